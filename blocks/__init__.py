@@ -1,0 +1,26 @@
+"""Whom a job talks to: Prefect block types, each with one ``get_…()`` that gives a port.
+
+`daybook up` and the deploy step of `prefect.yaml` register them; by hand, from the repository's
+root::
+
+    python -m prefect block register -m blocks
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# Relative, unlike in the other doors: this file is also loaded by its path, under another name,
+# where a foreign package is called `blocks`.
+from .agents import CommandAgentBlock, ModelAgentBlock, OfflineAgentBlock
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+__all__ = ["CommandAgentBlock", "ModelAgentBlock", "OfflineAgentBlock", "register"]
+
+
+async def register(client: PrefectClient | None = None) -> None:
+    """Make the block types known to Prefect, or bring them up to date; idempotent."""
+    for block in (OfflineAgentBlock, CommandAgentBlock, ModelAgentBlock):
+        await block.aregister_type_and_schema(client=client)

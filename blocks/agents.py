@@ -1,0 +1,70 @@
+"""Agents as Prefect blocks: their settings are seen and edited in the Prefect UI.
+
+The fields are those of `daybook.agents`; `get_agent` gives the port.
+"""
+
+from __future__ import annotations
+
+from prefect.blocks.core import Block
+
+from daybook.agents import kinds
+from daybook.agents.base import Agent
+from daybook.agents.command import CommandSettings
+from daybook.agents.model import ModelSettings
+from daybook.agents.offline import OfflineSettings
+
+
+def _example(block: str) -> str:
+    # Prefect would make one up from the name under which this module happens to be loaded.
+    return f"""```python
+from blocks.agents import {block}
+
+block = await {block}.aload("BLOCK_NAME")
+agent = block.get_agent()
+```"""
+
+
+def _agent(block: Block, kind: kinds.Kind) -> Agent:
+    fields = {name: getattr(block, name) for name in kind.settings.model_fields}
+    return kinds.build(kind.slug, block._block_document_name or "unsaved", fields)
+
+
+# The settings come first among the bases, so that their validators are kept, and Block last,
+# because the last base's model configuration counts, and Prefect needs its own.
+class OfflineAgentBlock(OfflineSettings, Block):
+    """Answers without a network and without a model, and says so in its answer."""
+
+    _block_type_name = kinds.OFFLINE.title
+    _block_type_slug = kinds.OFFLINE.slug
+    _description = kinds.OFFLINE.description
+    _code_example = _example("OfflineAgentBlock")
+
+    def get_agent(self) -> Agent:
+        """The agent with these settings; raises `AgentMisconfigured`."""
+        return _agent(self, kinds.OFFLINE)
+
+
+class CommandAgentBlock(CommandSettings, Block):
+    """Runs a program with the prompt as its input; what it prints is the answer."""
+
+    _block_type_name = kinds.COMMAND.title
+    _block_type_slug = kinds.COMMAND.slug
+    _description = kinds.COMMAND.description
+    _code_example = _example("CommandAgentBlock")
+
+    def get_agent(self) -> Agent:
+        """The agent with these settings; raises `AgentMisconfigured`."""
+        return _agent(self, kinds.COMMAND)
+
+
+class ModelAgentBlock(ModelSettings, Block):
+    """Asks a model behind an API: any provider, or an OpenAI-compatible address."""
+
+    _block_type_name = kinds.MODEL.title
+    _block_type_slug = kinds.MODEL.slug
+    _description = kinds.MODEL.description
+    _code_example = _example("ModelAgentBlock")
+
+    def get_agent(self) -> Agent:
+        """The agent with these settings; raises `AgentMisconfigured`."""
+        return _agent(self, kinds.MODEL)

@@ -1,0 +1,10 @@
+"""`python -m daybook`."""
+
+from __future__ import annotations
+
+import sys
+
+from daybook.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""The port: what a job asks an agent, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation: the prompt's side or the answer's."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class AgentRequest:
+    """One question, for one occurrence.
+
+    ``timeout`` is in seconds and bounds this attempt. ``occurrence`` is the occurrence key of
+    `daybook.runs`; ``job`` the job's name, None for a run without a job; ``due`` the due time as a
+    timezone-aware instant, None for a run that nobody scheduled. ``history`` is what was said
+    before ``prompt``, oldest first, already bounded by the caller. ``model`` is the model that the
+    job wants in place of the agent's own, written as the agent's setting is; empty is its own.
+    Agents without a model have no use for it.
+    """
+
+    prompt: str
+    timeout: float
+    occurrence: str
+    job: str | None = None
+    due: datetime | None = None
+    history: tuple[Message, ...] = ()
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class AgentReply:
+    """The answer.
+
+    ``text`` is the whole answer, ``result`` its JSON value when the agent answers in JSON,
+    ``agent`` the agent's name, ``model`` the model's name and ``usage`` what the answer took, where
+    the agent knows them.
+
+    The keys of ``usage``: ``requests``; ``input_tokens`` and ``output_tokens``, None when the other
+    side told none; ``cache_read_tokens`` and ``cache_write_tokens``, parts of the input's, left out
+    when 0; ``cost_usd``, US dollars, None when the price is not known.
+    """
+
+    text: str
+    agent: str
+    result: Any = None
+    model: str | None = None
+    usage: dict[str, Any] | None = None
+
+
+class Agent(Protocol):
+    """Answers prompts. The contract stands in the docstring of `daybook.agents`."""
+
+    @property
+    def name(self) -> str:
+        """The name by which jobs refer to this agent."""
+        ...
+
+    async def answer(self, request: AgentRequest) -> AgentReply:
+        """Answer once, without retries of its own.
+
+        Raises `AgentTemporary` and `AgentTimeout`, after which the same question may be asked
+        again, and `AgentFailed` and `AgentMisconfigured`, after which it may not.
+        """
+        ...

@@ -1,0 +1,244 @@
+"""An agent that is a program: its answer is what it prints."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from daybook.agents import environment, process, template
+from daybook.agents.base import AgentReply, AgentRequest
+from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
+
+_WHO = {"user": "User", "assistant": "Assistant"}
+_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+
+class CommandSettings(BaseModel):
+    """How a program is called. All fields are the operator's, never an agent's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    command: list[str] = Field(
+        title="Command",
+        description=(
+            "The program, then its arguments, one entry each; no shell reads them. The prompt goes "
+            "to standard input, unless an argument contains {prompt}: then it is passed there, "
+            "where other users of the machine can see it. Also: {job}, {due}, {occurrence}."
+        ),
+        examples=[["claude", "-p"], ["llm", "prompt", "--model", "small"]],
+    )
+    work_dir: str = Field(
+        default="",
+        title="Work directory",
+        description=(
+            "The folder in which the program runs, absolute or beginning with ~. Empty: a new, "
+            "empty folder for every run, removed after it."
+        ),
+    )
+    environment: list[str] = Field(
+        default=list(environment.DEFAULT),  # a value, not a factory: the form shows it
+        title="Environment",
+        description=(
+            "Names of the worker's environment variables that the program sees; all others are "
+            "hidden from it. Names only, never values. PREFECT_… and DAYBOOK_… are refused."
+        ),
+    )
+    output: Literal["text", "json"] = Field(
+        default="text",
+        title="Output",
+        description=(
+            "What the program prints: text, or one JSON value (anything else is then a failure)."
+        ),
+    )
+
+    history: Literal["transcript", "none"] = Field(
+        default="transcript",
+        title="History",
+        description=(
+            "What standard input says of the conversation before the prompt: a transcript of it, "
+            "or nothing. A prompt that is passed by {prompt} comes alone in any case."
+        ),
+    )
+
+    @field_validator("command")
+    @classmethod
+    def _usable(cls, value: list[str]) -> list[str]:
+        template.check(value)
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _passable(cls, value: list[str]) -> list[str]:
+        environment.check(value)
+        return value
+
+    @field_validator("work_dir")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if value and not value.startswith(("/", "~")):
+            raise ValueError(
+                "is relative; legal is an absolute path, one beginning with ~, or none"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class CommandAgent:
+    """Runs the program once for each request, in a process group of its own.
+
+    Exit code 0 is an answer, any other `AgentFailed`. What the program prints beyond
+    `process.OUTPUT_LIMIT` is dropped, and the answer says so. `AgentMisconfigured` is raised
+    before anything runs. When `answer` ends, the program and what it started have ended.
+    """
+
+    name: str
+    settings: CommandSettings
+
+    async def answer(self, request: AgentRequest) -> AgentReply:
+        variables = environment.allowed(self.settings.environment)
+        with self._folder() as folder:
+            ended = await self._run(request, folder, variables)
+        text = _text(ended)
+        if ended.timed_out:
+            raise AgentTimeout(request.timeout, environment.without_values(text, variables))
+        if ended.code != 0:
+            said = f"{self._program} {_end(ended.code)}{_last_words(ended.errors)}"
+            raise AgentFailed(
+                environment.without_values(said, variables),
+                environment.without_values(text, variables),
+            )
+        text = environment.without_secrets(text, variables)
+        result = self._parsed(text, ended) if self.settings.output == "json" else None
+        return AgentReply(text=text, result=result, agent=self.name)
+
+    @property
+    def _program(self) -> str:
+        return Path(self.settings.command[0]).name
+
+    async def _run(
+        self, request: AgentRequest, folder: str, variables: dict[str, str]
+    ) -> process.Ended:
+        program = self._found(folder, variables)
+        arguments = template.fill(self.settings.command, _values(request))
+        by_argument = template.takes_prompt(self.settings.command)
+        said = request.prompt if by_argument else self._conversation(request)
+        prompt = said.encode(errors="replace")
+        try:
+            return await process.run(
+                [program, *arguments[1:]],
+                folder=folder,
+                environment=variables,
+                stdin=None if by_argument else prompt,
+                seconds=request.timeout,
+            )
+        except OSError as error:
+            if error.errno == errno.E2BIG:
+                raise self._wrong(
+                    f"the prompt ({len(prompt)} bytes) is too long for an argument; leave "
+                    "{prompt} out of the command, and it goes to standard input"
+                ) from None
+            if error.errno in _BUSY:
+                raise AgentFailed(
+                    f"{self._program} could not be started: {error.strerror}"
+                ) from None
+            raise self._wrong(f"{program} cannot be run: {error.strerror}") from None
+        except ValueError as error:  # a zero byte, or half a character
+            raise AgentFailed(f"the prompt cannot be an argument: {error}") from None
+
+    def _conversation(self, request: AgentRequest) -> str:
+        if not request.history or self.settings.history == "none":
+            return request.prompt
+        told = "\n\n".join(f"{_WHO[each.role]}: {each.content}" for each in request.history)
+        return f"Our conversation so far:\n\n{told}\n\nNow answer this:\n\n{request.prompt}"
+
+    def _found(self, folder: str, variables: dict[str, str]) -> str:
+        program = os.path.expanduser(self.settings.command[0])
+        if "/" in program:
+            place = os.path.join(folder, program)
+            if not os.path.exists(place):
+                raise self._wrong(f"there is no program {place}")
+            if found := shutil.which(place):
+                return found
+            raise self._wrong(f"{place} is not an executable file")
+        if found := shutil.which(program, path=variables.get("PATH", os.defpath)):
+            return found
+        raise self._wrong(f'there is no program "{program}" in the PATH that it is given')
+
+    @contextmanager
+    def _folder(self) -> Iterator[str]:
+        """The folder to run in: the operator's, else a private one that lasts as long as the run.
+
+        Neither the user's home nor the worker's folder: a program that writes where it stands
+        should not do so among other people's files, unless the operator says where.
+        """
+        if not self.settings.work_dir:
+            with tempfile.TemporaryDirectory(
+                prefix="daybook-agent-", ignore_cleanup_errors=True
+            ) as fresh:
+                yield fresh
+            return
+        folder = os.path.expanduser(self.settings.work_dir)
+        if not os.path.isdir(folder):
+            raise self._wrong(f"work_dir {folder} is not a folder of this machine")
+        yield folder
+
+    def _parsed(self, text: str, ended: process.Ended) -> Any:
+        if ended.dropped:
+            raise AgentFailed(f"the answer is longer than {process.OUTPUT_LIMIT} bytes", text)
+        try:
+            return json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise AgentFailed(f"the answer is not JSON: {error}", text) from None
+
+    def _wrong(self, problem: str) -> AgentMisconfigured:
+        return AgentMisconfigured(f'agent "{self.name}": {problem}')
+
+
+def _values(request: AgentRequest) -> dict[str, str]:
+    due = request.due.astimezone(UTC).isoformat().replace("+00:00", "Z") if request.due else ""
+    return {
+        "prompt": request.prompt,
+        "job": request.job or "",
+        "due": due,
+        "occurrence": request.occurrence,
+    }
+
+
+def _text(ended: process.Ended) -> str:
+    # An incremental decoder leaves out the half character at which the output was cut.
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(ended.output, final=not ended.dropped).rstrip("\r\n")
+    if ended.dropped:
+        text += f"\n[cut here: {ended.dropped} more bytes were printed]"
+    return text
+
+
+def _last_words(errors: bytes) -> str:
+    text = errors.decode(errors="replace").strip()[-2000:]
+    return f"; it said: {text}" if text else "; it said nothing on standard error"
+
+
+def _end(code: int) -> str:
+    if code > 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")

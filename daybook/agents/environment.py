@@ -1,0 +1,70 @@
+"""What of the worker's environment a command agent sees: an allow-list of names.
+
+The names `PREFECT_…` and `DAYBOOK_…` cannot be on it (Prefect reads its own in any case of
+letters, so any case is refused): they carry the keys to the server and to the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+DEFAULT = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+"""What programs need to start and to speak the user's language; none of these is a secret."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_CLOSED = ("PREFECT_", "DAYBOOK_")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTHORIZATION", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+
+
+def check(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that cannot be passed on."""
+    for name in names:
+        # A user who writes NAME=value here may have put a secret into it: do not repeat the value.
+        shown = name.split("=", 1)[0]
+        if not _NAME.match(name):
+            raise ValueError(
+                f'"{shown}" is not the name of a variable; legal are names alone, their values '
+                "come from the worker's environment"
+            )
+        if name.upper().startswith(_CLOSED):
+            raise ValueError(f"{shown} is never passed on; PREFECT_… and DAYBOOK_… stay here")
+
+
+def allowed(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables among ``names`` that are set in ``given`` (default: this process)."""
+    source = os.environ if given is None else given
+    return {name: source[name] for name in names if name in source}
+
+
+def without_values(text: str, environment: Mapping[str, str]) -> str:
+    """``text`` for an error: every value that the operator added is replaced by its name."""
+    return _replaced(text, {k: v for k, v in environment.items() if k not in DEFAULT})
+
+
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """``text`` for an answer: the values whose names say that they are secret are replaced."""
+    return _replaced(text, {k: v for k, v in environment.items() if _SECRET.search(k)})
+
+
+def _replaced(text: str, values: Mapping[str, str]) -> str:
+    # Longest first: one value may contain another. Short ones would tear words apart.
+    for name, value in sorted(values.items(), key=lambda item: -len(item[1])):
+        if len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, f"[{name}]")
+    return text

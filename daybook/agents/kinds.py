@@ -1,0 +1,114 @@
+"""The kinds of agents, by the slug of the Prefect block type that holds their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from daybook.agents.base import Agent
+from daybook.agents.command import CommandAgent, CommandSettings
+from daybook.agents.model import ModelAgent, ModelSettings
+from daybook.agents.offline import OfflineAgent, OfflineSettings
+from daybook.errors import AgentMisconfigured, Refused
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``word`` is how the command line calls it; ``title`` and ``description`` are the UI's."""
+
+    word: str
+    slug: str
+    title: str
+    description: str
+    settings: type[BaseModel]
+    make: Callable[[str, Any], Agent]
+
+
+OFFLINE = Kind(
+    word="offline",
+    slug="daybook-offline-agent",
+    title="Daybook offline agent",
+    description="Answers without a network and without a model, and says so in its answer.",
+    settings=OfflineSettings,
+    make=OfflineAgent,
+)
+COMMAND = Kind(
+    word="command",
+    slug="daybook-command-agent",
+    title="Daybook command agent",
+    description="Runs a program with the prompt as its input; what it prints is the answer.",
+    settings=CommandSettings,
+    make=CommandAgent,
+)
+MODEL = Kind(
+    word="model",
+    slug="daybook-model-agent",
+    title="Daybook model agent",
+    description="Asks a model behind an API: any provider, or an OpenAI-compatible address.",
+    settings=ModelSettings,
+    make=ModelAgent,
+)
+KINDS: dict[str, Kind] = {kind.slug: kind for kind in (OFFLINE, COMMAND, MODEL)}
+
+HIDDEN = "********"
+"""Shown in place of a secret."""
+
+
+def named(name: str) -> Kind:
+    """The kind of that word or slug; raises `Refused` with the legal words."""
+    for kind in KINDS.values():
+        if name in (kind.word, kind.slug):
+            return kind
+    raise Refused(
+        "kind", f'unknown "{name}"', "legal: " + ", ".join(kind.word for kind in KINDS.values())
+    )
+
+
+def checked(kind: Kind, data: Mapping[str, Any]) -> BaseModel:
+    """The settings in ``data``; raises `Refused` naming the field that is wrong."""
+    try:
+        return kind.settings.model_validate(dict(data))
+    except ValidationError as error:
+        field, problem = first_problem(error)
+        legal = ", ".join(kind.settings.model_fields) or "none"
+        raise Refused(field, problem, f"fields of a {kind.word} agent: {legal}") from None
+
+
+def stored(settings: BaseModel) -> dict[str, Any]:
+    """The settings as the block's data, with their secrets in plain: Prefect encrypts them."""
+    data = settings.model_dump(mode="json")
+    for name, value in settings:
+        if isinstance(value, SecretStr):
+            data[name] = value.get_secret_value()
+    return data
+
+
+def shown(kind: Kind, data: Mapping[str, Any]) -> dict[str, Any]:
+    """``data`` for people: a secret is hidden where there is one, and empty where there is none."""
+    secret = {name for name, f in kind.settings.model_fields.items() if f.annotation is SecretStr}
+    return {
+        name: (HIDDEN if value else "") if name in secret else value for name, value in data.items()
+    }
+
+
+def build(slug: str, name: str, data: Mapping[str, Any]) -> Agent:
+    """The agent of stored settings; raises `AgentMisconfigured` when they are not legal.
+
+    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    """
+    kind = KINDS[slug]
+    try:
+        settings = kind.settings.model_validate(dict(data))
+    except ValidationError as error:
+        raise AgentMisconfigured('agent "{}": {}: {}'.format(name, *first_problem(error))) from None
+    return kind.make(name, settings)
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """Field and problem. Not pydantic's own text: that repeats the input, which may be a secret."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "settings"
+    return field, first["msg"].removeprefix("Value error, ")

@@ -1,0 +1,274 @@
+"""An agent that is a model behind an API, of any provider that pydantic-ai knows."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from daybook.agents.base import AgentReply, AgentRequest
+from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTimeout
+
+if TYPE_CHECKING:
+    from pydantic_ai import RunUsage
+    from pydantic_ai.messages import ModelMessage
+    from pydantic_ai.models import Model
+    from pydantic_ai.settings import ModelSettings as Sent
+
+_SLACK = (
+    30.0  # seconds by which the client's own timeout is longer: the attempt's is the one to end
+)
+
+
+class Options(BaseModel):
+    """What the field ``options`` may hold, in pydantic-ai's words; what is left out is not sent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_tokens: int | None = Field(default=None, ge=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    seed: int | None = None
+    presence_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, allow_inf_nan=False)
+    stop_sequences: list[str] | None = None
+    thinking: bool | Literal["minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
+
+
+class ModelSettings(BaseModel):
+    """Which model is asked, and how. All fields are the operator's, never an agent's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = Field(
+        title="Model",
+        description=(
+            "The provider and the model's name, such as openai:…, anthropic:… or google:…; any "
+            "provider of pydantic-ai. With a base URL also a name alone: an OpenAI-compatible "
+            "model there."
+        ),
+        examples=["openai:gpt-6-luna", "anthropic:claude-haiku-5-5", "google:gemini-3.8-flash"],
+    )
+    base_url: str = Field(
+        default="",
+        validate_default=True,
+        title="Base URL",
+        description=(
+            "Where the API is, up to its version, such as http://127.0.0.1:11434/v1. Empty: the "
+            "provider's own. With openai:… it is asked for chat completions."
+        ),
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""),
+        title="API key",
+        description=(
+            "Empty: the provider's usual variable of the worker's environment, such as "
+            "OPENAI_API_KEY; never for a base URL, which then gets no key."
+        ),
+    )
+    system_prompt: str = Field(
+        default="",
+        title="System prompt",
+        description="Sent with every request, before the conversation.",
+        json_schema_extra={"format": "textarea"},
+    )
+    options: dict[str, Any] = Field(
+        default={},
+        title="Options",
+        description=(
+            "A JSON object with any of: " + ", ".join(Options.model_fields) + ". What is left out "
+            "is the provider's default."
+        ),
+        examples=[{"temperature": 0.2, "max_tokens": 2000}],
+    )
+    request_limit: int = Field(
+        default=0,
+        ge=0,
+        title="Request limit",
+        description=(
+            "The most requests that one answer may take. 0: one. More are made only when the model "
+            "calls a tool that it does not have instead of answering."
+        ),
+    )
+    input_price: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        title="Input price",
+        description="US dollars for a million input tokens. Both prices 0: from the price table.",
+    )
+    output_price: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        title="Output price",
+        description="US dollars for a million output tokens. Both prices 0: from the price table.",
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not value or any(letter.isspace() for letter in value):
+            raise ValueError("write the provider and the model's name, such as openai:gpt-6-luna")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str, info: ValidationInfo) -> str:
+        if not value:
+            model = info.data.get("model", ":")
+            if ":" not in model:
+                raise ValueError(
+                    f'is missing, and the model "{model}" names no provider; write it before the '
+                    f"name, such as openai:{model}"
+                )
+            return value
+        try:
+            parts = urlsplit(value)
+            legal = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            legal = False
+        if not legal:
+            raise ValueError("legal is an address that begins with http:// or https://")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("cannot hold a user, a password or a query; a key is the API key")
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _header(cls, value: SecretStr) -> SecretStr:
+        if not all("!" <= letter <= "~" for letter in value.get_secret_value()):
+            raise ValueError("has a character that no key has, such as a blank or a line's end")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _sendable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return Options.model_validate(value).model_dump(exclude_none=True)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else "options"
+            legal = ", ".join(Options.model_fields)
+            raise ValueError(f"{name}: {first['msg']}; legal are {legal}") from None
+
+
+@dataclass(frozen=True)
+class ModelAgent:
+    """Sends one request for each answer, and none again: retries are the run's, which counts them.
+
+    What went wrong comes out as `daybook.agents.failures` says. The connection is closed when
+    `answer` ends. An error of an answer that was paid for carries what it took in ``usage``.
+    """
+
+    name: str
+    settings: ModelSettings
+
+    async def answer(self, request: AgentRequest) -> AgentReply:
+        from pydantic_ai import RunUsage
+
+        from daybook.agents import failures, providers
+
+        try:
+            model = providers.model(self.settings, request.model)
+        except AgentMisconfigured as error:
+            raise AgentMisconfigured(f'agent "{self.name}": {error}') from None
+        usage = RunUsage()
+        try:
+            async with asyncio.timeout(request.timeout):
+                return await self._ask(model, request, usage)
+        except TimeoutError:
+            failed: AgentError = AgentTimeout(request.timeout)
+        except Exception as error:
+            failed = failures.translated(
+                error, self.name, model, request.timeout, providers.secrets(self.settings, model)
+            )
+        if usage.requests:
+            failed.usage = self._usage(usage)
+        raise failed from None
+
+    async def _ask(self, model: Model, request: AgentRequest, usage: RunUsage) -> AgentReply:
+        from pydantic_ai import Agent, UsageLimits
+
+        from daybook.agents import failures, providers
+
+        limit = self.settings.request_limit or 1
+        agent: Agent[object, str | None] = Agent(
+            model,
+            name=self.name,
+            output_type=[str, type(None)],  # an empty answer is one, and no reason to ask again
+            instructions=self.settings.system_prompt or None,
+            retries=limit - 1,
+        )
+        async with agent:
+            result = await agent.run(
+                request.prompt,
+                message_history=_messages(request),
+                model_settings=self._sent(request.timeout),
+                usage_limits=UsageLimits(request_limit=limit),
+                usage=usage,
+                infer_name=False,
+            )
+        text, reason = result.output or "", result.response.finish_reason
+        if reason == "content_filter":
+            raise AgentFailed(f"the content filter of {model.system} stopped the answer", text)
+        if reason is None and providers.streams(model) and not result.response.provider_details:
+            raise failures.incomplete(self.name, model)
+        if reason == "length":
+            text += "\n[cut here: the most tokens that an answer may have, max_tokens, are reached]"
+        return AgentReply(
+            text=text,
+            agent=self.name,
+            model=result.response.model_name or model.model_name,
+            usage=self._usage(usage),
+        )
+
+    def _sent(self, timeout: float) -> Sent:
+        options: dict[str, Any] = {"max_retries": 0, "timeout": timeout + _SLACK}
+        return {**self.settings.options, **options}  # type: ignore[typeddict-item]  # checked there
+
+    def _usage(self, usage: RunUsage) -> dict[str, Any]:
+        """As `AgentReply` describes it; token counts are None when the provider told none."""
+        known = not usage.unmeasured_requests
+        told: dict[str, Any] = {
+            "requests": usage.requests,
+            "input_tokens": usage.input_tokens if known else None,
+            "output_tokens": usage.output_tokens if known else None,
+        }
+        for name in ("cache_read_tokens", "cache_write_tokens"):
+            if count := getattr(usage, name):
+                told[name] = count
+        return told | {"cost_usd": self._cost(usage) if known else None}
+
+    def _cost(self, usage: RunUsage) -> float | None:
+        prices = (self.settings.input_price, self.settings.output_price)
+        if any(prices):
+            tokens = (usage.input_tokens, usage.output_tokens)
+            return sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1_000_000
+        return None if usage.cost is None else float(usage.cost)
+
+
+def _messages(request: AgentRequest) -> list[ModelMessage]:
+    from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
+
+    # A provider refuses an empty message; an empty answer is only left out of what it is told.
+    return [
+        ModelRequest(parts=[UserPromptPart(each.content)])
+        if each.role == "user"
+        else ModelResponse(parts=[TextPart(each.content)])
+        for each in request.history
+        if each.content.strip()
+    ]

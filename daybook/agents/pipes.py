@@ -1,0 +1,97 @@
+"""The three pipes of a program: bounded in memory, and none of them can block another."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterable
+from typing import cast
+
+
+class Pipe(asyncio.Protocol):
+    """One pipe. ``gone`` is set when it was closed, by either side."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone.set()
+
+
+class Head(Pipe):
+    """Keeps the first ``limit`` bytes, reads and counts the others."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.kept = bytearray()
+        self.dropped = 0
+        self._limit = limit
+
+    def data_received(self, data: bytes) -> None:
+        room = self._limit - len(self.kept)
+        self.kept += data[:room]
+        self.dropped += max(0, len(data) - room)
+
+
+class Tail(Pipe):
+    """Keeps the last ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.kept = bytearray()
+        self._limit = limit
+
+    def data_received(self, data: bytes) -> None:
+        self.kept += data
+        del self.kept[: -self._limit]
+
+
+class Feed(Pipe):
+    """Standard input. A program may close it early or never read it: that is no error."""
+
+
+async def connect(
+    child: subprocess.Popen[bytes], output: Pipe, errors: Pipe, feed: Feed, data: bytes
+) -> None:
+    """Join the child's pipes to the running loop, and write ``data`` as fast as it is read.
+
+    From here on the transports own the pipes.
+    """
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: output, child.stdout)
+    await loop.connect_read_pipe(lambda: errors, child.stderr)
+    if child.stdin is not None:
+        # Not in `connection_made`: closed there, the transport would leave its number registered.
+        writer, _ = await loop.connect_write_pipe(lambda: feed, child.stdin)
+        writer.write(data)
+        writer.write_eof()
+
+
+async def drained(pipes: Iterable[Pipe], seconds: float) -> None:
+    """Wait until all were read to their end, or ``seconds`` have passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            for pipe in pipes:
+                await pipe.gone.wait()
+    except TimeoutError:
+        pass  # someone outside the group holds the other end
+
+
+async def close(pipes: Iterable[Pipe]) -> None:
+    """Close what is still open."""
+    for pipe in pipes:
+        if pipe.transport is None:
+            continue
+        if isinstance(pipe, Feed):
+            # Closing alone would wait for what was not read. With nothing left to write it is
+            # closing already, and a second time would be an error in the loop.
+            writer = cast(asyncio.WriteTransport, pipe.transport)
+            if writer.get_write_buffer_size():
+                writer.abort()
+        else:
+            pipe.transport.close()
+        await pipe.gone.wait()

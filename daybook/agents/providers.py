@@ -1,0 +1,224 @@
+"""From a model's written name to a pydantic-ai model with its key and its address.
+
+A key goes to one place only: a stored one to the agent's own provider and base URL, one of the
+worker's environment to that provider's own address. So a job may ask an agent that has a key or a
+base URL for another model of the same provider only, and a base URL without a stored key gets none.
+
+Imports pydantic-ai, which takes more than a second, when it is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from daybook.errors import AgentMisconfigured
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import Model
+    from pydantic_ai.providers import Provider
+
+    from daybook.agents.model import ModelSettings
+
+FIRST = {
+    "OPENAI_API_KEY": "openai:gpt-6-luna",
+    "ANTHROPIC_API_KEY": "anthropic:claude-haiku-5-5",
+    "GOOGLE_API_KEY": "google:gemini-3.8-flash",
+    "GEMINI_API_KEY": "google:gemini-3.8-flash",
+}
+"""The variables in which a key is looked for at first start, in this order, and the small model of
+that provider which is then asked."""
+
+NO_KEY = "no-key"
+"""Sent to a base URL without a key: the clients insist on one."""
+
+_CHAT = ("openai", "openai-chat")
+_VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|BASE_URL)\b")
+_EXTRA = re.compile(r"pydantic-ai-slim\[([a-z0-9-]+)\]")
+
+
+@dataclass(frozen=True)
+class First:
+    """A key of this environment, and the model that it is for."""
+
+    variable: str
+    model: str
+    key: str = field(repr=False)
+
+
+def first() -> First | None:
+    """The first of `FIRST` whose variable holds a key; None without."""
+    for variable, model in FIRST.items():
+        key = os.environ.get(variable, "").strip()
+        if key and key.isascii() and key.isprintable() and " " not in key:
+            return First(variable, model, key)
+    return None
+
+
+def divided(model: str) -> tuple[str, str]:
+    """Provider and name; the provider is empty when none that is known stands before a colon.
+
+    Names may have a colon of their own, such as ``llama3:8b``.
+    """
+    from pydantic_ai.providers import infer_provider_class
+
+    before, colon, name = model.partition(":")
+    if not (colon and before and name):
+        return "", model
+    try:
+        infer_provider_class(before)
+    except ValueError:
+        return "", model
+    except ImportError:  # known; its client is not installed
+        pass
+    return before, name
+
+
+def check(settings: ModelSettings) -> None:
+    """Raise `AgentMisconfigured` for an unknown provider, or one whose client is not installed.
+
+    Asks for no key: the worker, which has it, may run elsewhere.
+    """
+    from pydantic_ai.providers import infer_provider_class
+
+    provider, _ = divided(settings.model)
+    if not provider:
+        if not settings.base_url:
+            raise _unknown(settings.model)
+        return
+    try:
+        cls = infer_provider_class(provider)
+    except ImportError as error:
+        raise _missing(provider, error) from None
+    _arguments(provider, cls, settings)
+
+
+def model(settings: ModelSettings, wanted: str = "") -> Model:
+    """The model of these settings, or the one that the job wants in its place.
+
+    Raises `AgentMisconfigured` for what the operator, or the job, has to change.
+    """
+    from pydantic_ai.exceptions import UserError
+    from pydantic_ai.models import infer_model
+
+    provider, name = _chosen(settings, wanted)
+    try:
+        if not provider:
+            return _compatible(name, settings)
+        made = _provider(provider, settings)
+        if settings.base_url and provider in _CHAT:
+            provider = "openai-chat"
+        return infer_model(f"{provider}:{name}", lambda _: made)
+    except ImportError as error:
+        raise _missing(provider, error) from None
+    except UserError as error:
+        raise _unusable(provider, error) from None
+
+
+def secrets(settings: ModelSettings, model: Model) -> list[str]:
+    """What must not stand in a message: the stored key, and the one that the client really has."""
+    client = getattr(getattr(model, "provider", None), "client", None)
+    used = [getattr(client, name, None) for name in ("api_key", "auth_token")]
+    named = [os.environ.get(name) for name in FIRST]
+    return [
+        value
+        for value in (settings.api_key.get_secret_value(), *used, *named)
+        if isinstance(value, str) and value and value != NO_KEY
+    ]
+
+
+def streams(model: Model) -> bool:
+    """Whether the answer comes in pieces; then only its reason for ending tells that it is whole.
+
+    pydantic-ai takes Anthropic's stream for complete when the connection is closed in the middle.
+    """
+    return model.system == "anthropic"
+
+
+def _chosen(settings: ModelSettings, wanted: str) -> tuple[str, str]:
+    own, name = divided(settings.model)
+    if not own and not settings.base_url:
+        raise _unknown(settings.model)
+    if not wanted:
+        return own, name
+    other, name = divided(wanted)
+    if other in ("", own):
+        return own, name
+    if settings.base_url or settings.api_key.get_secret_value():
+        raise AgentMisconfigured(
+            f'the job wants the model "{wanted}", but the agent\'s key or base '
+            f'URL is for {own or "an OpenAI-compatible model"}; write a name without "{other}:", '
+            "or use an agent of that provider"
+        )
+    return other, name
+
+
+def _compatible(name: str, settings: ModelSettings) -> Model:
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+    key = settings.api_key.get_secret_value() or NO_KEY
+    provider = OpenAICompatibleProvider(
+        "openai-compatible", base_url=settings.base_url, api_key=key
+    )
+    return OpenAIChatModel(name, provider=provider)
+
+
+def _provider(name: str, settings: ModelSettings) -> Provider[Any]:
+    from pydantic_ai.providers import infer_provider_class
+
+    cls = infer_provider_class(name)
+    provider: Provider[Any] = cls(**_arguments(name, cls, settings))
+    return provider
+
+
+def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> dict[str, str]:
+    given = {"base_url": settings.base_url, "api_key": settings.api_key.get_secret_value()}
+    if settings.base_url:
+        given["api_key"] = given["api_key"] or NO_KEY
+    takes = inspect.signature(cls.__init__).parameters
+    for argument, value in given.items():
+        if value and argument not in takes:
+            raise AgentMisconfigured(
+                f'the field {argument} is not for the provider "{name}" takes none; '
+                "which reads what it needs from the worker's environment"
+            )
+    return {argument: value for argument, value in given.items() if value}
+
+
+def _unknown(model: str) -> AgentMisconfigured:
+    from pydantic_ai.exceptions import UserError
+    from pydantic_ai.models import infer_model
+
+    hint = ""
+    try:
+        infer_model(model)
+    except UserError as error:
+        _, did_you, close = str(error).partition("Did you mean ")
+        hint = f"; did you mean {close}" if did_you else ""
+    return AgentMisconfigured(
+        f'no provider of "{model}" is known; write one before the name, '
+        f"such as openai:, anthropic: or google:{hint}"
+    )
+
+
+def _missing(provider: str, error: ImportError) -> AgentMisconfigured:
+    extra = _EXTRA.search(str(error))
+    package = f"pydantic-ai-slim[{extra[1]}]" if extra else f"the client of {provider} ({error})"
+    return AgentMisconfigured(
+        f'the provider "{provider}" needs {package}; install it where the worker runs'
+    )
+
+
+def _unusable(provider: str, error: Exception) -> AgentMisconfigured:
+    variables = list(dict.fromkeys(_VARIABLE.findall(str(error))))
+    if any(each.endswith(("KEY", "TOKEN")) for each in variables):
+        return AgentMisconfigured(
+            f"there is no key for {provider}: store one with the agent "
+            f"(`daybook agents add --replace … --key-stdin`), or set {' or '.join(variables)} for "
+            "the worker"
+        )
+    return AgentMisconfigured(f"{provider}: {error}")

@@ -1,0 +1,60 @@
+"""The argument template of a command agent: a list of plain strings, no shell.
+
+A placeholder is a name in braces, such as ``{job}``; braces around anything that is not a name
+(``{print $1}``, ``{"a": 1}``, ``a{3}``) are left as they stand, and ``{{name}}`` gives ``{name}``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+PLACEHOLDERS = ("prompt", "job", "due", "occurrence")
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_PATTERN = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|\{{(?P<name>{_NAME})\}}")
+
+
+def names(argument: str) -> list[str]:
+    """The placeholders of one argument, in their order."""
+    return [match["name"] for match in _PATTERN.finditer(argument) if match["name"]]
+
+
+def check(command: Sequence[str]) -> None:
+    """Raise ValueError for a template that cannot be used."""
+    if not command or not command[0].strip():
+        raise ValueError("is empty; write the program, then one entry for each argument")
+    if names(command[0]):
+        raise ValueError("the program itself cannot be a placeholder")
+    for argument in command:
+        if "\0" in argument:
+            raise ValueError("an argument cannot contain a zero byte")
+        for name in names(argument):
+            if name not in PLACEHOLDERS:
+                legal = ", ".join("{%s}" % known for known in PLACEHOLDERS)  # noqa: UP031
+                raise ValueError(
+                    f"unknown placeholder {{{name}}}; legal are {legal}, and {{{{{name}}}}} for "
+                    "the text itself; no shell expands variables"
+                )
+
+
+def takes_prompt(command: Sequence[str]) -> bool:
+    """Whether the prompt goes in as an argument, and so not on standard input."""
+    return any("prompt" in names(argument) for argument in command)
+
+
+def fill(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """The arguments with ``values`` in place; what a value contains is not looked at again.
+
+    A value at the beginning of an argument never turns it into an option: if it begins with a
+    dash, a space is put in front. Prompts come from jobs, and jobs may come from an agent.
+    """
+    return [_fill(argument, values) for argument in command]
+
+
+def _fill(argument: str, values: Mapping[str, str]) -> str:
+    filled = _PATTERN.sub(
+        lambda match: values[match["name"]] if match["name"] else "{%s}" % match["literal"],  # noqa: UP031
+        argument,
+    )
+    guard = filled.startswith("-") and not argument.startswith("-")
+    return " " + filled if guard else filled

@@ -1,0 +1,227 @@
+"""`daybook agents`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.model_options import ModelOptions
+from daybook.cli.options import Json
+from daybook.cli.prefect_first import prefect_first
+from daybook.errors import NotFound, Refused, UnknownName
+
+Name = Annotated[str, Parameter(help="The agent's name.")]
+
+
+async def add_(
+    name: Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")],
+    /,
+    *arguments: Annotated[str, Parameter(help="The program and its arguments, after --.")],
+    offline: Annotated[bool, Parameter(help="Answers without a model, and says so.")] = False,
+    command: Annotated[
+        str | None,
+        Parameter(help="The program and its arguments in one text; no shell reads it."),
+    ] = None,
+    work_dir: Annotated[
+        str | None, Parameter(help="Where it runs. Default: a new, empty folder for each run.")
+    ] = None,
+    environment: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--env",
+            help="The NAME of a variable of the worker that it sees, beside PATH, HOME and the "
+            "like. May be given several times.",
+        ),
+    ] = None,
+    output_: Annotated[
+        str | None, Parameter(name="--output", help="What it prints: text (the default) or json.")
+    ] = None,
+    history: Annotated[
+        str | None,
+        Parameter(help="What it reads of the conversation: transcript (the default) or none."),
+    ] = None,
+    model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
+    replace: Annotated[
+        bool, Parameter(help="In place of the agent of this name, key included, if there is one.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Add an agent: a model, or any program that reads a prompt and prints its answer.
+
+    The prompt comes on the program's standard input, or where an argument holds {prompt}.
+
+    Example: daybook agents add quick --model openai:gpt-6-luna --key-env OPENAI_API_KEY
+
+    Example: daybook agents add claude --work-dir ~/project -- claude -p
+    """
+    program = _program(command, arguments)
+    kinds = (("command", program), ("offline", offline), ("model", model_options.model))
+    given = [word for word, is_given in kinds if is_given]
+    if len(given) != 1:
+        problem = "only one of these can be given" if given else "is missing"
+        legal = "" if given else "give --model or the program, or say --offline"
+        raise Refused(" and ".join(given) or "command", problem, legal)
+    settings: dict[str, Any] = {
+        "work_dir": work_dir,
+        "output": output_,
+        "environment": environment,
+        "history": history,
+    }
+    settings = {field: value for field, value in settings.items() if value is not None}
+    settings |= model_options.settings()
+    if environment is not None:
+        from daybook.agents.environment import DEFAULT
+
+        settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
+    if program:
+        settings["command"] = program
+    prefect_first()
+    from daybook.service import agents
+
+    made = await agents.add(name, given[0], settings, replace=replace)
+    if as_json:
+        output.data(made)
+    else:
+        _block(made)
+        if given == ["model"] and not made["settings"]["api_key"]:
+            output.say(model_options.keyless())
+        output.say(f"Ask it something: daybook agents test {name}")
+    return 0
+
+
+async def list_(*, as_json: Json = False) -> int:
+    """List the agents.
+
+    Example: daybook agents list
+    """
+    prefect_first()
+    from daybook.service import agents
+
+    found = await agents.list_agents()
+    if as_json:
+        output.data(found)
+    else:
+        rows = [(each["name"], each["kind"], each["problem"] or "-") for each in found]
+        output.table(("NAME", "KIND", "PROBLEM"), rows)
+    return 0
+
+
+async def show_(name: Name, /, *, as_json: Json = False) -> int:
+    """Show an agent's settings, and the jobs that ask it.
+
+    Example: daybook agents show default
+    """
+    prefect_first()
+    from daybook.service import agents
+
+    with _named(name):
+        found = await agents.show(name)
+    if as_json:
+        output.data(found)
+    else:
+        _block(found)
+    return 0
+
+
+async def test_(
+    name: Name,
+    /,
+    prompt: Annotated[
+        str | None, Parameter(help="What it is asked. Default: to say that it is ready.")
+    ] = None,
+    *,
+    timeout: Annotated[
+        str, Parameter(help="The most that it may take.", show_default=True)
+    ] = "60s",
+    as_json: Json = False,
+) -> int:
+    """Ask an agent once, here and now, outside of any job.
+
+    Example: daybook agents test default "Say hello"
+    """
+    from daybook.spec import durations
+
+    within = durations.parse(timeout, "timeout").total_seconds()
+    prefect_first()
+    from daybook.service import agents
+
+    with _named(name):
+        found = await agents.test(name, prompt or agents.TEST_PROMPT, within)
+    if as_json:
+        output.data(found)
+    else:
+        output.line(found["output"])
+        if found["usage"]:
+            output.say(_spent(found))
+    return 0
+
+
+async def remove_(name: Name, /, *, as_json: Json = False) -> int:
+    """Remove an agent that no job asks.
+
+    Example: daybook agents remove claude
+    """
+    prefect_first()
+    from daybook.service import agents
+
+    await agents.remove(name)
+    if as_json:
+        output.data({"removed": name})
+    else:
+        output.line(f"Removed the agent {name}")
+    return 0
+
+
+def _program(command: str | None, arguments: tuple[str, ...]) -> list[str]:
+    if command is None:
+        return list(arguments)
+    if arguments:
+        raise Refused("command and arguments", "only one of these can be given")
+    import shlex
+
+    try:
+        words_of = shlex.split(command)
+    except ValueError as error:
+        raise Refused("command", f"cannot be split: {error}", "check its quotes") from None
+    if not words_of:
+        raise Refused("command", "is blank", "write the program and its arguments")
+    return words_of
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """The agent is what the command names, so its absence is "not found", not a wrong option."""
+    try:
+        yield
+    except UnknownName as error:
+        raise NotFound("agent", name) from error
+
+
+def _spent(found: dict[str, Any]) -> str:
+    """What an answer took, in one line."""
+    usage = found["usage"]
+    told = [found["model"] or "model"]
+    if usage["input_tokens"] is not None:
+        told.append(f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out")
+    cost = usage["cost_usd"]
+    told.append("price unknown" if cost is None else f"${cost:.6f}")
+    return "(" + ", ".join(told) + ")"
+
+
+def _block(agent: dict[str, Any]) -> None:
+    settings = dict(agent["settings"])
+    if "command" in settings:
+        settings["command"] = " ".join(map(words.quoted, settings["command"]))
+    output.line(f"{agent['name']} ({agent['kind']})", style="bold")
+    pairs = [
+        (name.replace("_", " "), " ".join(value) if isinstance(value, list) else str(value))
+        for name, value in settings.items()
+        if value
+    ]
+    pairs.append(("problem", agent["problem"] or ""))
+    pairs.append(("jobs", ", ".join(agent.get("jobs", []))))
+    output.facts([(name, value) for name, value in pairs if value])

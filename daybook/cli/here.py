@@ -1,0 +1,246 @@
+"""`daybook up`, `down`, `status`, `doctor` and `sync`: this machine's Daybook as a whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Json
+from daybook.cli.prefect_first import prefect_first
+
+
+async def up_(
+    *,
+    browser: Annotated[
+        bool,
+        Parameter(negative="--no-browser", help="Open the Prefect UI when all is ready."),
+    ] = True,
+    as_json: Json = False,
+) -> int:
+    """Start everything on this machine, and show what becomes of each run.
+
+    Prefect's server (unless one is configured), its UI and a worker; at the first start also an
+    example job, run once. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`. With
+    --json: a line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
+
+    Example: daybook up --no-browser
+    """
+    prefect_first()
+    from daybook.service.up import up
+
+    await up(JsonTalk() if as_json else Talk(browser=browser))
+    return 0
+
+
+async def down_(*, as_json: Json = False) -> int:
+    """Stop what `daybook up` started here, and what a killed one left.
+
+    Example: daybook down
+    """
+    prefect_first()
+    from daybook.service.up import down
+
+    stopped = await down()
+    if as_json:
+        output.data({"stopped": stopped})
+    else:
+        output.say("Stopped." if stopped else "Nothing ran here.")
+    return 0
+
+
+async def status_(*, as_json: Json = False) -> int:
+    """Show what runs, what is due soon, and what is wrong.
+
+    Exit code 0 when it is ready: Prefect answers and a worker is online.
+
+    Example: daybook status --json
+    """
+    prefect_first()
+    from daybook.service import status
+
+    found = await status.status()
+    if as_json:
+        output.data(found)
+    else:
+        _status(found)
+    return 0 if found["ready"] else 1
+
+
+async def doctor_(*, as_json: Json = False) -> int:
+    """Look for what is wrong here, and say how to mend it.
+
+    A line for each check: versions, home, ledger, Prefect, worker, jobs. Exit code 0 when all is
+    well.
+
+    Example: daybook doctor
+    """
+    from daybook.service import doctor
+
+    found = await doctor.doctor()
+    if as_json:
+        output.data(found)
+    else:
+        _findings(found)
+    return 0 if all(each["ok"] for each in found) else 1
+
+
+async def sync_(*, as_json: Json = False) -> int:
+    """Bring the ledger and Prefect into agreement, both ways.
+
+    Where both sides changed a job the ledger's version is kept. Exit code 1 when Prefect does not
+    take a job.
+
+    Example: daybook sync
+    """
+    prefect_first()
+    from daybook.service import sync
+
+    report = await sync.sync()
+    if as_json:
+        output.data(report)
+    else:
+        for done in ("created", "updated", "pulled", "removed"):
+            for name in report[done]:
+                output.line(f"{_SAID[done]} {name}")
+        for told in _surprises(report):
+            output.line(told)
+        for name, why in report["foreign"].items():
+            output.line(f"stays Prefect's own: {name} ({why})")
+        output.say(f"{report['unchanged']} unchanged, {report['writes']} written to Prefect.")
+    return 1 if report["failed"] else 0
+
+
+def _surprises(report: dict[str, Any]) -> Iterator[str]:
+    """What a sync did that somebody may not have expected, and what it could not do."""
+    for name in report["remade"]:
+        yield f"was deleted in Prefect, made again: {name}"
+    for name, fields in report["conflicts"].items():
+        yield f"changed on both sides, kept as here: {name} ({', '.join(fields)})"
+    for told in ("refused", "failed"):
+        for name, why in report[told].items():
+            yield f"{_SAID[told]} {name} ({why})"
+
+
+def _say_synced(report: dict[str, Any]) -> None:
+    done = ("created", "updated", "pulled", "removed")
+    if any(report[each] for each in done):
+        counts = ", ".join(f"{len(report[each])} {_COUNTED[each]}" for each in done)
+        output.say(f"Synced with Prefect: {counts}")
+    for told in _surprises(report):
+        output.say(f"! {told}")
+
+
+_SAID = {
+    "created": "created in Prefect:",
+    "updated": "updated in Prefect:",
+    "pulled": "taken over from Prefect:",
+    "removed": "removed from Prefect:",
+    "refused": "edited in Prefect, not taken over:",
+    "failed": "Prefect does not take it:",
+}
+_COUNTED = {
+    "created": "created",
+    "updated": "updated",
+    "pulled": "taken over",
+    "removed": "removed",
+}
+
+
+class Talk:
+    """What `up` shows a person (`daybook.service.up.UpTalk`)."""
+
+    def __init__(self, *, browser: bool) -> None:
+        self._browser = browser
+
+    def say(self, line: str) -> None:
+        output.say(line)
+
+    def synced(self, report: dict[str, Any]) -> None:
+        _say_synced(report)
+
+    def ready(self, facts: dict[str, Any]) -> None:
+        output.line("Ready.", style="bold green")
+        jobs = f"{facts['jobs']} (`daybook list` shows them)"
+        export = f"export PREFECT_API_URL={facts['api_url']}"
+        output.facts(
+            [
+                ("Prefect UI", facts["ui_url"]),
+                ("jobs", jobs),
+                ("ledger", facts["ledger"]),
+                ("for prefect", export),
+            ]
+        )
+        if facts["example"]:
+            output.say(f"Running the example job {facts['example']} now; Ctrl-C stops everything.")
+        else:
+            output.say("Ctrl-C stops everything.")
+        if self._browser and sys.stdout.isatty() and facts["ui_url"] and display_likely():
+            import webbrowser
+
+            webbrowser.open(facts["ui_url"])
+
+    def outcome(self, run: dict[str, Any]) -> None:
+        from daybook.cli.runs import show_run
+
+        show_run(run)
+
+
+class JsonTalk:
+    """What `up --json` tells a program: a line of JSON for each event."""
+
+    def say(self, line: str) -> None:
+        output.say(line)
+
+    def synced(self, report: dict[str, Any]) -> None:
+        _say_synced(report)
+
+    def ready(self, facts: dict[str, Any]) -> None:
+        output.record({"ready": facts})
+
+    def outcome(self, run: dict[str, Any]) -> None:
+        output.record({"run": run})
+
+
+def display_likely() -> bool:
+    """Whether a browser opened here would be seen by whoever typed the command."""
+    if os.environ.get("SSH_CONNECTION"):
+        return False
+    if sys.platform == "darwin":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _findings(found: list[dict[str, Any]]) -> None:
+    width = max(len(each["check"]) for each in found)
+    for each in found:
+        word = "ok" if each["ok"] else "problem"
+        told = f"{each['problem']}; mend: {each['mend']}" if each["problem"] else ""
+        style = "green" if each["ok"] else "red"
+        output.line(f"{word:<7}  {each['check']:<{width}}  {told}".rstrip(), style=style)
+
+
+def _status(found: dict[str, Any]) -> None:
+    prefect, ledger = found["prefect"], found["ledger"]
+    ready = found["ready"]
+    output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
+    live = ", ".join(f"{count} {state}" for state, count in ledger["live"].items() if count)
+    due = "\n".join(f"{words.local(each['due'])}  {each['job']}" for each in found["due_soon"])
+    where = prefect["ui_url"] or prefect["api_url"] or "none is known"
+    names = ", ".join(each["name"] for each in found["worker"]["workers"])
+    output.facts(
+        [
+            ("prefect", where if prefect["reachable"] else f"{where}, does not answer"),
+            ("worker", names or "none is online"),
+            ("ledger", ledger["place"]),
+            ("jobs", f"{ledger['jobs']}, of which {ledger['enabled']} are on"),
+            ("runs now", live or "none"),
+            ("due soon", due or "nothing"),
+        ]
+    )
+    for problem in found["problems"]:
+        output.line(f"! {problem}", style="yellow")

@@ -1,0 +1,254 @@
+"""`daybook add`, `list`, `show`, `edit`, `pause`, `resume`, `remove`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Job, JobOptions, Json, LaterOptions, Prompt
+from daybook.cli.prefect_first import prefect_first
+from daybook.errors import Refused
+
+_NO_OPTIONS = JobOptions()
+_NONE_LATER = LaterOptions()
+
+
+async def add_(
+    prompt: Prompt = None,
+    *,
+    options: JobOptions = _NO_OPTIONS,
+    later: LaterOptions = _NONE_LATER,
+    as_json: Json = False,
+) -> int:
+    """Add a job: a prompt, and when it is due.
+
+    Give exactly one of --cron, --every, --at and --on-demand. The zone is written into the job.
+
+    Example: daybook add "Summarise open pull requests" --cron "0 9 * * 1-5" --tz Europe/Berlin
+    """
+    prefect_first()
+    from daybook.service import jobs, status
+
+    job = await jobs.add({"prompt": prompt, **options.fields(), **later.fields()})
+    if as_json:
+        output.data(job)
+        return 0
+    name = words.quoted(job["name"])
+    output.line(f"Added {job['name']} ({job['id'][:8]})")
+    output.facts(
+        [
+            ("schedule", job["words"]),
+            ("next due", _due(job)),
+            ("asks", f"the agent {job['agent']}"),
+            (
+                "answer",
+                f"goes to the ledger (`daybook runs {name}`)\n"
+                f"and to the Prefect UI, deployment {job['deployment']}",
+            ),
+            ("worker", _worker(await status.worker_online())),
+        ]
+    )
+    _pending(job)
+    output.say(f"Try it now: daybook run {name} --wait")
+    return 0
+
+
+async def list_(*, as_json: Json = False) -> int:
+    """List all jobs: schedule, next due time, last outcome.
+
+    Needs no Prefect. Due times are by each job's own clock.
+
+    Example: daybook list --json
+    """
+    from daybook.service import jobs
+
+    found = await jobs.list_jobs()
+    if as_json:
+        output.data(found)
+    elif found:
+        output.table(
+            ("NAME", "SCHEDULE", "NEXT DUE", "LAST", ""),
+            [
+                (
+                    job["name"],
+                    job["words"],
+                    words.short_due(job["next_due"][0]) if job["next_due"] else "-",
+                    job["last_status"] or "-",
+                    "on" if job["enabled"] else "off",
+                )
+                for job in found
+            ],
+        )
+    else:
+        output.say("There are no jobs; `daybook add --help` says how to make one.")
+    return 0
+
+
+async def show_(job: Job, /, *, as_json: Json = False) -> int:
+    """Show a job, its last run and its next due times; also a removed one.
+
+    Needs no Prefect.
+
+    Example: daybook show morning-brief
+    """
+    from daybook.service import jobs
+
+    found = await jobs.show(job)
+    if as_json:
+        output.data(found)
+    else:
+        _block(found)
+    return 0
+
+
+async def edit_(
+    job: Job,
+    /,
+    prompt: Prompt = None,
+    *,
+    options: JobOptions = _NO_OPTIONS,
+    later: LaterOptions = _NONE_LATER,
+    as_json: Json = False,
+) -> int:
+    """Change a job: only what is given changes.
+
+    A new schedule counts from now; --tz alone reads a cron schedule by the new zone's clock.
+
+    Example: daybook edit morning-brief --cron "30 8 * * 1-5"
+    """
+    changes = {"prompt": prompt, **options.fields(), **later.fields()}
+    if all(value is None for value in changes.values()):
+        raise Refused("options", "none is given, so nothing would change", "such as --every 2h")
+    prefect_first()
+    from daybook.service import jobs
+
+    return _changed(await jobs.edit_job(job, changes), as_json)
+
+
+async def pause_(
+    job: Job,
+    /,
+    *,
+    note: Annotated[str, Parameter(help="Why; it is shown with the job.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Switch a job off. It can still be run by hand.
+
+    Example: daybook pause morning-brief --note "on holiday"
+    """
+    prefect_first()
+    from daybook.service import jobs
+
+    return _changed(await jobs.pause(job, note), as_json)
+
+
+async def resume_(job: Job, /, *, as_json: Json = False) -> int:
+    """Switch a job on.
+
+    Example: daybook resume morning-brief
+    """
+    prefect_first()
+    from daybook.service import jobs
+
+    return _changed(await jobs.resume(job), as_json)
+
+
+async def remove_(
+    job: Job,
+    /,
+    *,
+    yes: Annotated[bool, Parameter(help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Remove a job and its deployment; its history stays in the ledger.
+
+    Asks first on a terminal. With --json the job is printed as it was.
+
+    Example: daybook remove morning-brief --yes
+    """
+    prefect_first()
+    from daybook.service import jobs
+
+    if not yes and sys.stdin.isatty():
+        found = await jobs.show(job)
+        if not _asked(f"Remove {found['name']} ({found['words']})?"):
+            output.say("Nothing was removed.")
+            return 1
+    gone = await jobs.remove(job)
+    if as_json:
+        output.data(gone)
+    else:
+        output.line(f"Removed {gone['name']} ({gone['id'][:8]})")
+    return 0
+
+
+def _asked(question: str) -> bool:
+    """Whether the person at the terminal says yes."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _changed(job: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        output.data(job)
+        return 0
+    output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
+    output.facts([("next due", _due(job))])
+    _pending(job)
+    return 0
+
+
+def _block(job: dict[str, Any]) -> None:
+    last = job["last_run"]
+    output.line(f"{job['name']} ({job['id'][:8]})", style="bold")
+    pairs = [
+        ("about", job["description"]),
+        ("schedule", job["words"]),
+        ("is", words.switch(job)),
+        ("next due", _due(job)),
+        ("last run", words.run_in_brief(last) if last else "none yet"),
+        ("failures", f"{job['consecutive_failures']} in a row, the last: {job['last_error']}")
+        if job["consecutive_failures"]
+        else ("", ""),
+        ("prompt", job["prompt"]),
+        ("agent", job["agent"]),
+        ("model", job["model"]),
+        ("session", job["session_key"] or job["session"]),
+        ("answer", _answer(job)),
+        ("policy", _policy(job["policy"])),
+        ("tags", ", ".join(job["tags"])),
+        ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
+        ("id", job["id"]),
+        ("changed", words.local(job["updated_at"])),
+        ("removed", words.local(job["removed_at"]) if job["removed_at"] else ""),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])
+
+
+def _answer(job: dict[str, Any]) -> str:
+    """What the answer has to be; nothing for a text, which any answer is."""
+    if job["output_format"] == "text":
+        return ""
+    schema = f", {json.dumps(job['output_schema'])}" if job["output_schema"] else ""
+    return f"{job['output_format']}{schema}"
+
+
+def _policy(policy: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in policy.items())
+
+
+def _due(job: dict[str, Any]) -> str:
+    return "\n".join(map(words.due_and_utc, job["next_due"])) or "-"
+
+
+def _worker(online: bool) -> str:
+    return "one is online" if online else "none is online, so nothing runs: start `daybook up`"
+
+
+def _pending(job: dict[str, Any]) -> None:
+    if job["sync"] == "pending":
+        output.say("Prefect did not answer in time: `daybook sync` brings the job there.")

@@ -1,0 +1,150 @@
+"""`daybook`: the commands, and the edge at which errors become sentences and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count, takewhile
+from typing import Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from daybook import __version__
+from daybook.errors import DaybookError
+
+INTERRUPTED = 130
+NOBODY_READS = 141
+
+_MACHINE = Group("This machine", sort_key=1)
+_JOBS = Group("Jobs", sort_key=2)
+_RUNS = Group("Runs", sort_key=3)
+_AGENTS = Group("Agents and Prefect", sort_key=4)
+_OPTIONS = Group("Options", sort_key=9)
+
+app = App(
+    name="daybook",
+    help="Schedule the work of AI agents, and keep the book of every due time.",
+    help_epilogue="Begin with `daybook up`, and look at `daybook add --help` in another terminal.",
+    help_format="plaintext",
+    version=__version__,
+    default_parameter=Parameter(negative=(), show_default=False),
+    group_parameters=_OPTIONS,
+    print_error=False,
+    exit_on_error=False,
+)
+_agents = App(
+    name="agents",
+    help="The agents that jobs ask: add, list, show, test, remove.",
+    help_epilogue="",
+    group=_AGENTS,
+)
+_sessions = App(
+    name="session",
+    help="What was said before: list and show conversations.",
+    help_epilogue="",
+    group=_RUNS,
+    sort_key=50,
+)
+_BELOW = {"agents": _agents, "session": _sessions}
+
+
+def _register() -> None:
+    places = [
+        (_MACHINE, "here", ("up", "down", "status", "doctor")),
+        (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
+        (_JOBS, "due", ("next",)),
+        (_RUNS, "runs", ("run", "runs", "logs")),
+        (_AGENTS, "here", ("sync",)),
+    ]
+    order = count()
+    for group, module, names in places:
+        for name in names:
+            _lazily(app, f"{module}:{name}_", name, group=group, sort_key=next(order))
+    for name in ("add", "list", "show", "test", "remove"):
+        _lazily(_agents, f"agents:{name}_", name, sort_key=next(order))
+    for name in ("list", "show"):
+        _lazily(_sessions, f"sessions:{name}_", name, sort_key=next(order))
+    for below in _BELOW.values():
+        app.command(below)
+    for flag in ("--help", "--version"):
+        app[flag].group = (_OPTIONS,)
+
+
+def _lazily(parent: App, place: str, name: str, **shown: Any) -> None:
+    """A command whose module is imported when it is called, or when its help is shown."""
+    parent.command(f"daybook.cli.{place}", name=name, help_epilogue="", **shown)
+
+
+_register()
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Carry out a command line (`sys.argv` by default); returns the exit code."""
+    given = list(sys.argv[1:] if tokens is None else tokens)
+    try:
+        code = _carried_out(given)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output went away; Python's own flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
+
+
+def _carried_out(tokens: list[str]) -> int:
+    try:
+        _load_for_help(tokens)
+        with _misuse_refused():
+            command, bound, _ = app.parse_args(tokens)
+        done: int | Coroutine[Any, Any, int] | None = command(*bound.args, **bound.kwargs)
+        if isinstance(done, Coroutine):
+            import asyncio
+
+            done = asyncio.run(done)
+        return done or 0
+    except DaybookError as error:
+        return _told(error, tokens)
+    except (KeyboardInterrupt, BrokenPipeError):
+        raise
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        wrapped = DaybookError(f"{what} (unexpected; `python -X dev -m daybook …` shows where)")
+        return _told(wrapped, tokens)
+
+
+def _load_for_help(tokens: list[str]) -> None:
+    """Import what a list of commands describes: their first lines stand in their modules."""
+    below = _BELOW.get(tokens[0]) if tokens else None
+    shown, asked = (below, tokens[1:2]) if below else (app, tokens[:1])
+    if not asked or asked[0] in ("-h", "--help"):
+        for name in shown:
+            shown[name]
+
+
+@contextmanager
+def _misuse_refused() -> Iterator[None]:
+    try:
+        yield
+    except CycloptsError as error:
+        from daybook.cli import refusals
+
+        raise refusals.misused(error) from error
+
+
+def _told(error: DaybookError, tokens: list[str]) -> int:
+    from daybook.cli import output, refusals
+
+    typed: dict[str, str] = {}
+    _, apps, _ = app.parse_commands(tokens)
+    if apps[-1].default_command is not None:
+        typed = refusals.spellings(apps[-1])
+    output.say(f"daybook: {refusals.sentence(error, typed)}")
+    if "--json" in takewhile(lambda token: token != "--", tokens):
+        output.data(refusals.as_json(error, typed))
+    return error.exit_code

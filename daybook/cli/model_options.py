@@ -1,0 +1,115 @@
+"""The options of `daybook agents add` that are about a model.
+
+A key is never an argument: every user of the machine sees those. It comes on standard input, or
+out of a variable that is named.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from daybook.errors import Refused
+
+_MODEL = Group("A model", sort_key=1)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Each attribute is called as the setting is; its `Parameter` says how it is written."""
+
+    model: Annotated[
+        str | None,
+        Parameter(
+            group=_MODEL,
+            help="Provider and name, such as openai:gpt-6-luna; with --base-url a name is enough.",
+        ),
+    ] = None
+    base_url: Annotated[
+        str | None,
+        Parameter(group=_MODEL, help="Where an OpenAI-compatible API is: http://localhost:8000/v1"),
+    ] = None
+    key_env: Annotated[
+        str | None,
+        Parameter(
+            group=_MODEL,
+            help="The NAME of a variable that holds the key; it is read now, and stored.",
+        ),
+    ] = None
+    key_stdin: Annotated[
+        bool, Parameter(group=_MODEL, help="Read the key from standard input, and store it.")
+    ] = False
+    system_prompt: Annotated[
+        str | None, Parameter(group=_MODEL, help="Sent before every conversation.")
+    ] = None
+    temperature: Annotated[
+        float | None, Parameter(group=_MODEL, help="Default: the provider's.")
+    ] = None
+    max_tokens: Annotated[
+        int | None, Parameter(group=_MODEL, help="The longest answer. Default: the provider's.")
+    ] = None
+    request_limit: Annotated[
+        int | None, Parameter(group=_MODEL, help="Requests for one answer. Default: 1.")
+    ] = None
+    input_price: Annotated[
+        float | None,
+        Parameter(group=_MODEL, help="US dollars for a million tokens. Default: the price table."),
+    ] = None
+    output_price: Annotated[
+        float | None,
+        Parameter(group=_MODEL, help="US dollars for a million tokens. Default: the price table."),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """What was given, by the settings' names; reads the key."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        options = {name: given.pop(name) for name in ("temperature", "max_tokens") if name in given}
+        if options:
+            given["options"] = options
+        given.pop("key_env", None)
+        given.pop("key_stdin", None)
+        if (key := self._key()) is not None:
+            given["api_key"] = key
+        return given
+
+    def keyless(self) -> str:
+        """What a person should know of an agent without a stored key."""
+        if self.base_url:
+            return "It has no key, so none is sent; for one, add it with --replace and --key-stdin."
+        variables = {
+            "openai": "OPENAI_API_KEY",
+            "anthropic": "ANTHROPIC_API_KEY",
+            "google": "GOOGLE_API_KEY",
+        }
+        provider = (self.model or "").partition(":")[0].partition("-")[0]
+        known = f", {variables[provider]}" if provider in variables else ""
+        return f"It has no key: the worker's environment has to hold the provider's own{known}."
+
+    def _key(self) -> str | None:
+        if self.key_env and self.key_stdin:
+            raise Refused("key_env and key_stdin", "only one of these can be given")
+        if self.key_env:
+            key = os.environ.get(self.key_env, "").strip()
+            if not key:
+                # The name may be a key, typed into the wrong place: it is not repeated.
+                raise Refused("key_env", "no variable of this name holds a key here")
+            return key
+        if self.key_stdin:
+            key = _read().strip()
+            if not key:
+                raise Refused("key_stdin", "there is no key on standard input")
+            return key
+        return None
+
+
+def _read() -> str:
+    if sys.stdin.isatty():
+        from getpass import getpass
+
+        return getpass("Key: ")
+    return sys.stdin.readline()

@@ -1,0 +1,197 @@
+"""The options that several commands share.
+
+An attribute of `JobOptions` or `LaterOptions` is called as the service calls the field; its
+`Parameter` says how it is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from daybook.errors import Refused
+
+_WHEN = Group("When", sort_key=1)
+_WHAT = Group("What", sort_key=2)
+_HOW = Group("How", sort_key=3)
+
+_SCHEMA_SAID = """such as '{"type": "object"}' or @schema.json"""
+
+Json = Annotated[bool, Parameter(name="--json", help="Print JSON, and nothing else, on stdout.")]
+Job = Annotated[str, Parameter(help="Name, id, or unique beginning of the id.")]
+Prompt = Annotated[str | None, Parameter(help="What the agent is asked.")]
+Cron = Annotated[
+    str | None,
+    Parameter(
+        group=_WHEN,
+        help='Five fields, six with seconds first, or @daily and the like: "0 9 * * 1-5".',
+    ),
+]
+Every = Annotated[str | None, Parameter(group=_WHEN, help="An interval: 90s, 30m, 1h30m, 2d.")]
+At = Annotated[
+    str | None, Parameter(group=_WHEN, help="Once: 2027-01-15T14:30:00+01:00, or in 30m.")
+]
+Zone = Annotated[
+    str | None,
+    Parameter(
+        name="--tz", group=_WHEN, help="IANA zone, such as Europe/Berlin. Default: the setting."
+    ),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What `add` and `edit` take beside the prompt."""
+
+    cron: Cron = None
+    every: Every = None
+    at: At = None
+    on_demand: Annotated[bool, Parameter(group=_WHEN, help="Never due by itself: run by hand.")] = (
+        False
+    )
+    timezone: Zone = None
+
+    name: Annotated[
+        str | None,
+        Parameter(group=_WHAT, help="Unique. Default: the beginning of the prompt."),
+    ] = None
+    agent: Annotated[
+        str | None, Parameter(group=_WHAT, help="The agent that is asked. Default: `default`.")
+    ] = None
+    model: Annotated[
+        str | None, Parameter(group=_WHAT, help="The model, in place of the agent's own.")
+    ] = None
+    session: Annotated[
+        str | None,
+        Parameter(
+            group=_WHAT,
+            help="reuse (the default): its runs continue one conversation; new: each begins one.",
+        ),
+    ] = None
+    session_key: Annotated[
+        str | None,
+        Parameter(group=_WHAT, help="A name: the conversation is shared by all jobs that give it."),
+    ] = None
+    output_format: Annotated[
+        str | None,
+        Parameter(group=_WHAT, help="The answer is text (the default), json, or structured."),
+    ] = None
+    output_schema: Annotated[
+        str | None,
+        Parameter(
+            group=_WHAT,
+            help="The JSON schema of a structured answer: JSON, or @file; {} takes it away.",
+        ),
+    ] = None
+    description: Annotated[str | None, Parameter(group=_WHAT, help="For people.")] = None
+    tags: Annotated[
+        list[str] | None,
+        Parameter(name="--tag", group=_WHAT, help="May be given several times."),
+    ] = None
+
+    timeout: Annotated[
+        str | None, Parameter(group=_HOW, help="How long one attempt may take. Default: 30m.")
+    ] = None
+    retries: Annotated[
+        int | None,
+        Parameter(
+            group=_HOW, help="How often a temporary error is tried again, 0 to 10. Default: 3."
+        ),
+    ] = None
+    retry_delay: Annotated[
+        str | None,
+        Parameter(group=_HOW, help="The wait before a retry, doubled each time. Default: 1s."),
+    ] = None
+    overlap: Annotated[
+        str | None,
+        Parameter(
+            group=_HOW,
+            help="skip (the default): no run begins while another one of the job is going.",
+        ),
+    ] = None
+    disabled: Annotated[bool, Parameter(group=_HOW, help="The job is off: run by hand only.")] = (
+        False
+    )
+
+    def fields(self) -> dict[str, object]:
+        """What was given, by the service's names."""
+        given = _given(self)
+        if given.pop("disabled", False):
+            given["enabled"] = False
+        if self.output_schema is not None:
+            given["output_schema"] = _schema(self.output_schema)
+        return given
+
+
+@Parameter(name="*", show=False)
+@dataclass(frozen=True, kw_only=True)
+class LaterOptions:
+    """What a later version brings: read, so that the refusal can say "not yet"."""
+
+    work_dir: str | None = None
+    session_id: str | None = None
+    webhook: str | None = None
+    method: str | None = None
+    header: list[str] | None = None
+    body: str | None = None
+    tool: str | None = None
+    params: str | None = None
+    on_complete: str | None = None
+    on_fail: str | None = None
+    notify: list[str] | None = None
+    channel: str | None = None
+    chat_id: str | None = None
+    silent: bool = False
+    only_changed: bool = False
+    check: str | None = None
+    budget: str | None = None
+    metadata: list[str] | None = None
+    delete_after_run: bool = False
+    exclude: list[str] | None = None
+    active_hours: str | None = None
+    deadline: str | None = None
+    class_: Annotated[str | None, Parameter(name="--class")] = None
+    catch_up: str | None = None
+    start: str | None = None
+    until: str | None = None
+    max_runs: str | None = None
+    pause_after_failures: str | None = None
+    stagger: str | None = None
+    on_lost: str | None = None
+    idempotent: bool = False
+    priority: str | None = None
+
+    def fields(self) -> dict[str, object]:
+        """What was given, by the service's names."""
+        return _given(self)
+
+
+def _given(options: JobOptions | LaterOptions) -> dict[str, object]:
+    return {
+        name.rstrip("_"): value
+        for name, value in vars(options).items()
+        if value is not None and value is not False  # 0 is given
+    }
+
+
+def _schema(text: str) -> dict[str, object]:
+    """A schema as it is typed: JSON, or `@` and the path of a file that holds it."""
+    import json
+
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            raise Refused("output_schema", f"{text[1:]} cannot be read: {why}") from error
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        raise Refused("output_schema", f"is no JSON: {error}", _SCHEMA_SAID) from error
+    if not isinstance(schema, dict):
+        raise Refused("output_schema", "is no JSON object", _SCHEMA_SAID)
+    return schema

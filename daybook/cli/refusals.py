@@ -1,0 +1,72 @@
+"""Errors as a person reads them: one sentence, naming what was typed.
+
+The service names fields as Python and JSON do (`on_demand`). Here, and only here, such a name
+becomes what stands on the command line: `--on-demand`, or `PROMPT` for a positional argument.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cyclopts import App, CycloptsError
+from cyclopts.exceptions import (
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
+
+from daybook.errors import DaybookError, Refused
+
+LINE = "command line"
+"""The field of a refusal that is about the line as a whole."""
+
+_UNDERSCORED = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
+_CHOICES = re.compile(r"\b(cron|every|at|on_demand)\b")
+
+
+def spellings(app: App) -> dict[str, str]:
+    """How each field of a command is typed, by the field's name."""
+    typed: dict[str, str] = {}
+    for argument in app.assemble_argument_collection():
+        name = argument.field_info.name
+        if argument.name.startswith("--") or argument.index is not None:
+            typed[name.rstrip("_")] = argument.name if argument.index is None else name.upper()
+    return typed
+
+
+def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
+    """The error in the words of the command line; ``typed`` are the command's `spellings`."""
+    if not isinstance(error, Refused):
+        return str(error)
+    fields = error.field.split(" and ")
+    field = " and ".join(typed.get(name, name) for name in fields)
+    legal = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.legal)
+    if error.field == "schedule" or len(fields) > 1:  # the words are about several options
+        legal = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), legal)
+    problem = error.problem if error.field == LINE else f"{field}: {error.problem}"
+    return problem + (f" ({legal})" if legal else "")
+
+
+def as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
+    """`{"error": {"code", "message", "field"?}}`; ``field`` is the service's name of it."""
+    told: dict[str, Any] = {"code": error.code, "message": sentence(error, typed)}
+    if isinstance(error, Refused):
+        told["field"] = error.field
+    return {"error": told}
+
+
+def misused(error: CycloptsError) -> Refused:
+    """A command line that cannot be parsed, as the refusal that it is."""
+    if isinstance(error, UnusedCliTokensError):
+        extra = " ".join(error.unused_tokens or [])
+        return Refused(LINE, f'"{extra}" is too much', "quote what has blanks in it")
+    problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
+    if isinstance(error, MissingArgumentError) and "--" in problem:
+        return Refused(LINE, problem, "a value that begins with a dash is given as --option=-value")
+    if isinstance(error, UnknownOptionError | UnknownCommandError):
+        chain = " ".join(["daybook", *(error.command_chain or ())])
+        return Refused(LINE, problem, f"`{chain} --help` lists them")
+    return Refused(LINE, problem)

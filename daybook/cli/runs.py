@@ -1,0 +1,162 @@
+"""`daybook run`, `runs`, `logs`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Job, Json
+from daybook.cli.prefect_first import prefect_first
+from daybook.errors import Refused
+
+LOOK = 1.0
+"""Seconds between two looks for new log lines."""
+QUIET_LOOKS = 4
+"""Prefect gets log lines in batches, two seconds late: after a run's end so many empty looks."""
+
+
+async def run_(
+    job: Job,
+    /,
+    *,
+    wait: Annotated[
+        bool, Parameter(help="Wait for the outcome; exit code 0 if it succeeded or was skipped.")
+    ] = False,
+    request_id: Annotated[
+        str | None, Parameter(help="The same id again is the same run, not another one.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Run a job now, also one that is switched off.
+
+    Example: daybook run morning-brief --wait
+    """
+    prefect_first()
+    from daybook.service import runs
+
+    if wait and not as_json:
+        output.say("Waiting for the outcome; Ctrl-C ends the waiting, not the run.")
+    found = await runs.run(job, wait=wait, request_id=request_id)
+    if as_json:
+        output.data(found)
+    else:
+        show_run(found)
+        if not wait:
+            output.say(f"See what becomes of it: daybook runs {words.quoted(job)}")
+    return 0 if not wait or found["status"] in ("succeeded", "skipped") else 1
+
+
+async def runs_(
+    job: Annotated[
+        str | None, Parameter(help="Name, id, or unique beginning of the id. Default: all jobs.")
+    ] = None,
+    /,
+    *,
+    limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 20,
+    as_json: Json = False,
+) -> int:
+    """List runs and what became of them, newest first; also those of a removed job.
+
+    Needs no Prefect. Times are by this machine's clock.
+
+    Example: daybook runs morning-brief --limit 50
+    """
+    if limit < 1:
+        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+    from daybook.service import runs
+
+    found = await runs.history(job, limit)
+    if as_json:
+        output.data(found)
+    elif found:
+        output.table(
+            ("RUN", "JOB", "DUE", "STATUS", "TOOK", "BY", "WHY"),
+            [
+                (
+                    run["id"][:8],
+                    words.job_of(run),
+                    words.local(run["scheduled_for"]),
+                    run["status"],
+                    words.lasted(run["duration_seconds"]),
+                    run["trigger"],
+                    words.why_in_brief(run),
+                )
+                for run in found
+            ],
+        )
+    else:
+        output.say("There are no runs yet.")
+    return 0
+
+
+async def logs_(
+    run: Annotated[str, Parameter(help="A run's id or its unique beginning, or a job's last run.")],
+    /,
+    *,
+    follow: Annotated[
+        bool, Parameter(alias="-f", help="Go on until the run has ended; JSON comes line by line.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Show what a run logged in Prefect.
+
+    Example: daybook logs morning-brief --follow
+    """
+    prefect_first()
+    from daybook.service import runs
+
+    found = await runs.logged(run)
+    if found["job_removed"]:
+        output.say(f"The job {words.quoted(found['job'])} was removed.")
+    if follow:
+        await _follow(found["id"], as_json)
+        return 0
+    lines = [each async for each in runs.logs(found["id"])]
+    if as_json:
+        output.data(lines)
+    for each in [] if as_json else lines:
+        _log_line(each)
+    if not lines:
+        output.say("Prefect has no log of it.")
+    return 0
+
+
+def show_run(run: dict[str, Any]) -> None:
+    """A run as a person reads it: how it ended, and the answer."""
+    took = f" in {words.lasted(run['duration_seconds'])}" if run["duration_seconds"] else ""
+    line = f"{words.job_of(run, run['kind'])}: {run['status']}{took}"
+    line += f", due {words.local(run['scheduled_for'])} ({run['trigger']}, run {run['id'][:8]})"
+    output.line(line, style=output.STYLES.get(run["status"], ""))
+    for text in (run["reason"], run["error"], run["output"]):
+        if text:
+            output.line("\n".join(f"  {each}".rstrip() for each in text.splitlines()))
+
+
+async def _follow(run_id: str, as_json: bool) -> None:
+    import asyncio
+
+    from daybook.ledger.states import LIVE
+    from daybook.service import runs
+
+    shown = quiet = 0
+    while quiet < QUIET_LOOKS:
+        ended = (await runs.show(run_id))["status"] not in LIVE
+        lines = [each async for each in runs.logs(run_id)]
+        for each in lines[shown:]:
+            if as_json:
+                output.record(each)
+            else:
+                _log_line(each)
+        quiet = quiet + 1 if ended and len(lines) == shown else 0
+        shown = len(lines)
+        await asyncio.sleep(LOOK)
+
+
+def _log_line(each: dict[str, Any]) -> None:
+    import logging
+
+    level = logging.getLevelName(each["level"])
+    style = "red" if each["level"] >= logging.ERROR else ""
+    output.line(f"{words.local(each['at'])} {level:<7} {each['message']}", style=style)

@@ -1,0 +1,95 @@
+"""Instants, jobs and runs as a person reads them; what comes in are the service's dictionaries."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import Any
+
+from daybook.clock import SYSTEM
+
+
+def local(text: str | None) -> str:
+    """An instant by this machine's clock, to the second; a dash for none."""
+    if text is None:
+        return "-"
+    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def due(text: str) -> str:
+    """A due time by its job's own clock: `Fri 2026-11-20 09:00 +01:00`."""
+    moment = datetime.fromisoformat(text)
+    offset = f"{moment:%z}"
+    return f"{_DAYS[moment.weekday()]} {_minute(moment)} {offset[:3]}:{offset[3:5]}"
+
+
+def due_and_utc(text: str) -> str:
+    """The same, and what it is in UTC."""
+    return f"{due(text)}  =  {_minute(datetime.fromisoformat(text).astimezone(UTC))} UTC"
+
+
+def short_due(text: str) -> str:
+    """A due time for a table: `Fri 20 Nov 09:00`, with seconds and year where they say something.
+
+    The year is left out for the next 180 days, in which no day and month comes twice.
+    """
+    moment = datetime.fromisoformat(text)
+    said = f"{_DAYS[moment.weekday()]} {moment.day} {_MONTHS[moment.month - 1]} {_time(moment)}"
+    return said if (moment - SYSTEM.now()).days < 180 else f"{said} {moment.year}"
+
+
+def lasted(seconds: float | None) -> str:
+    """`0.4 s`, `1 m 05 s`, `2 h 03 m`; a dash for none."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} m {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} m"
+
+
+def switch(job: dict[str, Any]) -> str:
+    """Whether a job is on, and why it is not: `on`, `off (paused: on holiday)`."""
+    if job["enabled"]:
+        return "on"
+    reason = job["disabled_reason"]
+    return f"off ({reason})" if reason else "off"
+
+
+def run_in_brief(run: dict[str, Any]) -> str:
+    """One line of a run: `failed at 2026-11-20 09:00:01 (exit code 1)`, `acting, due …`."""
+    if run["finished_at"] is None:
+        said = f"{run['status']}, due {local(run['scheduled_for'])}"
+    else:
+        said = f"{run['status']} at {local(run['finished_at'])}"
+    return said + (f" ({why})" if (why := why_in_brief(run)) else "")
+
+
+def job_of(run: dict[str, Any], none: str = "-") -> str:
+    """The name of a run's job, and whether that was removed; ``none`` for a direct call."""
+    return f"{run['job']} (removed)" if run["job_removed"] else run["job"] or none
+
+
+def why_in_brief(run: dict[str, Any]) -> str:
+    """The first line of a run's reason or error; empty when there is none."""
+    return "".join((run["reason"] or run["error"] or "").strip().splitlines()[:1])
+
+
+def quoted(name: str) -> str:
+    """A name as it is written on a command line."""
+    return shlex.quote(name)
+
+
+# English whatever the locale.
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d} {_time(moment)}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"

@@ -1,0 +1,228 @@
+"""Every error that Daybook raises, in one tree.
+
+::
+
+    DaybookError                 code, exit_code
+    ├── Refused                  2  bad input: names the field and the legal values, nothing stored
+    │   ├── NotYet               2  a field whose meaning a later version brings
+    │   ├── UnknownName          2  an agent (tool, channel) that does not exist, with those that do
+    │   └── Ambiguous            2  an id prefix that fits more than one
+    ├── NotFound                 3  the job or run that a command names
+    ├── Unreachable              4
+    │   ├── PrefectUnreachable   4
+    │   └── LedgerUnreachable    4
+    ├── LedgerError              1
+    │   ├── LedgerNewer          2  the ledger was written by a newer program
+    │   ├── IllegalTransition    1  a step that `ledger.states` does not join
+    │   └── FenceRefused         1  a writer that lost its claim
+    └── AgentError               1  what the agent's side did wrong
+        ├── AgentMisconfigured   1  NonRetryable: the operator has to change something
+        ├── AgentFailed          1  it answered with a failure, or refused the request
+        ├── AgentTemporary       1  not now: limited, overloaded, cut off; to be tried again
+        └── AgentTimeout         1
+
+The arguments are the ids; the sentence is made in the class, so that it is the same wherever the
+error is raised. ``str(error)`` is what a person reads, ``error.code`` what a program compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+
+class DaybookError(Exception):
+    """The root of the tree. ``exit_code`` is what the command line ends with."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+
+class NonRetryable(Exception):
+    """Mixed into errors that trying again cannot mend, such as a wrong configuration."""
+
+
+class Refused(DaybookError):
+    """Bad input: nothing was stored.
+
+    ``field`` is the name of the field as the user wrote it, ``problem`` what is wrong with it, and
+    ``legal`` what to write instead.
+    """
+
+    code = "refused"
+    exit_code = 2
+
+    def __init__(self, field: str, problem: str, legal: str = "") -> None:
+        self.field = field
+        self.problem = problem
+        self.legal = legal
+        super().__init__(f"{field}: {problem}" + (f" ({legal})" if legal else ""))
+
+
+class NotYet(Refused):
+    """An option that a later version makes real; refused rather than stored and forgotten."""
+
+    code = "not_yet"
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "not yet", "this version does not act on it, so it is not stored")
+
+
+class UnknownName(Refused):
+    """An option names an agent (tool, channel) that does not exist."""
+
+    code = "unknown_name"
+
+    def __init__(self, field: str, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        self.known = sorted(known)
+        listed = ", ".join(self.known) or "none"
+        super().__init__(field, f'unknown "{name}"', f"known: {listed}")
+
+
+class Ambiguous(Refused):
+    """An id prefix that fits more than one job or run."""
+
+    code = "ambiguous"
+
+    def __init__(self, noun: str, ref: str, fits: Iterable[str]) -> None:
+        super().__init__(noun, f'"{ref}" is ambiguous', "it fits " + ", ".join(fits))
+
+
+class NotFound(DaybookError):
+    """The job or run that a command names does not exist."""
+
+    code = "not_found"
+    exit_code = 3
+
+    def __init__(self, noun: str, ref: str) -> None:
+        self.noun = noun
+        self.ref = ref
+        super().__init__(f'{noun} "{ref}" not found')
+
+
+class Unreachable(DaybookError):
+    """Something that the command needs does not answer."""
+
+    code = "unreachable"
+    exit_code = 4
+
+
+class PrefectUnreachable(Unreachable):
+    """``address`` is None when no Prefect is known at all."""
+
+    code = "prefect_unreachable"
+
+    def __init__(self, address: str | None, why: str = "") -> None:
+        self.address = address
+        because = f": {why}" if why else ""
+        if address is None:
+            told = f"no Prefect server is known{because}; start one with `daybook up`"
+            super().__init__(f"{told}, or set PREFECT_API_URL to the one that you have")
+        else:
+            told = f"Prefect at {address} does not answer{because}; see that it runs"
+            super().__init__(f"{told}, or unset PREFECT_API_URL and `daybook up` starts one")
+
+
+class LedgerUnreachable(Unreachable):
+    """``place`` is the ledger's address without its password."""
+
+    code = "ledger_unreachable"
+
+    def __init__(self, place: str, why: str) -> None:
+        self.place = place
+        super().__init__(
+            f"the ledger at {place} cannot be reached: {why}; check DAYBOOK_HOME and "
+            "DAYBOOK_LEDGER_URL"
+        )
+
+
+class LedgerError(DaybookError):
+    """The ledger refused a step."""
+
+    code = "ledger"
+
+
+class LedgerNewer(LedgerError):
+    """The ledger's schema is one that this program does not know."""
+
+    code = "ledger_newer"
+    exit_code = 2
+
+    def __init__(self, found: str, known: str) -> None:
+        super().__init__(
+            f"the ledger has schema {found}, this program knows up to {known}: use the newer "
+            "Daybook that wrote it"
+        )
+
+
+class IllegalTransition(LedgerError):
+    """A step between two run states that `ledger.states` does not join."""
+
+    code = "illegal_transition"
+
+    def __init__(self, run: str, old: str, new: str) -> None:
+        self.run, self.old, self.new = run, old, new
+        super().__init__(f"run {run} cannot go from {old} to {new}")
+
+
+class FenceRefused(LedgerError):
+    """A writer that lost its claim; ``fence`` is what it held, ``current`` what is in force."""
+
+    code = "fence_refused"
+
+    def __init__(self, run: str, fence: int, current: int) -> None:
+        self.run, self.fence, self.current = run, fence, current
+        super().__init__(
+            f"run {run} was taken over: the write carries fence {fence}, in force is {current}"
+        )
+
+
+class AgentError(DaybookError):
+    """The agent did not answer as it should.
+
+    ``usage`` is what the failed answer took all the same, as in `AgentReply`, where it is known.
+    """
+
+    code = "agent"
+    usage: dict[str, Any] | None = None
+
+
+class AgentMisconfigured(NonRetryable, AgentError):
+    """The operator has to change the agent; trying again cannot help."""
+
+    code = "agent_misconfigured"
+
+
+class AgentFailed(AgentError):
+    """The agent ran and reported failure; ``output`` is what it had said until then."""
+
+    code = "agent_failed"
+
+    def __init__(self, message: str, output: str = "") -> None:
+        self.output = output
+        super().__init__(message)
+
+
+class AgentTemporary(AgentError):
+    """The agent could not answer now and may be asked again; nothing that it started runs on.
+
+    ``retry_after`` is how many seconds the other side asked to wait, None when it named none.
+    """
+
+    code = "agent_temporary"
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class AgentTimeout(AgentError):
+    """The agent was ended because its time was up; nothing that it started runs on."""
+
+    code = "agent_timeout"
+
+    def __init__(self, seconds: float, output: str = "") -> None:
+        self.seconds = seconds
+        self.output = output
+        super().__init__(f"no answer within {seconds:g} s; the agent was ended")

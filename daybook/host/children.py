@@ -1,0 +1,143 @@
+"""A process that `daybook up` began, its log, and its end.
+
+Each child leads a session of its own, so Ctrl-C in the terminal reaches `up` alone, which ends the
+children in its order. What a child prints is appended to a log in the home; a log that has grown
+is cut to its newest part when the child is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from asyncio.subprocess import Process as Running
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daybook.host import processes
+
+LOG_LIMIT = 5_000_000
+LOG_KEPT = 1_000_000
+"""Bytes: a log above the limit loses all but this newest part at its child's next start."""
+
+
+@dataclass(eq=False)
+class Child:
+    """A running child; make one with `start`.
+
+    ``first`` is awaited before the child is asked to end, and may leave it stopped (SIGSTOP).
+    """
+
+    name: str
+    log: Path
+    process: processes.Process
+    _running: Running
+    _log_from: int = field(default=0)
+    first: Callable[[processes.Process], Awaitable[None]] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; minus the number of the signal that ended it."""
+        return self._running.returncode
+
+    async def wait(self) -> int:
+        """Until it ends; returns its exit code."""
+        return await self._running.wait()
+
+    async def terminate(self, grace: float = 10.0, last: float = 3.0) -> int:
+        """End it and all that it began; returns its exit code.
+
+        ``first``, then SIGTERM to its group; after ``grace`` seconds, or when it has ended, SIGTERM
+        to those that it began and that left the group (`processes.family`), so that they can clean
+        up; after ``last`` more seconds SIGKILL to all. Of a child that has ended already nothing is
+        known: its pid may be somebody else's by now.
+        """
+        if self.exit_code is not None:
+            return self.exit_code
+        family = processes.family(self.process)
+        try:
+            if self.first is not None:
+                await self.first(self.process)
+        finally:
+            processes.tell([p for p in family if p.group == self.pid], signal.SIGTERM)
+            processes.tell([self.process], signal.SIGCONT)
+        if not await self._ends(grace):
+            family += processes.family(self.process)
+        others = [p for p in family if p.pid != self.pid]
+        processes.tell([p for p in others if p.group != self.pid], signal.SIGTERM)
+        await processes.gone(others, last)
+        await processes.kill(family)
+        return await self.wait()
+
+    async def _ends(self, within: float) -> bool:
+        try:
+            async with asyncio.timeout(within):
+                await self.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines that it printed in this life, for an error message."""
+        try:
+            with self.log.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_from, size - 64_000))
+                text = log.read().decode(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+async def start(
+    name: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    folder: Path,
+    first: Callable[[processes.Process], Awaitable[None]] | None = None,
+) -> Child:
+    """Start ``command`` in ``folder`` with just ``environment``; both streams go to ``log``."""
+    trim(log)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        begins = os.fstat(descriptor).st_size
+        running = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    process = processes.find(running.pid)
+    if process is None:  # it has ended already; nobody can be mistaken for it
+        process = processes.Process(running.pid, "ended")
+    return Child(name, log, process, running, begins, first)
+
+
+def trim(log: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
+    """Cut a log of more than ``limit`` bytes to whole lines of its newest ``kept``."""
+    try:
+        if log.stat().st_size <= limit:
+            return
+    except FileNotFoundError:
+        return
+    with log.open("rb") as old:
+        old.seek(-kept, os.SEEK_END)
+        old.readline()
+        newest = old.read()
+    shorter = log.with_suffix(".new")
+    with os.fdopen(os.open(shorter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
+        new.write(newest)
+    shorter.replace(log)

@@ -1,0 +1,70 @@
+"""The names of Prefect that it does not promise to keep: nothing else in the package uses them.
+
+Each is checked when it is used. Where the check fails there is a fallback that is slower and
+right, or a refusal, and a line in the log that says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def begin_writes_immediately(connection_url: str) -> bool:
+    """Have the server of this process begin SQLite's write transactions as IMMEDIATE.
+
+    Prefect begins them deferred: two that read first and write later collide, SQLite cannot wait
+    for such a lock, and the server answers 503 in storms. Begun immediate, they queue up. Returns
+    whether it was done. Fallback: Prefect's own way, where clients try again after a 503.
+    """
+    if not connection_url.startswith("sqlite"):
+        return False
+    try:
+        from prefect.server.database import dependencies
+        from prefect.server.database.configurations import AioSqliteConfiguration
+
+        slots: Any = dependencies.MODELS_DEPENDENCIES
+        parameters = inspect.signature(AioSqliteConfiguration.begin_transaction).parameters
+        if slots["database_config"] is not None or "with_for_update" not in parameters:
+            raise LookupError("the database configuration is not as expected")
+
+        class Immediate(AioSqliteConfiguration):
+            def begin_transaction(self, session: Any, with_for_update: bool = False) -> Any:
+                return super().begin_transaction(session, with_for_update=True)
+
+        slots["database_config"] = Immediate(connection_url=connection_url)
+    except (ImportError, AttributeError, LookupError, TypeError) as error:
+        logger.warning("Prefect's SQLite keeps deferred transactions: %s", error)
+        return False
+    return True
+
+
+def server_application() -> Any | None:
+    """Prefect's server as an ASGI application: API, UI and services.
+
+    None where that fails: nothing can then be put before the application, and it is not started.
+    """
+    try:
+        from prefect.server.api.server import create_app
+
+        return create_app(final=True)
+    except (ImportError, TypeError) as error:
+        logger.warning("Prefect's server cannot be made in this process: %s", error)
+        return None
+
+
+def reread_settings() -> None:
+    """Have a Prefect that is already imported read its environment again.
+
+    Fallback: nothing, so `PREFECT_API_URL` set after the import is not seen; callers therefore
+    also pass the address where they can.
+    """
+    try:
+        from prefect.context import refresh_global_settings_context
+    except ImportError as error:
+        logger.warning("Prefect does not read its environment again: %s", error)
+        return
+    refresh_global_settings_context()

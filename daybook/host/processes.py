@@ -1,0 +1,165 @@
+"""Which processes live, which began which, and ending them without ever hitting a stranger.
+
+A pid alone names nobody: the kernel gives it to another process once the first is gone. So a
+process is named by its pid and the moment it started, and is looked up again before each signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROC = Path("/proc")
+LOOK_AGAIN = 0.05
+"""Seconds between two looks at a process that is not our own child, for which nothing can wait."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process. ``started`` is opaque: equal for the same process, different after a reuse."""
+
+    pid: int
+    started: str
+    parent: int = field(default=0, compare=False)
+    group: int = field(default=0, compare=False)
+
+
+def living() -> dict[int, Process]:
+    """Every process of this machine by pid, without those that have ended (zombies)."""
+    return _from_proc() if sys.platform == "linux" else _from_ps()
+
+
+def find(pid: int, started: str | None = None) -> Process | None:
+    """The living process with this pid, or None; also None if it did not start at ``started``."""
+    if sys.platform == "linux":
+        process = _read_stat(PROC / str(pid), _boot())
+    else:
+        process = _from_ps(pid).get(pid)
+    if process is not None and started is not None and process.started != started:
+        return None
+    return process
+
+
+def family(head: Process) -> list[Process]:
+    """``head``, first, with all that it began and the group that it leads; [] if it has ended.
+
+    What it began is found in whatever group or session it is; what was handed on to init because
+    its parent ended is found if it stayed in the group.
+    """
+    everyone = living()
+    if everyone.get(head.pid) != head:
+        return []
+    members = {head.pid: head}
+    members |= {p.pid: p for p in everyone.values() if p.group == head.pid}
+    heads = list(members)
+    while heads:
+        parent = heads.pop()
+        began = [p for p in everyone.values() if p.parent == parent and p.pid not in members]
+        members |= {p.pid: p for p in began}
+        heads += [p.pid for p in began]
+    return list(members.values())
+
+
+def tell(processes: Iterable[Process], number: signal.Signals) -> None:
+    """Send ``number`` to those that still are who they were."""
+    for process in processes:
+        if find(process.pid, process.started) is not None:
+            try:
+                os.kill(process.pid, number)
+            except ProcessLookupError:
+                continue
+
+
+async def gone(processes: Iterable[Process], within: float) -> list[Process]:
+    """Wait until all have ended, at most ``within`` seconds; returns those that still live."""
+    end = time.monotonic() + within
+    while left := [p for p in processes if find(p.pid, p.started) is not None]:
+        if time.monotonic() >= end:
+            return left
+        await asyncio.sleep(LOOK_AGAIN)
+    return []
+
+
+async def end(
+    head: Process, grace: float, first: Callable[[Process], Awaitable[None]] | None = None
+) -> None:
+    """End ``head`` and its family: SIGTERM to ``head``, after ``grace`` seconds SIGKILL to all.
+
+    Only the head is asked, so that it can end its own in the order that it likes. ``first`` is
+    awaited before that, and may leave the head stopped (SIGSTOP).
+    """
+    members = family(head)
+    try:
+        if first is not None:
+            await first(head)
+    finally:
+        tell([head], signal.SIGTERM)
+        tell([head], signal.SIGCONT)
+    await gone([head], grace)
+    await kill(members)
+
+
+async def kill(members: Iterable[Process], within: float = 5.0) -> None:
+    """SIGKILL ``members`` that still live and whatever they began meanwhile."""
+    known = set(members)
+    stop_at = time.monotonic() + within
+    while True:
+        known |= {p for member in known for p in family(member)}
+        left = [p for p in known if find(p.pid, p.started) is not None]
+        if not left or time.monotonic() >= stop_at:
+            return
+        tell(left, signal.SIGKILL)
+        await gone(left, 1.0)
+
+
+def _boot() -> str:
+    """Ticks since boot repeat after the next boot; its id does not."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _from_proc() -> dict[int, Process]:
+    boot = _boot()
+    entries = (_read_stat(entry, boot) for entry in PROC.iterdir() if entry.name.isdigit())
+    return {process.pid: process for process in entries if process is not None}
+
+
+def _read_stat(entry: Path, boot: str) -> Process | None:
+    try:
+        text = (entry / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The name, second, stands in brackets and may hold anything: split behind the last bracket.
+    # From there: state, parent, group, …, and the start in ticks is field 22 of the whole line.
+    fields = text.rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        return None
+    return Process(int(entry.name), f"{boot}:{fields[19]}", int(fields[1]), int(fields[2]))
+
+
+def _from_ps(only: int | None = None) -> dict[int, Process]:
+    """For systems without /proc; whole seconds are all that `ps` tells of the start."""
+    which = ["-p", str(only)] if only is not None else ["-ax"]
+    answer = subprocess.run(
+        ["ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart="],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+    )
+    found: dict[int, Process] = {}
+    for line in answer.stdout.splitlines():
+        number, parent, group, state, *started = line.split()
+        if not state.startswith("Z"):
+            pid = int(number)
+            found[pid] = Process(pid, " ".join(started), int(parent), int(group))
+    return found

@@ -1,0 +1,245 @@
+"""Jobs and their revisions (`docs/promise.md`, "Words").
+
+Every change of a job's schedule, enabled flag, action or policy makes a new revision, in force from
+`effective_from` (strictly rising per job) to the next one's. Name, description and tags are of the
+job itself. All functions take a session of `Ledger.write` or `Ledger.read`, and instants in UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, delete
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.errors import Ambiguous, NotFound, Refused
+from daybook.ledger import states
+from daybook.ledger.states import Status
+from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.spec.job import Job
+
+FIRED = "fired"
+"""How the reason begins by which a one-time job was disabled after its time."""
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """A job's row with one of its revisions, and the `Job` that the two make."""
+
+    row: JobRow
+    revision: RevisionRow
+    job: Job
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+
+def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
+    job = Job.model_validate(
+        {
+            "name": row.name,
+            "kind": row.kind,
+            "description": row.description,
+            "tags": row.tags,
+            "enabled": revision.enabled,
+            "action": revision.action,
+            "schedule": revision.schedule,
+            "policy": revision.policy,
+        }
+    )
+    return StoredJob(row, revision, job)
+
+
+def _revision(
+    job_id: str, number: int, job: Job, effective_from: datetime, source: str
+) -> RevisionRow:
+    return RevisionRow(
+        job_id=job_id,
+        number=number,
+        effective_from=effective_from,
+        enabled=job.enabled,
+        schedule=job.schedule.model_dump(mode="json"),
+        action=job.action.model_dump(mode="json"),
+        policy=job.policy.model_dump(mode="json"),
+        source=source,
+    )
+
+
+async def names(session: AsyncSession) -> set[str]:
+    """The names that are taken."""
+    rows = await session.execute(select(JobRow.name).where(col(JobRow.archived_at).is_(None)))
+    return set(rows.scalars())
+
+
+async def slugs(session: AsyncSession) -> set[str]:
+    """The deployment names that are taken."""
+    rows = await session.execute(select(JobRow.slug).where(col(JobRow.archived_at).is_(None)))
+    return set(rows.scalars())
+
+
+async def add(
+    session: AsyncSession, job: Job, slug: str, now: datetime, owner: str = "user"
+) -> StoredJob:
+    """Store a new job; raises `Refused` when its name is taken."""
+    if job.name in await names(session):
+        raise Refused("name", f'"{job.name}" is taken', "give another, or edit that job")
+    row = JobRow(
+        name=job.name,
+        slug=slug,
+        kind=job.kind,
+        description=job.description,
+        tags=list(job.tags),
+        owner=owner,
+        created_at=now,
+        updated_at=now,
+    )
+    session.add(row)
+    await session.flush()
+    revision = _revision(row.id, 1, job, now, "ledger")
+    session.add(revision)
+    return _compose(row, revision)
+
+
+async def any_ever(session: AsyncSession) -> bool:
+    """Whether this ledger has ever held a job, archived ones included."""
+    return (await session.execute(select(JobRow.id).limit(1))).first() is not None
+
+
+async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
+    """The job with its newest revision, archived or not; None when there is none."""
+    row = await session.get(JobRow, job_id)
+    if row is None:
+        return None
+    revision = await session.get(RevisionRow, (job_id, row.revision))
+    assert revision is not None
+    return _compose(row, revision)
+
+
+async def find(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:
+    """The live job with this name, id, or unique id prefix; raises `NotFound`, `Ambiguous`.
+
+    With ``archived``, where there is none, the archived one; of several with that name the one
+    that was archived last (requirement 15).
+    """
+    row = await _look_up(session, ref, col(JobRow.archived_at).is_(None))
+    if row is None and archived:
+        row = await _look_up(session, ref, col(JobRow.archived_at).is_not(None))
+    if row is None:
+        raise NotFound("job", ref)
+    found = await get(session, row.id)
+    assert found is not None
+    return found
+
+
+async def _look_up(session: AsyncSession, ref: str, which: ColumnElement[bool]) -> JobRow | None:
+    those = select(JobRow).where(which).order_by(col(JobRow.archived_at).desc())
+    named = those.where(col(JobRow.name) == ref).limit(1)
+    row = (await session.execute(named)).scalar_one_or_none()
+    if row is not None or not ref:
+        return row
+    prefixed = those.where(col(JobRow.id).startswith(ref, autoescape=True)).limit(5)
+    fits = list((await session.execute(prefixed)).scalars())
+    if len(fits) > 1:
+        raise Ambiguous("job", ref, [f"{each.id[:12]} ({each.name})" for each in fits])
+    return fits[0] if fits else None
+
+
+async def every(session: AsyncSession) -> list[StoredJob]:
+    """All live jobs with their newest revisions, by name."""
+    joined = (
+        select(JobRow, RevisionRow)
+        .join(
+            RevisionRow,
+            (col(RevisionRow.job_id) == col(JobRow.id))
+            & (col(RevisionRow.number) == col(JobRow.revision)),
+        )
+        .where(col(JobRow.archived_at).is_(None))
+        .order_by(col(JobRow.name))
+    )
+    return [_compose(row, revision) for row, revision in (await session.execute(joined)).all()]
+
+
+async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> StoredJob | None:
+    """The job with the revision in force at ``instant``; None before its first one."""
+    newest = (
+        select(RevisionRow)
+        .where(col(RevisionRow.job_id) == job_id, col(RevisionRow.effective_from) <= instant)
+        .order_by(col(RevisionRow.effective_from).desc())
+        .limit(1)
+    )
+    revision = (await session.execute(newest)).scalar_one_or_none()
+    row = await session.get(JobRow, job_id)
+    return None if revision is None or row is None else _compose(row, revision)
+
+
+async def change(
+    session: AsyncSession,
+    stored: StoredJob,
+    job: Job,
+    now: datetime,
+    *,
+    source: str = "ledger",
+    disabled_reason: str = "",
+) -> StoredJob:
+    """Make ``job`` what is in force from ``now`` on; nothing is written when nothing changed.
+
+    ``stored`` is the job with its newest revision. Raises `Refused` when a new name is taken.
+    """
+    row, latest = stored.row, stored.revision
+    if job.name != row.name and job.name in await names(session):
+        raise Refused("name", f'"{job.name}" is taken', "give another")
+    reason = "" if job.enabled else disabled_reason or row.disabled_reason
+    if job == stored.job and reason == row.disabled_reason:
+        return stored
+    row.name, row.description, row.tags = job.name, job.description, list(job.tags)
+    row.disabled_reason = reason
+    # Strictly rising as well: sync takes it for the job's version.
+    row.updated_at = max(now, row.updated_at + timedelta(microseconds=1))
+    row.sync_pending = True
+    fresh = _revision(row.id, latest.number + 1, job, now, source)
+    meaning = ("enabled", "schedule", "action", "policy")
+    if any(getattr(fresh, name) != getattr(latest, name) for name in meaning):
+        # Strictly rising, also when two changes fall into one microsecond or the clock went back.
+        fresh.effective_from = max(now, latest.effective_from + timedelta(microseconds=1))
+        row.revision = fresh.number
+        session.add(fresh)
+        latest = fresh
+    session.add(row)
+    await session.flush()
+    return _compose(row, latest)
+
+
+def with_new_time(stored: StoredJob, job: Job) -> Job:
+    """``job``, switched on when ``stored`` is off because it fired, and the schedule is a new one.
+
+    Requirement 6: a one-time job is disabled after its time; a new schedule lets it fire again.
+    """
+    fired = not stored.job.enabled and stored.row.disabled_reason.startswith(FIRED)
+    if fired and job.schedule != stored.job.schedule:
+        return job.model_copy(update={"enabled": True})
+    return job
+
+
+async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
+    """Take the job out of use; its history stays. Its deployment is the caller's to delete."""
+    gone = stored.job.model_copy(update={"enabled": False})
+    changed = await change(session, stored, gone, now, disabled_reason="removed")
+    changed.row.archived_at = now
+    session.add(changed.row)
+    waiting = select(RunRow).where(
+        col(RunRow.job_id) == stored.id, col(RunRow.status) == Status.WAITING
+    )
+    for run in (await session.execute(waiting)).scalars():
+        states.check(run.id, run.state, Status.SKIPPED)
+        run.status, run.reason = Status.SKIPPED, "the job was removed"
+        run.until, run.finished_at = None, now
+        session.add(run)
+
+
+async def forget(session: AsyncSession, job_id: str) -> None:
+    """Undo `add`: for a job that never ran."""
+    await session.execute(delete(RevisionRow).where(col(RevisionRow.job_id) == job_id))
+    await session.execute(delete(JobRow).where(col(JobRow.id) == job_id))

@@ -1,0 +1,149 @@
+"""Writing an outcome: the run's row, its open attempt and the job's fields, in one transaction."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.errors import IllegalTransition
+from daybook.ledger import jobs, states
+from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.tables import AttemptRow, JobRow, RunRow
+from daybook.spec.schedule import At
+
+OUTPUT_LIMIT = 8_000
+"""Characters of an answer that the ledger keeps; the full text is in Prefect's artifact."""
+
+_FAILURES = {Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN}
+
+
+# JSON may hold one, as "\ud83d", and so may what a program printed.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. ``output`` is the full text; what is stored of it is cut and marked.
+
+    ``prompt`` is what the agent was really asked; with it the answer becomes part of the run's
+    conversation when the run succeeded.
+    """
+
+    status: Status
+    reason: str = ""
+    output: str | None = None
+    result: Any = None
+    error: str | None = None
+    agent: str | None = None
+    model: str | None = None
+    usage: dict[str, Any] | None = None
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("reason", "output", "result", "error", "model", "prompt"):
+            object.__setattr__(self, name, _sound(getattr(self, name)))
+
+
+def _sound(value: Any) -> Any:
+    """``value`` with U+FFFD for each half of a surrogate pair: UTF-8 cannot say one."""
+    match value:
+        case str():
+            return _SURROGATE.sub("\ufffd", value)
+        case list():
+            return [_sound(each) for each in value]
+        case dict():
+            return {_sound(name): _sound(each) for name, each in value.items()}
+        case _:
+            return value
+
+
+def shorten(text: str | None) -> str | None:
+    """At most `OUTPUT_LIMIT` characters, and a mark that says how many were left out."""
+    if text is None or len(text) <= OUTPUT_LIMIT:
+        return text
+    kept = text[:OUTPUT_LIMIT]
+    return f"{kept}\n… ({len(text) - OUTPUT_LIMIT:,} more characters, in the run's artifact)"
+
+
+async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
+    """Bring ``row`` to a terminal state; raises `IllegalTransition` for a step not in the table."""
+    if outcome.status not in TERMINAL:
+        raise IllegalTransition(row.id, row.state, outcome.status)
+    states.check(row.id, row.state, outcome.status)
+    late = row.state is Status.UNKNOWN
+    row.status = outcome.status
+    row.reason = outcome.reason
+    row.finished_at = now
+    row.until, row.lease_until, row.suspected_at = None, None, None
+    row.output = shorten(outcome.output)
+    row.result, row.error = outcome.result, outcome.error
+    row.agent = outcome.agent or row.agent
+    row.model, row.usage = outcome.model, outcome.usage
+    session.add(row)
+    await close_attempt(session, row, outcome, now)
+    await note(session, row, now, late=late)
+
+
+async def close_attempt(
+    session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime
+) -> None:
+    """Write how the run's last attempt ended; nothing for a run that never began one."""
+    attempt = await session.get(AttemptRow, (row.id, row.attempts))
+    if attempt is not None:
+        attempt.status, attempt.error, attempt.finished_at = outcome.status, outcome.error, now
+        session.add(attempt)
+
+
+async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool = False) -> None:
+    """Write what an outcome means for its job: requirement 20, and the end of a one-time job.
+
+    ``late`` says that the outcome corrects an `unknown`, which was noted already.
+    """
+    stored = await jobs.get(session, row.job_id) if row.job_id else None
+    if stored is None:
+        return
+    job, status = stored.row, row.state
+    if not late or job.last_run_id == row.id:
+        job.last_run_id, job.last_run_at, job.last_status = row.id, row.due, row.status
+    if late:
+        await _recount(session, job)
+    else:
+        job.run_count += 1 if row.attempts else 0
+        if status is Status.SUCCEEDED:
+            job.last_error, job.consecutive_failures = None, 0
+        elif status in _FAILURES:
+            job.last_error = row.error or row.reason
+            job.consecutive_failures += 1
+    session.add(job)
+    schedule = stored.job.schedule
+    fired = (
+        row.occurrence.startswith("due:") and isinstance(schedule, At) and schedule.at == row.due
+    )
+    if fired and (stored.job.enabled or job.disabled_reason.startswith(jobs.FIRED)):
+        # Requirement 6: once, also across a restart. A new time given since then is not undone.
+        off = stored.job.model_copy(update={"enabled": False})
+        await jobs.change(session, stored, off, now, disabled_reason=f"{jobs.FIRED}, {row.status}")
+
+
+async def _recount(session: AsyncSession, job: JobRow) -> None:
+    """The failures since the last success, from the rows: an `unknown` among them was withdrawn."""
+    await session.flush()
+    of_job = col(RunRow.job_id) == job.id
+    succeeded = select(func.max(RunRow.finished_at)).where(
+        of_job, col(RunRow.status) == Status.SUCCEEDED
+    )
+    since = (await session.execute(succeeded)).scalar_one()
+    failed = select(RunRow).where(of_job, col(RunRow.status).in_(_FAILURES))
+    if since is not None:
+        failed = failed.where(col(RunRow.finished_at) > since)
+    newest = failed.order_by(col(RunRow.finished_at).desc()).limit(1)
+    last = (await session.execute(newest)).scalar_one_or_none()
+    count = select(func.count()).select_from(failed.subquery())
+    job.consecutive_failures = (await session.execute(count)).scalar_one()
+    job.last_error = None if last is None else last.error or last.reason

@@ -1,0 +1,65 @@
+"""Bringing a ledger's schema up to date, by itself and under a lock (requirement 60).
+
+Two processes that start at once both begin an immediate transaction; the second finds the work
+done. Alembic is imported only when there is something to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from daybook.errors import LedgerNewer
+from daybook.ledger.tables import new_id
+
+VERSION_TABLE = "daybook_version"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def head() -> str:
+    """The newest schema this program knows; two migrations written at once collide in this file."""
+    return (MIGRATIONS / "HEAD").read_text().split()[0]
+
+
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    return None if found is None else str(found)
+
+
+def _ledger_id(connection: Connection) -> str:
+    return str(connection.execute(text("SELECT value FROM facts WHERE key = 'id'")).scalar_one())
+
+
+def _upgrade(connection: Connection) -> str:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    found = _current(connection)
+    if found != head():
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if found is not None and found not in known:
+            raise LedgerNewer(found, head())
+        command.upgrade(config, "head")
+    fresh = {"id": new_id()[:12]}
+    connection.execute(
+        text("INSERT INTO facts (key, value) VALUES ('id', :id) ON CONFLICT (key) DO NOTHING"),
+        fresh,
+    )
+    return _ledger_id(connection)
+
+
+async def bring_up_to_date(reading: AsyncEngine, writing: AsyncEngine) -> str:
+    """Migrate if needed and return the ledger's id; raises `LedgerNewer`."""
+    async with reading.connect() as connection:
+        if await connection.run_sync(_current) == head():
+            return await connection.run_sync(_ledger_id)
+    async with writing.begin() as connection:
+        return await connection.run_sync(_upgrade)

@@ -1,0 +1,101 @@
+"""The states of a run and the steps between them (`docs/promise.md`, "The states").
+
+::
+
+            ┌──────────── waiting(until, why) ◄────────────┐
+            │                  │                           │ lease lost before the effect ·
+            │                  │                           │ attempts left · on_lost: rerun
+     none ──┼──────────────►   ▼                           │
+            │               claimed(fence) ──begin──► acting(fence) ──settle──► succeeded failed
+            │                                              │                    timed_out cancelled
+            │                                              └─ lease lost ─► unknown ─► (late outcome
+            └──► skipped(why) · missed(why)                                  of the last fence)
+
+Live is waiting, claimed, acting. A step that `STEPS` does not hold is refused with
+`IllegalTransition`; `None` stands for "no row yet".
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from daybook.errors import IllegalTransition
+
+
+class Status(StrEnum):
+    """What a run is. The three live ones first."""
+
+    WAITING = "waiting"
+    CLAIMED = "claimed"
+    ACTING = "acting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    MISSED = "missed"
+    UNKNOWN = "unknown"
+
+
+LIVE = frozenset({Status.WAITING, Status.CLAIMED, Status.ACTING})
+TERMINAL = frozenset(Status) - LIVE
+HELD = frozenset({Status.CLAIMED, Status.ACTING})
+"""The states in which somebody holds the run by a lease and a fence."""
+
+_W, _C, _A = Status.WAITING, Status.CLAIMED, Status.ACTING
+_OUTCOMES = {
+    Status.SUCCEEDED: "the effect was had",
+    Status.FAILED: "the attempt failed, none is left",
+    Status.TIMED_OUT: "the attempt's time was up, none is left",
+    Status.CANCELLED: "cancelled while at work; the process group is gone",
+}
+
+STEPS: dict[Status | None, dict[Status, str]] = {
+    None: {
+        _W: "a request not begun, or what must happen later",
+        _C: "granted at claim",
+        Status.SKIPPED: "refused at claim",
+        Status.MISSED: "too late at claim, or found by the audit",
+        Status.CANCELLED: "a future run was cancelled",
+        Status.FAILED: "parameters that do not fit",
+    },
+    _W: {
+        _C: "granted at claim",
+        Status.SKIPPED: "refused at claim",
+        Status.CANCELLED: "cancelled while waiting",
+        Status.TIMED_OUT: "the deadline passed while it waited",
+    },
+    _C: {
+        _A: "begin: written immediately before the effect",
+        _W: "the lease was lost before the effect, or the holder has to wait",
+        Status.SKIPPED: "its check was closed",
+        Status.CANCELLED: "cancelled before the effect",
+        Status.FAILED: "parameters or schema do not fit, or its check failed",
+        Status.TIMED_OUT: "the deadline passed before the effect",
+    },
+    _A: {
+        **_OUTCOMES,
+        _W: "attempts are left, or the job says on_lost: rerun",
+        Status.UNKNOWN: "the lease was lost after begin: the effect cannot be known",
+    },
+    Status.UNKNOWN: {
+        status: f"late outcome of the last fence: {why}" for status, why in _OUTCOMES.items()
+    },
+}
+
+
+def check(run: str, old: Status | None, new: Status) -> None:
+    """Raise `IllegalTransition` unless ``STEPS`` joins ``old`` to ``new``."""
+    if new not in STEPS.get(old, {}):
+        raise IllegalTransition(run, old or "none", new)
+
+
+def as_markdown() -> str:
+    """The table of `docs/states.md`."""
+    lines = ["| from | to | when |", "|---|---|---|"]
+    lines += [
+        f"| {old or '*none*'} | {new} | {why} |"
+        for old, row in STEPS.items()
+        for new, why in row.items()
+    ]
+    return "\n".join(lines) + "\n"

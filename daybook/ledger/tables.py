@@ -1,0 +1,192 @@
+"""The tables. A migration's test compares them with what the migrations make.
+
+Only what cannot be derived is stored: a job's next due time, for example, follows from its
+schedule. Ids are 32 hexadecimal digits.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Index, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from daybook.ledger.columns import Instant
+from daybook.ledger.states import Status
+
+NULLABLE_JSON: Any = JSON(none_as_null=True)
+"""JSON where nothing is SQL's NULL, not the text `null`."""
+
+_LIVE_ROWS = text("status IN ('waiting', 'claimed', 'acting')")
+_NOT_ARCHIVED = text("archived_at IS NULL")
+
+
+def new_id() -> str:
+    """A fresh id: 32 hexadecimal digits, random."""
+    return uuid.uuid4().hex
+
+
+class Fact(SQLModel, table=True):
+    """What is true of the ledger as a whole: its `id`, made once (`promise.md` 15)."""
+
+    __tablename__ = "facts"
+
+    key: str = Field(primary_key=True)
+    value: str
+
+
+class JobRow(SQLModel, table=True):
+    """One job. What it does and when stands in its revisions; here is what outlives them."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        # Names and slugs are free again once a job is archived; its history stays.
+        Index("jobs_name", "name", unique=True, sqlite_where=_NOT_ARCHIVED),
+        Index("jobs_slug", "slug", unique=True, sqlite_where=_NOT_ARCHIVED),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str
+    slug: str
+    kind: str
+    description: str = ""
+    tags: list[str] = Field(default_factory=list, sa_type=JSON)
+    owner: str = "user"
+    revision: int = 1
+    disabled_reason: str = ""
+    created_at: datetime = Field(sa_type=Instant)
+    updated_at: datetime = Field(sa_type=Instant)
+    archived_at: datetime | None = Field(default=None, sa_type=Instant)
+
+    # The Prefect side: what both sides last agreed on is the base of the three-way comparison.
+    deployment_id: str | None = None
+    synced: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    sync_pending: bool = True
+
+    # Requirement 20.
+    last_run_id: str | None = None
+    last_run_at: datetime | None = Field(default=None, sa_type=Instant)
+    last_status: str | None = None
+    last_error: str | None = None
+    run_count: int = 0
+    consecutive_failures: int = 0
+
+
+class RevisionRow(SQLModel, table=True):
+    """What a job was over [effective_from, the next one's): schedule, enabled, action, policy."""
+
+    __tablename__ = "revisions"
+    __table_args__ = (UniqueConstraint("job_id", "effective_from", name="revisions_job_from"),)
+
+    job_id: str = Field(primary_key=True, foreign_key="jobs.id")
+    number: int = Field(primary_key=True)
+    effective_from: datetime = Field(sa_type=Instant)
+    enabled: bool
+    schedule: dict[str, Any] = Field(sa_type=JSON)
+    action: dict[str, Any] = Field(sa_type=JSON)
+    policy: dict[str, Any] = Field(sa_type=JSON)
+    source: str = "ledger"
+
+
+class RunRow(SQLModel, table=True):
+    """One occurrence and what became of it (requirement 18)."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("runs_job_due", "job_id", "due"),
+        Index("runs_flow_run", "flow_run_id"),
+        Index("runs_live", "job_id", sqlite_where=_LIVE_ROWS),
+        Index("runs_session", "session_id", "status"),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    occurrence: str = Field(unique=True)
+    job_id: str | None = Field(default=None, foreign_key="jobs.id")
+    revision: int | None = None
+    kind: str
+    trigger: str
+    due: datetime = Field(sa_type=Instant)
+    status: str
+    reason: str = ""
+    until: datetime | None = Field(default=None, sa_type=Instant)
+
+    # Who holds it, and by which fence.
+    fence: int = 0
+    holder: str = ""
+    lease_until: datetime | None = Field(default=None, sa_type=Instant)
+    suspected_at: datetime | None = Field(default=None, sa_type=Instant)
+
+    # The Prefect run that carries it. `flow_starts` is that run's own count of starts at the last
+    # claim: a higher one is a Retry. `prefect_runs` counts the runs that were made for this row.
+    flow_run_id: str | None = None
+    flow_starts: int = 0
+    prefect_runs: int = 0
+    retry_of: str | None = None
+
+    parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    attempts: int = 0
+    queued_at: datetime = Field(sa_type=Instant)
+    started_at: datetime | None = Field(default=None, sa_type=Instant)
+    finished_at: datetime | None = Field(default=None, sa_type=Instant)
+    output: str | None = None
+    result: Any = Field(default=None, sa_type=NULLABLE_JSON, nullable=True)
+    error: str | None = None
+    session_id: str | None = None
+    agent: str | None = None
+    model: str | None = None
+    usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+
+    # What a writer that had lost its claim knew: refused as an outcome, kept to be read.
+    evidence: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+
+    @property
+    def state(self) -> Status:
+        """``status`` as the enumeration."""
+        return Status(self.status)
+
+
+class AttemptRow(SQLModel, table=True):
+    """One try at the effect. Its status is `acting` or one of the outcomes of a try."""
+
+    __tablename__ = "attempts"
+
+    run_id: str = Field(primary_key=True, foreign_key="runs.id")
+    number: int = Field(primary_key=True)
+    fence: int
+    status: str = Status.ACTING.value
+    started_at: datetime = Field(sa_type=Instant)
+    finished_at: datetime | None = Field(default=None, sa_type=Instant)
+    error: str | None = None
+
+
+class SessionRow(SQLModel, table=True):
+    """A conversation with an agent. ``job_id`` is None where several jobs share it."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index("sessions_used", "updated_at"),)
+
+    id: str = Field(primary_key=True)
+    agent: str
+    job_id: str | None = Field(default=None, foreign_key="jobs.id")
+    created_at: datetime = Field(sa_type=Instant)
+    updated_at: datetime = Field(sa_type=Instant)
+
+
+class MessageRow(SQLModel, table=True):
+    """One message of a conversation, in full, and where it came from (requirement 27).
+
+    ``number`` rises by one within the session. ``run_id`` is no foreign key: a conversation may
+    outlive what is kept of its runs.
+    """
+
+    __tablename__ = "messages"
+
+    session_id: str = Field(primary_key=True, foreign_key="sessions.id")
+    number: int = Field(primary_key=True)
+    role: str
+    content: str
+    source: dict[str, Any] = Field(sa_type=JSON)
+    run_id: str
+    at: datetime = Field(sa_type=Instant)

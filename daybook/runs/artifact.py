@@ -1,0 +1,115 @@
+"""What Prefect's UI shows of a run: one Markdown artifact with the prompt and the answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from prefect.artifacts import acreate_markdown_artifact
+from slugify import slugify
+
+from daybook.ledger.claims import Granted
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+
+log = logging.getLogger(__name__)
+
+_MARK = "\ue000"
+_RISKY = re.compile(rf"!+\[|<(?=[A-Za-z/!?])|{_MARK}")
+_MARKED = re.compile(rf"{_MARK}(\d+);")
+_INSTEAD = {"!": "[image: ", "<": "&lt;", _MARK: _MARK}
+_FENCE = re.compile(r"`{3,}")
+_CODE = re.compile(r"`|~~~")
+
+LONGEST_READ = 100_000
+"""Characters up to which an answer is read for its code; a longer one is escaped throughout."""
+
+
+def harmless(markdown: str) -> str:
+    """Model-written Markdown without images and raw HTML: neither may call out of the UI.
+
+    Fenced blocks and code spans stay as they are, since an escape would be shown in them.
+    """
+    escaped = _RISKY.sub(lambda found: _INSTEAD[found[0][0]], markdown)
+    if escaped == markdown or len(markdown) > LONGEST_READ or not _CODE.search(markdown):
+        return escaped
+    found: list[str] = []
+
+    def mark(risky: re.Match[str]) -> str:
+        found.append(risky[0])
+        return f"{_MARK}{len(found) - 1};"
+
+    def put_back(marked: re.Match[str]) -> str:
+        risky = found[int(marked[1])]
+        return risky if marked[0] in code else _INSTEAD[risky[0]]
+
+    # Read with marks in the place of what is risky, so that the reading meets no HTML itself.
+    marked = _RISKY.sub(mark, markdown)
+    code = {each[0] for text in _code(marked) for each in _MARKED.finditer(text)}
+    restored = _MARKED.sub(put_back, marked)
+    # What was put back can change how the whole is read: a tag that begins a line, for example.
+    kinds = {token.type for token in _tokens(restored)}
+    return restored if kinds.isdisjoint({"html_block", "html_inline", "image"}) else escaped
+
+
+def _tokens(markdown: str) -> Iterator[Token]:
+    for token in MarkdownIt("commonmark").enable("table").parse(markdown):
+        yield token
+        yield from token.children or ()
+
+
+def _code(markdown: str) -> Iterator[str]:
+    """What is code to every reader of Markdown, whatever its view of the finer points."""
+    for token in _tokens(markdown):
+        text = token.content
+        # Some readers end a fence at a line that only begins as its end does.
+        if token.type == "fence" and not any(
+            line.lstrip().startswith(token.markup) for line in text.splitlines()
+        ):
+            yield text
+        # One that goes over several lines is not found again: its line breaks are blanks by now.
+        if token.type == "code_inline" and text in markdown:
+            yield text
+
+
+def quoted(text: str) -> str:
+    """``text`` as a fenced block that it cannot leave."""
+    longest = max((len(found) for found in _FENCE.findall(text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def render(granted: Granted, outcome: Outcome) -> str:
+    """The artifact's Markdown."""
+    job = granted.job
+    title = job.row.name if job else "direct call"
+    due = granted.due.strftime("%Y-%m-%d %H:%M:%S UTC")
+    agent = outcome.agent or str(granted.parameters.get("agent", ""))
+    lines = [
+        f"# {harmless(title)}",
+        f"**{outcome.status}** · due {due} · {granted.trigger} · agent {harmless(agent)} · "
+        f"run `{granted.run_id[:8]}`",
+        "## Answer" if outcome.status is Status.SUCCEEDED else "## What went wrong",
+    ]
+    if outcome.error or outcome.reason:
+        lines.append(quoted(outcome.error or outcome.reason))
+    if outcome.output:
+        lines.append(harmless(outcome.output))
+    lines += ["## Prompt", quoted(outcome.prompt or str(granted.parameters.get("prompt", "")))]
+    return "\n\n".join(lines) + "\n"
+
+
+async def publish(granted: Granted, outcome: Outcome) -> None:
+    """Make the artifact; a failure is logged and changes nothing: the ledger has the outcome."""
+    name = slugify(granted.job.row.slug) if granted.job else "direct-call"
+    try:
+        await acreate_markdown_artifact(
+            markdown=render(granted, outcome),
+            key=name,
+            description=f"{outcome.status}, {granted.due:%F %T} UTC",
+        )
+    except Exception as error:
+        log.warning("no artifact: %s", error, extra={"action": "artifact_failed"})

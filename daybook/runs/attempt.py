@@ -1,0 +1,233 @@
+"""One attempt at the effect, after `begin`: act, and settle for sure.
+
+::
+
+    act ──► settle ──► the outcome
+     │         ├ temporary, and attempts are left  waiting for the next one: `Again`
+     │         ├ the ledger is not to be reached   tried again until the lease is lost: `Unwritten`
+     │         └ another has decided meanwhile     kept as evidence: `FenceRefused` or
+     │                                             `IllegalTransition`
+     ├ AgentTimeout               timed_out, temporary
+     ├ AgentTemporary             failed, temporary
+     ├ any other error            failed
+     ├ cancelled in Prefect       cancelled
+     ├ the process is stopped     unknown: the effect may have been had
+     └ the lease was refused      the agent is ended, what is known is kept: `LeaseLost`
+
+Nothing here leads back to a second try at the effect but a temporary error that the attempt has
+ended with, where the job has retries left (`docs/promise.md` 4, 8). What was begun and cannot be
+known is never set back (rule 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import anyio
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import TerminationSignal
+
+from daybook.clock import Clock
+from daybook.errors import (
+    AgentTemporary,
+    AgentTimeout,
+    DaybookError,
+    FenceRefused,
+    IllegalTransition,
+    LedgerUnreachable,
+)
+from daybook.ledger import claims, leases
+from daybook.ledger.claims import Granted
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.runs import lease, occurrence
+from daybook.spec.policy import Policy
+
+log = logging.getLogger(__name__)
+
+Act = Callable[[], Awaitable[Outcome]]
+"""The flow's own part: has the effect, and says how it went. Raises what the agents raise."""
+
+Prepare = Callable[[Granted], Awaitable[Act]]
+"""What the flow does between claim and begin, without an effect: whom to ask, and what."""
+
+RENEW_EVERY = leases.RENEW.total_seconds()
+FIRST_WAIT = timedelta(seconds=1)
+LONGEST_WAIT = timedelta(seconds=15)
+
+_STOPPED = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
+"""How the end of this process reaches a flow: Prefect's SIGTERM is raised wherever it strikes."""
+
+_TRIES = 3
+
+
+class Unwritten(DaybookError):
+    """The outcome is known and could not be written before the lease was lost."""
+
+    code = "outcome_unwritten"
+
+    def __init__(self, granted: Granted, outcome: Outcome, why: LedgerUnreachable) -> None:
+        self.outcome = outcome
+        super().__init__(
+            f"run {granted.run_id} was {outcome.status}, which could not be written down: {why}"
+        )
+
+
+@dataclass(frozen=True)
+class Again:
+    """The attempt ended with a temporary error; the run waits until ``until`` for its next one."""
+
+    until: datetime
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """How the attempt ended; ``asked`` is how long the other side wants to be left alone."""
+
+    outcome: Outcome
+    temporary: bool = False
+    asked: timedelta = timedelta(0)
+
+
+async def carry(
+    ledger: Ledger, granted: Granted, attempt: int, act: Act, clock: Clock
+) -> Outcome | Again:
+    """Act and settle; returns the outcome that is in the ledger, or `Again`.
+
+    ``attempt`` is this one's number. Raises as drawn above.
+    """
+    tried: _Tried | None = None
+    try:
+        async with lease.kept(ledger.address, granted, RENEW_EVERY):
+            tried = await _try(granted, act)
+    except lease.LeaseLost:
+        known = (
+            tried.outcome
+            if tried
+            else Outcome(Status.UNKNOWN, "the lease was refused, the agent was ended")
+        )
+        await _to_the_end(lambda: _leave_word(ledger, granted, known))
+        raise
+    except _STOPPED:
+        # The agent has been ended by its own adapter; what is left is to say so while there is
+        # time. That the process is stopped does not make a known outcome unknown.
+        if tried is None:
+            await _to_the_end(lambda: _interrupted(ledger, granted))
+        else:
+            await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock))
+        raise
+    policy = Policy.model_validate(granted.parameters["policy"])
+    if tried.temporary and attempt <= policy.retries:
+        again = Again(clock.now() + policy.delay(attempt, tried.asked))
+        await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock, again))
+        return again
+    await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock))
+    return tried.outcome
+
+
+async def _try(granted: Granted, act: Act) -> _Tried:
+    try:
+        return _Tried(await act())
+    except AgentTimeout as error:
+        said = error.output or None
+        timed_out = Outcome(
+            Status.TIMED_OUT, str(error), error=str(error), output=said, usage=error.usage
+        )
+        return _Tried(timed_out, temporary=True)
+    except AgentTemporary as error:
+        asked = timedelta(seconds=error.retry_after or 0)
+        failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
+        return _Tried(failed, temporary=True, asked=asked)
+    except DaybookError as error:
+        said = getattr(error, "output", "") or None
+        usage = getattr(error, "usage", None)
+        return _Tried(Outcome(Status.FAILED, error=str(error), output=said, usage=usage))
+    except Exception as error:
+        log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
+        return _Tried(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+
+
+async def _settle(
+    ledger: Ledger,
+    granted: Granted,
+    outcome: Outcome,
+    clock: Clock,
+    again: Again | None = None,
+) -> None:
+    """Write the outcome, of the run or of its attempt; as long as the ledger is away, once more."""
+    wait, until = FIRST_WAIT, clock.now() + 2 * leases.LEASE
+    run_id, fence = granted.run_id, granted.fence
+    while True:
+        try:
+            if again is None:
+                await claims.settle(ledger, run_id, fence, outcome)
+            else:
+                await claims.retry(ledger, run_id, fence, outcome, again.until)
+            return
+        except LedgerUnreachable as error:
+            if clock.now() + wait >= until:
+                raise Unwritten(granted, outcome, error) from error
+            log.warning(
+                "the outcome is not written yet: %s", error, extra={"action": "settle_unreachable"}
+            )
+        await clock.wait_until(clock.now() + wait)
+        wait = min(wait * 2, LONGEST_WAIT)
+
+
+async def _interrupted(ledger: Ledger, granted: Granted) -> None:
+    run = occurrence.this_flow_run()
+    cancelled = False
+    try:
+        async with get_client() as client:
+            state = (await client.read_flow_run(run.id)).state
+            cancelled = state is not None and state.type in {
+                StateType.CANCELLING,
+                StateType.CANCELLED,
+            }
+    except Exception as error:
+        log.warning("Prefect cannot tell why: %s", error, extra={"action": "interrupt_unexplained"})
+    if cancelled:
+        outcome = Outcome(Status.CANCELLED, "cancelled in Prefect")
+    else:
+        outcome = Outcome(Status.UNKNOWN, "the process was stopped while the agent was at work")
+    await _leave_word(ledger, granted, outcome)
+
+
+async def _leave_word(ledger: Ledger, granted: Granted, outcome: Outcome) -> None:
+    """Settle once, whatever comes of it: the process has no time, or the run is another's."""
+    try:
+        await claims.settle(ledger, granted.run_id, granted.fence, outcome)
+    except (FenceRefused, IllegalTransition) as error:
+        log.warning("%s", error, extra={"action": "outcome_refused"})
+    except LedgerUnreachable as error:
+        log.error("the outcome is lost: %s", error, extra={"action": "settle_unreachable"})
+
+
+async def _to_the_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do ``work`` to its end even if this task is stopped; the stop goes on after it.
+
+    A loop that is torn down cancels every task, the one that works as well: then it works again.
+    """
+    task = asyncio.ensure_future(work())
+    try:
+        await asyncio.shield(task)
+    except _STOPPED:
+        with anyio.CancelScope(shield=True):  # a cancel scope asks again at every turn of the loop
+            for _ in range(_TRIES):
+                while not task.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait({task})
+                if not task.cancelled():
+                    break
+                task = asyncio.ensure_future(work())
+        if task.done() and not task.cancelled():
+            task.exception()  # seen: the stop is what goes on
+        raise

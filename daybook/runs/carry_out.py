@@ -1,0 +1,232 @@
+"""Carrying out one run: claim, begin, act, settle, and what Prefect is told.
+
+::
+
+    claim ──► begin ─┬─► act ─┬─► settle ──► artifact ──► state      (`daybook.runs.attempt`)
+      ▲              │        │
+      ├── fenced off ┘        │   the claim was lost before the effect, so it may be tried again
+      └── waiting, once more ─┘   a temporary error, and the job has retries left
+
+A wait of up to half a minute is done here, a longer one goes back to Prefect (`gate.PATIENCE`).
+
+Between claim and `begin` the flow prepares: it finds out whom to ask, and what. Until `begin` is
+written, a ledger or a Prefect that is not to be reached sets the run back. After it nothing
+does: the effect may have been had.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import httpx
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Abort
+
+from daybook import settings
+from daybook.clock import SYSTEM, Clock
+from daybook.errors import (
+    DaybookError,
+    FenceRefused,
+    IllegalTransition,
+    LedgerNewer,
+    Refused,
+    Unreachable,
+)
+from daybook.ledger import claims
+from daybook.ledger.claims import Ended, Granted
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import artifact, attempt, gate, occurrence, prefect_states
+from daybook.runs.attempt import Act, Again, Prepare, Unwritten
+from daybook.runs.gate import Reconciler
+from daybook.runs.lease import LeaseLost
+from daybook.runs.prefect_states import set_back, state_of
+
+log = logging.getLogger(__name__)
+
+NO_LEDGER_WAIT = timedelta(seconds=30)
+AWAY = (Unreachable, httpx.TransportError)
+"""What says that the ledger or Prefect is not to be reached, which may pass."""
+
+
+async def carry_out(
+    kind: str,
+    parameters: dict[str, Any],
+    prepare: Prepare,
+    reconciler: Reconciler,
+    *,
+    clock: Clock = SYSTEM,
+    refused: Refused | None = None,
+) -> State[Any]:
+    """Carry out the flow run that this is called in; returns the state for the flow to return.
+
+    ``parameters`` are the flow's, in the normal form of `Job.parameters`; ``refused`` is what is
+    wrong with them. Of a direct call it is raised; a due time acts with the job's own, and any
+    other run ends as failed, in the ledger too. The state's data is the run as the flow's result.
+    Leaves with Prefect's `Abort` when the run has to wait.
+    """
+    run = occurrence.this_flow_run()
+    if refused is not None and run.deployment_id is None:
+        raise refused
+    async with AsyncExitStack() as stack:
+        outcome: Outcome | Again | None = None
+        while not isinstance(outcome, Outcome):
+            try:
+                if outcome is None:
+                    ledger = await stack.enter_async_context(Ledger(settings.load().ledger_address))
+                begun = await _begun(
+                    ledger,
+                    run,
+                    kind=kind,
+                    parameters=parameters,
+                    refused=str(refused or ""),
+                    prepare=prepare,
+                    reconciler=reconciler,
+                    clock=clock,
+                )
+            except (*AWAY, LedgerNewer) as error:
+                if run.deployment_id is None:
+                    raise
+                # No ledger, no effect (promise.md 7).
+                await set_back(str(run.id), clock.now() + NO_LEDGER_WAIT, str(error))
+            if isinstance(begun, Ended):
+                return _not_carried_out(begun, str(run.id))
+            granted, number, act = begun
+            try:
+                outcome = await attempt.carry(ledger, granted, number, act, clock)
+            except Unwritten as error:
+                log.error("%s", error, extra={"action": "outcome_unwritten"})
+                return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
+            except (LeaseLost, FenceRefused, IllegalTransition) as error:
+                return await _decided_elsewhere(ledger, granted, str(run.id), error)
+    await artifact.publish(granted, outcome)
+    if granted.job is not None:
+        await _push(reconciler, granted.job.id)
+    return _state(granted.run_id, outcome)
+
+
+async def _begun(
+    ledger: Ledger,
+    run: FlowRun,
+    *,
+    kind: str,
+    parameters: dict[str, Any],
+    refused: str,
+    prepare: Prepare,
+    reconciler: Reconciler,
+    clock: Clock,
+) -> tuple[Granted, int, Act] | Ended:
+    """Claim, prepare, and write `acting`: what comes back has begun its attempt of that number."""
+    deployment_id = str(run.deployment_id) if run.deployment_id else None
+    if occurrence.belongs_elsewhere(run, ledger.id):
+        why = f"it is of another ledger than this worker's, {ledger.id}: check its DAYBOOK_HOME"
+        await set_back(str(run.id), clock.now() + NO_LEDGER_WAIT, why)
+    offer = await occurrence.offer(ledger, kind, parameters, refused)
+    if offer.job_id is None and f"daybook:{ledger.id}" in run.tags:
+        # Ours, but its id was not written down when it was made: a crash fell in between.
+        await reconciler.recognise(str(deployment_id))
+        offer = await occurrence.offer(ledger, kind, parameters, refused)
+    while True:
+        answer = await gate.enter(
+            ledger,
+            offer,
+            reconciler,
+            clock,
+            deployment_id=deployment_id,
+            made_by=str(run.created_by.id) if run.created_by else None,
+        )
+        if isinstance(answer, Ended):
+            if offer.job_id is not None and answer.run_id is not None:
+                await _push(reconciler, offer.job_id)
+            return answer
+        if answer.job is not None and answer.fence == 1:
+            zone = ZoneInfo(answer.job.job.schedule.timezone)
+            when = answer.due.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+            await prefect_states.name(str(run.id), f"{answer.job.row.slug} {when}")
+        try:
+            act = await prepare(answer)
+        except AWAY as error:
+            until = clock.now() + NO_LEDGER_WAIT
+            await claims.postpone(ledger, answer.run_id, answer.fence, until, str(error))
+            raise
+        except Exception as error:
+            return await _cannot_begin(ledger, answer, str(run.id), error)
+        try:
+            return answer, await claims.begin(ledger, answer.run_id, answer.fence), act
+        except FenceRefused as error:
+            # The claim was lost before the effect, so whoever claims next may have it.
+            log.warning("%s", error, extra={"action": "fence_refused"})
+
+
+async def _cannot_begin(
+    ledger: Ledger, granted: Granted, flow_run_id: str, error: Exception
+) -> Ended:
+    """Nothing was begun, and trying again would not help: an agent that is not there, say."""
+    if isinstance(error, DaybookError):
+        told = str(error)
+    else:
+        log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
+        told = f"{type(error).__name__}: {error}"
+    outcome = Outcome(Status.FAILED, error=told)
+    await claims.settle(ledger, granted.run_id, granted.fence, outcome)
+    return Ended(Status.FAILED, "", granted.run_id, flow_run_id, told)
+
+
+async def _decided_elsewhere(
+    ledger: Ledger, granted: Granted, flow_run_id: str, error: DaybookError
+) -> State[Any]:
+    """End as the ledger says, where another has decided; what this attempt knew is kept there."""
+    log.warning("%s", error, extra={"action": "decided_elsewhere"})
+    async with ledger.read() as session:
+        row = await session.get(RunRow, granted.run_id)
+    assert row is not None
+    if row.state in TERMINAL:
+        known = Outcome(row.state, row.reason, row.output, row.result, row.error)
+        return _state(row.id, known)
+    if row.flow_run_id == flow_run_id:
+        # A later start of this very flow run has it: its state is that one's to write.
+        raise Abort(str(error))
+    return _state(row.id, Outcome(Status.SKIPPED, f"run {row.id[:8]} was taken over"))
+
+
+def _not_carried_out(answer: Ended, flow_run_id: str) -> State[Any]:
+    own = answer.flow_run_id == flow_run_id or answer.status in {Status.SKIPPED, Status.MISSED}
+    if own:
+        return _state(answer.run_id, Outcome(answer.status, answer.reason, error=answer.error))
+    reason = f"already judged: {answer.status}"
+    return _state(answer.run_id, Outcome(Status.SKIPPED, reason))
+
+
+async def _push(reconciler: Reconciler, job_id: str) -> None:
+    try:
+        await reconciler.push(job_id)
+    except DaybookError as error:
+        # The job stays marked as pending; the next sync brings it.
+        log.warning("not synced: %s", error, extra={"action": "push_failed"})
+
+
+def _state(run_id: str | None, outcome: Outcome) -> State[Any]:
+    """The flow's last state. Its data are what a direct call or a parent flow gets.
+
+    Only a state that is completed carries them: of the others Prefect makes an error, from the
+    message.
+    """
+    if outcome.status is Status.SUCCEEDED:
+        message = f"run {str(run_id)[:8]} succeeded"
+    else:
+        message = outcome.error or outcome.reason
+    result = {
+        "run_id": run_id,
+        "status": str(outcome.status),
+        "reason": outcome.reason,
+        "output": outcome.output,
+        "result": outcome.result,
+        "error": outcome.error,
+    }
+    return state_of(outcome.status, message, result)

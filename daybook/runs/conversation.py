@@ -1,0 +1,51 @@
+"""What a run asks, and what was said before it: the prompt with its variables, and the history.
+
+A message is what a person or a job wrote and nothing else: what begins with a slash is sent as it
+is (requirement 27).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from daybook import settings
+from daybook.agents.base import Message
+from daybook.errors import Refused
+from daybook.ledger.claims import Granted
+from daybook.spec import prompts
+from daybook.spec.schedule import zone
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a conversation: what is asked now, and the messages before it, oldest first."""
+
+    prompt: str
+    history: tuple[Message, ...]
+
+
+def turn(granted: Granted) -> Turn:
+    """The turn that the claim gave this run.
+
+    Raises `Refused` when nothing but variables stood in the prompt and all of them are empty.
+    """
+    prompt = prompts.render(str(granted.parameters["prompt"]), _values(granted))
+    if not prompt.strip():
+        raise Refused("prompt", "is blank once its variables are filled in")
+    history = (
+        Message("assistant" if each.role == "assistant" else "user", each.content)
+        for each in granted.history
+    )
+    return Turn(prompt, tuple(history))
+
+
+def _values(granted: Granted) -> dict[str, str]:
+    """The due time is by the clock of the job's zone, with its offset; payloads come with hooks."""
+    job = granted.job
+    timezone = job.job.schedule.timezone if job else settings.load().timezone
+    return {
+        "due": granted.due.astimezone(zone(timezone)).isoformat(timespec="seconds"),
+        "job": job.row.name if job else "",
+        "last_output": granted.last_output,
+        "payload": "",
+    }

@@ -1,0 +1,78 @@
+"""From an offer to a claim: waiting for the due time, comparing once, setting back.
+
+A flow that gets no fence from its worker claims for itself (`docs/promise.md` 2). No run begins
+before its due time: Prefect starts runs up to half a second early, and that is waited out here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Protocol
+
+from prefect.exceptions import Abort
+
+from daybook.clock import Clock
+from daybook.ledger.claims import Compare, Ended, Granted, Offer, Taken, Waiting, claim, flow_key
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
+from daybook.runs.prefect_states import set_back
+
+PATIENCE = timedelta(seconds=30)
+"""How long a wait may be for the process to be kept; a longer one goes back to Prefect."""
+
+
+class Reconciler(Protocol):
+    """What a run needs of sync, handed in by the flow: this room stands below it."""
+
+    async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
+        """Take over into the ledger what was edited in Prefect on this one job.
+
+        Returns the ids of the schedules that stay Prefect's own.
+        """
+        ...
+
+    async def recognise(self, deployment_id: str) -> None:
+        """Write down which job a deployment of ours belongs to."""
+        ...
+
+    async def push(self, job_id: str) -> None:
+        """Bring to Prefect what changed in the ledger on this one job."""
+        ...
+
+
+async def enter(
+    ledger: Ledger,
+    offer: Offer,
+    reconciler: Reconciler,
+    clock: Clock,
+    *,
+    deployment_id: str | None = None,
+    made_by: str | None = None,
+) -> Granted | Ended:
+    """Claim the occurrence; a run that has to wait leaves with Prefect's `Abort`.
+
+    ``made_by`` is the id of who made the Prefect run: of an auto-scheduled one, its schedule.
+    """
+    while True:
+        answer = await claim(ledger, offer)
+        match answer:
+            case Granted() | Ended():
+                return answer
+            case Compare():
+                foreign = await reconciler.compare(answer.job_id, str(deployment_id))
+                offer = replace(offer, compared=True)
+                if made_by in foreign:
+                    # A schedule that no job can say: its runs are not due times of the job.
+                    offer = replace(offer, occurrence=flow_key(str(offer.flow_run_id)))
+            case Waiting(until=until) if until - clock.now() <= PATIENCE or deployment_id is None:
+                await clock.wait_until(until)
+            case Waiting(until=until, why=why):
+                await set_back(str(offer.flow_run_id), until, why)
+            case Taken() if answer.flow_run_id == offer.flow_run_id:
+                # Another process carries this very flow run: its state is that one's to write.
+                raise Abort(f"run {answer.run_id} is held by {answer.holder}")
+            case Taken():
+                return Ended(
+                    Status.SKIPPED, f"run {answer.run_id[:8]} has it already", answer.run_id
+                )

@@ -1,0 +1,95 @@
+"""Which occurrence a Prefect flow run is (`docs/promise.md`, "Occurrence key")."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+
+from daybook.ledger import claims, deployments
+from daybook.ledger.claims import Offer
+from daybook.ledger.engine import Ledger
+
+
+def holder() -> str:
+    """Who this process is, as a lease names it: machine and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def this_flow_run() -> FlowRun:
+    """The flow run that this code runs in; raises `RuntimeError` outside of one."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("a run is carried out inside a Prefect flow run only")
+    return context.flow_run
+
+
+def _due(run: FlowRun, now: datetime) -> datetime:
+    """Prefect's `expected_start_time`, floored to the second: it never changes with waiting."""
+    expected = run.expected_start_time
+    if expected is None:
+        return now
+    return datetime.fromtimestamp(int(expected.timestamp()), UTC)
+
+
+def belongs_elsewhere(run: FlowRun, ledger_id: str) -> bool:
+    """Whether this run is of another ledger's deployment (`docs/promise.md` 15)."""
+    ledgers = {tag for tag in run.tags if tag.startswith("daybook:")}
+    return bool(ledgers) and f"daybook:{ledger_id}" not in ledgers
+
+
+async def offer(ledger: Ledger, kind: str, parameters: dict[str, Any], refused: str = "") -> Offer:
+    """What this flow run offers to the claim; ``parameters`` in their normal form.
+
+    ``refused`` says what is wrong with them, where something is.
+    """
+    run = this_flow_run()
+    flow_run_id = str(run.id)
+    job_id = None
+    if run.deployment_id is not None:
+        async with ledger.read() as session:
+            job_id = await deployments.job_of(session, str(run.deployment_id))
+    due = _due(run, ledger.now())
+    prefix = f"{ledger.id}:"
+    key = run.idempotency_key or ""
+    if key.startswith(prefix):
+        # A run that we asked Prefect for, keyed `<ledger>:<occurrence>:<n>`.
+        occurrence, trigger = key.removeprefix(prefix).rpartition(":")[0], "manual"
+    elif run.auto_scheduled and job_id is not None:
+        occurrence, trigger = claims.due_key(job_id, due), "schedule"
+    else:
+        occurrence = claims.flow_key(flow_run_id)
+        by_hand = "manual" if run.deployment_id else "direct"
+        trigger = "schedule" if run.auto_scheduled else by_hand
+    return Offer(
+        occurrence=occurrence,
+        kind=kind,
+        trigger=trigger,
+        due=due,
+        holder=holder(),
+        parameters=parameters,
+        job_id=job_id,
+        flow_run_id=flow_run_id,
+        flow_starts=run.run_count,
+        refused=refused,
+        flow_ended=await _starts_when_ended(run) if run.run_count > 1 else None,
+    )
+
+
+async def _starts_when_ended(run: FlowRun) -> int | None:
+    """How often Prefect had started this run when it last ended it; None if it never did.
+
+    Prefect counts each entry to RUNNING.
+    """
+    async with get_client() as client:
+        states = await client.read_flow_run_states(run.id)
+    started, ended = 0, None
+    for state in sorted(states, key=lambda each: each.timestamp):
+        started += state.is_running()
+        ended = started if state.is_final() else ended
+    return ended

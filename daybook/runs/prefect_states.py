@@ -1,0 +1,59 @@
+"""How an outcome looks in Prefect (`docs/promise.md` 13), and how a run is set back."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Any, NoReturn
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import Abort
+from prefect.states import Scheduled
+
+from daybook.ledger.states import Status
+
+log = logging.getLogger(__name__)
+
+_STATES: dict[Status, tuple[StateType, str]] = {
+    Status.SUCCEEDED: (StateType.COMPLETED, "Completed"),
+    Status.SKIPPED: (StateType.COMPLETED, "Skipped"),
+    Status.MISSED: (StateType.COMPLETED, "Missed"),
+    Status.FAILED: (StateType.FAILED, "Failed"),
+    Status.TIMED_OUT: (StateType.FAILED, "TimedOut"),
+    Status.CANCELLED: (StateType.CANCELLED, "Cancelled"),
+    Status.UNKNOWN: (StateType.CRASHED, "Unknown"),
+}
+
+
+def state_of(status: Status, message: str, data: dict[str, Any]) -> State[Any]:
+    """The terminal Prefect state of a terminal status.
+
+    ``message`` is what the UI shows with it, ``data`` the flow's result. A state that is not
+    completed has no data: Prefect makes the caller's error from the message then.
+    """
+    kind, name = _STATES[status]
+    kept = data if kind is StateType.COMPLETED else None
+    return State(type=kind, name=name, message=message or None, data=kept)
+
+
+async def name(flow_run_id: str, wanted: str) -> None:
+    """Name the flow run, so that Prefect's lists say whose it is; a failure changes nothing."""
+    try:
+        async with get_client() as client:
+            await client.update_flow_run(UUID(flow_run_id), name=wanted)
+    except Exception as error:
+        log.warning("not named: %s", error, extra={"action": "name_failed"})
+
+
+async def set_back(flow_run_id: str, until: datetime, why: str) -> NoReturn:
+    """Make this flow run wait in Prefect until ``until``, and leave it.
+
+    The name `AwaitingConcurrencySlot` survives pauses and edits of the deployment and is never
+    marked late. Raises Prefect's `Abort`, which ends the process without touching the state.
+    """
+    state: State[Any] = Scheduled(name="AwaitingConcurrencySlot", scheduled_time=until, message=why)
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(flow_run_id), state, force=True)
+    raise Abort(f"waits until {until.isoformat()}: {why}")

@@ -1,0 +1,105 @@
+"""What can be asked of agents: add, list, show, test, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from daybook.agents.base import AgentRequest
+from daybook.agents.model import ModelSettings
+from daybook.errors import AgentMisconfigured, Refused
+from daybook.ledger import jobs
+from daybook.service import home
+
+TEST_PROMPT = "Say in one sentence that you are ready."
+
+
+async def add(
+    name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False
+) -> dict[str, Any]:
+    """Keep an agent as a Prefect block; ``kind`` is `offline`, `command` or `model`.
+
+    With ``replace`` it takes the place of one of that name, whose key is forgotten with it.
+    """
+    from daybook.agents import documents
+    from daybook.sync import client as prefect
+
+    _check(kind, fields)
+    async with prefect.connected() as client:
+        await prefect.answers(client)
+        await documents.add(client, name, kind, fields, replace=replace)
+        return await documents.describe(client, name)
+
+
+async def list_agents() -> list[dict[str, Any]]:
+    """All agents by name: `{"name", "kind", "type", "settings", "problem"}`, without secrets."""
+    from daybook.agents import documents
+    from daybook.sync import client as prefect
+
+    async with prefect.connected() as client:
+        names = await documents.names(client)
+        return [await documents.describe(client, name) for name in names]
+
+
+async def show(name: str) -> dict[str, Any]:
+    """One agent, with the names of the jobs that use it as `jobs`."""
+    from daybook.agents import documents
+    from daybook.sync import client as prefect
+
+    async with prefect.connected() as client:
+        described = await documents.describe(client, name)
+    return described | {"jobs": await _users(name)}
+
+
+async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> dict[str, Any]:
+    """Ask the agent once, outside of any job: `{"agent", "output", "result", "model", "usage"}`.
+
+    Raises the `AgentError` that a run would fail with.
+    """
+    from daybook.agents import documents
+    from daybook.sync import client as prefect
+
+    async with prefect.connected() as client:
+        agent = await documents.get(client, name)
+    reply = await agent.answer(AgentRequest(prompt, timeout, occurrence="test"))
+    return {
+        "agent": reply.agent,
+        "output": reply.text,
+        "result": reply.result,
+        "model": reply.model,
+        "usage": reply.usage or {},
+    }
+
+
+async def remove(name: str) -> None:
+    """Forget an agent; refused while jobs name it."""
+    from daybook.agents import documents
+    from daybook.sync import client as prefect
+
+    users = await _users(name)
+    if users:
+        raise Refused("agent", f'"{name}" is used by {", ".join(users)}', "edit those jobs first")
+    async with prefect.connected() as client:
+        await prefect.answers(client)
+        await documents.remove(client, name)
+
+
+def _check(kind: str, fields: Mapping[str, Any]) -> None:
+    """Refuse a provider that nobody knows, before anything is stored."""
+    from daybook.agents import kinds
+
+    settings = kinds.checked(kinds.named(kind), fields)
+    if not isinstance(settings, ModelSettings):
+        return
+    from daybook.agents import providers
+
+    try:
+        providers.check(settings)
+    except AgentMisconfigured as error:
+        raise Refused("model", str(error)) from None
+
+
+async def _users(name: str) -> list[str]:
+    async with home.ledger() as ledger, ledger.read() as session:
+        stored = await jobs.every(session)
+    return [each.row.name for each in stored if each.job.action.agent.split("/")[-1] == name]

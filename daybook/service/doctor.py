@@ -1,0 +1,103 @@
+"""What is wrong with this Daybook, and how to mend it (requirement 59).
+
+::
+
+    installation ─► machine ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, worker, agents
+                                                           └─ no ──► those are left out
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from daybook import home
+from daybook.service.doctoring import book, installation, machine, server
+from daybook.service.doctoring.problem import Problem
+
+Findings = list[dict[str, Any]]
+Look = Callable[..., list[Problem] | Awaitable[list[Problem]]]
+
+HERE: tuple[tuple[str, Look], ...] = (
+    ("versions", installation.versions),
+    ("doors", installation.doors),
+    ("worker imports", installation.worker_imports),
+    ("settings", machine.settings),
+    ("home", machine.home),
+    ("modes", machine.modes),
+    ("leftovers", machine.leftovers),
+)
+BOOK: tuple[tuple[str, Look], ...] = (("ledger", book.ledger), ("sync", book.sync))
+THERE: tuple[tuple[str, Look], ...] = (
+    ("clock", server.clock),
+    ("ui", server.ui),
+    ("worker", server.worker),
+    ("runs", server.workers_import),
+    ("agents", book.agents),
+)
+PATIENCE = 5.0
+"""Seconds that Prefect gets for an answer: whoever asks what is wrong does not want to wait."""
+
+
+async def doctor() -> Findings:
+    """`{"check", "ok", "problem", "mend"}` for each check; a check with several problems comes
+    several times, one without has neither problem nor mend.
+
+    A problem with ``ok`` true is harmless. What needs Prefect is left out where Prefect is not
+    sound. Never raises for what it looks for. Does not ask `daybook.home.enter` to be called
+    before: that mends the modes of the home, so it is called here, after the look at them.
+    """
+    found: Findings = []
+    for name, look in HERE:
+        found += await _looked(name, look)
+    ledger = await _looked(*BOOK[0])
+    found += ledger
+    if all(each["ok"] for each in ledger):
+        found += await _looked(*BOOK[1])
+    try:
+        home.enter()
+    except OSError as error:
+        if not any(each["check"] == "home" and not each["ok"] for each in found):
+            found += [_finding("home", Problem(str(error), "export DAYBOOK_HOME=<another folder>"))]
+    return found + await _prefect()
+
+
+async def _prefect() -> Findings:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        get_current_settings,
+        temporary_settings,
+    )
+
+    if get_current_settings().api.url is None:
+        return [_finding("prefect", server.none_known())]
+    at_once = {PREFECT_API_REQUEST_TIMEOUT: PATIENCE, PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(updates=at_once):
+        async with get_client() as client:
+            found = await _looked("prefect", server.server, client)
+            if all(each["ok"] for each in found):
+                for name, look in THERE:
+                    found += await _looked(name, look, client)
+    return found
+
+
+async def _looked(name: str, look: Look, *given: Any) -> Findings:
+    try:
+        answer = look(*given)
+        problems = await answer if inspect.isawaitable(answer) else answer
+    except Exception as error:  # whatever is broken, the other checks are still worth a look
+        what = " ".join(f"the look itself failed: {type(error).__name__}: {error}".split())
+        problems = [Problem(what, "mend the problems above first")]
+    return [_finding(name, problem) for problem in problems] or [_finding(name, None)]
+
+
+def _finding(name: str, problem: Problem | None) -> dict[str, Any]:
+    return {
+        "check": name,
+        "ok": problem is None or problem.harmless,
+        "problem": problem.what if problem else "",
+        "mend": problem.mend if problem else "",
+    }

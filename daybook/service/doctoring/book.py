@@ -1,0 +1,71 @@
+"""The ledger and its jobs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from daybook.errors import AgentMisconfigured, LedgerNewer, LedgerUnreachable
+from daybook.ledger import jobs
+from daybook.ledger.jobs import StoredJob
+from daybook.service import home
+from daybook.service.doctoring import installation, machine
+from daybook.service.doctoring.problem import Problem
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+
+async def ledger() -> list[Problem]:
+    """It can be opened by this program. One that is not there yet is no problem."""
+    files = machine.ledger_files()
+    if not files or not files[0].exists():
+        return []
+    name = shlex.quote(str(files[0]))
+    try:
+        await stored()
+    except LedgerNewer as error:
+        return [Problem(str(error), f"with the newer Daybook: {installation.again()}")]
+    except LedgerUnreachable as error:
+        if files[0].is_file() and not os.access(files[0], os.R_OK | os.W_OK):
+            return [Problem(str(error), f"sudo chown $(id -u) {name} && chmod 600 {name}")]
+        aside = f"mv {name} {name}.broken, and put a copy of the ledger in its place"
+        return [Problem(str(error), aside)]
+    return []
+
+
+async def stored() -> list[StoredJob]:
+    """All jobs; [] where there is no ledger yet, which is not made by looking."""
+    files = machine.ledger_files()
+    if not files or not files[0].exists():
+        return []
+    async with home.ledger() as opened, opened.read() as session:
+        return await jobs.every(session)
+
+
+async def sync() -> list[Problem]:
+    """Every job is in Prefect as it is in the ledger."""
+    waiting = [each.row.name for each in await stored() if each.row.sync_pending]
+    if not waiting:
+        return []
+    return [Problem(f"not in Prefect yet: {', '.join(waiting)}", "daybook sync")]
+
+
+async def agents(client: PrefectClient) -> list[Problem]:
+    """Every agent that a job names exists."""
+    from daybook.agents import documents
+
+    try:
+        names = await documents.names(client)
+    except AgentMisconfigured as error:
+        return [Problem(str(error), "daybook up")]
+    known = {*names, *(f"{kind}/{name}" for name, kind in names.items())}
+    found = []
+    for each in await stored():
+        agent = each.job.action.agent
+        if agent not in known:
+            what = f"{each.row.name} asks the agent {agent}, which does not exist"
+            edit = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
+            found.append(Problem(what, f"daybook agents add {agent} …, or {edit}"))
+    return found

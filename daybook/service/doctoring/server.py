@@ -1,0 +1,236 @@
+"""The Prefect that this process was pointed at: the right one, sound, and with a worker.
+
+The functions that take a client are for a server of which `server` found nothing bad.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+from daybook.clock import SYSTEM
+from daybook.home import here
+from daybook.service.doctoring import installation
+from daybook.service.doctoring.problem import Problem
+
+if TYPE_CHECKING:
+    from httpx import Response
+    from prefect.client.orchestration import PrefectClient
+
+FAR = timedelta(seconds=1)
+"""How far a clock may be off: docs/promise.md, rule 16."""
+SECONDS = 5.0
+"""For which the address of the UI may keep us waiting."""
+PULL_STEP = "Executing deployment step: enter"
+SUBMITS = re.compile(r"Worker '(.+)' submitting flow run")
+"""What Prefect writes into a run's log."""
+
+
+async def server(client: PrefectClient) -> list[Problem]:
+    """It is the one of this home's `up`, answers, lets us in, is a Prefect, and one we know."""
+    address = str(client.api_url).rstrip("/")
+    if (another := _another(address)) is not None:
+        return [another]
+    sick = await client.api_healthcheck()
+    if sick is not None:
+        return [_unwell(address, sick)]
+    if _is_cloud(client):
+        return []
+    try:
+        version = str(await client.api_version())
+    except Exception as error:
+        return [_unwell(address, error)]
+    return _known(address, version)
+
+
+def none_known() -> Problem:
+    """No `up` runs, and no setting names a server."""
+    return Problem("no Prefect server is known, and no `daybook up` runs here", "daybook up")
+
+
+async def clock(client: PrefectClient) -> list[Problem]:
+    """This machine's clock and the server's agree."""
+    import httpx
+
+    before = SYSTEM.now()
+    try:
+        answer = await client.hello()
+    except httpx.HTTPStatusError as error:
+        answer = error.response
+    off = _skew(before, answer, SYSTEM.now())
+    if abs(off) <= FAR:
+        return []
+    side = "ahead of" if off > timedelta() else "behind"
+    what = f"the server's clock is {abs(off).total_seconds():.1f} s {side} this machine's"
+    return [Problem(what, "on both machines: sudo timedatectl set-ntp true")]
+
+
+async def ui(client: PrefectClient) -> list[Problem]:
+    """The UI is where we say it is, and asks an address at which Prefect answers."""
+    import httpx
+    from prefect.settings import get_current_settings
+
+    address = (here().running() or {}).get("ui_url") or get_current_settings().ui_url
+    if not address or _is_cloud(client):
+        return []
+    elsewhere = urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1")
+    # As a browser does it: a proxy of the environment is not asked for this machine.
+    async with httpx.AsyncClient(timeout=SECONDS, trust_env=elsewhere) as browser:
+        try:
+            told = (await browser.get(f"{address.rstrip('/')}/ui-settings")).raise_for_status()
+            asks = urljoin(f"{address.rstrip('/')}/", str(told.json()["api_url"]))
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+            what = f"no Prefect UI is at {address}: {_said(error)}"
+            return [Problem(what, f"prefect config set PREFECT_UI_URL={_root(client)}")]
+        try:
+            status = (await browser.get(f"{asks}/health")).status_code
+            if status in (200, 401, 403):
+                return []
+            why = f"it answers {status}"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            why = _said(error)
+    mend = f"where the server runs: prefect config set PREFECT_UI_API_URL={_api(client)}"
+    if (here().running() or {}).get("own_server"):
+        mend = "daybook down, then daybook up"
+    return [Problem(f"the UI asks {asks}, where no Prefect is: {why}", mend)]
+
+
+async def worker(client: PrefectClient) -> list[Problem]:
+    """A worker of our pool is online."""
+    from daybook.service import status
+    from daybook.sync.form import POOL
+
+    if await status.workers(client):
+        return []
+    mend = "daybook up"
+    if here().running() is not None:
+        mend = f"look at {here().logs / 'worker.log'}; daybook down, then daybook up"
+    return [Problem(f"no worker of the pool {POOL} is online, so nothing runs", mend)]
+
+
+async def workers_import(client: PrefectClient) -> list[Problem]:
+    """The run of our pool that ended last did not crash at the door.
+
+    A worker that lacks Daybook fails in the pull step (`daybook.repository.enter`). The reason
+    stands in that worker's own output only; what Prefect keeps ends with the name of the step.
+    """
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        LogFilter,
+        LogFilterFlowRunId,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort, LogSort
+
+    from daybook.sync.form import POOL
+
+    ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED]
+    runs = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ended))
+        ),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
+        sort=FlowRunSort.END_TIME_DESC,
+        limit=1,
+    )
+    if not runs or runs[0].run_count or runs[0].state_type != StateType.CRASHED:
+        return []
+    logs = await client.read_logs(
+        LogFilter(flow_run_id=LogFilterFlowRunId(any_=[runs[0].id])),
+        sort=LogSort.TIMESTAMP_ASC,
+    )
+    if not logs or PULL_STEP not in logs[-1].message:
+        return []
+    names = [match[1] for log in logs if (match := SUBMITS.match(log.message))]
+    who = f"the worker {names[0]}" if names else "its worker"
+    what = f"the last run, {runs[0].name}, crashed before it began: {who} cannot import daybook"
+    mend = "where that worker runs: python -m pip install daybook-*.whl, and start it again"
+    return [Problem(what, mend)]
+
+
+def _another(address: str) -> Problem | None:
+    runs = str((here().running() or {}).get("api_url") or "").rstrip("/")
+    if not runs or runs == address:
+        return None
+    what = f"Prefect is {address} here, but this home's `daybook up` works with {runs}"
+    return Problem(what, _forget())
+
+
+def _unwell(address: str, error: Exception) -> Problem:
+    import httpx
+
+    if not isinstance(error, httpx.HTTPStatusError):
+        if isinstance(error, httpx.TransportError):
+            what = f"Prefect at {address} does not answer: {_said(error)}"
+            return Problem(what, f"daybook up; or, to use no other server, {_forget()}")
+        return Problem(f"what answers at {address} is no Prefect", _forget())
+    code = error.response.status_code
+    if code in (401, 403):
+        what = f"Prefect at {address} refuses us ({code})"
+        return Problem(what, "export PREFECT_API_AUTH_STRING=<user:password of that server>")
+    if code < 500:
+        return Problem(f"what answers at {address} is no Prefect ({code})", _forget())
+    return Problem(f"Prefect at {address} answers {code}", "look at its log, and start it again")
+
+
+def _known(address: str, version: str) -> list[Problem]:
+    from importlib.metadata import PackageNotFoundError
+
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        asked = installation.requirements()["prefect"].specifier
+    except (PackageNotFoundError, KeyError):
+        return []  # `versions` tells of it
+    try:
+        if asked.contains(Version(version), prereleases=True):
+            return []
+    except InvalidVersion:
+        return [Problem(f"what answers at {address} is no Prefect", _forget())]
+    what = f"the server at {address} is Prefect {version}, outside of {asked}"
+    return [Problem(what, f"where that server runs: python -m pip install 'prefect{asked}'")]
+
+
+def _forget() -> str:
+    """How the user's own setting of a server is undone."""
+    if os.environ.get("PREFECT_API_URL"):
+        return "unset PREFECT_API_URL"
+    return "prefect config unset PREFECT_API_URL"
+
+
+def _skew(before: datetime, answer: Response, after: datetime) -> timedelta:
+    """By how much the server's clock is ahead at least, by its `Date`, in whole seconds."""
+    told = answer.headers.get("date")
+    if told is None:
+        return timedelta()
+    earliest = parsedate_to_datetime(told)
+    latest = earliest + timedelta(seconds=1)
+    if earliest > after:
+        return earliest - after
+    return min(timedelta(), latest - before)
+
+
+def _is_cloud(client: PrefectClient) -> bool:
+    from prefect.client.base import ServerType
+
+    return client.server_type == ServerType.CLOUD
+
+
+def _api(client: PrefectClient) -> str:
+    return str(client.api_url).rstrip("/")
+
+
+def _root(client: PrefectClient) -> str:
+    return _api(client).removesuffix("/api")
+
+
+def _said(error: Any) -> str:
+    return " ".join((str(error) or type(error).__name__).split())

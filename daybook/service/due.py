@@ -1,0 +1,72 @@
+"""The next due times, of a job or of a bare schedule (which needs no server and no ledger)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from daybook.clock import SYSTEM
+from daybook.errors import Refused
+from daybook.service import views
+from daybook.spec.schedule import Schedule, make, zone
+from daybook.spec.words import in_words
+
+MOST = 1_000
+
+
+def of_schedule(
+    *,
+    cron: str | None = None,
+    every: str | None = None,
+    at: str | None = None,
+    timezone: str | None = None,
+    after: str | None = None,
+    count: int = views.NEXT,
+) -> dict[str, Any]:
+    """`{"schedule", "words", "due": [{"utc", "local"}, …]}` of a bare schedule.
+
+    An `every` counts from ``after``, else from now (requirement 4).
+    """
+    name = timezone or _default_zone()
+    start = _after(after, name)
+    now = start if every is not None else SYSTEM.now()
+    if at is not None and after is not None:
+        now = min(start, now)
+    return _answer(make(cron=cron, every=every, at=at, timezone=name, now=now), start, count)
+
+
+async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
+    """The same of a stored job; a disabled one shows what it would be due."""
+    from daybook.ledger import jobs
+    from daybook.service import home
+
+    async with home.ledger() as ledger, ledger.read() as session:
+        schedule = (await jobs.find(session, ref)).job.schedule
+    return _answer(schedule, _after(after, schedule.timezone), count)
+
+
+def _default_zone() -> str:
+    from daybook import settings
+
+    return settings.load().timezone
+
+
+def _after(text: str | None, timezone: str) -> datetime:
+    if text is None:
+        return SYSTEM.now()
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        legal = "write 2027-01-15T14:30:00+01:00, or the same without an offset"
+        raise Refused("after", f'"{text}" is no RFC 3339 time', legal) from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=zone(timezone))
+
+
+def _answer(schedule: Schedule, after: datetime, count: int) -> dict[str, Any]:
+    if not 1 <= count <= MOST:
+        raise Refused("count", f"{count} is not legal", f"legal: 1 to {MOST}")
+    return {
+        "schedule": views.schedule(schedule),
+        "words": in_words(schedule),
+        "due": views.due(schedule, after, count),
+    }

@@ -1,0 +1,139 @@
+"""What can be asked of runs: run now, history, logs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from daybook.ledger import claims, jobs
+from daybook.ledger import history as past
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import LIVE, Status
+from daybook.ledger.tables import RunRow, new_id
+from daybook.service import home, views
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+LOOK = 0.2
+"""Seconds between two looks at the ledger while a run is waited for."""
+LOOK_AT_PREFECT = 10
+"""Every so many looks Prefect is asked whether the run ended there before it began here."""
+
+
+async def run(
+    ref: str, *, wait: bool = False, request_id: str | None = None, trigger: str = "manual"
+) -> dict[str, Any]:
+    """Run a job now, also a disabled one (requirement 24); returns the run.
+
+    The same ``request_id`` again is the same run. With ``wait`` it is returned when it has ended,
+    or when Prefect ended it before it began; else as it was asked for.
+    """
+    from daybook.sync import client as prefect
+
+    async with home.ledger() as ledger:
+        async with ledger.read() as session:
+            stored = await jobs.find(session, ref)
+        async with prefect.connected() as client:
+            await prefect.answers(client)
+            row = await claims.request(ledger, stored, request_id or new_id(), trigger)
+            if row.state is Status.WAITING and row.flow_run_id is None:
+                await _start(ledger, client, stored, row)
+            if wait:
+                await _ended(ledger, client, row.id)
+        return await _view(ledger, row.id)
+
+
+async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    """Runs, newest first; of one job, also a removed one, or of all. Needs no Prefect."""
+    async with home.ledger() as ledger, ledger.read() as session:
+        of_job = None if ref is None else await jobs.find(session, ref, archived=True)
+        found = await past.recent(session, of_job.id if of_job else None, limit)
+        return [views.run(row, job) for row, job in found]
+
+
+async def show(ref: str) -> dict[str, Any]:
+    """One run, by id or unique id prefix. Needs no Prefect."""
+    async with home.ledger() as ledger, ledger.read() as session:
+        return views.run(*await past.find(session, ref))
+
+
+async def logged(ref: str) -> dict[str, Any]:
+    """The run whose log `logs` gives. Needs no Prefect."""
+    async with home.ledger() as ledger, ledger.read() as session:
+        return views.run(*await past.find_logged(session, ref))
+
+
+async def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
+    """What a run logged in Prefect, oldest first: `{"at", "level", "message"}`.
+
+    ``ref`` is a run, or a job, also a removed one, whose last run that Prefect knows is meant.
+    """
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+    from prefect.client.schemas.sorting import LogSort
+
+    from daybook.sync import client as prefect
+
+    async with home.ledger() as ledger, ledger.read() as session:
+        row, _ = await past.find_logged(session, ref)
+    only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(row.flow_run_id)]))
+    page, offset = 200, 0
+    async with prefect.connected() as client:
+        while True:
+            found = await client.read_logs(
+                log_filter=only, limit=page, offset=offset, sort=LogSort.TIMESTAMP_ASC
+            )
+            for each in found:
+                yield {
+                    "at": views.utc(each.timestamp),
+                    "level": each.level,
+                    "message": each.message,
+                }
+            offset += len(found)
+            if len(found) < page:
+                return
+
+
+async def _start(
+    ledger: Ledger, client: PrefectClient, stored: jobs.StoredJob, row: RunRow
+) -> None:
+    from daybook.sync import deployments
+    from daybook.sync.reconcile import Report, bring
+
+    # The key makes a second try after a crash give the same Prefect run.
+    key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
+    known, flow_run_id = stored.row.deployment_id, None
+    if known is not None and not stored.row.sync_pending:
+        flow_run_id = await deployments.start_run(client, known, key, row.parameters)
+    if flow_run_id is None:  # not in Prefect yet, or deleted there
+        found = await deployments.read(client, known) if known else None
+        await bring(ledger, client, stored, found, Report())
+        async with ledger.read() as session:
+            made = str((await jobs.find(session, stored.id)).row.deployment_id)
+        flow_run_id = await deployments.start_run(client, made, key, row.parameters)
+    if flow_run_id is not None:
+        await claims.carried_by(ledger, row.id, flow_run_id)
+
+
+async def _ended(ledger: Ledger, client: PrefectClient, run_id: str) -> None:
+    looks, before = 0, None
+    while True:
+        async with ledger.read() as session:
+            row = await session.get(RunRow, run_id)
+        assert row is not None
+        if row.state not in LIVE:
+            return
+        looks += 1
+        if looks % LOOK_AT_PREFECT == 0 and row.flow_run_id:
+            state = (await client.read_flow_run(UUID(row.flow_run_id))).state
+            if state is not None and state.is_final() and before is row.state:
+                return  # its process is gone, before its claim or in the middle
+            before = row.state
+        await asyncio.sleep(LOOK)
+
+
+async def _view(ledger: Ledger, run_id: str) -> dict[str, Any]:
+    async with ledger.read() as session:
+        return views.run(*await past.find(session, run_id))

@@ -1,0 +1,196 @@
+"""`daybook up`: everything on one machine, in the foreground, until it is told to stop.
+
+::
+
+    lock ─► leftovers ─► ledger ─► Prefect ─► blocks, pool, agent ─► example ─► sync ─► worker
+
+    stop: worker first, then the server, then the lock ◄── SIGINT, SIGTERM, `down`
+
+A server or worker that ends by itself is started again. What runs is written to `up.json` as it is
+begun, so that the next `up` or `down` can clear away what a killed one left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from httpx import URL
+
+from daybook import home as homes
+from daybook import repository
+from daybook.clock import SYSTEM
+from daybook.host import prefect_here, record, server, supervision, worker
+from daybook.host.children import Child
+from daybook.ledger import claims, history, jobs
+from daybook.ledger.engine import Ledger
+from daybook.service import home, jobs_file, runs, setup, sync, views
+from daybook.service.jobs import add
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+EXAMPLE = "deployments/jobs/example.yaml"
+EXAMPLE_REQUEST = "first-light"
+"""The example's first run has this request id, so that it happens once in a ledger's life."""
+
+LOOK = 0.5
+"""Seconds between two looks for runs that ended."""
+
+
+class UpTalk(Protocol):
+    """How `up` shows what it does."""
+
+    def say(self, line: str) -> None:
+        """A step of the start or of the stop."""
+        ...
+
+    def synced(self, report: dict[str, Any]) -> None:
+        """The first sync is done (`service.sync.plain`)."""
+        ...
+
+    def ready(self, facts: dict[str, Any]) -> None:
+        """Everything runs: `{"api_url", "ui_url", "ledger", "jobs", "example"}`."""
+        ...
+
+    def outcome(self, run: dict[str, Any]) -> None:
+        """A run of this ledger has ended (`views.run`)."""
+        ...
+
+
+async def up(talk: UpTalk) -> None:
+    """Start all, and return when told to stop and all has stopped.
+
+    Raises `Refused` when this home's `up` runs already, `PrefectUnreachable` for a configured
+    Prefect that does not answer, or a server or worker that does not start.
+    """
+    here = homes.here()
+    with record.hold(here) as written, _told_to_stop() as stop:
+        work = asyncio.create_task(_run(here, written, talk))
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            talk.say("Stopping")
+            work.cancel()
+        waiting.cancel()
+        try:
+            await work
+        except asyncio.CancelledError:
+            talk.say("Stopped")
+
+
+async def down() -> bool:
+    """Stop this home's `up` and what a killed one left; False if nothing ran."""
+    return await record.stop_running(homes.here())
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[asyncio.Event]:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _kept(
+    child: Child, again: Callable[[], Awaitable[Child]], written: record.Record, talk: UpTalk
+) -> AsyncIterator[None]:
+    """Keep a child running while the block runs; ended with it, before what is around it."""
+    care = asyncio.create_task(supervision.keep(child, again, written, talk.say))
+    try:
+        yield
+    finally:
+        care.cancel()
+        await asyncio.wait({care})
+
+
+async def _run(here: homes.Home, written: record.Record, talk: UpTalk) -> None:
+    from daybook.sync import client as connection
+
+    for name in await written.end_leftovers():
+        talk.say(f"Ended a {name} that an earlier `daybook up` had left")
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(home.ledger())
+        talk.say(f"Ledger: {ledger.place}")
+        since = ledger.now()
+        prefect = await prefect_here.find_or_start(here, written, talk.say)
+        if (own := prefect.child) is not None:
+            port = URL(prefect.api_url).port or server.PORT
+            care = _kept(own, partial(server.start, here, port), written, talk)
+            await stack.enter_async_context(care)
+        async with connection.connected() as client:
+            example = await _prepare(ledger, client, talk)
+            talk.say("Starting the worker")
+            before = await worker.last_heartbeat(client, here)
+            child = await worker.start(here, prefect)
+            written.began(child)
+            care = _kept(child, partial(worker.start, here, prefect), written, talk)
+            await stack.enter_async_context(care)
+            await worker.online(client, here, child, before=before)
+        written.ready(SYSTEM.now())
+        async with ledger.read() as session:
+            count = len(await jobs.every(session))
+        talk.ready(
+            {
+                "api_url": prefect.api_url,
+                "ui_url": prefect.ui_url,
+                "ledger": ledger.place,
+                "jobs": count,
+                "example": example,
+            }
+        )
+        if example is not None:
+            await runs.run(example, request_id=EXAMPLE_REQUEST)
+        await _watch(ledger, talk, since)
+
+
+async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str | None:
+    """Make Prefect ready for the jobs; returns the example's name while it has not run yet."""
+    from daybook.sync import reconcile
+
+    for line in await setup.prepare(client):
+        talk.say(line)
+    async with ledger.read() as session:
+        fresh = not await jobs.any_ever(session)
+    if fresh:
+        for fields in jobs_file.read(repository.root() / EXAMPLE):
+            view = await add(fields)
+            talk.say(f"Added the example job {view['name']}: {view['words']}")
+            async with ledger.read() as session:
+                added = await jobs.find(session, view["id"])
+            await claims.request(ledger, added, EXAMPLE_REQUEST, "manual")
+    talk.synced(sync.plain(await reconcile.everything(ledger, client)))
+    # Asked for in the ledger with the job, so that it runs although this `up` may be killed first.
+    async with ledger.read() as session:
+        for row in await history.live(session):
+            first = row.occurrence == claims.request_key(str(row.job_id), EXAMPLE_REQUEST)
+            if first and row.flow_run_id is None:
+                stored = await jobs.get(session, str(row.job_id))
+                return stored.row.name if stored else None
+    return None
+
+
+async def _watch(ledger: Ledger, talk: UpTalk, since: datetime) -> NoReturn:
+    """Show each run that ends after ``since``, until cancelled."""
+    cursor, shown = since, set[str]()
+    while True:
+        async with ledger.read() as session:
+            ended = await history.ended_since(session, cursor)
+        for row, job in ended:
+            if row.id not in shown:
+                talk.outcome(views.run(row, job))
+        if ended:
+            cursor = ended[-1][0].finished_at or cursor
+            shown = {row.id for row, _ in ended if row.finished_at == cursor}
+        await asyncio.sleep(LOOK)

@@ -1,0 +1,104 @@
+"""What an operator can set: `DAYBOOK_…` variables, or `config.toml` in the home.
+
+A variable wins over the file. `docs/settings.md` is generated from the fields below.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from daybook.errors import Refused
+
+
+def home_path() -> Path:
+    """The folder that holds everything of this Daybook: `DAYBOOK_HOME`, else `~/.daybook`."""
+    return Path(os.environ.get("DAYBOOK_HOME") or "~/.daybook").expanduser().absolute()
+
+
+def machine_timezone() -> str:
+    """The IANA name of this machine's zone; `UTC` where the machine does not tell one."""
+    import tzlocal
+
+    name = tzlocal.get_localzone_name()
+    return name or "UTC"
+
+
+class Settings(BaseSettings):
+    """One home's settings. Raises `Refused`, through `load`, for a value that is not legal."""
+
+    model_config = SettingsConfigDict(env_prefix="DAYBOOK_", extra="ignore")
+
+    home: Path = Field(
+        default_factory=home_path,
+        description="The folder that holds the ledger, the embedded Prefect and the logs.",
+    )
+    ledger_url: str = Field(
+        default="",
+        description="The ledger's SQLAlchemy address, with an absolute path: "
+        "`sqlite+aiosqlite:////path/ledger.db`; empty means `ledger.db` in the home.",
+    )
+    timezone: str = Field(
+        default_factory=machine_timezone,
+        description="The IANA zone of jobs that name none; by default this machine's.",
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(
+                f'unknown zone "{value}"; legal are IANA names such as Europe/Berlin'
+            ) from error
+        return value
+
+    @field_validator("ledger_url")
+    @classmethod
+    def _one_file_for_all(cls, value: str) -> str:
+        # A run's process changes its folder, and no other process sees what is in memory: each
+        # would have a ledger of its own.
+        if value and not value.startswith("sqlite+aiosqlite:////"):
+            raise ValueError(
+                "legal is an absolute path, sqlite+aiosqlite:////path/ledger.db "
+                "(other databases: not yet)"
+            )
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, home_path() / "config.toml")
+        return (init_settings, env_settings, file)
+
+    @property
+    def ledger_address(self) -> str:
+        """The SQLAlchemy address that is in force."""
+        return self.ledger_url or f"sqlite+aiosqlite:///{self.home / 'ledger.db'}"
+
+
+def load(**given: Any) -> Settings:
+    """Read the settings of this process; raises `Refused` naming the variable that is wrong."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "DAYBOOK_" + "_".join(str(part).upper() for part in first["loc"])
+        raise Refused(name, str(first["msg"]).removeprefix("Value error, ")) from error

@@ -1,0 +1,300 @@
+"""Which cron expressions are legal, and what their fields say (requirement 2).
+
+Five fields (minute, hour, day of month, month, weekday), or six with seconds first, or one of
+`@hourly @daily @midnight @weekly @monthly @yearly @annually`. In a field: `*`, `*/n`, a value, a
+range, a range or a first value with a step, and lists of these. Weekday 0 and 7 are Sunday; months
+and weekdays have names. `?` is `*` in the two day fields. `L` is the last day of the month, `L5`
+the last Friday of the month, `1#2` its second Monday.
+
+Day of month and weekday are joined by OR when both are restricted, that is when neither is written
+`*` or `?`. (Vixie's cron also takes `*/2` for unrestricted and joins by AND; Prefect does not, and
+neither does Daybook.)
+
+What is accepted here means the same to the `croniter` package, which expands it for us, and to the
+croniter inside Prefect, which queues the runs. Where those two differ from each other, or from what
+one reads, the expression is refused, with the way to write it: a range of one value (`5-5` is every
+minute to croniter), `L` or `#` beside a restricted day of month (joined by AND there), a wrapping
+range with a step, a weekday with a step and no end, `W`, a day of month that the months never have.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+from croniter import CroniterBadDateError, CroniterError, croniter
+
+from daybook.errors import Refused
+
+ALIASES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+LEGAL = (
+    'write five fields "minute hour day-of-month month weekday", six with seconds first, '
+    f"or one of {' '.join(ALIASES)}"
+)
+YEARS = 50
+"""An expression that does not fire in this many years never does: 29 February on a given weekday
+comes back within 40."""
+
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
+_ITEM = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/(\w+))?", re.ASCII)
+_NTH = re.compile(r"(\w+)#(\w+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the six places in an expression: its name, its bounds, the names of its values."""
+
+    name: str
+    low: int
+    high: int
+    names: tuple[str, ...] = ()
+    first: int = 0
+
+    @property
+    def days(self) -> bool:
+        return self.name in ("day of month", "weekday")
+
+
+SECOND = Kind("second", 0, 59)
+MINUTE = Kind("minute", 0, 59)
+HOUR = Kind("hour", 0, 23)
+DAY = Kind("day of month", 1, 31)
+MONTH = Kind("month", 1, 12, tuple(_MONTHS), first=1)
+WEEKDAY = Kind("weekday", 0, 7, tuple(_WEEKDAYS))
+_SIX = (SECOND, MINUTE, HOUR, DAY, MONTH, WEEKDAY)
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one field says.
+
+    ``values`` are its plain values (weekday 7 as 0); ``last`` that it has `L`; ``nth`` its
+    `weekday#n` pairs, n = -1 for `L5`; ``step`` the n of a field that is `*/n` and nothing else, 1
+    for `*`; ``wild`` that `*` or `*/n` is in it.
+    """
+
+    text: str
+    values: frozenset[int]
+    last: bool = False
+    nth: frozenset[tuple[int, int]] = frozenset()
+    step: int | None = None
+    wild: bool = False
+
+    @property
+    def free(self) -> bool:
+        """Whether it is written `*` or `?`."""
+        return self.text in ("*", "?")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The six fields of an expression; ``seconds`` tells whether seconds were written."""
+
+    second: Field
+    minute: Field
+    hour: Field
+    day: Field
+    month: Field
+    weekday: Field
+    seconds: bool
+
+    @property
+    def real_time(self) -> bool:
+        """Whether requirement 7 lets it fire in real time: `*` or `*/n` in minute or hour."""
+        return self.minute.wild or self.hour.wild
+
+
+def canonical(text: str, field: str = "cron") -> str:
+    """The expression with single spaces (an `@` name in lower case), if it is legal.
+
+    Raises `Refused` naming ``field`` for seven fields, `H`, `R`, an expression that never fires,
+    and whatever else the module's text rules out.
+    """
+    expr = " ".join(text.split())
+    if expr.startswith("@"):
+        expr = expr.lower()
+    try:
+        _judge(expr)
+    except Refused as error:
+        raise Refused(field, error.problem, error.legal) from None
+    return expr
+
+
+@lru_cache(maxsize=1024)
+def read(expr: str) -> Fields:
+    """The fields of an expression, `@` names spelled out. Raises `Refused` for a wrong field."""
+    if expr.startswith("@"):
+        if expr.lower() not in ALIASES:
+            raise Refused("cron", f'unknown "{expr}"', f"known: {' '.join(ALIASES)}")
+        expr = ALIASES[expr.lower()]
+    words = expr.split()
+    if len(words) == 7:
+        raise Refused("cron", "seven fields: there is no field for the year", LEGAL)
+    if len(words) not in (5, 6):
+        raise Refused("cron", f'"{expr}" has {len(words)} fields', LEGAL)
+    seconds = len(words) == 6
+    six = words if seconds else ["0", *words]
+    second, minute, hour, day, month, weekday = map(_field, six, _SIX)
+    return Fields(second, minute, hour, day, month, weekday, seconds)
+
+
+@lru_cache(maxsize=1024)
+def _judge(expr: str) -> None:
+    fields = read(expr)
+    _days_together(fields)
+    # Prefect's croniter gives up when one side of the OR never comes, so each is tried alone.
+    trials = [expr]
+    if not fields.day.free and not fields.weekday.free:
+        trials = [f"0 0 {fields.day.text} {fields.month.text} *"]
+    for trial in trials:
+        try:
+            start = datetime(2000, 1, 1)  # noqa: DTZ001  wall-clock time, of no zone
+            croniter(
+                trial, start, second_at_beginning=True, max_years_between_matches=YEARS
+            ).get_next(datetime)
+        except CroniterBadDateError:
+            days = f"day of month {fields.day.text} with month {fields.month.text}"
+            raise Refused(
+                "cron", f'"{expr}" never fires ({days})', "write a day that comes"
+            ) from None
+        except CroniterError as error:
+            raise Refused("cron", f'"{expr}" cannot be read: {error}', LEGAL) from None
+
+
+def _days_together(fields: Fields) -> None:
+    day, weekday = fields.day, fields.weekday
+    if day.free or weekday.free:
+        return
+    if weekday.nth:
+        raise Refused(
+            "cron",
+            f'weekday "{weekday.text}" cannot stand beside day of month "{day.text}"',
+            "write * for the day of month, or make two jobs",
+        )
+    every_day = len(day.values) == 31 or len(weekday.values) == 7
+    if every_day and (day.wild or weekday.wild):
+        raise Refused(
+            "cron",
+            f'day of month "{day.text}" beside weekday "{weekday.text}" is every day',
+            "write * for both",
+        )
+
+
+def _field(text: str, kind: Kind) -> Field:
+    if text == "*" or (text == "?" and kind.days):
+        return Field(text, _span(kind, kind.low, kind.high, 1), step=1, wild=text == "*")
+    values: set[int] = set()
+    nth: set[tuple[int, int]] = set()
+    last = wild = False
+    items = text.split(",")
+    for item in items:
+        word = item.lower()
+        if word == "l" and kind is DAY:
+            last = True
+        elif kind is WEEKDAY and ("#" in word or re.fullmatch(r"l\d", word)):
+            nth.add(_nth(word, text))
+        else:
+            values |= _values(word, text, kind)
+            wild = wild or word.startswith("*")
+    if last and any("-" in item or "/" in item for item in items):
+        raise _wrong(kind, text, "L stands alone or beside single days")
+    if nth and values:
+        raise _wrong(kind, text, "# and L cannot be mixed with plain weekdays")
+    step = int(text[2:]) if text.startswith("*/") and len(items) == 1 else None
+    return Field(text, frozenset(values), last, frozenset(nth), step, wild)
+
+
+def _values(word: str, text: str, kind: Kind) -> frozenset[int]:
+    _foreign(word, text, kind)
+    match = _ITEM.fullmatch(word)
+    if match is None:
+        raise _wrong(kind, text, _bounds(kind))
+    star, start, end, stride = match.groups()
+    step = _step(stride, text, kind)
+    if star:
+        return _span(kind, kind.low, kind.high, step)
+    low = _value(start, text, kind)
+    if end is None:
+        if stride is None:
+            return _span(kind, low, low, 1)
+        if kind is WEEKDAY:
+            raise _wrong(kind, text, f'a step needs its end: write "{start}-sat/{stride}"')
+        return _span(kind, low, kind.high, step)
+    high = _value(end, text, kind)
+    if kind is WEEKDAY and low == 7:
+        low = 0
+    if low == high:
+        raise _wrong(kind, text, f'a range of one value: write "{start}"')
+    if kind is WEEKDAY and high == 0:
+        high = 7
+    if low < high:
+        return _span(kind, low, high, step)
+    if stride is not None:
+        raise _wrong(kind, text, "a range that wraps around takes no step: write the values")
+    top = 6 if kind is WEEKDAY else kind.high
+    return _span(kind, low, top, 1) | _span(kind, kind.low, high, 1)
+
+
+def _foreign(word: str, text: str, kind: Kind) -> None:
+    """Refuse what other crons have and this one has not."""
+    if re.match(r"[hr](\(|/|$)", word):
+        raise _wrong(kind, text, "H and R (a time picked by hash or at random) are not accepted")
+    if word == "*":
+        raise _wrong(kind, text, "* stands alone")
+    if kind is DAY and "w" in word:
+        raise _wrong(kind, text, "W (the nearest working day) is not accepted")
+
+
+def _span(kind: Kind, low: int, high: int, step: int) -> frozenset[int]:
+    return frozenset(
+        value % 7 if kind is WEEKDAY else value for value in range(low, high + 1, step)
+    )
+
+
+def _value(word: str, text: str, kind: Kind) -> int:
+    if word in kind.names:
+        return kind.names.index(word) + kind.first
+    if word.isdigit() and len(word) <= 2 and kind.low <= int(word) <= kind.high:
+        return int(word)
+    raise _wrong(kind, text, _bounds(kind))
+
+
+def _step(word: str | None, text: str, kind: Kind) -> int:
+    if word is None:
+        return 1
+    size = 7 if kind is WEEKDAY else kind.high - kind.low + 1
+    if word.isdigit() and 1 <= int(word) <= size:
+        return int(word)
+    advice = f"a step is 1 to {size}"
+    if word.isdigit() and int(word) > size and kind in (SECOND, MINUTE, HOUR):
+        advice += f'; for a longer interval write "every {int(word)}{kind.name[0]}"'
+    raise _wrong(kind, text, advice)
+
+
+def _nth(word: str, text: str) -> tuple[int, int]:
+    if word.startswith("l"):
+        return _value(word[1:], text, WEEKDAY) % 7, -1
+    match = _NTH.fullmatch(word)
+    if match is None or match[2] not in ("1", "2", "3", "4", "5"):
+        raise _wrong(WEEKDAY, text, "write a weekday, # and 1 to 5, such as mon#2")
+    return _value(match[1], text, WEEKDAY) % 7, int(match[2])
+
+
+def _bounds(kind: Kind) -> str:
+    names = f" or {kind.names[0]} to {kind.names[-1]}" if kind.names else ""
+    return f"values are {kind.low} to {kind.high}{names}"
+
+
+def _wrong(kind: Kind, text: str, legal: str) -> Refused:
+    return Refused("cron", f'{kind.name} "{text}" is not legal', legal)

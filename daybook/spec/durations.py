@@ -1,0 +1,106 @@
+"""Durations as text: `90s`, `30m`, `1h30m`, `2d` (requirement 4).
+
+A duration is whole seconds, at least one. A day is 24 hours; wall-clock days are cron's.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+from daybook.errors import Refused
+from daybook.spec.refusal import for_pydantic
+
+LEGAL = "write whole seconds or more, such as 90s, 30m, 1h30m or 2d"
+LONGEST = timedelta(days=36_500)
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_SHAPE = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+_FRACTION = re.compile(r"\d*[.,]\d+\s*[a-z]*|\d+\s*(?:ms|us|ns)", re.ASCII)
+
+
+def parse(text: str, field: str = "every") -> timedelta:
+    """Read a duration; ``field`` is what an error names.
+
+    Units stand in the order d, h, m, s, each at most once. Raises `Refused` for zero, a negative
+    duration, one below a second or with a fraction of one, and for anything that is no duration.
+    """
+    word = text.strip().lower()
+    if word.startswith("-"):
+        raise Refused(field, f'"{text}" is negative', LEGAL)
+    if _FRACTION.fullmatch(word):
+        raise Refused(field, f'"{text}" is below 1 s or has a fraction', LEGAL)
+    match = _SHAPE.fullmatch(word)
+    if match is None or not word:
+        problem = "has no unit" if word.isascii() and word.isdigit() else "is no duration"
+        raise Refused(field, f'"{text}" {problem}', LEGAL)
+    if max(len(part or "") for part in match.groups()) > 12:
+        raise Refused(field, f'"{text}" is longer than 100 years', LEGAL)
+    seconds = sum(
+        int(part) * unit
+        for part, unit in zip(match.groups(), _UNITS.values(), strict=True)
+        if part is not None
+    )
+    return _checked(seconds, text, field)
+
+
+def from_timedelta(value: timedelta, field: str = "every") -> timedelta:
+    """The same duration if it is a legal one. Raises `Refused` as `parse` does."""
+    if value.microseconds:
+        raise Refused(field, f'"{value}" is below 1 s or has a fraction', LEGAL)
+    return _checked(value.days * 86_400 + value.seconds, str(value), field)
+
+
+def to_text(value: timedelta) -> str:
+    """The canonical text: the largest units first, none that is zero (`1h30m`, `2d`)."""
+    left = value.days * 86_400 + value.seconds
+    parts = []
+    for letter, unit in _UNITS.items():
+        count, left = divmod(left, unit)
+        if count:
+            parts.append(f"{count}{letter}")
+    return "".join(parts) or "0s"
+
+
+def _checked(seconds: int, text: str, field: str) -> timedelta:
+    if seconds < 0:
+        raise Refused(field, f'"{text}" is negative', LEGAL)
+    if seconds == 0:
+        raise Refused(field, f'"{text}" is zero', LEGAL)
+    if seconds > LONGEST.total_seconds():
+        raise Refused(field, f'"{text}" is longer than 100 years', LEGAL)
+    return timedelta(seconds=seconds)
+
+
+def _validated(field: str) -> BeforeValidator:
+    def validate(value: object) -> timedelta:
+        with for_pydantic():
+            if isinstance(value, timedelta):
+                return from_timedelta(value, field)
+            if isinstance(value, str):
+                return parse(value, field)
+            raise Refused(field, f"{value!r} is no duration", LEGAL)
+
+    return BeforeValidator(validate)
+
+
+_TEXT = PlainSerializer(to_text, return_type=str)
+_SCHEMA = WithJsonSchema(
+    {
+        "type": "string",
+        "title": "Duration",
+        "description": "A duration in days, hours, minutes and seconds; a day is 24 hours.",
+        "examples": ["90s", "30m", "1h30m", "2d"],
+    }
+)
+
+Duration = Annotated[timedelta, _validated("every"), _TEXT, _SCHEMA]
+"""A field of a model: read from text or a timedelta, written to JSON as the canonical text."""
+
+Timeout = Annotated[timedelta, _validated("timeout"), _TEXT, _SCHEMA]
+"""The same for a field that is called `timeout`."""
+RetryDelay = Annotated[timedelta, _validated("retry_delay"), _TEXT, _SCHEMA]
+"""The same for a field that is called `retry_delay`."""

@@ -1,0 +1,107 @@
+"""Job names: legal ones, the one a prompt gives, and the next that is free (requirement 10)."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection
+
+from daybook.errors import Refused
+
+LONGEST = 100
+DEFAULT_LENGTH = 50
+
+_ZWJ = "\u200d"
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+
+
+def validate_name(name: str) -> str:
+    """The name without blanks around it. Raises `Refused` for a blank, long or unprintable one."""
+    stripped = name.strip()
+    if not stripped:
+        raise Refused("name", "is blank", f"legal: 1 to {LONGEST} characters")
+    if len(stripped) > LONGEST:
+        raise Refused("name", f"has {len(stripped)} characters", f"legal: 1 to {LONGEST}")
+    if any(unicodedata.category(letter) in _CONTROLS for letter in stripped):
+        raise Refused("name", "has a line break or control character", "write it on one line")
+    return stripped
+
+
+def default_name(prompt: str) -> str:
+    """The first 50 characters of the prompt, white space made single blanks.
+
+    Counted are code points; what a reader sees as one character (a letter with its accents, a
+    flag, an emoji joined of several) is kept whole or left out.
+    """
+    kept = "".join(
+        " " if letter.isspace() else letter
+        for letter in prompt
+        if letter.isspace() or unicodedata.category(letter) not in _CONTROLS
+    )
+    return cut(" ".join(kept.split()), DEFAULT_LENGTH) or "job"
+
+
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """``wanted``, or with `-2`, `-3`, … when it is taken; at most 100 characters."""
+    if wanted not in taken:
+        return wanted
+    number = 2
+    while True:
+        tail = f"-{number}"
+        name = cut(wanted, LONGEST - len(tail)) + tail
+        if name not in taken:
+            return name
+        number += 1
+
+
+def cut(text: str, length: int) -> str:
+    """The longest beginning of at most ``length`` code points that splits no character."""
+    if len(text) <= length:
+        return text
+    end = length
+    while end > 0 and not _breaks_before(text, end):
+        end -= 1
+    return text[: end or length].rstrip()
+
+
+def _breaks_before(text: str, index: int) -> bool:
+    """Whether a reader sees a new character begin at ``index`` (0 < index < len).
+
+    The rules of Unicode's grapheme clusters (UAX 29) that occur in prompts: marks, joiners,
+    variation selectors, skin tones, keycaps, tags, flags, Hangul syllables.
+    """
+    before, letter = text[index - 1], text[index]
+    if _extends(letter) or before == _ZWJ or _joins_hangul(before, letter):
+        return False
+    if _is_flag(before) and _is_flag(letter):
+        run = 0
+        while index - 1 - run >= 0 and _is_flag(text[index - 1 - run]):
+            run += 1
+        return run % 2 == 0
+    return True
+
+
+def _extends(letter: str) -> bool:
+    return (
+        letter == _ZWJ
+        or unicodedata.category(letter) in ("Mn", "Me", "Mc")
+        or "\U0001f3fb" <= letter <= "\U0001f3ff"  # skin tones
+        or "\U000e0020" <= letter <= "\U000e007f"  # tags, of the flags of regions
+        or letter in "\u200c\uff9e\uff9f"
+    )
+
+
+def _is_flag(letter: str) -> bool:
+    return "\U0001f1e6" <= letter <= "\U0001f1ff"
+
+
+def _joins_hangul(before: str, letter: str) -> bool:
+    lead = "\u1100" <= before <= "\u115f"
+    vowel = "\u1160" <= before <= "\u11a7"
+    syllable = "\uac00" <= before <= "\ud7a3"
+    if lead:
+        return "\u1100" <= letter <= "\u11a7" or "\uac00" <= letter <= "\ud7a3"
+    if vowel or (syllable and (ord(before) - 0xAC00) % 28 == 0):
+        return "\u1160" <= letter <= "\u11ff"
+    if syllable or "\u11a8" <= before <= "\u11ff":
+        return "\u11a8" <= letter <= "\u11ff"
+    return False

@@ -1,0 +1,105 @@
+"""How a job's runs are bounded and kept apart (requirement 11): what acts in this version.
+
+Every other field of the requirement is refused as "not yet", so that no job carries a promise that
+nothing keeps.
+"""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from daybook.errors import Refused
+from daybook.spec.durations import RetryDelay, Timeout
+from daybook.spec.refusal import for_pydantic, not_yet
+
+NOT_YET = frozenset(
+    {
+        "deadline",
+        "class",
+        "catch_up",
+        "start",
+        "until",
+        "max_runs",
+        "pause_after_failures",
+        "stagger",
+        "on_lost",
+        "idempotent",
+    }
+)
+OVERLAPS_NOT_YET = ("queue_one", "queue_all", "cancel_running", "allow")
+
+
+def _as_choice(schema: dict[str, Any]) -> None:
+    # A literal of one value becomes `const`, which Prefect's form does not draw as a choice.
+    schema["enum"] = [schema.pop("const")]
+
+
+MOST_RETRIES = 10
+LONGEST_DELAY = timedelta(minutes=5)
+LONGEST_ASKED = timedelta(hours=1)
+JITTER = 0.1
+"""By what part a delay may be longer, so that what failed together is not tried together."""
+
+
+class Policy(BaseModel):
+    """How long an attempt may take, and what happens when a run is due while one is going."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    timeout: Timeout = Field(
+        default=timedelta(minutes=30),
+        title="Timeout",
+        description="How long one attempt may take, such as 90s, 30m or 1h30m. Then it is ended.",
+        json_schema_extra={"default": "30m"},  # pydantic would write an ISO 8601 duration
+    )
+    retries: int = Field(
+        default=3,
+        ge=0,
+        le=MOST_RETRIES,
+        title="Retries",
+        description="How often a temporary error, such as 429 or a timeout, is tried again.",
+    )
+    retry_delay: RetryDelay = Field(
+        default=timedelta(seconds=1),
+        title="Retry delay",
+        description="How long to wait before the first retry; doubled before each further one.",
+    )
+    overlap: Literal["skip"] = Field(
+        default="skip",
+        title="Overlap",
+        description="What happens when a run is due while one of this job is going: it is skipped.",
+        json_schema_extra=_as_choice,
+    )
+
+    def delay(self, attempt: int, asked: timedelta = timedelta(0)) -> timedelta:
+        """How long to wait after ``attempt`` (1 is the first) has ended with a temporary error.
+
+        `retry_delay`, doubled for each attempt before and capped at `LONGEST_DELAY`, plus jitter;
+        ``asked`` is what the other side asked for, which is kept up to an hour.
+        """
+        doubled = min(self.retry_delay * (1 << (attempt - 1)), LONGEST_DELAY)
+        return max(doubled * random.uniform(1, 1 + JITTER), min(asked, LONGEST_ASKED))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_acts(cls, data: object) -> object:
+        if isinstance(data, dict):
+            with for_pydantic():
+                check(data)
+        return data
+
+
+def check(fields: dict[str, object]) -> None:
+    """Raise `NotYet` for fields and values of a later version, `Refused` for a wrong overlap."""
+    for name in fields:
+        if name in NOT_YET:
+            raise not_yet(name)
+    overlap = fields.get("overlap", "skip")
+    if overlap in OVERLAPS_NOT_YET:
+        raise not_yet("overlap", f'"{overlap}" not yet')
+    if overlap != "skip":
+        raise Refused("overlap", f"{overlap!r} is not legal", "legal: skip")

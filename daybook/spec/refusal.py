@@ -1,0 +1,82 @@
+"""Carries a `Refused` through pydantic and back, so that a user meets only `Refused`.
+
+Pydantic's validators may raise ``ValueError`` and its own errors, nothing else that it understands.
+The models of this room raise a pydantic error which holds the refusal's words; whoever builds a
+model for a user does it inside `translated`, which gives the refusal back. So a model stays an
+ordinary pydantic model for Prefect's parameter validation, and no user reads pydantic's prose.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from daybook.errors import NotYet, Refused
+
+
+def as_pydantic(error: Refused) -> PydanticCustomError:
+    """The same refusal as an error that a pydantic validator may raise."""
+    return PydanticCustomError(
+        "not_yet" if isinstance(error, NotYet) else "refused",
+        "{told}",
+        {"told": str(error), "field": error.field, "problem": error.problem, "legal": error.legal},
+    )
+
+
+@contextmanager
+def for_pydantic() -> Iterator[None]:
+    """Inside a validator: lets a `Refused` out as the pydantic error that carries it."""
+    try:
+        yield
+    except Refused as error:
+        raise as_pydantic(error) from error
+
+
+@contextmanager
+def translated(known: Iterable[str] = ()) -> Iterator[None]:
+    """Where a user's input becomes a model: lets a pydantic error out as the `Refused` it is.
+
+    ``known`` are the fields to suggest when one is unknown.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise from_details(error.errors()[0], known) from error
+
+
+def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> Refused:
+    """One of pydantic's errors as a refusal that names the field."""
+    context: Mapping[str, object] = details.get("ctx", {})
+    if details["type"] == "not_yet":
+        return not_yet(str(context["field"]), str(context["problem"]))
+    if details["type"] == "refused":
+        return Refused(str(context["field"]), str(context["problem"]), str(context["legal"]))
+    field = str(details["loc"][-1]) if details["loc"] else "job"
+    if details["type"] == "extra_forbidden":
+        return unknown_field(field, known)
+    if details["type"] == "missing":
+        return Refused(field, "is missing")
+    if "expected" in context:
+        return Refused(field, f"{details['input']!r} is not legal", f"legal: {context['expected']}")
+    problem = details["msg"]
+    return Refused(field, problem[:1].lower() + problem[1:])
+
+
+def unknown_field(field: str, known: Iterable[str]) -> Refused:
+    """The refusal of a field that does not exist, with the nearest ones that do."""
+    names = sorted(known)
+    near = difflib.get_close_matches(field, names, n=3, cutoff=0.6)
+    legal = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return Refused(field, "unknown field", legal if names else "")
+
+
+def not_yet(field: str, problem: str = "") -> NotYet:
+    """A `NotYet`; ``problem`` says which value of the field it is about, where others are legal."""
+    error = NotYet(field)
+    if problem and problem != error.problem:
+        Refused.__init__(error, field, problem, error.legal)
+    return error

@@ -1,0 +1,71 @@
+"""The form that Prefect's UI shows for a job's parameters, and where its flow is found.
+
+The package never imports a door, so the flow's signature stands here once more as a prototype; a
+test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from daybook.spec.job import OutputFormat, Session
+from daybook.spec.policy import Policy
+
+POOL = "daybook"
+"""The work pool of all our deployments."""
+
+PULL_STEPS: list[dict[str, Any]] = [{"daybook.repository.enter": {}}]
+
+
+def _agent_prompt(
+    prompt: str,
+    agent: str = "default",
+    model: str = "",
+    session: Session = "reuse",
+    session_key: str = "",
+    output_format: OutputFormat = "text",
+    output_schema: dict[str, Any] = {},  # noqa: B006 - never changed
+    policy: Policy = Policy(),  # noqa: B008 - immutable
+) -> None:
+    """One prompt to one agent.
+
+    Args:
+        prompt: What the agent is asked.
+        agent: The agent's name, as `daybook agents list` shows it.
+        model: The model that a model agent is to use instead of its own; empty is its own.
+        session: Whether the job's runs continue one conversation, or each begins a new one.
+        session_key: The name of a conversation that several jobs share; empty is the job's own.
+        output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
+        output_schema: The JSON schema of a structured answer.
+        policy: How long an attempt may take, retries, and what happens when runs overlap.
+    """
+
+
+PROTOTYPES: dict[str, Callable[..., None]] = {"agent-prompt": _agent_prompt}
+"""One per kind; the kind is the flow's name."""
+
+
+def entrypoint(kind: str) -> str:
+    """The file and function of a kind's flow, as Prefect names it."""
+    name = kind.replace("-", "_")
+    return f"flows/{name}.py:{name}"
+
+
+@cache
+def schema(kind: str) -> dict[str, Any]:
+    """The parameter schema of a kind's flow, as Prefect makes it from a signature."""
+    from prefect.utilities.callables import parameter_schema
+
+    return parameter_schema(PROTOTYPES[kind]).model_dump_for_openapi()
+
+
+def carrier(kind: str) -> dict[str, Any]:
+    """What carries a job of this kind in Prefect and is no one's to edit."""
+    return {
+        "entrypoint": entrypoint(kind),
+        "pull_steps": PULL_STEPS,
+        "work_pool_name": POOL,
+        "parameter_openapi_schema": schema(kind),
+    }

@@ -1,0 +1,83 @@
+"""Fakes for tests of Daybook and of programs that embed it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from daybook.agents.base import AgentReply, AgentRequest
+from daybook.errors import AgentTimeout
+
+# --- time
+
+
+class MovedClock:
+    """A clock that stands still until a test moves it; give it to `Ledger` and to `carry_out`.
+
+    ``wait_until`` returns at once and has moved the clock there, so a test of waiting takes no
+    time. ``waits`` holds the instants that were waited for. All instants are aware.
+    """
+
+    def __init__(self, now: datetime = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)) -> None:
+        self._now = now.astimezone(UTC)
+        self.waits: list[datetime] = []
+
+    def now(self) -> datetime:
+        return self._now
+
+    def move(self, by: timedelta) -> datetime:
+        """Move by so much, back if it is negative; returns the new time."""
+        return self.set(self._now + by)
+
+    def set(self, instant: datetime) -> datetime:
+        """Make it ``instant``; returns it in UTC."""
+        self._now = instant.astimezone(UTC)
+        return self._now
+
+    async def wait_until(self, instant: datetime) -> None:
+        self.waits.append(instant)
+        if instant > self._now:
+            self.set(instant)
+        await asyncio.sleep(0)
+
+
+# --- agents
+
+
+class ScriptedAgent:
+    """Gives the answers that a test wrote, in their order, the last one again and again.
+
+    An answer is a text, a reply, or an error to raise. ``requests`` holds what it was asked. With
+    ``held=True`` each answer waits until the test sets ``release``; ``asked`` is set by the first
+    request, so that a test can wait for the moment at which the agent is acting.
+    """
+
+    def __init__(
+        self,
+        *answers: str | AgentReply | BaseException,
+        name: str = "scripted",
+        held: bool = False,
+    ) -> None:
+        self.name = name
+        self.requests: list[AgentRequest] = []
+        self.asked = asyncio.Event()
+        self.release = asyncio.Event()
+        self._answers = list(answers) or ["scripted answer"]
+        if not held:
+            self.release.set()
+
+    async def answer(self, request: AgentRequest) -> AgentReply:
+        self.requests.append(request)
+        self.asked.set()
+        try:
+            async with asyncio.timeout(request.timeout):
+                await asyncio.sleep(0)
+                await self.release.wait()
+        except TimeoutError:
+            raise AgentTimeout(request.timeout) from None
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        if isinstance(answer, AgentReply):
+            return answer
+        return AgentReply(text=answer, agent=self.name)

@@ -1,0 +1,46 @@
+"""The deploy steps of `prefect.yaml`: what has to be there before a deployment can run.
+
+Each may be run again at any time; nothing changes then.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from anyio.from_thread import start_blocking_portal
+
+
+async def prepare() -> dict[str, str]:
+    """Migrate the ledger, register the block types, make the work pool and the agent `default`.
+
+    In `prefect.yaml`: ``build: [{"deployments.steps.prepare": {}}]``. Answers the ``ledger``.
+    Raises `daybook.errors.Refused` when the pool is there with another type.
+    """
+    from prefect.client.orchestration import get_client
+
+    from daybook.service import home, setup
+
+    async with home.ledger() as ledger, get_client() as client:
+        for line in await setup.prepare(client):
+            print(line)
+        return {"ledger": ledger.place}
+
+
+def make_pool_when_deploying() -> None:
+    """Make the work pool if this process is `prefect deploy`, which asks for it before any step.
+
+    So a deploy step comes too late for it; the flow's file is what is read earlier still.
+    """
+    if "prefect" in Path(sys.argv[0]).parts[-2:] and "deploy" in sys.argv[1:]:
+        with start_blocking_portal("asyncio") as portal:  # that command's own loop is running
+            portal.call(_make_pool)
+
+
+async def _make_pool() -> None:
+    from prefect.client.orchestration import get_client
+
+    from daybook.host import worker
+
+    async with get_client() as client:
+        await worker.ensure_pool(client)

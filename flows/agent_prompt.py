@@ -1,0 +1,127 @@
+"""The flow of `agent-prompt` jobs: one prompt to one agent, and the outcome in the book.
+
+It runs from a deployment, by `run_deployment("agent-prompt/<slug>")`, and called in a script::
+
+    import asyncio
+    from flows.agent_prompt import agent_prompt
+
+    asyncio.run(agent_prompt(prompt="What is on today?"))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daybook import home
+
+home.enter()  # before Prefect is imported: it reads its environment once
+
+from prefect import flow
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import State
+
+from daybook import repository
+from daybook.agents import documents
+from daybook.agents.base import Agent, AgentRequest
+from daybook.errors import AgentMisconfigured, Refused, UnknownName
+from daybook.ledger.claims import Granted
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.runs import answers, conversation
+from daybook.runs.attempt import Act
+from daybook.runs.carry_out import carry_out
+from daybook.spec.job import OutputFormat, Session, read_parameters
+from daybook.spec.policy import Policy
+from daybook.sync.reconcile import Reconciliation
+
+repository.load_door("deployments/steps.py").make_pool_when_deploying()
+
+
+# Not persisted: a run whose result Prefect keeps is not executed again by Retry. The full answer is
+# in the artifact, and what a program needs in the ledger. And no retries of Prefect's: it knows no
+# claim.
+@flow(name="agent-prompt", persist_result=False, retries=0)
+async def agent_prompt(
+    prompt: str,
+    agent: str = "default",
+    model: str = "",
+    session: Session = "reuse",
+    session_key: str = "",
+    output_format: OutputFormat = "text",
+    output_schema: dict[str, Any] = {},  # noqa: B006 - never changed
+    policy: Policy = Policy(),  # noqa: B008 - immutable
+) -> State[Any]:
+    """One prompt to one agent.
+
+    Args:
+        prompt: What the agent is asked.
+        agent: The agent's name, as `daybook agents list` shows it.
+        model: The model that a model agent is to use instead of its own; empty is its own.
+        session: Whether the job's runs continue one conversation, or each begins a new one.
+        session_key: The name of a conversation that several jobs share; empty is the job's own.
+        output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
+        output_schema: The JSON schema of a structured answer.
+        policy: How long an attempt may take, retries, and what happens when runs overlap.
+    """
+    parameters: dict[str, Any] = {
+        "prompt": prompt,
+        "agent": agent,
+        "model": model,
+        "session": session,
+        "session_key": session_key,
+        "output_format": output_format,
+        "output_schema": output_schema,
+        "policy": policy.model_dump(mode="json"),
+    }
+    refused = None
+    try:
+        action, _ = read_parameters(parameters)
+        parameters |= action.model_dump(mode="json")
+    except Refused as error:
+        refused = error
+    return await carry_out("agent-prompt", parameters, _prepare, Reconciliation(), refused=refused)
+
+
+async def _agent(client: PrefectClient, name: str) -> Agent:
+    try:
+        return await documents.get(client, name)
+    except (AgentMisconfigured, UnknownName):
+        if name != documents.DEFAULT:
+            raise
+    # A direct call may be the first thing that this Prefect sees of us.
+    await repository.load_door("blocks/__init__.py").register(client)
+    await documents.ensure_default(client)
+    return await documents.get(client, name)
+
+
+async def _prepare(granted: Granted) -> Act:
+    """Whom to ask and what; nothing of it has an effect."""
+    action, policy = read_parameters(granted.parameters)
+    turn = conversation.turn(granted)
+    async with get_client() as client:
+        agent = await _agent(client, action.agent)
+    request = AgentRequest(
+        prompt=turn.prompt,
+        history=turn.history,
+        model=action.model,
+        timeout=policy.timeout.total_seconds(),
+        occurrence=granted.occurrence,
+        job=granted.job.row.name if granted.job else None,
+        due=granted.due,
+    )
+
+    async def ask() -> Outcome:
+        answer = await answers.ask(agent, request, action.output_format, action.output_schema)
+        reply = answer.reply
+        return Outcome(
+            Status.SUCCEEDED,
+            reason=answer.repaired,
+            output=reply.text,
+            result=reply.result,
+            agent=reply.agent,
+            model=reply.model,
+            usage=reply.usage,
+            prompt=turn.prompt,
+        )
+
+    return ask

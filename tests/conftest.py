@@ -1,0 +1,94 @@
+"""One Prefect server for the whole session, and a home of its own for each test.
+
+The environment is set here, before any test module imports Prefect, which reads it once. No test
+can then reach the developer's own Prefect or `~/.daybook`. The server itself starts at the first
+use of `prefect_server`; a test that talks to Prefect without that fixture finds nobody there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from daybook.home import Home
+from daybook.host import server
+
+REPOSITORY = Path(__file__).parent.parent
+SESSION_HOME = Path(tempfile.mkdtemp(prefix="daybook-tests-"))
+SESSION_PORT = server.free_port(0)
+# Nobody else may be given the port until the server starts: another process runs tests as well. On
+# Linux a server may take a port that is bound and not listened on.
+_KEPT = socket.socket()
+if sys.platform == "linux":
+    _KEPT.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _KEPT.bind((server.HOST, SESSION_PORT))
+
+for _name in [n for n in os.environ if n.startswith(("PREFECT_", "DAYBOOK_"))]:
+    del os.environ[_name]
+# No test asks a provider of the developer's, nor makes an agent with their key.
+for _name in [n for n in os.environ if n.endswith(("_API_KEY", "_BASE_URL", "_AUTH_TOKEN"))]:
+    del os.environ[_name]
+os.environ["DAYBOOK_HOME"] = str(SESSION_HOME)
+# Children run in other folders; from a checkout that is not installed they find it here.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+os.environ.update(server.environment(Home(SESSION_HOME).make(), SESSION_PORT))
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """The session's server; `home` is the session's, not that of a test (`daybook_home`)."""
+
+    api_url: str
+    ui_url: str
+    home: Home
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[PrefectServer]:
+    """Our own server, as `daybook up` starts it; `PREFECT_API_URL` points at it."""
+    home, address = Home(SESSION_HOME), server.api_url(SESSION_PORT)
+    with start_blocking_portal("asyncio") as portal:
+        child = portal.call(server.start, home, SESSION_PORT)
+
+        async def answers() -> None:
+            await server.healthy(address, 120.0, child=child)
+
+        try:
+            portal.call(answers)
+            yield PrefectServer(address, server.ui_url(SESSION_PORT), home)
+        finally:
+            portal.call(child.terminate)
+
+
+@pytest.fixture
+def daybook_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A fresh home, which `DAYBOOK_HOME` names for this test and the processes it begins."""
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "home"))
+    return Home(tmp_path / "home").make()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests first: of two that run at a time, none is left alone at the end."""
+    long = {item.path for item in items if any(map(item.get_closest_marker, ("e2e", "slow")))}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_unconfigure() -> None:
+    _KEPT.close()
+    shutil.rmtree(SESSION_HOME, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""What every agent keeps, held over every adapter; a new one joins `AGENTS`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from daybook.agents import kinds
+from daybook.agents.base import Agent, AgentReply, AgentRequest, Message
+from daybook.testing import ScriptedAgent
+from tests.providers import KEY, Provider, provider
+
+pytestmark = pytest.mark.anyio
+
+
+def _model(name: str, model: str, base_url: str) -> Agent:
+    settings = {"model": model, "base_url": base_url, "api_key": KEY}
+    return kinds.build("daybook-model-agent", name, settings)
+
+
+AGENTS: dict[str, Callable[[str, Provider], Agent]] = {
+    "scripted": lambda name, _: ScriptedAgent(name=name),
+    "offline": lambda name, _: kinds.build("daybook-offline-agent", name, {}),
+    "command": lambda name, _: kinds.build("daybook-command-agent", name, {"command": ["cat"]}),
+    "model": lambda name, here: _model(name, "openai:gpt-6-luna", here.address),
+    "model (Anthropic)": lambda name, here: _model(name, "anthropic:claude-haiku-4-5", here.origin),
+}
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Provider]:
+    with provider() as here:
+        yield here
+
+
+@pytest.fixture(params=AGENTS)
+def agent(request: pytest.FixtureRequest, here: Provider) -> Agent:
+    return AGENTS[request.param]("brief-writer", here)
+
+
+def _request(prompt: str = "Summarise the log.") -> AgentRequest:
+    return AgentRequest(prompt=prompt, timeout=20, occurrence="flow:1")
+
+
+def test_every_kind_is_held_to_the_contract() -> None:
+    assert {kind.word for kind in kinds.KINDS.values()} <= set(AGENTS)
+
+
+async def test_it_answers_under_its_name(agent: Agent) -> None:
+    reply = await agent.answer(_request())
+    assert agent.name == reply.agent == "brief-writer"
+    assert reply.text.strip() == reply.text != ""
+
+
+async def test_a_reply_can_be_written_down(agent: Agent) -> None:
+    reply = await agent.answer(_request())
+    assert json.loads(json.dumps([reply.result, reply.usage])) == [reply.result, reply.usage]
+    assert reply.model is None or reply.model
+
+
+async def test_the_same_question_has_the_same_answer(agent: Agent) -> None:
+    assert await agent.answer(_request()) == await agent.answer(_request())
+
+
+async def test_two_at_once_do_not_disturb_each_other(agent: Agent) -> None:
+    prompts = ("One", "Two")
+    together = await asyncio.gather(*(agent.answer(_request(prompt)) for prompt in prompts))
+    assert together == [await agent.answer(_request(prompt)) for prompt in prompts]
+
+
+@pytest.mark.parametrize("prompt", ["Grüße, 世界 🌍", "line\nline\n\nline", "{job} $HOME `x` %s"])
+async def test_any_prompt_is_taken_as_it_is(agent: Agent, prompt: str) -> None:
+    assert isinstance(await agent.answer(_request(prompt)), AgentReply)
+
+
+async def test_it_honours_cancellation(agent: Agent) -> None:
+    answer = asyncio.create_task(agent.answer(_request()))
+    asyncio.get_running_loop().call_soon(answer.cancel)  # after its first step
+    with pytest.raises(asyncio.CancelledError):
+        await answer
+
+
+async def test_a_conversation_is_taken_and_answered(agent: Agent) -> None:
+    history = (Message("user", "I am Ada."), Message("assistant", "Hello, Ada."))
+    reply = await agent.answer(replace(_request("Who am I?"), history=history))
+    assert reply.text.strip()
+
+
+async def test_a_job_may_want_another_model(agent: Agent) -> None:
+    reply = await agent.answer(replace(_request(), model="other-1"))
+    assert reply.model in (None, "other-1")

@@ -1,0 +1,171 @@
+"""Model agents in a real Prefect: the key, replacing, and the first start."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+
+from blocks.agents import ModelAgentBlock
+from daybook.agents import documents, kinds
+from daybook.agents.base import AgentRequest
+from daybook.agents.command import CommandAgent
+from daybook.agents.model import ModelAgent
+from daybook.agents.offline import OfflineAgent
+from daybook.errors import Refused
+from daybook.service import setup
+from tests.providers import KEY, provider
+
+pytestmark = pytest.mark.anyio
+
+MODEL = kinds.MODEL.slug
+SETTINGS = {"model": "openai:gpt-6-luna", "api_key": KEY, "system_prompt": "Be brief."}
+
+
+def _on_disk(home: Path) -> str:
+    """Everything that Prefect has written down, its events too."""
+    (database,) = home.rglob("prefect.db")
+    with sqlite3.connect(database) as connection:
+        return "\n".join(connection.iterdump())
+
+
+async def test_the_key_is_stored_encrypted_shown_never_and_used(
+    client: PrefectClient, prefect_server: object
+) -> None:
+    with provider() as here:
+        settings = SETTINGS | {"base_url": here.address}
+        await documents.add(client, "brief", MODEL, settings)
+        agent = await documents.get(client, "brief")
+        assert isinstance(agent, ModelAgent)
+        reply = await agent.answer(AgentRequest("Hello", 30.0, "flow:1"))
+        assert reply.text == "Hello."
+        assert here.requests[0].key == KEY
+        described = await documents.describe(client, "brief")
+        assert described["kind"] == "model"
+        assert described["problem"] is None
+        assert described["settings"]["api_key"] == "********"
+        assert described["settings"]["system_prompt"] == "Be brief."
+        assert KEY not in str(described)
+    (document,) = await client.read_block_documents_by_type(MODEL)
+    home: Path = prefect_server.home.path  # type: ignore[attr-defined]
+    on_disk = _on_disk(home)
+    assert str(document.id) in on_disk
+    assert KEY not in on_disk
+
+
+async def test_a_key_that_is_not_there_is_shown_as_none(client: PrefectClient) -> None:
+    await documents.add(client, "brief", MODEL, {"model": "openai:gpt-6-luna"})
+    assert (await documents.describe(client, "brief"))["settings"]["api_key"] == ""
+    agent = await documents.get(client, "brief")
+    assert isinstance(agent, ModelAgent)
+    assert agent.settings.api_key.get_secret_value() == ""
+
+
+async def test_the_block_of_a_script_is_the_same_agent(client: PrefectClient) -> None:
+    await documents.add(client, "brief", MODEL, SETTINGS)
+    block: Any = await ModelAgentBlock.aload("brief", client=client)
+    assert KEY not in repr(block)
+    assert block.get_agent() == await documents.get(client, "brief")
+    saved = ModelAgentBlock(model="openai:gpt-6-luna", api_key=KEY)  # type: ignore[arg-type]
+    await saved.asave("saved", client=client)
+    agent = await documents.get(client, "saved")
+    assert isinstance(agent, ModelAgent)
+    assert agent.settings.api_key.get_secret_value() == KEY
+
+
+async def test_the_form_hides_the_key_and_has_plain_fields(client: PrefectClient) -> None:
+    block_type = await client.read_block_type_by_slug(MODEL)
+    schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
+    assert schema is not None
+    fields = schema.fields["properties"]
+    assert list(sorted(fields, key=lambda name: fields[name]["position"])) == [
+        "model",
+        "base_url",
+        "api_key",
+        "system_prompt",
+        "options",
+        "request_limit",
+        "input_price",
+        "output_price",
+    ]
+    assert schema.fields["secret_fields"] == ["api_key"]
+    assert fields["api_key"]["format"] == "password"
+    assert fields["api_key"]["default"] == ""
+    assert not [name for name, field in fields.items() if "anyOf" in field]
+    assert all(field["title"] and field["description"] for field in fields.values())
+
+
+# --- replacing
+
+
+async def test_a_taken_name_is_replaced_only_when_that_is_said(client: PrefectClient) -> None:
+    await documents.add(client, "brief", MODEL, SETTINGS)
+    with pytest.raises(Refused, match="taken"):
+        await documents.add(client, "brief", MODEL, {"model": "openai:other"})
+    before = (await client.read_block_documents_by_type(MODEL))[0].id
+    await documents.add(client, "brief", MODEL, {"model": "openai:other"}, replace=True)
+    (document,) = await client.read_block_documents_by_type(MODEL)
+    assert document.id == before
+    agent = await documents.get(client, "brief")
+    assert isinstance(agent, ModelAgent)
+    assert agent.settings.model == "openai:other"
+    assert agent.settings.api_key.get_secret_value() == ""  # nothing of the old one is left
+    assert agent.settings.system_prompt == ""
+
+
+async def test_an_agent_of_another_kind_takes_its_place(client: PrefectClient) -> None:
+    await documents.add(client, "brief", MODEL, SETTINGS)
+    await documents.add(client, "brief", "command", {"command": ["cat"]}, replace=True)
+    assert await documents.names(client) == {"brief": kinds.COMMAND.slug}
+    assert isinstance(await documents.get(client, "brief"), CommandAgent)
+
+
+async def test_bad_settings_replace_nothing(client: PrefectClient) -> None:
+    await documents.add(client, "brief", MODEL, SETTINGS)
+    for slug, settings in ((MODEL, {"model": ""}), ("command", {"command": []})):
+        with pytest.raises(Refused):
+            await documents.add(client, "brief", slug, settings, replace=True)
+    agent = await documents.get(client, "brief")
+    assert isinstance(agent, ModelAgent)
+    assert agent.settings.api_key.get_secret_value() == KEY
+
+
+async def test_replacing_what_is_not_there_makes_it(client: PrefectClient) -> None:
+    await documents.add(client, "brief", MODEL, SETTINGS, replace=True)
+    assert await documents.names(client) == {"brief": MODEL}
+
+
+# --- the first start
+
+
+async def test_at_first_start_a_key_makes_default_a_model_and_says_so(
+    client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    (line,) = await setup.prepare(client)
+    for words in ("anthropic:claude-haiku-5-5", "ANTHROPIC_API_KEY", "default --replace --model"):
+        assert words in line
+    assert KEY not in line
+    agent = await documents.get(client, "default")
+    assert isinstance(agent, ModelAgent)
+    assert agent.settings.model == "anthropic:claude-haiku-5-5"
+    assert agent.settings.api_key.get_secret_value() == KEY
+
+
+async def test_without_a_key_it_is_offline_and_says_how_to_change_it(client: PrefectClient) -> None:
+    (line,) = await setup.prepare(client)
+    assert "offline" in line
+    assert "default --replace --model" in line
+    assert isinstance(await documents.get(client, "default"), OfflineAgent)
+
+
+async def test_a_default_that_exists_is_left_as_it_is(
+    client: PrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await setup.prepare(client)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert await setup.prepare(client) == []
+    assert await documents.names(client) == {"default": kinds.OFFLINE.slug}

@@ -1,0 +1,104 @@
+"""A whole Daybook for the tests that look at it as a user does: `daybook up` in a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def environment(home: Path) -> dict[str, str]:
+    """This process's environment with another home and no Prefect of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {"DAYBOOK_HOME": str(home), "DAYBOOK_TIMEZONE": "Europe/Berlin"}
+
+
+class Up:
+    """A running `daybook up`; its lines are waited for, never polled for by time.
+
+    ``python`` is the interpreter whose Daybook it is, ``variables`` replace those of its
+    environment.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        folder: Path,
+        python: str | Path = sys.executable,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home, self.folder = home, folder
+        self._command = [str(python), "-m", "daybook"]
+        self._environment = environment(home) | dict(variables or {})
+        self.lines: list[str] = []
+        self._arrived: queue.Queue[str | None] = queue.Queue()
+        self.process = subprocess.Popen(
+            [*self._command, "up", "--no-browser"],
+            env=self._environment,
+            cwd=folder,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as printed:
+            for line in printed:
+                self._arrived.put(line.rstrip())
+        self._arrived.put(None)
+
+    def until(self, done: Callable[[list[str]], bool], within: float) -> list[str]:
+        """All lines so far, once ``done`` says yes to them."""
+        end = time.monotonic() + within
+        while not done(self.lines):
+            try:
+                line = self._arrived.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError("not in time:\n" + "\n".join(self.lines)) from None
+            assert line is not None, "it ended:\n" + "\n".join(self.lines)
+            self.lines.append(line)
+        return self.lines
+
+    def outcomes(self, job: str) -> list[str]:
+        """The lines that tell of an ended run of ``job``."""
+        return [line for line in self.lines if line.startswith(f"{job}: ")]
+
+    def daybook(self, *words: str, exits: int = 0) -> Any:
+        """What a `daybook … --json` of this home answers."""
+        done = subprocess.run(
+            [*self._command, *words, "--json"],
+            env=self._environment,
+            cwd=self.folder,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == exits, (words, done.returncode, done.stdout, done.stderr)
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def facts(self) -> Mapping[str, Any]:
+        """What `up` wrote down: addresses and children."""
+        return dict(json.loads((self.home / "up.json").read_text()))
+
+    def end(self) -> None:
+        """Whatever a test left."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._reader.join()

@@ -1,0 +1,271 @@
+"""Crashes between the two sides, names that are taken, a Prefect that is busy or away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from prefect.client.orchestration import PrefectClient
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from daybook.errors import PrefectUnreachable
+from daybook.host import server
+from daybook.ledger import deployments as records
+from daybook.ledger.engine import Ledger
+from daybook.sync import client as prefect
+from daybook.sync import deployments, reconcile
+from daybook.sync.reconcile import Reconciliation, Report
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+JOBS = 200
+
+
+async def test_a_crash_before_the_id_was_written_down(both: Any) -> None:
+    await both.add("a-job", every="1h")
+    await both.sync()
+    made = await both.deployment("a-job")
+    await both.forget("a-job")
+    await both.edit("a-job", prompt="Newer")
+    report = await both.sync()
+    assert (report.created, report.updated, report.conflicts) == ([], ["a-job"], {})
+    found = await both.deployment("a-job")
+    assert (found.id, found.parameters["prompt"]) == (made.id, "Newer")
+    assert (await both.job("a-job")).row.deployment_id == str(made.id)
+    await both.forget("a-job")
+    report = await both.sync()
+    assert report.writes == 0
+    assert not (await both.job("a-job")).row.sync_pending
+
+
+async def test_a_run_finds_its_job_after_such_a_crash(both: Any, at_home: Path) -> None:
+    await both.add("a-job", every="1h")
+    await both.sync()
+    made = await both.deployment("a-job")
+    copy = {"flow_id": str(made.flow_id), "tags": made.tags, "parameters": made.parameters}
+    answer = await both.ui("POST", "/deployments/", copy | {"name": "other"})
+    await both.add("other", every="1h")
+    await both.forget("a-job")
+    await Reconciliation().recognise(answer.json()["id"])  # a duplicate is no job's
+    await Reconciliation().recognise(str(made.id))
+    async with both.ledger.read() as session:
+        assert await records.job_of(session, answer.json()["id"]) is None
+        assert await records.job_of(session, str(made.id)) == (await both.job("a-job")).id
+
+
+async def test_one_job_is_compared_and_pushed(both: Any, at_home: Path) -> None:
+    job_id = (await both.add("a-job", every="1h")).id
+    assert (await both.job("a-job")).row.sync_pending
+    await Reconciliation().push(job_id)
+    assert not (await both.job("a-job")).row.sync_pending
+    schedule = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
+    edited = await both.ui_schedule("a-job", active=True, schedule=schedule)
+    await Reconciliation().push(job_id)  # nothing changed here
+    assert (await both.job("a-job")).revision.number == 1
+    deployment_id = str((await both.deployment("a-job")).id)
+    assert await Reconciliation().compare(job_id, deployment_id) == frozenset()
+    assert (await both.job("a-job")).revision.effective_from == edited
+    await both.archive("a-job")
+    await Reconciliation().compare(job_id, deployment_id)
+    await Reconciliation().push(job_id)
+    assert (await both.sync()).removed == ["a-job"]
+
+
+async def test_a_removal_that_was_cut_off_is_finished_and_spares_the_next_job(both: Any) -> None:
+    """A new job of the same name must not get, and then lose, the old one's deployment."""
+    await both.add("a-job", every="1h")
+    await both.sync()
+    old = await both.deployment("a-job")
+    await both.archive("a-job")
+    stored = await both.add("a-job", every="2h")
+    report = Report()
+    await reconcile.bring(both.ledger, both.client, stored, None, report)
+    new = await both.deployment("a-job")
+    assert new.id != old.id
+    assert (report.removed, report.created) == (["a-job"], ["a-job"])
+    assert (await both.sync()).writes == 0
+    assert await both.deployment("a-job") == new
+
+
+async def test_a_deployment_deleted_in_prefect_is_made_again_and_told(
+    both: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await both.add("a-job", every="1h")
+    await both.add("other", every="1h")
+    await both.sync()
+    old = await both.deployment("a-job")
+    await both.ui("DELETE", f"/deployments/{old.id}")
+    report = await both.sync()
+    assert (report.remade, report.created) == (["a-job"], ["a-job"])
+    assert "sync_remade" in {getattr(record, "action", "") for record in caplog.records}
+    assert (await both.deployment("a-job")).id != old.id
+    assert len(await both.due("a-job")) >= 3
+    assert (await both.sync()).writes == 0
+
+
+async def test_names_of_others_are_left_to_them(both: Any, tmp_path: Path) -> None:
+    """Another ledger's job, and a deployment of nobody's, under the same name (rule 15)."""
+    flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
+    made_by_hand = {"name": "a-job-2", "flow_id": flow, "tags": ["mine"]}
+    await both.ui("POST", "/deployments/", made_by_hand)
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}") as ledger:
+        other = type(both)(ledger, both.client, both.writes)
+        await other.add("a-job", every="1h")
+        await other.sync()
+        before = {name: await both.deployment(name) for name in ("a-job", "a-job-2")}
+        await both.add("a-job", every="2h")
+        report = await both.sync()
+        assert (report.created, report.writes) == (["a-job"], 1)
+        assert (await both.job("a-job")).row.slug == "a-job-3"
+        assert (await both.sync()).writes == 0
+        await both.archive("a-job")
+        await both.sync()
+        assert await both.mine() == {}
+        assert {name: await both.deployment(name) for name in before} == before
+        for found in before.values():
+            await both.client.delete_deployment(found.id)
+
+
+async def test_one_that_prefect_refuses_does_not_hold_up_the_others(both: Any) -> None:
+    await both.add("a-big-one", every="1h", prompt="x" * 600_000)
+    await both.add("other", every="1h")
+    report = await both.sync()
+    assert list(report.failed) == ["a-big-one"]
+    assert report.created == ["other"]
+    assert (await both.job("a-big-one")).row.sync_pending
+
+
+async def test_a_job_archived_meanwhile_leaves_nothing_behind(both: Any) -> None:
+    stored = await both.add("a-job", every="1h")
+    await both.archive("a-job")
+    assert (await both.sync()).writes == 0
+    await reconcile.bring(both.ledger, both.client, stored, None, Report())  # as it was before
+    assert (await both.sync()).removed == ["a-job"]
+    assert await both.mine() == {}
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The ledger of `both` is that of the home."""
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    return tmp_path
+
+
+@asynccontextmanager
+async def busy(api_url: str, refusals: int) -> AsyncIterator[tuple[str, list[str]]]:
+    """A Prefect that answers each kind of write with 503 so often before it takes it."""
+    refused: list[str] = []
+    base = httpx.URL(api_url)
+    origin = str(base.copy_with(path="/"))
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        method, path = scope["method"], scope["path"]
+        reads = method == "GET" or path.endswith("/filter")
+        if not reads and refused.count(f"{method} {path}") < refusals:
+            refused.append(f"{method} {path}")
+            status, answer = 503, b'{"exception_message": "Service Unavailable"}'
+        else:
+            async with httpx.AsyncClient(base_url=origin, trust_env=False, timeout=30) as client:
+                forwarded = await client.request(
+                    method,
+                    f"{path}?{scope['query_string'].decode()}",
+                    content=body,
+                    headers={"content-type": "application/json"},
+                )
+            status, answer = forwarded.status_code, forwarded.content
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    port = server.free_port(0)
+    config = uvicorn.Config(application, port=port, log_level="error", lifespan="off")
+    shim = uvicorn.Server(config)
+    serving = asyncio.create_task(shim.serve())
+    await server.healthy(f"http://127.0.0.1:{port}/api")
+    try:
+        yield f"http://127.0.0.1:{port}/api", refused
+    finally:
+        shim.should_exit = True
+        await serving
+
+
+async def test_503_is_survived(both: Any, prefect_server: Any) -> None:
+    await both.add("idle", every="1h")
+    await both.sync()
+    await both.edit("idle", prompt="New")
+    async with (
+        busy(prefect_server.api_url, refusals=1) as (address, refused),
+        PrefectClient(address) as client,
+    ):
+        report = await reconcile.everything(both.ledger, client)
+    assert report.updated == ["idle"]
+    assert len(refused) == 2
+    assert (await both.deployment("idle")).parameters["prompt"] == "New"
+    assert (await both.sync()).writes == 0
+
+
+async def test_a_prefect_that_stays_busy_is_said_to_be_unreachable(
+    both: Any, prefect_server: Any
+) -> None:
+    await both.add("a-job", every="1h")
+    with pytest.raises(PrefectUnreachable, match="busy"):
+        async with busy(prefect_server.api_url, refusals=99) as (address, _):
+            with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}):
+                async with prefect.connected() as client:
+                    await reconcile.everything(both.ledger, client)
+    assert (await both.job("a-job")).row.sync_pending
+    assert (await both.sync()).created == ["a-job"]
+
+
+async def test_nobody_there(both: Any) -> None:
+    await both.add("a-job", every="1h")
+    address = server.api_url(server.free_port(0))
+    with temporary_settings({PREFECT_API_URL: address}):
+        with pytest.raises(PrefectUnreachable) as caught:
+            async with prefect.connected() as client:
+                await reconcile.everything(both.ledger, client)
+        assert caught.value.address == address
+        with pytest.raises(PrefectUnreachable):
+            async with prefect.connected() as client:
+                await prefect.answers(client)
+    assert (await both.job("a-job")).row.sync_pending
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_200_jobs_and_the_second_sync_writes_nothing(both: Any) -> None:
+    kinds: list[dict[str, Any]] = [
+        {"cron": "0 9 * * *"},
+        {"every": "1h"},
+        {"at": "in 2h"},
+        {"on_demand": True},
+    ]
+    for number in range(JOBS):
+        await both.add(f"job-{number}", **kinds[number % len(kinds)])
+    begun = both.ledger.now() - timedelta(seconds=1)
+    began = time.monotonic()
+    report = await both.sync()
+    first = time.monotonic() - began
+    assert (len(report.created), report.failed) == (JOBS, {})
+    began = time.monotonic()
+    report = await both.sync()
+    second = time.monotonic() - began
+    assert (report.unchanged, report.writes, report.pulled) == (JOBS, 0, [])
+    assert both.writes == {}
+    print(f"{JOBS} jobs: first sync {first:.1f} s, second {second:.2f} s")
+    assert second < first
+    found = list((await deployments.read_all(both.client, both.ledger.id)).values())
+    assert len(found) == JOBS
+    assert all(each.updated is not None and each.updated >= begun for each in found)

@@ -1,0 +1,284 @@
+"""The commands that talk to Prefect, against a real server: both sides agree after each of them.
+
+No worker runs here; what a run does from the command line is seen with `daybook up`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from daybook.cli.main import main
+from daybook.home import Home
+from daybook.service import setup
+
+pytestmark = pytest.mark.e2e
+
+Daybook = Callable[..., Any]
+
+
+def with_client(ask: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Ask Prefect something, in a loop of its own as each command has one."""
+    from prefect.client.orchestration import get_client
+
+    async def asked() -> Any:
+        async with get_client() as client:
+            return await ask(client)
+
+    return asyncio.run(asked())
+
+
+@pytest.fixture
+def daybook(
+    prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Daybook]:
+    """Carry out a command line with `--json`; gives what it printed.
+
+    At the end the jobs are removed, so that the next test finds the server as it was.
+    """
+    with_client(setup.prepare)
+
+    def carry_out(*tokens: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        end = tokens.index("--") if "--" in tokens else len(tokens)
+        assert main([*tokens[:end], "--json", *tokens[end:]]) == code
+        return json.loads(capsys.readouterr().out)
+
+    yield carry_out
+    for job in carry_out("list"):
+        carry_out("remove", job["id"], "--yes")
+
+
+def deployment(name: str) -> Any:
+    """The deployment `agent-prompt/<slug>` as Prefect holds it; None when there is none."""
+    from prefect.exceptions import ObjectNotFound
+
+    with suppress(ObjectNotFound):
+        return with_client(lambda client: client.read_deployment_by_name(name))
+    return None
+
+
+def stored_jobs(home: Home) -> int:
+    with sqlite3.connect(home.path / "ledger.db") as connection:
+        return int(connection.execute("SELECT count(*) FROM jobs").fetchone()[0])
+
+
+ADD = ("add", "Summarise open pull requests", "--tz", "Europe/Berlin")
+
+
+def test_a_cron_job_comes_to_prefect_as_it_was_typed(daybook: Daybook) -> None:
+    job = daybook(*ADD, "--cron", "0 9 * * 1-5", "--tag", "team", "--description", "For the team.")
+    assert job["name"] == "Summarise open pull requests"
+    assert job["deployment"] == "agent-prompt/summarise-open-pull-requests"
+    assert job["sync"] == "synced"
+    found = deployment(job["deployment"])
+    (schedule,) = found.schedules
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 9 * * 1-5", "Europe/Berlin")
+    assert not found.paused
+    assert "team" in found.tags
+    assert found.parameters["prompt"] == "Summarise open pull requests"
+    assert "at 09:00 on weekdays, Europe/Berlin" in found.description
+    assert "For the team." in found.description
+    assert [each["id"] for each in daybook("list")] == [job["id"]]
+    assert daybook("show", job["name"])["last_run"] is None
+
+
+def test_a_name_from_the_prompt_gets_a_number_and_a_given_one_that_is_taken_is_refused(
+    daybook: Daybook, daybook_home: Home
+) -> None:
+    daybook(*ADD, "--every", "1h")
+    assert daybook(*ADD, "--every", "2h")["name"] == "Summarise open pull requests-2"
+    taken = daybook(*ADD, "--every", "1h", "--name", "Summarise open pull requests", code=2)
+    assert taken["error"]["field"] == "name"
+    assert taken["error"]["message"].startswith("--name: ")
+    assert "taken" in taken["error"]["message"]
+    assert stored_jobs(daybook_home) == 2
+
+
+def test_an_unknown_agent_is_refused_with_the_known_ones(
+    daybook: Daybook, daybook_home: Home
+) -> None:
+    refused = daybook(*ADD, "--every", "1h", "--agent", "nobody", code=2)["error"]
+    assert (refused["code"], refused["field"]) == ("unknown_name", "agent")
+    assert "known: default" in refused["message"]
+    assert stored_jobs(daybook_home) == 0
+    job = daybook(*ADD, "--every", "1h")
+    daybook("edit", job["id"], "--agent", "nobody", code=2)
+    assert daybook("show", job["id"])["agent"] == "default"
+
+
+def test_edit_pause_resume_and_remove_are_seen_in_prefect(daybook: Daybook) -> None:
+    job = daybook(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
+    edited = daybook("edit", "brief", "--cron", "30 8 * * 1-5", "--timeout", "5m")
+    assert (edited["prompt"], edited["policy"]["timeout"]) == (job["prompt"], "5m")
+    found = deployment(job["deployment"])
+    assert found.schedules[0].schedule.cron == "30 8 * * 1-5"
+    assert found.parameters["policy"]["timeout"] == "5m"
+
+    paused = daybook("pause", "brief", "--note", "on holiday")
+    assert (paused["enabled"], paused["next_due"]) == (False, [])
+    assert "on holiday" in paused["disabled_reason"]
+    assert daybook("pause", "brief", "--note", "on holiday") == paused
+    assert deployment(job["deployment"]).paused
+
+    resumed = daybook("resume", "brief")
+    assert (resumed["enabled"], resumed["disabled_reason"]) == (True, "")
+    assert len(resumed["next_due"]) == 5
+    assert daybook("resume", "brief") == resumed
+    assert not deployment(job["deployment"]).paused
+
+    renamed = daybook("edit", "brief", "--name", "morning brief")
+    assert (renamed["id"], renamed["deployment"]) == (job["id"], job["deployment"])
+
+    assert daybook("remove", job["id"], "--yes")["name"] == "morning brief"
+    assert deployment(job["deployment"]) is None
+    assert daybook("list") == []
+    assert daybook("show", "morning brief")["removed_at"]
+    assert daybook("resume", job["id"], code=3)["error"]["code"] == "not_found"
+
+
+def test_a_second_pause_without_a_note_keeps_the_first_note(daybook: Daybook) -> None:
+    daybook(*ADD, "--every", "1h", "--name", "noted")
+    reasons = [
+        daybook("pause", "noted", *note)["disabled_reason"]
+        for note in ([], ["--note", "holiday"], [], ["--note", "still"])
+    ]
+    assert reasons == ["paused", "paused: holiday", "paused: holiday", "paused: still"]
+    assert daybook("resume", "noted")["disabled_reason"] == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "on"),
+    [(["--every", "1h"], True), (["--every", "1h", "--disabled"], False), (["--tag", "a"], False)],
+)
+def test_a_new_schedule_lets_a_job_that_fired_fire_again(
+    daybook: Daybook, daybook_home: Home, typed: list[str], on: bool
+) -> None:
+    job = daybook("add", "Say hello.", "--at", "in 1h", "--name", "once", "--disabled")
+    with sqlite3.connect(daybook_home.path / "ledger.db") as connection:
+        connection.execute("UPDATE jobs SET disabled_reason = 'fired, succeeded'")
+    edited = daybook("edit", "once", *typed)
+    assert edited["enabled"] is on
+    assert deployment(job["deployment"]).paused is not on
+
+
+def test_a_job_that_is_added_switched_off_stays_off_in_prefect(daybook: Daybook) -> None:
+    job = daybook(*ADD, "--every", "90m", "--disabled")
+    assert (job["enabled"], job["next_due"], job["schedule"]["every"]) == (False, [], "1h30m")
+    assert deployment(job["deployment"]).paused
+    on_demand = daybook(*ADD, "--on-demand")
+    assert on_demand["schedule"]["kind"] == "on_demand"
+    assert deployment(on_demand["deployment"]).schedules == []
+
+
+def test_a_second_sync_writes_nothing_and_takes_over_what_the_ui_changed(daybook: Daybook) -> None:
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    job = daybook(*ADD, "--every", "1h", "--name", "hourly")
+    assert daybook("sync")["writes"] == 0
+    found = deployment(job["deployment"])
+    with_client(lambda client: client.update_deployment(found.id, DeploymentUpdate(paused=True)))
+    report = daybook("sync")
+    assert (report["pulled"], report["writes"]) == (["hourly"], 0)
+    assert not daybook("show", "hourly")["enabled"]
+
+
+def test_a_request_that_is_made_twice_is_one_run_in_the_ledger_and_in_prefect(
+    daybook: Daybook,
+) -> None:
+    job = daybook(*ADD, "--on-demand", "--name", "by hand")
+    run = daybook("run", "by hand", "--request-id", "seven")
+    assert (run["job"], run["trigger"], run["status"]) == ("by hand", "manual", "waiting")
+    assert daybook("run", "by hand", "--request-id", "seven")["id"] == run["id"]
+    assert [each["id"] for each in daybook("runs", "by hand")] == [run["id"]]
+    flow_runs = with_client(lambda client: client.read_flow_runs())
+    found = deployment(job["deployment"])
+    assert [str(each.id) for each in flow_runs if each.deployment_id == found.id] == [
+        run["flow_run_id"]
+    ]
+    assert daybook("logs", run["id"]) == []
+
+
+def test_a_job_whose_deployment_was_deleted_in_prefect_runs_all_the_same(daybook: Daybook) -> None:
+    job = daybook(*ADD, "--on-demand", "--name", "deleted")
+    found = deployment(job["deployment"])
+    with_client(lambda client: client.delete_deployment(found.id))
+    run = daybook("run", "deleted")
+    again = deployment(job["deployment"])
+    assert again.id != found.id
+    flow_runs = with_client(lambda client: client.read_flow_runs())
+    assert [str(each.id) for each in flow_runs if each.deployment_id == again.id] == [
+        run["flow_run_id"]
+    ]
+
+
+def test_an_agent_is_added_asked_shown_and_removed(daybook: Daybook) -> None:
+    made = daybook("agents", "add", "echo", "--env", "EDITOR", "--command", "cat")
+    assert (made["kind"], made["settings"]["command"]) == ("command", ["cat"])
+    assert {"PATH", "EDITOR"} <= set(made["settings"]["environment"])
+    try:
+        assert {each["name"] for each in daybook("agents", "list")} == {"default", "echo"}
+        assert daybook("agents", "test", "echo", "Hello there")["output"] == "Hello there"
+        job = daybook(*ADD, "--on-demand", "--agent", "echo", "--name", "echoing")
+        assert daybook("agents", "show", "echo") == made | {"jobs": ["echoing"]}
+        assert "echoing" in daybook("agents", "remove", "echo", code=2)["error"]["message"]
+        daybook("remove", job["id"], "--yes")
+    finally:
+        assert daybook("agents", "remove", "echo") == {"removed": "echo"}
+    for verb in ("show", "test", "remove"):
+        assert daybook("agents", verb, "echo", code=3)["error"]["code"] == "not_found"
+
+
+def test_a_bad_agent_is_refused_by_what_was_typed(daybook: Daybook) -> None:
+    for typed, option in (
+        (["Loud", "--offline"], "NAME: "),
+        (["default", "--offline"], "NAME: "),
+        (["new", "--output", "xml", "--", "cat"], "--output: "),
+        (["new", "--work-dir", "here", "--", "cat"], "--work-dir: "),
+        (["new", "--env", "DAYBOOK_HOME", "--", "cat"], "--env: "),
+        (["new", "--", "cat", "{who}"], "--command: "),
+    ):
+        said = daybook("agents", "add", *typed, code=2)["error"]["message"]
+        assert said.startswith(option)
+    assert [each["name"] for each in daybook("agents", "list")] == ["default"]
+
+
+def test_as_processes_a_person_gets_sentences_and_nothing_else(
+    prefect_server: Any, daybook_home: Home
+) -> None:
+    with_client(setup.prepare)
+
+    def process(*tokens: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "daybook", *tokens],
+            env=os.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout, done.stderr
+
+    out, err = process(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
+    assert "at 09:00 on weekdays, Europe/Berlin" in out
+    assert out.count(" UTC") == 5
+    assert "none is online" in out
+    assert "agent-prompt/brief" in out
+    assert err == "Try it now: daybook run brief --wait\n"
+    out, err = process("pause", "brief", "--note", "on holiday")
+    assert "brief is off (paused: on holiday)" in out
+    assert err == ""
+    out, err = process("sync")
+    assert (out, err) == ("", "1 unchanged, 0 written to Prefect.\n")
+    out, err = process("remove", "brief")
+    assert out.startswith("Removed brief (")
+    assert err == ""

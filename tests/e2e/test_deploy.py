@@ -1,0 +1,155 @@
+"""`prefect deploy --all` as somebody types it in a fresh clone, and a run of what it deployed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.orchestration import PrefectClient
+from sqlmodel import select
+
+from daybook import repository
+from daybook.home import Home
+from daybook.host import server
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RunRow
+from daybook.service import jobs_file
+from daybook.spec.job import new_job
+from daybook.spec.words import in_words
+from daybook.sync import deployments, form
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
+
+TREE = ("daybook", "flows", "blocks", "deployments", "prefect.yaml", "pyproject.toml")
+
+
+@dataclass
+class Machine:
+    """A clone beside a bare Prefect server. Of the clone only the package is importable."""
+
+    clone: Path
+    home: Home
+    api_url: str
+    environment: dict[str, str]
+
+    async def run(self, *command: str, folder: Path | None = None) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder or self.clone,
+            env=self.environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said = (await process.communicate())[0].decode()
+        assert process.returncode == 0, said
+        return said
+
+    async def deploy(self) -> str:
+        # The script that pip makes, which puts its own folder on the path and not the current one.
+        script = Path(sys.executable).parent / "prefect"
+        return await self.run(str(script), "deploy", "--all")
+
+
+@pytest.fixture
+async def machine(daybook_home: Home, tmp_path: Path) -> AsyncIterator[Machine]:
+    """Its server is not the session's, which has had its work pool from other tests."""
+    clone, path = tmp_path / "clone", tmp_path / "path"
+    ignored = shutil.ignore_patterns("__pycache__")
+    clone.mkdir()
+    for name in TREE:
+        source = repository.root() / name
+        if source.is_dir():
+            shutil.copytree(source, clone / name, ignore=ignored)
+        else:
+            shutil.copy(source, clone / name)
+    path.mkdir()
+    (path / "daybook").symlink_to(clone / "daybook")
+    port = server.free_port(0)
+    child = await server.start(daybook_home, port)
+    try:
+        await server.healthy(server.api_url(port), child=child)
+        environment = {
+            **server.environment(daybook_home, port),
+            "DAYBOOK_HOME": str(daybook_home.path),
+            "PYTHONPATH": str(path),
+        }
+        yield Machine(clone, daybook_home, server.api_url(port), environment)
+    finally:
+        await child.terminate()
+
+
+async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    from prefect.deployments import run_deployment
+
+    said = await machine.deploy()
+    assert "'agent-prompt/on-demand' successfully created" in said
+    assert machine.home.path.joinpath("ledger.db").exists()
+    async with PrefectClient(machine.api_url) as client:
+        first = await client.read_deployment_by_name("agent-prompt/on-demand")
+        assert not deployments.carrier_differs("agent-prompt", first)
+        assert (first.parameters, first.schedules, first.paused) == ({}, [], False)
+        agents = await client.read_block_documents_by_type("daybook-offline-agent")
+        pool = await client.read_work_pool("daybook")
+        assert pool.type == "process"
+
+        await machine.deploy()
+        again = await client.read_deployment_by_name("agent-prompt/on-demand")
+        assert again.model_dump(exclude={"updated"}) == first.model_dump(exclude={"updated"})
+        assert await client.read_block_documents_by_type("daybook-offline-agent") == agents
+        assert (await client.read_work_pool("daybook")).updated == pool.updated
+
+        run: Any = run_deployment(
+            "agent-prompt/on-demand",
+            parameters={"prompt": "What is on today?"},
+            timeout=0,
+            as_subflow=False,
+            client=client,
+        )
+        asked = await run
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        worker = ["-m", "prefect", "worker", "start", "--pool", "daybook", "--run-once"]
+        log = await machine.run(sys.executable, *worker, folder=elsewhere)
+        ended = await client.read_flow_run(asked.id)
+        assert ended.state is not None
+        assert ended.state.is_completed(), log
+    async with (
+        Ledger(f"sqlite+aiosqlite:///{machine.home.path / 'ledger.db'}") as ledger,
+        ledger.read() as session,
+    ):
+        (row,) = (await session.execute(select(RunRow))).scalars().all()
+    assert (row.status, row.trigger, row.flow_run_id) == ("succeeded", "manual", str(asked.id))
+    assert row.job_id is None
+    assert "What is on today?" in str(row.output)
+
+
+def test_the_yaml_says_what_sync_says() -> None:
+    content = yaml.safe_load((repository.root() / "prefect.yaml").read_text())
+    assert content["pull"] == form.PULL_STEPS
+    (deployment,) = content["deployments"]
+    assert deployment["entrypoint"] == form.entrypoint("agent-prompt")
+    assert deployment["work_pool"] == {"name": form.POOL}
+    # Without it a person at a terminal is asked for schedules.
+    assert deployment["schedules"] == []
+
+
+def test_every_example_is_a_job() -> None:
+    from daybook.clock import SYSTEM
+
+    folder = repository.root() / "deployments" / "jobs"
+    files = sorted(folder.glob("*.yaml"))
+    assert [file.name for file in files] == ["example.yaml"]
+    (fields,) = jobs_file.read(files[0])
+    job = new_job(now=SYSTEM.now(), default_timezone="America/New_York", **fields)
+    assert job.name == "first-light"
+    assert in_words(job.schedule) == "at 09:00 every day, America/New_York"

@@ -1,0 +1,109 @@
+"""`daybook doctor` at a real server: no worker, an agent that is missing, a worker without us."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.home import Home
+from daybook.host import children, worker
+from daybook.ledger import jobs
+from daybook.ledger.engine import Ledger
+from daybook.service import doctor, setup
+from daybook.service.doctoring import server
+from daybook.spec.job import new_job
+from daybook.sync import form
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        yield client
+
+
+async def problems(check: str) -> list[tuple[str, str]]:
+    found = await doctor.doctor()
+    return [(f["problem"], f["mend"]) for f in found if f["check"] == check and not f["ok"]]
+
+
+async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home) -> None:
+    await setup.prepare(client)
+    address = f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}"
+    async with Ledger(address) as ledger, ledger.write() as session:
+        for name, agent in (("told", "default"), ("lost", "nobody")):
+            job = new_job(now=MADE, prompt="Hello?", name=name, agent=agent, on_demand=True)
+            await jobs.add(session, job, name, MADE)
+    found = await doctor.doctor()
+    assert {each["check"] for each in found if not each["ok"]} == {"sync", "worker", "agents"}
+    ((what, mend),) = await problems("worker")
+    assert "no worker of the pool daybook is online" in what
+    assert mend == "daybook up"
+    ((what, mend),) = await problems("agents")
+    assert what == "lost asks the agent nobody, which does not exist"
+    assert mend.startswith("daybook agents add nobody")
+
+
+@pytest.fixture
+async def stranger(client: Any, daybook_home: Home, tmp_path: Path) -> AsyncIterator[None]:
+    """A worker in an environment that has Prefect and no Daybook."""
+    place = tmp_path / "venv"
+    make = [sys.executable, "-m", "venv", "--without-pip", str(place)]
+    await asyncio.to_thread(subprocess.run, make, check=True)
+    # What the tests' environment has itself; an editable install in it is not followed.
+    (folder,) = (place / "lib").glob("python*/site-packages")
+    (folder / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    await worker.ensure_pool(client)
+    pool = ["--pool", form.POOL, "--type", worker.POOL_TYPE, "--name", "stranger"]
+    child = await children.start(
+        "stranger",
+        [str(place / "bin" / "python"), "-m", "prefect", "worker", "start", *pool],
+        environment={**os.environ, "PYTHONPATH": "", "PREFECT_WORKER_QUERY_SECONDS": "1"},
+        log=daybook_home.logs / "stranger.log",
+        folder=tmp_path,
+    )
+    try:
+        yield None
+    finally:
+        await child.terminate()
+
+
+@pytest.mark.usefixtures("stranger")
+async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: Any) -> None:
+    from prefect.flow_runs import wait_for_flow_run
+    from prefect.states import Scheduled
+
+    assert await server.workers_import(client) == []
+    flow_id = await client.create_flow_from_name("agent-prompt")
+    deployment = await client.create_deployment(
+        flow_id,
+        name="for-a-stranger",
+        parameters={"prompt": "Hello?"},
+        **form.carrier("agent-prompt"),
+    )
+    try:
+        asked = await client.create_flow_run_from_deployment(deployment, state=Scheduled())
+        run: Any = await wait_for_flow_run(asked.id, timeout=60)
+        assert run.state.is_final()
+        assert not run.state.is_completed()
+        (problem,) = await server.workers_import(client)
+        assert run.name in problem.what
+        assert "the worker stranger cannot import daybook" in problem.what
+        assert "pip install" in problem.mend
+    finally:
+        await client.delete_deployment(deployment)
+        await client.delete_flow_run(asked.id)

@@ -1,0 +1,177 @@
+"""The main job on real input: `daybook up`, real programs as agents, schedules, Prefect's UI."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from daybook.host import processes
+from tests.e2e.first_light import Up
+
+REPOSITORY = Path(__file__).parents[2]
+CHROMIUM = "/usr/bin/chromium"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    # In an empty folder: nothing may be found by standing in the checkout.
+    running = Up(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty"))
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.fixture(scope="module")
+def git_agent(up: Up, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A real program on a real repository: this one where it is a checkout, else a small one."""
+    folder = REPOSITORY
+    if not (REPOSITORY / ".git").exists():
+        folder = tmp_path_factory.mktemp("repository")
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+        commit = ["git", *identity, "commit", "-q", "--allow-empty", "-m", "The first commit"]
+        subprocess.run(commit, cwd=folder, check=True)
+    _ready(up)
+    up.daybook("agents", "add", "git-log", "--command", f"git -C {folder} log -3 --format=%s")
+    return "git-log"
+
+
+def _ready(up: Up) -> None:
+    up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=120)
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _prefect(up: Up, method: str, path: str, **content: Any) -> Any:
+    answer = httpx.request(method, up.facts()["api_url"] + path, trust_env=False, **content)
+    answer.raise_for_status()
+    return answer.json() if answer.content else None
+
+
+def test_the_examples_first_answer_is_on_the_screen_within_a_minute_of_being_ready(up: Up) -> None:
+    _ready(up)
+    lines = up.until(lambda _: bool(up.outcomes("first-light")), within=60)
+    assert "succeeded" in up.outcomes("first-light")[0]
+    address = str(up.facts()["ui_url"])
+    assert any(address in line for line in lines)
+    (run,) = up.daybook("runs", "first-light")
+    assert (run["status"], run["trigger"], run["attempts"]) == ("succeeded", "manual", 1)
+    assert "no model is configured" in run["output"]
+    flow_run = _prefect(up, "GET", f"/flow_runs/{run['flow_run_id']}")
+    assert flow_run["state"]["name"] == "Completed"
+
+
+def test_three_runs_by_interval_three_by_cron_and_one_once(up: Up, git_agent: str) -> None:
+    ask = ["add", "Summarise the git log", "--agent", git_agent]
+    every = up.daybook(*ask, "--name", "by-interval", "--every", "15s")
+    cron = up.daybook(*ask, "--name", "by-cron", "--cron", "*/15 * * * * *")
+    once = up.daybook(*ask, "--name", "by-time", "--at", "in 20s")
+    promised = {job["name"]: job["next_due"] for job in (every, cron, once)}
+    assert len(promised["by-time"]) == 1
+
+    def enough(_: list[str]) -> bool:
+        counts = [len(up.outcomes(name)) for name in ("by-interval", "by-cron", "by-time")]
+        return counts[0] >= 3 and counts[1] >= 3 and counts[2] >= 1
+
+    up.until(enough, within=150)
+    for name in ("by-interval", "by-cron"):
+        up.daybook("pause", name)
+    subjects = subprocess.run(
+        up.daybook("agents", "show", git_agent)["settings"]["command"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name, due_times in promised.items():
+        runs = list(reversed(up.daybook("runs", name)))
+        first = runs[: len(due_times)][:3]
+        # Each belongs to its due time, in order, none is left out, none early.
+        assert [_instant(run["scheduled_for"]) for run in first] == [
+            _instant(due) for due in due_times[: len(first)]
+        ]
+        for run in first:
+            assert (run["status"], run["trigger"]) == ("succeeded", "schedule")
+            assert run["output"].strip() == subjects.strip()
+            assert _instant(run["started_at"]) >= _instant(run["scheduled_for"])
+            flow_run = _prefect(up, "GET", f"/flow_runs/{run['flow_run_id']}")
+            assert flow_run["state"]["type"] == "COMPLETED"
+            assert _instant(flow_run["expected_start_time"]) == _instant(run["scheduled_for"])
+    shown = up.daybook("show", "by-time")
+    assert (shown["enabled"], shown["disabled_reason"]) == (False, "fired, succeeded")
+    assert len(up.daybook("runs", "by-time")) == 1
+    deployment = _prefect(up, "GET", f"/deployments/name/{shown['deployment']}")
+    assert deployment["paused"] is True
+
+
+def test_a_schedule_edited_in_the_ui_is_taken_over_at_its_next_run(up: Up, git_agent: str) -> None:
+    job = up.daybook(
+        "add", "What is new?", "--agent", git_agent, "--name", "edited", "--cron", "0 0 1 1 *"
+    )
+    path = f"/deployments/name/{job['deployment']}"
+    deployment = _prefect(up, "GET", path)
+    (schedule,) = deployment["schedules"]
+    # Prefect's seconds stand last: every ten seconds.
+    edit = {"schedule": {"cron": "* * * * * */10", "timezone": "Asia/Tokyo"}, "active": True}
+    edited_at = datetime.now(UTC)  # noqa: TID251 - the test is the user at the UI
+    own = f"/deployments/{deployment['id']}/schedules/{schedule['id']}"
+    _prefect(up, "PATCH", own, json=edit)
+    _prefect(up, "POST", f"/deployments/{deployment['id']}/schedule", json={})
+    up.until(lambda _: bool(up.outcomes("edited")), within=60)
+    up.daybook("pause", "edited")
+    run = up.daybook("runs", "edited")[-1]
+    assert (run["status"], run["trigger"]) == ("succeeded", "schedule")
+    due = _instant(run["scheduled_for"])
+    assert due.second % 10 == 0
+    assert edited_at - timedelta(seconds=1) < due
+    shown = up.daybook("show", "edited")
+    assert shown["schedule"]["expr"] == "*/10 * * * * *"
+    assert shown["schedule"]["timezone"] == "Asia/Tokyo"
+
+
+@pytest.mark.skipif(shutil.which(CHROMIUM) is None, reason="service absent: chromium")
+def test_prefects_ui_shows_the_job_its_schedule_in_words_and_its_run(up: Up) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    _ready(up)
+    up.until(lambda _: bool(up.outcomes("first-light")), within=60)
+    ui = up.facts()["ui_url"]
+    shown = up.daybook("show", "first-light")
+    deployment = _prefect(up, "GET", f"/deployments/name/{shown['deployment']}")
+    run = up.daybook("runs", "first-light")[0]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"{ui}/deployments/deployment/{deployment['id']}")
+        expect(page.get_by_text("At 09:00 AM every day").first).to_be_visible(timeout=30_000)
+        page.goto(f"{ui}/runs/flow-run/{run['flow_run_id']}")
+        expect(page.get_by_text("Completed").first).to_be_visible(timeout=30_000)
+        page.goto(f"{ui}/deployments/deployment/{deployment['id']}/run")
+        expect(page.get_by_text("What the agent is asked.").first).to_be_visible(timeout=30_000)
+        browser.close()
+
+
+def test_down_ends_all_of_it(up: Up) -> None:
+    _ready(up)
+    facts = up.facts()
+    children = [processes.find(each["pid"], each["started"]) for each in facts["children"]]
+    assert len(children) == 2
+    assert all(children)
+    up.daybook("down")
+    assert up.process.wait(30) == 0
+    for each in facts["children"]:
+        assert processes.find(each["pid"], each["started"]) is None
+    assert not (up.home / "up.json").exists()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(facts["api_url"] + "/health", trust_env=False)

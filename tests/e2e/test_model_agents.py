@@ -1,0 +1,119 @@
+"""`daybook agents` with a model, against a real Prefect and the local provider."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from daybook.cli.main import main
+from daybook.home import Home
+from daybook.service import setup
+from tests.providers import KEY, Answer, Provider, Status, provider
+
+pytestmark = pytest.mark.e2e
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def here() -> Iterator[Provider]:
+    with provider() as here:
+        yield here
+
+
+@pytest.fixture
+def daybook(
+    prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Say]:
+    """Carry out a command line; gives its code, stdout and stderr. The agents go at the end."""
+    from prefect.client.orchestration import get_client
+
+    async def prepare() -> None:
+        async with get_client() as client:
+            await setup.prepare(client)
+
+    asyncio.run(prepare())
+    made: list[str] = []
+
+    def carry_out(*tokens: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        if tokens[:2] == ("agents", "add"):
+            made.append(tokens[2])
+        code = main(tokens)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    yield carry_out
+    for name in dict.fromkeys(made):
+        main(["agents", "remove", name])
+
+
+def test_an_agent_is_added_with_a_key_of_the_environment_asked_and_replaced(
+    daybook: Say, here: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = ("agents", "add", "quick", "--model", "openai:gpt-4o-mini", "--base-url", here.address)
+    monkeypatch.setenv("MY_KEY", KEY)
+    code, out, err = daybook(*add, "--key-env", "MY_KEY", "--temperature", "0")
+    assert code == 0
+    assert KEY not in out + err
+    assert "********" in out
+    monkeypatch.delenv("MY_KEY")
+
+    here.script = [Answer("Ready.", input_tokens=100, output_tokens=10)]
+    code, out, err = daybook("agents", "test", "quick", "Are you ready?")
+    assert (code, out) == (0, "Ready.\n")
+    assert "gpt-4o-mini, 100 tokens in, 10 out, $0.000021" in err  # 0.15 and 0.60 $ a million
+    (seen,) = here.requests
+    assert (seen.prompt, seen.key, seen.body["temperature"]) == ("Are you ready?", KEY, 0)
+
+    assert daybook(*add)[0] == 2
+    code, out, err = daybook(*add, "--replace")
+    assert code == 0
+    assert "none is sent" in err
+    code, out, err = daybook("agents", "test", "quick")
+    assert (code, out) == (1, "")
+    assert 'refused the key of agent "quick" (401)' in err
+
+
+def test_the_key_on_standard_input_and_an_error_in_json(
+    daybook: Say, here: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(KEY + "\n"))
+    add = ("agents", "add", "claude", "--model", "anthropic:claude-haiku-4-5", "--key-stdin")
+    code, out, _ = daybook(*add, "--base-url", here.origin, "--json")
+    assert code == 0
+    assert json.loads(out)["settings"]["api_key"] == "********"
+    here.script = [Status(529, "Full.", "overloaded_error")]
+    code, out, _ = daybook("agents", "test", "claude", "--json")
+    assert code == 1
+    assert json.loads(out)["error"] == {
+        "code": "agent_temporary",
+        "message": "anthropic is overloaded (529): Full.",
+    }
+    assert len(here.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "nosuch:x"), "--model: no provider"),
+        (("--model", "groq:llama"), "pydantic-ai-slim[groq]"),
+        (("--model", "gpt-6-luna"), "--base-url: is missing"),
+        (("--model", "openai:x", "--offline"), "only one of these"),
+        (("--model", "openai:x", "--work-dir", "/"), "--work-dir: "),
+        (("--model", "openai:x", "--max-tokens", "0"), "max_tokens"),
+        (("--model", "openai:x", "--key-env", "NOT_THERE"), "--key-env: "),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_is_stored(
+    daybook: Say, options: tuple[str, ...], words: str
+) -> None:
+    code, out, err = daybook("agents", "add", "wrong", *options)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert daybook("agents", "show", "wrong")[0] == 3

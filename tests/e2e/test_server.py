@@ -1,0 +1,242 @@
+"""The embedded server itself: where it listens, what it tells its UI, what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from daybook.errors import PrefectUnreachable
+from daybook.home import Home
+from daybook.host import children, prefect_here, prefect_private, processes, record, server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+WRITERS = 16
+DEPLOYMENTS = 48
+
+
+@pytest.fixture
+def unconfigured(daybook_home: Home) -> Iterator[pytest.MonkeyPatch]:
+    """A process whose Prefect settings name no server, and that gets its own back afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("PREFECT_")]:
+            patch.delenv(name)
+        # Set, then taken away: so the patch knows to remove what the code under test will set.
+        patch.setenv("PREFECT_API_URL", "")
+        patch.delenv("PREFECT_API_URL")
+        patch.setenv("PREFECT_HOME", str(daybook_home.prefect))
+        prefect_private.reread_settings()
+        yield patch
+    prefect_private.reread_settings()
+
+
+async def read(url: str, **headers: str) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.get(url, headers=headers)
+
+
+async def test_with_4200_taken_it_takes_another_port_and_says_so(
+    daybook_home: Home, unconfigured: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with ExitStack() as stack:
+        with suppress(OSError):  # taken by somebody else: as good
+            stack.enter_context(socket.create_server((server.HOST, server.PORT)))
+        mine = stack.enter_context(record.hold(daybook_home))
+        here = await prefect_here.find_or_start(daybook_home, mine, said.append)
+        assert here.child is not None
+        try:
+            port = int(here.ui_url.rpartition(":")[2])
+            assert port != server.PORT
+            assert f"Port 4200 is taken: Prefect gets port {port}" in said
+            assert any(here.ui_url in line for line in said)
+            assert (await read(f"{here.api_url}/health")).json() is True
+            ui = (await read(f"{here.ui_url}/ui-settings")).json()
+            assert ui["api_url"] == here.api_url == f"http://127.0.0.1:{port}/api"
+            settings = (await read(f"{here.api_url}/admin/settings")).json()["server"]
+            assert settings["analytics_enabled"] is False
+            assert settings["services"]["scheduler"]["enabled"] is True
+            assert "flow_runs" in settings["services"]["db_vacuum"]["enabled"]
+            assert settings["services"]["db_vacuum"]["retention_period"] == "P90D"
+            running = daybook_home.running()
+            assert running is not None
+            assert running["own_server"] is True
+            assert running["api_url"] == here.api_url
+            assert [c["name"] for c in running["children"]] == ["server"]
+            assert os.environ["PREFECT_API_URL"] == here.api_url
+            assert await the_clients_address() == here.api_url + "/"
+            for file in daybook_home.prefect.iterdir():
+                assert file.stat().st_mode & 0o077 == 0, file
+            assert here.child.tail() == ""  # nothing to complain about
+        finally:
+            await here.child.terminate()
+            mine.ended(here.child)
+
+
+async def the_clients_address() -> str:
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        return str(client.api_url)
+
+
+async def test_a_configured_server_is_used(daybook_home: Home, prefect_server: Any) -> None:
+    said: list[str] = []
+    with record.hold(daybook_home) as mine:
+        here = await prefect_here.find_or_start(daybook_home, mine, said.append)
+        running = daybook_home.running()
+    assert here == prefect_here.PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+    assert said == [f"Prefect: {prefect_server.api_url}, as configured"]
+    assert running is not None
+    assert running["own_server"] is False
+
+
+async def test_a_configured_server_that_does_not_answer_is_an_error(
+    daybook_home: Home, unconfigured: pytest.MonkeyPatch
+) -> None:
+    address = server.api_url(server.free_port(0))
+    unconfigured.setenv("PREFECT_API_URL", address)
+    prefect_private.reread_settings()
+    with record.hold(daybook_home) as mine, pytest.raises(PrefectUnreachable) as caught:
+        await prefect_here.find_or_start(daybook_home, mine, lambda line: None)
+    assert caught.value.address == address
+    assert mine.children == []
+
+
+async def test_a_start_that_is_interrupted_leaves_nothing(
+    daybook_home: Home, unconfigured: pytest.MonkeyPatch
+) -> None:
+    waiting = asyncio.Event()
+
+    def say(line: str) -> None:
+        if line.startswith("Waiting"):
+            waiting.set()
+
+    with record.hold(daybook_home) as mine:
+        start = asyncio.create_task(prefect_here.find_or_start(daybook_home, mine, say))
+        async with asyncio.timeout(30):
+            await waiting.wait()
+        begun = processes.find(mine.children[0].pid)
+        assert begun is not None
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert mine.children == []
+        assert processes.find(begun.pid, begun.started) is None
+    assert "PREFECT_API_URL" not in os.environ
+
+
+async def test_the_ui_is_there_and_strange_pages_are_kept_out(prefect_server: Any) -> None:
+    page = await read(f"{prefect_server.ui_url}/", accept="text/html")
+    assert page.status_code == 307
+    assert page.headers["location"] == "/v2/"
+    assert "<html" in (await read(f"{prefect_server.ui_url}/v2/", accept="text/html")).text
+    own = await read(f"{prefect_server.api_url}/health", origin=prefect_server.ui_url)
+    assert own.headers["access-control-allow-origin"] == prefect_server.ui_url
+    assert (await read(f"{prefect_server.api_url}/health", origin="http://a.b")).status_code == 403
+    assert (await read(f"{prefect_server.api_url}/health", host="a.b")).status_code == 403
+
+
+async def test_many_deployments_made_at_once_meet_no_503(prefect_server: Any) -> None:
+    async with httpx.AsyncClient(
+        base_url=prefect_server.api_url, trust_env=False, timeout=60
+    ) as client:
+        flow = (await client.post("/flows/", json={"name": "at-once"})).json()["id"]
+        gate = asyncio.Semaphore(WRITERS)
+
+        async def make(number: int) -> int:
+            body = {
+                "name": f"at-once-{number}",
+                "flow_id": flow,
+                "schedules": [{"schedule": {"cron": "0 9 * * *"}, "active": True}],
+            }
+            async with gate:
+                return (await client.post("/deployments/", json=body)).status_code
+
+        codes = Counter(await asyncio.gather(*(make(n) for n in range(DEPLOYMENTS))))
+        assert codes == {201: DEPLOYMENTS}
+        wanted = {"flows": {"name": {"any_": ["at-once"]}}}
+        assert (await client.post("/deployments/count", json=wanted)).json() == DEPLOYMENTS
+
+
+async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
+    port = server.free_port(0)
+    variable = {"name": "kept", "value": "before the kill"}
+    first = await server.start(daybook_home, port)
+    try:
+        await server.healthy(server.api_url(port), child=first)
+        async with httpx.AsyncClient(base_url=server.api_url(port), trust_env=False) as client:
+            assert (await client.post("/variables/", json=variable)).status_code == 201
+        os.kill(first.pid, signal.SIGKILL)
+        assert await first.wait() == -signal.SIGKILL
+    finally:
+        await first.terminate()
+    second = await server.start(daybook_home, port)  # the same port at once
+    try:
+        await server.healthy(server.api_url(port), child=second)
+        kept = await read(f"{server.api_url(port)}/variables/name/kept")
+        assert kept.json()["value"] == "before the kill"
+    finally:
+        await second.terminate()
+
+
+CHANGED_PREFECT = """
+import prefect.server.api.server as api
+import prefect.server.database.dependencies as dependencies
+from daybook.host import server
+
+del {name}
+server.run({port})
+"""
+
+
+async def changed(home: Home, port: int, name: str) -> children.Child:
+    return await children.start(
+        "server",
+        [sys.executable, "-c", CHANGED_PREFECT.format(port=port, name=name)],
+        environment=server.environment(home, port),
+        log=home.logs / "server.log",
+        folder=home.path,
+    )
+
+
+async def test_a_prefect_whose_database_changed_inside_still_gets_a_server(
+    daybook_home: Home,
+) -> None:
+    """The fallback of `prefect_private`: said in the log, and the server runs."""
+    port = server.free_port(0)
+    slot = 'dependencies.MODELS_DEPENDENCIES["database_config"]'
+    child = await changed(daybook_home, port, slot)
+    try:
+        await server.healthy(server.api_url(port), child=child)
+        settings = (await read(f"{server.api_url(port)}/admin/settings")).json()["server"]
+        assert settings["analytics_enabled"] is False
+        ui = (await read(f"{server.ui_url(port)}/ui-settings")).json()
+        assert ui["api_url"] == server.api_url(port)
+        assert "keeps deferred transactions" in child.log.read_text()
+    finally:
+        await child.terminate()
+
+
+async def test_a_prefect_that_cannot_be_guarded_is_not_started(daybook_home: Home) -> None:
+    """What `up` shows then says what to do instead."""
+    port = server.free_port(0)
+    child = await changed(daybook_home, port, "api.create_app")
+    try:
+        with pytest.raises(PrefectUnreachable) as caught:
+            await server.healthy(server.api_url(port), child=child)
+        assert child.exit_code == server.UNGUARDED
+        for words in ("web pages", "requirements.lock", "prefect server start", "PREFECT_API_URL"):
+            assert words in str(caught.value)
+    finally:
+        await child.terminate()

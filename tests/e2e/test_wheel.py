@@ -1,0 +1,192 @@
+"""Daybook as somebody has it who installed the wheel: no checkout, in whatever folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from daybook.host import processes
+from tests.e2e.first_light import Up, environment
+
+REPOSITORY = Path(__file__).parents[2]
+RAISES = "raise RuntimeError(f'{__file__} was imported')\n"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What `hatchling build` made."""
+
+    wheel: Path
+    sdist: Path
+
+
+def build(source: Path, into: Path) -> Built:
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(into)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,), (sdist,) = into.glob("*.whl"), into.glob("*.tar.gz")
+    return Built(wheel, sdist)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build(REPOSITORY, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module")
+def python(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the wheel, and all else as the lock has it."""
+    place = tmp_path_factory.mktemp("installed") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    interpreter = place / "bin" / "python"
+    if uv := shutil.which("uv"):
+        install = [uv, "pip", "install", "--offline", "--python", str(interpreter)]
+    else:
+        install = [sys.executable, "-m", "pip", "--python", str(interpreter), "install"]
+    install += ["--quiet", "--no-deps", "--no-index", str(built.wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    # The rest of the tests' environment, behind the wheel. A .pth file in a folder that a .pth
+    # file names is not read: that is how the checkout, installed editable there, stays out of it.
+    (folder,) = (place / "lib").glob("python*/site-packages")
+    (folder / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return interpreter
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of somebody else whose packages are called as our doors; none may be imported."""
+    place = tmp_path_factory.mktemp("project")
+    for package in ("flows", "blocks", "deployments"):
+        (place / package).mkdir()
+        for module in ("__init__", "agent_prompt", "agents", "steps"):
+            (place / package / f"{module}.py").write_text(RAISES)
+    for module in ("agent_prompt", "agents", "steps"):
+        (place / f"{module}.py").write_text(RAISES)
+    (place / "prefect.yaml").write_text("name: theirs\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def ups(
+    python: Path, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Up]]:
+    """One in an empty folder, one inside the project, which is on `PYTHONPATH` too; at once."""
+    empty = tmp_path_factory.mktemp("empty")
+    running: dict[str, Up] = {}
+    try:
+        for name, folder, path in (("empty", empty, ""), ("project", project, str(project))):
+            home = tmp_path_factory.mktemp(f"home-{name}")
+            running[name] = Up(home, folder, python, {"PYTHONPATH": path})
+        yield running
+    finally:
+        for up in running.values():
+            up.end()
+
+
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def versioned(*folders: str) -> set[str]:
+    """The files that stand in ``folders`` and could belong to a release."""
+    return {
+        str(path.relative_to(REPOSITORY))
+        for folder in folders
+        for path in (REPOSITORY / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_wheel_holds_the_package_and_its_doors_and_nothing_else(built: Built) -> None:
+    found = names(built.wheel)
+    kept = {name for name in found if ".dist-info/" not in name}
+    doors = versioned("flows", "blocks", "deployments") | {"prefect.yaml"}
+    assert kept == versioned("daybook") | {f"daybook/_repo/{door}" for door in doors}
+    assert {name.split("/")[0] for name in found - kept} == {"daybook-" + version(built)}
+    assert {"daybook/py.typed", "daybook/ledger/migrations/HEAD"} <= kept
+    assert {name.split("/")[2] for name in kept if name.startswith("daybook/_repo/")} == {
+        "flows",
+        "blocks",
+        "deployments",
+        "prefect.yaml",
+    }
+
+
+def version(built: Built) -> str:
+    found = re.match(r"daybook-([^-]+)-", built.wheel.name)
+    assert found
+    return f"{found[1]}.dist-info"
+
+
+def test_the_sdist_builds_the_same_wheel(built: Built, tmp_path: Path) -> None:
+    with tarfile.open(built.sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    assert {path.name for path in source.iterdir()} == {
+        "daybook",
+        "flows",
+        "blocks",
+        "deployments",
+        "docs",
+        "prefect.yaml",
+        "pyproject.toml",
+        "CHANGELOG.md",
+        "README.md",
+        "LICENSE",
+        "PKG-INFO",
+        ".gitignore",
+    }
+    again = build(source, tmp_path / "again")
+    assert names(again.wheel) == names(built.wheel)
+
+
+def test_nothing_of_the_checkout_is_seen(python: Path, tmp_path: Path) -> None:
+    tell = "import daybook, sys; from daybook import repository; print(daybook.__file__, *sys.path)"
+    done = subprocess.run(
+        [python, "-c", tell + "; print(repository.root())"],
+        env=environment(tmp_path) | {"PYTHONPATH": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen, root = done.stdout.splitlines()
+    assert str(REPOSITORY) not in seen.split()
+    assert root == str(Path(seen.split()[0]).parent / "_repo")
+    assert python.parents[1] in Path(root).parents
+
+
+@pytest.mark.parametrize("where", ["empty", "project"])
+def test_up_a_job_its_outcome_and_a_clean_down(ups: dict[str, Up], where: str) -> None:
+    up = ups[where]
+    up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=150)
+    up.until(lambda _: bool(up.outcomes("first-light")), within=90)
+    added = up.daybook("add", "What is new?", "--at", "in 5s", "--name", "soon")
+    assert added["deployment"] == "agent-prompt/soon"
+    up.until(lambda _: bool(up.outcomes("soon")), within=90)
+    for name, trigger in (("first-light", "manual"), ("soon", "schedule")):
+        run = up.daybook("runs", name)[-1]
+        assert (run["status"], run["trigger"], run["attempts"]) == ("succeeded", trigger, 1)
+    found = {each["check"]: each for each in up.daybook("doctor")}
+    assert all(each["ok"] for each in found.values())
+    assert ("worker" in found) and ("agents" in found)
+    assert bool(found["doors"]["problem"]) == (where == "project")
+    children = up.facts()["children"]
+    assert {child["name"] for child in children} == {"server", "worker"}
+    assert all(processes.find(child["pid"], child["started"]) for child in children)
+    assert up.daybook("down") == {"stopped": True}
+    assert up.process.wait(30) == 0
+    assert not any(processes.find(child["pid"], child["started"]) for child in children)
+    assert not (up.home / "up.json").exists()

@@ -1,0 +1,97 @@
+"""Prefect's process worker as our child: seen online, running a flow, and ended with all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.home import Home
+from daybook.host import processes, worker
+from daybook.host.prefect_here import PrefectHere
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+# Tells its own pid and that of a program it began in a session of its own; then works for ever.
+FLOW = """
+import os, signal, subprocess, sys
+from prefect import flow
+
+@flow
+async def endless(pipe: str) -> None:
+    program = [sys.executable, "-c", "import signal; signal.pause()"]
+    with subprocess.Popen(program, start_new_session=True) as other, open(pipe, "w") as out:
+        print(os.getpid(), other.pid, file=out, flush=True)
+        out.close()
+        other.wait()
+"""
+
+
+@pytest.fixture
+async def client(prefect_server: Any) -> AsyncIterator[Any]:
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        yield client
+
+
+async def test_the_pool_is_made_once_and_another_type_is_refused(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    await worker.ensure_pool(client)
+    first = await client.read_work_pool(worker.POOL)
+    await worker.ensure_pool(client)
+    assert await client.read_work_pool(worker.POOL) == first
+    assert first.type == "process"
+    assert "working_dir" in first.base_job_template["variables"]["properties"]
+    await client.create_work_pool(WorkPoolCreate(name="other-pool", type="docker"))
+    monkeypatch.setattr(worker, "POOL", "other-pool")
+    with pytest.raises(Refused, match="type docker"):
+        await worker.ensure_pool(client)
+
+
+async def test_a_worker_comes_online_and_takes_its_runs_with_it(
+    client: Any, prefect_server: Any, daybook_home: Home, tmp_path: Path
+) -> None:
+    from prefect.states import Scheduled
+
+    await worker.ensure_pool(client)
+    before = await worker.last_heartbeat(client, daybook_home)
+    assert before is None
+    here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+    child = await worker.start(daybook_home, here)
+    try:
+        beat = await worker.online(client, daybook_home, child, before=before)
+        assert await worker.last_heartbeat(client, daybook_home) == beat
+        (tmp_path / "endless.py").write_text(FLOW)
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        flow_id = await client.create_flow_from_name("endless")
+        deployment = await client.create_deployment(
+            flow_id,
+            name="endless",
+            work_pool_name=worker.POOL,
+            entrypoint="endless.py:endless",
+            pull_steps=[
+                {"prefect.deployments.steps.set_working_directory": {"directory": str(tmp_path)}}
+            ],
+        )
+        await client.create_flow_run_from_deployment(
+            deployment, parameters={"pipe": str(pipe)}, state=Scheduled()
+        )
+        async with asyncio.timeout(60):
+            told = await asyncio.to_thread(pipe.read_text)
+        running = [processes.find(int(pid)) for pid in told.split()]
+        assert len(running) == 2
+        assert None not in running
+        assert {p.pid for p in processes.family(child.process)} >= {int(p) for p in told.split()}
+    finally:
+        await child.terminate(grace=1.0)
+    assert [processes.find(p.pid, p.started) for p in running if p is not None] == [None, None]

@@ -1,0 +1,246 @@
+"""The flow called in a script: its result, the ledger's run, the artifact, Prefect's state."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.exceptions import FailedRun
+
+from daybook.errors import LedgerUnreachable, Refused
+from daybook.runs import attempt
+from flows.agent_prompt import agent_prompt
+from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor, alive
+
+call: Any = agent_prompt  # with what its signature forbids, or the state as its answer
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+
+async def _prefect_state(floor: Floor, flow_run_id: str | None) -> State[Any]:
+    state = (await floor.client.read_flow_run(UUID(str(flow_run_id)))).state
+    assert state is not None
+    return state
+
+
+async def test_the_offline_agent_answers(floor: Floor) -> None:
+    result: Any = await agent_prompt(prompt="What is on today?")
+
+    row = await floor.row()
+    assert result == {
+        "run_id": row.id,
+        "status": "succeeded",
+        "reason": "",
+        "output": row.output,
+        "result": None,
+        "error": None,
+    }
+    assert str(row.output).startswith("Offline agent: no model is configured")
+    assert (row.status, row.trigger, row.attempts, row.fence) == ("succeeded", "direct", 1, 1)
+    assert (row.agent, row.flow_starts, row.job_id) == ("default", 1, None)
+    assert row.occurrence == f"flow:{row.flow_run_id}"
+    assert row.parameters["prompt"] == "What is on today?"
+    assert row.due.microsecond == 0
+    assert row.due <= row.started_at <= row.finished_at  # type: ignore[operator]
+    page = await floor.artifact(row.flow_run_id)
+    assert "What is on today?" in page
+    assert str(row.output) in page
+    assert (await _prefect_state(floor, row.flow_run_id)).name == "Completed"
+
+
+async def test_an_agents_markdown_is_shown_harmless(floor: Floor) -> None:
+    agent = await floor.agent('print("![x](http://evil.example/x.png) <script>x</script>")')
+
+    result: Any = await agent_prompt(prompt="Say `it`", agent=agent.name)
+
+    assert result["output"].startswith("![x]")  # the ledger and the caller have the very words
+    page = await floor.artifact((await floor.row()).flow_run_id)
+    assert "[image: x](http://evil.example/x.png) &lt;script>" in page
+    assert "![" not in page
+    assert "<script" not in page
+
+
+async def test_a_program_that_fails_fails_the_run(floor: Floor) -> None:
+    agent = await floor.agent('print("so far"); sys.exit("no such repository")')
+
+    with pytest.raises(FailedRun, match="no such repository"):
+        await agent_prompt(prompt="Do it", agent=agent.name)
+
+    row = await floor.row()
+    assert (row.status, row.output) == ("failed", "so far")
+    assert "no such repository" in str(row.error)
+    state = await _prefect_state(floor, row.flow_run_id)
+    assert (state.name, state.type.value) == ("Failed", "FAILED")
+    assert state.message == row.error
+    assert "no such repository" in await floor.artifact(row.flow_run_id)
+
+
+async def test_a_program_that_takes_too_long_times_out(floor: Floor) -> None:
+    agent = await floor.agent('print("so far", flush=True); tell("acting"); forever()')
+
+    with pytest.raises(FailedRun, match="no answer within 1 s"):
+        await call(prompt="Do it", agent=agent.name, policy={"timeout": "1s", "retries": 0})
+
+    assert not alive(await agent.says("acting"))
+    row = await floor.row()
+    assert (row.status, row.output) == ("timed_out", "so far")
+    state = await _prefect_state(floor, row.flow_run_id)
+    assert (state.name, state.type.value) == ("TimedOut", "FAILED")
+
+
+async def test_an_agent_that_does_not_exist_fails_the_run(floor: Floor) -> None:
+    with pytest.raises(FailedRun, match='unknown "nobody"'):
+        await agent_prompt(prompt="Do it", agent="nobody")
+
+    assert (await floor.row()).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"prompt": " "}, "prompt"),
+        ({"prompt": "Do it", "agent": ""}, "agent"),
+    ],
+)
+async def test_what_is_illegal_is_refused_and_nothing_is_written(
+    floor: Floor, given: dict[str, str], named: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        await call(**given)
+
+    assert refused.value.field == named
+    assert await floor.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"session": "chat"}, "session"),
+        ({"policy": {"deadline": "1h"}}, "deadline: not yet"),
+        ({"policy": {"timeout": "soon"}}, "timeout"),
+    ],
+)
+async def test_what_is_of_another_form_is_refused_by_prefect(
+    floor: Floor, given: dict[str, Any], named: str
+) -> None:
+    from prefect.exceptions import ParameterTypeError
+
+    with pytest.raises(ParameterTypeError, match=named):
+        await agent_prompt(prompt="Do it", **given)
+
+    assert await floor.rows() == []
+
+
+async def test_a_subflow_is_a_run_of_its_own(floor: Floor) -> None:
+    @flow
+    async def parent() -> list[Any]:
+        return [await agent_prompt(prompt="One"), await agent_prompt(prompt="Two")]
+
+    results = await parent()
+
+    rows = await floor.rows()
+    assert [row.parameters["prompt"] for row in rows] == ["One", "Two"]
+    assert [each["run_id"] for each in results] == [row.id for row in rows]
+    assert len({row.flow_run_id for row in rows}) == 2
+
+
+async def test_without_a_ledger_there_is_no_effect(floor: Floor) -> None:
+    agent = await floor.agent("had()")
+    await floor.ledger.close()
+    for each in floor.home.path.glob("ledger.db*"):
+        each.unlink()
+    (floor.home.path / "ledger.db").mkdir()
+
+    with pytest.raises(LedgerUnreachable):
+        await agent_prompt(prompt="Do it", agent=agent.name)
+
+    assert agent.had == 0
+
+
+async def test_a_refused_lease_ends_the_program(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "RENEW_EVERY", 0.05)
+    agent = await floor.agent('had(); tell("acting"); forever()')
+    task = asyncio.create_task(call(prompt="Do it", agent=agent.name, return_state=True))
+    pid = await agent.says("acting")
+
+    async with floor.ledger.write() as session:
+        row = await floor.row()
+        row.fence, row.holder, row.flow_run_id = row.fence + 1, "there:2", "another"
+        await session.merge(row)
+    state = await task
+
+    assert not alive(pid)
+    assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
+    assert "was taken over" in str(state.message)
+    row = await floor.row()
+    assert (row.status, row.holder) == ("acting", "there:2")
+    (known,) = row.evidence
+    assert (known["fence"], known["status"]) == (1, "unknown")
+
+
+async def test_judged_unknown_meanwhile_prefect_is_told_so(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "RENEW_EVERY", 0.05)
+    agent = await floor.agent('tell("acting"); forever()')
+    task = asyncio.create_task(call(prompt="Do it", agent=agent.name, return_state=True))
+    pid = await agent.says("acting")
+
+    async with floor.ledger.write() as session:
+        row = await floor.row()
+        row.status, row.reason = "unknown", "the lease was lost"
+        await session.merge(row)
+    state = await task
+
+    assert not alive(pid)
+    assert (state.name, state.type.value) == ("Unknown", "CRASHED")
+    assert state.message == "the lease was lost"
+
+
+async def test_a_cancelled_call_leaves_word(floor: Floor) -> None:
+    agent = await floor.agent('had(); tell("acting"); forever()')
+    task = asyncio.create_task(agent_prompt(prompt="Do it", agent=agent.name))
+    pid = await agent.says("acting")
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert not alive(pid)
+    row = await floor.row()
+    assert (row.status, row.reason) == (
+        "unknown",
+        "the process was stopped while the agent was at work",
+    )
+
+
+async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(floor: Floor) -> None:
+    agent = await floor.agent(
+        'had(); print("none" if "does not fit" not in sys.stdin.read() else \'{"n": 3}\')'
+    )
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+    result = await call(
+        prompt="How many?", agent=agent.name, output_format="structured", output_schema=schema
+    )
+
+    assert (result["status"], result["result"]) == ("succeeded", {"n": 3})
+    row = await floor.row()
+    assert (row.result, row.attempts) == ({"n": 3}, 1)
+    assert row.reason.startswith("repaired: the first answer is no JSON")
+    assert agent.had == 2
+
+
+async def test_whom_nobody_can_ask_is_found_out_before_begin(floor: Floor) -> None:
+    with pytest.raises(FailedRun, match='unknown "nobody"'):
+        await agent_prompt(prompt="Do it", agent="nobody")
+
+    row = await floor.row()
+    assert (row.status, row.attempts, row.started_at) == ("failed", 0, None)
+    assert 'unknown "nobody"' in str(row.error)

@@ -1,0 +1,114 @@
+"""Runs of model agents at a server of two protocols: answers, cost, attempts and no more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.exceptions import FailedRun
+from sqlmodel import col, select
+
+from daybook.agents import documents
+from daybook.ledger.tables import AttemptRow
+from flows.agent_prompt import agent_prompt
+from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.providers import KEY, Answer, Cut, Hang, Provider, Status, Step, limited, provider
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
+
+QUICK = {"timeout": "20s", "retries": 2, "retry_delay": "1s"}
+
+
+class Asked:
+    """A model agent of one of the two protocols, and the server that it asks."""
+
+    def __init__(self, floor: Floor, here: Provider, name: str) -> None:
+        self.floor, self.here, self.name = floor, here, name
+
+    async def run(self, *script: Step, **given: Any) -> dict[str, Any]:
+        self.here.script = list(script)
+        policy = QUICK | given.pop("policy", {})
+        result: dict[str, Any] = await agent_prompt(
+            prompt="What is on?", agent=self.name, policy=policy, **given
+        )
+        return result
+
+    async def attempts(self) -> list[AttemptRow]:
+        async with self.floor.ledger.read() as session:
+            found = await session.execute(select(AttemptRow).order_by(col(AttemptRow.number)))
+            return list(found.scalars())
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+async def asked(floor: Floor, request: pytest.FixtureRequest) -> AsyncIterator[Asked]:
+    with provider() as here:
+        openai = request.param == "openai"
+        settings = {
+            "model": "openai:gpt-4o-mini" if openai else "anthropic:claude-haiku-5-5",
+            "base_url": here.address if openai else here.origin,
+            "api_key": KEY,
+        }
+        name = f"m-{uuid4().hex[:8]}"
+        await documents.add(floor.client, name, "model", settings)
+        yield Asked(floor, here, name)
+
+
+async def test_an_answer_its_tokens_and_its_cost_are_in_the_book(asked: Asked) -> None:
+    result = await asked.run(Answer("Nothing.", input_tokens=1_000, output_tokens=200))
+
+    assert (result["status"], result["output"]) == ("succeeded", "Nothing.")
+    row = await asked.floor.row()
+    assert row.usage is not None
+    assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (1_000, 200)
+    assert row.usage["cost_usd"] > 0
+    assert row.model in {"gpt-4o-mini", "claude-haiku-5-5"}
+    assert len(asked.here.requests) == 1
+
+
+async def test_429_is_tried_again_not_before_it_was_asked_for(asked: Asked) -> None:
+    result = await asked.run(limited("3"), "Now.")
+
+    assert (result["status"], result["output"]) == ("succeeded", "Now.")
+    first, second = await asked.attempts()
+    assert (first.status, second.status) == ("failed", "succeeded")
+    assert "429" in str(first.error)
+    assert first.finished_at is not None
+    assert second.started_at - first.finished_at >= timedelta(seconds=3)
+    assert len(asked.here.requests) == 2
+
+
+@pytest.mark.parametrize("step", [Status(500), Cut()], ids=["500", "cut"])
+async def test_what_may_pass_is_tried_as_often_as_promised_and_no_more(
+    asked: Asked, step: Step
+) -> None:
+    with pytest.raises(FailedRun):
+        await asked.run(step)
+
+    row = await asked.floor.row()
+    assert (row.status, row.attempts) == ("failed", 3)
+    assert [each.status for each in await asked.attempts()] == ["failed"] * 3
+    assert len(asked.here.requests) == 3
+
+
+async def test_a_model_that_hangs_times_out_in_each_attempt(asked: Asked) -> None:
+    with pytest.raises(FailedRun, match="no answer within 2 s"):
+        await asked.run(Hang(), policy={"timeout": "2s", "retries": 1})
+
+    row = await asked.floor.row()
+    assert (row.status, row.attempts) == ("timed_out", 2)
+    assert len(asked.here.requests) == 2
+
+
+async def test_a_wrong_key_is_not_tried_again_and_not_told(asked: Asked) -> None:
+    with pytest.raises(FailedRun) as failed:
+        await asked.run(Status(401, f"Incorrect API key provided: {KEY}"))
+
+    row = await asked.floor.row()
+    assert (row.status, row.attempts) == ("failed", 1)
+    assert "401" in str(row.error)
+    assert "key" in str(row.error)
+    assert KEY not in str(row.error) + str(failed.value)
+    assert len(asked.here.requests) == 1

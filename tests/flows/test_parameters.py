@@ -1,0 +1,60 @@
+"""Parameters that were made illegal in Prefect, and runs of somebody else's deployments."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
+
+
+async def test_a_prompt_blanked_in_the_ui_does_not_cost_a_due_time(floor: Floor) -> None:
+    agent = await floor.agent("had(); print(sys.stdin.read())")
+    stored = await floor.job(prompt="What is new?", every="20s", agent=agent.name)
+    blank = stored.job.parameters() | {"prompt": " "}
+    own = {"id": stored.row.deployment_id}
+    await floor.client.request(
+        "PATCH", "/deployments/{id}", path_params=own, json={"parameters": blank}
+    )
+    await floor.client.request("POST", "/deployments/{id}/schedule", path_params=own, json={})
+    run = await floor.scheduled(stored)
+    assert run.parameters["prompt"] == " "
+
+    state = await floor.executed(run)
+
+    assert state.is_completed(), state
+    row = await floor.row()
+    assert (row.status, row.output) == ("succeeded", "What is new?")
+    answer = await floor.client.request("GET", "/deployments/{id}", path_params=own)
+    assert answer.json()["parameters"]["prompt"] == "What is new?"
+
+
+async def test_a_custom_run_with_a_blank_prompt_fails_in_the_book_too(floor: Floor) -> None:
+    agent = await floor.agent("had()")
+    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name), prompt=" ")
+
+    state = await floor.executed(run)
+
+    assert state.is_failed()
+    assert "prompt: is blank" in str(state.message)
+    row = await floor.row()
+    assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, str(run.id))
+    assert "prompt: is blank" in str(row.error)
+    assert agent.had == 0
+
+
+async def test_a_run_of_another_ledger_is_left_to_its_own_worker(floor: Floor) -> None:
+    agent = await floor.agent("had()")
+    stored = await floor.job(on_demand=True, agent=agent.name)
+    own = {"id": stored.row.deployment_id}
+    tags = ["daybook:anotherbook"]
+    await floor.client.request("PATCH", "/deployments/{id}", path_params=own, json={"tags": tags})
+    run = await floor.asked(stored)
+
+    state = await floor.executed(run)
+
+    assert (state.type, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
+    assert "DAYBOOK_HOME" in str(state.message)
+    assert await floor.rows() == []
+    assert agent.had == 0

@@ -1,0 +1,98 @@
+"""Temporary errors: as many attempts as promised, each in the book, and no more."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect.exceptions import FailedRun
+from sqlmodel import col, select
+
+from daybook.ledger.tables import AttemptRow
+from flows.agent_prompt import agent_prompt
+from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
+
+HANGS_ONCE = """
+had()
+if open(sys.argv[1] + ".effects").read().count("\\n") == 1:
+    forever()
+print("the second time")
+"""
+
+
+async def attempts(floor: Floor) -> list[AttemptRow]:
+    async with floor.ledger.read() as session:
+        found = await session.execute(select(AttemptRow).order_by(col(AttemptRow.number)))
+        return list(found.scalars())
+
+
+async def call(**given: Any) -> dict[str, Any]:
+    result: dict[str, Any] = await agent_prompt(**given)
+    return result
+
+
+async def test_an_attempt_that_times_out_is_tried_again(floor: Floor) -> None:
+    agent = await floor.agent(HANGS_ONCE)
+    policy = {"timeout": "1s", "retries": 2, "retry_delay": "1s"}
+
+    result = await call(prompt="Do it", agent=agent.name, policy=policy)
+
+    assert (result["status"], result["output"]) == ("succeeded", "the second time")
+    row = await floor.row()
+    assert (row.status, row.attempts, row.fence) == ("succeeded", 2, 3)
+    first, second = await attempts(floor)
+    assert (first.status, second.status) == ("timed_out", "succeeded")
+    assert first.finished_at is not None
+    assert second.started_at - first.finished_at >= timedelta(seconds=1)
+    assert row.started_at == first.started_at
+    assert agent.had == 2
+
+
+async def test_the_last_attempts_end_is_the_runs(floor: Floor) -> None:
+    agent = await floor.agent("had(); forever()")
+    policy = {"timeout": "1s", "retries": 1, "retry_delay": "1s"}
+
+    with pytest.raises(FailedRun, match="no answer within 1 s"):
+        await call(prompt="Do it", agent=agent.name, policy=policy)
+
+    row = await floor.row()
+    assert (row.status, row.attempts) == ("timed_out", 2)
+    assert [each.status for each in await attempts(floor)] == ["timed_out", "timed_out"]
+    assert agent.had == 2
+
+
+async def test_what_is_not_temporary_is_not_tried_again(floor: Floor) -> None:
+    agent = await floor.agent("had(); sys.exit(3)")
+
+    with pytest.raises(FailedRun):
+        await call(prompt="Do it", agent=agent.name, policy={"retries": 5})
+
+    assert [each.status for each in await attempts(floor)] == ["failed"]
+    assert agent.had == 1
+
+
+async def test_a_long_wait_goes_back_to_prefect(floor: Floor) -> None:
+    agent = await floor.agent("had(); forever()")
+    stored = await floor.job(
+        on_demand=True, agent=agent.name, timeout="1s", retries=1, retry_delay="2m"
+    )
+    run = await floor.asked(stored)
+
+    state = await floor.executed(run)
+
+    row = await floor.row()
+    assert (row.status, row.attempts) == ("waiting", 1)
+    assert row.reason == "attempt 1 timed_out: no answer within 1 s; the agent was ended"
+    assert row.until is not None
+    assert (state.name, state.state_details.scheduled_time) == (
+        "AwaitingConcurrencySlot",
+        row.until,
+    )
+    (first,) = await attempts(floor)
+    assert first.finished_at is not None
+    waits = row.until - first.finished_at
+    assert timedelta(minutes=2) - timedelta(seconds=5) < waits < timedelta(minutes=2, seconds=20)
+    assert agent.had == 1

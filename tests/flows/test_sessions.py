@@ -1,0 +1,168 @@
+"""Conversations as an agent sees them: what a run is really sent (requirement 26)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.ledger import claims, sessions
+from daybook.ledger.claims import Granted, Offer
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.ledger.tables import MessageRow
+from flows.agent_prompt import agent_prompt
+from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Agent, Floor
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
+
+# Keeps what it is sent, one file a run, and answers with that run's number.
+KEEPS = """
+had()
+number = open(sys.argv[1] + ".effects").read().count("\\n")
+open(f"{sys.argv[1]}.{number}", "w").write(sys.stdin.read())
+print(f"answer {number}")
+"""
+
+
+def sent(agent: Agent) -> str:
+    """What the agent's last run was sent."""
+    return agent.base.with_suffix(f".{agent.had}").read_text()
+
+
+async def said(floor: Floor, session_id: str) -> Sequence[MessageRow]:
+    async with floor.ledger.read() as session:
+        return await sessions.history(session, session_id, 1000)
+
+
+async def run(floor: Floor, stored: StoredJob) -> None:
+    state = await floor.executed(await floor.asked(stored))
+    assert state.is_completed(), state.message
+
+
+async def earlier(floor: Floor, stored: StoredJob, runs: int) -> None:
+    """Runs of the job that were answered, written by the ledger itself."""
+    for number in range(1, runs + 1):
+        row = await claims.request(floor.ledger, stored, str(number), "manual")
+        offer = Offer(
+            row.occurrence, row.kind, row.trigger, row.due, "here:1", row.parameters, stored.id
+        )
+        granted = await claims.claim(floor.ledger, offer)
+        assert isinstance(granted, Granted)
+        await claims.begin(floor.ledger, granted.run_id, granted.fence)
+        outcome = Outcome(Status.SUCCEEDED, output=f"said {number}", prompt=f"asked {number}")
+        await claims.settle(floor.ledger, granted.run_id, granted.fence, outcome)
+
+
+async def test_the_second_run_is_sent_what_the_first_said(floor: Floor) -> None:
+    agent = await floor.agent(KEEPS)
+    stored = await floor.job(on_demand=True, prompt="/reset {{job}}", agent=agent.name)
+    prompt = f"/reset {stored.job.name}"
+
+    await run(floor, stored)
+    assert sent(agent) == prompt
+    await run(floor, stored)
+
+    before, _, now = sent(agent).partition("Now answer this:")
+    assert before.index(prompt) < before.index("answer 1")
+    assert now.strip() == prompt
+    rows = await floor.rows()
+    assert {row.session_id for row in rows} == {f"{agent.name}:job:{stored.id}"}
+    messages = await said(floor, str(rows[0].session_id))
+    assert [each.content for each in messages] == [prompt, "answer 1", prompt, "answer 2"]
+    assert prompt in await floor.artifact(rows[0].flow_run_id)
+
+
+async def test_the_fiftieth_run_is_sent_the_last_twenty_messages_and_its_own(floor: Floor) -> None:
+    agent = await floor.agent(KEEPS)
+    stored = await floor.job(on_demand=True, prompt="asked 50", agent=agent.name)
+    await earlier(floor, stored, 49)
+
+    await run(floor, stored)
+
+    words = sent(agent)
+    numbers = range(40, 50)
+    expected = [f"{verb} {number}" for number in numbers for verb in ("asked", "said")]
+    places = [words.index(each) for each in [*expected, "asked 50"]]
+    assert places == sorted(places)
+    assert "said 39" not in words
+    assert words.count("asked") == 11
+    assert words.count("said ") == 10
+
+
+async def test_new_is_sent_nothing_but_its_prompt(floor: Floor) -> None:
+    agent = await floor.agent(KEEPS)
+    stored = await floor.job(on_demand=True, prompt="Alone?", agent=agent.name, session="new")
+
+    for _ in range(2):
+        await run(floor, stored)
+        assert sent(agent) == "Alone?"
+
+    rows = await floor.rows()
+    assert [row.session_id for row in rows] == [f"{agent.name}:run:{row.id}" for row in rows]
+
+
+async def test_direct_calls_that_name_a_session_share_it(floor: Floor) -> None:
+    agent = await floor.agent(KEEPS)
+    await agent_prompt(prompt="One?", agent=agent.name)
+    await agent_prompt(prompt="Two?", agent=agent.name, session_key="ops")
+    assert sent(agent) == "Two?"
+
+    await agent_prompt(prompt="Three?", agent=agent.name, session_key="ops")
+
+    assert "Two?" in sent(agent)
+    assert "answer 2" in sent(agent)
+    assert "One?" not in sent(agent)
+
+
+async def test_a_failed_run_is_not_in_the_conversation(floor: Floor) -> None:
+    agent = await floor.agent('had(); print("half"); sys.exit(sys.stdin.read() == "No")')
+    failed = await floor.job(on_demand=True, prompt="No", agent=agent.name, session_key="ops")
+    state = await floor.executed(await floor.asked(failed))
+
+    assert state.is_failed()
+    assert await said(floor, f"{agent.name}:ops") == ()
+
+
+async def test_two_jobs_that_share_a_session_take_turns(floor: Floor) -> None:
+    agent = await floor.agent(
+        'had(); tell("acting"); open(sys.argv[1] + ".go").read(1); print("answer")'
+    )
+    go = agent.base.with_suffix(".go")
+    os.mkfifo(go)
+    one, two = [
+        await floor.job(on_demand=True, prompt=prompt, agent=agent.name, session_key="ops")
+        for prompt in ("One?", "Two?")
+    ]
+    executions = [
+        await floor.execute(await floor.asked(stored), bare=True) for stored in (one, two)
+    ]
+    await agent.says("acting")
+    async with asyncio.timeout(60):
+        while {row.status for row in await floor.rows()} != {"acting", "waiting"}:
+            assert agent.had == 1
+            await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
+    waiting = next(row for row in await floor.rows() if row.status == "waiting")
+    assert waiting.reason.startswith(f"session {agent.name}:ops is busy: run ")
+    await asyncio.to_thread(go.write_text, "x")
+    await agent.says("acting")
+    await asyncio.to_thread(go.write_text, "x")
+    for execution in executions:
+        code, words = await execution.ends()
+        assert code == 0, words
+
+    rows = await floor.rows()
+    assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 2
+    messages = await said(floor, f"{agent.name}:ops")
+    assert sorted(each.content for each in messages[::2]) == ["One?", "Two?"]
+    first, second = messages[0].run_id, messages[2].run_id
+    assert [each.run_id for each in messages] == [first, first, second, second]
+    earlier_one, later_one = sorted(rows, key=lambda row: str(row.started_at))
+    assert earlier_one.finished_at is not None
+    assert later_one.started_at is not None
+    assert earlier_one.finished_at <= later_one.started_at

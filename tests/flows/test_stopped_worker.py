@@ -1,0 +1,70 @@
+"""A run at work leaves its word when its worker is ended, whoever ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.host import processes, record, worker
+from daybook.host.children import Child
+from daybook.host.prefect_here import PrefectHere
+from tests.conftest import PrefectServer
+from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor, alive
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+# Deaf to SIGTERM: it is gone only when whoever runs it has killed it.
+DEAF = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+had(); tell("acting"); forever()
+"""
+
+
+async def stopped(floor: Floor, child: Child) -> None:
+    """As `up` ends it."""
+    await child.terminate()
+
+
+async def left_behind(floor: Floor, child: Child) -> None:
+    """As the next `up`, or `down`, ends what a killed `up` has left."""
+    with record.hold(floor.home) as killed:
+        killed.began(child)
+    with record.hold(floor.home) as following:
+        assert await following.end_leftovers() == ["worker"]
+
+
+@pytest.mark.parametrize("end", [stopped, left_behind])
+async def test_its_run_is_unknown_and_its_program_gone(
+    floor: Floor, prefect_server: PrefectServer, end: Callable[[Floor, Child], Awaitable[None]]
+) -> None:
+    agent = await floor.agent(DEAF)
+    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name))
+    here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+    child = await worker.start(floor.home, here)
+    try:
+        pid = await agent.says("acting")
+        family = processes.family(child.process)
+        assert pid in {each.pid for each in family}
+        assert (await floor.row()).status == "acting"
+        began = SYSTEM.now()
+        await end(floor, child)
+        took = SYSTEM.now() - began
+    finally:
+        await child.terminate()
+    said = child.log.read_text()
+    assert not alive(pid), said
+    assert [each for each in family if processes.find(each.pid, each.started)] == []
+    row = await floor.row()
+    assert (row.status, row.reason) == (
+        "unknown",
+        "the process was stopped while the agent was at work",
+    ), said
+    assert (await floor.state(run)).is_crashed(), said
+    assert agent.had == 1
+    assert took < timedelta(seconds=15)
+    async with asyncio.timeout(5):
+        await child.wait()

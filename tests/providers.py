@@ -1,0 +1,359 @@
+"""A model provider on localhost that speaks the real protocols, and does what a test wrote.
+
+It answers OpenAI's chat completions and responses, and Anthropic's messages, over HTTP/1.1, and
+keeps every request. ``Provider.script`` holds what it does next, a step for each request::
+
+    with provider() as here:
+        here.script = [limited("7"), "The answer"]
+        ...  # ask http://127.0.0.1:…/v1
+        assert [seen.prompt for seen in here.requests] == ["Hello", "Hello"]
+
+The last step is done again and again. A request with another key than `KEY` is answered 401.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "sk-test-7f3Qm0ZrW5pT9xKd"
+"""The key that the provider knows."""
+
+WAIT = 20.0
+"""Seconds that a test may wait for one of the provider's events."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text, and the tokens that it took; ``cached`` are among the input's.
+
+    ``finish`` is in OpenAI's words: ``stop``, ``length`` or ``content_filter``.
+    """
+
+    text: str = "Hello."
+    input_tokens: int = 10
+    output_tokens: int = 5
+    cached: int = 0
+    finish: str = "stop"
+    model: str | None = None
+    tool: str | None = None
+    usage: bool = True
+
+
+@dataclass(frozen=True)
+class Status:
+    """An error with this status, in the protocol's form."""
+
+    code: int
+    message: str = "scripted"
+    kind: str = "scripted_error"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def limited(retry_after: str = "") -> Status:
+    """429, with the header if one is given."""
+    headers = {"Retry-After": retry_after} if retry_after else {}
+    return Status(429, "Slow down.", "rate_limit_error", headers)
+
+
+@dataclass(frozen=True)
+class Hang:
+    """No answer; `Provider.left` is set when the other side has given up."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The connection ends after this share of the body; a reader that was told no length cannot
+    see it by that."""
+
+    length: bool = True
+    share: float = 0.7
+
+
+@dataclass(frozen=True)
+class Page:
+    """Something else than such an API answers with, and 200."""
+
+    body: str = "<html>It works!</html>"
+    content_type: str = "text/html"
+
+
+Step = str | Answer | Status | Hang | Cut | Page
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request; names of headers in lowercase."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
+        return self.headers.get("x-api-key") or bearer
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """Role and text of each message, the system prompt first, whatever the protocol."""
+        given = [("system", _text(self.body["system"]))] if "system" in self.body else []
+        if "instructions" in self.body:
+            given.append(("system", self.body["instructions"]))
+        messages = self.body.get("messages", self.body.get("input", []))
+        return given + [(each["role"], _text(each["content"])) for each in messages]
+
+    @property
+    def prompt(self) -> str:
+        return self.said[-1][1]
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content)
+
+
+class Provider:
+    """``address`` ends in /v1, as OpenAI's does; Anthropic's client wants ``origin``.
+
+    ``asked`` is set by each request, ``left`` when the other side gives up on a `Hang`, ``closed``
+    when a connection has ended.
+    """
+
+    def __init__(self) -> None:
+        self.script: list[Step] = ["Hello."]
+        self.requests: list[Seen] = []
+        self.asked = threading.Event()
+        self.left = threading.Event()
+        self.closed = threading.Event()
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+        provider = self
+
+        class Handler(_Handler):
+            here = provider
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    @property
+    def address(self) -> str:
+        return f"{self.origin}/v1"
+
+    def next(self, seen: Seen) -> Step:
+        with self._lock:
+            self.requests.append(seen)
+            step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        self.asked.set()
+        return step
+
+
+@contextmanager
+def provider() -> Iterator[Provider]:
+    """A provider that listens for as long as the block lasts."""
+    here = Provider()
+    thread = threading.Thread(target=here.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield here
+    finally:
+        here.closing.set()
+        here.server.shutdown()
+        thread.join()
+        here.server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    here: Provider
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+    def finish(self) -> None:
+        super().finish()
+        self.here.closed.set()
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        seen = Seen(self.path, headers, json.loads(self.rfile.read(length)))
+        step = self.here.next(seen)
+        if seen.key != KEY and not isinstance(step, Status):
+            words = f"Incorrect API key provided: {seen.key}."
+            step = Status(401, words, "authentication_error")
+        self._do(seen, Answer(step) if isinstance(step, str) else step)
+
+    def _do(self, seen: Seen, step: Step) -> None:
+        match step:
+            case Hang():
+                self._hang()
+            case Cut():
+                self._cut(step, *_told(seen, _answer(seen, Answer("A long answer."))))
+            case Status():
+                self._send(step.code, _error(seen, step), step.headers)
+            case Page():
+                self._send(200, step.body.encode(), {"Content-Type": step.content_type})
+            case Answer():
+                self._send(200, *_told(seen, _answer(seen, step)))
+
+    def _send(self, code: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        told = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        self.send_response(code)
+        for name, value in (told | dict(headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _hang(self) -> None:
+        self.close_connection = True
+        while not self.here.closing.is_set():
+            readable, _, _ = select.select([self.connection], [], [], 0.02)
+            if readable and not self.connection.recv(1, socket.MSG_PEEK):
+                self.here.left.set()
+                return
+
+    def _cut(self, step: Cut, body: bytes, headers: Mapping[str, str]) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", headers["Content-Type"])
+        self.send_header("Connection", "close")
+        if step.length:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: int(len(body) * step.share)])
+
+
+def _told(seen: Seen, answer: dict[str, Any]) -> tuple[bytes, Mapping[str, str]]:
+    if seen.body.get("stream"):
+        return _stream(_events(answer)), {"Content-Type": "text/event-stream"}
+    return json.dumps(answer).encode(), {"Content-Type": "application/json"}
+
+
+def _error(seen: Seen, step: Status) -> bytes:
+    error = {"type": step.kind, "message": step.message}
+    if seen.path.endswith("/messages"):
+        return json.dumps({"type": "error", "error": error}).encode()
+    return json.dumps({"error": error | {"code": step.kind, "param": None}}).encode()
+
+
+def _answer(seen: Seen, step: Answer) -> dict[str, Any]:
+    model = step.model or seen.body["model"]
+    for end, protocol in (
+        ("/chat/completions", _chat),
+        ("/responses", _responses),
+        ("/messages", _messages),
+    ):
+        if seen.path.endswith(end):
+            return protocol(step, model)
+    raise AssertionError(f"no such path: {seen.path}")
+
+
+def _events(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """A message of Anthropic's as the events of a stream; its client asks for one."""
+    began = message | {"content": [], "stop_reason": None}
+    began["usage"] = message["usage"] | {"output_tokens": 1}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": began}]
+    for index, block in enumerate(message["content"]):
+        half = len(block["text"]) // 2
+        empty = {"type": "text", "text": ""}
+        events.append({"type": "content_block_start", "index": index, "content_block": empty})
+        for piece in (block["text"][:half], block["text"][half:]):
+            delta = {"type": "text_delta", "text": piece}
+            events.append({"type": "content_block_delta", "index": index, "delta": delta})
+        events.append({"type": "content_block_stop", "index": index})
+    ended = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    spent = {"output_tokens": message["usage"]["output_tokens"]}
+    events.append({"type": "message_delta", "delta": ended, "usage": spent})
+    return [*events, {"type": "message_stop"}]
+
+
+def _stream(events: list[dict[str, Any]]) -> bytes:
+    return b"".join(
+        f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events
+    )
+
+
+def _chat(step: Answer, model: str) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": step.text}
+    if step.tool:
+        call = {"name": step.tool, "arguments": "{}"}
+        message["tool_calls"] = [{"id": "call_1", "type": "function", "function": call}]
+    answer: dict[str, Any] = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_767_225_600,
+        "model": model,
+        "choices": [{"index": 0, "finish_reason": step.finish, "message": message}],
+    }
+    if step.usage:
+        answer["usage"] = {
+            "prompt_tokens": step.input_tokens,
+            "completion_tokens": step.output_tokens,
+            "total_tokens": step.input_tokens + step.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": step.cached},
+        }
+    return answer
+
+
+def _responses(step: Answer, model: str) -> dict[str, Any]:
+    text = {"type": "output_text", "text": step.text, "annotations": []}
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1_767_225_600,
+        "status": "completed",
+        "model": model,
+        "output": [
+            {
+                "type": "message",
+                "id": "msg_1",
+                "role": "assistant",
+                "status": "completed",
+                "content": [text],
+            }
+        ],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {
+            "input_tokens": step.input_tokens,
+            "output_tokens": step.output_tokens,
+            "total_tokens": step.input_tokens + step.output_tokens,
+            "input_tokens_details": {"cached_tokens": step.cached},
+            "output_tokens_details": {"reasoning_tokens": 0},
+        },
+    }
+
+
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+
+
+def _messages(step: Answer, model: str) -> dict[str, Any]:
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [{"type": "text", "text": step.text}] if step.text else [],
+        "stop_reason": _STOPS[step.finish],
+        "stop_sequence": None,
+        "usage": {  # here, unlike in the other protocol, cached tokens are not among the input's
+            "input_tokens": step.input_tokens - step.cached,
+            "cache_read_input_tokens": step.cached,
+            "cache_creation_input_tokens": 0,
+            "output_tokens": step.output_tokens,
+        },
+    }

@@ -1,0 +1,32 @@
+"""Model agents against the local provider, in both protocols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.model import ModelAgent, ModelSettings
+from tests.providers import KEY, Provider
+
+PROTOCOLS = ("openai", "anthropic")
+MODELS = {"openai": "gpt-6-luna", "anthropic": "claude-haiku-4-5"}
+
+
+def agent(here: Provider, protocol: str = "openai", **settings: Any) -> ModelAgent:
+    """An agent called `brief`."""
+    given: dict[str, Any] = {
+        "model": f"{protocol}:{MODELS[protocol]}",
+        "base_url": here.address if protocol == "openai" else here.origin,
+        "api_key": KEY,
+    }
+    return ModelAgent("brief", ModelSettings.model_validate(given | settings))
+
+
+def request(prompt: str = "Hello", **given: Any) -> AgentRequest:
+    return AgentRequest(prompt=prompt, **{"timeout": 30.0, "occurrence": "flow:1", **given})
+
+
+async def ask(
+    here: Provider, protocol: str = "openai", prompt: str = "Hello", **settings: Any
+) -> AgentReply:
+    return await agent(here, protocol, **settings).answer(request(prompt))

@@ -1,0 +1,251 @@
+"""Real programs; what a program started is asked for by its number, after the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.agents import process
+from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.command import CommandAgent, CommandSettings
+from daybook.errors import AgentFailed, AgentMisconfigured
+
+pytestmark = pytest.mark.anyio
+
+Script = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    """Gives the command that runs some lines of Python."""
+
+    def write(lines: str) -> list[str]:
+        path = tmp_path / "program.py"
+        path.write_text(textwrap.dedent(lines))
+        return [sys.executable, "-I", "-S", str(path)]
+
+    return write
+
+
+def agent(command: list[str], **settings: Any) -> CommandAgent:
+    return CommandAgent("robot", CommandSettings(command=command, **settings))
+
+
+def request(prompt: str = "Hello", **given: Any) -> AgentRequest:
+    return AgentRequest(prompt=prompt, **{"timeout": 20.0, "occurrence": "flow:1", **given})
+
+
+async def ask(command: list[str], prompt: str = "Hello", **settings: Any) -> AgentReply:
+    return await agent(command, **settings).answer(request(prompt))
+
+
+async def test_the_prompt_goes_to_standard_input_and_the_output_is_the_answer() -> None:
+    assert (await ask(["cat"], "Grüße\n, {job} $HOME\n")).text == "Grüße\n, {job} $HOME"
+
+
+async def test_the_prompt_goes_where_the_template_says_and_not_to_standard_input(
+    script: Script,
+) -> None:
+    command = script("import sys; print(sys.argv[1:], repr(sys.stdin.read()))")
+    due = datetime(2027, 1, 15, 14, 30, tzinfo=timezone(timedelta(hours=1)))
+    filled = await agent([*command, "-p", "{prompt}", "{job}", "{due}", "{occurrence}"]).answer(
+        request("a 'b'; $(c)", job="brief", due=due, occurrence="due:brief:x")
+    )
+    wanted = ["-p", "a 'b'; $(c)", "brief", "2027-01-15T13:30:00Z", "due:brief:x"]
+    assert filled.text == f"{wanted} ''"
+
+
+async def test_only_the_listed_variables_reach_the_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ROBOT_LEVEL", "high")
+    monkeypatch.setenv("UNLISTED", "hidden")
+    monkeypatch.setenv("PREFECT_API_KEY", "hidden")
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", "hidden")
+    reply = await ask(["env"], environment=["ROBOT_LEVEL", "PATH", "NOT_SET"])
+    assert sorted(reply.text.splitlines()) == [f"PATH={os.environ['PATH']}", "ROBOT_LEVEL=high"]
+
+
+async def test_json_is_parsed(script: Script) -> None:
+    reply = await ask(script("""print('{"n": [1, null], "s": "ä"}')"""), output="json")
+    assert reply.result == {"n": [1, None], "s": "ä"}
+    assert reply.text == '{"n": [1, null], "s": "ä"}'
+
+
+@pytest.mark.parametrize("printed", ["", "Sure! {}", "{} {}", '{"n": NaN}', "[" * 100_000])
+async def test_output_that_is_not_json_is_a_failure(script: Script, printed: str) -> None:
+    with pytest.raises(AgentFailed, match="the answer is not JSON") as caught:
+        await ask(script(f"print({printed!r})"), output="json")
+    assert caught.value.output == printed
+
+
+async def test_an_exit_code_is_a_failure_with_the_last_words(script: Script) -> None:
+    with pytest.raises(AgentFailed) as caught:
+        await ask(
+            script(
+                """
+                import sys
+                sys.stderr.write("early\\n" * 5000 + "no credit left\\n")
+                print("so far")
+                sys.exit(3)
+                """
+            )
+        )
+    message = str(caught.value)
+    assert "ended with exit code 3; it said: " in message
+    assert message.endswith("no credit left")
+    assert len(message) < 2200
+    assert caught.value.output == "so far"
+
+
+async def test_a_silent_failure_and_a_signal_are_named() -> None:
+    with pytest.raises(AgentFailed, match="false ended with exit code 1; it said nothing"):
+        await ask(["false"])
+    with pytest.raises(AgentFailed, match="sh was ended by SIGSEGV"):
+        await ask(["sh", "-c", "kill -SEGV $$"])
+
+
+async def test_an_error_does_not_contain_the_values_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MODEL_ENDPOINT", "https://me:pw@host")
+    command = ["sh", "-c", 'echo "out $MODEL_ENDPOINT"; echo "err $MODEL_ENDPOINT" >&2; exit 1']
+    with pytest.raises(AgentFailed) as caught:
+        await ask(command, environment=["PATH", "MODEL_ENDPOINT"])
+    assert str(caught.value) == "sh ended with exit code 1; it said: err [MODEL_ENDPOINT]"
+    assert caught.value.output == "out [MODEL_ENDPOINT]"
+
+
+async def test_huge_output_is_kept_in_part_and_says_so(script: Script) -> None:
+    # Three-byte characters: the limit falls into one.
+    count = process.OUTPUT_LIMIT
+    lines = f"""
+        import sys
+        sys.stdout.buffer.write('€'.encode() * {count})
+        sys.stderr.write('x' * 10**6)
+    """
+    reply = await ask(script(lines))
+    text, _, mark = reply.text.rpartition("\n")
+    assert text == "€" * (process.OUTPUT_LIMIT // 3)
+    assert mark == f"[cut here: {3 * count - process.OUTPUT_LIMIT} more bytes were printed]"
+    with pytest.raises(AgentFailed, match="longer than 4194304 bytes"):
+        await ask(script(lines), output="json")
+
+
+async def test_a_huge_prompt_to_a_program_that_reads_it_while_printing() -> None:
+    prompt = "0123456789abcde\n" * 200_000
+    assert (await ask(["cat"], prompt)).text == prompt.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["print('done')", "import os; os.close(0); print('done')", "input(); print('done')"],
+    ids=["never reads", "closes", "reads a little"],
+)
+async def test_a_huge_prompt_that_is_not_read_is_no_error(script: Script, lines: str) -> None:
+    assert (await ask(script(lines), "line\n" * 2_000_000)).text == "done"
+
+
+async def test_half_a_character_in_a_prompt_does_not_stop_it() -> None:
+    assert (await ask(["cat"], "a\ud800b")).text == "a?b"
+
+
+async def test_a_program_that_prints_no_utf8_is_understood(script: Script) -> None:
+    command = script("import sys; sys.stdout.buffer.write(b'a\\xffb')")
+    assert (await ask(command)).text == "a\ufffdb"
+
+
+async def test_each_run_has_an_empty_private_folder_that_does_not_stay() -> None:
+    reply = await ask(["sh", "-c", "pwd; ls -A; echo x > made"])
+    folder = Path(reply.text)
+    assert folder.name.startswith("daybook-agent-")
+    assert folder.name not in os.listdir(tempfile.gettempdir())
+    mode = await ask([sys.executable, "-c", "import os; print(os.stat('.').st_mode)"])
+    assert stat.S_IMODE(int(mode.text)) == 0o700
+
+
+async def test_a_work_dir_is_used_and_stays(tmp_path: Path) -> None:
+    await ask(["sh", "-c", "echo x > made"], work_dir=str(tmp_path))
+    assert (tmp_path / "made").read_text() == "x\n"
+
+
+async def test_a_work_dir_may_begin_with_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    assert (await ask(["pwd"], work_dir="~/work")).text == str((tmp_path / "work").resolve())
+
+
+def _written(path: Path, text: str, mode: int) -> str:
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+async def test_what_cannot_run_is_told_before_anything_runs(tmp_path: Path) -> None:
+    plain = _written(tmp_path / "plain", "echo\n", 0o600)
+    shebang = _written(tmp_path / "shebang", "#!/no/such/interpreter\n", 0o700)
+    cases: list[tuple[list[str], dict[str, str], str]] = [
+        (["no-such-program"], {}, 'agent "robot": there is no program "no-such-program"'),
+        (["/no/such/program"], {}, "there is no program /no/such/program"),
+        ([plain], {}, "is not an executable file"),
+        ([str(tmp_path)], {}, "is not an executable file"),
+        ([shebang], {}, "cannot be run: No such file or directory"),
+        (["touch", "made"], {"work_dir": f"{tmp_path}/none"}, "is not a folder of this machine"),
+        (["touch", "made"], {"work_dir": plain}, "is not a folder of this machine"),
+    ]
+    for command, settings, words in cases:
+        with pytest.raises(AgentMisconfigured) as caught:
+            await ask(command, **settings)
+        assert words in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == ["plain", "shebang"]
+
+
+async def test_a_program_beside_the_work_dir_is_named_relative_to_it(tmp_path: Path) -> None:
+    _written(tmp_path / "robot.sh", "#!/bin/sh\necho here\n", 0o700)
+    assert (await ask(["./robot.sh"], work_dir=str(tmp_path))).text == "here"
+
+
+async def test_a_prompt_that_cannot_be_an_argument(script: Script) -> None:
+    command = [*script("print('ran')"), "{prompt}"]
+    with pytest.raises(AgentMisconfigured, match=r"3000000 bytes.* leave {prompt} out"):
+        await ask(command, "x" * 3_000_000)
+    with pytest.raises(AgentFailed, match="cannot be an argument"):
+        await ask(command, "a\0b")
+
+
+async def test_many_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """Twelve programs of which each waits for all twelve, on two cores and few threads."""
+    wait = 'echo >> "$0"; until [ "$(wc -l < "$0")" -ge 12 ]; do :; done; echo met'
+    command = ["sh", "-c", wait, str(tmp_path / "count")]
+    replies = await asyncio.gather(*(ask(command) for _ in range(12)))
+    assert [reply.text for reply in replies] == ["met"] * 12
+
+
+async def test_nothing_of_the_pipes_is_left_open(tmp_path: Path) -> None:
+    await ask(["cat"])
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(5):
+        await ask(["cat"], "x" * 100_000)
+        with pytest.raises(AgentFailed):
+            await ask(["false"], "x" * 1_000_000)
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_the_settings_say_what_a_form_needs() -> None:
+    schema = json.loads(json.dumps(CommandSettings.model_json_schema()))
+    for name, field in schema["properties"].items():
+        assert len(field["description"]) > 40, name
+        assert field["title"]

@@ -1,0 +1,345 @@
+"""However `answer` ends, nothing that the program started runs on.
+
+Each program tells the numbers of its processes through a named pipe as soon as they are ready, so
+no test guesses how long something takes to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from daybook.agents import process
+from daybook.agents.base import AgentRequest
+from daybook.agents.command import CommandAgent, CommandSettings
+from daybook.errors import AgentFailed, AgentTimeout
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(
+        not Path("/proc").exists(), reason="only /proc tells zombies from the living"
+    ),
+]
+
+LONG = 300.0
+
+# tell(word): one line into the named pipe. forever(): until a signal ends it. child(f): a process
+# that runs f and is not waited for.
+PRELUDE = """
+import os, signal, sys
+def tell(word=""):
+    with open(sys.argv[1], "a") as pipe:
+        pipe.write(f"{os.getpid()} {word}\\n")
+def forever():
+    while True:
+        signal.pause()
+def child(work):
+    if os.fork() == 0:
+        work()
+        os._exit(0)
+def deaf():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tell("deaf")
+    forever()
+def plain():
+    tell("plain")
+    forever()
+def close_pipes():
+    for number in (0, 1, 2):
+        os.close(number)
+"""
+
+GRANDCHILDREN = {
+    "alone": ("plain()", 1),
+    "alone and deaf": ("deaf()", 1),
+    "a plain grandchild": ("child(plain); plain()", 2),
+    "a deaf grandchild": ("child(deaf); plain()", 2),
+    "a deaf grandchild of one that left": ("child(lambda: child(deaf)); plain()", 2),
+    "a deaf one without pipes": ("child(lambda: (close_pipes(), deaf())); plain()", 2),
+    "a stopped one": ("child(lambda: (tell(), os.kill(os.getpid(), 19))); plain()", 2),
+    "ten": ("[child(deaf if n % 2 else plain) for n in range(9)]; plain()", 10),
+}
+
+LEFT_BEHIND = {
+    "a plain one": ("child(plain)", 1),
+    "a deaf one that holds the pipes": ("child(deaf)", 1),
+    "a deaf one without pipes": ("child(lambda: (close_pipes(), deaf()))", 1),
+}
+
+
+class Programs:
+    """Commands made of a few lines, and the numbers of the processes which they told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pids: list[int] = []
+        self._pipe = folder / "told"
+        os.mkfifo(self._pipe)
+        self._fd = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)  # never at its end
+        self._rest = b""
+
+    def agent(self, lines: str) -> CommandAgent:
+        path = self.folder / "program.py"
+        path.write_text(PRELUDE + textwrap.dedent(lines) + "\n")
+        command = [sys.executable, "-I", "-S", str(path), str(self._pipe)]
+        return CommandAgent("robot", CommandSettings(command=command))
+
+    async def told(self, count: int) -> None:
+        """Wait until ``count`` processes have told that they are ready."""
+        while len(self.pids) < count:
+            await anyio.wait_readable(self._fd)
+            *lines, self._rest = (self._rest + os.read(self._fd, 65536)).split(b"\n")
+            self.pids += [int(line.split()[0]) for line in lines]
+
+    def alive(self) -> list[int]:
+        return [pid for pid in self.pids if _runs(pid)]
+
+    def close(self) -> None:
+        os.close(self._fd)
+        for pid in self.alive():  # only where a test has failed
+            os.kill(pid, 9)
+
+
+def _runs(pid: int) -> bool:
+    """A zombie does not run; who reaps it is not ours to say."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
+    monkeypatch.setattr(process, "GRACE", 0.3)
+    made = Programs(tmp_path)
+    yield made
+    made.close()
+
+
+def request(seconds: float) -> AgentRequest:
+    return AgentRequest(prompt="Hello", timeout=seconds, occurrence="flow:1")
+
+
+async def in_time(work: Awaitable[object], seconds: float = 20) -> None:
+    """Fail rather than hang."""
+    async with asyncio.timeout(seconds):
+        await work
+
+
+def test_programs_have_five_seconds_to_end_by_themselves() -> None:
+    assert process.GRACE == 5.0
+
+
+@pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
+async def test_a_timeout_ends_all(programs: Programs, lines: str, count: int) -> None:
+    answer = asyncio.create_task(
+        programs.agent(f"print('so far', flush=True); {lines}").answer(request(1.0))
+    )
+    with pytest.raises(AgentTimeout) as caught:
+        await in_time(answer)
+    await in_time(programs.told(count))
+    assert programs.alive() == []
+    assert caught.value.seconds == 1.0
+    assert caught.value.output == "so far"
+
+
+@pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
+async def test_a_cancellation_ends_all_and_is_passed_on(
+    programs: Programs, lines: str, count: int
+) -> None:
+    answer = asyncio.create_task(programs.agent(lines).answer(request(LONG)))
+    await in_time(programs.told(count))
+    assert len(programs.alive()) == count
+    answer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await in_time(answer)
+    assert programs.alive() == []
+
+
+@pytest.mark.parametrize(("lines", "count"), LEFT_BEHIND.values(), ids=LEFT_BEHIND)
+@pytest.mark.parametrize("code", [0, 1])
+async def test_what_is_left_behind_at_the_end_is_ended(
+    programs: Programs, lines: str, count: int, code: int
+) -> None:
+    """The leader exits when its child is ready, which it learns through a pipe of their own."""
+    agent = programs.agent(
+        f"""
+        ready, done = os.pipe()
+        told = tell
+        def tell(word=""):
+            told(word)
+            os.write(done, b".")
+        {lines}
+        os.read(ready, 1)
+        print("finished", flush=True)
+        os._exit({code})
+        """
+    )
+    if code:
+        with pytest.raises(AgentFailed, match="exit code 1"):
+            await in_time(agent.answer(request(LONG)))
+    else:
+        async with asyncio.timeout(20):
+            assert (await agent.answer(request(LONG))).text == "finished"
+    await in_time(programs.told(count))
+    assert programs.alive() == []
+
+
+async def test_who_heeds_the_first_signal_may_say_a_last_word(programs: Programs) -> None:
+    agent = programs.agent(
+        """
+        def bye(*_):
+            print("and goodbye", flush=True)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, bye)
+        print("begun", flush=True)
+        forever()
+        """
+    )
+    with pytest.raises(AgentTimeout) as caught:
+        await in_time(agent.answer(request(0.5)))
+    assert caught.value.output == "begun\nand goodbye"
+
+
+async def test_one_that_is_stopped_may_say_it_too(programs: Programs) -> None:
+    agent = programs.agent(
+        """
+        def bye(*_):
+            print("goodbye", flush=True)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, bye)
+        tell()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        """
+    )
+    with pytest.raises(AgentTimeout) as caught:
+        await in_time(agent.answer(request(1.0)))
+    assert caught.value.output == "goodbye"
+
+
+async def test_a_grandchild_has_its_time_also_when_the_leader_is_gone(programs: Programs) -> None:
+    agent = programs.agent(
+        """
+        leader = os.getpid()
+        def bye(*_):
+            while os.getppid() == leader:
+                pass
+            print("goodbye", flush=True)
+            os._exit(0)
+        def polite():
+            signal.signal(signal.SIGTERM, bye)
+            plain()
+        child(polite)
+        plain()
+        """
+    )
+    with pytest.raises(AgentTimeout) as caught:
+        await in_time(agent.answer(request(1.0)))
+    assert caught.value.output == "goodbye"
+    await in_time(programs.told(2))
+    assert programs.alive() == []
+
+
+async def test_a_cancellation_repeated_during_the_clean_up_does_not_cut_it_short(
+    programs: Programs,
+) -> None:
+    answer = asyncio.create_task(programs.agent("child(deaf); deaf()").answer(request(LONG)))
+    await in_time(programs.told(2))
+    loop = asyncio.get_running_loop()
+    for n in range(20):
+        loop.call_later(n / 100, answer.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await in_time(answer)
+    assert programs.alive() == []
+
+
+async def test_a_cancel_scope_waits_for_the_clean_up(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And does not use up a core meanwhile by cancelling at every turn of the loop."""
+    monkeypatch.setattr(process, "GRACE", 1.0)
+    used = 0.0
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+
+            async def cancel_when_ready() -> None:
+                nonlocal used
+                await programs.told(2)
+                used = time.process_time()
+                scope.cancel()
+
+            group.start_soon(cancel_when_ready)
+            await programs.agent("child(deaf); deaf()").answer(request(LONG))
+    assert scope.cancelled_caught
+    assert time.process_time() - used < 0.4
+    assert programs.alive() == []
+
+
+async def test_a_cancellation_at_the_very_start_leaves_nothing(programs: Programs) -> None:
+    before = _children()
+    answer = asyncio.create_task(programs.agent("plain()").answer(request(LONG)))
+    asyncio.get_running_loop().call_soon(answer.cancel)  # after its first step: the start
+    with pytest.raises(asyncio.CancelledError):
+        await in_time(answer)
+    assert _children() <= before
+
+
+async def test_a_loop_that_is_torn_down_leaves_nothing(programs: Programs) -> None:
+    """Every task is cancelled at once, the keeper's own too."""
+    agent = programs.agent("child(deaf); deaf()")
+
+    async def abandon() -> None:
+        asyncio.create_task(agent.answer(request(LONG)))  # noqa: RUF006
+        await programs.told(2)
+
+    await asyncio.to_thread(asyncio.run, abandon())
+    await _until(lambda: not programs.alive())
+
+
+async def test_one_that_left_the_group_cannot_hold_the_answer_up(programs: Programs) -> None:
+    agent = programs.agent(
+        """
+        ready, done = os.pipe()
+        def away():
+            os.setsid()
+            tell()
+            os.write(done, b".")
+            forever()
+        child(away)
+        os.read(ready, 1)
+        print("finished", flush=True)
+        """
+    )
+    async with asyncio.timeout(20):
+        assert (await agent.answer(request(LONG))).text == "finished"
+        await programs.told(1)  # so that the fixture ends it
+
+
+def _children() -> set[int]:
+    """Processes whose parent is this one, zombies too."""
+    own = str(os.getpid())
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            if stat.rpartition(")")[2].split()[1] == own:
+                found.add(int(entry))
+    return found
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await anyio.lowlevel.checkpoint()

@@ -1,0 +1,39 @@
+"""What a command agent reads of the conversation."""
+
+from __future__ import annotations
+
+import pytest
+
+from daybook.agents.base import AgentRequest, Message
+from daybook.agents.command import CommandAgent, CommandSettings
+
+pytestmark = pytest.mark.anyio
+
+TALK = (Message("user", "I am Ada."), Message("assistant", "Hello, Ada.\nHow are you?"))
+
+
+async def heard(settings: CommandSettings, history: tuple[Message, ...] = TALK) -> str:
+    request = AgentRequest("Who am I?", 20.0, "flow:1", history=history)
+    return (await CommandAgent("robot", settings).answer(request)).text
+
+
+async def test_a_transcript_stands_before_the_prompt() -> None:
+    assert await heard(CommandSettings(command=["cat"])) == (
+        "Our conversation so far:\n\n"
+        "User: I am Ada.\n\n"
+        "Assistant: Hello, Ada.\nHow are you?\n\n"
+        "Now answer this:\n\n"
+        "Who am I?"
+    )
+
+
+async def test_without_history_there_is_only_the_prompt() -> None:
+    assert await heard(CommandSettings(command=["cat"]), ()) == "Who am I?"
+
+
+async def test_it_can_be_switched_off() -> None:
+    assert await heard(CommandSettings(command=["cat"], history="none")) == "Who am I?"
+
+
+async def test_an_argument_gets_the_prompt_alone() -> None:
+    assert await heard(CommandSettings(command=["printf", "%s", "{prompt}"])) == "Who am I?"

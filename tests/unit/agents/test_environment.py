@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from daybook.agents import environment
+
+
+@pytest.mark.parametrize(
+    "name", ["PREFECT_API_KEY", "prefect_api_key", "DAYBOOK_WEBHOOK_SECRET", "Daybook_Home"]
+)
+def test_our_own_variables_are_never_passed_on(name: str) -> None:
+    with pytest.raises(ValueError, match="never passed on"):
+        environment.check(["PATH", name])
+
+
+def test_a_value_written_beside_a_name_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ValueError) as caught:
+        environment.check(["API_KEY=hunter2hunter2"])
+    assert "API_KEY" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "A B", "1A", "A\n"])
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not the name of a variable"):
+        environment.check([name])
+
+
+def test_only_listed_variables_that_are_set_are_passed_on() -> None:
+    given = {"PATH": "/bin", "API_KEY": "k", "OTHER": "o"}
+    assert environment.allowed(["PATH", "API_KEY", "TZ"], given) == {"PATH": "/bin", "API_KEY": "k"}
+
+
+def test_an_error_hides_every_value_that_the_operator_added() -> None:
+    variables = {
+        "PATH": "/usr/local/bin",
+        "DATABASE": "pg://user:pw@host",
+        "API_KEY": "pg://user:pw@host/longer",
+        "SHORT": "ab",
+    }
+    text = "ab /usr/local/bin pg://user:pw@host/longer pg://user:pw@host"
+    hidden = environment.without_values(text, variables)
+    assert hidden == "ab /usr/local/bin [API_KEY] [DATABASE]"
+
+
+def test_an_answer_hides_only_what_is_named_a_secret() -> None:
+    variables = {"AUTHOR": "Ada Lovelace", "API_KEY": "0123456789"}
+    hidden = environment.without_secrets("Ada Lovelace has 0123456789", variables)
+    assert hidden == "Ada Lovelace has [API_KEY]"

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from daybook.agents import environment, kinds
+from daybook.agents.command import CommandAgent, CommandSettings
+from daybook.agents.offline import OfflineAgent
+from daybook.errors import AgentMisconfigured, Refused
+
+
+def test_each_slug_builds_its_agent() -> None:
+    assert isinstance(kinds.build("daybook-offline-agent", "a", {}), OfflineAgent)
+    agent = kinds.build("daybook-command-agent", "b", {"command": ["cat"]})
+    assert isinstance(agent, CommandAgent)
+    assert agent.name == "b"
+    assert agent.settings == CommandSettings(command=["cat"])
+
+
+def test_a_kind_is_found_by_word_and_by_slug() -> None:
+    assert kinds.named("command") is kinds.named("daybook-command-agent") is kinds.COMMAND
+    with pytest.raises(Refused) as caught:
+        kinds.named("robot")
+    assert str(caught.value) == 'kind: unknown "robot" (legal: offline, command, model)'
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "words"),
+    [
+        ({}, "command", "required"),
+        ({"command": []}, "command", "is empty"),
+        ({"command": "cat"}, "command", "valid list"),
+        ({"command": ["cat", "{who}"]}, "command", "unknown placeholder {who}"),
+        ({"command": ["cat"], "output": "xml"}, "output", "'text' or 'json'"),
+        ({"command": ["cat"], "work_dir": "here"}, "work_dir", "absolute path"),
+        ({"command": ["cat"], "environment": ["DAYBOOK_HOME"]}, "environment", "never passed on"),
+        ({"command": ["cat"], "shell": True}, "shell", "not permitted"),
+    ],
+)
+def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: str) -> None:
+    with pytest.raises(Refused) as caught:
+        kinds.checked(kinds.COMMAND, data)
+    assert caught.value.field == field
+    assert words in caught.value.problem
+    assert "command, work_dir, environment, output, history" in caught.value.legal
+    with pytest.raises(AgentMisconfigured, match=f'agent "b": {field}: '):
+        kinds.build(kinds.COMMAND.slug, "b", data)
+
+
+def test_an_error_never_repeats_what_was_given() -> None:
+    with pytest.raises(Refused) as caught:
+        kinds.checked(kinds.COMMAND, {"command": {"token": "hunter2"}})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_default_allow_list_passes_its_own_check() -> None:
+    environment.check(CommandSettings(command=["cat"]).environment)

@@ -1,0 +1,189 @@
+"""Names of providers, keys from the environment, and what is said when they are missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+from genai_prices.data_snapshot import get_snapshot
+from pydantic import ValidationError
+from pydantic_ai.models import KnownModelName
+
+from daybook.agents import kinds, providers
+from daybook.agents.model import ModelSettings
+from daybook.clock import SystemClock
+from daybook.errors import AgentMisconfigured, Refused
+
+
+def settings(model: str, **given: Any) -> ModelSettings:
+    return ModelSettings.model_validate({"model": model, **given})
+
+
+@pytest.mark.parametrize(
+    ("written", "provider", "name"),
+    [
+        ("openai:gpt-6-luna", "openai", "gpt-6-luna"),
+        ("groq:llama:8b", "groq", "llama:8b"),
+        ("llama3:8b", "", "llama3:8b"),
+        ("llama3", "", "llama3"),
+        (":x", "", ":x"),
+        ("openai:", "", "openai:"),
+    ],
+)
+def test_what_stands_before_a_colon_is_a_provider_if_one_is_called_so(
+    written: str, provider: str, name: str
+) -> None:
+    assert providers.divided(written) == (provider, name)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("nosuch:model", 'no provider of "nosuch:model" is known'),
+        ("groq:llama", r"pydantic-ai-slim\[groq\]"),
+    ],
+)
+def test_a_provider_that_cannot_be_used_is_told_before_anything_is_stored(
+    model: str, words: str
+) -> None:
+    with pytest.raises(AgentMisconfigured, match=words):
+        providers.check(settings(model))
+    with pytest.raises(AgentMisconfigured, match=words):
+        providers.model(settings(model))
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("openai:gpt-6-luna", "OPENAI_API_KEY"),
+        ("anthropic:claude-haiku-5-5", "ANTHROPIC_API_KEY"),
+        ("google:gemini-3.8-flash", "GOOGLE_API_KEY"),
+        ("openrouter:some/model", "OPENROUTER_API_KEY"),
+    ],
+)
+def test_a_missing_key_is_asked_for_by_its_name_and_only_when_it_is_needed(
+    model: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    providers.check(settings(model))
+    with pytest.raises(AgentMisconfigured, match=variable) as caught:
+        providers.model(settings(model))
+    assert "test model" not in str(caught.value)
+    monkeypatch.setenv(variable, "k-12345678")
+    name = model.partition(":")[2]
+    assert providers.model(settings(model)).model_name == name
+    monkeypatch.delenv(variable)
+    assert providers.model(settings(model, api_key="k-12345678")).model_name == name
+
+
+def test_an_agent_without_a_key_may_be_asked_for_any_provider(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k-12345678")
+    wanted = providers.model(settings("openai:gpt-6-luna"), "anthropic:claude-haiku-4-5")
+    assert (wanted.system, wanted.model_name) == ("anthropic", "claude-haiku-4-5")
+
+
+# --- first start
+
+
+def test_without_a_key_there_is_no_first_model() -> None:
+    assert providers.first() is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "variable"),
+    [
+        ({"OPENAI_API_KEY": "a", "ANTHROPIC_API_KEY": "b", "GEMINI_API_KEY": "c"}, "OPENAI"),
+        ({"ANTHROPIC_API_KEY": "b", "GEMINI_API_KEY": "c"}, "ANTHROPIC"),
+        ({"OPENAI_API_KEY": " ", "GEMINI_API_KEY": "c"}, "GEMINI"),
+        ({"GOOGLE_API_KEY": "c"}, "GOOGLE"),
+    ],
+)
+def test_the_first_key_in_order_decides(
+    environment: dict[str, str], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = providers.first()
+    assert found is not None
+    assert found.variable == f"{variable}_API_KEY"
+    assert found.key == environment[found.variable]
+    assert "key=" not in repr(found)
+
+
+@pytest.mark.parametrize("model", sorted(set(providers.FIRST.values())))
+def test_the_first_models_are_known_and_have_a_small_price(model: str) -> None:
+    assert model in get_args(KnownModelName.__value__)
+    provider, name = model.split(":")
+    _, found = get_snapshot().find_provider_model(name, None, provider, None)
+    price: Any = found.get_prices(SystemClock().now())
+    output = getattr(price.output_mtok, "base", price.output_mtok)
+    assert 0 < output <= 10  # dollars for a million tokens
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        ({}, "model", "required"),
+        ({"model": ""}, "model", "provider and the model's name"),
+        ({"model": "openai: x"}, "model", "provider and the model's name"),
+        ({"model": "gpt-6-luna"}, "base_url", "openai:gpt-6-luna"),
+        ({"model": "a:b", "base_url": "localhost:8000"}, "base_url", "http://"),
+        ({"model": "a:b", "base_url": "http://"}, "base_url", "http://"),
+        ({"model": "a:b", "base_url": "http://h:99999"}, "base_url", "http://"),
+        ({"model": "a:b", "base_url": "http://me:pw@h/v1"}, "base_url", "password"),
+        ({"model": "a:b", "base_url": "http://h/v1?key=s3cret"}, "base_url", "query"),
+        ({"model": "a:b", "api_key": "two words"}, "api_key", "no key has"),
+        ({"model": "a:b", "api_key": "line\n"}, "api_key", "no key has"),
+        ({"model": "a:b", "options": {"heat": 1}}, "options", "heat: "),
+        ({"model": "a:b", "options": {"temperature": "hot"}}, "options", "temperature: "),
+        ({"model": "a:b", "options": {"max_tokens": 0}}, "options", "max_tokens: "),
+        ({"model": "a:b", "options": {"max_retries": 3}}, "options", "max_retries: "),
+        ({"model": "a:b", "request_limit": -1}, "request_limit", "greater"),
+        ({"model": "a:b", "input_price": -1}, "input_price", "greater"),
+        ({"model": "a:b", "output_price": float("nan")}, "output_price", "finite"),
+    ],
+)
+def test_bad_settings_name_their_field_and_repeat_no_secret(
+    given: dict[str, Any], field: str, words: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        kinds.checked(kinds.MODEL, given)
+    assert caught.value.field == field
+    assert words in caught.value.problem
+    assert not [s for s in ("s3cret", "me:pw", "two words") if s in str(caught.value)]
+
+
+def test_a_secret_is_plain_where_it_is_stored_and_hidden_where_it_is_shown() -> None:
+    made = kinds.checked(kinds.MODEL, {"model": "openai:x", "api_key": "k-1", "options": {}})
+    data = kinds.stored(made)
+    assert data["api_key"] == "k-1"
+    assert kinds.shown(kinds.MODEL, data)["api_key"] == "********"
+    assert kinds.shown(kinds.MODEL, data | {"api_key": ""})["api_key"] == ""
+    assert "k-1" not in repr(made) + str(made) + made.model_dump_json()
+
+
+def test_options_are_stored_as_given_zero_included() -> None:
+    made = settings("openai:x", options={"temperature": 0, "thinking": "low", "seed": None})
+    assert made.options == {"temperature": 0, "thinking": "low"}
+
+
+def test_a_validation_error_of_pydantics_own_does_not_hold_the_key() -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings("openai:x", api_key="hunter2 hunter2")
+    assert "hunter2" not in str(kinds.first_problem(caught.value))
+
+
+def test_the_settings_are_known_without_importing_the_clients() -> None:
+    told = (
+        "import sys; import daybook.agents.kinds, daybook.agents.failures; "
+        "import daybook.agents.providers; "
+        "print([m for m in ('pydantic_ai', 'openai', 'prefect') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,81 @@
+"""The command line in this process, and a ledger with a few jobs that need no Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.cli.main import main
+from daybook.ledger import claims, jobs
+from daybook.ledger.engine import Ledger
+from daybook.spec.job import new_job
+
+STRUCTURED = {"output_format": "structured", "output_schema": {"type": "object"}}
+MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def daybook(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Carry out a command line here: `daybook("list", "--json")`."""
+
+    def carry_out(*tokens: str) -> Said:
+        capsys.readouterr()
+        code = main(tokens)
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    return carry_out
+
+
+@pytest.fixture(scope="package")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a home whose ledger holds three jobs, of which `weekly` has a waiting run."""
+    home = tmp_path_factory.mktemp("home")
+    asyncio.run(fill(home / "ledger.db"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAYBOOK_HOME", str(home))
+        patch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
+        yield home
+
+
+async def fill(file: Path, removed: Collection[str] = ()) -> None:
+    """Write the jobs straight into the ledger, as if Prefect had been there."""
+    wanted: list[dict[str, Any]] = [
+        {"name": "weekly", "cron": "0 9 * * 1", "timezone": "Europe/Berlin", "tags": ["team"]},
+        {"name": "often", "every": "90m", "model": "small", "session_key": "team", **STRUCTURED},
+        {"name": "by hand", "on_demand": True, "enabled": False},
+    ]
+    async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
+        async with ledger.write() as session:
+            for fields in wanted:
+                job = new_job(now=MADE, prompt="Say hello.", **fields)
+                await jobs.add(session, job, job.name.replace(" ", "-"), MADE)
+        async with ledger.read() as session:
+            weekly = await jobs.find(session, "weekly")
+        await claims.request(ledger, weekly, "first", "manual")
+        async with ledger.write() as session:
+            for name in removed:
+                await jobs.archive(session, await jobs.find(session, name), MADE)

@@ -1,0 +1,213 @@
+"""Exit codes other than 0 and 2, and ends that no command plans."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook import __version__
+from daybook.service import jobs, runs
+
+# Nobody listens on port 9 (discard) of a machine that runs tests.
+NOWHERE = "http://127.0.0.1:9/api"
+DAYBOOK = [sys.executable, "-m", "daybook"]
+
+
+def process(*tokens: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command as a process of its own."""
+    return subprocess.run(
+        [*DAYBOOK, *tokens],
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["show", "x"],
+        ["next", "x"],
+        ["runs", "x"],
+        ["run", "x"],
+        ["edit", "x", "--every", "5m"],
+        ["pause", "x"],
+        ["resume", "x"],
+        ["remove", "x", "--yes"],
+    ],
+)
+def test_a_job_that_does_not_exist_is_not_found(
+    daybook: Any, stored: Path, typed: list[str]
+) -> None:
+    said = daybook(*typed)
+    assert (said.code, said.out, said.err) == (3, "", 'daybook: job "x" not found\n')
+    error = daybook(*typed, "--json").json["error"]
+    assert error == {"code": "not_found", "message": 'job "x" not found'}
+
+
+def test_a_run_that_does_not_exist_is_not_found(daybook: Any, stored: Path) -> None:
+    assert daybook("logs", "x").code == 3
+
+
+def test_without_prefect_a_change_is_refused_and_nothing_is_stored(stored: Path) -> None:
+    said = process("add", "Say hello.", "--every", "5m", "--json", PREFECT_API_URL=NOWHERE)
+    assert said.returncode == 4
+    assert json.loads(said.stdout)["error"]["code"] == "prefect_unreachable"
+    (sentence,) = said.stderr.splitlines()
+    assert NOWHERE in sentence
+    assert "daybook up" in sentence
+    with sqlite3.connect(stored / "ledger.db") as connection:
+        assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (3,)
+
+
+def test_without_prefect_status_is_not_ready_and_says_why(stored: Path) -> None:
+    said = process("status", "--json", PREFECT_API_URL=NOWHERE)
+    status = json.loads(said.stdout)
+    assert (said.returncode, said.stderr) == (1, "")
+    assert status.keys() >= {"ready", "prefect", "worker", "keeper", "ledger", "due_soon"}
+    assert status["ready"] is False
+    assert any(NOWHERE in problem for problem in status["problems"])
+
+
+def test_a_ledger_that_cannot_be_opened_is_unreachable(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{tmp_path}")
+    said = daybook("list")
+    assert (said.code, said.out) == (4, "")
+    assert "DAYBOOK_LEDGER_URL" in said.err
+
+
+@pytest.mark.parametrize(
+    ("status", "waited", "code"),
+    [
+        ("succeeded", True, 0),
+        ("skipped", True, 0),
+        *((status, True, 1) for status in ("failed", "timed_out", "cancelled", "unknown")),
+        ("waiting", True, 1),
+        ("waiting", False, 0),
+    ],
+)
+@pytest.mark.usefixtures("stored")
+def test_run_ends_by_its_outcome_when_it_is_waited_for(
+    daybook: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    waited: bool,
+    code: int,
+) -> None:
+    async def ended(ref: str, *, wait: bool, request_id: str | None) -> dict[str, Any]:
+        (found,) = await runs.history(ref)
+        assert (wait, request_id) == (waited, "seven")
+        return {**found, "status": status, "output": "an answer\nof two lines"}
+
+    monkeypatch.setattr(runs, "run", ended)
+    typed = ["run", "weekly", "--request-id", "seven", *(["--wait"] if waited else [])]
+    said = daybook(*typed, "--json")
+    assert (said.code, said.json["status"], said.err) == (code, status, "")
+    said = daybook(*typed)
+    assert said.code == code
+    assert f"weekly: {status}" in said.out
+    assert "\n  an answer\n  of two lines\n" in said.out
+
+
+def test_an_interrupt_ends_with_130_and_without_words(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "list_jobs", interrupted)
+    said = daybook("list")
+    assert (said.code, said.out, said.err) == (130, "", "")
+
+
+def test_an_error_that_nobody_foresaw_is_one_sentence(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(jobs, "list_jobs", broken)
+    said = daybook("list", "--json")
+    assert said.code == 1
+    assert said.json["error"]["code"] == "error"
+    assert said.err.count("\n") == 1
+    assert "RuntimeError: first line second line" in said.err
+
+
+def test_nobody_reading_on_is_no_error(stored: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    said = subprocess.run(
+        [*DAYBOOK, "list", "--json"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (said.returncode, said.stderr) == (141, b"")
+
+
+def test_the_question_before_a_removal_is_asked_on_a_terminal_only(
+    daybook: Any, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+
+    async def remove(ref: str) -> dict[str, Any]:
+        removed.append(ref)
+        return await jobs.show(ref)
+
+    class Terminal:
+        answer = "n\n"
+
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self) -> str:
+            return self.answer
+
+    monkeypatch.setattr(jobs, "remove", remove)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    said = daybook("remove", "weekly")
+    assert (said.code, said.out, removed) == (1, "", [])
+    assert "Remove weekly (at 09:00 on Mondays, Europe/Berlin)? [y/N]" in said.err
+    monkeypatch.setattr(Terminal, "answer", "")  # the end of the input
+    assert (daybook("remove", "weekly").code, removed) == (1, [])
+    monkeypatch.setattr(Terminal, "answer", "y\n")
+    assert (daybook("remove", "weekly").code, removed) == (0, ["weekly"])
+    monkeypatch.setattr(Terminal, "answer", "n\n")
+    assert (daybook("remove", "weekly", "--yes").code, removed) == (0, ["weekly"] * 2)
+    monkeypatch.setattr(Terminal, "isatty", lambda _: False)
+    assert (daybook("remove", "weekly").code, removed) == (0, ["weekly"] * 3)
+
+
+def test_the_version_and_the_help_are_there(daybook: Any) -> None:
+    assert daybook("--version").out == f"{__version__}\n"
+    for typed in ([], ["--help"], ["-h"]):
+        said = daybook(*typed)
+        assert (said.code, said.err) == (0, "")
+        for verb in ("up", "add", "runs", "agents"):
+            assert f" {verb} " in said.out
+    assert "Add a job" in daybook("--help").out
+
+
+VERBS = [
+    *("up", "down", "status", "sync", "add", "list", "show", "edit", "pause", "resume"),
+    *("remove", "next", "run", "runs", "logs"),
+    *(f"agents {verb}" for verb in ("add", "list", "show", "test", "remove")),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_commands_help_has_an_example_and_json(daybook: Any, verb: str) -> None:
+    said = daybook(*verb.split(), "--help")
+    assert said.code == 0
+    assert f"Example: daybook {verb}" in said.out
+    assert "--json" in said.out

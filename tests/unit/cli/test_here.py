@@ -1,0 +1,266 @@
+"""What `up`, `down`, `status`, `sync` and `logs` print of what the service tells them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import webbrowser
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from daybook.cli import here, runs
+from daybook.service import doctor as service_doctor
+from daybook.service import runs as service_runs
+from daybook.service import status as service_status
+from daybook.service import sync as service_sync
+from daybook.service import up as service_up
+from daybook.sync import client as connection
+from daybook.sync import reconcile
+from daybook.sync.report import Report
+
+pytestmark = pytest.mark.usefixtures("stored")
+
+FACTS = {
+    "api_url": "http://127.0.0.1:4200/api",
+    "ui_url": "http://127.0.0.1:4200",
+    "ledger": "sqlite+aiosqlite:////home/ledger.db",
+    "jobs": 1,
+    "example": "first-light",
+}
+
+SYNCED = Report(
+    created=["again"],
+    remade=["again"],
+    conflicts={"c": {"schedule": {}}},
+    refused={"d": "no such zone"},
+    failed={"f": "too big"},
+)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An `up` that is ready at once, sees one run end, and ends."""
+
+    async def up(talk: service_up.UpTalk) -> None:
+        talk.say("Starting the worker")
+        talk.synced(service_sync.plain(SYNCED))
+        talk.synced(service_sync.plain(Report(unchanged=3)))
+        talk.ready(FACTS)
+        (run,) = await service_runs.history("weekly")
+        talk.outcome({**run, "status": "succeeded", "output": "Good morning."})
+
+    monkeypatch.setattr(service_up, "up", up)
+
+
+@pytest.mark.usefixtures("started")
+def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
+    said = daybook("up", "--no-browser")
+    assert said.code == 0
+    assert said.err.splitlines()[:6] == [
+        "Starting the worker",
+        "Synced with Prefect: 1 created, 0 updated, 0 taken over, 0 removed",
+        "! was deleted in Prefect, made again: again",
+        "! changed on both sides, kept as here: c (schedule)",
+        "! edited in Prefect, not taken over: d (no such zone)",
+        "! Prefect does not take it: f (too big)",
+    ]
+    assert said.err.splitlines()[6].startswith("Running the example job")
+    assert "http://127.0.0.1:4200\n" in said.out
+    assert "weekly: succeeded" in said.out
+    assert "\n  Good morning.\n" in said.out
+
+
+@pytest.mark.usefixtures("started")
+def test_up_for_programs_is_a_line_of_json_for_each_event(daybook: Any) -> None:
+    ready, ended = map(json.loads, daybook("up", "--json").out.splitlines())
+    assert ready == {"ready": FACTS}
+    assert (ended["run"]["job"], ended["run"]["output"]) == ("weekly", "Good morning.")
+
+
+@pytest.mark.usefixtures("started")
+@pytest.mark.parametrize(
+    ("typed", "there", "opened"),
+    [
+        (["up"], {"terminal", "display"}, True),
+        (["up"], {"display"}, False),
+        (["up"], {"terminal"}, False),
+        (["up", "--no-browser"], {"terminal", "display"}, False),
+        (["up", "--json"], {"terminal", "display"}, False),
+    ],
+)
+def test_up_opens_a_browser_only_where_somebody_would_see_it(
+    daybook: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: list[str],
+    there: set[str],
+    opened: bool,
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", seen.append)
+    monkeypatch.setattr(here, "display_likely", lambda: "display" in there)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: "terminal" in there)
+    assert daybook(*typed).code == 0
+    assert seen == ([FACTS["ui_url"]] if opened else [])
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "likely"),
+    [
+        ("darwin", {}, True),
+        ("linux", {}, False),
+        ("linux", {"DISPLAY": ":0"}, True),
+        ("linux", {"WAYLAND_DISPLAY": "wayland-0"}, True),
+        ("linux", {"DISPLAY": ":10", "SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, False),
+    ],
+)
+def test_a_display_is_likely_on_a_desktop(
+    monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], likely: bool
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert here.display_likely() is likely
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_down_says_whether_something_ran(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch, ran: bool
+) -> None:
+    async def down() -> bool:
+        return ran
+
+    monkeypatch.setattr(service_up, "down", down)
+    said = daybook("down", "--json")
+    assert (said.code, said.json) == (0, {"stopped": ran})
+    assert daybook("down").err == ("Stopped.\n" if ran else "Nothing ran here.\n")
+
+
+def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {
+        "ready": True,
+        "prefect": {"reachable": True, "api_url": FACTS["api_url"], "ui_url": FACTS["ui_url"]},
+        "worker": {"online": 1, "workers": [{"name": "here-1"}]},
+        "keeper": {"running": False},
+        "ledger": {"place": FACTS["ledger"], "jobs": 2, "enabled": 1, "live": {"waiting": 3}},
+        "due_soon": [{"job": "weekly", "due": "2027-01-15T12:00:00Z"}],
+        "problems": ["weekly failed 2 times in a row: no answer"],
+    }
+
+    async def status() -> dict[str, Any]:
+        return found
+
+    monkeypatch.setattr(service_status, "status", status)
+    said = daybook("status")
+    assert said.code == 0
+    assert said.out.startswith("ready\n")
+    for words in ("here-1", "3 waiting", "weekly", "! weekly failed 2 times in a row: no answer"):
+        assert words in said.out
+    found["ready"] = False
+    assert daybook("status").out.startswith("not ready\n")
+    said = daybook("status", "--json")
+    assert (said.code, said.json) == (1, found)
+
+
+def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    well = {"check": "versions", "ok": True, "problem": "", "mend": ""}
+    rain = {"check": "doors", "ok": True, "problem": "it rains", "mend": "an umbrella"}
+    ill = {"check": "worker", "ok": False, "problem": "none", "mend": "daybook up"}
+    found = [well, rain]
+
+    async def doctor() -> list[dict[str, Any]]:
+        return found
+
+    monkeypatch.setattr(service_doctor, "doctor", doctor)
+    said = daybook("doctor")
+    assert said.code == 0
+    assert said.out.splitlines() == [
+        "ok       versions",
+        "ok       doors     it rains; mend: an umbrella",
+    ]
+    found.append(ill)
+    said = daybook("doctor")
+    assert said.code == 1
+    assert said.out.splitlines()[2] == "problem  worker    none; mend: daybook up"
+    said = daybook("doctor", "--json")
+    assert (said.code, said.json) == (1, found)
+
+
+def test_sync_names_what_it_did(daybook: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report(
+        created=["a", "again"],
+        remade=["again"],
+        pulled=["b"],
+        conflicts={"c": {"schedule": {}}},
+        refused={"d": "no such zone"},
+        foreign={"e": "a second schedule"},
+        failed={"f": "too big"},
+        unchanged=4,
+    )
+
+    async def everything(*_: Any) -> Report:
+        return report
+
+    async def answers(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(connection, "connected", nullcontext)
+    monkeypatch.setattr(connection, "answers", answers)
+    monkeypatch.setattr(reconcile, "everything", everything)
+    said = daybook("sync")
+    assert said.out.splitlines() == [
+        "created in Prefect: a",
+        "created in Prefect: again",
+        "taken over from Prefect: b",
+        "was deleted in Prefect, made again: again",
+        "changed on both sides, kept as here: c (schedule)",
+        "edited in Prefect, not taken over: d (no such zone)",
+        "Prefect does not take it: f (too big)",
+        "stays Prefect's own: e (a second schedule)",
+    ]
+    assert said.err == "4 unchanged, 2 written to Prefect.\n"
+    assert said.code == daybook("sync", "--json").code == 1
+    report.failed.clear()
+    assert daybook("sync").code == daybook("sync", "--json").code == 0
+    assert daybook("sync", "--json").json == {**asdict(report), "writes": 2}
+
+
+def test_following_a_log_ends_some_looks_after_the_run(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect gets the last lines late: they are shown although the run has ended."""
+    looks = 0
+
+    async def show(ref: str) -> dict[str, Any]:
+        nonlocal looks
+        looks += 1
+        return {"id": ref, "status": "acting" if looks < 3 else "succeeded"}
+
+    async def logged(ref: str) -> dict[str, Any]:
+        return {"id": f"the run of {ref}", "job_removed": False}
+
+    async def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
+        assert ref == "the run of weekly"
+        for number in range(min(looks, 5)):
+            yield {"at": "2027-01-15T12:00:00Z", "level": 40, "message": f"line {number}"}
+
+    monkeypatch.setattr(runs, "LOOK", 0.0)
+    monkeypatch.setattr(service_runs, "show", show)
+    monkeypatch.setattr(service_runs, "logged", logged)
+    monkeypatch.setattr(service_runs, "logs", logs)
+    shown = daybook("logs", "weekly", "--follow", "--json").out.splitlines()
+    assert [json.loads(line)["message"] for line in shown] == [f"line {n}" for n in range(5)]
+    assert looks == 5 + runs.QUIET_LOOKS
+    said = daybook("logs", "weekly")
+    assert [line.split(" ", 2)[2] for line in said.out.splitlines()] == [
+        f"ERROR   line {n}" for n in range(5)
+    ]

@@ -1,0 +1,67 @@
+"""How a model agent is written on the command line; nothing here needs a Prefect."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from daybook.cli.model_options import ModelOptions
+from daybook.errors import Refused
+
+KEY = "sk-secret-1234567890"
+
+
+def test_options_become_settings_and_what_was_not_given_stays_out() -> None:
+    assert ModelOptions(model="openai:x").settings() == {"model": "openai:x"}
+    given = ModelOptions(model="x", base_url="http://h/v1", temperature=0.0, max_tokens=9)
+    assert given.settings() == {
+        "model": "x",
+        "base_url": "http://h/v1",
+        "options": {"temperature": 0.0, "max_tokens": 9},
+    }
+    assert ModelOptions().settings() == {}
+
+
+def test_the_key_comes_out_of_the_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", f" {KEY}\n")
+    assert ModelOptions(model="a:b", key_env="MY_KEY").settings()["api_key"] == KEY
+
+
+def test_the_key_comes_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{KEY}\n"))
+    assert ModelOptions(model="a:b", key_stdin=True).settings()["api_key"] == KEY
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (ModelOptions(model="a:b", key_env=KEY), "key_env"),  # the key in the name's place
+        (ModelOptions(model="a:b", key_stdin=True), "key_stdin"),
+        (ModelOptions(model="a:b", key_env="HOME", key_stdin=True), "key_env and key_stdin"),
+    ],
+)
+def test_a_key_that_is_not_there_is_refused_and_not_repeated(
+    options: ModelOptions, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(Refused) as caught:
+        options.settings()
+    assert caught.value.field == field
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (ModelOptions(model="openai:x"), "OPENAI_API_KEY"),
+        (ModelOptions(model="openai-chat:x"), "OPENAI_API_KEY"),
+        (ModelOptions(model="google:x"), "GOOGLE_API_KEY"),
+        (ModelOptions(model="groq:x"), "the provider's own"),
+        (ModelOptions(model="x", base_url="http://h/v1"), "none is sent"),
+    ],
+)
+def test_without_a_key_it_is_said_where_one_is_looked_for(
+    options: ModelOptions, words: str
+) -> None:
+    assert words in options.keyless()

@@ -1,0 +1,213 @@
+"""What is read without Prefect: `list`, `show`, `runs`, `next`; as JSON and for people."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.cli import output, words
+from tests.unit.cli.conftest import MADE, fill
+
+pytestmark = pytest.mark.usefixtures("stored")
+
+# docs/design.md, "What a command says"
+JOB = {"id", "name", "kind", "enabled", "deployment", "schedule", "next_due"}
+RUN = {
+    *("id", "job", "kind", "trigger", "status", "reason", "delivery", "scheduled_for"),
+    *("started_at", "finished_at", "duration_seconds", "attempts", "output", "result", "error"),
+    *("session_id", "usage", "flow_run_id"),
+}
+
+
+def test_list_gives_the_jobs_as_add_does(daybook: Any) -> None:
+    by_name = {job["name"]: job for job in daybook("list", "--json").json}
+    assert list(by_name) == ["by hand", "often", "weekly"]
+    for job in by_name.values():
+        assert job.keys() >= JOB
+        assert job["kind"] == "agent-prompt"
+        assert re.fullmatch(r"[0-9a-f]{32}", job["id"])
+    weekly = by_name["weekly"]
+    assert weekly["deployment"] == "agent-prompt/weekly"
+    assert weekly["schedule"] == {"kind": "cron", "expr": "0 9 * * 1", "timezone": "Europe/Berlin"}
+    due = [datetime.fromisoformat(each) for each in weekly["next_due"]]
+    assert len(due) == 5
+    assert all((each.weekday(), each.hour, each.tzinfo is not None) == (0, 9, True) for each in due)
+    assert by_name["often"]["schedule"]["every"] == "1h30m"
+    assert by_name["by hand"]["schedule"]["kind"] == "on_demand"
+    assert (by_name["by hand"]["enabled"], by_name["by hand"]["next_due"]) == (False, [])
+
+
+def test_a_job_is_named_by_name_by_id_and_by_its_unique_beginning(daybook: Any) -> None:
+    weekly = daybook("show", "weekly", "--json").json
+    assert weekly.keys() >= JOB | {"last_run", "next_run"}
+    assert weekly["next_run"] == weekly["next_due"][0]
+    assert weekly["last_run"]["status"] == "waiting"
+    for length in (32, 12):
+        assert daybook("show", weekly["id"][:length], "--json").json["name"] == "weekly"
+
+
+def test_runs_gives_the_shape_of_a_run(daybook: Any) -> None:
+    (run,) = daybook("runs", "weekly", "--json").json
+    assert run.keys() >= RUN
+    assert (run["job"], run["trigger"], run["status"]) == ("weekly", "manual", "waiting")
+    assert daybook("runs", "often", "--json").json == []
+    assert daybook("runs", "--json").json == [run]
+
+
+def test_people_get_a_line_for_each_job(daybook: Any) -> None:
+    head, by_hand, often, weekly = daybook("list").out.splitlines()
+    assert head.split() == ["NAME", "SCHEDULE", "NEXT", "DUE", "LAST"]
+    assert re.fullmatch(r"by hand +on demand +- +- +off", by_hand)
+    assert re.fullmatch(r"often +every 1 hour 30 minutes +\w{3} \d+ \w{3} [\d:]+ +- +on", often)
+    assert re.fullmatch(
+        r"weekly +at 09:00 on Mondays, Europe/Berlin +Mon \d+ \w{3} 09:00 +- +on", weekly
+    )
+
+
+def test_people_see_a_job_with_its_schedule_in_words_and_its_last_run(daybook: Any) -> None:
+    out = daybook("show", "weekly").out
+    assert "at 09:00 on Mondays, Europe/Berlin" in out
+    assert re.search(r"last run +waiting, due \d{4}-\d\d-\d\d", out)
+    assert re.search(r"policy +timeout 30m, retries 3, retry delay 1s, overlap skip", out)
+    assert not re.search(r"^ +(model|answer) ", out, re.MULTILINE)
+    often = daybook("show", "often").out
+    assert re.search(r"model +small\n", often)
+    assert re.search(r'answer +structured, \{"type": "object"\}\n', often)
+    assert re.search(r"session +team\n", often)
+    assert re.search(r"tags +team", out)
+
+
+def test_next_of_a_bare_schedule_across_the_change_to_summer_time(daybook: Any) -> None:
+    typed = ["next", "--cron", "0 9 * * 1-5", "--tz", "Europe/Berlin"]
+    typed += ["--after", "2027-03-26T00:00:00Z", "--count", "2"]
+    assert daybook(*typed, "--json").json["due"] == [
+        {"utc": "2027-03-26T08:00:00Z", "local": "2027-03-26T09:00:00+01:00"},
+        {"utc": "2027-03-29T07:00:00Z", "local": "2027-03-29T09:00:00+02:00"},
+    ]
+    said = daybook(*typed)
+    assert said.out.splitlines() == [
+        "Fri 2027-03-26 09:00 +01:00  =  2027-03-26 08:00 UTC",
+        "Mon 2027-03-29 09:00 +02:00  =  2027-03-29 07:00 UTC",
+    ]
+    assert said.err == "at 09:00 on weekdays, Europe/Berlin\n"
+
+
+def test_next_of_an_interval_counts_from_after(daybook: Any) -> None:
+    typed = ["next", "--every", "90m", "--tz", "UTC", "--after", "2027-01-15T12:00:00Z", "--json"]
+    due = daybook(*typed, "--count", "2").json["due"]
+    assert [each["utc"] for each in due] == ["2027-01-15T13:30:00Z", "2027-01-15T15:00:00Z"]
+
+
+def test_next_of_a_job_is_what_list_shows(daybook: Any) -> None:
+    due = daybook("next", "weekly", "--json").json["due"]
+    weekly = daybook("show", "weekly", "--json").json
+    assert [each["local"] for each in due] == weekly["next_due"]
+
+
+def test_the_zone_is_the_settings_where_none_is_given(daybook: Any) -> None:
+    found = daybook("next", "--cron", "0 9 * * *", "--json").json
+    assert found["schedule"]["timezone"] == "Europe/Berlin"
+
+
+def test_of_a_removed_job_there_is_still_its_history(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    asyncio.run(fill(tmp_path / "ledger.db", removed=("weekly",)))
+    assert "weekly" not in daybook("list").out
+    (run,) = daybook("runs", "weekly", "--json").json
+    assert (run["job"], run["job_removed"], run["status"]) == ("weekly", True, "skipped")
+    assert "weekly (removed)" in daybook("runs", "weekly").out
+    assert "weekly (removed)" in daybook("runs").out
+    shown = daybook("show", "weekly", "--json").json
+    assert (shown["last_run"]["id"], shown["next_due"]) == (run["id"], [])
+    assert datetime.fromisoformat(shown["removed_at"]) == MADE
+    assert re.search(r"is +off \(removed\)", daybook("show", "weekly").out)
+    assert daybook("next", "weekly").code == 3
+    assert daybook("show", "often", "--json").json["removed_at"] is None
+
+
+def test_an_empty_ledger_says_how_to_begin(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    said = daybook("list")
+    assert (said.code, said.out) == (0, "")
+    assert "daybook add" in said.err
+    assert daybook("list", "--json").json == []
+    assert daybook("runs", "--json").json == []
+
+
+def test_on_a_terminal_of_80_columns_a_table_fits() -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
+    command = [sys.executable, "-m", "daybook", "list"]
+    with subprocess.Popen(command, stdout=theirs, env=environment) as child:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:  # Linux ends a closed terminal so
+            pass
+        assert child.wait() == 0
+    os.close(ours)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).splitlines()
+    assert "\x1b[1m" in shown.decode()  # the header is bold: it was taken for a terminal
+    assert max(map(len, lines)) <= 80
+    assert "Europe/Berlin" in "".join(lines)
+
+
+def test_what_an_agent_wrote_cannot_drive_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output.line("a\x1b]0;title\x07b \u202ec [red]d[/red]\n\té日")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+    assert "[red]d[/red]" in said
+    assert said.endswith("é日\n")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "line"),
+    [("utf-8", "é日\ud83d", "é日?"), ("ascii", "é", "?"), ("latin-1", "é日", "é?")],
+)
+def test_what_the_encoding_cannot_say_is_escaped_in_json_and_replaced_for_people(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, text: str, line: str
+) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding, newline="\n"))
+    output.record({"output": text})
+    output.line(text)
+    output.table(("A",), [(text,)])
+    sys.stdout.flush()
+    written, *lines = out.getvalue().decode(encoding).splitlines()
+    assert json.loads(written) == {"output": text}
+    assert lines == [line, "A", line]
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (timedelta(seconds=0.44), "0.4 s"),
+        (timedelta(seconds=65), "1 m 05 s"),
+        (timedelta(hours=2, minutes=3), "2 h 03 m"),
+    ],
+)
+def test_how_long_a_run_took(length: timedelta, said: str) -> None:
+    assert words.lasted(length.total_seconds()) == said
+    assert words.lasted(None) == "-"

@@ -1,0 +1,205 @@
+"""The refusals of requirements 1 to 5, 10, 11 and 14: exit code 2, a sentence, nothing stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.cli.options import JobOptions, LaterOptions
+from daybook.spec.job import FIELDS, NOT_YET
+
+pytestmark = pytest.mark.usefixtures("stored")
+
+CRON = "--cron"
+EVERY = "--every"
+
+STRUCTURED = [EVERY, "5m", "--output-format", "structured", "--output-schema"]
+
+# What is typed after `daybook add "Say hello."`, the option that is named, and what else is said.
+ADD: list[tuple[int, list[str], str, list[str]]] = [
+    (1, [], "schedule", ["--cron, --every, --at", "--on-demand"]),
+    (1, [CRON, "0 9 * * *", EVERY, "5m"], "--cron and --every", ["only one"]),
+    (1, [EVERY, "5m", "--on-demand"], "--every and --on-demand", ["only one"]),
+    (1, [CRON, "@daily", EVERY, "5m", "--at", "in 5m"], "--cron and --every and --at", ["only"]),
+    (2, [CRON, "0 0 9 * * 1 2027"], CRON, ["seven fields"]),
+    (2, [CRON, "H 9 * * *"], CRON, ["H and R"]),
+    (2, [CRON, "R 9 * * *"], CRON, ["H and R"]),
+    (2, [CRON, "0 0 30 2 *"], CRON, ["never fires"]),
+    (2, [CRON, "60 9 * * *"], CRON, ["minute", "0 to 59"]),
+    (2, [CRON, "@fortnightly"], CRON, ["@hourly", "@daily"]),
+    (2, [CRON, "every day"], CRON, ["five fields"]),
+    (3, [CRON, "0 9 * * *", "--tz", "Europe/Berln"], "--tz", ["Europe/Berlin"]),
+    (3, [CRON, "0 9 * * *", "--tz", "europe/berlin"], "--tz", ["Europe/Berlin"]),
+    (4, [EVERY, "0s"], EVERY, ["zero", "30m"]),
+    (4, ["--every=-5m"], EVERY, ["negative", "30m"]),
+    (4, [EVERY, "500ms"], EVERY, ["below 1 s"]),
+    (4, [EVERY, "1.5s"], EVERY, ["fraction"]),
+    (4, [EVERY, "90"], EVERY, ["no unit"]),
+    (4, [EVERY, "soon"], EVERY, ["no duration", "1h30m"]),
+    (5, ["--at", "2020-01-15T14:30:00+01:00"], "--at", ["in the past"]),
+    (5, ["--at", "30m"], "--at", ["ambiguous", "write `every 30m` or `in 30m`"]),
+    (5, ["--at", "tomorrow"], "--at", ["2027-01-15T14:30:00+01:00", "in 30m"]),
+    (5, ["--at", "2027-02-30T09:00:00Z"], "--at", ["does not exist"]),
+    (5, ["--at=in -5m"], "--at", ["negative"]),
+    (10, [EVERY, "5m", "--name", " "], "--name", ["blank", "1 to 100"]),
+    (10, [EVERY, "5m", "--name", "n" * 101], "--name", ["101 characters", "1 to 100"]),
+    (10, [EVERY, "5m", "--name", "a\nb"], "--name", ["line break"]),
+    (11, [EVERY, "5m", "--timeout", "0s"], "--timeout", ["zero"]),
+    (11, [EVERY, "5m", "--overlap", "maybe"], "--overlap", ["legal: skip"]),
+    (11, [EVERY, "5m", "--overlap", "queue_all"], "--overlap", ["not yet"]),
+    (11, [EVERY, "5m", "--retries", "11"], "--retries", ["10"]),
+    (11, [EVERY, "5m", "--retries=-1"], "--retries", ["0"]),
+    (11, [EVERY, "5m", "--retry-delay", "soon"], "--retry-delay", ["no duration"]),
+    (26, [EVERY, "5m", "--session", "chat"], "--session", ["not yet"]),
+    (26, [EVERY, "5m", "--session", "old"], "--session", ["legal: 'reuse' or 'new'"]),
+    (28, [EVERY, "5m", "--output-format", "xml"], "--output-format", ["'structured'"]),
+    (28, [EVERY, "5m", "--output-format", "structured"], "--output-schema", ["is missing"]),
+    (28, [EVERY, "5m", "--output-schema", '{"type": 1}'], "--output-schema", ["--output-format"]),
+    (28, [EVERY, "5m", "--output-schema", "{"], "--output-schema", ["no JSON", "@schema.json"]),
+    (28, [EVERY, "5m", "--output-schema", "[]"], "--output-schema", ["no JSON object"]),
+    (28, [EVERY, "5m", "--output-schema", "@/none"], "--output-schema", ["/none", "No such file"]),
+    (28, [*STRUCTURED, '{"type": 1}'], "--output-schema", ["no JSON schema"]),
+    (9, [EVERY, "5m", "--tag", ""], "--tag", ["blank"]),
+    (9, [EVERY, "5m", "--tag", "daybook:mine"], "--tag", ["daybook:"]),
+]
+
+
+def rows(home: Path) -> list[list[Any]]:
+    """Everything that the ledger holds of jobs and their revisions."""
+    with sqlite3.connect(home / "ledger.db") as connection:
+        return [
+            connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
+            for table in ("jobs", "revisions", "runs")
+        ]
+
+
+def check(said: Any, option: str, words: list[str]) -> None:
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.startswith(f"daybook: {option}: ")
+    assert said.err.count("\n") == 1
+    for each in words:
+        assert each in said.err
+
+
+@pytest.mark.parametrize(("_number", "typed", "option", "words"), ADD)
+def test_what_cannot_be_added_is_named_and_nothing_is_stored(
+    daybook: Any, stored: Path, _number: int, typed: list[str], option: str, words: list[str]
+) -> None:
+    before = rows(stored)
+    check(daybook("add", "Say hello.", *typed), option, words)
+    assert rows(stored) == before
+
+
+@pytest.mark.parametrize("prompt", [[], [""], ["  \n"], ["--prompt", ""]])
+def test_a_blank_or_missing_prompt_is_refused(
+    daybook: Any, stored: Path, prompt: list[str]
+) -> None:
+    before = rows(stored)
+    check(daybook("add", *prompt, EVERY, "5m"), "PROMPT", ["what the agent is asked"])
+    assert rows(stored) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "option", "words"),
+    [
+        *((typed, option, words) for number, typed, option, words in ADD if typed),
+        (["--name", "often"], "--name", ["taken"]),
+        (["--prompt", " "], "PROMPT", ["blank"]),
+        ([" "], "PROMPT", ["blank"]),
+        ([], "options", ["none is given"]),
+    ],
+)
+def test_an_edit_that_is_refused_leaves_the_job_untouched(
+    daybook: Any, stored: Path, typed: list[str], option: str, words: list[str]
+) -> None:
+    before = rows(stored)
+    check(daybook("edit", "weekly", *typed), option, words)
+    assert rows(stored) == before
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(LaterOptions), ids=lambda field: field.name)
+def test_what_a_later_version_brings_is_refused_and_not_stored(
+    daybook: Any, stored: Path, field: Any
+) -> None:
+    option = "--" + field.name.rstrip("_").replace("_", "-")
+    value = [] if field.default is False else ["value"]
+    before = rows(stored)
+    check(daybook("add", "Say hello.", EVERY, "5m", option, *value), option, ["not yet"])
+    check(daybook("edit", "weekly", option, *value), option, ["not yet"])
+    assert rows(stored) == before
+
+
+def test_the_help_shows_only_what_acts(daybook: Any) -> None:
+    help_text = daybook("add", "--help").out
+    assert "--overlap" in help_text
+    for field in dataclasses.fields(LaterOptions):
+        assert "--" + field.name.rstrip("_").replace("_", "-") not in help_text
+
+
+def test_every_field_of_a_later_version_can_be_typed_or_is_a_programs() -> None:
+    not_typed = {
+        *("agent_id", "backfill", "every_ms", "headers", "owner", "payload", "plugin", "tools"),
+        *("url", "user", "user_id"),
+    }
+    later = {field.name.rstrip("_") for field in dataclasses.fields(LaterOptions)}
+    assert later == NOT_YET - not_typed
+
+
+def test_every_field_that_acts_can_be_typed() -> None:
+    typed = {field.name for field in dataclasses.fields(JobOptions)} | {"prompt"}
+    assert typed - {"disabled"} == set(FIELDS) - {"enabled", "kind", "policy", "schedule"}
+
+
+def test_a_webhook_or_a_tool_in_place_of_the_prompt_is_not_yet(daybook: Any) -> None:
+    check(daybook("add", "--webhook", "https://x.example", EVERY, "5m"), "--webhook", ["not yet"])
+    check(daybook("add", "--tool", "a.b", "--params", "{}", EVERY, "5m"), "--tool", ["not yet"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["add", "a", "--bogus"], ["--bogus"]),
+        (["add", "--cron"], ["--cron"]),
+        (["add", "--every", "-5m"], ["--every", "=-"]),
+        (["add", "one", "two", "--every", "5m"], ['"two"', "quote"]),
+        (["add", "a", "--every", "5m", "--every", "6m"], ["--every", "multiple"]),
+        (["lst"], ['"lst"', '"list"']),
+        (["show"], ["JOB"]),
+        (["runs", "--limit", "many"], ["--limit", "many"]),
+        (["runs", "--limit", "0"], ["--limit", "1 or more"]),
+        (["next", "--cron", "@daily", "--count", "0", "--tz", "UTC"], ["--count", "1 to"]),
+        (["next", "--cron", "@daily", "--after", "later", "--tz", "UTC"], ["--after", "later"]),
+        (["next"], ["--cron, --every, --at"]),
+        (["next", "weekly", "--cron", "@daily"], ["JOB and --cron"]),
+        (["next", "weekly", "--tz", "UTC"], ["--tz"]),
+        (["agents", "add", "a"], ["--command", "--offline"]),
+        (["agents", "add", "a", "--offline", "--", "ls"], ["--command and --offline"]),
+        (["agents", "add", "a", "--command", "ls", "--", "-l"], ["--command and ARGUMENTS"]),
+        (["agents", "add", "a", "--command", "'ls"], ["--command", "quot"]),
+        (["agents", "test", "default", "--timeout", "never"], ["--timeout", "30m"]),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_refused(
+    daybook: Any, typed: list[str], words: list[str]
+) -> None:
+    said = daybook(*typed)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("daybook: ")
+    assert said.err.count("\n") == 1
+    for each in words:
+        assert each in said.err
+
+
+def test_a_program_gets_the_refusal_as_json_beside_the_sentence(daybook: Any) -> None:
+    said = daybook("add", "Say hello.", "--tz", "Nowhere", "--on-demand", "--json")
+    assert said.code == 2
+    error = said.json["error"]
+    assert said.err == f"daybook: {error['message']}\n"
+    assert (error["code"], error["field"]) == ("refused", "timezone")
+    assert error["message"].startswith("--tz: ")
+    assert daybook("add", "--bogus", "--json").json["error"]["code"] == "refused"

@@ -1,0 +1,116 @@
+"""`daybook session list` and `show`: from the ledger alone."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.ledger import claims, jobs
+from daybook.ledger.claims import Granted
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.spec.job import new_job
+from tests.unit.cli.conftest import MADE
+from tests.unit.cli.test_imports import imported
+
+
+async def _talk(file: Path) -> str:
+    """A job that was answered three times; returns its id."""
+    async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
+        job = new_job(now=MADE, prompt="Any news?", name="brief", on_demand=True)
+        async with ledger.write() as session:
+            stored = await jobs.add(session, job, "brief", MADE)
+        for number in range(3):
+            row = await claims.request(ledger, stored, str(number), "manual")
+            offer = claims.Offer(
+                row.occurrence, row.kind, "manual", row.due, "h", row.parameters, stored.id
+            )
+            granted = await claims.claim(ledger, offer)
+            assert isinstance(granted, Granted)
+            await claims.begin(ledger, granted.run_id, granted.fence)
+            outcome = Outcome(Status.SUCCEEDED, output=f"/quit\n{number}", prompt="Any news?")
+            await claims.settle(ledger, granted.run_id, granted.fence, outcome)
+        return stored.id
+
+
+@pytest.fixture(scope="module")
+def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("talked")
+    job_id = asyncio.run(_talk(home / "ledger.db"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAYBOOK_HOME", str(home))
+        yield job_id
+
+
+def test_list_gives_each_conversation(daybook: Any, talked: str) -> None:
+    (found,) = daybook("session", "list", "--json").json
+    assert found.keys() == {"id", "agent", "job", "messages", "created_at", "last_used_at"}
+    assert (found["id"], found["agent"]) == (f"default:job:{talked}", "default")
+    assert (found["job"], found["messages"]) == ("brief", 6)
+    assert found["created_at"] < found["last_used_at"]
+    head, line = daybook("session", "list").out.splitlines()
+    assert head.split() == ["SESSION", "AGENT", "JOB", "MESSAGES", "LAST", "USED"]
+    assert re.fullmatch(rf"default:job:{talked} +default +brief +6 +\d{{4}}-\S+ [\d:]+", line)
+
+
+def test_show_gives_the_last_messages_with_their_source(daybook: Any, talked: str) -> None:
+    found = daybook("session", "show", "brief", "--limit", "2", "--json").json
+    assert (found["id"], found["messages"]) == (f"default:job:{talked}", 6)
+    prompt, answer = found["history"]
+    assert (prompt["number"], prompt["role"], prompt["content"]) == (5, "user", "Any news?")
+    assert (answer["number"], answer["role"], answer["content"]) == (6, "assistant", "/quit\n2")
+    source = prompt["source"]
+    assert (source["job"], source["job_id"], source["trigger"]) == ("brief", talked, "manual")
+    assert (source["kind"], source["session"]) == ("agent-prompt", found["id"])
+    assert (source["channel"], source["user"]) == (None, None)
+    assert daybook("runs", "brief", "--json").json[0]["session_id"] == found["id"]
+
+
+@pytest.mark.parametrize("ref", ["brief", "default:job:", "{}", "default:job:{}"])
+def test_people_read_who_said_what(daybook: Any, talked: str, ref: str) -> None:
+    lines = daybook("session", "show", ref.format(talked), "--limit", "2").out.splitlines()
+    assert lines[:2] == [
+        f"default:job:{talked}",
+        "  6 messages with default, the last 2 of them",
+    ]
+    assert re.fullmatch(r"5 brief, \S+ [\d:]+: due \S+ [\d:]+ \(manual, run \w{8}\)", lines[3])
+    assert lines[4] == "  Any news?"
+    assert re.fullmatch(r"6 default, \S+ [\d:]+", lines[6])
+    assert lines[7:] == ["  /quit", "  2"]
+
+
+def test_what_is_not_there_is_not_found(daybook: Any, talked: str) -> None:
+    said = daybook("session", "show", "x")
+    assert (said.code, said.out, said.err) == (3, "", 'daybook: session "x" not found\n')
+    error = daybook("session", "show", "x", "--json").json["error"]
+    assert error == {"code": "not_found", "message": 'session "x" not found'}
+
+
+@pytest.mark.parametrize("typed", [["list"], ["show", "brief"]])
+def test_a_limit_below_one_is_refused(daybook: Any, talked: str, typed: list[str]) -> None:
+    said = daybook("session", *typed, "--limit", "0")
+    assert (said.code, said.err) == (2, "daybook: --limit: 0 is not legal (legal: 1 or more)\n")
+
+
+def test_an_empty_ledger_says_how_a_conversation_begins(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    said = daybook("session", "list")
+    assert (said.code, said.out) == (0, "")
+    assert "a job's first answer begins one" in said.err
+    assert daybook("session", "list", "--json").json == []
+
+
+def test_it_starts_without_prefect(talked: str) -> None:
+    for typed in (["session", "list"], ["session", "show", "brief"]):
+        names = imported(*typed)
+        assert "sqlalchemy" in names
+        assert not names & {"prefect", "rich"}
+    assert not imported("session") & {"prefect", "sqlalchemy", "sqlmodel"}

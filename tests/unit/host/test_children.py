@@ -1,0 +1,151 @@
+"""Children and all that they began end; their logs stay, and stay short."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from daybook.home import Home
+from daybook.host import children, processes
+
+pytestmark = pytest.mark.anyio
+
+# Begins three: one in its own group, one in a session of its own, one below that one; then all
+# four wait. Each ignores what {ignored} says.
+FAMILY = """
+import signal, subprocess, sys
+for number in {ignored}:
+    signal.signal(number, signal.SIG_IGN)
+wait = "import signal; signal.pause()"
+deeper = (
+    "import subprocess, sys, signal;"
+    f"p = subprocess.Popen([sys.executable, '-c', {{wait!r}}], start_new_session=True);"
+    "print(p.pid, flush=True); signal.pause()"
+)
+near = subprocess.Popen([sys.executable, "-c", wait])
+print(near.pid, flush=True)
+far = subprocess.Popen([sys.executable, "-c", deeper], start_new_session=True)
+print(far.pid, flush=True)
+signal.pause()
+"""
+
+
+async def begin(home: Home, program: str, **more: str) -> children.Child:
+    return await children.start(
+        "child",
+        [sys.executable, "-u", "-c", program],
+        environment={**os.environ, **more},
+        log=home.logs / "child.log",
+        folder=home.path,
+    )
+
+
+async def lines(child: children.Child, count: int) -> list[str]:
+    """Wait until the child's log has ``count`` lines."""
+    async with asyncio.timeout(30):
+        while len(found := child.tail().splitlines()) < count:
+            await asyncio.wait([asyncio.ensure_future(child.wait())], timeout=0.02)
+            assert child.exit_code is None, child.tail()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ignored", "code"),
+    [("()", -signal.SIGTERM), ("(signal.SIGTERM,)", -signal.SIGKILL)],
+    ids=["polite", "deaf"],
+)
+async def test_all_that_it_began_ends_with_it(daybook_home: Home, ignored: str, code: int) -> None:
+    child = await begin(daybook_home, FAMILY.format(ignored=ignored))
+    pids = [int(line) for line in await lines(child, 3)]
+    family = [processes.find(pid) for pid in [child.pid, *pids]]
+    assert None not in family
+    assert {p.pid for p in processes.family(child.process)} == {child.pid, *pids}
+    assert await child.terminate(grace=0.3, last=0.3) == code
+    assert [processes.find(p.pid, p.started) for p in family if p is not None] == [None] * 4
+
+
+async def test_it_leads_a_session_of_its_own(daybook_home: Home) -> None:
+    child = await begin(daybook_home, "import signal; signal.pause()")
+    try:
+        assert os.getsid(child.pid) == child.pid
+    finally:
+        await child.terminate()
+
+
+async def test_its_end_and_its_last_words_are_known(daybook_home: Home) -> None:
+    first = await begin(daybook_home, "print('one'); raise SystemExit(3)")
+    assert await first.wait() == 3
+    second = await begin(daybook_home, "import sys; print('two'); print('three', file=sys.stderr)")
+    assert await second.wait() == 0
+    assert (first.exit_code, second.exit_code) == (3, 0)
+    assert second.tail() == "two\nthree"
+    assert second.tail(1) == "three"
+    assert second.log.read_text() == "one\ntwo\nthree\n"
+    assert second.log.stat().st_mode & 0o777 == 0o600
+    assert await second.terminate() == 0  # it is gone already, and so it stays
+
+
+async def test_it_sees_just_the_environment_that_it_is_given(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOMETHING_OF_MINE", "x")
+    child = await children.start(
+        "child",
+        [sys.executable, "-c", "import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))"],
+        environment={"GIVEN": "1"},
+        log=daybook_home.logs / "child.log",
+        folder=daybook_home.path,
+    )
+    await child.wait()
+    assert child.tail() == "['GIVEN']"
+
+
+def test_a_long_log_keeps_its_newest_whole_lines(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    written = [f"line {n}" for n in range(1000)]
+    log.write_text("\n".join(written) + "\n")
+    children.trim(log, limit=5_000, kept=100)
+    kept = log.read_text().splitlines()
+    assert 0 < len(kept) < 1000
+    assert kept == written[-len(kept) :]
+    assert len(log.read_bytes()) <= 100
+    assert log.stat().st_mode & 0o777 == 0o600
+    children.trim(log, limit=5_000, kept=10)
+    assert log.read_text().splitlines() == kept  # short enough: untouched
+    children.trim(tmp_path / "none.log")
+    assert not (tmp_path / "none.log").exists()
+
+
+async def test_nothing_is_signalled_for_a_child_that_has_ended(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = await begin(daybook_home, "pass")
+    await child.wait()
+    told: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: told.append(pid))
+    monkeypatch.setattr(os, "killpg", lambda pid, number: told.append(pid))
+    assert await child.terminate() == 0
+    assert told == []
+
+
+async def test_one_of_its_group_whose_own_parent_is_gone_ends_too(daybook_home: Home) -> None:
+    child = await begin(
+        daybook_home,
+        "import subprocess, sys, signal\n"
+        "wait = 'import signal; signal.pause()'\n"
+        "begin = 'import subprocess, sys; p = subprocess.Popen([sys.executable, \"-c\", '\n"
+        "begin += repr(wait) + ']); print(p.pid, flush=True)'\n"
+        "subprocess.run([sys.executable, '-c', begin])\n"
+        "print('begun', flush=True)\n"
+        "signal.pause()\n",
+    )
+    orphan = processes.find(int((await lines(child, 2))[0]))
+    assert orphan is not None
+    assert orphan.parent != child.pid
+    await child.terminate(grace=1.0, last=1.0)
+    assert processes.find(orphan.pid, orphan.started) is None

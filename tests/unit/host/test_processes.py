@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from daybook.host import processes
+
+FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
+
+
+def test_a_process_is_known_by_its_pid_and_its_start() -> None:
+    me = processes.find(os.getpid())
+    assert me is not None
+    assert me.parent == os.getppid()
+    assert processes.find(os.getpid(), me.started) == me
+    assert processes.find(os.getpid(), "another life") is None
+    assert processes.living()[os.getpid()] == me
+
+
+def test_one_that_has_ended_is_not_found_even_before_it_is_reaped() -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.read()  # returns when it has closed its output: it is ending
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # ended, and not reaped
+        assert processes.find(other.pid) is None
+        assert other.pid not in processes.living()
+
+
+def test_no_signal_reaches_a_process_that_started_at_another_time() -> None:
+    with subprocess.Popen(FOREVER) as other:
+        real = processes.find(other.pid)
+        assert real is not None
+        processes.tell([processes.Process(other.pid, "another life")], signal.SIGKILL)
+        assert processes.find(other.pid) == real
+        processes.tell([real], signal.SIGTERM)
+        assert other.wait() == -signal.SIGTERM
+
+
+def test_a_family_of_somebody_gone_is_empty() -> None:
+    assert processes.family(processes.Process(os.getpid(), "another life")) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="compares ps with /proc")
+def test_ps_tells_the_same_as_proc() -> None:
+    """`ps` serves systems without /proc; here both can be asked."""
+    with subprocess.Popen(FOREVER) as other:
+        try:
+            by_ps = processes._from_ps(other.pid)
+            assert list(by_ps) == [other.pid]
+            assert by_ps[other.pid].parent == os.getpid()
+            assert by_ps[other.pid].group == os.getpgid(other.pid)
+            assert by_ps[other.pid] == processes._from_ps()[other.pid]
+            assert by_ps[other.pid].started
+        finally:
+            other.kill()

@@ -1,0 +1,183 @@
+"""The lock and the record, with real processes: one holds the home, others try."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.home import Home
+from daybook.host import children, processes, record
+
+pytestmark = pytest.mark.anyio
+
+UP = """
+import signal, sys
+from daybook.home import here
+from daybook.host.record import hold
+
+def stop(*_):
+    sys.exit(0)
+
+if sys.argv[1] == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+else:
+    signal.signal(signal.SIGTERM, stop)
+with hold(here()):
+    print("held", flush=True)
+    while True:
+        signal.pause()
+"""
+FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
+
+
+@contextmanager
+def another_up(kind: str = "polite") -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the home which `DAYBOOK_HOME` names."""
+    with subprocess.Popen(
+        [sys.executable, "-c", UP, kind], stdout=subprocess.PIPE, text=True
+    ) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            yield other
+        finally:
+            other.kill()
+
+
+async def begin(home: Home, name: str) -> children.Child:
+    return await children.start(
+        name, FOREVER, environment=os.environ, log=home.logs / f"{name}.log", folder=home.path
+    )
+
+
+def test_a_second_up_of_the_same_home_is_refused(daybook_home: Home) -> None:
+    with (
+        another_up() as other,
+        pytest.raises(Refused) as caught,
+        record.hold(daybook_home, patience=0),
+    ):
+        pass
+    assert caught.value.field == "home"
+    assert str(daybook_home.path) in str(caught.value)
+    assert other.wait() == -signal.SIGKILL
+    with record.hold(daybook_home, patience=0):  # the lock went with its holder
+        pass
+
+
+def test_a_glance_at_the_lock_does_not_refuse_an_up(daybook_home: Home) -> None:
+    with record.hold(daybook_home):
+        assert daybook_home.running() is not None
+    assert daybook_home.running() is None
+    with record.hold(daybook_home) as mine:
+        assert mine.pid == os.getpid()
+
+
+async def test_what_runs_is_in_the_file_at_once_and_readable_by_its_owner_only(
+    daybook_home: Home,
+) -> None:
+    with record.hold(daybook_home) as mine:
+        assert daybook_home.running() == json.loads(daybook_home.up_file.read_text())
+        child = await begin(daybook_home, "worker")
+        try:
+            mine.began(child)
+            mine.server("http://127.0.0.1:1/api", "http://127.0.0.1:1", own=True)
+            mine.ready(datetime(2026, 11, 20, 9, tzinfo=UTC))
+            running = daybook_home.running()
+            assert running is not None
+            assert running["pid"] == os.getpid()
+            assert running["api_url"] == "http://127.0.0.1:1/api"
+            assert running["ui_url"] == "http://127.0.0.1:1"
+            assert running["own_server"] is True
+            assert running["ready_at"] == "2026-11-20T09:00:00+00:00"
+            assert [(c["name"], c["pid"]) for c in running["children"]] == [("worker", child.pid)]
+            assert daybook_home.up_file.stat().st_mode & 0o777 == 0o600
+            assert daybook_home.up_lock.stat().st_mode & 0o777 == 0o600
+        finally:
+            await child.terminate()
+            mine.ended(child)
+    assert not daybook_home.up_file.exists()
+
+
+async def test_children_of_a_killed_up_are_ended_by_the_next(daybook_home: Home) -> None:
+    child = await begin(daybook_home, "worker")
+    with record.hold(daybook_home) as killed:
+        killed.began(child)
+    # The block ended as if by `kill -9`: the child lives, so the file was kept.
+    with record.hold(daybook_home) as following:
+        assert [entry.name for entry in following.leftovers] == ["worker"]
+        assert [e["name"] for e in json.loads(daybook_home.up_file.read_text())["leftovers"]] == [
+            "worker"
+        ]
+        assert await following.end_leftovers() == ["worker"]
+        assert following.leftovers == []
+    assert await child.wait() == -signal.SIGTERM
+    assert not daybook_home.up_file.exists()
+
+
+async def test_leftovers_are_not_forgotten_when_the_next_up_is_killed_too(
+    daybook_home: Home,
+) -> None:
+    child = await begin(daybook_home, "server")
+    with record.hold(daybook_home) as first:
+        first.began(child)
+    with record.hold(daybook_home):
+        pass
+    with record.hold(daybook_home) as third:
+        assert await third.end_leftovers() == ["server"]
+    assert await child.wait() == -signal.SIGTERM
+
+
+async def test_a_reused_pid_is_never_touched(daybook_home: Home) -> None:
+    stranger = await begin(daybook_home, "stranger")
+    try:
+        daybook_home.up_file.write_text(
+            json.dumps(
+                {
+                    "pid": os.getpid(),
+                    "started": "another life",
+                    "children": [
+                        {"name": "worker", "pid": stranger.pid, "started": "another life"}
+                    ],
+                }
+            )
+        )
+        assert await record.stop_running(daybook_home) is False
+        assert processes.find(stranger.pid) == stranger.process
+        assert stranger.exit_code is None
+    finally:
+        await stranger.terminate()
+
+
+async def test_down_ends_the_up_that_runs(daybook_home: Home) -> None:
+    with another_up() as other:
+        assert await record.stop_running(daybook_home) is True
+        assert other.wait() == 0
+    assert not daybook_home.up_file.exists()
+
+
+async def test_down_kills_an_up_that_does_not_listen(daybook_home: Home) -> None:
+    with another_up("deaf") as other:
+        assert await record.stop_running(daybook_home, within=0.2) is True
+        assert other.wait() == -signal.SIGKILL
+
+
+async def test_down_where_nothing_runs_says_so_and_leaves_no_trace(daybook_home: Home) -> None:
+    assert await record.stop_running(daybook_home) is False
+    nowhere = Home(daybook_home.path / "nowhere")
+    assert await record.stop_running(nowhere) is False
+    assert not nowhere.path.exists()
+
+
+async def test_entries_of_an_unknown_shape_are_left_alone(daybook_home: Home) -> None:
+    daybook_home.up_file.write_text('{"children": [{"pid": 1}, "what"], "leftovers": []}')
+    with record.hold(daybook_home) as mine:
+        assert mine.leftovers == []

@@ -1,0 +1,138 @@
+"""The server's port, its environment, and who may speak to it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.errors import PrefectUnreachable
+from daybook.home import Home
+from daybook.host import server
+from daybook.host.origin import OwnOrigin, Receive, Scope, Send
+
+pytestmark = pytest.mark.anyio
+
+
+def listener(port: int = 0, host: str = "127.0.0.1") -> socket.socket:
+    taken = socket.create_server((host, port))
+    return taken
+
+
+def test_the_preferred_port_is_given_when_it_is_free() -> None:
+    with listener() as taken:
+        port = taken.getsockname()[1]
+    assert server.free_port(port) == port
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_another_port_is_given_when_somebody_listens(host: str) -> None:
+    with listener(host=host) as taken:
+        port = taken.getsockname()[1]
+        other = server.free_port(port)
+        assert other != port
+        with listener(other):
+            pass
+
+
+def test_the_server_says_that_its_port_is_taken(daybook_home: Home) -> None:
+    with listener() as taken:
+        port = taken.getsockname()[1]
+        ended = subprocess.run(
+            [sys.executable, "-m", "daybook.host.server", "--port", str(port)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == server.TAKEN
+    assert f"port {port}" in ended.stderr
+
+
+def test_the_environment_of_a_server(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_PROFILE", "work")
+    monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "true")
+    monkeypatch.setenv("PREFECT_UI_API_URL", "http://elsewhere/api")
+    monkeypatch.setenv("PREFECT_SERVER_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "user:word")
+    monkeypatch.delenv("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", f"here{os.pathsep}/there")
+    given = server.environment(daybook_home, 4217)
+    assert given["PREFECT_HOME"] == str(daybook_home.prefect)
+    assert given["PREFECT_API_URL"] == "http://127.0.0.1:4217/api"
+    assert given["PREFECT_UI_API_URL"] == given["PREFECT_SERVER_UI_API_URL"]
+    assert given["PREFECT_UI_API_URL"] == "http://127.0.0.1:4217/api"
+    assert given["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert given["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] == (
+        "http://127.0.0.1:4217,http://localhost:4217"
+    )
+    assert given["PREFECT_API_AUTH_STRING"] == "user:word"
+    assert given["PREFECT_SERVER_LOGGING_LEVEL"] == "DEBUG"  # the operator's word
+    assert "PREFECT_PROFILE" not in given
+    assert given["PYTHONPATH"] == f"{Path('here').absolute()}{os.pathsep}/there"
+
+
+async def test_waiting_for_nobody_ends() -> None:
+    address = server.api_url(server.free_port(0))
+    waits: list[float] = []
+    with pytest.raises(PrefectUnreachable) as caught:
+        await server.healthy(address, 1.3, progress=waits.append)
+    assert caught.value.address == address
+    assert len(waits) == 1
+
+
+async def test_waiting_for_a_server_that_died_ends_at_once_with_its_words(
+    daybook_home: Home,
+) -> None:
+    with listener() as taken:
+        port = taken.getsockname()[1]
+        child = await server.start(daybook_home, port)
+        with pytest.raises(PrefectUnreachable, match=f"port {port}"):
+            await server.healthy(server.api_url(server.free_port(0)), 60, child=child)
+    assert child.exit_code == server.TAKEN
+
+
+OWN = "http://127.0.0.1:4200"
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize(
+    ("headers", "allowed", "let_in"),
+    [
+        ({"host": "127.0.0.1:4200"}, OWN, True),
+        ({"host": "127.0.0.1:4200", "origin": OWN}, OWN, True),
+        ({"host": "127.0.0.1:4200", "origin": "http://evil.example"}, OWN, False),
+        ({"host": "127.0.0.1:4200", "origin": "http://127.0.0.1:9999"}, OWN, False),
+        ({"host": "127.0.0.1:4200", "origin": "null"}, OWN, False),
+        ({"host": "rebound.example:4200", "origin": "http://rebound.example:4200"}, OWN, False),
+        ({"host": "rebound.example:4200"}, OWN, False),
+        ({}, OWN, False),
+        ({"host": "evil.example", "origin": "http://evil.example"}, "*", True),
+        ({"host": "p.example", "origin": "https://p.example"}, "https://p.example/", True),
+    ],
+)
+async def test_only_its_own_pages_may_speak_to_the_server(
+    kind: str, headers: dict[str, str], allowed: str, let_in: bool
+) -> None:
+    reached: list[str] = []
+    sent: list[Any] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope["type"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await OwnOrigin(application, [allowed])({"type": kind, "headers": raw}, receive, send)
+    assert reached == ([kind] if let_in else [])
+    if not let_in:
+        assert sent[0].get("status") == (403 if kind == "http" else None)
+        assert sent[0]["type"] == ("http.response.start" if kind == "http" else "websocket.close")

@@ -1,0 +1,122 @@
+"""Real processes that offer occurrences at once, and one that can be killed where it stands.
+
+Forked from a server that has imported the ledger once, so that fifty start in a second or two. No
+process forks while it holds an open ledger or a running loop: each opens its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from daybook.ledger import claims
+from daybook.ledger.claims import Answer, Granted, Offer
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from daybook.testing import MovedClock
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one process was answered, and which it is."""
+
+    pid: int
+    answer: Answer
+
+
+async def _carry(address: str, offer: Offer, clock: MovedClock, barrier: Any) -> Answer:
+    async with Ledger(address, clock) as ledger:
+        barrier.wait(60)  # all at once
+        answer = await claims.claim(ledger, offer)
+        if isinstance(answer, Granted):
+            await claims.begin(ledger, answer.run_id, answer.fence)
+            await claims.settle(ledger, answer.run_id, answer.fence, Outcome(Status.SUCCEEDED))
+        return answer
+
+
+def _claimer(
+    address: str, offer: Offer, clock: MovedClock, barrier: Any, answers: Connection
+) -> None:
+    answers.send(Told(os.getpid(), asyncio.run(_carry(address, offer, clock, barrier))))
+
+
+def at_once(address: str, offers: list[Offer], clock: MovedClock) -> list[Told]:
+    """One process for each offer, each with a ledger of its own; what each was answered."""
+    barrier = CONTEXT.Barrier(len(offers))
+    pipes = [CONTEXT.Pipe(duplex=False) for _ in offers]
+    children = [
+        CONTEXT.Process(target=_claimer, args=(address, offer, clock, barrier, sending))
+        for offer, (_, sending) in zip(offers, pipes, strict=True)
+    ]
+    for child in children:
+        child.start()
+    for _, sending in pipes:
+        sending.close()
+    try:
+        told = [receiving.recv() for receiving, _ in pipes]
+    finally:
+        for child in children:
+            child.join(60)
+        for receiving, _ in pipes:
+            receiving.close()
+    assert [child.exitcode for child in children] == [0] * len(children)
+    return told
+
+
+def _walker(
+    address: str, offer: Offer, clock: MovedClock, stop: str, pipes: tuple[Connection, Connection]
+) -> None:
+    """Carry the run up to ``stop``, say so, and stand there for good."""
+    here, on = pipes
+
+    async def walk() -> None:
+        async with Ledger(address, clock) as ledger:
+            answer = await claims.claim(ledger, offer)
+            assert isinstance(answer, Granted)
+            if stop == "acting":
+                await claims.begin(ledger, answer.run_id, answer.fence)
+            here.send(answer.run_id)
+            if stop == "settling":
+                await claims.begin(ledger, answer.run_id, answer.fence)
+                async with ledger.write() as session:
+                    row = await session.get(RunRow, answer.run_id)
+                    assert row is not None
+                    row.status = Status.SUCCEEDED
+                    session.add(row)
+                    await session.flush()
+                    here.send("in the transaction")
+                    on.recv()
+            on.recv()
+
+    asyncio.run(walk())
+
+
+@contextmanager
+def walked(address: str, offer: Offer, clock: MovedClock, stop: str) -> Iterator[tuple[Any, str]]:
+    """A process that has come as far as ``stop``, and the id of its run."""
+    here, telling = CONTEXT.Pipe(duplex=False)
+    waiting, on = CONTEXT.Pipe(duplex=False)
+    child = CONTEXT.Process(target=_walker, args=(address, offer, clock, stop, (telling, waiting)))
+    child.start()
+    telling.close()
+    waiting.close()
+    try:
+        run_id = here.recv()
+        if stop == "settling":
+            assert here.recv() == "in the transaction"
+        yield child, run_id
+    finally:
+        child.kill()
+        child.join(60)
+        here.close()
+        on.close()

@@ -1,0 +1,199 @@
+"""Jobs: finding, naming, removing; and what no column takes."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import StatementError
+
+from daybook.errors import Ambiguous, NotFound, Refused
+from daybook.ledger import deployments, jobs
+from daybook.ledger.tables import JobRow
+from daybook.spec.job import edit
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+
+async def _rename_id(book: Book, old: str, new: str) -> None:
+    from sqlalchemy import text
+
+    async with book.ledger.write() as session:
+        await session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        given = {"old": old, "new": new}
+        await session.execute(text("UPDATE revisions SET job_id = :new WHERE job_id = :old"), given)
+        await session.execute(text("UPDATE jobs SET id = :new WHERE id = :old"), given)
+
+
+async def _find(book: Book, ref: str) -> jobs.StoredJob:
+    async with book.ledger.read() as session:
+        return await jobs.find(session, ref)
+
+
+async def test_found_by_name_id_and_unique_prefix(book: Book) -> None:
+    for name, job_id in (("one", "abc111"), ("two", "abc222")):
+        await _rename_id(book, (await book.add(name)).id, job_id)
+
+    for ref in ("one", "abc111", "abc1"):
+        assert (await _find(book, ref)).id == "abc111"
+    with pytest.raises(Ambiguous, match=r'"abc" is ambiguous') as ambiguous:
+        await _find(book, "abc")
+    assert "abc111 (one)" in str(ambiguous.value)
+    assert "abc222 (two)" in str(ambiguous.value)
+
+
+async def test_a_name_wins_over_a_prefix(book: Book) -> None:
+    await _rename_id(book, (await book.add("one")).id, "fade00")
+    named = await book.add("fade")
+
+    assert (await _find(book, "fade")).id == named.id
+
+
+@pytest.mark.parametrize("ref", ["", "nobody", "%", "_"])
+async def test_what_is_not_there_is_not_found(book: Book, ref: str) -> None:
+    await book.add()
+    with pytest.raises(NotFound, match=f'job "{ref}" not found'):
+        await _find(book, ref)
+
+
+async def test_a_removed_job_is_not_found_and_its_name_is_free(book: Book) -> None:
+    old = await book.add("brief")
+    await book.archive(old.id)
+    with pytest.raises(NotFound):
+        await _find(book, "brief")
+
+    new = await book.add("brief")
+
+    assert (await _find(book, "brief")).id == new.id
+    assert not (await book.stored(old.id)).job.enabled
+    async with book.ledger.read() as session:
+        assert [each.id for each in await jobs.every(session)] == [new.id]
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes", "on"),
+    [
+        ("fired, succeeded", {"at": "in 2h"}, True),
+        ("fired, failed", {"every": "1h"}, True),
+        ("fired, succeeded", {"on_demand": True}, True),
+        ("fired, succeeded", {"prompt": "New"}, False),
+        ("paused", {"every": "1h"}, False),
+    ],
+)
+async def test_a_new_schedule_lets_a_fired_job_fire_again(
+    book: Book, reason: str, changes: dict[str, Any], on: bool
+) -> None:
+    stored = await book.add(at="in 1h")
+    off = stored.job.model_copy(update={"enabled": False})
+    async with book.ledger.write() as session:
+        stored = await jobs.change(session, stored, off, book.clock.now(), disabled_reason=reason)
+
+    edited = edit(stored.job, changes, now=book.clock.now())
+
+    assert jobs.with_new_time(stored, edited) == edited.model_copy(update={"enabled": on})
+
+
+async def test_of_the_removed_jobs_of_a_name_the_last_one_is_found_while_there_is_no_live_one(
+    book: Book,
+) -> None:
+    async def find(ref: str) -> str:
+        async with book.ledger.read() as session:
+            return (await jobs.find(session, ref, archived=True)).id
+
+    gone = []
+    for minute in range(2):
+        gone.append((await book.add("brief")).id)
+        book.clock.move(timedelta(minutes=1 + minute))
+        await book.archive(gone[-1])
+    assert await find("brief") == gone[1]
+    assert await find(gone[0][:12]) == gone[0]
+
+    live = await book.add("brief")
+    assert await find("brief") == live.id
+    with pytest.raises(NotFound):
+        await find("")
+
+
+async def test_a_taken_name_is_refused_and_nothing_is_stored(book: Book) -> None:
+    await book.add("one")
+    two = await book.add("two")
+
+    with pytest.raises(Refused, match="name"):
+        await book.add("one")
+    with pytest.raises(Refused, match="name"):
+        await book.edit(two.id, name="one", prompt="changed")
+
+    assert (await book.stored(two.id)).job == two.job
+    async with book.ledger.read() as session:
+        assert await jobs.names(session) == {"one", "two"}
+
+
+async def test_a_job_is_stored_without_loss(book: Book) -> None:
+    added = await book.add(
+        prompt="Büro ☕\n",
+        cron="0 30 2 * * 1-5",
+        timezone="Europe/Berlin",
+        tags=["a"],
+        timeout="90s",
+    )
+
+    assert (await book.stored(added.id)).job == added.job
+
+
+async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(book: Book) -> None:
+    async def job_of() -> str | None:
+        async with book.ledger.read() as session:
+            return await deployments.job_of(session, "d")
+
+    async def agree(job_id: str, deployment: str | None) -> None:
+        async with book.ledger.write() as session:
+            await deployments.agreed(session, job_id, deployment, None, book.clock.now())
+
+    assert await job_of() is None
+    old = await book.add("brief")
+    await agree(old.id, "d")
+    await book.archive(old.id)
+    assert await job_of() == old.id
+    new = await book.add("brief")
+    await agree(new.id, "d")
+    assert await job_of() == new.id
+    await agree(new.id, None)
+    await agree(old.id, None)
+    assert await job_of() is None
+
+
+async def test_what_changed_meanwhile_stays_pending(book: Book) -> None:
+    stored = await book.add()
+    projected = stored.row.updated_at
+    edited = await book.edit(stored.id, prompt="New")  # in the same microsecond
+    async with book.ledger.write() as session:
+        await deployments.agreed(session, stored.id, "d", {}, projected)
+    assert (await book.job(stored.id)).sync_pending
+
+    async with book.ledger.write() as session:
+        await deployments.agreed(session, stored.id, "d", {}, edited.row.updated_at)
+    assert not (await book.job(stored.id)).sync_pending
+
+
+async def test_naive_instants_are_refused_and_nothing_is_stored(book: Book) -> None:
+    naive = datetime(2026, 1, 15, 12, 0)  # noqa: DTZ001
+    row = JobRow(name="n", slug="n", kind="agent-prompt", created_at=naive, updated_at=naive)
+
+    with pytest.raises(StatementError, match="naive"):
+        async with book.ledger.write() as session:
+            session.add(row)
+
+    async with book.ledger.read() as session:
+        assert await jobs.names(session) == set()
+
+
+async def test_instants_come_back_in_utc_to_the_microsecond(book: Book) -> None:
+    from zoneinfo import ZoneInfo
+
+    book.clock.set(datetime(2026, 7, 1, 14, 0, 0, 123456, tzinfo=ZoneInfo("Asia/Kathmandu")))
+    stored = await book.add()
+
+    created = (await book.job(stored.id)).created_at
+    assert created.isoformat() == "2026-07-01T08:15:00.123456+00:00"

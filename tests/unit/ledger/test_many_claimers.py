@@ -1,0 +1,146 @@
+"""One occurrence, many processes, one effect; and what is left of a process that was killed."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from daybook.ledger import claims, leases
+from daybook.ledger.claims import Compare, Ended, Granted, Taken
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.testing import MovedClock
+from tests.unit.ledger import claimers
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+MANY = 50
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server() -> Iterator[None]:
+    """The process that all others are forked from: it has imported the ledger."""
+    claimers.CONTEXT.set_forkserver_preload(["tests.unit.ledger.claimers"])
+    yield
+    from multiprocessing import forkserver
+
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def _run_id(told: claimers.Told) -> str | None:
+    assert not isinstance(told.answer, Compare)
+    return told.answer.run_id
+
+
+async def _offer(book: Book, name: str = "brief") -> claims.Offer:
+    stored = await book.add(name)
+    return book.due(stored)
+
+
+async def test_fifty_processes_and_one_occurrence(book: Book) -> None:
+    offer = await _offer(book)
+    book.clock.set(offer.due)
+    offers = [replace(offer, holder=f"p:{n}", flow_run_id=f"flow {n}") for n in range(MANY)]
+
+    told = claimers.at_once(book.ledger.address, offers, book.clock)
+
+    assert len({each.pid for each in told}) == MANY
+    kinds = Counter(type(each.answer) for each in told)
+    assert kinds[Granted] == 1
+    assert kinds[Taken] + kinds[Ended] == MANY - 1
+    (granted,) = (each.answer for each in told if isinstance(each.answer, Granted))
+    ended = [each.answer for each in told if isinstance(each.answer, Ended)]
+    assert {each.status for each in ended} <= {Status.SUCCEEDED}
+    assert {_run_id(each) for each in told} == {granted.run_id}
+    (row,) = await book.rows()
+    assert (row.status, row.fence, row.attempts) == ("succeeded", 1, 1)
+    assert len(await book.attempts(row.id)) == 1
+    assert (await book.job(str(offer.job_id))).run_count == 1
+
+
+async def test_fifty_processes_and_ten_jobs(book: Book) -> None:
+    jobs = [await _offer(book, f"job-{n}") for n in range(10)]
+    book.clock.set(jobs[0].due)
+    offers = [replace(jobs[n % 10], flow_run_id=f"flow {n}") for n in range(MANY)]
+
+    told = claimers.at_once(book.ledger.address, offers, book.clock)
+
+    granted = [each.answer for each in told if isinstance(each.answer, Granted)]
+    assert sorted(each.occurrence for each in granted) == sorted(job.occurrence for job in jobs)
+    rows = await book.rows()
+    assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 10
+
+
+async def test_fifty_processes_make_one_ledger(tmp_path: Path, clock: MovedClock) -> None:
+    """They all find no file: one makes the schema, and all mean the same ledger."""
+    address = f"sqlite+aiosqlite:///{tmp_path}/new/ledger.db"
+    offer = claims.Offer(
+        claims.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", flow_run_id="f"
+    )
+
+    told = claimers.at_once(address, [offer] * MANY, clock)
+
+    assert sum(isinstance(each.answer, Granted) for each in told) == 1
+    assert len({_run_id(each) for each in told}) == 1
+    async with Ledger(address) as ledger:
+        assert ledger.id
+
+
+async def test_killed_between_claim_and_begin_it_waits_and_runs(book: Book) -> None:
+    offer = await _offer(book)
+    book.clock.set(offer.due)
+    with claimers.walked(book.ledger.address, offer, book.clock, "claimed") as (child, run_id):
+        child.kill()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+
+    assert (await book.row(run_id)).status == "claimed"
+    other = replace(offer, flow_run_id="another")
+    await book.suspect()
+    book.clock.move(leases.LEASE - timedelta(microseconds=1))
+    assert isinstance(await book.claim(other), Taken)
+    book.clock.move(timedelta(microseconds=1))
+    granted = await book.claim(other)
+
+    assert isinstance(granted, Granted)
+    assert (granted.run_id, granted.fence) == (run_id, 3)
+    assert await book.attempts(run_id) == []
+
+
+async def test_killed_between_begin_and_settle_it_is_unknown_and_not_repeated(book: Book) -> None:
+    offer = await _offer(book)
+    book.clock.set(offer.due)
+    with claimers.walked(book.ledger.address, offer, book.clock, "acting") as (child, run_id):
+        child.kill()
+        child.join(60)
+
+    assert (await book.row(run_id)).status == "acting"
+    await book.lose()
+    answer = await book.claim(replace(offer, flow_run_id="another"))
+
+    assert isinstance(answer, Ended)
+    assert answer.status is Status.UNKNOWN
+    (row,) = await book.rows()
+    assert (row.status, row.attempts) == ("unknown", 1)
+    assert (await book.job(str(offer.job_id))).last_status == "unknown"
+
+
+async def test_killed_in_the_middle_of_settling_nothing_of_it_is_written(book: Book) -> None:
+    offer = await _offer(book)
+    book.clock.set(offer.due)
+    with claimers.walked(book.ledger.address, offer, book.clock, "settling") as (child, run_id):
+        child.kill()
+        child.join(60)
+
+    row = await book.row(run_id)
+    assert (row.status, row.fence) == ("acting", 1)
+    settled = await claims.settle(book.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
+    assert settled is Status.SUCCEEDED

@@ -1,0 +1,239 @@
+"""What an outcome writes: the run, its attempt, and the job's own fields (requirements 18, 20)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from daybook.errors import IllegalTransition, NotFound
+from daybook.ledger import claims
+from daybook.ledger.outcomes import OUTPUT_LIMIT
+from daybook.ledger.states import Status
+from daybook.ledger.tables import JobRow
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+
+def _fields(job: JobRow) -> dict[str, Any]:
+    names = ("last_status", "last_error", "run_count", "consecutive_failures")
+    return {name: getattr(job, name) for name in names}
+
+
+async def test_the_jobs_fields_after_each_outcome(book: Book) -> None:
+    stored = await book.add(every="10m")
+    told: list[tuple[object, ...]] = []
+    outcomes = [
+        (Status.SUCCEEDED, {}),
+        (Status.FAILED, {"error": "no"}),
+        (Status.TIMED_OUT, {"reason": "too long"}),
+        (Status.CANCELLED, {"reason": "by hand"}),
+        (Status.UNKNOWN, {"reason": "gone"}),
+        (Status.SUCCEEDED, {}),
+    ]
+    for status, fields in outcomes:
+        granted = await book.settled(book.due(stored), status, **fields)
+        job = await book.job(stored.id)
+        assert (job.last_run_id, job.last_run_at) == (granted.run_id, granted.due)
+        told.append(tuple(_fields(job).values()))
+
+    assert told == [
+        ("succeeded", None, 1, 0),
+        ("failed", "no", 2, 1),
+        ("timed_out", "too long", 3, 2),
+        ("cancelled", "too long", 4, 2),
+        ("unknown", "gone", 5, 3),
+        ("succeeded", None, 6, 0),
+    ]
+
+
+async def test_half_a_surrogate_pair_is_replaced_wherever_it_stands(book: Book) -> None:
+    stored = await book.add()
+    ran = await book.settled(
+        book.due(stored),
+        Status.SUCCEEDED,
+        output="a\ud83db",
+        result={"k\udc00": ["\ud83d", 1, None, "😀"]},
+        reason="\ud800",
+    )
+
+    row = await book.row(ran.run_id)
+    assert (row.output, row.reason) == ("a\ufffdb", "\ufffd")
+    assert row.result == {"k\ufffd": ["\ufffd", 1, None, "😀"]}
+
+
+async def test_what_was_not_run_is_not_counted_as_a_run(book: Book) -> None:
+    stored = await book.add(every="1m")
+    offer = book.due(stored)
+    book.clock.set(offer.due + timedelta(minutes=5))
+    await book.claim(offer)
+
+    assert _fields(await book.job(stored.id)) == {
+        "last_status": "missed",
+        "last_error": None,
+        "run_count": 0,
+        "consecutive_failures": 0,
+    }
+
+
+async def test_failed_before_the_effect_is_a_failure_and_no_run(book: Book) -> None:
+    stored = await book.add()
+    granted = await book.granted(book.due(stored))
+
+    await book.settle(granted, Status.FAILED, error="parameters do not fit")
+
+    job = await book.job(stored.id)
+    assert (job.run_count, job.consecutive_failures) == (0, 1)
+    assert job.last_error == "parameters do not fit"
+
+
+@pytest.mark.parametrize(
+    ("late", "failures", "error"),
+    [
+        (Status.SUCCEEDED, 0, None),
+        (Status.FAILED, 2, "after all"),
+        (Status.TIMED_OUT, 2, "after all"),
+        (Status.CANCELLED, 1, "the first"),
+    ],
+)
+async def test_a_late_outcome_corrects_the_job(
+    book: Book, late: Status, failures: int, error: str | None
+) -> None:
+    stored = await book.add(every="10m")
+    await book.settled(book.due(stored), Status.FAILED, error="the first")
+    lost = await book.settled(book.due(stored), Status.UNKNOWN, reason="gone")
+    assert (await book.job(stored.id)).consecutive_failures == 2
+    book.clock.move(timedelta(seconds=1))
+
+    await book.settle(lost, late, error="after all" if late is not Status.SUCCEEDED else None)
+
+    assert _fields(await book.job(stored.id)) == {
+        "last_status": late,
+        "last_error": error,
+        "run_count": 2,
+        "consecutive_failures": failures,
+    }
+
+
+async def test_a_late_failure_counts_from_the_last_success(book: Book) -> None:
+    stored = await book.add(every="10m")
+    for status in (Status.FAILED, Status.SUCCEEDED):
+        await book.settled(book.due(stored), status, error="before")
+    lost = await book.settled(book.due(stored), Status.UNKNOWN, reason="gone")
+    book.clock.move(timedelta(seconds=1))
+
+    await book.settle(lost, Status.TIMED_OUT, error="too long")
+
+    assert _fields(await book.job(stored.id)) == {
+        "last_status": "timed_out",
+        "last_error": "too long",
+        "run_count": 3,
+        "consecutive_failures": 1,
+    }
+
+
+async def test_a_late_outcome_leaves_what_a_later_run_said(book: Book) -> None:
+    stored = await book.add(every="10m")
+    lost = await book.settled(book.due(stored), Status.UNKNOWN, reason="gone")
+    later = await book.settled(book.due(stored), Status.FAILED, error="no")
+    before = _fields(await book.job(stored.id))
+    assert before["consecutive_failures"] == 2
+
+    await book.settle(lost, Status.CANCELLED)
+
+    job = await book.job(stored.id)
+    assert (job.last_run_id, job.last_run_at) == (later.run_id, later.due)
+    assert _fields(job) == before | {"consecutive_failures": 1}
+
+
+async def test_a_late_outcome_tells_a_one_time_jobs_end(book: Book) -> None:
+    at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
+    stored = await book.add(at=at.isoformat())
+    granted = await book.settled(book.due(stored), Status.UNKNOWN)
+    assert (await book.job(stored.id)).disabled_reason == "fired, unknown"
+
+    await book.settle(granted, Status.SUCCEEDED)
+
+    assert (await book.job(stored.id)).disabled_reason == "fired, succeeded"
+
+
+async def test_a_late_outcome_leaves_another_reason_to_be_off(book: Book) -> None:
+    at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
+    stored = await book.add(at=at.isoformat())
+    granted = await book.begun(book.due(stored))
+    await book.archive(stored.id)
+
+    await book.settle(granted, Status.SUCCEEDED)
+
+    assert (await book.job(stored.id)).disabled_reason == "removed"
+
+
+async def test_all_that_is_known_is_written(book: Book) -> None:
+    granted = await book.settled(
+        book.due(await book.add()),
+        Status.SUCCEEDED,
+        output="Three things.",
+        result={"things": 3},
+        agent="claude",
+        model="large",
+        usage={"tokens": 12},
+    )
+
+    row = await book.row(granted.run_id)
+    assert (row.output, row.result, row.error) == ("Three things.", {"things": 3}, None)
+    assert (row.agent, row.model, row.usage) == ("claude", "large", {"tokens": 12})
+    assert (row.until, row.lease_until, row.finished_at) == (None, None, book.clock.now())
+
+
+@pytest.mark.parametrize(
+    ("length", "kept", "mark"),
+    [
+        (OUTPUT_LIMIT, OUTPUT_LIMIT, ""),
+        (OUTPUT_LIMIT + 1, OUTPUT_LIMIT, "\n… (1 more characters, in the run's artifact)"),
+        (OUTPUT_LIMIT + 1500, OUTPUT_LIMIT, "\n… (1,500 more characters, in the run's artifact)"),
+    ],
+)
+async def test_a_long_answer_is_cut_and_marked(
+    book: Book, length: int, kept: int, mark: str
+) -> None:
+    answer = "😀" * length
+    granted = await book.settled(book.due(await book.add()), Status.SUCCEEDED, output=answer)
+
+    assert (await book.row(granted.run_id)).output == "😀" * kept + mark
+
+
+async def test_evidence_is_cut_as_well(book: Book) -> None:
+    granted = await book.settled(book.due(await book.add()), Status.CANCELLED)
+    with pytest.raises(IllegalTransition):
+        await book.settle(granted, Status.SUCCEEDED, output="x" * 10 * OUTPUT_LIMIT)
+
+    (known,) = (await book.row(granted.run_id)).evidence
+    assert len(known["output"]) < OUTPUT_LIMIT + 100
+
+
+async def test_a_claim_that_was_lost_before_the_effect_is_no_attempt(book: Book) -> None:
+    offer = book.due(await book.add())
+    granted = await book.granted(offer)
+    await book.lose()
+    again = await book.begun(replace(offer, flow_run_id="another"))
+    await book.settle(again, Status.SUCCEEDED)
+
+    assert again.run_id == granted.run_id
+    (attempt,) = await book.attempts(granted.run_id)
+    assert (attempt.number, attempt.fence, attempt.status) == (1, 3, "succeeded")
+
+
+async def test_no_outcome_is_one_that_is_live(book: Book) -> None:
+    granted = await book.begun(book.due(await book.add()))
+    for status in (Status.WAITING, Status.CLAIMED, Status.ACTING):
+        with pytest.raises(IllegalTransition):
+            await book.settle(granted, status)
+    assert (await book.row(granted.run_id)).status == "acting"
+
+
+async def test_a_run_nobody_knows_is_not_found(book: Book) -> None:
+    with pytest.raises(NotFound, match='run "nobody" not found'):
+        await claims.begin(book.ledger, "nobody", 1)

@@ -1,0 +1,151 @@
+"""The same Prefect run started again: a Retry, or nobody's wish (`docs/promise.md`, "Words")."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from daybook.ledger import claims, leases
+from daybook.ledger.claims import Ended, Granted, Taken, Waiting
+from daybook.ledger.states import Status
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    "status", [Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN]
+)
+async def test_a_retry_is_a_run_of_its_own(book: Book, status: Status) -> None:
+    stored = await book.add()
+    offer = book.due(stored, flow_run_id="f")
+    first = await book.settled(offer, status)
+    book.clock.move(timedelta(seconds=5))
+
+    again = await book.claim(replace(offer, flow_starts=2, flow_ended=1))
+
+    assert isinstance(again, Granted)
+    assert (again.occurrence, again.trigger) == ("flow:f:1", "retry")
+    assert again.due == book.clock.now()
+    row = await book.row(again.run_id)
+    assert (row.retry_of, row.job_id, row.fence) == (first.run_id, stored.id, 1)
+    assert again.parameters == first.parameters
+    assert (await book.row(first.run_id)).status == status
+
+
+async def test_retries_are_counted_and_chained(book: Book) -> None:
+    offer = book.due(await book.add(), flow_run_id="f")
+    last = await book.settled(offer, Status.FAILED)
+    for start in (2, 3, 4):
+        again = replace(offer, flow_starts=start, flow_ended=start - 1)
+        book.clock.move(-timedelta(seconds=1))  # not even a clock that goes back confuses them
+        granted = await book.claim(again)
+        assert isinstance(granted, Granted)
+        assert granted.occurrence == f"flow:f:{start - 1}"
+        assert (await book.row(granted.run_id)).retry_of == last.run_id
+        await claims.begin(book.ledger, granted.run_id, granted.fence)
+        await book.settle(granted, Status.FAILED)
+        last = granted
+
+    same_start = await book.claim(replace(offer, flow_starts=4, flow_ended=3))
+    assert isinstance(same_start, Ended)
+    assert same_start.run_id == last.run_id
+
+
+async def test_a_skipped_run_can_be_retried(book: Book) -> None:
+    stored = await book.add(every="10m")
+    running = await book.begun(book.due(stored))
+    row = await claims.request(book.ledger, stored, "1", "manual")
+    offer = book.asked(row)
+    assert isinstance(await book.claim(offer), Ended)
+    await book.settle(running, Status.SUCCEEDED)
+
+    again = await book.claim(replace(offer, flow_starts=2, flow_ended=1))
+
+    assert isinstance(again, Granted)
+    assert (await book.row(again.run_id)).retry_of == row.id
+
+
+async def test_a_retry_overlaps_as_any_run_does(book: Book) -> None:
+    stored = await book.add(every="10m")
+    offer = book.due(stored, flow_run_id="f")
+    await book.settled(offer, Status.FAILED)
+    await book.begun(book.due(stored))
+
+    again = await book.claim(replace(offer, flow_starts=2, flow_ended=1))
+
+    assert isinstance(again, Ended)
+    assert again.status is Status.SKIPPED
+    assert again.reason.startswith("overlap")
+
+
+async def test_a_start_that_prefect_had_not_ended_repeats_nothing(book: Book) -> None:
+    # SIGTERM with Prefect's behaviour "reschedule", a pod that is started again, a run set back.
+    offer = book.due(await book.add(), flow_run_id="f")
+    first = await book.settled(offer, Status.UNKNOWN, reason="stopped")
+
+    again = await book.claim(replace(offer, flow_starts=2))
+
+    assert again == Ended(Status.UNKNOWN, "stopped", first.run_id, "f")
+
+
+async def test_an_earlier_end_does_not_make_a_retry_of_a_later_start(book: Book) -> None:
+    offer = book.due(await book.add(), flow_run_id="f")
+    await book.settled(offer, Status.FAILED)
+    retried = await book.settled(replace(offer, flow_starts=2, flow_ended=1), Status.UNKNOWN)
+
+    third = await book.claim(replace(offer, flow_starts=3, flow_ended=1))
+
+    assert isinstance(third, Ended)
+    assert (third.status, third.run_id) == (Status.UNKNOWN, retried.run_id)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_started_again_while_its_lease_holds_it_waits(book: Book, begun: bool) -> None:
+    offer = book.due(await book.add(), flow_run_id="f")
+    await (book.begun(offer) if begun else book.granted(offer))
+    ends = book.clock.now() + leases.LEASE
+    book.clock.move(timedelta(seconds=5))
+    again = replace(offer, flow_starts=2, flow_ended=1, holder="there:2")
+
+    assert await book.claim(again) == Waiting(ends, "here:1 may still be at work")
+    book.clock.set(ends)
+    until = ends + leases.LEASE
+    assert await book.claim(again) == Waiting(until, "here:1 may still be at work")
+    book.clock.set(until - timedelta(microseconds=1))
+    assert isinstance(await book.claim(again), Waiting)
+    book.clock.set(until)
+    answer = await book.claim(again)
+
+    assert isinstance(answer, Granted)
+    rows = [(row.occurrence, row.status, row.fence) for row in await book.rows()]
+    if begun:
+        assert rows == [(offer.occurrence, "unknown", 1), ("flow:f:1", "claimed", 1)]
+    else:
+        assert rows == [(offer.occurrence, "claimed", 3)]
+
+
+async def test_the_same_start_twice_is_taken(book: Book) -> None:
+    offer = book.due(await book.add(), flow_run_id="f")
+    granted = await book.granted(offer)
+
+    assert await book.claim(offer) == Taken(granted.run_id, "here:1", "f")
+
+
+async def test_a_live_row_is_the_occurrence_of_its_flow_run(book: Book) -> None:
+    # The row waits; the same Prefect run comes back for it under whatever key.
+    stored = await book.add()
+    offer = book.due(stored, flow_run_id="f")
+    granted = await book.granted(offer)
+    until = book.clock.now() + leases.LEASE
+    await claims.postpone(book.ledger, granted.run_id, granted.fence, until, "busy")
+    again = replace(offer, occurrence=claims.flow_key("f"), trigger="manual", flow_starts=2)
+
+    assert await book.claim(again) == Waiting(until, "busy", granted.run_id)
+    book.clock.set(until)
+    answer = await book.claim(again)
+
+    assert isinstance(answer, Granted)
+    assert (answer.run_id, answer.trigger, answer.fence) == (granted.run_id, "schedule", 3)

@@ -1,0 +1,447 @@
+"""One conversation, one run at a time; what was said in it, and who said it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from daybook.errors import Ambiguous, FenceRefused, NotFound
+from daybook.ledger import claims, sessions
+from daybook.ledger.claims import Answer, Ended, Granted, Offer, Waiting
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.sessions import LOOK_AGAIN
+from daybook.ledger.states import Status
+from daybook.ledger.tables import MessageRow
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+SECOND = timedelta(seconds=1)
+
+
+def direct(book: Book, name: str, **parameters: Any) -> Offer:
+    """A run of no job."""
+    given = {"prompt": f"{name}?", "agent": "default", "session": "reuse", **parameters}
+    return Offer(
+        claims.flow_key(name),
+        "agent-prompt",
+        "direct",
+        book.clock.now(),
+        "here:1",
+        given,
+        flow_run_id=name,
+    )
+
+
+async def said(book: Book, session_id: str, limit: int = 100) -> Sequence[MessageRow]:
+    async with book.ledger.read() as session:
+        return await sessions.history(session, session_id, limit)
+
+
+async def told(book: Book, offer: Offer, answer: str = "Nothing.") -> Granted:
+    """Carry a run to its succeeded end."""
+    granted = await book.begun(offer)
+    prompt = str(granted.parameters["prompt"])
+    await book.settle(granted, Status.SUCCEEDED, output=answer, prompt=prompt)
+    return granted
+
+
+def waits(answer: Answer) -> Waiting:
+    assert isinstance(answer, Waiting), answer
+    return answer
+
+
+# --- which session
+
+
+@pytest.mark.parametrize(
+    ("parameters", "job_id", "expected"),
+    [
+        ({"agent": "a", "session": "reuse"}, "j", "a:job:j"),
+        ({"agent": "a"}, "j", "a:job:j"),
+        ({}, "j", "default:job:j"),
+        ({"agent": "a", "session": "reuse", "session_key": ""}, "j", "a:job:j"),
+        ({"agent": "a", "session": "reuse", "session_key": "ops: x"}, "j", "a:ops: x"),
+        ({"agent": "b", "session_key": "ops: x"}, None, "b:ops: x"),
+        ({"agent": "a", "session": "new"}, "j", "a:run:r"),
+        ({"agent": "a", "session": "new"}, None, "a:run:r"),
+        ({"agent": "a", "session": "reuse"}, None, "a:run:r"),
+    ],
+)
+def test_the_session_of_a_run(
+    parameters: dict[str, object], job_id: str | None, expected: str
+) -> None:
+    assert sessions.id_of(parameters, job_id=job_id, run_id="r") == expected
+
+
+async def test_a_jobs_session_is_the_same_for_all_its_runs(book: Book) -> None:
+    stored = await book.add(every="1h", agent="scribe")
+    first = await told(book, book.due(stored))
+    row = await claims.request(book.ledger, stored, "by hand", "manual")
+    by_hand = await told(book, book.asked(row))
+    await book.edit(stored.id, name="renamed", prompt="Another?")
+    custom = replace(direct(book, "custom", agent="scribe"), job_id=stored.id)
+    in_ui = await told(book, custom)
+
+    ids = {each.session_id for each in (first, by_hand, in_ui)}
+    assert ids == {f"scribe:job:{stored.id}"}
+    assert {(await book.row(each.run_id)).session_id for each in (first, by_hand)} == ids
+
+
+async def test_another_agent_begins_another_conversation(book: Book) -> None:
+    stored = await book.add(every="1h", agent="scribe")
+    await told(book, book.due(stored))
+    stored = await book.edit(stored.id, agent="poet")
+
+    granted = await book.granted(book.due(stored))
+
+    assert granted.session_id == f"poet:job:{stored.id}"
+    assert granted.history == ()
+
+
+async def test_new_is_fresh_for_each_occurrence_and_a_retry_is_another(book: Book) -> None:
+    stored = await book.add(every="1h", session="new")
+    first = await told(book, book.due(stored, flow_run_id="f"))
+    retried = book.due(stored, due=first.due, flow_run_id="f", flow_starts=2, flow_ended=1)
+    again = await told(book, retried)
+    second = await told(book, book.due(stored))
+
+    assert [each.session_id for each in (first, again, second)] == [
+        f"default:run:{each.run_id}" for each in (first, again, second)
+    ]
+    assert first.run_id != again.run_id
+    assert all(each.history == () for each in (first, again, second))
+
+
+# --- what was said
+
+
+async def test_the_pair_is_kept_in_full_with_its_source(book: Book) -> None:
+    stored = await book.add("brief", every="1h", agent="scribe")
+    long = "é" * 9_000
+    granted = await told(book, book.due(stored), long)
+
+    prompt, answer = await said(book, granted.session_id)
+
+    assert [(each.number, each.role) for each in (prompt, answer)] == [
+        (1, "user"),
+        (2, "assistant"),
+    ]
+    assert prompt.content == "What is new?"
+    assert answer.content == long
+    assert len(str((await book.row(granted.run_id)).output)) < len(long)
+    assert (answer.run_id, answer.at) == (granted.run_id, book.clock.now())
+    assert prompt.source == answer.source
+    assert prompt.source == {
+        "kind": "agent-prompt",
+        "channel": None,
+        "session": f"scribe:job:{stored.id}",
+        "user": None,
+        "job": "brief",
+        "job_id": stored.id,
+        "due": "2026-01-15T13:00:00Z",
+        "trigger": "schedule",
+    }
+
+
+async def test_the_next_run_is_given_what_was_said_oldest_first(book: Book) -> None:
+    stored = await book.add(every="1h")
+    await told(book, book.due(stored), "one")
+    await told(book, book.due(stored), "two")
+
+    granted = await book.granted(book.due(stored))
+
+    given = [(each.role, each.content) for each in granted.history]
+    assert given == [
+        ("user", "What is new?"),
+        ("assistant", "one"),
+        ("user", "What is new?"),
+        ("assistant", "two"),
+    ]
+
+
+async def test_of_a_long_conversation_the_last_twenty_messages_are_given(book: Book) -> None:
+    stored = await book.add(every="1h")
+    for number in range(1, 50):
+        await told(book, book.due(stored), f"answer {number}")
+
+    granted = await book.granted(book.due(stored))
+
+    assert [each.number for each in granted.history] == list(range(79, 99))
+    assert granted.history[-1].content == "answer 49"
+    assert len(await said(book, granted.session_id)) == 98
+
+
+@pytest.mark.parametrize(
+    "status", [Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN]
+)
+async def test_a_run_that_did_not_succeed_leaves_nothing(book: Book, status: Status) -> None:
+    granted = await book.begun(book.due(await book.add()))
+    await book.settle(granted, status, output="half an answer", prompt="What is new?")
+
+    assert await said(book, granted.session_id) == ()
+    async with book.ledger.read() as session:
+        assert await sessions.recent(session, 10) == []
+
+
+async def test_settled_twice_it_is_said_once(book: Book) -> None:
+    granted = await told(book, book.due(await book.add()), "one")
+    await book.settle(granted, Status.SUCCEEDED, output="one", prompt="What is new?")
+
+    assert len(await said(book, granted.session_id)) == 2
+
+
+async def test_a_late_answer_is_said_after_what_came_meanwhile(book: Book) -> None:
+    stored = await book.add(every="1h")
+    slow = await book.begun(book.due(stored))
+    await book.settle(slow, Status.UNKNOWN)
+    quick = await told(book, book.due(stored), "quick")
+
+    await book.settle(slow, Status.SUCCEEDED, output="slow", prompt="What is new?")
+
+    messages = await said(book, quick.session_id)
+    assert [each.run_id for each in messages] == [quick.run_id] * 2 + [slow.run_id] * 2
+    assert messages[-1].content == "slow"
+
+
+async def test_who_lost_the_claim_says_nothing(book: Book) -> None:
+    granted = await book.granted(book.due(await book.add()))
+    await claims.postpone(book.ledger, granted.run_id, granted.fence, book.clock.now(), "later")
+
+    with pytest.raises(FenceRefused):
+        await book.settle(granted, Status.SUCCEEDED, output="late", prompt="What is new?")
+
+    assert await said(book, granted.session_id) == ()
+
+
+async def test_the_last_output_is_read_only_where_the_prompt_names_it(book: Book) -> None:
+    stored = await book.add(every="1h", prompt="Before it was: {{ last_output }}")
+    assert (await told(book, book.due(stored), "one")).last_output == ""
+    failed = await book.begun(book.due(stored))
+    assert failed.last_output == "one"
+    await book.settle(failed, Status.FAILED, output="no")
+    assert (await told(book, book.due(stored), "two")).last_output == "one"
+    assert (await told(book, book.due(stored), "three")).last_output == "two"
+    await book.edit(stored.id, prompt="It goes alone")
+    assert (await told(book, book.due(await book.stored(stored.id)))).last_output == ""
+
+
+# --- the lock
+
+
+async def test_of_two_jobs_that_share_a_session_the_second_waits(book: Book) -> None:
+    one = await book.add("one", every="1h", session_key="ops")
+    two = await book.add("two", every="1h", session_key="ops", prompt="And you?")
+    first = await book.begun(book.due(one))
+    offer = book.due(two, due=first.due)
+
+    answer = waits(await book.claim(offer))
+
+    why = f"session default:ops is busy: run {first.run_id[:8]} holds it"
+    assert answer == Waiting(book.clock.now() + LOOK_AGAIN, why, answer.run_id)
+    row = await book.row(str(answer.run_id))
+    assert (row.status, row.until, row.reason) == ("waiting", answer.until, why)
+    assert (row.occurrence, row.job_id, row.revision) == (offer.occurrence, two.id, 1)
+    assert (row.parameters, row.session_id) == (two.job.parameters(), "default:ops")
+    assert (row.flow_run_id, row.fence, row.attempts) == (offer.flow_run_id, 0, 0)
+
+    await book.settle(first, Status.SUCCEEDED, output="Fine.", prompt="How are you?")
+    assert await book.claim(offer) == answer  # not before it should look again
+    book.clock.set(answer.until)
+    second = await book.claim(offer)
+
+    assert isinstance(second, Granted)
+    assert second.run_id == answer.run_id
+    assert [each.content for each in second.history] == ["How are you?", "Fine."]
+    row = await book.row(second.run_id)
+    assert (row.status, row.until, row.reason, row.fence) == ("claimed", None, "", 1)
+
+
+async def test_who_waits_acts_with_what_was_due_and_is_never_late(book: Book) -> None:
+    one = await book.add("one", every="1h", session_key="ops")
+    two = await book.add("two", every="1h", session_key="ops", prompt="As it was")
+    first = await book.begun(book.due(one))
+    offer = book.due(two, due=first.due)
+    answer = waits(await book.claim(offer))
+    book.clock.move(SECOND)
+    await book.edit(two.id, prompt="As it is now")
+    await book.settle(first, Status.SUCCEEDED)
+    book.clock.move(timedelta(days=2))
+
+    second = await book.claim(offer)
+
+    assert isinstance(second, Granted)
+    assert (second.run_id, second.parameters["prompt"]) == (answer.run_id, "As it was")
+    assert second.job is not None
+    assert second.job.revision.number == 1
+
+
+async def test_a_custom_run_in_the_second_in_which_its_job_was_made_keeps_its_job(
+    book: Book,
+) -> None:
+    holder = await book.begun(direct(book, "holder", session_key="ops"))
+    stored = await book.add(on_demand=True, session_key="ops")
+    floored = book.clock.now().replace(microsecond=0)  # as Prefect's time is
+    offer = direct(book, "custom", session_key="ops")
+    offer = replace(offer, job_id=stored.id, due=floored)
+    answer = waits(await book.claim(offer))
+    await book.settle(holder, Status.SUCCEEDED)
+    book.clock.set(answer.until)
+
+    granted = await book.claim(offer)
+
+    assert isinstance(granted, Granted)
+    assert granted.job is not None
+    assert granted.job.id == stored.id
+
+
+async def test_of_two_that_wait_the_earlier_due_goes_first(book: Book) -> None:
+    holder = await book.begun(direct(book, "holder", session_key="ops"))
+    book.clock.move(SECOND)
+    early = direct(book, "early", session_key="ops")
+    book.clock.move(SECOND)
+    late = direct(book, "late", session_key="ops")
+    waits(await book.claim(late))
+    first = waits(await book.claim(early))
+    await book.settle(holder, Status.SUCCEEDED)
+    book.clock.move(LOOK_AGAIN)
+
+    behind = waits(await book.claim(late))
+    assert behind.why == f"session default:ops is busy: run {str(first.run_id)[:8]} goes first"
+    granted = await book.begun(early)
+    assert granted.run_id == first.run_id
+    await book.settle(granted, Status.SUCCEEDED)
+    book.clock.set(behind.until)
+    assert isinstance(await book.claim(late), Granted)
+
+
+async def test_who_comes_new_lets_those_due_earlier_go_first(book: Book) -> None:
+    holder = await book.begun(direct(book, "holder", session_key="ops"))
+    early = direct(book, "early", session_key="ops")
+    waits(await book.claim(early))
+    await book.settle(holder, Status.SUCCEEDED)
+    book.clock.move(SECOND)
+
+    assert waits(await book.claim(direct(book, "late", session_key="ops"))).why.endswith("first")
+
+
+async def test_one_that_waited_and_is_gone_holds_nobody_up_for_long(book: Book) -> None:
+    holder = await book.begun(direct(book, "holder", session_key="ops"))
+    gone = waits(await book.claim(direct(book, "gone", session_key="ops")))
+    await book.settle(holder, Status.SUCCEEDED)
+    book.clock.set(gone.until + sessions.BELIEVED)
+    late = direct(book, "late", session_key="ops")
+
+    waits(await book.claim(late))
+    book.clock.move(LOOK_AGAIN)
+
+    assert isinstance(await book.claim(late), Granted)
+    assert (await book.row(str(gone.run_id))).status == "waiting"  # it is not lost
+
+
+async def test_one_in_a_backoff_holds_nobody_up(book: Book) -> None:
+    first = await book.begun(direct(book, "first", session_key="ops"))
+    until = book.clock.now() + timedelta(minutes=5)
+    outcome = Outcome(Status.FAILED, error="429")
+    await claims.retry(book.ledger, first.run_id, first.fence, outcome, until)
+    book.clock.move(SECOND)
+
+    second = await told(book, direct(book, "second", session_key="ops"), "Done.")
+    book.clock.set(until)
+    again = await book.claim(replace(direct(book, "first"), due=first.due))
+
+    assert isinstance(again, Granted)
+    assert (again.run_id, again.session_id) == (first.run_id, second.session_id)
+    assert [each.content for each in again.history] == ["second?", "Done."]
+
+
+async def test_a_run_of_the_same_job_is_skipped_and_does_not_wait(book: Book) -> None:
+    stored = await book.add(every="1h")
+    await book.begun(book.due(stored))
+    row = await claims.request(book.ledger, stored, "by hand", "manual")
+
+    answer = await book.claim(book.asked(row))
+
+    assert isinstance(answer, Ended)
+    assert answer.status is Status.SKIPPED
+    assert answer.reason.startswith("overlap: ")
+
+
+async def test_an_agents_sessions_of_the_same_key_are_its_own(book: Book) -> None:
+    await book.begun(direct(book, "one", session_key="ops", agent="a"))
+
+    assert isinstance(await book.claim(direct(book, "two", session_key="ops", agent="b")), Granted)
+    assert isinstance(await book.claim(direct(book, "three", agent="a")), Granted)
+
+
+async def test_a_job_switched_off_while_it_waits_is_skipped(book: Book) -> None:
+    one = await book.add("one", every="1h", session_key="ops")
+    two = await book.add("two", every="1h", session_key="ops")
+    first = await book.begun(book.due(one))
+    offer = book.due(two, due=first.due)
+    answer = waits(await book.claim(offer))
+    await book.edit(two.id, enabled=False)
+    book.clock.set(answer.until)
+
+    assert await book.claim(offer) == Ended(
+        Status.SKIPPED, "the job is off: disabled", answer.run_id, offer.flow_run_id
+    )
+
+
+# --- for those who read
+
+
+async def listed(book: Book, limit: int = 10) -> list[tuple[str, str | None, int]]:
+    async with book.ledger.read() as session:
+        found = await sessions.recent(session, limit)
+    return [(each.row.id, each.job, each.messages) for each in found]
+
+
+async def found(book: Book, ref: str) -> str:
+    async with book.ledger.read() as session:
+        return (await sessions.find(session, ref)).row.id
+
+
+async def test_sessions_are_listed_last_used_first(book: Book) -> None:
+    own = await book.add("own", every="1h")
+    shared = await book.add("shared", every="1h", session_key="ops")
+    await told(book, book.due(own))
+    await told(book, book.due(shared))
+    await told(book, book.due(own))
+
+    assert await listed(book) == [(f"default:job:{own.id}", "own", 4), ("default:ops", None, 2)]
+    assert len(await listed(book, 1)) == 1
+
+
+async def test_a_session_is_found_by_id_beginning_and_job(book: Book) -> None:
+    own = await book.add("own", every="1h")
+    shared = await book.add("shared", every="1h", session_key="ops")
+    fresh = await book.add("fresh", every="1h", session="new", agent="poet")
+    unused = await book.add("unused", every="1h")
+    for each in (own, shared, fresh):
+        await told(book, book.due(each))
+    last = await told(book, book.due(fresh))
+    id_of_own = f"default:job:{own.id}"
+
+    assert await found(book, id_of_own) == id_of_own
+    assert await found(book, id_of_own[:20]) == id_of_own
+    assert await found(book, "own") == id_of_own
+    assert await found(book, own.id[:12]) == id_of_own
+    assert await found(book, "shared") == await found(book, "default:op") == "default:ops"
+    assert await found(book, "fresh") == last.session_id
+    for ref, sentence in [
+        ("unused", 'session of "unused" not found'),
+        ("default:x", 'session "default:x" not found'),
+        (unused.id, f'session "{unused.id}" not found'),
+        ("", 'session "" not found'),
+        ("%", 'session "%" not found'),
+    ]:
+        with pytest.raises(NotFound) as missing:
+            await found(book, ref)
+        assert str(missing.value) == sentence
+    with pytest.raises(Ambiguous, match="default:ops"):
+        await found(book, "default")

@@ -1,0 +1,176 @@
+"""A ledger that is not to be reached says so, with its place; and who may read its files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from daybook.errors import LedgerUnreachable
+from daybook.ledger import jobs
+from daybook.ledger.engine import Ledger
+
+pytestmark = pytest.mark.anyio
+
+
+def _address(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def _open(path: Path) -> None:
+    async with Ledger(_address(path)):
+        pass
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another writer has the ledger to itself."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def test_a_folder_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(LedgerUnreachable, match="it is no file") as error:
+        await _open(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "DAYBOOK_HOME" in str(error.value)
+
+
+async def test_a_file_in_the_place_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    with pytest.raises(LedgerUnreachable):
+        await _open(tmp_path / "home" / "ledger.db")
+
+
+def test_nothing_but_the_error_reaches_the_terminal(tmp_path: Path) -> None:
+    # The driver's thread would complain of a loop that was closed: now and then, so a few times.
+    script = """
+import asyncio, sys
+from daybook.errors import LedgerUnreachable
+from daybook.ledger.engine import Ledger
+async def main():
+    async with Ledger(sys.argv[1]):
+        pass
+for _ in range(50):
+    try:
+        asyncio.run(main())
+    except LedgerUnreachable as error:
+        print(error.code)
+"""
+    command = [sys.executable, "-c", script, _address(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+
+    assert ended.stderr == ""
+    assert ended.stdout == "ledger_unreachable\n" * 50
+
+
+async def test_not_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"Dear diary, " * 1000)
+    with pytest.raises(LedgerUnreachable, match="not a database"):
+        await _open(path)
+
+
+async def test_a_torn_database(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    await _open(path)
+    path.write_bytes(path.read_bytes()[:4096] + os.urandom(16 * 4096))
+    with pytest.raises(LedgerUnreachable):
+        async with Ledger(_address(path)) as ledger, ledger.read() as session:
+            await jobs.every(session)
+
+
+READ_ONLY = """
+import asyncio, os, sys
+from daybook.errors import LedgerUnreachable
+from daybook.ledger.engine import Ledger
+async def main(address):
+    async with Ledger(address) as ledger, ledger.write():
+        pass
+asyncio.run(main(sys.argv[1]))  # all is imported now
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)  # root may write anywhere
+try:
+    asyncio.run(main(sys.argv[2]))
+except LedgerUnreachable as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_is_read_only(tmp_path: Path, there: bool) -> None:
+    # Not under `tmp_path`, which another user may not even enter.
+    folder = Path(tempfile.mkdtemp(prefix="daybook-read-only-"))
+    try:
+        if there:
+            asyncio.run(_open(folder / "ledger.db"))
+            (folder / "ledger.db").chmod(0o444)
+        folder.chmod(0o555)
+        command = [sys.executable, "-c", READ_ONLY]
+        addresses = [_address(tmp_path / "good.db"), _address(folder / "ledger.db")]
+        ended = subprocess.run(
+            command + addresses, capture_output=True, text=True, timeout=60, check=False
+        )
+    finally:
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+    assert ended.stderr == ""
+    assert f"{folder}/ledger.db cannot be reached" in ended.stdout
+
+
+async def test_locked_for_longer_than_a_writer_waits(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    async with Ledger(_address(path), busy=timedelta(milliseconds=20)) as ledger:
+        with locked(path), pytest.raises(LedgerUnreachable, match="locked"):
+            async with ledger.write():
+                pytest.fail("two writers at once")
+        async with ledger.write() as session:  # it was nothing lasting
+            assert await jobs.names(session) == set()
+
+
+async def test_who_only_reads_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    async with Ledger(_address(path), busy=timedelta(milliseconds=20)) as ledger:
+        with locked(path):
+            async with ledger.read() as session:
+                assert await jobs.names(session) == set()
+
+
+async def test_nobody_else_reads_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "home" / "ledger.db"
+    before = os.umask(0)
+    try:
+        async with Ledger(_address(path)) as ledger, ledger.write():
+            files = {each.name: _mode(each) for each in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+
+    assert files == {"ledger.db": 0o600, "ledger.db-wal": 0o600, "ledger.db-shm": 0o600}
+    assert _mode(path.parent) == 0o700
+
+
+async def test_its_id_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    async with Ledger(_address(path)) as first, Ledger(_address(path)) as second:
+        assert first.id == second.id
+    async with Ledger(_address(tmp_path / "other.db")) as other:
+        assert other.id not in ("", first.id)

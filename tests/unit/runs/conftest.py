@@ -1,0 +1,62 @@
+"""A run that has begun, in a ledger on the machine's clock, as a flow's process has it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.ledger import claims
+from daybook.ledger.claims import Granted, Offer
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RunRow
+
+
+@dataclass
+class Begun:
+    """An acting run; its ledger waits 20 ms for its turn."""
+
+    path: Path
+    ledger: Ledger
+    granted: Granted
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            return connection.execute(statement).fetchall()
+
+    @contextmanager
+    def locked(self) -> Iterator[sqlite3.Connection]:
+        """Another writer has the ledger to itself, until it rolls back."""
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield other
+
+    def take_over(self) -> None:
+        """As a rerun elsewhere would: the fence rises."""
+        self.query("UPDATE runs SET fence = fence + 1, holder = 'there:2'")
+
+    async def row(self) -> RunRow:
+        async with self.ledger.read() as session:
+            row = await session.get(RunRow, self.granted.run_id)
+        assert row is not None
+        return row
+
+
+@pytest.fixture
+async def begun(tmp_path: Path) -> AsyncIterator[Begun]:
+    path = tmp_path / "ledger.db"
+    address = f"sqlite+aiosqlite:///{path}"
+    async with Ledger(address, busy=timedelta(milliseconds=20)) as ledger:
+        given = {"prompt": "Do it", "policy": {"retries": 3, "retry_delay": "1s"}}
+        offer = Offer(claims.flow_key("f"), "agent-prompt", "direct", SYSTEM.now(), "here:1", given)
+        granted = await claims.claim(ledger, offer)
+        assert isinstance(granted, Granted)
+        await claims.begin(ledger, granted.run_id, granted.fence)
+        yield Begun(path, ledger, granted)

@@ -1,0 +1,110 @@
+"""What the UI shows of a run cannot call out of it, nor break out of its quotation."""
+
+from __future__ import annotations
+
+import pytest
+
+from daybook.ledger.claims import Granted
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.runs import artifact
+from daybook.testing import MovedClock
+
+EVIL = "http://evil.example/x.png"
+
+
+def _granted(prompt: str = "Hello?", agent: str = "default") -> Granted:
+    parameters = {"prompt": prompt, "agent": agent}
+    return Granted("0123456789abcdef", 1, parameters, "flow:f", MovedClock().now(), "direct", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"![x]({EVIL})",
+        f"!![x]({EVIL})",
+        f"![x][ref]\n\n[ref]: {EVIL}",
+        f"[![x]({EVIL})]({EVIL})",
+    ],
+)
+def test_no_image_is_left(text: str) -> None:
+    assert "![" not in artifact.harmless(text)
+    assert EVIL in artifact.harmless(text)  # the words stay
+
+
+@pytest.mark.parametrize(
+    "text", [f'<img src="{EVIL}">', "<script>", "</div>", "<!-- -->", "<?x?>", f"<{EVIL}>"]
+)
+def test_no_html_is_left(text: str) -> None:
+    assert artifact.harmless(text) == "&lt;" + text[1:]
+
+
+@pytest.mark.parametrize("text", ["1 < 2", "a <- b", "x << 3", "# Title", "**so**", "a ! [b]"])
+def test_what_is_harmless_stays(text: str) -> None:
+    assert artifact.harmless(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```html\n<img src=x>\n\n![a](b)\n```",
+        "~~~\n<b>\n~~~",
+        "````\n```\n<b>\n```\n````",
+        "- so:\n  ```\n  <b>\n  ```",
+        "> ```rust\n> vec![1] as Vec<u8>\n> ```",
+        "`List<String>` and ``a ` <b>``",
+        "| a |\n|---|\n| `<b>` |",
+        "`\ue0000;<b>`",
+    ],
+)
+def test_code_is_shown_as_it_was_written(text: str) -> None:
+    assert artifact.harmless(text) == text
+    assert artifact.harmless(f"<i>\n\n{text}\n\n<i>") == f"&lt;i>\n\n{text}\n\n&lt;i>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\na\n```\n<img src=x>",
+        "`a` <img src=x> `b`",
+        "\\`<img src=x>`",
+        "`` <img src=x> `",
+        "`a\n<iframe src=x>`",
+        "> `a\n> <img src=x>`",
+        "| a | b |\n|---|---|\n| `x | <img src=x>` |",
+        "```\na\n```~~~\n<img src=x>\n```",
+        "<b `a>`<img src=x>`",
+        "`a`\ue0000;<img src=x>",
+        "`<b>` " + "[" * artifact.LONGEST_READ,
+    ],
+)
+def test_what_only_looks_like_code_is_made_harmless(text: str) -> None:
+    said = artifact.harmless(text)
+    assert not any(tag in said for tag in ("<i", "<b", "!["))
+    assert said.replace("&lt;", "<") == text
+
+
+@pytest.mark.parametrize("text", ["plain", "```\ncode\n```", "   ````\nx", "a ``````` b", ""])
+def test_a_quotation_cannot_be_left(text: str) -> None:
+    first, *inside, last = artifact.quoted(text).split("\n")
+    assert first == last + "text"
+    assert "\n".join(inside) == text
+    assert last not in text
+    assert len(last) >= 3
+
+
+def test_prompt_and_answer_read_well() -> None:
+    outcome = Outcome(Status.SUCCEEDED, output="## Three things", agent="claude")
+    assert artifact.render(_granted("What is new?"), outcome) == (
+        "# direct call\n\n"
+        "**succeeded** · due 2026-01-15 12:00:00 UTC · direct · agent claude · run `01234567`\n\n"
+        "## Answer\n\n## Three things\n\n"
+        "## Prompt\n\n```text\nWhat is new?\n```\n"
+    )
+
+
+def test_what_went_wrong_is_said_before_what_was_said() -> None:
+    outcome = Outcome(Status.FAILED, error="exit code 3", output="so far")
+    lines = artifact.render(_granted(agent="<b>"), outcome).split("\n\n")
+    assert lines[1].endswith("agent &lt;b> · run `01234567`")
+    assert lines[2:5] == ["## What went wrong", "```text\nexit code 3\n```", "so far"]

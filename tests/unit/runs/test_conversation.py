@@ -1,0 +1,74 @@
+"""What a run asks, and what it is given of the conversation."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from daybook.agents.base import Message
+from daybook.errors import Refused
+from daybook.home import Home
+from daybook.ledger.claims import Granted
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.tables import JobRow, MessageRow, RevisionRow
+from daybook.runs import conversation
+from daybook.spec.job import new_job
+
+DUE = datetime(2027, 1, 15, 8, 0, 0, 250_000, tzinfo=UTC)
+
+
+def granted(prompt: str, stored: StoredJob | None = None, **more: Any) -> Granted:
+    return Granted("r", 1, {"prompt": prompt}, "flow:f", DUE, "direct", stored, **more)
+
+
+def brief() -> StoredJob:
+    job = new_job(now=DUE, name="brief", prompt="x", cron="0 9 * * *", timezone="Europe/Berlin")
+    row = JobRow(name="brief", slug="brief", kind=job.kind, created_at=DUE, updated_at=DUE)
+    revision = RevisionRow(
+        job_id=row.id,
+        number=1,
+        effective_from=DUE,
+        enabled=True,
+        schedule={},
+        action={},
+        policy={},
+    )
+    return StoredJob(row, revision, job)
+
+
+def message(number: int, role: str, content: str) -> MessageRow:
+    return MessageRow(
+        session_id="s", number=number, role=role, content=content, source={}, run_id="r", at=DUE
+    )
+
+
+def test_due_is_told_by_the_clock_of_the_jobs_zone() -> None:
+    asked = conversation.turn(granted("{{job}} of {{due}}", brief()))
+    assert asked.prompt == "brief of 2027-01-15T09:00:00+01:00"
+
+
+def test_a_run_of_no_job_has_the_settings_zone_and_no_name(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Asia/Kolkata")
+    asked = conversation.turn(granted("[{{job}}] {{due}} [{{payload}}]"))
+    assert asked.prompt == "[] 2027-01-15T13:30:00+05:30 []"
+
+
+def test_the_last_answer_is_data_and_not_a_prompt(daybook_home: Home) -> None:
+    asked = conversation.turn(granted("Before: {{last_output}}", last_output="{{job}} {{due}}"))
+    assert asked.prompt == "Before: {{job}} {{due}}"
+
+
+def test_a_slash_command_is_sent_as_it_is(daybook_home: Home) -> None:
+    before = (message(1, "user", "/reset"), message(2, "assistant", "/quit"))
+    asked = conversation.turn(granted("/reset", history=before))
+    assert asked.prompt == "/reset"
+    assert asked.history == (Message("user", "/reset"), Message("assistant", "/quit"))
+
+
+def test_a_prompt_of_empty_variables_is_refused(daybook_home: Home) -> None:
+    with pytest.raises(Refused, match="prompt: is blank once its variables are filled in"):
+        conversation.turn(granted(" {{last_output}}\n"))

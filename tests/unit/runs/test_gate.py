@@ -1,0 +1,213 @@
+"""From an offer to a claim: who waits where, who compares, who leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prefect.exceptions import Abort
+
+from daybook.ledger import claims, history, jobs, leases, sessions
+from daybook.ledger.claims import Ended, Granted, Offer
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.runs import gate
+from daybook.spec.job import new_job
+from daybook.testing import MovedClock
+
+pytestmark = pytest.mark.anyio
+
+
+class Prefect:
+    """A reconciler that only remembers what it was asked."""
+
+    def __init__(self, foreign: str = "") -> None:
+        self.compared: list[str] = []
+        self.foreign = frozenset({foreign} - {""})
+
+    async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
+        self.compared.append(job_id)
+        return self.foreign
+
+    async def recognise(self, deployment_id: str) -> None:
+        raise AssertionError
+
+    async def push(self, job_id: str) -> None:
+        raise AssertionError
+
+
+@pytest.fixture
+def clock() -> MovedClock:
+    return MovedClock()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: MovedClock) -> AsyncIterator[Ledger]:
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", clock) as ledger:
+        yield ledger
+
+
+async def _hourly(ledger: Ledger) -> Offer:
+    """The next due time of an hourly job."""
+    now = ledger.now()
+    job = new_job(now=now, name="brief", prompt="What is new?", cron="0 * * * *")
+    async with ledger.write() as session:
+        stored = await jobs.add(session, job, "brief", now)
+    due = now + timedelta(hours=1)
+    key = claims.due_key(stored.id, due)
+    parameters = job.parameters()
+    return Offer(key, "agent-prompt", "schedule", due, "here:1", parameters, stored.id, "f")
+
+
+@pytest.mark.parametrize("early", [timedelta(seconds=30), timedelta(microseconds=1)])
+async def test_a_run_that_comes_early_waits_for_its_due_time(
+    ledger: Ledger, clock: MovedClock, early: timedelta
+) -> None:
+    offer = await _hourly(ledger)
+    clock.set(offer.due - early)
+
+    answer = await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
+
+    assert isinstance(answer, Granted)
+    assert clock.waits == [offer.due]
+    assert clock.now() == offer.due
+
+
+async def test_a_run_of_no_deployment_waits_however_long(ledger: Ledger, clock: MovedClock) -> None:
+    due = clock.now() + timedelta(days=2)
+    offer = Offer(claims.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f")
+
+    assert isinstance(await gate.enter(ledger, offer, Prefect(), clock), Granted)
+    assert clock.waits == [due]
+
+
+async def test_it_compares_once_and_no_more(ledger: Ledger, clock: MovedClock) -> None:
+    offer = replace(await _hourly(ledger), parameters={"prompt": "Edited in Prefect"})
+    clock.set(offer.due)
+    prefect = Prefect()
+
+    answer = await gate.enter(ledger, offer, prefect, clock, deployment_id="d")
+
+    assert isinstance(answer, Granted)
+    assert answer.parameters["prompt"] == "What is new?"
+    assert prefect.compared == [offer.job_id]
+
+
+async def test_still_not_due_after_comparing_it_ends_without_a_row(
+    ledger: Ledger, clock: MovedClock
+) -> None:
+    offer = await _hourly(ledger)
+    wrong = offer.due + timedelta(minutes=1)
+    clock.set(wrong)
+    offer = replace(offer, due=wrong, occurrence=claims.due_key(str(offer.job_id), wrong))
+
+    answer = await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
+
+    assert answer == Ended(Status.SKIPPED, "not due")
+
+
+async def test_what_a_schedule_of_prefects_own_made_runs_by_its_flow_key(
+    ledger: Ledger, clock: MovedClock
+) -> None:
+    offer = await _hourly(ledger)
+    wrong = offer.due + timedelta(minutes=1)
+    clock.set(wrong)
+    offer = replace(offer, due=wrong, occurrence=claims.due_key(str(offer.job_id), wrong))
+
+    answer = await gate.enter(ledger, offer, Prefect("s"), clock, deployment_id="d", made_by="s")
+
+    assert isinstance(answer, Granted)
+    assert answer.occurrence == "flow:f"
+
+
+async def test_taken_by_another_run_it_is_skipped(ledger: Ledger, clock: MovedClock) -> None:
+    offer = await _hourly(ledger)
+    clock.set(offer.due)
+    held = await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
+    assert isinstance(held, Granted)
+
+    other = replace(offer, flow_run_id="g")
+    answer = await gate.enter(ledger, other, Prefect(), clock, deployment_id="d")
+
+    assert isinstance(answer, Ended)
+    assert (answer.status, answer.run_id) == (Status.SKIPPED, held.run_id)
+    assert answer.reason == f"run {held.run_id[:8]} has it already"
+
+
+async def test_taken_by_another_process_of_the_same_run_it_leaves(
+    ledger: Ledger, clock: MovedClock
+) -> None:
+    offer = await _hourly(ledger)
+    clock.set(offer.due)
+    await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
+
+    with pytest.raises(Abort, match="is held by here:1"):
+        again = replace(offer, holder="here:2")
+        await gate.enter(ledger, again, Prefect(), clock, deployment_id="d")
+
+
+async def test_a_run_whose_session_is_busy_looks_again_until_it_is_its_turn(
+    ledger: Ledger, clock: MovedClock
+) -> None:
+    parameters = {"prompt": "What is new?", "session_key": "ops"}
+    one = Offer(claims.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters)
+    two = replace(one, occurrence=claims.flow_key("two"))
+    held = await gate.enter(ledger, one, Prefect(), clock)
+    assert isinstance(held, Granted)
+    await claims.begin(ledger, held.run_id, held.fence)
+
+    class Watched(MovedClock):
+        """Ends the other run at the fiftieth look, and keeps its lease until then."""
+
+        async def wait_until(self, instant: datetime) -> None:
+            await clock.wait_until(instant)
+            assert isinstance(held, Granted)
+            if len(clock.waits) < 50:
+                assert await leases.renew(ledger, held.run_id, held.fence)
+            else:
+                outcome = Outcome(Status.SUCCEEDED, output="Fine.", prompt="What is new?")
+                await claims.settle(ledger, held.run_id, held.fence, outcome)
+
+        def now(self) -> datetime:
+            return clock.now()
+
+    start = clock.now()
+    answer = await gate.enter(ledger, two, Prefect(), Watched(), deployment_id="d")
+
+    assert isinstance(answer, Granted)
+    assert [each.content for each in answer.history] == ["What is new?", "Fine."]
+    every = sessions.LOOK_AGAIN
+    assert clock.waits == [start + every * look for look in range(1, 51)]
+
+
+async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost(
+    ledger: Ledger, clock: MovedClock
+) -> None:
+    parameters = {"prompt": "What is new?", "session_key": "ops"}
+    offer = Offer(claims.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters)
+    await gate.enter(ledger, offer, Prefect(), clock)
+    waits = asyncio.Event()
+
+    class Stopped(MovedClock):
+        async def wait_until(self, instant: datetime) -> None:
+            waits.set()
+            await asyncio.Event().wait()
+
+    second = replace(offer, occurrence=claims.flow_key("two"))
+    task = asyncio.create_task(
+        gate.enter(ledger, second, Prefect(), Stopped(clock.now()), deployment_id="d")
+    )
+    await waits.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    async with ledger.read() as session:
+        (row,) = [each for each in await history.live(session) if each.status == "waiting"]
+    assert row.occurrence == "flow:two"
+    assert row.reason.startswith("session default:ops is busy")

@@ -1,0 +1,141 @@
+"""Versions, doors, and whether another process can import the package; each broken for real."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from daybook import repository
+from daybook.home import Home
+from daybook.service.doctoring import installation
+
+REPOSITORY = Path(__file__).parents[4]
+
+
+def installed(folder: Path, name: str, version: str, *requires: str) -> None:
+    """What an installer leaves of a distribution, so that it is found before the real one."""
+    place = folder / f"{name}-{version}.dist-info"
+    place.mkdir(parents=True)
+    lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {each}" for each in requires]
+    (place / "METADATA").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is looked at before all others."""
+    place = tmp_path / "front"
+    place.mkdir()
+    monkeypatch.syspath_prepend(place)
+    return place
+
+
+ASKED = ("fastapi<0.151", "sqlalchemy[asyncio]>=2.0.40,<2.1", "fastmcp>=4", "prefect>=3.8.8,<3.9")
+
+
+def test_the_bounds_are_those_of_the_project() -> None:
+    import tomllib
+
+    told = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    asked = installation.requirements()
+    assert len(asked) == len(told)
+    for name in ("fastapi", "sqlalchemy", "fastmcp", "prefect"):
+        assert any(str(asked[name]) == str(Requirement(each)) for each in told)
+
+
+def test_this_environment_is_inside_the_bounds() -> None:
+    assert installation.versions() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "bound"),
+    [
+        ("fastapi", "0.155.0", "<0.151"),
+        ("sqlalchemy", "2.1.9", "<2.1,>=2.0.40"),
+        ("fastmcp", "2.11.0", ">=4"),
+        ("prefect", "3.9.1", "<3.9,>=3.8.8"),
+    ],
+)
+def test_a_version_out_of_bounds_is_named_with_what_to_install(
+    front: Path, name: str, version: str, bound: str
+) -> None:
+    installed(front, "daybook", "0.1.0", *ASKED)
+    installed(front, name, version)
+    (problem,) = installation.versions()
+    assert problem.what == f"{name} {version} is outside of {bound}"
+    assert not problem.harmless
+    assert "install" in problem.mend
+
+
+def test_what_is_missing_is_named_and_what_is_for_elsewhere_is_not(front: Path) -> None:
+    elsewhere = 'nowhere-to-be-found>=1; sys_platform == "amiga"'
+    extra = 'another-one; extra == "more"'
+    installed(front, "daybook", "0.1.0", "nothing-of-this-name>=2", elsewhere, extra)
+    (problem,) = installation.versions()
+    assert problem.what == "nothing-of-this-name is not installed"
+
+
+def test_a_daybook_that_was_never_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(REPOSITORY)])
+    with pytest.raises(metadata.PackageNotFoundError):
+        installation.requirements()
+    (problem,) = installation.versions()
+    assert "not installed" in problem.what
+    assert "make install" in problem.mend
+
+
+@pytest.mark.parametrize("door", ["flows", "blocks", "deployments"])
+@pytest.mark.parametrize("how", ["on the path", "in this folder", "a module"])
+def test_a_foreign_door_is_told_and_harmless_and_not_imported(
+    front: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, how: str
+) -> None:
+    place = front if how != "in this folder" else tmp_path / "project"
+    if how == "a module":
+        (place / f"{door}.py").write_text("raise RuntimeError\n")
+    else:
+        (place / door).mkdir(parents=True)
+        (place / door / "__init__.py").write_text("raise RuntimeError\n")
+    monkeypatch.chdir(place if how == "in this folder" else tmp_path)
+    (problem,) = installation.doors()
+    assert problem.harmless
+    assert str(place) in problem.what
+    assert f"our {door}" in problem.what
+
+
+def test_our_own_doors_are_not_foreign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert installation.doors() == []
+
+
+def test_an_installation_without_doors_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "daybook").mkdir()
+    monkeypatch.setattr(repository, "_PACKAGE", tmp_path / "daybook")
+    (problem,) = installation.doors()
+    assert not problem.harmless
+    assert "has no flows" in problem.what
+
+
+def test_another_process_can_import_the_package(daybook_home: Home) -> None:
+    assert installation.worker_imports() == []
+    assert not os.path.samefile(daybook_home.path, os.getcwd())
+
+
+def test_a_daybook_that_is_found_by_standing_beside_it_is_not_found_by_the_worker(
+    daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+
+    place = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    monkeypatch.setattr(sys, "executable", str(place / "bin" / "python"))
+    monkeypatch.delenv("PYTHONPATH")
+    (problem,) = installation.worker_imports()
+    assert "No module named 'daybook'" in problem.what
+    assert str(daybook_home.path) in problem.what

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from daybook.home import Home
+from daybook.host import processes
+from daybook.host.record import Entry
+from daybook.ledger.engine import Ledger
+from daybook.service.doctoring import machine
+
+
+def test_a_sound_home_has_no_problems(daybook_home: Home) -> None:
+    for look in (machine.settings, machine.home, machine.modes, machine.leftovers):
+        assert look() == []
+
+
+def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Mars/Olympus")
+    (problem,) = machine.settings()
+    assert "Mars/Olympus" in problem.what
+    assert problem.mend == "unset DAYBOOK_TIMEZONE"
+    monkeypatch.delenv("DAYBOOK_TIMEZONE")
+    file = daybook_home.path / "config.toml"
+    for content in ('timezone = "Mars/Olympus"\n', "timezone = \n"):
+        file.write_text(content)
+        (problem,) = machine.settings()
+        assert problem.mend == f"edit {file}"
+
+
+def test_a_home_that_is_a_file_or_below_one_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a file"
+    file.write_text("")
+    for home in (file, file / "deeper"):
+        monkeypatch.setenv("DAYBOOK_HOME", str(home))
+        (problem,) = machine.home()
+        assert problem.what == f"{file} is not a folder"
+        assert problem.mend.startswith(f"mv '{file}' '{file}.old'")
+
+
+def test_a_home_that_is_still_to_be_made_is_no_problem_and_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "not" / "yet"))
+    assert machine.home() == machine.modes() == machine.leftovers() == []
+    assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="nothing is closed to root")
+def test_a_home_without_permission_is_a_problem(daybook_home: Home) -> None:
+    daybook_home.path.chmod(0o500)
+    try:
+        (problem,) = machine.home()
+    finally:
+        daybook_home.path.chmod(0o700)
+    assert "cannot be written" in problem.what
+    assert "chown" in problem.mend
+
+
+def test_the_mend_of_open_modes_closes_them(daybook_home: Home) -> None:
+    async def make() -> None:
+        async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}"):
+            pass
+
+    asyncio.run(make())
+    log = daybook_home.logs / "server.log"
+    log.write_text("")
+    log.chmod(0o600)
+    assert machine.modes() == []
+    daybook_home.path.chmod(0o755)
+    (daybook_home.path / "ledger.db").chmod(0o640)
+    log.chmod(0o604)
+    folders, files = machine.modes()
+    assert str(daybook_home.path) in folders.what
+    assert "ledger.db" in files.what
+    assert "server.log" in files.what
+    for problem in (folders, files):
+        subprocess.run(problem.mend, shell=True, check=True)
+    assert machine.modes() == []
+
+
+def test_what_a_killed_up_left_running_is_named(daybook_home: Home) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+    try:
+        found = processes.find(child.pid)
+        assert found is not None
+        entries = [
+            Entry("worker", child.pid, found.started),
+            Entry("server", child.pid, "long ago"),
+        ]
+        content = {"pid": 1, "children": [vars(entry) for entry in entries]}
+        daybook_home.up_file.write_text(json.dumps(content))
+        daybook_home.up_file.chmod(0o600)
+        (problem,) = machine.leftovers()
+        assert f"worker (pid {child.pid})" in problem.what
+        assert problem.mend == "daybook down"
+    finally:
+        child.kill()
+        child.wait()
+    assert machine.leftovers() == []

@@ -1,0 +1,206 @@
+"""Requirement 2: which expressions are legal, and the text of each refusal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import pytest
+from prefect._vendor import croniter as vendored
+
+from daybook.errors import Refused
+from daybook.spec import cron
+from daybook.spec.due import due_times
+from daybook.spec.schedule import Cron
+
+START = datetime(2024, 1, 1, 0, 0, 30, tzinfo=UTC)
+
+LEGAL = [
+    "0 9 * * 1-5",
+    "*/15 9-17 * * mon-fri",
+    "0 0 1 * *",
+    "0 0 L * *",
+    "0 0 15,L * *",
+    "0 0 * * L5",
+    "0 0 * * l7",
+    "0 0 * * 1#2",
+    "0 0 * * 7#1",
+    "0 0 * * sun#5",
+    "0 0 * * mon#1,wed#3",
+    "0 0 ? * 3",
+    "0 0 13 * 5",
+    "0 0 13 * ?",
+    "0 22-2 * * *",
+    "0 0 * * sat-sun",
+    "0 0 * * 5-7",
+    "0 0 * * 1-7/2",
+    "0 0 * * 0-7",
+    "0 0 * * 7-2",
+    "0 0 28-2 * *",
+    "0 0 * nov-feb *",
+    "5/15 * * * *",
+    "0 0 */2 * 1",
+    "0 0 1-31 * 1",
+    "0 0 29 2 *",
+    "0 0 * feb 1#5",
+    "00 09 * * *",
+    "0 0 31 * *",
+    "0 0 5-31/5 2-11/3 *",
+    "1,2,3,30-40/5,*/20 * * * *",
+    *cron.ALIASES,
+]
+
+
+@pytest.mark.parametrize("expr", LEGAL)
+def test_legal_and_the_same_to_prefect(expr: str) -> None:
+    """In UTC, what we expand is what the croniter inside Prefect queues."""
+    assert cron.canonical(expr) == expr
+    ours = list(islice(due_times(Cron(expr=expr, timezone="UTC"), after=START), 40))
+    croniter: Any = vendored.croniter  # type: ignore[attr-defined]
+    theirs = croniter(expr, START.replace(tzinfo=None))
+    assert [instant.replace(tzinfo=None) for instant in ours] == [
+        theirs.get_next(datetime) for _ in ours
+    ]
+
+
+def test_spaces_are_single_and_aliases_in_lower_case() -> None:
+    assert cron.canonical("  0   9\t*  * MON-FRI ") == "0 9 * * MON-FRI"
+    assert cron.canonical(" @Daily ") == "@daily"
+
+
+FIELDS = (
+    'write five fields "minute hour day-of-month month weekday", six with seconds first, or one of '
+    "@hourly @daily @midnight @weekly @monthly @yearly @annually"
+)
+
+
+@pytest.mark.parametrize(
+    ("expr", "problem", "legal"),
+    [
+        ("0 0 9 * * 1-5 2027", "seven fields: there is no field for the year", FIELDS),
+        ("0 9 * *", '"0 9 * *" has 4 fields', FIELDS),
+        ("", '"" has 0 fields', FIELDS),
+        (
+            "@often",
+            'unknown "@often"',
+            "known: @hourly @daily @midnight @weekly @monthly @yearly @annually",
+        ),
+        (
+            "H 9 * * *",
+            'minute "H" is not legal',
+            "H and R (a time picked by hash or at random) are not accepted",
+        ),
+        (
+            "R(0-5) 9 * * *",
+            'minute "R(0-5)" is not legal',
+            "H and R (a time picked by hash or at random) are not accepted",
+        ),
+        (
+            "0 h/2 * * *",
+            'hour "h/2" is not legal',
+            "H and R (a time picked by hash or at random) are not accepted",
+        ),
+        (
+            "0 0 30 2 *",
+            '"0 0 30 2 *" never fires (day of month 30 with month 2)',
+            "write a day that comes",
+        ),
+        (
+            "0 0 31 4,6 1",
+            '"0 0 31 4,6 1" never fires (day of month 31 with month 4,6)',
+            "write a day that comes",
+        ),
+        ("60 * * * *", 'minute "60" is not legal', "values are 0 to 59"),
+        ("60 * * * * *", 'second "60" is not legal', "values are 0 to 59"),
+        ("0 24 * * *", 'hour "24" is not legal', "values are 0 to 23"),
+        ("0 0 0 * *", 'day of month "0" is not legal', "values are 1 to 31"),
+        ("0 0 * 13 *", 'month "13" is not legal', "values are 1 to 12 or jan to dec"),
+        ("0 0 * * 8", 'weekday "8" is not legal', "values are 0 to 7 or sun to sat"),
+        ("0 0 * * montag", 'weekday "montag" is not legal', "values are 0 to 7 or sun to sat"),
+        ("0 0 * * mon-", 'weekday "mon-" is not legal', "values are 0 to 7 or sun to sat"),
+        ("٣ * * * *", 'minute "٣" is not legal', "values are 0 to 59"),
+        (",0 * * * *", 'minute ",0" is not legal', "values are 0 to 59"),
+        ("-5 * * * *", 'minute "-5" is not legal', "values are 0 to 59"),
+        ("? * * * *", 'minute "?" is not legal', "values are 0 to 59"),
+        ("*/0 * * * *", 'minute "*/0" is not legal', "a step is 1 to 60"),
+        (
+            "*/90 * * * *",
+            'minute "*/90" is not legal',
+            'a step is 1 to 60; for a longer interval write "every 90m"',
+        ),
+        ("5-5 * * * *", 'minute "5-5" is not legal', 'a range of one value: write "5"'),
+        ("*,5 * * * *", 'minute "*,5" is not legal', "* stands alone"),
+        (
+            "0 22-2/2 * * *",
+            'hour "22-2/2" is not legal',
+            "a range that wraps around takes no step: write the values",
+        ),
+        (
+            "0 0 * * 1/2",
+            'weekday "1/2" is not legal',
+            'a step needs its end: write "1-sat/2"',
+        ),
+        (
+            "0 0 15W * *",
+            'day of month "15W" is not legal',
+            "W (the nearest working day) is not accepted",
+        ),
+        (
+            "0 0 L,1-5 * *",
+            'day of month "L,1-5" is not legal',
+            "L stands alone or beside single days",
+        ),
+        (
+            "0 0 * * 1#6",
+            'weekday "1#6" is not legal',
+            "write a weekday, # and 1 to 5, such as mon#2",
+        ),
+        ("0 0 * * 5L", 'weekday "5L" is not legal', "values are 0 to 7 or sun to sat"),
+        (
+            "0 0 * * 1#2,3",
+            'weekday "1#2,3" is not legal',
+            "# and L cannot be mixed with plain weekdays",
+        ),
+        (
+            "0 0 1 * 1#2",
+            'weekday "1#2" cannot stand beside day of month "1"',
+            "write * for the day of month, or make two jobs",
+        ),
+        (
+            "0 0 */1 * 1",
+            'day of month "*/1" beside weekday "1" is every day',
+            "write * for both",
+        ),
+        (
+            "0 0 */2 * 0-6",
+            'day of month "*/2" beside weekday "0-6" is every day',
+            "write * for both",
+        ),
+    ],
+)
+def test_refused(expr: str, problem: str, legal: str) -> None:
+    with pytest.raises(Refused) as caught:
+        cron.canonical(expr)
+    assert str(caught.value) == f"cron: {problem} ({legal})"
+    with pytest.raises(Refused, match=r"^schedule: "):
+        cron.canonical(expr, "schedule")
+
+
+@pytest.mark.parametrize(
+    ("expr", "real_time"),
+    [
+        ("*/15 2 * * *", True),
+        ("30 * * * *", True),
+        ("0 */2 * * *", True),
+        ("5,*/20 2 * * *", True),
+        ("@hourly", True),
+        ("@daily", False),
+        ("0-59/15 2 * * *", False),
+        ("* 30 2 * * *", False),
+        ("0 * 2 * * *", True),
+        ("30 2 */2 * *", False),
+    ],
+)
+def test_which_are_in_real_time(expr: str, real_time: bool) -> None:
+    assert cron.read(expr).real_time is real_time

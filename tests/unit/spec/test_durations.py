@@ -1,0 +1,87 @@
+"""Requirement 4: what a duration is, and the text of each refusal."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from daybook.errors import Refused
+from daybook.spec import durations
+from daybook.spec.durations import Duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "canonical"),
+    [
+        ("90s", 90, "1m30s"),
+        ("30m", 1800, "30m"),
+        ("1h30m", 5400, "1h30m"),
+        ("2d", 172_800, "2d"),
+        ("1s", 1, "1s"),
+        ("24h", 86_400, "1d"),
+        ("1d12h5m1s", 129_901, "1d12h5m1s"),
+        (" 90M ", 5400, "1h30m"),
+    ],
+)
+def test_read_and_shown(text: str, seconds: int, canonical: str) -> None:
+    assert durations.parse(text) == timedelta(seconds=seconds)
+    assert durations.to_text(timedelta(seconds=seconds)) == canonical
+
+
+LEGAL = "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("0s", '"0s" is zero'),
+        ("0h0m", '"0h0m" is zero'),
+        ("-5m", '"-5m" is negative'),
+        ("0.5s", '"0.5s" is below 1 s or has a fraction'),
+        ("1.5h", '"1.5h" is below 1 s or has a fraction'),
+        ("500ms", '"500ms" is below 1 s or has a fraction'),
+        ("30", '"30" has no unit'),
+        ("", '"" is no duration'),
+        ("5x", '"5x" is no duration'),
+        ("30m1h", '"30m1h" is no duration'),
+        ("1h 30m", '"1h 30m" is no duration'),
+        ("٣m", '"٣m" is no duration'),
+        ("36501d", '"36501d" is longer than 100 years'),
+        ("9999999999999s", '"9999999999999s" is longer than 100 years'),
+    ],
+)
+def test_refused(text: str, problem: str) -> None:
+    with pytest.raises(Refused) as caught:
+        durations.parse(text, "every")
+    assert str(caught.value) == f"every: {problem} {LEGAL}"
+    assert caught.value.field == "every"
+
+
+@pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1), timedelta(seconds=1.5)])
+def test_an_illegal_timedelta_is_refused_too(value: timedelta) -> None:
+    with pytest.raises(Refused, match=r"^timeout: "):
+        durations.from_timedelta(value, "timeout")
+
+
+@given(st.integers(1, 36_500 * 86_400))
+def test_round_trip(seconds: int) -> None:
+    value = timedelta(seconds=seconds)
+    assert durations.parse(durations.to_text(value)) == value
+
+
+def test_in_a_model_it_is_the_canonical_text() -> None:
+    adapter: TypeAdapter[timedelta] = TypeAdapter(Duration)
+    assert adapter.validate_json('"90m"') == timedelta(minutes=90)
+    assert adapter.validate_python(timedelta(hours=1)) == timedelta(hours=1)
+    assert adapter.dump_json(timedelta(minutes=90)) == b'"1h30m"'
+    schema = adapter.json_schema()
+    assert schema["type"] == "string"
+    assert schema["description"]
+    assert all(durations.parse(text) for text in schema["examples"])
+    for bad in ("0s", 5, timedelta(microseconds=1)):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(bad)

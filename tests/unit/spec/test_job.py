@@ -1,0 +1,281 @@
+"""Requirements 1, 3, 8, 10, 11 and 14: from flat fields to a job, and its edits."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from daybook.errors import NotYet, Refused
+from daybook.spec import job as jobs
+from daybook.spec.job import AgentPrompt, Job, edit, new_job, read_parameters
+from daybook.spec.policy import Policy
+from daybook.spec.schedule import At, Cron, Every, OnDemand
+
+NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
+LATER = NOW + timedelta(hours=3)
+
+
+def make(**fields: object) -> Job:
+    given: dict[str, object] = {"prompt": "Say hello", "cron": "0 9 * * *", **fields}
+    return new_job(now=NOW, default_timezone="Europe/Berlin", **given)  # type: ignore[arg-type]
+
+
+def test_the_least_job() -> None:
+    job = make()
+    assert job == Job(
+        name="Say hello",
+        kind="agent-prompt",
+        action=AgentPrompt(prompt="Say hello", agent="default", session="reuse"),
+        schedule=Cron(expr="0 9 * * *", timezone="Europe/Berlin"),
+        policy=Policy(timeout=timedelta(minutes=30)),
+    )
+    assert job.enabled
+    assert (job.description, job.tags) == ("", ())
+
+
+def test_every_field() -> None:
+    job = make(
+        name=" Brief ",
+        kind="agent-prompt",
+        description="What happened",
+        tags=["a", " b ", "a"],
+        enabled=False,
+        agent="reader",
+        session="new",
+        timezone="UTC",
+        policy={"timeout": "1m"},
+        timeout="90s",
+        overlap="skip",
+    )
+    assert job.name == "Brief"
+    assert job.tags == ("a", "b")
+    assert not job.enabled
+    assert job.action.agent == "reader"
+    assert job.action.session == "new"
+    assert job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
+    assert job.policy.timeout == timedelta(seconds=90)
+
+
+def test_one_text_for_the_schedule() -> None:
+    assert make(cron=None, schedule="every 5m").schedule == Every(
+        every=timedelta(minutes=5), anchor=NOW, timezone="Europe/Berlin"
+    )
+    assert make(cron=None, on_demand=True).schedule == OnDemand(timezone="Europe/Berlin")
+    assert isinstance(make(cron=None, at="in 5m").schedule, At)
+
+
+def test_the_prompt_is_kept_as_it_was_written() -> None:
+    assert make(prompt="  two\n lines \n").action.prompt == "  two\n lines \n"
+    assert make(prompt="  two\n lines \n").name == "two lines"
+
+
+def test_names_that_are_taken() -> None:
+    taken = {"Say hello", "Say hello-2", "Brief"}
+    assert make(taken=taken).name == "Say hello-3"
+    with pytest.raises(Refused) as caught:
+        make(taken=taken, name="Brief")
+    assert str(caught.value) == 'name: "Brief" is taken (free is "Brief-2")'
+
+
+KEY = "session_key: is not legal (at most 100 characters, without blanks around)"
+REFUSALS = [
+    ({"prompt": " \n"}, "prompt: is blank (write what the agent is asked)"),
+    ({"prompt": None}, "prompt: is missing (write what the agent is asked)"),
+    ({"prompt": 5}, "prompt: input should be a valid string"),
+    ({"agent": " "}, "agent: is blank (name an agent, such as default)"),
+    (
+        {"session": "new", "session_key": "k"},
+        "session_key: a named session is always reused (leave out session)",
+    ),
+    ({"session_key": " k"}, KEY),
+    ({"session_key": "k" * 101}, KEY),
+    ({"session": "old"}, "session: 'old' is not legal (legal: 'reuse' or 'new')"),
+    ({"kind": "shell"}, "kind: 'shell' is not legal (legal: agent-prompt)"),
+    ({"name": ""}, "name: is blank (legal: 1 to 100 characters)"),
+    ({"name": 5}, "name: 5 is no text"),
+    ({"tags": ["a", " "]}, "tags: a tag is blank"),
+    ({"tags": "a"}, "tags: is one text (write a list of texts)"),
+    ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is Daybook\'s own (not daybook:…)'),
+    ({"enabled": "maybe"}, "enabled: input should be a valid boolean, unable to interpret input"),
+    ({"cron": None}, "schedule: none is given (give one of cron, every, at, or say on_demand)"),
+    (
+        {"every": "5m"},
+        "cron and every: only one of these can be given (cron, every, at or on_demand)",
+    ),
+    ({"schedule": "every 5m"}, "cron and schedule: only one of these can be given"),
+    ({"cron": 5}, "cron: 5 is no text"),
+    ({"on_demand": "yes"}, "on_demand: 'yes' is not legal (legal: true)"),
+    (
+        {"timezone": "europe/berlin"},
+        'timezone: unknown zone "europe/berlin" (did you mean Europe/Berlin?)',
+    ),
+    ({"overlap": "both"}, "overlap: 'both' is not legal (legal: skip)"),
+    ({"policy": "short"}, "policy: 'short' is no object (write fields such as timeout)"),
+    ({"policy": {"timeuot": "1m"}}, "timeuot: unknown field (did you mean timeout?)"),
+    ({"promt": "x"}, "promt: unknown field (did you mean prompt?)"),
+    (
+        {"timeout": "1.5h"},
+        'timeout: "1.5h" is below 1 s or has a fraction '
+        "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "text"), REFUSALS)
+def test_refused(fields: dict[str, object], text: str) -> None:
+    with pytest.raises(Refused) as caught:
+        make(**fields)
+    assert str(caught.value) == text
+    assert not isinstance(caught.value, NotYet)
+
+
+@pytest.mark.parametrize("field", sorted(jobs.NOT_YET))
+def test_later_fields_are_not_yet(field: str) -> None:
+    for attempt in (
+        lambda: make(**{field: 1}),
+        lambda: edit(make(), {field: 1}, now=LATER),
+        lambda: read_parameters({"prompt": "x", field: 1}),
+    ):
+        with pytest.raises(NotYet) as caught:
+            attempt()
+        assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("kind", jobs.KINDS_NOT_YET),
+        ("session", jobs.SESSIONS_NOT_YET),
+        ("overlap", ("queue_one", "queue_all", "cancel_running", "allow")),
+    ],
+)
+def test_later_values_are_not_yet(field: str, values: tuple[str, ...]) -> None:
+    for value in values:
+        with pytest.raises(NotYet) as caught:
+            make(**{field: value})
+        assert str(caught.value) == (
+            f'{field}: "{value}" not yet (this version does not act on it, so it is not stored)'
+        )
+
+
+def test_none_means_not_given() -> None:
+    assert make(**dict.fromkeys(sorted(jobs.NOT_YET)), on_demand=False, name=None) == make()
+
+
+def test_parameters_carry_action_and_policy_without_loss() -> None:
+    job = make(prompt=" a\n", agent="reader", timeout="90s")
+    parameters = job.parameters()
+    assert parameters == {
+        "prompt": " a\n",
+        "agent": "reader",
+        "model": "",
+        "session": "reuse",
+        "session_key": "",
+        "output_format": "text",
+        "output_schema": {},
+        "policy": {"timeout": "1m30s", "retries": 3, "retry_delay": "1s", "overlap": "skip"},
+    }
+    through_json = json.loads(json.dumps(parameters))
+    assert read_parameters(through_json) == (job.action, job.policy)
+    assert make().with_parameters(parameters).parameters() == parameters
+    assert make().with_parameters(parameters).schedule == make().schedule
+    assert read_parameters({"prompt": "x"}) == (AgentPrompt(prompt="x"), Policy())
+    assert read_parameters({"prompt": "x", "policy": Policy()})[1] == Policy()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({}, "prompt: is missing (write what the agent is asked)"),
+        ({"prompt": "x", "agnet": "y"}, "agnet: unknown field (did you mean agent?)"),
+        ({"prompt": ""}, "prompt: is blank (write what the agent is asked)"),
+    ],
+)
+def test_parameters_that_are_refused(parameters: dict[str, object], text: str) -> None:
+    with pytest.raises(Refused) as caught:
+        read_parameters(parameters)
+    assert str(caught.value) == text
+
+
+def test_a_job_round_trips_as_json() -> None:
+    for when in ({}, {"cron": None, "every": "90s"}, {"cron": None, "at": "in 5m"}):
+        job = make(tags=["a"], **when)
+        assert Job.model_validate_json(job.model_dump_json()) == job
+
+
+def test_an_edit_changes_only_what_is_given() -> None:
+    job = make(name="Brief", agent="reader", timeout="5m", tags=["a"], description="d")
+    assert edit(job, {}, now=LATER) == job
+    assert edit(job, {"prompt": "Other"}, now=LATER) == job.model_copy(
+        update={"action": AgentPrompt(prompt="Other", agent="reader")}
+    )
+    assert edit(job, {"description": "", "tags": [], "enabled": False}, now=LATER) == (
+        job.model_copy(update={"description": "", "tags": (), "enabled": False})
+    )
+    assert edit(job, {"timeout": "6m"}, now=LATER).policy == Policy(timeout=timedelta(minutes=6))
+    assert edit(job, {"policy": {"timeout": "7m"}}, now=LATER).policy.timeout == timedelta(
+        minutes=7
+    )
+    assert edit(job, {"overlap": "skip"}, now=LATER) == job
+    assert edit(job, {"kind": "agent-prompt"}, now=LATER) == job
+
+
+def test_editing_the_schedule() -> None:
+    job = make()
+    moved = edit(job, {"timezone": "America/New_York"}, now=LATER)
+    assert moved.schedule == Cron(expr="0 9 * * *", timezone="America/New_York")
+    every = edit(job, {"every": "10m"}, now=LATER)
+    assert every.schedule == Every(
+        every=timedelta(minutes=10), anchor=LATER, timezone="Europe/Berlin"
+    )
+    again = edit(every, {"every": "600s"}, now=LATER + timedelta(hours=1))
+    assert again == every
+    slower = edit(every, {"every": "20m"}, now=LATER + timedelta(hours=1))
+    assert slower.schedule == Every(
+        every=timedelta(minutes=20), anchor=LATER + timedelta(hours=1), timezone="Europe/Berlin"
+    )
+    assert edit(every, {"timezone": "UTC"}, now=NOW).schedule == Every(
+        every=timedelta(minutes=10), anchor=LATER, timezone="UTC"
+    )
+    assert edit(job, {"schedule": "on demand"}, now=LATER).schedule == OnDemand(
+        timezone="Europe/Berlin"
+    )
+
+
+def test_names_in_an_edit() -> None:
+    job = make(name="Brief")
+    assert edit(job, {"name": "Other"}, now=LATER, taken={"Third"}).name == "Other"
+    with pytest.raises(Refused, match=r'^name: "Third" is taken'):
+        edit(job, {"name": "Third"}, now=LATER, taken={"Third"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"prompt": " "}, "prompt: is blank (write what the agent is asked)"),
+        ({"cron": "0 0 30 2 *"}, 'cron: "0 0 30 2 *" never fires'),
+        ({"cron": "@daily", "every": "5m"}, "cron and every: only one of these can be given"),
+        ({"at": "2020-01-01T00:00:00Z"}, "at: 2020-01-01T01:00:00+01:00 (Europe/Berlin) is in the"),
+        ({"timezone": "Mars"}, 'timezone: unknown zone "Mars"'),
+        ({"description": "new", "timeout": "0s"}, 'timeout: "0s" is zero'),
+        ({"name": "", "prompt": "new"}, "name: is blank"),
+        ({"kind": "webhook"}, 'kind: "webhook" not yet'),
+        ({"titel": "x"}, "titel: unknown field"),
+    ],
+)
+def test_an_invalid_edit_leaves_the_job_untouched(changes: dict[str, object], text: str) -> None:
+    job = make()
+    before = job.model_dump_json()
+    with pytest.raises(Refused) as caught:
+        edit(job, changes, now=LATER)
+    assert str(caught.value).startswith(text)
+    assert job.model_dump_json() == before
+
+
+def test_the_actions_schema_makes_a_form() -> None:
+    schema = AgentPrompt.model_json_schema()
+    assert schema["required"] == ["prompt"]
+    assert schema["properties"]["session"]["enum"] == ["reuse", "new"]
+    assert all(field["title"] and field["description"] for field in schema["properties"].values())

@@ -1,0 +1,228 @@
+"""Requirements 1 to 5: the fields and the text of a schedule, and each refusal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from daybook.errors import Refused
+from daybook.spec import schedule as schedules
+from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
+
+NOW = datetime(2026, 11, 20, 8, 0, 0, 500_000, tzinfo=UTC)
+WHOLE = NOW.replace(microsecond=0)
+BERLIN = "Europe/Berlin"
+
+
+def make(**fields: object) -> Cron | Every | At | OnDemand:
+    given = {"timezone": BERLIN, "now": NOW, **fields}
+    return schedules.make(**given)  # type: ignore[arg-type]
+
+
+def parse(text: str, timezone: str = BERLIN, now: datetime = NOW) -> Cron | Every | At | OnDemand:
+    return schedules.parse(text, timezone=timezone, now=now)
+
+
+def test_the_four_kinds() -> None:
+    assert make(cron="0  9 * * 1-5") == Cron(expr="0 9 * * 1-5", timezone=BERLIN)
+    assert make(every="90m") == Every(every=timedelta(minutes=90), anchor=WHOLE, timezone=BERLIN)
+    assert make(at="2027-01-15T14:30:00+01:00") == At(
+        at=datetime(2027, 1, 15, 13, 30, tzinfo=UTC), timezone=BERLIN
+    )
+    assert make(on_demand=True) == OnDemand(timezone=BERLIN)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({}, "schedule: none is given (give one of cron, every, at, or say on_demand)"),
+        (
+            {"cron": "@daily", "every": "5m"},
+            "cron and every: only one of these can be given (cron, every, at or on_demand)",
+        ),
+        (
+            {"cron": "@daily", "every": "5m", "at": "in 5m"},
+            "cron and every and at: only one of these can be given (cron, every, at or on_demand)",
+        ),
+        (
+            {"at": "in 5m", "on_demand": True},
+            "at and on_demand: only one of these can be given (cron, every, at or on_demand)",
+        ),
+        (
+            {"cron": "@daily", "timezone": "europe/berlin"},
+            'timezone: unknown zone "europe/berlin" (did you mean Europe/Berlin?)',
+        ),
+        (
+            {"cron": "0 0 30 2 *"},
+            'cron: "0 0 30 2 *" never fires (day of month 30 with month 2) '
+            "(write a day that comes)",
+        ),
+        (
+            {"every": "0s"},
+            'every: "0s" is zero (write whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+        ),
+        ({"at": "30m"}, 'at: "30m" is ambiguous (write `every 30m` or `in 30m`)'),
+        (
+            {"at": "in 0s"},
+            'at: "0s" is zero (write whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+        ),
+        (
+            {"at": "2026-11-20T08:59:00+01:00"},
+            "at: 2026-11-20T08:59:00+01:00 (Europe/Berlin) is in the past (write a time to come)",
+        ),
+        (
+            {"at": "2026-11-20T09:00:00"},
+            "at: 2026-11-20T09:00:00+01:00 (Europe/Berlin) is in the past (write a time to come)",
+        ),
+        (
+            {"at": "tomorrow"},
+            'at: "tomorrow" is no RFC 3339 time '
+            "(write 2027-01-15T14:30:00+01:00, or the same without an offset, or in 30m)",
+        ),
+        (
+            {"at": "2027-01-15"},
+            'at: "2027-01-15" is no RFC 3339 time '
+            "(write 2027-01-15T14:30:00+01:00, or the same without an offset, or in 30m)",
+        ),
+        (
+            {"at": "2027-01-15T14:30:00.250Z"},
+            'at: "2027-01-15T14:30:00.250Z" has a fraction of a second '
+            "(due times are whole seconds)",
+        ),
+        (
+            {"at": "2027-02-30T14:30:00Z"},
+            'at: "2027-02-30T14:30:00Z" does not exist: day is out of range for month '
+            "(write 2027-01-15T14:30:00+01:00, or the same without an offset, or in 30m)",
+        ),
+    ],
+)
+def test_refused(fields: dict[str, object], text: str) -> None:
+    with pytest.raises(Refused) as caught:
+        make(**fields)
+    assert str(caught.value) == text
+    assert text.startswith(caught.value.field + ":")
+
+
+@pytest.mark.parametrize(
+    ("at", "instant"),
+    [
+        ("2027-01-15T14:30:00Z", datetime(2027, 1, 15, 14, 30, tzinfo=UTC)),
+        ("2027-01-15t14:30:00.000z", datetime(2027, 1, 15, 14, 30, tzinfo=UTC)),
+        ("2027-01-15 14:30-05:00", datetime(2027, 1, 15, 19, 30, tzinfo=UTC)),
+        # Without an offset: the job's zone, by requirement 7 where the clocks change.
+        ("2027-01-15T14:30:00", datetime(2027, 1, 15, 13, 30, tzinfo=UTC)),
+        ("2027-07-15T14:30", datetime(2027, 7, 15, 12, 30, tzinfo=UTC)),
+        ("2027-03-28T02:30:00", datetime(2027, 3, 28, 1, 0, tzinfo=UTC)),
+        ("2027-10-31T02:30:00", datetime(2027, 10, 31, 0, 30, tzinfo=UTC)),
+        # From now rounded up, so that it is never sooner than was asked.
+        ("in 30m", datetime(2026, 11, 20, 8, 30, 1, tzinfo=UTC)),
+        ("In  1s", datetime(2026, 11, 20, 8, 0, 2, tzinfo=UTC)),
+    ],
+)
+def test_at(at: str, instant: datetime) -> None:
+    assert make(at=at) == At(at=instant, timezone=BERLIN)
+    assert parse(at if at.lower().startswith("in") else f"at {at}") == make(at=at)
+    assert parse(at) == make(at=at)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("30m", '"30m" is ambiguous (write `every 30m` or `in 30m`)'),
+        ("1h30m", '"1h30m" is ambiguous (write `every 1h30m` or `in 1h30m`)'),
+        ("every 0s", '"0s" is zero'),
+        ("every -5m", '"-5m" is negative'),
+        ("", "is empty"),
+        ("daily", '"daily" is no schedule'),
+        ("every", '"every" is no schedule'),
+        ("0 9 * *", '"0 9 * *" has 4 fields'),
+        ("0 0 9 * * 1 2027", "seven fields"),
+        ("at noon", '"noon" is no RFC 3339 time'),
+        ("at 2020-01-01T00:00:00Z", "is in the past"),
+        ("at 30m", '"30m" is ambiguous'),
+    ],
+)
+def test_a_text_that_is_no_schedule(text: str, problem: str) -> None:
+    with pytest.raises(Refused) as caught:
+        parse(text)
+    assert caught.value.field == "schedule"
+    assert problem in str(caught.value)
+
+
+def test_every_way_to_say_on_demand() -> None:
+    for text in ("on demand", "On-Demand", "on_demand", " on  demand "):
+        assert parse(text) == OnDemand(timezone=BERLIN)
+
+
+ZONES = st.sampled_from(["UTC", BERLIN, "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"])
+INSTANTS = st.integers(1_800_000_000, 2_200_000_000).map(
+    lambda seconds: datetime.fromtimestamp(seconds, UTC)
+)
+SCHEDULES: st.SearchStrategy[Cron | Every | At | OnDemand] = st.one_of(
+    st.builds(
+        Cron,
+        expr=st.sampled_from(
+            ["@daily", "0 9 * * 1-5", "*/15 * * * * *", "0 0 L * *", "5 4 1 */2 *"]
+        ),
+        timezone=ZONES,
+    ),
+    st.builds(
+        Every,
+        every=st.integers(1, 10**9).map(lambda seconds: timedelta(seconds=seconds)),
+        anchor=INSTANTS,
+        timezone=ZONES,
+    ),
+    st.builds(At, at=INSTANTS, timezone=ZONES),
+    st.builds(OnDemand, timezone=ZONES),
+)
+
+
+@given(SCHEDULES)
+def test_text_and_json_round_trip(schedule: Cron | Every | At | OnDemand) -> None:
+    now = schedule.anchor if isinstance(schedule, Every) else NOW
+    assert parse(schedules.to_text(schedule), schedule.timezone, now) == schedule
+    adapter: TypeAdapter[Schedule] = TypeAdapter(Schedule)
+    assert adapter.validate_json(adapter.dump_json(schedule)) == schedule
+
+
+def test_to_text() -> None:
+    assert schedules.to_text(make(every="5400s")) == "every 1h30m"
+    assert schedules.to_text(make(at="2027-07-15T12:30:00Z")) == "at 2027-07-15T14:30:00+02:00"
+    assert schedules.to_text(make(cron="@Daily")) == "@daily"
+    old = At(at=datetime(1850, 1, 1, tzinfo=UTC), timezone=BERLIN)  # Berlin was at +00:53:28
+    assert schedules.to_text(old) == "at 1850-01-01T00:00:00+00:00"
+
+
+def test_the_models_take_instants_only() -> None:
+    for wrong in (NOW.replace(tzinfo=None, microsecond=0), NOW):
+        with pytest.raises(ValidationError):
+            At(at=wrong, timezone=BERLIN)
+        with pytest.raises(ValidationError):
+            Every(every=timedelta(hours=1), anchor=wrong, timezone=BERLIN)
+    other = datetime.fromisoformat("2027-01-15T14:30:00+01:00")
+    assert At(at=other, timezone=BERLIN).at.tzinfo is UTC
+
+
+def test_what_is_in_force_is_kept_when_nothing_changes() -> None:
+    before = make(every="30m")
+    later = NOW + timedelta(hours=1)
+    assert make(every="1800s", now=later, current=before) == before
+    assert make(every="31m", now=later, current=before) == Every(
+        every=timedelta(minutes=31), anchor=later.replace(microsecond=0), timezone=BERLIN
+    )
+    fired = make(at="in 5m")
+    text = schedules.to_text(fired)
+    assert schedules.parse(text, timezone=BERLIN, now=later, current=fired) == fired
+    with pytest.raises(Refused, match="in the past"):
+        schedules.parse(text, timezone=BERLIN, now=later)
+
+
+def test_in_zone() -> None:
+    assert schedules.in_zone(make(cron="@daily"), "UTC") == make(cron="@daily", timezone="UTC")
+    assert schedules.in_zone(make(at="in 5m"), "UTC") == make(at="in 5m", timezone="UTC")
+    with pytest.raises(Refused, match="unknown zone"):
+        schedules.in_zone(make(cron="@daily"), "Mars/Base")

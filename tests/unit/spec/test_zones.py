@@ -1,0 +1,113 @@
+"""Requirement 3, and wall-clock times as instants."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.spec import zones
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def utc(*parts: int) -> datetime:
+    return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
+
+
+def wall(*parts: int) -> datetime:
+    return utc(*parts).replace(tzinfo=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("Europe/Berlinn", "Europe/Berlin"),
+        ("europe/berlin", "did you mean Europe/Berlin?"),
+        ("New York", "America/New_York"),
+        ("Sidney", "Australia/Sydney"),
+        ("America/Bogata", "America/Bogota"),
+        ("xxxxxxx", "write an IANA name such as Europe/Berlin or UTC"),
+        ("", "write an IANA name such as Europe/Berlin or UTC"),
+        ("../etc/passwd", ""),
+        ("localtime", ""),
+        ("posix/Europe/Berlin", "Europe/Berlin"),
+    ],
+)
+def test_an_unknown_zone_is_refused_with_the_nearest(name: str, advice: str) -> None:
+    with pytest.raises(Refused) as caught:
+        zones.zone(name)
+    assert str(caught.value).startswith(f'timezone: unknown zone "{name}" (')
+    assert advice in caught.value.legal
+
+
+def test_known_zones_are_given_and_kept() -> None:
+    assert zones.zone("Europe/Berlin") is zones.zone("Europe/Berlin")
+    assert zones.zone("UTC").key == "UTC"
+
+
+@pytest.mark.parametrize(
+    ("local", "instant"),
+    [
+        (wall(2026, 7, 1, 12), utc(2026, 7, 1, 10)),
+        (wall(2026, 3, 29, 2, 30), utc(2026, 3, 29, 1)),  # skipped
+        (wall(2026, 3, 29, 2, 0), utc(2026, 3, 29, 1)),
+        (wall(2026, 3, 29, 2, 59, 59), utc(2026, 3, 29, 1)),
+        (wall(2026, 3, 29, 3, 0), utc(2026, 3, 29, 1)),
+        (wall(2026, 10, 25, 2, 30), utc(2026, 10, 25, 0, 30)),  # shown twice
+        (wall(2026, 10, 25, 3, 0), utc(2026, 10, 25, 2)),
+    ],
+)
+def test_resolve(local: datetime, instant: datetime) -> None:
+    assert zones.resolve(local, BERLIN) == instant
+
+
+def test_next_change() -> None:
+    change = utc(2026, 3, 29, 1)
+    assert zones.next_change(BERLIN, utc(2026, 1, 1), utc(2026, 12, 1)) == change
+    assert zones.next_change(BERLIN, change - timedelta(seconds=1), change) == change
+    assert zones.next_change(BERLIN, change, utc(2026, 10, 25, 0, 59, 59)) is None
+    assert zones.next_change(BERLIN, change, utc(2026, 10, 25, 1)) == utc(2026, 10, 25, 1)
+    assert zones.next_change(ZoneInfo("UTC"), utc(2026, 1, 1), utc(2030, 1, 1)) is None
+
+
+def test_no_zone_changes_twice_within_a_stride() -> None:
+    """`next_change` looks every five days: it would miss two changes that undo each other."""
+    gaps = {
+        name: later - earlier
+        for name in resources.files("tzdata").joinpath("zones").read_text("utf-8").split()
+        for earlier, later in itertools.pairwise(offset_changes(name))
+    }
+    assert len(gaps) > 300
+    assert min(gaps.values()) > 5 * 86_400
+
+
+def offset_changes(name: str) -> list[int]:
+    """The Unix times at which a zone's offset changes, from its compiled file (RFC 8536)."""
+    data = resources.files("tzdata.zoneinfo").joinpath(name).read_bytes()
+
+    def header(start: int) -> tuple[int, ...]:
+        return struct.unpack(">6l", data[start + 20 : start + 44])
+
+    utc_flags, wall_flags, leaps, times, types, letters = header(0)
+    start = 44 + times * 5 + types * 6 + letters + leaps * 8 + wall_flags + utc_flags
+    *_, times, types, _ = header(start)  # the second block has times of 64 bits
+    start += 44
+    instants = struct.unpack(f">{times}q", data[start : start + 8 * times])
+    kinds = data[start + 8 * times : start + 9 * times]
+    offsets = [
+        struct.unpack(">l", data[place : place + 4])[0]
+        for place in range(start + 9 * times, start + 9 * times + 6 * types, 6)
+    ]
+    after = [offsets[kind] for kind in kinds]
+    before = [None, *after]
+    return [
+        instant
+        for instant, old, new in zip(instants, before, after, strict=False)
+        if old is not None and new != old
+    ]

@@ -1,0 +1,40 @@
+"""The parameter form, which stands here once more because the package imports no door."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import ValidationError, validate
+
+from daybook import repository
+from daybook.host import worker
+from daybook.spec.job import new_job
+from daybook.sync import form
+from flows.agent_prompt import agent_prompt
+
+NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+FLOWS = {"agent-prompt": agent_prompt}
+
+
+def test_each_kind_has_the_form_of_its_flow() -> None:
+    assert form.PROTOTYPES.keys() == FLOWS.keys()
+    for kind, flow in FLOWS.items():
+        assert flow.name == kind
+        assert form.schema(kind) == parameter_schema(flow).model_dump_for_openapi()
+        file, _, function = form.entrypoint(kind).partition(":")
+        assert f"def {function}(" in (repository.root() / file).read_text()
+
+
+def test_a_jobs_parameters_fit_the_form() -> None:
+    job = new_job(now=NOW, prompt="x", every="1h", timeout="90s")
+    schema = form.schema("agent-prompt")
+    validate(job.parameters(), schema, raise_on_error=True)
+    for wrong in ({}, {"prompt": "x", "policy": {"surprise": 1}}, {"prompt": "x", "session": "z"}):
+        with pytest.raises(ValidationError):
+            validate(wrong, schema, raise_on_error=True)
+
+
+def test_there_is_one_pool() -> None:
+    assert form.carrier("agent-prompt")["work_pool_name"] == worker.POOL

@@ -1,0 +1,73 @@
+"""The lock and what `make check` says of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PYPROJECT = (REPOSITORY / "pyproject.toml").read_text()
+LOCK = (REPOSITORY / "requirements.lock").read_text()
+
+
+@pytest.fixture(scope="module")
+def lock() -> ModuleType:
+    """`.ci/lock.py`, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location("lock", REPOSITORY / ".ci" / "lock.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_committed_lock_belongs_to_pyproject(lock: ModuleType) -> None:
+    assert lock.problems(PYPROJECT, LOCK) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"aiosqlite>=0.20"', '"aiosqlite>=0.21"'),
+        ('"ruff>=0.8"', '"ruff>=0.9"'),
+        ('"hatchling>=1.27"]', '"hatchling>=1.28"]'),
+        ('requires-python = ">=3.11"', 'requires-python = ">=3.12"'),
+    ],
+)
+def test_a_changed_dependency_makes_the_lock_old(lock: ModuleType, old: str, new: str) -> None:
+    assert old in PYPROJECT
+    assert any("make lock" in p for p in lock.problems(PYPROJECT.replace(old, new), LOCK))
+
+
+def test_a_changed_tool_option_leaves_the_lock_fresh(lock: ModuleType) -> None:
+    changed = PYPROJECT.replace("line-length = 100", "line-length = 99")
+    assert changed != PYPROJECT
+    assert lock.problems(changed, LOCK) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--index-url https://index.example.org/simple",
+        "--find-links wheels",
+        "thing @ file:///srv/thing.whl",
+        "    # via -r /home/someone/requirements.in",
+    ],
+)
+def test_an_address_in_the_lock_is_a_problem(lock: ModuleType, line: str) -> None:
+    assert any("address" in p for p in lock.problems(PYPROJECT, LOCK + line + "\n"))
+
+
+def test_a_pin_without_a_hash_is_a_problem(lock: ModuleType) -> None:
+    assert "bare==1.0 has no hash" in lock.problems(PYPROJECT, LOCK + "bare==1.0\n")
+
+
+def test_the_bounds_that_prefect_needs_are_in_the_lock() -> None:
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", LOCK, flags=re.MULTILINE))
+    assert pins["prefect"].startswith("3.8.")
+    assert tuple(map(int, pins["fastapi"].split("."))) < (0, 151)
+    assert tuple(map(int, pins["sqlalchemy"].split("."))) < (2, 1)
+    assert int(pins["fastmcp"].split(".")[0]) >= 4
