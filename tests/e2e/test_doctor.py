@@ -8,12 +8,14 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from daybook.clock import SYSTEM
 from daybook.home import Home
 from daybook.host import children, worker
 from daybook.ledger import jobs
@@ -82,6 +84,19 @@ async def stranger(client: Any, daybook_home: Home, tmp_path: Path) -> AsyncIter
         await child.terminate()
 
 
+async def _logged(client: Any, flow_run_id: UUID, *wanted: str) -> None:
+    """Wait for these lines: the worker and the run's process send theirs apart, each in batches."""
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+    async with asyncio.timeout(30):
+        while True:
+            lines = [log.message for log in await client.read_logs(of_run)]
+            if all(any(each in line for line in lines) for each in wanted):
+                return
+            await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
+
+
 @pytest.mark.usefixtures("stranger")
 async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: Any) -> None:
     from prefect.flow_runs import wait_for_flow_run
@@ -100,6 +115,7 @@ async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: An
         run: Any = await wait_for_flow_run(asked.id, timeout=60)
         assert run.state.is_final()
         assert not run.state.is_completed()
+        await _logged(client, asked.id, "Worker 'stranger' submitting", "deployment step: enter")
         (problem,) = await server.workers_import(client)
         assert run.name in problem.what
         assert "the worker stranger cannot import daybook" in problem.what

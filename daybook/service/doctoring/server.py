@@ -147,7 +147,8 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
         LogFilter(flow_run_id=LogFilterFlowRunId(any_=[runs[0].id])),
         sort=LogSort.TIMESTAMP_ASC,
     )
-    if not logs or PULL_STEP not in logs[-1].message:
+    # The worker and the run's process send their lines apart, so any of them may be missing yet.
+    if not any(PULL_STEP in log.message for log in logs):
         return []
     names = [match[1] for log in logs if (match := SUBMITS.match(log.message))]
     who = f"the worker {names[0]}" if names else "its worker"
