@@ -1,0 +1,54 @@
+"""What a worker hands to the process of one run, and what that process tells its worker.
+
+A worker that claims before it starts a process (`docs/promise.md` 2) hands over the grant: the run,
+its fence, and under whose name further claims of this process are made, so that the worker renews
+them all. The process tells of each step in one line of JSON on a pipe; the worker, which must know
+when an attempt began and under which fence, never asks.
+
+::
+
+    {"claimed": fence}                        a claim of its own, between two attempts
+    {"acting": attempt, "fence": f, "timeout": seconds}
+    {"waiting": "<until>"}                    the attempt ended, the next one begins here
+    {"ended": status}                         the outcome is in the ledger
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Handover:
+    """``descriptor`` is the pipe's writing end; ``holder`` the worker, as its leases name it."""
+
+    flow_run_id: str
+    run_id: str
+    fence: int
+    holder: str
+    descriptor: int
+
+    def tell(self, **facts: object) -> None:
+        """Write one line; a worker that is gone needs none."""
+        line = json.dumps(facts, default=str) + "\n"
+        with suppress(OSError):
+            os.write(self.descriptor, line.encode())
+
+
+_received: list[Handover] = []
+
+
+def receive(flow_run_id: str, run_id: str, fence: int, holder: str, descriptor: int) -> None:
+    """Called once in the process of a run, before its flow is entered."""
+    _received[:] = [Handover(flow_run_id, run_id, fence, holder, descriptor)]
+
+
+def of(flow_run_id: str) -> Handover | None:
+    """What was handed over for this flow run; None if it has to claim for itself.
+
+    Another flow run of the same process (a subflow) was handed nothing.
+    """
+    return next((each for each in _received if each.flow_run_id == flow_run_id), None)
