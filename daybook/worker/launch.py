@@ -1,0 +1,46 @@
+"""Which launcher serves here; the ports themselves are in `daybook.worker.base`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from daybook.worker.base import Launcher, Running
+from daybook.worker.spawn import Spawner
+from daybook.worker.zygote import Zygote
+
+__all__ = ["Launcher", "Running", "best"]
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def best(
+    folder: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    platform: str = sys.platform,
+) -> AsyncIterator[Launcher]:
+    """The launcher for this machine, entered; see `nursery.Nursery` for the arguments.
+
+    Children are forked on Linux, as long as what they share has one thread. Elsewhere the system's
+    own libraries may have threads that nobody sees.
+    """
+    async with AsyncExitStack() as stack:
+        why, launcher = f"the platform is {platform}", None
+        if platform == "linux":
+            try:
+                launcher = await stack.enter_async_context(Zygote(folder, environment=environment))
+                why = f"{launcher.threads} threads run after the imports"
+            except OSError as error:
+                why = f"nothing to fork from: {error}"
+        if launcher is not None and launcher.threads == 1:
+            log.info("forked children", extra={"action": "children_forked"})
+            yield launcher
+            return
+        await stack.aclose()
+        log.warning("spawned children: %s", why, extra={"action": "children_spawned"})
+        yield await stack.enter_async_context(Spawner(folder, environment=environment))
