@@ -1,4 +1,4 @@
-"""`daybook up`, `down`, `status`, `doctor` and `sync`: this machine's Daybook as a whole."""
+"""`daybook up`, `down`, `status`, `doctor`, `worker`, `sync`: this machine as a whole."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from daybook.cli import output, words
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
+from daybook.errors import Refused
 
 
 async def up_(
@@ -69,6 +70,35 @@ async def status_(*, as_json: Json = False) -> int:
     else:
         _status(found)
     return 0 if found["ready"] else 1
+
+
+def worker_(
+    *,
+    pool: Annotated[str, Parameter(help="The work pool.", show_default=True)] = "daybook",
+    limit: Annotated[
+        int | None, Parameter(help="How many runs it may have at once; default: any number.")
+    ] = None,
+    name: Annotated[
+        str | None, Parameter(help="Its name in Prefect. Default: this machine and home.")
+    ] = None,
+    once: Annotated[bool, Parameter(help="Run what is due now, and end.")] = False,
+) -> int:
+    """Run jobs here, beside the worker of `daybook up` or without one.
+
+    It takes what is due in its pool, until Ctrl-C or SIGTERM; what is at work then has 10 seconds
+    to end by itself. The same as `prefect worker start --type daybook`.
+
+    Example: daybook worker --limit 2
+    """
+    if limit is not None and limit < 1:
+        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+    prefect_first()
+    from daybook import home as homes
+    from daybook.host import worker
+
+    words = worker.command(homes.here(), pool=pool, limit=limit, name=name, once=once)
+    sys.stdout.flush()
+    os.execv(words[0], words)
 
 
 async def doctor_(*, as_json: Json = False) -> int:

@@ -52,10 +52,10 @@ _BELOW = {"agents": _agents, "session": _sessions}
 
 def _register() -> None:
     places = [
-        (_MACHINE, "here", ("up", "down", "status", "doctor")),
+        (_MACHINE, "here", ("up", "down", "status", "doctor", "worker")),
         (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
         (_JOBS, "due", ("next",)),
-        (_RUNS, "runs", ("run", "runs", "logs")),
+        (_RUNS, "runs", ("run", "runs", "logs", "cancel")),
         (_AGENTS, "here", ("sync",)),
     ]
     order = count()

@@ -1,4 +1,4 @@
-"""`daybook run`, `runs`, `logs`."""
+"""`daybook run`, `runs`, `logs`, `cancel`."""
 
 from __future__ import annotations
 
@@ -89,6 +89,29 @@ async def runs_(
     else:
         output.say("There are no runs yet.")
     return 0
+
+
+async def cancel_(
+    run: Annotated[str, Parameter(help="A run's id or its unique beginning, or a job's live run.")],
+    /,
+    *,
+    as_json: Json = False,
+) -> int:
+    """End a run: one that waits at once, one at work with all that it began.
+
+    Exit code 0 when it is cancelled, 1 when it ended otherwise meanwhile.
+
+    Example: daybook cancel morning-brief
+    """
+    prefect_first()
+    from daybook.service import runs
+
+    found = await runs.cancel(run)
+    if as_json:
+        output.data(found)
+    else:
+        show_run(found)
+    return 0 if found["status"] == "cancelled" else 1
 
 
 async def logs_(

@@ -10,7 +10,7 @@ Order of a start: `record.hold` the home, `record.end_leftovers` of one that was
 `prefect_here.find_or_start`, `worker.ensure_pool`, `worker.start`, then `supervision.keep` for each
 child. The end goes the other way round.
 
-Pitfalls: Prefect's worker starts each flow run in a session of its own, so ending the worker's
-process group is not enough (`processes.family`), and kills them when it is asked to end
-(`flow_processes`). `record` imports no Prefect, so that `down` and `status` are fast.
+Pitfalls: each run's process leads a session of its own, so ending the worker's process group is not
+enough (`processes.family`), and the worker needs time to write down what becomes of what it ends
+(`worker.GRACE`). `record` imports no Prefect, so that `down` and `status` are fast.
 """

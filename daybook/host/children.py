@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import Process as Running
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ LOG_KEPT = 1_000_000
 class Child:
     """A running child; make one with `start`.
 
-    ``first`` is awaited before the child is asked to end, and may leave it stopped (SIGSTOP).
+    ``grace`` is how long in seconds it may take to end when it is asked.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Child:
     process: processes.Process
     _running: Running
     _log_from: int = field(default=0)
-    first: Callable[[processes.Process], Awaitable[None]] | None = None
+    grace: float = 10.0
 
     @property
     def pid(self) -> int:
@@ -49,24 +49,19 @@ class Child:
         """Until it ends; returns its exit code."""
         return await self._running.wait()
 
-    async def terminate(self, grace: float = 10.0, last: float = 3.0) -> int:
+    async def terminate(self, grace: float | None = None, last: float = 3.0) -> int:
         """End it and all that it began; returns its exit code.
 
-        ``first``, then SIGTERM to its group; after ``grace`` seconds, or when it has ended, SIGTERM
-        to those that it began and that left the group (`processes.family`), so that they can clean
-        up; after ``last`` more seconds SIGKILL to all. Of a child that has ended already nothing is
-        known: its pid may be somebody else's by now.
+        SIGTERM to its group; after ``grace`` seconds (its own, if none are given), or when it has
+        ended, SIGTERM to those that it began and that left the group (`processes.family`), so that
+        they can clean up; after ``last`` more seconds SIGKILL to all. Of a child that has ended
+        already nothing is known: its pid may be somebody else's by now.
         """
         if self.exit_code is not None:
             return self.exit_code
         family = processes.family(self.process)
-        try:
-            if self.first is not None:
-                await self.first(self.process)
-        finally:
-            processes.tell([p for p in family if p.group == self.pid], signal.SIGTERM)
-            processes.tell([self.process], signal.SIGCONT)
-        if not await self._ends(grace):
+        processes.tell([p for p in family if p.group == self.pid], signal.SIGTERM)
+        if not await self._ends(self.grace if grace is None else grace):
             family += processes.family(self.process)
         others = [p for p in family if p.pid != self.pid]
         processes.tell([p for p in others if p.group != self.pid], signal.SIGTERM)
@@ -101,7 +96,7 @@ async def start(
     environment: Mapping[str, str],
     log: Path,
     folder: Path,
-    first: Callable[[processes.Process], Awaitable[None]] | None = None,
+    grace: float = 10.0,
 ) -> Child:
     """Start ``command`` in ``folder`` with just ``environment``; both streams go to ``log``."""
     trim(log)
@@ -123,7 +118,7 @@ async def start(
     process = processes.find(running.pid)
     if process is None:  # it has ended already; nobody can be mistaken for it
         process = processes.Process(running.pid, "ended")
-    return Child(name, log, process, running, begins, first)
+    return Child(name, log, process, running, begins, grace)
 
 
 def trim(log: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,21 +87,13 @@ async def gone(processes: Iterable[Process], within: float) -> list[Process]:
     return []
 
 
-async def end(
-    head: Process, grace: float, first: Callable[[Process], Awaitable[None]] | None = None
-) -> None:
+async def end(head: Process, grace: float) -> None:
     """End ``head`` and its family: SIGTERM to ``head``, after ``grace`` seconds SIGKILL to all.
 
-    Only the head is asked, so that it can end its own in the order that it likes. ``first`` is
-    awaited before that, and may leave the head stopped (SIGSTOP).
+    Only the head is asked, so that it can end its own in the order that it likes.
     """
     members = family(head)
-    try:
-        if first is not None:
-            await first(head)
-    finally:
-        tell([head], signal.SIGTERM)
-        tell([head], signal.SIGCONT)
+    tell([head], signal.SIGTERM)
     await gone([head], grace)
     await kill(members)
 

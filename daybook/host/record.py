@@ -27,7 +27,7 @@ from typing import Any
 
 from daybook.errors import Refused
 from daybook.home import Home
-from daybook.host import flow_processes, processes
+from daybook.host import processes
 from daybook.host.children import Child
 
 GRACE = 10.0
@@ -84,8 +84,7 @@ class Record:
         for entry in reversed(self.leftovers):
             head = processes.find(entry.pid, entry.started)
             if head is not None:
-                worker = entry.name == flow_processes.WORKER
-                await processes.end(head, grace, flow_processes.end if worker else None)
+                await processes.end(head, grace)
                 ended.append(entry.name)
         self.leftovers = []
         self._write()

@@ -1,8 +1,6 @@
-"""Prefect's own process worker, which runs the flows of this machine for now.
+"""The worker of this machine, as `daybook up` runs it; its own work is `daybook.worker`'s.
 
-`start` begins it as a child; `online` waits until the server has heard of it. Its settings favour
-acting soon over asking seldom: it asks every 2 s, and takes runs at most 2 s ahead, because a run
-that it has taken ahead would survive a pause.
+`start` begins it as a child; `online` waits until Prefect has heard of it.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from daybook.errors import PrefectUnreachable, Refused
 from daybook.home import Home
-from daybook.host import children, flow_processes
+from daybook.host import children
 from daybook.host.prefect_here import PrefectHere
 from daybook.host.server import absolute_python_path
 from daybook.sync import form
@@ -27,25 +25,39 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 POOL = form.POOL
-POOL_TYPE = "process"
+POOL_TYPE = "daybook"
 LOOK_AGAIN = 0.2
-QUERY_SECONDS = 2
-PREFETCH_SECONDS = 2
+GRACE = 40.0
+"""Seconds from SIGTERM to SIGKILL: what is at work may end by itself, is asked to, is ended, and
+what became of it is written down."""
 HEARTBEAT_SECONDS = 10
 """Prefect holds a worker for lost after three of these."""
 
 
-def name(home: Home) -> str:
-    """The worker's name in the pool: the same at each start, another for each home."""
+def name_of(home: Home) -> str:
+    """The name of `up`'s worker in the pool: the same at each start, another for each home."""
     mark = hashlib.sha256(str(home.path).encode()).hexdigest()[:6]
     return f"{socket.gethostname()}-{mark}"
+
+
+def command(
+    home: Home,
+    *,
+    pool: str = POOL,
+    limit: int | None = None,
+    name: str | None = None,
+    once: bool = False,
+) -> list[str]:
+    """The command line of a worker; without ``name`` it gets one of its own, beside `up`'s."""
+    words = [sys.executable, "-m", "daybook.worker", "--pool", pool]
+    words += ["--name", name or f"{name_of(home)}-{os.getpid()}"]
+    words += [] if limit is None else ["--limit", str(limit)]
+    return words + (["--once"] if once else [])
 
 
 def environment(home: Home, here: PrefectHere) -> dict[str, str]:
     """The variables for a worker of ``home`` at the Prefect that is ``here``."""
     preferred = {
-        "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
-        "PREFECT_WORKER_PREFETCH_SECONDS": str(PREFETCH_SECONDS),
         "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
         "PREFECT_LOGGING_COLORS": "false",
     }
@@ -67,39 +79,41 @@ async def ensure_pool(client: PrefectClient) -> None:
     """Make the work pool if it is missing. Raises `Refused` if it is there with another type."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-    from prefect.workers.process import ProcessWorker
+    from prefect.workers.base import BaseWorker
 
     try:
         pool = await client.read_work_pool(POOL)
     except ObjectNotFound:
+        # By its entry point: the worker's room stands above this one.
+        kind = BaseWorker.get_worker_class_from_type(POOL_TYPE)
         wanted = WorkPoolCreate(
             name=POOL,
             type=POOL_TYPE,
             description="Where Daybook's jobs run",
-            base_job_template=ProcessWorker.get_default_base_job_template(),
+            base_job_template=kind.get_default_base_job_template() if kind else {},
         )
         try:
             pool = await client.create_work_pool(wanted)
         except ObjectAlreadyExists:  # somebody was quicker
             pool = await client.read_work_pool(POOL)
     if pool.type != POOL_TYPE:
-        raise Refused("work pool", f'"{POOL}" is of type {pool.type}', f"legal: {POOL_TYPE}")
+        raise Refused(
+            "work pool",
+            f'"{POOL}" is of type {pool.type}',
+            f"legal: {POOL_TYPE}; `prefect work-pool delete {POOL}`, then `daybook sync`",
+        )
 
 
 async def start(home: Home, here: PrefectHere) -> children.Child:
-    """Begin the worker; its log, with that of the flows it runs, is `logs/worker.log`.
-
-    When it is ended, its flow processes are ended before it, so that each can leave its word.
-    """
+    """Begin the worker; its log is `logs/worker.log`."""
     home.make()
-    pool = ["--pool", POOL, "--type", POOL_TYPE, "--name", name(home)]
     return await children.start(
-        flow_processes.WORKER,
-        [sys.executable, "-m", "prefect", "worker", "start", *pool],
+        "worker",
+        command(home, name=name_of(home)),
         environment=environment(home, here),
         log=home.logs / "worker.log",
         folder=home.path,
-        first=flow_processes.end,
+        grace=GRACE,
     )
 
 
@@ -113,7 +127,7 @@ async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
     except ObjectNotFound:
         return None
     for worker in workers:
-        if worker.name == name(home) and worker.status == WorkerStatus.ONLINE:
+        if worker.name == name_of(home) and worker.status == WorkerStatus.ONLINE:
             return worker.last_heartbeat_time
     return None
 

@@ -55,6 +55,24 @@ async def find_logged(session: AsyncSession, ref: str) -> Run:
     return found[0]
 
 
+async def find_live(session: AsyncSession, ref: str) -> Run:
+    """The one live run of this job; else the run with this id, ended or not.
+
+    Raises `NotFound` (also for a job without a live run), `Ambiguous` for a job with several.
+    """
+    try:
+        job_id = (await jobs.find(session, ref)).id
+    except NotFound:
+        return await find(session, ref)
+    of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE))
+    fits = await _all(session, of_job.limit(5))
+    if len(fits) > 1:
+        raise Ambiguous("live run of", ref, [row.id[:12] for row, _ in fits])
+    if not fits:
+        raise NotFound("live run of", ref)
+    return fits[0]
+
+
 async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100) -> Sequence[Run]:
     """Runs that ended at ``instant`` (UTC) or later, oldest first."""
     ended = (

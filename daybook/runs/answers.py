@@ -4,11 +4,13 @@
 
     ask ──► fits ──────────────────────────────► the answer
       └───► does not ──► ask again, with the     ├► fits: the answer, and the run says so
-                         first answer and what   └► does not: `AgentFailed` with the mismatch
-                         is wrong with it
+                         question, the first     └► does not: `AgentFailed` with the mismatch
+                         answer and what is
+                         wrong with it
 
-Both requests belong to one attempt and share its time. The form is asked for in words, so that
-every agent understands it; it is judged here, by the schema itself.
+Both requests belong to one attempt and share its time, and what both took is told together. All
+that the second is about stands in its prompt: not every agent is given a history. The form is
+asked for in words, so that every agent understands it; it is judged here, by the schema itself.
 """
 
 from __future__ import annotations
@@ -16,23 +18,31 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from daybook.agents.base import Agent, AgentReply, AgentRequest, Message
-from daybook.errors import AgentFailed, AgentTimeout
+from daybook.agents import json_text
+from daybook.agents.base import Agent, AgentReply, AgentRequest
+from daybook.errors import AgentError, AgentFailed, AgentTimeout
+from daybook.spec import answer_schema
 from daybook.spec.job import OutputFormat
 
 _FENCED = re.compile(r"\s*```[\w-]*[ \t]*\n(.*)\n```\s*", re.DOTALL)
 
+LONGEST_QUOTED = 20_000
+"""Characters of the first answer that the second request quotes; an argument has to hold them."""
+
 
 @dataclass(frozen=True)
 class Answer:
-    """``reply`` fits the form; ``repaired`` says what was wrong with the first one, if it was."""
+    """``reply`` fits the form. ``remark`` is what the run says of it: what was wrong with the first
+    one, where it was repaired, and why it is not whole, where it was cut; else empty.
+    """
 
     reply: AgentReply
-    repaired: str = ""
+    remark: str = ""
 
 
 class _Mismatch(Exception):
@@ -42,35 +52,60 @@ class _Mismatch(Exception):
 async def ask(
     agent: Agent, request: AgentRequest, form: OutputFormat, schema: Mapping[str, Any]
 ) -> Answer:
-    """Ask until the answer fits, at most twice. Raises what `Agent.answer` raises, and
-    `AgentFailed` when the second answer does not fit either.
+    """Ask until the answer fits, at most twice.
+
+    Raises what `Agent.answer` raises, and `AgentFailed` when the second answer does not fit either.
+    ``usage`` of what it returns or raises is that of both requests.
     """
     if form == "text":
-        return Answer(await agent.answer(request))
+        reply = await agent.answer(request)
+        return Answer(reply, _cut(reply))
     loop = asyncio.get_running_loop()
     end = loop.time() + request.timeout
-    first_request = replace(request, prompt=f"{request.prompt}\n\n{_wanted(schema)}")
-    first = await agent.answer(first_request)
+    wanted = _wanted(schema)
+    first = await agent.answer(replace(request, prompt=f"{request.prompt}\n\n{wanted}"))
     try:
-        return Answer(_fitting(first, schema))
+        return Answer(_fitting(first, schema), _cut(first))
     except _Mismatch as mismatch:
         wrong = str(mismatch)
-    left = end - loop.time()
-    if left <= 0:
-        raise AgentTimeout(request.timeout, first.text)
-    said = (Message("user", first_request.prompt), Message("assistant", first.text))
-    again = replace(
-        request,
-        prompt=f"Your answer does not fit: {wrong}\n\n{_wanted(schema)}",
-        history=(*request.history, *said),
-        timeout=left,
-    )
-    second = await agent.answer(again)
+    prompt = f"{request.prompt}\n\n{_said(first.text)}\n\nIt {wrong}\n\n{wanted}"
+    again = replace(request, prompt=prompt, timeout=end - loop.time())
+    try:
+        second = await _asked_again(agent, again, request.timeout, first.text)
+    except AgentError as error:
+        error.usage = _sum(first.usage, error.usage)
+        raise
     second = replace(second, usage=_sum(first.usage, second.usage))
     try:
-        return Answer(_fitting(second, schema), repaired=f"repaired: the first answer {wrong}")
+        reply = _fitting(second, schema)
     except _Mismatch as mismatch:
-        raise AgentFailed(f"the answer, asked for twice, {mismatch}", second.text) from None
+        failed = AgentFailed(f"the answer, asked for twice, {mismatch}", second.text)
+        failed.usage = second.usage
+        raise failed from None
+    remarks = (f"repaired: the first answer {wrong}", _cut(reply))
+    return Answer(reply, "; ".join(filter(None, remarks)))
+
+
+async def _asked_again(agent: Agent, again: AgentRequest, timeout: float, said: str) -> AgentReply:
+    """The second answer. Out of time it tells of the whole attempt: its time, and what was said."""
+    if again.timeout <= 0:
+        raise AgentTimeout(timeout, said)
+    try:
+        return await agent.answer(again)
+    except AgentTimeout as error:
+        timed_out = AgentTimeout(timeout, error.output or said)
+        timed_out.usage = error.usage
+        raise timed_out from None
+
+
+def _said(answer: str) -> str:
+    """The first answer for the second prompt; indented, so that it cannot pass for the rest."""
+    if not answer.strip():
+        return "Your first answer to this was empty."
+    quoted = textwrap.indent(answer[:LONGEST_QUOTED], "    ")
+    if len(answer) > LONGEST_QUOTED:
+        quoted += f"\n\n(its first {LONGEST_QUOTED:,} characters)"
+    return f"Your first answer to this was, indented:\n\n{quoted}"
 
 
 def _wanted(schema: Mapping[str, Any]) -> str:
@@ -80,21 +115,21 @@ def _wanted(schema: Mapping[str, Any]) -> str:
     return f"Answer with JSON only, without any other words, that fits this JSON schema:\n{told}"
 
 
+def _cut(reply: AgentReply) -> str:
+    return f"cut: {reply.cut}" if reply.cut else ""
+
+
 def _fitting(reply: AgentReply, schema: Mapping[str, Any]) -> AgentReply:
     value = reply.result
     if value is None:
         fenced = _FENCED.fullmatch(reply.text)
         try:
-            value = json.loads(fenced[1] if fenced else reply.text)
+            value = json_text.read(fenced[1] if fenced else reply.text)
         except ValueError as error:
-            raise _Mismatch(f"is no JSON: {error}") from None
-    if schema:
-        from jsonschema import Draft202012Validator  # heavy, and seldom needed
-        from jsonschema.exceptions import best_match
-
-        found = best_match(Draft202012Validator(dict(schema)).iter_errors(value))
-        if found is not None:
-            raise _Mismatch(f"does not fit the schema at {found.json_path}: {found.message}")
+            why = f"{error}; it was {_cut(reply)}" if reply.cut else str(error)
+            raise _Mismatch(f"is no JSON: {why}") from None
+    if schema and (wrong := answer_schema.mismatch(schema, value)):
+        raise _Mismatch(wrong)
     return replace(reply, result=value)
 
 

@@ -11,7 +11,7 @@ from markdown_it.token import Token
 from prefect.artifacts import acreate_markdown_artifact
 from slugify import slugify
 
-from daybook.ledger.claims import Granted
+from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,11 +44,12 @@ from daybook.errors import (
     LedgerUnreachable,
 )
 from daybook.ledger import claims, leases
-from daybook.ledger.claims import Granted
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import lease, occurrence
+from daybook.runs.handover import Handover
 from daybook.spec.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ RENEW_EVERY = leases.RENEW.total_seconds()
 FIRST_WAIT = timedelta(seconds=1)
 LONGEST_WAIT = timedelta(seconds=15)
 
-_STOPPED = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
+STOPPED = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
 """How the end of this process reaches a flow: Prefect's SIGTERM is raised wherever it strikes."""
 
 _TRIES = 3
@@ -98,15 +99,22 @@ class _Tried:
 
 
 async def carry(
-    ledger: Ledger, granted: Granted, attempt: int, act: Act, clock: Clock
+    ledger: Ledger,
+    granted: Granted,
+    attempt: int,
+    act: Act,
+    clock: Clock,
+    given: Handover | None = None,
 ) -> Outcome | Again:
     """Act and settle; returns the outcome that is in the ledger, or `Again`.
 
-    ``attempt`` is this one's number. Raises as drawn above.
+    ``attempt`` is this one's number. With ``given`` a worker renews the lease, and settles if this
+    process is stopped: it knows why. Raises as drawn above.
     """
     tried: _Tried | None = None
+    keeping = nullcontext() if given else lease.kept(ledger.address, granted, RENEW_EVERY)
     try:
-        async with lease.kept(ledger.address, granted, RENEW_EVERY):
+        async with keeping:
             tried = await _try(granted, act)
     except lease.LeaseLost:
         known = (
@@ -116,13 +124,13 @@ async def carry(
         )
         await _to_the_end(lambda: _leave_word(ledger, granted, known))
         raise
-    except _STOPPED:
+    except STOPPED:
         # The agent has been ended by its own adapter; what is left is to say so while there is
         # time. That the process is stopped does not make a known outcome unknown.
-        if tried is None:
-            await _to_the_end(lambda: _interrupted(ledger, granted))
-        else:
+        if tried is not None:
             await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock))
+        elif given is None:
+            await _to_the_end(lambda: _interrupted(ledger, granted))
         raise
     policy = Policy.model_validate(granted.parameters["policy"])
     if tried.temporary and attempt <= policy.retries:
@@ -219,7 +227,7 @@ async def _to_the_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     task = asyncio.ensure_future(work())
     try:
         await asyncio.shield(task)
-    except _STOPPED:
+    except STOPPED:
         with anyio.CancelScope(shield=True):  # a cancel scope asks again at every turn of the loop
             for _ in range(_TRIES):
                 while not task.done():

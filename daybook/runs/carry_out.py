@@ -17,7 +17,7 @@ does: the effect may have been had.
 from __future__ import annotations
 
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -37,14 +37,15 @@ from daybook.errors import (
     Unreachable,
 )
 from daybook.ledger import claims
-from daybook.ledger.claims import Ended, Granted
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Ended, Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import artifact, attempt, gate, occurrence, prefect_states
+from daybook.runs import artifact, attempt, gate, handover, occurrence, prefect_states
 from daybook.runs.attempt import Act, Again, Prepare, Unwritten
-from daybook.runs.gate import Reconciler
+from daybook.runs.gate import PATIENCE, Reconciler
+from daybook.runs.handover import Handover
 from daybook.runs.lease import LeaseLost
 from daybook.runs.prefect_states import set_back, state_of
 
@@ -72,8 +73,30 @@ async def carry_out(
     Leaves with Prefect's `Abort` when the run has to wait.
     """
     run = occurrence.this_flow_run()
+    given = handover.of(str(run.id))
     if refused is not None and run.deployment_id is None:
         raise refused
+    try:
+        return await _carried_out(
+            run, given, kind, parameters, str(refused or ""), prepare, reconciler, clock
+        )
+    except attempt.STOPPED as error:
+        if given is None:
+            raise
+        # Not a crash that Prefect should tell of: the worker knows why, and says it on both sides.
+        raise Abort(f"ended by its worker: {error!r}") from None
+
+
+async def _carried_out(
+    run: FlowRun,
+    given: Handover | None,
+    kind: str,
+    parameters: dict[str, Any],
+    refused: str,
+    prepare: Prepare,
+    reconciler: Reconciler,
+    clock: Clock,
+) -> State[Any]:
     async with AsyncExitStack() as stack:
         outcome: Outcome | Again | None = None
         while not isinstance(outcome, Outcome):
@@ -83,9 +106,10 @@ async def carry_out(
                 begun = await _begun(
                     ledger,
                     run,
+                    given,
                     kind=kind,
                     parameters=parameters,
-                    refused=str(refused or ""),
+                    refused=refused,
                     prepare=prepare,
                     reconciler=reconciler,
                     clock=clock,
@@ -99,12 +123,18 @@ async def carry_out(
                 return _not_carried_out(begun, str(run.id))
             granted, number, act = begun
             try:
-                outcome = await attempt.carry(ledger, granted, number, act, clock)
+                outcome = await attempt.carry(ledger, granted, number, act, clock, given)
             except Unwritten as error:
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
                 return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
             except (LeaseLost, FenceRefused, IllegalTransition) as error:
                 return await _decided_elsewhere(ledger, granted, str(run.id), error)
+            if isinstance(outcome, Again) and given is not None:
+                given.tell(waiting=outcome.until)
+                if outcome.until - clock.now() <= PATIENCE:
+                    await clock.wait_until(outcome.until)
+    if given is not None:
+        given.tell(ended=outcome.status)
     await artifact.publish(granted, outcome)
     if granted.job is not None:
         await _push(reconciler, granted.job.id)
@@ -114,6 +144,7 @@ async def carry_out(
 async def _begun(
     ledger: Ledger,
     run: FlowRun,
+    given: Handover | None,
     *,
     kind: str,
     parameters: dict[str, Any],
@@ -123,15 +154,28 @@ async def _begun(
     clock: Clock,
 ) -> tuple[Granted, int, Act] | Ended:
     """Claim, prepare, and write `acting`: what comes back has begun its attempt of that number."""
+    if given is not None:
+        with suppress(FenceRefused):  # taken back meanwhile, or this is a later attempt: claim
+            granted = await claims.granted(ledger, given.run_id, given.fence)
+            begun = await _prepared(ledger, run, given, granted, prepare, clock)
+            if begun is not None:
+                return begun
     deployment_id = str(run.deployment_id) if run.deployment_id else None
     if occurrence.belongs_elsewhere(run, ledger.id):
         why = f"it is of another ledger than this worker's, {ledger.id}: check its DAYBOOK_HOME"
         await set_back(str(run.id), clock.now() + NO_LEDGER_WAIT, why)
-    offer = await occurrence.offer(ledger, kind, parameters, refused)
-    if offer.job_id is None and f"daybook:{ledger.id}" in run.tags:
-        # Ours, but its id was not written down when it was made: a crash fell in between.
-        await reconciler.recognise(str(deployment_id))
-        offer = await occurrence.offer(ledger, kind, parameters, refused)
+    offer = await occurrence.offer(
+        ledger,
+        run,
+        parameters,
+        reconciler,
+        kind=kind,
+        holder=given.holder if given else occurrence.holder(),
+        starts=run.run_count,
+        refused=refused,
+        # A direct call is nobody's scheduled work: it counts, and does not wait.
+        most=settings.load().max_concurrent if run.deployment_id else None,
+    )
     while True:
         answer = await gate.enter(
             ledger,
@@ -140,28 +184,49 @@ async def _begun(
             clock,
             deployment_id=deployment_id,
             made_by=str(run.created_by.id) if run.created_by else None,
+            patience=timedelta(0) if given else PATIENCE,
         )
         if isinstance(answer, Ended):
             if offer.job_id is not None and answer.run_id is not None:
                 await _push(reconciler, offer.job_id)
             return answer
-        if answer.job is not None and answer.fence == 1:
-            zone = ZoneInfo(answer.job.job.schedule.timezone)
-            when = answer.due.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
-            await prefect_states.name(str(run.id), f"{answer.job.row.slug} {when}")
-        try:
-            act = await prepare(answer)
-        except AWAY as error:
-            until = clock.now() + NO_LEDGER_WAIT
-            await claims.postpone(ledger, answer.run_id, answer.fence, until, str(error))
-            raise
-        except Exception as error:
-            return await _cannot_begin(ledger, answer, str(run.id), error)
-        try:
-            return answer, await claims.begin(ledger, answer.run_id, answer.fence), act
-        except FenceRefused as error:
-            # The claim was lost before the effect, so whoever claims next may have it.
-            log.warning("%s", error, extra={"action": "fence_refused"})
+        if given is not None:
+            given.tell(claimed=answer.fence)
+        begun = await _prepared(ledger, run, given, answer, prepare, clock)
+        if begun is not None:
+            return begun
+
+
+async def _prepared(
+    ledger: Ledger,
+    run: FlowRun,
+    given: Handover | None,
+    granted: Granted,
+    prepare: Prepare,
+    clock: Clock,
+) -> tuple[Granted, int, Act] | Ended | None:
+    """Prepare and begin a claim; None when it was lost before that, so that it is claimed again."""
+    if granted.job is not None and granted.fence == 1:
+        zone = ZoneInfo(granted.job.job.schedule.timezone)
+        when = granted.due.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+        await prefect_states.name(str(run.id), f"{granted.job.row.slug} {when}")
+    try:
+        act = await prepare(granted)
+    except AWAY as error:
+        until = clock.now() + NO_LEDGER_WAIT
+        await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
+        raise
+    except Exception as error:
+        return await _cannot_begin(ledger, granted, str(run.id), error)
+    try:
+        number = await claims.begin(ledger, granted.run_id, granted.fence)
+    except FenceRefused as error:
+        # The claim was lost before the effect, so whoever claims next may have it.
+        log.warning("%s", error, extra={"action": "fence_refused"})
+        return None
+    if given is not None:
+        given.tell(acting=number, fence=granted.fence)
+    return granted, number, act
 
 
 async def _cannot_begin(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from daybook import settings
 from daybook.agents.base import Message
 from daybook.errors import Refused
-from daybook.ledger.claims import Granted
+from daybook.ledger.offers import Granted
 from daybook.spec import prompts
 from daybook.spec.schedule import zone
 

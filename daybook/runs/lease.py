@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 
 from daybook.errors import DaybookError
 from daybook.ledger import leases
-from daybook.ledger.claims import Granted
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Granted
 
 log = logging.getLogger(__name__)
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import socket
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
-from daybook.ledger import claims, deployments
-from daybook.ledger.claims import Offer
+from daybook.ledger import deployments, offers
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Offer
+
+
+class Recogniser(Protocol):
+    """What is needed of sync here, which stands above this room."""
+
+    async def recognise(self, deployment_id: str) -> None:
+        """Write down which job a deployment of ours belongs to."""
+        ...
 
 
 def holder() -> str:
@@ -43,17 +51,30 @@ def belongs_elsewhere(run: FlowRun, ledger_id: str) -> bool:
     return bool(ledgers) and f"daybook:{ledger_id}" not in ledgers
 
 
-async def offer(ledger: Ledger, kind: str, parameters: dict[str, Any], refused: str = "") -> Offer:
-    """What this flow run offers to the claim; ``parameters`` in their normal form.
+async def offer(
+    ledger: Ledger,
+    run: FlowRun,
+    parameters: dict[str, Any],
+    reconciler: Recogniser,
+    *,
+    kind: str,
+    holder: str,
+    starts: int,
+    refused: str = "",
+    most: int | None = None,
+) -> Offer:
+    """What ``run`` offers to the claim; ``parameters`` in their normal form.
 
-    ``refused`` says what is wrong with them, where something is.
+    ``holder`` is who would have it, as a lease names it; ``starts`` how often Prefect has started
+    the run, the start that the claim is for included. ``refused`` says what is wrong with the
+    parameters, where something is. ``most`` is how many runs may be at work at once.
     """
-    run = this_flow_run()
     flow_run_id = str(run.id)
-    job_id = None
-    if run.deployment_id is not None:
-        async with ledger.read() as session:
-            job_id = await deployments.job_of(session, str(run.deployment_id))
+    job_id = await _job_of(ledger, run)
+    if job_id is None and f"daybook:{ledger.id}" in run.tags:
+        # Ours, but its id was not written down when it was made: a crash fell in between.
+        await reconciler.recognise(str(run.deployment_id))
+        job_id = await _job_of(ledger, run)
     due = _due(run, ledger.now())
     prefix = f"{ledger.id}:"
     key = run.idempotency_key or ""
@@ -61,9 +82,9 @@ async def offer(ledger: Ledger, kind: str, parameters: dict[str, Any], refused: 
         # A run that we asked Prefect for, keyed `<ledger>:<occurrence>:<n>`.
         occurrence, trigger = key.removeprefix(prefix).rpartition(":")[0], "manual"
     elif run.auto_scheduled and job_id is not None:
-        occurrence, trigger = claims.due_key(job_id, due), "schedule"
+        occurrence, trigger = offers.due_key(job_id, due), "schedule"
     else:
-        occurrence = claims.flow_key(flow_run_id)
+        occurrence = offers.flow_key(flow_run_id)
         by_hand = "manual" if run.deployment_id else "direct"
         trigger = "schedule" if run.auto_scheduled else by_hand
     return Offer(
@@ -71,14 +92,22 @@ async def offer(ledger: Ledger, kind: str, parameters: dict[str, Any], refused: 
         kind=kind,
         trigger=trigger,
         due=due,
-        holder=holder(),
+        holder=holder,
         parameters=parameters,
         job_id=job_id,
         flow_run_id=flow_run_id,
-        flow_starts=run.run_count,
+        flow_starts=starts,
         refused=refused,
-        flow_ended=await _starts_when_ended(run) if run.run_count > 1 else None,
+        most=most,
+        flow_ended=await _starts_when_ended(run) if starts > 1 else None,
     )
+
+
+async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
+    if run.deployment_id is None:
+        return None
+    async with ledger.read() as session:
+        return await deployments.job_of(session, str(run.deployment_id))
 
 
 async def _starts_when_ended(run: FlowRun) -> int | None:

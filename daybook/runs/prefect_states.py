@@ -27,7 +27,16 @@ _STATES: dict[Status, tuple[StateType, str]] = {
 }
 
 
-def state_of(status: Status, message: str, data: dict[str, Any]) -> State[Any]:
+WAITING = "AwaitingConcurrencySlot"
+"""The name that survives pauses and edits of the deployment and is never marked late."""
+
+
+def waiting(until: datetime, why: str) -> State[Any]:
+    """The Prefect state of a run that waits until ``until`` (UTC)."""
+    return Scheduled(name=WAITING, scheduled_time=until, message=why)
+
+
+def state_of(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
     """The terminal Prefect state of a terminal status.
 
     ``message`` is what the UI shows with it, ``data`` the flow's result. A state that is not
@@ -50,10 +59,8 @@ async def name(flow_run_id: str, wanted: str) -> None:
 async def set_back(flow_run_id: str, until: datetime, why: str) -> NoReturn:
     """Make this flow run wait in Prefect until ``until``, and leave it.
 
-    The name `AwaitingConcurrencySlot` survives pauses and edits of the deployment and is never
-    marked late. Raises Prefect's `Abort`, which ends the process without touching the state.
+    Raises Prefect's `Abort`, which ends the process without touching the state.
     """
-    state: State[Any] = Scheduled(name="AwaitingConcurrencySlot", scheduled_time=until, message=why)
     async with get_client() as client:
-        await client.set_flow_run_state(UUID(flow_run_id), state, force=True)
+        await client.set_flow_run_state(UUID(flow_run_id), waiting(until, why), force=True)
     raise Abort(f"waits until {until.isoformat()}: {why}")

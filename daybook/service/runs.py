@@ -1,16 +1,18 @@
-"""What can be asked of runs: run now, history, logs."""
+"""What can be asked of runs: run now, history, logs, cancel."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from daybook.errors import Refused
 from daybook.ledger import claims, jobs
 from daybook.ledger import history as past
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import LIVE, Status
+from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import RunRow, new_id
 from daybook.service import home, views
 
@@ -52,6 +54,36 @@ async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any
         of_job = None if ref is None else await jobs.find(session, ref, archived=True)
         found = await past.recent(session, of_job.id if of_job else None, limit)
         return [views.run(row, job) for row, job in found]
+
+
+async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
+    """End a run, by id, unique id prefix, or the job whose live run it is; returns the run.
+
+    One that waits is cancelled here and now. One at work is ended by its worker, with all that it
+    began, which is waited for at most ``within`` seconds; the run that comes back may be live yet.
+    Raises `NotFound`, `Ambiguous`, `Refused` for one that has ended, `PrefectUnreachable` where a
+    worker has to be told.
+    """
+    from prefect.states import Cancelling
+
+    from daybook.keeper import mirror
+    from daybook.sync import client as prefect
+
+    async with home.ledger() as ledger:
+        async with ledger.read() as session:
+            found, _ = await past.find_live(session, ref)
+        if found.state in TERMINAL - {Status.CANCELLED}:
+            raise Refused("run", f"{found.id[:8]} has ended: {found.status}", "nothing to cancel")
+        row = await claims.cancel(ledger, found.id)
+        async with prefect.connected() as client:
+            if row.state is Status.CANCELLED:
+                await mirror.now(ledger, client, row.id)
+            elif row.flow_run_id is not None:
+                await client.set_flow_run_state(UUID(row.flow_run_id), Cancelling())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(within):
+                        await _ended(ledger, client, row.id)
+        return await _view(ledger, row.id)
 
 
 async def show(ref: str) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""``python -m daybook.worker``: the worker of `daybook worker` and `daybook up`.
+
+SIGINT and SIGTERM end it gently (`work.FINISH`); a second one ends what is at work at once.
+"""
+
+from __future__ import annotations
+
+from daybook import home
+
+home.enter()  # before Prefect is imported: it reads its environment once
+
+import argparse
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+
+from daybook.errors import DaybookError
+from daybook.worker.prefect_worker import DaybookWorker
+
+
+async def _work(worker: DaybookWorker, once: bool) -> None:
+    loop = asyncio.get_running_loop()
+    working = asyncio.create_task(worker.start(run_once=once))
+    told = 0
+
+    def stop() -> None:
+        nonlocal told
+        told += 1
+        if told == 1:
+            working.cancel()
+        else:
+            worker.hurry()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    with suppress(asyncio.CancelledError):
+        await working
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="daybook worker")
+    parser.add_argument("--pool", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--once", action="store_true")
+    given = parser.parse_args(arguments)
+    worker = DaybookWorker(work_pool_name=given.pool, name=given.name, limit=given.limit)
+    try:
+        asyncio.run(_work(worker, given.once))
+    except DaybookError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""What is written when a run's process is gone: in the ledger first, then in Prefect.
+
+A process that settled its run has done both. Whatever else it was, the run's state and the cause of
+the end decide (`docs/promise.md` 3, 8, 13)::
+
+    settled                        Prefect is brought to that state if the process did not
+    waiting                        cancelled, or it waits on; its Prefect run is scheduled again
+    claimed, acting ─ CANCEL       cancelled
+                    ─ TIMEOUT      waiting while attempts are left, else timed_out
+                    ─ DEADLINE     timed_out
+                    ─ LOST         somebody else's
+                    ─ anything     claimed: waiting again; acting: unknown, or again by `on_lost`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from prefect.client.orchestration import PrefectClient
+
+from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
+from daybook.keeper import ends, ensure, mirror
+from daybook.ledger import claims, leases
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import HELD, TERMINAL, Status
+from daybook.ledger.tables import RunRow
+from daybook.spec.durations import to_text
+from daybook.worker.supervise import Cause, Watched, words_of_the_end
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN = 1.0
+
+
+async def settle(ledger: Ledger, client: PrefectClient, watched: Watched) -> None:
+    """Bring ledger and Prefect to what the end of ``watched`` means, and tell why in its log."""
+    row = await _patiently(ledger, lambda: _in_the_ledger(ledger, client, watched))
+    if row is None:
+        return  # not to be reached for longer than the lease: whoever judges that has it
+    if row.state is Status.WAITING:
+        if watched.exit_code != 0 or watched.cause is not None:
+            await ensure.one(ledger, client, row)
+    elif row.state in TERMINAL and (watched.exit_code != 0 or not watched.facts.ended):
+        await mirror.now(ledger, client, row.id)
+
+
+async def _patiently(ledger: Ledger, work: Callable[[], Awaitable[RunRow | None]]) -> RunRow | None:
+    end = ledger.now() + 2 * leases.LEASE
+    while True:
+        try:
+            return await work()
+        except LedgerUnreachable as error:
+            if ledger.now() >= end:
+                log.error("not written down: %s", error, extra={"action": "settle_unreachable"})
+                return None
+            log.warning("written down later: %s", error, extra={"action": "settle_unreachable"})
+        await asyncio.sleep(LOOK_AGAIN)
+
+
+async def _in_the_ledger(ledger: Ledger, client: PrefectClient, watched: Watched) -> RunRow | None:
+    row = await _row(ledger, watched)
+    if row.state is Status.WAITING and watched.cause is Cause.CANCEL:
+        return await claims.cancel(ledger, row.id, str(Cause.CANCEL))
+    if row.state not in HELD or row.fence != watched.facts.fence or watched.cause is Cause.LOST:
+        return row
+    try:
+        await _end(ledger, client, watched, row)
+    except (FenceRefused, IllegalTransition) as error:  # decided meanwhile
+        log.warning("%s", error, extra={"action": "outcome_refused"})
+    return await _row(ledger, watched)
+
+
+async def _end(ledger: Ledger, client: PrefectClient, watched: Watched, row: RunRow) -> None:
+    run_id, fence, policy = row.id, row.fence, watched.policy
+    match watched.cause:
+        case Cause.CANCEL:
+            outcome = Outcome(Status.CANCELLED, str(Cause.CANCEL))
+        case Cause.DEADLINE:
+            words = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
+            outcome = Outcome(Status.TIMED_OUT, words, error=words)
+        case Cause.TIMEOUT:
+            words = f"no end within {to_text(policy.timeout)}; its processes were ended"
+            outcome = Outcome(Status.TIMED_OUT, words, error=_with_tail(words, watched))
+            if row.state is Status.ACTING and row.attempts <= policy.retries:
+                until = ledger.now() + policy.delay(row.attempts)
+                await claims.retry(ledger, run_id, fence, outcome, until)
+                return
+        case _:
+            if watched.cause is None and await _prefect_tells(ledger, client, watched):
+                return
+            words = words_of_the_end(watched)
+            await claims.died(ledger, run_id, fence, words, error=_with_tail(words, watched))
+            return
+    await claims.settle(ledger, run_id, fence, outcome)
+
+
+async def _prefect_tells(ledger: Ledger, client: PrefectClient, watched: Watched) -> bool:
+    """Whether Prefect ended the run before our flow was entered: parameters that do not fit."""
+    if watched.exit_code != 0 or watched.facts.attempt:
+        return False
+    return await ends.one(ledger, client, watched.flow_run_id, gone=True) is not None
+
+
+def _with_tail(words: str, watched: Watched) -> str:
+    tail = watched.tail()
+    return f"{words}\n{tail}" if tail else words
+
+
+async def _row(ledger: Ledger, watched: Watched) -> RunRow:
+    async with ledger.read() as session:
+        row = await session.get(RunRow, watched.run_id)
+    assert row is not None
+    return row

@@ -1,0 +1,38 @@
+"""The worker's pool: whose it is, and its health check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+
+from daybook.errors import Refused
+from daybook.spec.job import TAG_OF_OURS
+
+
+async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
+    """Raise `Refused` when the pool's jobs are another ledger's and none is this one's.
+
+    Such a worker would take nothing, and nobody would see why (`docs/promise.md` 15).
+    """
+    found = await client.read_deployments(
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])), limit=200
+    )
+    ledgers = {tag for each in found for tag in each.tags if tag.startswith(TAG_OF_OURS)}
+    if ledgers and f"{TAG_OF_OURS}{ledger_id}" not in ledgers:
+        others = ", ".join(sorted(tag.removeprefix(TAG_OF_OURS)[:8] for tag in ledgers))
+        raise Refused(
+            "work pool",
+            f'"{pool}" has jobs of another ledger ({others}) and none of this one\'s, '
+            f"{ledger_id[:8]}",
+            "check DAYBOOK_HOME and DAYBOOK_LEDGER_URL",
+        )
+
+
+def healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[None]:
+    """Prefect's own health check of a worker, as long as the block runs."""
+    from daybook.host import prefect_private
+
+    return prefect_private.worker_healthcheck(polling)

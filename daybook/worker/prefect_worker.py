@@ -1,0 +1,152 @@
+"""The Prefect worker type `daybook`: `prefect worker start --pool … --type daybook`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun
+from prefect.workers.base import (
+    BaseJobConfiguration,
+    BaseVariables,
+    BaseWorker,
+    BaseWorkerResult,
+)
+from pydantic import Field
+
+from daybook import home, settings
+from daybook.clock import SYSTEM
+from daybook.ledger.engine import Ledger
+from daybook.worker import foreign, launch, pool
+from daybook.worker.work import Place, Work
+
+SILENT = timedelta(seconds=60)
+"""After so long without a poll the health check says that the worker is not well."""
+
+
+class Variables(BaseVariables):
+    """What a deployment in this pool may set, for flows that are not of a job."""
+
+    working_dir: str | None = Field(default=None, title="Working directory")
+
+
+class Configuration(BaseJobConfiguration):
+    """`Variables` as they come out of the pool's template."""
+
+    working_dir: str | None = Field(default=None)
+
+
+class Result(BaseWorkerResult):
+    """How a run that was submitted ad hoc ended."""
+
+
+class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
+    """Runs Daybook's jobs, each in a process of its own that is forked from a warm one.
+
+    The worker itself runs no flow and imports no user's code.
+    """
+
+    type = "daybook"
+    job_configuration = Configuration
+    job_configuration_variables = Variables
+    _description = "Runs Daybook's jobs: claimed in the ledger, forked warm, ended when told."
+    _documentation_url = ""
+    _logo_url = ""
+
+    _work: Work | None = None
+
+    async def start(
+        self,
+        run_once: bool = False,
+        with_healthcheck: bool = False,
+        printer: Callable[..., None] = print,
+    ) -> None:
+        """Work until cancelled; with ``run_once`` until what is due now has ended.
+
+        Raises `Refused` when the pool is another ledger's (`docs/promise.md` 15).
+        """
+        async with AsyncExitStack() as stack:
+            if with_healthcheck:
+                stack.enter_context(pool.healthcheck(lambda: self.is_worker_still_polling(2.0)))
+            address = settings.load().ledger_address
+            ledger = await stack.enter_async_context(Ledger(address))
+            await stack.enter_async_context(self)
+            await pool.check(self.client, self._work_pool_name, ledger.id)
+            folder = home.here().make().path / "runs"
+            launcher = await stack.enter_async_context(launch.best(folder))
+            place = Place(
+                name=self.name,
+                pool=self._work_pool_name,
+                pool_id=self._work_pool.id if self._work_pool else None,
+                queues=sorted(self._work_queues),
+                limit=self._limit,
+                most=settings.load().max_concurrent,
+                heartbeat=self.heartbeat_interval_seconds,
+            )
+            work = self._work = Work(
+                ledger,
+                self.client,
+                launcher,
+                place,
+                sync=self.sync_with_backend,
+                configure=self._configure,
+            )
+            printer(f"Worker {self.name!r} started!")
+            try:
+                await (work.once() if run_once else work.go_on())
+            finally:
+                # Prefect's own command stops a worker by cancelling it.
+                await _to_its_end(work.wind_up())
+        printer(f"Worker {self.name!r} stopped!")
+
+    def hurry(self) -> None:
+        """While it is being stopped: what is at work gets no time to end by itself."""
+        if self._work is not None:
+            self._work.hurry()
+
+    async def _configure(self, run: FlowRun) -> foreign.How:
+        configuration = await self.job_configuration.resolve_for_flow_run(
+            run,
+            client=self.client,
+            work_pool=self.work_pool,
+            worker_name=self.name,
+            worker_id=self.backend_id,
+        )
+        command = configuration.command or ""
+        return foreign.How(
+            environment={
+                **os.environ,
+                **{name: value for name, value in configuration.env.items() if value is not None},
+            },
+            folder=configuration.working_dir or "",
+            # What Prefect puts where a pool and a deployment say nothing.
+            command="" if command.startswith("prefect flow-run execute") else command,
+        )
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Not used: `start` has its own intake."""
+        raise NotImplementedError("a daybook worker fetches runs by itself")
+
+    async def run(
+        self, flow_run: FlowRun, configuration: Configuration, task_status: Any = None
+    ) -> BaseWorkerResult:
+        """Not used: `start` gives each run its process."""
+        raise NotImplementedError("a daybook worker starts runs by itself")
+
+    def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
+        """For the health check: whether the last poll is not too long ago."""
+        last = self._work.intake.last_poll if self._work else None
+        return last is None or SYSTEM.now() - last < SILENT
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work`` to its end, also when the cancelling goes on."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()

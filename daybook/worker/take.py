@@ -1,0 +1,221 @@
+"""A flow run whose time has come: claimed, then proposed as Pending, then given a process.
+
+::
+
+    claim ─► granted ─► Pending ─► a process with the fence ─► watched        (promise.md 2)
+      ├─► waiting    one request: scheduled again, no process
+      ├─► ended      one request: the state that the outcome has
+      └─► taken      another's
+
+A run that is not of a job of ours is started without a claim, with what its work pool says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Pending
+
+from daybook.clock import SYSTEM
+from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, Refused, Unreachable
+from daybook.keeper import ends
+from daybook.ledger import claims, jobs, mirror
+from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Ended, Granted, Taken, Waiting
+from daybook.ledger.states import Status
+from daybook.runs import gate, occurrence, prefect_states
+from daybook.spec.job import normal_parameters, read_parameters
+from daybook.sync.reconcile import Reconciliation
+from daybook.worker.foreign import How
+from daybook.worker.launch import Launcher
+from daybook.worker.messages import Task
+from daybook.worker.supervise import Facts, Watched
+
+log = logging.getLogger(__name__)
+
+NO_LEDGER_WAIT = timedelta(seconds=30)
+NEAR = timedelta(seconds=1)
+AWAY = (Unreachable, LedgerNewer, httpx.HTTPError)
+
+
+class Taker:
+    """``watch`` is called with each process that was started; ``free`` says whether this worker
+    has a slot left. ``holder`` names the worker in its leases.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: PrefectClient,
+        launcher: Launcher,
+        *,
+        holder: str,
+        most: int,
+        free: Callable[[], bool],
+        watch: Callable[[Watched], None],
+    ) -> None:
+        self._ledger, self._client, self._launcher = ledger, client, launcher
+        self._holder, self._most, self._free, self._watch = holder, most, free, watch
+        self._reconciler = Reconciliation()
+
+    async def take(self, run: FlowRun) -> bool:
+        """Carry the run as far as a process, or send it where it belongs.
+
+        False if it is no run of a job of this ledger: `start` is for that.
+        """
+        if occurrence.belongs_elsewhere(run, self._ledger.id):
+            return True  # its own worker will come for it
+        try:
+            return await self._ours(run)
+        except AWAY as error:
+            # No ledger, no effect (promise.md 7).
+            log.warning("%s waits: %s", run.name, error, extra={"action": "ledger_away"})
+            await self._set_back(run, Waiting(SYSTEM.now() + NO_LEDGER_WAIT, str(error)))
+            return True
+
+    async def _ours(self, run: FlowRun) -> bool:
+        refused, parameters = "", dict(run.parameters)
+        try:
+            parameters = normal_parameters(run.parameters)
+        except Refused as error:
+            refused = str(error)
+        offer = await occurrence.offer(
+            self._ledger,
+            run,
+            parameters,
+            self._reconciler,
+            kind="",
+            holder=self._holder,
+            starts=run.run_count + 1,
+            refused=refused,
+            most=self._most,
+        )
+        if offer.job_id is None:
+            return False
+        async with self._ledger.read() as session:
+            stored = await jobs.get(session, offer.job_id)
+        assert stored is not None
+        offer = replace(offer, kind=stored.row.kind, full=not self._free())
+        answer = await gate.decide(
+            self._ledger,
+            offer,
+            self._reconciler,
+            deployment_id=str(run.deployment_id),
+            made_by=str(run.created_by.id) if run.created_by else None,
+        )
+        match answer:
+            case Granted():
+                await self._begin(run, answer, offer.kind)
+            case Waiting():
+                await self._set_back(run, answer)
+            case Ended():
+                await self._tell(run, answer)
+            case Taken() if answer.flow_run_id != str(run.id):
+                await self._tell(run, gate.taken(answer))
+        return True
+
+    async def _begin(self, run: FlowRun, granted: Granted, kind: str) -> None:
+        try:
+            state = await self._pending(run)
+        except httpx.HTTPError as error:
+            state, why = None, str(error) or type(error).__name__
+        else:
+            why = "Prefect did not let it start"
+        if state is None:
+            await self._give_back(run, granted, why)
+            return
+        handover = {"run_id": granted.run_id, "fence": granted.fence, "holder": self._holder}
+        task = Task(
+            flow_run=_json(run, state),
+            mode="ours",
+            kind=kind,
+            handover={"flow_run_id": str(run.id), **handover},
+        )
+        try:
+            running = await self._launcher.start(task)
+        except OSError as error:
+            await self._give_back(run, granted, f"no process could be started: {error}")
+            return
+        _, policy = read_parameters(granted.parameters)
+        watched = Watched(
+            run, running, granted.run_id, policy=policy, facts=Facts(fence=granted.fence)
+        )
+        if policy.deadline is not None:
+            watched.ends_in(granted.queued_at + policy.deadline - self._ledger.now())
+        self._watch(watched)
+
+    async def _pending(self, run: FlowRun) -> State[Any] | None:
+        """The state as Prefect took it; None when it did not: deleted, cancelled, no slot."""
+        try:
+            result: OrchestrationResult[Any] = await self._client.set_flow_run_state(
+                run.id, Pending()
+            )
+        except ObjectNotFound:
+            return None
+        return result.state if result.status is SetStateStatus.ACCEPT else None
+
+    async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
+        """Nothing was begun. What Prefect did with the run meanwhile decides, as far as it does."""
+        log.info("%s is given back: %s", run.name, why)
+        until = self._ledger.now() + NEAR
+        try:
+            await claims.postpone(self._ledger, granted.run_id, granted.fence, until, why)
+            if granted.job is not None:
+                # Paused or deleted in Prefect, perhaps: the next claim is to know of it.
+                await self._reconciler.compare(granted.job.id, str(run.deployment_id))
+            await ends.one(self._ledger, self._client, str(run.id))
+        except (FenceRefused, IllegalTransition, *AWAY) as error:
+            log.warning("%s", error, extra={"action": "give_back_failed"})
+
+    async def _set_back(self, run: FlowRun, answer: Waiting) -> None:
+        """Let the run wait in Prefect; one that waits there until then already is left alone."""
+        at, state = run.next_scheduled_start_time, run.state
+        waits = state is not None and state.name == prefect_states.WAITING
+        if waits and at is not None and abs(at.timestamp() - answer.until.timestamp()) < 1:
+            return
+        waiting = prefect_states.waiting(answer.until, answer.why)
+        await self._state(run, waiting)
+
+    async def _tell(self, run: FlowRun, answer: Ended) -> None:
+        """End the Prefect run as its occurrence has ended."""
+        own = answer.flow_run_id == str(run.id) or answer.run_id is None
+        if own or answer.status in {Status.SKIPPED, Status.MISSED}:
+            status, message = answer.status, answer.error or answer.reason
+        else:
+            status, message = Status.SKIPPED, f"already judged: {answer.status}"
+        if await self._state(run, prefect_states.state_of(status, message)) and own:
+            await mirror.mirrored(self._ledger, [answer.run_id] if answer.run_id else [])
+
+    async def _state(self, run: FlowRun, state: State[Any]) -> bool:
+        try:
+            await self._client.set_flow_run_state(run.id, state, force=True)
+        except ObjectNotFound:
+            return True  # deleted: there is nothing to tell
+        except httpx.HTTPError as error:
+            # It is still scheduled, and is taken again at the next poll.
+            log.warning("Prefect was not told: %s", error, extra={"action": "tell_failed"})
+            return False
+        return True
+
+    async def start(self, run: FlowRun, how: How) -> Watched | None:
+        """Start a run that is not ours; ``how`` is what its pool wants."""
+        state = await self._pending(run)
+        if state is None:
+            return None
+        running = await self._launcher.start(Task(_json(run, state), mode="engine", **asdict(how)))
+        watched = Watched(run, running)
+        self._watch(watched)
+        return watched
+
+
+def _json(run: FlowRun, state: State[Any]) -> dict[str, Any]:
+    return run.model_copy(update={"state": state}).model_dump(mode="json")

@@ -1,0 +1,301 @@
+"""What a worker does from its start to its end.
+
+::
+
+    intake ─► take ─► a process ─► watched ─► aftermath
+      ▲         ▲                    ▲
+      │         │                    └ the leases of all of them in one transaction, every `RENEW`
+      │         └ a slot became free
+      └ events, and a poll every 2 s;  every `PASS`: the keeper's passes
+
+Stopped, it takes nothing more, gives what is at work `FINISH` seconds to end by itself, then ends
+it: softly, then hard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.logging.loggers import flow_run_logger
+
+from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
+from daybook.keeper import ends, ensure, expire, leftovers, mirror
+from daybook.ledger import leases
+from daybook.ledger.engine import Ledger
+from daybook.worker import aftermath, events, foreign
+from daybook.worker.intake import Intake
+from daybook.worker.launch import Launcher
+from daybook.worker.supervise import GRACE, Cause, Watched
+from daybook.worker.take import Taker
+
+log = logging.getLogger(__name__)
+
+FINISH = 10.0
+"""Seconds that runs at work have to end by themselves when the worker is stopped."""
+LOOK = 1.0
+"""Seconds between two looks at the leases."""
+PASS = 5.0
+"""Seconds between two turns of the keeper's passes."""
+NEAR_THE_END = leases.LEASE - timedelta(seconds=GRACE + 5)
+"""After so long without a renewal a run with `on_lost: rerun` is ended: its group is dead before
+another one may begin."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works: its name, its pool and that pool's queues (none: all), how many runs
+    it may have at once (None: any number), how many there may be in all, and how often in seconds
+    Prefect hears of it.
+    """
+
+    name: str
+    pool: str
+    pool_id: UUID | None
+    queues: list[str]
+    limit: int | None
+    most: int
+    heartbeat: float
+
+
+class Work:
+    """``sync`` tells Prefect that the worker lives; ``configure`` says what the pool wants of a
+    flow run that is not of a job.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: PrefectClient,
+        launcher: Launcher,
+        place: Place,
+        *,
+        sync: Callable[[], Coroutine[Any, Any, Any]],
+        configure: foreign.Configure,
+    ) -> None:
+        self._ledger, self._client, self._launcher = ledger, client, launcher
+        self._place, self._sync, self._configure = place, sync, configure
+        self._incarnation = uuid.uuid4().hex[:8]
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{self._incarnation}"
+        self._watched: dict[str, Watched] = {}
+        self._after: set[asyncio.Task[None]] = set()
+        self._renewed = time.monotonic()
+        self._ends_since: datetime | None = None
+        self._stopping = False
+        self._hurry = asyncio.Event()
+        self._taker = Taker(
+            ledger,
+            client,
+            launcher,
+            holder=self._holder,
+            most=place.most,
+            free=self._has_room,
+            watch=self._watch,
+        )
+        self.intake = Intake(client, place.pool, place.queues, self._take)
+
+    async def go_on(self) -> NoReturn:
+        """Until cancelled; `wind_up` comes after it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.intake.hand_out())
+            group.create_task(self.intake.poll())
+            group.create_task(self._beat())
+            group.create_task(self._renew())
+            group.create_task(self._passes())
+            if self._place.pool_id is not None:
+                group.create_task(events.listen(self._place.pool_id, self._heard))
+            self.intake.poll_soon()
+        raise AssertionError("its tasks end by cancelling only")
+
+    async def once(self) -> None:
+        """Take what is due now, and see it to its end."""
+        await self.intake.look()
+        taking = asyncio.create_task(self.intake.hand_out())
+        await asyncio.sleep(0)
+        taking.cancel()
+        await self.intake.finish()
+        renewing = asyncio.create_task(self._renew())
+        while self._after:
+            await asyncio.wait(self._after)
+        renewing.cancel()
+
+    def _has_room(self) -> bool:
+        return self._place.limit is None or len(self._watched) < self._place.limit
+
+    async def _take(self, run: FlowRun) -> None:
+        if str(run.id) in self._watched or self._stopping:
+            return
+        if not await self._taker.take(run) and self._has_room():
+            await foreign.start(self._taker, self._client, run, self._configure, self._mark)
+
+    @property
+    def _mark(self) -> str:
+        """Before the pid in the `infrastructure_pid` of runs that have no lease."""
+        return f"{self._place.name}:{self._incarnation}"
+
+    def _watch(self, watched: Watched) -> None:
+        self._watched[watched.flow_run_id] = watched
+        task = asyncio.create_task(self._see_to_the_end(watched))
+        self._after.add(task)
+        task.add_done_callback(self._after.discard)
+
+    async def _see_to_the_end(self, watched: Watched) -> None:
+        try:
+            await watched.watch()
+            if watched.ours:
+                await aftermath.settle(self._ledger, self._client, watched)
+            else:
+                await foreign.ended(self._client, self._launcher, watched)
+            self._tell_tail(watched)
+        except Exception:
+            # The lease runs out, and whoever judges it then has the run.
+            log.exception("the end of %s was not written down", watched.flow_run.name)
+        finally:
+            with suppress(OSError):
+                watched.running.output.unlink()
+            del self._watched[watched.flow_run_id]
+            await self._next()
+
+    def _tell_tail(self, watched: Watched) -> None:
+        if watched.exit_code == 0 and watched.cause is None:
+            return
+        tail = watched.tail()
+        if tail:
+            logger = flow_run_logger(watched.flow_run)
+            logger.error("The last lines of its process:\n%s", tail)
+
+    async def _next(self) -> None:
+        """A slot is free: the run that waited longest gets it (`docs/promise.md` 12)."""
+        if self._stopping:
+            return
+        try:
+            if await ensure.wake(self._ledger, self._client, self._place.most):
+                self.intake.poll_soon()
+        except (DaybookError, httpx.HTTPError) as error:
+            log.warning("nobody was woken: %s", error)
+
+    async def _heard(self, flow_run_id: str, state: str) -> None:
+        if state in events.SCHEDULED:
+            self.intake.poll_soon()
+        elif state in {"Cancelling", "Cancelled"} and flow_run_id in self._watched:
+            self._watched[flow_run_id].stop(Cause.CANCEL)
+        elif state in events.ENDED and flow_run_id not in self._watched:
+            await self._quietly(ends.one(self._ledger, self._client, flow_run_id))
+
+    async def _beat(self) -> NoReturn:
+        """Prefect's heartbeat of a worker, and what it says of the pool."""
+        while True:
+            await asyncio.sleep(self._place.heartbeat)
+            await self._quietly(self._sync())
+
+    async def _renew(self) -> NoReturn:
+        """Keep the leases of what is watched; end what lost its own."""
+        while True:
+            await asyncio.sleep(LOOK)
+            since = time.monotonic() - self._renewed
+            ours = {w.run_id: w for w in self._watched.values() if w.ours}
+            if not ours:
+                self._renewed = time.monotonic()
+                continue
+            if since >= NEAR_THE_END.total_seconds():
+                for watched in ours.values():
+                    if watched.policy.on_lost == "rerun":
+                        watched.stop(Cause.LOST)
+            if since < leases.RENEW.total_seconds():
+                continue
+            try:
+                known = await leases.renew_all(self._ledger, self._holder, list(ours))
+            except LedgerUnreachable as error:
+                log.warning("leases are not renewed: %s", error)
+                continue
+            self._renewed = time.monotonic()
+            for run_id, watched in ours.items():
+                watched.renewed(known.get(run_id))
+
+    async def _passes(self) -> NoReturn:
+        """The keeper's work, for as long as there is no keeper."""
+        while True:
+            await self._quietly(self._cancelled_in_prefect())
+            await self._quietly(self._pass())
+            await asyncio.sleep(PASS)
+
+    async def _pass(self) -> None:
+        ledger, client = self._ledger, self._client
+        self._ends_since = await ends.ends(
+            ledger, client, self._ends_since, supervised=self._watched.keys()
+        )
+        await expire.expire(ledger, client)
+        if await ensure.ensure(ledger, client, supervised=self._watched.keys()):
+            self.intake.poll_soon()
+        await mirror.mirror(ledger, client)
+        await leftovers.leftovers(
+            ledger, client, self._place.pool, self._place.name, self._incarnation
+        )
+
+    async def _cancelled_in_prefect(self) -> None:
+        """The net under the events: a cancel that was not heard of."""
+        if not self._watched:
+            return
+        stopping = [StateType.CANCELLING, StateType.CANCELLED]
+        found = await self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                id=FlowRunFilterId(any_=[UUID(each) for each in self._watched]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=stopping)),
+            ),
+        )
+        for run in found:
+            if (watched := self._watched.get(str(run.id))) is not None:
+                watched.stop(Cause.CANCEL)
+
+    async def _quietly(self, work: Coroutine[Any, Any, Any]) -> None:
+        """What fails here is tried again at the next turn."""
+        try:
+            await work
+        except (Unreachable, httpx.HTTPError) as error:
+            log.warning("%s", error)
+        except Exception:
+            log.exception("a pass failed")
+
+    def hurry(self) -> None:
+        """What is at work gets no time to end by itself."""
+        self._hurry.set()
+
+    async def wind_up(self) -> None:
+        """Take nothing more; wait for what is at work, end what goes on, write it down."""
+        self._stopping = True
+        renewing = asyncio.create_task(self._renew())
+        await self.intake.finish()
+        if self._after:
+            log.info("waiting %g s for %d runs at work", FINISH, len(self._watched))
+            hurry = asyncio.create_task(self._hurry.wait())
+            done = asyncio.create_task(self._all_ended())
+            await asyncio.wait({done, hurry}, timeout=FINISH, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            done.cancel()
+        for watched in list(self._watched.values()):
+            watched.stop(Cause.SHUTDOWN)
+        await self._all_ended()
+        renewing.cancel()
+
+    async def _all_ended(self) -> None:
+        while self._after:
+            await asyncio.wait(self._after)
