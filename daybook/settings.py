@@ -53,6 +53,13 @@ class Settings(BaseSettings):
         description="The IANA zone of jobs that name none; by default this machine's.",
     )
 
+    max_concurrent: int = Field(
+        default=4,
+        ge=1,
+        description="How many runs of jobs may be at work at once, on all machines together; "
+        "a further one waits, and is shown as waiting.",
+    )
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:

@@ -24,7 +24,7 @@ from daybook import repository
 from daybook.agents import documents
 from daybook.agents.base import Agent, AgentRequest
 from daybook.errors import AgentMisconfigured, Refused, UnknownName
-from daybook.ledger.claims import Granted
+from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import answers, conversation

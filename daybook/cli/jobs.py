@@ -238,7 +238,9 @@ def _answer(job: dict[str, Any]) -> str:
 
 
 def _policy(policy: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in policy.items())
+    """What it says, in one line; a deadline that is none is left out."""
+    said = {name: value for name, value in policy.items() if value != ""}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
 
 
 def _due(job: dict[str, Any]) -> str:

@@ -96,6 +96,13 @@ class JobOptions:
     timeout: Annotated[
         str | None, Parameter(group=_HOW, help="How long one attempt may take. Default: 30m.")
     ] = None
+    deadline: Annotated[
+        str | None,
+        Parameter(
+            group=_HOW,
+            help="How long a run may take in all, waiting included. Default: no limit ('').",
+        ),
+    ] = None
     retries: Annotated[
         int | None,
         Parameter(
@@ -111,6 +118,14 @@ class JobOptions:
         Parameter(
             group=_HOW,
             help="skip (the default): no run begins while another one of the job is going.",
+        ),
+    ] = None
+    on_lost: Annotated[
+        str | None,
+        Parameter(
+            group=_HOW,
+            help="When its process vanished at work: unknown (the default), or rerun, "
+            "which may do a thing twice.",
         ),
     ] = None
     disabled: Annotated[bool, Parameter(group=_HOW, help="The job is off: run by hand only.")] = (
@@ -153,7 +168,6 @@ class LaterOptions:
     delete_after_run: bool = False
     exclude: list[str] | None = None
     active_hours: str | None = None
-    deadline: str | None = None
     class_: Annotated[str | None, Parameter(name="--class")] = None
     catch_up: str | None = None
     start: str | None = None
@@ -161,7 +175,6 @@ class LaterOptions:
     max_runs: str | None = None
     pause_after_failures: str | None = None
     stagger: str | None = None
-    on_lost: str | None = None
     idempotent: bool = False
     priority: str | None = None
 

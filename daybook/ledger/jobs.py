@@ -235,7 +235,8 @@ async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> No
     for run in (await session.execute(waiting)).scalars():
         states.check(run.id, run.state, Status.SKIPPED)
         run.status, run.reason = Status.SKIPPED, "the job was removed"
-        run.until, run.finished_at = None, now
+        run.until, run.waits_for, run.finished_at = None, "", now
+        run.unmirrored = run.flow_run_id is not None
         session.add(run)
 
 

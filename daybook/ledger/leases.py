@@ -2,11 +2,13 @@
 
 ::
 
-    claimed ──lease lost──► waiting   nothing was begun, so it may be tried again; the fence rises
-    acting  ──lease lost──► unknown   the effect may have happened, so it is never repeated; the
-                                      fence stays, and its holder may still bring the late outcome
+    claimed ──holder lost──► waiting   nothing was begun, so it may be tried again; the fence rises
+    acting  ──holder lost─┬► unknown   the effect may have happened, so it is never repeated; the
+                          │            fence stays, and its holder may still bring the outcome late
+                          └► waiting   only where the job says `on_lost: rerun`; the fence rises
 
-A lease lasts `LEASE` and is renewed every `RENEW`. Whoever first finds one that ran out only marks
+A holder is lost when its process group was seen to be gone (`claims.died`), or with its lease. A
+lease lasts `LEASE` and is renewed every `RENEW`. Whoever first finds one that ran out only marks
 it; it is judged lost when it is still not renewed one `LEASE` after that mark. So a machine that
 slept, or a ledger that nobody could reach, costs no run: its holder is awake to renew before the
 judge (rule 5). `renew` answers yes or no; a no means: stop at once, your writes will be refused.
@@ -14,18 +16,23 @@ judge (rule 5). `renew` answers yes or no; a no means: stop at once, your writes
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
+from sqlalchemy import or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger import outcomes, states
+from daybook.ledger import outcomes, states, waits
 from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
+from daybook.spec import policy
 
 LEASE = timedelta(seconds=60)
 RENEW = timedelta(seconds=20)
+LONGEST_PAUSE = timedelta(minutes=5)
 
 
 async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
@@ -37,6 +44,30 @@ async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
         row.lease_until, row.suspected_at = ledger.now() + LEASE, None
         session.add(row)
         return True
+
+
+async def renew_all(
+    ledger: Ledger, holder: str, run_ids: Collection[str]
+) -> dict[str, Status | None]:
+    """Extend those of these runs that ``holder`` holds to `LEASE` from now, in one transaction.
+
+    The answer gives each run's status: one that is not held (waiting, or an outcome) was lost or
+    has ended. None stands for a run that another holds, or that does not exist.
+    """
+    answer: dict[str, Status | None] = dict.fromkeys(run_ids)
+    if not answer:
+        return answer
+    async with ledger.write() as session:
+        until = ledger.now() + LEASE
+        known = select(RunRow).where(col(RunRow.id).in_(answer))
+        for row in (await session.execute(known)).scalars():
+            if row.state not in HELD:
+                answer[row.id] = row.state
+            elif row.holder == holder:
+                answer[row.id] = row.state
+                row.lease_until, row.suspected_at = until, None
+                session.add(row)
+    return answer
 
 
 def ran_out(row: RunRow, now: datetime) -> bool:
@@ -69,17 +100,45 @@ def next_look(row: RunRow) -> datetime | None:
 async def give_up(session: AsyncSession, row: RunRow, now: datetime) -> None:
     """Treat a lost lease by the drawing above."""
     if row.state is Status.CLAIMED:
-        put_back(row, now, "the lease was lost before the effect")
+        why = "the lease was lost before the effect"
+    else:
+        why = f"the lease of {row.holder} was lost while it was acting"
+    await lost(session, row, now, why)
+
+
+async def lost(
+    session: AsyncSession, row: RunRow, now: datetime, why: str, error: str | None = None
+) -> None:
+    """Treat a held ``row`` whose holder is gone and settled nothing, by the drawing above.
+
+    ``error`` is what is known of the end, such as the last output of the process.
+    """
+    unknown = Outcome(Status.UNKNOWN, why, error=error)
+    if row.state is Status.CLAIMED:
+        put_back(row, now + _pause(row), unknown.reason)
+        session.add(row)
+        return
+    said = policy.of_run(row.parameters)
+    if row.attempts <= said.reruns:
+        await outcomes.close_attempt(session, row, unknown, now)
+        put_back(row, now + said.delay(row.attempts), f"{unknown.reason}; it is to be run again")
         session.add(row)
     else:
-        reason = f"the lease of {row.holder} was lost while it was acting"
-        await outcomes.write(session, row, outcomes.Outcome(Status.UNKNOWN, reason=reason), now)
+        await outcomes.write(session, row, unknown, now)
+
+
+def _pause(row: RunRow) -> timedelta:
+    """No pause the first time; then longer ones: what dies whenever it is started is no storm."""
+    grants = (row.fence + 1) // 2  # each grant raises the fence, and so does giving it back
+    return (
+        timedelta(0) if grants < 2 else min(timedelta(seconds=2 ** min(grants, 9)), LONGEST_PAUSE)
+    )
 
 
 def put_back(row: RunRow, until: datetime, why: str) -> None:
     """Make a held run wait until ``until``; whoever held it is fenced off."""
     states.check(row.id, row.state, Status.WAITING)
-    row.status = Status.WAITING
+    row.status, row.waits_for = Status.WAITING, ""
     row.until, row.reason = until, why
     row.fence += 1
     row.holder, row.lease_until, row.suspected_at = "", None, None
@@ -90,3 +149,48 @@ async def expire(session: AsyncSession, job_id: str, now: datetime) -> int:
     held = select(RunRow).where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(HELD))
     rows = (await session.execute(held)).scalars().all()
     return sum([await look(session, row, now) for row in rows])
+
+
+async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
+    """Look at every run whose lease ran out, and end those that waited past their deadline.
+
+    At most ``limit`` of each kind in a pass; returns the rows whose state changed. Where there is
+    nothing to do it reads only, and does not ask for the write lock.
+    """
+    async with ledger.read() as session:
+        now = ledger.now()
+        held = [row.id for row in await _to_look_at(session, now, limit)]
+        waiting = [row.id for row in await waits.all_overdue(session, now, limit)]
+    changed: list[RunRow] = []
+    if not held and not waiting:
+        return changed
+    async with ledger.write() as session:
+        now = ledger.now()
+        for run_id in held:
+            row = await session.get(RunRow, run_id)
+            if row is not None and await look(session, row, now):
+                changed.append(row)
+        for run_id in waiting:
+            row = await session.get(RunRow, run_id)
+            if row is None or row.state is not Status.WAITING:
+                continue
+            if why := waits.overdue(row, now):
+                await outcomes.write(session, row, Outcome(Status.TIMED_OUT, why), now)
+                changed.append(row)
+    return changed
+
+
+async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[RunRow]:
+    """Held runs whose lease ran out, but those that are suspected too recently to be judged."""
+    suspected = col(RunRow.suspected_at)
+    ran_out = (
+        select(RunRow)
+        .where(
+            col(RunRow.status).in_(HELD),
+            col(RunRow.lease_until) <= now,
+            or_(suspected.is_(None), suspected <= now - LEASE),
+        )
+        .order_by(col(RunRow.lease_until))
+        .limit(limit)
+    )
+    return list((await session.execute(ran_out)).scalars())

@@ -72,22 +72,39 @@ def shorten(text: str | None) -> str | None:
 
 
 async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
-    """Bring ``row`` to a terminal state; raises `IllegalTransition` for a step not in the table."""
+    """Bring ``row`` to a terminal state; raises `IllegalTransition` for a step not in the table.
+
+    Every outcome is written here, also that of a row which is not stored yet: it has no status.
+    """
+    old = row.state if row.status else None
     if outcome.status not in TERMINAL:
-        raise IllegalTransition(row.id, row.state, outcome.status)
-    states.check(row.id, row.state, outcome.status)
-    late = row.state is Status.UNKNOWN
+        raise IllegalTransition(row.id, old or "none", outcome.status)
+    states.check(row.id, old, outcome.status)
+    late = old is Status.UNKNOWN
     row.status = outcome.status
     row.reason = outcome.reason
     row.finished_at = now
-    row.until, row.lease_until, row.suspected_at = None, None, None
+    row.until, row.waits_for = None, ""
+    row.lease_until, row.suspected_at = None, None
     row.output = shorten(outcome.output)
     row.result, row.error = outcome.result, outcome.error
     row.agent = outcome.agent or row.agent
     row.model, row.usage = outcome.model, outcome.usage
+    # Once its flow run was started again, Prefect's state is no longer this row's to tell.
+    again = late and await _started_again(session, row)
+    row.unmirrored = row.flow_run_id is not None and not again
     session.add(row)
-    await close_attempt(session, row, outcome, now)
+    await session.flush()
+    if old in (Status.ACTING, Status.UNKNOWN):  # else the last attempt has ended before
+        await close_attempt(session, row, outcome, now)
     await note(session, row, now, late=late)
+
+
+async def _started_again(session: AsyncSession, row: RunRow) -> bool:
+    later = select(RunRow.id).where(
+        col(RunRow.flow_run_id) == row.flow_run_id, col(RunRow.flow_starts) > row.flow_starts
+    )
+    return (await session.execute(later.limit(1))).first() is not None
 
 
 async def close_attempt(

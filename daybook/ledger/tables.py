@@ -10,7 +10,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, UniqueConstraint, text
+from sqlalchemy import JSON, Index, UniqueConstraint, false, text
 from sqlmodel import Field, SQLModel
 
 from daybook.ledger.columns import Instant
@@ -19,7 +19,7 @@ from daybook.ledger.states import Status
 NULLABLE_JSON: Any = JSON(none_as_null=True)
 """JSON where nothing is SQL's NULL, not the text `null`."""
 
-_LIVE_ROWS = text("status IN ('waiting', 'claimed', 'acting')")
+_UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it: only so does SQLite see it fit
 _NOT_ARCHIVED = text("archived_at IS NULL")
 
 
@@ -97,7 +97,8 @@ class RunRow(SQLModel, table=True):
     __table_args__ = (
         Index("runs_job_due", "job_id", "due"),
         Index("runs_flow_run", "flow_run_id"),
-        Index("runs_live", "job_id", sqlite_where=_LIVE_ROWS),
+        Index("runs_status", "status", "job_id"),
+        Index("runs_unmirrored", "finished_at", sqlite_where=_UNMIRRORED),
         Index("runs_session", "session_id", "status"),
     )
 
@@ -111,6 +112,7 @@ class RunRow(SQLModel, table=True):
     status: str
     reason: str = ""
     until: datetime | None = Field(default=None, sa_type=Instant)
+    waits_for: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
 
     # Who holds it, and by which fence.
     fence: int = 0
@@ -121,8 +123,10 @@ class RunRow(SQLModel, table=True):
     # The Prefect run that carries it. `flow_starts` is that run's own count of starts at the last
     # claim: a higher one is a Retry. `prefect_runs` counts the runs that were made for this row.
     flow_run_id: str | None = None
+    # `unmirrored`: it has ended, and Prefect has still to be told (`daybook.ledger.mirror`).
     flow_starts: int = 0
     prefect_runs: int = 0
+    unmirrored: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     retry_of: str | None = None
 
     parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)

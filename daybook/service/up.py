@@ -27,7 +27,7 @@ from daybook import repository
 from daybook.clock import SYSTEM
 from daybook.host import prefect_here, record, server, supervision, worker
 from daybook.host.children import Child
-from daybook.ledger import claims, history, jobs
+from daybook.ledger import claims, history, jobs, offers
 from daybook.ledger.engine import Ledger
 from daybook.service import home, jobs_file, runs, setup, sync, views
 from daybook.service.jobs import add
@@ -174,7 +174,7 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str |
     # Asked for in the ledger with the job, so that it runs although this `up` may be killed first.
     async with ledger.read() as session:
         for row in await history.live(session):
-            first = row.occurrence == claims.request_key(str(row.job_id), EXAMPLE_REQUEST)
+            first = row.occurrence == offers.request_key(str(row.job_id), EXAMPLE_REQUEST)
             if first and row.flow_run_id is None:
                 stored = await jobs.get(session, str(row.job_id))
                 return stored.row.name if stored else None

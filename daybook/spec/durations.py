@@ -75,19 +75,33 @@ def _checked(seconds: int, text: str, field: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def _read(value: object, field: str) -> timedelta:
+    with for_pydantic():
+        if isinstance(value, timedelta):
+            return from_timedelta(value, field)
+        if isinstance(value, str):
+            return parse(value, field)
+        raise Refused(field, f"{value!r} is no duration", LEGAL)
+
+
 def _validated(field: str) -> BeforeValidator:
-    def validate(value: object) -> timedelta:
-        with for_pydantic():
-            if isinstance(value, timedelta):
-                return from_timedelta(value, field)
-            if isinstance(value, str):
-                return parse(value, field)
-            raise Refused(field, f"{value!r} is no duration", LEGAL)
+    return BeforeValidator(lambda value: _read(value, field))
+
+
+def _validated_or_none(field: str) -> BeforeValidator:
+    def validate(value: object) -> timedelta | None:
+        none = value is None or (isinstance(value, str) and not value.strip())
+        return None if none else _read(value, field)
 
     return BeforeValidator(validate)
 
 
+def _text_or_empty(value: timedelta | None) -> str:
+    return "" if value is None else to_text(value)
+
+
 _TEXT = PlainSerializer(to_text, return_type=str)
+_TEXT_OR_EMPTY = PlainSerializer(_text_or_empty, return_type=str)
 _SCHEMA = WithJsonSchema(
     {
         "type": "string",
@@ -104,3 +118,5 @@ Timeout = Annotated[timedelta, _validated("timeout"), _TEXT, _SCHEMA]
 """The same for a field that is called `timeout`."""
 RetryDelay = Annotated[timedelta, _validated("retry_delay"), _TEXT, _SCHEMA]
 """The same for a field that is called `retry_delay`."""
+Deadline = Annotated[timedelta | None, _validated_or_none("deadline"), _TEXT_OR_EMPTY, _SCHEMA]
+"""A field called `deadline`: the empty text is none, so that Prefect's form shows a plain text."""

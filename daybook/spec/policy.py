@@ -7,18 +7,18 @@ nothing keeps.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from daybook.errors import Refused
-from daybook.spec.durations import RetryDelay, Timeout
+from daybook.spec.durations import Deadline, RetryDelay, Timeout
 from daybook.spec.refusal import for_pydantic, not_yet
 
 NOT_YET = frozenset(
     {
-        "deadline",
         "class",
         "catch_up",
         "start",
@@ -26,10 +26,12 @@ NOT_YET = frozenset(
         "max_runs",
         "pause_after_failures",
         "stagger",
-        "on_lost",
         "idempotent",
     }
 )
+OnLost = Literal["unknown", "rerun"]
+"""What becomes of a run whose process vanished while it was acting (requirement 17)."""
+
 OVERLAPS_NOT_YET = ("queue_one", "queue_all", "cancel_running", "allow")
 
 
@@ -46,7 +48,7 @@ JITTER = 0.1
 
 
 class Policy(BaseModel):
-    """How long an attempt may take, and what happens when a run is due while one is going."""
+    """How long an attempt and a run may take, what is tried again, what happens on overlap."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +57,13 @@ class Policy(BaseModel):
         title="Timeout",
         description="How long one attempt may take, such as 90s, 30m or 1h30m. Then it is ended.",
         json_schema_extra={"default": "30m"},  # pydantic would write an ISO 8601 duration
+    )
+    deadline: Deadline = Field(
+        default=None,
+        title="Deadline",
+        description="How long a run may take in all, waiting and retries included, such as 2h. "
+        "Empty: as long as it takes.",
+        json_schema_extra={"default": ""},
     )
     retries: int = Field(
         default=3,
@@ -67,6 +76,7 @@ class Policy(BaseModel):
         default=timedelta(seconds=1),
         title="Retry delay",
         description="How long to wait before the first retry; doubled before each further one.",
+        json_schema_extra={"default": "1s"},
     )
     overlap: Literal["skip"] = Field(
         default="skip",
@@ -74,6 +84,17 @@ class Policy(BaseModel):
         description="What happens when a run is due while one of this job is going: it is skipped.",
         json_schema_extra=_as_choice,
     )
+    on_lost: OnLost = Field(
+        default="unknown",
+        title="On lost",
+        description="When the process vanished while it was at work, so that nobody knows what it "
+        "did: the run ends as unknown, or it is run again (rerun), which may do a thing twice.",
+    )
+
+    @property
+    def reruns(self) -> int:
+        """How many lost attempts may be followed by another; only where `on_lost` says rerun."""
+        return max(1, self.retries) if self.on_lost == "rerun" else 0
 
     def delay(self, attempt: int, asked: timedelta = timedelta(0)) -> timedelta:
         """How long to wait after ``attempt`` (1 is the first) has ended with a temporary error.
@@ -91,6 +112,17 @@ class Policy(BaseModel):
             with for_pydantic():
                 check(data)
         return data
+
+
+def of_run(parameters: Mapping[str, object]) -> Policy:
+    """The policy among a run's parameters; where none is that can be read, the default one.
+
+    A run that a version before this one wrote down must not stop whoever looks after all runs.
+    """
+    try:
+        return Policy.model_validate(parameters.get("policy") or {})
+    except ValidationError:
+        return Policy()
 
 
 def check(fields: dict[str, object]) -> None:

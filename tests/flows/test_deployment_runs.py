@@ -11,8 +11,8 @@ import pytest
 from prefect.states import AwaitingRetry, Cancelling, Scheduled
 
 from daybook.clock import SYSTEM
-from daybook.ledger import claims
-from daybook.ledger.claims import Granted, Offer
+from daybook.ledger import claims, offers
+from daybook.ledger.offers import Granted, Offer
 from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor, alive
 
 pytestmark = [
@@ -39,7 +39,7 @@ async def test_a_due_run_begins_at_its_due_time_and_not_before(floor: Floor) -> 
     assert code == 0, said
     row = await floor.row()
     due = datetime.fromtimestamp(int(expected.timestamp()), UTC)
-    assert row.occurrence == claims.due_key(stored.id, due)
+    assert row.occurrence == offers.due_key(stored.id, due)
     assert (row.status, row.trigger, row.due) == ("succeeded", "schedule", due)
     assert (row.flow_run_id, row.flow_starts, row.attempts) == (str(run.id), 1, 1)
     assert row.started_at is not None
@@ -91,7 +91,7 @@ async def test_what_another_holds_is_skipped(floor: Floor) -> None:
     due = datetime.fromtimestamp(int(run.expected_start_time.timestamp()), UTC)
     await SYSTEM.wait_until(due)
     parameters = stored.job.parameters()
-    key = claims.due_key(stored.id, due)
+    key = offers.due_key(stored.id, due)
     offer = Offer(key, "agent-prompt", "schedule", due, "there:2", parameters, stored.id, "other")
     other = await claims.claim(floor.ledger, offer)
     assert isinstance(other, Granted)

@@ -11,8 +11,8 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.ledger import claims, sessions
-from daybook.ledger.claims import Granted, Offer
 from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow

@@ -36,6 +36,17 @@ def test_only_what_was_typed_is_given_and_zero_is_something(
     assert given == {"model": "", "retries": 0, "retry_delay": "2s", "output_format": "json"}
 
 
+@pytest.mark.usefixtures("stored")
+def test_deadline_and_what_to_do_with_a_lost_run_are_typed(
+    daybook: Any, given: dict[str, Any]
+) -> None:
+    assert daybook("edit", "weekly", "--deadline", "2h", "--on-lost", "rerun").code == 0
+    assert given == {"deadline": "2h", "on_lost": "rerun"}
+    given.clear()
+    assert daybook("edit", "weekly", "--deadline", "").code == 0  # none any more
+    assert given == {"deadline": ""}
+
+
 def test_a_schema_is_typed_or_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "schema.json"
     file.write_text(json.dumps(SCHEMA, ensure_ascii=False), encoding="utf-8")

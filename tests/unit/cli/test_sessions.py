@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims, jobs
-from daybook.ledger.claims import Granted
+from daybook.ledger import claims, jobs, offers
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.spec.job import new_job
@@ -28,7 +28,7 @@ async def _talk(file: Path) -> str:
             stored = await jobs.add(session, job, "brief", MADE)
         for number in range(3):
             row = await claims.request(ledger, stored, str(number), "manual")
-            offer = claims.Offer(
+            offer = offers.Offer(
                 row.occurrence, row.kind, "manual", row.due, "h", row.parameters, stored.id
             )
             granted = await claims.claim(ledger, offer)

@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from daybook.ledger import claims
-from daybook.ledger.claims import Answer, Granted, Offer
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Answer, Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow

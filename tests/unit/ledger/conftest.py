@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from daybook.ledger import claims, jobs, leases
-from daybook.ledger.claims import Answer, Granted, Offer
+from daybook.ledger import claims, jobs, leases, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Answer, Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
@@ -71,7 +71,7 @@ class Book:
         due = changes.pop("due", None) or next_due(stored.job.schedule, self.clock.now())
         assert isinstance(due, datetime)
         offer = Offer(
-            occurrence=claims.due_key(stored.id, due),
+            occurrence=offers.due_key(stored.id, due),
             kind="agent-prompt",
             trigger="schedule",
             due=due,

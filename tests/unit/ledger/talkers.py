@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.clock import SYSTEM
 from daybook.ledger import claims, sessions
-from daybook.ledger.claims import Granted, Offer, Waiting
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Granted, Offer, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow

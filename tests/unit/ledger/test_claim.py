@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import claims, leases
-from daybook.ledger.claims import Compare, Ended, Granted, Taken, Waiting
+from daybook.ledger import claims, leases, offers
+from daybook.ledger.offers import Compare, Ended, Granted, Taken, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
@@ -413,8 +413,8 @@ async def test_carried_by_counts_the_prefect_runs_of_a_waiting_row_only(book: Bo
 
 
 async def test_a_run_without_a_job_needs_none(book: Book, clock: MovedClock) -> None:
-    offer = claims.Offer(
-        claims.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", {"prompt": "Hi"}
+    offer = offers.Offer(
+        offers.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", {"prompt": "Hi"}
     )
 
     granted = await book.settled(replace(offer, flow_run_id="f"), Status.SUCCEEDED)
@@ -425,8 +425,8 @@ async def test_a_run_without_a_job_needs_none(book: Book, clock: MovedClock) -> 
 
 async def test_a_foreign_schedule_is_not_judged(book: Book, clock: MovedClock) -> None:
     # What Prefect schedules of a deployment that is no job of ours has a `flow:` key.
-    offer = claims.Offer(
-        claims.flow_key("f"), "agent-prompt", "schedule", clock.now(), "here:1", flow_run_id="f"
+    offer = offers.Offer(
+        offers.flow_key("f"), "agent-prompt", "schedule", clock.now(), "here:1", flow_run_id="f"
     )
     clock.move(timedelta(days=1))
 
@@ -439,7 +439,7 @@ async def test_a_custom_run_of_a_job_acts_with_what_it_was_given(book: Book) -> 
     offer = book.due(
         stored,
         due=book.clock.now(),
-        occurrence=claims.flow_key("f"),
+        occurrence=offers.flow_key("f"),
         trigger="manual",
         parameters=given,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from daybook.errors import FenceRefused, IllegalTransition
 from daybook.ledger import claims, leases
-from daybook.ledger.claims import Ended, Granted
+from daybook.ledger.offers import Ended, Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from tests.unit.ledger.conftest import Book

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from daybook.ledger import claims, leases
-from daybook.ledger.claims import Compare, Ended, Granted, Taken
+from daybook.ledger import claims, leases, offers
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Compare, Ended, Granted, Taken
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
@@ -40,7 +40,7 @@ def _run_id(told: claimers.Told) -> str | None:
     return told.answer.run_id
 
 
-async def _offer(book: Book, name: str = "brief") -> claims.Offer:
+async def _offer(book: Book, name: str = "brief") -> offers.Offer:
     stored = await book.add(name)
     return book.due(stored)
 
@@ -82,8 +82,8 @@ async def test_fifty_processes_and_ten_jobs(book: Book) -> None:
 async def test_fifty_processes_make_one_ledger(tmp_path: Path, clock: MovedClock) -> None:
     """They all find no file: one makes the schema, and all mean the same ledger."""
     address = f"sqlite+aiosqlite:///{tmp_path}/new/ledger.db"
-    offer = claims.Offer(
-        claims.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", flow_run_id="f"
+    offer = offers.Offer(
+        offers.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", flow_run_id="f"
     )
 
     told = claimers.at_once(address, [offer] * MANY, clock)

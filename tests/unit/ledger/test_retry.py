@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import claims, leases
-from daybook.ledger.claims import Ended, Granted, Taken, Waiting
+from daybook.ledger import claims, leases, offers
+from daybook.ledger.offers import Ended, Granted, Taken, Waiting
 from daybook.ledger.states import Status
 from tests.unit.ledger.conftest import Book
 
@@ -141,7 +141,7 @@ async def test_a_live_row_is_the_occurrence_of_its_flow_run(book: Book) -> None:
     granted = await book.granted(offer)
     until = book.clock.now() + leases.LEASE
     await claims.postpone(book.ledger, granted.run_id, granted.fence, until, "busy")
-    again = replace(offer, occurrence=claims.flow_key("f"), trigger="manual", flow_starts=2)
+    again = replace(offer, occurrence=offers.flow_key("f"), trigger="manual", flow_starts=2)
 
     assert await book.claim(again) == Waiting(until, "busy", granted.run_id)
     book.clock.set(until)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import Ambiguous, FenceRefused, NotFound
-from daybook.ledger import claims, sessions
-from daybook.ledger.claims import Answer, Ended, Granted, Offer, Waiting
+from daybook.ledger import claims, offers, sessions
+from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.sessions import LOOK_AGAIN
 from daybook.ledger.states import Status
@@ -27,7 +27,7 @@ def direct(book: Book, name: str, **parameters: Any) -> Offer:
     """A run of no job."""
     given = {"prompt": f"{name}?", "agent": "default", "session": "reuse", **parameters}
     return Offer(
-        claims.flow_key(name),
+        offers.flow_key(name),
         "agent-prompt",
         "direct",
         book.clock.now(),

@@ -11,7 +11,7 @@ import pytest
 
 from daybook.errors import IllegalTransition, LedgerError, NotFound
 from daybook.ledger import claims, states
-from daybook.ledger.claims import Answer, Ended, Granted, Offer
+from daybook.ledger.offers import Answer, Ended, Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.ledger import claims, sessions
-from daybook.ledger.claims import Granted, Offer
+from daybook.ledger import claims, offers, rows, sessions
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
@@ -38,7 +38,7 @@ def offer(number: int) -> Offer:
     """One of many runs of no job that share a session, each due a second after the last."""
     given = {"prompt": f"{number}?", "agent": "default", "session_key": "ops"}
     due = SYSTEM.now() - timedelta(seconds=MANY - number)
-    key = claims.flow_key(f"f{number}")
+    key = offers.flow_key(f"f{number}")
     return Offer(key, "agent-prompt", "direct", due, f"p:{number}", given, flow_run_id=f"f{number}")
 
 
@@ -56,10 +56,10 @@ async def test_twenty_processes_that_wait_take_turns_by_due_time(tmp_path: Path)
             took = [turn.recv() for turn in reversed(turns)]
         async with ledger.read() as session:
             said = await sessions.history(session, "default:ops", 1000)
-            rows = [await claims._row(session, each.run_id) for each in took]
+            ended = [await rows.get(session, each.run_id) for each in took]
 
     assert all(each.alone for each in took)
-    assert [(row.status, row.attempts, row.fence) for row in rows] == [("succeeded", 1, 1)] * MANY
+    assert [(row.status, row.attempts, row.fence) for row in ended] == [("succeeded", 1, 1)] * MANY
     assert [each.number for each in said] == list(range(1, 2 * MANY + 3))
     contents = [f"{start}{n}?" for n in range(MANY + 1) for start in ("", "answer to ")]
     assert [each.content for each in said] == contents
@@ -80,7 +80,7 @@ async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(tmp_p
             assert child.exitcode == -signal.SIGKILL
 
         async with ledger.read() as session:
-            assert (await claims._row(session, granted.run_id)).status == "acting"
+            assert (await rows.get(session, granted.run_id)).status == "acting"
             assert await sessions.history(session, "default:ops") == ()
             assert await sessions.recent(session, 10) == []
 
@@ -101,7 +101,7 @@ async def test_one_killed_at_work_holds_the_session_until_its_lease_is_lost(tmp_
         second = replace(offer(2), due=clock.now())
         answers = []
         while not isinstance(answer := await claims.claim(ledger, second), Granted):
-            assert isinstance(answer, claims.Waiting)
+            assert isinstance(answer, offers.Waiting)
             answers.append(answer)
             clock.set(answer.until)
 
@@ -112,4 +112,4 @@ async def test_one_killed_at_work_holds_the_session_until_its_lease_is_lost(tmp_
         waited = len(answers) * sessions.LOOK_AGAIN
         assert timedelta(minutes=2) <= waited <= timedelta(minutes=2) + 2 * sessions.LOOK_AGAIN
         async with ledger.read() as session:
-            assert (await claims._row(session, run_id)).status == "unknown"
+            assert (await rows.get(session, run_id)).status == "unknown"

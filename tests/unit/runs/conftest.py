@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.ledger import claims
-from daybook.ledger.claims import Granted, Offer
+from daybook.ledger import claims, offers
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.tables import RunRow
 
 
@@ -55,7 +55,7 @@ async def begun(tmp_path: Path) -> AsyncIterator[Begun]:
     address = f"sqlite+aiosqlite:///{path}"
     async with Ledger(address, busy=timedelta(milliseconds=20)) as ledger:
         given = {"prompt": "Do it", "policy": {"retries": 3, "retry_delay": "1s"}}
-        offer = Offer(claims.flow_key("f"), "agent-prompt", "direct", SYSTEM.now(), "here:1", given)
+        offer = Offer(offers.flow_key("f"), "agent-prompt", "direct", SYSTEM.now(), "here:1", given)
         granted = await claims.claim(ledger, offer)
         assert isinstance(granted, Granted)
         await claims.begin(ledger, granted.run_id, granted.fence)

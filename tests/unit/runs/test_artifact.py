@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.ledger.claims import Granted
+from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import artifact
@@ -15,7 +15,8 @@ EVIL = "http://evil.example/x.png"
 
 def _granted(prompt: str = "Hello?", agent: str = "default") -> Granted:
     parameters = {"prompt": prompt, "agent": agent}
-    return Granted("0123456789abcdef", 1, parameters, "flow:f", MovedClock().now(), "direct", None)
+    now = MovedClock().now()
+    return Granted("0123456789abcdef", 1, parameters, "flow:f", now, "direct", None, queued_at=now)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from daybook.agents.base import Message
 from daybook.errors import Refused
 from daybook.home import Home
-from daybook.ledger.claims import Granted
 from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Granted
 from daybook.ledger.tables import JobRow, MessageRow, RevisionRow
 from daybook.runs import conversation
 from daybook.spec.job import new_job
@@ -20,6 +20,7 @@ DUE = datetime(2027, 1, 15, 8, 0, 0, 250_000, tzinfo=UTC)
 
 
 def granted(prompt: str, stored: StoredJob | None = None, **more: Any) -> Granted:
+    more["queued_at"] = DUE
     return Granted("r", 1, {"prompt": prompt}, "flow:f", DUE, "direct", stored, **more)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from prefect.exceptions import Abort
 
-from daybook.ledger import claims, history, jobs, leases, sessions
-from daybook.ledger.claims import Ended, Granted, Offer
+from daybook.ledger import claims, history, jobs, leases, offers, sessions
 from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Ended, Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import gate
@@ -59,7 +59,7 @@ async def _hourly(ledger: Ledger) -> Offer:
     async with ledger.write() as session:
         stored = await jobs.add(session, job, "brief", now)
     due = now + timedelta(hours=1)
-    key = claims.due_key(stored.id, due)
+    key = offers.due_key(stored.id, due)
     parameters = job.parameters()
     return Offer(key, "agent-prompt", "schedule", due, "here:1", parameters, stored.id, "f")
 
@@ -80,7 +80,7 @@ async def test_a_run_that_comes_early_waits_for_its_due_time(
 
 async def test_a_run_of_no_deployment_waits_however_long(ledger: Ledger, clock: MovedClock) -> None:
     due = clock.now() + timedelta(days=2)
-    offer = Offer(claims.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f")
+    offer = Offer(offers.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f")
 
     assert isinstance(await gate.enter(ledger, offer, Prefect(), clock), Granted)
     assert clock.waits == [due]
@@ -104,7 +104,7 @@ async def test_still_not_due_after_comparing_it_ends_without_a_row(
     offer = await _hourly(ledger)
     wrong = offer.due + timedelta(minutes=1)
     clock.set(wrong)
-    offer = replace(offer, due=wrong, occurrence=claims.due_key(str(offer.job_id), wrong))
+    offer = replace(offer, due=wrong, occurrence=offers.due_key(str(offer.job_id), wrong))
 
     answer = await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
 
@@ -117,7 +117,7 @@ async def test_what_a_schedule_of_prefects_own_made_runs_by_its_flow_key(
     offer = await _hourly(ledger)
     wrong = offer.due + timedelta(minutes=1)
     clock.set(wrong)
-    offer = replace(offer, due=wrong, occurrence=claims.due_key(str(offer.job_id), wrong))
+    offer = replace(offer, due=wrong, occurrence=offers.due_key(str(offer.job_id), wrong))
 
     answer = await gate.enter(ledger, offer, Prefect("s"), clock, deployment_id="d", made_by="s")
 
@@ -155,8 +155,8 @@ async def test_a_run_whose_session_is_busy_looks_again_until_it_is_its_turn(
     ledger: Ledger, clock: MovedClock
 ) -> None:
     parameters = {"prompt": "What is new?", "session_key": "ops"}
-    one = Offer(claims.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters)
-    two = replace(one, occurrence=claims.flow_key("two"))
+    one = Offer(offers.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters)
+    two = replace(one, occurrence=offers.flow_key("two"))
     held = await gate.enter(ledger, one, Prefect(), clock)
     assert isinstance(held, Granted)
     await claims.begin(ledger, held.run_id, held.fence)
@@ -189,7 +189,7 @@ async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost
     ledger: Ledger, clock: MovedClock
 ) -> None:
     parameters = {"prompt": "What is new?", "session_key": "ops"}
-    offer = Offer(claims.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters)
+    offer = Offer(offers.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters)
     await gate.enter(ledger, offer, Prefect(), clock)
     waits = asyncio.Event()
 
@@ -198,7 +198,7 @@ async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost
             waits.set()
             await asyncio.Event().wait()
 
-    second = replace(offer, occurrence=claims.flow_key("two"))
+    second = replace(offer, occurrence=offers.flow_key("two"))
     task = asyncio.create_task(
         gate.enter(ledger, second, Prefect(), Stopped(clock.now()), deployment_id="d")
     )

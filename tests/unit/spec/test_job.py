@@ -175,7 +175,14 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
         "session_key": "",
         "output_format": "text",
         "output_schema": {},
-        "policy": {"timeout": "1m30s", "retries": 3, "retry_delay": "1s", "overlap": "skip"},
+        "policy": {
+            "timeout": "1m30s",
+            "deadline": "",
+            "retries": 3,
+            "retry_delay": "1s",
+            "overlap": "skip",
+            "on_lost": "unknown",
+        },
     }
     through_json = json.loads(json.dumps(parameters))
     assert read_parameters(through_json) == (job.action, job.policy)

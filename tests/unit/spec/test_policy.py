@@ -22,13 +22,16 @@ def test_defaults_and_json() -> None:
     assert build() == Policy(timeout=timedelta(minutes=30), overlap="skip")
     assert build().model_dump(mode="json") == {
         "timeout": "30m",
+        "deadline": "",
         "retries": 3,
         "retry_delay": "1s",
         "overlap": "skip",
+        "on_lost": "unknown",
     }
-    assert Policy.model_validate_json(build(timeout="90m").model_dump_json()) == build(
-        timeout="1h30m"
-    )
+    given = build(timeout="90m", deadline="120m", on_lost="rerun")
+    assert Policy.model_validate_json(given.model_dump_json()) == given
+    assert given == build(timeout="1h30m", deadline="2h", on_lost="rerun")
+    assert given.deadline == timedelta(hours=2)
 
 
 @pytest.mark.parametrize("field", sorted(policies.NOT_YET))
@@ -38,6 +41,35 @@ def test_later_fields_are_not_yet(field: str) -> None:
     assert str(caught.value) == (
         f"{field}: not yet (this version does not act on it, so it is not stored)"
     )
+
+
+@pytest.mark.parametrize("nothing", ["", "  ", None])
+def test_an_empty_deadline_is_none(nothing: str | None) -> None:
+    assert build(deadline=nothing).deadline is None
+    assert build(deadline=nothing) == build()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reruns"),
+    [
+        ({}, 0),
+        ({"retries": 5}, 0),
+        ({"on_lost": "rerun"}, 3),
+        ({"on_lost": "rerun", "retries": 0}, 1),
+        ({"on_lost": "rerun", "retries": 1}, 1),
+    ],
+)
+def test_what_is_lost_is_run_again_only_where_the_job_says_so(
+    fields: dict[str, object], reruns: int
+) -> None:
+    assert build(**fields).reruns == reruns
+
+
+def test_the_policy_of_a_run_can_always_be_read() -> None:
+    assert policies.of_run({"prompt": "x"}) == Policy()
+    assert policies.of_run({"policy": {"deadline": "2h"}}) == build(deadline="2h")
+    assert policies.of_run({"policy": {"timeout": "soon"}}) == Policy()
+    assert policies.of_run({"policy": "short"}) == Policy()
 
 
 @pytest.mark.parametrize("overlap", policies.OVERLAPS_NOT_YET)
@@ -61,6 +93,19 @@ def test_later_overlaps_are_not_yet(overlap: str) -> None:
             "timeout: 30 is no duration "
             "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
         ),
+        (
+            {"deadline": "0s"},
+            'deadline: "0s" is zero (write whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
+        ),
+        (
+            {"deadline": 0},
+            "deadline: 0 is no duration "
+            "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
+        ),
+        (
+            {"on_lost": "retry"},
+            "on_lost: 'retry' is not legal (legal: 'unknown' or 'rerun')",
+        ),
         ({"timeuot": "5m"}, "timeuot: unknown field (did you mean timeout?)"),
     ],
 )
@@ -75,17 +120,25 @@ def test_it_is_an_ordinary_model_for_prefect() -> None:
     with pytest.raises(ValidationError):
         Policy.model_validate({"timeout": "0s"})
     with pytest.raises(ValidationError):
-        Policy.model_validate({"deadline": "1h"})
+        Policy.model_validate({"stagger": "1h"})
     with pytest.raises(ValidationError):
         Policy.model_validate("skip")
 
 
 def test_its_schema_makes_a_form() -> None:
     properties = Policy.model_json_schema()["properties"]
-    assert set(properties) == {"timeout", "retries", "retry_delay", "overlap"}
+    assert {name: field["default"] for name, field in properties.items()} == {
+        "timeout": "30m",
+        "deadline": "",
+        "retries": 3,
+        "retry_delay": "1s",
+        "overlap": "skip",
+        "on_lost": "unknown",
+    }
     assert properties["timeout"]["type"] == "string"
-    assert properties["timeout"]["default"] == "30m"
+    assert properties["deadline"]["type"] == "string"  # a choice of text or null is clumsy
     assert properties["overlap"]["enum"] == ["skip"]
+    assert properties["on_lost"]["enum"] == ["unknown", "rerun"]
     assert all(field["title"] and field["description"] for field in properties.values())
 
 

@@ -1,0 +1,220 @@
+"""The one decision that all else hangs on: what becomes of an occurrence (`docs/promise.md` 1).
+
+It is made in one transaction under the claim lock; `daybook.ledger.claims.claim` opens it. No other
+code grants. The steps stand in the order in which they are asked::
+
+    has its row an outcome? ─► is it held? ─► is it too early, or past its deadline? ─► is it due,
+    enabled, not too late? ─► is no other run of the job at work? ─► is its session free? ─► is a
+    slot free? ─► granted
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.ledger import jobs, leases, offers, outcomes, rows, sessions, slots, states, waits
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import HELD, TERMINAL, Status
+from daybook.ledger.tables import RunRow
+from daybook.spec import due as due_times
+from daybook.spec import lateness, prompts
+from daybook.spec.job import Job
+
+
+def is_due(job: Job, instant: datetime) -> bool:
+    """Whether ``instant`` is a due time of ``job``: never of one that is off."""
+    return job.enabled and due_times.is_due(job.schedule, instant)
+
+
+async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
+    """What the holder of a claimed ``row`` is given; ``stored`` is the revision it acts with."""
+    names_last = prompts.names(str(row.parameters.get("prompt", "")), "last_output")
+    return Granted(
+        row.id,
+        row.fence,
+        row.parameters,
+        row.occurrence,
+        row.due,
+        row.trigger,
+        stored,
+        session_id=str(row.session_id),
+        history=await sessions.history(session, str(row.session_id)),
+        last_output=await sessions.last_output(session, row.job_id) if names_last else "",
+        queued_at=row.queued_at,
+    )
+
+
+class Decision:
+    """One claim at work."""
+
+    def __init__(self, session: AsyncSession, now: datetime, offer: Offer) -> None:
+        self.session, self.now, self.offer = session, now, offer
+
+    async def made(self) -> Answer:
+        """Decide, and write what was decided."""
+        row = await rows.of(self.session, self.offer.flow_run_id, self.offer.occurrence)
+        if row is not None:
+            await leases.look(self.session, row, self.now)
+        if row is not None and row.state in TERMINAL:
+            if not self._is_retry(row):
+                reason = row.reason or f"already {row.status}"
+                return Ended(row.state, reason, row.id, row.flow_run_id, row.error)
+            return await self._retry(row)
+        if row is not None and row.state in HELD:
+            look = leases.next_look(row)
+            if self._is_later_start(row) and look is not None:
+                # The same Prefect run was started again: its earlier process may still be at work.
+                return Waiting(look, f"{row.holder} may still be at work")
+            return Taken(row.id, row.holder, row.flow_run_id)
+        if row is None:
+            if self.offer.due > self.now:
+                return Waiting(self.offer.due, "not due yet")
+            return await self._judge(None)
+        if why := waits.overdue(row, self.now):
+            return await self._end(row, Status.TIMED_OUT, why)
+        # Who waits for a slot may look at any time: a slot that became free is why it was woken.
+        if row.until is not None and row.until > self.now and row.waits_for != slots.SLOT:
+            return Waiting(row.until, row.reason, row.id)
+        return await self._judge(row)
+
+    def _is_later_start(self, row: RunRow) -> bool:
+        same_run = row.flow_run_id is not None and row.flow_run_id == self.offer.flow_run_id
+        return same_run and self.offer.flow_starts > row.flow_starts
+
+    def _is_retry(self, row: RunRow) -> bool:
+        """Whether Prefect had ended the start that carried ``row``, or a later one.
+
+        Without that a further start is no one's wish: a machine's restart, or a run of ours that
+        was set back. It must not repeat what has its outcome, above all not an `unknown`.
+        """
+        ended = self.offer.flow_ended
+        return self._is_later_start(row) and ended is not None and ended >= row.flow_starts
+
+    async def _retry(self, ended: RunRow) -> Answer:
+        base = offers.flow_key(str(self.offer.flow_run_id))
+        count = select(func.count()).where(col(RunRow.occurrence).startswith(f"{base}:"))
+        number = (await self.session.execute(count)).scalar_one() + 1
+        stored = await jobs.get(self.session, ended.job_id) if ended.job_id else None
+        row = rows.new(self.offer, f"{base}:{number}", "retry", stored, self.now)
+        row.due, row.retry_of = self.now, ended.id
+        row.parameters = ended.parameters or self.offer.parameters
+        ended.unmirrored = False  # Prefect's state of this flow run is the new row's from here
+        self.session.add(ended)
+        return await self._overlap(row, stored)
+
+    async def _judge(self, row: RunRow | None) -> Answer:
+        offer = self.offer
+        # Only a due time of a job needs the job to be enabled, and can be too late.
+        timed = offers.is_due_key(offer.occurrence if row is None else row.occurrence)
+        if row is not None:
+            stored = await rows.job_of(self.session, row)
+        elif offer.job_id is not None:
+            # A custom run's due time may lie in the second before the job was made.
+            at = offer.due if timed else self.now
+            stored = await jobs.in_force(self.session, offer.job_id, at)
+        else:
+            stored = None
+        if timed and row is None:
+            if stored is None or not is_due(stored.job, offer.due):
+                return self._not_due()
+            if not offer.compared and offer.parameters != stored.job.parameters():
+                # Edited in Prefect, or queued before an edit here: the revision decides, but first
+                # the ledger has to know all edits.
+                return Compare(stored.id)
+        fresh = row is None
+        if row is None:
+            row = rows.new(offer, offer.occurrence, offer.trigger, stored, self.now)
+            if timed and stored is not None:
+                row.parameters = stored.job.parameters()
+            elif offer.refused:
+                row.error = offer.refused
+                return await self._end(row, Status.FAILED, "parameters")
+        if timed and stored is not None:
+            newest = await jobs.get(self.session, stored.id)
+            if newest is not None and not newest.job.enabled:
+                why = newest.row.disabled_reason or "disabled"
+                return await self._end(row, Status.SKIPPED, f"the job is off: {why}")
+            late = lateness.judge(stored.job.schedule, row.due, self.now)
+            if fresh and not late.runs:
+                return await self._end(row, Status.MISSED, late.reason)
+        return await self._overlap(row, stored)
+
+    def _not_due(self) -> Answer:
+        if self.offer.compared or self.offer.job_id is None:
+            return Ended(Status.SKIPPED, "not due")
+        return Compare(self.offer.job_id)
+
+    async def _overlap(self, row: RunRow, stored: StoredJob | None) -> Answer:
+        """Requirement 22, `skip`: no run begins while another one of its job is at work.
+
+        At work is also one between two attempts, for as long as somebody can be expected to come
+        back for it; a run with attempts behind it is not skipped itself.
+        """
+        if stored is not None and stored.row.archived_at is not None:
+            return await self._end(row, Status.SKIPPED, "the job was removed")
+        if stored is not None:
+            await leases.expire(self.session, stored.id, self.now)
+            between = (
+                (col(RunRow.status) == Status.WAITING)
+                & (col(RunRow.attempts) > 0)
+                & (col(RunRow.until) >= self.now - leases.LEASE)
+            )
+            others = select(RunRow).where(
+                col(RunRow.job_id) == stored.id,
+                col(RunRow.status).in_(HELD) | between,
+                col(RunRow.id) != row.id,
+            )
+            other = (await self.session.execute(others.limit(1))).scalar_one_or_none()
+            if other is not None and not row.attempts:
+                why = f"overlap: run {other.id[:8]} of {_clock(other.due)} was still at work"
+                return await self._end(row, Status.SKIPPED, why)
+        return await self._turn(row, stored)
+
+    async def _turn(self, row: RunRow, stored: StoredJob | None) -> Answer:
+        """`docs/promise.md` 17 and 12: runs of one session take turns, and so do all for slots."""
+        row.session_id = sessions.id_of(row.parameters, job_id=row.job_id, run_id=row.id)
+        if why := await sessions.busy(self.session, row, self.now):
+            return self._wait(row, self.now + sessions.LOOK_AGAIN, why)
+        if wait := await slots.wait(self.session, row, self.offer, self.now):
+            return self._wait(row, *wait, waits_for=slots.SLOT)
+        return await self._grant(row, stored)
+
+    def _wait(self, row: RunRow, until: datetime, why: str, waits_for: str = "") -> Waiting:
+        if row.status != Status.WAITING:
+            states.check(row.id, None, Status.WAITING)
+        row.status, row.waits_for = Status.WAITING, waits_for
+        row.until, row.reason = until, why
+        self._carried(row)
+        self.session.add(row)
+        return Waiting(until, why, row.id)
+
+    async def _grant(self, row: RunRow, stored: StoredJob | None) -> Granted:
+        states.check(row.id, row.state if row.status else None, Status.CLAIMED)
+        row.status = Status.CLAIMED
+        row.reason, row.until, row.waits_for = "", None, ""
+        row.fence += 1
+        row.holder, row.lease_until = self.offer.holder, self.now + leases.LEASE
+        row.suspected_at = None
+        self._carried(row)
+        self.session.add(row)
+        return await grant_of(self.session, row, stored)
+
+    async def _end(self, row: RunRow, status: Status, reason: str) -> Ended:
+        self._carried(row)
+        await outcomes.write(self.session, row, Outcome(status, reason, error=row.error), self.now)
+        return Ended(status, reason, row.id, row.flow_run_id, row.error)
+
+    def _carried(self, row: RunRow) -> None:
+        """The offering Prefect run carries ``row``."""
+        row.flow_run_id = self.offer.flow_run_id or row.flow_run_id
+        row.flow_starts = self.offer.flow_starts
+
+
+def _clock(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,183 @@
+"""Ends made in Prefect: what becomes here of a run that ended there (`docs/promise.md` 13).
+
+===========  ===========  ===================  =================  =================
+the row is   CANCELLED    CRASHED              FAILED             COMPLETED
+===========  ===========  ===================  =================  =================
+waiting      cancelled    waiting for another  waiting (the same  skipped, by hand
+                          Prefect run; failed  as crashed)
+                          after some of them
+claimed      cancelled    waiting, at once     failed             skipped, by hand
+acting       cancelled    unknown, or rerun    unknown, or rerun  unknown, or rerun
+missing      cancelled    waiting, or missed   failed             skipped, by hand
+ended        nothing      nothing              nothing            nothing
+===========  ===========  ===================  =================  =================
+
+A row is made only for a due time of the revision in force, and for a custom or quick run of a job.
+The same end may be brought any number of times; only the first time changes something. An end of a
+Prefect run that no longer carries the row, because another does by now, changes nothing either.
+Whoever brings an end has no process of that run under its eyes: what it sees there comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook.ledger import jobs, leases, offers, outcomes, rows, states
+from daybook.ledger.decision import is_due
+from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Offer
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.tables import RunRow
+from daybook.spec import lateness
+
+MOST_RUNS = 3
+"""So many Prefect runs are made for a run that never began; when the last ends too, it failed."""
+
+LONGEST_PAUSE = timedelta(minutes=5)
+
+_OURS = "Skipped"
+"""How Prefect's state is called when we refused a run without making a row of it."""
+_BY_HAND = "set to Completed by hand in Prefect"
+_CANCELLED = "cancelled in Prefect"
+
+
+@dataclass(frozen=True)
+class EndInPrefect:
+    """A Prefect run that has ended: the type, name and message of its state.
+
+    ``offer`` is what that run would have offered to the claim; without it nothing is known of a run
+    that has no row.
+    """
+
+    flow_run_id: str
+    state: Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+    name: str
+    message: str
+    offer: Offer | None = None
+
+    def told(self) -> str:
+        """What happened, in words."""
+        return f"its Prefect run ended as {self.name}" + (f": {self.message}" * bool(self.message))
+
+
+async def take(ledger: Ledger, end: EndInPrefect) -> Status | None:
+    """Settle the run by the table above; returns its new status, None when nothing changed."""
+    async with ledger.write() as session:
+        occurrence = end.offer.occurrence if end.offer else None
+        row = await rows.of(session, end.flow_run_id, occurrence)
+        if row is None:
+            return await _without_row(session, end, ledger.now())
+        if row.state in TERMINAL:
+            return None
+        if row.flow_run_id is None and row.state is Status.WAITING:
+            return await _not_carried(session, row, end, ledger.now())
+        if row.flow_run_id != end.flow_run_id:
+            return None  # another one carries it by now
+        await _with_row(session, row, end, ledger.now())
+        return row.state
+
+
+async def _with_row(session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime) -> None:
+    match row.state, end.state:
+        case _, "CANCELLED":
+            await outcomes.write(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
+        case Status.ACTING, _:
+            await leases.lost(session, row, now, end.told())
+        case _, "COMPLETED":
+            await outcomes.write(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)
+        case Status.CLAIMED, "FAILED":
+            await outcomes.write(session, row, _failed(end), now)
+        case Status.CLAIMED, _:
+            await leases.lost(session, row, now, end.told())
+        case _:
+            await _another_run(session, row, end, now)
+    if row.state is Status.WAITING:
+        row.flow_run_id = None  # it carries nothing any more; ensure makes another
+        session.add(row)
+
+
+async def _another_run(
+    session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
+) -> None:
+    """A waiting row whose Prefect run ended, not by anybody's wish."""
+    if row.prefect_runs >= MOST_RUNS and not row.attempts:
+        states.check(row.id, row.state, Status.CLAIMED)
+        row.status = Status.CLAIMED
+        told = f"its Prefect runs ended {row.prefect_runs} times before it began: "
+        failed = Outcome(Status.FAILED, error=told + (end.message or end.name))
+        await outcomes.write(session, row, failed, now)
+    else:
+        row.until, row.waits_for, row.reason = now + _pause(row), "", end.told()
+
+
+def _pause(row: RunRow) -> timedelta:
+    """None for the first run; then longer ones: what always ends at once is no storm."""
+    made = row.prefect_runs
+    return timedelta(0) if made < 2 else min(timedelta(seconds=2 ** min(made, 9)), LONGEST_PAUSE)
+
+
+async def _not_carried(
+    session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
+) -> Status | None:
+    """A row that waits without a Prefect run: this one was made for it, or carried it before.
+
+    Nobody wished a crash, and nothing is to be done about it that is not done: only what a person
+    did in Prefect counts.
+    """
+    if end.state == "CANCELLED":
+        outcome = Outcome(Status.CANCELLED, _CANCELLED)
+    elif end.state == "COMPLETED" and end.name != _OURS:
+        outcome = Outcome(Status.SKIPPED, _BY_HAND)
+    else:
+        return None
+    row.flow_run_id = end.flow_run_id
+    await outcomes.write(session, row, outcome, now)
+    return row.state
+
+
+async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) -> Status | None:
+    offer = end.offer
+    if offer is None or offer.job_id is None or (end.state, end.name) == ("COMPLETED", _OURS):
+        return None
+    timed = offers.is_due_key(offer.occurrence)
+    if not timed and not offer.occurrence.startswith("flow:"):
+        return None  # a request has its row before its Prefect run: it was pruned
+    stored = await jobs.in_force(session, offer.job_id, offer.due if timed else now)
+    if stored is None or (timed and not is_due(stored.job, offer.due)):
+        return None
+    row = rows.new(offer, offer.occurrence, offer.trigger, stored, now)
+    row.flow_run_id, row.flow_starts = end.flow_run_id, offer.flow_starts
+    if timed:
+        row.parameters = stored.job.parameters()
+    match end.state:
+        case "CANCELLED":
+            outcome = Outcome(Status.CANCELLED, _CANCELLED)
+        case "COMPLETED":
+            outcome = Outcome(Status.SKIPPED, _BY_HAND)
+        case "FAILED":
+            outcome = _failed(end)
+        case "CRASHED":
+            late = lateness.judge(stored.job.schedule, row.due, now) if timed else None
+            if stored.row.archived_at is not None:
+                outcome = Outcome(Status.SKIPPED, "the job was removed")
+            elif offer.refused and not timed:
+                outcome = Outcome(Status.FAILED, "parameters", error=offer.refused)
+            elif late is not None and not late.runs:
+                outcome = Outcome(Status.MISSED, late.reason)
+            else:
+                states.check(row.id, None, Status.WAITING)
+                row.status, row.flow_run_id = Status.WAITING, None
+                row.until, row.reason = max(now, row.due), end.told()
+                session.add(row)
+                return row.state
+    await outcomes.write(session, row, outcome, now)
+    return row.state
+
+
+def _failed(end: EndInPrefect) -> Outcome:
+    return Outcome(Status.FAILED, error=end.message or end.told())

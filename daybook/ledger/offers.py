@@ -1,0 +1,136 @@
+"""What is offered to the claim, what it answers, and how an occurrence is called.
+
+An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>`` or ``flow:<flow-run id>``; a
+Retry of an ended flow run makes ``flow:<flow-run id>:<n>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.states import Status
+from daybook.ledger.tables import MessageRow
+
+
+def due_key(job_id: str, instant: datetime) -> str:
+    """The key of a due time: whole seconds, in UTC."""
+    return f"due:{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
+
+
+def request_key(job_id: str, request_id: str) -> str:
+    """The key of a run that was asked for; the same id twice is one run."""
+    return f"request:{job_id}:{request_id}"
+
+
+def flow_key(flow_run_id: str) -> str:
+    """The key of a quick or custom run, a direct call, a subflow."""
+    return f"flow:{flow_run_id}"
+
+
+def is_due_key(occurrence: str) -> bool:
+    """Whether it is a due time of a job's schedule."""
+    return occurrence.startswith("due:")
+
+
+def agent_of(parameters: Mapping[str, object]) -> str | None:
+    """The agent that a run's parameters name."""
+    name = parameters.get("agent")
+    return name if isinstance(name, str) else None
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a caller knows of the run it wants to carry out.
+
+    ``due`` is the nominal due time in UTC; ``parameters`` are those that Prefect gave, in the
+    normal form of `Job.parameters`. ``flow_starts`` is how often Prefect has started that flow run,
+    this start included; ``flow_ended`` is how many starts there had been when Prefect last ended
+    it, None if it never did: only a run that Prefect had ended is a Retry when it starts again.
+    ``refused`` says what is wrong with the parameters; a due time acts with the job's own, any
+    other run ends as failed. ``most`` is how many runs may be at work at once, None for any number;
+    ``full`` says that the offering worker itself has no slot.
+    """
+
+    occurrence: str
+    kind: str
+    trigger: str
+    due: datetime
+    holder: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    job_id: str | None = None
+    flow_run_id: str | None = None
+    flow_starts: int = 1
+    flow_ended: int | None = None
+    compared: bool = False
+    refused: str = ""
+    most: int | None = None
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The claim is the caller's until its lease ends. ``parameters`` are those to act with.
+
+    ``queued_at`` is when the ledger first knew of the run, which its deadline counts from.
+    ``session_id`` is the run's conversation, which is the caller's alone, and ``history`` the last
+    messages of it, oldest first. ``last_output`` is the answer of the job's last succeeded run, if
+    the prompt names it.
+    """
+
+    run_id: str
+    fence: int
+    parameters: dict[str, Any]
+    occurrence: str
+    due: datetime
+    trigger: str
+    job: StoredJob | None
+    session_id: str = ""
+    history: tuple[MessageRow, ...] = ()
+    last_output: str = ""
+    queued_at: datetime = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing may happen before ``until``."""
+
+    until: datetime
+    why: str
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The occurrence has its outcome. ``run_id`` is None when no row was made (not due).
+
+    ``flow_run_id`` is the Prefect run that carried it, if that is known.
+    """
+
+    status: Status
+    reason: str
+    run_id: str | None = None
+    flow_run_id: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Another holds the occurrence, in the Prefect run ``flow_run_id`` if that is known."""
+
+    run_id: str
+    holder: str
+    flow_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Not what the ledger knows: compare this one job with Prefect and claim again."""
+
+    job_id: str
+
+
+Answer = Granted | Waiting | Ended | Taken | Compare
