@@ -115,7 +115,7 @@ async def _prepare(granted: Granted) -> Act:
         reply = answer.reply
         return Outcome(
             Status.SUCCEEDED,
-            reason=answer.repaired,
+            reason=answer.remark,
             output=reply.text,
             result=reply.result,
             agent=reply.agent,

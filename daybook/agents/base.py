@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+from daybook.errors import AgentMisconfigured
+
 
 @dataclass(frozen=True)
 class Message:
@@ -24,7 +26,7 @@ class AgentRequest:
     timezone-aware instant, None for a run that nobody scheduled. ``history`` is what was said
     before ``prompt``, oldest first, already bounded by the caller. ``model`` is the model that the
     job wants in place of the agent's own, written as the agent's setting is; empty is its own.
-    Agents without a model have no use for it.
+    Agents that have no model to choose refuse any (`refuse_model`).
     """
 
     prompt: str
@@ -40,9 +42,10 @@ class AgentRequest:
 class AgentReply:
     """The answer.
 
-    ``text`` is the whole answer, ``result`` its JSON value when the agent answers in JSON,
-    ``agent`` the agent's name, ``model`` the model's name and ``usage`` what the answer took, where
-    the agent knows them.
+    ``text`` is the answer and nothing else, ``result`` its JSON value when the agent answers in
+    JSON, ``agent`` the agent's name, ``model`` the model's name and ``usage`` what the answer took,
+    where the agent knows them. ``cut`` says why the text is only the beginning of the answer; empty
+    when it is the whole.
 
     The keys of ``usage``: ``requests``; ``input_tokens`` and ``output_tokens``, None when the other
     side told none; ``cache_read_tokens`` and ``cache_write_tokens``, parts of the input's, left out
@@ -54,6 +57,7 @@ class AgentReply:
     result: Any = None
     model: str | None = None
     usage: dict[str, Any] | None = None
+    cut: str = ""
 
 
 class Agent(Protocol):
@@ -71,3 +75,12 @@ class Agent(Protocol):
         again, and `AgentFailed` and `AgentMisconfigured`, after which it may not.
         """
         ...
+
+
+def refuse_model(name: str, kind: str, request: AgentRequest) -> None:
+    """For agents without a model: raise `AgentMisconfigured` where the job wants a certain one."""
+    if request.model:
+        raise AgentMisconfigured(
+            f'the job wants the model "{request.model}", but agent "{name}" is {kind} and has none '
+            "to choose; leave out the model, or name a model agent"
+        )

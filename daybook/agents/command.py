@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import codecs
 import errno
-import json
 import os
 import shutil
 import signal
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from daybook.agents import environment, process, template
-from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents import environment, json_text, process, template
+from daybook.agents.base import AgentReply, AgentRequest, refuse_model
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
 
 _WHO = {"user": "User", "assistant": "Assistant"}
@@ -100,7 +100,7 @@ class CommandAgent:
     """Runs the program once for each request, in a process group of its own.
 
     Exit code 0 is an answer, any other `AgentFailed`. What the program prints beyond
-    `process.OUTPUT_LIMIT` is dropped, and the answer says so. `AgentMisconfigured` is raised
+    `process.OUTPUT_LIMIT` is dropped, and the reply says so. `AgentMisconfigured` is raised
     before anything runs. When `answer` ends, the program and what it started have ended.
     """
 
@@ -108,21 +108,23 @@ class CommandAgent:
     settings: CommandSettings
 
     async def answer(self, request: AgentRequest) -> AgentReply:
+        refuse_model(self.name, "a command", request)
         variables = environment.allowed(self.settings.environment)
         with self._folder() as folder:
             ended = await self._run(request, folder, variables)
         text = _text(ended)
         if ended.timed_out:
-            raise AgentTimeout(request.timeout, environment.without_values(text, variables))
+            said = environment.without_values(_marked(text, ended), variables)
+            raise AgentTimeout(request.timeout, said)
         if ended.code != 0:
             said = f"{self._program} {_end(ended.code)}{_last_words(ended.errors)}"
             raise AgentFailed(
                 environment.without_values(said, variables),
-                environment.without_values(text, variables),
+                environment.without_values(_marked(text, ended), variables),
             )
         text = environment.without_secrets(text, variables)
         result = self._parsed(text, ended) if self.settings.output == "json" else None
-        return AgentReply(text=text, result=result, agent=self.name)
+        return AgentReply(text=text, result=result, agent=self.name, cut=_cut(ended))
 
     @property
     def _program(self) -> str:
@@ -161,8 +163,15 @@ class CommandAgent:
     def _conversation(self, request: AgentRequest) -> str:
         if not request.history or self.settings.history == "none":
             return request.prompt
-        told = "\n\n".join(f"{_WHO[each.role]}: {each.content}" for each in request.history)
-        return f"Our conversation so far:\n\n{told}\n\nNow answer this:\n\n{request.prompt}"
+        # Indented, no message can look like the beginning of another, or like the question.
+        told = "\n\n".join(
+            f"{_WHO[each.role]}:\n{textwrap.indent(each.content, '    ')}"
+            for each in request.history
+        )
+        return (
+            f"Our conversation so far, with what was said indented:\n\n{told}\n\n"
+            f"Now answer this:\n\n{request.prompt}"
+        )
 
     def _found(self, folder: str, variables: dict[str, str]) -> str:
         program = os.path.expanduser(self.settings.command[0])
@@ -199,8 +208,8 @@ class CommandAgent:
         if ended.dropped:
             raise AgentFailed(f"the answer is longer than {process.OUTPUT_LIMIT} bytes", text)
         try:
-            return json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
+            return json_text.read(text)
+        except ValueError as error:
             raise AgentFailed(f"the answer is not JSON: {error}", text) from None
 
     def _wrong(self, problem: str) -> AgentMisconfigured:
@@ -220,10 +229,16 @@ def _values(request: AgentRequest) -> dict[str, str]:
 def _text(ended: process.Ended) -> str:
     # An incremental decoder leaves out the half character at which the output was cut.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(ended.output, final=not ended.dropped).rstrip("\r\n")
-    if ended.dropped:
-        text += f"\n[cut here: {ended.dropped} more bytes were printed]"
-    return text
+    return decoder.decode(ended.output, final=not ended.dropped).rstrip("\r\n")
+
+
+def _cut(ended: process.Ended) -> str:
+    return f"{ended.dropped} more bytes were printed" if ended.dropped else ""
+
+
+def _marked(text: str, ended: process.Ended) -> str:
+    """The text for an error, which has no other place to say that it was cut."""
+    return f"{text}\n[cut here: {_cut(ended)}]" if ended.dropped else text
 
 
 def _last_words(errors: bytes) -> str:
@@ -238,7 +253,3 @@ def _end(code: int) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")

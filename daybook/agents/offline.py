@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.base import AgentReply, AgentRequest, refuse_model
 
 QUOTED_CHARACTERS = 500
 
@@ -26,6 +26,7 @@ class OfflineAgent:
     settings: OfflineSettings
 
     async def answer(self, request: AgentRequest) -> AgentReply:
+        refuse_model(self.name, "offline", request)
         await asyncio.sleep(0)  # a cancelled request is not answered
         return AgentReply(text=_answer(request.prompt), agent=self.name)
 

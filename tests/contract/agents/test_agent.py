@@ -11,6 +11,9 @@ import pytest
 
 from daybook.agents import kinds
 from daybook.agents.base import Agent, AgentReply, AgentRequest, Message
+from daybook.agents.command import CommandAgent
+from daybook.agents.offline import OfflineAgent
+from daybook.errors import AgentMisconfigured
 from daybook.testing import ScriptedAgent
 from tests.providers import KEY, Provider, provider
 
@@ -90,6 +93,12 @@ async def test_a_conversation_is_taken_and_answered(agent: Agent) -> None:
     assert reply.text.strip()
 
 
-async def test_a_job_may_want_another_model(agent: Agent) -> None:
-    reply = await agent.answer(replace(_request(), model="other-1"))
-    assert reply.model in (None, "other-1")
+async def test_a_job_that_wants_another_model_gets_it_or_is_told_that_there_is_none(
+    agent: Agent,
+) -> None:
+    wants = replace(_request(), model="other-1")
+    if isinstance(agent, CommandAgent | OfflineAgent):
+        with pytest.raises(AgentMisconfigured, match='wants the model "other-1"'):
+            await agent.answer(wants)
+    else:
+        assert (await agent.answer(wants)).model in (None, "other-1")

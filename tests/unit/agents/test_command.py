@@ -136,9 +136,11 @@ async def test_huge_output_is_kept_in_part_and_says_so(script: Script) -> None:
         sys.stderr.write('x' * 10**6)
     """
     reply = await ask(script(lines))
-    text, _, mark = reply.text.rpartition("\n")
-    assert text == "€" * (process.OUTPUT_LIMIT // 3)
-    assert mark == f"[cut here: {3 * count - process.OUTPUT_LIMIT} more bytes were printed]"
+    assert reply.text == "€" * (process.OUTPUT_LIMIT // 3)
+    assert reply.cut == f"{3 * count - process.OUTPUT_LIMIT} more bytes were printed"
+    with pytest.raises(AgentFailed) as failed:
+        await ask([*script(f"print('x' * {count + 6}); raise SystemExit(1)")])
+    assert failed.value.output.endswith("x\n[cut here: 7 more bytes were printed]")
     with pytest.raises(AgentFailed, match="longer than 4194304 bytes"):
         await ask(script(lines), output="json")
 
