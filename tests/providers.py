@@ -99,7 +99,7 @@ class Seen:
     @property
     def key(self) -> str:
         bearer = self.headers.get("authorization", "").removeprefix("Bearer ")
-        return self.headers.get("x-api-key") or bearer
+        return self.headers.get("x-api-key") or self.headers.get("x-goog-api-key") or bearer
 
     @property
     def said(self) -> list[tuple[str, str]]:

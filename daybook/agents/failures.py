@@ -84,6 +84,17 @@ def incomplete(agent: str, model: Model) -> AgentTemporary:
     return AgentTemporary(_Words(agent, model, []).say(_INCOMPLETE))
 
 
+def no_answer(
+    agent: str, model: Model, text: str, reason: str, secrets: Iterable[str]
+) -> AgentFailed:
+    """The error for a response that is sound as HTTP, and in which there is no answer.
+
+    ``text`` is how far it came, ``reason`` the provider's own word for its end, if it said one.
+    """
+    sentence = "{provider} ended the answer early" if reason else "{address} gave no answer"
+    return AgentFailed(_Words(agent, model, list(secrets)).say(sentence, reason), text)
+
+
 def _of_api(error: ModelAPIError, where: _Words, timeout: float) -> AgentError:
     from pydantic_ai import exceptions as e
 
@@ -142,10 +153,11 @@ class _Words:
         }
         self._secrets = sorted(secrets, key=len, reverse=True)  # one may contain another
 
-    def say(self, sentence: str, error: BaseException | None = None) -> str:
+    def say(self, sentence: str, error: BaseException | str | None = None) -> str:
         """``sentence`` with its names, and then what the other side said."""
         said = sentence.format_map(self._names)
-        theirs = " ".join(_theirs(error).split()) if error else ""
+        theirs = _theirs(error) if isinstance(error, BaseException) else error or ""
+        theirs = " ".join(theirs.split())
         for secret in self._secrets:
             said, theirs = said.replace(secret, "[key]"), theirs.replace(secret, "[key]")
         return f"{said}: {theirs[:_WORDS]}" if theirs else said

@@ -30,6 +30,9 @@ _SLACK = (
     30.0  # seconds by which the client's own timeout is longer: the attempt's is the one to end
 )
 
+_CUT = "max_tokens, the most that an answer may have, are reached"
+_REASON = "finish_reason"  # of the provider's details: its own word, also for what has no other
+
 
 class Options(BaseModel):
     """What the field ``options`` may hold, in pydantic-ai's words; what is left out is not sent."""
@@ -180,25 +183,41 @@ class ModelAgent:
     async def answer(self, request: AgentRequest) -> AgentReply:
         from pydantic_ai import RunUsage
 
-        from daybook.agents import failures, providers
-
-        try:
-            model = providers.model(self.settings, request.model)
-        except AgentMisconfigured as error:
-            raise AgentMisconfigured(f'agent "{self.name}": {error}') from None
-        usage = RunUsage()
+        model, usage = self._model(request.model), RunUsage()
         try:
             async with asyncio.timeout(request.timeout):
                 return await self._ask(model, request, usage)
         except TimeoutError:
             failed: AgentError = AgentTimeout(request.timeout)
         except Exception as error:
-            failed = failures.translated(
-                error, self.name, model, request.timeout, providers.secrets(self.settings, model)
-            )
+            failed = self._translated(error, model, request)
         if usage.requests:
-            failed.usage = self._usage(usage)
+            failed.usage = self._usage(usage, request)
         raise failed from None
+
+    def _model(self, wanted: str) -> Model:
+        from daybook.agents import providers
+
+        try:
+            return providers.model(self.settings, wanted)
+        except AgentMisconfigured as error:
+            failed = AgentMisconfigured(f'agent "{self.name}": {error}')
+        except Exception as error:  # a client's own, whose words may hold the key
+            said = f"its client cannot be made ({type(error).__name__})"
+            failed = AgentMisconfigured(f'agent "{self.name}": {said}')
+        raise failed
+
+    def _translated(self, error: Exception, model: Model, request: AgentRequest) -> AgentError:
+        from daybook.agents import failures, providers
+
+        try:
+            secrets = providers.secrets(self.settings, model)
+            return failures.translated(error, self.name, model, request.timeout, secrets)
+        except Exception as other:  # of a library that we do not know well enough
+            said = f"{type(error).__name__}, then {type(other).__name__}"
+            return AgentFailed(
+                f'agent "{self.name}" failed in a way that is not understood: {said}'
+            )
 
     async def _ask(self, model: Model, request: AgentRequest, usage: RunUsage) -> AgentReply:
         from pydantic_ai import Agent, UsageLimits
@@ -222,25 +241,29 @@ class ModelAgent:
                 usage=usage,
                 infer_name=False,
             )
-        text, reason = result.output or "", result.response.finish_reason
+        text, response = result.output or "", result.response
+        reason, theirs = response.finish_reason, (response.provider_details or {}).get(_REASON)
         if reason == "content_filter":
             raise AgentFailed(f"the content filter of {model.system} stopped the answer", text)
-        if reason is None and providers.streams(model) and not result.response.provider_details:
+        if reason is None and theirs is None and providers.is_unfinished(model, text):
             raise failures.incomplete(self.name, model)
-        if reason == "length":
-            text += "\n[cut here: the most tokens that an answer may have, max_tokens, are reached]"
+        if reason == "error" or (not text and reason != "stop"):
+            secrets = providers.secrets(self.settings, model)
+            why = str(theirs or reason or "")
+            raise failures.no_answer(self.name, model, text, why, secrets)
         return AgentReply(
             text=text,
             agent=self.name,
-            model=result.response.model_name or model.model_name,
-            usage=self._usage(usage),
+            model=response.model_name or model.model_name,
+            usage=self._usage(usage, request),
+            cut=_CUT if reason == "length" else "",
         )
 
     def _sent(self, timeout: float) -> Sent:
         options: dict[str, Any] = {"max_retries": 0, "timeout": timeout + _SLACK}
         return {**self.settings.options, **options}  # type: ignore[typeddict-item]  # checked there
 
-    def _usage(self, usage: RunUsage) -> dict[str, Any]:
+    def _usage(self, usage: RunUsage, request: AgentRequest) -> dict[str, Any]:
         """As `AgentReply` describes it; token counts are None when the provider told none."""
         known = not usage.unmeasured_requests
         told: dict[str, Any] = {
@@ -251,11 +274,14 @@ class ModelAgent:
         for name in ("cache_read_tokens", "cache_write_tokens"):
             if count := getattr(usage, name):
                 told[name] = count
-        return told | {"cost_usd": self._cost(usage) if known else None}
+        return told | {"cost_usd": self._cost(usage, request) if known else None}
 
-    def _cost(self, usage: RunUsage) -> float | None:
+    def _cost(self, usage: RunUsage, request: AgentRequest) -> float | None:
+        """By the agent's prices, which are those of its own model; else by the price table."""
+        from daybook.agents import providers
+
         prices = (self.settings.input_price, self.settings.output_price)
-        if any(prices):
+        if any(prices) and providers.is_own(self.settings, request.model):
             tokens = (usage.input_tokens, usage.output_tokens)
             return sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1_000_000
         return None if usage.cost is None else float(usage.cost)

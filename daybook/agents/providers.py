@@ -58,10 +58,18 @@ def first() -> First | None:
     return None
 
 
-def divided(model: str) -> tuple[str, str]:
+def variable(model: str) -> str:
+    """The variable of `FIRST` for the provider of ``model``; empty where it has none."""
+    provider = model.partition(":")[0].partition("-")[0]
+    fits = (name for name, first in FIRST.items() if first.startswith(f"{provider}:"))
+    return next(fits, "")
+
+
+def divided(model: str, base_url: str = "") -> tuple[str, str]:
     """Provider and name; the provider is empty when none that is known stands before a colon.
 
-    Names may have a colon of their own, such as ``llama3:8b``.
+    Names may have a colon of their own, such as ``llama3:8b``. With a base URL ``mistral:7b`` is
+    such a name too, unless a client is installed that asks Mistral's protocol of any address.
     """
     from pydantic_ai.providers import infer_provider_class
 
@@ -69,12 +77,19 @@ def divided(model: str) -> tuple[str, str]:
     if not (colon and before and name):
         return "", model
     try:
-        infer_provider_class(before)
+        cls = infer_provider_class(before)
     except ValueError:
         return "", model
     except ImportError:  # known; its client is not installed
-        pass
+        return ("", model) if base_url else (before, name)
+    if base_url and "base_url" not in inspect.signature(cls.__init__).parameters:
+        return "", model
     return before, name
+
+
+def is_own(settings: ModelSettings, wanted: str) -> bool:
+    """Whether the model that the job wants is the agent's own."""
+    return _chosen(settings, wanted) == _chosen(settings, "")
 
 
 def check(settings: ModelSettings) -> None:
@@ -84,7 +99,7 @@ def check(settings: ModelSettings) -> None:
     """
     from pydantic_ai.providers import infer_provider_class
 
-    provider, _ = divided(settings.model)
+    provider, _ = divided(settings.model, settings.base_url)
     if not provider:
         if not settings.base_url:
             raise _unknown(settings.model)
@@ -130,21 +145,22 @@ def secrets(settings: ModelSettings, model: Model) -> list[str]:
     ]
 
 
-def streams(model: Model) -> bool:
-    """Whether the answer comes in pieces; then only its reason for ending tells that it is whole.
+def is_unfinished(model: Model, text: str) -> bool:
+    """Whether ``text``, which came without a reason for its end, is only a beginning.
 
     pydantic-ai takes Anthropic's stream for complete when the connection is closed in the middle.
+    Google gives no reason while a model has not ended; without a text it is no answer at all.
     """
-    return model.system == "anthropic"
+    return model.system == "anthropic" or (model.system.startswith("google") and bool(text))
 
 
 def _chosen(settings: ModelSettings, wanted: str) -> tuple[str, str]:
-    own, name = divided(settings.model)
+    own, name = divided(settings.model, settings.base_url)
     if not own and not settings.base_url:
         raise _unknown(settings.model)
     if not wanted:
         return own, name
-    other, name = divided(wanted)
+    other, name = divided(wanted, settings.base_url)
     if other in ("", own):
         return own, name
     if settings.base_url or settings.api_key.get_secret_value():
@@ -183,8 +199,8 @@ def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> 
     for argument, value in given.items():
         if value and argument not in takes:
             raise AgentMisconfigured(
-                f'the field {argument} is not for the provider "{name}" takes none; '
-                "which reads what it needs from the worker's environment"
+                f'the provider "{name}" takes no {argument}: it reads what it needs from the '
+                "worker's environment"
             )
     return {argument: value for argument, value in given.items() if value}
 

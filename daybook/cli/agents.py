@@ -155,6 +155,8 @@ async def test_(
         output.data(found)
     else:
         output.line(found["output"])
+        if found["cut"]:
+            output.say(f"(cut: {found['cut']})")
         if found["usage"]:
             output.say(_spent(found))
     return 0

@@ -81,13 +81,10 @@ class ModelOptions:
         """What a person should know of an agent without a stored key."""
         if self.base_url:
             return "It has no key, so none is sent; for one, add it with --replace and --key-stdin."
-        variables = {
-            "openai": "OPENAI_API_KEY",
-            "anthropic": "ANTHROPIC_API_KEY",
-            "google": "GOOGLE_API_KEY",
-        }
-        provider = (self.model or "").partition(":")[0].partition("-")[0]
-        known = f", {variables[provider]}" if provider in variables else ""
+        from daybook.agents import providers
+
+        variable = providers.variable(self.model or "")
+        known = f", {variable}" if variable else ""
         return f"It has no key: the worker's environment has to hold the provider's own{known}."
 
     def _key(self) -> str | None:

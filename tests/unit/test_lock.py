@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).parents[2]
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text()
@@ -71,3 +73,10 @@ def test_the_bounds_that_prefect_needs_are_in_the_lock() -> None:
     assert tuple(map(int, pins["fastapi"].split("."))) < (0, 151)
     assert tuple(map(int, pins["sqlalchemy"].split("."))) < (2, 1)
     assert int(pins["fastmcp"].split(".")[0]) >= 4
+
+
+def test_no_pydantic_ai_may_be_installed_that_lacks_an_error_which_we_tell_apart() -> None:
+    asked = map(Requirement, tomllib.loads(PYPROJECT)["project"]["dependencies"])
+    (bounds,) = [each.specifier for each in asked if each.name == "pydantic-ai-slim"]
+    assert "2.68.0" in bounds
+    assert not [old for old in ("2.60.0", "2.64.0", "2.66.0", "2.67.9") if old in bounds]

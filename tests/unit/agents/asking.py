@@ -9,7 +9,11 @@ from daybook.agents.model import ModelAgent, ModelSettings
 from tests.providers import KEY, Provider
 
 PROTOCOLS = ("openai", "anthropic")
-MODELS = {"openai": "gpt-6-luna", "anthropic": "claude-haiku-4-5"}
+MODELS = {
+    "openai": "gpt-6-luna",
+    "anthropic": "claude-haiku-4-5",
+    "google": "gemini-3.8-flash",
+}
 
 
 def agent(here: Provider, protocol: str = "openai", **settings: Any) -> ModelAgent:

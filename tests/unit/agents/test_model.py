@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from fractions import Fraction
 from typing import Any
 
@@ -10,8 +11,14 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 
 from daybook.agents.base import Message
-from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
-from tests.providers import KEY, WAIT, Answer, Hang, Provider
+from daybook.errors import (
+    AgentError,
+    AgentFailed,
+    AgentMisconfigured,
+    AgentTemporary,
+    AgentTimeout,
+)
+from tests.providers import KEY, WAIT, Answer, Hang, Page, Provider
 from tests.unit.agents.asking import MODELS, PROTOCOLS, agent, ask, request
 
 pytestmark = pytest.mark.anyio
@@ -134,6 +141,21 @@ async def test_the_operators_price_goes_before_the_tables(here: Provider) -> Non
         assert usage["cost_usd"] == pytest.approx((2000 * 3 + 100 * 20) / 1e6)
 
 
+async def test_the_operators_price_is_that_of_the_agents_own_model(here: Provider) -> None:
+    here.script = [Answer(input_tokens=1_000_000, output_tokens=0)]
+    own = agent(here, model="openai:gpt-4o-mini", input_price=7.0)
+    for wanted, price in (
+        ("", 7.0),
+        ("gpt-4o-mini", 7.0),
+        ("openai:gpt-4o-mini", 7.0),
+        ("gpt-4o", _per_million("openai", "gpt-4o")["input_mtok"]),
+        ("unheard-of", None),
+    ):
+        usage = (await own.answer(request(model=wanted))).usage
+        assert usage is not None
+        assert usage["cost_usd"] == (None if price is None else pytest.approx(float(price)))
+
+
 async def test_tokens_that_nobody_counted_are_unknown_whatever_the_price(here: Provider) -> None:
     here.script = [Answer(usage=False)]
     reply = await ask(here, input_price=3.0)
@@ -151,9 +173,9 @@ async def test_tokens_that_nobody_counted_are_unknown_whatever_the_price(here: P
 @protocols
 async def test_an_answer_that_was_cut_by_its_limit_says_so(here: Provider, protocol: str) -> None:
     here.script = [Answer("abc", finish="length"), Answer("", finish="length")]
-    text = (await ask(here, protocol)).text
-    assert text.startswith("abc\n[cut here: ")
-    assert "max_tokens" in text
+    reply = await ask(here, protocol)
+    assert reply.text == "abc"
+    assert "max_tokens" in reply.cut
     with pytest.raises(AgentFailed, match="max_tokens") as caught:
         await ask(here, protocol)
     assert caught.value.usage is not None
@@ -191,6 +213,58 @@ async def test_a_model_that_calls_tools_it_does_not_have_reaches_the_request_lim
 async def test_within_the_limit_it_may_think_again(here: Provider) -> None:
     here.script = [Answer("", tool="search"), "Found."]
     assert (await ask(here, request_limit=2)).text == "Found."
+
+
+def google(**said: Any) -> Page:
+    return Page(json.dumps(said), "application/json")
+
+
+def candidate(text: str = "", reason: str = "") -> Page:
+    """Google's answer with one candidate; what is empty is left out, as there."""
+    given: dict[str, Any] = {"finishReason": reason} if reason else {}
+    if text:
+        given["content"] = {"role": "model", "parts": [{"text": text}]}
+    return google(candidates=[given])
+
+
+@pytest.mark.parametrize(
+    ("page", "kind", "words"),
+    [
+        (google(hello="portal"), AgentFailed, "127.0.0.1:.* gave no answer"),
+        (google(error={"message": "x"}), AgentFailed, "gave no answer"),
+        (Page("[]", "application/json"), AgentFailed, "gave no answer"),
+        (candidate("", "OTHER"), AgentFailed, "google ended the answer early: OTHER"),
+        (candidate("", "MALFORMED_FUNCTION_CALL"), AgentFailed, "early: MALFORMED_FUNCTION_CALL"),
+        (candidate("I beg", "MALFORMED_FUNCTION_CALL"), AgentFailed, "early: MALFORMED_FUNCTION"),
+        (candidate("I begin to"), AgentTemporary, "ended before the whole answer had come"),
+        (candidate("", "SAFETY"), AgentFailed, "content filter of google"),
+    ],
+)
+async def test_200_without_an_answer_is_no_empty_answer(
+    here: Provider, page: Page, kind: type[AgentError], words: str
+) -> None:
+    here.script = [page]
+    with pytest.raises(kind, match=words):
+        await ask(here, "google", base_url=here.origin)
+    assert [seen.key for seen in here.requests] == [KEY]
+
+
+@pytest.mark.parametrize(("text", "reason"), [("Fine.", "STOP"), ("", "STOP"), ("Odd", "OTHER")])
+async def test_googles_answers(here: Provider, text: str, reason: str) -> None:
+    here.script = [candidate(text, reason)]
+    reply = await ask(here, "google", base_url=here.origin)
+    assert (reply.text, reply.cut) == (text, "")
+
+
+@pytest.mark.parametrize(("reason", "told"), [("tool_calls", "tool_calls"), (f"{KEY}!", "[key]!")])
+async def test_another_end_than_stop_and_nothing_said_is_a_failure(
+    here: Provider, reason: str, told: str
+) -> None:
+    here.script = [Answer("", finish=reason)]
+    with pytest.raises(AgentFailed) as caught:
+        await ask(here)
+    assert str(caught.value) == f"openai ended the answer early: {told}"
+    assert caught.value.usage is not None
 
 
 # --- time

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from daybook.agents import providers
+from daybook.agents.model import ModelSettings
 from daybook.errors import (
     AgentError,
     AgentFailed,
@@ -106,6 +108,29 @@ async def test_the_retry_after_of_a_date_is_in_seconds_too(here: Provider) -> No
         await ask(here)
     assert caught.value.retry_after is not None
     assert caught.value.retry_after > 86_400
+
+
+async def test_a_library_that_lacks_an_error_is_no_way_out_for_the_key(
+    here: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("pydantic_ai.exceptions.ModelNotFoundError")  # as before 2.68
+    here.script = [Status(404, f"You sent {KEY}")]
+    with pytest.raises(AgentFailed, match=r"not understood: .*, then AttributeError") as caught:
+        await ask(here)
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_client_that_cannot_be_made_is_no_way_out_for_the_key(
+    here: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(settings: ModelSettings, wanted: str) -> None:
+        raise ValueError(f"no header can hold {settings.api_key.get_secret_value()}")
+
+    monkeypatch.setattr(providers, "model", broken)
+    with pytest.raises(AgentMisconfigured, match=r'"brief": .*\(ValueError\)') as caught:
+        await ask(here)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 # --- the key

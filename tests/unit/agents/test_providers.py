@@ -39,6 +39,34 @@ def test_what_stands_before_a_colon_is_a_provider_if_one_is_called_so(
 
 
 @pytest.mark.parametrize(
+    "model", ["mistral:7b", "mistral:latest", "deepseek:7b", "cohere:x", "llama3:8b", "llama3"]
+)
+def test_at_a_base_url_names_are_taken_for_names(model: str) -> None:
+    given = settings(model, base_url="http://127.0.0.1:11434/v1", api_key="k-12345678")
+    providers.check(given)
+    assert providers.model(given).model_name == model
+    assert providers.model(settings("x", base_url="http://h/v1"), model).model_name == model
+
+
+@pytest.mark.parametrize("model", ["openai:x", "anthropic:x", "google:x", "ollama:x"])
+def test_at_a_base_url_a_provider_that_takes_one_is_a_provider(model: str) -> None:
+    given = settings(model, base_url="http://127.0.0.1:11434/v1", api_key="k-12345678")
+    assert providers.model(given).model_name == "x"
+
+
+def test_what_a_provider_does_not_take_is_told_in_a_sentence() -> None:
+    class Keyless:
+        def __init__(self, base_url: str) -> None: ...
+
+    with pytest.raises(AgentMisconfigured) as caught:
+        providers._arguments("lonely", Keyless, settings("a:b", api_key="k-1"))  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        'the provider "lonely" takes no api_key: it reads what it needs from the worker\'s '
+        "environment"
+    )
+
+
+@pytest.mark.parametrize(
     ("model", "words"),
     [
         ("nosuch:model", 'no provider of "nosuch:model" is known'),

@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from daybook.agents import providers
 from daybook.cli.model_options import ModelOptions
 from daybook.errors import Refused
 
@@ -65,3 +66,11 @@ def test_without_a_key_it_is_said_where_one_is_looked_for(
     options: ModelOptions, words: str
 ) -> None:
     assert words in options.keyless()
+
+
+def test_a_provider_of_the_first_start_is_known_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, model in providers.FIRST.items():
+        if variable != "GEMINI_API_KEY":  # the other one for Google
+            assert ModelOptions(model=model).keyless().endswith(f", {variable}.")
+    monkeypatch.setitem(providers.FIRST, "GROQ_API_KEY", "groq:llama")
+    assert ModelOptions(model="groq:x").keyless().endswith(", GROQ_API_KEY.")
