@@ -8,7 +8,8 @@
 
 A session is locked by the run of it that is held (`docs/promise.md` 17): there is no lock beside
 the claim, so none can be left behind. What was said before is read in the claim's transaction;
-nothing is appended until that run has ended, because all who append hold the session.
+until that run has ended nothing is appended, but by a run that was given up as `unknown` and did
+succeed: what it said is appended late, after what came meanwhile, and the next run reads it.
 
 Only a run that succeeded is in the history, and it is there whole. A prompt without its answer
 would make the model answer an old question, and each retry would ask it once more.
@@ -47,7 +48,9 @@ def id_of(parameters: Mapping[str, object], *, job_id: str | None, run_id: str) 
     """The session of a run, by the parameters it acts with; its agent's name comes first.
 
     ``<agent>:<key>`` for every run that names the key, ``<agent>:job:<job id>`` for the runs of
-    one job, else ``<agent>:run:<run id>``, which is fresh for each occurrence.
+    one job, else ``<agent>:run:<run id>``, which is fresh for each occurrence. The spec lets no
+    key begin as one of the others does. An agent has one name, also where a job writes its kind
+    before it.
     """
     agent = _agent(parameters)
     if key := parameters.get("session_key"):
@@ -58,7 +61,7 @@ def id_of(parameters: Mapping[str, object], *, job_id: str | None, run_id: str) 
 
 
 def _agent(parameters: Mapping[str, object]) -> str:
-    return str(parameters.get("agent") or "default")
+    return str(parameters.get("agent") or "default").rpartition("/")[2]
 
 
 # --- the lock

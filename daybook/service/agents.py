@@ -52,9 +52,10 @@ async def show(name: str) -> dict[str, Any]:
 
 
 async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> dict[str, Any]:
-    """Ask the agent once, outside of any job: `{"agent", "output", "result", "model", "usage"}`.
+    """Ask the agent once, outside of any job.
 
-    Raises the `AgentError` that a run would fail with.
+    `{"agent", "output", "cut", "result", "model", "usage"}`; ``cut`` as `AgentReply` has it. Raises
+    the `AgentError` that a run would fail with.
     """
     from daybook.agents import documents
     from daybook.sync import client as prefect
@@ -65,6 +66,7 @@ async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> d
     return {
         "agent": reply.agent,
         "output": reply.text,
+        "cut": reply.cut,
         "result": reply.result,
         "model": reply.model,
         "usage": reply.usage or {},
@@ -102,4 +104,10 @@ def _check(kind: str, fields: Mapping[str, Any]) -> None:
 async def _users(name: str) -> list[str]:
     async with home.ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
-    return [each.row.name for each in stored if each.job.action.agent.split("/")[-1] == name]
+    return [each.row.name for each in stored if _may_be(each.job.action.agent, name)]
+
+
+def _may_be(one: str, other: str) -> bool:
+    """Whether two references, each a name or ``<slug>/<name>``, can mean the same agent."""
+    (slug, _, name), (other_slug, _, other_name) = one.rpartition("/"), other.rpartition("/")
+    return name == other_name and (slug == other_slug or not (slug and other_slug))

@@ -67,6 +67,8 @@ def waits(answer: Answer) -> Waiting:
         ({"agent": "a", "session": "reuse", "session_key": ""}, "j", "a:job:j"),
         ({"agent": "a", "session": "reuse", "session_key": "ops: x"}, "j", "a:ops: x"),
         ({"agent": "b", "session_key": "ops: x"}, None, "b:ops: x"),
+        ({"agent": "daybook-model-agent/a"}, "j", "a:job:j"),
+        ({"agent": "daybook-model-agent/a", "session_key": "x/y"}, "j", "a:x/y"),
         ({"agent": "a", "session": "new"}, "j", "a:run:r"),
         ({"agent": "a", "session": "new"}, None, "a:run:r"),
         ({"agent": "a", "session": "reuse"}, None, "a:run:r"),

@@ -91,6 +91,11 @@ REFUSALS = [
     ),
     ({"session_key": " k"}, KEY),
     ({"session_key": "k" * 101}, KEY),
+    (
+        {"session_key": "job:other"},
+        'session_key: "job:other" is Daybook\'s own (not job:… or run:…)',
+    ),
+    ({"session_key": "run:1"}, 'session_key: "run:1" is Daybook\'s own (not job:… or run:…)'),
     ({"session": "old"}, "session: 'old' is not legal (legal: 'reuse' or 'new')"),
     ({"kind": "shell"}, "kind: 'shell' is not legal (legal: agent-prompt)"),
     ({"name": ""}, "name: is blank (legal: 1 to 100 characters)"),

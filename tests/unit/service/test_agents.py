@@ -1,0 +1,43 @@
+"""Removing an agent that jobs still ask."""
+
+from __future__ import annotations
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.errors import Refused
+from daybook.home import Home
+from daybook.ledger import jobs
+from daybook.service import agents, home
+from daybook.spec.job import new_job
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("asked", "removed"),
+    [
+        ("writer", "writer"),
+        ("writer", "daybook-model-agent/writer"),
+        ("daybook-model-agent/writer", "writer"),
+        ("daybook-model-agent/writer", "daybook-model-agent/writer"),
+    ],
+)
+async def test_an_agent_in_use_is_not_removed_however_it_is_written(
+    daybook_home: Home, asked: str, removed: str
+) -> None:
+    await _job(asked)
+    with pytest.raises(Refused, match="is used by brief"):
+        await agents.remove(removed)
+
+
+@pytest.mark.parametrize("other", ["reader", "daybook-command-agent/writer", "writer/reader"])
+async def test_a_job_of_another_agent_is_no_user(daybook_home: Home, other: str) -> None:
+    await _job("daybook-model-agent/writer")
+    assert await agents._users(other) == []
+
+
+async def _job(agent: str) -> None:
+    job = new_job(now=SYSTEM.now(), name="brief", prompt="x", on_demand=True, agent=agent)
+    async with home.ledger() as ledger, ledger.write() as session:
+        await jobs.add(session, job, slug="brief", now=SYSTEM.now())
