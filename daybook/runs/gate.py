@@ -17,13 +17,14 @@ from daybook.ledger.claims import claim
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Compare, Ended, Granted, Offer, Taken, Waiting, flow_key
 from daybook.ledger.states import Status
+from daybook.runs.occurrence import Recogniser
 from daybook.runs.prefect_states import set_back
 
 PATIENCE = timedelta(seconds=30)
 """How long a wait may be for the process to be kept; a longer one goes back to Prefect."""
 
 
-class Reconciler(Protocol):
+class Reconciler(Recogniser, Protocol):
     """What a run needs of sync, handed in by the flow: this room stands below it."""
 
     async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
@@ -31,10 +32,6 @@ class Reconciler(Protocol):
 
         Returns the ids of the schedules that stay Prefect's own.
         """
-        ...
-
-    async def recognise(self, deployment_id: str) -> None:
-        """Write down which job a deployment of ours belongs to."""
         ...
 
     async def push(self, job_id: str) -> None:
@@ -50,23 +47,21 @@ async def enter(
     *,
     deployment_id: str | None = None,
     made_by: str | None = None,
+    patience: timedelta = PATIENCE,
 ) -> Granted | Ended:
     """Claim the occurrence; a run that has to wait leaves with Prefect's `Abort`.
 
     ``made_by`` is the id of who made the Prefect run: of an auto-scheduled one, its schedule.
+    ``patience`` is how long a wait may be for this process to be kept.
     """
     while True:
-        answer = await claim(ledger, offer)
+        answer = await decide(
+            ledger, offer, reconciler, deployment_id=deployment_id, made_by=made_by
+        )
         match answer:
             case Granted() | Ended():
                 return answer
-            case Compare():
-                foreign = await reconciler.compare(answer.job_id, str(deployment_id))
-                offer = replace(offer, compared=True)
-                if made_by in foreign:
-                    # A schedule that no job can say: its runs are not due times of the job.
-                    offer = replace(offer, occurrence=flow_key(str(offer.flow_run_id)))
-            case Waiting(until=until) if until - clock.now() <= PATIENCE or deployment_id is None:
+            case Waiting(until=until) if until - clock.now() <= patience or deployment_id is None:
                 await clock.wait_until(until)
             case Waiting(until=until, why=why):
                 await set_back(str(offer.flow_run_id), until, why)
@@ -74,6 +69,29 @@ async def enter(
                 # Another process carries this very flow run: its state is that one's to write.
                 raise Abort(f"run {answer.run_id} is held by {answer.holder}")
             case Taken():
-                return Ended(
-                    Status.SKIPPED, f"run {answer.run_id[:8]} has it already", answer.run_id
-                )
+                return taken(answer)
+
+
+def taken(answer: Taken) -> Ended:
+    """How the Prefect run ends whose occurrence another one carries."""
+    return Ended(Status.SKIPPED, f"run {answer.run_id[:8]} has it already", answer.run_id)
+
+
+async def decide(
+    ledger: Ledger,
+    offer: Offer,
+    reconciler: Reconciler,
+    *,
+    deployment_id: str | None = None,
+    made_by: str | None = None,
+) -> Granted | Waiting | Ended | Taken:
+    """Claim; where the ledger does not know the instant, once more after a look at Prefect."""
+    while True:
+        answer = await claim(ledger, offer)
+        if not isinstance(answer, Compare):
+            return answer
+        foreign = await reconciler.compare(answer.job_id, str(deployment_id))
+        offer = replace(offer, compared=True)
+        if made_by in foreign:
+            # A schedule that no job can say: its runs are not due times of the job.
+            offer = replace(offer, occurrence=flow_key(str(offer.flow_run_id)))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from daybook.errors import Refused
+from daybook.spec import answer_schema
 from daybook.spec import policy as policies
 from daybook.spec import schedule as schedules
 from daybook.spec.names import default_name, free_name, validate_name
@@ -113,20 +114,11 @@ TAG_OF_OURS = "daybook:"
 """Tags that begin so belong to Daybook (`promise.md` rule 15)."""
 
 LONGEST_KEY = 100
+KEYS_OF_OURS = ("job:", "run:")
+"""Session keys that begin so would be the names of sessions that nobody named."""
 
 _POLICY = tuple(Policy.model_fields)
 _WHEN = ("cron", "every", "at", "on_demand", "schedule")
-
-
-def _check_schema(schema: dict[str, Any]) -> None:
-    if not schema:
-        raise Refused("output_schema", "is missing", "a structured answer needs a JSON schema")
-    from jsonschema import Draft202012Validator, SchemaError  # heavy, and seldom needed
-
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        raise Refused("output_schema", f"is no JSON schema: {error.message}") from error
 
 
 def _not_blank(prompt: str) -> str:
@@ -212,11 +204,14 @@ class AgentPrompt(BaseModel):
             if self.session_key != self.session_key.strip() or len(self.session_key) > LONGEST_KEY:
                 legal = f"at most {LONGEST_KEY} characters, without blanks around"
                 raise Refused("session_key", "is not legal", legal)
+            if self.session_key.startswith(KEYS_OF_OURS):
+                legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
+                raise Refused("session_key", f'"{self.session_key}" is Daybook\'s own', legal)
             if self.output_schema and self.output_format != "structured":
                 legal = "give output_format structured with it"
                 raise Refused("output_schema", "only a structured answer has one", legal)
             if self.output_format == "structured":
-                _check_schema(self.output_schema)
+                answer_schema.check(self.output_schema)
         return self
 
 
@@ -263,6 +258,12 @@ def read_parameters(parameters: Mapping[str, object]) -> tuple[AgentPrompt, Poli
             raise unknown_field(name, known)
     action = {name: value for name, value in parameters.items() if name != "policy"}
     return _action(action), _policy(parameters.get("policy"), {})
+
+
+def normal_parameters(parameters: Mapping[str, object]) -> dict[str, JsonValue]:
+    """These parameters with every default, in the form of `Job.parameters`. Raises `Refused`."""
+    action, policy = read_parameters(parameters)
+    return {**action.model_dump(mode="json"), "policy": policy.model_dump(mode="json")}
 
 
 def new_job(
