@@ -20,6 +20,7 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from daybook import home, repository
+from daybook.host import prefect_private
 from daybook.worker.entry import write_at_once
 from daybook.worker.messages import Task
 
@@ -32,6 +33,9 @@ INTERPRETER = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_")
 """What an interpreter reads at its start only: a child with other values needs a fresh one."""
 LATER = (
     "aiosqlite",
+    "anyio._backends._asyncio",
+    "encodings.idna",
+    "rich._emoji_codes",
     "sqlalchemy.dialects.sqlite.aiosqlite",
     "daybook.ledger.engine",
     "daybook.runs.carry_out",
@@ -54,6 +58,7 @@ def prepare() -> None:
     for door in sorted((repository.root() / "flows").glob("*.py")):
         if door.name != "__init__.py":
             repository.load_door(f"flows/{door.name}")
+    prefect_private.share_tls_contexts()
 
 
 def run(task: Task, status: int, fresh: bool) -> int:
@@ -200,8 +205,6 @@ def _as_if_fresh(fresh: bool) -> None:
 def _settle_environment() -> None:
     """Have Prefect read its settings again where this task's differ from those of the parent."""
     if _prefect(os.environ) != _prefect(_entered):
-        from daybook.host import prefect_private
-
         prefect_private.reread_settings()
 
 

@@ -7,8 +7,10 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from daybook.worker.base import Launcher, Running
+from daybook.worker.nursery import PROGRAM
 from daybook.worker.spawn import Spawner
 from daybook.worker.zygote import Zygote
 
@@ -22,6 +24,7 @@ async def best(
     folder: Path,
     *,
     environment: Mapping[str, str] | None = None,
+    program: str = PROGRAM,
     platform: str = sys.platform,
 ) -> AsyncIterator[Launcher]:
     """The launcher for this machine, entered; see `nursery.Nursery` for the arguments.
@@ -30,10 +33,11 @@ async def best(
     own libraries may have threads that nobody sees.
     """
     async with AsyncExitStack() as stack:
+        how: dict[str, Any] = {"environment": environment, "program": program}
         why, launcher = f"the platform is {platform}", None
         if platform == "linux":
             try:
-                launcher = await stack.enter_async_context(Zygote(folder, environment=environment))
+                launcher = await stack.enter_async_context(Zygote(folder, **how))
                 why = f"{launcher.threads} threads run after the imports"
             except OSError as error:
                 why = f"nothing to fork from: {error}"
@@ -43,4 +47,4 @@ async def best(
             return
         await stack.aclose()
         log.warning("spawned children: %s", why, extra={"action": "children_spawned"})
-        yield await stack.enter_async_context(Spawner(folder, environment=environment))
+        yield await stack.enter_async_context(Spawner(folder, **how))

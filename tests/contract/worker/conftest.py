@@ -1,0 +1,81 @@
+"""The two launchers over children that do what `programs` says; a parent process for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.host import processes
+from daybook.worker.messages import Task
+from daybook.worker.nursery import Began, Nursery
+from tests.contract.worker.programs import ADAPTERS, NAME
+
+
+@dataclass
+class Launching:
+    """A launcher and what it started; `living` are those of pids that a test was told."""
+
+    launcher: Nursery
+    folder: Path
+    started: list[Began] = field(default_factory=list)
+
+    async def start(self, kind: str, **given: Any) -> Began:
+        flow_run = {"id": kind, **given.pop("flow_run", {})}
+        began = await self.launcher.start(Task(flow_run, "ours", kind, **given))
+        self.started.append(began)
+        return began
+
+    async def until(self, began: Began, key: str) -> Any:
+        """What the process tells under ``key``."""
+        async for fact in began.facts():
+            if key in fact:
+                return fact[key]
+        raise AssertionError(f"it ended and told no {key}: {began.output.read_text()}")
+
+
+@pytest.fixture(params=ADAPTERS)
+def adapter(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(adapter: str, tmp_path: Path) -> Callable[..., Nursery]:
+    def launcher(**given: Any) -> Nursery:
+        return ADAPTERS[adapter](tmp_path / "output", **{"program": NAME, "grace": 1.0, **given})
+
+    return launcher
+
+
+@pytest.fixture
+async def launching(make: Callable[..., Nursery], tmp_path: Path) -> AsyncIterator[Launching]:
+    async with make() as launcher:
+        yield Launching(launcher, tmp_path / "output")
+
+
+def living(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if processes.find(pid) is not None]
+
+
+def children(pid: int | None) -> list[int]:
+    """The children of a process, with those that have ended and were not reaped."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+async def becomes(true: Callable[[], object], within: float = 15.0) -> None:
+    """Until it is so; TimeoutError if it does not become so."""
+    async with asyncio.timeout(within):
+        while not true():
+            await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.02))
+
+
+def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says was done, warnings and worse."""
+    return [r.__dict__["action"] for r in caplog.records if r.levelno >= logging.WARNING]

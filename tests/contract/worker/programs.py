@@ -1,0 +1,200 @@
+"""What the children of these tests do (`daybook.worker.entry.Program`); ``kind`` names it.
+
+Also the program of a worker, ``python -m tests.contract.worker.programs ADAPTER FOLDER KIND…``: it
+starts a process of each
+kind, prints their pids in a line of JSON, and waits to be killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from daybook.worker.messages import Task
+from daybook.worker.nursery import Nursery
+from daybook.worker.spawn import Spawner
+from daybook.worker.zygote import Zygote
+
+NAME = "tests.contract.worker.programs"
+ADAPTERS: dict[str, type[Nursery]] = {"zygote": Zygote, "spawner": Spawner}
+_STUBBORN = "import signal as s; s.signal(15, s.SIG_IGN); print(1, flush=True); s.pause()"
+STUBBORN = [sys.executable, "-c", _STUBBORN]
+
+
+def prepare() -> None:
+    """Nothing: what is above is imported."""
+
+
+def run(task: Task, status: int, fresh: bool) -> int:
+    if task.folder:
+        os.chdir(task.folder)
+    return ACTIONS[task.kind](task, Status(status)) or 0
+
+
+class Status:
+    """The pipe on which a child tells facts."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self, **facts: object) -> None:
+        self.write(json.dumps(facts) + "\n")
+
+    def write(self, text: str) -> None:
+        left = text.encode()
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+
+def ends(task: Task, tell: Status) -> int:
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    return int(task.flow_run.get("code", 0))
+
+
+def exits_with_text(task: Task, tell: Status) -> None:
+    sys.exit("no such agent")
+
+
+def exits(task: Task, tell: Status) -> None:
+    threading.Thread(target=lambda: print("a thread was waited for")).start()
+    atexit.register(lambda: print("exit functions were called"))
+    sys.exit(4)
+
+
+def exits_at_once(task: Task, tell: Status) -> None:
+    print("printed before")
+    os._exit(9)
+
+
+def raises(task: Task, tell: Status) -> None:
+    raise LookupError("what was it?")
+
+
+def is_interrupted(task: Task, tell: Status) -> None:
+    raise KeyboardInterrupt
+
+
+def is_killed(task: Task, tell: Status) -> None:
+    print("printed before")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_terminated(task: Task, tell: Status) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def tells(task: Task, tell: Status) -> None:
+    """More than a pipe holds, and something that is no fact."""
+    tell(first=1)
+    tell.write("not a fact\n[1]\n")
+    tell(long="x" * 200_000)
+    tell(last=True)
+
+
+def describes(task: Task, tell: Status) -> None:
+    """Tells what it finds: its surroundings are what the task says, and nothing else is open."""
+    open_now = dict(_descriptors())
+    tell(
+        pid=os.getpid(),
+        session=os.getsid(0),
+        group=os.getpgid(0),
+        folder=os.getcwd(),
+        open=list(open_now.values()),
+        inheritable=[number for number in open_now if os.get_inheritable(number)],
+        stdin=sys.stdin.read(),
+        given=len(task.flow_run["payload"]) if "payload" in task.flow_run else 0,
+        defaults=[str(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGCHLD)],
+        blocked=len(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+    )
+
+
+def _descriptors() -> Iterator[tuple[int, str]]:
+    for name in sorted(os.listdir("/proc/self/fd"), key=int):
+        with suppress(FileNotFoundError):  # the one that read the folder
+            yield int(name), os.readlink(f"/proc/self/fd/{name}").split(":")[0]
+
+
+def waits(task: Task, tell: Status) -> None:
+    tell(ready=True)
+    while True:
+        signal.pause()
+
+
+def ignores(task: Task, tell: Status) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    waits(task, tell)
+
+
+def computes(task: Task, tell: Status) -> None:
+    """Holds the interpreter in one call of C for hours: no handler of Python's is called."""
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    tell(ready=True)
+    pow(3, 1 << 40)
+
+
+def begins(task: Task, tell: Status) -> None:
+    """Begins others: in its group, in a session of its own, and one whose parent has ended."""
+    tell(begun=_begin())
+    waits(task, tell)
+
+
+def begins_and_dies(task: Task, tell: Status) -> None:
+    tell(begun=_begin())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def begins_and_ends(task: Task, tell: Status) -> int:
+    tell(begun=_begin())
+    return 5
+
+
+def _begin() -> list[int]:
+    pids = []
+    for apart in (False, True):
+        begun = subprocess.Popen(STUBBORN, stdout=subprocess.PIPE, start_new_session=apart)
+        assert begun.stdout is not None
+        begun.stdout.readline()
+        begun.returncode = 0  # left behind
+        pids.append(begun.pid)
+    orphan = (
+        f"import subprocess as s; print(s.Popen({STUBBORN}, start_new_session=True, stdout=-3).pid)"
+    )
+    answer = subprocess.run([sys.executable, "-c", orphan], stdout=subprocess.PIPE, check=True)
+    return [*pids, int(answer.stdout)]
+
+
+ACTIONS: dict[str, Callable[[Task, Status], int | None]] = {
+    name: action
+    for name, action in list(globals().items())
+    if inspect.isfunction(action) and action.__module__ == __name__ and name[0] != "_"
+}
+
+
+async def worker(adapter: str, folder: str, kinds: list[str]) -> None:
+    make = ADAPTERS[adapter]
+    async with make(Path(folder), program=NAME, tick=0.5, silence=3.0, grace=1.0) as launcher:
+        pids: list[int] = [launcher.pid or 0]
+        for kind in kinds:
+            running = await launcher.start(Task({"id": kind}, "ours", kind))
+            async for fact in running.facts():
+                pids += fact.get("begun", [])
+                if "ready" in fact:
+                    pids.append(running.pid)
+                    break
+        print(json.dumps(pids), flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(worker(sys.argv[1], sys.argv[2], sys.argv[3:]))

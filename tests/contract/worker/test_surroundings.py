@@ -1,0 +1,67 @@
+"""What a process finds around it, and what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from daybook.worker.nursery import Nursery
+from tests.contract.worker.conftest import Launching
+
+
+async def test_it_leads_a_session_and_has_nothing_but_its_own(
+    launching: Launching, tmp_path: Path
+) -> None:
+    began = await launching.start("describes", folder=str(tmp_path))
+    async for told in began.facts():
+        assert told["pid"] == told["session"] == told["group"] == began.pid
+        assert told["folder"] == str(tmp_path)
+        assert told["stdin"] == ""
+        assert told["blocked"] == 0
+        assert told["defaults"] == ["0", "0"] or "DFL" in "".join(told["defaults"])
+        assert told["open"] == ["/dev/null", str(began.output), str(began.output), "pipe"]
+        assert told["inheritable"] == [0, 1, 2]
+    assert await began.ended() == 0
+
+
+async def test_many_started_at_once_share_no_descriptor(launching: Launching) -> None:
+    """Tasks that wait in the parent have descriptors there: they must not leak, or no end comes."""
+    started = await asyncio.gather(*(launching.start("describes") for _ in range(12)))
+    assert len({began.output for began in started}) == 12
+    for began in started:
+        told = [fact async for fact in began.facts()]
+        output = str(began.output)
+        assert [each["open"] for each in told] == [["/dev/null", output, output, "pipe"]]
+        assert await began.ended() == 0
+
+
+async def test_a_task_larger_than_any_buffer_arrives(launching: Launching) -> None:
+    large, small = await asyncio.gather(
+        launching.start("describes", flow_run={"payload": "x" * 5_000_000}),
+        launching.start("describes", flow_run={"payload": "xyz"}),
+    )
+    assert await launching.until(large, "given") == 5_000_000
+    assert await launching.until(small, "given") == 3
+
+
+async def test_descriptors_do_not_add_up(launching: Launching) -> None:
+    def count(pid: int | None) -> int:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+
+    async def once() -> None:
+        began = await launching.start("tells")
+        assert [fact async for fact in began.facts()]
+        await began.ended()
+
+    await once()
+    before = count(os.getpid()), count(launching.launcher.pid)
+    for _ in range(10):
+        await once()
+    assert (count(os.getpid()), count(launching.launcher.pid)) == before
+
+
+async def test_the_parent_has_one_thread(make: Callable[..., Nursery]) -> None:
+    async with make(environment={**os.environ, "PYTHONDEVMODE": "1"}) as launcher:
+        assert launcher.threads == 1

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from daybook.worker.messages import Frames, Task, frame
+
+MESSAGES: list[dict[str, Any]] = [
+    {"tick": True},
+    {"number": 1, "task": {"text": "ä\n" * 50_000}},
+    {},
+    {"exited": 7},
+]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 4096, 1 << 20])
+def test_messages_come_out_of_a_stream_wherever_it_is_cut(size: int) -> None:
+    stream = b"".join(map(frame, MESSAGES))
+    frames = Frames()
+    pieces = (stream[at : at + size] for at in range(0, len(stream), size))
+    assert [message for piece in pieces for message in frames.feed(piece)] == MESSAGES
+
+
+def test_half_a_message_is_none() -> None:
+    frames, sent = Frames(), frame({"exited": 7})
+    assert frames.feed(sent[:-1]) == []
+    assert frames.feed(sent[-1:] + sent) == [{"exited": 7}, {"exited": 7}]
+
+
+def test_a_task_survives_the_way() -> None:
+    task = Task(
+        {"id": "x", "parameters": {"prompt": "hello"}},
+        "ours",
+        kind="agent-prompt",
+        handover={"run_id": "r", "fence": 2, "holder": "w"},
+        environment={"A": "1"},
+    )
+    assert Task(**json.loads(json.dumps(task.as_json()))) == task
