@@ -21,6 +21,9 @@ async def up_(
         bool,
         Parameter(negative="--no-browser", help="Open the Prefect UI when all is ready."),
     ] = True,
+    detach: Annotated[
+        bool, Parameter(help="Go on in the background; return when all is ready.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Start everything on this machine, and show what becomes of each run.
@@ -32,9 +35,10 @@ async def up_(
     Example: daybook up --no-browser
     """
     prefect_first()
-    from daybook.service.up import up
+    from daybook.service import up
 
-    await up(JsonTalk() if as_json else Talk(browser=browser))
+    talk = JsonTalk() if as_json else Talk(browser=browser, detached=detach)
+    await (up.detach(talk) if detach else up.up(talk))
     return 0
 
 
@@ -184,8 +188,9 @@ _COUNTED = {
 class Talk:
     """What `up` shows a person (`daybook.service.up.UpTalk`)."""
 
-    def __init__(self, *, browser: bool) -> None:
+    def __init__(self, *, browser: bool, detached: bool = False) -> None:
         self._browser = browser
+        self._end = "`daybook down` stops it." if detached else "Ctrl-C stops everything."
 
     def say(self, line: str) -> None:
         output.say(line)
@@ -206,9 +211,9 @@ class Talk:
             ]
         )
         if facts["example"]:
-            output.say(f"Running the example job {facts['example']} now; Ctrl-C stops everything.")
+            output.say(f"Running the example job {facts['example']} now; {self._end}")
         else:
-            output.say("Ctrl-C stops everything.")
+            output.say(self._end)
         if self._browser and sys.stdout.isatty() and facts["ui_url"] and display_likely():
             import webbrowser
 

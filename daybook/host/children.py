@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from asyncio.subprocess import Process as Running
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,14 +80,37 @@ class Child:
 
     def tail(self, lines: int = 20) -> str:
         """The last lines that it printed in this life, for an error message."""
-        try:
-            with self.log.open("rb") as log:
-                size = log.seek(0, os.SEEK_END)
-                log.seek(max(self._log_from, size - 64_000))
-                text = log.read().decode(errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
+        return tail_of(self.log, self._log_from, lines)
+
+
+def tail_of(log: Path, begins: int, lines: int = 20) -> str:
+    """The last lines of what stands in ``log`` from byte ``begins`` on."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(begins, size - 64_000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def start_alone(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a process that outlives this one; and where in ``log`` its output begins.
+
+    No child of asyncio's: that would be killed with the loop.
+    """
+    trim(log)
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as output:
+        begins = output.seek(0, os.SEEK_END)
+        child = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    return child, begins
 
 
 async def start(

@@ -13,7 +13,10 @@ begun, so that the next `up` or `down` can clear away what a killed one left.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
@@ -25,7 +28,8 @@ from httpx import URL
 from daybook import home as homes
 from daybook import repository
 from daybook.clock import SYSTEM
-from daybook.host import prefect_here, record, server, supervision, worker
+from daybook.errors import DaybookError, Refused
+from daybook.host import children, prefect_here, record, server, supervision, worker
 from daybook.host.children import Child
 from daybook.ledger import claims, history, jobs, offers
 from daybook.ledger.engine import Ledger
@@ -82,6 +86,36 @@ async def up(talk: UpTalk) -> None:
             await work
         except asyncio.CancelledError:
             talk.say("Stopped")
+
+
+async def detach(talk: UpTalk, within: float = 180.0) -> None:
+    """Start `daybook up` in the background, and return when all runs; its log is `logs/up.log`.
+
+    Raises `Refused` when this home's `up` runs already, `DaybookError` with the end of its log when
+    it ends before that or takes longer than ``within`` seconds.
+    """
+    here = homes.here().make()
+    if here.running() is not None:
+        raise Refused("home", f"a daybook up of {here.path} runs already", "daybook down ends it")
+    log = here.logs / "up.log"
+    talk.say(f"Starting in the background; the log is {log}")
+    child, begins = children.start_alone(
+        [sys.executable, "-m", "daybook", "up", "--no-browser"], log
+    )
+    end = time.monotonic() + within
+    while child.poll() is None and time.monotonic() < end:
+        facts = here.running() or {}
+        if facts.get("pid") == child.pid and facts.get("ready_at"):
+            async with home.ledger() as ledger, ledger.read() as session:
+                count = len(await jobs.every(session))
+            talk.ready(_facts(facts["api_url"], facts["ui_url"], ledger, count, None))
+            child.returncode = 0  # it goes on without us: nobody waits for it here
+            return
+        await asyncio.sleep(LOOK)
+    if child.poll() is None:
+        child.terminate()
+        child.wait()
+    raise DaybookError(f"it did not start:\n{children.tail_of(log, begins)}")
 
 
 async def down() -> bool:
@@ -141,18 +175,22 @@ async def _run(here: homes.Home, written: record.Record, talk: UpTalk) -> None:
         written.ready(SYSTEM.now())
         async with ledger.read() as session:
             count = len(await jobs.every(session))
-        talk.ready(
-            {
-                "api_url": prefect.api_url,
-                "ui_url": prefect.ui_url,
-                "ledger": ledger.place,
-                "jobs": count,
-                "example": example,
-            }
-        )
+        talk.ready(_facts(prefect.api_url, prefect.ui_url, ledger, count, example))
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST)
         await _watch(ledger, talk, since)
+
+
+def _facts(
+    api_url: str, ui_url: str, ledger: Ledger, count: int, example: str | None
+) -> dict[str, Any]:
+    return {
+        "api_url": api_url,
+        "ui_url": ui_url,
+        "ledger": ledger.place,
+        "jobs": count,
+        "example": example,
+    }
 
 
 async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str | None:
