@@ -13,7 +13,6 @@ begun, so that the next `up` or `down` can clear away what a killed one left.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import time
