@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import Any
+import os
+import ssl
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
 
 logger = logging.getLogger(__name__)
 
@@ -68,3 +73,51 @@ def reread_settings() -> None:
         logger.warning("Prefect does not read its environment again: %s", error)
         return
     refresh_global_settings_context()
+
+
+def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[Any]:
+    """Prefect's health check server of a worker; ``polling`` says whether the worker is well.
+
+    Fallback: none is served, and the log says so.
+    """
+    try:
+        from prefect.workers.server import _run_healthcheck_server
+
+        return cast(AbstractContextManager[Any], _run_healthcheck_server(polling))
+    except (ImportError, TypeError) as error:
+        logger.warning("no health check is served: %s", error)
+        return nullcontext()
+
+
+def share_tls_contexts() -> bool:
+    """Have Prefect's clients of this process, and of those forked from it, share TLS contexts.
+
+    Each client loads all authorities' certificates anew, which is 40 ms of work, three times in a
+    run. They are loaded here once, and again when their file changes. Returns whether it was done.
+    Fallback: Prefect's own way.
+    """
+    try:
+        from prefect.client import orchestration
+        from prefect.settings import get_current_settings
+
+        if getattr(orchestration, "ssl", None) is not ssl:
+            raise LookupError("the client does not make its TLS context as expected")
+        shared: dict[tuple[str, int, int], ssl.SSLContext] = {}
+
+        def create_default_context(*given: Any, **named: Any) -> ssl.SSLContext:
+            cafile = named.get("cafile")
+            if given or named.keys() != {"cafile"} or cafile is None:
+                return ssl.create_default_context(*given, **named)
+            about = os.stat(cafile)
+            key = (str(cafile), about.st_mtime_ns, about.st_size)
+            if key not in shared:
+                shared[key] = ssl.create_default_context(cafile=cafile)
+            return shared[key]
+
+        everything = {**vars(ssl), "create_default_context": create_default_context}
+        create_default_context(cafile=get_current_settings().api.ssl_cert_file)
+        orchestration.ssl = SimpleNamespace(**everything)  # type: ignore[assignment]
+    except (ImportError, AttributeError, LookupError, OSError) as error:
+        logger.warning("Prefect's clients load certificates each for itself: %s", error)
+        return False
+    return True
