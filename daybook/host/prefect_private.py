@@ -100,7 +100,8 @@ def share_tls_contexts() -> bool:
         from prefect.client import orchestration
         from prefect.settings import get_current_settings
 
-        if getattr(orchestration, "ssl", None) is not ssl:
+        clients: Any = orchestration
+        if clients.ssl is not ssl:
             raise LookupError("the client does not make its TLS context as expected")
         shared: dict[tuple[str, int, int], ssl.SSLContext] = {}
 
@@ -116,7 +117,7 @@ def share_tls_contexts() -> bool:
 
         everything = {**vars(ssl), "create_default_context": create_default_context}
         create_default_context(cafile=get_current_settings().api.ssl_cert_file)
-        orchestration.ssl = SimpleNamespace(**everything)  # type: ignore[assignment]
+        clients.ssl = SimpleNamespace(**everything)
     except (ImportError, AttributeError, LookupError, OSError) as error:
         logger.warning("Prefect's clients load certificates each for itself: %s", error)
         return False
