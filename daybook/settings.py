@@ -6,6 +6,7 @@ A variable wins over the file. `docs/settings.md` is generated from the fields b
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,9 +14,9 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from daybook.errors import Refused
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = TomlConfigSettingsSource(settings_cls, home_path() / "config.toml")
+        file = InitSettingsSource(settings_cls, _of_file())
         return (init_settings, env_settings, file)
 
     @property
@@ -101,11 +102,45 @@ class Settings(BaseSettings):
         return self.ledger_url or f"sqlite+aiosqlite:///{self.home / 'ledger.db'}"
 
 
+def config_file() -> Path:
+    """The file in the home in which settings may stand; the environment wins."""
+    return home_path() / "config.toml"
+
+
 def load(**given: Any) -> Settings:
-    """Read the settings of this process; raises `Refused` naming the variable that is wrong."""
+    """Read the settings of this process.
+
+    Raises `Refused` naming the variable that is wrong, or the file and what is wrong in it.
+    """
     try:
         return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "DAYBOOK_" + "_".join(str(part).upper() for part in first["loc"])
-        raise Refused(name, str(first["msg"]).removeprefix("Value error, ")) from error
+        key = "_".join(str(part) for part in first["loc"])
+        problem = str(first["msg"]).removeprefix("Value error, ")
+        variable = f"DAYBOOK_{key.upper()}"
+        if variable in os.environ or key in given:
+            raise Refused(variable, problem) from error
+        raise Refused(str(config_file()), f"{key}: {problem}") from error
+
+
+def _of_file() -> dict[str, Any]:
+    """What stands in the file; raises `Refused` for what is no TOML and for unknown keys.
+
+    The home is not among its keys: the file lies in it.
+    """
+    file = config_file()
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except NotADirectoryError:  # the home is a file: `daybook doctor` tells of it
+        return {}
+    except OSError as error:
+        raise Refused(str(file), f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise Refused(str(file), f"is no TOML: {error}", 'such as timezone = "UTC"') from error
+    legal = sorted(Settings.model_fields.keys() - {"home"})
+    if unknown := [key for key in found if key not in legal]:
+        raise Refused(str(file), f"unknown: {', '.join(unknown)}", f"legal: {', '.join(legal)}")
+    return found

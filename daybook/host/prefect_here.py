@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
@@ -62,9 +64,7 @@ async def _start(
     home: Home, record: Record, say: Callable[[str], None], within: float
 ) -> PrefectHere:
     for _ in range(PORTS_TRIED):
-        port = server.free_port()
-        if port != server.PORT:
-            say(f"Port {server.PORT} is taken: Prefect gets port {port}")
+        port = _port(home, say)
         say(f"Starting a Prefect server on {server.ui_url(port)}; the first time takes longer")
         child = await server.start(home, port)
         record.began(child)
@@ -84,9 +84,29 @@ async def _start(
                 continue
             raise
         record.server(here.api_url, here.ui_url, own=True)
+        _port_file(home).write_text(f"{port}\n")
         say(f"Prefect: {here.ui_url}, started here")
         return here
     raise PrefectUnreachable(None, f"{PORTS_TRIED} ports were taken by others one after the other")
+
+
+def _port(home: Home, say: Callable[[str], None]) -> int:
+    """The port of the last start, so that addresses which a person has noted stay right; else
+    `server.PORT`, else any that is free.
+    """
+    wanted = server.PORT
+    with suppress(OSError, ValueError):
+        last = int(_port_file(home).read_text())
+        wanted = last if 0 < last < 2**16 else server.PORT
+    if (port := server.free_port(wanted)) == wanted:
+        return port
+    port = port if wanted == server.PORT else server.free_port()
+    say(f"Port {wanted} is taken: Prefect gets port {port}")
+    return port
+
+
+def _port_file(home: Home) -> Path:
+    return home.path / "port"
 
 
 def _use(here: PrefectHere) -> None:

@@ -25,6 +25,8 @@ PORT = 4200
 KEEP_FLOW_RUNS = 90 * 24 * 60 * 60
 """Seconds after its end for which a flow run is kept: the ledger's default of 90 days."""
 LOOK_AGAIN = 0.1
+SAY_FIRST, SAY_AGAIN = 1.0, 5.0
+"""Seconds after which a wait is told, and after which again."""
 TAKEN = os.EX_TEMPFAIL
 """The server's exit code when its port is taken."""
 UNGUARDED = os.EX_SOFTWARE
@@ -32,6 +34,14 @@ UNGUARDED = os.EX_SOFTWARE
 BACKLOG = 2048
 GRACEFUL = 5
 """Seconds that open requests get at the end; the UI's websockets would otherwise hold it up."""
+
+
+class NotStarted(PrefectUnreachable):
+    """A server of our own that does not come up: not one that somebody else has to start."""
+
+    def __init__(self, api_url: str, why: str) -> None:
+        super().__init__(api_url, why)
+        self.args = (f"the Prefect server of this home did not start: {why}",)
 
 
 def api_url(port: int) -> str:
@@ -106,14 +116,14 @@ async def healthy(
 ) -> None:
     """Wait until the server answers `GET /health` with 200.
 
-    ``progress`` is called with the seconds waited so far, about once a second. Raises
-    `PrefectUnreachable` after ``within`` seconds, or at once, with the last lines of its log,
-    when ``child``, the server's process, has ended.
+    ``progress`` is called with the seconds waited so far, now and then. Raises `PrefectUnreachable`
+    after ``within`` seconds; `NotStarted` where ``child`` is the server's process, then and, with
+    the last lines of its log, as soon as that has ended.
     """
     import httpx
 
     began = time.monotonic()
-    told = 0.0
+    tell = SAY_FIRST
     why = "no answer"
     async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
         while (waited := time.monotonic() - began) < within:
@@ -127,15 +137,16 @@ async def healthy(
                 why = f"it answers {answer.status_code}"
             except httpx.TransportError as error:
                 why = str(error) or type(error).__name__
-            if progress is not None and waited - told >= 1.0:
-                told = waited
+            if progress is not None and waited >= tell:
+                tell = waited + SAY_AGAIN
                 progress(waited)
             await asyncio.sleep(LOOK_AGAIN)
-    raise PrefectUnreachable(api_url, why)
+    raise PrefectUnreachable(api_url, why) if child is None else NotStarted(api_url, why)
 
 
-def free_port(preferred: int = PORT) -> int:
-    """``preferred`` if nobody listens there, else any free one; 0 prefers none."""
+def free_port(preferred: int | None = None) -> int:
+    """``preferred`` (`PORT`) if nobody listens there, else any free one; 0 prefers none."""
+    preferred = PORT if preferred is None else preferred
     return preferred if preferred and _is_free(preferred) else _any_port()
 
 

@@ -78,6 +78,7 @@ async def test_with_4200_taken_it_takes_another_port_and_says_so(
             for file in daybook_home.prefect.iterdir():
                 assert file.stat().st_mode & 0o077 == 0, file
             assert here.child.tail() == ""  # nothing to complain about
+            assert (daybook_home.path / "port").read_text() == f"{port}\n"
         finally:
             await here.child.terminate()
             mine.ended(here.child)

@@ -1,4 +1,4 @@
-"""Settings that would do harm are refused, by the name of the variable."""
+"""Settings that would do harm are refused, by the name of the variable or of the file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from daybook import settings
 from daybook.errors import Refused
+from daybook.home import Home
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,41 @@ def test_an_absolute_path_and_none_are_taken(
     assert settings.load().ledger_address == f"sqlite+aiosqlite:///{tmp_path}/ledger.db"
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{tmp_path}/other.db")
     assert settings.load().ledger_address == f"sqlite+aiosqlite:///{tmp_path}/other.db"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("timezone = \n", ["is no TOML", "line 1"]),
+        ("timezone = 'UTC\xff'\n", ["is no TOML"]),
+        ("timzone = 'UTC'\n", ["unknown: timzone", "legal: ledger_url, max_concurrent, timezone"]),
+        ("[daybook]\ntimezone = 'UTC'\n", ["unknown: daybook", "legal: ledger_url"]),
+        ("home = '/elsewhere'\n", ["unknown: home", "legal: ledger_url"]),
+        ("timezone = 'Mars/Olympus'\n", ["timezone: unknown zone", "Europe/Berlin"]),
+        ("max_concurrent = 0\n", ["max_concurrent: ", "greater than or equal to 1"]),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_refused_by_its_name(
+    content: str, words: list[str], daybook_home: Home
+) -> None:
+    file = daybook_home.path / "config.toml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(Refused) as refused:
+        settings.load()
+    assert refused.value.field == str(file)
+    for each in words:
+        assert each in str(refused.value)
+
+
+def test_a_variable_wins_over_the_file(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    (daybook_home.path / "config.toml").write_text("timezone = 'Asia/Tokyo'\nmax_concurrent = 7\n")
+    monkeypatch.delenv("DAYBOOK_TIMEZONE", raising=False)
+    assert (settings.load().timezone, settings.load().max_concurrent) == ("Asia/Tokyo", 7)
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "UTC")
+    assert (settings.load().timezone, settings.load().max_concurrent) == ("UTC", 7)
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(daybook_home: Home) -> None:
+    (daybook_home.path / "config.toml").mkdir()
+    with pytest.raises(Refused, match="cannot be read: Is a directory"):
+        settings.load()

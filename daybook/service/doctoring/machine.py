@@ -17,14 +17,11 @@ from daybook.service.doctoring.problem import Problem
 
 def settings() -> list[Problem]:
     """Every setting is legal."""
-    file = here().path / "config.toml"
     try:
         ours.load()
     except Refused as error:
-        mend = f"unset {error.field}" if error.field in os.environ else f"edit {_quoted([file])}"
-        return [Problem(str(error), mend)]
-    except (OSError, ValueError) as error:
-        return [Problem(f"{file} cannot be read: {error}", f"edit {_quoted([file])}")]
+        edit = f"edit {_quoted([ours.config_file()])}"
+        return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else edit)]
     return []
 
 
@@ -67,7 +64,7 @@ def ledger_files() -> list[Path]:
     """The SQLite files of the ledger that the settings name; [] where none are legal."""
     try:
         database = ours.load().ledger_address.partition(":///")[2].partition("?")[0]
-    except (Refused, OSError, ValueError):
+    except Refused:
         return []
     return [Path(database + suffix) for suffix in ("", "-wal", "-shm")] if database else []
 

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ async def test_waiting_for_nobody_ends() -> None:
         await server.healthy(address, 1.3, progress=waits.append)
     assert caught.value.address == address
     assert len(waits) == 1
+    assert not isinstance(caught.value, server.NotStarted)
+    assert "unset PREFECT_API_URL" in str(caught.value)
+
+
+async def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server.SAY_AGAIN >= 5
+    monkeypatch.setattr(server, "SAY_FIRST", 0.1)
+    monkeypatch.setattr(server, "SAY_AGAIN", 0.4)
+    waits: list[float] = []
+    with pytest.raises(PrefectUnreachable):
+        await server.healthy(server.api_url(server.free_port(0)), 1.3, progress=waits.append)
+    assert len(waits) >= 2
+    assert all(later - before >= 0.4 for before, later in pairwise(waits))
 
 
 async def test_waiting_for_a_server_that_died_ends_at_once_with_its_words(
@@ -91,9 +105,11 @@ async def test_waiting_for_a_server_that_died_ends_at_once_with_its_words(
     with listener() as taken:
         port = taken.getsockname()[1]
         child = await server.start(daybook_home, port)
-        with pytest.raises(PrefectUnreachable, match=f"port {port}"):
+        with pytest.raises(server.NotStarted, match=f"port {port}") as caught:
             await server.healthy(server.api_url(server.free_port(0)), 60, child=child)
     assert child.exit_code == server.TAKEN
+    assert "PREFECT_API_URL" not in str(caught.value)  # nobody has set it
+    assert (caught.value.code, caught.value.exit_code) == ("prefect_unreachable", 4)
 
 
 OWN = "http://127.0.0.1:4200"
