@@ -68,7 +68,7 @@ async def ask(
         return Answer(_fitting(first, schema), _cut(first))
     except _Mismatch as mismatch:
         wrong = str(mismatch)
-    prompt = f"{request.prompt}\n\n{_said(first.text)}\n\nIt {wrong}\n\n{wanted}"
+    prompt = f"{request.prompt}\n\n{_said(first.text)}\n\nThat does not fit: it {wrong}\n\n{wanted}"
     again = replace(request, prompt=prompt, timeout=end - loop.time())
     try:
         second = await _asked_again(agent, again, request.timeout, first.text)
