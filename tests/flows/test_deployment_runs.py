@@ -13,7 +13,7 @@ from prefect.states import AwaitingRetry, Cancelling, Scheduled
 from daybook.clock import SYSTEM
 from daybook.ledger import claims, offers
 from daybook.ledger.offers import Granted, Offer
-from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor, alive
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 
 pytestmark = [
     pytest.mark.anyio,

@@ -14,7 +14,7 @@ from prefect.exceptions import FailedRun
 from daybook.errors import LedgerUnreachable, Refused
 from daybook.runs import attempt
 from flows.agent_prompt import agent_prompt
-from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor, alive
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 
 call: Any = agent_prompt  # with what its signature forbids, or the state as its answer
 

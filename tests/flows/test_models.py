@@ -14,7 +14,7 @@ from sqlmodel import col, select
 from daybook.agents import documents
 from daybook.ledger.tables import AttemptRow
 from flows.agent_prompt import agent_prompt
-from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.providers import KEY, Answer, Cut, Hang, Provider, Status, Step, limited, provider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]

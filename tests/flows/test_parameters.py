@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 

@@ -17,7 +17,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow
 from flows.agent_prompt import agent_prompt
-from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Agent, Floor
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Agent, Floor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 

@@ -13,7 +13,7 @@ from daybook.host import processes, record, worker
 from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
 from tests.conftest import PrefectServer
-from tests.flows.conftest import PREFECT_LEAVES_A_SOCKET, Floor, alive
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
