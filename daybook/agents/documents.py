@@ -10,6 +10,7 @@ are not registered.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -164,26 +165,35 @@ async def _old(client: PrefectClient, name: str) -> tuple[kinds.Kind, BlockDocum
 async def _find(
     client: PrefectClient, ref: str, *, secrets: bool
 ) -> tuple[kinds.Kind, BlockDocument]:
-    found = [
-        (kind, document)
-        for kind in kinds.KINDS.values()
-        for document in await _documents(client, kind, secrets=secrets)
-    ]
-    fits = [(k, d) for k, d in found if ref in (d.name, f"{k.slug}/{d.name}")]
+    """Only documents of that name are read, so that no other agent's key is on the way."""
+    slug, _, name = ref.rpartition("/")
+    asked = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
+    read = (_named(client, kind, name, secrets=secrets) for kind in asked)
+    found = zip(asked, await asyncio.gather(*read), strict=True)
+    fits = [(kind, document) for kind, document in found if document is not None]
     if not fits:
-        raise UnknownName("agent", ref, (d.name or "" for _, d in found))
+        raise UnknownName("agent", ref, await names(client))
     if len(fits) > 1:
         raise Ambiguous("agent", ref, (f"{k.slug}/{d.name}" for k, d in fits))
     return fits[0]
 
 
-async def _documents(
-    client: PrefectClient, kind: kinds.Kind, *, secrets: bool = False
-) -> list[BlockDocument]:
+async def _named(
+    client: PrefectClient, kind: kinds.Kind, name: str, *, secrets: bool
+) -> BlockDocument | None:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return await client.read_block_document_by_name(name, kind.slug, include_secrets=secrets)
+    except ObjectNotFound:
+        return None
+
+
+async def _documents(client: PrefectClient, kind: kinds.Kind) -> list[BlockDocument]:
     from prefect.exceptions import PrefectHTTPStatusError
 
     try:
-        found = await client.read_block_documents_by_type(kind.slug, include_secrets=secrets)
+        found = await client.read_block_documents_by_type(kind.slug, include_secrets=False)
     except PrefectHTTPStatusError as error:
         if error.response.status_code == 404:
             raise _unregistered(kind) from None

@@ -104,6 +104,7 @@ async def carry(
     attempt: int,
     act: Act,
     clock: Clock,
+    *,
     given: Handover | None = None,
 ) -> Outcome | Again:
     """Act and settle; returns the outcome that is in the ledger, or `Again`.

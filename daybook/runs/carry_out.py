@@ -16,6 +16,7 @@ does: the effect may have been had.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
@@ -78,7 +79,14 @@ async def carry_out(
         raise refused
     try:
         return await _carried_out(
-            run, given, kind, parameters, str(refused or ""), prepare, reconciler, clock
+            run,
+            given,
+            kind=kind,
+            parameters=parameters,
+            refused=str(refused or ""),
+            prepare=prepare,
+            reconciler=reconciler,
+            clock=clock,
         )
     except attempt.STOPPED as error:
         if given is None:
@@ -90,6 +98,7 @@ async def carry_out(
 async def _carried_out(
     run: FlowRun,
     given: Handover | None,
+    *,
     kind: str,
     parameters: dict[str, Any],
     refused: str,
@@ -123,7 +132,7 @@ async def _carried_out(
                 return _not_carried_out(begun, str(run.id))
             granted, number, act = begun
             try:
-                outcome = await attempt.carry(ledger, granted, number, act, clock, given)
+                outcome = await attempt.carry(ledger, granted, number, act, clock, given=given)
             except Unwritten as error:
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
                 return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
@@ -157,7 +166,7 @@ async def _begun(
     if given is not None:
         with suppress(FenceRefused):  # taken back meanwhile, or this is a later attempt: claim
             granted = await claims.granted(ledger, given.run_id, given.fence)
-            begun = await _prepared(ledger, run, given, granted, prepare, clock)
+            begun = await _prepared(ledger, run, given, granted, prepare=prepare, clock=clock)
             if begun is not None:
                 return begun
     deployment_id = str(run.deployment_id) if run.deployment_id else None
@@ -192,7 +201,7 @@ async def _begun(
             return answer
         if given is not None:
             given.tell(claimed=answer.fence)
-        begun = await _prepared(ledger, run, given, answer, prepare, clock)
+        begun = await _prepared(ledger, run, given, answer, prepare=prepare, clock=clock)
         if begun is not None:
             return begun
 
@@ -202,14 +211,12 @@ async def _prepared(
     run: FlowRun,
     given: Handover | None,
     granted: Granted,
+    *,
     prepare: Prepare,
     clock: Clock,
 ) -> tuple[Granted, int, Act] | Ended | None:
     """Prepare and begin a claim; None when it was lost before that, so that it is claimed again."""
-    if granted.job is not None and granted.fence == 1:
-        zone = ZoneInfo(granted.job.job.schedule.timezone)
-        when = granted.due.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
-        await prefect_states.name(str(run.id), f"{granted.job.row.slug} {when}")
+    naming = asyncio.create_task(_name(run, granted))  # meanwhile: it is nobody's condition
     try:
         act = await prepare(granted)
     except AWAY as error:
@@ -218,6 +225,8 @@ async def _prepared(
         raise
     except Exception as error:
         return await _cannot_begin(ledger, granted, str(run.id), error)
+    finally:
+        await naming
     try:
         number = await claims.begin(ledger, granted.run_id, granted.fence)
     except FenceRefused as error:
@@ -227,6 +236,13 @@ async def _prepared(
     if given is not None:
         given.tell(acting=number, fence=granted.fence)
     return granted, number, act
+
+
+async def _name(run: FlowRun, granted: Granted) -> None:
+    if granted.job is not None and granted.fence == 1:
+        zone = ZoneInfo(granted.job.job.schedule.timezone)
+        when = granted.due.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+        await prefect_states.name(str(run.id), f"{granted.job.row.slug} {when}")
 
 
 async def _cannot_begin(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from http import HTTPStatus
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.exceptions import PrefectHTTPStatusError
 
 from daybook.errors import Refused
 from daybook.spec.job import TAG_OF_OURS
@@ -29,6 +31,21 @@ async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
             f"{ledger_id[:8]}",
             "check DAYBOOK_HOME and DAYBOOK_LEDGER_URL",
         )
+
+
+async def savings(client: PrefectClient) -> dict[str, str]:
+    """Settings by which the runs' processes ask nothing that the worker has asked already.
+
+    The server's version was seen when the worker's own client connected. Tokens against forged
+    requests are asked for only where the server gives them out.
+    """
+    saved = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
+    try:
+        await client.request("GET", "/csrf-token", params={"client": "daybook-worker"})
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+            saved["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "false"
+    return saved
 
 
 def healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[None]:

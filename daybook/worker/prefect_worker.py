@@ -77,7 +77,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             await stack.enter_async_context(self)
             await pool.check(self.client, self._work_pool_name, ledger.id)
             folder = home.here().make().path / "runs"
-            launcher = await stack.enter_async_context(launch.best(folder))
+            environment = {**os.environ, **await pool.savings(self.client)}
+            launcher = await stack.enter_async_context(launch.best(folder, environment=environment))
             place = Place(
                 name=self.name,
                 pool=self._work_pool_name,
