@@ -27,7 +27,7 @@ from daybook.sync.projection import SLUG, Projection
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import DeploymentSchedule
+    from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, State
     from prefect.client.schemas.responses import DeploymentResponse
 
 PAGE = 200
@@ -245,14 +245,28 @@ async def start_run(
 
     Returns its id, or None when the deployment is gone.
     """
+    run = await make_run(client, deployment_id, key, parameters)
+    return None if run is None else str(run.id)
+
+
+async def make_run(
+    client: PrefectClient,
+    deployment_id: str,
+    key: str,
+    parameters: dict[str, Any],
+    state: State[Any] | None = None,
+) -> FlowRun | None:
+    """Make a run, scheduled for now or as ``state`` says; None when the deployment is gone.
+
+    The same key again gives the same run, in whatever state it is by now.
+    """
     from prefect.exceptions import PrefectHTTPStatusError
 
     try:
-        run = await client.create_flow_run_from_deployment(
-            UUID(deployment_id), parameters=parameters, idempotency_key=key
+        return await client.create_flow_run_from_deployment(
+            UUID(deployment_id), parameters=parameters, idempotency_key=key, state=state
         )
     except PrefectHTTPStatusError as error:
         if error.response.status_code == HTTPStatus.NOT_FOUND:
             return None
         raise
-    return str(run.id)

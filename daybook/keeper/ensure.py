@@ -1,0 +1,241 @@
+"""Ensure: a waiting row has exactly one scheduled Prefect run (`docs/promise.md` 11, 12).
+
+::
+
+    its Prefect run is               then
+    ───────────────────────────────  ──────────────────────────────────────────────────────────────
+    scheduled at `until`             nothing
+    scheduled at another time        moved; one that waits for a slot may have been woken: earlier
+                                     is right too
+    pending, running                 somebody may be at it, so only long after `until` moved
+    cancelling, paused               nothing: `ends` sees to it
+    gone, or there is none           made, under the key `<ledger>:<occurrence>:<n>`
+    ended                            `ends` decides; made when the row still waits then
+
+The key makes two processes, or a second try after a crash, have the same run. It gives an ended run
+too: then the next number is taken. Before a run is moved the row is read again, and afterwards what
+was moved: a state that came in between is not lost (`prefect_runs.change`). A run that was started
+in between goes on under a wrong state until it ends: nobody else is granted its row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from http import HTTPStatus
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import PrefectHTTPStatusError
+
+from daybook.keeper import ends, prefect_runs
+from daybook.ledger import claims, slots, waits
+from daybook.ledger.engine import Ledger
+from daybook.ledger.slots import SLOT
+from daybook.ledger.states import Status
+from daybook.ledger.tables import JobRow, RunRow
+from daybook.runs import prefect_states
+from daybook.sync import deployments
+
+log = logging.getLogger(__name__)
+
+NEAR = timedelta(seconds=1)
+OWN_WAIT = timedelta(seconds=60)
+"""How long after `until` a started run is left to its process, which may wait half a minute."""
+ASKING = timedelta(seconds=5)
+"""How long who asks for a run has to make its Prefect run."""
+MOST_KEYS = 5
+"""How many numbers are tried in one pass for a row."""
+
+
+@dataclass
+class Ensured:
+    """The flow runs that were moved and made, by id, and how many rows were left without one.
+
+    Left is a row without a deployment, one that Prefect refuses, and one that somebody changed
+    meanwhile; the next pass looks again.
+    """
+
+    moved: list[str] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+    left: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.moved or self.made)
+
+
+async def ensure(
+    ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()
+) -> Ensured:
+    """One pass over the next waiting rows of each job.
+
+    ``supervised`` are the flow runs whose processes the caller watches: their states are its own.
+    """
+    async with ledger.read() as session:
+        rows = await waits.to_ensure(session, ledger.now())
+    rows = [row for row in rows if row.flow_run_id not in supervised]
+    rows = [row for row in rows if not _just_asked(row, ledger.now())]
+    return await these(ledger, client, rows)
+
+
+async def one(ledger: Ledger, client: PrefectClient, row: RunRow) -> Ensured:
+    """The same for one row, at once: no process of it lives."""
+    return await these(ledger, client, [row], abandoned=True)
+
+
+async def wake(ledger: Ledger, client: PrefectClient, most: int) -> list[str]:
+    """Schedule for now what the free slots can take, of ``most`` in all; returns the flow runs.
+
+    Those that were scheduled for now already are among them.
+    """
+    async with ledger.read() as session:
+        rows = await slots.next_up(session, ledger.now(), most)
+    if not rows:
+        return []
+    work = _Pass(ledger, client, at=ledger.now())
+    await work.do(rows)
+    return [*work.due, *work.done.moved, *work.done.made]
+
+
+async def these(
+    ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow], *, abandoned: bool = False
+) -> Ensured:
+    """The same for those of ``rows`` that wait; ``abandoned`` says that no process has them."""
+    work = _Pass(ledger, client, abandoned=abandoned)
+    await work.do(rows)
+    return work.done
+
+
+def _just_asked(row: RunRow, now: datetime) -> bool:
+    """Whether somebody who asked for the run is about to make its Prefect run."""
+    fresh = row.flow_run_id is None and not row.prefect_runs
+    return fresh and row.occurrence.startswith("request:") and row.queued_at > now - ASKING
+
+
+class _Pass:
+    """One pass. ``at`` is when the runs are to start; without it each row's own `until`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: PrefectClient,
+        *,
+        at: datetime | None = None,
+        abandoned: bool = False,
+    ) -> None:
+        self._ledger, self._client = ledger, client
+        self._at, self._abandoned = at, abandoned
+        self._jobs: dict[str, JobRow] = {}
+        self.done, self.due = Ensured(), list[str]()
+
+    async def do(self, rows: Sequence[RunRow]) -> None:
+        rows = [row for row in rows if row.state is Status.WAITING]
+        if not rows:
+            return
+        runs = await prefect_runs.read(self._client, [row.flow_run_id for row in rows])
+        for row in rows:
+            try:
+                await self._see_to(row, runs.get(str(row.flow_run_id)))
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise
+                # This one row's trouble, such as parameters that the deployment refuses now.
+                self.done.left += 1
+                log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
+
+    def _when(self, row: RunRow) -> datetime:
+        return self._at or row.until or self._ledger.now()
+
+    async def _see_to(self, row: RunRow, run: FlowRun | None) -> None:
+        kind = run.state.type if run is not None and run.state is not None else None
+        if run is None or run.state is None:
+            await self._make(row, None)
+        elif kind in prefect_runs.ENDED:
+            # Somebody's wish, perhaps: what it means is decided before another run is made.
+            await ends.met(self._ledger, self._client, run, run.state)
+            newest = await self._read(row.id)
+            if newest is not None and newest.state is Status.WAITING:
+                await self._make(newest, run)
+        elif kind is StateType.SCHEDULED and self._stands_right(row, run):
+            self.due.append(str(run.id))
+        elif kind is StateType.SCHEDULED or (
+            kind in {StateType.PENDING, StateType.RUNNING} and self._left_alone(row)
+        ):
+            await self._move(row, run)
+
+    def _stands_right(self, row: RunRow, run: FlowRun) -> bool:
+        at = run.next_scheduled_start_time
+        if at is None:
+            return False
+        late = timedelta(seconds=at.timestamp() - self._when(row).timestamp())
+        return late <= NEAR and (row.waits_for == SLOT or late >= -NEAR)
+
+    def _left_alone(self, row: RunRow) -> bool:
+        """Whether no process can be expected to come back to the row by itself."""
+        until = row.until or row.queued_at
+        return self._abandoned or until < self._ledger.now() - OWN_WAIT
+
+    async def _move(self, row: RunRow, run: FlowRun) -> None:
+        if run.deployment_id is None or not await self._unchanged(row):
+            self.done.left += 1  # a direct call, which no worker can run; or somebody was quicker
+            return
+        await prefect_runs.forget_process(self._client, run)
+        state = prefect_states.waiting(self._when(row), row.reason)
+        change = await prefect_runs.change(self._client, run, state)
+        if change.surprise and change.over is not None:
+            log.info("%s was %s meanwhile", run.name, change.over.name, extra={"action": "raced"})
+            await ends.met(self._ledger, self._client, run, change.over)
+        if change.accepted and not (change.surprise and change.over and change.over.is_final()):
+            self.done.moved.append(str(run.id))
+        else:
+            self.done.left += 1
+
+    async def _make(self, row: RunRow, old: FlowRun | None) -> None:
+        deployment_id = await self._deployment(row, old)
+        if deployment_id is None:
+            self.done.left += 1
+            return
+        state = prefect_states.waiting(self._when(row), row.reason)
+        for _ in range(MOST_KEYS):
+            if not await self._unchanged(row):
+                break
+            key = f"{self._ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
+            made = await deployments.make_run(
+                self._client, deployment_id, key, row.parameters, state
+            )
+            if made is None:
+                break
+            newest = await self._read(row.id)
+            if newest is None or newest.prefect_runs != row.prefect_runs:
+                break  # another process wrote down the same run already, or a later one
+            await claims.carried_by(self._ledger, row.id, str(made.id))
+            if made.state is None or not made.state.is_final():
+                self.done.made.append(str(made.id))
+                return
+            row = await self._read(row.id) or row  # that number was taken, and its run has ended
+        self.done.left += 1
+
+    async def _deployment(self, row: RunRow, old: FlowRun | None) -> str | None:
+        if row.job_id is None:
+            return str(old.deployment_id) if old is not None and old.deployment_id else None
+        async with self._ledger.read() as session:
+            job = await session.get(JobRow, row.job_id)
+        if job is None or job.archived_at is not None:
+            # No claim will come to refuse it, so it ends here.
+            await claims.cancel(self._ledger, row.id, "the job was removed")
+            return None
+        return job.deployment_id
+
+    async def _read(self, run_id: str) -> RunRow | None:
+        async with self._ledger.read() as session:
+            return await session.get(RunRow, run_id)
+
+    async def _unchanged(self, row: RunRow) -> bool:
+        """Whether the row still waits as it was read: what is written next rests on that."""
+        newest = await self._read(row.id)
+        same = ("status", "until", "flow_run_id", "prefect_runs")
+        return newest is not None and all(
+            getattr(newest, name) == getattr(row, name) for name in same
+        )
