@@ -50,7 +50,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import lease, occurrence
 from daybook.runs.handover import Handover
-from daybook.spec.policy import Policy
+from daybook.spec.policy import LONGEST_ASKED, Policy
 
 log = logging.getLogger(__name__)
 
@@ -129,17 +129,23 @@ async def carry(
         # The agent has been ended by its own adapter; what is left is to say so while there is
         # time. That the process is stopped does not make a known outcome unknown.
         if tried is not None:
-            await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock))
+            await _write(ledger, granted, attempt, tried, clock)
         elif given is None:
             await _to_the_end(lambda: _interrupted(ledger, granted))
         raise
+    return await _write(ledger, granted, attempt, tried, clock)
+
+
+async def _write(
+    ledger: Ledger, granted: Granted, attempt: int, tried: _Tried, clock: Clock
+) -> Outcome | Again:
+    """Settle the run, or only its attempt where another one follows."""
     policy = Policy.model_validate(granted.parameters["policy"])
+    again = None
     if tried.temporary and attempt <= policy.retries:
         again = Again(clock.now() + policy.delay(attempt, tried.asked))
-        await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock, again))
-        return again
-    await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock))
-    return tried.outcome
+    await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock, again))
+    return again or tried.outcome
 
 
 async def _try(granted: Granted, act: Act) -> _Tried:
@@ -152,7 +158,7 @@ async def _try(granted: Granted, act: Act) -> _Tried:
         )
         return _Tried(timed_out, temporary=True)
     except AgentTemporary as error:
-        asked = timedelta(seconds=error.retry_after or 0)
+        asked = timedelta(seconds=min(error.retry_after or 0, LONGEST_ASKED.total_seconds()))
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
         return _Tried(failed, temporary=True, asked=asked)
     except DaybookError as error:

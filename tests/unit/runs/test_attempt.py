@@ -68,6 +68,7 @@ async def _carry(begun: Begun, act: attempt.Act, clock: MovedClock | None = None
         (AgentTemporary("429"), timedelta(seconds=1)),
         (AgentTemporary("429", retry_after=40), timedelta(seconds=40)),
         (AgentTemporary("429", retry_after=86_400), timedelta(hours=1)),
+        (AgentTemporary("429", retry_after=1e15), timedelta(hours=1)),
     ],
 )
 async def test_a_temporary_error_waits_for_the_next_attempt(
