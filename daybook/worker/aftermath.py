@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+import httpx
 from prefect.client.orchestration import PrefectClient
 
 from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
@@ -40,6 +41,16 @@ async def settle(ledger: Ledger, client: PrefectClient, watched: Watched) -> Non
     row = await _patiently(ledger, lambda: _in_the_ledger(ledger, client, watched))
     if row is None:
         return  # not to be reached for longer than the lease: whoever judges that has it
+    try:
+        await _tell_prefect(ledger, client, watched, row)
+    except httpx.HTTPError as error:
+        # The keeper's passes do it later.
+        log.warning("Prefect is told later: %s", error, extra={"action": "tell_failed"})
+
+
+async def _tell_prefect(
+    ledger: Ledger, client: PrefectClient, watched: Watched, row: RunRow
+) -> None:
     if row.state is Status.WAITING:
         if watched.exit_code != 0 or watched.cause is not None:
             await ensure.one(ledger, client, row)
@@ -101,7 +112,10 @@ async def _prefect_tells(ledger: Ledger, client: PrefectClient, watched: Watched
     """Whether Prefect ended the run before our flow was entered: parameters that do not fit."""
     if watched.exit_code != 0 or watched.facts.attempt:
         return False
-    return await ends.one(ledger, client, watched.flow_run_id, gone=True) is not None
+    try:
+        return await ends.one(ledger, client, watched.flow_run_id, gone=True) is not None
+    except httpx.HTTPError:
+        return False
 
 
 def _with_tail(words: str, watched: Watched) -> str:

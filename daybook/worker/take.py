@@ -12,6 +12,7 @@ A run that is not of a job of ours is started without a claim, with what its wor
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -66,6 +67,11 @@ class Taker:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._most, self._free, self._watch = holder, most, free, watch
         self._reconciler = Reconciliation()
+        # One claim after the other, in the order in which they were due: SQLite's own waiting for
+        # its lock keeps no order.
+        self._claiming = asyncio.Lock()
+        self.starting = 0
+        """How many runs have a slot and are not watched yet."""
 
     async def take(self, run: FlowRun) -> bool:
         """Carry the run as far as a process, or send it where it belongs.
@@ -104,17 +110,21 @@ class Taker:
         async with self._ledger.read() as session:
             stored = await jobs.get(session, offer.job_id)
         assert stored is not None
-        offer = replace(offer, kind=stored.row.kind, full=not self._free())
-        answer = await gate.decide(
-            self._ledger,
-            offer,
-            self._reconciler,
-            deployment_id=str(run.deployment_id),
-            made_by=str(run.created_by.id) if run.created_by else None,
-        )
+        async with self._claiming:
+            answer = await gate.decide(
+                self._ledger,
+                replace(offer, kind=stored.row.kind, full=not self._free()),
+                self._reconciler,
+                deployment_id=str(run.deployment_id),
+                made_by=str(run.created_by.id) if run.created_by else None,
+            )
+            self.starting += isinstance(answer, Granted)
         match answer:
             case Granted():
-                await self._begin(run, answer, offer.kind)
+                try:
+                    await self._begin(run, answer, stored.row.kind)
+                finally:
+                    self.starting -= 1
             case Waiting():
                 await self._set_back(run, answer)
             case Ended():
@@ -208,13 +218,17 @@ class Taker:
 
     async def start(self, run: FlowRun, how: How) -> Watched | None:
         """Start a run that is not ours; ``how`` is what its pool wants."""
-        state = await self._pending(run)
-        if state is None:
-            return None
-        running = await self._launcher.start(Task(_json(run, state), mode="engine", **asdict(how)))
-        watched = Watched(run, running)
-        self._watch(watched)
-        return watched
+        self.starting += 1
+        try:
+            state = await self._pending(run)
+            if state is None:
+                return None
+            task = Task(_json(run, state), mode="engine", **asdict(how))
+            watched = Watched(run, await self._launcher.start(task))
+            self._watch(watched)
+            return watched
+        finally:
+            self.starting -= 1
 
 
 def _json(run: FlowRun, state: State[Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import os
 import socket
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Work:
         self._after: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
         self._ends_since: datetime | None = None
+        self._cancels: deque[str] = deque(maxlen=256)
         self._stopping = False
         self._hurry = asyncio.Event()
         self._taker = Taker(
@@ -139,7 +141,8 @@ class Work:
         renewing.cancel()
 
     def _has_room(self) -> bool:
-        return self._place.limit is None or len(self._watched) < self._place.limit
+        at_work = len(self._watched) + self._taker.starting
+        return self._place.limit is None or at_work < self._place.limit
 
     async def _take(self, run: FlowRun) -> None:
         if str(run.id) in self._watched or self._stopping:
@@ -154,6 +157,8 @@ class Work:
 
     def _watch(self, watched: Watched) -> None:
         self._watched[watched.flow_run_id] = watched
+        if watched.flow_run_id in self._cancels:  # while it was being started
+            watched.stop(Cause.CANCEL)
         task = asyncio.create_task(self._see_to_the_end(watched))
         self._after.add(task)
         task.add_done_callback(self._after.discard)
@@ -196,9 +201,12 @@ class Work:
     async def _heard(self, flow_run_id: str, state: str) -> None:
         if state in events.SCHEDULED:
             self.intake.poll_soon()
-        elif state in {"Cancelling", "Cancelled"} and flow_run_id in self._watched:
-            self._watched[flow_run_id].stop(Cause.CANCEL)
-        elif state in events.ENDED and flow_run_id not in self._watched:
+            return
+        if state in {"Cancelling", "Cancelled"}:
+            self._cancels.append(flow_run_id)
+            if flow_run_id in self._watched:
+                self._watched[flow_run_id].stop(Cause.CANCEL)
+        if state in events.ENDED and flow_run_id not in self._watched:
             await self._quietly(ends.one(self._ledger, self._client, flow_run_id))
 
     async def _beat(self) -> NoReturn:
@@ -225,7 +233,7 @@ class Work:
             try:
                 known = await leases.renew_all(self._ledger, self._holder, list(ours))
             except LedgerUnreachable as error:
-                log.warning("leases are not renewed: %s", error)
+                log.warning("leases are not renewed: %s", error, extra={"action": "not_renewed"})
                 continue
             self._renewed = time.monotonic()
             for run_id, watched in ours.items():
