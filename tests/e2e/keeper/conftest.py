@@ -6,6 +6,7 @@ two requests of a pass is done by `House.before` and `House.after`.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -60,6 +61,9 @@ class House:
     requests: Counter[str] = field(default_factory=Counter)
     before: dict[str, Hook] = field(default_factory=dict)
     after: dict[str, Hook] = field(default_factory=dict)
+    deadly: bool = False
+    """Whether the process dies at each new write in Prefect, when that has been done there."""
+    deaths: set[str] = field(default_factory=set)
 
     # --- time
 
@@ -202,6 +206,13 @@ class House:
         name = response.request.url.path.rpartition("/")[2]
         if name in self.after:
             await self.after.pop(name)()
+        if not self.deadly or name == "filter" or response.request.method == "GET":
+            return
+        keyed = json.loads(response.request.content or "{}").get("idempotency_key", "")
+        write = f"{response.request.url.path} {keyed}"
+        if response.is_success and write not in self.deaths:
+            self.deaths.add(write)
+            raise Died
 
 
 class Died(Exception):

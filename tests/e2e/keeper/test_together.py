@@ -1,0 +1,126 @@
+"""All passes over a floor in disorder: by two processes at once, and dying at each write."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
+
+from daybook.keeper import ends, ensure, expire, leftovers, mirror
+from daybook.ledger import claims, jobs
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.sync.form import POOL
+from tests.e2e.keeper.conftest import Died, House
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+async def every_pass(ledger: Ledger, client: PrefectClient) -> int:
+    """One turn of all passes, as a worker does them; how many of them changed something."""
+    await ends.ends(ledger, client, None)
+    done = [
+        await expire.expire(ledger, client),
+        await ensure.ensure(ledger, client),
+        await mirror.mirror(ledger, client),
+        await leftovers.leftovers(ledger, client, POOL, "the-worker", "2"),
+    ]
+    return sum(map(bool, done))
+
+
+async def disorder(house: House) -> dict[str, str]:
+    """A run in each trouble; what has to become of it, by its id."""
+    later = house.at(hours=3)
+    wanted: dict[str, str] = {}
+
+    async def add(
+        status: str, *states: State[Any], acting: bool = False, until: datetime | None = None
+    ) -> None:
+        row, run = await house.carried(await house.job(), until=until)
+        if acting:
+            await house.acting(row)
+        await house.set(run, *states)
+        wanted[row.id] = status
+
+    stored = await house.job()
+    wanted[(await house.asked(stored, later)).id] = "waiting"
+    await add("waiting", until=later)
+    await add("waiting", Pending(), Running())  # set back, as nobody comes
+    await add("waiting", Crashed(), until=later)
+    await add("waiting", Failed())
+    await add("cancelled", Cancelled())
+    await add("cancelled", Pending(), Cancelling())
+    await add("skipped", Completed())
+    await add("unknown", Pending(), Running(), acting=True)
+    await add("unknown", Crashed(), acting=True)
+    await add("cancelled", Cancelled(), acting=True)
+    for status in (Status.SUCCEEDED, Status.FAILED):
+        row, _ = await house.carried(await house.job(), Pending(), Running())
+        granted = await house.acting(row)
+        await claims.settle(house.ledger, row.id, granted.fence, Outcome(status, error="why"))
+        wanted[row.id] = str(status)
+    gone, run = await house.carried(await house.job(), until=later)
+    await house.ui.delete_flow_run(run.id)
+    wanted[gone.id] = "waiting"
+    return wanted
+
+
+async def is_in_order(house: House, wanted: dict[str, str]) -> None:
+    for row in await house.rows():
+        assert row.status == wanted[row.id]
+        assert not row.unmirrored
+        async with house.ledger.read() as session:
+            assert row.job_id is not None
+            stored = await jobs.get(session, row.job_id)
+        assert stored is not None
+        runs = await house.runs(stored)
+        open_ones = [run for run in runs if run.state is not None and not run.state.is_final()]
+        if row.status == "waiting":
+            (run,) = open_ones
+            assert str(run.id) == row.flow_run_id
+            assert await house.shown(run) == ("SCHEDULED", "AwaitingConcurrencySlot")
+            assert row.until is not None
+            assert abs(await house.start(run) - row.until).total_seconds() < 1
+        else:
+            assert not open_ones
+            shown = {"succeeded": "Completed", "skipped": "Skipped", "failed": "Failed"}
+            shown |= {"cancelled": "Cancelled", "unknown": "Unknown"}
+            assert (await house.shown(row.flow_run_id))[1] == shown[row.status]
+
+
+async def test_two_processes_at_once_bring_it_in_order(house: House) -> None:
+    wanted = await disorder(house)
+    async with get_client() as other, Ledger(house.ledger.address, house.clock) as ledger:
+        for _ in range(4):  # two looks at a lease, and what each turn leaves to the next
+            house.passes(seconds=65)
+            await asyncio.gather(every_pass(house.ledger, house.client), every_pass(ledger, other))
+
+    await is_in_order(house, wanted)
+    made = {row.id: row.prefect_runs for row in await house.rows()}
+    assert set(made.values()) <= {1, 2}
+    # And then there is peace.
+    assert await every_pass(house.ledger, house.client) == 0
+
+
+async def test_dying_at_each_write_in_prefect_it_is_brought_in_order(house: House) -> None:
+    wanted = await disorder(house)
+    house.deadly = True
+    turns = 0
+    while turns < 4:
+        try:
+            await every_pass(house.ledger, house.client)
+        except Died:
+            continue
+        turns += 1
+        house.passes(seconds=65)
+
+    assert len(house.deaths) >= 10  # four runs made, one moved, five states forced
+    await is_in_order(house, wanted)
+    house.deadly = False
+    assert await every_pass(house.ledger, house.client) == 0
