@@ -20,7 +20,7 @@ from daybook.ledger import jobs, leases, offers, outcomes, rows, sessions, slots
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
 from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import HELD, TERMINAL, Status
+from daybook.ledger.states import HELD, LIVE, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import due as due_times
 from daybook.spec import lateness, prompts
@@ -160,13 +160,10 @@ class Decision:
             return await self._end(row, Status.SKIPPED, "the job was removed")
         if stored is not None:
             await leases.expire(self.session, stored.id, self.now)
-            between = (
-                (col(RunRow.status) == Status.WAITING)
-                & (col(RunRow.attempts) > 0)
-                & (col(RunRow.until) >= self.now - leases.LEASE)
-            )
+            between = (col(RunRow.attempts) > 0) & (col(RunRow.until) >= self.now - leases.LEASE)
             others = select(RunRow).where(
                 col(RunRow.job_id) == stored.id,
+                col(RunRow.status).in_(LIVE),  # for the index; the next line is what is meant
                 col(RunRow.status).in_(HELD) | between,
                 col(RunRow.id) != row.id,
             )

@@ -65,14 +65,18 @@ class EndInPrefect:
         return f"its Prefect run ended as {self.name}" + (f": {self.message}" * bool(self.message))
 
 
-async def take(ledger: Ledger, end: EndInPrefect) -> Status | None:
-    """Settle the run by the table above; returns its new status, None when nothing changed."""
+async def take(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> Status | None:
+    """Settle the run by the table above; returns its new status, None when nothing changed.
+
+    ``fence`` is the one that the caller saw on the row before it asked Prefect: a row that was
+    granted or given back since then is left alone, because the end may be of an earlier start.
+    """
     async with ledger.write() as session:
         occurrence = end.offer.occurrence if end.offer else None
         row = await rows.of(session, end.flow_run_id, occurrence)
         if row is None:
             return await _without_row(session, end, ledger.now())
-        if row.state in TERMINAL:
+        if row.state in TERMINAL or fence not in (None, row.fence):
             return None
         if row.flow_run_id is None and row.state is Status.WAITING:
             return await _not_carried(session, row, end, ledger.now())
@@ -112,13 +116,17 @@ async def _another_run(
         failed = Outcome(Status.FAILED, error=told + (end.message or end.name))
         await outcomes.write(session, row, failed, now)
     else:
-        row.until, row.waits_for, row.reason = now + _pause(row), "", end.told()
+        # What it waited for, a backoff or a slot, it waits for still.
+        row.until = max(row.until or now, now + _pause(row))
+        row.reason = end.told()
 
 
 def _pause(row: RunRow) -> timedelta:
     """None for the first run; then longer ones: what always ends at once is no storm."""
     made = row.prefect_runs
-    return timedelta(0) if made < 2 else min(timedelta(seconds=2 ** min(made, 9)), LONGEST_PAUSE)
+    if made < 2:
+        return timedelta(0)
+    return min(timedelta(seconds=2 ** min(made - 1, 9)), LONGEST_PAUSE)
 
 
 async def _not_carried(

@@ -130,9 +130,9 @@ async def lost(
 def _pause(row: RunRow) -> timedelta:
     """No pause the first time; then longer ones: what dies whenever it is started is no storm."""
     grants = (row.fence + 1) // 2  # each grant raises the fence, and so does giving it back
-    return (
-        timedelta(0) if grants < 2 else min(timedelta(seconds=2 ** min(grants, 9)), LONGEST_PAUSE)
-    )
+    if grants < 2:
+        return timedelta(0)
+    return min(timedelta(seconds=2 ** min(grants - 1, 9)), LONGEST_PAUSE)
 
 
 def put_back(row: RunRow, until: datetime, why: str) -> None:
@@ -159,8 +159,8 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
     """
     async with ledger.read() as session:
         now = ledger.now()
-        held = [row.id for row in await _to_look_at(session, now, limit)]
-        waiting = [row.id for row in await waits.all_overdue(session, now, limit)]
+        held = await _to_look_at(session, now, limit)
+        waiting = await waits.all_overdue(session, now, limit)
     changed: list[RunRow] = []
     if not held and not waiting:
         return changed
@@ -180,11 +180,11 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
     return changed
 
 
-async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[RunRow]:
-    """Held runs whose lease ran out, but those that are suspected too recently to be judged."""
+async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[str]:
+    """The ids of held runs whose lease ran out, but not of those suspected a moment ago."""
     suspected = col(RunRow.suspected_at)
-    ran_out = (
-        select(RunRow)
+    found = (
+        select(RunRow.id)
         .where(
             col(RunRow.status).in_(HELD),
             col(RunRow.lease_until) <= now,
@@ -193,4 +193,4 @@ async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[
         .order_by(col(RunRow.lease_until))
         .limit(limit)
     )
-    return list((await session.execute(ran_out)).scalars())
+    return list((await session.execute(found)).scalars())

@@ -25,16 +25,18 @@ def overdue(row: RunRow, now: datetime) -> str:
     return f"the deadline of {durations.to_text(deadline)} passed while it waited"
 
 
-async def all_overdue(session: AsyncSession, now: datetime, limit: int) -> list[RunRow]:
-    """Waiting runs whose deadline has passed, those that were asked for first coming first."""
+async def all_overdue(session: AsyncSession, now: datetime, limit: int) -> list[str]:
+    """The ids of waiting runs whose deadline has passed, the longest known coming first."""
     deadline = col(RunRow.parameters)[("policy", "deadline")].as_string()
     waiting = (
-        select(RunRow)
+        select(RunRow.id, RunRow.queued_at, deadline)
         .where(col(RunRow.status) == Status.WAITING, deadline != "")
         .order_by(col(RunRow.queued_at))
     )
-    rows = (await session.execute(waiting)).scalars()
-    return [row for row in rows if overdue(row, now)][:limit]
+    found = (await session.execute(waiting)).all()
+    within = {text: policy.of_run({"policy": {"deadline": text}}).deadline for *_, text in found}
+    passed = [run for run, since, text in found if (most := within[text]) and since + most <= now]
+    return passed[:limit]
 
 
 async def to_ensure(session: AsyncSession, now: datetime, per_job: int = 10) -> list[RunRow]:

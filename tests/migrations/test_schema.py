@@ -21,7 +21,7 @@ from sqlalchemy import create_engine
 from sqlmodel import SQLModel
 
 from daybook.errors import LedgerNewer
-from daybook.ledger import schema
+from daybook.ledger import mirror, schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 
@@ -153,6 +153,62 @@ def _killed(path: str, after: str) -> None:
 
     op.create_table = create_table  # type: ignore[assignment]
     asyncio.run(_id(Path(path)))
+
+
+_ROW = (
+    "INSERT INTO runs (id, occurrence, kind, trigger, due, status, reason, fence, holder,"
+    " flow_starts, prefect_runs, parameters, attempts, queued_at, flow_run_id, finished_at,"
+    " evidence) VALUES ('{id}', 'flow:{id}', 'agent-prompt', 'direct', {now}, '{status}', '', 0,"
+    " '', 0, 0, '{{}}', 0, {now}, '{id}', {ended}, '[]')"
+)
+
+
+def _of_revision(path: Path, revision: str) -> None:
+    """A ledger as a program of that time left it, with an ended run and one that waits."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+    _query(path, "INSERT INTO facts (key, value) VALUES ('id', 'kept')")
+    now = "'2026-11-20 08:00:00.000000'"
+    _query(path, _ROW.format(id="w", status="waiting", now=now, ended="NULL"))
+    _query(path, _ROW.format(id="e", status="succeeded", now=now, ended=now))
+
+
+def _killed_after_columns(path: str) -> None:
+    """Migrate, and die by SIGKILL as soon as the first index is to be made."""
+    op.create_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    asyncio.run(_id(Path(path)))
+
+
+async def test_killed_in_an_upgrade_it_is_as_before_and_the_next_start_succeeds(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    _of_revision(path, "20261120_0002")
+    before = _query(path, "SELECT sql FROM sqlite_master ORDER BY name")
+    child = SPAWN.Process(target=_killed_after_columns, args=(str(path),))
+    child.start()
+    child.join(30)
+    assert child.exitcode == -signal.SIGKILL
+    assert _query(path, "SELECT sql FROM sqlite_master ORDER BY name") == before
+
+    assert await _id(path) == "kept"
+    assert _query(path, f"SELECT version_num FROM {schema.VERSION_TABLE}") == [(schema.head(),)]
+
+
+async def test_of_what_had_ended_before_the_upgrade_prefect_is_told_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    _of_revision(path, "20261120_0002")
+
+    async with Ledger(_address(path)) as ledger, ledger.read() as session:
+        assert await mirror.unmirrored(session, ledger.now()) == []
+        rows = {name: await session.get(RunRow, name) for name in "we"}
+
+    told = {row.id: (row.status, row.waits_for, row.unmirrored) for row in rows.values() if row}
+    assert told == {"w": ("waiting", "", False), "e": ("succeeded", "", False)}
 
 
 @pytest.mark.parametrize("after", ["facts", "runs", "attempts", "messages"])

@@ -78,3 +78,19 @@ def test_a_folder_in_the_place_of_the_file_is_refused(daybook_home: Home) -> Non
     (daybook_home.path / "config.toml").mkdir()
     with pytest.raises(Refused, match="cannot be read: Is a directory"):
         settings.load()
+
+
+def test_the_limit_on_runs_at_once_is_four_unless_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load().max_concurrent == 4
+    monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", "20")
+    assert settings.load().max_concurrent == 20
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many", ""])
+def test_a_limit_that_lets_nothing_run_is_refused(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", limit)
+    with pytest.raises(Refused) as refused:
+        settings.load()
+    assert refused.value.field == "DAYBOOK_MAX_CONCURRENT"

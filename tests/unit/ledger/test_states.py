@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import IllegalTransition, LedgerError, NotFound
-from daybook.ledger import claims, states
+from daybook.ledger import claims, ends, offers, states
+from daybook.ledger.ends import EndInPrefect
 from daybook.ledger.offers import Answer, Ended, Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
@@ -37,9 +39,6 @@ NAMES = [name for name in JOINED if name != "none"]
 PAIRS = list(product(JOINED, NAMES))
 LEGAL = [(old, new) for old, new in PAIRS if new in JOINED[old].split()]
 ILLEGAL = [pair for pair in PAIRS if pair not in LEGAL]
-
-# Steps that nothing in this version takes: the causes come with retries, deadlines and the mirror.
-NO_CAUSE_YET = {("none", "cancelled"), ("none", "failed"), ("acting", "waiting")}
 
 
 def _status(name: str) -> Status | None:
@@ -161,16 +160,60 @@ async def _too_late(book: Book, offer: Offer, row: RunRow | None) -> object:
     return await book.claim(offer)
 
 
+async def _cancelled_in_prefect(book: Book, offer: Offer, row: RunRow | None) -> object:
+    end = EndInPrefect(str(offer.flow_run_id), "CANCELLED", "Cancelled", "", offer)
+    return await ends.take(book.ledger, end)
+
+
+async def _parameters_do_not_fit(book: Book, offer: Offer, row: RunRow | None) -> object:
+    book.clock.set(offer.due)
+    key = offers.flow_key(str(offer.flow_run_id))
+    return await book.claim(replace(offer, occurrence=key, refused="prompt: is blank"))
+
+
+async def _cancelled(book: Book, offer: Offer, row: RunRow | None) -> object:
+    assert row is not None
+    return await claims.cancel(book.ledger, row.id)
+
+
+async def _past_its_deadline(book: Book, offer: Offer, row: RunRow | None) -> object:
+    assert row is not None
+    async with book.ledger.write() as session:
+        row.parameters = row.parameters | {"policy": {"deadline": "1s"}}
+        session.add(row)
+    book.clock.move(timedelta(seconds=1))
+    return await book.claim(offer)
+
+
+async def _temporary_error(book: Book, offer: Offer, row: RunRow | None) -> object:
+    assert row is not None
+    until = book.clock.now() + timedelta(minutes=1)
+    failed = Outcome(Status.FAILED, error="429")
+    await claims.retry(book.ledger, row.id, row.fence, failed, until)
+    return None
+
+
+async def _killed(book: Book, offer: Offer, row: RunRow | None) -> object:
+    assert row is not None
+    return await claims.died(book.ledger, row.id, row.fence, "killed")
+
+
 WAYS: dict[tuple[str, str], Way] = {
     ("none", "waiting"): _ask,
     ("none", "claimed"): _in_time,
     ("none", "skipped"): _switched_off,
     ("none", "missed"): _too_late,
+    ("none", "cancelled"): _cancelled_in_prefect,
+    ("none", "failed"): _parameters_do_not_fit,
     ("waiting", "skipped"): _removed,
+    ("waiting", "cancelled"): _cancelled,
+    ("waiting", "timed_out"): _past_its_deadline,
+    ("acting", "waiting"): _temporary_error,
+    ("acting", "unknown"): _killed,
 }
 
 
-@pytest.mark.parametrize(("old", "new"), [pair for pair in LEGAL if pair not in NO_CAUSE_YET])
+@pytest.mark.parametrize(("old", "new"), LEGAL)
 async def test_what_the_page_joins_can_be_gone(book: Book, old: str, new: str) -> None:
     offer, row = await _bring(book, old)
 

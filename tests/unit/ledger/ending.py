@@ -1,0 +1,28 @@
+"""Short ways to an end that was made in Prefect."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from daybook.ledger import ends
+from daybook.ledger.ends import EndInPrefect
+from daybook.ledger.offers import Offer
+from daybook.ledger.states import Status
+from tests.unit.ledger.conftest import Book
+
+Type = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+TYPES: tuple[Type, ...] = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+SAID = "it broke"
+BY_HAND = "set to Completed by hand in Prefect"
+
+
+def end(offer: Offer, state: Type, **changes: Any) -> EndInPrefect:
+    """The end of the offer's own Prefect run, as a pass over Prefect sees it."""
+    made = EndInPrefect(str(offer.flow_run_id), state, state.title(), SAID, offer)
+    return replace(made, **changes)
+
+
+async def take(book: Book, offer: Offer, state: Type) -> Status | None:
+    """Bring that end to the ledger."""
+    return await ends.take(book.ledger, end(offer, state))

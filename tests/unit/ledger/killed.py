@@ -1,0 +1,55 @@
+"""A process that makes one write of the ledger and is killed right before or after its commit."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
+
+from sqlalchemy import event
+
+from daybook.ledger import claims, ends, leases, mirror
+from daybook.ledger.engine import Ledger
+from daybook.testing import MovedClock
+
+CONTEXT = multiprocessing.get_context("forkserver")
+
+VERBS: dict[str, Callable[..., Coroutine[Any, Any, object]]] = {
+    "claim": claims.claim,
+    "died": claims.died,
+    "cancel": claims.cancel,
+    "take": ends.take,
+    "expire_all": leases.expire_all,
+    "renew_all": leases.renew_all,
+    "mirrored": mirror.mirrored,
+}
+
+When = Literal["before", "after"]
+
+
+def _kill(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _write(address: str, clock: MovedClock, verb: str, given: tuple[Any, ...], when: When) -> None:
+    async def write() -> None:
+        async with Ledger(address, clock) as ledger:
+            if when == "before":
+                event.listen(ledger._engine.sync_engine, "commit", _kill)
+            await VERBS[verb](ledger, *given)
+            _kill()
+
+    asyncio.run(write())
+
+
+def killed(
+    address: str, clock: MovedClock, verb: str, given: tuple[Any, ...], when: When
+) -> int | None:
+    """Let a process of its own do that, up to its end; the exit code."""
+    child = CONTEXT.Process(target=_write, args=(address, clock, verb, given, when))
+    child.start()
+    child.join(60)
+    return child.exitcode

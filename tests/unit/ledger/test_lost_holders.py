@@ -1,0 +1,280 @@
+"""A holder that is gone: seen to have died, or given up with its lease (`docs/promise.md` 3, 5)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from daybook.errors import FenceRefused, NotFound
+from daybook.ledger import claims, leases
+from daybook.ledger.offers import Ended, Granted, Offer, Waiting
+from daybook.ledger.states import Status
+from daybook.spec.policy import JITTER
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+MICROSECOND = timedelta(microseconds=1)
+WHY = "its process was killed by SIGKILL"
+TAIL = "Killed\nlast words"
+RERUN = {"every": "1h", "on_lost": "rerun", "retry_delay": "10s"}
+
+
+async def _died(book: Book, granted: Granted) -> Status:
+    return await claims.died(book.ledger, granted.run_id, granted.fence, WHY, TAIL)
+
+
+async def _again(book: Book, offer: Offer, run_id: str) -> Granted:
+    """The next attempt, when the row lets it begin."""
+    until = (await book.row(run_id)).until
+    assert until is not None
+    book.clock.set(max(until, book.clock.now()))
+    return await book.begun(offer)
+
+
+# --- died
+
+
+async def test_dead_before_the_effect_it_waits_and_may_go_at_once(book: Book) -> None:
+    offer = book.due(await book.add())
+    granted = await book.granted(offer)
+
+    assert await _died(book, granted) is Status.WAITING
+
+    row = await book.row(granted.run_id)
+    assert (row.status, row.until, row.reason) == ("waiting", book.clock.now(), WHY)
+    assert (row.fence, row.holder, row.lease_until, row.attempts) == (2, "", None, 0)
+    assert isinstance(await book.claim(offer), Granted)
+
+
+async def test_what_dies_whenever_it_is_started_is_started_ever_more_seldom(book: Book) -> None:
+    offer = book.due(await book.add())
+    waits = []
+    for _ in range(12):
+        granted = await book.granted(offer)
+        await _died(book, granted)
+        until = (await book.row(granted.run_id)).until
+        assert until is not None
+        waits.append((until - book.clock.now()).total_seconds())
+        if waits[-1]:
+            assert isinstance(await book.claim(offer), Waiting)
+        book.clock.set(until)
+
+    assert waits == [0, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+
+
+async def test_dead_after_begin_it_is_unknown_with_what_is_known(book: Book) -> None:
+    stored = await book.add()
+    granted = await book.begun(book.due(stored))
+
+    assert await _died(book, granted) is Status.UNKNOWN
+
+    row = await book.row(granted.run_id)
+    assert (row.status, row.reason, row.error) == ("unknown", WHY, TAIL)
+    assert (row.fence, row.finished_at) == (granted.fence, book.clock.now())
+    assert row.unmirrored
+    (attempt,) = await book.attempts(granted.run_id)
+    assert (attempt.status, attempt.error) == ("unknown", TAIL)
+    assert (await book.job(stored.id)).last_error == TAIL
+    # An outcome that was on its way overwrites it.
+    assert await book.settle(granted, Status.SUCCEEDED, output="yes") is Status.SUCCEEDED
+
+
+async def test_dead_after_it_settled_changes_nothing(book: Book) -> None:
+    granted = await book.settled(book.due(await book.add()), Status.SUCCEEDED, output="yes")
+    before = await book.row(granted.run_id)
+    book.clock.move(timedelta(seconds=1))
+
+    assert await _died(book, granted) is Status.SUCCEEDED
+    assert await claims.died(book.ledger, granted.run_id, 7, WHY) is Status.SUCCEEDED
+
+    assert await book.row(granted.run_id) == before
+
+
+async def test_who_lost_the_claim_is_refused_and_heard(book: Book) -> None:
+    offer = book.due(await book.add())
+    old = await book.granted(offer)
+    await _died(book, old)
+    new = await book.begun(offer)
+
+    with pytest.raises(FenceRefused) as refused:
+        await _died(book, old)
+
+    assert (refused.value.fence, refused.value.current) == (1, 3)
+    row = await book.row(new.run_id)
+    assert row.status == "acting"
+    known = {"fence": 1, "status": "unknown", "reason": WHY, "error": TAIL, "output": None}
+    assert row.evidence == [known | {"at": book.clock.now().isoformat()}]
+
+
+async def test_one_that_was_given_back_has_no_holder_to_die(book: Book) -> None:
+    granted = await book.granted(book.due(await book.add()))
+    until = book.clock.now() + timedelta(minutes=1)
+    await claims.postpone(book.ledger, granted.run_id, granted.fence, until, "busy")
+
+    with pytest.raises(FenceRefused):
+        await _died(book, granted)
+
+    row = await book.row(granted.run_id)
+    assert (row.status, row.until, row.reason) == ("waiting", until, "busy")
+
+
+async def test_a_run_that_is_nowhere_is_not_found(book: Book) -> None:
+    with pytest.raises(NotFound):
+        await claims.died(book.ledger, "nobody", 1, WHY)
+
+
+# --- on_lost: rerun
+
+
+async def test_where_the_job_says_so_it_is_run_again(book: Book) -> None:
+    stored = await book.add(**RERUN)
+    offer = book.due(stored)
+    granted = await book.begun(offer)
+
+    assert await _died(book, granted) is Status.WAITING
+
+    row = await book.row(granted.run_id)
+    assert (row.reason, row.finished_at) == (f"{WHY}; it is to be run again", None)
+    assert row.fence == granted.fence + 1
+    assert row.until is not None
+    wait = (row.until - book.clock.now()).total_seconds()
+    assert 10 <= wait <= 10 * (1 + JITTER)
+    (attempt,) = await book.attempts(granted.run_id)
+    assert (attempt.status, attempt.error) == ("unknown", TAIL)
+    assert (await book.job(stored.id)).run_count == 0  # nothing has ended yet
+    # What the dead one knew is not taken for the outcome of the next.
+    with pytest.raises(FenceRefused):
+        await book.settle(granted, Status.FAILED)
+    again = await _again(book, offer, granted.run_id)
+    assert await book.settle(again, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert [each.status for each in await book.attempts(granted.run_id)] == ["unknown", "succeeded"]
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [(0, 2), (1, 2), (2, 3), (3, 4)])
+async def test_it_is_run_again_as_often_as_there_are_retries_and_at_least_once(
+    book: Book, retries: int, attempts: int
+) -> None:
+    offer = book.due(await book.add(**RERUN, retries=retries))
+    granted = await book.begun(offer)
+    for number in range(1, attempts):
+        assert await _died(book, granted) is Status.WAITING, number
+        granted = await _again(book, offer, granted.run_id)
+
+    assert await _died(book, granted) is Status.UNKNOWN
+
+    assert [each.status for each in await book.attempts(granted.run_id)] == ["unknown"] * attempts
+    assert isinstance(await book.claim(offer), Ended)
+
+
+async def test_a_lost_lease_is_run_again_as_well(book: Book) -> None:
+    offer = book.due(await book.add(**RERUN))
+    granted = await book.begun(offer)
+    await book.lose()
+
+    (row,) = await leases.expire_all(book.ledger)
+
+    assert (row.id, row.status) == (granted.run_id, "waiting")
+    why = "the lease of here:1 was lost while it was acting; it is to be run again"
+    assert row.reason == why
+    with pytest.raises(FenceRefused):
+        await book.settle(granted, Status.SUCCEEDED)
+
+
+# --- the pass over all leases
+
+
+async def test_a_pass_suspects_and_the_one_a_lease_later_judges(book: Book) -> None:
+    one, two = [book.due(await book.add(name)) for name in ("one", "two")]
+    held = [await book.granted(one), await book.begun(two)]
+    book.clock.move(leases.LEASE - MICROSECOND)
+    assert await leases.expire_all(book.ledger) == []
+    assert [(await book.row(each.run_id)).suspected_at for each in held] == [None, None]
+    book.clock.move(MICROSECOND)
+
+    assert await leases.expire_all(book.ledger) == []  # suspected
+
+    suspected = book.clock.now()
+    assert [(await book.row(each.run_id)).suspected_at for each in held] == [suspected] * 2
+    book.clock.move(leases.LEASE - MICROSECOND)
+    assert await leases.expire_all(book.ledger) == []
+    book.clock.move(MICROSECOND)
+    changed = await leases.expire_all(book.ledger)
+    assert {each.id: each.status for each in changed} == {
+        held[0].run_id: "waiting",
+        held[1].run_id: "unknown",
+    }
+    assert await leases.expire_all(book.ledger) == []
+
+
+async def test_who_renews_after_the_suspicion_keeps_its_run(book: Book) -> None:
+    granted = await book.begun(book.due(await book.add()))
+    book.clock.move(timedelta(hours=5))
+    assert await leases.expire_all(book.ledger) == []
+    assert await leases.renew(book.ledger, granted.run_id, granted.fence)
+    book.clock.move(leases.LEASE - MICROSECOND)
+
+    assert await leases.expire_all(book.ledger) == []
+    assert await book.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
+
+
+async def test_a_pass_without_work_asks_for_no_lock(book: Book) -> None:
+    await book.settled(book.due(await book.add("one")), Status.SUCCEEDED)
+    await book.begun(book.due(await book.add("two")))
+    async with book.ledger.write():  # nobody else could write now
+        assert await leases.expire_all(book.ledger) == []
+
+
+async def test_a_pass_looks_at_no_more_than_its_limit(book: Book) -> None:
+    for number in range(3):
+        await book.begun(book.due(await book.add(f"job-{number}", every="1h")))
+    await book.lose()
+
+    first = await leases.expire_all(book.ledger, limit=2)
+    second = await leases.expire_all(book.ledger, limit=2)
+
+    assert (len(first), len(second)) == (2, 1)
+    assert {row.status for row in await book.rows()} == {"unknown"}
+
+
+# --- renewal of all that one holds
+
+
+async def test_all_of_one_holder_are_renewed_at_once(book: Book) -> None:
+    jobs = [await book.add(f"job-{number}", every="1h") for number in range(5)]
+    claimed = await book.granted(book.due(jobs[0]))
+    acting = await book.begun(book.due(jobs[1]))
+    ended = await book.settled(book.due(jobs[2]), Status.SUCCEEDED)
+    lost = await book.granted(book.due(jobs[3]))
+    await claims.postpone(book.ledger, lost.run_id, lost.fence, book.clock.now(), "later")
+    others = await book.granted(book.due(jobs[4], holder="there:2"))
+    before = await book.row(others.run_id)
+    async with book.ledger.write() as session:
+        row = await session.get(type(before), acting.run_id)
+        assert row is not None
+        row.suspected_at = book.clock.now()
+        session.add(row)
+    book.clock.move(timedelta(seconds=20))
+
+    all_ = [each.run_id for each in (claimed, acting, ended, lost, others)]
+    answer = await leases.renew_all(book.ledger, "here:1", [*all_, "nobody"])
+
+    assert answer == {
+        claimed.run_id: Status.CLAIMED,
+        acting.run_id: Status.ACTING,
+        ended.run_id: Status.SUCCEEDED,
+        lost.run_id: Status.WAITING,
+        others.run_id: None,
+        "nobody": None,
+    }
+    until = book.clock.now() + leases.LEASE
+    for held in (claimed, acting):
+        row = await book.row(held.run_id)
+        assert (row.lease_until, row.suspected_at) == (until, None)
+    assert await book.row(others.run_id) == before
+
+
+async def test_who_holds_nothing_asks_for_no_lock(book: Book) -> None:
+    async with book.ledger.write():
+        assert await leases.renew_all(book.ledger, "here:1", []) == {}

@@ -1,0 +1,269 @@
+"""The global limit and the worker's own (requirement 12, `docs/promise.md` 12)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from daybook.ledger import claims, leases, offers, slots
+from daybook.ledger.engine import Ledger
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+async def _jobs(book: Book, count: int) -> list[StoredJob]:
+    return [await book.add(f"job-{number}") for number in range(count)]
+
+
+def _offers(book: Book, jobs: list[StoredJob], **changes: Any) -> list[Offer]:
+    """Of each job one run, whose due times rise by a second and have all passed."""
+    due = book.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
+    return [
+        Offer(
+            offers.flow_key(f"f{number}"),
+            "agent-prompt",
+            "manual",
+            due + timedelta(seconds=number),
+            f"w:{number}",
+            job.job.parameters(),
+            job_id=job.id,
+            flow_run_id=f"f{number}",
+            **changes,
+        )
+        for number, job in enumerate(jobs)
+    ]
+
+
+async def _next(book: Book, most: int) -> list[RunRow]:
+    async with book.ledger.read() as session:
+        return await claims.next_for_slot(session, book.clock.now(), most)
+
+
+async def test_one_more_than_the_limit_waits_and_says_so(book: Book) -> None:
+    five = _offers(book, await _jobs(book, 5), most=4)
+    held = [await book.granted(each) for each in five[:4]]
+
+    answer = await book.claim(five[4])
+
+    assert isinstance(answer, Waiting)
+    assert answer.until == book.clock.now() + timedelta(seconds=30)
+    row = await book.row(str(answer.run_id))
+    assert (row.status, row.waits_for, row.fence) == ("waiting", "slot", 0)
+    assert (row.reason, row.flow_run_id) == ("4 of 4 runs are at work", "f4")
+    assert await _next(book, 4) == []
+
+    await claims.begin(book.ledger, held[0].run_id, held[0].fence)
+    await book.settle(held[0], Status.SUCCEEDED)
+
+    # A free slot is why it looks again before its time.
+    assert [each.id for each in await _next(book, 4)] == [row.id]
+    assert isinstance(await book.claim(five[4]), Granted)
+    row = await book.row(row.id)
+    assert (row.status, row.waits_for, row.reason, row.until) == ("claimed", "", "", None)
+
+
+async def test_a_free_slot_is_the_earliest_due_ones(book: Book) -> None:
+    blocker, *others = _offers(book, await _jobs(book, 4), most=1)
+    held = await book.begun(blocker)
+    for each in reversed(others):
+        assert isinstance(await book.claim(each), Waiting)
+    await book.settle(held, Status.SUCCEEDED)
+
+    later = await book.claim(others[2])
+    assert isinstance(later, Waiting)
+    assert later.why == "0 of 1 runs are at work, and 2 that were due earlier wait"
+    assert [each.flow_run_id for each in await _next(book, 1)] == ["f1"]
+    assert [each.flow_run_id for each in await _next(book, 3)] == ["f1", "f2", "f3"]
+
+    assert isinstance(await book.claim(others[0]), Granted)
+
+
+async def test_one_that_was_never_offered_before_stands_behind_those_due_earlier(
+    book: Book,
+) -> None:
+    blocker, early, late = _offers(book, await _jobs(book, 3), most=1)
+    held = await book.begun(blocker)
+    assert isinstance(await book.claim(early), Waiting)
+    await book.settle(held, Status.SUCCEEDED)
+
+    assert isinstance(await book.claim(late), Waiting)
+
+    assert isinstance(await book.claim(early), Granted)
+
+
+async def test_of_two_free_slots_the_second_is_not_kept_for_the_first(book: Book) -> None:
+    one, two, early, late = _offers(book, await _jobs(book, 4), most=2)
+    held = [await book.begun(one), await book.begun(two)]
+    assert isinstance(await book.claim(early), Waiting)
+    for each in held:
+        await book.settle(each, Status.SUCCEEDED)
+
+    assert isinstance(await book.claim(late), Granted)
+
+
+async def test_nobody_waits_for_one_that_nobody_comes_for(book: Book) -> None:
+    blocker, gone, late = _offers(book, await _jobs(book, 3), most=1)
+    held = await book.begun(blocker)
+    answer = await book.claim(gone)
+    assert isinstance(answer, Waiting)
+    await book.settle(held, Status.SUCCEEDED)
+
+    book.clock.set(answer.until + slots.BELIEVED)
+    assert isinstance(await book.claim(late), Waiting)
+    assert len(await _next(book, 1)) == 1
+    book.clock.move(MICROSECOND)
+    assert await _next(book, 1) != []  # the later one
+    assert isinstance(await book.claim(late), Granted)
+
+
+async def test_a_lost_holder_frees_its_slot(book: Book) -> None:
+    blocker, waits = _offers(book, await _jobs(book, 2), most=1)
+    await book.begun(blocker)
+    assert isinstance(await book.claim(waits), Waiting)
+
+    await book.lose()
+    assert [each.flow_run_id for each in await leases.expire_all(book.ledger)] == ["f0"]
+
+    assert isinstance(await book.claim(waits), Granted)
+
+
+async def test_a_direct_call_takes_a_slot_and_waits_for_none(book: Book) -> None:
+    (scheduled,) = _offers(book, await _jobs(book, 1), most=1)
+    direct = Offer(
+        offers.flow_key("d"), "agent-prompt", "direct", book.clock.now(), "here:1", {"prompt": "Hi"}
+    )
+    other = Offer(
+        offers.flow_key("e"),
+        "agent-prompt",
+        "direct",
+        book.clock.now(),
+        "here:1",
+        {"prompt": "Ho"},
+        most=1,
+        full=True,
+    )
+
+    await book.granted(direct)
+    assert isinstance(await book.claim(scheduled), Waiting)
+    assert isinstance(await book.claim(other), Granted)
+
+    answer = await book.claim(scheduled)
+    assert isinstance(answer, Waiting)
+    assert answer.why == "2 of 1 runs are at work"
+
+
+async def test_a_full_worker_says_so_and_another_one_takes_the_run(book: Book) -> None:
+    (offer,) = _offers(book, await _jobs(book, 1), most=4, full=True)
+
+    answer = await book.claim(offer)
+
+    assert isinstance(answer, Waiting)
+    assert answer.until == book.clock.now() + timedelta(seconds=5)
+    row = await book.row(str(answer.run_id))
+    assert (row.waits_for, row.reason) == ("slot", "the worker has no free slot")
+    assert [each.id for each in await _next(book, 4)] == [row.id]
+    assert isinstance(await book.claim(replace(offer, full=False, holder="other:1")), Granted)
+
+
+async def test_no_limit_is_no_limit(book: Book) -> None:
+    for each in _offers(book, await _jobs(book, 6)):
+        assert isinstance(await book.claim(each), Granted)
+
+
+async def test_who_waits_for_its_session_does_not_wait_for_a_slot(book: Book) -> None:
+    shared = [await book.add(name, every="1h", session_key="ops") for name in ("one", "two")]
+    first, second = _offers(book, shared, most=1)
+    held = await book.begun(first)
+
+    answer = await book.claim(second)
+
+    assert isinstance(answer, Waiting)
+    row = await book.row(str(answer.run_id))
+    assert (row.waits_for, row.reason.startswith("session ")) == ("", True)
+    assert await _next(book, 2) == []
+    await book.settle(held, Status.SUCCEEDED)
+    book.clock.set(answer.until)
+    assert isinstance(await book.claim(second), Granted)
+
+
+async def test_a_waiting_run_that_ends_waits_for_nothing(book: Book) -> None:
+    blocker, waits = _offers(book, await _jobs(book, 2), most=1)
+    await book.begun(blocker)
+    answer = await book.claim(waits)
+    assert isinstance(answer, Waiting)
+    await book.archive(str(waits.job_id))
+
+    row = await book.row(str(answer.run_id))
+
+    assert (row.status, row.waits_for, row.unmirrored) == ("skipped", "", True)
+    assert isinstance(await book.claim(waits), Ended)
+
+
+async def test_of_many_that_claim_at_once_no_more_than_the_limit_are_granted(book: Book) -> None:
+    many = _offers(book, await _jobs(book, 12), most=4)
+
+    async def ask(offer: Offer) -> Answer:
+        async with Ledger(book.ledger.address, book.clock) as ledger:
+            return await claims.claim(ledger, offer)
+
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(*map(ask, many))
+
+    assert sum(isinstance(each, Granted) for each in answers) == 4
+    assert sum(isinstance(each, Waiting) for each in answers) == 8
+    assert sorted(row.status for row in await book.rows()) == ["claimed"] * 4 + ["waiting"] * 8
+
+
+async def test_twenty_due_in_one_second_run_four_at_a_time_in_their_order(book: Book) -> None:
+    due = book.clock.now().replace(microsecond=0)
+    all_of_them = _offers(book, await _jobs(book, 24), most=4)
+    four, twenty = all_of_them[:4], [replace(each, due=due) for each in all_of_them[4:]]
+    held = [await book.begun(each) for each in four]
+    for each in twenty:  # all ask while the slots are taken, so that the ledger knows who waits
+        assert isinstance(await book.claim(each), Waiting)
+    for slot in held:
+        await book.settle(slot, Status.SUCCEEDED)
+    began: list[str] = []
+    at_once: list[int] = []
+
+    async def work(ledger: Ledger, left: list[Offer]) -> None:
+        """A worker: claims what is left to it again and again, and carries out what it gets."""
+        while left:
+            for each in list(left):
+                answer = await claims.claim(ledger, each)
+                if isinstance(answer, Granted):
+                    began.append(answer.run_id)
+                    left.remove(each)
+                    rows = await book.rows()
+                    at_once.append(sum(row.status in ("claimed", "acting") for row in rows))
+                    await claims.begin(ledger, answer.run_id, answer.fence)
+                    done = Outcome(Status.SUCCEEDED)
+                    await claims.settle(ledger, answer.run_id, answer.fence, done)
+
+    async with (
+        Ledger(book.ledger.address, book.clock) as one,
+        Ledger(book.ledger.address, book.clock) as two,
+        asyncio.timeout(60),
+    ):
+        await asyncio.gather(work(one, twenty[::2]), work(two, twenty[1::2]))
+
+    rows = {row.id: row for row in await book.rows()}
+    assert len(began) == len(set(began)) == 20
+    assert max(at_once) <= 4
+    order = sorted(began, key=lambda run: (rows[run].due, rows[run].queued_at, run))
+    # Who began was among the first four of those that were left.
+    for place, run in enumerate(began):
+        left = [each for each in order if each not in began[:place]]
+        assert left.index(run) < 4
