@@ -206,12 +206,15 @@ def _named(name: str) -> Iterator[None]:
 def _spent(found: dict[str, Any]) -> str:
     """What an answer took, in one line."""
     usage = found["usage"]
-    told = [found["model"] or "model"]
-    if usage["input_tokens"] is not None:
-        told.append(f"{usage['input_tokens']} tokens in, {usage['output_tokens']} out")
-    cost = usage["cost_usd"]
-    told.append("price unknown" if cost is None else f"${cost:.6f}")
-    return "(" + ", ".join(told) + ")"
+    told = (found["model"] or "model", words.tokens(usage), words.cost(usage))
+    return "(" + ", ".join(filter(None, told)) + ")"
+
+
+def _value(value: Any) -> str:
+    """A setting as a person reads it: the words of a list, `temperature 0.2` for an object's."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _block(agent: dict[str, Any]) -> None:
@@ -219,11 +222,7 @@ def _block(agent: dict[str, Any]) -> None:
     if "command" in settings:
         settings["command"] = " ".join(map(words.quoted, settings["command"]))
     output.line(f"{agent['name']} ({agent['kind']})", style="bold")
-    pairs = [
-        (name.replace("_", " "), " ".join(value) if isinstance(value, list) else str(value))
-        for name, value in settings.items()
-        if value
-    ]
+    pairs = [(name.replace("_", " "), _value(value)) for name, value in settings.items() if value]
     pairs.append(("problem", agent["problem"] or ""))
     pairs.append(("jobs", ", ".join(agent.get("jobs", []))))
     output.facts([(name, value) for name, value in pairs if value])

@@ -34,6 +34,9 @@ async def up_(
 
     Example: daybook up --no-browser
     """
+    from daybook.service.doctoring import installation
+
+    installation.refuse_wrong()
     prefect_first()
     from daybook.service import up
 
@@ -61,7 +64,7 @@ async def down_(*, as_json: Json = False) -> int:
 async def status_(*, as_json: Json = False) -> int:
     """Show what runs, what is due soon, and what is wrong.
 
-    Exit code 0 when it is ready: Prefect answers and a worker is online.
+    Exit code 0 when it is ready: Prefect answers and a worker of this Daybook is online.
 
     Example: daybook status --json
     """
@@ -96,20 +99,23 @@ def worker_(
     """
     if limit is not None and limit < 1:
         raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+    from daybook.service.doctoring import installation
+
+    installation.refuse_wrong()
     prefect_first()
     from daybook import home as homes
     from daybook.host import worker
 
-    words = worker.command(homes.here(), pool=pool, limit=limit, name=name, once=once)
+    command = worker.command(homes.here(), pool=pool, limit=limit, name=name, once=once)
     sys.stdout.flush()
-    os.execv(words[0], words)
+    os.execv(command[0], command)
 
 
 async def doctor_(*, as_json: Json = False) -> int:
     """Look for what is wrong here, and say how to mend it.
 
-    A line for each check: versions, home, ledger, Prefect, worker, jobs. Exit code 0 when all is
-    well.
+    A line for each check: versions, home, ledger, Prefect, pool, worker, jobs. Exit code 0 when all
+    is well.
 
     Example: daybook doctor
     """
@@ -152,7 +158,7 @@ async def sync_(*, as_json: Json = False) -> int:
 def _surprises(report: dict[str, Any]) -> Iterator[str]:
     """What a sync did that somebody may not have expected, and what it could not do."""
     for name in report["remade"]:
-        yield f"was deleted in Prefect, made again: {name}"
+        yield f"was no longer in this Prefect, made again: {name}"
     for name, fields in report["conflicts"].items():
         yield f"changed on both sides, kept as here: {name} ({', '.join(fields)})"
     for told in ("refused", "failed"):
@@ -254,9 +260,15 @@ def _findings(found: list[dict[str, Any]]) -> None:
     width = max(len(each["check"]) for each in found)
     for each in found:
         word = "ok" if each["ok"] else "problem"
-        told = f"{each['problem']}; mend: {each['mend']}" if each["problem"] else ""
+        told = "; mend: ".join(filter(None, (each["problem"], each["mend"])))
         style = "green" if each["ok"] else "red"
         output.line(f"{word:<7}  {each['check']:<{width}}  {told}".rstrip(), style=style)
+
+
+def _workers(online: list[dict[str, Any]]) -> str:
+    ours = ", ".join(each["name"] for each in online if each["ours"]) or "none is online"
+    others = ", ".join(each["name"] for each in online if not each["ours"])
+    return ours + (f"\n(another Daybook's: {others})" if others else "")
 
 
 def _status(found: dict[str, Any]) -> None:
@@ -265,12 +277,12 @@ def _status(found: dict[str, Any]) -> None:
     output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
     live = ", ".join(f"{count} {state}" for state, count in ledger["live"].items() if count)
     due = "\n".join(f"{words.local(each['due'])}  {each['job']}" for each in found["due_soon"])
-    where = prefect["ui_url"] or prefect["api_url"] or "none is known"
-    names = ", ".join(each["name"] for each in found["worker"]["workers"])
+    where = prefect["ui_url"] or prefect["api_url"]
+    silent = f"{where}, does not answer" if where else "none is known"
     output.facts(
         [
-            ("prefect", where if prefect["reachable"] else f"{where}, does not answer"),
-            ("worker", names or "none is online"),
+            ("prefect", where if prefect["reachable"] else silent),
+            ("worker", _workers(found["worker"]["workers"])),
             ("ledger", ledger["place"]),
             ("jobs", f"{ledger['jobs']}, of which {ledger['enabled']} are on"),
             ("runs now", live or "none"),

@@ -11,7 +11,8 @@ from cyclopts import Parameter
 from daybook.cli import output, words
 from daybook.cli.options import Job, JobOptions, Json, LaterOptions, Prompt
 from daybook.cli.prefect_first import prefect_first
-from daybook.errors import Refused
+from daybook.cli.runs import show_whole_run
+from daybook.errors import NotFound, Refused
 
 _NO_OPTIONS = JobOptions()
 _NONE_LATER = LaterOptions()
@@ -58,7 +59,7 @@ async def add_(
 
 
 async def list_(*, as_json: Json = False) -> int:
-    """List all jobs: schedule, next due time, last outcome.
+    """List all jobs: whether it is on, schedule, next due time, last outcome.
 
     Needs no Prefect. Due times are by each job's own clock.
 
@@ -71,33 +72,55 @@ async def list_(*, as_json: Json = False) -> int:
         output.data(found)
     elif found:
         output.table(
-            ("NAME", "SCHEDULE", "NEXT DUE", "LAST", ""),
+            ("NAME", "IS", "SCHEDULE", "NEXT DUE", "LAST"),
             [
                 (
                     job["name"],
+                    "on" if job["enabled"] else "off",
                     job["words"],
                     words.short_due(job["next_due"][0]) if job["next_due"] else "-",
                     job["last_status"] or "-",
-                    "on" if job["enabled"] else "off",
                 )
                 for job in found
             ],
+            whole=("IS", "NEXT DUE", "LAST"),
         )
     else:
         output.say("There are no jobs; `daybook add --help` says how to make one.")
     return 0
 
 
-async def show_(job: Job, /, *, as_json: Json = False) -> int:
-    """Show a job, its last run and its next due times; also a removed one.
+async def show_(
+    ref: Annotated[
+        str,
+        Parameter(
+            name="JOB", help="A job, or a run: name or id, or the unique beginning of an id."
+        ),
+    ],
+    /,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Show a job, its last run and its next due times; also a removed one. Or a run, whole.
 
     Needs no Prefect.
 
     Example: daybook show morning-brief
     """
-    from daybook.service import jobs
+    from daybook.service import jobs, runs
 
-    found = await jobs.show(job)
+    try:
+        found = await jobs.show(ref)
+    except NotFound as no_job:
+        try:
+            run = await runs.show(ref)
+        except NotFound:
+            raise no_job from None
+        if as_json:
+            output.data(run)
+        else:
+            show_whole_run(run)
+        return 0
     if as_json:
         output.data(found)
     else:
@@ -211,9 +234,7 @@ def _block(job: dict[str, Any]) -> None:
         ("is", words.switch(job)),
         ("next due", _due(job)),
         ("last run", words.run_in_brief(last) if last else "none yet"),
-        ("failures", f"{job['consecutive_failures']} in a row, the last: {job['last_error']}")
-        if job["consecutive_failures"]
-        else ("", ""),
+        ("failures", _failures(job)),
         ("prompt", job["prompt"]),
         ("agent", job["agent"]),
         ("model", job["model"]),
@@ -227,6 +248,13 @@ def _block(job: dict[str, Any]) -> None:
         ("removed", words.local(job["removed_at"]) if job["removed_at"] else ""),
     ]
     output.facts([(name, value) for name, value in pairs if value])
+
+
+def _failures(job: dict[str, Any]) -> str:
+    count, error = job["consecutive_failures"], job["last_error"]
+    if count < 2:
+        return f"the last run: {error}" if count else ""
+    return f"{count} in a row, the last: {error}"
 
 
 def _answer(job: dict[str, Any]) -> str:

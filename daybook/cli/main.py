@@ -27,7 +27,7 @@ app = App(
     name="daybook",
     help="Schedule the work of AI agents, and keep the book of every due time.",
     help_epilogue="Begin with `daybook up`, and look at `daybook add --help` in another terminal.",
-    help_format="plaintext",
+    help_format="markdown",
     version=__version__,
     default_parameter=Parameter(negative=(), show_default=False),
     group_parameters=_OPTIONS,

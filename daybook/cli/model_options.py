@@ -32,7 +32,11 @@ class ModelOptions:
     ] = None
     base_url: Annotated[
         str | None,
-        Parameter(group=_MODEL, help="Where an OpenAI-compatible API is: http://localhost:8000/v1"),
+        Parameter(
+            group=_MODEL,
+            help="Where the API is: http://localhost:8000/v1. It is asked as an OpenAI-compatible "
+            "one, or as the provider that --model names.",
+        ),
     ] = None
     key_env: Annotated[
         str | None,
@@ -68,6 +72,8 @@ class ModelOptions:
     def settings(self) -> dict[str, Any]:
         """What was given, by the settings' names; reads the key."""
         given = {name: value for name, value in vars(self).items() if value is not None}
+        if self.request_limit is not None and self.request_limit < 1:
+            raise Refused("request_limit", f"{self.request_limit} is not legal", "legal: 1 or more")
         options = {name: given.pop(name) for name in ("temperature", "max_tokens") if name in given}
         if options:
             given["options"] = options

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ STYLES = {
     "cancelled": "magenta",
 }
 """The colour of each way in which a run ends."""
+
+GAP = 2
+"""Blanks between two columns."""
+LEAST = 8
+"""A cell that is cut to fewer letters than this says nothing."""
 
 
 def data(value: Any) -> None:
@@ -61,23 +66,59 @@ def facts(pairs: Sequence[tuple[str, str]]) -> None:
             line(f"  {'':<{width}}  {more}".rstrip())
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under headers; on a terminal long cells are folded so that a row fits its width."""
-    if sys.stdout.isatty():
-        from rich.table import Table
-        from rich.text import Text
+def table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    whole: Collection[str] = (),
+    cut: bool = False,
+) -> None:
+    """Rows under headers; on a terminal a row fits its width.
 
-        drawn = Table(box=None, pad_edge=False, header_style="bold")
-        for header in headers:
-            drawn.add_column(header, overflow="fold")
-        for row in rows:
-            drawn.add_row(*(Text(_harmless(cell), style=STYLES.get(cell, "")) for cell in row))
-        _console().print(drawn)
+    What does not fit is folded; with ``cut`` it is cut, and the last columns are left out where
+    there is no room for them at all. The columns in ``whole`` are never folded, cut or left out: a
+    terminal too narrow for those alone breaks the line.
+    """
+    if sys.stdout.isatty():
+        _drawn(headers, rows, whole, cut)
         return
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     for row in (headers, *rows):
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         print(_sayable("  ".join(cells).rstrip()))
+
+
+def _drawn(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[str], cut: bool
+) -> None:
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [[_harmless(cell) for cell in row] for row in rows]
+    wanted = [max(map(cell_len, column)) for column in zip(headers, *shown, strict=True)]
+    console = _console()
+    room = console.width - sum(
+        width + GAP for name, width in zip(headers, wanted, strict=True) if name in whole
+    )
+    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    kept = []
+    for number, (name, width) in enumerate(zip(headers, wanted, strict=True)):
+        if name in whole:
+            drawn.add_column(name, no_wrap=True, min_width=width)
+        elif not cut:
+            drawn.add_column(name, overflow="fold")
+        elif room >= min(width, max(len(name), LEAST)):
+            given = min(width, room)
+            room -= given + GAP
+            drawn.add_column(name, no_wrap=True, overflow="ellipsis", width=given)
+        else:
+            continue
+        kept.append(number)
+    for cells in shown:
+        drawn.add_row(*(Text(cells[n], style=STYLES.get(cells[n], "")) for n in kept))
+    console.width -= min(room + GAP, 0)  # wide enough for what is never cut
+    console.print(drawn, crop=False)
 
 
 def _json(value: Any, indent: int | None = None) -> str:

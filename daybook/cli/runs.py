@@ -36,9 +36,8 @@ async def run_(
     prefect_first()
     from daybook.service import runs
 
-    if wait and not as_json:
-        output.say("Waiting for the outcome; Ctrl-C ends the waiting, not the run.")
-    found = await runs.run(job, wait=wait, request_id=request_id)
+    talk = Waiting(quiet=as_json) if wait else None
+    found = await runs.run(job, wait=wait, request_id=request_id, talk=talk)
     if as_json:
         output.data(found)
     else:
@@ -85,6 +84,8 @@ async def runs_(
                 )
                 for run in found
             ],
+            whole=("RUN", "JOB", "DUE", "STATUS"),
+            cut=True,
         )
     else:
         output.say("There are no runs yet.")
@@ -147,14 +148,59 @@ async def logs_(
 
 
 def show_run(run: dict[str, Any]) -> None:
-    """A run as a person reads it: how it ended, and the answer."""
+    """A run as a person reads it: how it ended, what it took, and the answer."""
     took = f" in {words.lasted(run['duration_seconds'])}" if run["duration_seconds"] else ""
     line = f"{words.job_of(run, run['kind'])}: {run['status']}{took}"
     line += f", due {words.local(run['scheduled_for'])} ({run['trigger']}, run {run['id'][:8]})"
     output.line(line, style=output.STYLES.get(run["status"], ""))
-    for text in (run["reason"], run["error"], run["output"]):
+    if spent := words.spent(run):
+        output.line(f"  {spent}")
+    _texts(run)
+
+
+def show_whole_run(run: dict[str, Any]) -> None:
+    """All that a person may want to know of a run."""
+    output.line(f"{words.job_of(run, run['kind'])}: {run['status']}", style="bold")
+    usage = run["usage"]
+    ended = run["finished_at"]
+    took = f" (took {words.lasted(run['duration_seconds'])})" if run["duration_seconds"] else ""
+    pairs = [
+        ("due", f"{words.local(run['scheduled_for'])} ({run['trigger']})"),
+        ("began", words.local(run["started_at"]) if run["started_at"] else ""),
+        ("ended", f"{words.local(ended)}{took}" if ended else ""),
+        ("attempts", str(run["attempts"])),
+        ("agent", run["agent"]),
+        ("model", run["model"]),
+        ("tokens", words.tokens(usage)),
+        ("cost", words.cost(usage)),
+        ("session", run["session_id"]),
+        ("id", run["id"]),
+        ("retry of", run["retry_of"]),
+        ("flow run", run["flow_run_id"]),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])
+    _texts(run)
+
+
+def _texts(run: dict[str, Any]) -> None:
+    """Why it ended so, and the answer; what is said twice is shown once."""
+    for text in dict.fromkeys([run["reason"], run["error"], run["output"]]):
         if text:
             output.line("\n".join(f"  {each}".rstrip() for each in text.splitlines()))
+
+
+class Waiting:
+    """What `run --wait` says meanwhile (`daybook.service.runs.WaitTalk`)."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def asked(self) -> None:
+        if not self._quiet:
+            output.say("Waiting for the outcome; Ctrl-C ends the waiting, not the run.")
+
+    def held_up(self, why: str) -> None:
+        output.say(f"! {why}")
 
 
 async def _follow(run_id: str, as_json: bool) -> None:

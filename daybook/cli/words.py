@@ -77,6 +77,33 @@ def why_in_brief(run: dict[str, Any]) -> str:
     return "".join((run["reason"] or run["error"] or "").strip().splitlines()[:1])
 
 
+def attempts(run: dict[str, Any]) -> str:
+    """`3 attempts`; empty for one or none, which says nothing."""
+    return f"{run['attempts']} attempts" if run["attempts"] > 1 else ""
+
+
+def tokens(usage: dict[str, Any]) -> str:
+    """`14 tokens in, 8 out`; empty where nobody told."""
+    if usage.get("input_tokens") is None:
+        return ""
+    return f"{usage['input_tokens']:,} tokens in, {usage['output_tokens'] or 0:,} out"
+
+
+def cost(usage: dict[str, Any]) -> str:
+    """`$0.000018`, or that the price is unknown; empty for what costs nothing by its nature."""
+    if not usage:
+        return ""
+    dollars = usage.get("cost_usd")
+    return "price unknown" if dollars is None else f"${dollars:.6f}"
+
+
+def spent(run: dict[str, Any]) -> str:
+    """What a run took, in one line: `2 attempts · gpt-6-luna · 14 tokens in, 8 out · $0.000018`."""
+    usage = run["usage"]
+    told = [attempts(run), run["model"] if usage else "", tokens(usage), cost(usage)]
+    return " · ".join(filter(None, told))
+
+
 def quoted(name: str) -> str:
     """A name as it is written on a command line."""
     return shlex.quote(name)

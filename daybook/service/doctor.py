@@ -2,7 +2,7 @@
 
 ::
 
-    installation ─► machine ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, worker, agents
+    installation ─► machine ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents
                                                            └─ no ──► those are left out
 """
 
@@ -32,6 +32,7 @@ BOOK: tuple[tuple[str, Look], ...] = (("ledger", book.ledger), ("sync", book.syn
 THERE: tuple[tuple[str, Look], ...] = (
     ("clock", server.clock),
     ("ui", server.ui),
+    ("pool", server.pool),
     ("worker", server.worker),
     ("runs", server.workers_import),
     ("agents", book.agents),
@@ -60,7 +61,11 @@ async def doctor() -> Findings:
     except OSError as error:
         if not any(each["check"] == "home" and not each["ok"] for each in found):
             found += [_finding("home", Problem(str(error), "export DAYBOOK_HOME=<another folder>"))]
-    return found + await _prefect()
+    try:
+        return found + await _prefect()
+    except Exception as error:  # a Prefect that cannot be imported, or that lacks what we call
+        what = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
+        return [*found, _finding("prefect", Problem(what, installation.again()))]
 
 
 async def _prefect() -> Findings:

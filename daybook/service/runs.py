@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from daybook.errors import Refused
@@ -18,6 +18,7 @@ from daybook.service import home, views
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import State
 
 LOOK = 0.2
 """Seconds between two looks at the ledger while a run is waited for."""
@@ -25,8 +26,25 @@ LOOK_AT_PREFECT = 10
 """Every so many looks Prefect is asked whether the run ended there before it began here."""
 
 
+class WaitTalk(Protocol):
+    """What whoever waits for a run is told meanwhile."""
+
+    def asked(self) -> None:
+        """The run has been asked for: it goes on without whoever waits."""
+        ...
+
+    def held_up(self, why: str) -> None:
+        """It has not begun, and this is why; each reason comes once."""
+        ...
+
+
 async def run(
-    ref: str, *, wait: bool = False, request_id: str | None = None, trigger: str = "manual"
+    ref: str,
+    *,
+    wait: bool = False,
+    request_id: str | None = None,
+    trigger: str = "manual",
+    talk: WaitTalk | None = None,
 ) -> dict[str, Any]:
     """Run a job now, also a disabled one (requirement 24); returns the run.
 
@@ -44,7 +62,9 @@ async def run(
             if row.state is Status.WAITING and row.flow_run_id is None:
                 await _start(ledger, client, stored, row)
             if wait:
-                await _ended(ledger, client, row.id)
+                if talk is not None:
+                    talk.asked()
+                await _ended(ledger, client, row.id, talk)
         return await _view(ledger, row.id)
 
 
@@ -149,8 +169,10 @@ async def _start(
         await claims.carried_by(ledger, row.id, flow_run_id)
 
 
-async def _ended(ledger: Ledger, client: PrefectClient, run_id: str) -> None:
-    looks, before = 0, None
+async def _ended(
+    ledger: Ledger, client: PrefectClient, run_id: str, talk: WaitTalk | None = None
+) -> None:
+    looks, before, told = 0, None, set[str]()
     while True:
         async with ledger.read() as session:
             row = await session.get(RunRow, run_id)
@@ -163,7 +185,28 @@ async def _ended(ledger: Ledger, client: PrefectClient, run_id: str) -> None:
             if state is not None and state.is_final() and before is row.state:
                 return  # its process is gone, before its claim or in the middle
             before = row.state
+            if talk is not None and row.state is Status.WAITING:
+                why = await _held_up(ledger, client, row, state)
+                if why and why not in told:
+                    told.add(why)
+                    talk.held_up(why)
         await asyncio.sleep(LOOK)
+
+
+async def _held_up(
+    ledger: Ledger, client: PrefectClient, row: RunRow, state: State[Any] | None
+) -> str:
+    """Why a waiting run does not begin, as far as it can be known; else empty."""
+    from daybook.runs.prefect_states import WAITING
+    from daybook.service import pool
+
+    there = await pool.read(client, ledger.id)
+    if there.idle:
+        return f"{there.idle}; `daybook up` starts one"
+    if row.until is not None and row.until > ledger.now():
+        return row.reason
+    # Set back by a worker of Prefect's own, which the ledger has not heard of.
+    return (state.message or "") if state is not None and state.name == WAITING else ""
 
 
 async def _view(ledger: Ledger, run_id: str) -> dict[str, Any]:

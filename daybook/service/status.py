@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from daybook import home as homes
 from daybook.errors import PrefectUnreachable
@@ -13,63 +13,47 @@ from daybook.ledger.states import Status
 from daybook.service import home, views
 from daybook.spec.due import next_due
 
-if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
-
 SOON = 5
 
 
 async def status() -> dict[str, Any]:
     """`{"ready", "prefect", "worker", "keeper", "ledger", "due_soon", "problems"}`.
 
-    Ready is: Prefect answers and a worker is online. Never raises for a Prefect that does not
-    answer; raises `LedgerUnreachable`.
+    Ready is: Prefect answers, its pool is not another Daybook's alone, and a worker of this one is
+    online. Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
     """
     problems: list[str] = []
-    prefect, worker = await _prefect(problems)
+    told: list[str] = []
     async with home.ledger() as ledger:
-        book, soon = await _ledger(ledger, problems)
+        book, soon = await _ledger(ledger, told)
+        prefect, worker, ready = await _prefect(ledger.id, book["jobs"], problems)
     return {
-        "ready": prefect["reachable"] and bool(worker["online"]),
+        "ready": ready,
         "prefect": prefect,
         "worker": worker,
         "keeper": {"running": False},
         "ledger": book,
         "due_soon": soon,
-        "problems": problems,
+        "problems": problems + told,
     }
-
-
-async def workers(client: PrefectClient) -> list[dict[str, Any]]:
-    """The workers of our pool that are online: `{"name", "last_heartbeat"}`."""
-    from prefect.client.schemas.objects import WorkerStatus
-    from prefect.exceptions import ObjectNotFound
-
-    from daybook.sync.form import POOL
-
-    try:
-        known = await client.read_workers_for_work_pool(POOL)
-    except ObjectNotFound:
-        return []
-    return [
-        {"name": each.name, "last_heartbeat": views.utc(each.last_heartbeat_time)}
-        for each in known
-        if each.status == WorkerStatus.ONLINE
-    ]
 
 
 async def worker_online() -> bool:
     """Whether somebody would run a job now; False also when Prefect does not answer."""
+    from daybook.service import pool
     from daybook.sync import client as connection
 
     try:
-        async with connection.connected() as client:
-            return bool(await workers(client))
+        async with home.ledger() as ledger, connection.connected() as client:
+            return not (await pool.read(client, ledger.id)).idle
     except PrefectUnreachable:
         return False
 
 
-async def _prefect(problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+async def _prefect(
+    ledger_id: str, jobs: int, problems: list[str]
+) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    from daybook.service import pool
     from daybook.sync import client as connection
 
     running = homes.here().running() or {}
@@ -80,7 +64,6 @@ async def _prefect(problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         "own": bool(running.get("own_server")),
         "version": None,
     }
-    online: list[dict[str, Any]] = []
     try:
         async with connection.connected() as client:
             from prefect.settings import get_current_settings
@@ -90,12 +73,19 @@ async def _prefect(problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
             facts |= {"reachable": True, "api_url": str(client.api_url).rstrip("/")}
             facts["ui_url"] = facts["ui_url"] or known.ui_url
             facts["version"] = await client.api_version()
-            online = await workers(client)
+            there = await pool.read(client, ledger_id)
     except PrefectUnreachable as error:
         problems.append(str(error))
-    if facts["reachable"] and not online:
-        problems.append("no worker is online, so nothing runs; `daybook up` starts one")
-    return facts, {"online": len(online), "workers": online}
+        facts["api_url"] = error.address or facts["api_url"]
+        return facts, {"online": 0, "workers": []}, False
+    ours = [each for each in there.workers if each["ours"]]
+    foreign = there.foreign if jobs else ""
+    if foreign:
+        problems.append(f"{foreign}; is {facts['api_url']} the right Prefect? `daybook doctor`")
+    if there.idle:
+        problems.append(f"{there.idle}; `daybook up` starts one")
+    worker = {"online": len(ours), "workers": there.workers}
+    return facts, worker, bool(ours) and not foreign
 
 
 async def _ledger(
@@ -109,8 +99,9 @@ async def _ledger(
         if each.row.sync_pending:
             problems.append(f"{each.row.name} is not in Prefect yet; `daybook sync` brings it")
         if each.row.consecutive_failures:
-            count, name = each.row.consecutive_failures, each.row.name
-            problems.append(f"{name} failed {count} times in a row: {each.row.last_error}")
+            count = each.row.consecutive_failures
+            often = "once" if count == 1 else f"{count} times in a row"
+            problems.append(f"{each.row.name} failed {often}: {each.row.last_error}")
     for row in live:
         if leases.ran_out(row, now):
             since = views.utc(row.lease_until)

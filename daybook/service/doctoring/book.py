@@ -37,11 +37,16 @@ async def ledger() -> list[Problem]:
 
 async def stored() -> list[StoredJob]:
     """All jobs; [] where there is no ledger yet, which is not made by looking."""
+    return (await whose())[1]
+
+
+async def whose() -> tuple[str, list[StoredJob]]:
+    """The ledger's id and its jobs; an empty id where there is no ledger yet."""
     files = machine.ledger_files()
     if not files or not files[0].exists():
-        return []
+        return "", []
     async with home.ledger() as opened, opened.read() as session:
-        return await jobs.every(session)
+        return opened.id, await jobs.every(session)
 
 
 async def sync() -> list[Problem]:

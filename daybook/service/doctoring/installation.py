@@ -17,12 +17,14 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from daybook import repository
-from daybook.errors import DaybookError
+from daybook.errors import DaybookError, Refused
 from daybook.home import here
 from daybook.service.doctoring.problem import Problem
 
 DISTRIBUTION = "daybook"
 DOORS = ("flows", "blocks", "deployments")
+BOUND = ("prefect", "fastapi", "sqlalchemy")
+"""Outside of their bounds Prefect's server, or its scheduler, does not run (prefect-facts.md)."""
 IMPORT_SECONDS = 30.0
 
 
@@ -50,12 +52,21 @@ def versions() -> list[Problem]:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found.append(Problem(f"{name} is not installed", _install(requirement)))
+            what = f"{name} is not installed"
+            found.append(Problem(what, _install(requirement), of=name))
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             what = f"{name} {version} is outside of {requirement.specifier}"
-            found.append(Problem(what, _install(requirement)))
+            found.append(Problem(what, _install(requirement), of=name))
     return found
+
+
+def refuse_wrong() -> None:
+    """Raise `Refused` with the words of `versions` for a version that would not run."""
+    wrong = [each for each in versions() if each.of in BOUND]
+    if wrong:
+        what = "; ".join(each.what for each in wrong)
+        raise Refused("versions", what, " && ".join(dict.fromkeys(each.mend for each in wrong)))
 
 
 def doors() -> list[Problem]:
@@ -70,9 +81,11 @@ def doors() -> list[Problem]:
         places = spec and (spec.submodule_search_locations or [spec.origin or ""])
         place = next(iter(places or ()), "")
         if place and not Path(place).resolve().is_relative_to(root):
-            what = f"{place} is in front of our {door}; Daybook finds its own all the same"
-            mend = "nothing to mend; in a script of yours, import from another folder"
-            found.append(Problem(what, mend, harmless=True))
+            what = (
+                f"{place} is in front of our {door} for a script that is run here; Daybook itself "
+                "finds its own all the same"
+            )
+            found.append(Problem(what, "", harmless=True))
     return found
 
 

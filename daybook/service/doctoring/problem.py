@@ -9,9 +9,11 @@ from dataclasses import dataclass
 class Problem:
     """``mend`` is a command, or what to do and the command for it.
 
-    A ``harmless`` one is worth knowing and no reason to call the whole unsound.
+    A ``harmless`` one is worth knowing and no reason to call the whole unsound; it may have no
+    mend. ``of`` is the distribution that it is about, if it is about one.
     """
 
     what: str
     mend: str
     harmless: bool = False
+    of: str = ""

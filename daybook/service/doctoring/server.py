@@ -14,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 
 from daybook.clock import SYSTEM
 from daybook.home import here
-from daybook.service.doctoring import installation
+from daybook.service.doctoring import book, installation
 from daybook.service.doctoring.problem import Problem
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ SECONDS = 5.0
 """For which the address of the UI may keep us waiting."""
 PULL_STEP = "Executing deployment step: enter"
 SUBMITS = re.compile(r"Worker '(.+)' submitting flow run")
-"""What Prefect writes into a run's log."""
+"""What Prefect, and its own types of workers, write into a run's log."""
+RUNS_LOOKED_AT = 20
+"""So many runs are read for one that is not another Daybook's."""
 
 
 async def server(client: PrefectClient) -> list[Problem]:
@@ -99,60 +101,89 @@ async def ui(client: PrefectClient) -> list[Problem]:
     return [Problem(f"the UI asks {asks}, where no Prefect is: {why}", mend)]
 
 
-async def worker(client: PrefectClient) -> list[Problem]:
-    """A worker of our pool is online."""
-    from daybook.service import status
+async def pool(client: PrefectClient) -> list[Problem]:
+    """The work pool is of our type, and not another Daybook's alone."""
+    from daybook.host.worker import POOL_TYPE
+    from daybook.service import pool
     from daybook.sync.form import POOL
 
-    if await status.workers(client):
-        return []
-    mend = "daybook up"
-    if here().running() is not None:
-        mend = f"look at {here().logs / 'worker.log'}; daybook down, then daybook up"
-    return [Problem(f"no worker of the pool {POOL} is online, so nothing runs", mend)]
+    ledger_id, jobs = await book.whose()
+    there = await pool.read(client, ledger_id)
+    found = []
+    if there.type not in ("", POOL_TYPE):
+        what = f"the pool {POOL} is of type {there.type}, our worker takes {POOL_TYPE}"
+        found.append(Problem(what, f"prefect work-pool delete {POOL}; daybook sync"))
+    if jobs and there.foreign:
+        mend = "daybook sync"
+        if here().running() is None:
+            mend = f"{_forget()}; or, if it is the right Prefect, {mend}"
+        found.append(Problem(f"{there.foreign}: {_api(client)} is its Prefect", mend))
+    return found
+
+
+async def worker(client: PrefectClient) -> list[Problem]:
+    """A worker of our pool is online that runs this ledger's jobs."""
+    from daybook.service import pool
+
+    ledger_id, _ = await book.whose()
+    there = await pool.read(client, ledger_id)
+    if there.idle:
+        mend = "daybook up"
+        if here().running() is not None:
+            mend = f"look at {here().logs / 'worker.log'}; daybook down, then daybook up"
+        return [Problem(there.idle, mend)]
+    if there.names_of_others:
+        what = f"{there.names_of_others}: of another Daybook, which leaves our jobs alone"
+        return [Problem(what, "", harmless=True)]
+    return []
 
 
 async def workers_import(client: PrefectClient) -> list[Problem]:
-    """The run of our pool that ended last did not crash at the door.
+    """The run of our flows that ended last, in whichever pool, did not crash at the door.
 
-    A worker that lacks Daybook fails in the pull step (`daybook.repository.enter`). The reason
-    stands in that worker's own output only; what Prefect keeps ends with the name of the step.
+    Our own worker cannot be without Daybook. One of Prefect's own types can: it fails in the pull
+    step (`daybook.repository.enter`). The reason stands in that worker's own output only; what
+    Prefect keeps ends with the name of the step.
     """
     from prefect.client.schemas.filters import (
+        FlowFilter,
+        FlowFilterName,
         FlowRunFilter,
         FlowRunFilterState,
         FlowRunFilterStateType,
         LogFilter,
         LogFilterFlowRunId,
-        WorkPoolFilter,
-        WorkPoolFilterName,
     )
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort, LogSort
 
-    from daybook.sync.form import POOL
+    from daybook.runs.occurrence import belongs_elsewhere
+    from daybook.sync import form
 
+    ledger_id, _ = await book.whose()
     ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED]
     runs = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=list(form.PROTOTYPES))),
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ended))
         ),
-        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
         sort=FlowRunSort.END_TIME_DESC,
-        limit=1,
+        limit=RUNS_LOOKED_AT,
     )
-    if not runs or runs[0].run_count or runs[0].state_type != StateType.CRASHED:
+    last = next((run for run in runs if not belongs_elsewhere(run, ledger_id)), None)
+    if last is None or last.run_count or last.state_type != StateType.CRASHED:
         return []
     logs = await client.read_logs(
-        LogFilter(flow_run_id=LogFilterFlowRunId(any_=[runs[0].id])),
+        LogFilter(flow_run_id=LogFilterFlowRunId(any_=[last.id])),
         sort=LogSort.TIMESTAMP_ASC,
     )
-    # The worker and the run's process send their lines apart, so any of them may be missing yet.
-    if not any(PULL_STEP in log.message for log in logs):
-        return []
     names = [match[1] for log in logs if (match := SUBMITS.match(log.message))]
-    who = f"the worker {names[0]}" if names else "its worker"
-    what = f"the last run, {runs[0].name}, crashed before it began: {who} cannot import daybook"
+    if not names or not any(PULL_STEP in log.message for log in logs):
+        return []
+    what = (
+        f"the last run, {last.name}, crashed before it began: the worker {names[0]}, which is of "
+        "one of Prefect's own types, cannot import daybook"
+    )
     mend = "where that worker runs: python -m pip install daybook-*.whl, and start it again"
     return [Problem(what, mend)]
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daybook import __version__
-from daybook.service import jobs, runs
+from daybook.service import jobs, runs, up
+from tests.unit.cli.conftest import fill
+from tests.unit.service.doctoring.test_installation import installed
 
 # Nobody listens on port 9 (discard) of a machine that runs tests.
 NOWHERE = "http://127.0.0.1:9/api"
@@ -56,6 +60,100 @@ def test_a_job_that_does_not_exist_is_not_found(
 
 def test_a_run_that_does_not_exist_is_not_found(daybook: Any, stored: Path) -> None:
     assert daybook("logs", "x").code == 3
+    said = daybook("cancel", "x")
+    assert (said.code, said.out, said.err) == (3, "", 'daybook: run "x" not found\n')
+    assert daybook("cancel", "often").err == 'daybook: live run of "often" not found\n'
+
+
+@pytest.mark.usefixtures("stored")
+def test_what_is_said_while_a_run_is_waited_for(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise = "Waiting for the outcome; Ctrl-C ends the waiting, not the run.\n"
+    asked = True
+
+    async def run(ref: str, *, talk: runs.WaitTalk | None, **_: Any) -> dict[str, Any]:
+        if asked and talk is not None:
+            talk.asked()
+            talk.held_up("no worker is online")
+        (found,) = await runs.history(ref)
+        return found
+
+    monkeypatch.setattr(runs, "run", run)
+    assert daybook("run", "weekly", "--wait").err == f"{promise}! no worker is online\n"
+    assert daybook("run", "weekly", "--wait", "--json").err == "! no worker is online\n"
+    asked = False  # it failed before: nothing goes on when this command ends
+    assert daybook("run", "weekly", "--wait").err == ""
+
+
+def test_without_prefect_no_promise_is_made_for_a_run_that_was_not_asked_for(stored: Path) -> None:
+    said = process("run", "often", "--wait", PREFECT_API_URL=NOWHERE)
+    assert (said.returncode, said.stdout) == (4, "")
+    assert "Ctrl-C" not in said.stderr
+
+
+@pytest.mark.parametrize(("status", "code"), [("cancelled", 0), ("succeeded", 1), ("acting", 1)])
+@pytest.mark.usefixtures("stored")
+def test_cancel_ends_by_whether_the_run_is_cancelled(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch, status: str, code: int
+) -> None:
+    async def cancel(ref: str) -> dict[str, Any]:
+        (found,) = await runs.history(ref)
+        return {**found, "status": status}
+
+    monkeypatch.setattr(runs, "cancel", cancel)
+    said = daybook("cancel", "weekly")
+    assert (said.code, said.err) == (code, "")
+    assert said.out.startswith(f"weekly: {status}")
+    said = daybook("cancel", "weekly", "--json")
+    assert (said.code, said.json["status"]) == (code, status)
+
+
+def test_a_run_that_has_ended_cannot_be_cancelled(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    asyncio.run(fill(tmp_path / "ledger.db", removed=("weekly",)))
+    (run,) = daybook("runs", "--json").json
+    said = daybook("cancel", run["id"])
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith(f"daybook: RUN: {run['id'][:8]} has ended: skipped")
+
+
+def test_the_worker_refuses_a_limit_of_none_and_begins_as_it_was_told(
+    daybook: Any, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, words: begun.append(words))
+    for limit in ("0", "-1", "many"):
+        said = daybook("worker", f"--limit={limit}")
+        assert (said.code, said.out) == (2, "")
+        assert "--limit" in said.err
+    assert begun == []
+    monkeypatch.setenv("PREFECT_API_URL", NOWHERE)
+    assert daybook("worker", "--limit", "2", "--name", "mine", "--once").code == 0
+    ((_, *words),) = begun
+    assert words == [
+        *("-m", "daybook.worker", "--pool", "daybook", "--name", "mine", "--limit", "2", "--once")
+    ]
+
+
+@pytest.mark.parametrize("verb", ["up", "worker"])
+def test_with_a_version_out_of_bounds_nothing_is_begun(
+    daybook: Any, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    async def begun(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(up, "up", begun)
+    monkeypatch.setattr(os, "execv", begun)
+    installed(tmp_path, "prefect", "3.4.0")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = daybook(verb)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("daybook: versions: prefect 3.4.0 is outside of <3.9,>=3.8.8 (")
+    assert "install" in said.err
+    assert said.err.count("\n") == 1
 
 
 def test_without_prefect_a_change_is_refused_and_nothing_is_stored(stored: Path) -> None:
@@ -105,9 +203,11 @@ def test_run_ends_by_its_outcome_when_it_is_waited_for(
     waited: bool,
     code: int,
 ) -> None:
-    async def ended(ref: str, *, wait: bool, request_id: str | None) -> dict[str, Any]:
+    async def ended(
+        ref: str, *, wait: bool, request_id: str | None, talk: runs.WaitTalk | None
+    ) -> dict[str, Any]:
         (found,) = await runs.history(ref)
-        assert (wait, request_id) == (waited, "seven")
+        assert (wait, request_id, talk is not None) == (waited, "seven", waited)
         return {**found, "status": status, "output": "an answer\nof two lines"}
 
     monkeypatch.setattr(runs, "run", ended)
@@ -199,8 +299,8 @@ def test_the_version_and_the_help_are_there(daybook: Any) -> None:
 
 
 VERBS = [
-    *("up", "down", "status", "sync", "add", "list", "show", "edit", "pause", "resume"),
-    *("remove", "next", "run", "runs", "logs"),
+    *("up", "down", "status", "doctor", "sync", "add", "list", "show", "edit", "pause", "resume"),
+    *("remove", "next", "run", "runs", "logs", "cancel"),
     *(f"agents {verb}" for verb in ("add", "list", "show", "test", "remove")),
 ]
 
@@ -211,3 +311,21 @@ def test_each_commands_help_has_an_example_and_json(daybook: Any, verb: str) -> 
     assert said.code == 0
     assert f"Example: daybook {verb}" in said.out
     assert "--json" in said.out
+
+
+def test_the_workers_help_has_an_example(daybook: Any) -> None:
+    said = daybook("worker", "--help")
+    assert said.code == 0
+    assert "Example: daybook worker" in said.out
+    for option in ("--pool", "--limit", "--name", "--once"):
+        assert option in said.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_help_breaks_its_lines_at_the_terminals_edge_only(daybook: Any, verb: str) -> None:
+    """A line of a paragraph has no room for the word with which the next one begins."""
+    text = daybook(*verb.split(), "--help").out.partition("╭")[0]
+    lines = [line.rstrip() for line in text.splitlines()]
+    for line, following in pairwise(lines):
+        if line and following:
+            assert len(line) + 1 + len(following.split()[0]) > 80, line

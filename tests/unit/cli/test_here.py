@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import webbrowser
 from collections.abc import AsyncIterator
@@ -63,7 +64,7 @@ def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
     assert said.err.splitlines()[:6] == [
         "Starting the worker",
         "Synced with Prefect: 1 created, 0 updated, 0 taken over, 0 removed",
-        "! was deleted in Prefect, made again: again",
+        "! was no longer in this Prefect, made again: again",
         "! changed on both sides, kept as here: c (schedule)",
         "! edited in Prefect, not taken over: d (no such zone)",
         "! Prefect does not take it: f (too big)",
@@ -147,7 +148,10 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
     found = {
         "ready": True,
         "prefect": {"reachable": True, "api_url": FACTS["api_url"], "ui_url": FACTS["ui_url"]},
-        "worker": {"online": 1, "workers": [{"name": "here-1"}]},
+        "worker": {
+            "online": 1,
+            "workers": [{"name": "here-1", "ours": True}, {"name": "there-2", "ours": False}],
+        },
         "keeper": {"running": False},
         "ledger": {"place": FACTS["ledger"], "jobs": 2, "enabled": 1, "live": {"waiting": 3}},
         "due_soon": [{"job": "weekly", "due": "2027-01-15T12:00:00Z"}],
@@ -161,9 +165,17 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
     said = daybook("status")
     assert said.code == 0
     assert said.out.startswith("ready\n")
-    for words in ("here-1", "3 waiting", "weekly", "! weekly failed 2 times in a row: no answer"):
+    assert "worker    here-1\n            (another Daybook's: there-2)\n" in said.out
+    for words in ("3 waiting", "weekly", "! weekly failed 2 times in a row: no answer"):
         assert words in said.out
+    found["worker"] = {"online": 0, "workers": [{"name": "there-2", "ours": False}]}
+    found["prefect"] = {"reachable": False, "api_url": FACTS["api_url"], "ui_url": None}
     found["ready"] = False
+    said = daybook("status")
+    assert "worker    none is online\n            (another Daybook's: there-2)\n" in said.out
+    assert f"{FACTS['api_url']}, does not answer\n" in said.out
+    found["prefect"] = {"reachable": False, "api_url": None, "ui_url": None}
+    assert re.search(r"prefect +none is known\n", daybook("status").out)
     assert daybook("status").out.startswith("not ready\n")
     said = daybook("status", "--json")
     assert (said.code, said.json) == (1, found)
@@ -174,8 +186,9 @@ def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
 ) -> None:
     well = {"check": "versions", "ok": True, "problem": "", "mend": ""}
     rain = {"check": "doors", "ok": True, "problem": "it rains", "mend": "an umbrella"}
+    fog = {"check": "ui", "ok": True, "problem": "there is fog", "mend": ""}
     ill = {"check": "worker", "ok": False, "problem": "none", "mend": "daybook up"}
-    found = [well, rain]
+    found = [well, rain, fog]
 
     async def doctor() -> list[dict[str, Any]]:
         return found
@@ -186,11 +199,12 @@ def test_doctor_has_a_line_for_each_check_and_is_well_only_if_all_are(
     assert said.out.splitlines() == [
         "ok       versions",
         "ok       doors     it rains; mend: an umbrella",
+        "ok       ui        there is fog",
     ]
     found.append(ill)
     said = daybook("doctor")
     assert said.code == 1
-    assert said.out.splitlines()[2] == "problem  worker    none; mend: daybook up"
+    assert said.out.splitlines()[3] == "problem  worker    none; mend: daybook up"
     said = daybook("doctor", "--json")
     assert (said.code, said.json) == (1, found)
 
@@ -221,7 +235,7 @@ def test_sync_names_what_it_did(daybook: Any, monkeypatch: pytest.MonkeyPatch) -
         "created in Prefect: a",
         "created in Prefect: again",
         "taken over from Prefect: b",
-        "was deleted in Prefect, made again: again",
+        "was no longer in this Prefect, made again: again",
         "changed on both sides, kept as here: c (schedule)",
         "edited in Prefect, not taken over: d (no such zone)",
         "Prefect does not take it: f (too big)",

@@ -7,6 +7,7 @@ import io
 import pytest
 
 from daybook.agents import providers
+from daybook.cli import agents
 from daybook.cli.model_options import ModelOptions
 from daybook.errors import Refused
 
@@ -22,6 +23,21 @@ def test_options_become_settings_and_what_was_not_given_stays_out() -> None:
         "options": {"temperature": 0.0, "max_tokens": 9},
     }
     assert ModelOptions().settings() == {}
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_of_no_request_is_refused(limit: int) -> None:
+    with pytest.raises(Refused, match="legal: 1 or more") as caught:
+        ModelOptions(model="a:b", request_limit=limit).settings()
+    assert caught.value.field == "request_limit"
+    assert ModelOptions(model="a:b", request_limit=1).settings()["request_limit"] == 1
+
+
+def test_options_are_shown_as_words(capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"temperature": 0.2, "max_tokens": 9}
+    settings = {"model": "a:b", "options": options, "api_key": ""}
+    agents._block({"name": "x", "kind": "model", "settings": settings, "problem": None})
+    assert "options  temperature 0.2, max tokens 9\n" in capsys.readouterr().out
 
 
 def test_the_key_comes_out_of_the_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from daybook.cli import output, words
+from daybook.cli.runs import show_run, show_whole_run
 from tests.unit.cli.conftest import MADE, fill
 
 pytestmark = pytest.mark.usefixtures("stored")
@@ -67,11 +68,11 @@ def test_runs_gives_the_shape_of_a_run(daybook: Any) -> None:
 
 def test_people_get_a_line_for_each_job(daybook: Any) -> None:
     head, by_hand, often, weekly = daybook("list").out.splitlines()
-    assert head.split() == ["NAME", "SCHEDULE", "NEXT", "DUE", "LAST"]
-    assert re.fullmatch(r"by hand +on demand +- +- +off", by_hand)
-    assert re.fullmatch(r"often +every 1 hour 30 minutes +\w{3} \d+ \w{3} [\d:]+ +- +on", often)
+    assert head.split() == ["NAME", "IS", "SCHEDULE", "NEXT", "DUE", "LAST"]
+    assert re.fullmatch(r"by hand +off +on demand +- +-", by_hand)
+    assert re.fullmatch(r"often +on +every 1 hour 30 minutes +\w{3} \d+ \w{3} [\d:]+ +-", often)
     assert re.fullmatch(
-        r"weekly +at 09:00 on Mondays, Europe/Berlin +Mon \d+ \w{3} 09:00 +- +on", weekly
+        r"weekly +on +at 09:00 on Mondays, Europe/Berlin +Mon \d+ \w{3} 09:00 +-", weekly
     )
 
 
@@ -149,10 +150,11 @@ def test_an_empty_ledger_says_how_to_begin(
     assert daybook("runs", "--json").json == []
 
 
-def test_on_a_terminal_of_80_columns_a_table_fits() -> None:
+def on_a_terminal(columns: int, *typed: str) -> list[str]:
+    """The lines that a terminal of so many columns gets, without their colours."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
-    command = [sys.executable, "-m", "daybook", "list"]
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    command = [sys.executable, "-m", "daybook", *typed]
     with subprocess.Popen(command, stdout=theirs, env=environment) as child:
         os.close(theirs)
         shown = b""
@@ -163,10 +165,122 @@ def test_on_a_terminal_of_80_columns_a_table_fits() -> None:
             pass
         assert child.wait() == 0
     os.close(ours)
-    lines = re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).splitlines()
     assert "\x1b[1m" in shown.decode()  # the header is bold: it was taken for a terminal
+    return re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).splitlines()
+
+
+def test_on_a_terminal_of_80_columns_a_table_fits() -> None:
+    lines = on_a_terminal(80, "list")
     assert max(map(len, lines)) <= 80
     assert "Europe/Berlin" in "".join(lines)
+
+
+def test_on_a_narrow_terminal_it_is_still_seen_which_job_is_on() -> None:
+    lines = on_a_terminal(48, "list")
+    assert re.match(r"weekly +on +at ", next(line for line in lines if line.startswith("weekly")))
+    assert re.match(r"by hand +off ", next(line for line in lines if line.startswith("by hand")))
+    assert any(re.search(r"Mon \d+ \w{3} 09:00", line) for line in lines)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_a_run_is_one_line_however_narrow_the_terminal(columns: int) -> None:
+    head, run = on_a_terminal(columns, "runs")
+    assert head.split()[:4] == ["RUN", "JOB", "DUE", "STATUS"]
+    assert re.match(r"[0-9a-f]{8} +weekly +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +waiting\b", run)
+    assert ("WHY" in head) == ("asked for" in run) == (columns >= 80)
+
+
+def test_what_is_too_long_for_a_row_is_cut_and_what_names_a_run_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    rows = [("n" * 20, "it was very long ago"), ("short", "so")]
+    output.table(("NAME", "WHY"), rows, whole=("NAME",), cut=True)
+    cut = capsys.readouterr().out.splitlines()
+    assert [line.rstrip() for line in cut[1:]] == [
+        "n" * 20 + "  it was very long …",
+        "short                 so",
+    ]
+    output.table(("NAME", "WHY"), [("n" * 60, "because")], whole=("NAME",), cut=True)
+    assert "n" * 60 in capsys.readouterr().out
+
+
+RUN_OF_A_MODEL = {
+    "attempts": 2,
+    "agent": "oa",
+    "model": "gpt-6-luna",
+    "usage": {"requests": 2, "input_tokens": 1285, "output_tokens": 17, "cost_usd": 0.0001412},
+    "output": "All is well.",
+}
+
+
+def test_a_run_says_how_often_it_was_tried_and_what_it_took(
+    daybook: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = daybook("runs", "weekly", "--json").json
+    show_run(run | RUN_OF_A_MODEL | {"status": "succeeded", "reason": ""})
+    _, spent, answer = capsys.readouterr().out.splitlines()
+    assert spent == "  2 attempts · gpt-6-luna · 1,285 tokens in, 17 out · $0.000141"
+    assert answer == "  All is well."
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"attempts": 1, "usage": {}}, ""),
+        ({"attempts": 4, "usage": {}}, "4 attempts"),
+        ({"attempts": 1, "usage": {"cost_usd": None}}, "gpt-6-luna · price unknown"),
+        (
+            {"attempts": 1, "model": None, "usage": {"input_tokens": None, "cost_usd": 0.5}},
+            "$0.500000",
+        ),
+    ],
+)
+def test_what_nobody_knows_of_a_run_is_left_out(changed: dict[str, Any], said: str) -> None:
+    assert words.spent(RUN_OF_A_MODEL | changed) == said
+
+
+def test_an_error_that_is_the_reason_too_is_said_once(
+    daybook: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = daybook("runs", "weekly", "--json").json
+    late = {"status": "timed_out", "reason": "no answer within 4 s", "attempts": 1}
+    show_run(run | late | {"error": "no answer within 4 s", "output": "half an ans"})
+    _, *said = capsys.readouterr().out.splitlines()
+    assert said == ["  no answer within 4 s", "  half an ans"]
+
+
+def test_show_of_a_run_is_the_run_and_of_a_job_still_the_job(daybook: Any) -> None:
+    (run,) = daybook("runs", "weekly", "--json").json
+    for length in (32, 8):
+        assert daybook("show", run["id"][:length], "--json").json == run
+    out = daybook("show", run["id"]).out
+    assert out.startswith("weekly: waiting\n")
+    assert re.search(rf"^  id +{run['id']}$", out, re.MULTILINE)
+    assert re.search(r"^  attempts +0$", out, re.MULTILINE)
+    assert "\n  asked for\n" in out
+    assert daybook("show", "weekly").out.startswith("weekly (")
+
+
+def test_the_whole_of_a_run_that_a_model_answered(
+    daybook: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = daybook("runs", "weekly", "--json").json
+    when = {"started_at": run["queued_at"], "finished_at": run["queued_at"]}
+    show_whole_run(run | RUN_OF_A_MODEL | when | {"reason": "", "duration_seconds": 2.5})
+    out = capsys.readouterr().out
+    for name, value in (
+        ("attempts", "2"),
+        ("agent", "oa"),
+        ("model", "gpt-6-luna"),
+        ("tokens", "1,285 tokens in, 17 out"),
+        ("cost", r"\$0.000141"),
+        ("ended", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(took 2.5 s\)"),
+    ):
+        assert re.search(rf"^  {name} +{value}$", out, re.MULTILINE), name
+    assert out.endswith("\n  All is well.\n")
 
 
 def test_what_an_agent_wrote_cannot_drive_the_terminal(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from daybook.home import Home
 from daybook.service import doctor
 from daybook.service.doctoring.problem import Problem
+from tests.unit.service.doctoring.test_installation import installed
 
 pytestmark = pytest.mark.anyio
 
@@ -93,3 +99,29 @@ async def test_a_home_in_the_way_of_a_file_is_a_finding_and_no_crash(
     found = await doctor.doctor()
     assert [each["ok"] for each in of(found, "home")] == [False]
     assert of(found, "prefect")
+
+
+BROKEN = "raise ModuleNotFoundError(\"No module named 'python_socks'\")\n"
+
+
+def test_a_prefect_that_cannot_be_imported_is_a_finding_beside_the_versions(
+    daybook_home: Home, tmp_path: Path
+) -> None:
+    front = tmp_path / "front"
+    (front / "prefect").mkdir(parents=True)
+    (front / "prefect" / "__init__.py").write_text(BROKEN)
+    installed(front, "prefect", "3.4.0")
+    path = os.pathsep.join([str(front), os.environ["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "daybook", "doctor", "--json"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    found = {each["check"]: each for each in json.loads(done.stdout)}
+    assert found["versions"]["problem"] == "prefect 3.4.0 is outside of <3.9,>=3.8.8"
+    assert "No module named 'python_socks'" in found["prefect"]["problem"]
+    assert "install" in found["prefect"]["mend"]
+    assert found["ledger"]["ok"]

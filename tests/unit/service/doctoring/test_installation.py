@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from daybook import repository
+from daybook.errors import Refused
 from daybook.home import Home
 from daybook.service.doctoring import installation
 
@@ -72,6 +73,29 @@ def test_a_version_out_of_bounds_is_named_with_what_to_install(
     assert "install" in problem.mend
 
 
+@pytest.mark.parametrize("name", ["prefect", "fastapi", "sqlalchemy"])
+def test_what_prefects_server_does_not_run_with_is_refused(front: Path, name: str) -> None:
+    installed(front, "daybook", "0.1.0", *ASKED)
+    installation.refuse_wrong()
+    installed(front, name, "0.9.0" if name != "fastapi" else "0.155.0")
+    (problem,) = installation.versions()
+    with pytest.raises(Refused) as refused:
+        installation.refuse_wrong()
+    assert (refused.value.problem, refused.value.legal) == (problem.what, problem.mend)
+
+
+def test_another_version_out_of_bounds_or_a_daybook_not_installed_is_doctors_affair(
+    front: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(front, "daybook", "0.1.0", *ASKED)
+    installed(front, "fastmcp", "2.11.0")
+    assert len(installation.versions()) == 1
+    installation.refuse_wrong()
+    monkeypatch.setattr(sys, "path", [str(REPOSITORY)])
+    assert len(installation.versions()) == 1
+    installation.refuse_wrong()
+
+
 def test_what_is_missing_is_named_and_what_is_for_elsewhere_is_not(front: Path) -> None:
     elsewhere = 'nowhere-to-be-found>=1; sys_platform == "amiga"'
     extra = 'another-one; extra == "more"'
@@ -103,6 +127,7 @@ def test_a_foreign_door_is_told_and_harmless_and_not_imported(
     monkeypatch.chdir(place if how == "in this folder" else tmp_path)
     (problem,) = installation.doors()
     assert problem.harmless
+    assert problem.mend == ""
     assert str(place) in problem.what
     assert f"our {door}" in problem.what
 
