@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from string import punctuation
 from typing import Any, Literal, Protocol
+from urllib.parse import quote
 
 from daybook.errors import AgentMisconfigured
 
@@ -26,7 +28,8 @@ class AgentRequest:
     timezone-aware instant, None for a run that nobody scheduled. ``history`` is what was said
     before ``prompt``, oldest first, already bounded by the caller. ``model`` is the model that the
     job wants in place of the agent's own, written as the agent's setting is; empty is its own.
-    Agents that have no model to choose refuse any (`refuse_model`).
+    Agents that have no model to choose refuse any (`refuse_model`). ``question`` is 1, and 2 where
+    an attempt asks once more because the first answer did not fit.
     """
 
     prompt: str
@@ -36,6 +39,21 @@ class AgentRequest:
     due: datetime | None = None
     history: tuple[Message, ...] = ()
     model: str = ""
+    question: int = 1
+
+    def idempotency_key(self, step: int = 1) -> str:
+        """What an outgoing request of this question is known by: rule 4 of promise.md.
+
+        It is the occurrence, the same in every attempt. A second question of it, or a later
+        ``step`` of one answer, says something else: with the same key it would be told the first
+        answer once more. What no header can hold is written as ``%`` and two digits.
+        """
+        key = quote(self.occurrence, safe=_SENT_AS_IT_IS)
+        key += f"#{self.question}" if self.question > 1 else ""
+        return key + (f".{step}" if step > 1 else "")
+
+
+_SENT_AS_IT_IS = punctuation.replace("%", "")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,17 @@
 
 Python's reader takes more than JSON is: ``NaN``, ``Infinity``, and numbers such as ``1e999`` that
 become infinite. Nothing that we write the answer into could hold them.
+
+Models like to put words around it. What may be meant by an answer with words are its *pieces*: its
+fenced blocks and, outside of those, whatever stands in brackets. A single piece is read; of several
+nobody knows which is the answer, not even where only one of them is JSON.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 DEEPEST = 100
@@ -22,6 +27,62 @@ def read(text: str) -> Any:
         raise ValueError(_TOO_DEEP) from None
     _check_depth(value)
     return value
+
+
+def find(text: str) -> Any:
+    """The value of ``text``, or of the only piece of it. Raises ValueError, saying why it is none.
+
+    For a whole text only: where it was cut, another piece may have followed.
+    """
+    try:
+        return read(text)
+    except ValueError:
+        pieces = _pieces(text)
+        if not pieces:
+            raise
+    if len(pieces) > 1:
+        raise ValueError(f"{len(pieces)} pieces of it could be meant")
+    return read(pieces[0])
+
+
+_OPENING = re.compile(r"[ \t]*(`{3,}|~{3,})[^`]*")
+_BRACKET = re.compile(r"[\[\]{}]")
+_BRACKET_OR_STRING = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)
+
+
+def _pieces(text: str) -> list[str]:
+    """All pieces of ``text``, in time that grows with its length only: a model wrote it."""
+    pieces: list[str] = []
+    words: list[str] = []
+    fenced: list[str] = []
+    fence = ""
+    for line in text.splitlines(keepends=True):
+        if fence and line.strip() == fence:
+            pieces.append("".join(fenced))
+            fenced, fence = [], ""
+        elif fence:
+            fenced.append(line)
+        elif opening := _OPENING.fullmatch(line.rstrip()):
+            pieces += _bracketed("".join(words))
+            words, fence = [], opening[1]
+        else:
+            words.append(line)
+    return pieces + _bracketed("".join([*words, *fenced]))
+
+
+def _bracketed(words: str) -> list[str]:
+    """What stands in brackets, with its brackets; one that is never closed reaches to the end."""
+    found, begin, depth, place = [], 0, 0, 0
+    while match := (_BRACKET_OR_STRING if depth else _BRACKET).search(words, place):
+        place = match.end()
+        if match[0] in ("[", "{"):
+            begin = begin if depth else match.start()
+            depth += 1
+        elif match[0] in ("]", "}") and depth:
+            depth -= 1
+            if not depth:
+                found.append(words[begin:place])
+    return [*found, words[begin:]] if depth else found
 
 
 _TOO_DEEP = f"more than {DEEPEST} lists and objects stand in each other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -232,11 +233,12 @@ class ModelAgent:
             instructions=self.settings.system_prompt or None,
             retries=limit - 1,
         )
+        sent = self._sent(model, request)
         async with agent:
             result = await agent.run(
                 request.prompt,
                 message_history=_messages(request),
-                model_settings=self._sent(request.timeout),
+                model_settings=lambda context: sent(context.run_step),
                 usage_limits=UsageLimits(request_limit=limit),
                 usage=usage,
                 infer_name=False,
@@ -259,9 +261,17 @@ class ModelAgent:
             cut=_CUT if reason == "length" else "",
         )
 
-    def _sent(self, timeout: float) -> Sent:
-        options: dict[str, Any] = {"max_retries": 0, "timeout": timeout + _SLACK}
-        return {**self.settings.options, **options}  # type: ignore[typeddict-item]  # checked there
+    def _sent(self, model: Model, request: AgentRequest) -> Callable[[int], Sent]:
+        """What goes with the request of each step; the first is step 1."""
+        options: dict[str, Any] = {"max_retries": 0, "timeout": request.timeout + _SLACK}
+        takes_headers = "extra_headers" not in getattr(model, "unsupported_settings", ())
+
+        def sent(step: int) -> Sent:
+            if takes_headers:
+                options["extra_headers"] = {"Idempotency-Key": request.idempotency_key(step)}
+            return {**self.settings.options, **options}  # type: ignore[typeddict-item]  # checked
+
+        return sent
 
     def _usage(self, usage: RunUsage, request: AgentRequest) -> dict[str, Any]:
         """As `AgentReply` describes it; token counts are None when the provider told none."""

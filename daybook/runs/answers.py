@@ -11,13 +11,13 @@
 Both requests belong to one attempt and share its time, and what both took is told together. All
 that the second is about stands in its prompt: not every agent is given a history. The form is
 asked for in words, so that every agent understands it; it is judged here, by the schema itself.
+Words around the JSON do no harm (`daybook.agents.json_text`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,8 +28,6 @@ from daybook.agents.base import Agent, AgentReply, AgentRequest
 from daybook.errors import AgentError, AgentFailed, AgentTimeout
 from daybook.spec import answer_schema
 from daybook.spec.job import OutputFormat
-
-_FENCED = re.compile(r"\s*```[\w-]*[ \t]*\n(.*)\n```\s*", re.DOTALL)
 
 LONGEST_QUOTED = 20_000
 """Characters of the first answer that the second request quotes; an argument has to hold them."""
@@ -69,7 +67,7 @@ async def ask(
     except _Mismatch as mismatch:
         wrong = str(mismatch)
     prompt = f"{request.prompt}\n\n{_said(first.text)}\n\nThat does not fit: it {wrong}\n\n{wanted}"
-    again = replace(request, prompt=prompt, timeout=end - loop.time())
+    again = replace(request, prompt=prompt, question=2, timeout=end - loop.time())
     try:
         second = await _asked_again(agent, again, request.timeout, first.text)
     except AgentError as error:
@@ -122,9 +120,8 @@ def _cut(reply: AgentReply) -> str:
 def _fitting(reply: AgentReply, schema: Mapping[str, Any]) -> AgentReply:
     value = reply.result
     if value is None:
-        fenced = _FENCED.fullmatch(reply.text)
         try:
-            value = json_text.read(fenced[1] if fenced else reply.text)
+            value = json_text.read(reply.text) if reply.cut else json_text.find(reply.text)
         except ValueError as error:
             why = f"{error}; it was {_cut(reply)}" if reply.cut else str(error)
             raise _Mismatch(f"is no JSON: {why}") from None

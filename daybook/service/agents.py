@@ -9,6 +9,7 @@ from daybook.agents.base import AgentRequest
 from daybook.agents.model import ModelSettings
 from daybook.errors import AgentMisconfigured, Refused
 from daybook.ledger import jobs
+from daybook.ledger.tables import new_id
 from daybook.service import home
 
 TEST_PROMPT = "Say in one sentence that you are ready."
@@ -62,7 +63,7 @@ async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> d
 
     async with prefect.connected() as client:
         agent = await documents.get(client, name)
-    reply = await agent.answer(AgentRequest(prompt, timeout, occurrence="test"))
+    reply = await agent.answer(AgentRequest(prompt, timeout, occurrence=f"test:{new_id()}"))
     return {
         "agent": reply.agent,
         "output": reply.text,

@@ -13,6 +13,7 @@ from sqlmodel import col, select
 
 from daybook.agents import documents
 from daybook.ledger.tables import AttemptRow
+from daybook.service import agents
 from flows.agent_prompt import agent_prompt
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.providers import KEY, Answer, Cut, Hang, Provider, Status, Step, limited, provider
@@ -40,6 +41,10 @@ class Asked:
         async with self.floor.ledger.read() as session:
             found = await session.execute(select(AttemptRow).order_by(col(AttemptRow.number)))
             return list(found.scalars())
+
+    def keys(self) -> list[str]:
+        """By what each request is known to the other side."""
+        return [seen.headers["idempotency-key"] for seen in self.here.requests]
 
 
 @pytest.fixture(params=["openai", "anthropic"])
@@ -77,7 +82,16 @@ async def test_429_is_tried_again_not_before_it_was_asked_for(asked: Asked) -> N
     assert "429" in str(first.error)
     assert first.finished_at is not None
     assert second.started_at - first.finished_at >= timedelta(seconds=3)
-    assert len(asked.here.requests) == 2
+    occurrence = (await asked.floor.row()).occurrence
+    assert asked.keys() == [occurrence, occurrence]
+
+
+async def test_a_trial_is_an_occurrence_of_its_own(asked: Asked) -> None:
+    for _ in range(2):
+        await agents.test(asked.name)
+    one, other = asked.keys()
+    assert one != other
+    assert one.startswith("test:")
 
 
 @pytest.mark.parametrize("step", [Status(500), Cut()], ids=["500", "cut"])

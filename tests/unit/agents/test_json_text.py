@@ -50,3 +50,61 @@ async def test_what_is_none_is_refused_with_the_reason_by_every_reader(
     settings = CommandSettings(command=["cat"], output="json")
     with pytest.raises(AgentFailed, match=f"the answer is not JSON: .*{words}"):
         await CommandAgent("robot", settings).answer(AgentRequest(text, 20.0, "flow:1"))
+
+
+# --- with words around it
+
+
+FENCED = '```json\n{"a": [1]}\n```'
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        (FENCED, {"a": [1]}),
+        (f"Here you are:\n{FENCED}", {"a": [1]}),
+        (f"Here you are:\r\n\r\n  {FENCED}\r\n\r\nAnything else?", {"a": [1]}),
+        ("Here:\n~~~~\ntrue\n~~~~\n", True),
+        ('Here:\n```\n{"a": "```"}\n```', {"a": "```"}),
+        ("Here:\n```json\n[1]", [1]),
+        ('It is ```{"a": 1}``` then.', {"a": 1}),
+        ('The answer is {"a": {"b": []}}.', {"a": {"b": []}}),
+        ('Sure: {"a": "}]\\"{"}, as asked for.', {"a": '}]"{'}),
+        ("Sure: [1, 2]", [1, 2]),
+        ('She said "yes": {"a": 1}', {"a": 1}),
+    ],
+)
+def test_a_single_piece_is_found_among_words(text: str, value: Any) -> None:
+    assert json_text.find(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("No.", "Expecting value"),
+        ("It is 3.", "Expecting value"),
+        ('{"a": 1} {"a": 2}', "2 pieces of it could be meant"),
+        (f'{FENCED}\nor {{"a": 2}}', "2 pieces"),
+        (f"{FENCED}\nor\n{FENCED}", "2 pieces"),
+        (f"```\nprint(1)\n```\n{FENCED}", "2 pieces"),
+        ('As [she] said: {"a": 1}', "2 pieces"),
+        ('{"a": 1} and {"b":', "2 pieces"),
+        # What stands in a broken one is a part of the answer, and not the answer.
+        ('Sure: {"a": {"b": 1}', "Expecting"),
+        ('Sure: {"a": {"b": 1},}', "double quotes"),
+        ('Sure: {"a": NaN}', "NaN is not JSON"),
+        ('```json\nSure: {"a": 1}\n```', "Expecting value"),
+        *NOT_JSON,
+    ],
+)
+def test_of_several_pieces_or_a_broken_one_none_is_taken(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        json_text.find(text)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("part", ['\\"', "```a\n", "[", '{"', "]", "```\n", '"['])
+def test_no_text_takes_long(part: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        json_text.find("Sure: { " + part * 200_000)

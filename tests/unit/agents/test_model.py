@@ -18,7 +18,7 @@ from daybook.errors import (
     AgentTemporary,
     AgentTimeout,
 )
-from tests.providers import KEY, WAIT, Answer, Hang, Page, Provider
+from tests.providers import KEY, WAIT, Answer, Hang, Page, Provider, Status
 from tests.unit.agents.asking import MODELS, PROTOCOLS, agent, ask, request
 
 pytestmark = pytest.mark.anyio
@@ -213,6 +213,46 @@ async def test_a_model_that_calls_tools_it_does_not_have_reaches_the_request_lim
 async def test_within_the_limit_it_may_think_again(here: Provider) -> None:
     here.script = [Answer("", tool="search"), "Found."]
     assert (await ask(here, request_limit=2)).text == "Found."
+
+
+# --- what a request is known by
+
+
+KNOWN_BY = "idempotency-key"
+DUE = "due:4f1c:2027-01-15T13:30:00Z"
+
+
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, "google"])
+async def test_a_request_carries_its_occurrence_the_same_in_every_attempt(
+    here: Provider, protocol: str
+) -> None:
+    said = candidate("Fine.", "STOP") if protocol == "google" else Answer()
+    here.script = [Status(500), said]
+    asked = agent(here, protocol, **({"base_url": here.origin} if protocol == "google" else {}))
+    with pytest.raises(AgentTemporary):
+        await asked.answer(request(occurrence=DUE))
+    await asked.answer(request(occurrence=DUE))
+    await asked.answer(request(occurrence="flow:2"))
+    assert [seen.headers[KNOWN_BY] for seen in here.requests] == [DUE, DUE, "flow:2"]
+
+
+async def test_what_is_not_the_same_request_is_not_known_by_the_same_key(here: Provider) -> None:
+    here.script = [Answer("", tool="search"), "Found."]
+    await agent(here, request_limit=2).answer(request(occurrence=DUE))
+    await agent(here).answer(request(occurrence=DUE, question=2))
+    known = [seen.headers[KNOWN_BY] for seen in here.requests]
+    assert known == [DUE, f"{DUE}.2", f"{DUE}#2"]
+
+
+async def test_an_occurrence_that_no_header_can_hold_is_written_in_signs(here: Provider) -> None:
+    for name in ("request:4f1c:Grüße\r\nX-Other: 1", "request:4f1c:50%25", "request:4f1c:50%"):
+        await agent(here).answer(request(occurrence=name))
+    assert [seen.headers[KNOWN_BY] for seen in here.requests] == [
+        "request:4f1c:Gr%C3%BC%C3%9Fe%0D%0AX-Other:%201",
+        "request:4f1c:50%2525",
+        "request:4f1c:50%25",
+    ]
+    assert not any("x-other" in seen.headers for seen in here.requests)
 
 
 def google(**said: Any) -> Page:

@@ -53,9 +53,10 @@ async def test_text_is_asked_for_and_taken_as_it_is() -> None:
         ('{"a": [1, null]}', {"a": [1, None]}),
         ("```json\n[1, 2]\n```", [1, 2]),
         ("\n```\ntrue\n```\n", True),
+        ('Here you are:\n```json\n{"minutes": 4}\n```\nAnything else?', {"minutes": 4}),
     ],
 )
-async def test_json_is_read_also_out_of_a_fence(text: str, value: Any) -> None:
+async def test_json_is_read_also_out_of_words(text: str, value: Any) -> None:
     answer = await answers.ask(Says(text), REQUEST, "json", {})
     assert (answer.reply.result, answer.reply.text, answer.remark) == (value, text, "")
 
@@ -77,7 +78,7 @@ async def test_what_does_not_fit_is_repaired_once_with_what_is_wrong() -> None:
     assert answer.reply.result == {"title": "pages", "count": 3}
     assert "at $.count: 'three' is not of type 'integer'" in answer.remark
     assert answer.reply.usage == {"requests": 2, "input_tokens": 20, "cost_usd": 0.5}
-    _, second = agent.requests
+    first, second = agent.requests
     assert second.prompt == (
         "How many?\n\n"
         "Your first answer to this was, indented:\n\n"
@@ -88,6 +89,7 @@ async def test_what_does_not_fit_is_repaired_once_with_what_is_wrong() -> None:
         f"{json.dumps(SCHEMA)}"
     )
     assert second.history == REQUEST.history
+    assert [first.idempotency_key(), second.idempotency_key()] == ["o", "o#2"]
     assert second.timeout <= REQUEST.timeout
 
 
@@ -155,8 +157,10 @@ async def test_what_was_cut_is_told_beside_the_answer_and_not_in_it() -> None:
     assert (answer.reply.text, answer.remark) == ("Once upon", "cut: max_tokens")
     answer = await answers.ask(ScriptedAgent(replace(reply, text='{"a": 1}')), REQUEST, "json", {})
     assert (answer.reply.result, answer.remark) == ({"a": 1}, "cut: max_tokens")
-    with pytest.raises(AgentFailed, match=r"is no JSON: .*; it was cut: max_tokens"):
-        await answers.ask(ScriptedAgent(reply), REQUEST, "json", {})
+    for text in ("Once upon", 'First: {"a": 1}, and then'):
+        cut = replace(reply, text=text)
+        with pytest.raises(AgentFailed, match=r"is no JSON: .*; it was cut: max_tokens"):
+            await answers.ask(ScriptedAgent(cut), REQUEST, "json", {})
 
 
 # --- what was paid for
