@@ -82,8 +82,26 @@ def quoted(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def render(granted: Granted, outcome: Outcome) -> str:
-    """The artifact's Markdown."""
+def took(outcome: Outcome, attempts: int = 0) -> str:
+    """What it took, in one line; what nobody knows is left out, and empty is nothing known.
+
+    A price that nobody knows is said to be unknown: it is not nothing.
+    """
+    usage = outcome.usage or {}
+    told = [f"{attempts} attempts"] if attempts > 1 else []
+    if usage and outcome.model:
+        told.append(f"model {harmless(outcome.model)}")
+    if usage.get("input_tokens") is not None:
+        out = usage.get("output_tokens") or 0
+        told.append(f"{usage['input_tokens']:,} tokens in, {out:,} out")
+    if usage:
+        cost = usage.get("cost_usd")
+        told.append("price unknown" if cost is None else f"${cost:.6f}")
+    return " · ".join(told)
+
+
+def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
+    """The artifact's Markdown; ``attempts`` is how often it was tried, 0 where that is not known."""
     job = granted.job
     title = job.row.name if job else "direct call"
     due = granted.due.strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -92,6 +110,7 @@ def render(granted: Granted, outcome: Outcome) -> str:
         f"# {harmless(title)}",
         f"**{outcome.status}** · due {due} · {granted.trigger} · agent {harmless(agent)} · "
         f"run `{granted.run_id[:8]}`",
+        *filter(None, [took(outcome, attempts)]),
         "## Answer" if outcome.status is Status.SUCCEEDED else "## What went wrong",
     ]
     if outcome.error or outcome.reason:
@@ -102,12 +121,15 @@ def render(granted: Granted, outcome: Outcome) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-async def publish(granted: Granted, outcome: Outcome) -> None:
-    """Make the artifact; a failure is logged and changes nothing: the ledger has the outcome."""
+async def publish(granted: Granted, outcome: Outcome, attempts: int = 0) -> None:
+    """Make the artifact of a run; ``attempts`` as `render` has it.
+
+    A failure is logged and changes nothing: the ledger has the outcome.
+    """
     name = slugify(granted.job.row.slug) if granted.job else "direct-call"
     try:
         await acreate_markdown_artifact(
-            markdown=render(granted, outcome),
+            markdown=render(granted, outcome, attempts),
             key=name,
             description=f"{outcome.status}, {granted.due:%F %T} UTC",
         )

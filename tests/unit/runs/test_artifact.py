@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from daybook.ledger.offers import Granted
@@ -109,3 +111,43 @@ def test_what_went_wrong_is_said_before_what_was_said() -> None:
     lines = artifact.render(_granted(agent="<b>"), outcome).split("\n\n")
     assert lines[1].endswith("agent &lt;b> · run `01234567`")
     assert lines[2:5] == ["## What went wrong", "```text\nexit code 3\n```", "so far"]
+
+
+USAGE = {"requests": 2, "input_tokens": 1285, "output_tokens": 17, "cost_usd": 0.0001412}
+
+
+def test_what_the_answer_took_stands_above_it() -> None:
+    outcome = Outcome(Status.SUCCEEDED, output="Yes.", agent="oa", model="gpt-6", usage=USAGE)
+    lines = artifact.render(_granted(), outcome, 2).split("\n\n")
+    assert lines[2:4] == [
+        "2 attempts · model gpt-6 · 1,285 tokens in, 17 out · $0.000141",
+        "## Answer",
+    ]
+    failed = Outcome(Status.FAILED, error="two requests, and no answer", usage=USAGE)
+    assert "1,285 tokens in, 17 out · $0.000141" in artifact.render(_granted(), failed)
+
+
+@pytest.mark.parametrize(
+    ("usage", "attempts", "said"),
+    [
+        (None, 1, ""),
+        (None, 4, "4 attempts"),
+        ({"input_tokens": None, "output_tokens": None, "cost_usd": None}, 1, "price unknown"),
+        (
+            {"input_tokens": 5, "output_tokens": 0, "cost_usd": 0.0},
+            0,
+            "5 tokens in, 0 out · $0.000000",
+        ),
+    ],
+)
+def test_what_it_took_is_left_out_where_nobody_knows_it(
+    usage: dict[str, Any] | None, attempts: int, said: str
+) -> None:
+    assert artifact.took(Outcome(Status.SUCCEEDED, usage=usage), attempts) == said
+
+
+def test_the_models_name_cannot_call_out_of_the_artifact() -> None:
+    outcome = Outcome(Status.SUCCEEDED, model=f"![x]({EVIL})<img>", usage=USAGE)
+    said = artifact.took(outcome)
+    assert "![" not in said
+    assert "<img" not in said
