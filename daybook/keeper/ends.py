@@ -29,7 +29,7 @@ from sqlmodel import col, select
 from daybook.errors import Refused
 from daybook.keeper import mirror, prefect_runs
 from daybook.ledger import ends as book
-from daybook.ledger import jobs, leases, rows, waits
+from daybook.ledger import jobs, leases, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
 from daybook.ledger.states import HELD, TERMINAL, Status
@@ -157,8 +157,6 @@ async def _seen(
         held = row.state in HELD
         if held and (cancelling or not (gone or _holder_is_gone(ledger, row, state))):
             return None
-        if not await _unchanged(ledger, row):
-            return None
         offer = None
     else:
         offer = await _offer(ledger, run)
@@ -172,7 +170,8 @@ async def _seen(
         state.message or "",
         offer,
     )
-    status = await book.take(ledger, end)
+    # A row that was granted since it was read is not settled by what Prefect told before.
+    status = await book.take(ledger, end, fence=None if row is None else row.fence)
     if status is not None:
         log.info("%s was %s in Prefect: %s", run.name, kind, status, extra={"action": "end_taken"})
         if cancelling:
@@ -186,17 +185,6 @@ def _holder_is_gone(ledger: Ledger, row: RunRow, state: State[Any]) -> bool:
         return True
     renewed = row.lease_until - leases.LEASE
     return renewed <= state.timestamp <= ledger.now() - SIGN_OF_LIFE
-
-
-async def _unchanged(ledger: Ledger, row: RunRow) -> bool:
-    """Whether nobody took the row since it was read: what Prefect told then is about that."""
-    async with ledger.read() as session:
-        newest = await rows.get(session, row.id)
-    return (newest.status, newest.fence, newest.flow_run_id) == (
-        row.status,
-        row.fence,
-        row.flow_run_id,
-    )
 
 
 async def _offer(ledger: Ledger, run: FlowRun) -> Offer | None:

@@ -48,6 +48,8 @@ ASKING = timedelta(seconds=5)
 """How long who asks for a run has to make its Prefect run."""
 MOST_KEYS = 5
 """How many numbers are tried in one pass for a row."""
+MOST_WRITES = 50
+"""How many runs are moved and made in one pass, the earliest due first: about two seconds."""
 
 
 @dataclass
@@ -136,6 +138,8 @@ class _Pass:
             return
         runs = await prefect_runs.read(self._client, [row.flow_run_id for row in rows])
         for row in rows:
+            if len(self.done.moved) + len(self.done.made) >= MOST_WRITES:
+                break
             try:
                 await self._see_to(row, runs.get(str(row.flow_run_id)))
             except PrefectHTTPStatusError as error:

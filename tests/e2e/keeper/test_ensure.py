@@ -272,6 +272,20 @@ async def test_of_a_job_the_next_ten_have_a_run(house: House) -> None:
     assert without == [rows[0].id, rows[1].id]
 
 
+async def test_many_are_made_in_several_passes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensure, "MOST_WRITES", 2)
+    stored = await house.job()
+    later = house.at(hours=1)
+    rows = [await house.asked(stored, later, due=later + SECOND * n) for n in range(3)]
+
+    assert len((await ensure.ensure(house.ledger, house.client)).made) == 2
+    last = (await ensure.ensure(house.ledger, house.client)).made
+
+    assert last == [(await house.row(rows[2].id)).flow_run_id]
+
+
 async def test_without_a_deployment_a_row_is_left(house: House) -> None:
     stored, other = await house.job(), await house.job()
     gone, fine = await house.asked(stored), await house.asked(other)
