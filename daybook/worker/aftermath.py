@@ -34,6 +34,10 @@ from daybook.worker.supervise import Cause, Watched, words_of_the_end
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN = 1.0
+TOLD_WITHIN = 10.0
+"""Seconds: Prefect's client tries again for more than a minute, while the slot is taken and a
+worker that is stopped cannot end."""
+NOT_TOLD = (httpx.HTTPError, TimeoutError)
 
 
 async def settle(ledger: Ledger, client: PrefectClient, watched: Watched) -> None:
@@ -42,10 +46,11 @@ async def settle(ledger: Ledger, client: PrefectClient, watched: Watched) -> Non
     if row is None:
         return  # not to be reached for longer than the lease: whoever judges that has it
     try:
-        await _tell_prefect(ledger, client, watched, row)
-    except httpx.HTTPError as error:
+        async with asyncio.timeout(TOLD_WITHIN):
+            await _tell_prefect(ledger, client, watched, row)
+    except NOT_TOLD as error:
         # The keeper's passes do it later.
-        log.warning("Prefect is told later: %s", error, extra={"action": "tell_failed"})
+        log.warning("Prefect is told later: %r", error, extra={"action": "tell_failed"})
 
 
 async def _tell_prefect(
@@ -113,8 +118,10 @@ async def _prefect_tells(ledger: Ledger, client: PrefectClient, watched: Watched
     if watched.exit_code != 0 or watched.facts.attempt:
         return False
     try:
-        return await ends.one(ledger, client, watched.flow_run_id, gone=True) is not None
-    except httpx.HTTPError:
+        async with asyncio.timeout(TOLD_WITHIN):
+            return await ends.one(ledger, client, watched.flow_run_id, gone=True) is not None
+    except NOT_TOLD as error:
+        log.warning("Prefect does not tell: %r", error, extra={"action": "ask_failed"})
         return False
 
 
