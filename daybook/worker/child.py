@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import json
 import os
 import runpy
 import shlex
@@ -17,10 +18,12 @@ import sys
 import time
 import warnings
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from daybook import home, repository
 from daybook.host import prefect_private
+from daybook.worker import orphaned
 from daybook.worker.entry import write_at_once
 from daybook.worker.messages import Task
 
@@ -42,9 +45,14 @@ LATER = (
 )
 """Modules that a run imports on its way."""
 
+LEARNED = ("daybook.", "pydantic_ai.models.", "pydantic_ai.providers.")
+"""Beginnings of modules that one run imports and the parent is to import for the next: the software
+of a model's provider takes a second or two, and nobody knows before which one is used."""
+
 _born: dict[str, str] = dict(os.environ)
 _entered: dict[str, str] = {}
 """The environment when Prefect was imported; it is what `home.enter` made of the one before."""
+_prepared: set[str] = set()
 _paths: list[str] = list(sys.path)
 
 
@@ -59,6 +67,7 @@ def prepare() -> None:
         if door.name != "__init__.py":
             repository.load_door(f"flows/{door.name}")
     prefect_private.share_tls_contexts()
+    _prepared.update(sys.modules)
 
 
 def run(task: Task, status: int, fresh: bool) -> int:
@@ -100,17 +109,30 @@ def _ours(task: Task, status: int, fresh: bool) -> int:
 
     from daybook.runs import handover
 
+    orphaned.watch(status)
     if task.handover is not None:
         handover.receive(**task.handover, descriptor=status)
     door = task.kind.replace("-", "_")
     flow = getattr(repository.load_door(f"flows/{door}.py"), door)
     flow_run = FlowRun.model_validate(task.flow_run)
     logger: Any = flow_run_logger(flow_run)
-    with handle_engine_signals(flow_run.id):
-        running = run_flow(flow, flow_run=flow_run, error_logger=logger)
-        assert isinstance(running, Coroutine)
-        asyncio.run(running)
+    try:
+        with handle_engine_signals(flow_run.id):
+            running = run_flow(flow, flow_run=flow_run, error_logger=logger)
+            assert isinstance(running, Coroutine)
+            asyncio.run(running)
+    finally:
+        if not fresh:
+            _teach(status)
     return 0
+
+
+def _teach(status: int) -> None:
+    """Tell what was imported and is worth to be imported in the parent."""
+    new = sorted(name for name in sys.modules.keys() - _prepared if name.startswith(LEARNED))
+    if new:
+        with suppress(OSError):
+            os.write(status, json.dumps({"imported": new}).encode() + b"\n")
 
 
 def _engine(fresh: bool) -> int:

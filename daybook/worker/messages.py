@@ -6,9 +6,10 @@ the status pipe.
 
 ::
 
-    worker → parent   {"number", "task"} + 2 descriptors · {"tick"}
+    worker → parent   {"number", "task"} + 2 descriptors · {"tick"} · {"import": [name, …]}
     parent → worker   {"ready": threads} · {"number", "pid", "start"} · {"number", "refused"}
-                      {"exited": pid, "code"} · {"silent": seconds, "ending": [pid, …]}
+                      {"threads": count, "after": name} · {"exited": pid, "code"}
+                      {"silent": seconds, "ending": [pid, …]}
 """
 
 from __future__ import annotations

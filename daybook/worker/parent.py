@@ -21,6 +21,7 @@ leases nor end its runs: the parent ends them, SIGTERM first. A silent worker th
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import selectors
@@ -149,6 +150,20 @@ class Parent:
                 output, status = self._descriptors[:_DESCRIPTORS]
                 del self._descriptors[:_DESCRIPTORS]
                 self._begin(message["number"], Task(**message["task"]), output, status)
+            elif "import" in message and self._config.preload:
+                self._learn(message["import"])
+
+    def _learn(self, names: list[str]) -> None:
+        """Import what a child had to import, so that the next has it."""
+        for name in names:
+            with suppress(Exception):  # the next child meets it where it is used
+                importlib.import_module(name)
+            if (count := threads()) > 1:
+                self._tell({"threads": count, "after": name})
+                break
+        gc.collect()
+        gc.freeze()
+        self._heard = time.monotonic()
 
     def _tell(self, message: dict[str, Any]) -> None:
         self._out += frame(message)

@@ -14,8 +14,9 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.host import processes
+from daybook.worker.began import Began
 from daybook.worker.messages import Task
-from daybook.worker.nursery import Began, Nursery
+from daybook.worker.nursery import Nursery
 from tests.contract.worker.programs import ADAPTERS, NAME
 
 

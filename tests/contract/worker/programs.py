@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from daybook.worker import orphaned
 from daybook.worker.messages import Task
 from daybook.worker.nursery import Nursery
 from daybook.worker.spawn import Spawner
@@ -38,6 +39,8 @@ def prepare() -> None:
 def run(task: Task, status: int, fresh: bool) -> int:
     if task.folder:
         os.chdir(task.folder)
+    if "orphan" in task.flow_run:
+        orphaned.watch(status, grace=1.0)
     return ACTIONS[task.kind](task, Status(status)) or 0
 
 
@@ -125,6 +128,12 @@ def _descriptors() -> Iterator[tuple[int, str]]:
             yield int(name), os.readlink(f"/proc/self/fd/{name}").split(":")[0]
 
 
+def learns(task: Task, tell: Status) -> None:
+    """Tells whether a module was imported already, and that it is needed."""
+    tell(known="colorsys" in sys.modules)
+    tell(imported=task.flow_run.get("names", ["colorsys", "no_such_module"]))
+
+
 def waits(task: Task, tell: Status) -> None:
     tell(ready=True)
     while True:
@@ -186,7 +195,7 @@ async def worker(adapter: str, folder: str, kinds: list[str]) -> None:
     async with make(Path(folder), program=NAME, tick=0.5, silence=3.0, grace=1.0) as launcher:
         pids: list[int] = [launcher.pid or 0]
         for kind in kinds:
-            running = await launcher.start(Task({"id": kind}, "ours", kind))
+            running = await launcher.start(Task({"id": kind, "orphan": True}, "ours", kind))
             async for fact in running.facts():
                 pids += fact.get("begun", [])
                 if "ready" in fact:

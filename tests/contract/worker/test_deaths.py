@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from daybook.worker import nursery
+from daybook.worker import line
 from daybook.worker.nursery import Nursery
 from tests.contract.worker.conftest import Launching, actions, becomes, living
 from tests.contract.worker.programs import NAME
@@ -35,6 +35,16 @@ async def test_what_a_killed_worker_left_ends(adapter: str, tmp_path: Path) -> N
     with worker(adapter, tmp_path, "waits", "ignores", "begins") as (pid, pids):
         assert living(pids) == pids
         assert len(pids) == 1 + 3 + 3
+        os.kill(pid, signal.SIGKILL)
+        await becomes(lambda: living(pids) == [], within=15.0)
+
+
+async def test_runs_end_by_themselves_when_all_that_watch_them_are_killed(
+    adapter: str, tmp_path: Path
+) -> None:
+    with worker(adapter, tmp_path, "waits", "ignores", "begins") as (pid, pids):
+        os.kill(pid, signal.SIGSTOP)  # so that it begins no other parent
+        os.kill(pids[0], signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)
         await becomes(lambda: living(pids) == [], within=15.0)
 
@@ -72,7 +82,7 @@ async def test_one_that_lost_its_parent_can_be_ended(launching: Launching) -> No
 async def test_a_parent_that_does_not_answer_is_replaced(
     launching: Launching, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(nursery, "ANSWERED_WITHIN", 0.3)
+    monkeypatch.setattr(line, "ANSWERED_WITHIN", 0.3)
     stopped = launching.launcher.pid
     assert stopped is not None
     os.kill(stopped, signal.SIGSTOP)

@@ -73,9 +73,11 @@ async def test_a_start_that_is_given_up_leaves_no_process(launching: Launching, 
         turn = loop.create_future()
         loop.call_soon(turn.set_result, None)
         await turn
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
+    if starting.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    else:
+        await starting.result().end(0.0)
     # What was sent before this task was begun before it.
     began = await launching.start("ends")
     assert await began.ended() == 0
@@ -91,3 +93,16 @@ async def test_leaving_the_launcher_ends_what_runs(launching: Launching) -> None
     assert parent is not None
     await launching.launcher.__aexit__(None, None, None)
     assert living([parent, *begun, *(each.pid for each in started)]) == []
+    with pytest.raises(OSError, match="was left"):
+        await launching.start("waits")
+
+
+async def test_leaving_the_launcher_while_one_starts(launching: Launching) -> None:
+    starting = asyncio.create_task(launching.start("ignores"))
+    turn = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(turn.set_result, None)
+    await turn
+    await launching.launcher.__aexit__(None, None, None)
+    began = await starting
+    assert await began.ended() in {-signal.SIGTERM, -signal.SIGKILL}
+    assert living([began.pid]) == []

@@ -7,8 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from daybook.worker.nursery import Nursery
-from tests.contract.worker.conftest import Launching
+from tests.contract.worker.conftest import Launching, actions
 
 
 async def test_it_leads_a_session_and_has_nothing_but_its_own(
@@ -65,3 +67,22 @@ async def test_descriptors_do_not_add_up(launching: Launching) -> None:
 async def test_the_parent_has_one_thread(make: Callable[..., Nursery]) -> None:
     async with make(environment={**os.environ, "PYTHONDEVMODE": "1"}) as launcher:
         assert launcher.threads == 1
+
+
+async def test_what_one_had_to_import_the_next_one_has(
+    adapter: str, launching: Launching, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await launching.start("learns")
+    assert [fact async for fact in first.facts()] == [{"known": False}]
+    second = await launching.start("learns")
+    assert [fact async for fact in second.facts()] == [{"known": adapter == "zygote"}]
+    assert caplog.records == []
+
+
+async def test_an_import_that_starts_a_thread_is_told(
+    adapter: str, launching: Launching, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = await launching.start("learns", flow_run={"names": ["tests.contract.worker.threaded"]})
+    assert [fact async for fact in began.facts()] == [{"known": False}]
+    assert await (await launching.start("ends")).ended() == 0
+    assert actions(caplog) == (["parent_threaded"] if adapter == "zygote" else [])
