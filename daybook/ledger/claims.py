@@ -78,25 +78,30 @@ async def settle(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> S
     with `IllegalTransition`; what it knew is kept with the run as evidence. Settling again after a
     commit whose answer was lost changes nothing.
     """
-    refused: FenceRefused | IllegalTransition | None = None
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
-        if row.fence != fence:
-            refused = FenceRefused(run_id, fence, row.fence)
-        elif row.state in TERMINAL and row.state is outcome.status:
+        if row.fence == fence and row.state in TERMINAL and row.state is outcome.status:
             return row.state
-        elif row.state in TERMINAL - {Status.UNKNOWN}:
-            refused = IllegalTransition(run_id, row.state, outcome.status)
+        refused = _refused(row, fence, outcome.status)
+        if refused is not None:
+            _keep_evidence(session, row, fence, outcome, ledger.now())
         else:
             await outcomes.write(session, row, outcome, ledger.now())
             if outcome.status is Status.SUCCEEDED and outcome.prompt is not None:
                 answer = outcome.output or ""
                 await sessions.append(session, row, outcome.prompt, answer, ledger.now())
-        if refused is not None:
-            _keep_evidence(session, row, fence, outcome, ledger.now())
     if refused is not None:
         raise refused
     return outcome.status
+
+
+def _refused(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
+    """Why a writer with that fence has nothing to say any more of how ``row`` ended."""
+    if row.fence != fence:
+        return FenceRefused(row.id, fence, row.fence)
+    if row.state in TERMINAL - {Status.UNKNOWN}:
+        return IllegalTransition(row.id, row.state, new)
+    return None
 
 
 async def died(
@@ -129,6 +134,8 @@ def _keep_evidence(
 ) -> None:
     known = {"fence": fence, "status": str(outcome.status), "reason": outcome.reason}
     known |= {"error": outcome.error, "output": outcomes.shorten(outcome.output)}
+    if outcome.usage:
+        known["usage"] = outcome.usage
     row.evidence = [*row.evidence, known | {"at": now.isoformat()}]
     session.add(row)
 
@@ -147,19 +154,46 @@ async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why
         session.add(row)
 
 
-async def retry(ledger: Ledger, run_id: str, fence: int, outcome: Outcome, until: datetime) -> None:
+async def retry(
+    ledger: Ledger, run_id: str, fence: int, outcome: Outcome, until: datetime
+) -> Status:
     """End the attempt with ``outcome`` and let the run wait until ``until`` for its next one.
 
-    Raises `FenceRefused` when the claim was lost, `IllegalTransition` when the run is not acting.
+    Returns the status that the run has now. One that was judged `unknown` meanwhile is not tried
+    again: ``outcome`` is its own then. Refuses as `settle` does, with evidence, and
+    `IllegalTransition` also where the run is not acting. The same again after a commit whose answer
+    was lost changes nothing, whatever became of the run since.
     """
     async with ledger.write() as session:
-        row = await rows.held(session, run_id, fence)
-        if row.state is not Status.ACTING:
-            raise IllegalTransition(row.id, row.state, Status.WAITING)
-        await outcomes.close_attempt(session, row, outcome, ledger.now())
-        why = f"attempt {row.attempts} {outcome.status}: {outcome.error or outcome.reason}"
-        leases.put_back(row, until, why)
-        session.add(row)
+        row, now = await rows.get(session, run_id), ledger.now()
+        if await _is_ended(session, row, fence, outcome):
+            return row.state
+        refused = _refused(row, fence, Status.WAITING)
+        if refused is None and row.state not in (Status.ACTING, Status.UNKNOWN):
+            refused = IllegalTransition(row.id, row.state, Status.WAITING)
+        if refused is not None:
+            _keep_evidence(session, row, fence, outcome, now)
+        elif row.state is Status.UNKNOWN:
+            await outcomes.write(session, row, outcome, now)
+        else:
+            await outcomes.close_attempt(session, row, outcome, now)
+            why = f"attempt {row.attempts} {outcome.status}: {outcome.error or outcome.reason}"
+            leases.put_back(row, until, why)
+            session.add(row)
+    if refused is not None:
+        raise refused
+    return row.state
+
+
+async def _is_ended(session: AsyncSession, row: RunRow, fence: int, outcome: Outcome) -> bool:
+    """Whether the attempt that was begun with ``fence`` is written as ended with ``outcome``."""
+    begun = select(AttemptRow).where(
+        col(AttemptRow.run_id) == row.id, col(AttemptRow.fence) == fence
+    )
+    attempt: AttemptRow | None = (await session.execute(begun)).scalar_one_or_none()
+    if attempt is None:
+        return False
+    return (attempt.status, attempt.error) == (outcome.status, outcome.error)
 
 
 async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:

@@ -12,13 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import IllegalTransition
-from daybook.ledger import jobs, states
+from daybook.ledger import jobs, states, usage
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from daybook.spec.schedule import At
 
 OUTPUT_LIMIT = 8_000
 """Characters of an answer that the ledger keeps; the full text is in Prefect's artifact."""
+
+_OPEN = (Status.ACTING, Status.UNKNOWN)
+"""What an attempt is of which the end is not known."""
 
 _FAILURES = {Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN}
 
@@ -30,6 +33,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended. ``output`` is the full text; what is stored of it is cut and marked.
+
+    ``usage`` is what its last attempt took, to be added to what those before it did. A ``reason``
+    that only says the ``error`` once more is left out.
 
     ``prompt`` is what the agent was really asked; with it the answer becomes part of the run's
     conversation when the run succeeded.
@@ -48,6 +54,8 @@ class Outcome:
     def __post_init__(self) -> None:
         for name in ("reason", "output", "result", "error", "model", "prompt"):
             object.__setattr__(self, name, _sound(getattr(self, name)))
+        if self.reason == self.error:
+            object.__setattr__(self, "reason", "")
 
 
 def _sound(value: Any) -> Any:
@@ -89,13 +97,13 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
     row.output = shorten(outcome.output)
     row.result, row.error = outcome.result, outcome.error
     row.agent = outcome.agent or row.agent
-    row.model, row.usage = outcome.model, outcome.usage
+    row.model = outcome.model
     # Once its flow run was started again, Prefect's state is no longer this row's to tell.
     again = late and await _started_again(session, row)
     row.unmirrored = row.flow_run_id is not None and not again
     session.add(row)
     await session.flush()
-    if old in (Status.ACTING, Status.UNKNOWN):  # else the last attempt has ended before
+    if old in _OPEN:  # else the last attempt has ended before, even if nobody knows how
         await close_attempt(session, row, outcome, now)
     await note(session, row, now, late=late)
 
@@ -110,11 +118,21 @@ async def _started_again(session: AsyncSession, row: RunRow) -> bool:
 async def close_attempt(
     session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime
 ) -> None:
-    """Write how the run's last attempt ended; nothing for a run that never began one."""
+    """Write how the run's last attempt ended, and what the run has taken by now.
+
+    Nothing for a run that never began one, nor for an attempt that has ended: how is known.
+    """
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
-    if attempt is not None:
-        attempt.status, attempt.error, attempt.finished_at = outcome.status, outcome.error, now
-        session.add(attempt)
+    if attempt is None or attempt.status not in _OPEN:
+        return
+    attempt.status, attempt.error, attempt.finished_at = outcome.status, outcome.error, now
+    attempt.usage = outcome.usage
+    session.add(attempt)
+    await session.flush()
+    of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
+    each = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
+    row.usage = usage.total(each)
+    session.add(row)
 
 
 async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool = False) -> None:

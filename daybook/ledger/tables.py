@@ -140,6 +140,7 @@ class RunRow(SQLModel, table=True):
     session_id: str | None = None
     agent: str | None = None
     model: str | None = None
+    # Of all its attempts: see `AttemptRow`.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
     # What a writer that had lost its claim knew: refused as an outcome, kept to be read.
@@ -163,6 +164,7 @@ class AttemptRow(SQLModel, table=True):
     started_at: datetime = Field(sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     error: str | None = None
+    usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
 
 class SessionRow(SQLModel, table=True):

@@ -26,6 +26,7 @@ from typing import Any
 from daybook.agents import json_text
 from daybook.agents.base import Agent, AgentReply, AgentRequest
 from daybook.errors import AgentError, AgentFailed, AgentTimeout
+from daybook.ledger import usage
 from daybook.spec import answer_schema
 from daybook.spec.job import OutputFormat
 
@@ -71,9 +72,9 @@ async def ask(
     try:
         second = await _asked_again(agent, again, request.timeout, first.text)
     except AgentError as error:
-        error.usage = _sum(first.usage, error.usage)
+        error.usage = usage.total((first.usage, error.usage))
         raise
-    second = replace(second, usage=_sum(first.usage, second.usage))
+    second = replace(second, usage=usage.total((first.usage, second.usage)))
     try:
         reply = _fitting(second, schema)
     except _Mismatch as mismatch:
@@ -128,15 +129,3 @@ def _fitting(reply: AgentReply, schema: Mapping[str, Any]) -> AgentReply:
     if schema and (wrong := answer_schema.mismatch(schema, value)):
         raise _Mismatch(wrong)
     return replace(reply, result=value)
-
-
-def _sum(first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The usage of both; what one of them does not know is not known of the sum (a price)."""
-    if first is None or second is None:
-        return second if first is None else first
-    names = {**first, **second}
-    return {name: _plus(first.get(name, 0), second.get(name, 0)) for name in names}
-
-
-def _plus(one: Any, other: Any) -> Any:
-    return None if one is None or other is None else one + other

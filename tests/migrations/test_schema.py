@@ -23,7 +23,7 @@ from sqlmodel import SQLModel
 from daybook.errors import LedgerNewer
 from daybook.ledger import mirror, schema
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import AttemptRow, RunRow
 
 pytestmark = pytest.mark.anyio
 
@@ -209,6 +209,27 @@ async def test_of_what_had_ended_before_the_upgrade_prefect_is_told_nothing(tmp_
 
     told = {row.id: (row.status, row.waits_for, row.unmirrored) for row in rows.values() if row}
     assert told == {"w": ("waiting", "", False), "e": ("succeeded", "", False)}
+
+
+async def test_what_earlier_attempts_took_is_not_known_and_the_sum_of_their_run_is_kept(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    _of_revision(path, "20261120_0003")
+    _query(path, """UPDATE runs SET usage = '{"requests": 2}', attempts = 1 WHERE id = 'e'""")
+    _query(
+        path,
+        "INSERT INTO attempts (run_id, number, fence, status, started_at)"
+        " VALUES ('e', 1, 1, 'succeeded', '2026-11-20 08:00:00.000000')",
+    )
+
+    async with Ledger(_address(path)) as ledger, ledger.read() as session:
+        row = await session.get(RunRow, "e")
+        attempt = await session.get(AttemptRow, ("e", 1))
+
+    assert row is not None
+    assert attempt is not None
+    assert (row.usage, attempt.status, attempt.usage) == ({"requests": 2}, "succeeded", None)
 
 
 @pytest.mark.parametrize("after", ["facts", "runs", "attempts", "messages"])
