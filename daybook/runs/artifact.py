@@ -101,7 +101,7 @@ def took(outcome: Outcome, attempts: int = 0) -> str:
 
 
 def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
-    """The artifact's Markdown; ``attempts`` is how often it was tried, 0 where that is not known."""
+    """The artifact's Markdown; ``attempts`` is how often it was tried, 0 where nobody knows."""
     job = granted.job
     title = job.row.name if job else "direct call"
     due = granted.due.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -17,7 +17,7 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
-from daybook.host import children, worker
+from daybook.host import children
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.service import doctor, setup
@@ -27,6 +27,8 @@ from daybook.sync import form
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
+STRANGERS = "strangers"
+"""A pool that is not ours, which Prefect makes for its worker."""
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 
 
@@ -35,6 +37,8 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
+        for each in await client.read_deployments():  # of other tests' ledgers
+            await client.delete_deployment(each.id)
         yield client
 
 
@@ -53,7 +57,7 @@ async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home
     found = await doctor.doctor()
     assert {each["check"] for each in found if not each["ok"]} == {"sync", "worker", "agents"}
     ((what, mend),) = await problems("worker")
-    assert "no worker of the pool daybook is online" in what
+    assert what == "no worker is online, so nothing runs"
     assert mend == "daybook up"
     ((what, mend),) = await problems("agents")
     assert what == "lost asks the agent nobody, which does not exist"
@@ -62,15 +66,14 @@ async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home
 
 @pytest.fixture
 async def stranger(client: Any, daybook_home: Home, tmp_path: Path) -> AsyncIterator[None]:
-    """A worker in an environment that has Prefect and no Daybook."""
+    """A worker of Prefect's own, in an environment that has Prefect and no Daybook."""
     place = tmp_path / "venv"
     make = [sys.executable, "-m", "venv", "--without-pip", str(place)]
     await asyncio.to_thread(subprocess.run, make, check=True)
     # What the tests' environment has itself; an editable install in it is not followed.
     (folder,) = (place / "lib").glob("python*/site-packages")
     (folder / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    await worker.ensure_pool(client)
-    pool = ["--pool", form.POOL, "--type", worker.POOL_TYPE, "--name", "stranger"]
+    pool = ["--pool", STRANGERS, "--type", "process", "--name", "stranger"]
     child = await children.start(
         "stranger",
         [str(place / "bin" / "python"), "-m", "prefect", "worker", "start", *pool],
@@ -97,18 +100,31 @@ async def _logged(client: Any, flow_run_id: UUID, *wanted: str) -> None:
             await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
 
 
+async def _pool_is_there(client: Any) -> None:
+    from prefect.exceptions import ObjectNotFound
+
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await client.read_work_pool(STRANGERS)
+                return
+            except ObjectNotFound:
+                await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
+
+
 @pytest.mark.usefixtures("stranger")
 async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: Any) -> None:
     from prefect.flow_runs import wait_for_flow_run
     from prefect.states import Scheduled
 
     assert await server.workers_import(client) == []
+    await _pool_is_there(client)
     flow_id = await client.create_flow_from_name("agent-prompt")
     deployment = await client.create_deployment(
         flow_id,
         name="for-a-stranger",
         parameters={"prompt": "Hello?"},
-        **form.carrier("agent-prompt"),
+        **form.carrier("agent-prompt") | {"work_pool_name": STRANGERS},
     )
     try:
         asked = await client.create_flow_run_from_deployment(deployment, state=Scheduled())

@@ -181,8 +181,8 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
     if not names or not any(PULL_STEP in log.message for log in logs):
         return []
     what = (
-        f"the last run, {last.name}, crashed before it began: the worker {names[0]}, which is of "
-        "one of Prefect's own types, cannot import daybook"
+        f"the last run, {last.name}, crashed before it began: the worker {names[0]} cannot import "
+        "daybook"
     )
     mend = "where that worker runs: python -m pip install daybook-*.whl, and start it again"
     return [Problem(what, mend)]

@@ -1,0 +1,222 @@
+"""Two homes at one Prefect: what `status`, `doctor` and a waiting `run` tell of the other one.
+
+No worker runs here: a heartbeat is all that Prefect knows of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.home import Home
+from daybook.host import worker
+from daybook.ledger import claims, jobs
+from daybook.ledger.engine import Ledger
+from daybook.runs import prefect_states
+from daybook.service import doctor, pool, runs, setup, status, sync
+from daybook.spec.job import new_job
+from daybook.sync import form, reconcile
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+OTHERS = f"{socket.gethostname()}-abcdef"
+"""How the worker of another home on this machine is called."""
+
+Beat = Callable[[str], Awaitable[None]]
+
+
+@pytest.fixture
+async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        await setup.prepare(client)
+        yield client
+        for each in await client.read_deployments():
+            await client.delete_deployment(each.id)
+
+
+@pytest.fixture
+async def beat(client: Any) -> AsyncIterator[Beat]:
+    """Have a worker of that name be online; until the end of the test."""
+    begun: list[str] = []
+
+    async def online(name: str) -> None:
+        await client.send_worker_heartbeat(form.POOL, name, 60.0)
+        begun.append(name)
+
+    yield online
+    for name in begun:
+        await client.request("DELETE", f"/work_pools/{form.POOL}/workers/{name}")
+
+
+async def ledger_with(name: str, file: Path) -> Ledger:
+    """A ledger that has one job, on demand."""
+    ledger = Ledger(f"sqlite+aiosqlite:///{file}")
+    async with ledger, ledger.write() as session:
+        job = new_job(now=ledger.now(), prompt="Hello?", name=name, on_demand=True)
+        await jobs.add(session, job, name, ledger.now())
+    return ledger
+
+
+async def of_another_home(client: Any, folder: Path) -> str:
+    ledger = await ledger_with("theirs", folder / "other.db")
+    async with ledger:
+        await reconcile.everything(ledger, client)
+    return ledger.id
+
+
+@pytest.fixture
+async def other(client: Any, tmp_path: Path) -> str:
+    """The id of another home's ledger, whose one job is in the pool."""
+    return await of_another_home(client, tmp_path)
+
+
+@pytest.fixture
+async def mine(daybook_home: Home) -> Ledger:
+    return await ledger_with("mine", daybook_home.path / "ledger.db")
+
+
+async def findings(check: str) -> list[dict[str, Any]]:
+    return [each for each in await doctor.doctor() if each["check"] == check]
+
+
+async def test_another_daybooks_prefect_is_not_ready_and_named(
+    client: Any, daybook_home: Home, mine: Ledger, other: str, beat: Beat
+) -> None:
+    await beat(OTHERS)
+
+    found = await status.status()
+    assert found["ready"] is False
+    assert found["worker"]["online"] == 0
+    assert [(w["name"], w["ours"]) for w in found["worker"]["workers"]] == [(OTHERS, False)]
+    foreign, idle = (p for p in found["problems"] if "another Daybook" in p)
+    assert f"has jobs of another Daybook (ledger {other[:8]}) and none of this one's" in foreign
+    assert f"{OTHERS} is the worker of another Daybook" in idle
+    assert await status.worker_online() is False
+
+    (of_pool,) = await findings("pool")
+    assert not of_pool["ok"]
+    assert other[:8] in of_pool["problem"]
+    assert "PREFECT_API_URL" in of_pool["mend"]
+    (of_worker,) = await findings("worker")
+    assert not of_worker["ok"]
+    assert OTHERS in of_worker["problem"]
+    assert of_worker["mend"] == "daybook up"
+
+
+async def test_two_homes_may_share_one_prefect(
+    client: Any, daybook_home: Home, mine: Ledger, other: str, beat: Beat
+) -> None:
+    await beat(OTHERS)
+    assert (await sync.sync())["created"] == ["mine"]
+
+    assert [each["ok"] for each in await findings("pool")] == [True]
+    found = await status.status()
+    assert found["ready"] is False
+    (problem,) = (p for p in found["problems"] if "another Daybook" in p)
+    assert OTHERS in problem
+
+    await beat(worker.name_of(daybook_home))
+    found = await status.status()
+    assert found["ready"] is True
+    assert found["worker"]["online"] == 1
+    assert not [p for p in found["problems"] if "Daybook" in p]
+    assert await status.worker_online() is True
+    (of_worker,) = await findings("worker")
+    assert of_worker["ok"]
+    assert OTHERS in of_worker["problem"]
+
+
+async def test_a_home_without_jobs_has_nothing_against_the_jobs_of_others(
+    client: Any, daybook_home: Home, other: str, beat: Beat
+) -> None:
+    assert [each["ok"] for each in await findings("pool")] == [True]
+    await beat(worker.name_of(daybook_home))
+    assert (await status.status())["ready"] is True
+
+
+async def test_a_worker_with_a_name_of_its_own_is_ours_while_the_pool_is(
+    client: Any, mine: Ledger, beat: Beat, tmp_path: Path
+) -> None:
+    await sync.sync()
+    await beat("thursday")
+    assert (await status.status())["ready"] is True
+    await of_another_home(client, tmp_path)
+    assert (await status.status())["ready"] is False
+
+
+async def test_among_many_deployments_of_others_our_own_is_found(
+    client: Any, mine: Ledger, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sync.sync()
+    monkeypatch.setattr(pool, "LOOKED_AT", 1)
+    for ledger_id, has_ours in ((mine.id, True), (other, True), ("nobody", False)):
+        assert (await pool.read(client, ledger_id)).has_ours is has_ours
+
+
+async def test_a_pool_of_another_type_is_named(client: Any, mine: Ledger) -> None:
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    await client.delete_work_pool(form.POOL)
+    await client.create_work_pool(WorkPoolCreate(name=form.POOL, type="process"))
+    try:
+        (of_pool,) = await findings("pool")
+        assert f"is of type process, our worker takes {worker.POOL_TYPE}" in of_pool["problem"]
+        assert of_pool["mend"].startswith(f"prefect work-pool delete {form.POOL}")
+    finally:
+        await client.delete_work_pool(form.POOL)
+        await worker.ensure_pool(client)
+
+
+class Hears:
+    """Whoever waits for a run; ``then`` is what it does at each reason."""
+
+    def __init__(self, then: Callable[[str], Awaitable[None]]) -> None:
+        self.said: list[str] = []
+        self._then = then
+        self._doing: list[asyncio.Future[None]] = []
+
+    def asked(self) -> None:
+        self.said.append("asked")
+
+    def held_up(self, why: str) -> None:
+        self.said.append(why)
+        self._doing.append(asyncio.ensure_future(self._then(why)))
+
+
+async def test_a_run_that_nobody_begins_says_why(
+    client: Any, daybook_home: Home, mine: Ledger, other: str, beat: Beat
+) -> None:
+    """First no worker of ours; then one of Prefect's own, of another home, has put the run off."""
+    await beat(OTHERS)
+    refused = "it is of another ledger than this worker's"
+
+    async def next_reason(why: str) -> None:
+        async with Ledger(mine.address) as ledger:
+            (run,) = await runs.history("mine")
+            if refused in why:
+                await claims.cancel(ledger, run["id"])
+                return
+            until = SYSTEM.now() + timedelta(minutes=1)
+            state = prefect_states.waiting(until, refused)
+            await client.set_flow_run_state(UUID(run["flow_run_id"]), state)
+            await beat(worker.name_of(daybook_home))
+
+    talk = Hears(next_reason)
+    async with asyncio.timeout(60):
+        run = await runs.run("mine", wait=True, talk=talk)
+    assert run["status"] == "cancelled"
+    asked, idle, put_off = talk.said
+    assert asked == "asked"
+    assert f"{OTHERS} is the worker of another Daybook" in idle
+    assert "`daybook up` starts one" in idle
+    assert put_off == refused
