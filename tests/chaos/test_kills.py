@@ -1,0 +1,82 @@
+"""`kill -9` of a run's process and of the process that begins them; their worker lives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from daybook.host import processes
+from tests.crew import SEEN, WORKS, Crew
+from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+
+async def test_of_the_process_of_a_run_at_work(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    worker = await crew.worker()
+    await crew.floor.asked(job)
+    pid = await agent.says("acting")
+    (head,) = worker.heads()
+    assert pid in {each.pid for each in processes.family(head)}
+    os.kill(head.pid, signal.SIGKILL)
+    row = await crew.ends(job, "unknown", within=SEEN)
+    assert row.reason == "its process was ended by SIGKILL"
+    await crew.idle(within=SEEN)
+    assert not alive(pid)
+    assert agent.had == 1
+    (attempt,) = await crew.attempts(row)
+    assert attempt.status == "unknown"
+
+
+async def test_of_the_process_of_a_run_that_has_not_begun(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    gate = await crew.gate()
+    gate.close_for("block_documents")  # it finds out there whom to ask
+    worker = await crew.worker(api_url=gate.api_url)
+    asked = await crew.floor.asked(job)
+    async with asyncio.timeout(30):
+        await gate.held.wait()
+    first = await crew.row(job)
+    assert first.status == "claimed"
+    (head,) = worker.heads()
+    os.kill(head.pid, signal.SIGKILL)
+    await crew.becomes(job, "waiting", within=SEEN)
+    gate.let_go()
+    agent.let_go()
+    row = await crew.ends(job, "succeeded", within=SEEN)
+    assert row.fence > first.fence
+    assert row.flow_run_id == str(asked.id)
+    assert agent.had == row.attempts == 1
+
+
+async def test_of_the_process_that_begins_them(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    worker = await crew.worker()
+    await crew.floor.asked(job)
+    pid = await agent.says("acting")
+    (head,) = worker.heads()
+    zygote = worker.zygote
+    os.kill(zygote.pid, signal.SIGKILL)
+    assert await processes.gone([zygote], 5.0) == []
+    # What was at work goes on, and what comes next has a new one to begin it.
+    other = await crew.floor.agent(WORKS)
+    following = await crew.floor.job(on_demand=True, agent=other.name)
+    await crew.floor.asked(following)
+    await other.says("acting")
+    assert worker.zygote != zygote
+    assert alive(pid)
+    assert processes.find(head.pid, head.started) is not None
+    for one in (agent, other):
+        one.let_go()
+    for each in (job, following):
+        row = await crew.ends(each, "succeeded", within=SEEN)
+        assert row.output == "done"
+    assert (agent.had, other.had) == (1, 1)
+    await crew.idle(within=SEEN)
