@@ -45,7 +45,7 @@ LATER = (
 )
 """Modules that a run imports on its way."""
 
-LEARNED = ("daybook.", "pydantic_ai.models.", "pydantic_ai.providers.")
+LEARNED = ("daybook.", "encodings.", "pydantic_ai.models.", "pydantic_ai.providers.", "tz")
 """Beginnings of modules that one run imports and the parent is to import for the next: the software
 of a model's provider takes a second or two, and nobody knows before which one is used."""
 
