@@ -76,7 +76,7 @@ async def _prefect(
             there = await pool.read(client, ledger_id)
     except PrefectUnreachable as error:
         problems.append(str(error))
-        facts["api_url"] = error.address or facts["api_url"]
+        facts["api_url"] = (error.address or "").rstrip("/") or facts["api_url"]
         return facts, {"online": 0, "workers": []}, False
     ours = [each for each in there.workers if each["ours"]]
     foreign = there.foreign if jobs else ""
