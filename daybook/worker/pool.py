@@ -1,16 +1,20 @@
-"""The worker's pool: whose it is, and its health check."""
+"""What a worker finds around it: whose its pool is, what its runs print, its health check."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.exceptions import PrefectHTTPStatusError
 
 from daybook.errors import Refused
+from daybook.host import prefect_private, processes
 from daybook.spec.job import TAG_OF_OURS
 
 
@@ -33,6 +37,24 @@ async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
         )
 
 
+@contextmanager
+def outputs(folder: Path) -> Iterator[Path]:
+    """A folder for what the runs' processes print, named by this process; it goes at the end.
+
+    So do those of workers that were killed.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for left in folder.iterdir():
+        if not left.name.isdigit() or processes.find(int(left.name)) is None:
+            shutil.rmtree(left, ignore_errors=True)
+    own = folder / str(os.getpid())
+    own.mkdir(mode=0o700, exist_ok=True)
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
 async def savings(client: PrefectClient) -> dict[str, str]:
     """Settings by which the runs' processes ask nothing that the worker has asked already.
 
@@ -50,6 +72,4 @@ async def savings(client: PrefectClient) -> dict[str, str]:
 
 def healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[None]:
     """Prefect's own health check of a worker, as long as the block runs."""
-    from daybook.host import prefect_private
-
     return prefect_private.worker_healthcheck(polling)

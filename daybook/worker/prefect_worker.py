@@ -76,7 +76,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             ledger = await stack.enter_async_context(Ledger(address))
             await stack.enter_async_context(self)
             await pool.check(self.client, self._work_pool_name, ledger.id)
-            folder = home.here().make().path / "runs"
+            folder = stack.enter_context(pool.outputs(home.here().make().path / "runs"))
             environment = {**os.environ, **await pool.savings(self.client)}
             launcher = await stack.enter_async_context(launch.best(folder, environment=environment))
             place = Place(
