@@ -157,14 +157,15 @@ async def test_dead_between_its_two_writes_the_next_pass_writes_one(house: House
     assert not (await house.row(row.id)).unmirrored
 
 
-async def test_another_process_was_quicker(house: House) -> None:
+@pytest.mark.parametrize("read", ["filter", ""], ids=["the run", "its history"])
+async def test_another_process_was_quicker(house: House, read: str) -> None:
     _, run = await ended(house, Status.FAILED)
 
     async def other() -> None:
         assert (await mirror.mirror(house.ledger, house.ui)).forced == 1
         await house.set(run, Completed())
 
-    house.after["filter"] = other
+    house.after[read] = other
     assert not await mirror.mirror(house.ledger, house.client)
 
     assert await house.shown(run) == ("COMPLETED", "Completed")
