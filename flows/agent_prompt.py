@@ -54,11 +54,12 @@ async def agent_prompt(
     """One prompt to one agent.
 
     Args:
-        prompt: What the agent is asked.
+        prompt: What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}.
         agent: The agent's name, as `daybook agents list` shows it.
         model: The model that a model agent is to use instead of its own; empty is its own.
         session: Whether the job's runs continue one conversation, or each begins a new one.
-        session_key: The name of a conversation that several jobs share; empty is the job's own.
+        session_key: The name of a conversation that several jobs of one agent share; empty is the
+            job's own.
         output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
         output_schema: The JSON schema of a structured answer.
         policy: How long an attempt may take, retries, and what happens when runs overlap.

@@ -22,7 +22,13 @@ _SCHEMA_SAID = """such as '{"type": "object"}' or @schema.json"""
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON, and nothing else, on stdout.")]
 Job = Annotated[str, Parameter(help="Name, id, or unique beginning of the id.")]
-Prompt = Annotated[str | None, Parameter(help="What the agent is asked.")]
+Prompt = Annotated[
+    str | None,
+    Parameter(
+        help="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}; "
+        "{{payload}} is empty until there are hooks."
+    ),
+]
 Cron = Annotated[
     str | None,
     Parameter(
@@ -74,7 +80,11 @@ class JobOptions:
     ] = None
     session_key: Annotated[
         str | None,
-        Parameter(group=_WHAT, help="A name: the conversation is shared by all jobs that give it."),
+        Parameter(
+            group=_WHAT,
+            help="A name: all jobs of the same agent that give it share one conversation; "
+            "with another agent it is another one.",
+        ),
     ] = None
     output_format: Annotated[
         str | None,
@@ -111,7 +121,9 @@ class JobOptions:
     ] = None
     retry_delay: Annotated[
         str | None,
-        Parameter(group=_HOW, help="The wait before a retry, doubled each time. Default: 1s."),
+        Parameter(
+            group=_HOW, help="The wait before a retry, 1s to 5m, doubled each time. Default: 1s."
+        ),
     ] = None
     overlap: Annotated[
         str | None,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from daybook.errors import Refused
-from daybook.spec import answer_schema
+from daybook.spec import answer_schema, prompts
 from daybook.spec import policy as policies
 from daybook.spec import schedule as schedules
 from daybook.spec.names import default_name, free_name, validate_name
@@ -163,7 +163,9 @@ class AgentPrompt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
-        title="Prompt", description="What the agent is asked."
+        title="Prompt",
+        description="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}; "
+        "{{payload}} is empty until there are hooks.",
     )
     agent: Annotated[str, AfterValidator(_agent)] = Field(
         default="default", title="Agent", description="The name of the agent that is asked."
@@ -181,7 +183,8 @@ class AgentPrompt(BaseModel):
     session_key: str = Field(
         default="",
         title="Session key",
-        description="The name of a conversation that several jobs share; empty is the job's own.",
+        description="The name of a conversation that several jobs of one agent share; empty is the "
+        "job's own.",
     )
     output_format: OutputFormat = Field(
         default="text",
@@ -242,6 +245,8 @@ class Job(BaseModel):
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
         """The same job with the action and policy of these parameters. Raises `Refused`."""
         action, policy = read_parameters(parameters)
+        if action.prompt != self.action.prompt:
+            prompts.check(action.prompt)
         return self.model_copy(update={"action": action, "policy": policy})
 
 
@@ -285,6 +290,7 @@ def new_job(
     """
     given = _known(fields)
     action = _action({name: given[name] for name in AgentPrompt.model_fields if name in given})
+    prompts.check(action.prompt)
     timezone = _text(given, "timezone", default_timezone)
     schedule = _schedule(given, timezone, now, None)
     if "name" in given:
@@ -318,7 +324,10 @@ def edit(
     update: dict[str, object] = {}
     asked = {name: given[name] for name in AgentPrompt.model_fields if name in given}
     if asked:
-        update["action"] = _action({**job.action.model_dump(), **asked})
+        action = _action({**job.action.model_dump(), **asked})
+        if "prompt" in asked:
+            prompts.check(action.prompt)
+        update["action"] = action
     timezone = _text(given, "timezone", job.schedule.timezone)
     if any(name in given for name in _WHEN):
         update["schedule"] = _schedule(given, timezone, now, job.schedule)

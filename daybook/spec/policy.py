@@ -11,9 +11,17 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from daybook.errors import Refused
+from daybook.spec import durations
 from daybook.spec.durations import Deadline, RetryDelay, Timeout
 from daybook.spec.refusal import for_pydantic, not_yet
 
@@ -75,7 +83,8 @@ class Policy(BaseModel):
     retry_delay: RetryDelay = Field(
         default=timedelta(seconds=1),
         title="Retry delay",
-        description="How long to wait before the first retry; doubled before each further one.",
+        description="How long to wait before the first retry, 1s to 5m; doubled before each "
+        "further one, up to 5m.",
         json_schema_extra={"default": "1s"},
     )
     overlap: Literal["skip"] = Field(
@@ -104,6 +113,19 @@ class Policy(BaseModel):
         """
         doubled = min(self.retry_delay * (1 << (attempt - 1)), LONGEST_DELAY)
         return max(doubled * random.uniform(1, 1 + JITTER), min(asked, LONGEST_ASKED))
+
+    @field_validator("retry_delay")
+    @classmethod
+    def _kept(cls, value: timedelta) -> timedelta:
+        if value > LONGEST_DELAY:
+            longest = durations.to_text(LONGEST_DELAY)
+            with for_pydantic():
+                raise Refused(
+                    "retry_delay",
+                    f'"{durations.to_text(value)}" is longer than {longest}',
+                    f"legal: 1s to {longest}",
+                )
+        return value
 
     @model_validator(mode="before")
     @classmethod

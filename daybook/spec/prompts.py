@@ -1,17 +1,34 @@
 """What a prompt may name: `{{due}}`, `{{job}}`, `{{last_output}}`, `{{payload}}` (requirement 27).
 
-Anything else in double braces is left as it stands, and what a variable stands for is never
-expanded again: it may be the answer of a model, or come from outside.
+`{{payload}}` is what a hook brings; hooks come with a later version, and until then it is empty.
+Another name in double braces is refused where a job gets its prompt (`check`), and otherwise left
+as it stands, as is what is no name. What a variable stands for is never expanded again: it may be
+the answer of a model, or come from outside.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
+
+from daybook.errors import Refused
 
 VARIABLES = ("due", "job", "last_output", "payload")
 
 _VARIABLE = re.compile(r"\{\{\s*(" + "|".join(VARIABLES) + r")\s*\}\}")
+
+_NAMED = re.compile(r"\{\{\s*([\w.:-]+)\s*\}\}")
+
+
+def check(prompt: str) -> None:
+    """Raise `Refused` for what looks like a variable and is none: it would reach the agent so."""
+    for found in _NAMED.finditer(prompt):
+        if found[1] not in VARIABLES:
+            close = difflib.get_close_matches(found[1].lower(), VARIABLES, n=1)
+            hint = f"did you mean {{{{{close[0]}}}}}? " if close else ""
+            legal = ", ".join(f"{{{{{each}}}}}" for each in VARIABLES)
+            raise Refused("prompt", f"unknown variable {found[0]}", f"{hint}legal: {legal}")
 
 
 def render(prompt: str, values: Mapping[str, str]) -> str:

@@ -54,6 +54,7 @@ ADD: list[tuple[int, list[str], str, list[str]]] = [
     (11, [EVERY, "5m", "--retries", "11"], "--retries", ["10"]),
     (11, [EVERY, "5m", "--retries=-1"], "--retries", ["0"]),
     (11, [EVERY, "5m", "--retry-delay", "soon"], "--retry-delay", ["no duration"]),
+    (11, [EVERY, "5m", "--retry-delay", "6m"], "--retry-delay", ["longer than 5m", "1s to 5m"]),
     (26, [EVERY, "5m", "--session", "chat"], "--session", ["not yet"]),
     (26, [EVERY, "5m", "--session", "old"], "--session", ["legal: 'reuse' or 'new'"]),
     (28, [EVERY, "5m", "--output-format", "xml"], "--output-format", ["'structured'"]),
@@ -104,6 +105,13 @@ def test_a_blank_or_missing_prompt_is_refused(
     assert rows(stored) == before
 
 
+def test_a_variable_that_there_is_not_is_refused(daybook: Any, stored: Path) -> None:
+    before = rows(stored)
+    said = daybook("add", "Dear {{nobody}}", EVERY, "5m")
+    check(said, "PROMPT", ["unknown variable {{nobody}}", "legal: {{due}}, {{job}}"])
+    assert rows(stored) == before
+
+
 @pytest.mark.parametrize(
     ("typed", "option", "words"),
     [
@@ -111,6 +119,7 @@ def test_a_blank_or_missing_prompt_is_refused(
         (["--name", "often"], "--name", ["taken"]),
         (["--prompt", " "], "PROMPT", ["blank"]),
         ([" "], "PROMPT", ["blank"]),
+        (["Dear {{nobody}}"], "PROMPT", ["unknown variable {{nobody}}", "{{last_output}}"]),
         ([], "options", ["none is given"]),
     ],
 )

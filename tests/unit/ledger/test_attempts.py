@@ -117,6 +117,20 @@ async def test_a_run_that_cannot_begin_again_leaves_its_last_attempt_as_it_ended
     assert (row.status, row.error, row.usage) == ("failed", 'unknown agent "x"', ONE)
 
 
+async def test_of_a_lost_attempt_that_is_to_be_run_again_the_end_stays_unknown(
+    book: Book,
+) -> None:
+    granted = await book.begun(book.due(await book.add(every="1h", on_lost="rerun")))
+    await claims.died(book.ledger, granted.run_id, granted.fence, "killed")
+    before = await book.attempts(granted.run_id)
+
+    cancelled = await claims.cancel(book.ledger, granted.run_id)
+
+    assert cancelled.status == "cancelled"
+    assert await book.attempts(granted.run_id) == before
+    assert [each.status for each in before] == ["unknown"]
+
+
 async def test_an_attempt_that_has_ended_is_not_closed_again(book: Book) -> None:
     ended = await book.settled(book.due(await book.add()), Status.SUCCEEDED, usage=ONE)
     before = await _all(book, ended.run_id)

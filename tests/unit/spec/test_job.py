@@ -267,6 +267,7 @@ def test_names_in_an_edit() -> None:
     ("changes", "text"),
     [
         ({"prompt": " "}, "prompt: is blank (write what the agent is asked)"),
+        ({"prompt": "{{nobody}}"}, "prompt: unknown variable {{nobody}} (legal: {{due}}, "),
         ({"cron": "0 0 30 2 *"}, 'cron: "0 0 30 2 *" never fires'),
         ({"cron": "@daily", "every": "5m"}, "cron and every: only one of these can be given"),
         ({"at": "2020-01-01T00:00:00Z"}, "at: 2020-01-01T01:00:00+01:00 (Europe/Berlin) is in the"),
@@ -284,6 +285,20 @@ def test_an_invalid_edit_leaves_the_job_untouched(changes: dict[str, object], te
         edit(job, changes, now=LATER)
     assert str(caught.value).startswith(text)
     assert job.model_dump_json() == before
+
+
+def test_a_prompt_of_before_the_check_stays_and_only_a_new_one_is_checked() -> None:
+    job = make()
+    old = job.model_copy(update={"action": job.action.model_copy(update={"prompt": "{{nobody}}"})})
+    assert type(old).model_validate_json(old.model_dump_json()) == old
+    edited = edit(old, {"agent": "reader"}, now=LATER)
+    assert edited.action.prompt == "{{nobody}}"
+    parameters = edited.parameters() | {"agent": "writer"}
+    assert old.with_parameters(parameters).action.agent == "writer"
+    with pytest.raises(Refused, match=r"^prompt: unknown variable \{\{somebody\}\}"):
+        old.with_parameters(parameters | {"prompt": "{{somebody}}"})
+    with pytest.raises(Refused, match=r"^prompt: unknown variable \{\{nobody\}\}"):
+        make(prompt="{{nobody}}")
 
 
 def test_the_actions_schema_makes_a_form() -> None:

@@ -28,6 +28,7 @@ def test_defaults_and_json() -> None:
         "overlap": "skip",
         "on_lost": "unknown",
     }
+    assert build(retry_delay="5m").retry_delay == timedelta(minutes=5)
     given = build(timeout="90m", deadline="120m", on_lost="rerun")
     assert Policy.model_validate_json(given.model_dump_json()) == given
     assert given == build(timeout="1h30m", deadline="2h", on_lost="rerun")
@@ -102,6 +103,11 @@ def test_later_overlaps_are_not_yet(overlap: str) -> None:
             "deadline: 0 is no duration "
             "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)",
         ),
+        (
+            {"retry_delay": "5m1s"},
+            'retry_delay: "5m1s" is longer than 5m (legal: 1s to 5m)',
+        ),
+        ({"retry_delay": "2h"}, 'retry_delay: "2h" is longer than 5m (legal: 1s to 5m)'),
         (
             {"on_lost": "retry"},
             "on_lost: 'retry' is not legal (legal: 'unknown' or 'rerun')",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from daybook.errors import Refused
 from daybook.spec import prompts
 
 VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fine", "payload": ""}
@@ -25,6 +26,45 @@ VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fi
 )
 def test_only_its_variables_are_filled_in(prompt: str, rendered: str | None) -> None:
     assert prompts.render(prompt, VALUES) == (prompt if rendered is None else rendered)
+
+
+LEGAL = "legal: {{due}}, {{job}}, {{last_output}}, {{payload}}"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("Dear {{nobody}}", f"unknown variable {{{{nobody}}}} ({LEGAL})"),
+        (
+            "{{job}} {{ Job }}",
+            f"unknown variable {{{{ Job }}}} (did you mean {{{{job}}}}? {LEGAL})",
+        ),
+        (
+            "{{last-output}}",
+            f"unknown variable {{{{last-output}}}} (did you mean {{{{last_output}}}}? {LEGAL})",
+        ),
+        ("{{job.name}}", "unknown variable {{job.name}} ("),
+        ("{{secret:key}}", "unknown variable {{secret:key}} ("),
+        ("{{{x}}}", "unknown variable {{x}} ("),
+    ],
+)
+def test_an_unknown_variable_is_refused_with_those_there_are(prompt: str, told: str) -> None:
+    with pytest.raises(Refused) as caught:
+        prompts.check(prompt)
+    assert str(caught.value).startswith(f"prompt: {told}")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{{due}} {{ job }} {{last_output}}{{payload}} {{{job}}}",
+        "{nobody} {{}} {{ }} {{nobody} {nobody}} { {nobody} }",
+        'Make it {"a": {"b": {}}}, or {{ two words }}.',
+        "/reset",
+    ],
+)
+def test_what_is_a_variable_or_no_name_at_all_is_legal(prompt: str) -> None:
+    prompts.check(prompt)
 
 
 def test_a_value_is_never_expanded_again() -> None:
