@@ -7,6 +7,7 @@ crash and cancellation hooks are called in a process of their own.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,19 +47,18 @@ async def start(
 ) -> None:
     """Start the run; one that cannot be started crashes, with the reason.
 
-    ``mark`` and the pid become its `infrastructure_pid`, by which a later worker knows whose the
-    run was.
+    ``mark`` and this process's pid become its `infrastructure_pid`, by which a later worker knows
+    whose the run was.
     """
     try:
         how = await configure(run)
-        watched = await taker.start(run, how)
+        # Before it is pending: a kill afterwards leaves no run that nobody recognises.
+        await client.update_flow_run(run.id, infrastructure_pid=f"{mark}:{os.getpid()}")
+        await taker.start(run, how)
     except Exception as error:
         log.exception("%s cannot be started", run.name)
         crashed: State[Any] = Crashed(message=f"could not be started: {error}")
         await client.set_flow_run_state(run.id, crashed, force=True)
-        return
-    if watched is not None:
-        await client.update_flow_run(run.id, infrastructure_pid=f"{mark}:{watched.running.pid}")
 
 
 async def ended(client: PrefectClient, launcher: Launcher, watched: Watched) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateDetails
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending
@@ -165,9 +165,12 @@ class Taker:
 
     async def _pending(self, run: FlowRun) -> State[Any] | None:
         """The state as Prefect took it; None when it did not: deleted, cancelled, no slot."""
+        # Its own time, or Prefect copies that of the state before: of a run that somebody moves just
+        # now the process would wait for that.
+        pending: State[Any] = Pending(state_details=StateDetails(scheduled_time=SYSTEM.now()))
         try:
             result: OrchestrationResult[Any] = await self._client.set_flow_run_state(
-                run.id, Pending()
+                run.id, pending
             )
         except ObjectNotFound:
             return None

@@ -57,6 +57,8 @@ LOOK = 1.0
 """Seconds between two looks at the leases."""
 PASS = 5.0
 """Seconds between two turns of the keeper's passes."""
+LEFTOVERS = 30.0
+"""Seconds between two looks for what a dead worker left started: nothing there is judged sooner."""
 NEAR_THE_END = leases.LEASE - timedelta(seconds=GRACE + 5)
 """After so long without a renewal a run with `on_lost: rerun` is ended: its group is dead before
 another one may begin."""
@@ -102,6 +104,7 @@ class Work:
         self._renewed = time.monotonic()
         self._ends_since: datetime | None = None
         self._cancels: deque[str] = deque(maxlen=256)
+        self._leftovers_at = 0.0
         self._stopping = False
         self._hurry = asyncio.Event()
         self._taker = Taker(
@@ -255,6 +258,9 @@ class Work:
         if await ensure.ensure(ledger, client, supervised=self._watched.keys()):
             self.intake.poll_soon()
         await mirror.mirror(ledger, client)
+        if time.monotonic() < self._leftovers_at:
+            return
+        self._leftovers_at = time.monotonic() + LEFTOVERS
         await leftovers.leftovers(
             ledger, client, self._place.pool, self._place.name, self._incarnation
         )
