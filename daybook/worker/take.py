@@ -165,9 +165,10 @@ class Taker:
 
     async def _pending(self, run: FlowRun) -> State[Any] | None:
         """The state as Prefect took it; None when it did not: deleted, cancelled, no slot."""
-        # Its own time, or Prefect copies that of the state before: of a run that somebody moves just
-        # now the process would wait for that.
-        pending: State[Any] = Pending(state_details=StateDetails(scheduled_time=SYSTEM.now()))
+        # Its own time, or Prefect copies that of the state before: of a run that somebody moves
+        # just now the process would wait for that.
+        details = StateDetails.model_validate({"scheduled_time": SYSTEM.now()})
+        pending: State[Any] = Pending(state_details=details)
         try:
             result: OrchestrationResult[Any] = await self._client.set_flow_run_state(
                 run.id, pending
