@@ -47,7 +47,7 @@ def test_an_absolute_path_and_none_are_taken(
     [
         ("timezone = \n", ["is no TOML", "line 1"]),
         ("timezone = 'UTC\xff'\n", ["is no TOML"]),
-        ("timzone = 'UTC'\n", ["unknown: timzone", "legal: ledger_url, max_concurrent, timezone"]),
+        ("zone = 'UTC'\n", ["unknown: zone", "legal: ledger_url, max_concurrent, timezone"]),
         ("[daybook]\ntimezone = 'UTC'\n", ["unknown: daybook", "legal: ledger_url"]),
         ("home = '/elsewhere'\n", ["unknown: home", "legal: ledger_url"]),
         ("timezone = 'Mars/Olympus'\n", ["timezone: unknown zone", "Europe/Berlin"]),
@@ -55,8 +55,10 @@ def test_an_absolute_path_and_none_are_taken(
     ],
 )
 def test_what_is_wrong_in_the_file_is_refused_by_its_name(
-    content: str, words: list[str], daybook_home: Home
+    content: str, words: list[str], daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("DAYBOOK_TIMEZONE", "DAYBOOK_MAX_CONCURRENT"):  # it would win over the file
+        monkeypatch.delenv(name, raising=False)
     file = daybook_home.path / "config.toml"
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(Refused) as refused:

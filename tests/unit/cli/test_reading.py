@@ -247,9 +247,9 @@ def test_an_error_that_is_the_reason_too_is_said_once(
 ) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
     late = {"status": "timed_out", "reason": "no answer within 4 s", "attempts": 1}
-    show_run(run | late | {"error": "no answer within 4 s", "output": "half an ans"})
+    show_run(run | late | {"error": "no answer within 4 s", "output": "half of it"})
     _, *said = capsys.readouterr().out.splitlines()
-    assert said == ["  no answer within 4 s", "  half an ans"]
+    assert said == ["  no answer within 4 s", "  half of it"]
 
 
 def test_show_of_a_run_is_the_run_and_of_a_job_still_the_job(daybook: Any) -> None:
