@@ -95,10 +95,10 @@ class Agent(Protocol):
         ...
 
 
-def refuse_model(name: str, kind: str, request: AgentRequest) -> None:
+def refuse_model(name: str, kind: str, model: str) -> None:
     """For agents without a model: raise `AgentMisconfigured` where the job wants a certain one."""
-    if request.model:
+    if model:
         raise AgentMisconfigured(
-            f'the job wants the model "{request.model}", but agent "{name}" is {kind} and has none '
+            f'the job wants the model "{model}", but agent "{name}" is {kind} and has none '
             "to choose; leave out the model, or name a model agent"
         )

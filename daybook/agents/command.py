@@ -108,7 +108,7 @@ class CommandAgent:
     settings: CommandSettings
 
     async def answer(self, request: AgentRequest) -> AgentReply:
-        refuse_model(self.name, "a command", request)
+        refuse_model(self.name, "a command", request.model)
         variables = environment.allowed(self.settings.environment)
         with self._folder() as folder:
             ended = await self._run(request, folder, variables)

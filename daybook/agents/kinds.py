@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from daybook.agents.base import Agent
+from daybook.agents.base import Agent, refuse_model
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.model import ModelAgent, ModelSettings
 from daybook.agents.offline import OfflineAgent, OfflineSettings
@@ -73,8 +73,9 @@ def checked(kind: Kind, data: Mapping[str, Any]) -> BaseModel:
         return kind.settings.model_validate(dict(data))
     except ValidationError as error:
         field, problem = first_problem(error)
-        legal = ", ".join(kind.settings.model_fields) or "none"
-        raise Refused(field, problem, f"fields of a {kind.word} agent: {legal}") from None
+        known = kind.settings.model_fields
+        legal = f"fields of a {kind.word} agent: {', '.join(known) or 'none'}"
+        raise Refused(field, problem, "" if field in known else legal) from None
 
 
 def stored(settings: BaseModel) -> dict[str, Any]:
@@ -105,6 +106,22 @@ def build(slug: str, name: str, data: Mapping[str, Any]) -> Agent:
     except ValidationError as error:
         raise AgentMisconfigured('agent "{}": {}: {}'.format(name, *first_problem(error))) from None
     return kind.make(name, settings)
+
+
+def check_model(agent: Agent, model: str) -> None:
+    """Raise `AgentMisconfigured` for a model that this agent cannot be asked for; empty is its own.
+
+    It is what `answer` raises, as far as it can be known without a key. Imports pydantic-ai.
+    """
+    match agent:
+        case ModelAgent():
+            from daybook.agents import providers
+
+            providers.check(agent.settings, model)
+        case CommandAgent():
+            refuse_model(agent.name, "a command", model)
+        case OfflineAgent():
+            refuse_model(agent.name, "offline", model)
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:

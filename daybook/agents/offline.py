@@ -26,7 +26,7 @@ class OfflineAgent:
     settings: OfflineSettings
 
     async def answer(self, request: AgentRequest) -> AgentReply:
-        refuse_model(self.name, "offline", request)
+        refuse_model(self.name, "offline", request.model)
         await asyncio.sleep(0)  # a cancelled request is not answered
         return AgentReply(text=_answer(request.prompt), agent=self.name)
 

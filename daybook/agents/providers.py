@@ -9,11 +9,12 @@ Imports pydantic-ai, which takes more than a second, when it is called.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from daybook.errors import AgentMisconfigured
 
@@ -34,6 +35,9 @@ that provider which is then asked."""
 
 NO_KEY = "no-key"
 """Sent to a base URL without a key: the clients insist on one."""
+
+NEAR = 0.75
+"""How alike two names of providers have to be for one to be meant by the other."""
 
 _CHAT = ("openai", "openai-chat")
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|BASE_URL)\b")
@@ -92,17 +96,21 @@ def is_own(settings: ModelSettings, wanted: str) -> bool:
     return _chosen(settings, wanted) == _chosen(settings, "")
 
 
-def check(settings: ModelSettings) -> None:
+def check(settings: ModelSettings, wanted: str = "") -> None:
     """Raise `AgentMisconfigured` for an unknown provider, or one whose client is not installed.
 
+    ``wanted`` is the model that a job wants in place of the agent's own: also where it may not.
     Asks for no key: the worker, which has it, may run elsewhere.
     """
     from pydantic_ai.providers import infer_provider_class
 
-    provider, _ = divided(settings.model, settings.base_url)
+    provider, _ = _chosen(settings, wanted)
+    if ":" in wanted and not settings.base_url and not divided(wanted)[0]:
+        raise AgentMisconfigured(
+            f'no provider of "{wanted}" is known; write a name alone for a model of {provider}, or '
+            f'"{provider}:{wanted}" if that is the name of one'
+        )
     if not provider:
-        if not settings.base_url:
-            raise _unknown(settings.model)
         return
     try:
         cls = infer_provider_class(provider)
@@ -206,15 +214,12 @@ def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> 
 
 
 def _unknown(model: str) -> AgentMisconfigured:
-    from pydantic_ai.exceptions import UserError
-    from pydantic_ai.models import infer_model
+    from pydantic_ai.models import KnownModelName
 
-    hint = ""
-    try:
-        infer_model(model)
-    except UserError as error:
-        _, did_you, close = str(error).partition("Did you mean ")
-        hint = f"; did you mean {close}" if did_you else ""
+    before, colon, name = model.partition(":")
+    names = {str(each).partition(":")[0] for each in get_args(KnownModelName.__value__)}
+    near = difflib.get_close_matches(before, sorted(names), n=1, cutoff=NEAR) if colon else []
+    hint = f"; did you mean {near[0]}:{name}?" if near else ""
     return AgentMisconfigured(
         f'no provider of "{model}" is known; write one before the name, '
         f"such as openai:, anthropic: or google:{hint}"

@@ -144,7 +144,7 @@ async def _carried_out(
                     await clock.wait_until(outcome.until)
     if given is not None:
         given.tell(ended=outcome.status)
-    await artifact.publish(granted, outcome)
+    await artifact.publish(granted, outcome, number)
     if granted.job is not None:
         await _push(reconciler, granted.job.id)
     return _state(granted.run_id, outcome)

@@ -41,9 +41,9 @@ class Report:
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})
 
     def was_deleted(self, name: str) -> None:
-        """Its deployment was deleted in Prefect and is made again."""
+        """Its deployment is gone from Prefect, or this is another Prefect; it is made again."""
         self.remade.append(name)
-        words = "was deleted in Prefect, and is made again"
+        words = "is no longer in this Prefect, and is made again"
         log.warning("%s: %s", name, words, extra={"action": "sync_remade"})
 
     def refuse(self, name: str, words: str) -> None:
