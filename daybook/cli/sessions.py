@@ -47,7 +47,10 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
 
 async def show_(
     session: Annotated[
-        str, Parameter(help="Its id or the unique beginning of it, or a job: the one it continues.")
+        str,
+        Parameter(
+            help="Its id, the unique beginning of it, or its key; or a job: the one it continues."
+        ),
     ],
     /,
     *,

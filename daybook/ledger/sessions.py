@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func
+from sqlalchemy import func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -196,9 +196,9 @@ async def recent(session: AsyncSession, limit: int) -> Sequence[Listed]:
 
 
 async def find(session: AsyncSession, ref: str) -> Listed:
-    """The session with this id or unique beginning of it, or the one that a job's runs continue.
+    """The session of this id, unique beginning of it, or key; or that which a job's runs continue.
 
-    A job is named as everywhere. Raises `NotFound`, `Ambiguous`.
+    A key is an id without its agent. A job is named as everywhere. Raises `NotFound`, `Ambiguous`.
     """
     if exact := await _listed(session, col(SessionRow.id) == ref):
         return exact[0]
@@ -212,8 +212,10 @@ async def find(session: AsyncSession, ref: str) -> Listed:
         if not found and stored.row.name == ref:
             raise NotFound("session of", ref)
     if ref and (stored is None or stored.row.name != ref):
+        keyed = col(SessionRow.id) == col(SessionRow.agent) + ":" + ref
         begins = col(SessionRow.id).startswith(ref, autoescape=True)
-        found |= {each.row.id: each for each in await _listed(session, begins, limit=5)}
+        fits = await _listed(session, or_(keyed, begins), limit=5)
+        found |= {each.row.id: each for each in fits}
     if len(found) > 1:
         raise Ambiguous("session", ref, found)
     if not found:

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from daybook import settings
-from daybook.errors import PrefectUnreachable, Refused, UnknownName
+from daybook.errors import AgentMisconfigured, PrefectUnreachable, Refused, UnknownName
 from daybook.ledger import history, jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home, views
-from daybook.spec.job import Job, edit, free_name, new_job
+from daybook.spec.job import AgentPrompt, Job, edit, free_name, new_job
 from daybook.spec.schedule import At
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
         # Refused for its fields before Prefect is asked anything.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
         async with prefect.connected() as client:
-            await _known_agent(client, draft.action.agent)
+            await _can_be_asked(client, draft.action)
             async with ledger.write() as session:
                 now, taken = ledger.now(), await jobs.names(session)
                 job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
@@ -56,7 +56,7 @@ async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
         job = edit(stored.job, changes, now=now, taken=taken)
         return job if "enabled" in changes else jobs.with_new_time(stored, job)
 
-    return await _change(ref, changed, agent=changes.get("agent"))
+    return await _change(ref, changed, asks=bool(changes.get("agent") or changes.get("model")))
 
 
 async def pause(ref: str, note: str = "") -> dict[str, Any]:
@@ -137,18 +137,19 @@ async def _change(
     change: Change,
     *,
     why: Callable[[StoredJob], str] = lambda _: "",
-    agent: object = None,
+    asks: bool = False,
 ) -> dict[str, Any]:
     from daybook.sync import client as prefect
 
     async with home.ledger() as ledger:
         async with ledger.read() as session:
             draft = await jobs.find(session, ref)
-            change(draft, (await jobs.names(session)) - {draft.row.name}, ledger.now())
+            others = (await jobs.names(session)) - {draft.row.name}
+            drafted = change(draft, others, ledger.now())
         async with prefect.connected() as client:
             await prefect.answers(client)
-            if isinstance(agent, str):
-                await _known_agent(client, agent)
+            if asks:
+                await _can_be_asked(client, drafted.action)
             async with ledger.write() as session:
                 old = await jobs.find(session, ref)
                 others = (await jobs.names(session)) - {old.row.name}
@@ -187,12 +188,19 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
         return
 
 
-async def _known_agent(client: PrefectClient, name: str) -> None:
-    from daybook.agents import documents
+async def _can_be_asked(client: PrefectClient, action: AgentPrompt) -> None:
+    """Refuse an agent that there is not, and a model that this one cannot be asked for."""
+    from daybook.agents import documents, kinds
 
-    known = await documents.names(client)
+    name, known = action.agent, await documents.names(client)
     if name not in known and name not in {f"{slug}/{each}" for each, slug in known.items()}:
         raise UnknownName("agent", name, known)
+    if not action.model:
+        return
+    try:
+        kinds.check_model(await documents.get(client, name), action.model)
+    except AgentMisconfigured as error:
+        raise Refused("model", str(error)) from None
 
 
 async def _view(ledger: Ledger, job_id: str) -> dict[str, Any]:

@@ -23,8 +23,9 @@ async def list_sessions(limit: int = 20) -> list[dict[str, Any]]:
 async def show(ref: str, limit: int = 20) -> dict[str, Any]:
     """One conversation with its last ``limit`` messages under `history`, oldest first.
 
-    ``ref`` is its id, the unique beginning of it, or a job, whose conversation is meant. A message
-    is `{"number", "role", "content", "source", "run_id", "at"}`. Raises `NotFound`, `Ambiguous`.
+    ``ref`` is its id, the unique beginning of it, its key, or a job, whose conversation is meant.
+    A message is `{"number", "role", "content", "source", "run_id", "at"}`. Raises `NotFound`,
+    `Ambiguous`.
     """
     async with home.ledger() as ledger, ledger.read() as session:
         found = await sessions.find(session, ref)

@@ -419,6 +419,21 @@ async def test_sessions_are_listed_last_used_first(book: Book) -> None:
     assert len(await listed(book, 1)) == 1
 
 
+async def test_a_session_is_found_by_its_key_where_one_agent_has_it(book: Book) -> None:
+    for name, agent in (("one", "oa"), ("two", "oa"), ("three", "an")):
+        key = "cat" if name == "one" else "dog"
+        stored = await book.add(name, every="1h", agent=agent, session_key=key)
+        await told(book, book.due(stored))
+
+    assert await found(book, "cat") == "oa:cat"
+    with pytest.raises(Ambiguous, match="an:dog") as ambiguous:
+        await found(book, "dog")
+    assert "oa:dog" in str(ambiguous.value)
+    for ref in ("at", "oa:ca%", "c_t", ""):
+        with pytest.raises(NotFound):
+            await found(book, ref)
+
+
 async def test_a_session_is_found_by_id_beginning_and_job(book: Book) -> None:
     own = await book.add("own", every="1h")
     shared = await book.add("shared", every="1h", session_key="ops")

@@ -1,0 +1,84 @@
+"""Which model a job may want of its agent: known when the job is made, not at its first run."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from daybook.agents import documents
+from daybook.errors import Refused, UnknownName
+from daybook.service import jobs
+from tests.floor import Floor
+from tests.providers import KEY
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "keyed": ("model", {"model": "openai:gpt-6-luna", "api_key": KEY}),
+    "here": ("model", {"model": "llama3:8b", "base_url": "http://127.0.0.1:9/v1"}),
+    "program": ("command", {"command": ["cat"]}),
+    "offline": ("offline", {}),
+}
+
+
+async def _agent(floor: Floor, which: str) -> str:
+    name = f"{which}-{uuid4().hex[:8]}"
+    kind, settings = KINDS[which]
+    await documents.add(floor.client, name, kind, settings)
+    return name
+
+
+async def _named() -> list[str]:
+    return [each["name"] for each in await jobs.list_jobs()]
+
+
+@pytest.mark.parametrize(
+    ("which", "model", "words"),
+    [
+        ("keyed", "nosuchprovider:x", 'no provider of "nosuchprovider:x" is known'),
+        ("keyed", "anthropic:claude-haiku-4-5", "the agent's key or base URL is for openai"),
+        ("program", "gpt-6-luna", "is a command and has none to choose"),
+        ("offline", "gpt-6-luna", "is offline and has none to choose"),
+    ],
+)
+async def test_a_model_that_the_agent_cannot_be_asked_for_is_refused(
+    floor: Floor, which: str, model: str, words: str
+) -> None:
+    agent = await _agent(floor, which)
+    given: dict[str, Any] = {"prompt": "x", "on_demand": True, "agent": agent, "model": model}
+    with pytest.raises(Refused, match=words) as refused:
+        await jobs.add(given)
+    assert refused.value.field == "model"
+    assert await _named() == []
+
+    made = await jobs.add(given | {"model": ""})
+    with pytest.raises(Refused, match=words):
+        await jobs.edit_job(made["id"], {"model": model})
+    assert (await jobs.show(made["id"]))["model"] == ""
+    await jobs.edit_job(made["id"], {"model": "", "description": "as before"})
+    await jobs.remove(made["id"])
+
+
+async def test_another_agent_has_to_have_the_model_that_the_job_wants(floor: Floor) -> None:
+    keyed, offline = await _agent(floor, "keyed"), await _agent(floor, "offline")
+    given = {"prompt": "x", "on_demand": True, "agent": keyed, "model": "gpt-6"}
+    made = await jobs.add(given)
+
+    with pytest.raises(Refused, match="is offline and has none to choose"):
+        await jobs.edit_job(made["id"], {"agent": offline})
+    with pytest.raises(UnknownName):
+        await jobs.edit_job(made["id"], {"agent": "nobody"})
+    edited = await jobs.edit_job(made["id"], {"agent": offline, "model": ""})
+
+    assert (edited["agent"], edited["model"]) == (offline, "")
+    await jobs.remove(made["id"])
+
+
+async def test_behind_an_address_of_its_own_any_name_may_be_a_models(floor: Floor) -> None:
+    agent = await _agent(floor, "here")
+    for model in ("mistral:7b", "nosuchprovider:x", "small"):
+        made = await jobs.add({"prompt": "x", "on_demand": True, "agent": agent, "model": model})
+        assert made["model"] == model
+        await jobs.remove(made["id"])
