@@ -1,24 +1,87 @@
 """`python -m benchmarks`: measure what the README claims, and print it as Markdown.
 
-Exit code 1 when a figure is worse than what is wanted.
+All but the schedules takes about twenty minutes; `--only` does one part, `--long` adds the
+schedules. Exit code 1 when a figure is worse than what is wanted.
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import os
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
-from benchmarks import machine, start
+from benchmarks import machine, place, start
+from daybook.clock import SYSTEM
+from daybook.home import Home
+
+PARTS = ("start", "worker", "jobs")
 
 
-def main() -> int:
-    print(f"Measured on: {machine.describe()}\n")
-    print("## Start times of whole processes\n")
-    starts = start.measure()
-    print(start.table(starts))
-    for command in (missed := start.missed(starts)):
-        print(f"slower than wanted: {command}", file=sys.stderr)
-    return 1 if missed else 0
+def main(arguments: list[str]) -> int:
+    given = _read(arguments)
+    print(f"Measured on: {machine.describe()}  ")
+    print(f"Versions: {', '.join(f'{each} {version(each)}' for each in ('prefect', 'daybook'))}  ")
+    print(f"Begun: {SYSTEM.now():%Y-%m-%d %H:%M} UTC, load {_load()}\n", flush=True)
+    worse = list[str]()
+    if "start" in given.only:
+        print("## Start times of whole processes\n")
+        starts = start.measure()
+        print(start.table(starts), flush=True)
+        worse += [f"slower than wanted: {command}" for command in start.missed(starts)]
+    if given.only != ["start"]:
+        if sys.platform == "linux":
+            with place.home() as home:
+                worse += asyncio.run(_workers(home, given))
+        else:
+            print("workers are measured on Linux only: it is /proc that tells", file=sys.stderr)
+    print(f"\nEnded: {SYSTEM.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
+    for line in worse:
+        print(f"worse than wanted: {line}", file=sys.stderr)
+    return 1 if worse else 0
+
+
+async def _workers(home: Home, given: argparse.Namespace) -> list[str]:
+    # They import Prefect, which may only now read its environment.
+    from benchmarks import jobs, worker
+
+    worse = list[str]()
+    async with place.opened(home) as at:
+        if "worker" in given.only:
+            of = worker.Plan(given.shipped, given.runs, given.burst, given.idle)
+            compared = await worker.compare(at, Path(home.path).parent, of)
+            print("\n## The worker beside Prefect's process worker\n")
+            print(worker.table(compared), flush=True)
+            worse += worker.missed(compared)
+        if "jobs" in given.only:
+            asked = jobs.Plan(given.by_hand, 2 * given.idle, given.minutes if given.long else 0)
+            measured = await jobs.measure(at, asked)
+            print("\n## Jobs, with the ledger in it\n")
+            print(jobs.table(measured), flush=True)
+            worse += jobs.missed(measured)
+    return worse
+
+
+def _load() -> str:
+    return " ".join(f"{each:.2f}" for each in os.getloadavg())
+
+
+def _read(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--only", action="append", choices=PARTS, help="a part; may be repeated")
+    parser.add_argument("--shipped", type=int, default=15, help="runs of the worker as shipped")
+    parser.add_argument("--runs", type=int, default=25, help="runs of the other workers")
+    parser.add_argument("--burst", type=int, default=50, help="runs of a burst")
+    parser.add_argument("--by-hand", type=int, default=30, help="runs of a job by hand")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds; jobs: twice as many")
+    parser.add_argument("--long", action="store_true", help="also jobs on schedule, for minutes")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of --long")
+    given = parser.parse_args(arguments)
+    given.only = given.only or list(PARTS)
+    return given
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

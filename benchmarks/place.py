@@ -1,0 +1,190 @@
+"""Where workers are measured: a temporary home, and one server of ours that counts its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from benchmarks import counted, usage
+from daybook import repository
+from daybook.home import Home
+from daybook.host import children, server, worker
+from daybook.host.children import Child
+from daybook.host.prefect_here import PrefectHere
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+QUIET_WITHIN = 60.0
+"""Seconds in which the processes of a run that has begun are to be gone."""
+LOOK = 0.05
+
+
+@contextmanager
+def home() -> Iterator[Home]:
+    """A temporary home; this process's environment then names it and the Prefect in it.
+
+    To be entered before Prefect is imported, which reads its environment once.
+    """
+    assert "prefect" not in sys.modules
+    secrets = ("_API_KEY", "_AUTH_TOKEN", "_BASE_URL")  # no model is asked: the agent is offline
+    for name in list(os.environ):
+        if name.startswith(("PREFECT_", "DAYBOOK_")) or name.endswith(secrets):
+            del os.environ[name]
+    with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
+        here = Home(Path(folder) / "home").make()
+        os.environ |= {
+            "DAYBOOK_HOME": str(here.path),
+            "PREFECT_HOME": str(here.prefect),
+            "PREFECT_API_URL": server.api_url(server.free_port(0)),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+        }
+        yield here
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was spent: seconds of CPU by a worker with its processes and by the server, the requests
+    by path, the answers 503, all in ``seconds``.
+    """
+
+    seconds: float
+    worker: float
+    server: float
+    paths: Mapping[str, float]
+    busy: int
+
+    @property
+    def requests(self) -> float:
+        return sum(self.paths.values())
+
+    def since(self, before: Spent) -> Spent:
+        return Spent(
+            self.seconds - before.seconds,
+            self.worker - before.worker,
+            self.server - before.server,
+            {path: count - before.paths.get(path, 0) for path, count in self.paths.items()},
+            self.busy - before.busy,
+        )
+
+    def per_run(self, runs: int, idle: Spent) -> Spent:
+        """For each of so many runs, less what is spent in the same time without any."""
+        share = self.seconds / idle.seconds
+        return Spent(
+            self.seconds / runs,
+            max(0.0, self.worker - share * idle.worker) / runs,
+            max(0.0, self.server - share * idle.server) / runs,
+            {p: (n - share * idle.paths.get(p, 0)) / runs for p, n in self.paths.items()},
+            self.busy,
+        )
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker that has started; ``itself`` are its processes while no run is at work."""
+
+    child: Child
+    itself: frozenset[int]
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    def check(self) -> None:
+        if self.child.exit_code is not None:
+            raise RuntimeError(f"the worker has ended: {self.child.tail()}")
+
+    async def quiet(self) -> None:
+        """Wait until no process of a run is left."""
+        async with asyncio.timeout(QUIET_WITHIN):
+            while usage.family(self.pid) - self.itself:
+                self.check()
+                await asyncio.sleep(LOOK)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A server that runs, and a client of it whose requests are not counted."""
+
+    home: Home
+    here: PrefectHere
+    server: Child
+    client: PrefectClient
+
+    @asynccontextmanager
+    async def worker(
+        self, command: Sequence[str], environment: Mapping[str, str]
+    ) -> AsyncIterator[Worker]:
+        """A worker from when it takes runs on; it is ended at the end."""
+        log = self.home.logs / "worker.log"
+        child = await children.start(
+            "worker",
+            command,
+            environment=environment,
+            log=log,
+            folder=self.home.path,
+            grace=worker.GRACE,
+        )
+        try:
+            async with asyncio.timeout(90.0):
+                while "started!" not in child.tail():
+                    if child.exit_code is not None:
+                        raise RuntimeError(f"the worker did not start: {child.tail()}")
+                    await asyncio.sleep(LOOK)
+            await asyncio.sleep(2.0)  # what it does once at its start
+            yield Worker(child, frozenset(usage.family(child.pid)))
+        except BaseException:
+            print(child.tail(), file=sys.stderr)
+            raise
+        finally:
+            await child.terminate()
+
+    async def spent(self, of: Worker) -> Spent:
+        """All that was spent so far."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            counts = (await client.get(f"{self.here.ui_url}{counted.COUNTS}")).json()
+        loop = asyncio.get_running_loop()
+        used, served = usage.cpu(of.pid), usage.cpu(self.server.pid)
+        return Spent(loop.time(), used, served, counts["paths"], counts["busy"])
+
+    async def spent_idle(self, of: Worker, seconds: float) -> Spent:
+        """What is spent in so many seconds in which nothing runs."""
+        before = await self.spent(of)
+        await asyncio.sleep(seconds)
+        return (await self.spent(of)).since(before)
+
+
+@asynccontextmanager
+async def opened(home: Home) -> AsyncIterator[Place]:
+    """Start the server, and end it at the end."""
+    from prefect.client.orchestration import get_client
+
+    api_url = os.environ["PREFECT_API_URL"]
+    port = httpx.URL(api_url).port
+    assert port is not None
+    path = os.pathsep.join([str(repository.root()), *filter(None, [os.environ.get("PYTHONPATH")])])
+    child = await children.start(  # as `server.start` does it
+        "server",
+        [sys.executable, "-m", "benchmarks.counted", "--port", str(port)],
+        environment={**server.environment(home, port), "PYTHONPATH": path},
+        log=home.logs / "server.log",
+        folder=home.path,
+    )
+    settings: dict[str, Any] = {"headers": {counted.MARK: "1"}}
+    try:
+        await server.healthy(api_url, child=child)
+        async with get_client(httpx_settings=settings) as client:
+            here = PrefectHere(api_url, server.ui_url(port), child)
+            yield Place(home, here, child, client)
+    finally:
+        await child.terminate()
