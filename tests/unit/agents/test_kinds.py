@@ -56,3 +56,20 @@ def test_an_error_never_repeats_what_was_given() -> None:
 
 def test_the_default_allow_list_passes_its_own_check() -> None:
     environment.check(CommandSettings(command=["cat"]).environment)
+
+
+@pytest.mark.parametrize(
+    ("slug", "data", "words"),
+    [
+        ("daybook-offline-agent", {}, 'agent "a" is offline and has none to choose'),
+        ("daybook-command-agent", {"command": ["cat"]}, 'agent "a" is a command and has none'),
+        ("daybook-model-agent", {"model": "openai:x"}, 'no provider of "nosuch:y" is known'),
+    ],
+)
+def test_each_kind_says_which_model_it_cannot_be_asked_for(
+    slug: str, data: dict[str, Any], words: str
+) -> None:
+    agent = kinds.build(slug, "a", data)
+    kinds.check_model(agent, "")
+    with pytest.raises(AgentMisconfigured, match=words):
+        kinds.check_model(agent, "nosuch:y")

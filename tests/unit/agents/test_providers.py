@@ -54,6 +54,45 @@ def test_at_a_base_url_a_provider_that_takes_one_is_a_provider(model: str) -> No
     assert providers.model(given).model_name == "x"
 
 
+KEYED = {"api_key": "k-12345678"}
+HERE = {"base_url": "http://127.0.0.1:11434/v1"}
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "wanted"),
+    [
+        ("openai:x", KEYED, "y"),
+        ("openai:x", KEYED, "openai:y"),
+        ("openai:x", KEYED, "openai:ft:y::1"),
+        ("openai:x", {}, "anthropic:y"),
+        ("llama3:8b", HERE, "mistral:7b"),
+        ("openai:x", HERE, "nosuch:7b"),
+        ("openai:x", HERE | KEYED, "y"),
+        ("nosuch", HERE, ""),
+    ],
+)
+def test_the_model_that_a_job_may_want(own: str, given: dict[str, str], wanted: str) -> None:
+    providers.check(settings(own, **given), wanted)
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "wanted", "words"),
+    [
+        ("openai:x", {}, "nosuch:y", 'no provider of "nosuch:y" is known'),
+        ("openai:x", KEYED, "nosuch:y", '"openai:nosuch:y" if that is the name of one'),
+        ("openai:x", KEYED, "anthropic:y", "the agent's key or base URL is for openai"),
+        ("openai:x", HERE, "anthropic:y", "the agent's key or base URL is for openai"),
+        ("openai:x", {}, "groq:y", r"pydantic-ai-slim\[groq\]"),
+        ("nosuch:x", {}, "y", 'no provider of "nosuch:x" is known'),
+    ],
+)
+def test_the_model_that_a_job_may_not_want(
+    own: str, given: dict[str, str], wanted: str, words: str
+) -> None:
+    with pytest.raises(AgentMisconfigured, match=words):
+        providers.check(settings(own, **given), wanted)
+
+
 def test_what_a_provider_does_not_take_is_told_in_a_sentence() -> None:
     class Keyless:
         def __init__(self, base_url: str) -> None: ...
