@@ -144,8 +144,15 @@ async def _write(
     again = None
     if tried.temporary and attempt <= policy.retries:
         again = Again(clock.now() + policy.delay(attempt, tried.asked))
-    await _to_the_end(lambda: _settle(ledger, granted, tried.outcome, clock, again))
-    return again or tried.outcome
+    waits = False
+
+    async def write() -> None:
+        nonlocal waits
+        waits = await _settle(ledger, granted, tried.outcome, clock, again) is Status.WAITING
+
+    await _to_the_end(write)
+    # A run that was judged `unknown` meanwhile ends with what this attempt knows.
+    return again if again is not None and waits else tried.outcome
 
 
 async def _try(granted: Granted, act: Act) -> _Tried:
@@ -176,17 +183,15 @@ async def _settle(
     outcome: Outcome,
     clock: Clock,
     again: Again | None = None,
-) -> None:
+) -> Status:
     """Write the outcome, of the run or of its attempt; as long as the ledger is away, once more."""
     wait, until = FIRST_WAIT, clock.now() + 2 * leases.LEASE
     run_id, fence = granted.run_id, granted.fence
     while True:
         try:
             if again is None:
-                await claims.settle(ledger, run_id, fence, outcome)
-            else:
-                await claims.retry(ledger, run_id, fence, outcome, again.until)
-            return
+                return await claims.settle(ledger, run_id, fence, outcome)
+            return await claims.retry(ledger, run_id, fence, outcome, again.until)
         except LedgerUnreachable as error:
             if clock.now() + wait >= until:
                 raise Unwritten(granted, outcome, error) from error

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -142,6 +143,11 @@ async def _carried_out(
                 given.tell(waiting=outcome.until)
                 if outcome.until - clock.now() <= PATIENCE:
                     await clock.wait_until(outcome.until)
+        if number > 1:
+            # What all attempts took, as the ledger has summed it up.
+            async with ledger.read() as session:
+                row = await session.get(RunRow, granted.run_id)
+            outcome = replace(outcome, usage=row.usage if row else outcome.usage)
     if given is not None:
         given.tell(ended=outcome.status)
     await artifact.publish(granted, outcome, number)
