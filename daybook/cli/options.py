@@ -129,7 +129,8 @@ class JobOptions:
         str | None,
         Parameter(
             group=_HOW,
-            help="skip (the default): no run begins while another one of the job is going.",
+            help="A run is due while one of the job is going: skip (the default) it; queue_one or "
+            "queue_all to let it wait; cancel_running to end that one; allow both.",
         ),
     ] = None
     on_lost: Annotated[

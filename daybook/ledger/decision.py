@@ -4,23 +4,35 @@ It is made in one transaction under the claim lock; `daybook.ledger.claims.claim
 code grants. The steps stand in the order in which they are asked::
 
     has its row an outcome? ─► is it held? ─► is it too early, or past its deadline? ─► is it due,
-    enabled, not too late? ─► is no other run of the job at work? ─► is its session free? ─► is a
+    enabled, not too late? ─► does it overlap with one of its job? ─► is its session free? ─► is a
     slot free? ─► granted
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger import jobs, leases, offers, outcomes, rows, sessions, slots, states, waits
+from daybook.ledger import (
+    jobs,
+    leases,
+    offers,
+    outcomes,
+    overlap,
+    rows,
+    sessions,
+    slots,
+    states,
+    waits,
+)
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
 from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import HELD, LIVE, TERMINAL, Status
+from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import due as due_times
 from daybook.spec import lateness, prompts
@@ -78,8 +90,9 @@ class Decision:
             return await self._judge(None)
         if why := waits.overdue(row, self.now):
             return await self._end(row, Status.TIMED_OUT, why)
-        # Who waits for a slot may look at any time: a slot that became free is why it was woken.
-        if row.until is not None and row.until > self.now and row.waits_for != slots.SLOT:
+        # Who waits for a slot or a turn may look at any time: what became free is why it was woken.
+        turned = row.waits_for in (slots.SLOT, slots.OVERLAP)
+        if row.until is not None and row.until > self.now and not turned:
             return Waiting(row.until, row.reason, row.id)
         return await self._judge(row)
 
@@ -151,26 +164,16 @@ class Decision:
         return Compare(self.offer.job_id)
 
     async def _overlap(self, row: RunRow, stored: StoredJob | None) -> Answer:
-        """Requirement 22, `skip`: no run begins while another one of its job is at work.
-
-        At work is also one between two attempts, for as long as somebody can be expected to come
-        back for it; a run with attempts behind it is not skipped itself.
-        """
         if stored is not None and stored.row.archived_at is not None:
             return await self._end(row, Status.SKIPPED, "the job was removed")
         if stored is not None:
-            await leases.expire(self.session, stored.id, self.now)
-            between = (col(RunRow.attempts) > 0) & (col(RunRow.until) >= self.now - leases.LEASE)
-            others = select(RunRow).where(
-                col(RunRow.job_id) == stored.id,
-                col(RunRow.status).in_(LIVE),  # for the index; the next line is what is meant
-                col(RunRow.status).in_(HELD) | between,
-                col(RunRow.id) != row.id,
-            )
-            other = (await self.session.execute(others.limit(1))).scalar_one_or_none()
-            if other is not None and not row.attempts:
-                why = f"overlap: run {other.id[:8]} of {_clock(other.due)} was still at work"
-                return await self._end(row, Status.SKIPPED, why)
+            behind = await overlap.behind(self.session, row, stored.id, self.now)
+            if behind is not None and behind.skipped:
+                return await self._end(row, Status.SKIPPED, behind.why)
+            if behind is not None:
+                until = self.now + overlap.LOOK_AGAIN
+                waiting = self._wait(row, until, behind.why, waits_for=slots.OVERLAP)
+                return replace(waiting, cancel=behind.cancel)
         return await self._turn(row, stored)
 
     async def _turn(self, row: RunRow, stored: StoredJob | None) -> Answer:
@@ -211,7 +214,3 @@ class Decision:
         """The offering Prefect run carries ``row``."""
         row.flow_run_id = self.offer.flow_run_id or row.flow_run_id
         row.flow_starts = self.offer.flow_starts
-
-
-def _clock(instant: datetime) -> str:
-    return instant.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -96,11 +96,17 @@ class Granted:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing may happen before ``until``."""
+    """Nothing may happen before ``until``.
+
+    ``cancel`` are Prefect's flow runs of the same job that are at work and are to be cancelled for
+    this one: whoever is answered asks for it (`daybook.runs.gate`), and is told again until they
+    have ended.
+    """
 
     until: datetime
     why: str
     run_id: str | None = None
+    cancel: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

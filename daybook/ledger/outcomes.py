@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import IllegalTransition
-from daybook.ledger import jobs, states, usage
+from daybook.ledger import jobs, slots, states, usage
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from daybook.spec.schedule import At
@@ -106,6 +106,7 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
     if old in _OPEN:  # else the last attempt has ended before, even if nobody knows how
         await close_attempt(session, row, outcome, now)
     await note(session, row, now, late=late)
+    await slots.hand_on(session, row, now)
 
 
 async def _started_again(session: AsyncSession, row: RunRow) -> bool:

@@ -27,6 +27,9 @@ from daybook.ledger.tables import RunRow
 SLOT = "slot"
 """What `waits_for` says of a run that waits for a slot."""
 
+OVERLAP = "overlap"
+"""What it says of a run that waits for one of its own job (`daybook.ledger.overlap`)."""
+
 LOOK_AGAIN = timedelta(seconds=30)
 """When a run that waits for its slot looks again by itself; a free slot brings it sooner."""
 
@@ -63,11 +66,39 @@ async def next_up(session: AsyncSession, now: datetime, most: int) -> list[RunRo
     free = most - await _at_work(session)
     if free <= 0:
         return []
-    first = select(RunRow).where(_expected(now)).order_by(*_ORDER).limit(free)
+    first = select(RunRow).where(_expected(now)).order_by(*ORDER).limit(free)
     return list((await session.execute(first)).scalars())
 
 
-_ORDER = (col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
+async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
+    """``ended`` has its outcome: the run of its job that waits behind it waits for a slot now.
+
+    So it is among those that are woken, and a later one of another job does not get before it.
+    """
+    if ended.job_id is None:
+        return
+    of_job = (col(RunRow.job_id) == ended.job_id, col(RunRow.id) != ended.id)
+    held = select(RunRow.id).where(*of_job, col(RunRow.status).in_(HELD)).limit(1)
+    if (await session.execute(held)).first() is not None:
+        return
+    behind = select(RunRow).where(
+        *of_job, col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == OVERLAP
+    )
+    first: RunRow | None = (
+        await session.execute(behind.order_by(*ORDER).limit(1))
+    ).scalar_one_or_none()
+    if first is not None:
+        first.waits_for, first.until, first.reason = SLOT, now, "it is its turn"
+        session.add(first)
+
+
+ORDER = (col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
+"""In what order runs get what there is too little of."""
+
+
+def turn(row: RunRow) -> tuple[datetime, datetime, str]:
+    """The place of ``row`` in `ORDER`."""
+    return row.due, row.queued_at, row.id
 
 
 async def _at_work(session: AsyncSession) -> int:
@@ -85,7 +116,7 @@ def _expected(now: datetime) -> ColumnElement[bool]:
 
 
 def _earlier(row: RunRow) -> ColumnElement[bool]:
-    due, queued_at, number = _ORDER
+    due, queued_at, number = ORDER
     return or_(
         due < row.due,
         and_(due == row.due, queued_at < row.queued_at),

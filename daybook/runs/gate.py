@@ -18,7 +18,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Compare, Ended, Granted, Offer, Taken, Waiting, flow_key
 from daybook.ledger.states import Status
 from daybook.runs.occurrence import Recogniser
-from daybook.runs.prefect_states import set_back
+from daybook.runs.prefect_states import ask_to_end, set_back
 
 PATIENCE = timedelta(seconds=30)
 """How long a wait may be for the process to be kept; a longer one goes back to Prefect."""
@@ -88,6 +88,8 @@ async def decide(
     """Claim; where the ledger does not know the instant, once more after a look at Prefect."""
     while True:
         answer = await claim(ledger, offer)
+        if isinstance(answer, Waiting) and answer.cancel:
+            await ask_to_end(answer.cancel, answer.why)
         if not isinstance(answer, Compare):
             return answer
         foreign = await reconciler.compare(answer.job_id, str(deployment_id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, NoReturn
 from uuid import UUID
@@ -10,7 +11,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Abort
-from prefect.states import Scheduled
+from prefect.states import Cancelling, Scheduled
 
 from daybook.ledger.states import Status
 
@@ -54,6 +55,19 @@ async def name(flow_run_id: str, wanted: str) -> None:
             await client.update_flow_run(UUID(flow_run_id), name=wanted)
     except Exception as error:
         log.warning("not named: %s", error, extra={"action": "name_failed"})
+
+
+async def ask_to_end(flow_run_ids: Collection[str], why: str) -> None:
+    """Ask whoever carries these flow runs to end them; a failure changes nothing.
+
+    The run for which it is asked looks again, and is told to ask again.
+    """
+    for flow_run_id in flow_run_ids:
+        try:
+            async with get_client() as client:
+                await client.set_flow_run_state(UUID(flow_run_id), Cancelling(message=why))
+        except Exception as error:
+            log.warning("not asked to end: %s", error, extra={"action": "ask_to_end_failed"})
 
 
 async def set_back(flow_run_id: str, until: datetime, why: str) -> NoReturn:

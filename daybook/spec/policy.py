@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import (
     BaseModel,
@@ -40,13 +40,8 @@ NOT_YET = frozenset(
 OnLost = Literal["unknown", "rerun"]
 """What becomes of a run whose process vanished while it was acting (requirement 17)."""
 
-OVERLAPS_NOT_YET = ("queue_one", "queue_all", "cancel_running", "allow")
-
-
-def _as_choice(schema: dict[str, Any]) -> None:
-    # A literal of one value becomes `const`, which Prefect's form does not draw as a choice.
-    schema["enum"] = [schema.pop("const")]
-
+Overlap = Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
+"""What becomes of a run that is due while one of its job is at work (requirement 22)."""
 
 MOST_RETRIES = 10
 LONGEST_DELAY = timedelta(minutes=5)
@@ -87,11 +82,13 @@ class Policy(BaseModel):
         "further one, up to 5m.",
         json_schema_extra={"default": "1s"},
     )
-    overlap: Literal["skip"] = Field(
+    overlap: Overlap = Field(
         default="skip",
         title="Overlap",
-        description="What happens when a run is due while one of this job is going: it is skipped.",
-        json_schema_extra=_as_choice,
+        description="What happens when a run is due while one of this job is going: it is skipped; "
+        "one waits and further ones are skipped (queue_one); all wait (queue_all); the one that is "
+        "going is cancelled (cancel_running); or both go on (allow), which one conversation of "
+        "several runs does not do.",
     )
     on_lost: OnLost = Field(
         default="unknown",
@@ -148,12 +145,7 @@ def of_run(parameters: Mapping[str, object]) -> Policy:
 
 
 def check(fields: dict[str, object]) -> None:
-    """Raise `NotYet` for fields and values of a later version, `Refused` for a wrong overlap."""
+    """Raise `NotYet` for fields of a later version."""
     for name in fields:
         if name in NOT_YET:
             raise not_yet(name)
-    overlap = fields.get("overlap", "skip")
-    if overlap in OVERLAPS_NOT_YET:
-        raise not_yet("overlap", f'"{overlap}" not yet')
-    if overlap != "skip":
-        raise Refused("overlap", f"{overlap!r} is not legal", "legal: skip")

@@ -73,18 +73,14 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
     assert policies.of_run({"policy": "short"}) == Policy()
 
 
-@pytest.mark.parametrize("overlap", policies.OVERLAPS_NOT_YET)
-def test_later_overlaps_are_not_yet(overlap: str) -> None:
-    with pytest.raises(NotYet) as caught:
-        build(overlap=overlap)
-    assert caught.value.field == "overlap"
-    assert f'"{overlap}" not yet' in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"overlap": "run"}, "overlap: 'run' is not legal (legal: skip)"),
+        (
+            {"overlap": "run"},
+            "overlap: 'run' is not legal "
+            "(legal: 'skip', 'queue_one', 'queue_all', 'cancel_running' or 'allow')",
+        ),
         (
             {"timeout": "0s"},
             'timeout: "0s" is zero (write whole seconds or more, such as 90s, 30m, 1h30m or 2d)',
@@ -143,7 +139,8 @@ def test_its_schema_makes_a_form() -> None:
     }
     assert properties["timeout"]["type"] == "string"
     assert properties["deadline"]["type"] == "string"  # a choice of text or null is clumsy
-    assert properties["overlap"]["enum"] == ["skip"]
+    ways = ["skip", "queue_one", "queue_all", "cancel_running", "allow"]
+    assert properties["overlap"]["enum"] == ways
     assert properties["on_lost"]["enum"] == ["unknown", "rerun"]
     assert all(field["title"] and field["description"] for field in properties.values())
 
