@@ -30,7 +30,8 @@ from daybook.ledger.states import Status
 from daybook.runs import answers, conversation
 from daybook.runs.attempt import Act
 from daybook.runs.carry_out import carry_out
-from daybook.spec.job import OutputFormat, Session, read_parameters
+from daybook.spec.actions import AgentPrompt, OutputFormat, Session
+from daybook.spec.job import read_parameters
 from daybook.spec.policy import Policy
 from daybook.sync.reconcile import Reconciliation
 
@@ -76,7 +77,7 @@ async def agent_prompt(
     }
     refused = None
     try:
-        action, _ = read_parameters(parameters)
+        action, _ = read_parameters("agent-prompt", parameters)
         parameters |= action.model_dump(mode="json")
     except Refused as error:
         refused = error
@@ -97,7 +98,8 @@ async def _agent(client: PrefectClient, name: str) -> Agent:
 
 async def _prepare(granted: Granted) -> Act:
     """Whom to ask and what; nothing of it has an effect."""
-    action, policy = read_parameters(granted.parameters)
+    action, policy = read_parameters("agent-prompt", granted.parameters)
+    assert isinstance(action, AgentPrompt)
     turn = conversation.turn(granted)
     async with get_client() as client:
         agent = await _agent(client, action.agent)

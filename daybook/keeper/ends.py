@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
@@ -26,17 +25,15 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled
 from sqlmodel import col, select
 
-from daybook.errors import Refused
 from daybook.keeper import mirror, prefect_runs
 from daybook.ledger import ends as book
-from daybook.ledger import jobs, leases, waits
+from daybook.ledger import leases, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import occurrence
 from daybook.runs.prefect_states import state_of
-from daybook.spec.job import normal_parameters
 from daybook.sync.projection import ledger_tag
 from daybook.sync.reconcile import Reconciliation
 
@@ -191,23 +188,7 @@ async def _offer(ledger: Ledger, run: FlowRun) -> Offer | None:
     """What the run would have offered to the claim; None if it is not of a job of this ledger."""
     if run.deployment_id is None or ledger_tag(ledger.id) not in run.tags:
         return None
-    refused, parameters = "", dict(run.parameters)
-    try:
-        parameters = dict(normal_parameters(run.parameters))
-    except Refused as error:
-        refused = str(error)
     offer = await occurrence.offer(
-        ledger,
-        run,
-        parameters,
-        Reconciliation(),
-        kind="",
-        holder="",
-        starts=run.run_count,
-        refused=refused,
+        ledger, run, dict(run.parameters), Reconciliation(), holder="", starts=run.run_count
     )
-    if offer.job_id is None:
-        return None
-    async with ledger.read() as session:
-        stored = await jobs.get(session, offer.job_id)
-    return None if stored is None else replace(offer, kind=stored.row.kind)
+    return None if offer.job_id is None else offer

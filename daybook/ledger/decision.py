@@ -55,8 +55,8 @@ async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None)
         row.due,
         row.trigger,
         stored,
-        session_id=str(row.session_id),
-        history=await sessions.history(session, str(row.session_id)),
+        session_id=row.session_id or "",
+        history=await sessions.history(session, row.session_id) if row.session_id else (),
         last_output=await sessions.last_output(session, row.job_id) if names_last else "",
         queued_at=row.queued_at,
     )

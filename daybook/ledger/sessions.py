@@ -30,6 +30,7 @@ from daybook.errors import Ambiguous, NotFound
 from daybook.ledger import jobs, leases
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
+from daybook.spec.actions import AgentPrompt
 
 HISTORY = 20
 """How many of the last messages a model is given, so that cost does not grow with age."""
@@ -44,14 +45,18 @@ For so long runs that are due later let it go first; one whose process died hold
 """
 
 
-def id_of(parameters: Mapping[str, object], *, job_id: str | None, run_id: str) -> str:
+def id_of(parameters: Mapping[str, object], *, job_id: str | None, run_id: str) -> str | None:
     """The session of a run, by the parameters it acts with; its agent's name comes first.
+
+    None for a run that asks no agent.
 
     ``<agent>:<key>`` for every run that names the key, ``<agent>:job:<job id>`` for the runs of
     one job, else ``<agent>:run:<run id>``, which is fresh for each occurrence. The spec lets no
     key begin as one of the others does. An agent has one name, also where a job writes its kind
     before it.
     """
+    if "prompt" not in parameters:
+        return None
     agent = _agent(parameters)
     if key := parameters.get("session_key"):
         return f"{agent}:{key}"
@@ -73,6 +78,8 @@ async def busy(session: AsyncSession, row: RunRow, now: datetime) -> str:
     Lost leases on the session are given up first. Of those that wait the earliest due time goes
     first.
     """
+    if row.session_id is None:
+        return ""
     same = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
     held = select(RunRow).where(*same, col(RunRow.status).in_(HELD))
     for other in (await session.execute(held)).scalars().all():
@@ -225,7 +232,10 @@ async def find(session: AsyncSession, ref: str) -> Listed:
 
 async def _of_job(session: AsyncSession, stored: jobs.StoredJob) -> Sequence[Listed]:
     """The conversation that the job's next run would continue; of fresh ones the last."""
-    if stored.job.action.session == "new":
+    action = stored.job.action
+    if not isinstance(action, AgentPrompt):
+        return []
+    if action.session == "new":
         return await _listed(session, col(SessionRow.job_id) == stored.id, limit=1)
     current = id_of(stored.job.parameters(), job_id=stored.id, run_id="")
     return await _listed(session, col(SessionRow.id) == current)

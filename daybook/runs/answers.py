@@ -28,7 +28,7 @@ from daybook.agents.base import Agent, AgentReply, AgentRequest
 from daybook.errors import AgentError, AgentFailed, AgentTimeout
 from daybook.ledger import usage
 from daybook.spec import answer_schema
-from daybook.spec.job import OutputFormat
+from daybook.spec.actions import OutputFormat
 
 LONGEST_QUOTED = 20_000
 """Characters of the first answer that the second request quotes; an argument has to hold them."""

@@ -11,9 +11,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
-from daybook.ledger import deployments, offers
+from daybook.errors import Refused
+from daybook.ledger import deployments, jobs, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
+from daybook.spec.job import normal_parameters
 
 
 class Recogniser(Protocol):
@@ -57,17 +59,19 @@ async def offer(
     parameters: dict[str, Any],
     reconciler: Recogniser,
     *,
-    kind: str,
     holder: str,
     starts: int,
+    kind: str | None = None,
     refused: str = "",
     most: int | None = None,
 ) -> Offer:
-    """What ``run`` offers to the claim; ``parameters`` in their normal form.
+    """What ``run`` offers to the claim.
 
-    ``holder`` is who would have it, as a lease names it; ``starts`` how often Prefect has started
-    the run, the start that the claim is for included. ``refused`` says what is wrong with the
-    parameters, where something is. ``most`` is how many runs may be at work at once.
+    ``kind`` is its flow's, and ``parameters`` are in their normal form then; who does not know the
+    flow gives them as Prefect has them, and the job's kind counts. ``holder`` is who would have it,
+    as a lease names it; ``starts`` how often Prefect has started the run, the start that the claim
+    is for included. ``refused`` says what is wrong with the parameters, where something is. ``most``
+    is how many runs may be at work at once.
     """
     flow_run_id = str(run.id)
     job_id = await _job_of(ledger, run)
@@ -75,6 +79,8 @@ async def offer(
         # Ours, but its id was not written down when it was made: a crash fell in between.
         await reconciler.recognise(str(run.deployment_id))
         job_id = await _job_of(ledger, run)
+    if kind is None:
+        kind, parameters, refused = await _read(ledger, job_id, parameters)
     due = _due(run, ledger.now())
     prefix = f"{ledger.id}:"
     key = run.idempotency_key or ""
@@ -101,6 +107,21 @@ async def offer(
         most=most,
         flow_ended=await _starts_when_ended(run) if starts > 1 else None,
     )
+
+
+async def _read(
+    ledger: Ledger, job_id: str | None, parameters: dict[str, Any]
+) -> tuple[str, dict[str, Any], str]:
+    """The kind of the job, its parameters in their normal form, and what is wrong with them."""
+    if job_id is None:
+        return "", parameters, ""
+    async with ledger.read() as session:
+        stored = await jobs.get(session, job_id)
+    kind = stored.row.kind if stored else ""
+    try:
+        return kind, dict(normal_parameters(kind, parameters)), ""
+    except Refused as error:
+        return kind, parameters, str(error)
 
 
 async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:

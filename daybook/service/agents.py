@@ -11,6 +11,7 @@ from daybook.errors import AgentMisconfigured, Refused
 from daybook.ledger import jobs
 from daybook.ledger.tables import new_id
 from daybook.service import home
+from daybook.spec.actions import AgentPrompt
 
 TEST_PROMPT = "Say in one sentence that you are ready."
 
@@ -105,7 +106,12 @@ def _check(kind: str, fields: Mapping[str, Any]) -> None:
 async def _users(name: str) -> list[str]:
     async with home.ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
-    return [each.row.name for each in stored if _may_be(each.job.action.agent, name)]
+    asked = [(each, each.job.action) for each in stored]
+    return [
+        each.row.name
+        for each, action in asked
+        if isinstance(action, AgentPrompt) and _may_be(action.agent, name)
+    ]
 
 
 def _may_be(one: str, other: str) -> bool:

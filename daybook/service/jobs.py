@@ -12,7 +12,8 @@ from daybook.ledger import history, jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home, views
-from daybook.spec.job import AgentPrompt, Job, edit, free_name, new_job
+from daybook.spec.actions import Action, AgentPrompt
+from daybook.spec.job import Job, edit, free_name, new_job
 from daybook.spec.schedule import At
 
 if TYPE_CHECKING:
@@ -188,10 +189,12 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
         return
 
 
-async def _can_be_asked(client: PrefectClient, action: AgentPrompt) -> None:
+async def _can_be_asked(client: PrefectClient, action: Action) -> None:
     """Refuse an agent that there is not, and a model that this one cannot be asked for."""
     from daybook.agents import documents, kinds
 
+    if not isinstance(action, AgentPrompt):
+        return
     name, known = action.agent, await documents.names(client)
     if name not in known and name not in {f"{slug}/{each}" for each, slug in known.items()}:
         raise UnknownName("agent", name, known)

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 
 from daybook.errors import Refused
-from daybook.spec import answer_schema, prompts
+from daybook.spec import actions, prompts
 from daybook.spec import policy as policies
 from daybook.spec import schedule as schedules
+from daybook.spec.actions import ACTIONS, Action, AgentPrompt, Kind
 from daybook.spec.names import default_name, free_name, validate_name
 from daybook.spec.policy import Policy
 from daybook.spec.refusal import for_pydantic, not_yet, translated, unknown_field
 from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
 
 __all__ = [
-    "AgentPrompt",
     "Job",
-    "Session",
     "default_name",
     "edit",
     "free_name",
@@ -46,6 +45,12 @@ FIELDS = (
     "session_key",
     "output_format",
     "output_schema",
+    "url",
+    "method",
+    "headers",
+    "body",
+    "tool",
+    "params",
     "cron",
     "every",
     "at",
@@ -67,7 +72,6 @@ NOT_YET = policies.NOT_YET | frozenset(
         "active_hours",
         "agent_id",
         "backfill",
-        "body",
         "budget",
         "channel",
         "chat_id",
@@ -75,64 +79,39 @@ NOT_YET = policies.NOT_YET | frozenset(
         "delete_after_run",
         "every_ms",
         "exclude",
-        "header",
-        "headers",
         "metadata",
-        "method",
         "notify",
         "on_complete",
         "on_fail",
         "only_changed",
         "owner",
-        "params",
         "payload",
         "plugin",
         "priority",
         "session_id",
         "silent",
-        "tool",
         "tools",
-        "url",
         "user",
         "user_id",
-        "webhook",
         "work_dir",
     }
 )
 """Fields that a later version brings."""
 
-KINDS_NOT_YET = (
-    "webhook",
-    "tool-call",
-    "heartbeat",
-    "send_message",
-    "call_webhook",
-    "call_tool",
-)
+KINDS_NOT_YET = ("heartbeat",)
 SESSIONS_NOT_YET = ("chat",)
 TAG_OF_OURS = "daybook:"
 """Tags that begin so belong to Daybook (`promise.md` rule 15)."""
 
-LONGEST_KEY = 100
-KEYS_OF_OURS = ("job:", "run:")
-"""Session keys that begin so would be the names of sessions that nobody named."""
-
 _POLICY = tuple(Policy.model_fields)
+_NEEDED = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
+_NEEDED_FOR = {
+    "agent-prompt": "write what the agent is asked",
+    "webhook": "write the address that is called",
+    "tool-call": "name the tool that is called",
+}
+_A = {"agent-prompt": "an agent prompt", "webhook": "a webhook", "tool-call": "a tool call"}
 _WHEN = ("cron", "every", "at", "on_demand", "schedule")
-
-
-def _not_blank(prompt: str) -> str:
-    if not prompt.strip():
-        with for_pydantic():
-            raise Refused("prompt", "is blank", "write what the agent is asked")
-    return prompt
-
-
-def _agent(name: str) -> str:
-    if not name.strip():
-        with for_pydantic():
-            raise Refused("agent", "is blank", "name an agent, such as default")
-    return name.strip()
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,93 +129,32 @@ def _name(name: str) -> str:
         return validate_name(name)
 
 
-Session = Literal["reuse", "new"]
-"""Whether a job's runs share one conversation (requirement 26)."""
-
-OutputFormat = Literal["text", "json", "structured"]
-"""What an answer has to be (requirement 28)."""
-
-
-class AgentPrompt(BaseModel):
-    """What an `agent-prompt` job does: asks an agent. The prompt is kept as it was written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
-        title="Prompt",
-        description="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}; "
-        "{{payload}} is empty until there are hooks.",
-    )
-    agent: Annotated[str, AfterValidator(_agent)] = Field(
-        default="default", title="Agent", description="The name of the agent that is asked."
-    )
-    model: str = Field(
-        default="",
-        title="Model",
-        description="The model that a model agent is to use instead of its own; empty is its own.",
-    )
-    session: Session = Field(
-        default="reuse",
-        title="Session",
-        description="Whether the job's runs continue one conversation, or each begins a new one.",
-    )
-    session_key: str = Field(
-        default="",
-        title="Session key",
-        description="The name of a conversation that several jobs of one agent share; empty is the "
-        "job's own.",
-    )
-    output_format: OutputFormat = Field(
-        default="text",
-        title="Output format",
-        description="What the answer has to be: text, any JSON, or JSON that fits the schema.",
-    )
-    output_schema: dict[str, Any] = Field(
-        default_factory=dict,
-        title="Output schema",
-        description="The JSON schema of a structured answer.",
-    )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        with for_pydantic():
-            if self.session_key and self.session != "reuse":
-                raise Refused(
-                    "session_key", "a named session is always reused", "leave out session"
-                )
-            if self.session_key != self.session_key.strip() or len(self.session_key) > LONGEST_KEY:
-                legal = f"at most {LONGEST_KEY} characters, without blanks around"
-                raise Refused("session_key", "is not legal", legal)
-            if self.session_key.startswith(KEYS_OF_OURS):
-                legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
-                raise Refused("session_key", f'"{self.session_key}" is Daybook\'s own', legal)
-            if self.output_schema and self.output_format != "structured":
-                legal = "give output_format structured with it"
-                raise Refused("output_schema", "only a structured answer has one", legal)
-            if self.output_format == "structured":
-                answer_schema.check(self.output_schema)
-        return self
-
-
 class Job(BaseModel):
     """A job as it is written down; what the ledger adds (id, revision, times) is not here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, AfterValidator(_name)]
-    kind: Literal["agent-prompt"] = "agent-prompt"
+    kind: Kind = "agent-prompt"
     description: str = ""
     tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = ()
     enabled: bool = True
-    action: AgentPrompt
+    action: Action
     schedule: Schedule
     policy: Policy = Policy()
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if not isinstance(self.action, ACTIONS[self.kind]):
+            with for_pydantic():
+                raise Refused("kind", f"is {self.kind}, and its action is another's")
+        return self
 
     def parameters(self) -> dict[str, JsonValue]:
         """The parameters of the job's Prefect deployment: action and policy, without loss.
 
-        Keys: the fields of `AgentPrompt`, and `policy` (an object). `read_parameters` is the
-        inverse.
+        Keys: the fields of the kind's action (`actions.ACTIONS`), and `policy` (an object).
+        `read_parameters` is the inverse.
         """
         parameters: dict[str, JsonValue] = self.action.model_dump(mode="json")
         parameters["policy"] = self.policy.model_dump(mode="json")
@@ -244,30 +162,29 @@ class Job(BaseModel):
 
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
         """The same job with the action and policy of these parameters. Raises `Refused`."""
-        action, policy = read_parameters(parameters)
-        if action.prompt != self.action.prompt:
-            prompts.check(action.prompt)
+        action, policy = read_parameters(self.kind, parameters)
+        _check_prompt(action, self.action)
         return self.model_copy(update={"action": action, "policy": policy})
 
 
-def read_parameters(parameters: Mapping[str, object]) -> tuple[AgentPrompt, Policy]:
-    """Action and policy of a deployment's parameters; absent ones have their defaults.
+def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action, Policy]:
+    """Action and policy of a deployment's parameters; absent ones have the kind's defaults.
 
     Raises `Refused` naming the parameter.
     """
-    known = (*AgentPrompt.model_fields, "policy")
+    known = (*ACTIONS[kind].model_fields, "policy")
     for name in parameters:
         if name in NOT_YET:
             raise not_yet(name)
         if name not in known:
             raise unknown_field(name, known)
-    action = {name: value for name, value in parameters.items() if name != "policy"}
-    return _action(action), _policy(parameters.get("policy"), {})
+    fields = {name: value for name, value in parameters.items() if name != "policy"}
+    return _action(kind, fields), _policy(kind, parameters.get("policy"), {})
 
 
-def normal_parameters(parameters: Mapping[str, object]) -> dict[str, JsonValue]:
+def normal_parameters(kind: str, parameters: Mapping[str, object]) -> dict[str, JsonValue]:
     """These parameters with every default, in the form of `Job.parameters`. Raises `Refused`."""
-    action, policy = read_parameters(parameters)
+    action, policy = read_parameters(kind, parameters)
     return {**action.model_dump(mode="json"), "policy": policy.model_dump(mode="json")}
 
 
@@ -289,22 +206,24 @@ def new_job(
     the field, `NotYet` for one of a later version.
     """
     given = _known(fields)
-    action = _action({name: given[name] for name in AgentPrompt.model_fields if name in given})
-    prompts.check(action.prompt)
+    kind = _kind(given)
+    action = _action(kind, _of_action(kind, given))
+    _check_prompt(action, None)
     timezone = _text(given, "timezone", default_timezone)
     schedule = _schedule(given, timezone, now, None)
     if "name" in given:
         name = _free(validate_name(_text(given, "name", "")), taken)
     else:
-        name = free_name(default_name(action.prompt), taken)
+        name = free_name(default_name(actions.subject(action)), taken)
     with translated(FIELDS):
         return Job.model_validate(
             {
                 "name": name,
                 "action": action,
                 "schedule": schedule,
-                "policy": _policy(given.get("policy"), given),
+                "policy": _policy(kind, given.get("policy"), given),
                 **_plain(given),
+                "kind": kind,
             }
         )
 
@@ -322,11 +241,10 @@ def edit(
     if given.get("kind", job.kind) != job.kind:
         raise Refused("kind", "cannot be changed", "make a new job")
     update: dict[str, object] = {}
-    asked = {name: given[name] for name in AgentPrompt.model_fields if name in given}
+    asked = _of_action(job.kind, given)
     if asked:
-        action = _action({**job.action.model_dump(), **asked})
-        if "prompt" in asked:
-            prompts.check(action.prompt)
+        action = _action(job.kind, {**job.action.model_dump(), **asked})
+        _check_prompt(action, None if "prompt" in asked else job.action)
         update["action"] = action
     timezone = _text(given, "timezone", job.schedule.timezone)
     if any(name in given for name in _WHEN):
@@ -335,7 +253,7 @@ def edit(
         update["schedule"] = schedules.in_zone(job.schedule, timezone)
     if any(name in given for name in ("policy", *_POLICY)):
         before = job.policy.model_dump(mode="json")
-        update["policy"] = _policy(given.get("policy", before), given)
+        update["policy"] = _policy(job.kind, given.get("policy", before), given)
     if "name" in given:
         update["name"] = _free(validate_name(_text(given, "name", "")), taken)
     now_so = {name: getattr(job, name) for name in Job.model_fields}
@@ -355,9 +273,38 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
     kind = given.get("kind", "agent-prompt")
     if kind in KINDS_NOT_YET:
         raise not_yet("kind", f'"{kind}" not yet')
-    if kind != "agent-prompt":
-        raise Refused("kind", f"{kind!r} is not legal", "legal: agent-prompt")
+    if kind not in ACTIONS and kind not in actions.ALIASES:
+        raise Refused("kind", f"{kind!r} is not legal", f"legal: {', '.join(ACTIONS)}")
+    if kind in actions.ALIASES:
+        given["kind"] = actions.ALIASES[str(kind)]
     return given
+
+
+def _kind(given: Mapping[str, object]) -> str:
+    """The kind that is given, or that the one field tells which each kind needs."""
+    told = [kind for kind, field in _NEEDED.items() if field in given]
+    if len(told) > 1:
+        fields = " and ".join(_NEEDED[kind] for kind in told)
+        raise Refused(fields, "only one of these can be given", "a job does one thing")
+    return str(given.get("kind") or (told[0] if told else "agent-prompt"))
+
+
+def _of_action(kind: str, given: Mapping[str, object]) -> dict[str, object]:
+    """The fields of the kind's action; raises `Refused` for a field of another kind's."""
+    own = ACTIONS[kind].model_fields
+    for other, made in ACTIONS.items():
+        for name in made.model_fields:
+            if name in given and name not in own:
+                raise Refused(name, f"is {_A[other]}'s, and this is {_A[kind]}", "leave it out")
+    return {name: given[name] for name in own if name in given}
+
+
+def _check_prompt(action: Action, before: Action | None) -> None:
+    """The variables of a prompt that is new."""
+    if isinstance(action, AgentPrompt):
+        old = before.prompt if isinstance(before, AgentPrompt) else None
+        if action.prompt != old:
+            prompts.check(action.prompt)
 
 
 def _plain(given: Mapping[str, object]) -> dict[str, object]:
@@ -381,17 +328,18 @@ def _text(given: Mapping[str, object], field: str, default: str) -> str:
     return value
 
 
-def _action(fields: Mapping[str, object]) -> AgentPrompt:
+def _action(kind: str, fields: Mapping[str, object]) -> Action:
     session = fields.get("session", "reuse")
     if session in SESSIONS_NOT_YET:
         raise not_yet("session", f'"{session}" not yet')
-    if "prompt" not in fields:
-        raise Refused("prompt", "is missing", "write what the agent is asked")
+    needed = _NEEDED[kind]
+    if needed not in fields:
+        raise Refused(needed, "is missing", _NEEDED_FOR[kind])
     with translated(FIELDS):
-        return AgentPrompt.model_validate(dict(fields))
+        return ACTIONS[kind].model_validate(dict(fields))
 
 
-def _policy(base: object, given: Mapping[str, object]) -> Policy:
+def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
     if isinstance(base, Policy):
         base = base.model_dump(mode="json")
     if base is None:
@@ -400,7 +348,7 @@ def _policy(base: object, given: Mapping[str, object]) -> Policy:
         raise Refused("policy", f"{base!r} is no object", "write fields such as timeout")
     flat = {name: given[name] for name in _POLICY if name in given}
     with translated(Policy.model_fields):
-        return Policy.model_validate({**base, **flat})
+        return Policy.model_validate({**actions.POLICIES[kind], **base, **flat})
 
 
 def _schedule(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from daybook.spec.job import OutputFormat, Session
+from daybook.spec.actions import OutputFormat, Session
 from daybook.spec.policy import Policy
 
 POOL = "daybook"

@@ -27,14 +27,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending
 
 from daybook.clock import SYSTEM
-from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, Refused, Unreachable
+from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, Unreachable
 from daybook.keeper import ends
-from daybook.ledger import claims, jobs, mirror
+from daybook.ledger import claims, mirror
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Ended, Granted, Taken, Waiting
 from daybook.ledger.states import Status
 from daybook.runs import gate, occurrence, prefect_states
-from daybook.spec.job import normal_parameters, read_parameters
+from daybook.spec.job import read_parameters
 from daybook.sync.reconcile import Reconciliation
 from daybook.worker.foreign import How
 from daybook.worker.launch import Launcher
@@ -89,31 +89,21 @@ class Taker:
             return True
 
     async def _ours(self, run: FlowRun) -> bool:
-        refused, parameters = "", dict(run.parameters)
-        try:
-            parameters = normal_parameters(run.parameters)
-        except Refused as error:
-            refused = str(error)
         offer = await occurrence.offer(
             self._ledger,
             run,
-            parameters,
+            dict(run.parameters),
             self._reconciler,
-            kind="",
             holder=self._holder,
             starts=run.run_count + 1,
-            refused=refused,
             most=self._most,
         )
         if offer.job_id is None:
             return False
-        async with self._ledger.read() as session:
-            stored = await jobs.get(session, offer.job_id)
-        assert stored is not None
         async with self._claiming:
             answer = await gate.decide(
                 self._ledger,
-                replace(offer, kind=stored.row.kind, full=not self._free()),
+                replace(offer, full=not self._free()),
                 self._reconciler,
                 deployment_id=str(run.deployment_id),
                 made_by=str(run.created_by.id) if run.created_by else None,
@@ -122,7 +112,7 @@ class Taker:
         match answer:
             case Granted():
                 try:
-                    await self._begin(run, answer, stored.row.kind)
+                    await self._begin(run, answer, offer.kind)
                 finally:
                     self.starting -= 1
             case Waiting():
@@ -155,7 +145,7 @@ class Taker:
         except OSError as error:
             await self._give_back(run, granted, f"no process could be started: {error}")
             return
-        _, policy = read_parameters(granted.parameters)
+        _, policy = read_parameters(kind, granted.parameters)
         watched = Watched(
             run, running, granted.run_id, policy=policy, facts=Facts(fence=granted.fence)
         )

@@ -12,6 +12,7 @@ from daybook.ledger.jobs import StoredJob
 from daybook.service import home
 from daybook.service.doctoring import installation, machine
 from daybook.service.doctoring.problem import Problem
+from daybook.spec.actions import AgentPrompt
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -68,8 +69,8 @@ async def agents(client: PrefectClient) -> list[Problem]:
     known = {*names, *(f"{kind}/{name}" for name, kind in names.items())}
     found = []
     for each in await stored():
-        agent = each.job.action.agent
-        if agent not in known:
+        action = each.job.action
+        if isinstance(action, AgentPrompt) and (agent := action.agent) not in known:
             what = f"{each.row.name} asks the agent {agent}, which does not exist"
             edit = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
             found.append(Problem(what, f"daybook agents add {agent} …, or {edit}"))

@@ -362,7 +362,7 @@ async def test_the_end_of_a_run_does_not_undo_an_edit(book: Book) -> None:
     await book.settle(granted, Status.SUCCEEDED)
 
     after = await book.stored(stored.id)
-    assert (after.job.action.prompt, after.job.enabled) == ("New", False)
+    assert (after.job.parameters()["prompt"], after.job.enabled) == ("New", False)
     assert after.row.last_status == "succeeded"
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from daybook.errors import NotYet, Refused
 from daybook.spec import job as jobs
-from daybook.spec.job import AgentPrompt, Job, edit, new_job, read_parameters
+from daybook.spec.actions import AgentPrompt
+from daybook.spec.job import Job, edit, new_job, read_parameters
 from daybook.spec.policy import Policy
 from daybook.spec.schedule import At, Cron, Every, OnDemand
 
@@ -52,8 +53,8 @@ def test_every_field() -> None:
     assert job.name == "Brief"
     assert job.tags == ("a", "b")
     assert not job.enabled
-    assert job.action.agent == "reader"
-    assert job.action.session == "new"
+    assert job.parameters()["agent"] == "reader"
+    assert job.parameters()["session"] == "new"
     assert job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
     assert job.policy.timeout == timedelta(seconds=90)
 
@@ -67,7 +68,7 @@ def test_one_text_for_the_schedule() -> None:
 
 
 def test_the_prompt_is_kept_as_it_was_written() -> None:
-    assert make(prompt="  two\n lines \n").action.prompt == "  two\n lines \n"
+    assert make(prompt="  two\n lines \n").parameters()["prompt"] == "  two\n lines \n"
     assert make(prompt="  two\n lines \n").name == "two lines"
 
 
@@ -145,7 +146,7 @@ def test_later_fields_are_not_yet(field: str) -> None:
     for attempt in (
         lambda: make(**{field: 1}),
         lambda: edit(make(), {field: 1}, now=LATER),
-        lambda: read_parameters({"prompt": "x", field: 1}),
+        lambda: read_parameters("agent-prompt", {"prompt": "x", field: 1}),
     ):
         with pytest.raises(NotYet) as caught:
             attempt()
@@ -193,11 +194,11 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
         },
     }
     through_json = json.loads(json.dumps(parameters))
-    assert read_parameters(through_json) == (job.action, job.policy)
+    assert read_parameters("agent-prompt", through_json) == (job.action, job.policy)
     assert make().with_parameters(parameters).parameters() == parameters
     assert make().with_parameters(parameters).schedule == make().schedule
-    assert read_parameters({"prompt": "x"}) == (AgentPrompt(prompt="x"), Policy())
-    assert read_parameters({"prompt": "x", "policy": Policy()})[1] == Policy()
+    assert read_parameters("agent-prompt", {"prompt": "x"}) == (AgentPrompt(prompt="x"), Policy())
+    assert read_parameters("agent-prompt", {"prompt": "x", "policy": Policy()})[1] == Policy()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
 )
 def test_parameters_that_are_refused(parameters: dict[str, object], text: str) -> None:
     with pytest.raises(Refused) as caught:
-        read_parameters(parameters)
+        read_parameters("agent-prompt", parameters)
     assert str(caught.value) == text
 
 
@@ -295,9 +296,9 @@ def test_a_prompt_of_before_the_check_stays_and_only_a_new_one_is_checked() -> N
     old = job.model_copy(update={"action": job.action.model_copy(update={"prompt": "{{nobody}}"})})
     assert type(old).model_validate_json(old.model_dump_json()) == old
     edited = edit(old, {"agent": "reader"}, now=LATER)
-    assert edited.action.prompt == "{{nobody}}"
+    assert edited.parameters()["prompt"] == "{{nobody}}"
     parameters = edited.parameters() | {"agent": "writer"}
-    assert old.with_parameters(parameters).action.agent == "writer"
+    assert old.with_parameters(parameters).parameters()["agent"] == "writer"
     with pytest.raises(Refused, match=r"^prompt: unknown variable \{\{somebody\}\}"):
         old.with_parameters(parameters | {"prompt": "{{somebody}}"})
     with pytest.raises(Refused, match=r"^prompt: unknown variable \{\{nobody\}\}"):

@@ -1,0 +1,247 @@
+"""What a job does, by its kind: asks an agent, calls a webhook, calls a tool (requirement 8)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from daybook.errors import Refused
+from daybook.spec import answer_schema
+from daybook.spec.refusal import for_pydantic
+
+LONGEST_KEY = 100
+KEYS_OF_OURS = ("job:", "run:")
+"""Session keys that begin so would be the names of sessions that nobody named."""
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+MOST_HEADERS = 50
+LONGEST_HEADER = 8_000
+LONGEST_URL = 4_000
+LONGEST_BODY = 500_000
+"""Characters: Prefect answers parameters above 512 KiB with 422."""
+OF_OURS = ("content-length", "host", "idempotency-key", "transfer-encoding", "connection")
+"""Headers that the sender sets itself."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+
+Kind = Literal["agent-prompt", "webhook", "tool-call"]
+
+
+def _not_blank(prompt: str) -> str:
+    if not prompt.strip():
+        with for_pydantic():
+            raise Refused("prompt", "is blank", "write what the agent is asked")
+    return prompt
+
+
+def _agent(name: str) -> str:
+    if not name.strip():
+        with for_pydantic():
+            raise Refused("agent", "is blank", "name an agent, such as default")
+    return name.strip()
+
+
+Session = Literal["reuse", "new"]
+"""Whether a job's runs share one conversation (requirement 26)."""
+
+OutputFormat = Literal["text", "json", "structured"]
+"""What an answer has to be (requirement 28)."""
+
+
+class AgentPrompt(BaseModel):
+    """What an `agent-prompt` job does: asks an agent. The prompt is kept as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
+        title="Prompt",
+        description="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}; "
+        "{{payload}} is empty until there are hooks.",
+    )
+    agent: Annotated[str, AfterValidator(_agent)] = Field(
+        default="default", title="Agent", description="The name of the agent that is asked."
+    )
+    model: str = Field(
+        default="",
+        title="Model",
+        description="The model that a model agent is to use instead of its own; empty is its own.",
+    )
+    session: Session = Field(
+        default="reuse",
+        title="Session",
+        description="Whether the job's runs continue one conversation, or each begins a new one.",
+    )
+    session_key: str = Field(
+        default="",
+        title="Session key",
+        description="The name of a conversation that several jobs of one agent share; empty is the "
+        "job's own.",
+    )
+    output_format: OutputFormat = Field(
+        default="text",
+        title="Output format",
+        description="What the answer has to be: text, any JSON, or JSON that fits the schema.",
+    )
+    output_schema: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Output schema",
+        description="The JSON schema of a structured answer.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        with for_pydantic():
+            if self.session_key and self.session != "reuse":
+                raise Refused(
+                    "session_key", "a named session is always reused", "leave out session"
+                )
+            if self.session_key != self.session_key.strip() or len(self.session_key) > LONGEST_KEY:
+                legal = f"at most {LONGEST_KEY} characters, without blanks around"
+                raise Refused("session_key", "is not legal", legal)
+            if self.session_key.startswith(KEYS_OF_OURS):
+                legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
+                raise Refused("session_key", f'"{self.session_key}" is Daybook\'s own', legal)
+            if self.output_schema and self.output_format != "structured":
+                legal = "give output_format structured with it"
+                raise Refused("output_schema", "only a structured answer has one", legal)
+            if self.output_format == "structured":
+                answer_schema.check(self.output_schema)
+        return self
+
+
+def _url(url: str) -> str:
+    """An address that can be called at all; whether it may be is judged at each call."""
+    with for_pydantic():
+        legal = "write one such as https://api.example.org/export"
+        if len(url) > LONGEST_URL:
+            raise Refused("url", f"has more than {LONGEST_URL:,} characters")
+        if url != url.strip() or re.search(r"[\s\x00-\x1f\x7f]", url):
+            raise Refused("url", "holds blanks or control characters", legal)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise Refused("url", f'"{url}" cannot be read: {error}', legal) from None
+        if parts.scheme.lower() not in ("http", "https"):
+            raise Refused("url", f'"{url}" is no web address', legal)
+        if not parts.hostname:
+            raise Refused("url", f'"{url}" names no host', legal)
+        if parts.username is not None or parts.password is not None:
+            raise Refused(
+                "url", "holds a user name or password", "write {{secret:name}} in a header"
+            )
+    return url
+
+
+def _method(method: str) -> str:
+    if method.upper() not in METHODS:
+        with for_pydantic():
+            raise Refused("method", f"{method!r} is not legal", f"legal: {', '.join(METHODS)}")
+    return method.upper()
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    with for_pydantic():
+        if len(headers) > MOST_HEADERS:
+            raise Refused("headers", f"are more than {MOST_HEADERS}")
+        seen: set[str] = set()
+        for name, value in headers.items():
+            if not _TOKEN.fullmatch(name):
+                raise Refused("headers", f"{name!r} cannot be a header's name")
+            if name.lower() in OF_OURS:
+                raise Refused("headers", f'"{name}" is set by the sender', "leave it out")
+            if name.lower() in seen:
+                raise Refused("headers", f'"{name}" is given twice')
+            seen.add(name.lower())
+            if len(value) > LONGEST_HEADER or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
+                raise Refused("headers", f'the value of "{name}" is too long or no header\'s')
+    return headers
+
+
+class Webhook(BaseModel):
+    """What a `webhook` job does: one HTTP request. 2xx is success."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, AfterValidator(_url)] = Field(
+        title="URL", description="The address that is called."
+    )
+    method: Annotated[str, AfterValidator(_method)] = Field(
+        default="POST",
+        title="Method",
+        description="The HTTP method.",
+        json_schema_extra={"enum": list(METHODS)},
+    )
+    headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(
+        default_factory=dict,
+        title="Headers",
+        description="Names and values; a secret only as {{secret:name}}.",
+    )
+    body: str = Field(
+        default="",
+        max_length=LONGEST_BODY,
+        title="Body",
+        description="What is sent, as it stands; JSON unless a Content-Type header says otherwise.",
+    )
+
+
+def _tool(name: str) -> str:
+    if not name.strip():
+        with for_pydantic():
+            raise Refused("tool", "is blank", "name one that `daybook tools list` shows")
+    return name.strip()
+
+
+class ToolCall(BaseModel):
+    """What a `tool-call` job does: calls one tool with exactly these parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tool: Annotated[str, AfterValidator(_tool)] = Field(
+        title="Tool", description="The tool's name, as `daybook tools list` shows it."
+    )
+    params: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        title="Parameters",
+        description="What the tool is given; checked against its own schema.",
+    )
+
+
+Action: TypeAlias = AgentPrompt | Webhook | ToolCall
+ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall]] = {
+    "agent-prompt": AgentPrompt,
+    "webhook": Webhook,
+    "tool-call": ToolCall,
+}
+"""The kinds of job, and what each one's action is."""
+
+POLICIES: dict[str, dict[str, object]] = {
+    "agent-prompt": {},
+    "webhook": {"timeout": "30s", "retries": 0},
+    "tool-call": {"retries": 0},
+}
+"""What a kind's policy is where nothing is given, beside the defaults of `Policy` (requirement 11):
+a tool or a webhook may have had its effect although it failed."""
+
+ALIASES = {"send_message": "agent-prompt", "call_webhook": "webhook", "call_tool": "tool-call"}
+"""Names of other schedulers, accepted on import (requirement 8)."""
+
+
+def kind_of(action: Action) -> str:
+    """The kind of the job that does this."""
+    return next(kind for kind, made in ACTIONS.items() if isinstance(action, made))
+
+
+def subject(action: Action) -> str:
+    """What the action is about, as the beginning of a name: a prompt, an address, a tool."""
+    match action:
+        case AgentPrompt():
+            return action.prompt
+        case Webhook():
+            return urlsplit(action.url).hostname or action.url
+        case ToolCall():
+            return action.tool
