@@ -133,6 +133,14 @@ class JobOptions:
             "queue_all to let it wait; cancel_running to end that one; allow both.",
         ),
     ] = None
+    catch_up: Annotated[
+        str | None,
+        Parameter(
+            group=_HOW,
+            help="Due times that passed while nothing ran: none, latest (the default), or all of "
+            "the last 24 hours.",
+        ),
+    ] = None
     on_lost: Annotated[
         str | None,
         Parameter(
@@ -182,7 +190,6 @@ class LaterOptions:
     exclude: list[str] | None = None
     active_hours: str | None = None
     class_: Annotated[str | None, Parameter(name="--class")] = None
-    catch_up: str | None = None
     start: str | None = None
     until: str | None = None
     max_runs: str | None = None

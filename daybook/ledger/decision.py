@@ -153,9 +153,18 @@ class Decision:
             if newest is not None and not newest.job.enabled:
                 why = newest.row.disabled_reason or "disabled"
                 return await self._end(row, Status.SKIPPED, f"the job is off: {why}")
-            late = lateness.judge(stored.job.schedule, row.due, self.now)
-            if fresh and not late.runs:
-                return await self._end(row, Status.MISSED, late.reason)
+            if fresh:
+                return await self._late(row, stored)
+        return await self._overlap(row, stored)
+
+    async def _late(self, row: RunRow, stored: StoredJob) -> Answer:
+        """A due time that is offered for the first time: a waiting row never becomes late."""
+        catch_up = stored.job.policy.catch_up
+        late = lateness.judge(stored.job.schedule, row.due, self.now, catch_up)
+        if not late.runs:
+            return await self._end(row, Status.MISSED, late.reason)
+        if late.verdict == "run":
+            row.trigger = overlap.CATCH_UP
         return await self._overlap(row, stored)
 
     def _not_due(self) -> Answer:

@@ -34,6 +34,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import lateness
+from daybook.spec.job import Job
 
 MOST_RUNS = 3
 """So many Prefect runs are made for a run that never began; when the last ends too, it failed."""
@@ -170,7 +171,7 @@ async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) 
         case "FAILED":
             outcome = _failed(end)
         case "CRASHED":
-            late = lateness.judge(stored.job.schedule, row.due, now) if timed else None
+            late = _late(stored.job, row, now) if timed else None
             if stored.row.archived_at is not None:
                 outcome = Outcome(Status.SKIPPED, "the job was removed")
             elif offer.refused and not timed:
@@ -185,6 +186,10 @@ async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) 
                 return row.state
     await outcomes.write(session, row, outcome, now)
     return row.state
+
+
+def _late(job: Job, row: RunRow, now: datetime) -> lateness.Lateness:
+    return lateness.judge(job.schedule, row.due, now, job.policy.catch_up)
 
 
 def _failed(end: EndInPrefect) -> Outcome:

@@ -13,7 +13,8 @@ allow            begins beside it
 At work is what somebody holds, and what stands between two attempts for as long as somebody can be
 expected to come back for it. A run with an attempt behind it is never skipped: it waits. Whoever
 waits here is handed on to the slots by the end of what it waits for (`slots.hand_on`); to look
-again by itself is only the net.
+again by itself is only the net. Of a job that catches up on all due times, those wait as with
+`queue_all`, and a due time that comes meanwhile waits behind them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from daybook.ledger.tables import RunRow
 from daybook.spec import policy
 
 LOOK_AGAIN = timedelta(seconds=30)
+CATCH_UP = "catch_up"
+"""The trigger of a due time that is made up for."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
     here and now.
     """
     await leases.expire(session, job_id, now)
-    rule = policy.of_run(row.parameters).overlap
+    rule = _rule(row)
     if rule == "allow":
         return None
     live = select(RunRow).where(
@@ -62,6 +65,8 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
     others = (await session.execute(live.order_by(*slots.ORDER))).scalars().all()
     at_work = [each for each in others if _at_work(each, now)]
     queued = [each for each in others if each not in at_work and _queued(each, now)]
+    if any(map(_is_made_up_for, (*at_work, *queued))):
+        rule = "queue_all"
     if row.attempts:
         held = [each for each in at_work if each.state in HELD]
         return Behind(_said(held[0])) if held else None
@@ -75,6 +80,15 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
         return Behind(f"{_said(first)}, and another one waited already", skipped=True)
     ahead = at_work or [each for each in queued if slots.turn(each) < slots.turn(row)]
     return Behind(_said(ahead[0])) if ahead else None
+
+
+def _rule(row: RunRow) -> policy.Overlap:
+    # What is made up for comes oldest first, and is no storm.
+    return "queue_all" if _is_made_up_for(row) else policy.of_run(row.parameters).overlap
+
+
+def _is_made_up_for(row: RunRow) -> bool:
+    return row.trigger == CATCH_UP and policy.of_run(row.parameters).catch_up == "all"
 
 
 async def _in_place_of(

@@ -58,27 +58,19 @@ FIELDS = (
     "schedule",
     "timezone",
     "policy",
-    "timeout",
-    "deadline",
-    "retries",
-    "retry_delay",
-    "overlap",
-    "on_lost",
+    *policies.FIELDS,
 )
 """What `new_job` and `edit` take."""
 
 NOT_YET = policies.NOT_YET | frozenset(
     {
-        "active_hours",
         "agent_id",
         "backfill",
         "budget",
         "channel",
         "chat_id",
         "check",
-        "delete_after_run",
         "every_ms",
-        "exclude",
         "metadata",
         "notify",
         "on_complete",
@@ -103,7 +95,7 @@ SESSIONS_NOT_YET = ("chat",)
 TAG_OF_OURS = "daybook:"
 """Tags that begin so belong to Daybook (`promise.md` rule 15)."""
 
-_POLICY = tuple(Policy.model_fields)
+_POLICY = policies.FIELDS
 _NEEDED = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
 _NEEDED_FOR = {
     "agent-prompt": "write what the agent is asked",
@@ -347,7 +339,7 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
     if not isinstance(base, Mapping):
         raise Refused("policy", f"{base!r} is no object", "write fields such as timeout")
     flat = {name: given[name] for name in _POLICY if name in given}
-    with translated(Policy.model_fields):
+    with translated(policies.FIELDS):
         return Policy.model_validate({**actions.POLICIES[kind], **base, **flat})
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from daybook.spec.due import next_due
+from daybook.spec.policy import CatchUp
 from daybook.spec.schedule import At, Cron, Every, OnDemand
 from daybook.spec.words import span
 
@@ -17,6 +18,8 @@ ON_TIME = timedelta(seconds=60)
 SHORTEST = timedelta(seconds=60)
 LONGEST = timedelta(hours=2)
 ONE_TIME = timedelta(hours=24)
+ALL = timedelta(hours=24)
+"""How long ago a due time may be that a job which catches up on all of them makes up for."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,28 @@ def window(schedule: Cron | Every | At | OnDemand, due: datetime) -> timedelta:
     return min(max((following - due) / 2, SHORTEST), LONGEST)
 
 
-def judge(schedule: Cron | Every | At | OnDemand, due: datetime, now: datetime) -> Lateness:
+def judge(
+    schedule: Cron | Every | At | OnDemand,
+    due: datetime,
+    now: datetime,
+    catch_up: CatchUp = "latest",
+) -> Lateness:
     """Judge the due time ``due`` of ``schedule`` at ``now``; both aware.
 
-    On time until 60 s after the due time, whatever the policy. Later, by the one policy there is
-    yet, `latest`: it runs if it is inside its window and no later due time has passed. All bounds
-    are inclusive.
+    On time until 60 s after the due time, whatever the policy. Later it is missed with `none`;
+    with `latest` it runs if it is inside its window and no later due time has passed; with `all`
+    if it is not more than a day ago. All bounds are inclusive.
     """
     late = now - due
     if late <= ON_TIME:
         return Lateness("on_time")
     told = f"{span(late)} late"
+    if catch_up == "none":
+        return Lateness("missed", f"{told}, and the job catches up on none")
+    if catch_up == "all":
+        if late > ALL:
+            return Lateness("missed", f"{told}, and the job catches up on the last 24 hours")
+        return Lateness("run", told)
     following = next_due(schedule, due)
     if following is not None and following <= now:
         return Lateness("missed", f"{told}, and a later due time has passed")

@@ -27,8 +27,10 @@ from daybook.spec.refusal import for_pydantic, not_yet
 
 NOT_YET = frozenset(
     {
+        "active_hours",
         "class",
-        "catch_up",
+        "delete_after_run",
+        "exclude",
         "start",
         "until",
         "max_runs",
@@ -37,6 +39,9 @@ NOT_YET = frozenset(
         "idempotent",
     }
 )
+CatchUp = Literal["none", "latest", "all"]
+"""What becomes of due times that nobody was there for (requirement 21)."""
+
 OnLost = Literal["unknown", "rerun"]
 """What becomes of a run whose process vanished while it was acting (requirement 17)."""
 
@@ -48,6 +53,15 @@ LONGEST_DELAY = timedelta(minutes=5)
 LONGEST_ASKED = timedelta(hours=1)
 JITTER = 0.1
 """By what part a delay may be longer, so that what failed together is not tried together."""
+
+
+DEFAULTS: dict[str, dict[str, object]] = {
+    "agent-prompt": {},
+    "webhook": {"timeout": "30s", "retries": 0},
+    "tool-call": {"retries": 0},
+}
+"""What a kind of job has where nothing is given, beside the defaults of `Policy` (requirement 11):
+a tool or a webhook may have had its effect although it failed."""
 
 
 class Policy(BaseModel):
@@ -90,6 +104,12 @@ class Policy(BaseModel):
         "going is cancelled (cancel_running); or both go on (allow), which one conversation of "
         "several runs does not do.",
     )
+    catch_up: CatchUp = Field(
+        default="latest",
+        title="Catch up",
+        description="What is made up for of due times that passed while nothing ran: none; the "
+        "latest, if it is not too long ago; or all of the last 24 hours, one after the other.",
+    )
     on_lost: OnLost = Field(
         default="unknown",
         title="On lost",
@@ -131,6 +151,10 @@ class Policy(BaseModel):
             with for_pydantic():
                 check(data)
         return data
+
+
+FIELDS = tuple(field.alias or name for name, field in Policy.model_fields.items())
+"""What a policy's fields are called, in texts and in JSON."""
 
 
 def of_run(parameters: Mapping[str, object]) -> Policy:

@@ -190,6 +190,7 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
             "retries": 3,
             "retry_delay": "1s",
             "overlap": "skip",
+            "catch_up": "latest",
             "on_lost": "unknown",
         },
     }

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.spec.lateness import judge, window
+from daybook.spec.policy import CatchUp
 from daybook.spec.schedule import At, Cron, Every, OnDemand
 
 DUE = datetime(2026, 11, 20, 9, tzinfo=UTC)
@@ -39,6 +40,29 @@ def test_judge(schedule: Cron | Every | At, late: int, verdict: str, reason: str
     judged = judge(schedule, DUE, DUE + timedelta(seconds=late))
     assert (judged.verdict, judged.reason) == (verdict, reason)
     assert judged.runs is (verdict != "missed")
+
+
+NONE = "and the job catches up on none"
+DAY = "1 day 1 second late, and the job catches up on the last 24 hours"
+
+
+@pytest.mark.parametrize("schedule", [DAILY, HOURLY, QUICK, ONCE])
+@pytest.mark.parametrize(
+    ("catch_up", "late", "verdict", "reason"),
+    [
+        ("none", 60, "on_time", ""),
+        ("none", 61, "missed", f"1 minute 1 second late, {NONE}"),
+        ("all", 60, "on_time", ""),
+        ("all", 61, "run", "1 minute 1 second late"),
+        ("all", 86_400, "run", "1 day late"),
+        ("all", 86_401, "missed", DAY),
+    ],
+)
+def test_none_and_all_are_the_same_for_every_schedule(
+    schedule: Cron | Every | At, catch_up: CatchUp, late: int, verdict: str, reason: str
+) -> None:
+    judged = judge(schedule, DUE, DUE + timedelta(seconds=late), catch_up)
+    assert (judged.verdict, judged.reason) == (verdict, reason)
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,7 @@ def test_the_whole_projection_of_a_job() -> None:
                 "retries": 3,
                 "retry_delay": "1s",
                 "overlap": "skip",
+                "catch_up": "latest",
                 "on_lost": "unknown",
             },
         },
