@@ -131,7 +131,8 @@ class Crew:
     workers: list[Worker] = field(default_factory=list)
     deployments: list[UUID] = field(default_factory=list)
     apart: set[int] = field(default_factory=set)
-    gates: AsyncExitStack = field(default_factory=AsyncExitStack)
+    gates: list[Gate] = field(default_factory=list)
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     # --- workers
 
@@ -170,19 +171,27 @@ class Crew:
 
     async def gate(self) -> Gate:
         """A way to Prefect for a worker, which the test can close; it is there until the end."""
-        return await self.gates.enter_async_context(opened(self.here.api_url))
+        gate = await self.stack.enter_async_context(opened(self.here.api_url))
+        self.gates.append(gate)
+        return gate
 
     # --- both sides
 
     async def row(self, which: Which) -> RunRow:
+        """The run as the ledger has it; AssertionError when there is none."""
+        found = await self._row(which)
+        assert found is not None, self.logs()
+        return found
+
+    async def _row(self, which: Which) -> RunRow | None:
         wanted = select(RunRow)
         if isinstance(which, StoredJob):
             wanted = wanted.where(col(RunRow.job_id) == which.id)
         else:
             wanted = wanted.where(col(RunRow.id) == (which if isinstance(which, str) else which.id))
         async with self.floor.ledger.read() as session:
-            row: RunRow = (await session.execute(wanted)).scalars().one()
-        return row
+            found: RunRow | None = (await session.execute(wanted)).scalar_one_or_none()
+        return found
 
     async def attempts(self, row: RunRow) -> list[AttemptRow]:
         tries = select(AttemptRow).where(col(AttemptRow.run_id) == row.id)
@@ -209,8 +218,8 @@ class Crew:
         """Wait until the ledger says so of the run."""
 
         async def it_is() -> bool:
-            rows = await self.floor.rows()
-            return bool(rows) and (await self.row(which)).status == status
+            row = await self._row(which)
+            return row is not None and row.status == status
 
         if not await so(it_is, within):
             raise AssertionError(f"{await self.floor.rows()}, not {status}\n{self.logs()}")
@@ -287,6 +296,16 @@ class Crew:
         self.deployments.append(deployment)
         return deployment
 
+    async def noted(self, name: str, within: float = SEEN) -> list[str]:
+        """Wait for a line that such a flow wrote into the file ``name``; the words of all."""
+        path = self.floor.elsewhere / name
+
+        async def there() -> bool:
+            return path.exists() and path.read_text().endswith("\n")
+
+        assert await so(there, within), self.logs()
+        return path.read_text().split()
+
     async def run_foreign(self, deployment: UUID, **parameters: Any) -> FlowRun:
         return await self.floor.client.create_flow_run_from_deployment(
             deployment, parameters=parameters, state=Scheduled()
@@ -319,7 +338,7 @@ async def hired(root: Path, here: PrefectHere) -> AsyncIterator[Crew]:
     """A floor in ``root`` and the workers that a test begins there."""
     async with laid(root) as floor:
         crew = Crew(floor, root, here)
-        async with crew.gates:
+        async with crew.stack:
             try:
                 yield crew
             finally:

@@ -104,15 +104,20 @@ class Agent:
         line, _, self._text = self._text.partition(b"\n")
         return line.decode()
 
-    async def says(self, word: str, within: float = 60.0) -> int:
-        """Wait for the word; returns the process that said it."""
+    async def word(self, within: float = 60.0) -> tuple[int, str]:
+        """Wait for what it says next; the process that says it, and what."""
         try:
             async with asyncio.timeout(within):
                 pid, said = (await self._line()).split(" ", 1)
         except TimeoutError:
-            raise AssertionError(f"agent {self.name} did not say {word!r} in {within} s") from None
+            raise AssertionError(f"agent {self.name} said nothing for {within} s") from None
+        return int(pid), said
+
+    async def says(self, word: str, within: float = 60.0) -> int:
+        """Wait for the word, which is to be the next; returns the process that said it."""
+        pid, said = await self.word(within)
         assert said == word
-        return int(pid)
+        return pid
 
     def let_go(self, count: int = 1) -> None:
         """Let so many of those that `heed` go on, also who comes to it later."""

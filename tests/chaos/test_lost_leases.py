@@ -1,0 +1,244 @@
+"""Whose worker is gone: its runs are judged by their leases, by another worker of the ledger.
+
+A lease and the time to judge it take two minutes. So the scenarios run side by side, each in a home
+of its own, and each test looks at what came of one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.host import processes
+from daybook.host.prefect_here import PrefectHere
+from daybook.ledger import leases
+from daybook.ledger.tables import AttemptRow, RunRow
+from tests.conftest import PrefectServer
+from tests.crew import FOR_EVER, JUDGED, SEEN, WORKS, Crew, Worker, hired
+from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    *PREFECT_LEAVES_A_SOCKET,
+]
+
+ENDED = 85.0
+"""Seconds after which nothing of a worker's runs is left that was stopped or killed: its silence is
+noticed after a minute, and a process has ten seconds to end."""
+
+
+@dataclass
+class Seen:
+    """How a run ended, and how often its effect was had."""
+
+    row: RunRow
+    attempts: list[AttemptRow]
+    effects: int
+
+
+async def run_on(seconds: float) -> None:
+    await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=seconds))
+
+
+async def seen(crew: Crew, row: RunRow, effects: int) -> Seen:
+    return Seen(row, await crew.attempts(row), effects)
+
+
+async def taken_over(crew: Crew, end: Callable[[Worker], Awaitable[None]]) -> dict[str, Seen]:
+    """Three runs of a worker that ``end`` ends: at work, at work and to be run again, claimed."""
+    floor = crew.floor
+    once, again = await floor.agent(FOR_EVER), await floor.agent(WORKS)
+    job = await floor.job(on_demand=True, agent=once.name)
+    rerun = await floor.job(on_demand=True, agent=again.name, on_lost="rerun", retries=2)
+    before = await floor.agent(WORKS)
+    not_begun = await floor.job(on_demand=True, agent=before.name)
+    gate = await crew.gate()
+    worker = await crew.worker(api_url=gate.api_url)
+    for each in (job, rerun):
+        await floor.asked(each)
+    pids = [await once.says("acting"), await again.says("acting")]
+    gate.close_for("block_documents")
+    await floor.asked(not_begun)
+    async with asyncio.timeout(30):
+        await gate.held.wait()
+    assert (await crew.row(not_begun)).status == "claimed"
+    left = [process for pid in pids if (process := processes.find(pid)) is not None]
+    assert len(left) == 2
+    await crew.worker()
+    began = SYSTEM.now()
+    await end(worker)
+
+    async def at_its_end() -> Seen:
+        row = await crew.ends(job, "unknown", within=JUDGED)
+        return await seen(crew, row, once.had)
+
+    async def again_somewhere() -> Seen:
+        await again.says("acting", within=JUDGED)
+        # Not before the first one was gone.
+        assert not alive(pids[1])
+        again.let_go()
+        left = JUDGED + SEEN - (SYSTEM.now() - began).total_seconds()
+        row = await crew.ends(rerun, "succeeded", within=left)
+        return await seen(crew, row, again.had)
+
+    async def begun_elsewhere() -> Seen:
+        before.let_go()
+        row = await crew.ends(not_begun, "succeeded", within=JUDGED + SEEN)
+        return await seen(crew, row, before.had)
+
+    async def all_gone() -> None:
+        assert await processes.gone(left, ENDED) == []
+
+    found = await asyncio.gather(at_its_end(), again_somewhere(), begun_elsewhere(), all_gone())
+    return dict(zip(("acting", "rerun", "claimed"), found[:3], strict=True))
+
+
+async def killed(crew: Crew) -> dict[str, Seen]:
+    async def kill(worker: Worker) -> None:
+        os.kill(worker.pid, signal.SIGKILL)
+
+    return await taken_over(crew, kill)
+
+
+async def killed_with_its_runs(crew: Crew) -> dict[str, Seen]:
+    async def kill(worker: Worker) -> None:
+        for each in (worker.pid, *(head.pid for head in worker.heads())):
+            os.kill(each, signal.SIGKILL)
+
+    return await taken_over(crew, kill)
+
+
+async def killed_with_its_zygote(crew: Crew) -> dict[str, Seen]:
+    async def kill(worker: Worker) -> None:
+        for each in (worker.zygote.pid, worker.pid):
+            os.kill(each, signal.SIGKILL)
+
+    return await taken_over(crew, kill)
+
+
+async def stopped(crew: Crew) -> dict[str, Seen]:
+    """Afterwards it wakes, and works again."""
+
+    async def stop(worker: Worker) -> None:
+        os.kill(worker.pid, signal.SIGSTOP)
+
+    found = await taken_over(crew, stop)
+    first, second = crew.workers
+    await second.told(signal.SIGTERM)
+    assert await second.ends(within=SEEN) == 0
+    os.kill(first.pid, signal.SIGCONT)
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    for gate in crew.gates:
+        gate.let_go()
+    await crew.floor.asked(job)
+    agent.let_go()
+    row = await crew.ends(job, "succeeded", within=SEEN)
+    found["after"] = await seen(crew, row, agent.had)
+    for name in ("acting", "rerun", "claimed"):
+        found[name].row = await crew.row(found[name].row)
+    return found
+
+
+async def without_the_interpreter(crew: Crew) -> dict[str, Seen]:
+    """A run's process that does nothing for longer than its lease; its worker renews that."""
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    worker = await crew.worker()
+    await crew.floor.asked(job)
+    await agent.says("acting")
+    (head,) = worker.heads()
+    os.kill(head.pid, signal.SIGSTOP)
+    await run_on(leases.LEASE.total_seconds() + 10.0)
+    row = await crew.row(job)
+    assert row.lease_until is not None
+    assert row.lease_until > SYSTEM.now()
+    os.kill(head.pid, signal.SIGCONT)
+    agent.let_go()
+    row = await crew.ends(job, "succeeded", within=SEEN)
+    return {"acting": await seen(crew, row, agent.had)}
+
+
+SCENARIOS = {
+    each.__name__: each
+    for each in (
+        killed,
+        killed_with_its_runs,
+        killed_with_its_zygote,
+        stopped,
+        without_the_interpreter,
+    )
+}
+Outcomes = dict[str, dict[str, Seen] | BaseException]
+
+
+@pytest.fixture(scope="module")
+async def outcomes(
+    anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Outcomes]:
+    here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+    async with AsyncExitStack() as stack:
+        # One after the other: migrations are not for two ledgers at a time in one process.
+        crews = [
+            await stack.enter_async_context(hired(tmp_path_factory.mktemp(name), here))
+            for name in SCENARIOS
+        ]
+        playing = [play(crew) for play, crew in zip(SCENARIOS.values(), crews, strict=True)]
+        found = await asyncio.gather(*playing, return_exceptions=True)
+        yield dict(zip(SCENARIOS, found, strict=True))
+
+
+def of(outcomes: Outcomes, scenario: str, run: str) -> Seen:
+    found = outcomes[scenario]
+    if isinstance(found, BaseException):
+        raise found
+    return found[run]
+
+
+@pytest.mark.parametrize(
+    "scenario", ["killed", "killed_with_its_runs", "killed_with_its_zygote", "stopped"]
+)
+class TestOfAWorker:
+    """That is gone, killed or stopped."""
+
+    def test_what_was_at_work_is_unknown(self, outcomes: Outcomes, scenario: str) -> None:
+        run = of(outcomes, scenario, "acting")
+        assert run.row.status == "unknown"
+        assert "the lease of" in run.row.reason
+        assert run.effects == 1
+        assert [each.status for each in run.attempts] == ["unknown"]
+
+    def test_what_may_be_repeated_was_once(self, outcomes: Outcomes, scenario: str) -> None:
+        run = of(outcomes, scenario, "rerun")
+        assert run.row.status == "succeeded"
+        assert run.effects == 2
+        assert [each.status for each in run.attempts] == ["unknown", "succeeded"]
+
+    def test_what_had_not_begun_was_begun_elsewhere(
+        self, outcomes: Outcomes, scenario: str
+    ) -> None:
+        run = of(outcomes, scenario, "claimed")
+        assert run.row.status == "succeeded"
+        assert run.effects == 1
+        assert [each.status for each in run.attempts] == ["succeeded"]
+
+
+def test_a_worker_that_was_stopped_works_again(outcomes: Outcomes) -> None:
+    run = of(outcomes, "stopped", "after")
+    assert (run.row.status, run.effects) == ("succeeded", 1)
+
+
+def test_a_process_that_holds_the_interpreter_keeps_its_lease(outcomes: Outcomes) -> None:
+    run = of(outcomes, "without_the_interpreter", "acting")
+    assert (run.row.status, run.row.fence, run.effects) == ("succeeded", 1, 1)

@@ -1,0 +1,63 @@
+"""`kill -9` of the Prefect server in mid-run: a server of this test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from daybook.home import Home
+from daybook.host import server
+from daybook.host.children import Child
+from daybook.host.prefect_here import PrefectHere
+from tests.crew import JUDGED, SEEN, WORKS, hired
+from tests.floor import PREFECT_LEAVES_A_SOCKET
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    *PREFECT_LEAVES_A_SOCKET,
+]
+
+
+async def begun(home: Home, port: int) -> Child:
+    child = await server.start(home, port)
+    await server.healthy(server.api_url(port), child=child)
+    return child
+
+
+async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home, port = Home(tmp_path_factory.mktemp("server")), server.free_port(0)
+    child = await begun(home, port)
+    here = PrefectHere(server.api_url(port), server.ui_url(port))
+    try:
+        with temporary_settings({PREFECT_API_URL: here.api_url}):
+            async with hired(tmp_path, here) as crew:
+                agent = await crew.floor.agent(WORKS)
+                job = await crew.floor.job(on_demand=True, agent=agent.name)
+                worker = await crew.worker()
+                await crew.floor.asked(job)
+                await agent.says("acting")
+                await child.terminate(grace=0.0)
+                agent.let_go()
+                # The ledger needs no Prefect.
+                await crew.becomes(job, "succeeded", within=SEEN)
+                child = await begun(home, port)
+                row = await crew.ends(job, "succeeded", within=JUDGED)
+                assert row.output == "done"
+                assert agent.had == row.attempts == 1
+                await crew.idle(within=JUDGED)
+                # The same worker takes what comes now.
+                following = await crew.floor.job(on_demand=True, agent=agent.name)
+                await crew.floor.asked(following)
+                agent.let_go()
+                await crew.ends(following, "succeeded", within=JUDGED)
+                assert worker.child.exit_code is None
+                assert agent.had == 2
+    finally:
+        await child.terminate()

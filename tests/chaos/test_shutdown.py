@@ -1,0 +1,89 @@
+"""SIGTERM of the worker: with time to finish, and without."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from tests.crew import FOR_EVER, SEEN, WORKS, Crew
+from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+FINISH = 10.0
+"""Seconds that runs at work have to end by themselves."""
+
+
+@pytest.mark.parametrize("by_prefect", [False, True], ids=["daybook", "prefect"])
+async def test_what_ends_in_time_has_its_outcome(crew: Crew, by_prefect: bool) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    late = await crew.floor.job(on_demand=True, agent=agent.name)
+    worker = await crew.worker(by_prefect=by_prefect)
+    await crew.floor.asked(job)
+    await agent.says("acting")
+    await worker.told(signal.SIGTERM)
+    not_taken = await crew.floor.asked(late)
+    agent.let_go()
+    row = await crew.ends(job, "succeeded", within=FINISH)
+    assert row.output == "done"
+    assert await worker.ends(within=FINISH) == 0
+    await crew.nobody(within=5.0)
+    assert agent.had == 1
+    assert [each.id for each in await crew.floor.rows()] == [row.id]
+    assert await crew.shown(not_taken) == ("SCHEDULED", "Scheduled")
+
+
+async def test_told_twice_it_ends_what_is_at_work(crew: Crew) -> None:
+    agent = await crew.floor.agent(FOR_EVER)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    worker = await crew.worker()
+    await crew.floor.asked(job)
+    pid = await agent.says("acting")
+    await worker.told(signal.SIGTERM)
+    await worker.told(signal.SIGTERM)
+    assert await worker.ends(within=FINISH) == 0
+    assert not alive(pid)
+    await crew.nobody(within=5.0)
+    # It was written down before the worker left.
+    row = await crew.ends(job, "unknown", within=1.0)
+    assert row.reason == "the worker was stopped"
+    assert agent.had == 1
+
+
+async def test_what_takes_longer_is_ended(crew: Crew) -> None:
+    agent = await crew.floor.agent(FOR_EVER)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    worker = await crew.worker()
+    await crew.floor.asked(job)
+    pid = await agent.says("acting")
+    await worker.told(signal.SIGTERM)
+    assert await worker.ends(within=FINISH + 10.0) == 0
+    assert not alive(pid)
+    await crew.nobody(within=5.0)
+    row = await crew.ends(job, "unknown", within=1.0)
+    assert row.reason == "the worker was stopped"
+
+
+async def test_what_has_not_begun_waits_for_another_worker(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    gate = await crew.gate()
+    gate.close_for("block_documents")
+    worker = await crew.worker(api_url=gate.api_url)
+    asked = await crew.floor.asked(job)
+    async with asyncio.timeout(30):
+        await gate.held.wait()
+    await worker.told(signal.SIGTERM)
+    await worker.told(signal.SIGTERM)
+    assert await worker.ends(within=FINISH) == 0
+    await crew.nobody(within=5.0)
+    row = await crew.row(job)
+    assert (row.status, row.attempts, agent.had) == ("waiting", 0, 0)
+    assert (await crew.shown(asked))[0] == "SCHEDULED"
+    await crew.worker()
+    agent.let_go()
+    row = await crew.ends(job, "succeeded", within=SEEN)
+    assert agent.had == row.attempts == 1

@@ -1,0 +1,110 @@
+"""What does not want to end: deaf to SIGTERM, with children everywhere, holding the interpreter."""
+
+from __future__ import annotations
+
+import pytest
+
+from daybook.host import processes
+from tests.crew import DEAF, SEEN, Crew
+from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+HARD = 10.0
+"""Seconds from SIGTERM to SIGKILL."""
+
+# In its group, in a session of its own, and one whose own parent has ended: all deaf.
+CHILDREN = """
+import subprocess
+def begin(session):
+    program = "import signal as s; s.signal(15, s.SIG_IGN); print(1, flush=True); s.pause()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, sys.argv[1]],
+        stdout=subprocess.PIPE,
+        start_new_session=session,
+    )
+    child.stdout.readline()
+    tell(f"child {child.pid}")
+begin(False)
+begin(True)
+if os.fork() == 0:
+    begin(True)
+    os._exit(0)
+os.wait()
+"""
+
+# Deaf, and for ever in a C call that lets no other thread have the interpreter.
+FOREIGN = """
+import os, signal
+from prefect import flow
+from prefect.client.schemas.objects import FlowRun, State
+
+@flow
+def foreign(pipe: str, holds: bool) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with open(pipe, "a") as out:
+        print(os.getpid(), "acting", file=out, flush=True)
+    if holds:
+        sum(range(1 << 60))
+    while True:
+        signal.pause()
+
+@foreign.on_cancellation
+def was_cancelled(flow, run: FlowRun, state: State) -> None:
+    with open("hooks", "a") as out:
+        print(run.id, state.type.value, file=out)
+"""
+
+
+async def test_an_agent_that_ignores_sigterm(crew: Crew) -> None:
+    agent = await crew.floor.agent(DEAF)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    await crew.worker()
+    asked = await crew.floor.asked(job)
+    pid = await agent.says("acting")
+    await crew.cancel_in_ui(asked)
+    await crew.idle(within=HARD)
+    assert not alive(pid)
+    await crew.ends(job, "cancelled", within=SEEN)
+    assert agent.had == 1
+
+
+@pytest.mark.parametrize("holds", [False, True], ids=["ignores_sigterm", "holds_the_gil"])
+async def test_a_flow_that(crew: Crew, holds: bool) -> None:
+    agent = await crew.floor.agent("")
+    deployment = await crew.foreign(FOREIGN)
+    await crew.worker()
+    run = await crew.run_foreign(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
+    pid = await agent.says("acting")
+    assert pid in crew.at_work()
+    await crew.cancel_in_ui(run)
+    await crew.shows(run, "CANCELLED", within=HARD + SEEN)
+    assert not alive(pid)
+    assert await crew.noted("hooks") == [str(run.id), "CANCELLED"]
+    await crew.idle(within=SEEN)
+    assert await crew.floor.rows() == []
+
+
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "ends"])
+async def test_one_that_has_grandchildren(crew: Crew, cancelled: bool) -> None:
+    end = 'had(); tell("acting"); heed(); print("done")'
+    agent = await crew.floor.agent(CHILDREN + end)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    await crew.worker()
+    asked = await crew.floor.asked(job)
+    told = [await agent.word() for _ in range(3)]
+    begun = [processes.find(int(said.removeprefix("child "))) for _, said in told]
+    pid = await agent.says("acting")
+    living = [each for each in begun if each is not None]
+    assert len(living) == 3
+    if cancelled:
+        await crew.cancel_in_ui(asked)
+        # The program is gone at once, the deaf ones when the patience with them is at its end.
+        await crew.idle(within=HARD)
+    else:
+        agent.let_go()
+    row = await crew.ends(job, "cancelled" if cancelled else "succeeded", within=SEEN)
+    await crew.idle(within=SEEN)
+    assert not alive(pid)
+    assert [each for each in living if processes.find(each.pid, each.started)] == []
+    assert agent.had == row.attempts == 1

@@ -1,0 +1,127 @@
+"""What makes a run begin again, and what ends it by the clock."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.states import Scheduled
+
+from tests.crew import DEAF, FOR_EVER, SEEN, WORKS, Crew
+from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+
+async def test_retry_in_the_ui_is_a_run_of_its_own(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    await crew.worker()
+    asked = await crew.floor.asked(job)
+    agent.let_go(2)
+    first = await crew.ends(job, "succeeded", within=30.0)
+    await crew.floor.client.set_flow_run_state(asked.id, Scheduled(), force=True)
+    await agent.says("acting")
+    await agent.says("acting")
+    rows = await crew.floor.rows()
+    assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
+    again = await crew.ends(rows[1], "succeeded", within=SEEN)
+    assert (again.trigger, again.retry_of, again.flow_run_id) == ("retry", first.id, str(asked.id))
+    before = await crew.row(first)
+    assert (before.finished_at, before.status) == (first.finished_at, "succeeded")
+    assert agent.had == 2
+
+
+@pytest.mark.parametrize("losses", [1, 2])
+async def test_a_lost_run_is_run_again_once_for_each_loss(crew: Crew, losses: int) -> None:
+    """With retries: 1 the job bears one loss."""
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name, on_lost="rerun", retries=1)
+    worker = await crew.worker()
+    await crew.floor.asked(job)
+    for _ in range(losses):
+        pid = await agent.says("acting")
+        (head,) = worker.heads()
+        os.kill(head.pid, signal.SIGKILL)
+    if losses == 1:
+        await agent.says("acting")
+        assert not alive(pid)
+        agent.let_go()
+    row = await crew.ends(job, "succeeded" if losses == 1 else "unknown", within=SEEN)
+    await crew.idle(within=SEEN)
+    assert agent.had == row.attempts == 2
+    ends = [each.status for each in await crew.attempts(row)]
+    assert ends == ["unknown", "succeeded" if losses == 1 else "unknown"]
+
+
+async def test_the_deadline_ends_what_is_at_work(crew: Crew) -> None:
+    agent = await crew.floor.agent(FOR_EVER)
+    job = await crew.floor.job(on_demand=True, agent=agent.name, deadline="5s", retries=3)
+    await crew.worker()
+    await crew.floor.asked(job)
+    pid = await agent.says("acting")
+    row = await crew.ends(job, "timed_out", within=5.0 + SEEN)
+    assert row.error == "the deadline of 5s passed"
+    await crew.idle(within=SEEN)
+    assert not alive(pid)
+    assert agent.had == row.attempts == 1
+    assert row.finished_at is not None
+    assert (row.finished_at - row.queued_at).total_seconds() >= 5.0
+
+
+async def test_the_deadline_ends_what_waits(crew: Crew) -> None:
+    busy, agent = await crew.floor.agent(WORKS), await crew.floor.agent(FOR_EVER)
+    first = await crew.floor.job(on_demand=True, agent=busy.name)
+    job = await crew.floor.job(on_demand=True, agent=agent.name, deadline="3s")
+    await crew.worker(most=1)
+    await crew.floor.asked(first)
+    await busy.says("acting")
+    await crew.floor.asked(job)
+    row = await crew.ends(job, "timed_out", within=3.0 + SEEN)
+    assert row.reason == "the deadline of 3s passed while it waited"
+    busy.let_go()
+    await crew.ends(first, "succeeded", within=SEEN)
+    assert (busy.had, agent.had, row.attempts) == (1, 0, 0)
+
+
+async def test_no_attempt_begins_while_a_deaf_one_runs(crew: Crew) -> None:
+    agent = await crew.floor.agent(DEAF)
+    job = await crew.floor.job(
+        on_demand=True, agent=agent.name, timeout="1s", retries=1, retry_delay="1s"
+    )
+    await crew.worker()
+    await crew.floor.asked(job)
+    first = await agent.says("acting")
+    second = await agent.says("acting")
+    assert not alive(first)
+    row = await crew.ends(job, "timed_out", within=15.0 + SEEN)
+    assert not alive(second)
+    await crew.idle(within=SEEN)
+    assert agent.had == row.attempts == 2
+    one, other = await crew.attempts(row)
+    assert (one.status, other.status) == ("timed_out", "timed_out")
+    assert one.finished_at is not None
+    assert one.finished_at < other.started_at
+
+
+async def test_an_edited_run_is_made_once(crew: Crew) -> None:
+    """A run of ours that is deleted in Prefect while it waits is made again, under its key."""
+    busy, agent = await crew.floor.agent(WORKS), await crew.floor.agent(WORKS)
+    first = await crew.floor.job(on_demand=True, agent=busy.name)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    await crew.worker(most=1)
+    await crew.floor.asked(first)
+    await busy.says("acting")
+    asked = await crew.floor.asked(job)
+    await crew.becomes(job, "waiting")
+    await crew.floor.client.delete_flow_run(asked.id)
+    for each in (busy, agent):
+        each.let_go()
+    row = await crew.ends(job, "succeeded", within=60.0)
+    assert row.flow_run_id != str(asked.id)
+    assert agent.had == 1
+    wanted = FlowRunFilter.model_validate({"deployment_id": {"any_": [job.row.deployment_id]}})
+    (only,) = await crew.floor.client.read_flow_runs(flow_run_filter=wanted)
+    assert str(only.id) == row.flow_run_id

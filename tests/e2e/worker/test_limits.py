@@ -1,0 +1,110 @@
+"""Limits: who waits is shown as waiting, goes in order of due time, and is never lost."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.actions import DeploymentUpdate
+
+from daybook.clock import SYSTEM
+from daybook.ledger.jobs import StoredJob
+from tests.crew import SEEN, WORKS, Crew, so
+from tests.floor import PREFECT_LEAVES_A_SOCKET
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+JOBS, MOST = 20, 4
+
+
+async def at_once(crew: Crew, agent: str) -> tuple[datetime, list[StoredJob]]:
+    """So many jobs that are due in the same second, soon."""
+    due = (SYSTEM.now() + timedelta(seconds=20)).replace(microsecond=0)
+    return due, [await crew.floor.job(at=due.isoformat(), agent=agent) for _ in range(JOBS)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_twenty_that_are_due_in_the_same_second(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    due, jobs = await at_once(crew, agent.name)
+    assert SYSTEM.now() < due
+    await crew.worker(most=MOST)
+
+    async def all_known() -> bool:
+        return len(await crew.floor.rows()) == JOBS
+
+    assert await so(all_known, 60.0), crew.logs()
+    for _ in range(MOST):
+        await agent.says("acting")
+    rows = await crew.floor.rows()
+    assert sorted(each.status for each in rows) == ["acting"] * MOST + ["waiting"] * (JOBS - MOST)
+    waits = [each for each in rows if each.status == "waiting"]
+    assert {each.waits_for for each in waits} == {"slot"}
+    for each in waits:
+        await crew.shows(each.flow_run_id, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
+    # A pause and an edit of its deployment spare one that waits.
+    spared = max(waits, key=lambda each: each.queued_at)
+    (job,) = [each for each in jobs if each.id == spared.job_id]
+    deployment = UUID(str(job.row.deployment_id))
+    client = crew.floor.client
+    await client.pause_deployment(deployment)
+    await client.resume_deployment(deployment)
+    await client.update_deployment(deployment, DeploymentUpdate(description="edited"))
+    assert await crew.shown(spared.flow_run_id) == ("SCHEDULED", "AwaitingConcurrencySlot")
+    agent.let_go(JOBS)
+    for each in rows:
+        row = await crew.ends(each, "succeeded", within=120.0)
+        assert row.flow_run_id == each.flow_run_id
+        assert row.attempts == 1
+    assert agent.had == JOBS
+    await crew.idle(within=SEEN)
+    rows = await crew.floor.rows()
+    assert len(rows) == JOBS
+    assert {each.due for each in rows} == {due}
+    assert all(each.started_at is not None and each.started_at >= due for each in rows)
+    tries = [(await crew.attempts(each))[0] for each in rows]
+    spans = [(each.started_at, each.finished_at or due) for each in tries]
+    for started, _ in spans:
+        assert sum(begin <= started < end for begin, end in spans) <= MOST
+    # By due time, which is the same here, and then by when the ledger heard of them.
+    later = [each for each in rows if each.id in {wait.id for wait in waits}]
+    by_start = sorted(later, key=lambda each: each.started_at or due)
+    order = [each.id for each in sorted(later, key=lambda each: (each.queued_at, each.id))]
+    for place, each in enumerate(by_start):
+        # Those that were let go at the same moment start side by side.
+        assert abs(order.index(each.id) - place) < MOST
+
+
+async def test_a_worker_that_is_full_leaves_the_rest_to_another(crew: Crew) -> None:
+    agents = [await crew.floor.agent(WORKS) for _ in range(2)]
+    jobs = [await crew.floor.job(on_demand=True, agent=agent.name) for agent in agents]
+    await crew.worker(limit=1)
+    await crew.floor.asked(jobs[0])
+    await agents[0].says("acting")
+    await crew.floor.asked(jobs[1])
+    row = await crew.becomes(jobs[1], "waiting")
+    assert (row.waits_for, row.reason) == ("slot", "the worker has no free slot")
+    await crew.worker(limit=1)
+    await agents[1].says("acting")
+    holders = {(await crew.row(job)).holder for job in jobs}
+    assert len(holders) == 2
+    for agent in agents:
+        agent.let_go()
+    await asyncio.gather(*(crew.ends(job, "succeeded", within=SEEN) for job in jobs))
+    assert [agent.had for agent in agents] == [1, 1]
+
+
+async def test_two_workers_do_not_run_one_twice(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    jobs = [await crew.floor.job(on_demand=True, agent=agent.name) for _ in range(6)]
+    for _ in range(2):
+        await crew.worker(most=20)
+    await asyncio.gather(*(crew.floor.asked(job) for job in jobs))
+    agent.let_go(len(jobs))
+    for job in jobs:
+        row = await crew.ends(job, "succeeded", within=60.0)
+        assert (row.attempts, row.fence) == (1, 1)
+    assert agent.had == len(jobs)
