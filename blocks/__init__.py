@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING
 # Relative, unlike in the other doors: this file is also loaded by its path, under another name,
 # where a foreign package is called `blocks`.
 from .agents import CommandAgentBlock, ModelAgentBlock, OfflineAgentBlock
+from .endpoints import SecretBlock
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-__all__ = ["CommandAgentBlock", "ModelAgentBlock", "OfflineAgentBlock", "register"]
+__all__ = [
+    "CommandAgentBlock",
+    "ModelAgentBlock",
+    "OfflineAgentBlock",
+    "SecretBlock",
+    "register",
+]
 
 
 async def register(client: PrefectClient | None = None) -> None:
     """Make the block types known to Prefect, or bring them up to date; idempotent."""
-    for block in (OfflineAgentBlock, CommandAgentBlock, ModelAgentBlock):
+    for block in (OfflineAgentBlock, CommandAgentBlock, ModelAgentBlock, SecretBlock):
         await block.aregister_type_and_schema(client=client)

@@ -6,6 +6,7 @@
     ├── Refused                  2  bad input: names the field and the legal values, nothing stored
     │   ├── NotYet               2  a field whose meaning a later version brings
     │   ├── UnknownName          2  an agent (tool, channel) that does not exist, with those that do
+    │   ├── OutgoingRefused      2  NonRetryable: an address that a job may not reach
     │   └── Ambiguous            2  an id prefix that fits more than one
     ├── NotFound                 3  the job or run that a command names
     ├── Unreachable              4
@@ -78,6 +79,21 @@ class UnknownName(Refused):
         self.known = sorted(known)
         listed = ", ".join(self.known) or "none"
         super().__init__(field, f'unknown "{name}"', f"known: {listed}")
+
+
+class OutgoingRefused(NonRetryable, Refused):
+    """An address that a job may not reach; nothing was sent to it.
+
+    ``address`` is scheme, host and port, and what the host's name means; ``rule`` is that of
+    `daybook.outgoing.guard` which refused it.
+    """
+
+    code = "outgoing_refused"
+
+    def __init__(self, address: str, why: str, rule: str, legal: str = "") -> None:
+        self.address = address
+        self.rule = rule
+        super().__init__("url", f"{address} is refused: {why}", legal)
 
 
 class Ambiguous(Refused):

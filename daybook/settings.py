@@ -6,7 +6,9 @@ A variable wins over the file. `docs/settings.md` is generated from the fields b
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,6 +22,8 @@ from pydantic_settings import (
 )
 
 from daybook.errors import Refused
+
+_NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*(?=[a-z0-9_-]*[a-z])[a-z0-9_-]{1,63}\.?\Z", re.IGNORECASE)
 
 
 def home_path() -> Path:
@@ -60,6 +64,12 @@ class Settings(BaseSettings):
         description="How many runs of jobs may be at work at once, on all machines together; "
         "a further one waits, and is shown as waiting.",
     )
+    allowed_hosts: str = Field(
+        default="",
+        description="Names, addresses and networks, comma-separated, that jobs may reach although "
+        "their rule refuses them: `intranet.example.org, 10.0.0.0/8`. A cloud's metadata service "
+        "is meant by its very address only.",
+    )
 
     @field_validator("timezone")
     @classmethod
@@ -82,6 +92,21 @@ class Settings(BaseSettings):
                 "legal is an absolute path, sqlite+aiosqlite:////path/ledger.db "
                 "(other databases: not yet)"
             )
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        for entry in filter(None, map(str.strip, value.split(","))):
+            try:
+                ip_network(entry.removeprefix("[").removesuffix("]"))
+            except ValueError:
+                # A name ends in a letter: 10.0.0.1/8 and 010.0.0.1 are meant as addresses.
+                if not _NAME.match(entry) or len(entry) > 253:
+                    raise ValueError(
+                        f'"{entry}" is no host; legal are names, addresses and networks, without '
+                        "scheme, port or *, such as intranet.example.org, 10.0.0.5, 10.0.0.0/8"
+                    ) from None
         return value
 
     @classmethod

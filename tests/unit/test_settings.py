@@ -47,9 +47,9 @@ def test_an_absolute_path_and_none_are_taken(
     [
         ("timezone = \n", ["is no TOML", "line 1"]),
         ("timezone = 'UTC\xff'\n", ["is no TOML"]),
-        ("zone = 'UTC'\n", ["unknown: zone", "legal: ledger_url, max_concurrent, timezone"]),
-        ("[daybook]\ntimezone = 'UTC'\n", ["unknown: daybook", "legal: ledger_url"]),
-        ("home = '/elsewhere'\n", ["unknown: home", "legal: ledger_url"]),
+        ("zone = 'UTC'\n", ["unknown: zone", "legal: allowed_hosts, ledger_url"]),
+        ("[daybook]\ntimezone = 'UTC'\n", ["unknown: daybook", "legal: allowed_hosts"]),
+        ("home = '/elsewhere'\n", ["unknown: home", "legal: allowed_hosts"]),
         ("timezone = 'Mars/Olympus'\n", ["timezone: unknown zone", "Europe/Berlin"]),
         ("max_concurrent = 0\n", ["max_concurrent: ", "greater than or equal to 1"]),
     ],
@@ -96,3 +96,48 @@ def test_a_limit_that_lets_nothing_run_is_refused(
     with pytest.raises(Refused) as refused:
         settings.load()
     assert refused.value.field == "DAYBOOK_MAX_CONCURRENT"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " , ",
+        "intranet.example.org, 10.0.0.5,10.0.0.0/8",
+        "localhost",
+        "::1, [fd00::1], fd00::/8",
+        "a_b.example., xn--bcher-kva.example",
+    ],
+)
+def test_hosts_are_names_addresses_and_networks(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", value)
+    assert settings.load().allowed_hosts == value
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "http://intranet.example.org",
+        "intranet.example.org:8080",
+        "intranet.example.org/path",
+        "*.example.org",
+        "10.0.0.1/8",
+        "10.0.0",
+        "010.0.0.1",
+        "300.1.1.1",
+        "[::1]:80",
+        "fe80::1%eth0/64",
+        "bücher.example",
+        "a..example",
+        "two names",
+        "a" * 64,
+    ],
+)
+def test_what_is_no_host_is_refused_and_named(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", f"10.0.0.5, {entry}")
+    with pytest.raises(Refused, match="is no host") as refused:
+        settings.load()
+    assert refused.value.field == "DAYBOOK_ALLOWED_HOSTS"
+    assert f'"{entry}"' in str(refused.value)

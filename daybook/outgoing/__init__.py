@@ -1,0 +1,17 @@
+"""What goes out to an address that a job, an agent or a redirect chose (requirements 36 and 38).
+
+::
+
+    webhook.prepare ─► secrets.fill ─► http.request ─► transport ─► guard ─► addresses
+    (an MCP client by URL) ───────────────────────────────┘
+
+`guard` says which addresses may be reached, by the rule of who made the job. `transport` holds it
+to that: each request has a connection of its own, which goes to an address that was judged for it,
+redirects included. Nothing here reads proxies, `.netrc` or cookies from anywhere.
+
+- Who sends to an address that somebody else chose uses `transport.GuardedTransport`, in an
+  `httpx2.AsyncClient` where a library wants one, and no other client.
+- No message of this room holds a secret, a query or a path: of an address it tells scheme, host
+  and port.
+- A name that was judged is not looked up again; an address that is passed on as text would be.
+"""

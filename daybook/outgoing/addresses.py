@@ -1,0 +1,156 @@
+"""What an address is: a cloud's metadata service, public, or neither. Tables and pure functions.
+
+The tables are our own: what `ipaddress` takes for global differs between Python's versions, lacks
+ranges that were registered since, and counts multicast in. Public is what IANA's registries of
+special addresses call globally reachable, less what nobody serves HTTP on, such as relays.
+
+An IPv6 address can carry an IPv4 one, and the network delivers it there. So nothing that carries
+one is public, but NAT64 of a public one: networks without IPv4 reach all of IPv4 by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+METADATA: dict[Address, str] = {
+    ip_address(address): whose
+    for address, whose in {
+        "169.254.169.254": "AWS, Google Cloud, Azure, Oracle, DigitalOcean, OpenStack and others",
+        "169.254.170.2": "AWS ECS",
+        "169.254.170.23": "AWS EKS",
+        "168.63.129.16": "Azure, a public address",
+        "100.100.100.200": "Alibaba Cloud",
+        "192.0.0.192": "Oracle Cloud Classic",
+        "169.254.42.42": "Scaleway",
+        "169.254.0.23": "Tencent Cloud",
+        "fd00:ec2::254": "AWS",
+        "fd00:ec2::23": "AWS EKS",
+        "fd20:ce::254": "Google Cloud",
+        "fd00:c1::a9fe:a9fe": "Oracle Cloud",
+        "fd00:42::42": "Scaleway",
+        "fe80::a9fe:a9fe": "OpenStack",
+    }.items()
+}
+"""Who asks there is given the keys of the machine."""
+
+METADATA_NAMES = frozenset(
+    {
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "instance-data",
+        "instance-data.ec2.internal",
+        "metadata.ec2.internal",
+        "metadata.azure.internal",
+        "api.metadata.cloud.ibm.com",
+        "metadata.platformequinix.com",
+        "metadata.packet.net",
+        "metadata.tencentyun.com",
+        "rancher-metadata",
+    }
+)
+
+NOT_PUBLIC: dict[Network, str] = {
+    ip_network(network): what
+    for network, what in {
+        "0.0.0.0/8": "this host",
+        "10.0.0.0/8": "a private network",
+        "100.64.0.0/10": "a carrier's own network",
+        "127.0.0.0/8": "this host",
+        "169.254.0.0/16": "link-local",
+        "172.16.0.0/12": "a private network",
+        "192.0.0.0/24": "reserved for protocols",
+        "192.0.2.0/24": "for documentation",
+        "192.88.99.0/24": "a relay to IPv6",
+        "192.168.0.0/16": "a private network",
+        "198.18.0.0/15": "for benchmarks",
+        "198.51.100.0/24": "for documentation",
+        "203.0.113.0/24": "for documentation",
+        "224.0.0.0/4": "multicast",
+        "240.0.0.0/4": "reserved",
+        # All of IPv6 that is public lies in 2000::/3. These tell why something outside is not,
+        "::/128": "this host",
+        "::1/128": "this host",
+        "::ffff:0:0/96": "an IPv4 address in IPv6's clothes",
+        "::/96": "an IPv4 address in IPv6's clothes",
+        "::ffff:0:0:0/96": "an IPv4 address in IPv6's clothes",
+        "64:ff9b:1::/48": "a network's own NAT64",
+        "100::/64": "for discarding",
+        "fc00::/7": "a private network",
+        "fe80::/10": "link-local",
+        "fec0::/10": "a private network",
+        "ff00::/8": "multicast",
+        # and these lie inside and are not.
+        "2001::/32": "a Teredo tunnel to an IPv4 address",
+        "2001::/23": "reserved for protocols",
+        "2001:db8::/32": "for documentation",
+        "2002::/16": "a 6to4 tunnel to an IPv4 address",
+        "3fff::/20": "for documentation",
+    }.items()
+}
+
+_PUBLIC_IPV6 = IPv6Network("2000::/3")
+_NAT64 = IPv6Network("64:ff9b::/96")
+_TEREDO = IPv6Network("2001::/32")
+_ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
+_LAST = (12, 13, 14, 15)
+# Where the bytes of an IPv4 address may stand: NAT64 by the length of the prefix, which a network
+# chooses for itself (RFC 6052), and 6to4.
+_CARRIED = (
+    (4, 5, 6, 7),
+    (5, 6, 7, 9),
+    (6, 7, 9, 10),
+    (7, 9, 10, 11),
+    (9, 10, 11, 12),
+    _LAST,
+    (2, 3, 4, 5),
+)
+
+
+def metadata(address: Address) -> str:
+    """Whose metadata service ``address`` is, or carries in any place; empty if it is none."""
+    if address in METADATA:
+        return METADATA[address]
+    if isinstance(address, IPv4Address):
+        return ""
+    # The list is short enough that no honest address meets one of it by chance.
+    return next((METADATA[each] for each in _carried(address) if each in METADATA), "")
+
+
+def not_public(address: Address) -> str:
+    """What ``address`` is in place of a public one; empty if it is public."""
+    for network, what in NOT_PUBLIC.items():
+        if address in network:
+            return what
+    if isinstance(address, IPv4Address):
+        return ""
+    if address in _NAT64:
+        carried = not_public(_at(address, _LAST))
+        return carried and f"{carried}, by NAT64"
+    if address not in _PUBLIC_IPV6:
+        return "reserved"
+    if address.packed[8:12] in _ISATAP and (carried := not_public(_at(address, _LAST))):
+        return f"{carried}, by ISATAP"
+    return ""
+
+
+def _carried(address: IPv6Address) -> Iterator[IPv4Address]:
+    for places in _CARRIED:
+        yield _at(address, places)
+    if address in _TEREDO:  # its bits are turned over
+        yield IPv4Address(int(_at(address, _LAST)) ^ 0xFFFFFFFF)
+
+
+def _at(address: IPv6Address, places: tuple[int, ...]) -> IPv4Address:
+    return IPv4Address(bytes(address.packed[place] for place in places))

@@ -1,0 +1,99 @@
+"""Reading the body of an answer, never more of it than is kept.
+
+Bytes are counted after they are decompressed, and no step of decompressing makes more than is still
+wanted: a small answer that would become a huge one costs what a small one costs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from email.message import Message
+
+import httpx2
+
+ENCODINGS = "gzip"
+"""What is asked for, as `Accept-Encoding` says it."""
+
+_WINDOWS = {
+    "gzip": zlib.MAX_WBITS | 16,
+    "x-gzip": zlib.MAX_WBITS | 16,
+    "deflate": zlib.MAX_WBITS | 32,
+}
+
+
+class Body:
+    """The first ``limit`` bytes of a body that comes in parts.
+
+    ``cut`` says why it is not whole; empty while nothing is known to be missing.
+    """
+
+    def __init__(self, headers: httpx2.Headers, limit: int) -> None:
+        self.cut = ""
+        self._kept = bytearray()
+        self._limit = limit
+        self._raw = 0
+        encodings = [
+            each.strip().lower() for each in headers.get("content-encoding", "").split(",")
+        ]
+        encodings = [each for each in encodings if each not in ("", "identity")]
+        self._window = _WINDOWS.get(encodings[0]) if len(encodings) == 1 else None
+        self._zlib = None if self._window is None else zlib.decompressobj(self._window)
+        if encodings and self._zlib is None:
+            self.cut = f"encoded as {', '.join(encodings)[:60]}, which was not asked for"
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._kept)
+
+    def add(self, part: bytes) -> bool:
+        """Take the next part; false when no more is wanted."""
+        if self.cut:
+            return False
+        self._raw += len(part)
+        try:
+            for plain in self._plain(part):
+                room = self._limit - len(self._kept)
+                self._kept += plain[:room]
+                if len(plain) > room:
+                    self._cut()
+                    return False
+        except zlib.error:
+            self.cut = "compressed, and not as it should be"
+            return False
+        # Compressed bytes that say nothing could come for ever.
+        if self._zlib is not None and self._raw > 2 * self._limit + 1024:
+            self._cut()
+        return not self.cut
+
+    def end(self) -> None:
+        """No more parts come."""
+        if self._zlib is not None and not self.cut and self._raw and not self._zlib.eof:
+            self.cut = "compressed, and its end is missing"
+
+    def _cut(self) -> None:
+        self.cut = f"longer than the {self._limit:,} bytes that are kept"
+
+    def _plain(self, part: bytes) -> Iterator[bytes]:
+        if self._zlib is None:
+            yield part
+            return
+        assert self._window is not None
+        while part:
+            if self._zlib.eof:  # what follows is another gzip file, or padding
+                part = part.lstrip(b"\0")
+                if not part:
+                    return
+                self._zlib = zlib.decompressobj(self._window)
+            # One byte more than there is room for tells a body that is longer from one that fits.
+            yield self._zlib.decompress(part, self._limit - len(self._kept) + 1)
+            part = self._zlib.unconsumed_tail or self._zlib.unused_data
+
+
+def text(body: bytes, headers: httpx2.Headers) -> str:
+    """``body`` in the charset that the headers name, else UTF-8; what cannot be read is U+FFFD."""
+    message = Message()
+    message["content-type"] = headers.get("content-type", "")
+    try:
+        return body.decode(message.get_content_charset("utf-8"), errors="replace")
+    except (LookupError, ValueError):
+        return body.decode(errors="replace")

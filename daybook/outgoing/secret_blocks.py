@@ -1,0 +1,108 @@
+"""Secrets as Prefect keeps them: a block document each, of a type of ours.
+
+Prefect's own `Secret` block has no place for the hosts, and without them a secret goes nowhere; so
+the two stand side by side in a type of ours, where Prefect's UI shows and edits them. Prefect
+encrypts the value.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from daybook.errors import Refused, UnknownName
+from daybook.outgoing.secrets import Secret
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+SLUG = "daybook-secret"
+TITLE = "Daybook secret"
+DESCRIPTION = "A secret that jobs refer to by name, and the hosts that it may be sent to."
+
+_HOST = re.compile(
+    r"(tool:[^\s,]+|\[[0-9a-f:.]+\](:\d{1,5})?|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*|"
+    r"[a-z0-9_.-]+(:\d{1,5})?)\Z"
+)
+
+
+class SecretSettings(BaseModel):
+    """One secret."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    value: SecretStr = Field(description="What is sent in the place of {{secret:name}}.")
+    hosts: list[str] = Field(
+        description="Where it may go: api.example.org, or with a port api.example.org:8443; for a "
+        "tool that has no host, tool:name.",
+    )
+
+    @field_validator("value")
+    @classmethod
+    def _one_line(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not text or text != text.strip():
+            raise ValueError("is empty, or begins or ends with a space or a line break")
+        return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _known_hosts(cls, value: list[str]) -> list[str]:
+        hosts = [each.strip().lower().removesuffix(".") for each in value]
+        if not hosts or not all(map(_HOST.match, hosts)):
+            raise ValueError("name each host, without scheme, path or *: api.example.org")
+        return hosts
+
+
+def build(name: str, data: dict[str, Any]) -> Secret:
+    """The secret of stored settings; raises `Refused` when they are not legal.
+
+    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    """
+    try:
+        settings = SecretSettings.model_validate(data)
+    except ValidationError as error:
+        # Not pydantic's own text: that repeats the input.
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = str(first["loc"][0]) if first["loc"] else "settings"
+        problem = first["msg"].removeprefix("Value error, ")
+        raise Refused("secret", f'"{name}": {where}: {problem}', "mend the block") from None
+    return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
+
+
+class PrefectSecrets:
+    """`Secrets` over Prefect's async client; its connection errors are let through."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self._client = client
+
+    async def read(self, name: str) -> Secret:
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            document = await self._client.read_block_document_by_name(
+                name, SLUG, include_secrets=True
+            )
+        except ObjectNotFound:
+            raise await self._missing(name) from None
+        return build(name, document.data)
+
+    async def _missing(self, name: str) -> Refused:
+        from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+        try:
+            await self._client.read_block_document_by_name(name, "secret", include_secrets=False)
+        except ObjectNotFound:
+            pass
+        else:
+            told = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
+            return Refused("secret", told, f'make a block of the type "{TITLE}" of it')
+        try:
+            found = await self._client.read_block_documents_by_type(SLUG, include_secrets=False)
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 404:
+                raise
+            found = []
+        return UnknownName("secret", name, (each.name for each in found if each.name))

@@ -1,0 +1,203 @@
+"""Real servers on localhost, and wires that lead to them from addresses that are not theirs.
+
+A `Server` does with each request what a test says, byte by byte. `Wires` is the network below a
+`GuardedTransport`: a connection to an address that was laid goes to a server, any other is refused,
+and it keeps where connections went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import httpcore2
+
+from daybook.clock import SYSTEM
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request; the names of headers in lowercase."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Handler = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    """Does the steps one after the other, the last one again and again.
+
+    ``left`` is set when the other side has closed a connection, ``names`` are those that TLS was
+    asked for.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[Handler] = [answer(200)]
+        self.requests: list[Seen] = []
+        self.names: list[str | None] = []
+        self.left = asyncio.Event()
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = head.strip().split("\r\n")
+            method, path, _ = first.split(" ")
+            pairs = (line.split(": ", 1) for line in lines)
+            headers = {name.lower(): value for name, value in pairs}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            self.requests.append(Seen(method, path, headers, body))
+            step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+            gone = asyncio.ensure_future(reader.read())
+            work = asyncio.ensure_future(step(self.requests[-1], writer))
+            try:
+                await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    self.left.set()
+            finally:
+                for task in (gone, work):
+                    task.cancel()
+                await asyncio.gather(gone, work, return_exceptions=True)
+        writer.close()
+
+
+@asynccontextmanager
+async def serving(context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    """A server that listens for as long as the block lasts."""
+    here = Server()
+    if context is not None:
+        context.sni_callback = lambda _, name, __: here.names.append(name)
+    listening = await asyncio.start_server(here.serve, "127.0.0.1", 0, ssl=context)
+    here.port = listening.sockets[0].getsockname()[1]
+    try:
+        yield here
+    finally:
+        listening.close()
+
+
+def head(status: int = 200, headers: Mapping[str, str] | None = None) -> bytes:
+    told = {"Connection": "close"} | dict(headers or {})
+    lines = [f"HTTP/1.1 {status} Scripted", *(f"{name}: {value}" for name, value in told.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def answer(
+    status: int = 200, body: bytes = b"done", headers: Mapping[str, str] | None = None
+) -> Handler:
+    async def step(_: Seen, writer: asyncio.StreamWriter) -> None:
+        length = {"Content-Length": str(len(body))} | dict(headers or {})
+        writer.write(head(status, length) + (b"" if _.method == "HEAD" else body))
+        await writer.drain()
+
+    return step
+
+
+def redirect(where: str, status: int = 302) -> Handler:
+    return answer(status, b"", {"Location": where})
+
+
+def raw(text: bytes) -> Handler:
+    """These bytes, and the end of the connection."""
+
+    async def step(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(text)
+        await writer.drain()
+
+    return step
+
+
+def cut(body: bytes = b"the first ha", status: int = 200) -> Handler:
+    """A body that ends before its length."""
+    return raw(head(status, {"Content-Length": "1000"}) + body)
+
+
+async def hang(_: Seen, writer: asyncio.StreamWriter) -> None:
+    """No answer, for as long as the other side waits."""
+    await asyncio.Event().wait()
+
+
+def drip(first: bytes) -> Handler:
+    """``first``, and then a byte every few milliseconds, for ever."""
+
+    async def step(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await SYSTEM.wait_until(SYSTEM.now() + timedelta(milliseconds=5))
+
+    return step
+
+
+@dataclass
+class Flood:
+    """A body of ``total`` bytes, made while it is read; ``sent`` counts those that were taken."""
+
+    total: int
+    sent: int = 0
+
+    async def __call__(self, _: Seen, writer: asyncio.StreamWriter) -> None:
+        part = b"x" * 65536
+        writer.write(head(200, {"Content-Length": str(self.total)}))
+        while self.sent < self.total:
+            writer.write(part)
+            await writer.drain()
+            self.sent += len(part)
+
+
+def bomb(mebibytes: int) -> Iterable[bytes]:
+    """A gzip file of that many mebibytes of zeros, in its parts of about a kibibyte."""
+    made = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+    yield made.compress(bytes(MEBIBYTE)) + made.flush(zlib.Z_FULL_FLUSH)
+    part = made.compress(bytes(MEBIBYTE)) + made.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(mebibytes - 1):
+        yield part
+
+
+def sends(parts: Iterable[bytes], headers: Mapping[str, str]) -> Handler:
+    """The parts in one go."""
+
+    async def step(_: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(200, headers))
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+
+    return step
+
+
+class Wires(httpcore2.AsyncNetworkBackend):
+    """``laid`` says which server stands at an address and port; ``connected`` is what was tried."""
+
+    def __init__(self, laid: Mapping[tuple[str, int], Server]) -> None:
+        self._laid = laid
+        self._real = httpcore2.AnyIOBackend()
+        self.connected: list[tuple[str, int]] = []
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        self.connected.append((host, port))
+        if (host, port) not in self._laid:
+            raise httpcore2.ConnectError(f"nobody at {host}")
+        return await self._real.connect_tcp("127.0.0.1", self._laid[host, port].port, timeout)
