@@ -71,6 +71,19 @@ class Settings(BaseSettings):
         "is meant by its very address only.",
     )
 
+    max_light: int = Field(
+        default=0,
+        ge=0,
+        description="How many runs of the class `light` may be at work at once, within "
+        "`DAYBOOK_MAX_CONCURRENT`; 0 is as many as that.",
+    )
+    max_medium: int = Field(
+        default=0, ge=0, description="The same for the class `medium`, which jobs have by default."
+    )
+    max_resource_intensive: int = Field(
+        default=0, ge=0, description="The same for the class `resource-intensive`."
+    )
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -120,6 +133,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = InitSettingsSource(settings_cls, _of_file())
         return (init_settings, env_settings, file)
+
+    @property
+    def max_of_class(self) -> dict[str, int]:
+        """The limits of those classes that have one."""
+        limits = {
+            "light": self.max_light,
+            "medium": self.max_medium,
+            "resource-intensive": self.max_resource_intensive,
+        }
+        return {name: most for name, most in limits.items() if most}
 
     @property
     def ledger_address(self) -> str:

@@ -141,6 +141,15 @@ class JobOptions:
             "the last 24 hours.",
         ),
     ] = None
+    class_: Annotated[
+        str | None,
+        Parameter(
+            name="--class",
+            group=_HOW,
+            help="light, medium (the default) or resource-intensive: see DAYBOOK_MAX_LIGHT and "
+            "the like.",
+        ),
+    ] = None
     on_lost: Annotated[
         str | None,
         Parameter(
@@ -189,7 +198,6 @@ class LaterOptions:
     delete_after_run: bool = False
     exclude: list[str] | None = None
     active_hours: str | None = None
-    class_: Annotated[str | None, Parameter(name="--class")] = None
     start: str | None = None
     until: str | None = None
     max_runs: str | None = None

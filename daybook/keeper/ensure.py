@@ -30,6 +30,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 
+from daybook import settings
 from daybook.keeper import ends, prefect_runs
 from daybook.ledger import claims, slots, waits
 from daybook.ledger.engine import Ledger
@@ -92,8 +93,9 @@ async def wake(ledger: Ledger, client: PrefectClient, most: int) -> list[str]:
 
     Those that were scheduled for now already are among them.
     """
+    classes = settings.load().max_of_class
     async with ledger.read() as session:
-        rows = await slots.next_up(session, ledger.now(), most)
+        rows = await slots.next_up(session, ledger.now(), most, classes)
     if not rows:
         return []
     work = _Pass(ledger, client, at=ledger.now())

@@ -20,7 +20,9 @@ leaves a held row, whose lease runs out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -245,6 +247,11 @@ async def carried_by(ledger: Ledger, run_id: str, flow_run_id: str) -> None:
             session.add(row)
 
 
-async def next_for_slot(session: AsyncSession, now: datetime, most: int) -> list[RunRow]:
+async def next_for_slot(
+    session: AsyncSession,
+    now: datetime,
+    most: int,
+    classes: Mapping[str, int] = MappingProxyType({}),
+) -> list[RunRow]:
     """The runs waiting for a slot that the free ones of ``most`` can take now, by due time."""
-    return await slots.next_up(session, now, most)
+    return await slots.next_up(session, now, most, classes)

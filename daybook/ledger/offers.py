@@ -52,7 +52,8 @@ class Offer:
     it, None if it never did: only a run that Prefect had ended is a Retry when it starts again.
     ``refused`` says what is wrong with the parameters; a due time acts with the job's own, any
     other run ends as failed. ``most`` is how many runs may be at work at once, None for any number;
-    ``full`` says that the offering worker itself has no slot.
+    ``classes`` is the same for the classes that have a limit of their own; ``full`` says that the
+    offering worker itself has no slot.
     """
 
     occurrence: str
@@ -68,6 +69,7 @@ class Offer:
     compared: bool = False
     refused: str = ""
     most: int | None = None
+    classes: Mapping[str, int] = field(default_factory=dict)
     full: bool = False
 
 

@@ -8,12 +8,18 @@
 
     ahead < free ──► granted          else ──► waiting, for a slot
 
+A class may have a limit of its own (requirement 12); then this holds for the runs of the class, and
+of each other class no more are ahead of a run than can begin: who waits for its class holds nobody
+else up.
+
 Nobody counts slots elsewhere: held rows are the slots that are taken, so none can be lost with a
 process. What nobody schedules, a direct call, takes a slot and waits for none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, func, or_
@@ -23,6 +29,7 @@ from sqlmodel import col, select
 from daybook.ledger.offers import Offer
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
+from daybook.spec import policy
 
 SLOT = "slot"
 """What `waits_for` says of a run that waits for a slot."""
@@ -47,27 +54,63 @@ async def wait(
     if row.job_id is None and row.trigger == "direct":
         return None
     if offer.most is not None:
-        held = await _at_work(session)
-        if held >= offer.most:
-            return now + LOOK_AGAIN, f"{held} of {offer.most} runs are at work"
-        free = offer.most - held
-        before = select(func.count()).where(_expected(now), _earlier(row))
-        ahead = (await session.execute(before)).scalar_one()
-        if ahead >= free:
-            why = f"{held} of {offer.most} runs are at work, and {ahead} that were due earlier wait"
+        there = _Slots(offer.most, offer.classes, await _count(session, _AT_WORK))
+        ahead = await _count(session, _expected(now) & _earlier(row))
+        if why := there.taken(policy.of_run(row.parameters).class_, ahead):
             return now + LOOK_AGAIN, why
     if offer.full:
         return now + FULL, "the worker has no free slot"
     return None
 
 
-async def next_up(session: AsyncSession, now: datetime, most: int) -> list[RunRow]:
-    """The runs that the free slots can take now, by due time: no more than are free."""
-    free = most - await _at_work(session)
-    if free <= 0:
-        return []
-    first = select(RunRow).where(_expected(now)).order_by(*ORDER).limit(free)
-    return list((await session.execute(first)).scalars())
+async def next_up(
+    session: AsyncSession, now: datetime, most: int, classes: Mapping[str, int]
+) -> list[RunRow]:
+    """The runs that the free slots can take now, by due time: no more than are free.
+
+    ``most`` is the limit of all, ``classes`` those of the classes that have one.
+    """
+    there = _Slots(most, classes, await _count(session, _AT_WORK))
+    found: list[RunRow] = []
+    kinds = [(_CLASS.in_([name]), there.free(name)) for name in classes]
+    for of_kind, free in [*kinds, (_CLASS.not_in(classes), there.free())]:
+        first = select(RunRow).where(_expected(now), of_kind).order_by(*ORDER).limit(free)
+        found += (await session.execute(first)).scalars()
+    return sorted(found, key=turn)[: there.free()]
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """The limits, and how many runs of each class are at work."""
+
+    most: int
+    classes: Mapping[str, int]
+    held: Mapping[str, int]
+
+    def free(self, name: str = "") -> int:
+        """How many more may begin, of the class ``name`` if it is given."""
+        free = self.most - sum(self.held.values())
+        if name in self.classes:
+            free = min(free, self.classes[name] - self.held.get(name, 0))
+        return max(free, 0)
+
+    def taken(self, name: str, ahead: Mapping[str, int]) -> str:
+        """Why a run of the class ``name`` gets no slot, with so many ahead of it; else empty."""
+        before = sum(min(count, self.free(each)) for each, count in ahead.items())
+        all_held = sum(self.held.values())
+        if all_held + before >= self.most:
+            return _words(all_held, self.most, "runs", sum(ahead.values()))
+        if name not in self.classes:
+            return ""
+        held, before = self.held.get(name, 0), ahead.get(name, 0)
+        if held + before < self.classes[name]:
+            return ""
+        return _words(held, self.classes[name], f"{name} runs", before)
+
+
+def _words(held: int, most: int, kind: str, ahead: int) -> str:
+    waiting = f", and {ahead} that were due earlier wait" if held < most else ""
+    return f"{held} of {most} {kind} are at work{waiting}"
 
 
 async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
@@ -101,10 +144,16 @@ def turn(row: RunRow) -> tuple[datetime, datetime, str]:
     return row.due, row.queued_at, row.id
 
 
-async def _at_work(session: AsyncSession) -> int:
-    held = select(func.count()).where(col(RunRow.status).in_(HELD))
-    count: int = (await session.execute(held)).scalar_one()
-    return count
+_AT_WORK = col(RunRow.status).in_(HELD)
+_CLASS = func.coalesce(
+    col(RunRow.parameters)[("policy", "class")].as_string(), policy.Policy().class_
+)
+
+
+async def _count(session: AsyncSession, which: ColumnElement[bool]) -> dict[str, int]:
+    """How many runs there are of each class."""
+    counted = select(_CLASS, func.count()).where(which).group_by(_CLASS)
+    return {str(name): count for name, count in (await session.execute(counted)).all()}
 
 
 def _expected(now: datetime) -> ColumnElement[bool]:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from prefect.exceptions import Abort
 
+from daybook import settings
 from daybook.clock import Clock
 from daybook.ledger.claims import claim
 from daybook.ledger.engine import Ledger
@@ -86,6 +87,8 @@ async def decide(
     made_by: str | None = None,
 ) -> Granted | Waiting | Ended | Taken:
     """Claim; where the ledger does not know the instant, once more after a look at Prefect."""
+    if offer.most is not None:
+        offer = replace(offer, classes=settings.load().max_of_class)
     while True:
         answer = await claim(ledger, offer)
         if isinstance(answer, Waiting) and answer.cancel:

@@ -28,7 +28,6 @@ from daybook.spec.refusal import for_pydantic, not_yet
 NOT_YET = frozenset(
     {
         "active_hours",
-        "class",
         "delete_after_run",
         "exclude",
         "start",
@@ -41,6 +40,9 @@ NOT_YET = frozenset(
 )
 CatchUp = Literal["none", "latest", "all"]
 """What becomes of due times that nobody was there for (requirement 21)."""
+
+Class = Literal["light", "medium", "resource-intensive"]
+"""How much a run takes; the settings may limit each (requirement 12)."""
 
 OnLost = Literal["unknown", "rerun"]
 """What becomes of a run whose process vanished while it was acting (requirement 17)."""
@@ -67,7 +69,9 @@ a tool or a webhook may have had its effect although it failed."""
 class Policy(BaseModel):
     """How long an attempt and a run may take, what is tried again, what happens on overlap."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True
+    )
 
     timeout: Timeout = Field(
         default=timedelta(minutes=30),
@@ -109,6 +113,13 @@ class Policy(BaseModel):
         title="Catch up",
         description="What is made up for of due times that passed while nothing ran: none; the "
         "latest, if it is not too long ago; or all of the last 24 hours, one after the other.",
+    )
+    class_: Class = Field(
+        default="medium",
+        alias="class",
+        title="Class",
+        description="How much a run takes of the machine. The operator may limit how many runs of "
+        "a class are at work at once.",
     )
     on_lost: OnLost = Field(
         default="unknown",

@@ -159,7 +159,7 @@ def test_every_field_of_a_later_version_can_be_typed_or_is_a_programs() -> None:
 
 
 def test_every_field_that_acts_can_be_typed() -> None:
-    typed = {field.name for field in dataclasses.fields(JobOptions)} | {"prompt"}
+    typed = {field.name.rstrip("_") for field in dataclasses.fields(JobOptions)} | {"prompt"}
     assert typed - {"disabled"} == set(FIELDS) - {"enabled", "kind", "policy", "schedule"}
 
 

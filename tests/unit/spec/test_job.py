@@ -191,6 +191,7 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
             "retry_delay": "1s",
             "overlap": "skip",
             "catch_up": "latest",
+            "class": "medium",
             "on_lost": "unknown",
         },
     }

@@ -27,6 +27,7 @@ def test_defaults_and_json() -> None:
         "retry_delay": "1s",
         "overlap": "skip",
         "catch_up": "latest",
+        "class": "medium",
         "on_lost": "unknown",
     }
     assert build(retry_delay="5m").retry_delay == timedelta(minutes=5)
@@ -113,6 +114,10 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
             {"catch_up": "some"},
             "catch_up: 'some' is not legal (legal: 'none', 'latest' or 'all')",
         ),
+        (
+            {"class": "heavy"},
+            "class: 'heavy' is not legal (legal: 'light', 'medium' or 'resource-intensive')",
+        ),
         ({"timeuot": "5m"}, "timeuot: unknown field (did you mean timeout?)"),
     ],
 )
@@ -141,12 +146,14 @@ def test_its_schema_makes_a_form() -> None:
         "retry_delay": "1s",
         "overlap": "skip",
         "catch_up": "latest",
+        "class": "medium",
         "on_lost": "unknown",
     }
     assert properties["timeout"]["type"] == "string"
     assert properties["deadline"]["type"] == "string"  # a choice of text or null is clumsy
     ways = ["skip", "queue_one", "queue_all", "cancel_running", "allow"]
     assert properties["overlap"]["enum"] == ways
+    assert properties["class"]["enum"] == ["light", "medium", "resource-intensive"]
     assert properties["catch_up"]["enum"] == ["none", "latest", "all"]
     assert properties["on_lost"]["enum"] == ["unknown", "rerun"]
     assert all(field["title"] and field["description"] for field in properties.values())

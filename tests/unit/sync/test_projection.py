@@ -284,6 +284,7 @@ def test_the_whole_projection_of_a_job() -> None:
                 "retry_delay": "1s",
                 "overlap": "skip",
                 "catch_up": "latest",
+                "class": "medium",
                 "on_lost": "unknown",
             },
         },
