@@ -44,7 +44,7 @@ async def add_(
         [
             ("schedule", job["words"]),
             ("next due", _due(job)),
-            ("asks", f"the agent {job['agent']}"),
+            _does(job),
             (
                 "answer",
                 f"goes to the ledger (`daybook runs {name}`)\n"
@@ -56,6 +56,15 @@ async def add_(
     _pending(job)
     output.say(f"Try it now: daybook run {name} --wait")
     return 0
+
+
+def _does(job: dict[str, Any]) -> tuple[str, str]:
+    """What a job does, as a fact about it."""
+    if job["kind"] == "webhook":
+        return "calls", f"{job['method']} {job['url']}"
+    if job["kind"] == "tool-call":
+        return "calls", f"the tool {job['tool']}"
+    return "asks", f"the agent {job['agent']}"
 
 
 async def list_(*, as_json: Json = False) -> int:
@@ -235,11 +244,7 @@ def _block(job: dict[str, Any]) -> None:
         ("next due", _due(job)),
         ("last run", words.run_in_brief(last) if last else "none yet"),
         ("failures", _failures(job)),
-        ("prompt", job["prompt"]),
-        ("agent", job["agent"]),
-        ("model", job["model"]),
-        ("session", job["session_key"] or job["session"]),
-        ("answer", _answer(job)),
+        *_action(job),
         ("policy", _policy(job["policy"])),
         ("tags", ", ".join(job["tags"])),
         ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
@@ -248,6 +253,23 @@ def _block(job: dict[str, Any]) -> None:
         ("removed", words.local(job["removed_at"]) if job["removed_at"] else ""),
     ]
     output.facts([(name, value) for name, value in pairs if value])
+
+
+def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
+    if job["kind"] == "webhook":
+        names = ", ".join(job["headers"])
+        return [
+            ("calls", f"{job['method']} {job['url']}"),
+            ("headers", names),
+            ("body", job["body"]),
+        ]
+    return [
+        ("prompt", job["prompt"]),
+        ("agent", job["agent"]),
+        ("model", job["model"]),
+        ("session", job["session_key"] or job["session"]),
+        ("answer", _answer(job)),
+    ]
 
 
 def _failures(job: dict[str, Any]) -> str:

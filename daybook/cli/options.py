@@ -16,7 +16,8 @@ from daybook.errors import Refused
 
 _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)
-_HOW = Group("How", sort_key=3)
+_WEBHOOK = Group("A webhook", sort_key=3)
+_HOW = Group("How", sort_key=5)
 
 _SCHEMA_SAID = """such as '{"type": "object"}' or @schema.json"""
 
@@ -97,6 +98,22 @@ class JobOptions:
             help="The JSON schema of a structured answer: JSON, or @file; {} takes it away.",
         ),
     ] = None
+    webhook: Annotated[
+        str | None,
+        Parameter(group=_WEBHOOK, help="The address that is called, in place of a prompt."),
+    ] = None
+    method: Annotated[str | None, Parameter(group=_WEBHOOK, help="Default: POST.")] = None
+    header: Annotated[
+        list[str] | None,
+        Parameter(
+            group=_WEBHOOK,
+            help='"Name: value", may be given several times; a secret only as {{secret:name}}.',
+        ),
+    ] = None
+    body: Annotated[
+        str | None,
+        Parameter(group=_WEBHOOK, help="What is sent, or @file; JSON unless a header says so."),
+    ] = None
     description: Annotated[str | None, Parameter(group=_WHAT, help="For people.")] = None
     tags: Annotated[
         list[str] | None,
@@ -169,6 +186,13 @@ class JobOptions:
             given["enabled"] = False
         if self.output_schema is not None:
             given["output_schema"] = _schema(self.output_schema)
+        if self.webhook is not None:
+            given["url"] = given.pop("webhook")
+        if self.header is not None:
+            del given["header"]
+            given["headers"] = dict(_header(each) for each in self.header)
+        if self.body is not None and self.body.startswith("@"):
+            given["body"] = _file("body", self.body[1:])
         return given
 
 
@@ -179,10 +203,6 @@ class LaterOptions:
 
     work_dir: str | None = None
     session_id: str | None = None
-    webhook: str | None = None
-    method: str | None = None
-    header: list[str] | None = None
-    body: str | None = None
     tool: str | None = None
     params: str | None = None
     on_complete: str | None = None
@@ -219,16 +239,27 @@ def _given(options: JobOptions | LaterOptions) -> dict[str, object]:
     }
 
 
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise Refused("header", f'"{text}" has no name', 'write "Name: value"')
+    return name.strip(), value.strip()
+
+
+def _file(field: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise Refused(field, f"{path} cannot be read: {why}") from error
+
+
 def _schema(text: str) -> dict[str, object]:
     """A schema as it is typed: JSON, or `@` and the path of a file that holds it."""
     import json
 
     if text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-            raise Refused("output_schema", f"{text[1:]} cannot be read: {why}") from error
+        text = _file("output_schema", text[1:])
     try:
         schema = json.loads(text)
     except ValueError as error:

@@ -54,7 +54,7 @@ from daybook.spec.policy import LONGEST_ASKED, Policy
 
 log = logging.getLogger(__name__)
 
-Act = Callable[[], Awaitable[Outcome]]
+Act = Callable[[], Awaitable["Outcome | Tried"]]
 """The flow's own part: has the effect, and says how it went. Raises what the agents raise."""
 
 Prepare = Callable[[Granted], Awaitable[Act]]
@@ -90,8 +90,11 @@ class Again:
 
 
 @dataclass(frozen=True)
-class _Tried:
-    """How the attempt ended; ``asked`` is how long the other side wants to be left alone."""
+class Tried:
+    """How the attempt ended; a temporary error is tried again while retries are left.
+
+    ``asked`` is how long the other side wants to be left alone.
+    """
 
     outcome: Outcome
     temporary: bool = False
@@ -112,7 +115,7 @@ async def carry(
     ``attempt`` is this one's number. With ``given`` a worker renews the lease, and settles if this
     process is stopped: it knows why. Raises as drawn above.
     """
-    tried: _Tried | None = None
+    tried: Tried | None = None
     keeping = nullcontext() if given else lease.kept(ledger.address, granted, RENEW_EVERY)
     try:
         async with keeping:
@@ -137,7 +140,7 @@ async def carry(
 
 
 async def _write(
-    ledger: Ledger, granted: Granted, attempt: int, tried: _Tried, clock: Clock
+    ledger: Ledger, granted: Granted, attempt: int, tried: Tried, clock: Clock
 ) -> Outcome | Again:
     """Settle the run, or only its attempt where another one follows."""
     policy = Policy.model_validate(granted.parameters["policy"])
@@ -155,26 +158,32 @@ async def _write(
     return again if again is not None and waits else tried.outcome
 
 
-async def _try(granted: Granted, act: Act) -> _Tried:
+async def _try(granted: Granted, act: Act) -> Tried:
     try:
-        return _Tried(await act())
+        done = await act()
+        return done if isinstance(done, Tried) else Tried(done)
     except AgentTimeout as error:
         said = error.output or None
         timed_out = Outcome(
             Status.TIMED_OUT, str(error), error=str(error), output=said, usage=error.usage
         )
-        return _Tried(timed_out, temporary=True)
+        return Tried(timed_out, temporary=True)
     except AgentTemporary as error:
-        asked = timedelta(seconds=min(error.retry_after or 0, LONGEST_ASKED.total_seconds()))
+        asked = seconds_asked(error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
-        return _Tried(failed, temporary=True, asked=asked)
+        return Tried(failed, temporary=True, asked=asked)
     except DaybookError as error:
         said = getattr(error, "output", "") or None
         usage = getattr(error, "usage", None)
-        return _Tried(Outcome(Status.FAILED, error=str(error), output=said, usage=usage))
+        return Tried(Outcome(Status.FAILED, error=str(error), output=said, usage=usage))
     except Exception as error:
         log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
-        return _Tried(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+        return Tried(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+
+
+def seconds_asked(retry_after: float | None) -> timedelta:
+    """What another side asked for, as far as a wait goes at all."""
+    return timedelta(seconds=min(retry_after or 0, LONGEST_ASKED.total_seconds()))
 
 
 async def _settle(

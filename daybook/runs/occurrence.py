@@ -70,8 +70,8 @@ async def offer(
     ``kind`` is its flow's, and ``parameters`` are in their normal form then; who does not know the
     flow gives them as Prefect has them, and the job's kind counts. ``holder`` is who would have it,
     as a lease names it; ``starts`` how often Prefect has started the run, the start that the claim
-    is for included. ``refused`` says what is wrong with the parameters, where something is. ``most``
-    is how many runs may be at work at once.
+    is for included. ``refused`` says what is wrong with the parameters, where something is.
+    ``most`` is how many runs may be at work at once.
     """
     flow_run_id = str(run.id)
     job_id = await _job_of(ledger, run)

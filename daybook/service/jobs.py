@@ -12,8 +12,9 @@ from daybook.ledger import history, jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home, views
-from daybook.spec.actions import Action, AgentPrompt
+from daybook.spec.actions import Action, AgentPrompt, Webhook
 from daybook.spec.job import Job, edit, free_name, new_job
+from daybook.spec.refusal import not_yet
 from daybook.spec.schedule import At
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
         job = edit(stored.job, changes, now=now, taken=taken)
         return job if "enabled" in changes else jobs.with_new_time(stored, job)
 
-    return await _change(ref, changed, asks=bool(changes.get("agent") or changes.get("model")))
+    return await _change(
+        ref, changed, asks=bool({"agent", "model", "url", "headers"} & changes.keys())
+    )
 
 
 async def pause(ref: str, note: str = "") -> dict[str, Any]:
@@ -193,8 +196,14 @@ async def _can_be_asked(client: PrefectClient, action: Action) -> None:
     """Refuse an agent that there is not, and a model that this one cannot be asked for."""
     from daybook.agents import documents, kinds
 
-    if not isinstance(action, AgentPrompt):
+    if isinstance(action, Webhook):
+        from daybook.outgoing import webhook
+        from daybook.outgoing.guard import Guard, Rule
+
+        webhook.check(action, Guard.here(Rule.OPERATOR))
         return
+    if not isinstance(action, AgentPrompt):
+        raise not_yet("kind", '"tool-call" not yet')
     name, known = action.agent, await documents.names(client)
     if name not in known and name not in {f"{slug}/{each}" for each, slug in known.items()}:
         raise UnknownName("agent", name, known)

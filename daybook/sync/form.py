@@ -7,10 +7,11 @@ test holds the two equal.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from daybook.spec.actions import OutputFormat, Session
+from daybook.spec.actions import Method, OutputFormat, Session
 from daybook.spec.policy import Policy
 
 POOL = "daybook"
@@ -44,7 +45,25 @@ def _agent_prompt(
     """
 
 
-PROTOTYPES: dict[str, Callable[..., None]] = {"agent-prompt": _agent_prompt}
+def _webhook(
+    url: str,
+    method: Method = "POST",
+    headers: dict[str, str] = {},  # noqa: B006 - never changed
+    body: str = "",
+    policy: Policy = Policy(timeout=timedelta(seconds=30), retries=0),  # noqa: B008 - immutable
+) -> None:
+    """One HTTP request.
+
+    Args:
+        url: The address that is called.
+        method: The HTTP method.
+        headers: Names and values; a secret only as {{secret:name}}.
+        body: What is sent, as it stands; JSON unless a Content-Type header says otherwise.
+        policy: How long an attempt may take, retries, and what happens when runs overlap.
+    """
+
+
+PROTOTYPES: dict[str, Callable[..., None]] = {"agent-prompt": _agent_prompt, "webhook": _webhook}
 """One per kind; the kind is the flow's name."""
 
 

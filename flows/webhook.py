@@ -1,0 +1,91 @@
+"""The flow of `webhook` jobs: one HTTP request, and its outcome in the book.
+
+It runs from a deployment, by `run_deployment("webhook/<slug>")`, and called in a script::
+
+    import asyncio
+    from flows.webhook import webhook
+
+    asyncio.run(webhook(url="https://api.example.org/export"))
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from daybook import home
+
+home.enter()  # before Prefect is imported: it reads its environment once
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+
+from daybook import repository
+from daybook.errors import Refused
+from daybook.ledger.offers import Granted
+from daybook.outgoing import webhook as request
+from daybook.outgoing.guard import Guard, Rule
+from daybook.outgoing.secret_blocks import PrefectSecrets
+from daybook.outgoing.transport import GuardedTransport
+from daybook.runs.attempt import Act, Tried, seconds_asked
+from daybook.runs.carry_out import carry_out
+from daybook.spec.actions import Method, Webhook
+from daybook.spec.job import read_parameters
+from daybook.spec.policy import Policy
+from daybook.sync.reconcile import Reconciliation
+
+repository.load_door("deployments/steps.py").make_pool_when_deploying()
+
+
+@flow(name="webhook", persist_result=False, retries=0)  # as flows/agent_prompt.py says
+async def webhook(
+    url: str,
+    method: Method = "POST",
+    headers: dict[str, str] = {},  # noqa: B006 - never changed
+    body: str = "",
+    policy: Policy = Policy(timeout=timedelta(seconds=30), retries=0),  # noqa: B008 - immutable
+) -> State[Any]:
+    """One HTTP request.
+
+    Args:
+        url: The address that is called.
+        method: The HTTP method.
+        headers: Names and values; a secret only as {{secret:name}}.
+        body: What is sent, as it stands; JSON unless a Content-Type header says otherwise.
+        policy: How long an attempt may take, retries, and what happens when runs overlap.
+    """
+    parameters: dict[str, Any] = {
+        "url": url,
+        "method": method,
+        "headers": headers,
+        "body": body,
+        "policy": policy.model_dump(mode="json"),
+    }
+    refused = None
+    try:
+        action, _ = read_parameters("webhook", parameters)
+        parameters |= action.model_dump(mode="json")
+    except Refused as error:
+        refused = error
+    return await carry_out("webhook", parameters, _prepare, Reconciliation(), refused=refused)
+
+
+async def _prepare(granted: Granted) -> Act:
+    """Where it goes and with which secrets; nothing is sent yet."""
+    action, policy = read_parameters("webhook", granted.parameters)
+    assert isinstance(action, Webhook)
+    owner = granted.job.row.owner if granted.job else "user"
+    guard = Guard.here(Rule.AGENT if owner.startswith("agent:") else Rule.OPERATOR)
+    async with get_client() as client:
+        prepared = await request.prepare(action, granted.occurrence, guard, PrefectSecrets(client))
+
+    async def send() -> Tried:
+        sent = await request.send(
+            prepared,
+            GuardedTransport(guard),
+            timeout=policy.timeout.total_seconds(),
+        )
+        return Tried(sent.outcome, sent.temporary, seconds_asked(sent.retry_after))
+
+    return send
