@@ -19,6 +19,7 @@ ledger are its own. A flow that is not ours says by its `infrastructure_pid` who
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -56,11 +57,23 @@ class LeftOver:
 
 
 async def leftovers(
-    ledger: Ledger, client: PrefectClient, pool: str, worker_name: str, incarnation: str
+    ledger: Ledger,
+    client: PrefectClient,
+    pool: str,
+    worker_name: str,
+    *,
+    supervised: Callable[[], Collection[str]] = tuple,
 ) -> LeftOver:
-    """One pass over the started runs of the pool, by the worker of this name and incarnation."""
+    """One pass over the started runs of the pool, by the worker of this name.
+
+    ``supervised`` says of which flow runs it has processes, or is just starting them: of its others
+    Prefect was not told how they ended.
+    """
     done = LeftOver()
+    mine = set(supervised())  # some of them end while Prefect is asked
     runs = await prefect_runs.at_work(client, pool)
+    mine |= set(supervised())  # and others were started
+    runs = [run for run in runs if str(run.id) not in mine]
     if not runs:
         return done
     ours = {str(run.id): run for run in runs if ledger_tag(ledger.id) in run.tags}
@@ -69,7 +82,7 @@ async def leftovers(
         if _nobodys(known.get(flow_run_id), run, ledger.now()):
             await _ours(ledger, client, run, done)
     foreign = [run for run in runs if not any(tag.startswith(TAG_OF_OURS) for tag in run.tags)]
-    gone = await _gone(client, pool, worker_name, incarnation, foreign)
+    gone = await _gone(client, pool, worker_name, foreign)
     for run in gone:
         await _foreign(client, run, done, ledger.now())
     return done
@@ -97,7 +110,7 @@ async def _ours(ledger: Ledger, client: PrefectClient, run: FlowRun, done: LeftO
 
 
 async def _gone(
-    client: PrefectClient, pool: str, worker_name: str, incarnation: str, runs: list[FlowRun]
+    client: PrefectClient, pool: str, worker_name: str, runs: list[FlowRun]
 ) -> list[FlowRun]:
     """Those whose worker does not live any more."""
     by_worker: list[tuple[str, str, FlowRun]] = []
@@ -105,7 +118,7 @@ async def _gone(
         name, _, rest = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")
         if name and rest:
             by_worker.append((name, rest, run))
-    found = [run for name, of, run in by_worker if name == worker_name and of != incarnation]
+    found = [run for name, _, run in by_worker if name == worker_name]
     others = {name for name, _, _ in by_worker} - {worker_name}
     if others:
         workers = await client.read_workers_for_work_pool(pool, limit=prefect_runs.PAGE)

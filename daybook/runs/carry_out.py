@@ -240,7 +240,7 @@ async def _prepared(
         log.warning("%s", error, extra={"action": "fence_refused"})
         return None
     if given is not None:
-        given.tell(acting=number, fence=granted.fence)
+        given.tell(acting=number)
     return granted, number, act
 
 

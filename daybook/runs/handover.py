@@ -3,12 +3,12 @@
 A worker that claims before it starts a process (`docs/promise.md` 2) hands over the grant: the run,
 its fence, and under whose name further claims of this process are made, so that the worker renews
 them all. The process tells of each step in one line of JSON on a pipe; the worker, which must know
-when an attempt began and under which fence, never asks.
+when an attempt began, never asks.
 
 ::
 
     {"claimed": fence}                        a claim of its own, between two attempts
-    {"acting": attempt, "fence": f, "timeout": seconds}
+    {"acting": attempt}                       begun, immediately before the effect
     {"waiting": "<until>"}                    the attempt ended, the next one begins here
     {"ended": status}                         the outcome is in the ledger
 """

@@ -80,7 +80,8 @@ async def _in_the_ledger(ledger: Ledger, client: PrefectClient, watched: Watched
     row = await _row(ledger, watched)
     if row.state is Status.WAITING and watched.cause is Cause.CANCEL:
         return await claims.cancel(ledger, row.id, str(Cause.CANCEL))
-    if row.state not in HELD or row.fence != watched.facts.fence or watched.cause is Cause.LOST:
+    # By the holder: the process may have claimed once more without having told of it.
+    if row.state not in HELD or row.holder != watched.holder or watched.cause is Cause.LOST:
         return row
     try:
         await _end(ledger, client, watched, row)

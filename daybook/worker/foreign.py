@@ -6,6 +6,7 @@ crash and cancellation hooks are called in a process of their own.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+HOOKS = 60.0
+"""Seconds that a flow's hooks may take."""
 _AT_WORK = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING}
 
 
@@ -82,7 +85,12 @@ async def ended(client: PrefectClient, launcher: Launcher, watched: Watched) -> 
         calling = await launcher.start(
             Task(told, mode="hooks", hook="cancelled" if cancelled else "crashed")
         )
-        await calling.ended()
+        try:
+            async with asyncio.timeout(HOOKS):
+                await calling.ended()
+        except TimeoutError:
+            log.warning("hooks of %s are ended after %g s", run.name, HOOKS)
+            await calling.end(0.0)
         calling.output.unlink()
     except (OSError, httpx.HTTPError) as error:
         log.warning("hooks of %s: %s", run.name, error, extra={"action": "hooks_failed"})

@@ -21,6 +21,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
+from daybook.host.children import tail_of
 from daybook.ledger.states import TERMINAL, Status
 from daybook.spec.policy import Policy
 from daybook.worker.launch import Running
@@ -51,7 +52,6 @@ class Cause(StrEnum):
 class Facts:
     """What the process told so far (`daybook.runs.handover`)."""
 
-    fence: int = 0
     attempt: int = 0
     acting_since: float | None = None
     ended: str = ""
@@ -61,13 +61,14 @@ class Facts:
 class Watched:
     """A running process of one flow run.
 
-    ``run_id`` is the ledger's run, "" for a flow that is not ours; ``ends_at`` when its deadline
-    passes, on this process's monotonic clock.
+    ``run_id`` is the ledger's run, "" for a flow that is not ours; ``holder`` is who holds it, as
+    the lease says; ``ends_at`` when its deadline passes, on this process's monotonic clock.
     """
 
     flow_run: Any
     running: Running
     run_id: str = ""
+    holder: str = ""
     policy: Policy = field(default_factory=Policy)
     facts: Facts = field(default_factory=Facts)
     ends_at: float | None = None
@@ -103,11 +104,7 @@ class Watched:
 
     def tail(self) -> str:
         """The last lines that the process printed."""
-        try:
-            text = self.running.output.read_bytes()[-16_000:].decode(errors="replace")
-        except OSError:
-            return ""
-        return "\n".join(text.splitlines()[-TAIL_LINES:])
+        return tail_of(self.running.output, 0, TAIL_LINES).replace("\0", "\ufffd")
 
     async def watch(self) -> None:
         """Until nothing of the process lives; ends it at its time, or when told to stop."""
@@ -137,7 +134,6 @@ class Watched:
     async def _read(self) -> None:
         async for fact in self.running.facts():
             facts = self.facts
-            facts.fence = fact.get("fence", fact.get("claimed", facts.fence))
             if "acting" in fact:
                 facts.attempt, facts.acting_since = fact["acting"], time.monotonic()
             elif "waiting" in fact or "claimed" in fact:

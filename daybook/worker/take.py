@@ -39,7 +39,7 @@ from daybook.sync.reconcile import Reconciliation
 from daybook.worker.foreign import How
 from daybook.worker.launch import Launcher
 from daybook.worker.messages import Task
-from daybook.worker.supervise import Facts, Watched
+from daybook.worker.supervise import Watched
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class Taker:
         return True
 
     async def _begin(self, run: FlowRun, granted: Granted, kind: str) -> None:
+        _, policy = read_parameters(kind, granted.parameters)
         try:
             state = await self._pending(run)
         except httpx.HTTPError as error:
@@ -145,9 +146,12 @@ class Taker:
         except OSError as error:
             await self._give_back(run, granted, f"no process could be started: {error}")
             return
-        _, policy = read_parameters(kind, granted.parameters)
         watched = Watched(
-            run, running, granted.run_id, policy=policy, facts=Facts(fence=granted.fence)
+            run,
+            running,
+            granted.run_id,
+            self._holder,
+            policy=policy,
         )
         if policy.deadline is not None:
             watched.ends_in(granted.queued_at + policy.deadline - self._ledger.now())

@@ -20,9 +20,8 @@ import os
 import socket
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
@@ -39,7 +38,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging.loggers import flow_run_logger
 
-from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
+from daybook.errors import DaybookError, Unreachable
 from daybook.keeper import ends, ensure, expire, leftovers, mirror
 from daybook.ledger import leases
 from daybook.ledger.engine import Ledger
@@ -103,7 +102,8 @@ class Work:
         self._after: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
         self._ends_since: datetime | None = None
-        self._cancels: deque[str] = deque(maxlen=256)
+        self._taking: dict[str, bool] = {}
+        """Flow runs that are being started, and whether a cancel was heard of meanwhile."""
         self._leftovers_at = 0.0
         self._stopping = False
         self._hurry = asyncio.Event()
@@ -138,10 +138,8 @@ class Work:
         await asyncio.sleep(0)
         taking.cancel()
         await self.intake.finish()
-        renewing = asyncio.create_task(self._renew())
-        while self._after:
-            await asyncio.wait(self._after)
-        renewing.cancel()
+        async with self._care():
+            await self._all_ended()
 
     def _has_room(self) -> bool:
         at_work = len(self._watched) + self._taker.starting
@@ -150,8 +148,16 @@ class Work:
     async def _take(self, run: FlowRun) -> None:
         if str(run.id) in self._watched or self._stopping:
             return
-        if not await self._taker.take(run) and self._has_room():
-            await foreign.start(self._taker, self._client, run, self._configure, self._mark)
+        self._taking[str(run.id)] = False
+        try:
+            if not await self._taker.take(run) and self._has_room():
+                self._taker.starting += 1
+                try:
+                    await foreign.start(self._taker, self._client, run, self._configure, self._mark)
+                finally:
+                    self._taker.starting -= 1
+        finally:
+            del self._taking[str(run.id)]
 
     @property
     def _mark(self) -> str:
@@ -160,7 +166,7 @@ class Work:
 
     def _watch(self, watched: Watched) -> None:
         self._watched[watched.flow_run_id] = watched
-        if watched.flow_run_id in self._cancels:  # while it was being started
+        if self._taking.get(watched.flow_run_id):
             watched.stop(Cause.CANCEL)
         task = asyncio.create_task(self._see_to_the_end(watched))
         self._after.add(task)
@@ -206,7 +212,8 @@ class Work:
             self.intake.poll_soon()
             return
         if state in {"Cancelling", "Cancelled"}:
-            self._cancels.append(flow_run_id)
+            if flow_run_id in self._taking:
+                self._taking[flow_run_id] = True
             if flow_run_id in self._watched:
                 self._watched[flow_run_id].stop(Cause.CANCEL)
         if state in events.ENDED and flow_run_id not in self._watched:
@@ -235,7 +242,8 @@ class Work:
                 continue
             try:
                 known = await leases.renew_all(self._ledger, self._holder, list(ours))
-            except LedgerUnreachable as error:
+            except Exception as error:
+                # Whatever it is: the next turn tries again, and the leases are longer than that.
                 log.warning("leases are not renewed: %s", error, extra={"action": "not_renewed"})
                 continue
             self._renewed = time.monotonic()
@@ -246,24 +254,37 @@ class Work:
         """The keeper's work, for as long as there is no keeper."""
         while True:
             await self._quietly(self._cancelled_in_prefect())
-            await self._quietly(self._pass())
+            await self._pass()
             await asyncio.sleep(PASS)
 
     async def _pass(self) -> None:
         ledger, client = self._ledger, self._client
-        self._ends_since = await ends.ends(
-            ledger, client, self._ends_since, supervised=self._watched.keys()
-        )
-        await expire.expire(ledger, client)
-        if await ensure.ensure(ledger, client, supervised=self._watched.keys()):
-            self.intake.poll_soon()
-        await mirror.mirror(ledger, client)
+        # Each by itself: what stops one must not stop the others.
+        await self._quietly(expire.expire(ledger, client))
+        await self._quietly(self._ends())
+        await self._quietly(self._ensure())
+        await self._quietly(mirror.mirror(ledger, client))
         if time.monotonic() < self._leftovers_at:
             return
         self._leftovers_at = time.monotonic() + LEFTOVERS
-        await leftovers.leftovers(
-            ledger, client, self._place.pool, self._place.name, self._incarnation
+        await self._quietly(
+            leftovers.leftovers(
+                ledger,
+                client,
+                self._place.pool,
+                self._place.name,
+                supervised=lambda: self._watched.keys() | self._taking.keys(),
+            )
         )
+
+    async def _ends(self) -> None:
+        self._ends_since = await ends.ends(
+            self._ledger, self._client, self._ends_since, supervised=self._watched.keys()
+        )
+
+    async def _ensure(self) -> None:
+        if await ensure.ensure(self._ledger, self._client, supervised=self._watched.keys()):
+            self.intake.poll_soon()
 
     async def _cancelled_in_prefect(self) -> None:
         """The net under the events: a cancel that was not heard of."""
@@ -296,19 +317,38 @@ class Work:
     async def wind_up(self) -> None:
         """Take nothing more; wait for what is at work, end what goes on, write it down."""
         self._stopping = True
-        renewing = asyncio.create_task(self._renew())
-        await self.intake.finish()
-        if self._after:
-            log.info("waiting %g s for %d runs at work", FINISH, len(self._watched))
-            hurry = asyncio.create_task(self._hurry.wait())
-            done = asyncio.create_task(self._all_ended())
-            await asyncio.wait({done, hurry}, timeout=FINISH, return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
-            done.cancel()
-        for watched in list(self._watched.values()):
-            watched.stop(Cause.SHUTDOWN)
-        await self._all_ended()
-        renewing.cancel()
+        async with self._care():
+            await self.intake.finish()
+            if self._after:
+                log.info("waiting %g s for %d runs at work", FINISH, len(self._watched))
+                hurry = asyncio.create_task(self._hurry.wait())
+                done = asyncio.create_task(self._all_ended())
+                await asyncio.wait(
+                    {done, hurry}, timeout=FINISH, return_when=asyncio.FIRST_COMPLETED
+                )
+                hurry.cancel()
+                done.cancel()
+            for watched in list(self._watched.values()):
+                watched.stop(Cause.SHUTDOWN)
+            await self._all_ended()
+
+    @asynccontextmanager
+    async def _care(self) -> AsyncIterator[None]:
+        """What runs at work need while nothing new is taken: leases, cancels, a sign of life."""
+        caring = [
+            asyncio.create_task(work())
+            for work in (self._renew, self._beat, self._cancels_in_prefect)
+        ]
+        try:
+            yield
+        finally:
+            for each in caring:
+                each.cancel()
+
+    async def _cancels_in_prefect(self) -> NoReturn:
+        while True:
+            await self._quietly(self._cancelled_in_prefect())
+            await asyncio.sleep(PASS)
 
     async def _all_ended(self) -> None:
         while self._after:

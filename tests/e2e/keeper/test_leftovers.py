@@ -23,8 +23,9 @@ pytestmark = pytest.mark.e2e
 ME, NOW = "the-worker", "incarnation-2"
 
 
-async def swept(house: House) -> LeftOver:
-    return await leftovers.leftovers(house.ledger, house.client, POOL, ME, NOW)
+async def swept(house: House, *supervised: FlowRun) -> LeftOver:
+    mine = {str(run.id) for run in supervised}
+    return await leftovers.leftovers(house.ledger, house.client, POOL, ME, supervised=lambda: mine)
 
 
 # --- ours
@@ -139,7 +140,7 @@ async def test_of_this_worker_before_it_was_started_again(house: House, theirs: 
     mine = await foreign(house, theirs, f"{ME}:{NOW}:18", Pending(), Running())
     process_worker = await foreign(house, theirs, "a-machine:17", Pending(), Running())
 
-    assert await swept(house) == LeftOver(scheduled=1, crashed=1, cancelled=1)
+    assert await swept(house, mine) == LeftOver(scheduled=1, crashed=1, cancelled=1)
 
     assert await house.shown(running) == ("CRASHED", "Crashed")
     assert await house.shown(pending) == ("SCHEDULED", "Scheduled")
@@ -147,7 +148,17 @@ async def test_of_this_worker_before_it_was_started_again(house: House, theirs: 
     assert await house.shown(stopping) == ("CANCELLED", "Cancelled")
     for untouched in (mine, process_worker):
         assert await house.shown(untouched) == ("RUNNING", "Running")
-    assert not await swept(house)
+    assert not await swept(house, mine)
+
+
+async def test_of_this_very_worker_when_prefect_was_away_at_its_end(
+    house: House, theirs: UUID
+) -> None:
+    ended = await foreign(house, theirs, f"{ME}:{NOW}:18", Pending(), Running())
+
+    assert await swept(house) == LeftOver(crashed=1)
+
+    assert await house.shown(ended) == ("CRASHED", "Crashed")
 
 
 async def test_one_that_ended_meanwhile_stays_as_it_ended(house: House, theirs: UUID) -> None:

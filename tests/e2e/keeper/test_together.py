@@ -29,7 +29,7 @@ async def every_pass(ledger: Ledger, client: PrefectClient) -> int:
         await expire.expire(ledger, client),
         await ensure.ensure(ledger, client),
         await mirror.mirror(ledger, client),
-        await leftovers.leftovers(ledger, client, POOL, "the-worker", "2"),
+        await leftovers.leftovers(ledger, client, POOL, "the-worker"),
     ]
     return sum(map(bool, done))
 
