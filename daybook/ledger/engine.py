@@ -2,11 +2,13 @@
 
 A transaction that begins deferred and writes later can fail when another wrote in between; one that
 begins immediate waits its turn (30 s at most) and then has the ledger to itself. On SQLite that is
-the claim lock of `docs/promise.md` rule 1.
+the claim lock of `docs/promise.md` rule 1. The writers of one `Ledger` queue for it in the order in
+which they came, and only the first of them holds a connection: however many wait, reading goes on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -20,13 +22,14 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from daybook.clock import SYSTEM, Clock
 from daybook.errors import LedgerUnreachable
 
 BUSY = timedelta(seconds=30)
-"""How long a transaction waits for its turn."""
+"""How long a transaction waits for its turn, in this process and at the file together."""
 LOOK_AGAIN = timedelta(milliseconds=10)
 
 
@@ -34,7 +37,7 @@ def _prepare(connection: Any, busy: timedelta) -> None:
     # The driver's own transaction handling is switched off: `_begin` says how one begins.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {busy // timedelta(milliseconds=1)}")
+    cursor.execute(_waiting(busy))
     _to_wal(cursor, busy)
     cursor.execute("PRAGMA synchronous = FULL")  # an outcome survives a power cut
     cursor.execute("PRAGMA foreign_keys = ON")
@@ -58,9 +61,24 @@ def _to_wal(cursor: Any, busy: timedelta) -> None:
             time.sleep(LOOK_AGAIN.total_seconds())
 
 
-def _begin(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+def _begin(connection: Connection, busy: timedelta) -> None:
+    """``left``, an option of the connection, is how much of ``busy`` this writer has left."""
+    options = connection.get_execution_options()
+    if not options.get("immediate", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    left = options.get("left", busy)
+    if left < busy:
+        connection.exec_driver_sql(_waiting(left))
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        if left < busy:
+            connection.exec_driver_sql(_waiting(busy))
+
+
+def _waiting(busy: timedelta) -> str:
+    return f"PRAGMA busy_timeout = {max(0, busy // timedelta(milliseconds=1))}"
 
 
 class Ledger:
@@ -73,10 +91,10 @@ class Ledger:
     def __init__(self, address: str, clock: Clock = SYSTEM, busy: timedelta = BUSY) -> None:
         self.address = address
         self._url = make_url(address)
-        self._clock = clock
+        self._clock, self._busy, self._turn = clock, busy, asyncio.Lock()
         self._engine: AsyncEngine = create_async_engine(self._url)
         event.listen(self._engine.sync_engine, "connect", lambda raw, _: _prepare(raw, busy))
-        event.listen(self._engine.sync_engine, "begin", _begin)
+        event.listen(self._engine.sync_engine, "begin", lambda opened: _begin(opened, busy))
         self._writing = self._engine.execution_options(immediate=True)
         self.id = ""
 
@@ -136,6 +154,8 @@ class Ledger:
             yield
         except OperationalError as error:
             raise LedgerUnreachable(self.place, str(error.orig)) from error
+        except NoneFree as error:
+            raise LedgerUnreachable(self.place, "all connections are taken") from error
         except DatabaseError as error:
             if type(error) is not DatabaseError:
                 raise  # a constraint, or a statement that is wrong
@@ -153,15 +173,36 @@ class Ledger:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        """One write transaction, holding the claim lock; committed at the end, else undone."""
+        """One write transaction, holding the claim lock; committed at the end, else undone.
+
+        Raises `LedgerUnreachable` when its turn has not come after `BUSY`. Not to be entered within
+        another one.
+        """
         async with (
+            self._queued() as left,
             self._translated(),
             AsyncSession(self._writing, expire_on_commit=False) as session,
             session.begin(),
         ):
             # Take the lock now, so that all that is read here is still true at the commit.
-            await session.connection()
+            await session.connection(execution_options={"left": left})
             yield session
+
+    @asynccontextmanager
+    async def _queued(self) -> AsyncIterator[timedelta]:
+        """Hold the place of this process's writer; yields what is left of the time to wait."""
+        came, queued = time.monotonic(), self._turn.locked()
+        try:
+            async with asyncio.timeout(self._busy.total_seconds()):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            why = "locked, and other writers of this process wait for it too"
+            raise LedgerUnreachable(self.place, why) from error
+        try:
+            waited = timedelta(seconds=time.monotonic() - came) if queued else timedelta(0)
+            yield self._busy - waited
+        finally:
+            self._turn.release()
 
     def now(self) -> datetime:
         """The ledger's time, in UTC: on SQLite the machine's."""

@@ -10,13 +10,16 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import AsyncAdaptedQueuePool, text
 
+from daybook.clock import SYSTEM
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
@@ -153,6 +156,112 @@ async def test_who_only_reads_does_not_wait_for_a_writer(tmp_path: Path) -> None
         with locked(path):
             async with ledger.read() as session:
                 assert await jobs.names(session) == set()
+
+
+async def test_however_many_wait_to_write_each_is_told_in_time_and_reading_goes_on(
+    tmp_path: Path,
+) -> None:
+    path, many = tmp_path / "ledger.db", 24
+    async with Ledger(_address(path), busy=timedelta(seconds=2)) as ledger:
+
+        async def writes() -> None:
+            async with ledger.write():
+                pytest.fail("two writers at once")
+
+        with locked(path):
+            async with asyncio.timeout(10):  # not one after the other
+                writing = [asyncio.create_task(writes()) for _ in range(many)]
+                async with ledger.read() as session:
+                    await session.connection()
+                    assert await jobs.names(session) == set()
+                assert not any(each.done() for each in writing)  # it waited for none of them
+                told = await asyncio.gather(*writing, return_exceptions=True)
+        assert [type(each) for each in told] == [LedgerUnreachable] * many
+        assert any("other writers" in str(each) for each in told)
+        async with ledger.write() as session:
+            assert await jobs.names(session) == set()
+
+
+async def test_all_connections_taken_is_not_to_be_reached(tmp_path: Path) -> None:
+    async with Ledger(_address(tmp_path / "ledger.db")) as ledger, AsyncExitStack() as readers:
+        pool = ledger._engine.pool
+        assert isinstance(pool, AsyncAdaptedQueuePool)
+        pool._timeout = 0.01
+        while pool.checkedout() < pool.size() + pool._max_overflow:
+            session = await readers.enter_async_context(ledger.read())
+            await session.connection()
+
+        with pytest.raises(LedgerUnreachable, match="all connections are taken"):
+            async with ledger.read() as session:
+                await session.connection()
+
+
+async def test_writers_have_their_turns_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    had: list[int] = []
+    async with Ledger(_address(tmp_path / "ledger.db")) as ledger:
+
+        async def writes(number: int) -> None:
+            async with ledger.write():
+                had.append(number)
+
+        async with asyncio.timeout(30):
+            await asyncio.gather(*map(writes, range(40)))
+
+    assert had == list(range(40))
+
+
+async def test_who_waited_here_waits_the_less_at_the_file_and_the_next_as_long_as_ever(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    held, entered = asyncio.Event(), asyncio.Event()
+    async with Ledger(_address(path), busy=timedelta(seconds=4)) as ledger:
+
+        async def holds() -> None:
+            async with ledger.write():
+                entered.set()
+                await held.wait()
+
+        async def writes() -> None:
+            async with ledger.write():
+                pytest.fail("two writers at once")
+
+        holding = asyncio.create_task(holds())
+        await entered.wait()
+        since = time.monotonic()
+        waiting = asyncio.create_task(writes())
+        await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=2))
+        held.set()
+        await holding
+        with locked(path), pytest.raises(LedgerUnreachable, match="locked"):
+            await waiting
+        assert 3 < time.monotonic() - since < 5.5
+
+        async with ledger.read() as session:
+            assert (await session.execute(text("PRAGMA busy_timeout"))).scalar_one() == 4000
+
+
+async def test_a_writer_that_is_cancelled_in_the_queue_keeps_nobody_waiting(tmp_path: Path) -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+    had: list[str] = []
+    async with Ledger(_address(tmp_path / "ledger.db")) as ledger:
+
+        async def writes(name: str) -> None:
+            async with ledger.write():
+                had.append(name)
+                entered.set()
+                await leave.wait()
+
+        first, second, third = (asyncio.create_task(writes(name)) for name in "abc")
+        await entered.wait()
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        leave.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(first, third)
+
+    assert had == ["a", "c"]
 
 
 async def test_nobody_else_reads_its_files(tmp_path: Path) -> None:
