@@ -23,6 +23,9 @@ from ipaddress import (
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+PORTS = {"http": 80, "https": 443}
+"""The schemes that are reached, and where they listen."""
+
 METADATA: dict[Address, str] = {
     ip_address(address): whose
     for address, whose in {

@@ -35,9 +35,7 @@ import httpx2
 from daybook import settings
 from daybook.errors import OutgoingRefused, Refused
 from daybook.outgoing import addresses
-from daybook.outgoing.addresses import Address, Network
-
-PORTS = {"http": 80, "https": 443}
+from daybook.outgoing.addresses import PORTS, Address, Network
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)\Z")

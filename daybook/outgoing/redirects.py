@@ -21,6 +21,7 @@ import httpx2
 
 from daybook.errors import OutgoingRefused
 from daybook.outgoing import guard
+from daybook.outgoing.addresses import PORTS
 
 MOST = 5
 
@@ -85,4 +86,4 @@ def follow(
 
 
 def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:
-    return url.scheme, url.raw_host.lower(), url.port or guard.PORTS.get(url.scheme)
+    return url.scheme, url.raw_host.lower(), url.port or PORTS.get(url.scheme)

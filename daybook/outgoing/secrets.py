@@ -11,12 +11,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import httpx2
+from typing import TYPE_CHECKING, Any, Protocol
 
 from daybook.errors import Refused
-from daybook.outgoing import guard
+from daybook.outgoing.addresses import PORTS
+
+if TYPE_CHECKING:
+    import httpx2
 
 HIDDEN = "********"
 """Stands where a secret stood."""
@@ -82,7 +83,7 @@ class Destination:
     def of_url(cls, url: httpx2.URL) -> Destination:
         """Of an address that a guard has checked."""
         host = url.raw_host.decode("ascii").lower().removesuffix(".")
-        port = url.port or guard.PORTS[url.scheme]
+        port = url.port or PORTS[url.scheme]
         bracketed = f"[{host}]" if ":" in host else host
         return cls(f"{bracketed}:{port}", frozenset({host, bracketed, f"{bracketed}:{port}"}))
 

@@ -48,32 +48,45 @@ class Server:
         self.names: list[str | None] = []
         self.left = asyncio.Event()
         self.port = 0
+        self.connections: set[asyncio.Task[None]] = set()
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            first, *lines = head.strip().split("\r\n")
-            method, path, _ = first.split(" ")
-            pairs = (line.split(": ", 1) for line in lines)
-            headers = {name.lower(): value for name, value in pairs}
-            body = await reader.readexactly(int(headers.get("content-length", 0)))
-            self.requests.append(Seen(method, path, headers, body))
-            step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
-            gone = asyncio.ensure_future(reader.read())
-            work = asyncio.ensure_future(step(self.requests[-1], writer))
-            try:
-                await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
-                if gone.done():
-                    self.left.set()
-            finally:
-                for task in (gone, work):
-                    task.cancel()
-                await asyncio.gather(gone, work, return_exceptions=True)
-        writer.close()
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections.add(task)
+        try:
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                await self._serve(reader, writer)
+            writer.close()
+            with suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
+        finally:
+            writer.transport.abort()
+            self.connections.discard(task)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.strip().split("\r\n")
+        method, path, _ = first.split(" ")
+        pairs = (line.split(":", 1) for line in lines)
+        headers = {name.lower(): value.strip() for name, value in pairs}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        self.requests.append(Seen(method, path, headers, body))
+        step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+        gone = asyncio.ensure_future(reader.read())
+        work = asyncio.ensure_future(step(self.requests[-1], writer))
+        try:
+            await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                self.left.set()
+        finally:
+            for task in (gone, work):
+                task.cancel()
+            await asyncio.gather(gone, work, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -88,6 +101,9 @@ async def serving(context: ssl.SSLContext | None = None) -> AsyncIterator[Server
         yield here
     finally:
         listening.close()
+        for task in here.connections:
+            task.cancel()
+        await asyncio.gather(*here.connections, return_exceptions=True)
 
 
 def head(status: int = 200, headers: Mapping[str, str] | None = None) -> bytes:

@@ -1,0 +1,107 @@
+"""Secrets in a real Prefect: written as a block, read by name, never told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prefect.blocks.system import Secret as PrefectsOwn
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import BlockDocumentCreate
+from pydantic import SecretStr
+
+import blocks
+from daybook.errors import Refused, UnknownName
+from daybook.outgoing.secret_blocks import SLUG, PrefectSecrets
+from daybook.outgoing.secrets import Secret
+
+pytestmark = pytest.mark.anyio
+
+VALUE = "s3cr3t-of-the-api"
+
+
+@pytest.fixture
+async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
+    """A client of a Prefect that knows our block types and holds no secret."""
+    async with get_client() as client:
+        await blocks.register(client)
+        await _forget_all(client)
+        yield client
+        await _forget_all(client)
+
+
+async def _forget_all(client: PrefectClient) -> None:
+    for slug in (SLUG, "secret"):
+        for document in await client.read_block_documents_by_type(slug):
+            await client.delete_block_document(document.id)
+
+
+async def test_a_secret_is_read_as_it_was_saved(client: PrefectClient) -> None:
+    block = blocks.SecretBlock(value=SecretStr(VALUE), hosts=["API.example.org."])
+    await block.asave("ops", client=client)
+    secret = await PrefectSecrets(client).read("ops")
+    assert secret == Secret("ops", VALUE, ("api.example.org",))
+    loaded: Any = await blocks.SecretBlock.aload("ops", client=client)
+    assert loaded.get_secret() == secret
+    assert VALUE not in repr(loaded) + str(loaded) + repr(secret)
+
+
+async def test_prefect_shows_no_value(client: PrefectClient) -> None:
+    await blocks.SecretBlock(value=SecretStr(VALUE), hosts=["api.example.org"]).asave(
+        "ops", client=client
+    )
+    document = await client.read_block_document_by_name("ops", SLUG, include_secrets=False)
+    assert document.data["hosts"] == ["api.example.org"]
+    assert VALUE not in str(document.data)
+    block_type = await client.read_block_type_by_slug(SLUG)
+    schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
+    assert schema is not None
+    assert schema.fields["properties"]["hosts"]["items"] == {"type": "string"}
+    assert schema.fields["required"] == ["value", "hosts"]
+    assert schema.fields["secret_fields"] == ["value"]
+
+
+async def test_an_unknown_one_is_told_with_those_that_are_known(client: PrefectClient) -> None:
+    with pytest.raises(UnknownName, match="known: none"):
+        await PrefectSecrets(client).read("ops")
+    await blocks.SecretBlock(value=SecretStr(VALUE), hosts=["api.example.org"]).asave(
+        "team", client=client
+    )
+    with pytest.raises(UnknownName, match="known: team"):
+        await PrefectSecrets(client).read("ops")
+
+
+async def test_prefects_own_block_is_told_apart(client: PrefectClient) -> None:
+    own: Any = PrefectsOwn(value=VALUE)  # type: ignore[arg-type]
+    await own.asave("ops", client=client)
+    with pytest.raises(Refused, match="bound to no hosts") as refused:
+        await PrefectSecrets(client).read("ops")
+    assert VALUE not in str(refused.value)
+
+
+async def test_a_block_made_illegal_in_the_ui_is_refused(client: PrefectClient) -> None:
+    block_type = await client.read_block_type_by_slug(SLUG)
+    schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
+    assert schema is not None
+    await client.create_block_document(
+        BlockDocumentCreate(
+            name="ops",
+            data={"value": VALUE, "hosts": ["https://api.example.org/"]},
+            block_schema_id=schema.id,
+            block_type_id=block_type.id,
+        )
+    )
+    with pytest.raises(Refused, match="without scheme") as refused:
+        await PrefectSecrets(client).read("ops")
+    assert VALUE not in str(refused.value)
+
+
+async def test_without_the_block_type_none_is_known(client: PrefectClient) -> None:
+    block_type = await client.read_block_type_by_slug(SLUG)
+    await client.delete_block_type(block_type.id)
+    try:
+        with pytest.raises(UnknownName, match="known: none"):
+            await PrefectSecrets(client).read("ops")
+    finally:
+        await blocks.register(client)

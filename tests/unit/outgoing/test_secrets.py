@@ -1,0 +1,241 @@
+"""Secrets go by reference, to their hosts, and are seen nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+
+from daybook.errors import Refused, UnknownName
+from daybook.outgoing import secret_blocks, secrets
+from daybook.outgoing.secrets import Destination, Filled, Secret
+
+pytestmark = pytest.mark.anyio
+
+VALUE = "s3cr3t-of-the-api"
+
+
+@dataclass
+class Kept:
+    """Secrets as a test says."""
+
+    kept: Mapping[str, tuple[str, ...]]
+
+    async def read(self, name: str) -> Secret:
+        if name not in self.kept:
+            raise UnknownName("secret", name, self.kept)
+        return Secret(name, VALUE if name == "key" else f"value of {name}", self.kept[name])
+
+
+def _to(url: str) -> Destination:
+    return Destination.of_url(httpx2.URL(url))
+
+
+async def _filled(text: str, url: str, *hosts: str) -> str:
+    return await secrets.fill("headers", text, _to(url), Kept({"key": hosts}), Filled())
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url"),
+    [
+        (("api.example.org",), "https://api.example.org/"),
+        (("api.example.org",), "https://API.example.org.:8443/"),
+        (("other.example.org", "api.example.org:8443"), "https://api.example.org:8443/"),
+        (("api.example.org:443",), "https://api.example.org/"),
+        (("10.0.0.5",), "http://10.0.0.5:8080/"),
+        (("::1",), "http://[::1]:8080/"),
+        (("[::1]:8080",), "http://[::1]:8080/"),
+        (("[::1]",), "http://[::1]/"),
+        (("xn--bcher-kva.example",), "https://bücher.example/"),
+    ],
+)
+async def test_a_secret_goes_to_its_hosts(hosts: tuple[str, ...], url: str) -> None:
+    bound = secret_blocks.build("key", {"value": VALUE, "hosts": list(hosts)})
+    assert await _filled("Bearer {{secret:key}}", url, *bound.hosts) == f"Bearer {VALUE}"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url"),
+    [
+        (("api.example.org",), "https://evil.example.org/"),
+        (("api.example.org",), "https://api.example.org.evil.example/"),
+        (("api.example.org",), "https://x.api.example.org/"),
+        (("example.org",), "https://api.example.org/"),
+        (("api.example.org:8443",), "https://api.example.org/"),
+        (("api.example.org:443",), "http://api.example.org/"),
+        (("10.0.0.5",), "http://10.0.0.50/"),
+        (("tool:api.example.org",), "https://api.example.org/"),
+    ],
+)
+async def test_and_to_no_other(hosts: tuple[str, ...], url: str) -> None:
+    with pytest.raises(Refused, match=f"is bound to {hosts[0]}") as refused:
+        await _filled("{{secret:key}}", url, *hosts)
+    assert "does not go to" in refused.value.problem
+    assert VALUE not in str(refused.value)
+
+
+async def test_texts_hold_several_and_keep_the_rest() -> None:
+    kept = Kept({"key": ("a.example",), "user-2": ("a.example",)})
+    filled = Filled()
+    text = "{{ secret:user-2 }}:{{secret:key}} {{date}} {secret:key}"
+    told = await secrets.fill("headers", text, _to("https://a.example/"), kept, filled)
+    assert told == f"value of user-2:{VALUE} {{{{date}}}} {{secret:key}}"
+    assert filled.values == {VALUE, "value of user-2"}
+
+
+async def test_a_value_that_looks_like_a_reference_is_not_followed() -> None:
+    @dataclass
+    class Nested:
+        async def read(self, name: str) -> Secret:
+            return Secret(name, "{{secret:other}}\\1", ("a.example",))
+
+    told = await secrets.fill("", "{{secret:key}}", _to("https://a.example/"), Nested(), Filled())
+    assert told == "{{secret:other}}\\1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{secret:}}", "{{secret:Key}}", "{{secret}}", "{{secret:a b}}", "{{secret:key}", "{{secret"],
+)
+def test_a_misspelt_reference_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="misspelt") as refused:
+        secrets.references("headers", f"Bearer {text} {{{{secret:good}}}}")
+    assert "{{secret:name}}" in refused.value.legal
+
+
+async def test_a_secret_that_is_not_there() -> None:
+    with pytest.raises(UnknownName, match="known: key"):
+        await secrets.fill(
+            "headers", "{{secret:nosuch}}", _to("https://a.example/"), Kept({"key": ()}), Filled()
+        )
+
+
+async def test_parameters_are_filled_wherever_they_hold_a_text() -> None:
+    kept = Kept({"key": ("tool:search.reindex",)})
+    params = {"a": ["{{secret:key}}", 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
+    there = Destination.of_tool("Search.Reindex")
+    told = await secrets.fill_params(params, there, kept, Filled())
+    assert told == {"a": [VALUE, 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
+    with pytest.raises(Refused, match="does not go to tool:other"):
+        await secrets.fill_params(params, Destination.of_tool("other"), kept, Filled())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Authorization", "Bearer abc"),
+        ("authorization", "Basic dXNlcjpwYXNz"),
+        ("X-Api-Key", "abc"),
+        ("X-API-KEY", "1"),
+        ("apikey", "abc"),
+        ("Cookie", "session=1"),
+        ("PRIVATE-TOKEN", "abc"),
+        ("X-Auth-Token", "abc"),
+        ("X-Goog-Api-Key", "abc"),
+        ("X-Webhook-Secret", "abc"),
+        ("X-Password", "abc"),
+        ("X-Anything", "Bearer 0123456789abcdef"),
+        ("X-Anything", "sk-" + "ant-api03-" + "x1" * 12),
+        ("X-Anything", "sk_live_0123456789abcdefghij"),
+        ("X-Anything", "ghp_0123456789abcdefghij0123456789abcdef"),
+        ("X-Anything", "github_pat_0123456789abcdefghij"),
+        ("X-Anything", "glpat-0123456789abcdefghij"),
+        ("X-Anything", "xoxb-0123456789-abcdef"),
+        ("X-Anything", "AKIA" + "A1B2C3D4E5F6G7H8"),
+        ("X-Anything", "AIza" + "x" * 35),
+        ("X-Anything", "pnu_0123456789abcdefghij"),
+        ("X-Anything", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"),
+        ("X-Anything", "-----BEGIN RSA PRIVATE KEY-----"),
+        ("X-Anything", "{{secret:key}} and sk_live_0123456789abcdefghij"),
+    ],
+)
+def test_a_header_that_looks_like_a_secret_is_refused_with_advice(name: str, value: str) -> None:
+    with pytest.raises(Refused) as refused:
+        secrets.refuse_literal_headers({"Accept": "*/*", name: value})
+    assert refused.value.field == "headers"
+    assert "{{secret:name}}" in refused.value.legal
+    assert name in refused.value.problem
+    assert len(value) < 4 or value not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Authorization", "Bearer {{secret:key}}"),
+        ("X-Api-Key", "{{ secret:key }}"),
+        ("X-Api-Key", ""),
+        ("X-Team", "research"),
+        ("X-Token-Count", "15"),
+        ("X-Plan", "Basic subscription"),
+        ("X-Note", "Bearer instruments of the orchestra"),
+        ("Accept", "application/vnd.github+json"),
+        ("Idempotency", "550e8400-e29b-41d4-a716-446655440000"),
+    ],
+)
+def test_other_headers_pass(name: str, value: str) -> None:
+    secrets.refuse_literal_headers({name: value})
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"api_key": "abc"}, "api_key"),
+        ({"auth": {"password": "abc"}}, "auth.password"),
+        ({"list": [{"client-secret": "abc"}]}, "list.client-secret"),
+        ({"text": "use ghp_0123456789abcdefghij0123456789abcdef"}, "text"),
+    ],
+)
+def test_parameters_that_look_like_a_secret_are_refused(params: Any, told: str) -> None:
+    with pytest.raises(Refused, match=f'"{told}" looks like a secret') as refused:
+        secrets.refuse_literal_params(params)
+    assert refused.value.field == "params"
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"api_key": "{{secret:key}}", "tokens": 5, "next_page_token": "abc", "password": ""},
+        {"secret": None, "full": True},
+        [],
+        "text",
+    ],
+)
+def test_other_parameters_pass(params: Any) -> None:
+    secrets.refuse_literal_params(params)
+
+
+def test_what_was_filled_in_is_hidden_where_it_is_said_back() -> None:
+    filled = Filled({'a"quoted', VALUE, f"{VALUE}-longer", "abc"})
+    said = f'{{"got": "{VALUE}-longer", "and": "a\\"quoted", "it": "{VALUE}", "short": "abc"}}'
+    assert filled.hide(said) == (
+        '{"got": "********", "and": "********", "it": "********", "short": "abc"}'
+    )
+    assert VALUE not in repr(filled)
+    assert VALUE not in repr(Secret("key", VALUE, ()))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"value": "", "hosts": ["a.example"]}, "value: is empty"),
+        ({"value": f"{VALUE}\n", "hosts": ["a.example"]}, "value: is empty, or begins or ends"),
+        ({"value": VALUE, "hosts": []}, "hosts: name each host"),
+        ({"value": VALUE, "hosts": ["https://a.example"]}, "hosts: name each host"),
+        ({"value": VALUE, "hosts": ["*.example"]}, "hosts: name each host"),
+        ({"value": VALUE, "hosts": ["a.example/path"]}, "hosts: name each host"),
+        ({"value": VALUE, "hosts": ["a.example, b.example"]}, "hosts: name each host"),
+        ({"value": VALUE, "hosts": "a.example"}, "hosts: "),
+        ({"value": VALUE}, "hosts: "),
+        ({"hosts": ["a.example"]}, "value: "),
+    ],
+)
+def test_a_block_that_is_not_legal_is_refused_without_its_value(
+    data: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        secret_blocks.build("key", data)
+    assert problem in refused.value.problem
+    assert VALUE not in str(refused.value)
