@@ -62,8 +62,6 @@ def _does(job: dict[str, Any]) -> tuple[str, str]:
     """What a job does, as a fact about it."""
     if job["kind"] == "webhook":
         return "calls", f"{job['method']} {job['url']}"
-    if job["kind"] == "tool-call":
-        return "calls", f"the tool {job['tool']}"
     return "asks", f"the agent {job['agent']}"
 
 

@@ -1,7 +1,7 @@
 """The options that several commands share.
 
-An attribute of `JobOptions` or `LaterOptions` is called as the service calls the field; its
-`Parameter` says how it is written.
+An attribute of `JobOptions` or `LaterOptions` is called as the service calls the field, but those
+of `FIELDS`; its `Parameter` says how it is written.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ _WEBHOOK = Group("A webhook", sort_key=3)
 _HOW = Group("How", sort_key=5)
 
 _SCHEMA_SAID = """such as '{"type": "object"}' or @schema.json"""
+
+FIELDS = {"webhook": "url", "header": "headers"}
+"""Options that the service calls otherwise."""
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON, and nothing else, on stdout.")]
 Job = Annotated[str, Parameter(help="Name, id, or unique beginning of the id.")]

@@ -18,6 +18,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
+from daybook.cli import options
 from daybook.errors import DaybookError, Refused
 
 LINE = "command line"
@@ -34,6 +35,9 @@ def spellings(app: App) -> dict[str, str]:
         name = argument.field_info.name
         if argument.name.startswith("--") or argument.index is not None:
             typed[name.rstrip("_")] = argument.name if argument.index is None else name.upper()
+    for name, field in options.FIELDS.items():
+        if name in typed:
+            typed[field] = typed[name]
     return typed
 
 

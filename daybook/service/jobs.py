@@ -14,7 +14,6 @@ from daybook.ledger.jobs import StoredJob
 from daybook.service import home, views
 from daybook.spec.actions import Action, AgentPrompt, Webhook
 from daybook.spec.job import Job, edit, free_name, new_job
-from daybook.spec.refusal import not_yet
 from daybook.spec.schedule import At
 
 if TYPE_CHECKING:
@@ -202,8 +201,6 @@ async def _can_be_asked(client: PrefectClient, action: Action) -> None:
 
         webhook.check(action, Guard.here(Rule.OPERATOR))
         return
-    if not isinstance(action, AgentPrompt):
-        raise not_yet("kind", '"tool-call" not yet')
     name, known = action.agent, await documents.names(client)
     if name not in known and name not in {f"{slug}/{each}" for each, slug in known.items()}:
         raise UnknownName("agent", name, known)

@@ -1,4 +1,4 @@
-"""What a job does, by its kind: asks an agent, calls a webhook, calls a tool (requirement 8)."""
+"""What a job does, by its kind: asks an agent, or calls a webhook (requirement 8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
     model_validator,
 )
 
@@ -28,7 +27,7 @@ LONGEST_URL = 4_000
 LONGEST_BODY = 500_000
 """Characters: Prefect answers parameters above 512 KiB with 422."""
 
-Kind = Literal["agent-prompt", "webhook", "tool-call"]
+Kind = Literal["agent-prompt", "webhook"]
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """The methods of a webhook."""
@@ -155,45 +154,21 @@ class Webhook(BaseModel):
     )
 
 
-def _tool(name: str) -> str:
-    if not name.strip():
-        with for_pydantic():
-            raise Refused("tool", "is blank", "name one that `daybook tools list` shows")
-    return name.strip()
-
-
-class ToolCall(BaseModel):
-    """What a `tool-call` job does: calls one tool with exactly these parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tool: Annotated[str, AfterValidator(_tool)] = Field(
-        title="Tool", description="The tool's name, as `daybook tools list` shows it."
-    )
-    params: dict[str, JsonValue] = Field(
-        default_factory=dict,
-        title="Parameters",
-        description="What the tool is given; checked against its own schema.",
-    )
-
-
-Action: TypeAlias = AgentPrompt | Webhook | ToolCall
-ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall]] = {
+Action: TypeAlias = AgentPrompt | Webhook
+ACTIONS: dict[str, type[AgentPrompt | Webhook]] = {
     "agent-prompt": AgentPrompt,
     "webhook": Webhook,
-    "tool-call": ToolCall,
 }
 """The kinds of job, and what each one's action is."""
 
 POLICIES: dict[str, dict[str, object]] = {
     "agent-prompt": {},
     "webhook": {"timeout": "30s", "retries": 0},
-    "tool-call": {"retries": 0},
 }
 """What a kind's policy is where nothing is given, beside the defaults of `Policy` (requirement 11):
-a tool or a webhook may have had its effect although it failed."""
+a webhook may have had its effect although it failed."""
 
-ALIASES = {"send_message": "agent-prompt", "call_webhook": "webhook", "call_tool": "tool-call"}
+ALIASES = {"send_message": "agent-prompt", "call_webhook": "webhook"}
 """Names of other schedulers, accepted on import (requirement 8)."""
 
 
@@ -209,5 +184,3 @@ def subject(action: Action) -> str:
             return action.prompt
         case Webhook():
             return urlsplit(action.url).hostname or action.url
-        case ToolCall():
-            return action.tool

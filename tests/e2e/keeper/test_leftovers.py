@@ -149,6 +149,7 @@ async def test_of_this_worker_before_it_was_started_again(house: House, theirs: 
     for untouched in (mine, process_worker):
         assert await house.shown(untouched) == ("RUNNING", "Running")
     assert not await swept(house, mine)
+    await house.set(mine, Completed())
 
 
 async def test_of_this_very_worker_when_prefect_was_away_at_its_end(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from daybook.cli import options
 from daybook.cli.options import JobOptions, LaterOptions
 from daybook.spec.job import FIELDS, NOT_YET
 
@@ -160,11 +161,36 @@ def test_every_field_of_a_later_version_can_be_typed_or_is_a_programs() -> None:
 
 def test_every_field_that_acts_can_be_typed() -> None:
     typed = {field.name.rstrip("_") for field in dataclasses.fields(JobOptions)} | {"prompt"}
+    typed = {options.FIELDS.get(name, name) for name in typed}
     assert typed - {"disabled"} == set(FIELDS) - {"enabled", "kind", "policy", "schedule"}
 
 
-def test_a_webhook_or_a_tool_in_place_of_the_prompt_is_not_yet(daybook: Any) -> None:
-    check(daybook("add", "--webhook", "https://x.example", EVERY, "5m"), "--webhook", ["not yet"])
+def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:
+    check(
+        daybook("add", "x", "--webhook", "https://x.example", EVERY, "5m"),
+        "PROMPT and --webhook",
+        ["one"],
+    )
+    check(daybook("add", "--webhook", "ftp://x.example", EVERY, "5m"), "--webhook", ["https://"])
+    check(
+        daybook("add", "--webhook", "https://x.example", "--agent", "a", EVERY, "5m"),
+        "--agent",
+        ["webhook"],
+    )
+    check(
+        daybook("add", "--webhook", "https://x.example", "--header", "x", EVERY, "5m"),
+        "--header",
+        ["Name: value"],
+    )
+    check(
+        daybook("add", "--webhook", "https://x.example", "--body", "@/nowhere", EVERY, "5m"),
+        "--body",
+        ["cannot be read"],
+    )
+    check(daybook("add", "x", "--method", "GET", EVERY, "5m"), "--method", ["prompt"])
+
+
+def test_a_tool_in_place_of_the_prompt_is_not_yet(daybook: Any) -> None:
     check(daybook("add", "--tool", "a.b", "--params", "{}", EVERY, "5m"), "--tool", ["not yet"])
 
 

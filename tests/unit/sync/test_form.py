@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from prefect.flows import Flow
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import ValidationError, validate
 
@@ -13,9 +15,10 @@ from daybook.host import worker
 from daybook.spec.job import new_job
 from daybook.sync import form
 from flows.agent_prompt import agent_prompt
+from flows.webhook import webhook
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
-FLOWS = {"agent-prompt": agent_prompt}
+FLOWS: dict[str, Flow[..., Any]] = {"agent-prompt": agent_prompt, "webhook": webhook}
 
 
 def test_each_kind_has_the_form_of_its_flow() -> None:
@@ -32,6 +35,16 @@ def test_a_jobs_parameters_fit_the_form() -> None:
     schema = form.schema("agent-prompt")
     validate(job.parameters(), schema, raise_on_error=True)
     for wrong in ({}, {"prompt": "x", "policy": {"surprise": 1}}, {"prompt": "x", "session": "z"}):
+        with pytest.raises(ValidationError):
+            validate(wrong, schema, raise_on_error=True)
+
+
+def test_a_webhooks_parameters_fit_its_form() -> None:
+    job = new_job(now=NOW, url="https://x.example/a", method="put", headers={"A": "b"}, every="1h")
+    schema = form.schema("webhook")
+    assert (job.kind, job.parameters()["method"]) == ("webhook", "PUT")
+    validate(job.parameters(), schema, raise_on_error=True)
+    for wrong in ({}, {"url": "https://x.example", "method": "BREW"}, {"prompt": "x"}):
         with pytest.raises(ValidationError):
             validate(wrong, schema, raise_on_error=True)
 
