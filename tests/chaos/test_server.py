@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,8 @@ async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
                 worker = await crew.worker()
                 await crew.floor.asked(job)
                 await agent.says("acting")
-                await child.terminate(grace=0.0)
+                os.kill(child.pid, signal.SIGKILL)
+                await child.wait()
                 agent.let_go()
                 # The ledger needs no Prefect.
                 await crew.becomes(job, "succeeded", within=SEEN)

@@ -17,7 +17,7 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
-from daybook.host import children
+from daybook.host import children, worker
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.service import doctor, setup
@@ -39,6 +39,14 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
     async with get_client() as client:
         for each in await client.read_deployments():  # of other tests' ledgers
             await client.delete_deployment(each.id)
+        await worker.ensure_pool(client)
+        for gone in await client.read_workers_for_work_pool(form.POOL):
+            # Prefect holds it for online for half a minute more.
+            await client.request(
+                "DELETE",
+                "/work_pools/{work_pool_name}/workers/{name}",
+                path_params={"work_pool_name": form.POOL, "name": gone.name},
+            )
         yield client
 
 

@@ -1,4 +1,4 @@
-"""Prefect's process worker as our child: seen online, running a flow, and ended with all of it."""
+"""Our worker as our child: seen online, running a flow, and ended with all of it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_the_pool_is_made_once_and_another_type_is_refused(
     first = await client.read_work_pool(worker.POOL)
     await worker.ensure_pool(client)
     assert await client.read_work_pool(worker.POOL) == first
-    assert first.type == "process"
+    assert first.type == "daybook"
     assert "working_dir" in first.base_job_template["variables"]["properties"]
     await client.create_work_pool(WorkPoolCreate(name="other-pool", type="docker"))
     monkeypatch.setattr(worker, "POOL", "other-pool")
