@@ -21,6 +21,8 @@ _LOOK_AGAIN = 0.25
 _REPORTED_WITHIN = 5.0
 """Seconds after which the end of one that is seen to be gone is no longer waited for."""
 _LONGEST_FACT = 1 << 20
+_PIPEFUL = 1 << 20
+"""As many bytes as a pipe can hold (Linux, without privileges)."""
 
 
 class Began:
@@ -35,6 +37,7 @@ class Began:
     ) -> None:
         self.process, self.output = process, output
         self._status, self._learn = status, learn
+        self._reading, self._kept = False, b""
         self._code: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -46,17 +49,23 @@ class Began:
 
     async def facts(self) -> AsyncIterator[dict[str, Any]]:
         held = bytearray()
-        while chunk := await self._chunk():
-            held += chunk
-            *lines, rest = held.split(b"\n")
-            held = rest if len(rest) <= _LONGEST_FACT else bytearray()
-            for line in lines:
-                if (fact := _fact(bytes(line))) is None:
-                    continue
-                if "imported" in fact:  # for the parent
-                    await self._learn(fact["imported"])
-                else:
-                    yield fact
+        self._reading = True
+        try:
+            while chunk := await self._chunk():
+                held += chunk
+                *lines, rest = held.split(b"\n")
+                held = rest if len(rest) <= _LONGEST_FACT else bytearray()
+                for line in lines:
+                    if (fact := _fact(bytes(line))) is None:
+                        continue
+                    if "imported" in fact:  # for the parent
+                        await self._learn(fact["imported"])
+                    else:
+                        yield fact
+        finally:
+            self._reading = False
+            if self._code.done():
+                self._put_by()
 
     async def _chunk(self) -> bytes:
         """What was written next; empty at the end. After that the pipe is closed."""
@@ -72,7 +81,8 @@ class Began:
             if not chunk:
                 self.close()
             return chunk
-        return b""
+        kept, self._kept = self._kept, b""
+        return kept
 
     async def _readable(self) -> None:
         """Until there is something to read, or the process has ended."""
@@ -109,11 +119,24 @@ class Began:
         """It has ended, with ``code``; the first word counts."""
         if not self._code.done():
             self._code.set_result(code)
+        if not self._reading:
+            self._put_by()
 
     async def watch(self) -> None:
         """Look for it until it is gone: nobody else will tell of its end."""
         await processes.gone([self.process], float("inf"))
         self.over(None)
+
+    def _put_by(self) -> None:
+        """It has ended and nobody reads: keep what it told, and let the pipe go."""
+        while self._status >= 0:
+            try:
+                chunk = os.read(self._status, 1 << 16)
+            except BlockingIOError:
+                chunk = b""  # as in `_chunk`
+            self._kept += chunk
+            if not chunk or len(self._kept) >= _PIPEFUL:
+                self.close()
 
     def close(self) -> None:
         """Close the reading end of the status pipe."""

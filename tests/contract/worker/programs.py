@@ -100,8 +100,9 @@ def is_terminated(task: Task, tell: Status) -> None:
 def tells(task: Task, tell: Status) -> None:
     """More than a pipe holds, and something that is no fact."""
     tell(first=1)
-    tell.write("not a fact\n[1]\n")
-    tell(long="x" * 200_000)
+    if "short" not in task.flow_run:
+        tell.write("not a fact\n[1]\n")
+        tell(long="x" * 200_000)
     tell(last=True)
 
 

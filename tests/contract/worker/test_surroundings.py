@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daybook.worker.nursery import Nursery
-from tests.contract.worker.conftest import Launching, actions
+from tests.contract.worker.conftest import Launching, actions, becomes
 
 
 async def test_it_leads_a_session_and_has_nothing_but_its_own(
@@ -62,6 +62,46 @@ async def test_descriptors_do_not_add_up(launching: Launching) -> None:
     for _ in range(10):
         await once()
     assert (count(os.getpid()), count(launching.launcher.pid)) == before
+
+
+@pytest.mark.parametrize("end", ["its own", "ours", "no reader any more", "given up"])
+async def test_descriptors_do_not_add_up_where_nobody_reads_to_the_end(
+    launching: Launching, end: str
+) -> None:
+    """Of hooks nobody asks what they tell; nor of what is ended for want of a caller."""
+
+    async def once() -> None:
+        if end == "its own":
+            began = await launching.start("tells", flow_run={"short": True})
+            assert await began.ended() == 0
+            return
+        if end == "given up":
+            starting = asyncio.create_task(launching.start("ignores"))
+            starting.get_loop().call_soon(starting.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+            await becomes(lambda: not launching.launcher._beginning | launching.launcher._ending)
+            return
+        began = await launching.start("waits")
+        if end == "no reader any more":
+            assert await launching.until(began, "ready")
+        await began.end(grace=60.0)
+
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    await once()
+    before = count()
+    for _ in range(5):
+        await once()
+    await becomes(lambda: count() <= before)
+
+
+async def test_what_it_told_is_there_after_its_end(launching: Launching) -> None:
+    began = await launching.start("tells", flow_run={"short": True})
+    assert await began.ended() == 0
+    assert [fact async for fact in began.facts()] == [{"first": 1}, {"last": True}]
+    assert [fact async for fact in began.facts()] == []
 
 
 async def test_the_parent_has_one_thread(make: Callable[..., Nursery]) -> None:
