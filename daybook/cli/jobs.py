@@ -285,10 +285,20 @@ def _answer(job: dict[str, Any]) -> str:
     return f"{job['output_format']}{schema}"
 
 
+_ALWAYS_SAID = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
+
+
 def _policy(policy: dict[str, Any]) -> str:
-    """What it says, in one line; a deadline that is none is left out."""
-    said = {name: value for name, value in policy.items() if value != ""}
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items())
+    """What it says, in one line: some fields always, the others where they were set."""
+    from daybook.spec.policy import Policy
+
+    usual = Policy().model_dump(mode="json")
+    said = [
+        f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, list) else value}"
+        for name, value in policy.items()
+        if name in _ALWAYS_SAID or value != usual.get(name)
+    ]
+    return ", ".join(said)
 
 
 def _due(job: dict[str, Any]) -> str:

@@ -64,6 +64,30 @@ class JobOptions:
         False
     )
     timezone: Zone = None
+    start: Annotated[
+        str | None,
+        Parameter(group=_WHEN, help="Not due before: 2027-01-15, or 2027-01-15T09:00."),
+    ] = None
+    until: Annotated[
+        str | None,
+        Parameter(group=_WHEN, help="Not due after: 2027-01-15 (included), or 2027-01-15T09:00."),
+    ] = None
+    exclude: Annotated[
+        list[str] | None,
+        Parameter(
+            group=_WHEN,
+            help="Not due on 2026-12-25, or 2026-12-24..2027-01-01; may be given several times. "
+            "'' takes them all away.",
+        ),
+    ] = None
+    active_hours: Annotated[
+        str | None,
+        Parameter(group=_WHEN, help="Due only from 09:00-17:00, say, by the job's clock."),
+    ] = None
+    max_runs: Annotated[
+        int | None,
+        Parameter(group=_WHEN, help="Off after so many runs. Default: no limit (0)."),
+    ] = None
 
     name: Annotated[
         str | None,
@@ -219,11 +243,6 @@ class LaterOptions:
     budget: str | None = None
     metadata: list[str] | None = None
     delete_after_run: bool = False
-    exclude: list[str] | None = None
-    active_hours: str | None = None
-    start: str | None = None
-    until: str | None = None
-    max_runs: str | None = None
     pause_after_failures: str | None = None
     stagger: str | None = None
     idempotent: bool = False

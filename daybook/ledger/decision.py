@@ -28,20 +28,20 @@ from daybook.ledger import (
     slots,
     states,
     waits,
+    wanted,
 )
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.spec import due as due_times
-from daybook.spec import lateness, prompts
+from daybook.spec import due, lateness, prompts, upcoming
 from daybook.spec.job import Job
 
 
 def is_due(job: Job, instant: datetime) -> bool:
     """Whether ``instant`` is a due time of ``job``: never of one that is off."""
-    return job.enabled and due_times.is_due(job.schedule, instant)
+    return job.enabled and upcoming.is_due(job.schedule, job.policy, instant)
 
 
 async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
@@ -135,8 +135,8 @@ class Decision:
             stored = None
         if timed and row is None:
             if stored is None or not is_due(stored.job, offer.due):
-                return self._not_due()
-            if not offer.compared and offer.parameters != stored.job.parameters():
+                return self._not_due(stored)
+            if not self._same(stored):
                 # Edited in Prefect, or queued before an edit here: the revision decides, but first
                 # the ledger has to know all edits.
                 return Compare(stored.id)
@@ -149,25 +149,33 @@ class Decision:
                 row.error = offer.refused
                 return await self._end(row, Status.FAILED, "parameters")
         if timed and stored is not None:
-            newest = await jobs.get(self.session, stored.id)
-            if newest is not None and not newest.job.enabled:
-                why = newest.row.disabled_reason or "disabled"
-                return await self._end(row, Status.SKIPPED, f"the job is off: {why}")
-            if fresh:
-                return await self._late(row, stored)
+            return await self._timed(row, stored, fresh=fresh)
         return await self._overlap(row, stored)
 
-    async def _late(self, row: RunRow, stored: StoredJob) -> Answer:
-        """A due time that is offered for the first time: a waiting row never becomes late."""
-        catch_up = stored.job.policy.catch_up
-        late = lateness.judge(stored.job.schedule, row.due, self.now, catch_up)
+    async def _timed(self, row: RunRow, stored: StoredJob, *, fresh: bool) -> Answer:
+        newest = await jobs.get(self.session, stored.id)
+        if newest is not None and (why := await wanted.why_not(self.session, row, newest)):
+            return await self._end(row, Status.SKIPPED, why)
+        if not fresh:  # a waiting row never becomes late
+            return await self._overlap(row, stored)
+        late = lateness.judge(stored.job.schedule, row.due, self.now, stored.job.policy)
         if not late.runs:
             return await self._end(row, Status.MISSED, late.reason)
         if late.verdict == "run":
             row.trigger = overlap.CATCH_UP
         return await self._overlap(row, stored)
 
-    def _not_due(self) -> Answer:
+    def _same(self, stored: StoredJob) -> bool:
+        """Whether Prefect holds of the job what the ledger does, as far as the offer tells."""
+        return self.offer.compared or self.offer.parameters == stored.job.parameters()
+
+    def _not_due(self, stored: StoredJob | None) -> Answer:
+        offer = self.offer
+        if stored is not None and stored.job.enabled and self._same(stored):
+            job = stored.job
+            why = upcoming.why_not(job.schedule, job.policy, offer.due)
+            if why and due.is_due(job.schedule, offer.due):
+                return Ended(Status.SKIPPED, f"not due: {why}")
         if self.offer.compared or self.offer.job_id is None:
             return Ended(Status.SKIPPED, "not due")
         return Compare(self.offer.job_id)

@@ -189,7 +189,7 @@ async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) 
 
 
 def _late(job: Job, row: RunRow, now: datetime) -> lateness.Lateness:
-    return lateness.judge(job.schedule, row.due, now, job.policy.catch_up)
+    return lateness.judge(job.schedule, row.due, now, job.policy)
 
 
 def _failed(end: EndInPrefect) -> Outcome:

@@ -23,6 +23,9 @@ from daybook.spec.job import Job
 FIRED = "fired"
 """How the reason begins by which a one-time job was disabled after its time."""
 
+DONE = "max runs"
+"""The same of a job that has had all its runs."""
+
 
 @dataclass(frozen=True)
 class StoredJob:
@@ -213,14 +216,22 @@ async def change(
 
 
 def with_new_time(stored: StoredJob, job: Job) -> Job:
-    """``job``, switched on when ``stored`` is off because it fired, and the schedule is a new one.
+    """``job``, switched on when ``stored`` is off because it was done, and it is not any more.
 
-    Requirement 6: a one-time job is disabled after its time; a new schedule lets it fire again.
+    Requirement 6: a one-time job is disabled after its time; a new schedule lets it fire again. So
+    does a higher `max_runs` for one that has had all its runs.
     """
-    fired = not stored.job.enabled and stored.row.disabled_reason.startswith(FIRED)
-    if fired and job.schedule != stored.job.schedule:
+    reason = "" if stored.job.enabled else stored.row.disabled_reason
+    fires_again = reason.startswith(FIRED) and job.schedule != stored.job.schedule
+    has_more = reason.startswith(DONE) and not all_done(stored.row, job)
+    if fires_again or has_more:
         return job.model_copy(update={"enabled": True})
     return job
+
+
+def all_done(row: JobRow, job: Job) -> bool:
+    """Whether the job has had as many runs as its policy lets it have."""
+    return 0 < job.policy.max_runs <= row.run_count
 
 
 async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> None:

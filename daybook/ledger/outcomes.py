@@ -161,10 +161,15 @@ async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool 
     fired = (
         row.occurrence.startswith("due:") and isinstance(schedule, At) and schedule.at == row.due
     )
+    why = ""
     if fired and (stored.job.enabled or job.disabled_reason.startswith(jobs.FIRED)):
         # Requirement 6: once, also across a restart. A new time given since then is not undone.
+        why = f"{jobs.FIRED}, {row.status}"
+    elif stored.job.enabled and jobs.all_done(job, stored.job):
+        why = f"{jobs.DONE}: it has had its {job.run_count}"
+    if why:
         off = stored.job.model_copy(update={"enabled": False})
-        await jobs.change(session, stored, off, now, disabled_reason=f"{jobs.FIRED}, {row.status}")
+        await jobs.change(session, stored, off, now, disabled_reason=why)
 
 
 async def _recount(session: AsyncSession, job: JobRow) -> None:

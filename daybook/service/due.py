@@ -8,6 +8,7 @@ from typing import Any
 from daybook.clock import SYSTEM
 from daybook.errors import Refused
 from daybook.service import views
+from daybook.spec.policy import Policy
 from daybook.spec.schedule import Schedule, make, zone
 from daybook.spec.words import in_words
 
@@ -41,8 +42,8 @@ async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT)
     from daybook.service import home
 
     async with home.ledger() as ledger, ledger.read() as session:
-        schedule = (await jobs.find(session, ref)).job.schedule
-    return _answer(schedule, _after(after, schedule.timezone), count)
+        job = (await jobs.find(session, ref)).job
+    return _answer(job.schedule, _after(after, job.schedule.timezone), count, job.policy)
 
 
 def _default_zone() -> str:
@@ -62,11 +63,13 @@ def _after(text: str | None, timezone: str) -> datetime:
     return instant if instant.tzinfo else instant.replace(tzinfo=zone(timezone))
 
 
-def _answer(schedule: Schedule, after: datetime, count: int) -> dict[str, Any]:
+def _answer(
+    schedule: Schedule, after: datetime, count: int, policy: Policy | None = None
+) -> dict[str, Any]:
     if not 1 <= count <= MOST:
         raise Refused("count", f"{count} is not legal", f"legal: 1 to {MOST}")
     return {
         "schedule": views.schedule(schedule),
         "words": in_words(schedule),
-        "due": views.due(schedule, after, count),
+        "due": views.due(schedule, after, count, policy),
     }

@@ -81,6 +81,9 @@ async def resume(ref: str) -> dict[str, Any]:
         if not stored.job.enabled and isinstance(schedule, At) and schedule.at <= now:
             past = f"{views.utc(schedule.at)} has passed"
             raise Refused("at", past, f"`daybook edit {ref} --at …` gives a new time")
+        if not stored.job.enabled and jobs.all_done(stored.row, stored.job):
+            had = f"it has had its {stored.row.run_count}"
+            raise Refused("max_runs", had, f"`daybook edit {ref} --max-runs …` gives it more")
         return _switched(stored.job, on=True)
 
     return await _change(ref, on)

@@ -11,7 +11,7 @@ from daybook.ledger import history, jobs, leases
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.service import home, views
-from daybook.spec.due import next_due
+from daybook.spec.upcoming import next_due
 
 SOON = 5
 
@@ -125,6 +125,7 @@ def _soon(stored: list[jobs.StoredJob], now: datetime) -> list[dict[str, Any]]:
     upcoming = [
         (due, each.row.name)
         for each in stored
-        if each.job.enabled and (due := next_due(each.job.schedule, now)) is not None
+        if each.job.enabled
+        and (due := next_due(each.job.schedule, each.job.policy, now)) is not None
     ]
     return [{"job": name, "due": views.utc(due)} for due, name in sorted(upcoming)[:SOON]]

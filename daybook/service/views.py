@@ -10,8 +10,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from daybook.spec import durations
-from daybook.spec.due import due_times
+from daybook.spec.policy import Policy
 from daybook.spec.schedule import At, Cron, Every, Schedule, zone
+from daybook.spec.upcoming import due_times
 from daybook.spec.words import in_words
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ def utc(instant: datetime | None) -> str | None:
     return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def due(schedule: Schedule, after: datetime, count: int) -> list[dict[str, str]]:
-    """The next ``count`` due times after ``after``, as `{"utc", "local"}`."""
+def due(
+    schedule: Schedule, after: datetime, count: int, policy: Policy | None = None
+) -> list[dict[str, str]]:
+    """The next ``count`` due times after ``after`` within the policy, as `{"utc", "local"}`."""
     tz = zone(schedule.timezone)
     return [
         {"utc": str(utc(each)), "local": each.astimezone(tz).isoformat()}
-        for each in islice(due_times(schedule, after=after), count)
+        for each in islice(due_times(schedule, policy or Policy(), after=after), count)
     ]
 
 
@@ -55,7 +58,7 @@ def schedule(value: Schedule) -> dict[str, Any]:
 def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
     """One job; `next_due` is empty for a disabled one."""
     row, spec = stored.row, stored.job
-    upcoming = due(spec.schedule, now, NEXT) if spec.enabled else []
+    upcoming = due(spec.schedule, now, NEXT, spec.policy) if spec.enabled else []
     return {
         "id": row.id,
         "name": row.name,

@@ -13,10 +13,11 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 
 from daybook.errors import Refused
-from daybook.spec import actions, prompts
+from daybook.spec import actions, bounds, prompts, upcoming
 from daybook.spec import policy as policies
 from daybook.spec import schedule as schedules
 from daybook.spec.actions import ACTIONS, Action, AgentPrompt, Kind
+from daybook.spec.due import next_due
 from daybook.spec.names import default_name, free_name, validate_name
 from daybook.spec.policy import Policy
 from daybook.spec.refusal import for_pydantic, not_yet, translated, unknown_field
@@ -207,7 +208,7 @@ def new_job(
     else:
         name = free_name(default_name(actions.subject(action)), taken)
     with translated(FIELDS):
-        return Job.model_validate(
+        job = Job.model_validate(
             {
                 "name": name,
                 "action": action,
@@ -217,6 +218,7 @@ def new_job(
                 "kind": kind,
             }
         )
+    return _bounded(job, now)
 
 
 def edit(
@@ -249,7 +251,9 @@ def edit(
         update["name"] = _free(validate_name(_text(given, "name", "")), taken)
     now_so = {name: getattr(job, name) for name in Job.model_fields}
     with translated(FIELDS):
-        return Job.model_validate({**now_so, **update, **_plain(given)})
+        edited = Job.model_validate({**now_so, **update, **_plain(given)})
+    same = (edited.schedule, edited.policy) == (job.schedule, job.policy)
+    return edited if same else _bounded(edited, now)
 
 
 def _known(fields: Mapping[str, object]) -> dict[str, object]:
@@ -328,6 +332,14 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
         raise Refused(needed, "is missing", _NEEDED_FOR[kind])
     with translated(FIELDS):
         return ACTIONS[kind].model_validate(dict(fields))
+
+
+def _bounded(job: Job, now: datetime) -> Job:
+    """``job``, if it is ever due by its bounds. Raises `Refused`."""
+    if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
+        given = [name for name in bounds.FIELDS if getattr(job.policy, name)]
+        raise Refused(" and ".join(given), "so the job would never be due")
+    return job
 
 
 def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:

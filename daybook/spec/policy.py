@@ -9,30 +9,27 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
 )
 
 from daybook.errors import Refused
-from daybook.spec import durations
+from daybook.spec import bounds, durations
 from daybook.spec.durations import Deadline, RetryDelay, Timeout
 from daybook.spec.refusal import for_pydantic, not_yet
 
 NOT_YET = frozenset(
     {
-        "active_hours",
         "delete_after_run",
-        "exclude",
-        "start",
-        "until",
-        "max_runs",
         "pause_after_failures",
         "stagger",
         "idempotent",
@@ -64,6 +61,14 @@ DEFAULTS: dict[str, dict[str, object]] = {
 }
 """What a kind of job has where nothing is given, beside the defaults of `Policy` (requirement 11):
 a tool or a webhook may have had its effect although it failed."""
+
+
+def _not_blank(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(filter(None, texts))
+
+
+Moment = Annotated[str, StringConstraints(strip_whitespace=True)]
+"""A day, a time or a range of them as it was written: what it says depends on the job's zone."""
 
 
 class Policy(BaseModel):
@@ -121,6 +126,35 @@ class Policy(BaseModel):
         description="How much a run takes of the machine. The operator may limit how many runs of "
         "a class are at work at once.",
     )
+    start: Moment = Field(
+        default="",
+        title="Start",
+        description="Not due before: 2027-01-15, or 2027-01-15T09:00 by the job's clock. Empty: "
+        "from the beginning.",
+    )
+    until: Moment = Field(
+        default="",
+        title="Until",
+        description="Not due after: 2027-01-15 (that day included), or 2027-01-15T09:00. Empty: no "
+        "end.",
+    )
+    max_runs: int = Field(
+        default=0,
+        ge=0,
+        title="Max runs",
+        description="After so many runs the job is switched off. 0: no limit.",
+    )
+    exclude: Annotated[tuple[Moment, ...], AfterValidator(_not_blank)] = Field(
+        default=(),
+        title="Exclude",
+        description="Days on which it is not due: 2026-12-25, or 2026-12-24..2027-01-01.",
+    )
+    active_hours: Moment = Field(
+        default="",
+        title="Active hours",
+        description="Due only within these hours of the job's clock, such as 09:00-17:00, or "
+        "22:00-06:00 for the night. Empty: all day.",
+    )
     on_lost: OnLost = Field(
         default="unknown",
         title="On lost",
@@ -154,6 +188,12 @@ class Policy(BaseModel):
                     f"legal: 1s to {longest}",
                 )
         return value
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        with for_pydantic():
+            bounds.check(self)
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -233,17 +233,21 @@ def _at(
         return At(at=start + durations.parse(word[3:], field), timezone=timezone)
     if _BARE.fullmatch(word):
         raise _ambiguous(field, word)
-    instant = _instant(word, field, timezone)
-    if instant <= now and not (isinstance(current, At) and current.at == instant):
-        local = instant.astimezone(zone(timezone)).isoformat()
+    found = instant(word, field, timezone)
+    if found <= now and not (isinstance(current, At) and current.at == found):
+        local = found.astimezone(zone(timezone)).isoformat()
         raise Refused(field, f"{local} ({timezone}) is in the past", "write a time to come")
-    return At(at=instant, timezone=timezone)
+    return At(at=found, timezone=timezone)
 
 
-def _instant(word: str, field: str, timezone: str) -> datetime:
+def instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
+    """The instant, in UTC, of an RFC 3339 time; without an offset it is read in ``timezone``.
+
+    Raises `Refused` naming ``field``.
+    """
     match = _RFC3339.fullmatch(word)
     if match is None:
-        raise Refused(field, f'"{word}" is no RFC 3339 time', _LEGAL_AT)
+        raise Refused(field, f'"{word}" is no RFC 3339 time', legal)
     date, time, fraction, offset = match.groups()
     if fraction and fraction.strip("0"):
         raise Refused(field, f'"{word}" has a fraction of a second', "due times are whole seconds")
@@ -254,7 +258,7 @@ def _instant(word: str, field: str, timezone: str) -> datetime:
         sign = "+00:00" if offset in "Zz" else offset
         return datetime.fromisoformat(f"{date}T{time}{sign}").astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise Refused(field, f'"{word}" does not exist: {error}', _LEGAL_AT) from None
+        raise Refused(field, f'"{word}" does not exist: {error}', legal) from None
 
 
 def _ambiguous(field: str, word: str) -> Refused:

@@ -192,6 +192,11 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
             "overlap": "skip",
             "catch_up": "latest",
             "class": "medium",
+            "start": "",
+            "until": "",
+            "max_runs": 0,
+            "exclude": [],
+            "active_hours": "",
             "on_lost": "unknown",
         },
     }

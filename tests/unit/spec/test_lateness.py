@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.spec.lateness import judge, window
-from daybook.spec.policy import CatchUp
+from daybook.spec.policy import CatchUp, Policy
 from daybook.spec.schedule import At, Cron, Every, OnDemand
 
 DUE = datetime(2026, 11, 20, 9, tzinfo=UTC)
@@ -61,7 +61,7 @@ DAY = "1 day 1 second late, and the job catches up on the last 24 hours"
 def test_none_and_all_are_the_same_for_every_schedule(
     schedule: Cron | Every | At, catch_up: CatchUp, late: int, verdict: str, reason: str
 ) -> None:
-    judged = judge(schedule, DUE, DUE + timedelta(seconds=late), catch_up)
+    judged = judge(schedule, DUE, DUE + timedelta(seconds=late), Policy(catch_up=catch_up))
     assert (judged.verdict, judged.reason) == (verdict, reason)
 
 

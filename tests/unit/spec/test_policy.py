@@ -28,6 +28,11 @@ def test_defaults_and_json() -> None:
         "overlap": "skip",
         "catch_up": "latest",
         "class": "medium",
+        "start": "",
+        "until": "",
+        "max_runs": 0,
+        "exclude": [],
+        "active_hours": "",
         "on_lost": "unknown",
     }
     assert build(retry_delay="5m").retry_delay == timedelta(minutes=5)
@@ -147,6 +152,11 @@ def test_its_schema_makes_a_form() -> None:
         "overlap": "skip",
         "catch_up": "latest",
         "class": "medium",
+        "start": "",
+        "until": "",
+        "max_runs": 0,
+        "exclude": [],
+        "active_hours": "",
         "on_lost": "unknown",
     }
     assert properties["timeout"]["type"] == "string"

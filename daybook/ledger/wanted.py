@@ -1,0 +1,38 @@
+"""Why a due time of a job is not wanted now: what is asked of every one, also of one that waited.
+
+Its schedule and bounds say what is due (`daybook.spec.upcoming`); here is what stands against it at
+the moment of the claim, by the job's newest revision (`docs/promise.md` 1: `enabled` and limits are
+judged now).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.states import HELD, Status
+from daybook.ledger.tables import RunRow
+
+
+async def why_not(session: AsyncSession, row: RunRow, newest: StoredJob) -> str:
+    """Why ``row`` is to be skipped; empty when it is wanted."""
+    if not newest.job.enabled:
+        return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
+    most = newest.job.policy.max_runs
+    if most and not row.attempts and newest.row.run_count + await _begun(session, row) >= most:
+        return f"max runs: {most} are done or at work"
+    return ""
+
+
+async def _begun(session: AsyncSession, row: RunRow) -> int:
+    """How many other runs of the job have begun, or are about to, and not ended."""
+    waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
+    begun = select(func.count()).where(
+        col(RunRow.job_id) == row.job_id,
+        col(RunRow.id) != row.id,
+        col(RunRow.status).in_(HELD) | waiting,
+    )
+    count: int = (await session.execute(begun)).scalar_one()
+    return count

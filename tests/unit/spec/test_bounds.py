@@ -1,0 +1,195 @@
+"""Requirement 61: start and end, excluded days, active hours, by the clocks of the job's zone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.spec import upcoming
+from daybook.spec.job import edit, new_job
+from daybook.spec.policy import Policy
+from daybook.spec.refusal import translated
+from daybook.spec.schedule import Cron, Every
+from daybook.spec.zones import zone
+
+BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
+NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
+
+
+def policy(**fields: object) -> Policy:
+    with translated():
+        return Policy.model_validate(fields)
+
+
+def due(expr: str, timezone: str, after: str, count: int = 5, **bounds: object) -> list[str]:
+    """The first due times after a UTC time, by the zone's clock."""
+    start = datetime.fromisoformat(after).replace(tzinfo=UTC)
+    schedule = Cron(expr=expr, timezone=timezone)
+    found = upcoming.due_times(schedule, policy(**bounds), after=start)
+    return [f"{each.astimezone(zone(timezone)):%d %H:%M%z}" for each in islice(found, count)]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "first", "last"),
+    [
+        ({"start": "2026-12-24"}, "2026-12-23T23:00", None),  # midnight in Berlin
+        ({"start": "2026-12-24T09:30"}, "2026-12-24T09:00", None),
+        ({"start": "2026-12-24T09:00:00Z"}, "2026-12-24T09:00", None),
+        ({"until": "2026-12-02"}, None, "2026-12-02T22:00"),  # that day is included
+        ({"until": "2026-12-02T10:00"}, None, "2026-12-02T09:00"),  # and so is that moment
+        ({"until": "2026-12-02T10:59"}, None, "2026-12-02T09:00"),
+    ],
+)
+def test_start_and_until(bounds: dict[str, str], first: str | None, last: str | None) -> None:
+    schedule = Cron(expr="0 * * * *", timezone=BERLIN)
+    found = list(islice(upcoming.due_times(schedule, policy(**bounds), after=NOW), 1_000))
+    if first is not None:
+        assert found[0] == datetime.fromisoformat(first).replace(tzinfo=UTC)
+    if last is not None:
+        assert found[-1] == datetime.fromisoformat(last).replace(tzinfo=UTC)
+    assert all(upcoming.is_due(schedule, policy(**bounds), each) for each in found)
+
+
+def test_excluded_days_are_the_jobs_own_days() -> None:
+    days = ["2026-12-24..2026-12-26", "2026-12-28"]
+    found = due("0 0,12 * * *", NEW_YORK, "2026-12-23T12:00", 6, exclude=days)
+    assert found == [f"{each}-0500" for each in ("23 12:00", "27 00:00", "27 12:00")] + [
+        f"{each}-0500" for each in ("29 00:00", "29 12:00", "30 00:00")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hours", "found"),
+    [
+        ("09:00-17:00", ["09:00", "11:00", "13:00", "15:00"]),
+        ("9:00-17:01", ["09:00", "11:00", "13:00", "15:00", "17:00"]),
+        ("22:00-06:00", ["01:00", "03:00", "05:00", "23:00"]),
+        ("23:00-24:00", ["23:00"]),
+        ("00:00-24:00", [f"{hour:02}:00" for hour in range(1, 24, 2)]),
+    ],
+)
+def test_active_hours_are_up_to_and_without_their_end(hours: str, found: list[str]) -> None:
+    schedule = Cron(expr="0 1/2 * * *", timezone=BERLIN)
+    day = datetime(2026, 12, 1, 23, tzinfo=UTC) - timedelta(seconds=1)  # the day of Berlin
+    times = upcoming.between(schedule, policy(active_hours=hours), day, day + timedelta(days=1))
+    assert [f"{each.astimezone(zone(BERLIN)):%H:%M}" for each in times] == found
+
+
+@pytest.mark.parametrize(
+    ("expr", "timezone", "after", "hours", "found"),
+    [
+        # Spring: the clocks skip from 02:00 to 03:00. What they skip is no active hour.
+        (
+            "*/30 * * * *",
+            BERLIN,
+            "2026-03-28T23:59",
+            "01:30-03:30",
+            ["29 01:30+0100", "29 03:00+0200", "30 01:30+0200", "30 02:00+0200"],
+        ),
+        # A fixed time that is skipped is due at 03:00, which is not active: nor is it, then.
+        ("30 2 * * *", BERLIN, "2026-03-28T00:00", "02:00-03:00", ["28 02:30+0100"]),
+        # Autumn: 02:00 to 03:00 comes twice, and both are active; then 03:00 is out.
+        (
+            "*/30 * * * *",
+            BERLIN,
+            "2026-10-24T22:00",
+            "02:00-03:00",
+            ["25 02:00+0200", "25 02:30+0200", "25 02:00+0100", "25 02:30+0100"],
+        ),
+        # The active hours begin within the repeated hour: the second time they begin once more.
+        (
+            "*/15 * * * *",
+            NEW_YORK,
+            "2026-11-01T04:00",
+            "01:30-02:00",
+            ["01 01:30-0400", "01 01:45-0400", "01 01:30-0500", "01 01:45-0500"],
+        ),
+        # Half an hour of daylight saving.
+        (
+            "*/15 * * * *",
+            LORD_HOWE,
+            "2026-10-03T13:59",
+            "01:45-02:45",
+            ["04 01:45+1030", "04 02:30+1100", "05 01:45+1100"],
+        ),
+    ],
+)
+def test_active_hours_through_daylight_saving(
+    expr: str, timezone: str, after: str, hours: str, found: list[str]
+) -> None:
+    assert due(expr, timezone, after, len(found), active_hours=hours) == found
+
+
+def test_the_bounds_take_away_and_add_nothing() -> None:
+    """What is due is due by the schedule, and each due time left out says why."""
+    said = policy(
+        start="2026-10-20T12:00",
+        until="2026-10-27",
+        exclude=["2026-10-22"],
+        active_hours="22:00-04:00",
+    )
+    schedule = Every(every=timedelta(minutes=20), anchor=NOW - timedelta(days=90), timezone=BERLIN)
+    begin = datetime(2026, 10, 18, tzinfo=UTC)
+    end = begin + timedelta(days=14)
+    found = list(upcoming.between(schedule, said, begin, end))
+    every = list(upcoming.between(schedule, policy(), begin, end))
+    assert 0 < len(found) < len(every)
+    assert found == [each for each in every if not upcoming.why_not(schedule, said, each)]
+    told = {upcoming.why_not(schedule, said, each) for each in every if each not in found}
+    assert {"before the job's start", "after the job's end", "2026-10-22 is excluded"} < told
+
+
+def test_an_interval_that_never_comes_to_its_hours_is_given_up() -> None:
+    schedule = Every(every=timedelta(days=1), anchor=NOW, timezone="UTC")
+    assert upcoming.next_due(schedule, policy(active_hours="01:00-02:00"), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"start": "soon"}, 'start: "soon" is no RFC 3339 time (write 2027-01-15, '),
+        ({"until": "2027-02-30"}, 'until: "2027-02-30" does not exist: '),
+        ({"until": "2027-01-15T25:00"}, 'until: "2027-01-15T25:00" does not exist: '),
+        ({"exclude": ["Christmas"]}, 'exclude: "Christmas" is no day (write 2026-12-25, or '),
+        ({"exclude": ["2026-13-01"]}, 'exclude: "2026-13-01" does not exist: '),
+        ({"exclude": ["2027-01-02..2027-01-01"]}, 'exclude: "2027-01-02..2027-01-01" ends before'),
+        ({"exclude": ["2026-12-25"] * 401}, "exclude: 401 are given (legal: 400)"),
+        ({"active_hours": "nine"}, 'active_hours: "nine" is no range of hours (write 09:00-17:00'),
+        ({"active_hours": "09:00-09:00"}, 'active_hours: "09:00-09:00" is empty'),
+        ({"active_hours": "24:00-25:00"}, 'active_hours: "24:00-25:00" is no time of a day'),
+        ({"active_hours": "09:60-10:00"}, 'active_hours: "09:60-10:00" is no time of a day'),
+        ({"max_runs": -1}, "max_runs: "),
+        ({"until": "2026-11-01"}, "until: so the job would never be due"),
+        ({"start": "2027-01-02", "until": "2027-01-01"}, "start and until: so the job would never"),
+        ({"active_hours": "10:00-11:00"}, "active_hours: so the job would never be due"),
+        ({"until": "9999-12-31"}, 'until: "9999-12-31" does not exist: the last year is 9000'),
+    ],
+)
+def test_refused_when_a_job_is_made_and_when_it_is_edited(
+    fields: dict[str, object], text: str
+) -> None:
+    given: dict[str, object] = {"prompt": "x", "cron": "0 9 * * *", "timezone": "UTC"}
+    with pytest.raises(Refused) as caught:
+        new_job(now=NOW, **(given | fields))  # type: ignore[arg-type]
+    assert str(caught.value).startswith(text)
+    with pytest.raises(Refused) as caught:
+        edit(new_job(now=NOW, **given), fields, now=NOW)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(text)
+
+
+def test_a_job_whose_end_has_passed_can_be_edited_otherwise() -> None:
+    job = new_job(now=NOW, prompt="x", cron="0 9 * * *", until="2026-12-05")
+    after = NOW + timedelta(days=30)
+    assert edit(job, {"prompt": "y", "retries": 1}, now=NOW).policy.retries == 1
+    assert edit(job, {"prompt": "y"}, now=after).action != job.action
+    assert edit(job, {"until": ""}, now=after).policy.until == ""
+
+
+def test_blank_days_are_none_and_the_texts_stay_as_written() -> None:
+    assert policy(exclude=["", " "]).exclude == ()
+    said = {"start": "2027-01-15", "exclude": ["2027-02-01"], "active_hours": "9:00-17:00"}
+    kept = policy(**said).model_dump(mode="json")
+    assert {name: kept[name] for name in said} == said
