@@ -105,10 +105,16 @@ def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
     job = granted.job
     title = job.row.name if job else "direct call"
     due = granted.due.strftime("%Y-%m-%d %H:%M:%S UTC")
-    agent = outcome.agent or str(granted.parameters.get("agent", ""))
+    asked = granted.parameters
+    calls = "url" in asked
+    whom = (
+        f"{asked.get('method')} {asked.get('url')}"
+        if calls
+        else f"agent {outcome.agent or asked.get('agent', '')}"
+    )
     lines = [
         f"# {harmless(title)}",
-        f"**{outcome.status}** · due {due} · {granted.trigger} · agent {harmless(agent)} · "
+        f"**{outcome.status}** · due {due} · {granted.trigger} · {harmless(whom)} · "
         f"run `{granted.run_id[:8]}`",
         *filter(None, [took(outcome, attempts)]),
         "## Answer" if outcome.status is Status.SUCCEEDED else "## What went wrong",
@@ -116,8 +122,11 @@ def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
     if outcome.error or outcome.reason:
         lines.append(quoted(outcome.error or outcome.reason))
     if outcome.output:
-        lines.append(harmless(outcome.output))
-    lines += ["## Prompt", quoted(outcome.prompt or str(granted.parameters.get("prompt", "")))]
+        lines.append(quoted(outcome.output) if calls else harmless(outcome.output))
+    if not calls:
+        lines += ["## Prompt", quoted(outcome.prompt or str(asked.get("prompt", "")))]
+    elif asked.get("body"):
+        lines += ["## Body", quoted(str(asked["body"]))]
     return "\n\n".join(lines) + "\n"
 
 

@@ -51,7 +51,10 @@ def elsewhere() -> Iterator[Elsewhere]:
 def test_what_stands_elsewhere_is_refused_and_never_fetched(elsewhere: Elsewhere) -> None:
     schema = {"$ref": elsewhere.address}
     with pytest.raises(Refused, match="leads out of the schema") as refused:
-        read_parameters("agent-prompt", {"prompt": "x", "output_format": "structured", "output_schema": schema})
+        read_parameters(
+            "agent-prompt",
+            {"prompt": "x", "output_format": "structured", "output_schema": schema},
+        )
     assert refused.value.field == "output_schema"
     with pytest.raises(Exception, match="Unresolvable"):
         answer_schema.mismatch(schema, 3)
