@@ -75,7 +75,7 @@ class Nursery:
         return None if self._line is None or self._line.gone else self._line.child.pid
 
     async def __aenter__(self) -> Self:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
         await self._open()
         return self
 
@@ -104,6 +104,7 @@ class Nursery:
             raise
 
     async def _begin(self, task: Task) -> Began:
+        self._make_folder()  # who tidies up may have deleted it
         about = str(task.flow_run.get("id", task.mode))
         descriptor, name = tempfile.mkstemp(prefix=f"{about}-", suffix=".log", dir=self._folder)
         os.close(descriptor)
@@ -118,6 +119,9 @@ class Nursery:
         self._running.add(began)
         began.then(lambda: self._running.discard(began))
         return began
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _unwanted(self, beginning: asyncio.Task[Began]) -> None:
         """Who asked for it is not there any more."""

@@ -86,6 +86,7 @@ class Parent:
     def __init__(self, worker: socket.socket, config: Config) -> None:
         self._worker, self._config = worker, config
         self._frames, self._out = Frames(), bytearray()
+        self._folder = os.getcwd()
         self._descriptors: list[int] = []
         self._heads: dict[int, Head] = {}
         self._heard, self._silent, self._gone = time.monotonic(), False, False
@@ -186,6 +187,8 @@ class Parent:
     # Beginning.
 
     def _begin(self, number: int, task: Task, output: int, status: int) -> None:
+        with suppress(OSError):
+            os.chdir(self._folder)  # it may have been deleted, and made anew
         mine, its = socket.socketpair()
         mine.settimeout(_HANDSHAKE)
         entry.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,17 @@ async def test_what_it_told_is_there_after_its_end(launching: Launching) -> None
     assert await began.ended() == 0
     assert [fact async for fact in began.facts()] == [{"first": 1}, {"last": True}]
     assert [fact async for fact in began.facts()] == []
+
+
+async def test_a_folder_that_was_deleted_is_made_anew(launching: Launching) -> None:
+    await (await launching.start("ends")).ended()
+    shutil.rmtree(launching.folder)
+
+    began = await launching.start("describes")
+
+    assert (await launching.until(began, "folder")) == str(launching.folder)
+    assert await began.ended() == 0
+    assert began.output.parent == launching.folder
 
 
 async def test_the_parent_has_one_thread(make: Callable[..., Nursery]) -> None:
