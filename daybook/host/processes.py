@@ -7,14 +7,18 @@ process is named by its pid and the moment it started, and is looked up again be
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
 LOOK_AGAIN = 0.05
@@ -68,13 +72,14 @@ def family(head: Process) -> list[Process]:
 
 
 def tell(processes: Iterable[Process], number: signal.Signals) -> None:
-    """Send ``number`` to those that still are who they were."""
+    """Send ``number`` to those that still are who they were, and that are ours to tell.
+
+    Not ours is what runs as another user, as a command with more rights may: the others are told.
+    """
     for process in processes:
         if find(process.pid, process.started) is not None:
-            try:
+            with suppress(ProcessLookupError, PermissionError):
                 os.kill(process.pid, number)
-            except ProcessLookupError:
-                continue
 
 
 async def gone(processes: Iterable[Process], within: float) -> list[Process]:
@@ -99,16 +104,23 @@ async def end(head: Process, grace: float) -> None:
 
 
 async def kill(members: Iterable[Process], within: float = 5.0) -> None:
-    """SIGKILL ``members`` that still live and whatever they began meanwhile."""
+    """SIGKILL ``members`` that still live and whatever they began meanwhile.
+
+    What lives after ``within`` seconds all the same is left, and logged.
+    """
     known = set(members)
     stop_at = time.monotonic() + within
     while True:
         known |= {p for member in known for p in family(member)}
         left = [p for p in known if find(p.pid, p.started) is not None]
-        if not left or time.monotonic() >= stop_at:
+        if not left:
+            return
+        if time.monotonic() >= stop_at:
+            pids = sorted(each.pid for each in left)
+            log.error("cannot be killed: %s", pids, extra={"action": "kill_refused"})
             return
         tell(left, signal.SIGKILL)
-        await gone(left, 1.0)
+        await gone(left, min(1.0, within))
 
 
 def _boot() -> str:

@@ -174,6 +174,12 @@ class Line:
                 message["after"],
                 extra={"action": "parent_threaded"},
             )
+        elif "untouchable" in message:
+            log.error(
+                "process %d, which a run left behind, runs as another user and cannot be ended",
+                message["untouchable"],
+                extra={"action": "kill_refused"},
+            )
         elif "ready" in message:
             self.ready.set_result(message["ready"])
         elif "silent" in message:

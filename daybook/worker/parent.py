@@ -89,6 +89,7 @@ class Parent:
         self._folder = os.getcwd()
         self._descriptors: list[int] = []
         self._heads: dict[int, Head] = {}
+        self._untouchable: set[int] = set()
         self._heard, self._silent, self._gone = time.monotonic(), False, False
         self._bell, bell = socket.socketpair()
         self._ringing = bell  # kept: the signal module holds its number only
@@ -256,17 +257,21 @@ class Parent:
     def _orphans(self, kill: bool) -> bool:
         """Whether any that a child left behind lives; the dead ones are reaped.
 
-        While a child lives it keeps its orphans itself, so these are of one that has ended.
+        While a child lives it keeps its orphans itself, so these are of one that has ended. One
+        that runs as another user does not count: nobody can wait for what this process cannot end.
         """
-        left = False
-        for pid in _children() - self._heads.keys():
-            if _reap(pid):
-                continue
-            left = True
-            if kill:
-                with suppress(ProcessLookupError):
+        living = {pid for pid in _children() - self._heads.keys() if not _reap(pid)}
+        self._untouchable &= living
+        if kill:
+            for pid in living - self._untouchable:
+                try:
                     os.kill(pid, signal.SIGKILL)
-        return left
+                except ProcessLookupError:
+                    continue
+                except PermissionError:
+                    self._untouchable.add(pid)
+                    self._tell({"untouchable": pid})
+        return bool(living - self._untouchable)
 
     def _judge(self) -> None:
         now = time.monotonic()

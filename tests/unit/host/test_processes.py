@@ -40,6 +40,52 @@ def test_no_signal_reaches_a_process_that_started_at_another_time() -> None:
         assert other.wait() == -signal.SIGTERM
 
 
+# A process of root's, and one of the user that this becomes.
+TWO_USERS = """
+import asyncio, logging, os, signal, sys
+from daybook.host import processes
+ready, over = os.pipe()
+def begun():
+    pid = os.fork()
+    if not pid:
+        os.close(over)
+        while True:
+            signal.pause()
+    return processes.find(pid)
+logging.basicConfig(format="%(action)s", stream=sys.stdout)
+theirs = begun()
+keeper = os.fork()
+if not keeper:  # still root: ends what is left
+    os.close(over)
+    os.read(ready, 1)
+    os.kill(theirs.pid, signal.SIGKILL)
+    os._exit(0)
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+own = begun()
+try:
+    processes.tell([theirs, own], signal.SIGCONT)
+    asyncio.run(processes.kill([theirs, own], within=0.2))
+    print(processes.find(theirs.pid) == theirs, processes.find(own.pid), flush=True)
+finally:
+    if processes.find(own.pid):
+        os.kill(own.pid, signal.SIGKILL)
+    os.close(over)
+    os.waitpid(keeper, 0)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root begins processes of two users")
+def test_what_runs_as_another_user_keeps_nothing_from_being_told() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TWO_USERS], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ended.stderr == ""
+    assert ended.stdout == "kill_refused\nTrue None\n"
+
+
 def test_a_family_of_somebody_gone_is_empty() -> None:
     assert processes.family(processes.Process(os.getpid(), "another life")) == []
 
