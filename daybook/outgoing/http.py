@@ -109,7 +109,7 @@ async def request(
     progress = Progress()
     asked = httpx2.Request(
         method,
-        address.copy_with(fragment=None),
+        address,
         headers=_with_ours(headers),
         content=body or None,
         extensions={

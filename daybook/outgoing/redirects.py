@@ -69,7 +69,7 @@ def follow(
     """
     shown = guard.origin(url)
     try:
-        target = url.join(where).copy_with(fragment=None)
+        target = url.join(where)
     except (httpx2.InvalidURL, TypeError, ValueError):
         raise OutgoingRefused(shown, "it redirects to what is no address", rule) from None
     if url.scheme == "https" and target.scheme == "http":

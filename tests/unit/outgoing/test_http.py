@@ -162,7 +162,7 @@ async def test_compressed_bytes_that_say_nothing_come_to_an_end(server: Server) 
     nothing = b"\x00\x00\x00\xff\xff" * 13107  # an empty block, again and again
     step = sends([first, *([nothing] * 100)], {"Content-Encoding": "gzip"})
     given = await _ask(server, step)
-    assert given.cut
+    assert given.cut.startswith("longer than")
     assert given.body == b"a"
 
 

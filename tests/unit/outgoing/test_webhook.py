@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +18,12 @@ from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secrets import Secret
 from daybook.outgoing.transport import GuardedTransport
 from daybook.outgoing.webhook import Sent
+from tests.unit.outgoing.tricks import PUBLIC, Dns
 from tests.unit.outgoing.wires import (
     Handler,
     Seen,
     Server,
+    Wires,
     answer,
     cut,
     drip,
@@ -46,7 +50,7 @@ class Hook:
 
 class OneSecret:
     async def read(self, name: str) -> Secret:
-        return Secret(name, VALUE, ("127.0.0.1",))
+        return Secret(name, VALUE, ("127.0.0.1", "public.example"))
 
 
 @pytest.fixture
@@ -62,11 +66,12 @@ async def _send(
     occurrence: str = OCCURRENCE,
     timeout: float = 20,
     idempotent: bool = False,
+    wires: Wires | None = None,
 ) -> Sent:
-    guard = Guard(rule)
+    guard = Guard(rule, resolver=Dns({}, ((PUBLIC,),)))
     prepared = await webhook.prepare(hook, occurrence, guard, OneSecret())
     assert VALUE not in repr(prepared)
-    transport = GuardedTransport(guard)
+    transport = GuardedTransport(guard, backend=wires)
     return await webhook.send(prepared, transport, timeout=timeout, idempotent=idempotent)
 
 
@@ -107,6 +112,26 @@ async def test_a_secret_is_sent_and_not_told_although_it_comes_back(server: Serv
     assert server.requests[0].headers["authorization"] == f"Bearer {VALUE}"
     assert "Bearer ********" in sent.outcome.result["body"]
     assert VALUE not in repr(sent)
+
+
+async def test_a_secret_goes_over_https_only_where_the_public_listens(server: Server) -> None:
+    wires = Wires({(PUBLIC, 80): server})
+    hook = Hook("http://public.example/", headers={"X-Team": "{{secret:key}}"})
+    with pytest.raises(OutgoingRefused, match="over plain http"):
+        await _send(hook, wires=wires)
+    assert server.requests == []
+    await _send(Hook("http://public.example/", headers={"X-Team": "research"}), wires=wires)
+    assert len(server.requests) == 1
+
+
+async def test_a_certificate_that_is_not_trusted_is_not_tried_again(
+    certified: tuple[ssl.SSLContext, Path],
+) -> None:
+    async with serving(certified[0]) as server:
+        wires = Wires({(PUBLIC, 443): server})
+        sent = await _send(Hook("https://public.example/"), wires=wires)
+    assert (sent.outcome.status, sent.temporary) == (Status.FAILED, False)
+    assert "certificate" in (sent.outcome.error or "")
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
