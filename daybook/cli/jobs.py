@@ -12,6 +12,7 @@ from daybook.cli import output, words
 from daybook.cli.options import Job, JobOptions, Json, LaterOptions, Prompt
 from daybook.cli.prefect_first import prefect_first
 from daybook.cli.runs import show_whole_run
+from daybook.cli.skips import put_off
 from daybook.errors import NotFound, Refused
 
 _NO_OPTIONS = JobOptions()
@@ -240,6 +241,7 @@ def _block(job: dict[str, Any]) -> None:
         ("schedule", job["words"]),
         ("is", words.switch(job)),
         ("next due", _due(job)),
+        *put_off(job),
         ("last run", words.run_in_brief(last) if last else "none yet"),
         ("failures", _failures(job)),
         *_action(job),

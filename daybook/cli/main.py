@@ -54,6 +54,7 @@ def _register() -> None:
     places = [
         (_MACHINE, "here", ("up", "down", "status", "doctor", "worker")),
         (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
+        (_JOBS, "skips", ("skip", "snooze")),
         (_JOBS, "due", ("next",)),
         (_RUNS, "runs", ("run", "runs", "logs", "cancel")),
         (_AGENTS, "here", ("sync",)),

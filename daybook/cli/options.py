@@ -6,7 +6,7 @@ of `FIELDS`; its `Parameter` says how it is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +83,13 @@ class JobOptions:
     active_hours: Annotated[
         str | None,
         Parameter(group=_WHEN, help="Due only from 09:00-17:00, say, by the job's clock."),
+    ] = None
+    stagger: Annotated[
+        str | None,
+        Parameter(
+            group=_WHEN,
+            help="Begin up to so much later than due, always by the same amount: 5m. '' is none.",
+        ),
     ] = None
     max_runs: Annotated[
         int | None,
@@ -194,6 +201,27 @@ class JobOptions:
             "the like.",
         ),
     ] = None
+    pause_after_failures: Annotated[
+        int | None,
+        Parameter(group=_HOW, help="Off after so many failures in a row. Default: 10; 0: never."),
+    ] = None
+    delete_after_run: Annotated[
+        bool | None,
+        Parameter(
+            group=_HOW,
+            negative="--no-delete-after-run",
+            help="With --at: the job is removed when its run has succeeded.",
+        ),
+    ] = None
+    idempotent: Annotated[
+        bool | None,
+        Parameter(
+            group=_HOW,
+            negative="--no-idempotent",
+            help="What is called knows its Idempotency-Key, so it may be called again when its "
+            "answer was lost.",
+        ),
+    ] = None
     on_lost: Annotated[
         str | None,
         Parameter(
@@ -242,10 +270,6 @@ class LaterOptions:
     check: str | None = None
     budget: str | None = None
     metadata: list[str] | None = None
-    delete_after_run: bool = False
-    pause_after_failures: str | None = None
-    stagger: str | None = None
-    idempotent: bool = False
     priority: str | None = None
 
     def fields(self) -> dict[str, object]:
@@ -255,9 +279,9 @@ class LaterOptions:
 
 def _given(options: JobOptions | LaterOptions) -> dict[str, object]:
     return {
-        name.rstrip("_"): value
-        for name, value in vars(options).items()
-        if value is not None and value is not False  # 0 is given
+        each.name.rstrip("_"): value
+        for each in fields(options)
+        if (value := getattr(options, each.name)) is not each.default  # 0 is given, and False
     }
 
 

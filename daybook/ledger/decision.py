@@ -35,7 +35,7 @@ from daybook.ledger.offers import Answer, Compare, Ended, Granted, Offer, Taken,
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.spec import due, lateness, prompts, upcoming
+from daybook.spec import due, durations, lateness, prompts, upcoming
 from daybook.spec.job import Job
 
 
@@ -158,11 +158,16 @@ class Decision:
             return await self._end(row, Status.SKIPPED, why)
         if not fresh:  # a waiting row never becomes late
             return await self._overlap(row, stored)
-        late = lateness.judge(stored.job.schedule, row.due, self.now, stored.job.policy)
+        job = stored.job
+        later = upcoming.offset(stored.id, job.policy.stagger)
+        late = lateness.judge(job.schedule, row.due, self.now - later, job.policy)
         if not late.runs:
             return await self._end(row, Status.MISSED, late.reason)
         if late.verdict == "run":
             row.trigger = overlap.CATCH_UP
+        if row.due + later > self.now:
+            row.queued_at = row.due + later  # it waits for nothing else before
+            return self._wait(row, row.queued_at, f"staggered by {durations.to_text(later)}")
         return await self._overlap(row, stored)
 
     def _same(self, stored: StoredJob) -> bool:

@@ -23,6 +23,9 @@ from daybook.spec.job import Job
 FIRED = "fired"
 """How the reason begins by which a one-time job was disabled after its time."""
 
+FAILING = "paused after"
+"""The same of a job that failed too often in a row."""
+
 DONE = "max runs"
 """The same of a job that has had all its runs."""
 
@@ -199,6 +202,8 @@ async def change(
         return stored
     row.name, row.description, row.tags = job.name, job.description, list(job.tags)
     row.disabled_reason = reason
+    if job.enabled and not stored.job.enabled:
+        row.consecutive_failures, row.snoozed_until = 0, None
     # Strictly rising as well: sync takes it for the job's version.
     row.updated_at = max(now, row.updated_at + timedelta(microseconds=1))
     row.sync_pending = True

@@ -14,7 +14,7 @@ from sqlmodel import col, select
 from daybook.errors import IllegalTransition
 from daybook.ledger import jobs, slots, states, usage
 from daybook.ledger.states import TERMINAL, Status
-from daybook.ledger.tables import AttemptRow, JobRow, RunRow
+from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.spec.schedule import At
 
 OUTPUT_LIMIT = 8_000
@@ -148,7 +148,7 @@ async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool 
     if not late or job.last_run_id == row.id:
         job.last_run_id, job.last_run_at, job.last_status = row.id, row.due, row.status
     if late:
-        await _recount(session, job)
+        await _recount(session, job, enabled=stored.job.enabled)
     else:
         job.run_count += 1 if row.attempts else 0
         if status is Status.SUCCEEDED:
@@ -161,25 +161,45 @@ async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool 
     fired = (
         row.occurrence.startswith("due:") and isinstance(schedule, At) and schedule.at == row.due
     )
-    why = ""
+    why, policy = "", stored.job.policy
     if fired and (stored.job.enabled or job.disabled_reason.startswith(jobs.FIRED)):
         # Requirement 6: once, also across a restart. A new time given since then is not undone.
         why = f"{jobs.FIRED}, {row.status}"
     elif stored.job.enabled and jobs.all_done(job, stored.job):
         why = f"{jobs.DONE}: it has had its {job.run_count}"
-    if why:
+    elif stored.job.enabled and status in _FAILURES and not late:
+        why = _too_many(job, policy.pause_after_failures)
+    if fired and status is Status.SUCCEEDED and policy.delete_after_run:
+        await jobs.archive(session, stored, now)
+    elif why:
         off = stored.job.model_copy(update={"enabled": False})
         await jobs.change(session, stored, off, now, disabled_reason=why)
 
 
-async def _recount(session: AsyncSession, job: JobRow) -> None:
-    """The failures since the last success, from the rows: an `unknown` among them was withdrawn."""
+def _too_many(job: JobRow, most: int) -> str:
+    """Why a job is switched off for its failures; empty when it is not."""
+    if not 0 < most <= job.consecutive_failures:
+        return ""
+    last = (job.last_error or "").strip().partition("\n")[0]
+    return f"{jobs.FAILING} {job.consecutive_failures} failures in a row, the last: {last}"
+
+
+async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None:
+    """The failures since the last success, from the rows: an `unknown` among them was withdrawn.
+
+    Of a job that is on, those before it was switched on the last time do not count.
+    """
     await session.flush()
     of_job = col(RunRow.job_id) == job.id
     succeeded = select(func.max(RunRow.finished_at)).where(
         of_job, col(RunRow.status) == Status.SUCCEEDED
     )
     since = (await session.execute(succeeded)).scalar_one()
+    if enabled:
+        off = select(func.max(RevisionRow.effective_from)).where(
+            col(RevisionRow.job_id) == job.id, col(RevisionRow.enabled).is_(False)
+        )
+        since = max(filter(None, (since, (await session.execute(off)).scalar_one())), default=None)
     failed = select(RunRow).where(of_job, col(RunRow.status).in_(_FAILURES))
     if since is not None:
         failed = failed.where(col(RunRow.finished_at) > since)

@@ -60,6 +60,12 @@ class JobRow(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=Instant)
     archived_at: datetime | None = Field(default=None, sa_type=Instant)
 
+    # Due times that were put off by hand: as ISO texts, and all before an instant.
+    skips: list[str] = Field(
+        default_factory=list, sa_type=JSON, sa_column_kwargs={"server_default": text("'[]'")}
+    )
+    snoozed_until: datetime | None = Field(default=None, sa_type=Instant)
+
     # The Prefect side: what both sides last agreed on is the base of the three-way comparison.
     deployment_id: str | None = None
     synced: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)

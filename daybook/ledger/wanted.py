@@ -17,11 +17,21 @@ from daybook.ledger.tables import RunRow
 
 
 async def why_not(session: AsyncSession, row: RunRow, newest: StoredJob) -> str:
-    """Why ``row`` is to be skipped; empty when it is wanted."""
+    """Why ``row`` is to be skipped; empty when it is wanted.
+
+    One that has begun an attempt goes on, unless its job is off.
+    """
     if not newest.job.enabled:
         return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
+    if row.attempts:
+        return ""
+    if row.due.isoformat() in newest.row.skips:
+        return "skipped by hand"
+    snoozed = newest.row.snoozed_until
+    if snoozed is not None and row.due < snoozed:
+        return f"snoozed until {snoozed:%Y-%m-%d %H:%M:%S} UTC"
     most = newest.job.policy.max_runs
-    if most and not row.attempts and newest.row.run_count + await _begun(session, row) >= most:
+    if most and newest.row.run_count + await _begun(session, row) >= most:
         return f"max runs: {most} are done or at work"
     return ""
 

@@ -8,7 +8,6 @@ from typing import Any
 from daybook.clock import SYSTEM
 from daybook.errors import Refused
 from daybook.service import views
-from daybook.spec.policy import Policy
 from daybook.spec.schedule import Schedule, make, zone
 from daybook.spec.words import in_words
 
@@ -33,7 +32,8 @@ def of_schedule(
     now = start if every is not None else SYSTEM.now()
     if at is not None and after is not None:
         now = min(start, now)
-    return _answer(make(cron=cron, every=every, at=at, timezone=name, now=now), start, count)
+    schedule = make(cron=cron, every=every, at=at, timezone=name, now=now)
+    return _said(schedule, views.due(schedule, start, _legal(count)))
 
 
 async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
@@ -42,8 +42,10 @@ async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT)
     from daybook.service import home
 
     async with home.ledger() as ledger, ledger.read() as session:
-        job = (await jobs.find(session, ref)).job
-    return _answer(job.schedule, _after(after, job.schedule.timezone), count, job.policy)
+        stored = await jobs.find(session, ref)
+    schedule = stored.job.schedule
+    start = _after(after, schedule.timezone)
+    return _said(schedule, views.coming(stored, start, _legal(count)))
 
 
 def _default_zone() -> str:
@@ -63,13 +65,11 @@ def _after(text: str | None, timezone: str) -> datetime:
     return instant if instant.tzinfo else instant.replace(tzinfo=zone(timezone))
 
 
-def _answer(
-    schedule: Schedule, after: datetime, count: int, policy: Policy | None = None
-) -> dict[str, Any]:
+def _legal(count: int) -> int:
     if not 1 <= count <= MOST:
         raise Refused("count", f"{count} is not legal", f"legal: 1 to {MOST}")
-    return {
-        "schedule": views.schedule(schedule),
-        "words": in_words(schedule),
-        "due": views.due(schedule, after, count, policy),
-    }
+    return count
+
+
+def _said(schedule: Schedule, due: list[dict[str, str]]) -> dict[str, Any]:
+    return {"schedule": views.schedule(schedule), "words": in_words(schedule), "due": due}

@@ -12,7 +12,7 @@ from daybook.ledger import history, jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home, views
-from daybook.spec.actions import Action, AgentPrompt, Webhook
+from daybook.spec.actions import Action, Webhook
 from daybook.spec.job import Job, edit, free_name, new_job
 from daybook.spec.schedule import At
 
@@ -74,7 +74,7 @@ async def pause(ref: str, note: str = "") -> dict[str, Any]:
 
 
 async def resume(ref: str) -> dict[str, Any]:
-    """Switch the job on; idempotent. A one-time job whose time has passed is refused."""
+    """Switch the job on, also when it is snoozed. One with nothing to come is refused."""
 
     def on(stored: StoredJob, _: Collection[str], now: datetime) -> Job:
         schedule = stored.job.schedule
@@ -84,6 +84,7 @@ async def resume(ref: str) -> dict[str, Any]:
         if not stored.job.enabled and jobs.all_done(stored.row, stored.job):
             had = f"it has had its {stored.row.run_count}"
             raise Refused("max_runs", had, f"`daybook edit {ref} --max-runs …` gives it more")
+        stored.row.snoozed_until = None
         return _switched(stored.job, on=True)
 
     return await _change(ref, on)

@@ -11,7 +11,6 @@ from daybook.ledger import history, jobs, leases
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.service import home, views
-from daybook.spec.upcoming import next_due
 
 SOON = 5
 
@@ -122,10 +121,10 @@ _LIVE = (Status.WAITING, Status.CLAIMED, Status.ACTING)
 
 
 def _soon(stored: list[jobs.StoredJob], now: datetime) -> list[dict[str, Any]]:
-    upcoming = [
-        (due, each.row.name)
+    coming = [
+        (due["utc"], each.row.name)
         for each in stored
         if each.job.enabled
-        and (due := next_due(each.job.schedule, each.job.policy, now)) is not None
+        for due in views.coming(each, now, 1)
     ]
-    return [{"job": name, "due": views.utc(due)} for due, name in sorted(upcoming)[:SOON]]
+    return [{"job": name, "due": due} for due, name in sorted(coming)[:SOON]]

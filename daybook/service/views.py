@@ -5,7 +5,8 @@ Instants are RFC 3339 texts: due times with the offset of the job's zone, all ot
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from daybook.spec.words import in_words
 if TYPE_CHECKING:
     from daybook.ledger.jobs import StoredJob
     from daybook.ledger.tables import JobRow, RunRow
+    from daybook.spec.job import Job
 
+TICK = timedelta(microseconds=1)
 NEXT = 5
 """How many due times a job is shown with."""
 
@@ -29,14 +32,30 @@ def utc(instant: datetime | None) -> str | None:
 
 
 def due(
-    schedule: Schedule, after: datetime, count: int, policy: Policy | None = None
+    schedule: Schedule,
+    after: datetime,
+    count: int,
+    policy: Policy | None = None,
+    skips: Collection[str] = (),
 ) -> list[dict[str, str]]:
-    """The next ``count`` due times after ``after`` within the policy, as `{"utc", "local"}`."""
+    """The next ``count`` due times after ``after`` within the policy, as `{"utc", "local"}`.
+
+    Those in ``skips`` are left out.
+    """
     tz = zone(schedule.timezone)
+    found = due_times(schedule, policy or Policy(), after=after)
+    wanted = (each for each in found if each.isoformat() not in skips)
     return [
         {"utc": str(utc(each)), "local": each.astimezone(tz).isoformat()}
-        for each in islice(due_times(schedule, policy or Policy(), after=after), count)
+        for each in islice(wanted, count)
     ]
+
+
+def coming(stored: StoredJob, after: datetime, count: int) -> list[dict[str, str]]:
+    """The same of a job, without what was put off by hand."""
+    job, snoozed = stored.job, stored.row.snoozed_until
+    start = after if snoozed is None else max(after, snoozed - TICK)
+    return due(job.schedule, start, count, job.policy, stored.row.skips)
 
 
 def schedule(value: Schedule) -> dict[str, Any]:
@@ -58,7 +77,7 @@ def schedule(value: Schedule) -> dict[str, Any]:
 def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
     """One job; `next_due` is empty for a disabled one."""
     row, spec = stored.row, stored.job
-    upcoming = due(spec.schedule, now, NEXT, spec.policy) if spec.enabled else []
+    upcoming = coming(stored, now, NEXT) if spec.enabled else []
     return {
         "id": row.id,
         "name": row.name,
@@ -69,6 +88,8 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
         "schedule": schedule(spec.schedule),
         "words": in_words(spec.schedule),
         "next_due": [each["local"] for each in upcoming],
+        "skips": [_local(spec, datetime.fromisoformat(each)) for each in row.skips],
+        "snoozed_until": row.snoozed_until and _local(spec, row.snoozed_until),
         "description": row.description,
         "tags": list(row.tags),
         "owner": row.owner,
@@ -84,6 +105,10 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
         "run_count": row.run_count,
         "consecutive_failures": row.consecutive_failures,
     }
+
+
+def _local(job: Job, instant: datetime) -> str:
+    return instant.astimezone(zone(job.schedule.timezone)).isoformat()
 
 
 def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:

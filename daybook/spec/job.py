@@ -335,7 +335,9 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
 
 
 def _bounded(job: Job, now: datetime) -> Job:
-    """``job``, if it is ever due by its bounds. Raises `Refused`."""
+    """``job``, if its policy goes with its schedule and it is ever due. Raises `Refused`."""
+    if job.policy.delete_after_run and not isinstance(job.schedule, At):
+        raise Refused("delete_after_run", "only a job that is due once is removed", "give at")
     if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
         given = [name for name in bounds.FIELDS if getattr(job.policy, name)]
         raise Refused(" and ".join(given), "so the job would never be due")

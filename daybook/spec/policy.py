@@ -24,17 +24,12 @@ from pydantic import (
 
 from daybook.errors import Refused
 from daybook.spec import bounds, durations
-from daybook.spec.durations import Deadline, RetryDelay, Timeout
+from daybook.spec.durations import Deadline, RetryDelay, Stagger, Timeout
 from daybook.spec.refusal import for_pydantic, not_yet
 
-NOT_YET = frozenset(
-    {
-        "delete_after_run",
-        "pause_after_failures",
-        "stagger",
-        "idempotent",
-    }
-)
+NOT_YET: frozenset[str] = frozenset()
+"""Fields that a later version brings."""
+
 CatchUp = Literal["none", "latest", "all"]
 """What becomes of due times that nobody was there for (requirement 21)."""
 
@@ -154,6 +149,31 @@ class Policy(BaseModel):
         title="Active hours",
         description="Due only within these hours of the job's clock, such as 09:00-17:00, or "
         "22:00-06:00 for the night. Empty: all day.",
+    )
+    pause_after_failures: int = Field(
+        default=10,
+        ge=0,
+        title="Pause after failures",
+        description="After so many failures in a row the job is switched off. 0: never.",
+    )
+    stagger: Stagger = Field(
+        default=None,
+        title="Stagger",
+        description="Each run begins up to so much later than it is due, such as 5m, always by the "
+        "same amount for a job: what is due at the full hour does not begin all at once.",
+        json_schema_extra={"default": ""},
+    )
+    delete_after_run: bool = Field(
+        default=False,
+        title="Delete after run",
+        description="A job that is due once is removed when its run has succeeded; its history "
+        "stays.",
+    )
+    idempotent: bool = Field(
+        default=False,
+        title="Idempotent",
+        description="What is called does a thing only once for the same Idempotency-Key: so it may "
+        "be tried again when nobody knows whether it was done.",
     )
     on_lost: OnLost = Field(
         default="unknown",

@@ -5,8 +5,9 @@ All that asks when a job is due asks here; `daybook.spec.due` knows the schedule
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import takewhile
 
 from daybook.spec import bounds, due
@@ -62,6 +63,14 @@ def is_due(schedule: Cron | Every | At | OnDemand, policy: Policy, instant: date
 def why_not(schedule: Cron | Every | At | OnDemand, policy: Policy, instant: datetime) -> str:
     """Why the bounds keep a due time of the schedule from being one of the job; else empty."""
     return bounds.of(policy, schedule.timezone).why_not(instant)
+
+
+def offset(job_id: str, stagger: timedelta | None) -> timedelta:
+    """How much later than due this job's runs begin: always the same, up to ``stagger``."""
+    if stagger is None:
+        return timedelta(0)
+    drawn = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8])
+    return timedelta(seconds=drawn % (int(stagger.total_seconds()) + 1))
 
 
 def between(

@@ -201,12 +201,17 @@ class Reconciliation:
                 await records.known_as(session, kind, found.name, str(found.id))
 
     async def push(self, job_id: str) -> None:
-        """Bring to Prefect what changed in the ledger on one job; nothing when nothing did."""
+        """Bring to Prefect what changed in the ledger on one job; nothing when nothing did.
+
+        Of one that is removed after its run, its deployment goes.
+        """
         async with Ledger(settings.load().ledger_address) as ledger:
             async with ledger.read() as session:
                 stored = await jobs.get(session, job_id)
             if stored is not None and stored.row.sync_pending:
                 async with prefect.connected() as client:
+                    if stored.row.archived_at is not None:
+                        await remove_left_over(ledger, client, Report())
                     await _one(ledger, client, job_id, Report())
 
 

@@ -197,6 +197,10 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
             "max_runs": 0,
             "exclude": [],
             "active_hours": "",
+            "pause_after_failures": 10,
+            "stagger": "",
+            "delete_after_run": False,
+            "idempotent": False,
             "on_lost": "unknown",
         },
     }

@@ -1,0 +1,71 @@
+"""`daybook skip`, `snooze`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Job, Json
+from daybook.errors import Refused
+
+
+async def skip_(
+    job: Job,
+    /,
+    *,
+    undo: Annotated[bool, Parameter(help="Skip none any more.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Skip a job's next due time. Typed twice it is still that one.
+
+    Needs no Prefect.
+
+    Example: daybook skip morning-brief
+    """
+    from daybook.service import skips
+
+    return _told(await skips.skip(job, undo=undo), as_json)
+
+
+async def snooze_(
+    job: Job,
+    until: Annotated[
+        str | None, Parameter(help="2027-01-15T09:00 by the job's clock, or `in 2h`.")
+    ] = None,
+    /,
+    *,
+    off: Annotated[bool, Parameter(help="Snooze no longer.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Skip all due times of a job before an instant.
+
+    Needs no Prefect. It can still be run by hand.
+
+    Example: daybook snooze morning-brief "in 2d"
+    """
+    if off is (until is not None):
+        raise Refused("until", "give it, or --off", 'such as "in 2h"')
+    from daybook.service import skips
+
+    return _told(await skips.snooze(job, until), as_json)
+
+
+def _told(job: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        output.data(job)
+        return 0
+    output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
+    output.facts([(name, value) for name, value in put_off(job) if value])
+    output.facts([("next due", "\n".join(map(words.due_and_utc, job["next_due"])) or "-")])
+    return 0
+
+
+def put_off(job: dict[str, Any]) -> list[tuple[str, str]]:
+    """What of a job was put off by hand, as pairs for `output.facts`; the second may be empty."""
+    snoozed = job["snoozed_until"]
+    return [
+        ("skips", "\n".join(map(words.due_and_utc, job["skips"]))),
+        ("snoozed", f"until {words.due_and_utc(snoozed)}" if snoozed else ""),
+    ]

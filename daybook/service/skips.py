@@ -1,0 +1,75 @@
+"""Putting due times off by hand: skip the next one, or all before an instant (requirement 61).
+
+They stay due: each gets its row, `skipped`, at its claim. Needs no Prefect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from daybook.errors import Refused
+from daybook.ledger import jobs
+from daybook.ledger.jobs import StoredJob
+from daybook.service import home, views
+from daybook.spec import schedule, upcoming
+
+
+async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
+    """Skip the job's next due time; the same again changes nothing. Returns the job.
+
+    With ``undo`` no due time is skipped any more. Raises `Refused` for a job that is not due.
+    """
+
+    def change(stored: StoredJob, now: datetime) -> None:
+        row, job = stored.row, stored.job
+        to_come = [each for each in row.skips if datetime.fromisoformat(each) > now]
+        if undo:
+            to_come = []
+        else:
+            following = upcoming.next_due(job.schedule, job.policy, max(now, _awake(stored, now)))
+            if not job.enabled:
+                raise Refused("job", "is off, so nothing is skipped", f"`daybook resume {ref}`")
+            if following is None:
+                raise Refused("job", "is not due any more, so nothing is skipped")
+            to_come = sorted({*to_come, following.isoformat()})
+        row.skips = to_come
+
+    return await _changed(ref, change)
+
+
+async def snooze(ref: str, until: str | None) -> dict[str, Any]:
+    """Skip all due times before ``until``, an RFC 3339 time or `in 2h`; None: none any more.
+
+    One that is due exactly then runs. Returns the job. Raises `Refused`.
+    """
+
+    def change(stored: StoredJob, now: datetime) -> None:
+        if until is None:
+            stored.row.snoozed_until = None
+            return
+        try:
+            made = schedule.make(at=until, timezone=stored.job.schedule.timezone, now=now)
+        except Refused as error:
+            legal = "write 2027-01-15T09:00, or in 2h"
+            raise Refused("until", error.problem, legal) from error
+        assert isinstance(made, schedule.At)
+        stored.row.snoozed_until = made.at
+
+    return await _changed(ref, change)
+
+
+def _awake(stored: StoredJob, now: datetime) -> datetime:
+    """From when on something is due that is not snoozed."""
+    until = stored.row.snoozed_until
+    return now if until is None else until - views.TICK
+
+
+async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> dict[str, Any]:
+    async with home.ledger() as ledger:
+        async with ledger.write() as session:
+            stored = await jobs.find(session, ref)
+            change(stored, ledger.now())
+            session.add(stored.row)
+        return views.job(stored, ledger.now())
