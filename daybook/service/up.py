@@ -27,7 +27,7 @@ from httpx import URL
 from daybook import home as homes
 from daybook import repository
 from daybook.clock import SYSTEM
-from daybook.errors import DaybookError, Refused
+from daybook.errors import DaybookError, LedgerUnreachable, Refused
 from daybook.host import children, prefect_here, record, server, supervision, worker
 from daybook.host.children import Child
 from daybook.ledger import claims, history, jobs, offers
@@ -43,7 +43,8 @@ EXAMPLE_REQUEST = "first-light"
 """The example's first run has this request id, so that it happens once in a ledger's life."""
 
 LOOK = 0.5
-"""Seconds between two looks for runs that ended."""
+LONGEST_LOOK = 30.0
+"""Seconds between two looks for runs that ended; the longest where the ledger is not reached."""
 
 
 class UpTalk(Protocol):
@@ -219,11 +220,25 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str |
 
 
 async def _watch(ledger: Ledger, talk: UpTalk, since: datetime) -> NoReturn:
-    """Show each run that ends after ``since``, until cancelled."""
+    """Show each run that ends after ``since``, until cancelled.
+
+    While the ledger cannot be reached nothing is shown; what ended meanwhile is shown afterwards.
+    """
     cursor, shown = since, set[str]()
+    pause = LOOK
     while True:
-        async with ledger.read() as session:
-            ended = await history.ended_since(session, cursor)
+        try:
+            async with ledger.read() as session:
+                ended = await history.ended_since(session, cursor)
+        except LedgerUnreachable as error:
+            if pause == LOOK:
+                talk.say(f"Runs that end are not shown now: {error}")
+            pause = min(2 * pause, LONGEST_LOOK)
+            await asyncio.sleep(pause)
+            continue
+        if pause != LOOK:
+            talk.say("Runs that end are shown again")
+            pause = LOOK
         for row, job in ended:
             if row.id not in shown:
                 talk.outcome(views.run(row, job))

@@ -55,3 +55,64 @@ async def test_a_child_that_dies_is_begun_again_and_ends_with_the_care(daybook_h
     assert all("ZeroDivisionError" in line and "code 1" in line for line in said)
     assert "in 0.01 s" in said[0]
     assert "in 0.02 s" in said[1]
+
+
+async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home) -> None:
+    said: list[str] = []
+    begun: list[children.Child] = []
+    tries: list[OSError] = [OSError(28, "No space left on device"), OSError(11, "try again")]
+    enough = asyncio.Event()
+
+    async def again() -> children.Child:
+        if tries:
+            raise tries.pop(0)
+        begun.append(await begin(daybook_home, "import signal; signal.pause()"))
+        enough.set()
+        return begun[-1]
+
+    with record.hold(daybook_home) as mine:
+        first = await begin(daybook_home, "1 / 0")
+        mine.began(first)
+        care = asyncio.create_task(supervision.keep(first, again, mine, said.append, pause=0.01))
+        async with asyncio.timeout(30):
+            await enough.wait()
+        (stays,) = begun
+        care.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await care
+        assert mine.children == []
+    assert processes.find(stays.pid, stays.process.started) is None
+    assert len(said) == 3
+    assert "ended with code 1 and is started again in 0.01 s" in said[0]
+    assert "No space left on device; it is tried again in 0.02 s" in said[1].replace(
+        "[Errno 28] ", ""
+    )
+    assert "tried again in 0.04 s" in said[2]
+
+
+async def test_a_record_that_cannot_be_written_ends_no_care(daybook_home: Home) -> None:
+    said: list[str] = []
+    enough = asyncio.Event()
+    begun: list[children.Child] = []
+    in_the_way = daybook_home.up_file.with_suffix(".new")
+
+    async def again() -> children.Child:
+        begun.append(await begin(daybook_home, "import signal; signal.pause()"))
+        asyncio.get_running_loop().call_soon(enough.set)
+        return begun[-1]
+
+    with record.hold(daybook_home) as mine:
+        first = await begin(daybook_home, "1 / 0")
+        mine.began(first)
+        in_the_way.mkdir()  # what is written goes there first
+        care = asyncio.create_task(supervision.keep(first, again, mine, said.append, pause=0.01))
+        async with asyncio.timeout(30):
+            await enough.wait()
+        assert not care.done()
+        assert [each.pid for each in mine.children] == [begun[0].pid]
+        in_the_way.rmdir()
+        care.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await care
+    assert processes.find(begun[0].pid, begun[0].process.started) is None
+    assert sum("could not be written down" in line for line in said) == 2
