@@ -91,7 +91,7 @@ class Decision:
         if why := waits.overdue(row, self.now):
             return await self._end(row, Status.TIMED_OUT, why)
         # Who waits for a slot or a turn may look at any time: what became free is why it was woken.
-        turned = row.waits_for in (slots.SLOT, slots.OVERLAP)
+        turned = row.waits_for in slots.TURNS
         if row.until is not None and row.until > self.now and not turned:
             return Waiting(row.until, row.reason, row.id)
         return await self._judge(row)
@@ -204,7 +204,7 @@ class Decision:
         if why := await sessions.busy(self.session, row, self.now):
             return self._wait(row, self.now + sessions.LOOK_AGAIN, why)
         if wait := await slots.wait(self.session, row, self.offer, self.now):
-            return self._wait(row, *wait, waits_for=slots.SLOT)
+            return self._wait(row, *wait)
         return await self._grant(row, stored)
 
     def _wait(self, row: RunRow, until: datetime, why: str, waits_for: str = "") -> Waiting:
@@ -224,6 +224,7 @@ class Decision:
         row.holder, row.lease_until = self.offer.holder, self.now + leases.LEASE
         row.suspected_at = None
         self._carried(row)
+        row.flow_starts = self.offer.flow_starts
         self.session.add(row)
         return await grant_of(self.session, row, stored)
 
@@ -233,6 +234,6 @@ class Decision:
         return Ended(status, reason, row.id, row.flow_run_id, row.error)
 
     def _carried(self, row: RunRow) -> None:
-        """The offering Prefect run carries ``row``."""
+        """The offering Prefect run carries ``row``; only what is granted will be started."""
         row.flow_run_id = self.offer.flow_run_id or row.flow_run_id
-        row.flow_starts = self.offer.flow_starts
+        row.flow_starts = self.offer.flow_starts - (not self.offer.started)

@@ -50,6 +50,8 @@ class Offer:
     normal form of `Job.parameters`. ``flow_starts`` is how often Prefect has started that flow run,
     this start included; ``flow_ended`` is how many starts there had been when Prefect last ended
     it, None if it never did: only a run that Prefect had ended is a Retry when it starts again.
+    ``started`` says whether Prefect has started it already, as it has for a flow that claims for
+    itself; a worker claims before.
     ``refused`` says what is wrong with the parameters; a due time acts with the job's own, any
     other run ends as failed. ``most`` is how many runs may be at work at once, None for any number;
     ``classes`` is the same for the classes that have a limit of their own; ``full`` says that the
@@ -65,6 +67,7 @@ class Offer:
     job_id: str | None = None
     flow_run_id: str | None = None
     flow_starts: int = 1
+    started: bool = True
     flow_ended: int | None = None
     compared: bool = False
     refused: str = ""

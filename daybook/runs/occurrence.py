@@ -64,6 +64,7 @@ async def offer(
     kind: str | None = None,
     refused: str = "",
     most: int | None = None,
+    started: bool = True,
 ) -> Offer:
     """What ``run`` offers to the claim.
 
@@ -71,7 +72,7 @@ async def offer(
     flow gives them as Prefect has them, and the job's kind counts. ``holder`` is who would have it,
     as a lease names it; ``starts`` how often Prefect has started the run, the start that the claim
     is for included. ``refused`` says what is wrong with the parameters, where something is.
-    ``most`` is how many runs may be at work at once.
+    ``most`` is how many runs may be at work at once; ``started`` as in `Offer`.
     """
     flow_run_id = str(run.id)
     job_id = await _job_of(ledger, run)
@@ -105,7 +106,8 @@ async def offer(
         flow_starts=starts,
         refused=refused,
         most=most,
-        flow_ended=await _starts_when_ended(run) if starts > 1 else None,
+        flow_ended=await starts_when_ended(run) if starts > 1 else None,
+        started=started,
     )
 
 
@@ -131,7 +133,7 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
         return await deployments.job_of(session, str(run.deployment_id))
 
 
-async def _starts_when_ended(run: FlowRun) -> int | None:
+async def starts_when_ended(run: FlowRun) -> int | None:
     """How often Prefect had started this run when it last ended it; None if it never did.
 
     Prefect counts each entry to RUNNING.

@@ -31,10 +31,10 @@ from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, Unreach
 from daybook.keeper import ends
 from daybook.ledger import claims, mirror
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Ended, Granted, Taken, Waiting
+from daybook.ledger.offers import Ended, Granted, Offer, Taken, Waiting
 from daybook.ledger.states import Status
 from daybook.runs import gate, occurrence, prefect_states
-from daybook.spec.job import read_parameters
+from daybook.spec import policy as policies
 from daybook.sync.reconcile import Reconciliation
 from daybook.worker.foreign import How
 from daybook.worker.launch import Launcher
@@ -97,18 +97,17 @@ class Taker:
             holder=self._holder,
             starts=run.run_count + 1,
             most=self._most,
+            started=False,
         )
         if offer.job_id is None:
             return False
-        async with self._claiming:
-            answer = await gate.decide(
-                self._ledger,
-                replace(offer, full=not self._free()),
-                self._reconciler,
-                deployment_id=str(run.deployment_id),
-                made_by=str(run.created_by.id) if run.created_by else None,
-            )
-            self.starting += isinstance(answer, Granted)
+        answer = await self._decide(run, offer)
+        if isinstance(answer, Ended) and answer.flow_run_id == str(run.id):
+            # It has ended, and is scheduled again: by somebody's Retry, or because Prefect was not
+            # told yet. Prefect's own history knows.
+            ended = await occurrence.starts_when_ended(run)
+            if ended is not None and offer.flow_ended is None:
+                answer = await self._decide(run, replace(offer, flow_ended=ended))
         match answer:
             case Granted():
                 try:
@@ -123,8 +122,20 @@ class Taker:
                 await self._tell(run, gate.taken(answer))
         return True
 
+    async def _decide(self, run: FlowRun, offer: Offer) -> Granted | Waiting | Ended | Taken:
+        async with self._claiming:
+            answer = await gate.decide(
+                self._ledger,
+                replace(offer, full=not self._free()),
+                self._reconciler,
+                deployment_id=str(run.deployment_id),
+                made_by=str(run.created_by.id) if run.created_by else None,
+            )
+            self.starting += isinstance(answer, Granted)
+        return answer
+
     async def _begin(self, run: FlowRun, granted: Granted, kind: str) -> None:
-        _, policy = read_parameters(kind, granted.parameters)
+        policy = policies.of_run(granted.parameters)
         try:
             state = await self._pending(run)
         except httpx.HTTPError as error:

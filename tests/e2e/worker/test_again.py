@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.states import Scheduled
 
+from daybook.clock import SYSTEM
 from tests.crew import DEAF, FOR_EVER, SEEN, WORKS, Crew
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
@@ -32,6 +35,27 @@ async def test_retry_in_the_ui_is_a_run_of_its_own(crew: Crew) -> None:
     before = await crew.row(first)
     assert (before.finished_at, before.status) == (first.finished_at, "succeeded")
     assert agent.had == 2
+
+
+async def test_retry_of_one_that_was_cancelled_before_it_began(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    later = Scheduled(scheduled_time=SYSTEM.now() + timedelta(hours=1))
+    deployment = UUID(str(job.row.deployment_id))
+    asked = await crew.floor.client.create_flow_run_from_deployment(deployment, state=later)
+    await crew.worker()
+    await crew.cancel_in_ui(str(asked.id))
+    first = await crew.ends(job, "cancelled", within=30.0)
+    assert first.attempts == 0
+
+    await crew.floor.client.set_flow_run_state(asked.id, Scheduled(), force=True)
+
+    await agent.says("acting")
+    agent.let_go()
+    rows = await crew.floor.rows()
+    assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
+    again = await crew.ends(rows[1], "succeeded", within=SEEN)
+    assert (again.trigger, again.retry_of, agent.had) == ("retry", first.id, 1)
 
 
 @pytest.mark.parametrize("losses", [1, 2])
