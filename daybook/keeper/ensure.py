@@ -34,7 +34,6 @@ from daybook import settings
 from daybook.keeper import ends, prefect_runs
 from daybook.ledger import claims, slots, waits
 from daybook.ledger.engine import Ledger
-from daybook.ledger.slots import SLOT
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs import prefect_states
@@ -176,7 +175,7 @@ class _Pass:
         if at is None:
             return False
         late = timedelta(seconds=at.timestamp() - self._when(row).timestamp())
-        return late <= NEAR and (row.waits_for == SLOT or late >= -NEAR)
+        return late <= NEAR and (row.waits_for in (slots.SLOT, slots.WORKER) or late >= -NEAR)
 
     def _left_alone(self, row: RunRow) -> bool:
         """Whether no process can be expected to come back to the row by itself."""

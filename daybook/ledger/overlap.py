@@ -74,7 +74,7 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
         return Behind(_said(at_work[0]), skipped=True) if at_work else None
     if rule == "cancel_running":
         return await _in_place_of(session, row, at_work, queued, now)
-    fresh = row.waits_for not in (slots.OVERLAP, slots.SLOT)
+    fresh = row.waits_for not in slots.TURNS
     if rule == "queue_one" and fresh and len(at_work) + len(queued) > 1:
         first = (at_work or queued)[0]
         return Behind(f"{_said(first)}, and another one waited already", skipped=True)
@@ -121,7 +121,7 @@ def _at_work(row: RunRow, now: datetime) -> bool:
 
 def _queued(row: RunRow, now: datetime) -> bool:
     """Whether it has been judged, waits for its turn, and somebody can be expected to come."""
-    waits = row.waits_for in (slots.OVERLAP, slots.SLOT)
+    waits = row.waits_for in slots.TURNS
     return waits and row.until is not None and row.until >= now - slots.BELIEVED
 
 

@@ -7,6 +7,10 @@
             come for: not those whose process, worker or deployment is gone
 
     ahead < free ──► granted          else ──► waiting, for a slot
+            └ the worker that offers it is full ──► waiting, for the worker
+
+Who waits for its worker is ahead of nobody: a worker that has no room, in a pool perhaps where no
+other one is, keeps no free slot from the others.
 
 A class may have a limit of its own (requirement 12); then this holds for the runs of the class, and
 of each other class no more are ahead of a run than can begin: who waits for its class holds nobody
@@ -34,14 +38,20 @@ from daybook.spec import policy
 SLOT = "slot"
 """What `waits_for` says of a run that waits for a slot."""
 
+WORKER = "worker"
+"""What it says of a run that the limits would let go, and that its worker has no room for."""
+
 OVERLAP = "overlap"
 """What it says of a run that waits for one of its own job (`daybook.ledger.overlap`)."""
+
+TURNS = (SLOT, WORKER, OVERLAP)
+"""What is waited for and may come at any time: a run that waits for it may ask again before."""
 
 LOOK_AGAIN = timedelta(seconds=30)
 """When a run that waits for its slot looks again by itself; a free slot brings it sooner."""
 
 FULL = timedelta(seconds=5)
-"""When a run looks again whose worker has no slot, while the limit would let it go."""
+"""When a run looks again whose worker has no room for it."""
 
 BELIEVED = timedelta(seconds=60)
 """How long after it should have looked again a run is believed to be there still."""
@@ -49,17 +59,17 @@ BELIEVED = timedelta(seconds=60)
 
 async def wait(
     session: AsyncSession, row: RunRow, offer: Offer, now: datetime
-) -> tuple[datetime, str] | None:
-    """Until when ``row`` has to wait for a slot, and why; None when one is its own."""
+) -> tuple[datetime, str, str] | None:
+    """Until when ``row`` has to wait, why, and for what; None when a slot is its own."""
     if row.job_id is None and row.trigger == "direct":
         return None
     if offer.most is not None:
         there = _Slots(offer.most, offer.classes, await _count(session, _AT_WORK))
-        ahead = await _count(session, _expected(now) & _earlier(row))
+        ahead = await _count(session, _expected(now, SLOT) & _earlier(row))
         if why := there.taken(policy.of_run(row.parameters).class_, ahead):
-            return now + LOOK_AGAIN, why
+            return now + LOOK_AGAIN, why, SLOT
     if offer.full:
-        return now + FULL, "the worker has no free slot"
+        return now + FULL, "the worker has no free slot", WORKER
     return None
 
 
@@ -68,15 +78,19 @@ async def next_up(
 ) -> list[RunRow]:
     """The runs that the free slots can take now, by due time: no more than are free.
 
-    ``most`` is the limit of all, ``classes`` those of the classes that have one.
+    As many again may wait for their worker, which may have room by now. ``most`` is the limit of
+    all, ``classes`` those of the classes that have one.
     """
     there = _Slots(most, classes, await _count(session, _AT_WORK))
     found: list[RunRow] = []
     kinds = [(_CLASS.in_([name]), there.free(name)) for name in classes]
-    for of_kind, free in [*kinds, (_CLASS.not_in(classes), there.free())]:
-        first = select(RunRow).where(_expected(now), of_kind).order_by(*ORDER).limit(free)
-        found += (await session.execute(first)).scalars()
-    return sorted(found, key=turn)[: there.free()]
+    for what in (SLOT, WORKER):
+        some: list[RunRow] = []
+        for of_kind, free in [*kinds, (_CLASS.not_in(classes), there.free())]:
+            first = select(RunRow).where(_expected(now, what), of_kind).order_by(*ORDER)
+            some += (await session.execute(first.limit(free))).scalars()
+        found += sorted(some, key=turn)[: there.free()]
+    return sorted(found, key=turn)
 
 
 @dataclass(frozen=True)
@@ -156,10 +170,10 @@ async def _count(session: AsyncSession, which: ColumnElement[bool]) -> dict[str,
     return {str(name): count for name, count in (await session.execute(counted)).all()}
 
 
-def _expected(now: datetime) -> ColumnElement[bool]:
+def _expected(now: datetime, what: str) -> ColumnElement[bool]:
     return and_(
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for) == SLOT,
+        col(RunRow.waits_for) == what,
         col(RunRow.until) >= now - BELIEVED,
     )
 

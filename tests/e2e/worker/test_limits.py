@@ -86,7 +86,7 @@ async def test_a_worker_that_is_full_leaves_the_rest_to_another(crew: Crew) -> N
     await agents[0].says("acting")
     await crew.floor.asked(jobs[1])
     row = await crew.becomes(jobs[1], "waiting")
-    assert (row.waits_for, row.reason) == ("slot", "the worker has no free slot")
+    assert (row.waits_for, row.reason) == ("worker", "the worker has no free slot")
     await crew.worker(limit=1)
     await agents[1].says("acting")
     holders = {(await crew.row(job)).holder for job in jobs}

@@ -172,9 +172,51 @@ async def test_a_full_worker_says_so_and_another_one_takes_the_run(book: Book) -
     assert isinstance(answer, Waiting)
     assert answer.until == book.clock.now() + timedelta(seconds=5)
     row = await book.row(str(answer.run_id))
-    assert (row.waits_for, row.reason) == ("slot", "the worker has no free slot")
+    assert (row.waits_for, row.reason) == ("worker", "the worker has no free slot")
     assert [each.id for each in await _next(book, 4)] == [row.id]
     assert isinstance(await book.claim(replace(offer, full=False, holder="other:1")), Granted)
+
+
+async def test_whose_worker_is_full_keeps_no_slot_from_others(book: Book) -> None:
+    """Of four slots one is taken; a worker that has no room brought three that were due earlier."""
+    at_work, *of_full, other = _offers(book, await _jobs(book, 5), most=4)
+    await book.begun(at_work)
+    for each in of_full:
+        assert isinstance(await book.claim(replace(each, full=True)), Waiting)
+
+    assert isinstance(await book.claim(other), Granted)
+
+
+async def test_whose_worker_is_full_is_woken_beside_those_that_wait_for_a_slot(book: Book) -> None:
+    one, two, early, later, late, last = _offers(book, await _jobs(book, 6), most=2)
+    held = [await book.begun(one)]
+    for each in (early, later):
+        assert isinstance(await book.claim(replace(each, full=True)), Waiting)
+    held.append(await book.begun(two))
+    for each in (late, last):
+        assert isinstance(await book.claim(each), Waiting)
+    assert await _next(book, 2) == []
+
+    await book.settle(held[0], Status.SUCCEEDED)
+
+    # One slot is free: the first of either kind, for nobody knows which worker has room.
+    assert [each.flow_run_id for each in await _next(book, 2)] == ["f2", "f4"]
+    # It may ask before its time, and is granted where there is room.
+    assert isinstance(await book.claim(early), Granted)
+    assert await _next(book, 2) == []
+
+
+async def test_whose_worker_is_full_waits_for_a_slot_once_all_are_taken(book: Book) -> None:
+    offer, blocker = _offers(book, await _jobs(book, 2), most=1)
+    assert isinstance(await book.claim(replace(offer, full=True)), Waiting)
+    held = await book.begun(blocker)
+
+    answer = await book.claim(replace(offer, full=True))
+
+    assert isinstance(answer, Waiting)
+    assert (await book.row(str(answer.run_id))).waits_for == "slot"
+    await book.settle(held, Status.SUCCEEDED)
+    assert [each.id for each in await _next(book, 1)] == [answer.run_id]
 
 
 async def test_no_limit_is_no_limit(book: Book) -> None:
