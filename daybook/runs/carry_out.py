@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -79,16 +79,17 @@ async def carry_out(
     if refused is not None and run.deployment_id is None:
         raise refused
     try:
-        return await _carried_out(
-            run,
-            given,
-            kind=kind,
-            parameters=parameters,
-            refused=str(refused or ""),
-            prepare=prepare,
-            reconciler=reconciler,
-            clock=clock,
-        )
+        with handover.ends_softly() if given is not None else nullcontext():
+            return await _carried_out(
+                run,
+                given,
+                kind=kind,
+                parameters=parameters,
+                refused=str(refused or ""),
+                prepare=prepare,
+                reconciler=reconciler,
+                clock=clock,
+            )
     except attempt.STOPPED as error:
         if given is None:
             raise

@@ -15,9 +15,12 @@ when an attempt began, never asks.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from contextlib import suppress
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -52,3 +55,21 @@ def of(flow_run_id: str) -> Handover | None:
     Another flow run of the same process (a subflow) was handed nothing.
     """
     return next((each for each in _received if each.flow_run_id == flow_run_id), None)
+
+
+@contextmanager
+def ends_softly() -> Iterator[None]:
+    """While the block runs, SIGTERM cancels the task that runs it; in the main thread only.
+
+    Prefect's handler raises wherever it strikes, in the loop itself as a rule, which is torn down
+    then: an agent's program would be killed without having been asked to end.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    before = signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
