@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daybook.host import processes
-from tests.crew import DEAF, SEEN, Crew
+from tests.crew import CANCELLED, DEAF, SEEN, Crew
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
@@ -108,3 +108,29 @@ async def test_one_that_has_grandchildren(crew: Crew, cancelled: bool) -> None:
     assert not alive(pid)
     assert [each for each in living if processes.find(each.pid, each.started)] == []
     assert agent.had == row.attempts == 1
+
+
+# Asked to end, it takes a second to put things in order.
+ORDERLY = """
+import select
+def put_in_order(number, frame):
+    tell("asked")
+    select.select([], [], [], 1.0)
+    tell("in order")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, put_in_order)
+had(); tell("acting"); forever()
+"""
+
+
+async def test_one_that_needs_a_second_to_end_gets_it(crew: Crew) -> None:
+    agent = await crew.floor.agent(ORDERLY)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    await crew.worker()
+    asked = await crew.floor.asked(job)
+    await agent.says("acting")
+    await crew.cancel_in_ui(asked)
+    await agent.says("asked", within=5.0)
+    await agent.says("in order", within=5.0)
+    await crew.idle(within=CANCELLED)
+    await crew.ends(job, "cancelled", within=SEEN)
