@@ -85,6 +85,7 @@ async def _prepare(granted: Granted) -> Act:
             prepared,
             GuardedTransport(guard),
             timeout=policy.timeout.total_seconds(),
+            idempotent=policy.idempotent,
         )
         return Tried(sent.outcome, sent.temporary, seconds_asked(sent.retry_after))
 

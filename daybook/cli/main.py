@@ -57,6 +57,7 @@ def _register() -> None:
         (_JOBS, "skips", ("skip", "snooze")),
         (_JOBS, "due", ("next",)),
         (_RUNS, "runs", ("run", "runs", "logs", "cancel")),
+        (_RUNS, "backfill", ("backfill",)),
         (_AGENTS, "here", ("sync",)),
     ]
     order = count()

@@ -27,12 +27,17 @@ async def run_(
     request_id: Annotated[
         str | None, Parameter(help="The same id again is the same run, not another one.")
     ] = None,
+    dry_run: Annotated[
+        bool, Parameter(help="Only show what would be asked of whom; costs are not estimated yet.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Run a job now, also one that is switched off.
 
     Example: daybook run morning-brief --wait
     """
+    if dry_run:
+        return await _previewed(job, wait=wait or request_id is not None, as_json=as_json)
     prefect_first()
     from daybook.service import runs
 
@@ -45,6 +50,24 @@ async def run_(
         if not wait:
             output.say(f"See what becomes of it: daybook runs {words.quoted(job)}")
     return 0 if not wait or found["status"] in ("succeeded", "skipped") else 1
+
+
+async def _previewed(job: str, *, wait: bool, as_json: bool) -> int:
+    if wait:
+        raise Refused("dry_run", "runs nothing", "leave out --wait and --request-id")
+    from daybook.service import preview
+
+    found = await preview.of_job(job)
+    if as_json:
+        output.data(found)
+        return 0
+    output.line(f"{found['job']} ({found['kind']}) would do this:", style="bold")
+    pairs = [(name.replace("_", " "), str(value)) for name, value in found["does"].items() if value]
+    if found["session_id"]:
+        pairs.append(("session", f"{found['session_id']}, {found['history']} messages before it"))
+    answer = "goes to the ledger and to the Prefect UI"
+    output.facts([*pairs, ("answer", answer), ("cost", "not estimated by this version")])
+    return 0
 
 
 async def runs_(

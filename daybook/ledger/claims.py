@@ -219,22 +219,30 @@ async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: s
         if found is not None:
             return found
         now = ledger.now()
-        row = RunRow(
-            occurrence=key,
-            job_id=stored.id,
-            revision=stored.revision.number,
-            kind=stored.row.kind,
-            trigger=trigger,
-            due=now,
-            status=Status.WAITING,
-            reason="asked for",
-            until=now,
-            parameters=stored.job.parameters(),
-            agent=offers.agent_of(stored.job.parameters()),
-            queued_at=now,
-        )
+        row = asked_for(stored, key, trigger, now, now)
         session.add(row)
         return row
+
+
+def asked_for(
+    stored: StoredJob, occurrence: str, trigger: str, due: datetime, now: datetime
+) -> RunRow:
+    """The row, not stored yet, of a run that is asked for now, with the job as it is."""
+    parameters = stored.job.parameters()
+    return RunRow(
+        occurrence=occurrence,
+        job_id=stored.id,
+        revision=stored.revision.number,
+        kind=stored.row.kind,
+        trigger=trigger,
+        due=due,
+        status=Status.WAITING,
+        reason="asked for",
+        until=now,
+        parameters=parameters,
+        agent=offers.agent_of(parameters),
+        queued_at=now,
+    )
 
 
 async def carried_by(ledger: Ledger, run_id: str, flow_run_id: str) -> None:

@@ -150,6 +150,10 @@ class Decision:
                 return await self._end(row, Status.FAILED, "parameters")
         if timed and stored is not None:
             return await self._timed(row, stored, fresh=fresh)
+        if row.trigger == slots.BACKFILL and stored is not None:
+            newest = await jobs.get(self.session, stored.id)
+            if newest is not None and (why := wanted.off(newest)):
+                return await self._end(row, Status.SKIPPED, why)
         return await self._overlap(row, stored)
 
     async def _timed(self, row: RunRow, stored: StoredJob, *, fresh: bool) -> Answer:
@@ -218,6 +222,8 @@ class Decision:
 
     async def _grant(self, row: RunRow, stored: StoredJob | None) -> Granted:
         states.check(row.id, row.state if row.status else None, Status.CLAIMED)
+        if row.trigger == slots.BACKFILL and not row.attempts:
+            row.queued_at = self.now  # its deadline counts from here
         row.status = Status.CLAIMED
         row.reason, row.until, row.waits_for = "", None, ""
         row.fence += 1

@@ -14,7 +14,8 @@ At work is what somebody holds, and what stands between two attempts for as long
 expected to come back for it. A run with an attempt behind it is never skipped: it waits. Whoever
 waits here is handed on to the slots by the end of what it waits for (`slots.hand_on`); to look
 again by itself is only the net. Of a job that catches up on all due times, those wait as with
-`queue_all`, and a due time that comes meanwhile waits behind them.
+`queue_all`, and a due time that comes meanwhile waits behind them. A backfill waits so too, unless
+the job says allow, and a due time that meets one waits for that one run only.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
     others = (await session.execute(live.order_by(*slots.ORDER))).scalars().all()
     at_work = [each for each in others if _at_work(each, now)]
     queued = [each for each in others if each not in at_work and _queued(each, now)]
-    if any(map(_is_made_up_for, (*at_work, *queued))):
+    before = [each for each in queued if slots.turn(each) < slots.turn(row)]
+    if any(map(_is_made_up_for, (*at_work, *before))):
         rule = "queue_all"
     if row.attempts:
         held = [each for each in at_work if each.state in HELD]
@@ -78,17 +80,22 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
     if rule == "queue_one" and fresh and len(at_work) + len(queued) > 1:
         first = (at_work or queued)[0]
         return Behind(f"{_said(first)}, and another one waited already", skipped=True)
-    ahead = at_work or [each for each in queued if slots.turn(each) < slots.turn(row)]
+    ahead = at_work or before
     return Behind(_said(ahead[0])) if ahead else None
 
 
 def _rule(row: RunRow) -> policy.Overlap:
+    said = policy.of_run(row.parameters).overlap
+    if row.trigger == slots.BACKFILL and said == "allow":
+        return said
     # What is made up for comes oldest first, and is no storm.
-    return "queue_all" if _is_made_up_for(row) else policy.of_run(row.parameters).overlap
+    return "queue_all" if _is_made_up_for(row) else said
 
 
 def _is_made_up_for(row: RunRow) -> bool:
-    return row.trigger == CATCH_UP and policy.of_run(row.parameters).catch_up == "all"
+    if row.trigger == CATCH_UP:
+        return policy.of_run(row.parameters).catch_up == "all"
+    return row.trigger == slots.BACKFILL
 
 
 async def _in_place_of(

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound
-from daybook.ledger import jobs, leases
+from daybook.ledger import jobs, leases, slots
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.spec.actions import AgentPrompt
@@ -93,13 +93,9 @@ async def busy(session: AsyncSession, row: RunRow, now: datetime) -> str:
         col(RunRow.until) <= now + LOOK_AGAIN,
     )
     for other in (await session.execute(waiting)).scalars():
-        if _turn(other) < _turn(row):
+        if slots.turn(other) < slots.turn(row):
             return f"session {row.session_id} is busy: run {other.id[:8]} goes first"
     return ""
-
-
-def _turn(row: RunRow) -> tuple[datetime, datetime, str]:
-    return row.due, row.queued_at, row.id
 
 
 # --- what was said

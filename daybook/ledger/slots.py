@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, func, or_
+from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -46,6 +46,9 @@ OVERLAP = "overlap"
 
 TURNS = (SLOT, WORKER, OVERLAP)
 """What is waited for and may come at any time: a run that waits for it may ask again before."""
+
+BACKFILL = "backfill"
+"""The trigger of a due time of the past that was asked for (`daybook.ledger.backfill`)."""
 
 LOOK_AGAIN = timedelta(seconds=30)
 """When a run that waits for its slot looks again by itself; a free slot brings it sooner."""
@@ -149,13 +152,14 @@ async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
         session.add(first)
 
 
-ORDER = (col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
-"""In what order runs get what there is too little of."""
+_AFTER = case((col(RunRow.trigger) == BACKFILL, 1), else_=0)
+ORDER = (_AFTER, col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
+"""In what order runs get what there is too little of: backfills after all that was ever due."""
 
 
-def turn(row: RunRow) -> tuple[datetime, datetime, str]:
+def turn(row: RunRow) -> tuple[bool, datetime, datetime, str]:
     """The place of ``row`` in `ORDER`."""
-    return row.due, row.queued_at, row.id
+    return row.trigger == BACKFILL, row.due, row.queued_at, row.id
 
 
 _AT_WORK = col(RunRow.status).in_(HELD)
@@ -179,9 +183,11 @@ def _expected(now: datetime, what: str) -> ColumnElement[bool]:
 
 
 def _earlier(row: RunRow) -> ColumnElement[bool]:
-    due, queued_at, number = ORDER
-    return or_(
+    after, due, queued_at, number = ORDER
+    place = int(row.trigger == BACKFILL)
+    of_time = or_(
         due < row.due,
         and_(due == row.due, queued_at < row.queued_at),
         and_(due == row.due, queued_at == row.queued_at, number < row.id),
     )
+    return or_(after < place, and_(after == place, of_time))

@@ -12,6 +12,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook.ledger import slots
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import durations, policy
@@ -20,6 +21,8 @@ from daybook.spec import durations, policy
 def overdue(row: RunRow, now: datetime) -> str:
     """Why a run may wait no longer; empty while it may, or when its job sets no deadline."""
     deadline = policy.of_run(row.parameters).deadline
+    if row.trigger == slots.BACKFILL and not row.attempts:
+        return ""  # it counts from its turn
     if deadline is None or row.queued_at + deadline > now:
         return ""
     return f"the deadline of {durations.to_text(deadline)} passed while it waited"
@@ -30,7 +33,11 @@ async def all_overdue(session: AsyncSession, now: datetime, limit: int) -> list[
     deadline = col(RunRow.parameters)[("policy", "deadline")].as_string()
     waiting = (
         select(RunRow.id, RunRow.queued_at, deadline)
-        .where(col(RunRow.status) == Status.WAITING, deadline != "")
+        .where(
+            col(RunRow.status) == Status.WAITING,
+            deadline != "",
+            (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
+        )
         .order_by(col(RunRow.queued_at))
     )
     found = (await session.execute(waiting)).all()
@@ -44,9 +51,8 @@ async def to_ensure(session: AsyncSession, now: datetime, per_job: int = 10) -> 
 
     Runs without a job are all among them. ``now`` is the ledger's.
     """
-    order = (col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
     group = func.coalesce(col(RunRow.job_id), col(RunRow.id))
-    place = func.row_number().over(partition_by=group, order_by=order)
+    place = func.row_number().over(partition_by=group, order_by=slots.ORDER)
     numbered = (
         select(col(RunRow.id).label("id"), place.label("place"))
         .where(col(RunRow.status) == Status.WAITING)
@@ -56,7 +62,7 @@ async def to_ensure(session: AsyncSession, now: datetime, per_job: int = 10) -> 
         select(RunRow)
         .join(numbered, numbered.c.id == col(RunRow.id))
         .where(numbered.c.place <= per_job)
-        .order_by(*order)
+        .order_by(*slots.ORDER)
     )
     return list((await session.execute(next_ones)).scalars())
 

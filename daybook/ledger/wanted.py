@@ -21,8 +21,8 @@ async def why_not(session: AsyncSession, row: RunRow, newest: StoredJob) -> str:
 
     One that has begun an attempt goes on, unless its job is off.
     """
-    if not newest.job.enabled:
-        return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
+    if why := off(newest):
+        return why
     if row.attempts:
         return ""
     if row.due.isoformat() in newest.row.skips:
@@ -34,6 +34,13 @@ async def why_not(session: AsyncSession, row: RunRow, newest: StoredJob) -> str:
     if most and newest.row.run_count + await _begun(session, row) >= most:
         return f"max runs: {most} are done or at work"
     return ""
+
+
+def off(newest: StoredJob) -> str:
+    """Why nothing of the job is due: it is off; empty when it is on."""
+    if newest.job.enabled:
+        return ""
+    return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
 
 
 async def _begun(session: AsyncSession, row: RunRow) -> int:

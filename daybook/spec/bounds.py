@@ -128,8 +128,8 @@ def _read(
     tz = zone(timezone)
     return Bounds(
         tz,
-        _moment("start", start, timezone),
-        _moment("until", until, timezone, last=True),
+        moment("start", start, timezone),
+        moment("until", until, timezone, last=True),
         tuple(map(_days, exclude)),
         _hours(active_hours),
     )
@@ -142,12 +142,18 @@ def check(policy: Texts) -> None:
         raise Refused("exclude", f"{len(found.excluded)} are given", f"legal: {MOST_EXCLUDED}")
 
 
-def _moment(field: str, text: str, timezone: str, *, last: bool = False) -> datetime | None:
+def moment(
+    field: str, text: str, timezone: str, legal: str = _LEGAL_MOMENT, *, last: bool = False
+) -> datetime | None:
+    """The instant, in UTC, of a day or a time; of a day its first second, or its ``last``.
+
+    None for the empty text. Raises `Refused` naming ``field``.
+    """
     if not text:
         return None
     if not _DAY.fullmatch(text):
-        return read_instant(text, field, timezone, _LEGAL_MOMENT)
-    day = datetime.combine(_day(field, text, _LEGAL_MOMENT), time())
+        return read_instant(text, field, timezone, legal)
+    day = datetime.combine(_day(field, text, legal), time())
     tz = zone(timezone)
     return resolve(day + DAY, tz) - SECOND if last else resolve(day, tz)
 

@@ -64,7 +64,6 @@ FIELDS = (
 NOT_YET = policies.NOT_YET | frozenset(
     {
         "agent_id",
-        "backfill",
         "budget",
         "channel",
         "chat_id",

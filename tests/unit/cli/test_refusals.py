@@ -152,7 +152,7 @@ def test_the_help_shows_only_what_acts(daybook: Any) -> None:
 
 def test_every_field_of_a_later_version_can_be_typed_or_is_a_programs() -> None:
     not_typed = {
-        *("agent_id", "backfill", "every_ms", "headers", "owner", "payload", "plugin", "tools"),
+        *("agent_id", "every_ms", "headers", "owner", "payload", "plugin", "tools"),
         *("url", "user", "user_id"),
     }
     later = {field.name.rstrip("_") for field in dataclasses.fields(LaterOptions)}

@@ -1,0 +1,92 @@
+"""`backfill` and `run --dry-run`, which need no Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.conftest import fill
+
+FROM_TO = ("--from", "2026-11-02", "--to", "2026-11-16")
+MONDAYS = [f"2026-11-{day:02}T09:00:00+01:00" for day in (2, 9, 16)]
+"""Of `weekly`, at 09:00 in Berlin."""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
+    asyncio.run(fill(tmp_path / "ledger.db"))
+    return tmp_path
+
+
+def _rows(home: Path) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(home / "ledger.db")) as connection:
+        return connection.execute(
+            "SELECT occurrence, due, status FROM runs ORDER BY due"
+        ).fetchall()
+
+
+def test_a_dry_run_shows_and_writes_nothing(daybook: Any, home: Path) -> None:
+    before = _rows(home)
+
+    found = daybook("backfill", "weekly", *FROM_TO, "--dry-run", "--json").json
+
+    assert [each["local"] for each in found["due"]] == MONDAYS
+    assert (found["job"], found["dry_run"], found["asked"], found["left_out"]) == (
+        *("weekly", True, 3, 0),
+    )
+    said = daybook("backfill", "weekly", *FROM_TO, "--dry-run")
+    assert "weekly: 3 would be run, 0 left out" in said.out
+    assert _rows(home) == before
+
+
+def test_it_asks_once(daybook: Any, home: Path) -> None:
+    assert daybook("backfill", "weekly", *FROM_TO, "--json").json["asked"] == 3
+    again = daybook("backfill", "weekly", *FROM_TO, "--json").json
+    assert (again["asked"], again["left_out"]) == (0, 3)
+    assert [each["status"] for each in again["due"]] == ["waiting"] * 3
+    asked = [row for row in _rows(home) if ":backfill-" in row[0]]
+    assert len(asked) == 3
+    listed = daybook("runs", "weekly", "--json").json
+    assert [run["trigger"] for run in listed].count("backfill") == 3
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("job", "start", "end", "words"),
+    [
+        ("by hand", "2026-11-02", "2026-11-03", ["is off", "daybook resume"]),
+        ("weekly", "2099-01-01", "2099-02-01", ["--from", "has not passed yet"]),
+        ("weekly", "2026-11-03", "2026-11-02", ["--to", "is before from"]),
+        ("weekly", "", "2026-11-02", ["--from", "2026-11-01"]),
+        ("weekly", "last week", "2026-11-02", ["--from", "2026-11-01"]),
+        ("weekly", "1980-01-01", "2026-11-02", ["--from", "more than 1,000", "shorter"]),
+    ],
+)
+def test_refused(daybook: Any, job: str, start: str, end: str, words: list[str]) -> None:
+    said = daybook("backfill", job, f"--from={start}", f"--to={end}")
+    assert (said.code, said.out) == (2, "")
+    for each in words:
+        assert each in said.err
+
+
+def test_of_a_run_is_shown_what_it_would_do(daybook: Any, home: Path) -> None:
+    before = _rows(home)
+
+    found = daybook("run", "often", "--dry-run", "--json").json
+
+    assert (found["job"], found["kind"], found["dry_run"]) == ("often", "agent-prompt", True)
+    assert (found["does"]["prompt"], found["does"]["model"]) == ("Say hello.", "small")
+    assert (found["session_id"], found["history"]) == ("default:team", 0)
+    assert found["cost_usd"] is None
+    assert _rows(home) == before
+    said = daybook("run", "often", "--dry-run")
+    assert "Say hello." in said.out
+    assert "not estimated" in said.out
+    assert daybook("run", "often", "--dry-run", "--wait").code == 2
