@@ -11,6 +11,8 @@
     cancelling, paused               nothing: `ends` sees to it
     gone, or there is none           made, under the key `<ledger>:<occurrence>:<n>`
     ended                            `ends` decides; made when the row still waits then
+    refused by Prefect               made after a pause that doubles; after some refusals the row
+                                     has failed (`ledger.ends.refused`)
 
 The key makes two processes, or a second try after a crash, have the same run. It gives an ended run
 too: then the next number is taken. Before a run is moved the row is read again, and afterwards what
@@ -33,6 +35,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from daybook import settings
 from daybook.keeper import ends, prefect_runs
 from daybook.ledger import claims, slots, waits
+from daybook.ledger import ends as book
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
@@ -44,10 +47,14 @@ log = logging.getLogger(__name__)
 NEAR = timedelta(seconds=1)
 OWN_WAIT = timedelta(seconds=60)
 """How long after `until` a started run is left to its process, which may wait half a minute."""
+WORDS = 1000
+"""How many characters of a refusal are kept."""
 ASKING = timedelta(seconds=5)
 """How long who asks for a run has to make its Prefect run."""
 MOST_KEYS = 5
 """How many numbers are tried in one pass for a row."""
+NOT_OF_THE_ROW = {401, 403, 407, 408, 425, 429}
+"""Refusals that any other row would get as well: the pass ends, and no row is the worse for it."""
 MOST_WRITES = 50
 """How many runs are moved and made in one pass, the earliest due first: about two seconds."""
 
@@ -117,6 +124,21 @@ def _just_asked(row: RunRow, now: datetime) -> bool:
     return fresh and row.occurrence.startswith("request:") and row.queued_at > now - ASKING
 
 
+def _of_the_row(error: PrefectHTTPStatusError) -> bool:
+    """Whether Prefect refused this, and would not refuse whatever it is asked."""
+    code = error.response.status_code
+    return code < HTTPStatus.INTERNAL_SERVER_ERROR and code not in NOT_OF_THE_ROW
+
+
+def _words(error: PrefectHTTPStatusError) -> str:
+    """What Prefect said, without the address and the advice around it."""
+    try:
+        detail = error.response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = error.response.text
+    return str(detail)[:WORDS] or f"HTTP {error.response.status_code}"
+
+
 class _Pass:
     """One pass. ``at`` is when the runs are to start; without it each row's own `until`."""
 
@@ -144,9 +166,9 @@ class _Pass:
             try:
                 await self._see_to(row, runs.get(str(row.flow_run_id)))
             except PrefectHTTPStatusError as error:
-                if error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                if not _of_the_row(error):
                     raise
-                # This one row's trouble, such as parameters that the deployment refuses now.
+                # This one row's trouble: its run may not be moved.
                 self.done.left += 1
                 log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
 
@@ -155,7 +177,9 @@ class _Pass:
 
     async def _see_to(self, row: RunRow, run: FlowRun | None) -> None:
         kind = run.state.type if run is not None and run.state is not None else None
-        if run is None or run.state is None:
+        if row.waits_for == book.REFUSED and (row.until or row.queued_at) > self._ledger.now():
+            self.done.left += 1
+        elif run is None or run.state is None:
             await self._make(row, None)
         elif kind in prefect_runs.ENDED:
             # Somebody's wish, perhaps: what it means is decided before another run is made.
@@ -207,9 +231,17 @@ class _Pass:
             if not await self._unchanged(row):
                 break
             key = f"{self._ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
-            made = await deployments.make_run(
-                self._client, deployment_id, key, row.parameters, state
-            )
+            try:
+                made = await deployments.make_run(
+                    self._client, deployment_id, key, row.parameters, state
+                )
+            except PrefectHTTPStatusError as error:
+                if not _of_the_row(error):
+                    raise
+                # Such as parameters that the deployment refuses now.
+                log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
+                await book.refused(self._ledger, row, _words(error))
+                break
             if made is None:
                 break
             newest = await self._read(row.id)

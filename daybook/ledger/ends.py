@@ -41,6 +41,12 @@ MOST_RUNS = 3
 
 LONGEST_PAUSE = timedelta(minutes=5)
 
+REFUSED = "prefect"
+"""What `waits_for` says of one whose Prefect run was refused: none is asked for before `until`."""
+
+REFUSED_PAUSE = timedelta(seconds=15)
+"""How long the first of those pauses is; each further one is twice as long."""
+
 _OURS = "Skipped"
 """How Prefect's state is called when we refused a run without making a row of it."""
 _BY_HAND = "set to Completed by hand in Prefect"
@@ -87,6 +93,29 @@ async def take(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> S
         return row.state
 
 
+async def refused(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
+    """Prefect makes no run for the waiting row ``seen`` and says ``why``; returns its new status.
+
+    None, and nothing changed, when the row is not what was seen any more. After `MOST_RUNS` it has
+    failed; a run that was tried already has that much patience again for each attempt.
+    """
+    async with ledger.write() as session:
+        row, now = await rows.get(session, seen.id), ledger.now()
+        same = (row.flow_run_id, row.prefect_runs) == (seen.flow_run_id, seen.prefect_runs)
+        if row.state is not Status.WAITING or not same:
+            return None
+        row.prefect_runs += 1
+        if row.prefect_runs >= MOST_RUNS + row.attempts:
+            times = f"Prefect refused to make its run, {row.prefect_runs} were asked for: "
+            await _fail(session, row, times + why, now)
+        else:
+            pause = min(REFUSED_PAUSE * 2 ** min(row.prefect_runs - 1, 9), LONGEST_PAUSE)
+            row.until = max(row.until or now, now + pause)
+            row.waits_for, row.reason = REFUSED, f"Prefect refused to make its run: {why}"
+            session.add(row)
+        return row.state
+
+
 async def _with_row(session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime) -> None:
     match row.state, end.state:
         case _, "CANCELLED":
@@ -111,15 +140,19 @@ async def _another_run(
 ) -> None:
     """A waiting row whose Prefect run ended, not by anybody's wish."""
     if row.prefect_runs >= MOST_RUNS and not row.attempts:
-        states.check(row.id, row.state, Status.CLAIMED)
-        row.status = Status.CLAIMED
         told = f"its Prefect runs ended {row.prefect_runs} times before it began: "
-        failed = Outcome(Status.FAILED, error=told + (end.message or end.name))
-        await outcomes.write(session, row, failed, now)
+        await _fail(session, row, told + (end.message or end.name), now)
     else:
         # What it waited for, a backoff or a slot, it waits for still.
         row.until = max(row.until or now, now + _pause(row))
         row.reason = end.told()
+
+
+async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -> None:
+    """A waiting row that no Prefect run will carry to a claim."""
+    states.check(row.id, row.state, Status.CLAIMED)
+    row.status = Status.CLAIMED
+    await outcomes.write(session, row, Outcome(Status.FAILED, error=error), now)
 
 
 def _pause(row: RunRow) -> timedelta:

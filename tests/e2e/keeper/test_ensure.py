@@ -8,9 +8,11 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from daybook.keeper import ensure, expire, mirror
@@ -322,6 +324,63 @@ async def test_what_prefect_refuses_does_not_hold_up_the_others(house: House) ->
     assert (len(done.made), done.left) == (1, 1)
     assert (await house.row(bad.id)).flow_run_id is None
     assert (await house.row(good.id)).flow_run_id == done.made[0]
+
+
+async def test_what_prefect_refuses_is_asked_for_after_longer_pauses_and_has_failed_then(
+    house: House,
+) -> None:
+    stored = await house.job()
+    bad = await house.asked(stored, parameters={"prompt": ["no", "text"]})
+    for count, pause in ((1, 15), (2, 30)):
+        before = house.ledger.now()
+        assert (await ensure.ensure(house.ledger, house.client)).left == 1
+        row = await house.row(bad.id)
+        assert row.until is not None
+        assert pause <= (row.until - before).total_seconds() < pause + 5
+        assert (row.status, row.waits_for, row.prefect_runs) == ("waiting", "prefect", count)
+        assert row.reason.startswith("Prefect refused to make its run: ")
+        house.requests.clear()
+        assert (await ensure.ensure(house.ledger, house.client)).left == 1  # not before its time
+        assert not house.requests
+        house.passes(seconds=pause + 1)
+
+    await ensure.ensure(house.ledger, house.client)
+
+    row = await house.row(bad.id)
+    assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, None)
+    assert "prompt" in str(row.error)
+    assert str(row.error).startswith("Prefect refused to make its run, 3 were asked for: ")
+    assert not (await ensure.ensure(house.ledger, house.client)).left
+
+
+async def test_what_was_refused_and_is_not_any_more_is_made(house: House) -> None:
+    stored = await house.job()
+    row = await house.asked(stored, parameters={"prompt": ["no", "text"]})
+    await ensure.ensure(house.ledger, house.client)
+    await house.edit(await house.row(row.id), parameters=stored.job.parameters())
+    house.passes(seconds=16)
+
+    done = await ensure.ensure(house.ledger, house.client)
+
+    assert (await house.row(row.id)).flow_run_id == done.made[0]
+
+
+@pytest.mark.parametrize("code", [401, 403])
+async def test_a_refusal_that_is_no_fault_of_the_row_is_not_held_against_it(
+    house: House, code: int
+) -> None:
+    row = await house.asked(await house.job())
+
+    async def refuse(response: httpx.Response) -> None:
+        if response.request.url.path.endswith("/create_flow_run"):
+            response.status_code = code
+
+    house.client._client.event_hooks = {"response": [refuse]}
+    with pytest.raises(PrefectHTTPStatusError, match=str(code)):
+        await ensure.one(house.ledger, house.client, row)
+
+    found = await house.row(row.id)
+    assert (found.status, found.prefect_runs, found.until) == ("waiting", 0, row.until)
 
 
 async def test_a_failed_run_of_a_waiting_row_is_followed_by_another(house: House) -> None:

@@ -304,3 +304,61 @@ async def test_of_several_starts_the_live_one_is_meant(book: Book) -> None:
 
     assert (await book.row(retried.run_id)).status == "cancelled"
     assert (await book.row(first.run_id)).status == "failed"
+
+
+# --- refused
+
+
+async def test_a_run_that_prefect_refuses_waits_longer_each_time_and_has_failed_then(
+    book: Book,
+) -> None:
+    row = await claims.request(book.ledger, await book.add(), "1", "manual")
+    pauses = []
+    for _ in range(2):
+        assert await ends.refused(book.ledger, await book.row(row.id), "no") is Status.WAITING
+        until = (await book.row(row.id)).until
+        assert until is not None
+        pauses.append((until - book.clock.now()).total_seconds())
+    assert pauses == [15, 30]
+
+    assert await ends.refused(book.ledger, await book.row(row.id), "no") is Status.FAILED
+
+    found = await book.row(row.id)
+    assert found.error == "Prefect refused to make its run, 3 were asked for: no"
+    assert (found.status, found.waits_for, found.attempts) == ("failed", "", 0)
+    assert await ends.refused(book.ledger, found, "no") is None
+
+
+async def test_of_two_that_are_refused_at_once_one_counts(book: Book) -> None:
+    row = await claims.request(book.ledger, await book.add(), "1", "manual")
+
+    assert await ends.refused(book.ledger, row, "no") is Status.WAITING
+    assert await ends.refused(book.ledger, row, "no") is None
+
+    assert (await book.row(row.id)).prefect_runs == 1
+
+
+async def test_a_run_that_was_carried_meanwhile_was_not_refused(book: Book) -> None:
+    row = await claims.request(book.ledger, await book.add(), "1", "manual")
+    await claims.carried_by(book.ledger, row.id, "f1")
+
+    assert await ends.refused(book.ledger, row, "no") is None
+
+    assert (await book.row(row.id)).flow_run_id == "f1"
+
+
+async def test_a_backoff_is_not_cut_short_by_a_refusal_and_an_attempt_gives_patience(
+    book: Book,
+) -> None:
+    offer, row = await _waiting(book)
+    granted = await book.begun(offer)
+    until = book.clock.now() + timedelta(minutes=5)
+    failed = Outcome(Status.FAILED, error="429")
+    await claims.retry(book.ledger, granted.run_id, granted.fence, failed, until)
+
+    for count in (2, 3):
+        assert await ends.refused(book.ledger, await book.row(row.id), "no") is Status.WAITING
+        found = await book.row(row.id)
+        assert (found.prefect_runs, found.until) == (count, until)
+
+    assert await ends.refused(book.ledger, await book.row(row.id), "no") is Status.FAILED
