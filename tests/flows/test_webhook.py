@@ -82,6 +82,20 @@ async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
     assert "whether it was done is not known" in row.reason
 
 
+async def test_an_idempotent_one_is_repeated_with_the_same_key(
+    floor: Floor, server: Server
+) -> None:
+    server.steps = [hang, answer(200, b"at last")]
+    policy = {"timeout": "1s", "retries": 1, "retry_delay": "1s", "idempotent": True}
+
+    result = await call(url=server.address, policy=policy)
+
+    assert result["output"] == "at last"
+    first, second = server.requests
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+    assert (await floor.row()).attempts == 2
+
+
 async def test_the_metadata_service_is_refused_before_anything_is_sent(floor: Floor) -> None:
     with pytest.raises(FailedRun, match="metadata service"):
         await call(url="http://169.254.169.254/latest")
