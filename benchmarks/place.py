@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -54,13 +55,14 @@ def home() -> Iterator[Home]:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent: seconds of CPU by a worker with its processes and by the server, the requests
-    by path, the answers 503, all in ``seconds``.
+    """What was spent: seconds of CPU by a worker with its processes, by the server, and by what
+    else runs on this machine; the requests by path, the answers 503, all in ``seconds``.
     """
 
     seconds: float
     worker: float
     server: float
+    others: float
     paths: Mapping[str, float]
     busy: int
 
@@ -73,6 +75,7 @@ class Spent:
             self.seconds - before.seconds,
             self.worker - before.worker,
             self.server - before.server,
+            self.others - before.others,
             {path: count - before.paths.get(path, 0) for path, count in self.paths.items()},
             self.busy - before.busy,
         )
@@ -84,6 +87,7 @@ class Spent:
             self.seconds / runs,
             max(0.0, self.worker - share * idle.worker) / runs,
             max(0.0, self.server - share * idle.server) / runs,
+            self.others / runs,
             {p: (n - share * idle.paths.get(p, 0)) / runs for p, n in self.paths.items()},
             self.busy,
         )
@@ -155,7 +159,8 @@ class Place:
             counts = (await client.get(f"{self.here.ui_url}{counted.COUNTS}")).json()
         loop = asyncio.get_running_loop()
         used, served = usage.cpu(of.pid), usage.cpu(self.server.pid)
-        return Spent(loop.time(), used, served, counts["paths"], counts["busy"])
+        others = usage.machine() - used - served - time.process_time()
+        return Spent(loop.time(), used, served, others, counts["paths"], counts["busy"])
 
     async def spent_idle(self, of: Worker, seconds: float) -> Spent:
         """What is spent in so many seconds in which nothing runs."""

@@ -39,6 +39,13 @@ def cpu(pid: int) -> float:
     return sum(each.seconds for each in _family(pid).values())
 
 
+def machine() -> float:
+    """Seconds of CPU that all processes together, and the system, have used since it started."""
+    # cpu, user, nice, system, idle, waiting for input and output, interrupts, …, stolen
+    ticks = [int(each) for each in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) * _TICK
+
+
 def memory(pid: int) -> int:
     """Bytes (PSS) of ``pid`` and its family."""
     return sum(_pss(each) for each in family(pid))

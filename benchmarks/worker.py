@@ -268,12 +268,20 @@ def table(measured: Sequence[Measured]) -> str:
     names = [each.contender.name for each in measured]
     lines = [head("", names[0], *(cell for name in names[1:] for cell in (name, "against ours")))]
 
-    def say(what: str, figures: Sequence[float], unit: str = "", more: bool = False) -> None:
+    def say(
+        what: str,
+        figures: Sequence[float],
+        unit: str = "",
+        *,
+        more: bool = False,
+        compare: bool = True,
+    ) -> None:
         cells = [what, f"{short(figures[0])}{unit}"]
         for figure in figures[1:]:
-            ratio = figures[0] / figure if more and figure else figure / (figures[0] or 1)
-            compared = "" if not figures[0] or not figure else f"{short(ratio)} ×"
-            cells += [f"{short(figure)}{unit}", compared]
+            ratio = ""
+            if compare and figure and figures[0]:
+                ratio = f"{short(figures[0] / figure if more else figure / figures[0])} ×"
+            cells += [f"{short(figure)}{unit}", ratio]
         lines.append(row(*cells))
 
     how_many = " / ".join(str(len(each.latencies)) for each in measured)
@@ -306,6 +314,16 @@ def table(measured: Sequence[Measured]) -> str:
     say(
         "idle: requests a minute",
         [60 * each.idle.requests / each.idle.seconds for each in measured],
+    )
+    say(
+        "what else ran on the machine, cores: one after the other",
+        [each.run.others / each.run.seconds for each in measured],
+        compare=False,
+    )
+    say(
+        "… during the burst",
+        [each.burst_spent.others / each.burst_spent.seconds for each in measured],
+        compare=False,
     )
     say("answers 503", [each.busy for each in measured])
     say("runs that did not complete", [each.failed for each in measured])
