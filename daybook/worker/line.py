@@ -62,20 +62,28 @@ class Line:
         asked = _Asked(output, reading, asyncio.get_running_loop().create_future())
         number = next(self._numbers)
         self._asked[number] = asked
+        # From here on, for a full socket takes nothing from one that is stopped.
+        hung = asyncio.get_running_loop().call_later(ANSWERED_WITHIN, self._hung)
         try:
-            with output.open("ab") as printed:
-                message = {"number": number, "task": task.as_json()}
-                await self._send(message, (printed.fileno(), status))
+            try:
+                with output.open("ab") as printed:
+                    message = {"number": number, "task": task.as_json()}
+                    await self._send(message, (printed.fileno(), status))
+            finally:
+                os.close(status)
+            await asyncio.wait({asked.answer})
         except OSError as error:
+            if isinstance(error, ConnectionError) or self._socket.fileno() < 0:
+                await asyncio.wait({self.reading})  # who tries again has to find it gone
             self._refuse(number, Lost(str(error)))
         finally:
-            os.close(status)
-        await asyncio.wait({asked.answer}, timeout=ANSWERED_WITHIN)
-        if not asked.answer.done():
-            # Stopped, or stuck. Once it is dead it lets nobody go.
-            log.error("process %d does not answer", self.child.pid, extra={"action": "parent_hung"})
-            self.kill()
+            hung.cancel()
         return await asked.answer
+
+    def _hung(self) -> None:
+        """It is stopped, or stuck. Once it is dead it lets nobody go."""
+        log.error("process %d does not answer", self.child.pid, extra={"action": "parent_hung"})
+        self.kill()
 
     async def tick(self, every: float) -> None:
         """Say every ``every`` seconds that this worker lives."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -90,6 +91,37 @@ async def test_a_parent_that_does_not_answer_is_replaced(
     assert await began.ended() == 0
     assert launching.launcher.pid not in {None, stopped}
     assert actions(caplog) == ["parent_hung", "parent_again"]
+
+
+@pytest.mark.parametrize("ticks", [False, True])
+async def test_a_parent_that_takes_nothing_is_replaced(
+    make: Callable[..., Nursery],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ticks: bool,
+) -> None:
+    """A task that fills the socket of one that is stopped; or ticks have filled it before."""
+    async with make(tick=3600.0) as launcher:
+        launching, stopped = Launching(launcher, tmp_path / "output"), launcher.pid
+        assert stopped is not None
+        assert launcher._line is not None
+        os.kill(stopped, signal.SIGSTOP)
+        monkeypatch.setattr(line, "ANSWERED_WITHIN", 0.3)
+        ticking = None
+        if ticks:
+            ticking = asyncio.create_task(launcher._line._send({"tick": "x" * 5_000_000}))
+            await becomes(launcher._line._sending.locked)
+
+        began = await launching.start("describes", flow_run={"payload": "x" * 5_000_000})
+
+        assert await launching.until(began, "given") == 5_000_000
+        assert await began.ended() == 0
+        assert launcher.pid not in {None, stopped}
+        assert actions(caplog) == ["parent_hung", "parent_again"]
+        if ticking is not None:
+            with pytest.raises(OSError):
+                await ticking
 
 
 async def test_no_signal_but_the_last_ends_the_parent(launching: Launching) -> None:
