@@ -86,7 +86,6 @@ async def _prepare(granted: Granted) -> Act:
             GuardedTransport(guard),
             timeout=policy.timeout.total_seconds(),
             idempotent=policy.idempotent,
-            idempotent=policy.idempotent,
         )
         return Tried(sent.outcome, sent.temporary, seconds_asked(sent.retry_after))
 
