@@ -1,0 +1,196 @@
+"""Ten due times of one job, and what became of each: the cases of `docs/policies.md`.
+
+A job is due every ten minutes from 12:10 to 13:40, and each of its runs takes a quarter of an hour.
+From 12:45 to 13:25 no worker can reach Prefect; what is at work goes on. In the second half of the
+cases the job's class may have one run at work at once, and another job of it is until 12:35.
+
+What is claimed and settled here is what a worker claims and settles, on a clock that is moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.ledger import claims, jobs, leases, offers
+from daybook.ledger.engine import Ledger
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Granted, Offer, Waiting
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from daybook.spec.job import new_job
+from daybook.testing import MovedClock
+
+OVERLAPS = ("skip", "queue_one", "queue_all", "cancel_running", "allow")
+CATCH_UPS = ("none", "latest", "all")
+CLASS = "resource-intensive"
+
+MINUTE = timedelta(minutes=1)
+TAKES = 15 * MINUTE
+LOOK = timedelta(seconds=30)
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+AWAY = (45 * MINUTE, 85 * MINUTE)
+BUSY = 35 * MINUTE
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    overlap: str
+    catch_up: str
+    full: bool
+    """Whether the job's class has no free slot in the beginning."""
+
+
+@dataclass(frozen=True)
+class Became:
+    """What became of one due time; ``due``, ``began`` and ``ended`` count from noon."""
+
+    due: timedelta
+    status: str
+    began: timedelta | None
+    ended: timedelta
+
+    def __str__(self) -> str:
+        if self.began is None:
+            return self.status
+        begun = f"{NOON + self.began:%H:%M}"
+        return begun if self.status == "succeeded" else f"{begun}, {self.status}"
+
+
+CASES = tuple(Case(*each) for each in product(OVERLAPS, CATCH_UPS, (False, True)))
+
+
+async def all_of_them(folder: Path) -> dict[Case, list[Became]]:
+    """Each case on a day of its own, in one ledger in ``folder``."""
+    clock = MovedClock(NOON)
+    found = {}
+    async with Ledger(f"sqlite+aiosqlite:///{folder}/ledger.db", clock) as ledger:
+        for number, case in enumerate(CASES):
+            found[case] = await _Day(ledger, clock, NOON + number * _DAY, case).seen()
+    return found
+
+
+class _Day:
+    """One case, seen through from noon on."""
+
+    def __init__(self, ledger: Ledger, clock: MovedClock, noon: datetime, case: Case) -> None:
+        self._ledger, self._clock, self._noon, self._case = ledger, clock, noon, case
+        self._work: dict[str, tuple[Granted, datetime]] = {}
+
+    async def seen(self) -> list[Became]:
+        self._clock.set(self._noon)
+        stored = await self._job("the job", self._case.overlap, self._case.catch_up)
+        if self._case.full:
+            other = await self._job("another", "skip", "latest")
+            row = await claims.request(self._ledger, other, "1", "manual")
+            await self._take(self._offer(other, row.due, row.occurrence), BUSY)
+        left = [self._offer(stored, each, offers.due_key(stored.id, each)) for each in self._due()]
+        while left or self._work:
+            now, then = self._clock.now(), self._next(left)
+            # Who waits looks again every half minute: the last time before something happens.
+            waiting = [each for each in left if each.due <= now]
+            for instant, offered in ((then - LOOK, waiting), (then, left)):
+                self._clock.set(instant)
+                await self._go_on()
+                if not AWAY[0] <= instant - self._noon < AWAY[1]:
+                    done = [each for each in offered if await self._take(each, TAKES)]
+                    left = [each for each in left if each not in done]
+        return [await self._became(stored, each) for each in self._due()]
+
+    def _next(self, left: list[Offer]) -> datetime:
+        """When something happens: a due time, an end, and that the workers are back."""
+        ends = [end for _, end in self._work.values()]
+        instants = [*ends, *(each.due for each in left), self._noon + AWAY[1]]
+        return min(each for each in instants if each > self._clock.now())
+
+    def _due(self) -> Iterator[datetime]:
+        return (self._noon + place * 10 * MINUTE for place in range(1, 11))
+
+    async def _job(self, name: str, overlap: str, catch_up: str) -> StoredJob:
+        policy = {"overlap": overlap, "catch_up": catch_up, "class": CLASS}
+        job = new_job(
+            now=self._noon,
+            name=f"{name}, {self._noon:%d %B}",
+            prompt="What is new?",
+            every="10m",
+            session="new",
+            policy=policy,
+        )
+        async with self._ledger.write() as session:
+            return await jobs.add(session, job, job.name, self._noon)
+
+    def _offer(self, stored: StoredJob, due: datetime, occurrence: str) -> Offer:
+        return Offer(
+            occurrence,
+            "agent-prompt",
+            "schedule",
+            due,
+            "worker",
+            stored.job.parameters(),
+            stored.id,
+            flow_run_id=occurrence,
+            most=4,
+            classes={CLASS: 1} if self._case.full else {},
+        )
+
+    async def _take(self, offer: Offer, takes: timedelta) -> bool:
+        """Offer it if it is due; whether a worker has nothing more to do with it."""
+        if offer.due > self._clock.now():
+            return False
+        answer = await claims.claim(self._ledger, offer)
+        if isinstance(answer, Waiting) and answer.cancel:
+            for flow_run_id in answer.cancel:
+                await self._settle(flow_run_id, Status.CANCELLED)
+            answer = await claims.claim(self._ledger, offer)
+        if isinstance(answer, Granted):
+            await claims.begin(self._ledger, answer.run_id, answer.fence)
+            self._work[offer.occurrence] = (answer, self._clock.now() + takes)
+        return not isinstance(answer, Waiting)
+
+    async def _go_on(self) -> None:
+        """What is at work keeps its lease, until it has ended."""
+        for flow_run_id, (granted, end) in list(self._work.items()):
+            assert await leases.renew(self._ledger, granted.run_id, granted.fence)
+            if end <= self._clock.now():
+                await self._settle(flow_run_id, Status.SUCCEEDED)
+
+    async def _settle(self, flow_run_id: str, status: Status) -> None:
+        granted, _ = self._work.pop(flow_run_id)
+        await claims.settle(self._ledger, granted.run_id, granted.fence, Outcome(status))
+
+    async def _became(self, stored: StoredJob, due: datetime) -> Became:
+        async with self._ledger.read() as session:
+            rows = await _of(session, offers.due_key(stored.id, due))
+        (row,) = rows
+        assert row.finished_at is not None
+        began = None if row.started_at is None else row.started_at - self._noon
+        return Became(due - self._noon, row.status, began, row.finished_at - self._noon)
+
+
+async def _of(session: AsyncSession, occurrence: str) -> Sequence[RunRow]:
+    found = select(RunRow).where(col(RunRow.occurrence) == occurrence)
+    return (await session.execute(found)).scalars().all()
+
+
+def as_markdown(found: dict[Case, list[Became]], *, full: bool) -> str:
+    """The table of the cases in which the class is or is not ``full`` in the beginning."""
+    due = [f"{NOON + place * 10 * MINUTE:%H:%M}" for place in range(1, 11)]
+    lines = [
+        f"| overlap | catch up | {' | '.join(due)} |",
+        "|---" * (len(due) + 2) + "|",
+    ]
+    for case, became in found.items():
+        if case.full is full:
+            cells = " | ".join(map(str, became))
+            lines.append(f"| `{case.overlap}` | `{case.catch_up}` | {cells} |")
+    return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""Overlap, catch-up and class together: what became of ten due times, and that the docs say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from docs import generate
+
+from daybook import repository
+from tests.unit.ledger import ten_due_times
+from tests.unit.ledger.ten_due_times import CASES, TAKES, Became, Case
+
+pytestmark = pytest.mark.anyio
+
+Found = dict[Case, list[Became]]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    return await ten_due_times.all_of_them(Path(tmp_path_factory.mktemp("book")))
+
+
+def _of(found: Found, overlap: str, catch_up: str, *, full: bool = False) -> str:
+    return " ".join(map(str, found[Case(overlap, catch_up, full)])).replace(", cancelled", "x")
+
+
+GONE = "missed missed missed missed"
+
+REASONED = [
+    ("skip", "none", f"12:10 skipped 12:30 skipped {GONE} 13:30 skipped"),
+    ("skip", "latest", "12:10 skipped 12:30 skipped missed missed missed 13:25 skipped 13:40"),
+    # What is made up for comes first; of those that came meanwhile one is left.
+    ("skip", "all", "12:10 skipped 12:30 skipped 13:25 13:40 13:55 14:10 14:25 skipped"),
+    ("queue_one", "none", f"12:10 12:25 12:40 13:25 {GONE} 13:40 13:55"),
+    ("queue_one", "latest", "12:10 12:25 12:40 13:25 missed missed missed 13:40 skipped 13:55"),
+    ("queue_one", "all", "12:10 12:25 12:40 13:25 13:40 13:55 14:10 14:25 14:40 14:55"),
+    ("queue_all", "none", f"12:10 12:25 12:40 13:25 {GONE} 13:40 13:55"),
+    ("queue_all", "latest", "12:10 12:25 12:40 13:25 missed missed missed 13:40 13:55 14:10"),
+    ("queue_all", "all", "12:10 12:25 12:40 13:25 13:40 13:55 14:10 14:25 14:40 14:55"),
+    ("cancel_running", "none", f"12:10x 12:20x 12:30x 12:40 {GONE} 13:30x 13:40"),
+    (
+        "cancel_running",
+        "latest",
+        "12:10x 12:20x 12:30x 12:40 missed missed missed 13:25x 13:30x 13:40",
+    ),
+    # Of the two that came meanwhile the later one takes the place of the other.
+    ("cancel_running", "all", "12:10x 12:20x 12:30x 12:40 13:25 13:40 13:55 14:10 skipped 14:25"),
+    ("allow", "none", f"12:10 12:20 12:30 12:40 {GONE} 13:30 13:40"),
+    ("allow", "latest", "12:10 12:20 12:30 12:40 missed missed missed 13:25 13:30 13:40"),
+    # What is made up for waits for what is at work; what is on time begins beside it.
+    ("allow", "all", "12:10 12:20 12:30 12:40 13:25 13:55 14:10 14:25 13:30 13:40"),
+]
+"""Reasoned by hand from the rules; `x` is cancelled."""
+
+
+@pytest.mark.parametrize(("overlap", "catch_up", "expected"), REASONED)
+async def test_the_book_holds_what_the_rules_say(
+    found: Found, overlap: str, catch_up: str, expected: str
+) -> None:
+    assert _of(found, overlap, catch_up) == expected
+
+
+FULL = [
+    # Three waited for the class; when the first of them began, the others overlapped with it.
+    ("skip", "none", f"12:35 skipped skipped skipped {GONE} 13:30 skipped"),
+    ("queue_one", "none", f"12:35 13:25 skipped skipped {GONE} 13:40 13:55"),
+    ("queue_all", "none", f"12:35 13:25 13:40 13:55 {GONE} 14:10 14:25"),
+    ("cancel_running", "none", f"skipped skipped 12:35x 12:40 {GONE} 13:30x 13:40"),
+    # One at a time is what the class lets begin, whatever the job allows.
+    ("allow", "none", f"12:35 13:25 13:40 13:55 {GONE} 14:10 14:25"),
+]
+
+
+@pytest.mark.parametrize(("overlap", "catch_up", "expected"), FULL)
+async def test_nothing_is_missed_for_having_waited_for_its_class(
+    found: Found, overlap: str, catch_up: str, expected: str
+) -> None:
+    assert _of(found, overlap, catch_up, full=True) == expected
+
+
+def _worked(became: Sequence[Became]) -> list[tuple[float, float]]:
+    spans = [(each.began, each.ended) for each in became if each.began is not None]
+    return sorted((begin.total_seconds(), end.total_seconds()) for begin, end in spans)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+async def test_in_every_case(found: Found, case: Case) -> None:
+    became = found[case]
+    assert len(became) == 10  # each due time has its one row
+    assert all(each.began is None or each.began >= each.due for each in became)
+    assert all(
+        each.ended - each.began == TAKES
+        for each in became
+        if each.status == "succeeded" and each.began is not None
+    )
+    if case.overlap != "allow" or case.full:
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(_worked(became)))
+    if case.catch_up == "all":
+        assert "missed" not in {each.status for each in became}
+
+
+async def test_the_page_in_the_docs_is_this(found: Found) -> None:
+    """`make docs` writes it anew."""
+    page = repository.root() / "docs" / "policies.md"
+    assert page.read_text() == generate.policies_page(found)
