@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import State
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM
@@ -40,7 +42,7 @@ async def test_retry_in_the_ui_is_a_run_of_its_own(crew: Crew) -> None:
 async def test_retry_of_one_that_was_cancelled_before_it_began(crew: Crew) -> None:
     agent = await crew.floor.agent(WORKS)
     job = await crew.floor.job(on_demand=True, agent=agent.name)
-    later = Scheduled(scheduled_time=SYSTEM.now() + timedelta(hours=1))
+    later: State[Any] = Scheduled(scheduled_time=SYSTEM.now() + timedelta(hours=1))
     deployment = UUID(str(job.row.deployment_id))
     asked = await crew.floor.client.create_flow_run_from_deployment(deployment, state=later)
     await crew.worker()

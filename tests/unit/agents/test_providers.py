@@ -226,6 +226,30 @@ def test_bad_settings_name_their_field_and_repeat_no_secret(
     assert not [s for s in ("s3cret", "me:pw", "two words") if s in str(caught.value)]
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("opnai:gpt-4", "openai:gpt-4"),
+        ("anthropc:claude", "anthropic:claude"),
+        ("nosuchprovider:x", ""),
+        ("gpt-4", ""),
+    ],
+)
+def test_only_a_provider_that_is_really_near_is_suggested(written: str, meant: str) -> None:
+    said = str(providers._unknown(written))
+    assert ("did you mean" in said) == bool(meant)
+    assert said.endswith(f"; did you mean {meant}?" if meant else "google:")
+
+
+def test_the_fields_are_listed_for_one_that_is_unknown_only() -> None:
+    with pytest.raises(Refused) as caught:
+        kinds.checked(kinds.MODEL, {"model": "a:b", "request_limit": -1})
+    assert caught.value.legal == ""
+    with pytest.raises(Refused) as caught:
+        kinds.checked(kinds.MODEL, {"model": "a:b", "modelle": "c:d"})
+    assert "fields of a model agent: model, base_url" in caught.value.legal
+
+
 def test_a_secret_is_plain_where_it_is_stored_and_hidden_where_it_is_shown() -> None:
     made = kinds.checked(kinds.MODEL, {"model": "openai:x", "api_key": "k-1", "options": {}})
     data = kinds.stored(made)
