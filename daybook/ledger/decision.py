@@ -204,7 +204,8 @@ class Decision:
 
     async def _turn(self, row: RunRow, stored: StoredJob | None) -> Answer:
         """`docs/promise.md` 17 and 12: runs of one session take turns, and so do all for slots."""
-        row.session_id = sessions.id_of(row.parameters, job_id=row.job_id, run_id=row.id)
+        if row.kind == "agent-prompt":
+            row.session_id = sessions.id_of(row.parameters, job_id=row.job_id, run_id=row.id)
         if why := await sessions.busy(self.session, row, self.now):
             return self._wait(row, self.now + sessions.LOOK_AGAIN, why)
         if wait := await slots.wait(self.session, row, self.offer, self.now):

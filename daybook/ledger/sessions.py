@@ -45,18 +45,14 @@ For so long runs that are due later let it go first; one whose process died hold
 """
 
 
-def id_of(parameters: Mapping[str, object], *, job_id: str | None, run_id: str) -> str | None:
+def id_of(parameters: Mapping[str, object], *, job_id: str | None, run_id: str) -> str:
     """The session of a run, by the parameters it acts with; its agent's name comes first.
-
-    None for a run that asks no agent.
 
     ``<agent>:<key>`` for every run that names the key, ``<agent>:job:<job id>`` for the runs of
     one job, else ``<agent>:run:<run id>``, which is fresh for each occurrence. The spec lets no
     key begin as one of the others does. An agent has one name, also where a job writes its kind
     before it.
     """
-    if "prompt" not in parameters:
-        return None
     agent = _agent(parameters)
     if key := parameters.get("session_key"):
         return f"{agent}:{key}"
