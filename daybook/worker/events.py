@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 from uuid import UUID
@@ -20,6 +21,7 @@ ENDED = {"Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "TimedOut"
 """The names of states that end a run."""
 LONGEST_WAIT = 30.0
 """Seconds: the longest pause before a broken stream is opened again."""
+CLOSED_WITHIN = 1.0
 
 
 async def listen(pool_id: UUID, heard: Callable[[str, str], Awaitable[None]]) -> NoReturn:
@@ -30,14 +32,25 @@ async def listen(pool_id: UUID, heard: Callable[[str, str], Awaitable[None]]) ->
     )
     wait = 1.0
     while True:
+        began = time.monotonic()
+        hearing = asyncio.create_task(_hear(only, heard))
         try:
-            async with get_events_subscriber(filter=only, reconnection_attempts=0) as stream:
-                wait = 1.0
-                async for event in stream:
-                    flow_run_id = event.resource.id.removeprefix(_PREFIX)
-                    await heard(flow_run_id, event.event.removeprefix(_PREFIX))
-        except Exception as error:
-            # The poll goes on without it.
-            log.info("no events: %s", error, extra={"action": "events_away"})
+            await asyncio.wait({hearing})
+        finally:
+            # Closing a stream may wait for the server's answer, and must not hold up who stops:
+            # asked a second time it lets go.
+            while not hearing.done():
+                hearing.cancel()
+                await asyncio.wait({hearing}, timeout=CLOSED_WITHIN)
+        # The poll goes on without it.
+        why = None if hearing.cancelled() else hearing.exception()
+        log.info("no events: %r", why, extra={"action": "events_away"})
+        wait = 1.0 if time.monotonic() - began > LONGEST_WAIT else min(wait * 2, LONGEST_WAIT)
         await asyncio.sleep(wait)
-        wait = min(wait * 2, LONGEST_WAIT)
+
+
+async def _hear(only: EventFilter, heard: Callable[[str, str], Awaitable[None]]) -> None:
+    async with get_events_subscriber(filter=only, reconnection_attempts=0) as stream:
+        async for event in stream:
+            flow_run_id = event.resource.id.removeprefix(_PREFIX)
+            await heard(flow_run_id, event.event.removeprefix(_PREFIX))
