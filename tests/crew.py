@@ -166,7 +166,7 @@ class Crew:
             assert child.exit_code is None, child.tail()
             return "started!" in child.tail()
 
-        assert await so(started, 60.0), child.tail()
+        assert await so(started, 90.0), child.tail()
         return begun
 
     async def gate(self) -> Gate:
