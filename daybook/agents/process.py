@@ -40,7 +40,7 @@ import anyio
 
 from daybook.agents import pipes
 
-GRACE = 5.0
+GRACE = 3.0
 """Seconds between SIGTERM and SIGKILL."""
 
 OUTPUT_LIMIT = 4 * 1024 * 1024

@@ -32,6 +32,8 @@ from daybook.host.children import Child
 
 GRACE = 10.0
 """Seconds that a leftover child gets to end by itself."""
+GRACES = {"worker": 40.0}
+"""Those that need longer: `host.worker.GRACE`, which says why."""
 GLANCE = 1.0
 """Seconds for which the lock is asked for: `Home.running` touches it for a moment."""
 LOOK_AGAIN = 0.1
@@ -78,13 +80,14 @@ class Record:
         self.ready_at = at.isoformat()
         self._write()
 
-    async def end_leftovers(self, grace: float = GRACE) -> list[str]:
+    async def end_leftovers(self, grace: float | None = None) -> list[str]:
         """End what an `up` that was killed has left; returns the names of those that still ran."""
         ended = []
         for entry in reversed(self.leftovers):
             head = processes.find(entry.pid, entry.started)
             if head is not None:
-                await processes.end(head, grace)
+                own = GRACES.get(entry.name, GRACE)
+                await processes.end(head, own if grace is None else grace)
                 ended.append(entry.name)
         self.leftovers = []
         self._write()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from daybook.errors import PrefectUnreachable, Refused
 from daybook.home import Home
-from daybook.host import children
+from daybook.host import children, record
 from daybook.host.prefect_here import PrefectHere
 from daybook.host.server import absolute_python_path
 from daybook.sync import form
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 POOL = form.POOL
 POOL_TYPE = "daybook"
 LOOK_AGAIN = 0.2
-GRACE = 40.0
+GRACE = record.GRACES["worker"]
 """Seconds from SIGTERM to SIGKILL: what is at work may end by itself, is asked to, is ended, and
 what became of it is written down."""
 HEARTBEAT_SECONDS = 10

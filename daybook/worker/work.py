@@ -56,6 +56,8 @@ LOOK = 1.0
 """Seconds between two looks at the leases."""
 PASS = 5.0
 """Seconds between two turns of the keeper's passes."""
+FOREIGN_END = foreign.HOOKS + 30.0
+"""Seconds that telling Prefect of a foreign run's end may take, its hooks included."""
 LEFTOVERS = 30.0
 """Seconds between two looks for what a dead worker left started: nothing there is judged sooner."""
 NEAR_THE_END = leases.LEASE - timedelta(seconds=GRACE + 5)
@@ -178,7 +180,9 @@ class Work:
             if watched.ours:
                 await aftermath.settle(self._ledger, self._client, watched)
             else:
-                await foreign.ended(self._client, self._launcher, watched)
+                # Where Prefect is away for longer, `leftovers` tells it.
+                async with asyncio.timeout(FOREIGN_END):
+                    await foreign.ended(self._client, self._launcher, watched)
             self._tell_tail(watched)
         except Exception:
             # The lease runs out, and whoever judges it then has the run.

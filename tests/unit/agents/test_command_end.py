@@ -136,7 +136,7 @@ async def in_time(work: Awaitable[object], seconds: float = 20) -> None:
 
 
 def test_programs_have_five_seconds_to_end_by_themselves() -> None:
-    assert process.GRACE == 5.0
+    assert process.GRACE == 3.0
 
 
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
