@@ -135,7 +135,7 @@ async def in_time(work: Awaitable[object], seconds: float = 20) -> None:
         await work
 
 
-def test_programs_have_five_seconds_to_end_by_themselves() -> None:
+def test_programs_have_three_seconds_to_end_by_themselves() -> None:
     assert process.GRACE == 3.0
 
 
