@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 QUIET_WITHIN = 60.0
 """Seconds in which the processes of a run that has begun are to be gone."""
 LOOK = 0.05
+SPAWNING = "spawned children:"
+"""What our worker logs when it cannot fork: its fallback is not what is to be measured."""
 
 
 @contextmanager
@@ -145,6 +147,8 @@ class Place:
                     if child.exit_code is not None:
                         raise RuntimeError(f"the worker did not start: {child.tail()}")
                     await asyncio.sleep(LOOK)
+            if SPAWNING in child.tail():
+                raise RuntimeError(f"the worker's warm way is not to be had: {child.tail()}")
             await asyncio.sleep(2.0)  # what it does once at its start
             yield Worker(child, frozenset(usage.family(child.pid)))
         except BaseException:
