@@ -100,7 +100,7 @@ async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
         assert (first.parameters, first.schedules, first.paused) == ({}, [], False)
         agents = await client.read_block_documents_by_type("daybook-offline-agent")
         pool = await client.read_work_pool("daybook")
-        assert pool.type == "process"
+        assert pool.type == "daybook"
 
         await machine.deploy()
         again = await client.read_deployment_by_name("agent-prompt/on-demand")
@@ -136,11 +136,12 @@ async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
 def test_the_yaml_says_what_sync_says() -> None:
     content = yaml.safe_load((repository.root() / "prefect.yaml").read_text())
     assert content["pull"] == form.PULL_STEPS
-    (deployment,) = content["deployments"]
-    assert deployment["entrypoint"] == form.entrypoint("agent-prompt")
-    assert deployment["work_pool"] == {"name": form.POOL}
-    # Without it a person at a terminal is asked for schedules.
-    assert deployment["schedules"] == []
+    entrypoints = [each["entrypoint"] for each in content["deployments"]]
+    assert entrypoints == [form.entrypoint(kind) for kind in form.PROTOTYPES]
+    for deployment in content["deployments"]:
+        assert deployment["work_pool"] == {"name": form.POOL}
+        # Without it a person at a terminal is asked for schedules.
+        assert deployment["schedules"] == []
 
 
 def test_every_example_is_a_job() -> None:
