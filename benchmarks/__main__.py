@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,10 @@ def main(arguments: list[str]) -> int:
     if given.only != ["start"]:
         if sys.platform == "linux":
             with place.home() as home:
-                worse += asyncio.run(_workers(home, given))
+                try:
+                    worse += asyncio.run(_workers(home, given))
+                except asyncio.CancelledError:
+                    worse.append("it was ended before its end")
         else:
             print("workers are measured on Linux only: it is /proc that tells", file=sys.stderr)
     print(f"\nEnded: {SYSTEM.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
@@ -47,7 +51,10 @@ async def _workers(home: Home, given: argparse.Namespace) -> list[str]:
     # They import Prefect, which may only now read its environment.
     from benchmarks import jobs, worker
 
-    worse = list[str]()
+    worse, itself = list[str](), asyncio.current_task()
+    assert itself is not None
+    # As Ctrl-C does: whatever was started is ended.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, itself.cancel)
     async with place.opened(home) as at:
         if "worker" in given.only:
             of = worker.Plan(given.shipped, given.runs, given.burst, given.idle)
