@@ -29,7 +29,7 @@ from daybook.host.prefect_here import PrefectHere
 from daybook.host.processes import Process
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import AttemptRow, RunRow
-from tests.floor import Floor, laid
+from tests.floor import Floor, forget_workers, laid
 from tests.gate import Gate, opened
 
 JUDGED = 150.0
@@ -325,6 +325,7 @@ class Crew:
                         await each.child.wait()
         for deployment in self.deployments:
             await self.floor.client.delete_deployment(deployment)
+        await forget_workers(self.floor.client)
         try:
             await self.nobody(within=15.0)
         finally:

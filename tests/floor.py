@@ -33,6 +33,7 @@ from sqlmodel import select as rows_of
 
 from daybook import repository
 from daybook.agents import documents
+from daybook.errors import NotFound
 from daybook.home import Home
 from daybook.host import worker
 from daybook.ledger import jobs
@@ -41,6 +42,7 @@ from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import RunRow
 from daybook.spec.job import new_job
 from daybook.sync import deployments
+from daybook.sync.form import POOL
 from daybook.sync.reconcile import Report, bring
 
 # Prefect reads where results are stored through a client that it does not close, at each flow run.
@@ -271,9 +273,21 @@ class Floor:
                 await execution.child.communicate()
         for agent in self.agents:
             agent.close()
+            with suppress(NotFound):
+                await documents.remove(self.client, agent.name)
         # A worker that another test starts at this Prefect would take their runs.
         for each in await deployments.read_all(self.client, self.ledger.id):
             await self.client.delete_deployment(UUID(each))
+
+
+async def forget_workers(client: PrefectClient) -> None:
+    """Prefect holds a worker that has ended for online for half a minute more."""
+    for gone in await client.read_workers_for_work_pool(POOL):
+        await client.request(
+            "DELETE",
+            "/work_pools/{work_pool_name}/workers/{name}",
+            path_params={"work_pool_name": POOL, "name": gone.name},
+        )
 
 
 @asynccontextmanager

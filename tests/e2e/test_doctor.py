@@ -24,6 +24,7 @@ from daybook.service import doctor, setup
 from daybook.service.doctoring import server
 from daybook.spec.job import new_job
 from daybook.sync import form
+from tests.floor import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -40,13 +41,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
         for each in await client.read_deployments():  # of other tests' ledgers
             await client.delete_deployment(each.id)
         await worker.ensure_pool(client)
-        for gone in await client.read_workers_for_work_pool(form.POOL):
-            # Prefect holds it for online for half a minute more.
-            await client.request(
-                "DELETE",
-                "/work_pools/{work_pool_name}/workers/{name}",
-                path_params={"work_pool_name": form.POOL, "name": gone.name},
-            )
+        await forget_workers(client)
         yield client
 
 

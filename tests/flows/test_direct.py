@@ -120,7 +120,7 @@ async def test_what_is_illegal_is_refused_and_nothing_is_written(
     ("given", "named"),
     [
         ({"session": "chat"}, "session"),
-        ({"policy": {"stagger": "1h"}}, "stagger: not yet"),
+        ({"policy": {"surprise": "1h"}}, "surprise"),
         ({"policy": {"timeout": "soon"}}, "timeout"),
     ],
 )

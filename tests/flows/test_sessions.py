@@ -92,7 +92,7 @@ async def test_the_fiftieth_run_is_sent_the_last_twenty_messages_and_its_own(flo
     assert places == sorted(places)
     assert "said 39" not in words
     assert words.count("asked") == 11
-    assert words.count("said ") == 10
+    assert words.count("    said ") == 10
 
 
 async def test_new_is_sent_nothing_but_its_prompt(floor: Floor) -> None:
@@ -131,9 +131,9 @@ async def test_a_failed_run_is_not_in_the_conversation(floor: Floor) -> None:
 
 async def test_two_jobs_that_share_a_session_take_turns(floor: Floor) -> None:
     agent = await floor.agent(
-        'had(); tell("acting"); open(sys.argv[1] + ".go").read(1); print("answer")'
+        'had(); tell("acting"); open(sys.argv[1] + ".turn").read(1); print("answer")'
     )
-    go = agent.base.with_suffix(".go")
+    go = agent.base.with_suffix(".turn")
     os.mkfifo(go)
     one, two = [
         await floor.job(on_demand=True, prompt=prompt, agent=agent.name, session_key="ops")
