@@ -21,6 +21,8 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sqlalchemy.orm import configure_mappers
+
 from daybook import home, repository
 from daybook.host import prefect_private
 from daybook.worker import orphaned
@@ -66,6 +68,7 @@ def prepare() -> None:
     for door in sorted((repository.root() / "flows").glob("*.py")):
         if door.name != "__init__.py":
             repository.load_door(f"flows/{door.name}")
+    configure_mappers()  # of the ledger's tables: each child would do it for its first query
     prefect_private.share_tls_contexts()
     _prepared.update(sys.modules)
 

@@ -58,6 +58,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     _logo_url = ""
 
     _work: Work | None = None
+    _environment: dict[str, str]
+    """What the runs' processes have, set by `start`."""
 
     async def start(
         self,
@@ -77,8 +79,10 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             await stack.enter_async_context(self)
             await pool.check(self.client, self._work_pool_name, ledger.id)
             folder = stack.enter_context(pool.outputs(home.here().make().path / "runs"))
-            environment = {**os.environ, **await pool.savings(self.client)}
-            launcher = await stack.enter_async_context(launch.best(folder, environment=environment))
+            self._environment = {**os.environ, **await pool.savings(self.client)}
+            launcher = await stack.enter_async_context(
+                launch.best(folder, environment=self._environment)
+            )
             place = Place(
                 name=self.name,
                 pool=self._work_pool_name,
@@ -120,7 +124,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         command = configuration.command or ""
         return foreign.How(
             environment={
-                **os.environ,
+                **self._environment,
                 **{name: value for name, value in configuration.env.items() if value is not None},
             },
             folder=configuration.working_dir or "",

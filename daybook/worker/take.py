@@ -227,17 +227,13 @@ class Taker:
 
     async def start(self, run: FlowRun, how: How) -> Watched | None:
         """Start a run that is not ours; ``how`` is what its pool wants."""
-        self.starting += 1
-        try:
-            state = await self._pending(run)
-            if state is None:
-                return None
-            task = Task(_json(run, state), mode="engine", **asdict(how))
-            watched = Watched(run, await self._launcher.start(task))
-            self._watch(watched)
-            return watched
-        finally:
-            self.starting -= 1
+        state = await self._pending(run)
+        if state is None:
+            return None
+        task = Task(_json(run, state), mode="engine", **asdict(how))
+        watched = Watched(run, await self._launcher.start(task))
+        self._watch(watched)
+        return watched
 
 
 def _json(run: FlowRun, state: State[Any]) -> dict[str, Any]:

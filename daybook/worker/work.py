@@ -107,6 +107,7 @@ class Work:
         self._taking: dict[str, bool] = {}
         """Flow runs that are being started, and whether a cancel was heard of meanwhile."""
         self._leftovers_at = 0.0
+        self._turned_away = False
         self._stopping = False
         self._hurry = asyncio.Event()
         self._taker = Taker(
@@ -152,7 +153,11 @@ class Work:
             return
         self._taking[str(run.id)] = False
         try:
-            if not await self._taker.take(run) and self._has_room():
+            if await self._taker.take(run):
+                return
+            if not self._has_room():
+                self._turned_away = True  # nobody else wakes it
+            else:
                 self._taker.starting += 1
                 try:
                     await foreign.start(self._taker, self._client, run, self._configure, self._mark)
@@ -206,7 +211,9 @@ class Work:
         if self._stopping:
             return
         try:
-            if await ensure.wake(self._ledger, self._client, self._place.most):
+            woken = await ensure.wake(self._ledger, self._client, self._place.most)
+            if woken or self._turned_away:
+                self._turned_away = False
                 self.intake.poll_soon()
         except (DaybookError, httpx.HTTPError) as error:
             log.warning("nobody was woken: %s", error)
