@@ -24,6 +24,7 @@ from daybook.runs import prefect_states
 from daybook.service import doctor, pool, runs, setup, status, sync
 from daybook.spec.job import new_job
 from daybook.sync import form, reconcile
+from tests.floor import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -39,6 +40,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
     async with get_client() as client:
         await setup.prepare(client)
+        await forget_workers(client)
         yield client
         for each in await client.read_deployments():
             await client.delete_deployment(each.id)
