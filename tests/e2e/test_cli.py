@@ -20,6 +20,7 @@ import pytest
 from daybook.cli.main import main
 from daybook.home import Home
 from daybook.service import setup
+from tests.floor import forget_workers
 
 pytestmark = pytest.mark.e2e
 
@@ -256,6 +257,7 @@ def test_as_processes_a_person_gets_sentences_and_nothing_else(
     prefect_server: Any, daybook_home: Home
 ) -> None:
     with_client(setup.prepare)
+    with_client(forget_workers)
 
     def process(*tokens: str) -> tuple[str, str]:
         done = subprocess.run(
