@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import State
 from daybook import repository
 from daybook.agents import documents
 from daybook.agents.base import Agent, AgentRequest
-from daybook.errors import AgentMisconfigured, Refused, UnknownName
+from daybook.errors import AgentMisconfigured, UnknownName
 from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
@@ -75,13 +75,7 @@ async def agent_prompt(
         "output_schema": output_schema,
         "policy": policy.model_dump(mode="json"),
     }
-    refused = None
-    try:
-        action, _ = read_parameters("agent-prompt", parameters)
-        parameters |= action.model_dump(mode="json")
-    except Refused as error:
-        refused = error
-    return await carry_out("agent-prompt", parameters, _prepare, Reconciliation(), refused=refused)
+    return await carry_out("agent-prompt", parameters, _prepare, Reconciliation())
 
 
 async def _agent(client: PrefectClient, name: str) -> Agent:

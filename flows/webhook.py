@@ -22,7 +22,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
 from daybook import repository
-from daybook.errors import Refused
 from daybook.ledger.offers import Granted
 from daybook.outgoing import webhook as request
 from daybook.outgoing.guard import Guard, Rule
@@ -62,13 +61,7 @@ async def webhook(
         "body": body,
         "policy": policy.model_dump(mode="json"),
     }
-    refused = None
-    try:
-        action, _ = read_parameters("webhook", parameters)
-        parameters |= action.model_dump(mode="json")
-    except Refused as error:
-        refused = error
-    return await carry_out("webhook", parameters, _prepare, Reconciliation(), refused=refused)
+    return await carry_out("webhook", parameters, _prepare, Reconciliation())
 
 
 async def _prepare(granted: Granted) -> Act:

@@ -20,6 +20,7 @@ import ssl
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import get_args
 
 import httpx2
 
@@ -28,11 +29,12 @@ from daybook.errors import DaybookError, Refused
 from daybook.outgoing import guard
 from daybook.outgoing.bodies import ENCODINGS, Body
 from daybook.outgoing.transport import PROGRESS, SECRETS, GuardedTransport, Progress
+from daybook.spec.actions import Method
 
 LIMIT = 2**20
 """Bytes of an answer that are kept."""
 
-METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
+METHODS: tuple[str, ...] = get_args(Method)
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _VALUE = re.compile(r"([\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?)?\Z")

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -46,16 +46,34 @@ from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import artifact, attempt, gate, handover, occurrence, prefect_states
 from daybook.runs.attempt import Act, Again, Prepare, Unwritten
-from daybook.runs.gate import PATIENCE, Reconciler
+from daybook.runs.gate import NO_LEDGER_WAIT, PATIENCE, Reconciler
 from daybook.runs.handover import Handover
 from daybook.runs.lease import LeaseLost
 from daybook.runs.prefect_states import set_back, state_of
+from daybook.spec.job import normal_parameters
 
 log = logging.getLogger(__name__)
 
-NO_LEDGER_WAIT = timedelta(seconds=30)
 AWAY = (Unreachable, httpx.TransportError)
 """What says that the ledger or Prefect is not to be reached, which may pass."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is to be carried out, and with what; ``given`` by a worker, if one started it."""
+
+    flow_run: FlowRun
+    given: Handover | None
+    kind: str
+    parameters: dict[str, Any]
+    refused: str
+    prepare: Prepare
+    reconciler: Reconciler
+    clock: Clock
+
+    @property
+    def id(self) -> str:
+        return str(self.flow_run.id)
 
 
 async def carry_out(
@@ -65,31 +83,26 @@ async def carry_out(
     reconciler: Reconciler,
     *,
     clock: Clock = SYSTEM,
-    refused: Refused | None = None,
 ) -> State[Any]:
     """Carry out the flow run that this is called in; returns the state for the flow to return.
 
-    ``parameters`` are the flow's, in the normal form of `Job.parameters`; ``refused`` is what is
-    wrong with them. Of a direct call it is raised; a due time acts with the job's own, and any
-    other run ends as failed, in the ledger too. The state's data is the run as the flow's result.
-    Leaves with Prefect's `Abort` when the run has to wait.
+    ``parameters`` are the flow's, as JSON. What is wrong with those of a direct call is raised as
+    `Refused`; a due time acts with the job's own, and any other run ends as failed, in the ledger
+    too. The state's data is the run as the flow's result. Leaves with Prefect's `Abort` when the
+    run has to wait.
     """
-    run = occurrence.this_flow_run()
-    given = handover.of(str(run.id))
-    if refused is not None and run.deployment_id is None:
-        raise refused
+    flow_run, refused = occurrence.this_flow_run(), ""
+    given = handover.of(str(flow_run.id))
+    try:
+        parameters = dict(normal_parameters(kind, parameters))
+    except Refused as error:
+        if flow_run.deployment_id is None:
+            raise
+        refused = str(error)
+    run = _Run(flow_run, given, kind, parameters, refused, prepare, reconciler, clock)
     try:
         with handover.ends_softly() if given is not None else nullcontext():
-            return await _carried_out(
-                run,
-                given,
-                kind=kind,
-                parameters=parameters,
-                refused=str(refused or ""),
-                prepare=prepare,
-                reconciler=reconciler,
-                clock=clock,
-            )
+            return await _carried_out(run)
     except attempt.STOPPED as error:
         if given is None:
             raise
@@ -97,41 +110,22 @@ async def carry_out(
         raise Abort(f"ended by its worker: {error!r}") from None
 
 
-async def _carried_out(
-    run: FlowRun,
-    given: Handover | None,
-    *,
-    kind: str,
-    parameters: dict[str, Any],
-    refused: str,
-    prepare: Prepare,
-    reconciler: Reconciler,
-    clock: Clock,
-) -> State[Any]:
+async def _carried_out(run: _Run) -> State[Any]:
+    given, clock = run.given, run.clock
     async with AsyncExitStack() as stack:
         outcome: Outcome | Again | None = None
         while not isinstance(outcome, Outcome):
             try:
                 if outcome is None:
                     ledger = await stack.enter_async_context(Ledger(settings.load().ledger_address))
-                begun = await _begun(
-                    ledger,
-                    run,
-                    given,
-                    kind=kind,
-                    parameters=parameters,
-                    refused=refused,
-                    prepare=prepare,
-                    reconciler=reconciler,
-                    clock=clock,
-                )
+                begun = await _begun(ledger, run)
             except (*AWAY, LedgerNewer) as error:
-                if run.deployment_id is None:
+                if run.flow_run.deployment_id is None:
                     raise
                 # No ledger, no effect (promise.md 7).
-                await set_back(str(run.id), clock.now() + NO_LEDGER_WAIT, str(error))
+                await set_back(run.id, clock.now() + NO_LEDGER_WAIT, str(error))
             if isinstance(begun, Ended):
-                return _not_carried_out(begun, str(run.id))
+                return _not_carried_out(begun, run.id)
             granted, number, act = begun
             try:
                 outcome = await attempt.carry(ledger, granted, number, act, clock, given=given)
@@ -139,7 +133,7 @@ async def _carried_out(
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
                 return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
             except (LeaseLost, FenceRefused, IllegalTransition) as error:
-                return await _decided_elsewhere(ledger, granted, str(run.id), error)
+                return await _decided_elsewhere(ledger, granted, run.id, error)
             if isinstance(outcome, Again) and given is not None:
                 given.tell(waiting=outcome.until)
                 if outcome.until - clock.now() <= PATIENCE:
@@ -153,85 +147,69 @@ async def _carried_out(
         given.tell(ended=outcome.status)
     await artifact.publish(granted, outcome, number)
     if granted.job is not None:
-        await _push(reconciler, granted.job.id)
+        await _push(run.reconciler, granted.job.id)
     return _state(granted.run_id, outcome)
 
 
-async def _begun(
-    ledger: Ledger,
-    run: FlowRun,
-    given: Handover | None,
-    *,
-    kind: str,
-    parameters: dict[str, Any],
-    refused: str,
-    prepare: Prepare,
-    reconciler: Reconciler,
-    clock: Clock,
-) -> tuple[Granted, int, Act] | Ended:
+async def _begun(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Ended:
     """Claim, prepare, and write `acting`: what comes back has begun its attempt of that number."""
+    flow_run, given = run.flow_run, run.given
     if given is not None:
         with suppress(FenceRefused):  # taken back meanwhile, or this is a later attempt: claim
             granted = await claims.granted(ledger, given.run_id, given.fence)
-            begun = await _prepared(ledger, run, given, granted, prepare=prepare, clock=clock)
+            begun = await _prepared(ledger, run, granted)
             if begun is not None:
                 return begun
-    deployment_id = str(run.deployment_id) if run.deployment_id else None
-    if occurrence.belongs_elsewhere(run, ledger.id):
+    deployment_id = str(flow_run.deployment_id) if flow_run.deployment_id else None
+    if occurrence.belongs_elsewhere(flow_run, ledger.id):
         why = f"it is of another ledger than this worker's, {ledger.id}: check its DAYBOOK_HOME"
-        await set_back(str(run.id), clock.now() + NO_LEDGER_WAIT, why)
+        await set_back(run.id, run.clock.now() + NO_LEDGER_WAIT, why)
     offer = await occurrence.offer(
         ledger,
-        run,
-        parameters,
-        reconciler,
-        kind=kind,
+        flow_run,
+        run.parameters,
+        run.reconciler,
+        kind=run.kind,
         holder=given.holder if given else occurrence.holder(),
-        starts=run.run_count,
-        refused=refused,
+        starts=flow_run.run_count,
+        refused=run.refused,
         # A direct call is nobody's scheduled work: it counts, and does not wait.
-        most=settings.load().max_concurrent if run.deployment_id else None,
+        most=settings.load().max_concurrent if deployment_id else None,
     )
     while True:
         answer = await gate.enter(
             ledger,
             offer,
-            reconciler,
-            clock,
+            run.reconciler,
+            run.clock,
             deployment_id=deployment_id,
-            made_by=str(run.created_by.id) if run.created_by else None,
+            made_by=str(flow_run.created_by.id) if flow_run.created_by else None,
             patience=timedelta(0) if given else PATIENCE,
         )
         if isinstance(answer, Ended):
             if offer.job_id is not None and answer.run_id is not None:
-                await _push(reconciler, offer.job_id)
+                await _push(run.reconciler, offer.job_id)
             return answer
         if given is not None:
             given.tell(claimed=answer.fence)
-        begun = await _prepared(ledger, run, given, answer, prepare=prepare, clock=clock)
+        begun = await _prepared(ledger, run, answer)
         if begun is not None:
             return begun
 
 
 async def _prepared(
-    ledger: Ledger,
-    run: FlowRun,
-    given: Handover | None,
-    granted: Granted,
-    *,
-    prepare: Prepare,
-    clock: Clock,
+    ledger: Ledger, run: _Run, granted: Granted
 ) -> tuple[Granted, int, Act] | Ended | None:
     """Prepare and begin a claim; None when it was lost before that, so that it is claimed again."""
-    naming = asyncio.create_task(_name(run, granted))  # meanwhile: it is nobody's condition
+    naming = asyncio.create_task(_name(run.flow_run, granted))  # meanwhile: nothing waits for it
     try:
-        act = await prepare(granted)
+        act = await run.prepare(granted)
     except AWAY as error:
-        until = clock.now() + NO_LEDGER_WAIT
+        until = run.clock.now() + NO_LEDGER_WAIT
         await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
         raise
     except Exception as error:
-        return await _cannot_begin(ledger, granted, str(run.id), error)
+        return await _cannot_begin(ledger, granted, run.id, error)
     finally:
         await naming
     try:
@@ -240,8 +218,8 @@ async def _prepared(
         # The claim was lost before the effect, so whoever claims next may have it.
         log.warning("%s", error, extra={"action": "fence_refused"})
         return None
-    if given is not None:
-        given.tell(acting=number)
+    if run.given is not None:
+        run.given.tell(acting=number)
     return granted, number, act
 
 
@@ -284,11 +262,8 @@ async def _decided_elsewhere(
 
 
 def _not_carried_out(answer: Ended, flow_run_id: str) -> State[Any]:
-    own = answer.flow_run_id == flow_run_id or answer.status in {Status.SKIPPED, Status.MISSED}
-    if own:
-        return _state(answer.run_id, Outcome(answer.status, answer.reason, error=answer.error))
-    reason = f"already judged: {answer.status}"
-    return _state(answer.run_id, Outcome(Status.SKIPPED, reason))
+    shown = gate.shown(answer, flow_run_id)
+    return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error))
 
 
 async def _push(reconciler: Reconciler, job_id: str) -> None:

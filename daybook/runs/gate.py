@@ -21,6 +21,8 @@ from daybook.ledger.states import Status
 from daybook.runs.occurrence import Recogniser
 from daybook.runs.prefect_states import ask_to_end, set_back
 
+NO_LEDGER_WAIT = timedelta(seconds=30)
+"""When a run is offered again that could not be claimed (`docs/promise.md` 7)."""
 PATIENCE = timedelta(seconds=30)
 """How long a wait may be for the process to be kept; a longer one goes back to Prefect."""
 
@@ -71,6 +73,17 @@ async def enter(
                 raise Abort(f"run {answer.run_id} is held by {answer.holder}")
             case Taken():
                 return taken(answer)
+
+
+def shown(answer: Ended, flow_run_id: str) -> Ended:
+    """How the Prefect run ends that offered an occurrence which has its outcome.
+
+    What another Prefect run carried is not this one's to show.
+    """
+    own = answer.flow_run_id == flow_run_id or answer.status in {Status.SKIPPED, Status.MISSED}
+    if own:
+        return answer
+    return Ended(Status.SKIPPED, f"already judged: {answer.status}", answer.run_id)
 
 
 def taken(answer: Taken) -> Ended:

@@ -69,12 +69,6 @@ class Pool:
 
 async def read(client: PrefectClient, ledger_id: str) -> Pool:
     """The pool as it is now; ``ledger_id`` is empty for a home that has no ledger yet."""
-    from prefect.client.schemas.filters import (
-        DeploymentFilter,
-        DeploymentFilterTags,
-        WorkPoolFilter,
-        WorkPoolFilterName,
-    )
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
 
@@ -83,7 +77,29 @@ async def read(client: PrefectClient, ledger_id: str) -> Pool:
         known = await client.read_workers_for_work_pool(POOL)
     except ObjectNotFound:
         return Pool("", [], has_ours=False, others=[])
-    of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+    has_ours, others = await ledgers(client, POOL, ledger_id)
+    workers = [
+        {
+            "name": each.name,
+            "last_heartbeat": views.utc(each.last_heartbeat_time),
+            "ours": is_ours(each.name, shared=bool(others)),
+        }
+        for each in known
+        if each.status == WorkerStatus.ONLINE
+    ]
+    return Pool(str(type_), workers, has_ours, others)
+
+
+async def ledgers(client: PrefectClient, pool: str, ledger_id: str) -> tuple[bool, list[str]]:
+    """Whether ``pool`` has jobs of this ledger, and the ids of the others whose jobs it has."""
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterTags,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+
+    of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
     found = await client.read_deployments(work_pool_filter=of_pool, limit=LOOKED_AT)
     tags = {tag for each in found for tag in each.tags if tag.startswith(TAG_OF_OURS)}
     ours = ledger_tag(ledger_id)
@@ -95,17 +111,7 @@ async def read(client: PrefectClient, ledger_id: str) -> Pool:
                 deployment_filter=only_ours, work_pool_filter=of_pool, limit=1
             )
         }
-    others = sorted(tag.removeprefix(TAG_OF_OURS) for tag in tags - {ours})
-    workers = [
-        {
-            "name": each.name,
-            "last_heartbeat": views.utc(each.last_heartbeat_time),
-            "ours": is_ours(each.name, shared=bool(others)),
-        }
-        for each in known
-        if each.status == WorkerStatus.ONLINE
-    ]
-    return Pool(str(type_), workers, ours in tags, others)
+    return ours in tags, sorted(tag.removeprefix(TAG_OF_OURS) for tag in tags - {ours})
 
 
 def is_ours(name: str, *, shared: bool) -> bool:

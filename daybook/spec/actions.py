@@ -172,11 +172,6 @@ ALIASES = {"send_message": "agent-prompt", "call_webhook": "webhook"}
 """Names of other schedulers, accepted on import (requirement 8)."""
 
 
-def kind_of(action: Action) -> str:
-    """The kind of the job that does this."""
-    return next(kind for kind, made in ACTIONS.items() if isinstance(action, made))
-
-
 def subject(action: Action) -> str:
     """What the action is about, as the beginning of a name: a prompt, an address, a tool."""
     match action:

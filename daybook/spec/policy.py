@@ -49,15 +49,6 @@ JITTER = 0.1
 """By what part a delay may be longer, so that what failed together is not tried together."""
 
 
-DEFAULTS: dict[str, dict[str, object]] = {
-    "agent-prompt": {},
-    "webhook": {"timeout": "30s", "retries": 0},
-    "tool-call": {"retries": 0},
-}
-"""What a kind of job has where nothing is given, beside the defaults of `Policy` (requirement 11):
-a tool or a webhook may have had its effect although it failed."""
-
-
 def _not_blank(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(filter(None, texts))
 

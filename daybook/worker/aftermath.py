@@ -80,14 +80,21 @@ async def _in_the_ledger(ledger: Ledger, client: PrefectClient, watched: Watched
     row = await _row(ledger, watched)
     if row.state is Status.WAITING and watched.cause is Cause.CANCEL:
         return await claims.cancel(ledger, row.id, str(Cause.CANCEL))
-    # By the holder: the process may have claimed once more without having told of it.
-    if row.state not in HELD or row.holder != watched.holder or watched.cause is Cause.LOST:
+    if row.state not in HELD or not _its_own(row, watched) or watched.cause is Cause.LOST:
         return row
     try:
         await _end(ledger, client, watched, row)
     except (FenceRefused, IllegalTransition) as error:  # decided meanwhile
         log.warning("%s", error, extra={"action": "outcome_refused"})
     return await _row(ledger, watched)
+
+
+def _its_own(row: RunRow, watched: Watched) -> bool:
+    """Whether the claim is of this process. Not by the fence: the process may have claimed once
+    more without having told of it. And not by the holder alone: this worker may have the run again,
+    in another Prefect run.
+    """
+    return (row.holder, row.flow_run_id) == (watched.holder, watched.flow_run_id)
 
 
 async def _end(ledger: Ledger, client: PrefectClient, watched: Watched, row: RunRow) -> None:

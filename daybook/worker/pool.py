@@ -10,12 +10,11 @@ from http import HTTPStatus
 from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.exceptions import PrefectHTTPStatusError
 
 from daybook.errors import Refused
 from daybook.host import prefect_private, processes
-from daybook.spec.job import TAG_OF_OURS
+from daybook.service.pool import ledgers
 
 
 async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
@@ -23,15 +22,12 @@ async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
 
     Such a worker would take nothing, and nobody would see why (`docs/promise.md` 15).
     """
-    found = await client.read_deployments(
-        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])), limit=200
-    )
-    ledgers = {tag for each in found for tag in each.tags if tag.startswith(TAG_OF_OURS)}
-    if ledgers and f"{TAG_OF_OURS}{ledger_id}" not in ledgers:
-        others = ", ".join(sorted(tag.removeprefix(TAG_OF_OURS)[:8] for tag in ledgers))
+    has_ours, others = await ledgers(client, pool, ledger_id)
+    if others and not has_ours:
+        listed = ", ".join(each[:8] for each in others)
         raise Refused(
             "work pool",
-            f'"{pool}" has jobs of another ledger ({others}) and none of this one\'s, '
+            f'"{pool}" has jobs of another ledger ({listed}) and none of this one\'s, '
             f"{ledger_id[:8]}",
             "check DAYBOOK_HOME and DAYBOOK_LEDGER_URL",
         )

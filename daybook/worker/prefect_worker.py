@@ -20,6 +20,7 @@ from pydantic import Field
 
 from daybook import home, settings
 from daybook.clock import SYSTEM
+from daybook.errors import Refused
 from daybook.ledger.engine import Ledger
 from daybook.worker import foreign, launch, pool
 from daybook.worker.work import Place, Work
@@ -38,10 +39,6 @@ class Configuration(BaseJobConfiguration):
     """`Variables` as they come out of the pool's template."""
 
     working_dir: str | None = Field(default=None)
-
-
-class Result(BaseWorkerResult):
-    """How a run that was submitted ad hoc ended."""
 
 
 class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
@@ -133,14 +130,16 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         )
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Not used: `start` has its own intake."""
-        raise NotImplementedError("a daybook worker fetches runs by itself")
+        """Raises `Refused`: `start` alone takes runs, and claims them first (promise.md 2)."""
+        raise Refused("worker", "takes runs only while it is started", "call start()")
 
     async def run(
         self, flow_run: FlowRun, configuration: Configuration, task_status: Any = None
     ) -> BaseWorkerResult:
-        """Not used: `start` gives each run its process."""
-        raise NotImplementedError("a daybook worker starts runs by itself")
+        """Raises `Refused`: what Prefect submits past the queue has no claim (promise.md 2)."""
+        raise Refused(
+            "worker", "does not run what was not scheduled", "use run_deployment in place of submit"
+        )
 
     def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
         """For the health check: whether the last poll is not too long ago."""

@@ -32,7 +32,6 @@ from daybook.keeper import ends
 from daybook.ledger import claims, mirror
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Ended, Granted, Offer, Taken, Waiting
-from daybook.ledger.states import Status
 from daybook.runs import gate, occurrence, prefect_states
 from daybook.spec import policy as policies
 from daybook.sync.reconcile import Reconciliation
@@ -43,7 +42,6 @@ from daybook.worker.supervise import Watched
 
 log = logging.getLogger(__name__)
 
-NO_LEDGER_WAIT = timedelta(seconds=30)
 NEAR = timedelta(seconds=1)
 AWAY = (Unreachable, LedgerNewer, httpx.HTTPError)
 
@@ -85,7 +83,7 @@ class Taker:
         except AWAY as error:
             # No ledger, no effect (promise.md 7).
             log.warning("%s waits: %s", run.name, error, extra={"action": "ledger_away"})
-            await self._set_back(run, Waiting(SYSTEM.now() + NO_LEDGER_WAIT, str(error)))
+            await self._set_back(run, Waiting(SYSTEM.now() + gate.NO_LEDGER_WAIT, str(error)))
             return True
 
     async def _ours(self, run: FlowRun) -> bool:
@@ -206,13 +204,10 @@ class Taker:
 
     async def _tell(self, run: FlowRun, answer: Ended) -> None:
         """End the Prefect run as its occurrence has ended."""
-        own = answer.flow_run_id == str(run.id) or answer.run_id is None
-        if own or answer.status in {Status.SKIPPED, Status.MISSED}:
-            status, message = answer.status, answer.error or answer.reason
-        else:
-            status, message = Status.SKIPPED, f"already judged: {answer.status}"
-        if await self._state(run, prefect_states.state_of(status, message)) and own:
-            await mirror.mirrored(self._ledger, [answer.run_id] if answer.run_id else [])
+        shown = gate.shown(answer, str(run.id))
+        state = prefect_states.state_of(shown.status, shown.error or shown.reason)
+        if await self._state(run, state) and answer.flow_run_id == str(run.id) and answer.run_id:
+            await mirror.mirrored(self._ledger, [answer.run_id])
 
     async def _state(self, run: FlowRun, state: State[Any]) -> bool:
         try:

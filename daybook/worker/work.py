@@ -119,6 +119,8 @@ class Work:
             free=self._has_room,
             watch=self._watch,
         )
+        self._caring = (self._renew, self._beat, self._cancels_in_prefect)
+        """What runs at work need: leases, a sign of life, and the net under cancels."""
         self.intake = Intake(client, place.pool, place.queues, self._take)
 
     async def go_on(self) -> NoReturn:
@@ -126,9 +128,9 @@ class Work:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.intake.hand_out())
             group.create_task(self.intake.poll())
-            group.create_task(self._beat())
-            group.create_task(self._renew())
             group.create_task(self._passes())
+            for work in self._caring:
+                group.create_task(work())
             if self._place.pool_id is not None:
                 group.create_task(events.listen(self._place.pool_id, self._heard))
             self.intake.poll_soon()
@@ -264,7 +266,6 @@ class Work:
     async def _passes(self) -> NoReturn:
         """The keeper's work, for as long as there is no keeper."""
         while True:
-            await self._quietly(self._cancelled_in_prefect())
             await self._pass()
             await asyncio.sleep(PASS)
 
@@ -345,11 +346,8 @@ class Work:
 
     @asynccontextmanager
     async def _care(self) -> AsyncIterator[None]:
-        """What runs at work need while nothing new is taken: leases, cancels, a sign of life."""
-        caring = [
-            asyncio.create_task(work())
-            for work in (self._renew, self._beat, self._cancels_in_prefect)
-        ]
+        """What runs at work need while nothing new is taken."""
+        caring = [asyncio.create_task(work()) for work in self._caring]
         try:
             yield
         finally:
