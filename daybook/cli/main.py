@@ -47,7 +47,13 @@ _sessions = App(
     group=_RUNS,
     sort_key=50,
 )
-_BELOW = {"agents": _agents, "session": _sessions}
+_secrets = App(
+    name="secrets",
+    help="What jobs name as {{secret:name}}: add, list, remove.",
+    help_epilogue="",
+    group=_AGENTS,
+)
+_BELOW = {"agents": _agents, "secrets": _secrets, "session": _sessions}
 
 
 def _register() -> None:
@@ -66,6 +72,8 @@ def _register() -> None:
             _lazily(app, f"{module}:{name}_", name, group=group, sort_key=next(order))
     for name in ("add", "list", "show", "test", "remove"):
         _lazily(_agents, f"agents:{name}_", name, sort_key=next(order))
+    for name in ("add", "list", "remove"):
+        _lazily(_secrets, f"secrets:{name}_", name, sort_key=next(order))
     for name in ("list", "show"):
         _lazily(_sessions, f"sessions:{name}_", name, sort_key=next(order))
     for below in _BELOW.values():

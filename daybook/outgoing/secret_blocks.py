@@ -8,11 +8,14 @@ encrypts the value.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from daybook.errors import Refused, UnknownName
+from daybook.outgoing import block_documents
+from daybook.outgoing.block_documents import BlockType
 from daybook.outgoing.secrets import Secret
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 SLUG = "daybook-secret"
 TITLE = "Daybook secret"
 DESCRIPTION = "A secret that jobs refer to by name, and the hosts that it may be sent to."
+TYPE = BlockType(SLUG, TITLE, "secret")
 
 _HOST = re.compile(
     r"(tool:[^\s,]+|\[[0-9a-f:.]+\](:\d{1,5})?|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*|"
@@ -64,12 +68,56 @@ def build(name: str, data: dict[str, Any]) -> Secret:
     try:
         settings = SecretSettings.model_validate(data)
     except ValidationError as error:
-        # Not pydantic's own text: that repeats the input.
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = str(first["loc"][0]) if first["loc"] else "settings"
-        problem = first["msg"].removeprefix("Value error, ")
+        where, problem = _problem(error)
         raise Refused("secret", f'"{name}": {where}: {problem}', "mend the block") from None
     return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
+
+
+async def every(client: PrefectClient) -> list[dict[str, Any]]:
+    """All secrets by name, without their values: `{"name", "hosts", "problem"}`."""
+    return [
+        {"name": each.name, "hosts": each.data.get("hosts"), "problem": _wrong(each.data)}
+        for each in await block_documents.every(client, TYPE)
+    ]
+
+
+async def add(
+    client: PrefectClient, name: str, value: str, hosts: Sequence[str], *, replace: bool = False
+) -> None:
+    """Keep a secret; raises `Refused` for a bad or taken name, for bad hosts or value."""
+    settings = checked(value, hosts)
+    await block_documents.keep(
+        client, TYPE, name, {"value": value, "hosts": settings.hosts}, replace=replace
+    )
+
+
+async def remove(client: PrefectClient, name: str) -> None:
+    """Forget a secret; raises `NotFound`."""
+    await block_documents.forget(client, TYPE, name)
+
+
+def checked(value: str, hosts: Sequence[str]) -> SecretSettings:
+    """What would be kept; raises `Refused`, whose words do not hold the value."""
+    try:
+        return SecretSettings.model_validate({"value": value, "hosts": list(hosts)})
+    except ValidationError as error:
+        raise Refused(*_problem(error)) from None
+
+
+def _wrong(data: dict[str, Any]) -> str | None:
+    """What is wrong with a document that was read without its value."""
+    try:
+        SecretSettings.model_validate(data)
+    except ValidationError as error:
+        return ": ".join(_problem(error))
+    return None
+
+
+def _problem(error: ValidationError) -> tuple[str, str]:
+    """The field and what is wrong with it. Not in pydantic's own text: that repeats the input."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = str(first["loc"][0]) if first["loc"] else "settings"
+    return where, first["msg"].removeprefix("Value error, ")
 
 
 class PrefectSecrets:
@@ -90,7 +138,7 @@ class PrefectSecrets:
         return build(name, document.data)
 
     async def _missing(self, name: str) -> Refused:
-        from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+        from prefect.exceptions import ObjectNotFound
 
         try:
             await self._client.read_block_document_by_name(name, "secret", include_secrets=False)
@@ -99,10 +147,5 @@ class PrefectSecrets:
         else:
             told = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
             return Refused("secret", told, f'make a block of the type "{TITLE}" of it')
-        try:
-            found = await self._client.read_block_documents_by_type(SLUG, include_secrets=False)
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != 404:
-                raise
-            found = []
-        return UnknownName("secret", name, (each.name for each in found if each.name))
+        found = await block_documents.every(self._client, TYPE)
+        return UnknownName("secret", name, (str(each.name) for each in found))

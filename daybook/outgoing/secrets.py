@@ -118,6 +118,11 @@ def references(what: str, text: str) -> list[str]:
     return _REFERENCE.findall(text)
 
 
+def referred(value: Any) -> set[str]:
+    """The names that the texts of JSON refer to, whatever is wrong with others in it."""
+    return {name for _, text in _texts(value) for name in _REFERENCE.findall(text)}
+
+
 async def fill(
     what: str, text: str, destination: Destination, secrets: Secrets, filled: Filled
 ) -> str:
@@ -167,10 +172,11 @@ def refuse_literal_headers(headers: Mapping[str, str]) -> None:
 
 
 def refuse_literal_params(params: Any) -> None:
-    """Raise `Refused` where JSON holds what looks like a secret itself."""
+    """Raise `Refused` where JSON holds what looks like a secret itself, or a misspelt reference."""
     for path, value in _texts(params):
         named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
-        if value and ((named and not references("params", value)) or _SECRET_VALUE.search(value)):
+        known = references("params", value)
+        if value and ((named and not known) or _SECRET_VALUE.search(value)):
             raise Refused("params", f'"{path or "params"}" looks like a secret', ADVICE)
 
 

@@ -12,7 +12,8 @@ from prefect.client.schemas.actions import BlockDocumentCreate
 from pydantic import SecretStr
 
 import blocks
-from daybook.errors import Refused, UnknownName
+from daybook.errors import NotFound, Refused, UnknownName
+from daybook.outgoing import secret_blocks
 from daybook.outgoing.secret_blocks import SLUG, PrefectSecrets
 from daybook.outgoing.secrets import Secret
 
@@ -103,5 +104,60 @@ async def test_without_the_block_type_none_is_known(client: PrefectClient) -> No
     try:
         with pytest.raises(UnknownName, match="known: none"):
             await PrefectSecrets(client).read("ops")
+    finally:
+        await blocks.register(client)
+
+
+async def test_one_is_kept_replaced_listed_and_forgotten(client: PrefectClient) -> None:
+    await secret_blocks.add(client, "ops", VALUE, ["API.example.org.", "tool:Reindex"])
+    kept = Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
+    assert await PrefectSecrets(client).read("ops") == kept
+
+    with pytest.raises(Refused, match="taken"):
+        await secret_blocks.add(client, "ops", "another", ["api.example.org"])
+    assert await PrefectSecrets(client).read("ops") == kept
+
+    await secret_blocks.add(client, "ops", "another", ["b.example"], replace=True)
+    await secret_blocks.add(client, "a", VALUE, ["a.example"])
+    assert await PrefectSecrets(client).read("ops") == Secret("ops", "another", ("b.example",))
+    assert await secret_blocks.every(client) == [
+        {"name": "a", "hosts": ["a.example"], "problem": None},
+        {"name": "ops", "hosts": ["b.example"], "problem": None},
+    ]
+
+    await secret_blocks.remove(client, "ops")
+    with pytest.raises(NotFound, match='secret "ops" not found'):
+        await secret_blocks.remove(client, "ops")
+    assert [each["name"] for each in await secret_blocks.every(client)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        (("Ops", VALUE, ["a.example"]), "name", "lowercase"),
+        (("ops", VALUE, []), "hosts", "name each host"),
+        (("ops", VALUE, ["https://a.example"]), "hosts", "without scheme"),
+        (("ops", f" {VALUE}", ["a.example"]), "value", "begins or ends with a space"),
+        (("ops", "", ["a.example"]), "value", "is empty"),
+    ],
+    ids=["name", "no-host", "scheme", "space", "empty"],
+)
+async def test_a_bad_one_is_refused_and_nothing_is_kept(
+    client: PrefectClient, given: Any, field: str, words: str
+) -> None:
+    with pytest.raises(Refused, match=words) as refused:
+        await secret_blocks.add(client, *given)
+    assert refused.value.field == field
+    assert VALUE not in str(refused.value)
+    assert await secret_blocks.every(client) == []
+
+
+async def test_without_the_block_type_nothing_is_kept(client: PrefectClient) -> None:
+    block_type = await client.read_block_type_by_slug(SLUG)
+    await client.delete_block_type(block_type.id)
+    try:
+        with pytest.raises(Refused, match="daybook up"):
+            await secret_blocks.add(client, "ops", VALUE, ["a.example"])
+        assert await secret_blocks.every(client) == []
     finally:
         await blocks.register(client)

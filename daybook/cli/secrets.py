@@ -1,0 +1,111 @@
+"""`daybook secrets`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from daybook.cli import output
+from daybook.cli.options import Json
+from daybook.cli.prefect_first import prefect_first
+from daybook.errors import Refused
+
+Name = Annotated[str, Parameter(help="The secret's name.")]
+
+
+async def add_(
+    name: Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")],
+    /,
+    *,
+    hosts: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--host",
+            help="Where it may go: api.example.org, or with a port api.example.org:8443; for a "
+            "tool that has no host, tool:name. May be given several times.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, Parameter(help="In place of the secret of this name, if there is one.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Keep a secret, which jobs name as {{secret:name}}; Prefect encrypts it.
+
+    Its value is read from standard input, or asked for on a terminal; it is never an argument.
+
+    Example: daybook secrets add ops-token --host api.example.org < token.txt
+    """
+    if not hosts:
+        raise Refused("hosts", "is missing", "name where it may go: --host api.example.org")
+    value = _value()
+    prefect_first()
+    from daybook.service import secrets
+
+    made = await secrets.add(name, value, hosts, replace=replace)
+    if as_json:
+        output.data(made)
+    else:
+        output.line(f"Keeps the secret {name}, for {', '.join(made['hosts'])}")
+        output.say(f"Write {{{{secret:{name}}}}} where a header or a parameter wants it.")
+    return 0
+
+
+async def list_(*, as_json: Json = False) -> int:
+    """List the secrets: where each may go, and the jobs that name it; never a value.
+
+    Example: daybook secrets list
+    """
+    prefect_first()
+    from daybook.service import secrets
+
+    found = await secrets.list_secrets()
+    if as_json:
+        output.data(found)
+    elif found:
+        rows = [
+            (
+                each["name"],
+                each["problem"] or ", ".join(each["hosts"]),
+                ", ".join(each["jobs"]) or "-",
+            )
+            for each in found
+        ]
+        output.table(("NAME", "HOSTS", "JOBS"), rows)
+    else:
+        output.say("There are no secrets; `daybook secrets add --help` says how to keep one.")
+    return 0
+
+
+async def remove_(name: Name, /, *, as_json: Json = False) -> int:
+    """Forget a secret that no job names.
+
+    Example: daybook secrets remove ops-token
+    """
+    prefect_first()
+    from daybook.service import secrets
+
+    await secrets.remove(name)
+    if as_json:
+        output.data({"removed": name})
+    else:
+        output.line(f"Removed the secret {name}")
+    return 0
+
+
+def _value() -> str:
+    """What comes in, without the line break at its end."""
+    if sys.stdin.isatty():
+        from getpass import getpass
+
+        value = getpass("Value: ")
+    else:
+        try:
+            value = sys.stdin.read()
+        except UnicodeDecodeError:
+            raise Refused("value", "is no UTF-8 text") from None
+    if not value.strip():
+        raise Refused("value", "there is none on standard input", "such as: < token.txt")
+    return value.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,141 @@
+"""`daybook secrets` at a real Prefect: a value goes in by standard input, and never comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from daybook.cli.main import main
+from daybook.home import Home
+from daybook.outgoing import secret_blocks
+from daybook.outgoing.secrets import Secret
+from daybook.service import setup
+
+pytestmark = pytest.mark.e2e
+
+VALUE = "s3cr3t-of-the-api"
+HOST = ("--host", "api.example.org")
+
+Typed = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def with_client(ask: Callable[[Any], Any]) -> Any:
+    from prefect.client.orchestration import get_client
+
+    async def asked() -> Any:
+        async with get_client() as client:
+            return await ask(client)
+
+    return asyncio.run(asked())
+
+
+@pytest.fixture
+def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
+    """Carry out `daybook secrets …` as a process. No secret is there, before and after."""
+    with_client(setup.prepare)
+
+    async def forget(client: Any) -> None:
+        for each in await secret_blocks.every(client):
+            await secret_blocks.remove(client, each["name"])
+
+    def carry_out(*tokens: str, value: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "daybook", "secrets", *tokens],
+            input=value,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    with_client(forget)
+    yield carry_out
+    with_client(forget)
+
+
+def kept(name: str) -> Secret:
+    found: Secret = with_client(lambda client: secret_blocks.PrefectSecrets(client).read(name))
+    return found
+
+
+def test_a_secret_is_added_listed_and_removed(typed: Typed) -> None:
+    added = typed("add", "ops", *HOST, "--host", "tool:Reindex", value=f"{VALUE}\n")
+    assert (added.returncode, "ops" in added.stdout) == (0, True)
+    assert kept("ops") == Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
+
+    listed = typed("list")
+    assert "api.example.org, tool:reindex" in listed.stdout
+    bearer = ("--header", "Authorization: Bearer {{secret:ops}}")
+    job = ("--webhook", "https://api.example.org", "--on-demand", "--name", "export")
+    assert main(["add", *job, *bearer]) == 0
+    try:
+        refused = typed("remove", "ops")
+        assert (refused.returncode, "used by export" in refused.stderr) == (2, True)
+        assert "export" in typed("list").stdout
+    finally:
+        assert main(["remove", "export", "--yes"]) == 0
+
+    removed = typed("remove", "ops")
+    assert removed.returncode == 0
+    assert typed("remove", "ops").returncode == 3
+    for each in (added, listed, refused, removed):
+        assert VALUE not in each.stdout + each.stderr
+
+
+def test_what_is_refused_keeps_nothing_and_repeats_no_value(typed: Typed) -> None:
+    for tokens, value, words in (
+        (("add", "ops"), VALUE, "--host: is missing"),
+        (("add", "Ops", *HOST), VALUE, "NAME: "),
+        (("add", "ops", *HOST), "", "none on standard input"),
+        (("add", "ops", *HOST), f"  {VALUE}", "begins or ends with a space"),
+        (("add", "ops", "--host", "https://api.example.org/x"), VALUE, "--host: "),
+        (("add", "ops", VALUE, *HOST), VALUE, "too much"),
+    ):
+        said = typed(*tokens, value=value)
+        assert said.returncode == 2
+        assert words in said.stderr
+        assert VALUE not in said.stdout
+        assert VALUE not in said.stderr or VALUE in tokens  # it was an argument already
+    assert typed("list", "--json").stdout == "[]\n"
+
+
+def test_a_taken_name_is_refused_and_replaced_on_request(typed: Typed) -> None:
+    assert typed("add", "ops", *HOST, value=VALUE).returncode == 0
+    assert typed("add", "ops", *HOST, value="another").returncode == 2
+    assert kept("ops").value == VALUE
+    assert typed("add", "ops", "--host", "b.example", "--replace", value="another").returncode == 0
+    assert kept("ops") == Secret("ops", "another", ("b.example",))
+
+
+def test_on_a_terminal_it_is_asked_for_and_not_shown(typed: Typed) -> None:
+    leader, follower = pty.openpty()
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "daybook", "secrets", "add", "ops", *HOST],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            start_new_session=True,
+            env=os.environ,
+        )
+        os.close(follower)
+        said = b""
+        while b"Value: " not in said:
+            said += os.read(leader, 1024)
+        os.write(leader, f"{VALUE}\n".encode())
+        while True:
+            try:
+                said += os.read(leader, 1024)
+            except OSError:  # the other end is closed: it has ended
+                break
+        assert child.wait(60) == 0
+    finally:
+        os.close(leader)
+    assert VALUE.encode() not in said
+    assert kept("ops").value == VALUE
