@@ -53,6 +53,16 @@ async def every(client: PrefectClient, of: BlockType) -> list[BlockDocument]:
     return sorted(named, key=lambda each: str(each.name))
 
 
+async def named(client: PrefectClient, of: BlockType, name: str) -> BlockDocument | None:
+    """The document of that name, without its secrets; None where there is none."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return await client.read_block_document_by_name(name, of.slug, include_secrets=False)
+    except ObjectNotFound:
+        return None
+
+
 async def keep(
     client: PrefectClient,
     of: BlockType,
@@ -77,7 +87,7 @@ async def keep(
     if schema is None:
         raise _unregistered(of)
     taken = Refused("name", f'"{name}" is taken', f"choose another, or replace that {of.noun}")
-    old = await _named(client, of, name)
+    old = await named(client, of, name)
     if old is not None and not replace:
         raise taken
     if old is not None:
@@ -99,7 +109,7 @@ async def forget(client: PrefectClient, of: BlockType, name: str) -> None:
     """Delete the document of that name; raises `NotFound`."""
     from prefect.exceptions import ObjectNotFound
 
-    found = await _named(client, of, name)
+    found = await named(client, of, name)
     try:
         if found is not None:
             await client.delete_block_document(found.id)
@@ -107,15 +117,6 @@ async def forget(client: PrefectClient, of: BlockType, name: str) -> None:
     except ObjectNotFound:  # someone was faster
         pass
     raise NotFound(of.noun, name)
-
-
-async def _named(client: PrefectClient, of: BlockType, name: str) -> BlockDocument | None:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return await client.read_block_document_by_name(name, of.slug, include_secrets=False)
-    except ObjectNotFound:
-        return None
 
 
 def _unregistered(of: BlockType) -> Refused:
