@@ -178,7 +178,7 @@ def run(port: int) -> None:
     Exits with `TAKEN` when somebody else listens on ``port``, and with `UNGUARDED` when other web
     pages cannot be kept from this Prefect; what it then prints says what to do.
     """
-    listener = _listen(port)  # before the slow imports: whoever looks for a port sees it taken
+    listener = listen(port)  # before the slow imports: whoever looks for a port sees it taken
     os.umask(0o077)  # Prefect makes its database readable for all
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
@@ -215,8 +215,11 @@ So it is not started. Install the versions in requirements.lock (in a clone: mak
 `prefect server start` yourself, without that guard, and set PREFECT_API_URL={api_url}"""
 
 
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket()
+def listen(port: int) -> socket.socket:
+    """A listening socket of ``port``; ends this process where it is taken."""
+    # With its protocol named: asyncio sends without delay only where it sees that it is TCP. Else
+    # an answer in two parts waits 40 ms for the client's word about the first.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))

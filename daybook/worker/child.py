@@ -40,6 +40,7 @@ LATER = (
     "aiosqlite",
     "anyio._backends._asyncio",
     "encodings.idna",
+    "prefect.deployments.steps",
     "rich._emoji_codes",
     "sqlalchemy.dialects.sqlite.aiosqlite",
     "daybook.ledger.engine",

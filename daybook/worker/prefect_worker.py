@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from prefect.client.schemas.objects import FlowRun
+from prefect.settings import get_current_settings
 from prefect.workers.base import (
     BaseJobConfiguration,
     BaseVariables,
@@ -76,7 +77,12 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             await stack.enter_async_context(self)
             await pool.check(self.client, self._work_pool_name, ledger.id)
             folder = stack.enter_context(pool.outputs(home.here().make().path / "runs"))
-            self._environment = {**os.environ, **await pool.savings(self.client)}
+            self._environment = {
+                **os.environ,
+                # As Prefect hands them on with each run: told alike, they need no second reading.
+                **get_current_settings().to_environment_variables(exclude_unset=True),
+                **await pool.savings(self.client),
+            }
             launcher = await stack.enter_async_context(
                 launch.best(folder, environment=self._environment)
             )

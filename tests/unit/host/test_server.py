@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -52,6 +53,24 @@ def test_the_server_says_that_its_port_is_taken(daybook_home: Home) -> None:
         )
     assert ended.returncode == server.TAKEN
     assert f"port {port}" in ended.stderr
+
+
+async def test_an_answer_in_parts_does_not_wait_for_the_client() -> None:
+    accepted = asyncio.get_running_loop().create_future()
+    listening = server.listen(server.free_port(0))
+    serving = await asyncio.start_server(
+        lambda _, writer: accepted.set_result(writer), sock=listening
+    )
+    async with serving:
+        _, calling = await asyncio.open_connection(*listening.getsockname())
+        writer = await accepted
+        delay_off = writer.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY
+        )
+        for each in (writer, calling):
+            each.close()
+            await each.wait_closed()
+    assert delay_off
 
 
 def test_the_environment_of_a_server(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
