@@ -1,0 +1,84 @@
+"""What the end of a process means for a run that may be somebody else's by now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.ledger import claims, offers
+from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Granted, Offer
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from daybook.worker import aftermath
+from daybook.worker.supervise import Watched
+
+pytestmark = pytest.mark.anyio
+
+HERE = "here:1"
+FIRST, SECOND = "5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0001", "5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0002"
+"""Two Prefect runs of one occurrence."""
+
+
+class Away:
+    """A Prefect that is not to be reached: what it is to be told stays marked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise httpx.ConnectError("away")
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    id: str
+    name: str = "a run"
+
+
+@dataclass(frozen=True)
+class Dead:
+    """A process that has ended; it printed nothing."""
+
+    output: Path
+
+
+async def claimed(ledger: Ledger, by: str) -> Granted:
+    """The occurrence, claimed by this worker in the Prefect run ``by``, and begun."""
+    offer = Offer(offers.flow_key("f"), "agent-prompt", "manual", SYSTEM.now(), HERE)
+    offer = Offer(**(vars(offer) | {"flow_run_id": by, "parameters": {"prompt": "Do it"}}))
+    granted = await claims.claim(ledger, offer)
+    assert isinstance(granted, Granted)
+    return granted
+
+
+async def row_of(ledger: Ledger, run_id: str) -> RunRow:
+    async with ledger.read() as session:
+        row = await session.get(RunRow, run_id)
+    assert row is not None
+    return row
+
+
+@pytest.mark.parametrize(
+    ("of", "becomes"), [(FIRST, Status.ACTING), (SECOND, Status.UNKNOWN)], ids=["old", "new"]
+)
+async def test_an_end_settles_the_claim_of_its_own_process_only(
+    tmp_path: Path, of: str, becomes: Status
+) -> None:
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        first = await claimed(ledger, FIRST)
+        at_once = SYSTEM.now() - timedelta(seconds=1)
+        await claims.postpone(ledger, first.run_id, first.fence, at_once, "given back")
+        # The same worker has the run again, in another Prefect run, whose process is at work.
+        again = await claimed(ledger, SECOND)
+        await claims.begin(ledger, again.run_id, again.fence)
+
+        running = cast(Any, Dead(tmp_path / "nothing"))
+        watched = Watched(FlowRun(of), running, first.run_id, HERE, exit_code=-9)
+        await aftermath.settle(ledger, cast(Any, Away()), watched)
+
+        row = await row_of(ledger, first.run_id)
+    assert (row.state, row.fence) == (becomes, again.fence)
