@@ -16,6 +16,8 @@
     │   ├── LedgerNewer          2  the ledger was written by a newer program
     │   ├── IllegalTransition    1  a step that `ledger.states` does not join
     │   └── FenceRefused         1  a writer that lost its claim
+    ├── Temporary                1  a tool cannot do it now; to be tried again
+    │   └── ToolUnreachable      1  the server of a tool cannot be reached, or started, now
     └── AgentError               1  what the agent's side did wrong
         ├── AgentMisconfigured   1  NonRetryable: the operator has to change something
         ├── AgentFailed          1  it answered with a failure, or refused the request
@@ -192,6 +194,25 @@ class FenceRefused(LedgerError):
         super().__init__(
             f"run {run} was taken over: the write carries fence {fence}, in force is {current}"
         )
+
+
+class Temporary(DaybookError):
+    """Not now: raised by a Python tool that did nothing and may be called again.
+
+    ``retry_after`` is how many seconds to wait at least, None when nobody knows.
+    """
+
+    code = "temporary"
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class ToolUnreachable(Temporary):
+    """The server of a tool cannot be reached, or started, now; nothing was called."""
+
+    code = "tool_unreachable"
 
 
 class AgentError(DaybookError):

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import codecs
 import errno
-import os
-import shutil
 import signal
-import tempfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -18,9 +15,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from daybook.agents import environment, json_text, process, template
+from daybook.agents import json_text, process, template
 from daybook.agents.base import AgentReply, AgentRequest, refuse_model
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
+from daybook.programs import environment, places
 
 _WHO = {"user": "User", "assistant": "Assistant"}
 _BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -133,7 +131,10 @@ class CommandAgent:
     async def _run(
         self, request: AgentRequest, folder: str, variables: dict[str, str]
     ) -> process.Ended:
-        program = self._found(folder, variables)
+        try:
+            program = places.program(self.settings.command[0], folder, variables)
+        except ValueError as error:
+            raise self._wrong(str(error)) from None
         arguments = template.fill(self.settings.command, _values(request))
         by_argument = template.takes_prompt(self.settings.command)
         said = request.prompt if by_argument else self._conversation(request)
@@ -173,36 +174,16 @@ class CommandAgent:
             f"Now answer this:\n\n{request.prompt}"
         )
 
-    def _found(self, folder: str, variables: dict[str, str]) -> str:
-        program = os.path.expanduser(self.settings.command[0])
-        if "/" in program:
-            place = os.path.join(folder, program)
-            if not os.path.exists(place):
-                raise self._wrong(f"there is no program {place}")
-            if found := shutil.which(place):
-                return found
-            raise self._wrong(f"{place} is not an executable file")
-        if found := shutil.which(program, path=variables.get("PATH", os.defpath)):
-            return found
-        raise self._wrong(f'there is no program "{program}" in the PATH that it is given')
-
     @contextmanager
     def _folder(self) -> Iterator[str]:
-        """The folder to run in: the operator's, else a private one that lasts as long as the run.
-
-        Neither the user's home nor the worker's folder: a program that writes where it stands
-        should not do so among other people's files, unless the operator says where.
-        """
-        if not self.settings.work_dir:
-            with tempfile.TemporaryDirectory(
-                prefix="daybook-agent-", ignore_cleanup_errors=True
-            ) as fresh:
-                yield fresh
-            return
-        folder = os.path.expanduser(self.settings.work_dir)
-        if not os.path.isdir(folder):
-            raise self._wrong(f"work_dir {folder} is not a folder of this machine")
-        yield folder
+        with ExitStack() as stack:
+            try:
+                there = stack.enter_context(
+                    places.folder(self.settings.work_dir, prefix="daybook-agent-")
+                )
+            except ValueError as error:
+                raise self._wrong(str(error)) from None
+            yield there
 
     def _parsed(self, text: str, ended: process.Ended) -> Any:
         if ended.dropped:

@@ -74,7 +74,7 @@ async def add_(
     settings = {field: value for field, value in settings.items() if value is not None}
     settings |= model_options.settings()
     if environment is not None:
-        from daybook.agents.environment import DEFAULT
+        from daybook.programs.environment import DEFAULT
 
         settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
     if program:

@@ -128,6 +128,10 @@ class Guard:
         """With the exceptions of this home's settings; raises `Refused` where they are wrong."""
         return cls(rule, Allowed.of(settings.load().allowed_hosts))
 
+    def for_operator(self) -> Guard:
+        """One with the same exceptions, for an address that the operator chose."""
+        return Guard(Rule.OPERATOR, self._allowed, self._resolver)
+
     def check(self, url: str | httpx2.URL) -> httpx2.URL:
         """Judge what can be judged without a look-up; raises `Refused` or `OutgoingRefused`."""
         parsed, name, literal = _parsed(url)

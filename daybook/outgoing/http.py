@@ -194,18 +194,24 @@ def _with_ours(headers: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _no_answer(error: httpx2.TransportError, address: str, exchange: _Exchange) -> NoAnswer:
-    why = str(error)
-    certificate = _cause(error, ssl.SSLCertVerificationError)
-    if isinstance(certificate, ssl.SSLCertVerificationError):
-        why = f"its certificate is not trusted: {certificate.verify_message}"
+    certificate = untrusted(error)
+    why = certificate or str(error)
     sent = exchange.progress.sent
     told = "the connection ended before the whole answer" if sent else "it cannot be reached"
     return NoAnswer(
         f"{address}: {told}" + (f" ({why})" if why else ""),
         sent=sent,
-        misconfigured=certificate is not None,
+        misconfigured=bool(certificate),
         part=exchange.so_far(),
     )
+
+
+def untrusted(error: BaseException) -> str:
+    """What is wrong with a certificate, where that is what ``error`` comes from; else empty."""
+    certificate = _cause(error, ssl.SSLCertVerificationError)
+    if isinstance(certificate, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {certificate.verify_message}"
+    return ""
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:

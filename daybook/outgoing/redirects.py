@@ -40,13 +40,17 @@ Headers = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Next:
-    """The next request; ``had`` says that what asked for it has had its effect already."""
+    """The next request; ``had`` says that what asked for it has had its effect already.
+
+    ``as_it_is`` says that it is the same request, at the same origin.
+    """
 
     method: str
     url: httpx2.URL
     headers: Headers
     with_body: bool
     had: bool
+    as_it_is: bool = False
 
 
 def location(status: int, headers: httpx2.Headers) -> str | None:
@@ -80,9 +84,11 @@ def follow(
     kept = [(name, value) for name, value in headers if name.lower() != "host"]
     if not same:
         kept = [(name, value) for name, value in kept if name.lower() not in _OF_THE_BODY]
-    if _origin(target) != _origin(url):
+    elsewhere = _origin(target) != _origin(url)
+    if elsewhere:
         kept = [(name, value) for name, value in kept if name.lower() in _HARMLESS]
-    return Next(method if same else "GET", target, kept, same, not same or status == 303)
+    had = not same or status == 303
+    return Next(method if same else "GET", target, kept, same, had, same and not elsewhere)
 
 
 def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:

@@ -48,7 +48,9 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     """Sends to addresses that ``guard`` allows, and follows redirects by itself.
 
     ``backend`` opens connections to addresses, never to names; ``ssl_context`` says which
-    certificates are trusted, this machine's by default. A request's extension `SECRETS`, a
+    certificates are trusted, this machine's by default. With ``one_origin`` a redirect to another
+    origin, and one that would drop the body, is refused: who sends secrets in a body sends them to
+    that address only. A request's extension `SECRETS`, a
     collection of header names in lowercase, says which of its headers hold secrets: they do not go
     over plain HTTP to a public address.
 
@@ -61,8 +63,10 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         *,
         backend: httpcore2.AsyncNetworkBackend | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        one_origin: bool = False,
     ) -> None:
         self.guard = guard
+        self._one_origin = one_origin
         self._backend = backend or httpcore2.AnyIOBackend()
         self._ssl_context = ssl_context
 
@@ -96,6 +100,9 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 rule=self.guard.rule,
             )
             progress.sent = following.had
+            if self._one_origin and not following.as_it_is:
+                why = "a redirect to another address, or of another method, is not followed"
+                raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
             if len(progress.turned) == redirects.MOST:
                 why = f"more than {redirects.MOST} redirects"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)

@@ -77,6 +77,11 @@ class Sent:
     retry_after: float | None = None
 
 
+def idempotency_key(occurrence: str) -> str:
+    """``occurrence`` as a header can hold it: anything else as ``%`` and two digits."""
+    return quote(occurrence, safe=_SENT_AS_IT_IS)
+
+
 def check(action: Action, guard: Guard) -> None:
     """What can be told when the job is made, without a look-up; raises `Refused`."""
     if "{{" in action.url:
@@ -105,7 +110,7 @@ async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets
     secret = {
         name.lower() for name, value in action.headers.items() if secrets.references("", value)
     }
-    headers[KEY] = quote(occurrence, safe=_SENT_AS_IT_IS)
+    headers[KEY] = idempotency_key(occurrence)
     body = (action.body or "").encode("utf-8", errors="replace")
     if body and not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json"
@@ -147,7 +152,7 @@ def _answered(answer: Answer, address: str, prepared: Prepared, now: datetime) -
     remark = _remark(answer)
     if 200 <= answer.status < 300:
         return Sent(Outcome(Status.SUCCEEDED, remark, output=result["body"], result=result))
-    told = f"{address} answered {_words(answer.status)}"
+    told = f"{address} answered {words_of(answer.status)}"
     failed = Outcome(Status.FAILED, remark, output=result["body"], result=result, error=told)
     if answer.status in TRY_AGAIN:
         return Sent(failed, True, retry_after(answer.headers.get("retry-after", ""), now))
@@ -176,7 +181,8 @@ def _remark(answer: Answer) -> str:
     return "; ".join(filter(None, (turned, cut)))
 
 
-def _words(status: int) -> str:
+def words_of(status: int) -> str:
+    """``status`` with its phrase, where it has one."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:

@@ -17,10 +17,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from daybook.agents import process
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentFailed, AgentTimeout
+from daybook.programs import group as process_group
 
 pytestmark = [
     pytest.mark.anyio,
@@ -119,7 +119,7 @@ def _runs(pid: int) -> bool:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Programs]:
-    monkeypatch.setattr(process, "GRACE", 0.3)
+    monkeypatch.setattr(process_group, "GRACE", 0.3)
     made = Programs(tmp_path)
     yield made
     made.close()
@@ -136,7 +136,7 @@ async def in_time(work: Awaitable[object], seconds: float = 20) -> None:
 
 
 def test_programs_have_three_seconds_to_end_by_themselves() -> None:
-    assert process.GRACE == 3.0
+    assert process_group.GRACE == 3.0
 
 
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
@@ -266,7 +266,7 @@ async def test_a_cancel_scope_waits_for_the_clean_up(
     programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And does not use up a core meanwhile by cancelling at every turn of the loop."""
-    monkeypatch.setattr(process, "GRACE", 1.0)
+    monkeypatch.setattr(process_group, "GRACE", 1.0)
     used = 0.0
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:

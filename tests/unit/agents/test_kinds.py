@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from daybook.agents import environment, kinds
+from daybook.agents import kinds
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.offline import OfflineAgent
 from daybook.errors import AgentMisconfigured, Refused
+from daybook.programs import environment
 
 
 def test_each_slug_builds_its_agent() -> None:

@@ -1,4 +1,4 @@
-"""What of the worker's environment a command agent sees: an allow-list of names.
+"""What of the worker's environment a program sees: an allow-list of names.
 
 The names `PREFECT_…` and `DAYBOOK_…` cannot be on it (Prefect reads its own in any case of
 letters, so any case is refused): they carry the keys to the server and to the ledger.

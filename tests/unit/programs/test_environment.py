@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.agents import environment
+from daybook.programs import environment
 
 
 @pytest.mark.parametrize(

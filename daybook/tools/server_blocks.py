@@ -1,0 +1,224 @@
+"""Tool servers as Prefect keeps them: a block document each, of a type of ours.
+
+The block class stands in a door and is not needed here: a document's data are the settings. A
+setting that is secret is a reference to a secret block, so nothing in it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from daybook.errors import Refused, UnknownName
+from daybook.outgoing import block_documents, http, secrets
+from daybook.outgoing.block_documents import BlockType
+from daybook.outgoing.guard import Guard, Rule
+from daybook.outgoing.secret_blocks import PrefectSecrets
+from daybook.programs import environment
+from daybook.tools.base import Server
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
+
+SLUG = "daybook-tool-server"
+TITLE = "Daybook tool server"
+DESCRIPTION = "An MCP server whose tools jobs call: a program, or an address."
+
+TYPE = BlockType(SLUG, TITLE, "tool server")
+
+
+class ToolServerSettings(BaseModel):
+    """One server: a program that speaks MCP by its pipes, or an address. All is the operator's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    command: list[str] = Field(
+        default=[],
+        title="Command",
+        description="The program, then its arguments, one entry each; no shell reads them. It is "
+        "started for each call, and ended with all that it started.",
+        examples=[["uvx", "mcp-server-time"]],
+    )
+    url: str = Field(
+        default="",
+        title="URL",
+        description="The address of a server that speaks MCP over streamable HTTP.",
+        examples=["https://tools.example.org/mcp"],
+    )
+    environment: list[str] = Field(
+        default=list(environment.DEFAULT),  # a value, not a factory: the form shows it
+        title="Environment",
+        description="For a program: names of the worker's environment variables that it sees; all "
+        "others are hidden from it. Names only, never values. PREFECT_… and DAYBOOK_… are refused.",
+    )
+    work_dir: str = Field(
+        default="",
+        title="Work directory",
+        description="For a program: the folder in which it runs, absolute or beginning with ~. "
+        "Empty: a new, empty folder for every call, removed after it.",
+    )
+    headers: dict[str, str] = Field(
+        default={},
+        title="Headers",
+        description="For an address: sent with every request. A secret only as {{secret:name}}, "
+        "from a block that is bound to this host.",
+    )
+
+    @field_validator("command")
+    @classmethod
+    def _usable(cls, value: list[str]) -> list[str]:
+        if value and not value[0].strip():
+            raise ValueError("is blank; write the program, then one entry for each argument")
+        if any("\0" in argument for argument in value):
+            raise ValueError("an argument cannot contain a zero byte")
+        if secrets.referred(value):
+            raise ValueError(
+                "an argument can be seen by all on this machine, so a secret cannot stand in it; "
+                "name a variable of the worker's environment instead"
+            )
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _reachable(cls, value: str) -> str:
+        if value:
+            if "{{" in value:
+                raise ValueError("a reference in it; {{secret:name}} stands in a header's value")
+            if "#" in value:
+                raise ValueError("a # in it; the tool is named by the job, as server.tool")
+            _said(lambda: Guard(Rule.OPERATOR).check(value))
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _passable(cls, value: list[str]) -> list[str]:
+        environment.check(value)
+        return value
+
+    @field_validator("work_dir")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if value and not value.startswith(("/", "~")):
+            raise ValueError(
+                "is relative; legal is an absolute path, one beginning with ~, or none"
+            )
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, value: dict[str, str]) -> dict[str, str]:
+        _said(lambda: check_headers(value))
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ToolServerSettings:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("give one of command and url")
+        if self.url and self.work_dir:
+            raise ValueError("work_dir is for a command; this server has a url")
+        if self.command and self.headers:
+            raise ValueError("headers are for a url; this server is a command")
+        return self
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise `Refused` for what cannot be sent, is ours to set, or looks like a secret itself."""
+    http.check("POST", headers)
+    for name, value in headers.items():
+        if name.lower() in _OURS or name.lower().startswith("mcp-"):
+            raise Refused("headers", f'"{name}" is Daybook\'s to set', "leave it out")
+        secrets.references("headers", value)
+    secrets.refuse_literal_headers(headers)
+
+
+_OURS = ("accept", "content-type", "idempotency-key", "last-event-id")
+
+
+def _said(judge: Any) -> None:
+    """A `Refused` as pydantic takes it, without the field, which pydantic names."""
+    try:
+        judge()
+    except Refused as error:
+        told = f" ({error.legal})" if error.legal else ""
+        raise ValueError(f"{error.problem}{told}") from None
+
+
+def checked(data: Mapping[str, Any]) -> ToolServerSettings:
+    """The settings in ``data``; raises `Refused` naming the field that is wrong."""
+    try:
+        return ToolServerSettings.model_validate(dict(data))
+    except ValidationError as error:
+        raise Refused(*_first_problem(error)) from None
+
+
+def build(name: str, data: Mapping[str, Any]) -> Server:
+    """The server of stored settings; raises `Refused` when they are not legal.
+
+    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    """
+    try:
+        return Server(name, ToolServerSettings.model_validate(dict(data)))
+    except ValidationError as error:
+        field, problem = _first_problem(error)
+        raise Refused(
+            "tool", f'the tool server "{name}": {field}: {problem}', "mend the block"
+        ) from None
+
+
+def _first_problem(error: ValidationError) -> tuple[str, str]:
+    """Field and problem. Not pydantic's own text: that repeats the input, which may be a secret."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "command and url"
+    return field, first["msg"].removeprefix("Value error, ")
+
+
+class PrefectServers:
+    """`Servers` over Prefect's async client; its connection errors are let through."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self._client = client
+        self.secrets: secrets.Secrets = PrefectSecrets(client)
+
+    async def names(self) -> list[str]:
+        return [str(each.name) for each in await block_documents.every(self._client, TYPE)]
+
+    async def read(self, name: str) -> Server:
+        return build(name, (await self._document(name)).data)
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        """``{"name", "settings", "problem"}``; ``problem`` says what is wrong with the settings.
+
+        Raises `UnknownName`.
+        """
+        return _described(await self._document(name))
+
+    async def every(self) -> list[dict[str, Any]]:
+        """All servers by name, as `describe` has them."""
+        return [_described(each) for each in await block_documents.every(self._client, TYPE)]
+
+    async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Keep a server; raises `Refused` for a bad or taken name and for bad settings."""
+        data = checked(settings).model_dump(mode="json")
+        await block_documents.keep(self._client, TYPE, name, data, replace=replace)
+
+    async def remove(self, name: str) -> None:
+        """Forget the server; raises `NotFound`."""
+        await block_documents.forget(self._client, TYPE, name)
+
+    async def _document(self, name: str) -> BlockDocument:
+        found = await block_documents.named(self._client, TYPE, name)
+        if found is None:
+            raise UnknownName(TYPE.noun, name, await self.names())
+        return found
+
+
+def _described(document: BlockDocument) -> dict[str, Any]:
+    settings, problem = dict(document.data), None
+    try:
+        settings = ToolServerSettings.model_validate(settings).model_dump(mode="json")
+    except ValidationError as error:
+        problem = ": ".join(_first_problem(error))
+    return {"name": document.name, "settings": settings, "problem": problem}

@@ -1,0 +1,257 @@
+"""A server that is a program: a message a line, by its pipes. It is started for each call.
+
+::
+
+    start ─► messages ─┬─► gently: input closed, up to PATIENCE seconds to end by itself ─┐
+                       └─► the time was up, a cancel, a fault ────────────────────────────┴─► group
+                                                                                       ended, reaped
+
+The library's own way would leave what a server began when the server itself has ended, would read a
+line of any length, and would pass on more of the environment than the operator names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import subprocess
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, cast
+
+import anyio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+
+from daybook.errors import Refused, ToolUnreachable
+from daybook.programs import environment, pipes, places
+from daybook.programs.ending import to_its_end
+from daybook.programs.group import Group
+from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.wire import CALL, LONGEST, Fault
+
+if TYPE_CHECKING:
+    from mcp.client._transport import TransportStreams
+    from mcp.shared.message import SessionMessage
+
+PATIENCE = 2.0
+"""Seconds in which a server whose input was closed may end by itself."""
+
+ERRORS_LIMIT = 8 * 1024
+"""Bytes of the end of standard error that are kept."""
+
+SHOWN_ERRORS = 2_000
+"""Characters of it that a message tells."""
+
+_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError)
+
+
+class ProgramWire:
+    """A connection to a program with these settings, which it starts; ``name`` is the server's."""
+
+    def __init__(self, name: str, settings: ToolServerSettings) -> None:
+        self.sent = False
+        self._name = name
+        self._settings = settings
+        self._variables = environment.allowed(settings.environment)
+        self._gently = False
+        self._codes: set[int] = set()
+        self._errors = pipes.Tail(ERRORS_LIMIT)
+        self._input = _Input()
+        self._place = ExitStack()
+        self._group: Group | None = None
+        self._reading: asyncio.BaseTransport | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._too_long = False
+        self._silent = False
+        self._code: int | None = None
+
+    async def __aenter__(self) -> TransportStreams:
+        """Raises `Refused` and `ToolUnreachable` where the program cannot be started."""
+        from mcp.shared.message import SessionMessage
+
+        group = self._group = self._started()
+        try:
+            lines = await self._connected(group.child)
+        except BaseException:
+            await self._ended()
+            raise
+        heard, messages = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        said, to_say = anyio.create_memory_object_stream[SessionMessage](0)
+        self._tasks = [
+            asyncio.create_task(self._listen(lines, heard)),
+            asyncio.create_task(self._say(to_say, heard)),
+        ]
+        return messages, said
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._ended()
+
+    def gently(self) -> None:
+        self._gently = True
+
+    def came(self, code: int) -> bool:
+        return code in self._codes
+
+    def fault(self) -> Fault | None:
+        if self._too_long:
+            return Fault(f"{self._program}: a line is longer than {LONGEST:,} bytes", refused=True)
+        if self._code is None:
+            return None
+        return Fault(self.explained(f"{self._program} {_end(self._code)}"))
+
+    def explained(self, told: str) -> str:
+        text = bytes(self._errors.kept).decode(errors="replace").strip()[-SHOWN_ERRORS:]
+        text = environment.without_values(text, self._variables)
+        return f"{told}; it said: {text}" if text else f"{told}; it said nothing on standard error"
+
+    @property
+    def _program(self) -> str:
+        return Path(self._settings.command[0]).name
+
+    def _started(self) -> Group:
+        command = self._settings.command
+        try:
+            folder = self._place.enter_context(
+                places.folder(self._settings.work_dir, prefix="daybook-tool-")
+            )
+            program = places.program(command[0], folder, self._variables)
+            return Group([program, *command[1:]], folder=folder, environment=self._variables)
+        except (OSError, ValueError) as error:
+            self._place.close()
+            why = str(error)
+            if isinstance(error, OSError):
+                why = f"{self._program} cannot be started: {error.strerror}"
+                if error.errno in _BUSY:
+                    raise ToolUnreachable(f'the tool server "{self._name}": {why}') from None
+            raise Refused("tool", f'the server "{self._name}": {why}') from None
+
+    async def _connected(self, child: subprocess.Popen[bytes]) -> asyncio.StreamReader:
+        loop = asyncio.get_running_loop()
+        lines = asyncio.StreamReader(limit=LONGEST)
+        self._reading, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), child.stdout
+        )
+        await loop.connect_read_pipe(lambda: self._errors, child.stderr)
+        await loop.connect_write_pipe(lambda: self._input, child.stdin)
+        return lines
+
+    async def _ended(self) -> None:
+        await to_its_end(asyncio.create_task(self._end()))
+
+    async def _end(self) -> None:
+        group = self._group
+        assert group is not None
+        try:
+            self._input.close()
+            if self._gently or self._silent:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PATIENCE):
+                        await group.exited.wait()
+            by_itself = group.exited.is_set()
+            await group.end()
+            self._code = group.child.returncode if by_itself else None
+        finally:
+            group.kill()  # where the loop itself is being torn down
+            self._place.close()
+            for task in self._tasks:
+                task.cancel()
+            if self._reading is not None:
+                self._reading.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await pipes.drained([self._errors], 1.0)
+        await pipes.close([self._errors, self._input])
+
+    async def _listen(
+        self, lines: asyncio.StreamReader, heard: ObjectSendStream[SessionMessage | Exception]
+    ) -> None:
+        """What the program says, until it says no more; what is no message is passed over."""
+        from mcp.shared.message import SessionMessage
+        from mcp_types import JSONRPCError, jsonrpc_message_adapter
+
+        async with heard:
+            while True:
+                try:
+                    line = await lines.readline()
+                except ValueError:
+                    self._too_long = True
+                    break
+                if not line:
+                    self._silent = True
+                    return
+                try:
+                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                except ValueError:
+                    continue
+                if self.sent and isinstance(message, JSONRPCError):
+                    self._codes.add(message.error.code)
+                try:
+                    await heard.send(SessionMessage(message))
+                except _CLOSED:
+                    break
+        while await lines.read(2**16):  # so that it is not held up while it ends
+            pass
+
+    async def _say(
+        self,
+        to_say: ObjectReceiveStream[SessionMessage],
+        heard: ObjectSendStream[SessionMessage | Exception],
+    ) -> None:
+        async with to_say:
+            async for each in to_say:
+                if getattr(each.message, "method", "") == CALL:
+                    self.sent = not self._input.gone.is_set()
+                line = each.message.model_dump_json(by_alias=True, exclude_unset=True)
+                if not await self._input.write(line.encode() + b"\n"):
+                    break
+        await heard.aclose()  # who waits for an answer learns that none comes
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"has ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+class _Input(pipes.Feed):
+    """Standard input, written to as fast as it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def write(self, data: bytes) -> bool:
+        """Whether it was taken; not, where the program has closed it."""
+        if not self.gone.is_set():
+            self._writer.write(data)
+            await self._room.wait()
+        return not self.gone.is_set()
+
+    def close(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._room.set()
+
+    @property
+    def _writer(self) -> asyncio.WriteTransport:
+        return cast(asyncio.WriteTransport, self.transport)
