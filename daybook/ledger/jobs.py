@@ -101,6 +101,7 @@ async def add(
         owner=owner,
         created_at=now,
         updated_at=now,
+        audited_until=now,
     )
     session.add(row)
     await session.flush()

@@ -20,6 +20,7 @@ NULLABLE_JSON: Any = JSON(none_as_null=True)
 """JSON where nothing is SQL's NULL, not the text `null`."""
 
 _UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it: only so does SQLite see it fit
+_UNMIRRORED_PG = text("unmirrored IS true")
 _NOT_ARCHIVED = text("archived_at IS NULL")
 
 
@@ -43,8 +44,20 @@ class JobRow(SQLModel, table=True):
     __tablename__ = "jobs"
     __table_args__ = (
         # Names and slugs are free again once a job is archived; its history stays.
-        Index("jobs_name", "name", unique=True, sqlite_where=_NOT_ARCHIVED),
-        Index("jobs_slug", "slug", unique=True, sqlite_where=_NOT_ARCHIVED),
+        Index(
+            "jobs_name",
+            "name",
+            unique=True,
+            sqlite_where=_NOT_ARCHIVED,
+            postgresql_where=_NOT_ARCHIVED,
+        ),
+        Index(
+            "jobs_slug",
+            "slug",
+            unique=True,
+            sqlite_where=_NOT_ARCHIVED,
+            postgresql_where=_NOT_ARCHIVED,
+        ),
     )
 
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -66,10 +79,19 @@ class JobRow(SQLModel, table=True):
     )
     snoozed_until: datetime | None = Field(default=None, sa_type=Instant)
 
+    # The watermark: each due time up to here has its row (`docs/promise.md` 10). A new job's is
+    # its `created_at`; the server's default is there for the migration alone.
+    audited_until: datetime = Field(
+        sa_type=Instant,
+        sa_column_kwargs={"server_default": text("'1970-01-01 00:00:00+00:00'")},
+    )
+
     # The Prefect side: what both sides last agreed on is the base of the three-way comparison.
     deployment_id: str | None = None
     synced: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     sync_pending: bool = True
+    # What Prefect held and lost: {"at": ISO time, "fields": {name: its value}}.
+    conflict: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
     # Requirement 20.
     last_run_id: str | None = None
@@ -104,7 +126,12 @@ class RunRow(SQLModel, table=True):
         Index("runs_job_due", "job_id", "due"),
         Index("runs_flow_run", "flow_run_id"),
         Index("runs_status", "status", "job_id"),
-        Index("runs_unmirrored", "finished_at", sqlite_where=_UNMIRRORED),
+        Index(
+            "runs_unmirrored",
+            "finished_at",
+            sqlite_where=_UNMIRRORED,
+            postgresql_where=_UNMIRRORED_PG,
+        ),
         Index("runs_session", "session_id", "status"),
     )
 
@@ -114,7 +141,11 @@ class RunRow(SQLModel, table=True):
     revision: int | None = None
     kind: str
     trigger: str
+    # Adjacent due times that were missed are one row: `due` is the first, `due_to` the last, and
+    # `count` how many they are. Any other row is one due time, and has no `due_to`.
     due: datetime = Field(sa_type=Instant)
+    due_to: datetime | None = Field(default=None, sa_type=Instant)
+    count: int = Field(default=1, sa_column_kwargs={"server_default": text("1")})
     status: str
     reason: str = ""
     until: datetime | None = Field(default=None, sa_type=Instant)
@@ -171,6 +202,17 @@ class AttemptRow(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     error: str | None = None
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+
+
+class LeadRow(SQLModel, table=True):
+    """Who leads what, and until when unless it is renewed; ``fence`` rises with each new holder."""
+
+    __tablename__ = "leads"
+
+    name: str = Field(primary_key=True)
+    holder: str
+    until: datetime = Field(sa_type=Instant)
+    fence: int = 0
 
 
 class SessionRow(SQLModel, table=True):

@@ -179,7 +179,14 @@ async def test_what_changed_meanwhile_stays_pending(book: Book) -> None:
 
 async def test_naive_instants_are_refused_and_nothing_is_stored(book: Book) -> None:
     naive = datetime(2026, 1, 15, 12, 0)  # noqa: DTZ001
-    row = JobRow(name="n", slug="n", kind="agent-prompt", created_at=naive, updated_at=naive)
+    row = JobRow(
+        name="n",
+        slug="n",
+        kind="agent-prompt",
+        created_at=naive,
+        updated_at=naive,
+        audited_until=naive,
+    )
 
     with pytest.raises(StatementError, match="naive"):
         async with book.ledger.write() as session:

@@ -26,7 +26,9 @@ def granted(prompt: str, stored: StoredJob | None = None, **more: Any) -> Grante
 
 def brief() -> StoredJob:
     job = new_job(now=DUE, name="brief", prompt="x", cron="0 9 * * *", timezone="Europe/Berlin")
-    row = JobRow(name="brief", slug="brief", kind=job.kind, created_at=DUE, updated_at=DUE)
+    row = JobRow(
+        name="brief", slug="brief", kind=job.kind, created_at=DUE, updated_at=DUE, audited_until=DUE
+    )
     revision = RevisionRow(
         job_id=row.id,
         number=1,

@@ -29,7 +29,14 @@ EDITED = NOW + timedelta(days=3, seconds=7)
 
 def stored(**fields: Any) -> StoredJob:
     job = new_job(now=NOW, default_timezone="Europe/Berlin", **{"prompt": "Say so", **fields})
-    row = JobRow(name=job.name, slug="a-job", kind=job.kind, created_at=NOW, updated_at=NOW)
+    row = JobRow(
+        name=job.name,
+        slug="a-job",
+        kind=job.kind,
+        created_at=NOW,
+        updated_at=NOW,
+        audited_until=NOW,
+    )
     revision = RevisionRow(
         job_id=row.id,
         number=1,

@@ -45,10 +45,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(
-        "jobs_name", "jobs", ["name"], unique=True, sqlite_where=sa.text("archived_at IS NULL")
+        "jobs_name",
+        "jobs",
+        ["name"],
+        unique=True,
+        sqlite_where=sa.text("archived_at IS NULL"),
+        postgresql_where=sa.text("archived_at IS NULL"),
     )
     op.create_index(
-        "jobs_slug", "jobs", ["slug"], unique=True, sqlite_where=sa.text("archived_at IS NULL")
+        "jobs_slug",
+        "jobs",
+        ["slug"],
+        unique=True,
+        sqlite_where=sa.text("archived_at IS NULL"),
+        postgresql_where=sa.text("archived_at IS NULL"),
     )
     op.create_table(
         "revisions",
@@ -108,6 +118,7 @@ def upgrade() -> None:
         ["job_id"],
         unique=False,
         sqlite_where=sa.text("status IN ('waiting', 'claimed', 'acting')"),
+        postgresql_where=sa.text("status IN ('waiting', 'claimed', 'acting')"),
     )
     op.create_table(
         "attempts",

@@ -31,4 +31,5 @@ def upgrade() -> None:
         ["finished_at"],
         unique=False,
         sqlite_where=sa.text("unmirrored IS 1"),
+        postgresql_where=sa.text("unmirrored IS true"),
     )
