@@ -1,10 +1,10 @@
 # Daybook's developer loop. Works with GNU make 3.81 (macOS); needs Python 3.11 or newer, no more.
 # PYTHON=/path/to/python names the interpreter, UV= (empty) chooses pip where uv is there as well,
-# ARGS="…" is handed to the command of up, test, bench and lock.
+# ARGS="…" is handed to the command of up, test, bench, chaos and lock.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install up test check fix docs bench lock
+.PHONY: help install up test check fix docs bench chaos lock
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -40,6 +40,9 @@ docs: $(READY) ## write the generated pages anew
 
 bench: $(READY) ## measure what the README claims
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(READY) ## kill all that can die for ten minutes, and read the book (ARGS="--seed N")
+	@$(BIN)/python -m chaos $(ARGS)
 
 lock: ## renew requirements.lock (ARGS=--upgrade: newest versions inside the bounds)
 	@python=$$(PYTHON='$(PYTHON)' .ci/python) && "$$python" .ci/lock.py write $(ARGS)

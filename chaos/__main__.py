@@ -1,0 +1,156 @@
+"""``python -m chaos``: the exit code is 1 when a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+import time
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks import machine
+from benchmarks.figures import head, row
+from benchmarks.place import home as temporary
+from daybook.clock import SYSTEM
+from daybook.home import Home
+from daybook.host import server
+
+if TYPE_CHECKING:
+    from chaos.faults import Struck
+    from chaos.place import Place
+    from chaos.verdict import Verdict
+
+DUE_EVERY = 10
+"""Seconds between two due times of one job."""
+LEAD = 5.0
+
+
+class Met(NamedTuple):
+    """What the jobs met: the faults that were had, and the edits by their kind."""
+
+    struck: list[Struck]
+    steps: Counter[str]
+
+
+def main(arguments: list[str]) -> int:
+    given = _read(arguments)
+    seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
+    with temporary() as here:
+        if given.postgresql:
+            return asyncio.run(_storm(here, given, seed, given.postgresql))
+        return asyncio.run(_storm(here, given, seed, ""))
+
+
+async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str) -> int:
+    # They import Prefect, which may only now read its environment.
+    from prefect.client.orchestration import get_client
+
+    from chaos import edits, effects, faults, place, verdict, work
+    from daybook import repository
+    from daybook.host import worker
+    from daybook.ledger.engine import Ledger
+
+    draw = random.Random(seed)
+    plan = faults.drawn(draw, given.seconds, given.faults, given.longest_stop)
+    # Its own stream: how long the edits take must not change what the seed says of the faults.
+    walk = edits.Walk(random.Random(seed + 1), given.edits)
+    async with (
+        place.database(home, address) as ledger_address,
+        effects.had(home.path, random.Random(seed + 2)) as had,
+    ):
+        os.environ["DAYBOOK_LEDGER_URL"] = ledger_address
+        at = place.Place(home, _port(), ledger_address)
+        try:
+            await at.hire(given.workers, given.keepers, most=given.concurrency)
+            async with Ledger(ledger_address) as ledger, get_client() as client:
+                await repository.load_door("blocks/__init__.py").register(client)
+                await worker.ensure_pool(client)
+                end = SYSTEM.now().replace(microsecond=0) + timedelta(
+                    seconds=given.seconds + given.lead
+                )
+                many = max(1, round(given.rate * DUE_EVERY))
+                jobs = await work.add(
+                    client, had, home.path, end, many=many, edited=4 if given.edits else 0
+                )
+                began = SYSTEM.now().timestamp()
+                _say(f"{many} jobs until {end:%H:%M:%S} UTC, {len(plan)} faults, seed {seed}")
+                walking = asyncio.create_task(walk.go(at, jobs, began, given.seconds))
+                struck = await faults.strike(at, plan, began)
+                await walking
+                await SYSTEM.wait_until(end)
+                _say("the storm is over")
+                settled = await verdict.settled(ledger, jobs)
+                found = await verdict.judge(ledger, client, jobs, had.counted(), struck)
+                found.settled_after = settled
+                found.wrong += await walk.disagree(ledger, client)
+                print(_table(given, seed, Met(struck, walk.steps), found, at))
+        finally:
+            await at.close()
+    for line in found.wrong:
+        print(f"broken: {line}", file=sys.stderr)
+    if found.wrong and given.keep:
+        _say(f"what is left lies in {given.keep}")
+        import shutil
+
+        shutil.copytree(home.path, given.keep, dirs_exist_ok=True)
+    return 1 if found.wrong else 0
+
+
+def _table(given: argparse.Namespace, seed: int, met: Met, found: Verdict, at: Place) -> str:
+    had = [each for each in met.struck if each.whom]
+    kinds = Counter(each.fault.kind for each in had)
+    lives = ", ".join(f"{name} {member.began}" for name, member in at.members.items())
+    lines = [
+        f"Measured on: {machine.describe()}  ",
+        f"Ended: {SYSTEM.now():%Y-%m-%d %H:%M} UTC, ledger: {at.ledger.partition(':')[0]}, "
+        f"seed: {seed}\n",
+        head("what", "how many"),
+        row("seconds", f"{given.seconds:g}"),
+        row("faults", f"{len(had)} of {len(met.struck)} met somebody"),
+        *(row(f"… {kind}", str(count)) for kind, count in sorted(kinds.items())),
+        row("lives", lives),
+        row("edits", str(sum(met.steps.values()))),
+        *(row(f"… {kind}", str(count)) for kind, count in sorted(met.steps.items())),
+        row("due times", str(found.due)),
+        *(row(f"… {status}", str(count)) for status, count in sorted(found.outcomes.items())),
+        row("effects counted outside", str(found.effects)),
+        row("settled after", f"{found.settled_after:.0f} s"),
+        row("promises broken", str(len(found.wrong))),
+    ]
+    return "\n".join(lines)
+
+
+def _port() -> int:
+    from urllib.parse import urlsplit
+
+    port = urlsplit(os.environ["PREFECT_API_URL"]).port
+    return port or server.free_port(0)
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def _read(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m chaos")
+    parser.add_argument("--seconds", type=float, default=600.0, help="how long it rages")
+    parser.add_argument("--faults", type=int, default=66)
+    parser.add_argument("--edits", type=int, default=0, help="steps of the walk of edits")
+    parser.add_argument("--rate", type=float, default=2.0, help="due times a second")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keepers", type=int, default=1)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--longest-stop", type=float, default=90.0, help="seconds of a SIGSTOP")
+    parser.add_argument("--lead", type=float, default=LEAD, help="seconds of quiet at the end")
+    parser.add_argument("--seed", type=int, help="of the faults and edits; else drawn and printed")
+    parser.add_argument("--postgresql", default="", help="a server's address for the ledger")
+    parser.add_argument("--keep", default="", help="a folder for the books and logs of a failure")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

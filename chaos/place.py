@@ -1,0 +1,161 @@
+"""What the storm rages over: a home, a Prefect server, workers and keepers, each begun again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from daybook.home import Home
+from daybook.host import children, server, worker
+from daybook.host.children import Child
+from daybook.host.prefect_here import PrefectHere
+
+PAUSE = 1.0
+"""Seconds until what died is begun again."""
+
+
+@dataclass
+class Member:
+    """One of those that may die; ``began`` counts its lives."""
+
+    name: str
+    start: Callable[[], Awaitable[Child]]
+    child: Child | None = None
+    began: int = 0
+
+
+@dataclass
+class Place:
+    """``ledger`` is the ledger's address; ``hurt`` says whether who dies is begun again."""
+
+    home: Home
+    port: int
+    ledger: str
+    members: dict[str, Member] = field(default_factory=dict)
+    _nurses: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def api_url(self) -> str:
+        return server.api_url(self.port)
+
+    @property
+    def here(self) -> PrefectHere:
+        return PrefectHere(self.api_url, server.ui_url(self.port))
+
+    async def hire(self, workers: int, keepers: int, *, most: int) -> None:
+        """Begin all of it; the server first."""
+        await self._begin("server", self._server)
+        child = self.members["server"].child
+        await server.healthy(self.api_url, 120.0, child=child)
+        for number in range(1, workers + 1):
+            name = f"worker-{number}"
+            command = worker.command(self.home, name=name, limit=most)
+            await self._begin(name, self._process(name, command, most))
+        for number in range(1, keepers + 1):
+            name = f"keeper-{number}"
+            command = [sys.executable, "-m", "daybook", "keeper"]
+            await self._begin(name, self._process(name, command, most))
+
+    def alive(self, name: str) -> Child | None:
+        """The process of this member, if it lives now."""
+        child = self.members[name].child
+        return child if child is not None and child.exit_code is None else None
+
+    def of(self, kind: str) -> list[str]:
+        return [name for name in self.members if name.startswith(kind)]
+
+    async def close(self) -> None:
+        """End all of it, the server last."""
+        for nurse in self._nurses:
+            nurse.cancel()
+        await asyncio.gather(*self._nurses, return_exceptions=True)
+        for name in reversed(self.members):
+            if (child := self.alive(name)) is not None:
+                await child.terminate()
+
+    async def _begin(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
+        member = Member(name, start)
+        self.members[name] = member
+        member.child, member.began = await start(), 1
+        self._nurses.append(asyncio.create_task(self._nurse(member)))
+
+    async def _nurse(self, member: Member) -> None:
+        while True:
+            assert member.child is not None
+            await member.child.wait()
+            await asyncio.sleep(PAUSE)
+            member.child = await member.start()
+            member.began += 1
+
+    async def _server(self) -> Child:
+        return await server.start(self.home, self.port)
+
+    def _process(self, name: str, command: list[str], most: int) -> Callable[[], Awaitable[Child]]:
+        variables = worker.environment(self.home, self.here)
+        variables |= {"DAYBOOK_LEDGER_URL": self.ledger, "DAYBOOK_MAX_CONCURRENT": str(most)}
+
+        async def start() -> Child:
+            return await children.start(
+                name,
+                command,
+                environment=variables,
+                log=self.home.logs / f"{name}.log",
+                folder=self.home.path,
+                grace=worker.GRACE,
+            )
+
+        return start
+
+
+async def cut_ledger(place: Place, seconds: float) -> None:
+    """Have the ledger away for so long: SQLite locked, PostgreSQL's connections ended."""
+    if place.ledger.startswith("sqlite"):
+        await asyncio.to_thread(_lock, Path(urlsplit(place.ledger).path), seconds)
+        return
+    import asyncpg  # type: ignore[import-untyped]
+
+    address = place.ledger.replace("postgresql+asyncpg", "postgresql")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        connection = await asyncpg.connect(address)
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await connection.close()
+        await asyncio.sleep(0.1)
+
+
+def _lock(path: Path, seconds: float) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        time.sleep(seconds)
+        connection.execute("ROLLBACK")
+
+
+@asynccontextmanager
+async def database(home: Home, address: str) -> AsyncIterator[str]:
+    """The ledger's address: a file in the home, or a database made for this on that server."""
+    if not address:
+        yield f"sqlite+aiosqlite:///{home.path / 'ledger.db'}"
+        return
+    import asyncpg
+
+    plain = address.replace("postgresql+asyncpg", "postgresql")
+    name = f"daybook_storm_{os.getpid()}"
+    server_of_it = await asyncpg.connect(plain)
+    try:
+        await server_of_it.execute(f"CREATE DATABASE {name}")
+        there = urlsplit(plain)
+        yield f"postgresql+asyncpg://{there.netloc}/{name}"
+    finally:
+        await server_of_it.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await server_of_it.close()

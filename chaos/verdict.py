@@ -1,0 +1,184 @@
+"""What the book says after the storm, held against what is found without the code under test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from prefect.client.orchestration import PrefectClient
+from sqlmodel import col, select
+
+from chaos.faults import KILLS_RUNS, Struck
+from chaos.work import Work, is_due, seconds_until
+from daybook.keeper import prefect_runs
+from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import due_key
+from daybook.ledger.states import LIVE
+from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+
+SETTLED = 150.0
+"""Seconds within which all that is live has its end, when nothing dies any more."""
+SHOWN = {
+    "succeeded": ("COMPLETED", "Completed"),
+    "failed": ("FAILED", "Failed"),
+    "timed_out": ("FAILED", "TimedOut"),
+    "cancelled": ("CANCELLED", "Cancelled"),
+    "unknown": ("CRASHED", "Unknown"),
+    "skipped": ("COMPLETED", "Skipped"),
+    "missed": ("COMPLETED", "Skipped"),
+}
+"""How Prefect is to show each outcome: the type and the name of its state (promise.md 13)."""
+NOT_BEGUN = frozenset({"skipped", "missed", "cancelled"})
+_SLACK = 2.0
+
+
+@dataclass
+class Verdict:
+    """``wrong`` is what breaks a promise, in words; the rest are figures."""
+
+    due: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    effects: int = 0
+    settled_after: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+async def settled(ledger: Ledger, work: Work) -> float:
+    """Wait until no due time lacks its outcome and Prefect was told; the seconds it took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while loop.time() - began < SETTLED:
+        rows = await _rows(ledger)
+        lacking, _ = _counted(await _due(ledger, work), rows)
+        if not lacking and not any(row.state in LIVE or row.unmirrored for row in rows):
+            break
+        await asyncio.sleep(1.0)
+    return loop.time() - began
+
+
+async def judge(
+    ledger: Ledger,
+    client: PrefectClient,
+    work: Work,
+    effects: Counter[str],
+    struck: Sequence[Struck],
+) -> Verdict:
+    """Read both books, and say what is wrong."""
+    rows, due = await _rows(ledger), await _due(ledger, work)
+    lacking, twice = _counted(due, rows)
+    found = Verdict(due=len(due), effects=sum(effects.values()))
+    found.outcomes.update(row.status for row in rows for _ in range(row.count))
+    found.wrong += [f"no outcome: {key}" for key in sorted(lacking)]
+    found.wrong += [f"two outcomes: {key}" for key in sorted(twice)]
+    found.wrong += [f"live: {_told(row)}" for row in rows if row.state in LIVE]
+    found.wrong += [f"never due: {_told(row)}" for row in rows if not _covers(row) & due]
+    found.wrong += _effects(rows, Counter({work.occurrence(k): n for k, n in effects.items()}))
+    found.wrong += [
+        f"unknown, and nothing died: {_told(row)}" for row in _unexplained(rows, struck)
+    ]
+    found.wrong += await _prefect(client, rows)
+    return found
+
+
+async def _rows(ledger: Ledger) -> list[RunRow]:
+    """All occurrences of due times."""
+    async with ledger.read() as session:
+        timed = select(RunRow).where(col(RunRow.occurrence).startswith("due:"))
+        return list((await session.execute(timed)).scalars())
+
+
+async def _due(ledger: Ledger, work: Work) -> set[str]:
+    """The keys of all due times: second by second, by the revision in force."""
+    async with ledger.read() as session:
+        every = select(RevisionRow).order_by(col(RevisionRow.effective_from))
+        revisions = defaultdict[str, list[RevisionRow]](list)
+        for revision in (await session.execute(every)).scalars():
+            revisions[revision.job_id].append(revision)
+        gone = {
+            job.id: job.archived_at for job in (await session.execute(select(JobRow))).scalars()
+        }
+    return {
+        due_key(job_id, second)
+        for job_id, history in revisions.items()
+        for second in seconds_until(
+            history[0].effective_from, min(work.end, gone[job_id] or work.end)
+        )
+        if _in_force(history, second) and is_due(_in_force(history, second), second)
+    }
+
+
+def _in_force(history: list[RevisionRow], second: datetime) -> dict[str, Any]:
+    """The schedule in force at this second; empty while the job is off."""
+    of_then = [each for each in history if each.effective_from <= second]
+    return of_then[-1].schedule if of_then and of_then[-1].enabled else {}
+
+
+def _covers(row: RunRow) -> set[str]:
+    """The keys of the due times that a row is the outcome of; a range is told by its ends."""
+    if row.due_to is None or row.job_id is None:
+        return {row.occurrence}
+    before = row.due - timedelta(seconds=1)
+    return {due_key(row.job_id, second) for second in seconds_until(before, row.due_to)}
+
+
+def _counted(due: set[str], rows: Sequence[RunRow]) -> tuple[set[str], set[str]]:
+    """The due times without an outcome, and those with two."""
+    count = Counter(key for row in rows for key in _covers(row) & due)
+    return due - count.keys(), {key for key, times in count.items() if times > 1}
+
+
+def _effects(rows: Sequence[RunRow], effects: Counter[str]) -> list[str]:
+    by_key = {row.occurrence: row for row in rows}
+    wrong = [f"an effect of nothing in the book: {key}" for key in effects.keys() - by_key.keys()]
+    for key, row in by_key.items():
+        times = effects[key]
+        if times > row.attempts:
+            wrong.append(f"{times} effects of {row.attempts} attempts: {_told(row)}")
+        if row.status == "succeeded" and not times:
+            wrong.append(f"succeeded without an effect: {_told(row)}")
+        if row.status in NOT_BEGUN and times and not row.attempts:
+            wrong.append(f"{times} effects of what never began: {_told(row)}")
+    return wrong
+
+
+def _unexplained(rows: Sequence[RunRow], struck: Sequence[Struck]) -> list[RunRow]:
+    """Those that are unknown although nothing died between their begin and their end."""
+
+    def explained(row: RunRow) -> bool:
+        assert row.started_at is not None and row.finished_at is not None
+        began, ended = row.started_at.timestamp(), row.finished_at.timestamp()
+        return any(
+            each.whom
+            and each.fault.kind in KILLS_RUNS
+            and began - _SLACK <= each.ended
+            and each.began <= ended
+            for each in struck
+        )
+
+    return [
+        row
+        for row in rows
+        if row.status == "unknown" and (not row.started_at or not explained(row))
+    ]
+
+
+async def _prefect(client: PrefectClient, rows: Sequence[RunRow]) -> list[str]:
+    """Where Prefect shows something else than the book."""
+    there = await prefect_runs.read(client, [row.flow_run_id for row in rows])
+    wrong = list[str]()
+    for row in rows:
+        run = there.get(row.flow_run_id or "")
+        if run is None or run.state is None:
+            continue  # gone with its deployment, or there never was one
+        shown = (run.state.type.value, str(run.state.name))
+        if shown != SHOWN.get(row.status):
+            wrong.append(f"Prefect shows {shown}: {_told(row)}")
+    return wrong
+
+
+def _told(row: RunRow) -> str:
+    return f"{row.occurrence} {row.status} after {row.attempts} attempts ({row.reason})"

@@ -1,0 +1,104 @@
+"""The storm's jobs: of all kinds, in UTC, and none due after one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect.client.orchestration import PrefectClient
+
+from chaos.effects import Effects
+from daybook.agents import documents
+from daybook.ledger.offers import due_key
+from daybook.service import jobs, tools
+
+EVERY = 10
+"""Seconds between two due times of one job, whatever its schedule says."""
+NAPS = (0.1, 1.0)
+
+
+@dataclass
+class Work:
+    """The jobs by name: their ids. ``edited`` are those that the walk of edits has to itself."""
+
+    end: datetime
+    jobs: dict[str, str] = field(default_factory=dict)
+    edited: dict[str, str] = field(default_factory=dict)
+
+    def occurrence(self, effect: str) -> str:
+        """The occurrence's key of an effect; an agent's line says the job's name and the time."""
+        name, _, due = effect.partition(" ")
+        ids = self.jobs | self.edited
+        if name not in ids:
+            return effect
+        return due_key(ids[name], datetime.fromisoformat(due))
+
+
+async def add(
+    client: PrefectClient, effects: Effects, folder: Path, end: datetime, *, many: int, edited: int
+) -> Work:
+    """Add ``many`` jobs that nobody edits, their due times spread, and some that are edited."""
+    agents = list[str]()
+    for number, nap in enumerate(NAPS):
+        agents.append(f"counting-{number}")
+        command = [effects.agent(folder, nap)]
+        await documents.add(client, agents[-1], "command", {"command": command})
+    await tools.add("counter", {"url": f"{effects.address}/mcp/"})
+    work = Work(end)
+    given = _kinds(effects, agents)
+    for number, fields in zip(range(many + edited), given, strict=False):
+        name = f"job-{number:02}" if number < many else f"edited-{number - many:02}"
+        policy = {"until": end.isoformat(), "pause_after_failures": 0}
+        schedule = _schedule(number, many)
+        added = await jobs.add(
+            {"name": name, "timezone": "UTC", **fields, **schedule, "policy": policy}
+        )
+        (work.jobs if number < many else work.edited)[name] = added["id"]
+    return work
+
+
+def _kinds(effects: Effects, agents: list[str]) -> Iterator[dict[str, Any]]:
+    while True:
+        for agent in agents:
+            prompt = {"prompt": "{{job}} {{due}}", "agent": agent, "session": "new"}
+            yield prompt | {"retries": 1, "on_lost": "rerun"}
+            yield prompt | {"retries": 0}
+            yield {"kind": "webhook", "url": f"{effects.address}/hook"}
+            yield {"kind": "tool-call", "tool": "counter.mark"}
+
+
+def _schedule(number: int, many: int) -> dict[str, str]:
+    """Every `EVERY` seconds; of two jobs one says so as cron, at a second of its own."""
+    if number % 2:
+        return {"every": f"{EVERY}s"}
+    seconds = ",".join(str(each) for each in range(number % EVERY, 60, EVERY))
+    return {"cron": f"{seconds} * * * * *"}
+
+
+def is_due(schedule: dict[str, Any], second: datetime) -> bool:
+    """Whether a schedule of this storm is due at this second; found without the code under test."""
+    match schedule:
+        case {"cron": expr}:
+            seconds, *rest = expr.split()
+            assert rest == ["*"] * 5, expr
+            return second.second in map(int, seconds.split(","))
+        case {"every": _, "anchor": anchor}:
+            step = timedelta(seconds=_seconds(schedule["every"]))
+            since = second - datetime.fromisoformat(anchor)
+            return since > timedelta(0) and since % step == timedelta(0)
+    raise AssertionError(schedule)
+
+
+def _seconds(text: str) -> int:
+    assert text.endswith("s"), text
+    return int(text.removesuffix("s"))
+
+
+def seconds_until(first: datetime, last: datetime) -> Iterator[datetime]:
+    """Each whole second in (first, last]."""
+    second = first.astimezone(UTC).replace(microsecond=0)
+    while (second := second + timedelta(seconds=1)) <= last:
+        yield second
