@@ -1,115 +1,60 @@
-"""Opening the ledger: one SQLite file in WAL mode, whose write transactions begin immediate.
+"""Opening the ledger: one database, whose write transactions hold the claim lock.
 
-A transaction that begins deferred and writes later can fail when another wrote in between; one that
-begins immediate waits its turn (30 s at most) and then has the ledger to itself. On SQLite that is
-the claim lock of `docs/promise.md` rule 1. The writers of one `Ledger` queue for it in the order in
-which they came, and only the first of them holds a connection: however many wait, reading goes on.
+What differs between SQLite and PostgreSQL stands in `daybook.ledger.sqlite` and `postgresql`. Here
+is what does not: the writers of one `Ledger` queue for the lock in the order in which they came,
+and only the first of them holds a connection: however many wait, reading goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from sqlalchemy import Connection, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import TimeoutError as NoneFree
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.clock import SYSTEM, Clock
+from daybook.clock import Clock
 from daybook.errors import LedgerUnreachable
+from daybook.ledger import database
 
 BUSY = timedelta(seconds=30)
-"""How long a transaction waits for its turn, in this process and at the file together."""
-LOOK_AGAIN = timedelta(milliseconds=10)
-
-
-def _prepare(connection: Any, busy: timedelta) -> None:
-    # The driver's own transaction handling is switched off: `_begin` says how one begins.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(_waiting(busy))
-    _to_wal(cursor, busy)
-    cursor.execute("PRAGMA synchronous = FULL")  # an outcome survives a power cut
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _to_wal(cursor: Any, busy: timedelta) -> None:
-    """Switch the file to WAL; where it is, this is no change and waits for nobody.
-
-    SQLite does not wait for a lock here, whatever the busy timeout says: two processes that open a
-    new ledger at once would meet.
-    """
-    end = time.monotonic() + busy.total_seconds()
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() >= end:
-                raise
-            time.sleep(LOOK_AGAIN.total_seconds())
-
-
-def _begin(connection: Connection, busy: timedelta) -> None:
-    """``left``, an option of the connection, is how much of ``busy`` this writer has left."""
-    options = connection.get_execution_options()
-    if not options.get("immediate", False):
-        connection.exec_driver_sql("BEGIN")
-        return
-    left = options.get("left", busy)
-    if left < busy:
-        connection.exec_driver_sql(_waiting(left))
-    try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    finally:
-        if left < busy:
-            connection.exec_driver_sql(_waiting(busy))
-
-
-def _waiting(busy: timedelta) -> str:
-    return f"PRAGMA busy_timeout = {max(0, busy // timedelta(milliseconds=1))}"
+"""How long a transaction waits for its turn, in this process and at the database together."""
 
 
 class Ledger:
     """An open ledger; use it as an async context manager, in one event loop.
 
     Entering brings the schema up to date (under a lock) and reads the ledger's id. Raises
-    `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know.
+    `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know. Due is
+    judged by ``clock``: if none is given, by that of the database, on SQLite the machine's.
     """
 
-    def __init__(self, address: str, clock: Clock = SYSTEM, busy: timedelta = BUSY) -> None:
+    def __init__(self, address: str, clock: Clock | None = None, busy: timedelta = BUSY) -> None:
         self.address = address
-        self._url = make_url(address)
-        self._clock, self._busy, self._turn = clock, busy, asyncio.Lock()
-        self._engine: AsyncEngine = create_async_engine(self._url)
-        event.listen(self._engine.sync_engine, "connect", lambda raw, _: _prepare(raw, busy))
-        event.listen(self._engine.sync_engine, "begin", lambda opened: _begin(opened, busy))
-        self._writing = self._engine.execution_options(immediate=True)
+        self._busy, self._turn = busy, asyncio.Lock()
+        self._database = database.of(address, busy)
+        self._engine = self._database.engine
+        event.listen(self._engine.sync_engine, "handle_error", self._translate)
+        self.clock = clock or self._database.clock
         self.id = ""
 
     @property
     def place(self) -> str:
         """The address, without a password."""
-        return self._url.render_as_string(hide_password=True)
+        return self._database.place
 
     async def __aenter__(self) -> Ledger:
         from daybook.ledger import schema
 
-        self._make_file()
+        self._database.make_room()
         try:
-            async with self._translated():
-                self.id = await schema.bring_up_to_date(self._engine, self._writing)
+            self.id = await schema.bring_up_to_date(self)
         except BaseException:
             await self.close()  # who fails to enter never leaves
             raise
@@ -127,48 +72,23 @@ class Ledger:
         """Let go of the ledger's connections."""
         await self._engine.dispose()
 
-    def _make_file(self) -> None:
-        name = self._url.database
-        if not name or name == ":memory:":
-            return
-        path = Path(name)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Made here, so that it is never readable by others, not even for a moment. Only a new
-            # file is ever opened by hand: closing any descriptor of a file drops all locks that
-            # this process holds on it, and another process would then delete the WAL under it.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        except FileExistsError:
-            # Looked at, because a failed connection leaves a thread of the driver's behind, which
-            # complains on the terminal when the loop is closed.
-            if not path.is_file():
-                raise LedgerUnreachable(self.place, "it is no file") from None
-            if not os.access(path, os.R_OK | os.W_OK):
-                raise LedgerUnreachable(self.place, "no permission to read and write it") from None
-        except OSError as error:
-            raise LedgerUnreachable(self.place, error.strerror or str(error)) from error
+    def _translate(self, context: ExceptionContext) -> LedgerUnreachable | None:
+        """In place of the driver's error; None where it is a constraint, or a wrong statement."""
+        why = self._database.why_unreachable(context.original_exception)
+        return None if why is None else LedgerUnreachable(self.place, why)
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
         try:
             yield
-        except OperationalError as error:
-            raise LedgerUnreachable(self.place, str(error.orig)) from error
         except NoneFree as error:
             raise LedgerUnreachable(self.place, "all connections are taken") from error
-        except DatabaseError as error:
-            if type(error) is not DatabaseError:
-                raise  # a constraint, or a statement that is wrong
-            # "file is not a database", "database disk image is malformed"
-            raise LedgerUnreachable(self.place, str(error.orig)) from error
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one moment of the ledger and writes nothing."""
-        async with (
-            self._translated(),
-            AsyncSession(self._engine, expire_on_commit=False) as session,
-        ):
+        async with self._translated(), self._database.reading() as session:
+            await self._database.begin_reading(session)
             yield session
 
     @asynccontextmanager
@@ -181,12 +101,11 @@ class Ledger:
         async with (
             self._queued() as left,
             self._translated(),
-            AsyncSession(self._writing, expire_on_commit=False) as session,
-            session.begin(),
+            self._database.writing() as session,
         ):
-            # Take the lock now, so that all that is read here is still true at the commit.
-            await session.connection(execution_options={"left": left})
+            await self._database.begin_writing(session, left)
             yield session
+            await session.commit()
 
     @asynccontextmanager
     async def _queued(self) -> AsyncIterator[timedelta]:
@@ -205,5 +124,9 @@ class Ledger:
             self._turn.release()
 
     def now(self) -> datetime:
-        """The ledger's time, in UTC: on SQLite the machine's."""
-        return self._clock.now()
+        """The ledger's time, in UTC."""
+        return self.clock.now()
+
+    def skew(self) -> timedelta:
+        """How far the database's clock is ahead of this machine's; on SQLite it is the same."""
+        return self._database.skew()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import IllegalTransition
-from daybook.ledger import jobs, slots, states, usage
+from daybook.ledger import jobs, slots, states, texts, usage
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.spec.schedule import At
@@ -24,10 +23,6 @@ _OPEN = (Status.ACTING, Status.UNKNOWN)
 """What an attempt is of which the end is not known."""
 
 _FAILURES = {Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN}
-
-
-# JSON may hold one, as "\ud83d", and so may what a program printed.
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -53,22 +48,9 @@ class Outcome:
 
     def __post_init__(self) -> None:
         for name in ("reason", "output", "result", "error", "model", "prompt"):
-            object.__setattr__(self, name, _sound(getattr(self, name)))
+            object.__setattr__(self, name, texts.sound(getattr(self, name)))
         if self.reason == self.error:
             object.__setattr__(self, "reason", "")
-
-
-def _sound(value: Any) -> Any:
-    """``value`` with U+FFFD for each half of a surrogate pair: UTF-8 cannot say one."""
-    match value:
-        case str():
-            return _SURROGATE.sub("\ufffd", value)
-        case list():
-            return [_sound(each) for each in value]
-        case dict():
-            return {_sound(name): _sound(each) for name, each in value.items()}
-        case _:
-            return value
 
 
 def shorten(text: str | None) -> str | None:

@@ -1,21 +1,31 @@
 """Bringing a ledger's schema up to date, by itself and under a lock (requirement 60).
 
-Two processes that start at once both begin an immediate transaction; the second finds the work
-done. Alembic is imported only when there is something to do.
+Two processes that start at once both ask for the claim lock; the second finds the work done.
+Alembic is imported only when there is something to do.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from daybook.errors import LedgerNewer
 from daybook.ledger.tables import new_id
 
+if TYPE_CHECKING:
+    from daybook.ledger.engine import Ledger
+
 VERSION_TABLE = "daybook_version"
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+LOOK_AGAIN = 0.01
+_MIGRATING = threading.Lock()
 
 
 def head() -> str:
@@ -56,10 +66,27 @@ def _upgrade(connection: Connection) -> str:
     return _ledger_id(connection)
 
 
-async def bring_up_to_date(reading: AsyncEngine, writing: AsyncEngine) -> str:
+async def bring_up_to_date(ledger: Ledger) -> str:
     """Migrate if needed and return the ledger's id; raises `LedgerNewer`."""
-    async with reading.connect() as connection:
+    async with ledger.read() as session:
+        connection = await session.connection()
         if await connection.run_sync(_current) == head():
             return await connection.run_sync(_ledger_id)
-    async with writing.begin() as connection:
+    async with _alone(), ledger.write() as session:
+        connection = await session.connection()
         return await connection.run_sync(_upgrade)
+
+
+@asynccontextmanager
+async def _alone() -> AsyncIterator[None]:
+    """One migration at a time in this process: what Alembic works with is the process's.
+
+    Of whichever event loop, so no loop's lock will do; and who is cancelled here must not be left
+    behind as its holder, so no thread may wait for it either.
+    """
+    while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - it is no event of one loop
+        await asyncio.sleep(LOOK_AGAIN)
+    try:
+        yield
+    finally:
+        _MIGRATING.release()

@@ -1,0 +1,169 @@
+"""A ledger in a PostgreSQL database: in the first schema of the user's search path.
+
+A write transaction takes one advisory lock as it begins, which the server lets go of with it. Its
+statements see what was committed before each of them, so what is read behind the lock is still true
+at the commit. A read sees one moment, and waits for nobody.
+
+A process that stands still in the middle of a write loses its connection and with it the lock;
+what it wrote is undone.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import TextClause, event, text
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from daybook.errors import LedgerUnreachable
+from daybook.ledger import database, texts
+from daybook.ledger.database_clock import DatabaseClock
+
+CONNECT = timedelta(seconds=10)
+"""How long a connection may take to be made."""
+
+ANSWER = timedelta(seconds=10)
+"""How long an answer may take, beside the wait for the lock."""
+
+STANDS_STILL = timedelta(seconds=20)
+"""How long a write transaction may do nothing: less than others wait for their turn."""
+
+_MOMENT = text("SELECT clock_timestamp()")
+# The conditions of a CASE are the one thing whose order PostgreSQL promises.
+_LOCK = text("""
+SELECT CASE WHEN set_config('lock_timeout', :wait, true) IS NOT NULL
+             AND set_config('idle_in_transaction_session_timeout', :still, true) IS NOT NULL
+       THEN CASE WHEN pg_advisory_xact_lock(
+                hashtextextended('daybook ' || coalesce(current_schema(), ''), 0)) IS NOT NULL
+            THEN clock_timestamp() END END
+""")
+
+_AT_CONNECT = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TypeError, ValueError)
+"""The last two are of an address whose query says what the driver does not know."""
+
+_UNREACHABLE = ("08", "28", "53", "57P", "58", "XX")
+"""Classes of SQLSTATE: connection, authorisation, resources (connections, disk), the operator's
+intervention, the system's and the server's own errors."""
+_UNREACHABLE_TOO = {
+    "25006": "it is read only",
+    "25P03": "this process stood still in a transaction",
+    "3D000": "",  # no such database
+    "3F000": "",  # no schema
+    "42501": "",  # no permission
+    "55P03": "locked: other writers did not let go of it in time",
+}
+
+
+class Postgresql:
+    """The database that ``url`` names. It is judged by the database's clock."""
+
+    def __init__(self, url: URL, busy: timedelta) -> None:
+        self.place, self.clock = database.shown(url), DatabaseClock()
+        self.engine = create_async_engine(
+            url,
+            json_serializer=texts.to_json,
+            connect_args={
+                "timeout": CONNECT.total_seconds(),
+                "command_timeout": (busy + ANSWER).total_seconds(),
+                "async_creator_fn": self._connect,
+            },
+        )
+        event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        event.listen(self.engine.sync_engine, "handle_error", _mark_cut)
+        self._snapshot = self.engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+
+    async def _connect(self, *given: Any, **options: Any) -> Any:
+        """SQLAlchemy knows no other error than of statements: what fails here is told at once."""
+        try:
+            return await asyncpg.connect(*given, **options)
+        except _AT_CONNECT as error:
+            why = str(error) or f"no answer within {CONNECT.seconds} s"
+            raise LedgerUnreachable(self.place, why) from error
+
+    def make_room(self) -> None:
+        """Nothing: the database is the operator's to make."""
+
+    def reading(self) -> AsyncSession:
+        return AsyncSession(self._snapshot, expire_on_commit=False)
+
+    async def begin_reading(self, session: AsyncSession) -> None:
+        await self._begin(session, _MOMENT, {})
+
+    def writing(self) -> AsyncSession:
+        return AsyncSession(self.engine, expire_on_commit=False)
+
+    async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
+        given = {"wait": _milliseconds(left), "still": _milliseconds(STANDS_STILL)}
+        await self._begin(session, _LOCK, given)
+
+    async def _begin(self, session: AsyncSession, first: TextClause, given: dict[str, str]) -> None:
+        """Send the first statement; over a new connection when the old one was cut meanwhile."""
+        try:
+            await self._ask(session, first, given)
+        except LedgerUnreachable as error:
+            if not _is_cut(error.__cause__):
+                raise
+            await session.rollback()
+            await self._ask(session, first, given)
+
+    async def _ask(self, session: AsyncSession, first: TextClause, given: dict[str, str]) -> None:
+        await session.connection()  # to make one takes its time
+        asked = time.monotonic()
+        moment = (await session.execute(first, given)).scalar_one()
+        self.clock.told(moment, asked, time.monotonic())
+
+    def why_unreachable(self, error: BaseException) -> str | None:
+        found = _cause(error)
+        if isinstance(found, TimeoutError):
+            return "no answer in time"
+        if _is_cut(found):
+            return f"the connection was lost: {found}"
+        state = str(getattr(found, "sqlstate", None) or "")
+        if state in _UNREACHABLE_TOO:
+            return _UNREACHABLE_TOO[state] or str(found)
+        return str(found) if state.startswith(_UNREACHABLE) else None
+
+    def skew(self) -> timedelta:
+        return self.clock.skew()
+
+
+def _refuse_closed(connection: Any, *_: Any) -> None:
+    """A connection that was cut while nobody used it is replaced, which costs no question."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("it was closed")
+
+
+def _mark_cut(context: ExceptionContext) -> None:
+    """A connection whose socket failed, or that does not answer, is not used again."""
+    if isinstance(_cause(context.original_exception), OSError):
+        context.is_disconnect = True
+
+
+def _cause(error: BaseException | None) -> BaseException | None:
+    """The driver's own error: SQLAlchemy's translation of it hides the words."""
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+        return error
+    return error.__cause__ if error is not None and error.__cause__ is not None else error
+
+
+def _is_cut(error: BaseException | None) -> bool:
+    """Whether the connection was lost, and with it what was not committed."""
+    found = _cause(error)
+    if isinstance(found, TimeoutError):
+        return False
+    gone = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
+    closed = isinstance(found, asyncpg.InterfaceError) and "closed" in str(found)
+    return closed or isinstance(
+        found, (*gone, asyncpg.IdleInTransactionSessionTimeoutError, OSError)
+    )
+
+
+def _milliseconds(time_: timedelta) -> str:
+    return str(max(1, time_ // timedelta(milliseconds=1)))

@@ -1,0 +1,41 @@
+"""What no database keeps is put right before it is written: one rule for all texts and all JSON.
+
+PostgreSQL keeps no NUL character, UTF-8 no half of a surrogate pair, and JSON no number that is not
+finite. A program's output, an answer or a state in Prefect may hold each of them; an outcome is
+never lost for that. A text gets U+FFFD in their place, a number becomes null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+_UNKEPT = re.compile("[\x00\ud800-\udfff]")
+# In JSON as we write it, every character beyond ASCII is escaped: whole pairs are found as well.
+_PERHAPS = re.compile(r"\\u(?:0000|d[89a-f])")
+
+
+def sound(value: Any) -> Any:
+    """``value``, JSON or a text, as every database keeps it."""
+    match value:
+        case str():
+            return _UNKEPT.sub("\ufffd", value)
+        case float() if not math.isfinite(value):
+            return None
+        case list() | tuple():
+            return [sound(each) for each in value]
+        case dict():
+            return {sound(name): sound(each) for name, each in value.items()}
+        case _:
+            return value
+
+
+def to_json(value: Any) -> str:
+    """``value`` as the JSON that a column holds."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(sound(value), allow_nan=False)
+    return json.dumps(sound(value)) if _PERHAPS.search(text) else text
