@@ -80,10 +80,10 @@ async def names(session: AsyncSession) -> set[str]:
     return set(rows.scalars())
 
 
-async def slugs(session: AsyncSession) -> set[str]:
-    """The deployment names that are taken."""
-    rows = await session.execute(select(JobRow.slug).where(col(JobRow.archived_at).is_(None)))
-    return set(rows.scalars())
+async def slugs(session: AsyncSession, kind: str) -> set[str]:
+    """The deployment names that are taken among the jobs of this kind."""
+    live = (col(JobRow.kind) == kind, col(JobRow.archived_at).is_(None))
+    return set((await session.execute(select(JobRow.slug).where(*live))).scalars())
 
 
 async def add(

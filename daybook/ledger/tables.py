@@ -43,7 +43,8 @@ class JobRow(SQLModel, table=True):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        # Names and slugs are free again once a job is archived; its history stays.
+        # Names and slugs are free again once a job is archived; its history stays. A slug is the
+        # deployment's name below its flow, so two kinds may have the same.
         Index(
             "jobs_name",
             "name",
@@ -53,6 +54,7 @@ class JobRow(SQLModel, table=True):
         ),
         Index(
             "jobs_slug",
+            "kind",
             "slug",
             unique=True,
             sqlite_where=_NOT_ARCHIVED,

@@ -39,7 +39,7 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
             async with ledger.write() as session:
                 now, taken = ledger.now(), await jobs.names(session)
                 job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
-                slug = free_name(_slug(job.name), await jobs.slugs(session))
+                slug = free_name(_slug(job.name), await jobs.slugs(session, job.kind))
                 stored = await jobs.add(session, job, slug, now)
             try:
                 await _deploy(ledger, client, stored)

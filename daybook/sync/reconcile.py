@@ -157,7 +157,7 @@ async def _look(
         tried.add(stored.row.slug)
         async with ledger.write() as session:
             await records.renamed(
-                session, row.id, free_name(base, tried | await jobs.slugs(session))
+                session, row.id, free_name(base, tried | await jobs.slugs(session, row.kind))
             )
             newest = await jobs.get(session, row.id)
         stored = newest or stored
