@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 # where a foreign package is called `blocks`.
 from .agents import CommandAgentBlock, ModelAgentBlock, OfflineAgentBlock
 from .endpoints import SecretBlock
+from .tool_servers import ToolServerBlock
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -23,11 +24,18 @@ __all__ = [
     "ModelAgentBlock",
     "OfflineAgentBlock",
     "SecretBlock",
+    "ToolServerBlock",
     "register",
 ]
 
 
 async def register(client: PrefectClient | None = None) -> None:
     """Make the block types known to Prefect, or bring them up to date; idempotent."""
-    for block in (OfflineAgentBlock, CommandAgentBlock, ModelAgentBlock, SecretBlock):
+    for block in (
+        OfflineAgentBlock,
+        CommandAgentBlock,
+        ModelAgentBlock,
+        SecretBlock,
+        ToolServerBlock,
+    ):
         await block.aregister_type_and_schema(client=client)

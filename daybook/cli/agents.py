@@ -58,7 +58,7 @@ async def add_(
 
     Example: daybook agents add claude --work-dir ~/project -- claude -p
     """
-    program = _program(command, arguments)
+    program = program_of(command, arguments)
     kinds = (("command", program), ("offline", offline), ("model", model_options.model))
     given = [word for word, is_given in kinds if is_given]
     if len(given) != 1:
@@ -178,7 +178,7 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
     return 0
 
 
-def _program(command: str | None, arguments: tuple[str, ...]) -> list[str]:
+def program_of(command: str | None, arguments: tuple[str, ...]) -> list[str]:
     if command is None:
         return list(arguments)
     if arguments:

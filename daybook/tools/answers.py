@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_json
 
 from daybook.outgoing.http import LIMIT
 
@@ -37,8 +37,9 @@ class Text:
 def of_value(value: Any) -> tuple[Text, Any]:
     """Of what a Python function returned: a text as it is, nothing as none, the rest as JSON."""
     try:
-        plain = to_jsonable_python(value, inf_nan_mode="strings", fallback=repr)
-    except (ValueError, RecursionError):  # it holds itself
+        written = to_json(value, inf_nan_mode="strings", bytes_mode="base64", fallback=repr)
+        plain = from_json(written)
+    except (ValueError, RecursionError):  # it holds itself, or is deeper than anybody reads
         plain = repr(value)
     if plain is None:
         return Text(""), None

@@ -12,6 +12,7 @@ is the operator's choice, whoever made the job; an address in the job is judged 
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -75,11 +76,18 @@ async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
             found.append(python_tools.info(name))
         except Refused as error:
             absent[name] = str(error)
-    for name in await servers.names():
-        try:
-            found += await of_server(name, servers)
-        except (Refused, ToolUnreachable) as error:
-            absent[name] = str(error)
+    asked = await servers.names()
+    answered = await asyncio.gather(
+        *(of_server(name, servers) for name in asked), return_exceptions=True
+    )
+    for name, answer in zip(asked, answered, strict=True):
+        match answer:
+            case list():
+                found += answer
+            case Refused() | ToolUnreachable():
+                absent[name] = str(answer)
+            case _:
+                raise answer
     return sorted(found, key=lambda each: each.name), absent
 
 

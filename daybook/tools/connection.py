@@ -138,8 +138,9 @@ class Connection:
         from pydantic import TypeAdapter, ValidationError
 
         assert self._session is not None
+        meta: Any = {META: occurrence}
         request = CallToolRequest(
-            params=CallToolRequestParams(name=tool, arguments=params, _meta={META: occurrence})
+            params=CallToolRequestParams(name=tool, arguments=params, meta=meta)
         )
         kinds = TypeAdapter[Any](CallToolResult | InputRequiredResult)
         try:

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import httpcore2
 import httpx2
 
 import daybook
@@ -30,27 +31,25 @@ CONNECT = 15.0
 """Seconds to connect, and for a part of a request to be taken."""
 
 
-class HttpWire(GuardedTransport):
-    """A connection to the server at ``url``; ``secret`` names the headers that hold secrets."""
+class HttpWire:
+    """A connection to the server at ``url``; ``secret`` names the headers that hold secrets.
+
+    ``backend`` opens connections, as `GuardedTransport` has it.
+    """
 
     def __init__(
         self,
         guard: Guard,
         url: str,
         headers: Mapping[str, str],
-        secret: frozenset[str],
+        secret: frozenset[str] = frozenset(),
+        *,
+        backend: httpcore2.AsyncNetworkBackend | None = None,
     ) -> None:
-        super().__init__(guard, one_origin=True)
         self._url = url
         self._headers = {**headers, "User-Agent": f"daybook/{daybook.__version__}"}
-        self._secret = secret
+        self._way = _Way(guard, secret, backend)
         self._stack = AsyncExitStack()
-        self._progress = Progress()
-        self._called = False
-        self._heard = bytearray()
-        self._status: int | None = None
-        self._retry_after = ""
-        self._error: Exception | None = None
 
     @property
     def shown(self) -> str:
@@ -59,7 +58,7 @@ class HttpWire(GuardedTransport):
 
     @property
     def sent(self) -> bool:
-        return self._called and self._progress.sent
+        return self._way.called and self._way.progress.sent
 
     async def __aenter__(self) -> TransportStreams:
         from mcp.client.streamable_http import streamable_http_client
@@ -67,7 +66,7 @@ class HttpWire(GuardedTransport):
         # The whole is bounded by who asks: a tool may take its time.
         timeout = httpx2.Timeout(CONNECT, read=None)
         async with AsyncExitStack() as stack:
-            client = self.client(headers=self._headers, timeout=timeout)
+            client = self._way.client(headers=self._headers, timeout=timeout)
             await stack.enter_async_context(client)
             streams = await stack.enter_async_context(
                 streamable_http_client(self._url, http_client=client, max_sse_event_size=LONGEST)
@@ -90,38 +89,61 @@ class HttpWire(GuardedTransport):
         return told
 
     def came(self, code: int) -> bool:
-        return str(code).encode() in self._heard
+        return str(code).encode() in self._way.heard
 
     def fault(self) -> Fault | None:
-        shown = self.shown
-        match self._error:
+        way, shown = self._way, self.shown
+        match way.error:
             case Refused():
-                return Fault(str(self._error), refused=True, raised=self._error)
+                return Fault(str(way.error), refused=True, raised=way.error)
             case _TooLong():
-                return Fault(f"{shown}: {self._error}", refused=True)
+                return Fault(f"{shown}: {way.error}", refused=True)
             case Exception():
-                why = untrusted(self._error) or str(self._error)
+                certificate = untrusted(way.error)
+                why = certificate or str(way.error)
+                reached = way.progress.sent if way.called else way.status is not None
                 told = "the connection ended before the whole answer"
-                if not (self._progress.sent if self._called else self._status):
-                    told = "it cannot be reached"
-                said = f" ({why})" if why else ""
-                return Fault(f"{shown}: {told}{said}", refused=bool(untrusted(self._error)))
-        if self._status is None or self._status < 400:
+                told = f"{shown}: {told if reached else 'it cannot be reached'}"
+                return Fault(told + (f" ({why})" if why else ""), refused=bool(certificate))
+        if way.status is None or way.status < 400:
             return None
         return Fault(
-            f"{shown} answered {words_of(self._status)}",
-            refused=self._status not in TRY_AGAIN and (self._called or self._status < 500),
+            f"{shown} answered {words_of(way.status)}",
+            # Before the call anything but the asker's own fault may pass.
+            refused=way.status not in TRY_AGAIN and (way.called or way.status < 500),
             undone=True,
-            retry_after=retry_after(self._retry_after, SYSTEM.now()),
+            retry_after=retry_after(way.retry_after, SYSTEM.now()),
         )
+
+
+class _Way(GuardedTransport):
+    """The guarded way out, which keeps what became of the last request that wants an answer.
+
+    ``called`` is set when a call is sent; ``heard`` is what came since.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        secret: frozenset[str],
+        backend: httpcore2.AsyncNetworkBackend | None,
+    ) -> None:
+        super().__init__(guard, backend=backend, one_origin=True)
+        self.progress = Progress()
+        self.called = False
+        self.heard = bytearray()
+        self.status: int | None = None
+        self.retry_after = ""
+        self.error: Exception | None = None
+        self._secret = secret
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         method = _method(request)
         request.headers["Accept-Encoding"] = "identity"
         request.extensions = {**request.extensions, SECRETS: self._secret}
         if method == CALL:
-            self._called, self._status, self._error = True, None, None
-            request.extensions[PROGRESS] = self._progress
+            self.called, self.status, self.error = True, None, None
+            request.extensions[PROGRESS] = self.progress
         try:
             response = await super().handle_async_request(request)
             encoding = response.headers.get("content-encoding", "identity")
@@ -130,28 +152,23 @@ class HttpWire(GuardedTransport):
                 raise httpx2.DecodingError("the answer is compressed, which was not asked for")
         except (Refused, httpx2.RequestError) as error:
             if method:
-                self._error = error
+                self.error = error
             raise
         if method:
-            self._status = response.status_code
-            self._retry_after = response.headers.get("retry-after", "")
+            self.status = response.status_code
+            self.retry_after = response.headers.get("retry-after", "")
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         return httpx2.Response(
             response.status_code,
             headers=response.headers,
-            stream=_Bounded(response.stream, self, of_ours=bool(method)),
+            stream=_Bounded(response.stream, self, wanted=bool(method)),
             extensions=response.extensions,
             request=request,
         )
 
     def hear(self, part: bytes) -> None:
-        """Keep what comes after the call: whether an error in it came, or was made up here."""
-        if self._called:
-            self._heard += part[: LONGEST - len(self._heard)]
-
-    def broke(self, error: Exception) -> None:
-        """An answer of ours ended in its middle."""
-        self._error = error
+        if self.called:
+            self.heard += part[: LONGEST - len(self.heard)]
 
 
 class _TooLong(httpx2.ReadError):
@@ -159,12 +176,12 @@ class _TooLong(httpx2.ReadError):
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """An answer's body, up to `LONGEST`; ``of_ours`` where it answers a request of ours."""
+    """A body, up to `LONGEST`; ``wanted`` where it answers a request that wants an answer."""
 
-    def __init__(self, body: httpx2.AsyncByteStream, wire: HttpWire, *, of_ours: bool) -> None:
+    def __init__(self, body: httpx2.AsyncByteStream, way: _Way, *, wanted: bool) -> None:
         self._body = body
-        self._wire = wire
-        self._of_ours = of_ours
+        self._way = way
+        self._wanted = wanted
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         read = 0
@@ -173,11 +190,11 @@ class _Bounded(httpx2.AsyncByteStream):
                 read += len(part)
                 if read > LONGEST:
                     raise _TooLong(f"the answer is longer than {LONGEST:,} bytes")
-                self._wire.hear(part)
+                self._way.hear(part)
                 yield part
         except httpx2.RequestError as error:
-            if self._of_ours:
-                self._wire.broke(error)
+            if self._wanted:
+                self._way.error = error
             raise
 
     async def aclose(self) -> None:
@@ -185,7 +202,7 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 def _method(request: httpx2.Request) -> str:
-    """The protocol's method, where ``request`` is one that is answered; "" for all others."""
+    """The protocol's method, where ``request`` is one that wants an answer; "" for all others."""
     if request.method != "POST":
         return ""
     message = json.loads(request.content)

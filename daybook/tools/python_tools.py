@@ -17,6 +17,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -56,11 +57,8 @@ async def call(name: str, params: dict[str, Any], occurrence: str, *, timeout: f
     """Call it once; ``timeout`` in seconds. The outcome's words may hold what the params hold."""
     function = _load(name)
     work = _Work(_arguments(function), params, occurrence)
-    is_async = inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - an object that is called
-    )
     try:
-        if is_async:
+        if inspect.iscoroutinefunction(inspect.unwrap(function)):
             async with asyncio.timeout(timeout):
                 value = await work.here()
         else:
@@ -101,6 +99,8 @@ class _Work:
             return self._function.validate_python(ArgsKwargs((), self._params))
         except SystemExit as error:  # in the thread it would end nothing, and be lost
             raise RuntimeError(f"SystemExit: {error}") from error
+        finally:
+            self.ended = True
 
     async def here(self) -> Any:
         token = OCCURRENCE.set(self._occurrence)
@@ -161,16 +161,17 @@ def _load(name: str) -> Callable[..., Any]:
         except Exception as error:
             told = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
             raise _unusable(name, told) from None
-        if not callable(function):
-            raise _unusable(name, f"{entry.value} cannot be called")
-        return function  # type: ignore[no-any-return]
+        if isinstance(function, type) or not callable(function):
+            raise _unusable(name, f"{entry.value} is no function")
+        is_plain = inspect.isroutine(function) or isinstance(function, partial)
+        return function if is_plain else function.__call__  # type: ignore[no-any-return]
     raise _unusable(name, "it is not installed where this runs")
 
 
 def _arguments(function: Callable[..., Any]) -> TypeAdapter[Any]:
     """A call of ``function`` by its arguments, which are made what its annotations say."""
     try:
-        return TypeAdapter(function)
+        return TypeAdapter[Any](function)  # type: ignore[arg-type]  # a call of it is a type here
     except PydanticUserError as error:
         raise TypeError(error.message) from None
 

@@ -99,7 +99,8 @@ def _careful(known: Any) -> Any:
         word: follows(word) for word in _REFERENCES if word in known.VALIDATORS
     }
     changed |= dict.fromkeys(_BY_PATTERN, lambda *_: ())
-    return extend(known, changed | {"additionalProperties": no_others})
+    changed["additionalProperties"] = no_others
+    return extend(known, changed)  # type: ignore[no-untyped-call]
 
 
 def _without_dialects(schema: Any) -> Any:

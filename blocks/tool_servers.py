@@ -1,0 +1,28 @@
+"""Tool servers as Prefect blocks: their settings are seen and edited in the Prefect UI."""
+
+from __future__ import annotations
+
+from prefect.blocks.core import Block
+
+from daybook.tools import server_blocks
+from daybook.tools.base import Server
+from daybook.tools.server_blocks import ToolServerSettings
+
+
+# The settings come first among the bases, as in agents.py.
+class ToolServerBlock(ToolServerSettings, Block):
+    """An MCP server whose tools jobs call: a program, or an address."""
+
+    _block_type_name = server_blocks.TITLE
+    _block_type_slug = server_blocks.SLUG
+    _description = server_blocks.DESCRIPTION
+    _code_example = """```python
+from blocks.tool_servers import ToolServerBlock
+
+await ToolServerBlock(command=["uvx", "mcp-server-time"]).asave("BLOCK_NAME")
+```"""
+
+    def get_server(self) -> Server:
+        """The server; raises `Refused` where its settings are not legal."""
+        fields = {name: getattr(self, name) for name in ToolServerSettings.model_fields}
+        return server_blocks.build(self._block_document_name or "unsaved", fields)

@@ -1,0 +1,339 @@
+"""Functions as tools: their schema, their answers, their errors, and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused, UnknownName
+from daybook.ledger.states import Status
+from daybook.outgoing.guard import Guard, Rule
+from daybook.outgoing.secrets import HIDDEN, Secret
+from daybook.tools import calls, catalog, python_tools
+from daybook.tools.base import Called
+from tests.contract.tools.conftest import Saved
+from tests.unit.tools.conftest import Install
+
+pytestmark = pytest.mark.anyio
+
+SOURCE = '''
+import asyncio, dataclasses, datetime, sys, threading
+from daybook.errors import Temporary
+from daybook.tools import occurrence
+
+def add(a: int, b: int = 0) -> int:
+    """Add two numbers."""
+    return a + b
+
+async def later(a: int) -> int:
+    return a
+
+def day(when: datetime.date) -> str:
+    return when.strftime("%A")
+
+def fail(words: str):
+    raise LookupError(words)
+
+def not_now():
+    raise Temporary("the index is being built", retry_after=90)
+
+async def not_now_either():
+    raise Temporary("busy")
+
+def leave():
+    sys.exit("bye")
+
+def known_as() -> str:
+    return occurrence()
+
+async def known_as_too() -> str:
+    return occurrence()
+
+@dataclasses.dataclass
+class Found:
+    name: str
+    score: float
+
+def found() -> list[Found]:
+    return [Found("a", float("nan"))]
+
+def nothing() -> None:
+    pass
+
+def endless() -> list:
+    made = []
+    made.append(made)
+    return made
+
+def long() -> str:
+    return "€" * 2**20
+
+def positional(a, /):
+    return a
+
+def say(text: str) -> str:
+    return text
+
+def anything(**params):
+    return params
+
+async def forever():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ENDED.set()
+
+def out_of_time() -> None:
+    raise TimeoutError("the database")
+
+async def out_of_time_too() -> None:
+    raise TimeoutError("the database")
+
+ENDED, AT_WORK, GO_ON = threading.Event(), threading.Event(), threading.Event()
+
+def blocked() -> str:
+    AT_WORK.set()
+    GO_ON.wait()
+    ENDED.set()
+    return "done"
+
+class Caller:
+    async def __call__(self, a: int) -> int:
+        return a
+called = Caller()
+constant = 5
+'''
+NAMES = [
+    "add",
+    "later",
+    "day",
+    "fail",
+    "not_now",
+    "not_now_either",
+    "leave",
+    "known_as",
+    "known_as_too",
+    "found",
+    "nothing",
+    "endless",
+    "long",
+    "positional",
+    "say",
+    "anything",
+    "forever",
+    "out_of_time",
+    "out_of_time_too",
+    "blocked",
+    "called",
+    "constant",
+    "Caller",
+]
+
+
+@pytest.fixture(autouse=True)
+def tools(install: Install) -> None:
+    install(SOURCE, **{name: name for name in NAMES})
+
+
+def module() -> Any:
+    """Where the tools live: they tell by its events where they are."""
+    import importlib
+    from importlib.metadata import entry_points
+
+    (entry,) = entry_points(group="daybook.tools", name="blocked")
+    return importlib.import_module(entry.module)
+
+
+async def call(
+    name: str, timeout: float = 60, idempotent: bool = False, saved: Saved | None = None, **p: Any
+) -> Called:
+    saved = saved or Saved()
+    prepared = await calls.prepare(name, p, "request:x:1", saved, saved, Guard(Rule.AGENT))
+    return await calls.call(prepared, timeout=timeout, idempotent=idempotent)
+
+
+@pytest.mark.parametrize("name", ["add", "later", "called"])
+async def test_a_function_is_called_with_its_params(name: str) -> None:
+    outcome = (await call(name, a=2)).outcome
+    assert (outcome.status, outcome.output) == (Status.SUCCEEDED, "2")
+    assert outcome.result == {"tool_name": name, "params": {"a": 2}, "result": 2}
+
+
+async def test_a_tool_is_described_by_its_function() -> None:
+    info = await catalog.find("add", Saved(), Guard(Rule.AGENT))
+    assert (info.description, info.source) == ("Add two numbers.", "python")
+    assert set(info.schema["properties"]) == {"a", "b"}
+    assert info.schema["required"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "said"),
+    [
+        ("add", {}, "'a' is a required property"),
+        ("add", {"a": "5"}, "'5' is not of type 'integer'"),
+        ("add", {"a": 5, "c": 1}, "'c' was unexpected"),
+    ],
+    ids=["missing", "of another type", "unknown"],
+)
+async def test_params_that_do_not_fit_are_refused(
+    name: str, params: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Refused, match=said) as caught:
+        await call(name, **params)
+    assert caught.value.field == "params"
+
+
+async def test_a_param_becomes_what_the_function_takes() -> None:
+    assert (await call("day", when="2026-11-20")).outcome.output == "Friday"
+
+
+async def test_params_without_names_of_their_own_are_all_taken() -> None:
+    assert (await call("anything", x=1, y=[2])).outcome.result["result"] == {"x": 1, "y": [2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("positional", "an argument of it has no name"),
+        ("constant", "is no function"),
+        ("Caller", "is no function"),
+    ],
+)
+async def test_what_cannot_be_a_tool_is_refused(name: str, said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        await call(name)
+
+
+async def test_an_exception_fails_the_run_for_good() -> None:
+    called = await call("fail", idempotent=True, words="no index")
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, False)
+    assert called.outcome.error == "LookupError: no index"
+    assert called.outcome.result is None
+
+
+@pytest.mark.parametrize(("name", "asked"), [("not_now", 90), ("not_now_either", None)])
+async def test_a_temporary_one_is_tried_again(name: str, asked: float | None) -> None:
+    called = await call(name)
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
+    assert called.retry_after == asked
+
+
+async def test_an_exit_is_a_failure_of_the_tool_and_not_ours() -> None:
+    called = await call("leave")
+    assert called.outcome.status is Status.FAILED
+    assert "SystemExit: bye" in str(called.outcome.error)
+
+
+@pytest.mark.parametrize("name", ["known_as", "known_as_too"])
+async def test_a_tool_can_ask_what_its_call_is_known_by(name: str) -> None:
+    assert (await call(name)).outcome.output == "request:x:1"
+    from daybook.tools import occurrence
+
+    assert occurrence() == ""
+
+
+async def test_what_is_returned_is_kept_as_json() -> None:
+    outcome = (await call("found")).outcome
+    assert outcome.result["result"] == [{"name": "a", "score": "NaN"}]
+
+
+async def test_nothing_is_an_answer_too() -> None:
+    outcome = (await call("nothing")).outcome
+    assert (outcome.status, outcome.output) == (Status.SUCCEEDED, "")
+    assert outcome.result["result"] is None
+
+
+async def test_what_json_cannot_say_is_told_in_words() -> None:
+    assert (await call("endless")).outcome.output == "[[...]]"
+
+
+async def test_a_long_answer_is_cut() -> None:
+    outcome = (await call("long")).outcome
+    assert outcome.output == outcome.result["result"] == "€" * (2**20 // 3)
+    assert outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
+
+
+async def test_a_timeout_cancels_what_is_async() -> None:
+    called = await call("forever", timeout=0.1)
+    assert (called.outcome.status, called.temporary) == (Status.TIMED_OUT, False)
+    assert module().ENDED.is_set()
+
+
+async def test_where_it_is_idempotent_it_is_tried_again() -> None:
+    called = await call("forever", timeout=0.1, idempotent=True)
+    assert (called.outcome.status, called.temporary) == (Status.TIMED_OUT, True)
+
+
+@pytest.mark.parametrize("name", ["out_of_time", "out_of_time_too"])
+async def test_a_timeout_of_the_tools_own_is_a_failure(name: str) -> None:
+    called = await call(name)
+    assert called.outcome.status is Status.FAILED
+    assert called.outcome.error == "TimeoutError: the database"
+
+
+async def test_a_thread_is_waited_for_however_late_it_is() -> None:
+    tools = module()
+    task = asyncio.ensure_future(call("blocked", timeout=0.05))
+    await asyncio.to_thread(tools.AT_WORK.wait)
+    await asyncio.wait({task}, timeout=0.2)
+    assert not task.done()
+    tools.GO_ON.set()
+    called = await task
+    assert called.outcome.status is Status.TIMED_OUT
+    assert "it runs in a thread, which cannot be ended" in called.outcome.reason
+
+
+async def test_a_cancel_waits_for_a_thread() -> None:
+    tools = module()
+    task = asyncio.ensure_future(call("blocked"))
+    await asyncio.to_thread(tools.AT_WORK.wait)
+    task.cancel()
+    threading.Timer(0.2, tools.GO_ON.set).start()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert tools.ENDED.is_set()
+
+
+async def test_a_secret_reaches_the_function_and_is_not_kept() -> None:
+    saved = Saved(kept={"ops": Secret("ops", "hunter-2-and-more", ("tool:say",))})
+    called = await call("say", saved=saved, text="it is {{secret:ops}}")
+    assert called.outcome.output == f"it is {HIDDEN}"
+    assert called.outcome.result["params"] == {"text": "it is {{secret:ops}}"}
+    assert "hunter" not in repr(called)
+
+
+async def test_a_secret_of_another_tool_is_refused() -> None:
+    saved = Saved(kept={"ops": Secret("ops", "hunter-2-and-more", ("tool:add", "say"))})
+    with pytest.raises(Refused, match='the secret "ops" does not go to tool:say'):
+        await call("say", saved=saved, text="{{secret:ops}}")
+
+
+async def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownName) as caught:
+        await call("known_at")
+    assert "known_as" in caught.value.known
+
+
+async def test_a_name_of_a_tool_and_of_a_server_is_refused(install: Install) -> None:
+    install("def reindex(): pass", **{"search.reindex": "reindex"})
+    saved = Saved({"search": {"command": ["no-such-program"]}})
+    with pytest.raises(Refused, match="ambiguous"):
+        await call("search.reindex", saved=saved)
+    assert (await call("search.reindex")).outcome.status is Status.SUCCEEDED
+
+
+async def test_one_that_two_distributions_have_is_refused(install: Install) -> None:
+    install("def add(): pass", add="add")
+    with pytest.raises(Refused, match="registered by several"):
+        await call("add")
+
+
+async def test_one_that_cannot_be_imported_hides_no_other(install: Install) -> None:
+    install("import no_such_module", broken="broken")
+    found, absent = await catalog.listed(Saved())
+    assert "add" in {each.name for each in found}
+    assert "ModuleNotFoundError" in absent["broken"]
+    assert set(python_tools.names()) >= {"add", "broken"}
