@@ -54,7 +54,7 @@ async def add_(
             ("worker", _worker(await status.worker_online())),
         ]
     )
-    _pending(job)
+    _noted(job)
     output.say(f"Try it now: daybook run {name} --wait")
     return 0
 
@@ -63,6 +63,8 @@ def _does(job: dict[str, Any]) -> tuple[str, str]:
     """What a job does, as a fact about it."""
     if job["kind"] == "webhook":
         return "calls", f"{job['method']} {job['url']}"
+    if job["kind"] == "tool-call":
+        return "calls", f"the tool {job['tool']}"
     return "asks", f"the agent {job['agent']}"
 
 
@@ -229,7 +231,7 @@ def _changed(job: dict[str, Any], as_json: bool) -> int:
         return 0
     output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
     output.facts([("next due", _due(job))])
-    _pending(job)
+    _noted(job)
     return 0
 
 
@@ -263,6 +265,9 @@ def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
             ("headers", names),
             ("body", job["body"]),
         ]
+    if job["kind"] == "tool-call":
+        params = job["params"]
+        return [("tool", job["tool"]), ("params", words.value(params) if params else "")]
     return [
         ("prompt", job["prompt"]),
         ("agent", job["agent"]),
@@ -311,6 +316,9 @@ def _worker(online: bool) -> str:
     return "one is online" if online else "none is online, so nothing runs: start `daybook up`"
 
 
-def _pending(job: dict[str, Any]) -> None:
+def _noted(job: dict[str, Any]) -> None:
+    """What a person should know of a job that was added or changed."""
+    for note in job.get("notes", []):
+        output.say(note)
     if job["sync"] == "pending":
         output.say("Prefect did not answer in time: `daybook sync` brings the job there.")

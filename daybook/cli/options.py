@@ -17,9 +17,14 @@ from daybook.errors import Refused
 _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)
 _WEBHOOK = Group("A webhook", sort_key=3)
+_TOOL = Group("A tool", sort_key=4)
 _HOW = Group("How", sort_key=5)
 
-_SCHEMA_SAID = """such as '{"type": "object"}' or @schema.json"""
+_OBJECTS = {
+    "output_schema": """such as '{"type": "object"}' or @schema.json""",
+    "params": """such as '{"full": true}' or @params.json""",
+}
+"""Options that are JSON objects, and how one is written."""
 
 FIELDS = {"webhook": "url", "header": "headers"}
 """Options that the service calls otherwise."""
@@ -148,6 +153,22 @@ class JobOptions:
         str | None,
         Parameter(group=_WEBHOOK, help="What is sent, or @file; JSON unless a header says so."),
     ] = None
+    tool: Annotated[
+        str | None,
+        Parameter(
+            group=_TOOL,
+            help="What is called in place of a prompt: a name or server.tool, as `daybook tools "
+            "list` shows them, or https://host/path#tool of an MCP server.",
+        ),
+    ] = None
+    params: Annotated[
+        str | None,
+        Parameter(
+            group=_TOOL,
+            help="What it is called with: a JSON object, or @file; a secret only as "
+            "{{secret:name}}; {} takes them away.",
+        ),
+    ] = None
     description: Annotated[str | None, Parameter(group=_WHAT, help="For people.")] = None
     tags: Annotated[
         list[str] | None,
@@ -239,13 +260,14 @@ class JobOptions:
         given = _given(self)
         if given.pop("disabled", False):
             given["enabled"] = False
-        if self.output_schema is not None:
-            given["output_schema"] = _schema(self.output_schema)
+        for name in _OBJECTS:
+            if (text := getattr(self, name)) is not None:
+                given[name] = json_object(name, text)
         if self.webhook is not None:
             given["url"] = given.pop("webhook")
         if self.header is not None:
             del given["header"]
-            given["headers"] = dict(_header(each) for each in self.header)
+            given["headers"] = dict(header(each) for each in self.header)
         if self.body is not None and self.body.startswith("@"):
             given["body"] = _file("body", self.body[1:])
         return given
@@ -258,8 +280,6 @@ class LaterOptions:
 
     work_dir: str | None = None
     session_id: str | None = None
-    tool: str | None = None
-    params: str | None = None
     on_complete: str | None = None
     on_fail: str | None = None
     notify: list[str] | None = None
@@ -285,7 +305,8 @@ def _given(options: JobOptions | LaterOptions) -> dict[str, object]:
     }
 
 
-def _header(text: str) -> tuple[str, str]:
+def header(text: str) -> tuple[str, str]:
+    """Name and value of a header as it is typed."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise Refused("header", f'"{text}" has no name', 'write "Name: value"')
@@ -300,16 +321,16 @@ def _file(field: str, path: str) -> str:
         raise Refused(field, f"{path} cannot be read: {why}") from error
 
 
-def _schema(text: str) -> dict[str, object]:
-    """A schema as it is typed: JSON, or `@` and the path of a file that holds it."""
+def json_object(field: str, text: str) -> dict[str, object]:
+    """An object as it is typed: JSON, or `@` and the path of a file that holds it."""
     import json
 
     if text.startswith("@"):
-        text = _file("output_schema", text[1:])
+        text = _file(field, text[1:])
     try:
-        schema = json.loads(text)
-    except ValueError as error:
-        raise Refused("output_schema", f"is no JSON: {error}", _SCHEMA_SAID) from error
-    if not isinstance(schema, dict):
-        raise Refused("output_schema", "is no JSON object", _SCHEMA_SAID)
-    return schema
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(field, f"is no JSON: {error}", _OBJECTS[field]) from error
+    if not isinstance(found, dict):
+        raise Refused(field, "is no JSON object", _OBJECTS[field])
+    return found

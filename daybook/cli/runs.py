@@ -62,7 +62,9 @@ async def _previewed(job: str, *, wait: bool, as_json: bool) -> int:
         output.data(found)
         return 0
     output.line(f"{found['job']} ({found['kind']}) would do this:", style="bold")
-    pairs = [(name.replace("_", " "), str(value)) for name, value in found["does"].items() if value]
+    pairs = [
+        (name.replace("_", " "), words.value(each)) for name, each in found["does"].items() if each
+    ]
     if found["session_id"]:
         pairs.append(("session", f"{found['session_id']}, {found['history']} messages before it"))
     answer = "goes to the ledger and to the Prefect UI"

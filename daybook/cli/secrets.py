@@ -54,7 +54,7 @@ async def add_(
 
 
 async def list_(*, as_json: Json = False) -> int:
-    """List the secrets: where each may go, and the jobs that name it; never a value.
+    """List the secrets: where each may go, and who names it; never a value.
 
     Example: daybook secrets list
     """
@@ -69,18 +69,18 @@ async def list_(*, as_json: Json = False) -> int:
             (
                 each["name"],
                 each["problem"] or ", ".join(each["hosts"]),
-                ", ".join(each["jobs"]) or "-",
+                ", ".join([*each["jobs"], *each["servers"]]) or "-",
             )
             for each in found
         ]
-        output.table(("NAME", "HOSTS", "JOBS"), rows)
+        output.table(("NAME", "HOSTS", "USED BY"), rows)
     else:
         output.say("There are no secrets; `daybook secrets add --help` says how to keep one.")
     return 0
 
 
 async def remove_(name: Name, /, *, as_json: Json = False) -> int:
-    """Forget a secret that no job names.
+    """Forget a secret that nothing names any more.
 
     Example: daybook secrets remove ops-token
     """

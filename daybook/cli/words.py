@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from datetime import UTC, datetime
 from typing import Any
@@ -102,6 +103,11 @@ def spent(run: dict[str, Any]) -> str:
     usage = run["usage"]
     told = [attempts(run), run["model"] if usage else "", tokens(usage), cost(usage)]
     return " · ".join(filter(None, told))
+
+
+def value(of: Any) -> str:
+    """A field of an action: JSON for an object."""
+    return json.dumps(of, ensure_ascii=False) if isinstance(of, dict) else str(of)
 
 
 def quoted(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -105,13 +106,7 @@ def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
     job = granted.job
     title = job.row.name if job else "direct call"
     due = granted.due.strftime("%Y-%m-%d %H:%M:%S UTC")
-    asked = granted.parameters
-    calls = "url" in asked
-    whom = (
-        f"{asked.get('method')} {asked.get('url')}"
-        if calls
-        else f"agent {outcome.agent or asked.get('agent', '')}"
-    )
+    whom, (heading, sent) = _whom(granted, outcome), _sent(granted, outcome)
     lines = [
         f"# {harmless(title)}",
         f"**{outcome.status}** · due {due} · {granted.trigger} · {harmless(whom)} · "
@@ -122,12 +117,31 @@ def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
     if outcome.error or outcome.reason:
         lines.append(quoted(outcome.error or outcome.reason))
     if outcome.output:
-        lines.append(quoted(outcome.output) if calls else harmless(outcome.output))
-    if not calls:
-        lines += ["## Prompt", quoted(outcome.prompt or str(asked.get("prompt", "")))]
-    elif asked.get("body"):
-        lines += ["## Body", quoted(str(asked["body"]))]
+        by_a_model = "prompt" in granted.parameters
+        lines.append(harmless(outcome.output) if by_a_model else quoted(outcome.output))
+    if sent:
+        lines += [f"## {heading}", quoted(sent)]
     return "\n\n".join(lines) + "\n"
+
+
+def _whom(granted: Granted, outcome: Outcome) -> str:
+    asked = granted.parameters
+    if "url" in asked:
+        return f"{asked.get('method')} {asked['url']}"
+    if "tool" in asked:
+        return f"tool {asked['tool']}"
+    return f"agent {outcome.agent or asked.get('agent', '')}"
+
+
+def _sent(granted: Granted, outcome: Outcome) -> tuple[str, str]:
+    """What went out, and its heading; an empty text where that was nothing."""
+    asked = granted.parameters
+    if "url" in asked:
+        return "Body", str(asked.get("body", ""))
+    if "tool" in asked:
+        params = asked.get("params")
+        return "Parameters", json.dumps(params, indent=2, ensure_ascii=False) if params else ""
+    return "Prompt", outcome.prompt or str(asked.get("prompt", ""))
 
 
 async def publish(granted: Granted, outcome: Outcome, attempts: int = 0) -> None:

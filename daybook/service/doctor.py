@@ -36,6 +36,8 @@ THERE: tuple[tuple[str, Look], ...] = (
     ("worker", server.worker),
     ("runs", server.workers_import),
     ("agents", book.agents),
+    ("tools", book.tools),
+    ("secrets", book.secrets),
 )
 PATIENCE = 5.0
 """Seconds that Prefect gets for an answer: whoever asks what is wrong does not want to wait."""

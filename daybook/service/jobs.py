@@ -12,7 +12,7 @@ from daybook.ledger import history, jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home, views
-from daybook.spec.actions import Action, Webhook
+from daybook.spec.actions import Action, AgentPrompt, ToolCall, Webhook
 from daybook.spec.job import Job, edit, free_name, new_job
 from daybook.spec.schedule import At
 
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 Change = Callable[[StoredJob, Collection[str], datetime], Job]
 """From the stored job, the other jobs' names and now to what the job is to be."""
 
+_ASKED = frozenset({"agent", "model", "url", "headers", "tool", "params"})
+"""Fields about which somebody else is asked before they are stored."""
+
 
 async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Store a job and deploy it; ``fields`` are those of `daybook.spec.job.new_job`.
 
-    Raises `Refused` (nothing is stored) and `PrefectUnreachable` (nothing is stored).
+    Returns it with ``notes``, what a person should know of it. Raises `Refused` (nothing is stored)
+    and `PrefectUnreachable` (nothing is stored).
     """
     from daybook.sync import client as prefect
 
@@ -35,7 +39,7 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
         # Refused for its fields before Prefect is asked anything.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
         async with prefect.connected() as client:
-            await _can_be_asked(client, draft.action)
+            notes = await _can_be_asked(client, draft.action)
             async with ledger.write() as session:
                 now, taken = ledger.now(), await jobs.names(session)
                 job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
@@ -47,7 +51,7 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
                 async with ledger.write() as session:
                     await jobs.forget(session, stored.id)
                 raise
-        return await _view(ledger, stored.id)
+        return await _view(ledger, stored.id) | {"notes": notes}
 
 
 async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
@@ -57,9 +61,7 @@ async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
         job = edit(stored.job, changes, now=now, taken=taken)
         return job if "enabled" in changes else jobs.with_new_time(stored, job)
 
-    return await _change(
-        ref, changed, asks=bool({"agent", "model", "url", "headers"} & changes.keys())
-    )
+    return await _change(ref, changed, asks=not _ASKED.isdisjoint(changes))
 
 
 async def pause(ref: str, note: str = "") -> dict[str, Any]:
@@ -155,8 +157,7 @@ async def _change(
             drafted = change(draft, others, ledger.now())
         async with prefect.connected() as client:
             await prefect.answers(client)
-            if asks:
-                await _can_be_asked(client, drafted.action)
+            notes = await _can_be_asked(client, drafted.action) if asks else []
             async with ledger.write() as session:
                 old = await jobs.find(session, ref)
                 others = (await jobs.names(session)) - {old.row.name}
@@ -172,7 +173,7 @@ async def _change(
                         newest = await jobs.find(session, new.id)
                         await jobs.change(session, newest, before, ledger.now())
                     raise
-        return await _view(ledger, new.id)
+        return await _view(ledger, new.id) | {"notes": notes}
 
 
 async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> None:
@@ -195,16 +196,41 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
         return
 
 
-async def _can_be_asked(client: PrefectClient, action: Action) -> None:
-    """Refuse an agent that there is not, and a model that this one cannot be asked for."""
+async def _can_be_asked(client: PrefectClient, action: Action) -> list[str]:
+    """Refuse an address, an agent, a tool that cannot be asked so; what a person should know."""
+    match action:
+        case Webhook():
+            from daybook.outgoing import webhook
+            from daybook.outgoing.guard import Guard, Rule
+
+            webhook.check(action, Guard.here(Rule.OPERATOR))
+            return []
+        case ToolCall():
+            return await _tool_can_be_called(client, action)
+        case AgentPrompt():
+            await _agent_can_be_asked(client, action)
+            return []
+
+
+async def _tool_can_be_called(client: PrefectClient, action: ToolCall) -> list[str]:
+    from daybook.outgoing import secrets
+    from daybook.outgoing.guard import Guard, Rule
+    from daybook.tools import catalog
+    from daybook.tools.base import ToolUnreachable
+    from daybook.tools.server_blocks import PrefectServers
+
+    secrets.refuse_literal_params(action.params)
+    try:
+        found = await catalog.find(action.tool, PrefectServers(client), Guard.here(Rule.OPERATOR))
+    except ToolUnreachable as error:
+        return [f"{error}; so tool and parameters are checked when it is called"]
+    catalog.check_params(found, action.params)
+    return []
+
+
+async def _agent_can_be_asked(client: PrefectClient, action: AgentPrompt) -> None:
     from daybook.agents import documents, kinds
 
-    if isinstance(action, Webhook):
-        from daybook.outgoing import webhook
-        from daybook.outgoing.guard import Guard, Rule
-
-        webhook.check(action, Guard.here(Rule.OPERATOR))
-        return
     name, known = action.agent, await documents.names(client)
     if name not in known and name not in {f"{slug}/{each}" for each, slug in known.items()}:
         raise UnknownName("agent", name, known)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from daybook.errors import Refused
 from daybook.ledger import jobs
 from daybook.outgoing import secrets
 from daybook.service import home
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
 
 
 async def add(
@@ -30,35 +33,56 @@ async def add(
 
 
 async def list_secrets() -> list[dict[str, Any]]:
-    """All secrets by name: `{"name", "hosts", "problem", "jobs"}`, ``jobs`` those that name it."""
+    """All secrets by name: `{"name", "hosts", "problem", "jobs", "servers"}`.
+
+    ``jobs`` and ``servers`` are the names of those that refer to it.
+    """
     from daybook.outgoing import secret_blocks
     from daybook.sync import client as prefect
 
+    jobs_of = await _jobs()
     async with prefect.connected() as client:
-        found = await secret_blocks.every(client)
-    users = await _users()
-    return [each | {"jobs": users.get(each["name"], [])} for each in found]
+        servers_of = await _servers(client)
+        return [
+            each
+            | {"jobs": jobs_of.get(each["name"], []), "servers": servers_of.get(each["name"], [])}
+            for each in await secret_blocks.every(client)
+        ]
 
 
 async def remove(name: str) -> None:
-    """Forget a secret; refused while jobs refer to it."""
+    """Forget a secret; refused while jobs or saved tool servers refer to it."""
     from daybook.outgoing import secret_blocks
     from daybook.sync import client as prefect
 
-    if users := (await _users()).get(name):
-        raise Refused("secret", f'"{name}" is used by {", ".join(users)}', "edit those jobs first")
     async with prefect.connected() as client:
         await prefect.answers(client)
+        users = (await _jobs()).get(name, [])
+        users += [f"the tool server {each}" for each in (await _servers(client)).get(name, [])]
+        if users:
+            raise Refused("secret", f'"{name}" is used by {", ".join(users)}', "edit those first")
         await secret_blocks.remove(client, name)
 
 
-async def _users() -> dict[str, list[str]]:
+async def _jobs() -> dict[str, list[str]]:
     """The names of the jobs that refer to a secret, by its name."""
     async with home.ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
-    users: dict[str, list[str]] = {}
-    for each in stored:
-        action = each.job.action.model_dump(mode="json")
-        for name in secrets.referred([action.get("headers"), action.get("params")]):
-            users.setdefault(name, []).append(each.row.name)
-    return users
+    does = [(each.row.name, each.job.action.model_dump(mode="json")) for each in stored]
+    return _by_secret((name, [it.get("headers"), it.get("params")]) for name, it in does)
+
+
+async def _servers(client: PrefectClient) -> dict[str, list[str]]:
+    """The names of the saved tool servers that refer to a secret, by its name."""
+    from daybook.tools.server_blocks import PrefectServers
+
+    saved = await PrefectServers(client).every()
+    return _by_secret((each["name"], each["settings"]) for each in saved)
+
+
+def _by_secret(users: Iterable[tuple[str, Any]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for user, fields in users:
+        for name in secrets.referred(fields):
+            found.setdefault(name, []).append(user)
+    return found

@@ -1,7 +1,10 @@
-"""What a job does, by its kind: asks an agent, or calls a webhook (requirement 8)."""
+"""What a job does, by its kind: asks an agent, calls a webhook or a tool (requirement 8)."""
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
@@ -26,8 +29,12 @@ KEYS_OF_OURS = ("job:", "run:")
 LONGEST_URL = 4_000
 LONGEST_BODY = 500_000
 """Characters: Prefect answers parameters above 512 KiB with 422."""
+LONGEST_TOOL = 200
+"""Characters of a tool's name; an address has its own on top."""
+DEEPEST = 100
+"""Levels of a tool's parameters."""
 
-Kind = Literal["agent-prompt", "webhook"]
+Kind = Literal["agent-prompt", "webhook", "tool-call"]
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """The methods of a webhook."""
@@ -46,6 +53,10 @@ def _agent(name: str) -> str:
             raise Refused("agent", "is blank", "name an agent, such as default")
     return name.strip()
 
+
+_TOOL_SAID = "write name, server.tool, or https://host/path#tool"
+_PREFECTS = "__prefect_kind"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 Session = Literal["reuse", "new"]
 """Whether a job's runs share one conversation (requirement 26)."""
@@ -154,21 +165,98 @@ class Webhook(BaseModel):
     )
 
 
-Action: TypeAlias = AgentPrompt | Webhook
-ACTIONS: dict[str, type[AgentPrompt | Webhook]] = {
+def _tool(name: str) -> str:
+    """Something that can name a tool; whether there is one is `daybook.tools`'s."""
+    name = name.strip()
+    longest = LONGEST_TOOL + (LONGEST_URL if is_address(name) else 0)
+    with for_pydantic():
+        if not name or not name.isprintable():
+            raise Refused("tool", "is not legal" if name else "is blank", _TOOL_SAID)
+        if is_address(name) and not name.partition("#")[2]:
+            raise Refused("tool", "is an address that names no tool", _TOOL_SAID)
+        if len(name) > longest:
+            raise Refused("tool", "is too long", f"legal: at most {longest:,} characters")
+    return name
+
+
+def is_address(tool: str) -> bool:
+    """Whether a tool is named by the address of its server."""
+    return tool.lower().startswith(("http://", "https://"))
+
+
+def _params(params: dict[str, Any]) -> dict[str, Any]:
+    """Only what is JSON to everybody, and what Prefect keeps as it is."""
+    with for_pydantic():
+        _check_json(params, 0)
+        if len(json.dumps(params)) > LONGEST_BODY:
+            raise Refused("params", "is too long", f"legal: at most {LONGEST_BODY:,} characters")
+    return params
+
+
+def _check_json(value: object, depth: int) -> None:
+    if depth > DEEPEST:
+        raise Refused("params", "is nested too deeply", f"legal: at most {DEEPEST} levels")
+    match value:
+        case dict():
+            for name, each in value.items():
+                if not isinstance(name, str):
+                    raise Refused("params", f"{name!r} is no name", "write a text")
+                if name == _PREFECTS:
+                    raise Refused("params", f'"{name}" is Prefect\'s own word', "leave it out")
+                _check_json(each, depth + 1)
+        case list():
+            for each in value:
+                _check_json(each, depth + 1)
+        case float() if not math.isfinite(value):
+            raise Refused("params", f"{value} is no JSON", "write a number, or null")
+        case int() if not -(2**63) <= value < 2**63:
+            raise Refused("params", f"{value} has more than 64 bits", "write it as a text")
+        case str() if _NO_TEXT.search(value):
+            raise Refused("params", "a text holds what no database keeps", "no NUL, no surrogates")
+        case str() | float() | int() | None:
+            pass
+        case _:
+            raise Refused("params", f"{value!r} is no JSON", "write texts, numbers, true, null")
+
+
+class ToolCall(BaseModel):
+    """What a `tool-call` job does: calls a tool once, with exactly these parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tool: Annotated[str, AfterValidator(_tool)] = Field(
+        title="Tool",
+        description="A Python tool's name, server.tool of a saved tool server, or an MCP server's "
+        "address with the tool after #.",
+    )
+    params: Annotated[dict[str, Any], AfterValidator(_params)] = Field(
+        default_factory=dict,
+        title="Parameters",
+        description="What it is called with, by name; a secret only as {{secret:name}}.",
+    )
+
+
+Action: TypeAlias = AgentPrompt | Webhook | ToolCall
+ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall]] = {
     "agent-prompt": AgentPrompt,
     "webhook": Webhook,
+    "tool-call": ToolCall,
 }
 """The kinds of job, and what each one's action is."""
 
 POLICIES: dict[str, dict[str, object]] = {
     "agent-prompt": {},
     "webhook": {"timeout": "30s", "retries": 0},
+    "tool-call": {"retries": 0},
 }
 """What a kind's policy is where nothing is given, beside the defaults of `Policy` (requirement 11):
-a webhook may have had its effect although it failed."""
+a webhook or a tool may have had its effect although it failed."""
 
-ALIASES = {"send_message": "agent-prompt", "call_webhook": "webhook"}
+ALIASES = {
+    "send_message": "agent-prompt",
+    "call_webhook": "webhook",
+    "call_tool": "tool-call",
+}
 """Names of other schedulers, accepted on import (requirement 8)."""
 
 
@@ -179,3 +267,5 @@ def subject(action: Action) -> str:
             return action.prompt
         case Webhook():
             return urlsplit(action.url).hostname or action.url
+        case ToolCall():
+            return action.tool.rpartition("#")[2] if is_address(action.tool) else action.tool

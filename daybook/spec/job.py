@@ -50,6 +50,8 @@ FIELDS = (
     "method",
     "headers",
     "body",
+    "tool",
+    "params",
     "cron",
     "every",
     "at",
@@ -75,13 +77,11 @@ NOT_YET = policies.NOT_YET | frozenset(
         "on_fail",
         "only_changed",
         "owner",
-        "params",
         "payload",
         "plugin",
         "priority",
         "session_id",
         "silent",
-        "tool",
         "tools",
         "user",
         "user_id",
@@ -90,18 +90,19 @@ NOT_YET = policies.NOT_YET | frozenset(
 )
 """Fields that a later version brings."""
 
-KINDS_NOT_YET = ("tool-call", "heartbeat", "call_tool")
+KINDS_NOT_YET = ("heartbeat",)
 SESSIONS_NOT_YET = ("chat",)
 TAG_OF_OURS = "daybook:"
 """Tags that begin so belong to Daybook (`promise.md` rule 15)."""
 
 _POLICY = policies.FIELDS
-_NEEDED = {"agent-prompt": "prompt", "webhook": "url"}
+_NEEDED = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
 _NEEDED_FOR = {
     "agent-prompt": "write what the agent is asked",
     "webhook": "write the address that is called",
+    "tool-call": "write the tool that is called",
 }
-_A = {"agent-prompt": "an agent prompt", "webhook": "a webhook"}
+_A = {"agent-prompt": "an agent prompt", "webhook": "a webhook", "tool-call": "a tool call"}
 _WHEN = ("cron", "every", "at", "on_demand", "schedule")
 
 

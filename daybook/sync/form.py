@@ -63,7 +63,26 @@ def _webhook(
     """
 
 
-PROTOTYPES: dict[str, Callable[..., None]] = {"agent-prompt": _agent_prompt, "webhook": _webhook}
+def _tool_call(
+    tool: str,
+    params: dict[str, Any] = {},  # noqa: B006 - never changed
+    policy: Policy = Policy(retries=0),  # noqa: B008 - immutable
+) -> None:
+    """One call of a tool.
+
+    Args:
+        tool: A Python tool's name, server.tool of a saved tool server, or an MCP server's address
+            with the tool after #.
+        params: What it is called with, by name; a secret only as {{secret:name}}.
+        policy: How long an attempt may take, retries, and what happens when runs overlap.
+    """
+
+
+PROTOTYPES: dict[str, Callable[..., None]] = {
+    "agent-prompt": _agent_prompt,
+    "webhook": _webhook,
+    "tool-call": _tool_call,
+}
 """One per kind; the kind is the flow's name."""
 
 

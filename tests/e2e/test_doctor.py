@@ -57,14 +57,26 @@ async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home
         for name, agent in (("told", "default"), ("lost", "nobody")):
             job = new_job(now=MADE, prompt="Hello?", name=name, agent=agent, on_demand=True)
             await jobs.add(session, job, name, MADE)
+        params = {"key": "{{secret:gone}}"}
+        job = new_job(now=MADE, tool="nowhere.reindex", name="renew", params=params, on_demand=True)
+        await jobs.add(session, job, "renew", MADE)
     found = await doctor.doctor()
-    assert {each["check"] for each in found if not each["ok"]} == {"sync", "worker", "agents"}
+    assert {each["check"] for each in found if not each["ok"]} == {
+        *("sync", "worker", "agents"),
+        *("tools", "secrets"),
+    }
     ((what, mend),) = await problems("worker")
     assert what == "no worker is online, so nothing runs"
     assert mend == "daybook up"
     ((what, mend),) = await problems("agents")
     assert what == "lost asks the agent nobody, which does not exist"
     assert mend.startswith("daybook agents add nobody")
+    ((what, mend),) = await problems("tools")
+    assert what == 'renew calls the tool nowhere.reindex: unknown "nowhere.reindex"'
+    assert "daybook edit renew --tool" in mend
+    ((what, mend),) = await problems("secrets")
+    assert what == "renew uses the secret gone, which does not exist"
+    assert mend.startswith("daybook secrets add gone")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import subprocess
@@ -17,6 +18,7 @@ from daybook.home import Home
 from daybook.outgoing import secret_blocks
 from daybook.outgoing.secrets import Secret
 from daybook.service import setup
+from daybook.tools.server_blocks import PrefectServers
 
 pytestmark = pytest.mark.e2e
 
@@ -86,6 +88,21 @@ def test_a_secret_is_added_listed_and_removed(typed: Typed) -> None:
     assert typed("remove", "ops").returncode == 3
     for each in (added, listed, refused, removed):
         assert VALUE not in each.stdout + each.stderr
+
+
+def test_a_secret_of_a_tool_server_is_not_removed(typed: Typed) -> None:
+    url = "https://api.example.org/mcp"
+    settings = {"url": url, "headers": {"Authorization": "Bearer {{secret:ops}}"}}
+    assert typed("add", "ops", *HOST, value=VALUE).returncode == 0
+    with_client(lambda client: PrefectServers(client).add("search", settings))
+    try:
+        refused = typed("remove", "ops")
+        (listed,) = json.loads(typed("list", "--json").stdout)
+    finally:
+        with_client(lambda client: PrefectServers(client).remove("search"))
+    assert refused.returncode == 2
+    assert "used by the tool server search" in refused.stderr
+    assert (listed["jobs"], listed["servers"]) == ([], ["search"])
 
 
 def test_what_is_refused_keeps_nothing_and_repeats_no_value(typed: Typed) -> None:

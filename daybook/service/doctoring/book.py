@@ -6,13 +6,13 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from daybook.errors import AgentMisconfigured, LedgerNewer, LedgerUnreachable
+from daybook.errors import AgentMisconfigured, LedgerNewer, LedgerUnreachable, Refused
 from daybook.ledger import jobs
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home
 from daybook.service.doctoring import installation, machine
 from daybook.service.doctoring.problem import Problem
-from daybook.spec.actions import AgentPrompt
+from daybook.spec.actions import AgentPrompt, ToolCall
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -74,4 +74,41 @@ async def agents(client: PrefectClient) -> list[Problem]:
             what = f"{each.row.name} asks the agent {agent}, which does not exist"
             edit = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
             found.append(Problem(what, f"daybook agents add {agent} …, or {edit}"))
+    return found
+
+
+async def tools(client: PrefectClient) -> list[Problem]:
+    """Every tool that a job names is installed here, or its server is saved; none is asked."""
+    from daybook.outgoing.guard import Guard, Rule
+    from daybook.tools import catalog
+    from daybook.tools.server_blocks import PrefectServers
+
+    servers, guard = PrefectServers(client), Guard.here(Rule.OPERATOR)
+    found = []
+    for each in await stored():
+        action = each.job.action
+        if not isinstance(action, ToolCall):
+            continue
+        try:
+            await catalog.place(action.tool, servers, guard)
+        except Refused as error:
+            what = f"{each.row.name} calls the tool {action.tool}: {error.problem}"
+            edit = f"daybook edit {shlex.quote(each.row.name)} --tool <name>"
+            found.append(Problem(what, f"install it or save its server, or {edit}"))
+    return found
+
+
+async def secrets(client: PrefectClient) -> list[Problem]:
+    """Every secret that a job names exists, and its block is sound."""
+    from daybook.outgoing import secret_blocks
+    from daybook.outgoing import secrets as references
+
+    known = {each["name"]: each["problem"] for each in await secret_blocks.every(client)}
+    found = []
+    for each in await stored():
+        does = each.job.action.model_dump(mode="json")
+        for name in sorted(references.referred([does.get("headers"), does.get("params")])):
+            if wrong := known.get(name, "which does not exist"):
+                what = f"{each.row.name} uses the secret {name}, {wrong}"
+                found.append(Problem(what, f"daybook secrets add {name} --replace --host <host>"))
     return found

@@ -190,10 +190,6 @@ def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:
     check(daybook("add", "x", "--method", "GET", EVERY, "5m"), "--method", ["prompt"])
 
 
-def test_a_tool_in_place_of_the_prompt_is_not_yet(daybook: Any) -> None:
-    check(daybook("add", "--tool", "a.b", "--params", "{}", EVERY, "5m"), "--tool", ["not yet"])
-
-
 @pytest.mark.parametrize(
     ("typed", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,6 +112,21 @@ def test_what_went_wrong_is_said_before_what_was_said() -> None:
     lines = artifact.render(_granted(agent="<b>"), outcome).split("\n\n")
     assert lines[1].endswith("agent &lt;b> · run `01234567`")
     assert lines[2:5] == ["## What went wrong", "```text\nexit code 3\n```", "so far"]
+
+
+def test_a_call_is_quoted_whatever_it_holds() -> None:
+    granted = replace(_granted(), parameters={"tool": "<b>.tool", "params": {"a": f"```{EVIL}"}})
+    outcome = Outcome(Status.SUCCEEDED, output=f"![x]({EVIL})")
+    lines = artifact.render(granted, outcome).split("\n\n")
+    assert "tool &lt;b>.tool" in lines[1]
+    assert lines[2:] == [
+        "## Answer",
+        f"```text\n![x]({EVIL})\n```",
+        "## Parameters",
+        f'````text\n{{\n  "a": "```{EVIL}"\n}}\n````\n',
+    ]
+    without = replace(_granted(), parameters={"tool": "t", "params": {}})
+    assert "Parameters" not in artifact.render(without, outcome)
 
 
 USAGE = {"requests": 2, "input_tokens": 1285, "output_tokens": 17, "cost_usd": 0.0001412}

@@ -15,10 +15,15 @@ from daybook.host import worker
 from daybook.spec.job import new_job
 from daybook.sync import form
 from flows.agent_prompt import agent_prompt
+from flows.tool_call import tool_call
 from flows.webhook import webhook
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
-FLOWS: dict[str, Flow[..., Any]] = {"agent-prompt": agent_prompt, "webhook": webhook}
+FLOWS: dict[str, Flow[..., Any]] = {
+    "agent-prompt": agent_prompt,
+    "webhook": webhook,
+    "tool-call": tool_call,
+}
 
 
 def test_each_kind_has_the_form_of_its_flow() -> None:
@@ -45,6 +50,15 @@ def test_a_webhooks_parameters_fit_its_form() -> None:
     assert (job.kind, job.parameters()["method"]) == ("webhook", "PUT")
     validate(job.parameters(), schema, raise_on_error=True)
     for wrong in ({}, {"url": "https://x.example", "method": "BREW"}, {"prompt": "x"}):
+        with pytest.raises(ValidationError):
+            validate(wrong, schema, raise_on_error=True)
+
+
+def test_a_tool_calls_parameters_fit_its_form() -> None:
+    job = new_job(now=NOW, tool="search.reindex", params={"n": [1, {"a": None}]}, every="1h")
+    schema = form.schema("tool-call")
+    validate(job.parameters(), schema, raise_on_error=True)
+    for wrong in ({}, {"tool": "x", "params": []}, {"tool": 5}, {"prompt": "x"}):
         with pytest.raises(ValidationError):
             validate(wrong, schema, raise_on_error=True)
 

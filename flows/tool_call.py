@@ -1,0 +1,98 @@
+"""The flow of `tool-call` jobs: one call of a tool, and its outcome in the book.
+
+It runs from a deployment, by `run_deployment("tool-call/<slug>")`, and called in a script::
+
+    import asyncio
+    from flows.tool_call import tool_call
+
+    asyncio.run(tool_call(tool="search.reindex", params={"full": True}))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from daybook import home
+
+home.enter()  # before Prefect is imported: it reads its environment once
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+
+from daybook import repository
+from daybook.ledger.offers import Granted
+from daybook.outgoing import secrets
+from daybook.outgoing.guard import Guard, Rule
+from daybook.outgoing.secret_blocks import PrefectSecrets
+from daybook.runs.attempt import Act, Tried, seconds_asked
+from daybook.runs.carry_out import carry_out
+from daybook.spec.actions import ToolCall
+from daybook.spec.job import read_parameters
+from daybook.spec.policy import Policy
+from daybook.sync.reconcile import Reconciliation
+from daybook.tools import calls
+from daybook.tools.server_blocks import PrefectServers
+
+repository.load_door("deployments/steps.py").make_pool_when_deploying()
+
+
+@flow(name="tool-call", persist_result=False, retries=0)  # as flows/agent_prompt.py says
+async def tool_call(
+    tool: str,
+    params: dict[str, Any] = {},  # noqa: B006 - never changed
+    policy: Policy = Policy(retries=0),  # noqa: B008 - immutable
+) -> State[Any]:
+    """One call of a tool.
+
+    Args:
+        tool: A Python tool's name, server.tool of a saved tool server, or an MCP server's address
+            with the tool after #.
+        params: What it is called with, by name; a secret only as {{secret:name}}.
+        policy: How long an attempt may take, retries, and what happens when runs overlap.
+    """
+    parameters: dict[str, Any] = {
+        "tool": tool,
+        "params": params,
+        "policy": policy.model_dump(mode="json"),
+    }
+    return await carry_out("tool-call", parameters, _prepare, Reconciliation())
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call that is ready: called once, or closed where it is not called after all."""
+
+    prepared: calls.Prepared
+    policy: Policy
+
+    async def __call__(self) -> Tried:
+        called = await calls.call(
+            self.prepared,
+            timeout=self.policy.timeout.total_seconds(),
+            idempotent=self.policy.idempotent,
+        )
+        return Tried(called.outcome, called.temporary, seconds_asked(called.retry_after))
+
+    async def close(self) -> None:
+        await self.prepared.close()
+
+
+async def _prepare(granted: Granted) -> Act:
+    """Which tool, and with what; its server is reached, and nothing is called yet."""
+    action, policy = read_parameters("tool-call", granted.parameters)
+    assert isinstance(action, ToolCall)
+    secrets.refuse_literal_params(action.params)
+    owner = granted.job.row.owner if granted.job else "user"
+    guard = Guard.here(Rule.AGENT if owner.startswith("agent:") else Rule.OPERATOR)
+    async with get_client() as client:
+        prepared = await calls.prepare(
+            action.tool,
+            action.params,
+            granted.occurrence,
+            PrefectServers(client),
+            PrefectSecrets(client),
+            guard,
+        )
+    return _Call(prepared, policy)

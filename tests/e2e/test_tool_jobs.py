@@ -1,0 +1,164 @@
+"""Jobs that call a tool from the command line to Prefect and back; no worker runs here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.cli.main import main
+from daybook.home import Home
+from daybook.service import setup
+from daybook.tools.server_blocks import PrefectServers
+from tests.toolbox import install, nobody_there
+
+pytestmark = pytest.mark.e2e
+
+EVERY = ("--every", "1h")
+SOURCE = "def reindex(full: bool = False) -> None:\n    'Build the index again.'\n"
+SERVER = """
+from fastmcp import FastMCP
+server = FastMCP("a test's")
+@server.tool
+def reindex(full: bool) -> None:
+    pass
+server.run(transport="stdio", show_banner=False)
+"""
+
+Daybook = Callable[..., Any]
+
+
+def with_client(ask: Callable[[Any], Any]) -> Any:
+    from prefect.client.orchestration import get_client
+
+    async def asked() -> Any:
+        async with get_client() as client:
+            return await ask(client)
+
+    return asyncio.run(asked())
+
+
+@pytest.fixture
+def python_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installed tool `reindex`."""
+    install(tmp_path / "site", SOURCE, "reindex")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+@pytest.fixture
+def servers(prefect_server: Any, daybook_home: Home, tmp_path: Path) -> Iterator[None]:
+    """The saved servers `search`, which has a tool `reindex`, and `away`, where nobody is."""
+    with_client(setup.prepare)
+    (tmp_path / "server.py").write_text(SERVER)
+    command = [sys.executable, str(tmp_path / "server.py")]
+    with nobody_there() as url:
+        wanted: dict[str, dict[str, Any]] = {"search": {"command": command}, "away": {"url": url}}
+
+        async def save(client: Any) -> None:
+            for name, settings in wanted.items():
+                await PrefectServers(client).add(name, settings)
+
+        async def forget(client: Any) -> None:
+            for name in wanted:
+                await PrefectServers(client).remove(name)
+
+        with_client(save)
+        try:
+            yield None
+        finally:
+            with_client(forget)
+
+
+@pytest.fixture
+def daybook(
+    servers: None, python_tool: None, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Daybook]:
+    """Carry out a command line with `--json`; gives what it printed. No job is there at the end."""
+
+    def carry_out(*tokens: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        assert main([*tokens, "--json"]) == code
+        return json.loads(capsys.readouterr().out)
+
+    yield carry_out
+    for job in carry_out("list"):
+        carry_out("remove", job["id"], "--yes")
+
+
+def deployment(name: str) -> Any:
+    return with_client(lambda client: client.read_deployment_by_name(name))
+
+
+@pytest.mark.parametrize("tool", ["reindex", "search.reindex"])
+def test_a_tool_job_comes_to_prefect_as_it_was_typed(daybook: Daybook, tool: str) -> None:
+    job = daybook("add", "--tool", tool, "--params", '{"full": true}', *EVERY)
+
+    assert (job["name"], job["kind"], job["tool"]) == (tool, "tool-call", tool)
+    assert (job["params"], job["notes"], job["sync"]) == ({"full": True}, [], "synced")
+    assert job["policy"]["retries"] == 0
+    found = deployment(job["deployment"])
+    assert found.entrypoint == "flows/tool_call.py:tool_call"
+    assert (found.parameters["tool"], found.parameters["params"]) == (tool, {"full": True})
+    assert daybook("sync")["unchanged"] == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("--tool", "reindx"), ("--tool: ", "reindex")),
+        (("--tool", "search.reindx"), ("--tool: ", "search.reindex")),
+        (("--tool", "nobody.reindex"), ("--tool: ", "nobody")),
+        (("--params", '{"full": "maybe"}'), ("--params: ", "'maybe' is not of type 'boolean'")),
+        (("--tool", "search.reindex", "--params", "{}"), ("--params: ", "'full'")),
+        (("--params", '{"full": true, "api_key": "abc"}'), ("--params: ", "looks like a secret")),
+        (("--params", '{"full": "{{secret:}}"}'), ("--params: ", "misspelt")),
+        (("--tool", "http://169.254.169.254/mcp#x"), ("metadata",)),
+    ],
+    ids=[
+        *("python", "server", "no-server", "type", "missing", "literal", "misspelt", "metadata"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_and_nothing_is_stored(
+    daybook: Daybook, typed: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    tool = () if "--tool" in typed else ("--tool", "reindex")
+    said = daybook("add", *tool, *typed, *EVERY, code=2)["error"]["message"]
+    for each in words:
+        assert each in said
+    assert daybook("list") == []
+
+    job = daybook("add", "--tool", "reindex", "--name", "renew", *EVERY)
+    daybook("edit", "renew", *typed, code=2)
+    assert daybook("show", "renew")["updated_at"] == job["updated_at"]
+
+
+def test_a_tool_that_cannot_be_reached_is_accepted_and_said_so(daybook: Daybook) -> None:
+    job = daybook("add", "--tool", "away.reindex", "--params", '{"n": 1}', *EVERY)
+    (note,) = job["notes"]
+    assert "http://127.0.0.1:" in note
+    assert "when it is called" in note
+    edited = daybook("edit", job["id"], "--params", '{"n": 2}')
+    assert (edited["params"], len(edited["notes"])) == ({"n": 2}, 1)
+    # What has nothing to do with the tool does not ask for it.
+    assert daybook("edit", job["id"], "--retries", "2")["notes"] == []
+
+
+def test_an_edit_in_prefects_ui_comes_back(daybook: Daybook) -> None:
+    job = daybook("add", "--tool", "reindex", *EVERY, "--name", "renew")
+    found = deployment(job["deployment"])
+    parameters = {**found.parameters, "params": {"full": True}}
+
+    async def edited(client: Any) -> None:
+        from prefect.client.schemas.actions import DeploymentUpdate
+
+        await client.update_deployment(found.id, DeploymentUpdate(parameters=parameters))
+
+    with_client(edited)
+    daybook("sync")
+    assert daybook("show", "renew")["params"] == {"full": True}
+    assert deployment(job["deployment"]).parameters == parameters

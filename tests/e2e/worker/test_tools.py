@@ -1,0 +1,175 @@
+"""Tool calls at a real worker: what a tool began ends with its run, however that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.ledger.jobs import StoredJob
+from daybook.service import runs
+from tests.crew import CANCELLED, SEEN, Crew
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Agent, alive
+from tests.toolbox import install, served
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+BOTH = 10.0
+"""Seconds within which both sides say so: the processes' end, and a poll."""
+
+FOR_EVER = """
+@server.tool
+def reindex() -> None:
+    had(); tell(str(begun())); forever()
+"""
+ONCE_CUT = """
+@server.tool
+def reindex() -> str:
+    had()
+    if len(open(sys.argv[1] + ".effects").readlines()) == 1:
+        os._exit(1)
+    return "at last"
+"""
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def job(crew: Crew, tool: str, **fields: Any) -> StoredJob:
+    return await crew.floor.job(prompt=None, tool=tool, on_demand=True, **fields)
+
+
+async def at_work(crew: Crew, server: Agent, stored: StoredJob) -> list[int]:
+    """Ask for a run, and wait until its tool is at work; the server's process, and one it began."""
+    await crew.floor.asked(stored)
+    pid, begun = await server.word()
+    await crew.becomes(stored, "acting")
+    return [pid, int(begun)]
+
+
+async def test_an_installed_python_tool_is_called_by_the_worker(
+    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    source = "def shout(text: str) -> str:\n    return text.upper()\n"
+    install(site, source, "shout")
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
+    stored = await job(crew, "shout", params={"text": "aloud"})
+    await crew.worker()
+
+    await crew.floor.asked(stored)
+
+    row = await crew.ends(stored, "succeeded", within=SEEN)
+    assert row.output == "ALOUD"
+    assert row.result == {"tool_name": "shout", "params": {"text": "aloud"}, "result": "ALOUD"}
+
+
+async def test_a_server_of_pipes_is_called_by_the_worker_and_ended(
+    crew: Crew, stack: AsyncExitStack
+) -> None:
+    source = """
+@server.tool
+def reindex(full: bool) -> int:
+    tell(str(begun()))
+    return os.getpid()
+"""
+    server = await stack.enter_async_context(served(crew.floor, source))
+    stored = await job(crew, f"{server.name}.reindex", params={"full": True})
+    await crew.worker()
+
+    await crew.floor.asked(stored)
+
+    pid, begun = await server.word()
+    row = await crew.ends(stored, "succeeded", within=SEEN)
+    assert row.output == str(pid)
+    assert not alive(pid)
+    assert not alive(int(begun))
+
+
+async def test_a_cancel_ends_the_server_and_what_it_began(
+    crew: Crew, stack: AsyncExitStack
+) -> None:
+    """Both by `daybook cancel` and in the UI, within the time that is promised."""
+    servers = [await stack.enter_async_context(served(crew.floor, FOR_EVER)) for _ in range(2)]
+    jobs = [await job(crew, f"{each.name}.reindex") for each in servers]
+    await crew.worker()
+    pids = [
+        pid
+        for server, stored in zip(servers, jobs, strict=True)
+        for pid in await at_work(crew, server, stored)
+    ]
+    assert all(map(alive, pids))
+    rows = [await crew.row(stored) for stored in jobs]
+
+    await asyncio.gather(
+        runs.cancel(rows[0].id),
+        crew.cancel_in_ui(rows[1].flow_run_id),
+        crew.idle(within=CANCELLED),
+        *(crew.ends(stored, "cancelled", within=BOTH) for stored in jobs),
+    )
+
+    assert not any(map(alive, pids))
+    assert [each.had for each in servers] == [1, 1]
+
+
+async def test_a_call_that_is_late_is_unknown_and_its_server_is_ended(
+    crew: Crew, stack: AsyncExitStack
+) -> None:
+    server = await stack.enter_async_context(served(crew.floor, FOR_EVER))
+    stored = await job(crew, f"{server.name}.reindex", timeout="3s", retries=3)
+    await crew.worker()
+
+    pids = await at_work(crew, server, stored)
+
+    row = await crew.ends(stored, "unknown", within=SEEN)
+    await crew.idle(within=CANCELLED)
+    assert not any(map(alive, pids))
+    assert (row.attempts, server.had) == (1, 1)
+
+
+async def test_when_the_runs_process_is_killed_so_is_the_server(
+    crew: Crew, stack: AsyncExitStack
+) -> None:
+    server = await stack.enter_async_context(served(crew.floor, FOR_EVER))
+    stored = await job(crew, f"{server.name}.reindex", retries=3)
+    worker = await crew.worker()
+    pids = await at_work(crew, server, stored)
+
+    (head,) = worker.heads()
+    os.kill(head.pid, signal.SIGKILL)
+
+    row = await crew.ends(stored, "unknown", within=SEEN)
+    await crew.idle(within=SEEN)
+    assert not any(map(alive, pids))
+    assert (row.attempts, server.had) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "had"),
+    [
+        ({"retries": 3}, "unknown", 1),
+        ({"retries": 0, "idempotent": True}, "failed", 1),
+        ({"retries": 1, "idempotent": True}, "succeeded", 2),
+    ],
+    ids=["unknown", "no-retry-left", "idempotent"],
+)
+async def test_a_server_that_ends_in_a_call(
+    crew: Crew, stack: AsyncExitStack, policy: dict[str, Any], status: str, had: int
+) -> None:
+    server = await stack.enter_async_context(served(crew.floor, ONCE_CUT))
+    stored = await job(crew, f"{server.name}.reindex", retry_delay="1s", **policy)
+    await crew.worker()
+
+    await crew.floor.asked(stored)
+
+    row = await crew.ends(stored, status, within=SEEN)
+    assert (row.attempts, server.had) == (had, had)

@@ -1,0 +1,309 @@
+"""Tool calls from the flow on: what a tool gets, and what becomes of the run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.exceptions import CancelledRun, CrashedRun, FailedRun
+
+from daybook.ledger import claims
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.outgoing import secret_blocks
+from daybook.tools.server_blocks import PrefectServers
+from flows.tool_call import tool_call
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
+from tests.toolbox import install, nobody_there, served
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+VALUE = "s3cr3t-of-the-api"
+
+# Each tool notes its call as a line of JSON in the file `calls`.
+SOURCE = """
+import json
+import sys
+from pathlib import Path
+from daybook.errors import Temporary
+from daybook.tools import occurrence
+
+CALLS = Path({calls!r})
+
+def noted(**params):
+    with CALLS.open("a") as calls:
+        calls.write(json.dumps({{"key": occurrence(), **params}}) + "\\n")
+    return len(CALLS.read_text().splitlines())
+
+async def reindex(full: bool, parts: list[int]) -> dict[str, object]:
+    "Build the index again."
+    noted(full=full, parts=parts)
+    return {{"parts": len(parts)}}
+
+def breaks(why: str = "it broke") -> None:
+    noted()
+    raise ValueError(why)
+
+def later(times: int) -> str:
+    if noted() <= times:
+        raise Temporary("not now", retry_after=1.0)
+    return "at last"
+
+def echo(text: str) -> str:
+    noted(text=text)
+    return f"heard {{text}}"
+"""
+
+
+class Tools:
+    """The installed ones; ``calls`` is what each call noted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "calls"
+        source = SOURCE.format(calls=str(self._file))
+        install(folder / "site", source, "reindex", "breaks", "later", "echo")
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        if not self._file.exists():
+            return []
+        return [json.loads(line) for line in self._file.read_text().splitlines()]
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
+    made = Tools(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return made
+
+
+async def call(tool: str, params: dict[str, Any] | None = None, **policy: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"tool": tool, "params": params or {}, "policy": policy}
+    result: dict[str, Any] = await tool_call(**given)
+    return result
+
+
+async def test_a_python_tool_is_called_with_exactly_what_the_job_says(
+    floor: Floor, tools: Tools
+) -> None:
+    params = {"full": True, "parts": [1, 2]}
+
+    result = await call("reindex", params)
+
+    row = await floor.row()
+    assert tools.calls == [{"key": row.occurrence, **params}]
+    answer = {"tool_name": "reindex", "params": params, "result": {"parts": 2}}
+    assert result["result"] == answer == row.result
+    assert (row.kind, row.status, row.session_id, row.agent) == (
+        "tool-call",
+        "succeeded",
+        None,
+        None,
+    )
+    page = await floor.artifact(row.flow_run_id)
+    assert "tool reindex" in page
+    assert '"full": true' in page
+
+
+@pytest.mark.parametrize(
+    ("tool", "params", "words"),
+    [
+        ("reindx", {}, "reindex"),
+        ("nowhere.reindex", {}, "nowhere"),
+        ("reindex", {"full": True}, "'parts' is a required property"),
+        ("reindex", {"full": "maybe", "parts": []}, "'maybe' is not of type 'boolean'"),
+        ("reindex", {"full": True, "parts": [], "more": 1}, "more"),
+        ("echo", {"text": "{{secret:nobody}}"}, "nobody"),
+        ("echo", {"text": "{{secret:}}"}, "misspelt"),
+        ("echo", {"text": "ghp_" + "a1" * 20}, "looks like a secret"),
+        ("http://169.254.169.254/mcp#x", {}, "metadata service"),
+    ],
+    ids=[
+        *("unknown", "unknown-server", "missing", "type", "more"),
+        *("no-secret", "misspelt", "literal", "metadata"),
+    ],
+)
+async def test_what_cannot_be_called_fails_before_anything_is_called(
+    floor: Floor, tools: Tools, tool: str, params: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(FailedRun):
+        await call(tool, params, retries=3)
+
+    row = await floor.row()
+    assert words in str(row.error)
+    assert (row.status, row.attempts, tools.calls) == ("failed", 0, [])
+
+
+async def test_an_exception_fails_with_its_words_and_is_not_tried_again(
+    floor: Floor, tools: Tools
+) -> None:
+    with pytest.raises(FailedRun, match="ValueError: it broke"):
+        await call("breaks", retries=3)
+
+    row = await floor.row()
+    assert (row.status, row.attempts, len(tools.calls)) == ("failed", 1, 1)
+
+
+async def test_a_temporary_error_is_tried_as_often_as_promised_with_the_same_key(
+    floor: Floor, tools: Tools
+) -> None:
+    result = await call("later", {"times": 2}, retries=2, retry_delay="1s")
+
+    row = await floor.row()
+    assert result["output"] == "at last"
+    assert row.attempts == 3
+    assert tools.calls == [{"key": row.occurrence}] * 3
+
+
+async def test_a_secret_reaches_the_tool_and_nothing_that_is_kept(
+    floor: Floor, tools: Tools
+) -> None:
+    await secret_blocks.add(floor.client, "ops", VALUE, ["tool:echo"])
+    try:
+        result = await call("echo", {"text": "{{secret:ops}}"})
+        with pytest.raises(FailedRun, match="does not go to tool:breaks"):
+            await call("breaks", {"why": "{{secret:ops}}"})
+    finally:
+        await secret_blocks.remove(floor.client, "ops")
+
+    first, second = await floor.rows()
+    assert tools.calls == [{"key": first.occurrence, "text": VALUE}]
+    assert result["result"]["params"] == {"text": "{{secret:ops}}"}
+    assert result["output"] == "heard ********"
+    assert VALUE not in json.dumps([result, first.result, first.parameters, second.error])
+    assert VALUE not in await floor.artifact(first.flow_run_id)
+
+
+async def test_the_tool_of_a_saved_server_is_called(floor: Floor) -> None:
+    source = """
+@server.tool
+def reindex(full: bool) -> dict[str, bool]:
+    had()
+    return {"full": full}
+"""
+    async with served(floor, source) as server:
+        result = await call(f"{server.name}.reindex", {"full": True})
+        with pytest.raises(FailedRun):
+            await call(f"{server.name}.reindex", {"full": 1.5})
+        with pytest.raises(FailedRun):
+            await call(f"{server.name}.other")
+
+    first, second, third = await floor.rows()
+    assert result["result"]["tool_name"] == f"{server.name}.reindex"
+    assert result["result"]["result"] == {"full": True}
+    assert (first.attempts, second.attempts, third.attempts) == (1, 0, 0)
+    assert "1.5" in str(second.error)
+    assert "reindex" in str(third.error)  # the one that there is
+    assert server.had == 1
+
+
+async def test_an_error_of_a_servers_tool_is_the_runs(floor: Floor) -> None:
+    source = """
+@server.tool
+def reindex() -> None:
+    had()
+    raise ToolError("the index is locked")
+"""
+    async with served(floor, source) as server:
+        with pytest.raises(FailedRun, match="the index is locked"):
+            await call(f"{server.name}.reindex", retries=3)
+
+    row = await floor.row()
+    assert (row.status, row.attempts, server.had) == ("failed", 1, 1)
+
+
+CUT = """
+@server.tool
+def reindex() -> str:
+    had()
+    if len(open(sys.argv[1] + ".effects").readlines()) == 1:
+        os._exit(1)
+    return "at last"
+"""
+
+
+async def test_a_server_that_ends_in_a_call_leaves_it_unknown(floor: Floor) -> None:
+    async with served(floor, CUT) as server:
+        with pytest.raises(CrashedRun):
+            await call(f"{server.name}.reindex", retries=3)
+
+    row = await floor.row()
+    assert (row.status, row.attempts, server.had) == ("unknown", 1, 1)
+    assert "not known" in row.reason
+
+
+async def test_an_idempotent_call_is_repeated(floor: Floor) -> None:
+    async with served(floor, CUT) as server:
+        result = await call(f"{server.name}.reindex", retries=1, retry_delay="1s", idempotent=True)
+
+    row = await floor.row()
+    assert (result["output"], row.attempts, server.had) == ("at last", 2, 2)
+
+
+async def test_a_call_that_is_late_is_unknown_and_its_server_is_ended(floor: Floor) -> None:
+    source = """
+@server.tool
+def reindex() -> None:
+    had(); tell(str(begun())); forever()
+"""
+    async with served(floor, source) as server:
+        with pytest.raises(CrashedRun):
+            await call(f"{server.name}.reindex", timeout="3s", retries=3)
+        # It spoke, or was ended before it could: either way nothing of it lives.
+        pid, begun = await server.word()
+        assert not alive(pid)
+        assert not alive(int(begun))
+
+    row = await floor.row()
+    assert (row.status, row.attempts, server.had) == ("unknown", 1, 1)
+
+
+async def test_a_server_is_ended_when_the_claim_is_lost_before_the_call(floor: Floor) -> None:
+    source = """
+@server.tool
+def reindex() -> None:
+    had()
+tell("started"); heed()
+"""
+    async with served(floor, source) as server:
+        calling = asyncio.create_task(call(f"{server.name}.reindex"))
+        pid = await server.says("started")
+        row = await floor.row()
+        taken = Outcome(Status.CANCELLED, "by hand")
+        await claims.settle(floor.ledger, row.id, row.fence, taken)
+        server.let_go()
+        with pytest.raises(CancelledRun):
+            await calling
+        assert not alive(pid)
+
+    row = await floor.row()
+    assert (row.status, row.attempts, server.had) == ("cancelled", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "attempts"),
+    [
+        ({"command": ["/nowhere/server"]}, "/nowhere/server", 0),
+        ({"command": [sys.executable, "-c", "import sys; sys.exit('not now')"]}, "not now", 2),
+        ({}, "127.0.0.1", 2),
+    ],
+    ids=["no-program", "ends-at-once", "nobody-there"],
+)
+async def test_a_server_that_does_not_start_is_tried_again(
+    floor: Floor, settings: dict[str, Any], words: str, attempts: int
+) -> None:
+    servers = PrefectServers(floor.client)
+    with nobody_there() as url:
+        await servers.add("away", settings or {"url": url})
+        try:
+            with pytest.raises(FailedRun, match=words):
+                await call("away.reindex", retries=1, retry_delay="1s")
+        finally:
+            await servers.remove("away")
+
+    row = await floor.row()
+    assert (row.status, row.attempts) == ("failed", attempts)

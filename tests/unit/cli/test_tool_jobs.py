@@ -1,0 +1,103 @@
+"""Jobs that call a tool on the command line, as far as no Prefect is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.ledger import jobs
+from daybook.ledger.engine import Ledger
+from daybook.spec.job import new_job
+from tests.unit.cli.conftest import MADE
+from tests.unit.cli.test_refusals import check, rows
+
+pytestmark = pytest.mark.usefixtures("home")
+
+EVERY = ("--every", "5m")
+PARAMS = {"full": True, "key": "{{secret:ops}}"}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home whose ledger holds the job `renew`."""
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
+
+    async def fill() -> None:
+        job = new_job(now=MADE, name="renew", tool="search.reindex", params=PARAMS, every="1h")
+        async with (
+            Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger,
+            ledger.write() as session,
+        ):
+            await jobs.add(session, job, "renew", MADE)
+
+    asyncio.run(fill())
+    yield tmp_path
+
+
+def test_it_is_shown_with_its_tool_and_its_params(daybook: Any) -> None:
+    found = daybook("show", "renew", "--json").json
+    assert (found["kind"], found["tool"], found["params"]) == (
+        "tool-call",
+        "search.reindex",
+        PARAMS,
+    )
+    assert found["deployment"] == "tool-call/renew"
+    assert "agent" not in found
+    said = daybook("show", "renew").out
+    assert "\n  tool        search.reindex\n" in said
+    assert '\n  params      {"full": true, "key": "{{secret:ops}}"}\n' in said
+
+
+def test_a_dry_run_shows_the_call_and_no_secret(daybook: Any) -> None:
+    found = daybook("run", "renew", "--dry-run", "--json").json
+    assert found["does"] == {"tool": "search.reindex", "params": PARAMS}
+    assert (found["kind"], found["session_id"], found["history"]) == ("tool-call", None, 0)
+    assert '{"full": true, "key": "{{secret:ops}}"}' in daybook("run", "renew", "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("typed", "option", "words"),
+    [
+        (["x", "--tool", "a.b"], "PROMPT and --tool", ["only one"]),
+        (["--tool", "a.b", "--webhook", "https://x.example"], "--webhook and --tool", ["only one"]),
+        (["--tool", "a.b", "--params", "{"], "--params", ["no JSON", "@params.json"]),
+        (["--tool", "a.b", "--params", "[]"], "--params", ["no JSON object"]),
+        (["--tool", "a.b", "--params", "@/none"], "--params", ["/none", "No such file"]),
+        (["--tool", "a.b", "--params", '{"a": NaN}'], "--params", ["nan is no JSON"]),
+        (["--tool", "a.b", "--params", "[" * 100_000], "--params", ["no JSON"]),
+        (["--tool", "a.b", "--agent", "a"], "--agent", ["tool call"]),
+        (["--tool", " "], "--tool", ["blank"]),
+        (["--tool", "https://x.example/mcp"], "--tool", ["names no tool"]),
+        (["x", "--params", "{}"], "--params", ["tool call"]),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value)[:40],
+)
+def test_what_cannot_be_added_is_named_and_nothing_is_stored(
+    daybook: Any, home: Path, typed: list[str], option: str, words: list[str]
+) -> None:
+    before = rows(home)
+    check(daybook("add", *typed, *EVERY), option, words)
+    assert rows(home) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "option", "words"),
+    [
+        (["--tool", "a\nb"], "--tool", ["not legal"]),
+        (["--params", "{"], "--params", ["no JSON"]),
+        (["Say hello."], "PROMPT", ["tool call"]),
+        (["--webhook", "https://x.example"], "--webhook", ["tool call"]),
+    ],
+    ids=["tool", "params", "prompt", "webhook"],
+)
+def test_an_edit_that_is_refused_leaves_the_job_untouched(
+    daybook: Any, home: Path, typed: list[str], option: str, words: list[str]
+) -> None:
+    before = rows(home)
+    check(daybook("edit", "renew", *typed), option, words)
+    assert rows(home) == before

@@ -1,0 +1,33 @@
+"""A jobs file as `docs/design.md` shows it, as far as this version acts on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from daybook.clock import SYSTEM
+from daybook.service import jobs_file
+from daybook.spec.actions import ToolCall, Webhook
+from daybook.spec.job import new_job
+
+FILE = """
+jobs:
+  - name: nightly-export
+    kind: webhook
+    schedule: {every: 6h}
+    url: https://api.example.org/export
+  - name: renew-index
+    kind: tool-call
+    schedule: {at: "2127-01-15T14:30:00+01:00"}
+    tool: search.reindex
+    params: {full: true, parts: [1, 2.5, null]}
+"""
+
+
+def test_each_kind_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "jobs.yaml"
+    file.write_text(FILE)
+    export, renew = (new_job(now=SYSTEM.now(), **fields) for fields in jobs_file.read(file))
+    assert export.action == Webhook(url="https://api.example.org/export")
+    assert renew.name == "renew-index"
+    params = {"full": True, "parts": [1, 2.5, None]}
+    assert renew.action == ToolCall(tool="search.reindex", params=params)

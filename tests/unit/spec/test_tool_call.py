@@ -1,0 +1,151 @@
+"""Requirement 37 as far as it is the job's: what names a tool, and what params are."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.spec.actions import DEEPEST, LONGEST_BODY, LONGEST_TOOL, ToolCall
+from daybook.spec.job import Job, edit, new_job, normal_parameters
+
+NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
+SAID = " (write name, server.tool, or https://host/path#tool)"
+
+
+def make(**fields: Any) -> Job:
+    return new_job(now=NOW, **{"tool": "search.reindex", "every": "1h", **fields})
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """An object in which objects are, that many levels below it."""
+    inside: dict[str, Any] = {}
+    for _ in range(levels):
+        inside = {"a": inside}
+    return inside
+
+
+def test_the_least_one() -> None:
+    job = make()
+    assert (job.name, job.kind) == ("search.reindex", "tool-call")
+    assert job.action == ToolCall(tool="search.reindex", params={})
+    assert (job.policy.retries, job.policy.timeout) == (0, timedelta(minutes=30))
+
+
+@pytest.mark.parametrize("kind", ["tool-call", "call_tool"])
+def test_the_kind_may_be_said(kind: str) -> None:
+    assert make(kind=kind) == make()
+
+
+def test_params_are_kept_as_they_were_written() -> None:
+    params = {"full": True, "n": [1, None, 2.5, {"ä": " x\n{{due}} {{secret:ops}}"}], "e": {}}
+    job = make(params=params)
+    parameters = job.parameters()
+    assert parameters["params"] == params
+    assert json.loads(json.dumps(parameters)) == parameters
+    assert job.with_parameters(parameters) == job
+    assert normal_parameters("tool-call", {"tool": "search.reindex", "params": params}) == (
+        parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [
+        ("https://x.example/mcp#re index", "re index"),
+        ("HTTPS://x.example/mcp#a#b", "b"),
+        (" reindex ", "reindex"),
+    ],
+)
+def test_a_name_from_the_tool(tool: str, name: str) -> None:
+    assert make(tool=tool).name == name
+
+
+TOO_LONG = f"tool: is too long (legal: at most {LONGEST_TOOL} characters)"
+NO_JSON = " (write texts, numbers, true, null)"
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"tool": " "}, f"tool: is blank{SAID}"),
+        ({"tool": "a\nb"}, f"tool: is not legal{SAID}"),
+        ({"tool": "a\u202eb"}, f"tool: is not legal{SAID}"),
+        ({"tool": "https://x.example/mcp"}, f"tool: is an address that names no tool{SAID}"),
+        ({"tool": "http://x.example/mcp#"}, f"tool: is an address that names no tool{SAID}"),
+        ({"tool": "t" * (LONGEST_TOOL + 1)}, TOO_LONG),
+        ({"tool": 5}, "tool: input should be a valid string"),
+        ({"params": []}, "params: input should be a valid dictionary"),
+        ({"params": {"a": float("nan")}}, "params: nan is no JSON (write a number, or null)"),
+        ({"params": {"a": [-float("inf")]}}, "params: -inf is no JSON (write a number, or null)"),
+        (
+            {"params": {"a": 2**63}},
+            "params: 9223372036854775808 has more than 64 bits (write it as a text)",
+        ),
+        ({"params": {"a": {1: 2}}}, "params: 1 is no name (write a text)"),
+        ({"params": {"a": (1,)}}, f"params: (1,) is no JSON{NO_JSON}"),
+        (
+            {"params": {"a": "x\0"}},
+            "params: a text holds what no database keeps (no NUL, no surrogates)",
+        ),
+        (
+            {"params": {"a": [{"__prefect_kind": "json"}]}},
+            'params: "__prefect_kind" is Prefect\'s own word (leave it out)',
+        ),
+        (
+            {"params": nested(DEEPEST + 1)},
+            f"params: is nested too deeply (legal: at most {DEEPEST} levels)",
+        ),
+        (
+            {"params": {"a": "x" * LONGEST_BODY}},
+            f"params: is too long (legal: at most {LONGEST_BODY:,} characters)",
+        ),
+        (
+            {"prompt": "x"},
+            "prompt and tool: only one of these can be given (a job does one thing)",
+        ),
+        (
+            {"url": "https://x.example"},
+            "url and tool: only one of these can be given (a job does one thing)",
+        ),
+        ({"body": "x"}, "body: is a webhook's, and this is a tool call (leave it out)"),
+        ({"tool": None, "kind": "call_tool"}, "tool: is missing (write the tool that is called)"),
+        (
+            {"tool": None, "prompt": "x", "params": {}},
+            "params: is a tool call's, and this is an agent prompt (leave it out)",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value[:40],
+)
+def test_refused(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(Refused) as caught:
+        make(**fields)
+    assert str(caught.value) == text
+
+
+def test_what_is_just_legal() -> None:
+    for params in (
+        nested(DEEPEST),
+        {"a": 2**63 - 1, "b": -(2**63)},
+        {"a": "x" * (LONGEST_BODY - 10)},
+    ):
+        assert make(params=params).parameters()["params"] == params
+    assert make(tool="t" * LONGEST_TOOL).action == ToolCall(tool="t" * LONGEST_TOOL)
+
+
+def test_an_edit_changes_only_what_is_given() -> None:
+    job = make(params={"full": True})
+    other = edit(job, {"tool": "other"}, now=NOW)
+    assert other.action == ToolCall(tool="other", params={"full": True})
+    assert edit(job, {"params": {}}, now=NOW).action == ToolCall(tool="search.reindex")
+    with pytest.raises(Refused, match="kind: cannot be changed"):
+        edit(job, {"kind": "webhook"}, now=NOW)
+
+
+def test_the_actions_schema_makes_a_form() -> None:
+    schema = ToolCall.model_json_schema()
+    assert schema["required"] == ["tool"]
+    assert all(field["title"] and field["description"] for field in schema["properties"].values())
