@@ -4,8 +4,8 @@ It is made in one transaction under the claim lock; `daybook.ledger.claims.claim
 code grants. The steps stand in the order in which they are asked::
 
     has its row an outcome? ─► is it held? ─► is it too early, or past its deadline? ─► is it due,
-    enabled, not too late? ─► does it overlap with one of its job? ─► is its session free? ─► is a
-    slot free? ─► granted
+    not judged by the audit, enabled, not too late? ─► does it overlap with one of its job? ─► is
+    its session free? ─► is a slot free? ─► granted
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger import (
+    corrections,
     jobs,
     leases,
     offers,
@@ -133,14 +134,9 @@ class Decision:
             stored = await jobs.in_force(self.session, offer.job_id, at)
         else:
             stored = None
-        if timed and row is None:
-            if stored is None or not is_due(stored.job, offer.due):
-                return self._not_due(stored)
-            if not self._same(stored):
-                # Edited in Prefect, or queued before an edit here: the revision decides, but first
-                # the ledger has to know all edits.
-                return Compare(stored.id)
-        fresh = row is None
+        if timed and row is None and (answer := self._no_due_time(stored)):
+            return answer
+        fresh = row is None or row.waits_for == corrections.DUE
         if row is None:
             row = rows.new(offer, offer.occurrence, offer.trigger, stored, self.now)
             if timed and stored is not None:
@@ -157,12 +153,15 @@ class Decision:
         return await self._overlap(row, stored)
 
     async def _timed(self, row: RunRow, stored: StoredJob, *, fresh: bool) -> Answer:
+        job = stored.job
         newest = await jobs.get(self.session, stored.id)
         if newest is not None and (why := await wanted.why_not(self.session, row, newest)):
             return await self._end(row, Status.SKIPPED, why)
+        if not row.attempts and not is_due(job, row.due):
+            # Edited in Prefect before it was due, which the ledger knows only now.
+            return await self._end(row, Status.SKIPPED, corrections.NOT_ANY_MORE)
         if not fresh:  # a waiting row never becomes late
             return await self._overlap(row, stored)
-        job = stored.job
         later = upcoming.offset(stored.id, job.policy.stagger)
         late = lateness.judge(job.schedule, row.due, self.now - later, job.policy)
         if not late.runs:
@@ -177,6 +176,18 @@ class Decision:
     def _same(self, stored: StoredJob) -> bool:
         """Whether Prefect holds of the job what the ledger does, as far as the offer tells."""
         return self.offer.compared or self.offer.parameters == stored.job.parameters()
+
+    def _no_due_time(self, stored: StoredJob | None) -> Answer | None:
+        """What is answered of an instant of which no row is made; None of a due time."""
+        # What came after the watermark may still change, by edits that the ledger does not know.
+        judged = stored is not None and self.offer.due <= stored.row.audited_until
+        if stored is None or not is_due(stored.job, self.offer.due):
+            return Ended(Status.SKIPPED, "not due") if judged else self._not_due(stored)
+        if judged:
+            return Ended(Status.SKIPPED, "already judged")
+        # Edited in Prefect, or queued before an edit here: the revision decides, but first the
+        # ledger has to know all edits.
+        return None if self._same(stored) else Compare(stored.id)
 
     def _not_due(self, stored: StoredJob | None) -> Answer:
         offer = self.offer

@@ -9,10 +9,12 @@ waiting      cancelled    waiting for another  waiting (the same  skipped, by ha
 claimed      cancelled    waiting, at once     failed             skipped, by hand
 acting       cancelled    unknown, or rerun    unknown, or rerun  unknown, or rerun
 missing      cancelled    waiting, or missed   failed             skipped, by hand
+judged       nothing      nothing              nothing            nothing
 ended        nothing      nothing              nothing            nothing
 ===========  ===========  ===================  =================  =================
 
-A row is made only for a due time of the revision in force, and for a custom or quick run of a job.
+A row is made only for a due time of the revision in force, and for a custom or quick run of a job;
+*judged* is a due time up to the watermark of the audit, which may be among those of another row.
 The same end may be brought any number of times; only the first time changes something. An end of a
 Prefect run that no longer carries the row, because another does by now, changes nothing either.
 Whoever brings an end has no process of that run under its eyes: what it sees there comes first.
@@ -29,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook.ledger import jobs, leases, offers, outcomes, rows, states
 from daybook.ledger.decision import is_due
 from daybook.ledger.engine import Ledger
+from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import TERMINAL, Status
@@ -190,7 +193,7 @@ async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) 
     if not timed and not offer.occurrence.startswith("flow:"):
         return None  # a request has its row before its Prefect run: it was pruned
     stored = await jobs.in_force(session, offer.job_id, offer.due if timed else now)
-    if stored is None or (timed and not is_due(stored.job, offer.due)):
+    if stored is None or (timed and not _has_no_row_yet(stored, offer.due)):
         return None
     row = rows.new(offer, offer.occurrence, offer.trigger, stored, now)
     row.flow_run_id, row.flow_starts = end.flow_run_id, offer.flow_starts
@@ -219,6 +222,11 @@ async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) 
                 return row.state
     await outcomes.write(session, row, outcome, now)
     return row.state
+
+
+def _has_no_row_yet(stored: StoredJob, due: datetime) -> bool:
+    """Whether it is a due time that the audit has not judged."""
+    return is_due(stored.job, due) and due > stored.row.audited_until
 
 
 def _late(job: Job, row: RunRow, now: datetime) -> lateness.Lateness:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete
+from sqlalchemy import ColumnElement, delete, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -182,6 +182,22 @@ async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> Sto
     return None if revision is None or row is None else _compose(row, revision)
 
 
+async def since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:
+    """The job by each revision in force at ``instant`` or later, oldest first."""
+    of_job = col(RevisionRow.job_id) == job_id
+    first = select(func.max(RevisionRow.effective_from)).where(
+        of_job, col(RevisionRow.effective_from) <= instant
+    )
+    start = (await session.execute(first)).scalar_one()
+    later = select(RevisionRow).where(of_job).order_by(col(RevisionRow.effective_from))
+    if start is not None:
+        later = later.where(col(RevisionRow.effective_from) >= start)
+    row = await session.get(JobRow, job_id)
+    if row is None:
+        return []
+    return [_compose(row, revision) for revision in (await session.execute(later)).scalars()]
+
+
 async def change(
     session: AsyncSession,
     stored: StoredJob,
@@ -193,7 +209,8 @@ async def change(
 ) -> StoredJob:
     """Make ``job`` what is in force from ``now`` on; nothing is written when nothing changed.
 
-    ``stored`` is the job with its newest revision. Raises `Refused` when a new name is taken.
+    ``stored`` is the job with its newest revision. What was audited stays as it was judged: an edit
+    of before counts from the watermark on. Raises `Refused` when a new name is taken.
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await names(session):
@@ -212,7 +229,8 @@ async def change(
     meaning = ("enabled", "schedule", "action", "policy")
     if any(getattr(fresh, name) != getattr(latest, name) for name in meaning):
         # Strictly rising, also when two changes fall into one microsecond or the clock went back.
-        fresh.effective_from = max(now, latest.effective_from + timedelta(microseconds=1))
+        rising = latest.effective_from + timedelta(microseconds=1)
+        fresh.effective_from = max(now, rising, row.audited_until)
         row.revision = fresh.number
         session.add(fresh)
         latest = fresh

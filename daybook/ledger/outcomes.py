@@ -91,6 +91,21 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
     await slots.hand_on(session, row, now)
 
 
+async def extend(
+    session: AsyncSession, row: RunRow, due_to: datetime, count: int, now: datetime
+) -> None:
+    """Let ``row``, an outcome that no run had, stand for the ``count`` due times up to ``due_to``.
+
+    They are adjacent to its own and came to the same for the same reason.
+    """
+    row.due_to, row.count, row.finished_at = due_to, row.count + count, now
+    session.add(row)
+    job = await session.get(JobRow, row.job_id)
+    if job is not None and job.last_run_id == row.id:
+        job.last_run_at = due_to
+        session.add(job)
+
+
 async def _started_again(session: AsyncSession, row: RunRow) -> bool:
     later = select(RunRow.id).where(
         col(RunRow.flow_run_id) == row.flow_run_id, col(RunRow.flow_starts) > row.flow_starts
@@ -126,9 +141,11 @@ async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool 
     stored = await jobs.get(session, row.job_id) if row.job_id else None
     if stored is None:
         return
-    job, status = stored.row, row.state
-    if not late or job.last_run_id == row.id:
-        job.last_run_id, job.last_run_at, job.last_status = row.id, row.due, row.status
+    job, status, last_due = stored.row, row.state, row.due_to or row.due
+    # What was never begun may be judged long after; what came of later due times is the last.
+    older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
+    if (not late and not older) or job.last_run_id == row.id:
+        job.last_run_id, job.last_run_at, job.last_status = row.id, last_due, row.status
     if late:
         await _recount(session, job, enabled=stored.job.enabled)
     else:

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from sqlalchemy import or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -60,8 +61,15 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
     rule = _rule(row)
     if rule == "allow":
         return None
+    # Of those that wait, only these can be at work or queued: a day that is to be made up for may
+    # be thousands of rows.
+    there = or_(
+        col(RunRow.status).in_(HELD),
+        col(RunRow.attempts) > 0,
+        col(RunRow.waits_for).in_(slots.TURNS),
+    )
     live = select(RunRow).where(
-        col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE), col(RunRow.id) != row.id
+        col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE), there, col(RunRow.id) != row.id
     )
     others = (await session.execute(live.order_by(*slots.ORDER))).scalars().all()
     at_work = [each for each in others if _at_work(each, now)]

@@ -7,6 +7,8 @@ judged now).
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -21,17 +23,25 @@ async def why_not(session: AsyncSession, row: RunRow, newest: StoredJob) -> str:
 
     One that has begun an attempt goes on, unless its job is off.
     """
-    if why := off(newest):
+    if (why := off(newest)) or row.attempts:
         return why
-    if row.attempts:
-        return ""
-    if row.due.isoformat() in newest.row.skips:
+    return put_off(newest, row.due) or await spent(session, newest, row.id)
+
+
+def put_off(newest: StoredJob, due: datetime) -> str:
+    """Why this due time is not wanted by hand; empty when it is."""
+    if due.isoformat() in newest.row.skips:
         return "skipped by hand"
     snoozed = newest.row.snoozed_until
-    if snoozed is not None and row.due < snoozed:
+    if snoozed is not None and due < snoozed:
         return f"snoozed until {snoozed:%Y-%m-%d %H:%M:%S} UTC"
+    return ""
+
+
+async def spent(session: AsyncSession, newest: StoredJob, run_id: str = "") -> str:
+    """Why no further run than ``run_id`` is wanted: the job has all its runs; else empty."""
     most = newest.job.policy.max_runs
-    if most and newest.row.run_count + await _begun(session, row) >= most:
+    if most and newest.row.run_count + await _begun(session, newest.id, run_id) >= most:
         return f"max runs: {most} are done or at work"
     return ""
 
@@ -43,12 +53,12 @@ def off(newest: StoredJob) -> str:
     return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
 
 
-async def _begun(session: AsyncSession, row: RunRow) -> int:
+async def _begun(session: AsyncSession, job_id: str, run_id: str) -> int:
     """How many other runs of the job have begun, or are about to, and not ended."""
     waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
     begun = select(func.count()).where(
-        col(RunRow.job_id) == row.job_id,
-        col(RunRow.id) != row.id,
+        col(RunRow.job_id) == job_id,
+        col(RunRow.id) != run_id,
         col(RunRow.status).in_(HELD) | waiting,
     )
     count: int = (await session.execute(begun)).scalar_one()
