@@ -53,7 +53,13 @@ _secrets = App(
     help_epilogue="",
     group=_AGENTS,
 )
-_BELOW = {"agents": _agents, "secrets": _secrets, "session": _sessions}
+_tools = App(
+    name="tools",
+    help="What jobs call: list, show, call; the servers that have them: test, add, remove.",
+    help_epilogue="",
+    group=_AGENTS,
+)
+_BELOW = {"agents": _agents, "secrets": _secrets, "session": _sessions, "tools": _tools}
 
 
 def _register() -> None:
@@ -74,6 +80,8 @@ def _register() -> None:
         _lazily(_agents, f"agents:{name}_", name, sort_key=next(order))
     for name in ("add", "list", "remove"):
         _lazily(_secrets, f"secrets:{name}_", name, sort_key=next(order))
+    for name in ("list", "show", "call", "test", "add", "remove"):
+        _lazily(_tools, f"tools:{name}_", name, sort_key=next(order))
     for name in ("list", "show"):
         _lazily(_sessions, f"sessions:{name}_", name, sort_key=next(order))
     for below in _BELOW.values():

@@ -1,0 +1,268 @@
+"""`daybook tools`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Json, header, json_object
+from daybook.cli.prefect_first import prefect_first
+from daybook.errors import NotFound, Refused, UnknownName
+
+Server = Annotated[str, Parameter(help="The server's name.")]
+
+
+async def list_(*, as_json: Json = False) -> int:
+    """List what a job can call: Python tools, and those of the saved servers.
+
+    Example: daybook tools list
+    """
+    prefect_first()
+    from daybook.service import tools
+
+    found = await tools.list_tools()
+    if as_json:
+        output.data(found)
+        return 0
+    if found["tools"]:
+        rows = [
+            (each["name"], each["source"], _first_line(each["description"]))
+            for each in found["tools"]
+        ]
+        output.table(("NAME", "SOURCE", "DESCRIPTION"), rows, whole=("NAME",))
+    else:
+        output.say("There are no tools; `daybook tools add --help` says how to save a server.")
+    for name, why in found["absent"].items():
+        output.say(f"{name}: {why}")
+    return 0
+
+
+async def show_(
+    name: Annotated[
+        str, Parameter(help="A tool's name, or that of a saved server, or https://host/path#tool.")
+    ],
+    /,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Show what a tool does and takes, or a saved server, and the jobs that use it.
+
+    Example: daybook tools show search.reindex
+    """
+    prefect_first()
+    from daybook.service import tools
+
+    with _named("tool"):
+        found = await tools.show(name)
+    if as_json:
+        output.data(found)
+    elif "settings" in found:
+        _server(found)
+    else:
+        _tool(found)
+    return 0
+
+
+async def call_(
+    name: Annotated[str, Parameter(help="The tool's name, as `daybook tools list` shows it.")],
+    /,
+    *,
+    params: Annotated[
+        str | None, Parameter(help="What it is called with: a JSON object, or @file.")
+    ] = None,
+    timeout: Annotated[
+        str, Parameter(help="The most that it may take.", show_default=True)
+    ] = "30s",
+    as_json: Json = False,
+) -> int:
+    """Call a tool once, here and now, outside of any job.
+
+    Example: daybook tools call search.reindex --params '{"full": true}'
+    """
+    from daybook.spec import durations
+
+    given = json_object("params", params) if params is not None else {}
+    within = durations.parse(timeout, "timeout").total_seconds()
+    prefect_first()
+    from daybook.service import tools
+
+    with _named("tool"):
+        found = await tools.call(name, given, within)
+    if as_json:
+        output.data(found)
+    else:
+        if found["output"]:
+            output.line(found["output"])
+        if found["status"] != "succeeded":
+            output.say(f"{found['status']}: {found['reason'] or found['error']}")
+        elif found["reason"]:
+            output.say(f"({found['reason']})")
+    return 0 if found["status"] == "succeeded" else 1
+
+
+async def test_(
+    name: Annotated[str | None, Parameter(help="The server's name. Default: each of them.")] = None,
+    /,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Start or reach a saved server, and ask for its tools; nothing is called.
+
+    Example: daybook tools test search
+    """
+    prefect_first()
+    from daybook.service import tools
+
+    with _named("tool server"):
+        found = await tools.test(name)
+    if as_json:
+        output.data(found)
+    elif found:
+        rows = [
+            (
+                each["server"],
+                each["problem"] or f"{len(each['tools'])} tools in {each['seconds']:.1f} s",
+            )
+            for each in found
+        ]
+        output.table(("SERVER", "ANSWER"), rows)
+    else:
+        output.say("There are no servers; `daybook tools add --help` says how to save one.")
+    return 1 if any(each["problem"] for each in found) else 0
+
+
+async def add_(
+    name: Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")],
+    /,
+    *arguments: Annotated[str, Parameter(help="The program and its arguments, after --.")],
+    command: Annotated[
+        str | None,
+        Parameter(help="The program and its arguments in one text; no shell reads it."),
+    ] = None,
+    url: Annotated[
+        str | None, Parameter(help="The address of a server that speaks streamable HTTP.")
+    ] = None,
+    environment: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--env",
+            help="The NAME of a variable of the worker that the program sees, beside PATH, HOME "
+            "and the like. May be given several times.",
+        ),
+    ] = None,
+    headers: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--header",
+            help='Sent with each request to the URL: "X-Team: ops"; a secret only as '
+            "{{secret:name}}. May be given several times.",
+        ),
+    ] = None,
+    work_dir: Annotated[
+        str | None,
+        Parameter(help="Where the program runs. Default: a new, empty folder for each call."),
+    ] = None,
+    replace: Annotated[
+        bool, Parameter(help="In place of the server of this name, if there is one.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Save an MCP server, a program or an address, so that jobs can call its tools.
+
+    Example: daybook tools add time -- uvx mcp-server-time
+    """
+    from daybook.cli.agents import program_of
+
+    settings: dict[str, Any] = {
+        "command": program_of(command, arguments),
+        "url": url or "",
+        "work_dir": work_dir or "",
+    }
+    if headers is not None:
+        settings["headers"] = dict(map(header, headers))
+    if environment is not None:
+        from daybook.programs.environment import DEFAULT
+
+        if not settings["command"]:
+            raise Refused("env", "is for a program; this server has none")
+        settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
+    prefect_first()
+    from daybook.service import tools
+
+    made = await tools.add(name, settings, replace=replace)
+    if as_json:
+        output.data(made)
+    else:
+        _server(made)
+        if made["tools"]:
+            output.say(f"Call one: daybook tools call {made['tools'][0]}")
+    return 0
+
+
+async def remove_(name: Server, /, *, as_json: Json = False) -> int:
+    """Remove a saved server whose tools no job calls.
+
+    Example: daybook tools remove time
+    """
+    prefect_first()
+    from daybook.service import tools
+
+    await tools.remove(name)
+    if as_json:
+        output.data({"removed": name})
+    else:
+        output.line(f"Removed the tool server {name}")
+    return 0
+
+
+@contextmanager
+def _named(noun: str) -> Iterator[None]:
+    """It is what the command names, so its absence is "not found", not a wrong option."""
+    try:
+        yield
+    except UnknownName as error:
+        if error.field == "secret":
+            raise
+        raise NotFound(noun, f"{error.name}") from error
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0] or "-"
+
+
+def _tool(tool: dict[str, Any]) -> None:
+    output.line(f"{tool['name']} ({tool['source']})", style="bold")
+    schema = tool["schema"]
+    required = schema.get("required", [])
+    needs = required if isinstance(required, list) else []
+    properties = schema.get("properties", {})
+    pairs = [("description", tool["description"].strip())]
+    for name, each in properties.items() if isinstance(properties, dict) else ():
+        told = words.value(each)
+        pairs.append((f"param {name}", f"{told}, required" if name in needs else told))
+    pairs.append(("jobs", ", ".join(tool["jobs"])))
+    output.facts([(name, value) for name, value in pairs if value])
+
+
+def _server(server: dict[str, Any]) -> None:
+    settings = server["settings"]
+    output.line(f"{server['name']} (tool server)", style="bold")
+    headers = [f"{name}: {value}" for name, value in settings.get("headers", {}).items()]
+    pairs = [
+        ("command", " ".join(map(words.quoted, settings.get("command", [])))),
+        ("url", settings.get("url", "")),
+        ("headers", "\n".join(headers)),
+        ("work dir", settings.get("work_dir", "")),
+        (
+            "environment",
+            " ".join(settings.get("environment", [])) if settings.get("command") else "",
+        ),
+        ("tools", "\n".join(server["tools"] or [])),
+        ("problem", server["problem"] or ""),
+        ("jobs", ", ".join(server.get("jobs", []))),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])

@@ -1,0 +1,361 @@
+"""A server at an address: where it may be, and what each way to answer badly means for the run."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from daybook.errors import OutgoingRefused, Refused, ToolUnreachable
+from daybook.ledger.states import Status
+from daybook.outgoing.guard import Allowed, Guard, Rule
+from daybook.outgoing.secrets import Filled
+from daybook.tools import calls, catalog
+from daybook.tools.base import Called
+from daybook.tools.calls import Prepared
+from daybook.tools.connection import Connection
+from daybook.tools.http import HttpWire
+from tests.contract.tools.conftest import Saved
+from tests.unit.outgoing.tricks import PRIVATE, PUBLIC, REFUSED, TURNS, Answers, Dns, Trick, Turn
+from tests.unit.outgoing.wires import (
+    Handler,
+    Seen,
+    Server,
+    Wires,
+    answer,
+    cut,
+    hang,
+    head,
+    raw,
+    redirect,
+    serving,
+)
+
+pytestmark = pytest.mark.anyio
+
+NAMES: Mapping[str, Answers] = {"public.example": ((PUBLIC,),), "other.example": ((PUBLIC,),)}
+URL = "http://public.example/mcp"
+JSON = {"Content-Type": "application/json"}
+EVENTS = {"Content-Type": "text/event-stream"}
+TOOL = {"name": "reindex", "inputSchema": {"type": "object"}}
+HELLO = {
+    "protocolVersion": "2025-06-18",
+    "capabilities": {"tools": {}},
+    "serverInfo": {"name": "scripted", "version": "1"},
+}
+
+
+def speaks(call: Handler) -> Handler:
+    """A server with one tool, which does ``call`` when that is called."""
+
+    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        message = json.loads(seen.body) if seen.body else {}
+        match message.get("method"):
+            case "initialize":
+                told: dict[str, Any] = {"result": HELLO}
+            case "tools/list":
+                told = {"result": {"tools": [TOOL]}}
+            case "tools/call":
+                await call(seen, writer)
+                return
+            case "notifications/initialized":
+                await answer(202, b"")(seen, writer)
+                return
+            case _:
+                told = {"error": {"code": -32601, "message": "no such method"}}
+        await _says(message["id"], told)(seen, writer)
+
+    return step
+
+
+def _says(number: Any, told: Mapping[str, Any]) -> Handler:
+    body = json.dumps({"jsonrpc": "2.0", "id": number, **told}).encode()
+    return answer(200, body, JSON)
+
+
+def says(told: Mapping[str, Any], *, events: bool = False) -> Handler:
+    """A message of the protocol, as the answer to what was asked."""
+
+    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        number = json.loads(seen.body)["id"]
+        if not events:
+            await _says(number, told)(seen, writer)
+            return
+        data = json.dumps({"jsonrpc": "2.0", "id": number, **told})
+        await raw(head(200, EVENTS) + f"event: message\ndata: {data}\n\n".encode())(seen, writer)
+
+    return step
+
+
+DONE = says({"result": {"content": [{"type": "text", "text": "done"}]}})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with serving() as server:
+        yield server
+
+
+def _wires(server: Server) -> Wires:
+    return Wires({(PUBLIC, 80): server})
+
+
+def _wire(
+    wires: Wires,
+    url: str = URL,
+    rule: Rule = Rule.AGENT,
+    dns: Dns | None = None,
+    secret: frozenset[str] = frozenset(),
+    **headers: str,
+) -> HttpWire:
+    guard = Guard(rule, Allowed.of(""), dns or Dns(NAMES))
+    return HttpWire(guard, url, headers, secret, backend=wires)
+
+
+async def _opened(wire: HttpWire, within: float = 30) -> Connection:
+    there = Connection(wire.shown, wire)
+    await there.open(within)
+    return there
+
+
+async def _call(
+    server: Server, step: Handler, *, idempotent: bool = False, timeout: float = 30
+) -> Called:
+    server.steps = [speaks(step)]
+    there = await _opened(_wire(_wires(server)))
+    prepared = Prepared("x#reindex", "reindex", {}, "request:x:1", {}, Filled(), there)
+    return await calls.call(prepared, timeout=timeout, idempotent=idempotent)
+
+
+@pytest.mark.parametrize("trick", REFUSED, ids=str)
+async def test_no_job_of_an_agent_names_one_of_these(trick: Trick) -> None:
+    dns = Dns.of(trick)
+    saved = Saved()
+    with pytest.raises(Refused):
+        await calls.prepare(
+            f"{trick.url}#reindex", {}, "request:x:1", saved, saved, Guard(Rule.AGENT, None, dns)
+        )
+
+
+@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("trick", REFUSED, ids=str)
+async def test_nothing_is_sent_to_what_may_not_be_reached(trick: Trick, rule: Rule) -> None:
+    wires, guard = Wires({}), Guard(rule, None, Dns.of(trick))
+    reached = rule is Rule.OPERATOR and trick.operator
+    with pytest.raises(ToolUnreachable if reached else Refused):
+        guard.check(trick.url)
+        await _opened(HttpWire(guard, trick.url, {}, backend=wires))
+    assert bool(wires.connected) is reached
+
+
+@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("turn", TURNS, ids=str)
+async def test_no_redirect_leads_there(turn: Turn, rule: Rule, server: Server) -> None:
+    server.steps = [redirect(turn.location, turn.status), speaks(DONE)]
+    laid = {(address, 80): server for address in (PUBLIC, PRIVATE, "127.0.0.1")}
+    wires = Wires(laid)
+    dns = Dns({**NAMES, **(turn.answers or {})})
+    with pytest.raises(Refused):
+        await _opened(_wire(wires, turn.start, rule, dns))
+    assert wires.connected == [(PUBLIC, 80)]
+
+
+async def test_params_do_not_go_to_another_address(server: Server) -> None:
+    """A redirect as harmless as can be: another name, as public as the first."""
+    server.steps = [speaks(redirect("http://other.example/mcp", 307))]
+    wires = _wires(server)
+    there = await _opened(_wire(wires))
+    prepared = Prepared("x", "reindex", {}, "request:x:1", {"key": "secret"}, Filled(), there)
+    with pytest.raises(OutgoingRefused, match=r"other\.example is refused"):
+        await calls.call(prepared, timeout=30)
+    asked = [each for each in server.requests if b"tools/call" in each.body]
+    assert [each.headers["host"] for each in asked] == ["public.example"]
+
+
+async def test_a_redirect_at_the_same_address_is_followed(server: Server) -> None:
+    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        moved = redirect("/mcp/", 307) if seen.path == "/mcp" else speaks(DONE)
+        await moved(seen, writer)
+
+    server.steps = [step]
+    there = await _opened(_wire(_wires(server)))
+    prepared = Prepared("x", "reindex", {}, "request:x:1", {}, Filled(), there)
+    called = await calls.call(prepared, timeout=30)
+    assert called.outcome.output == "done"
+
+
+async def test_a_secret_does_not_go_in_plain_through_the_internet(server: Server) -> None:
+    server.steps = [speaks(DONE)]
+    wires = _wires(server)
+    secret = frozenset({"authorization"})
+    with pytest.raises(OutgoingRefused, match="plain http"):
+        await _opened(_wire(wires, secret=secret, Authorization="Bearer x"))
+    assert wires.connected == []
+
+
+async def test_every_request_says_who_asks_and_wants_it_plain(server: Server) -> None:
+    await _call(server, DONE)
+    for seen in server.requests:
+        assert seen.headers["user-agent"].startswith("daybook/")
+        assert seen.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("events", [False, True], ids=["plain", "events"])
+async def test_an_answer_is_an_answer(server: Server, events: bool) -> None:
+    told = {"result": {"content": [{"type": "text", "text": "done"}]}}
+    called = await _call(server, says(told, events=events))
+    assert (called.outcome.status, called.outcome.output) == (Status.SUCCEEDED, "done")
+    assert sum(b"tools/call" in each.body for each in server.requests) == 1
+
+
+@pytest.mark.parametrize("events", [False, True], ids=["plain", "events"])
+@pytest.mark.parametrize("code", [-32000, -32001, -32600, -32603, -32700])
+async def test_an_error_of_the_servers_is_a_failure(
+    server: Server, code: int, events: bool
+) -> None:
+    """Also one by whose code the library tells that a connection broke."""
+    told = {"error": {"code": code, "message": "the index is gone"}}
+    called = await _call(server, says(told, events=events), idempotent=True)
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, False)
+    assert called.outcome.error == "the index is gone"
+
+
+UNANSWERED: dict[str, Handler] = {
+    "the connection is closed": raw(b""),
+    "a part of a head": raw(b"HTTP/1.1 200 OK\r\nContent-"),
+    "a part of a body": raw(head(200, {**JSON, "Content-Length": "1000"}) + b'{"jsonrpc": "2'),
+    "no event": raw(head(200, EVENTS)),
+    "a part of an event": raw(head(200, EVENTS) + b'event: message\ndata: {"jsonrpc"'),
+    "not JSON": answer(200, b"<html>", JSON),
+    "of another type": answer(200, b"<html>", {"Content-Type": "text/html"}),
+    "accepted": answer(202, b""),
+    "compressed": answer(200, gzip.compress(b"{}"), {**JSON, "Content-Encoding": "gzip"}),
+    "no answer of the protocol": says({"result": {"content": "done"}}),
+}
+
+
+@pytest.mark.parametrize("step", UNANSWERED.values(), ids=UNANSWERED.keys())
+async def test_what_was_sent_and_not_answered_is_not_known(server: Server, step: Handler) -> None:
+    called = await _call(server, step)
+    assert (called.outcome.status, called.temporary) == (Status.UNKNOWN, False)
+    assert sum(b"tools/call" in each.body for each in server.requests) == 1
+
+
+@pytest.mark.parametrize("step", UNANSWERED.values(), ids=UNANSWERED.keys())
+async def test_where_it_is_idempotent_it_is_tried_again(server: Server, step: Handler) -> None:
+    called = await _call(server, step, idempotent=True)
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
+
+
+async def test_no_answer_in_time_is_not_known(server: Server) -> None:
+    called = await _call(server, hang, timeout=0.3)
+    assert called.outcome.status is Status.UNKNOWN
+    called = await _call(server, hang, timeout=0.3, idempotent=True)
+    assert (called.outcome.status, called.temporary) == (Status.TIMED_OUT, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "temporary"),
+    [
+        (400, False),
+        (401, False),
+        (404, False),
+        (429, True),
+        (500, False),
+        (502, False),
+        (503, True),
+    ],
+)
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_a_status_says_that_it_was_not_done(
+    server: Server, status: int, temporary: bool, idempotent: bool
+) -> None:
+    step = answer(status, b"sorry", {"Retry-After": "7"})
+    called = await _call(server, step, idempotent=idempotent)
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, temporary)
+    assert f"http://public.example answered {status}" in str(called.outcome.error)
+    assert called.retry_after == 7
+
+
+async def test_a_status_is_told_also_where_its_words_are_missing(server: Server) -> None:
+    called = await _call(server, cut(status=500))
+    assert called.outcome.status is Status.FAILED
+
+
+async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Server) -> None:
+    server.steps = [speaks(DONE)]
+    laid = {(PUBLIC, 80): server}
+    there = await _opened(_wire(Wires(laid)))
+    laid.clear()
+    prepared = Prepared("x", "reindex", {}, "request:x:1", {}, Filled(), there)
+    called = await calls.call(prepared, timeout=30)
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
+    assert "it cannot be reached" in str(called.outcome.error)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_before_the_call_it_may_pass(server: Server, status: int) -> None:
+    server.steps = [answer(status, b"", {"Retry-After": "9"})]
+    with pytest.raises(ToolUnreachable, match=f"answered {status}") as caught:
+        await _opened(_wire(_wires(server)))
+    assert caught.value.retry_after == 9
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+async def test_or_somebody_has_to_change_something(server: Server, status: int) -> None:
+    server.steps = [answer(status, b"")]
+    with pytest.raises(Refused, match=f"answered {status}"):
+        await _opened(_wire(_wires(server)))
+
+
+async def test_who_does_not_speak_the_protocol_is_refused(server: Server) -> None:
+    server.steps = [answer(200, b"<html>", {"Content-Type": "text/html"})]
+    with pytest.raises(Refused, match=r"http://public\.example does not speak MCP"):
+        await _opened(_wire(_wires(server)))
+
+
+async def test_who_does_not_answer_cannot_be_reached(server: Server) -> None:
+    server.steps = [hang]
+    with pytest.raises(ToolUnreachable, match=r"did not answer within 0\.3 s"):
+        await _opened(_wire(_wires(server)), within=0.3)
+
+
+async def test_its_names_and_words_are_made_harmless(server: Server) -> None:
+    tools = [
+        {**TOOL, "description": "a\x1b[31mred\x07 one"},
+        {**TOOL, "name": "a\x1b[2J"},
+        {**TOOL, "name": "x" * 129},
+        {**TOOL, "name": ""},
+    ]
+
+    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        message = json.loads(seen.body) if seen.body else {}
+        if message.get("method") == "tools/list":
+            await says({"result": {"tools": tools}})(seen, writer)
+        else:
+            await speaks(DONE)(seen, writer)
+
+    server.steps = [step]
+    there = await _opened(_wire(_wires(server)))
+    await there.close()
+    assert list(there.tools) == ["reindex"]
+    assert there.tools["reindex"].description == "a [31mred  one"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("https://public.example/mcp", "names an address and no tool"),
+        ("https://public.example/mcp#", "names an address and no tool"),
+        ("https://public.example/{{secret:ops}}#reindex", "a reference in an address"),
+        ("search.reindex", 'unknown "search.reindex"'),
+    ],
+)
+async def test_a_name_that_names_nothing_is_refused(name: str, said: str) -> None:
+    with pytest.raises(Refused, match=said) as caught:
+        await catalog.place(name, Saved(), Guard(Rule.AGENT, None, Dns(NAMES)))
+    assert caught.value.field == "tool"
