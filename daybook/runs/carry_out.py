@@ -45,12 +45,11 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import artifact, attempt, gate, handover, occurrence, prefect_states
-from daybook.runs.attempt import Act, Again, Prepare
+from daybook.runs.attempt import Act, Again, Prepare, Unwritten
 from daybook.runs.gate import NO_LEDGER_WAIT, PATIENCE, Reconciler
 from daybook.runs.handover import Handover
 from daybook.runs.lease import LeaseLost
 from daybook.runs.prefect_states import set_back, state_of
-from daybook.runs.settling import Unwritten
 from daybook.spec.job import normal_parameters
 
 log = logging.getLogger(__name__)
@@ -132,7 +131,7 @@ async def _carried_out(run: _Run) -> State[Any]:
                 outcome = await attempt.carry(ledger, granted, number, act, clock, given=given)
             except Unwritten as error:
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
-                return _unwritten(granted, run, error)
+                return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
             except (LeaseLost, FenceRefused, IllegalTransition) as error:
                 return await _decided_elsewhere(ledger, granted, run.id, error)
             if isinstance(outcome, Again) and given is not None:
@@ -246,17 +245,6 @@ async def _cannot_begin(
     outcome = Outcome(Status.FAILED, error=told)
     await claims.settle(ledger, granted.run_id, granted.fence, outcome)
     return Ended(Status.FAILED, "", granted.run_id, flow_run_id, told)
-
-
-def _unwritten(granted: Granted, run: _Run, error: Unwritten) -> State[Any]:
-    """What Prefect is told of an outcome that the ledger does not know yet."""
-    if not error.spooled:
-        return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
-    if run.flow_run.deployment_id is not None:
-        # Whoever drains the spool tells Prefect. An end that it shows before the ledger knows of
-        # it would be taken for the end of a process that settled nothing.
-        raise Abort(str(error))
-    return _state(granted.run_id, error.outcome)
 
 
 async def _decided_elsewhere(
