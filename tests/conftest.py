@@ -15,12 +15,16 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from anyio.from_thread import start_blocking_portal
 
 from daybook.home import Home
 from daybook.host import server
+
+if TYPE_CHECKING:
+    from tests.databases import Server
 
 REPOSITORY = Path(__file__).parent.parent
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="daybook-tests-"))
@@ -74,6 +78,15 @@ def prefect_server() -> Iterator[PrefectServer]:
             yield PrefectServer(address, server.ui_url(SESSION_PORT), home)
         finally:
             portal.call(child.terminate)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """The PostgreSQL server of this machine; skips the test when there is none."""
+    from tests import databases
+
+    with databases.server() as found:
+        yield found
 
 
 @pytest.fixture

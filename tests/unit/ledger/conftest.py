@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +21,8 @@ from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from daybook.spec.due import next_due
 from daybook.spec.job import edit, new_job
 from daybook.testing import MovedClock
+from tests import databases
+from tests.databases import Database
 
 LOST = 2 * leases.LEASE
 
@@ -154,7 +156,26 @@ def clock() -> MovedClock:
     return MovedClock(MovedClock().now() + timedelta(milliseconds=250))
 
 
-@pytest.fixture
-async def book(tmp_path: Path, clock: MovedClock) -> AsyncIterator[Book]:
-    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", clock) as ledger:
+@pytest.fixture(params=databases.KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """An empty database, of each kind."""
+    return databases.of_kind(request.param, tmp_path / "ledger.db", _server(request))
+
+
+@pytest.fixture(params=databases.KINDS)
+async def book(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: MovedClock
+) -> AsyncIterator[Book]:
+    """A ledger in each kind of database."""
+    path = tmp_path / "ledger.db"
+    there = databases.of_kind(request.param, path, _server(request), prepared=True)
+    async with Ledger(there.address, clock) as ledger:
         yield Book(ledger, clock)
+
+
+def _server(request: pytest.FixtureRequest) -> Callable[[], databases.Server]:
+    def found() -> databases.Server:
+        server: databases.Server = request.getfixturevalue("postgresql")
+        return server
+
+    return found

@@ -1,0 +1,194 @@
+"""The databases that a ledger's tests run over: a SQLite file, and a real PostgreSQL server.
+
+The server is the one of this machine, or that of `TEST_POSTGRESQL_URL`; without one the tests over
+it are left out, which CI refuses. A session makes two databases of its own there and drops them at
+its end: one is emptied for each test that makes its own schema, the other keeps the schema and
+loses its rows, which takes a millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from sqlmodel import SQLModel
+
+from daybook.ledger import schema
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import new_id
+
+KINDS = ("sqlite", "postgresql")
+URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://root@127.0.0.1:5432/test")
+
+_PREFIX = "daybook_test_"
+_TABLES = """
+SELECT table_name, column_name, data_type, is_nullable, column_default
+FROM information_schema.columns WHERE table_schema = 'public'
+"""
+_INDEXES = "SELECT indexname, indexdef, '', '', '' FROM pg_indexes WHERE schemaname = 'public'"
+_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+class Database(Protocol):
+    """One database that a test has to itself, and how it is looked at past the ledger."""
+
+    kind: str
+    address: str
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """What the statement gives; committed."""
+        ...
+
+    def tables(self) -> list[tuple[Any, ...]]:
+        """All that it says of tables, columns and indexes."""
+        ...
+
+
+class Sqlite:
+    """A file that is not there yet."""
+
+    kind = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.address = path, f"sqlite+aiosqlite:///{path}"
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            return connection.execute(statement).fetchall()
+
+    def tables(self) -> list[tuple[Any, ...]]:
+        return self.query("SELECT name, sql FROM sqlite_master ORDER BY name")
+
+
+class Postgresql:
+    """A database of the test session's, with a connection of its own for looks at it."""
+
+    kind = "postgresql"
+
+    def __init__(self, portal: BlockingPortal, url: str) -> None:
+        self.url, self.address = url, url.replace("postgresql://", "postgresql+asyncpg://", 1)
+        self._portal = portal
+        self._connection: Any = portal.call(asyncpg.connect, url)
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self._portal.call(self._connection.fetch, statement)]
+
+    def tables(self) -> list[tuple[Any, ...]]:
+        return sorted(map(tuple, self.query(f"{_TABLES} UNION ALL {_INDEXES}")), key=str)
+
+    def run(self, statements: str) -> None:
+        """Several statements, in one transaction."""
+        self._portal.call(self._connection.execute, statements)
+
+    def cut_off(self) -> int:
+        """End every other connection to it; returns how many there were."""
+        return len(self.query(_OTHERS))
+
+    def close(self) -> None:
+        self._portal.call(self._connection.close)
+
+
+class Server:
+    """The PostgreSQL server, and what this session has there."""
+
+    def __init__(self, portal: BlockingPortal, fresh: Postgresql, kept: Postgresql) -> None:
+        self._portal, self._fresh, self._kept = portal, fresh, kept
+        self._has_schema = False
+
+    def empty(self) -> Postgresql:
+        """A database without a table."""
+        self._fresh.cut_off()
+        self._fresh.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        return self._fresh
+
+    def prepared(self) -> Postgresql:
+        """A database with a new ledger's tables, and a ledger's id that is new."""
+        self._kept.cut_off()
+        if not self._has_schema:
+            self._portal.call(id_of, self._kept.address)
+            self._has_schema = True
+        tables = [each.name for each in reversed(SQLModel.metadata.sorted_tables)]
+        clear = [f"DELETE FROM {name}" for name in tables if name != "facts"]
+        fact = f"UPDATE facts SET value = '{new_id()[:12]}' WHERE key = 'id'"
+        self._kept.run("; ".join([*clear, "DELETE FROM facts WHERE key <> 'id'", fact]))
+        return self._kept
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """The server, for one session; skips the test when there is none."""
+    base = URL.rpartition("/")[0]
+    with start_blocking_portal("asyncio") as portal:
+        try:
+            admin: Any = portal.call(_connected, URL)
+        except OSError as error:
+            pytest.skip(f"service absent: PostgreSQL at {URL.rpartition('@')[2]} ({error})")
+        try:
+            portal.call(_drop_left_over, admin)
+            names = [f"{_PREFIX}{os.getpid()}_{kind}" for kind in ("fresh", "kept")]
+            for name in names:
+                portal.call(admin.execute, f"CREATE DATABASE {name}")
+                # A power cut is no test's matter.
+                portal.call(admin.execute, f"ALTER DATABASE {name} SET synchronous_commit = off")
+            fresh, kept = (Postgresql(portal, f"{base}/{name}") for name in names)
+            try:
+                yield Server(portal, fresh, kept)
+            finally:
+                for each, name in zip((fresh, kept), names, strict=True):
+                    each.close()
+                    portal.call(admin.execute, f"DROP DATABASE {name} WITH (FORCE)")
+        finally:
+            portal.call(admin.close)
+
+
+async def _connected(url: str) -> Any:
+    return await asyncpg.connect(url, timeout=5)
+
+
+async def _drop_left_over(admin: Any) -> None:
+    """What sessions left behind that were killed."""
+    like = _PREFIX.replace("_", r"\_") + "%"
+    for row in await admin.fetch("SELECT datname FROM pg_database WHERE datname LIKE $1", like):
+        pid = int(row["datname"].removeprefix(_PREFIX).partition("_")[0])
+        if pid == os.getpid() or not _runs(pid):
+            await admin.execute(f"DROP DATABASE IF EXISTS {row['datname']} WITH (FORCE)")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def of_kind(
+    kind: str, path: Path, server: Callable[[], Server], *, prepared: bool = False
+) -> Database:
+    """A database of the test's own; ``path`` is where a file may lie, ``server`` is asked late."""
+    if kind == "sqlite":
+        return Sqlite(path)
+    return server().prepared() if prepared else server().empty()
+
+
+async def id_of(address: str) -> str:
+    """Open the ledger there, which brings it up to date; its id."""
+    async with Ledger(address) as ledger:
+        return ledger.id
+
+
+def version_of(database: Database) -> list[tuple[Any, ...]]:
+    """What the ledger says of its schema."""
+    return database.query(f"SELECT version_num FROM {schema.VERSION_TABLE}")
