@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import IllegalTransition, LedgerError, NotFound
-from daybook.ledger import claims, ends, offers, states
+from daybook.ledger import claims, corrections, ends, offers, states
 from daybook.ledger.ends import EndInPrefect
 from daybook.ledger.offers import Answer, Ended, Granted, Offer
 from daybook.ledger.outcomes import Outcome
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 # "The states" of docs/promise.md, line by line.
 JOINED = {
     "none": "waiting claimed skipped missed cancelled failed",
-    "waiting": "claimed skipped cancelled timed_out",
+    "waiting": "claimed skipped missed cancelled timed_out",
     "claimed": "acting waiting skipped cancelled failed timed_out",
     "acting": "succeeded failed timed_out cancelled unknown waiting",
     "unknown": "succeeded failed timed_out cancelled",
@@ -47,7 +47,7 @@ def _status(name: str) -> Status | None:
 
 def test_the_table_names_every_state() -> None:
     assert sorted(NAMES) == sorted(Status)
-    assert len(LEGAL) == 26
+    assert len(LEGAL) == 27
     assert len(PAIRS) == 110
 
 
@@ -185,6 +185,16 @@ async def _past_its_deadline(book: Book, offer: Offer, row: RunRow | None) -> ob
     return await book.claim(offer)
 
 
+async def _nobody_came(book: Book, offer: Offer, row: RunRow | None) -> object:
+    assert row is not None
+    offer = book.due(await book.stored(str(offer.job_id)), flow_run_id=offer.flow_run_id)
+    async with book.ledger.write() as session:
+        row.occurrence, row.due, row.until = offer.occurrence, offer.due, offer.due
+        row.waits_for = corrections.DUE
+        session.add(row)
+    return await _too_late(book, offer, row)
+
+
 async def _temporary_error(book: Book, offer: Offer, row: RunRow | None) -> object:
     assert row is not None
     until = book.clock.now() + timedelta(minutes=1)
@@ -206,6 +216,7 @@ WAYS: dict[tuple[str, str], Way] = {
     ("none", "cancelled"): _cancelled_in_prefect,
     ("none", "failed"): _parameters_do_not_fit,
     ("waiting", "skipped"): _removed,
+    ("waiting", "missed"): _nobody_came,
     ("waiting", "cancelled"): _cancelled,
     ("waiting", "timed_out"): _past_its_deadline,
     ("acting", "waiting"): _temporary_error,
