@@ -1,0 +1,106 @@
+"""Tool servers in a real Prefect: written as a block, read by name, mended in its UI."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
+
+import blocks
+from daybook.errors import NotFound, Refused, UnknownName
+from daybook.outgoing import block_documents, secret_blocks
+from daybook.outgoing.guard import Guard, Rule
+from daybook.tools import calls
+from daybook.tools.server_blocks import TYPE, PrefectServers
+from tests.contract.tools.conftest import OURS, Told
+
+pytestmark = pytest.mark.anyio
+
+VALUE = "hunter-2-and-more"
+
+
+@pytest.fixture
+async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
+    """A client of a Prefect that knows our block types and holds no server."""
+    async with get_client() as client:
+        await blocks.register(client)
+        await _forget_all(client)
+        yield client
+        await _forget_all(client)
+
+
+async def _forget_all(client: PrefectClient) -> None:
+    for kind in (TYPE, secret_blocks.TYPE):
+        for each in await block_documents.every(client, kind):
+            await client.delete_block_document(each.id)
+
+
+async def test_a_server_is_read_as_it_was_kept(client: PrefectClient) -> None:
+    servers = PrefectServers(client)
+    await servers.add("time", {"command": ["uvx", "mcp-server-time"]})
+    assert await servers.names() == ["time"]
+    assert (await servers.read("time")).settings.command == ["uvx", "mcp-server-time"]
+    loaded: Any = await blocks.ToolServerBlock.aload("time", client=client)
+    assert loaded.get_server() == await servers.read("time")
+    with pytest.raises(Refused, match='"time" is taken'):
+        await servers.add("time", {"url": "https://a.example/mcp"})
+    await servers.add("time", {"url": "https://a.example/mcp"}, replace=True)
+    assert (await servers.read("time")).settings.command == []
+    await servers.remove("time")
+    with pytest.raises(NotFound):
+        await servers.remove("time")
+    with pytest.raises(UnknownName):
+        await servers.read("time")
+
+
+async def test_a_block_that_was_saved_as_a_block_is_a_server(client: PrefectClient) -> None:
+    await blocks.ToolServerBlock(url="https://a.example/mcp").asave("web", client=client)
+    assert (await PrefectServers(client).read("web")).settings.url == "https://a.example/mcp"
+
+
+@pytest.mark.parametrize("settings", [{}, {"url": "ftp://a.example"}], ids=["none", "no address"])
+async def test_what_is_not_legal_is_not_kept(
+    client: PrefectClient, settings: dict[str, Any]
+) -> None:
+    servers = PrefectServers(client)
+    with pytest.raises(Refused):
+        await servers.add("time", settings)
+    with pytest.raises(Refused):
+        await servers.add("Time.1", {"command": ["cat"]})
+    assert await servers.names() == []
+
+
+async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
+    servers = PrefectServers(client)
+    await servers.add("time", {"command": ["cat"]})
+    document = await block_documents.named(client, TYPE, "time")
+    assert document is not None
+    changed = {**document.data, "work_dir": "here"}
+    await client.update_block_document(document.id, BlockDocumentUpdate(data=changed))
+    with pytest.raises(Refused, match='the tool server "time": work_dir: is relative'):
+        await servers.read("time")
+    assert (await servers.describe("time"))["problem"].startswith("work_dir: is relative")
+    assert [each["name"] for each in await servers.every()] == ["time"]
+
+
+async def test_a_tool_of_a_saved_server_is_called_with_a_secret(
+    client: PrefectClient, told: Told
+) -> None:
+    servers = PrefectServers(client)
+    await servers.add("ours", {"command": [sys.executable, str(OURS), str(told.path)]})
+    await secret_blocks.add(client, "ops", VALUE, ["tool:ours.digest"])
+    prepared = await calls.prepare(
+        "ours.digest",
+        {"password": "{{secret:ops}}"},
+        "request:x:1",
+        servers,
+        servers.secrets,
+        Guard(Rule.AGENT),
+    )
+    called = await calls.call(prepared, timeout=60)
+    assert "******** " in str(called.outcome.output)
+    assert VALUE not in repr(called)

@@ -1,0 +1,142 @@
+"""`daybook tools` at a real Prefect, with a server that is a real program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.cli.main import main
+from daybook.home import Home
+from daybook.service import setup
+from daybook.tools.server_blocks import PrefectServers
+from tests.contract.tools.conftest import OURS, Told
+
+pytestmark = pytest.mark.e2e
+
+Typed = Callable[..., tuple[int, str, str]]
+
+
+def with_client(ask: Callable[[Any], Any]) -> Any:
+    from prefect.client.orchestration import get_client
+
+    async def asked() -> Any:
+        async with get_client() as client:
+            return await ask(client)
+
+    return asyncio.run(asked())
+
+
+@pytest.fixture
+def typed(
+    prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Typed]:
+    """Carry out `daybook tools …`. No server is saved, before and after."""
+    with_client(setup.prepare)
+
+    async def forget(client: Any) -> None:
+        servers = PrefectServers(client)
+        for name in await servers.names():
+            await servers.remove(name)
+
+    def carry_out(*tokens: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(["tools", *tokens])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    with_client(forget)
+    yield carry_out
+    with_client(forget)
+
+
+@pytest.fixture
+def ours(typed: Typed, tmp_path: Path) -> Iterator[str]:
+    told = Told(tmp_path / "told")
+    code, _, error = typed("add", "ours", "--", sys.executable, str(OURS), str(told.path))
+    assert code == 0, error
+    yield "ours"
+    told.close()
+
+
+def test_a_server_is_added_shown_tested_and_removed(typed: Typed, ours: str) -> None:
+    code, shown, _ = typed("show", ours)
+    assert (code, "ours.add" in shown, str(OURS) in shown) == (0, True, True)
+    code, tested, _ = typed("test", "--json")
+    assert [each["server"] for each in json.loads(tested)] == ["ours"]
+    assert "ours.add" in json.loads(tested)[0]["tools"]
+    assert typed("remove", ours)[0] == 0
+    code, _, error = typed("remove", ours)
+    assert (code, 'tool server "ours" not found' in error) == (3, True)
+    assert typed("show", ours)[0] == 3
+    assert typed("test", ours)[0] == 3
+
+
+def test_its_tools_are_listed_shown_and_called(typed: Typed, ours: str) -> None:
+    code, listed, _ = typed("list")
+    assert (code, "ours.add" in listed, "Add two numbers." in listed) == (0, True, True)
+    code, shown, _ = typed("show", "ours.add", "--json")
+    assert json.loads(shown)["schema"]["required"] == ["a"]
+    assert "param a" in typed("show", "ours.add")[1]
+    code, called, _ = typed("call", "ours.add", "--params", '{"a": 2, "b": 3}', "--json")
+    assert (code, json.loads(called)["output"]) == (0, "5")
+    assert typed("call", "ours.say", "--params", '{"text": "well"}')[:2] == (0, "well\n")
+
+
+def test_a_call_that_fails_says_so(typed: Typed, ours: str) -> None:
+    code, out, error = typed("call", "ours.fail", "--params", '{"words": "no index"}')
+    assert (code, "failed: " in error, "no index" in out) == (1, True, True)
+    code, _, error = typed("call", "ours.crash", "--json")
+    assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "said"),
+    [
+        (("call", "ours.add", "--params", "[1]"), 2, "params"),
+        (("call", "ours.add", "--params", "{}"), 2, "'a' is a required property"),
+        (("call", "ours.ad"), 3, 'tool "ours.ad" not found'),
+        (("show", "nothing"), 3, 'tool "nothing" not found'),
+        (("add", "time"), 2, "give one of command and url"),
+        (("add", "time", "--url", "https://a.example", "--", "cat"), 2, "give one of"),
+        (("add", "time", "--url", "https://a.example", "--env", "HOME"), 2, "env"),
+        (("add", "ours", "--", "cat"), 2, "is taken"),
+        (("add", "a.b", "--", "cat"), 2, "cannot be the name of a tool server"),
+        (
+            ("add", "web", "--url", "https://a.example", "--header", "Authorization: Bearer abc1"),
+            2,
+            "looks like a secret",
+        ),
+    ],
+    ids=lambda each: " ".join(each[:2]) if isinstance(each, tuple) else "",
+)
+def test_what_is_wrong_is_refused(
+    typed: Typed, ours: str, tokens: tuple[str, ...], code: int, said: str
+) -> None:
+    answered, _, error = typed(*tokens)
+    assert (answered, said in error) == (code, True), error
+    assert with_client(lambda client: PrefectServers(client).names()) == [ours]
+
+
+def test_one_that_cannot_be_reached_is_kept_and_said(typed: Typed) -> None:
+    code, added, _ = typed("add", "gone", "--url", "http://127.0.0.1:1/mcp")
+    assert (code, "it cannot be reached" in added) == (0, True)
+    code, _, error = typed("list")
+    assert (code, "gone: " in error) == (0, True)
+    code, tested, _ = typed("test")
+    assert (code, "it cannot be reached" in tested) == (1, True)
+
+
+def test_one_that_a_job_calls_is_not_removed(typed: Typed, ours: str) -> None:
+    job = ("--tool", "ours.add", "--params", '{"a": 1}', "--on-demand", "--name", "sums")
+    assert main(["add", *job]) == 0
+    code, _, error = typed("remove", ours)
+    assert (code, '"ours" is used by sums' in error) == (2, True)
+    assert "sums" in typed("show", ours)[1]
+    assert "sums" in typed("show", "ours.add")[1]
+    assert main(["remove", "sums"]) == 0
