@@ -176,7 +176,10 @@ class JobOptions:
     ] = None
 
     timeout: Annotated[
-        str | None, Parameter(group=_HOW, help="How long one attempt may take. Default: 30m.")
+        str | None,
+        Parameter(
+            group=_HOW, help="How long one attempt may take. Default: 30m; of a webhook 30s."
+        ),
     ] = None
     deadline: Annotated[
         str | None,
@@ -188,7 +191,9 @@ class JobOptions:
     retries: Annotated[
         int | None,
         Parameter(
-            group=_HOW, help="How often a temporary error is tried again, 0 to 10. Default: 3."
+            group=_HOW,
+            help="How often a temporary error is tried again, 0 to 10. Default: 3; of a webhook "
+            "or a tool 0.",
         ),
     ] = None
     retry_delay: Annotated[

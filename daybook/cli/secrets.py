@@ -18,7 +18,8 @@ Name = Annotated[str, Parameter(help="The secret's name.")]
 async def add_(
     name: Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")],
     /,
-    *,
+    *more: Annotated[str, Parameter(show=False)],
+    value: Annotated[str | None, Parameter(show=False)] = None,
     hosts: Annotated[
         list[str] | None,
         Parameter(
@@ -38,13 +39,15 @@ async def add_(
 
     Example: daybook secrets add ops-token --host api.example.org < token.txt
     """
+    if more or value is not None:  # not repeated: it is a value, or a part of one
+        raise Refused("value", "is never an argument", "give it on standard input")
     if not hosts:
         raise Refused("hosts", "is missing", "name where it may go: --host api.example.org")
-    value = _value()
+    given = _value()
     prefect_first()
     from daybook.service import secrets
 
-    made = await secrets.add(name, value, hosts, replace=replace)
+    made = await secrets.add(name, given, hosts, replace=replace)
     if as_json:
         output.data(made)
     else:
