@@ -129,7 +129,8 @@ def policies() -> str:
     from tests.unit.ledger import ten_due_times
 
     with tempfile.TemporaryDirectory() as folder:
-        return policies_page(asyncio.run(ten_due_times.all_of_them(Path(folder))))
+        address = f"sqlite+aiosqlite:///{folder}/ledger.db"
+        return policies_page(asyncio.run(ten_due_times.all_of_them(address)))
 
 
 PAGES: dict[str, Callable[[], str]] = {"settings.md": settings, "states.md": states}

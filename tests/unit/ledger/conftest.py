@@ -30,8 +30,8 @@ LOST = 2 * leases.LEASE
 class Book:
     """The ledger under test. Jobs are hourly unless a test says otherwise."""
 
-    def __init__(self, ledger: Ledger, clock: MovedClock) -> None:
-        self.ledger, self.clock = ledger, clock
+    def __init__(self, ledger: Ledger, clock: MovedClock, kind: str = "sqlite") -> None:
+        self.ledger, self.clock, self.kind = ledger, clock, kind
 
     async def add(self, name: str = "brief", **fields: Any) -> StoredJob:
         fields = {
@@ -159,7 +159,7 @@ def clock() -> MovedClock:
 @pytest.fixture(params=databases.KINDS)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """An empty database, of each kind."""
-    return databases.of_kind(request.param, tmp_path / "ledger.db", _server(request))
+    return databases.of_kind(request.param, tmp_path / "ledger.db", server_of(request))
 
 
 @pytest.fixture(params=databases.KINDS)
@@ -168,12 +168,14 @@ async def book(
 ) -> AsyncIterator[Book]:
     """A ledger in each kind of database."""
     path = tmp_path / "ledger.db"
-    there = databases.of_kind(request.param, path, _server(request), prepared=True)
+    there = databases.of_kind(request.param, path, server_of(request), prepared=True)
     async with Ledger(there.address, clock) as ledger:
-        yield Book(ledger, clock)
+        yield Book(ledger, clock, there.kind)
 
 
-def _server(request: pytest.FixtureRequest) -> Callable[[], databases.Server]:
+def server_of(request: pytest.FixtureRequest) -> Callable[[], databases.Server]:
+    """Asks for the session's server when it is needed: it may not be there."""
+
     def found() -> databases.Server:
         server: databases.Server = request.getfixturevalue("postgresql")
         return server

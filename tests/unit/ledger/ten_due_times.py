@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
-from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -70,11 +69,11 @@ class Became:
 CASES = tuple(Case(*each) for each in product(OVERLAPS, CATCH_UPS, (False, True)))
 
 
-async def all_of_them(folder: Path) -> dict[Case, list[Became]]:
-    """Each case on a day of its own, in one ledger in ``folder``."""
+async def all_of_them(address: str) -> dict[Case, list[Became]]:
+    """Each case on a day of its own, in one ledger at ``address``."""
     clock = MovedClock(NOON)
     found = {}
-    async with Ledger(f"sqlite+aiosqlite:///{folder}/ledger.db", clock) as ledger:
+    async with Ledger(address, clock) as ledger:
         for number, case in enumerate(CASES):
             found[case] = await _Day(ledger, clock, NOON + number * _DAY, case).seen()
     return found

@@ -6,11 +6,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import delete, update
 from sqlalchemy.exc import StatementError
+from sqlmodel import col
 
 from daybook.errors import Ambiguous, NotFound, Refused
 from daybook.ledger import deployments, jobs
-from daybook.ledger.tables import JobRow
+from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.spec.job import edit
 from tests.unit.ledger.conftest import Book
 
@@ -18,13 +20,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def _rename_id(book: Book, old: str, new: str) -> None:
-    from sqlalchemy import text
-
     async with book.ledger.write() as session:
-        await session.execute(text("PRAGMA defer_foreign_keys = ON"))
-        given = {"old": old, "new": new}
-        await session.execute(text("UPDATE revisions SET job_id = :new WHERE job_id = :old"), given)
-        await session.execute(text("UPDATE jobs SET id = :new WHERE id = :old"), given)
+        revision = await session.get(RevisionRow, (old, 1))
+        assert revision is not None
+        await session.execute(delete(RevisionRow).where(col(RevisionRow.job_id) == old))
+        await session.execute(update(JobRow).where(col(JobRow.id) == old).values(id=new))
+        session.add(RevisionRow(**{**revision.model_dump(), "job_id": new}))
 
 
 async def _find(book: Book, ref: str) -> jobs.StoredJob:

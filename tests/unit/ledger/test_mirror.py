@@ -149,7 +149,7 @@ async def test_a_run_that_was_started_again_is_the_retrys_to_tell(book: Book) ->
 
 
 async def test_a_look_at_what_is_marked_reads_no_history(book: Book) -> None:
-    # SQLite takes a partial index only where the condition is written as the index has it.
+    # A partial index is taken only where the condition is written as the index has it.
     statements: list[tuple[str, Any]] = []
     engine = book.ledger._engine.sync_engine
     event.listen(
@@ -158,12 +158,17 @@ async def test_a_look_at_what_is_marked_reads_no_history(book: Book) -> None:
         lambda _, __, statement, given, *___: statements.append((statement, given)),
     )
     await _marked(book)
-    (asked, given), *_ = [each for each in statements if each[0].startswith("SELECT")]
+    (asked, given), *_ = [each for each in statements if "FROM runs" in each[0]]
     async with book.ledger.read() as session:
         connection = await session.connection()
-        plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", given)).all()
+        if book.kind == "sqlite":
+            explain = "EXPLAIN QUERY PLAN"
+        else:
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # of an empty table
+            explain = "EXPLAIN"
+        plan = (await connection.exec_driver_sql(f"{explain} {asked}", given)).all()
 
-    assert "USING INDEX runs_unmirrored" in plan[0][3]
+    assert "runs_unmirrored" in str(plan)
 
 
 async def test_nothing_to_write_down_asks_for_no_lock(book: Book) -> None:

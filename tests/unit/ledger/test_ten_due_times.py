@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from docs import generate
 
 from daybook import repository
+from tests import databases
 from tests.unit.ledger import ten_due_times
+from tests.unit.ledger.conftest import server_of
 from tests.unit.ledger.ten_due_times import CASES, TAKES, Became, Case
 
 pytestmark = pytest.mark.anyio
@@ -23,9 +24,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="module")
-async def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    return await ten_due_times.all_of_them(Path(tmp_path_factory.mktemp("book")))
+@pytest.fixture(scope="module", params=databases.KINDS)
+async def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    path = tmp_path_factory.mktemp("book") / "ledger.db"
+    there = databases.of_kind(request.param, path, server_of(request))
+    return await ten_due_times.all_of_them(there.address)
 
 
 def _of(found: Found, overlap: str, catch_up: str, *, full: bool = False) -> str:

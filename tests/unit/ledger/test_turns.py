@@ -17,6 +17,7 @@ from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
+from tests.databases import Database
 from tests.unit.ledger import claimers, talkers
 
 pytestmark = pytest.mark.anyio
@@ -42,8 +43,10 @@ def offer(number: int) -> Offer:
     return Offer(key, "agent-prompt", "direct", due, f"p:{number}", given, flow_run_id=f"f{number}")
 
 
-async def test_twenty_processes_that_wait_take_turns_by_due_time(tmp_path: Path) -> None:
-    address = f"sqlite+aiosqlite:///{tmp_path}/ledger.db"
+async def test_twenty_processes_that_wait_take_turns_by_due_time(
+    database: Database, tmp_path: Path
+) -> None:
+    address = database.address
     async with Ledger(address) as ledger:
         first = await claims.claim(ledger, offer(0))
         assert isinstance(first, Granted)
@@ -68,8 +71,10 @@ async def test_twenty_processes_that_wait_take_turns_by_due_time(tmp_path: Path)
         assert list(each.given) == contents[: 2 * turn][-sessions.HISTORY :]
 
 
-async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(tmp_path: Path) -> None:
-    address = f"sqlite+aiosqlite:///{tmp_path}/ledger.db"
+async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(
+    database: Database,
+) -> None:
+    address = database.address
     async with Ledger(address) as ledger:
         granted = await claims.claim(ledger, offer(1))
         assert isinstance(granted, Granted)
@@ -91,8 +96,10 @@ async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(tmp_p
     assert [each.content for each in said] == ["1?", "kept"]
 
 
-async def test_one_killed_at_work_holds_the_session_until_its_lease_is_lost(tmp_path: Path) -> None:
-    address = f"sqlite+aiosqlite:///{tmp_path}/ledger.db"
+async def test_one_killed_at_work_holds_the_session_until_its_lease_is_lost(
+    database: Database,
+) -> None:
+    address = database.address
     clock = MovedClock(SYSTEM.now())
     async with Ledger(address, clock) as ledger:
         with claimers.walked(address, offer(1), clock, "acting") as (child, run_id):
