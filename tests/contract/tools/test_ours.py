@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import signal
 
@@ -157,6 +158,19 @@ async def test_a_secret_goes_to_its_place_and_is_not_kept(ours: Caller) -> None:
     assert called.outcome.output == f"{HIDDEN} {hashed}"
     assert called.outcome.result["params"] == {"password": "{{secret:ops}}"}
     assert "hunter-2" not in repr(called)
+
+
+async def test_no_logger_writes_a_secret_down(
+    ours: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    hosts = ("tool:ours.digest", ours.host)
+    ours.saved.kept["ops"] = Secret("ops", "hunter-2-and-more", hosts)
+    if ours.kind == "http":
+        headers = {"Authorization": "Bearer {{secret:ops}}"}
+        ours.saved.settings["ours"] |= {"headers": headers}
+    await ours.call("digest", password="{{secret:ops}}")
+    assert "hunter" not in caplog.text
 
 
 async def test_a_secret_of_another_place_is_not_sent(ours: Caller) -> None:
