@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DUE_EVERY = 10
 """Seconds between two due times of one job."""
 LEAD = 5.0
+ADDED_WITHIN = 1.0
+"""Seconds that adding one job may take: when the last is due is said before the first is added."""
 
 
 class Met(NamedTuple):
@@ -69,10 +71,9 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
             async with Ledger(ledger_address) as ledger, get_client() as client:
                 await repository.load_door("blocks/__init__.py").register(client)
                 await worker.ensure_pool(client)
-                end = SYSTEM.now().replace(microsecond=0) + timedelta(
-                    seconds=given.seconds + given.lead
-                )
                 many = max(1, round(given.rate * DUE_EVERY))
+                lasts = many * ADDED_WITHIN + given.seconds + given.lead
+                end = SYSTEM.now().replace(microsecond=0) + timedelta(seconds=lasts)
                 jobs = await work.add(
                     client, had, home.path, end, many=many, edited=4 if given.edits else 0
                 )

@@ -84,13 +84,13 @@ async def had(folder: Path, draw: random.Random) -> AsyncIterator[Effects]:
         lifespan=tools.lifespan,
     )
     config = uvicorn.Config(application, log_level="error", lifespan="on")
-    serving = asyncio.create_task(uvicorn.Server(config).serve(sockets=[listening]))
+    serving = uvicorn.Server(config)
+    task = asyncio.create_task(serving.serve(sockets=[listening]))
     try:
         yield effects
     finally:
-        serving.cancel()
-        await asyncio.wait({serving})
-        listening.close()
+        serving.should_exit = True
+        await task
 
 
 def _counted(

@@ -29,7 +29,7 @@ SHOWN = {
     "cancelled": ("CANCELLED", "Cancelled"),
     "unknown": ("CRASHED", "Unknown"),
     "skipped": ("COMPLETED", "Skipped"),
-    "missed": ("COMPLETED", "Skipped"),
+    "missed": ("COMPLETED", "Missed"),
 }
 """How Prefect is to show each outcome: the type and the name of its state (promise.md 13)."""
 NOT_BEGUN = frozenset({"skipped", "missed", "cancelled"})
@@ -75,7 +75,7 @@ async def judge(
     found.wrong += [f"no outcome: {key}" for key in sorted(lacking)]
     found.wrong += [f"two outcomes: {key}" for key in sorted(twice)]
     found.wrong += [f"live: {_told(row)}" for row in rows if row.state in LIVE]
-    found.wrong += [f"never due: {_told(row)}" for row in rows if not _covers(row) & due]
+    found.wrong += [f"nobody asked: {_told(row)}" for row in rows if not _covers(row) & due]
     found.wrong += _effects(rows, Counter({work.occurrence(k): n for k, n in effects.items()}))
     found.wrong += [
         f"unknown, and nothing died: {_told(row)}" for row in _unexplained(rows, struck)
@@ -85,10 +85,9 @@ async def judge(
 
 
 async def _rows(ledger: Ledger) -> list[RunRow]:
-    """All occurrences of due times."""
+    """All occurrences: of due times, for nobody asks for anything else here."""
     async with ledger.read() as session:
-        timed = select(RunRow).where(col(RunRow.occurrence).startswith("due:"))
-        return list((await session.execute(timed)).scalars())
+        return list((await session.execute(select(RunRow))).scalars())
 
 
 async def _due(ledger: Ledger, work: Work) -> set[str]:

@@ -81,12 +81,12 @@ def _schedule(number: int, many: int) -> dict[str, str]:
 def is_due(schedule: dict[str, Any], second: datetime) -> bool:
     """Whether a schedule of this storm is due at this second; found without the code under test."""
     match schedule:
-        case {"cron": expr}:
+        case {"kind": "cron", "expr": expr}:
             seconds, *rest = expr.split()
             assert rest == ["*"] * 5, expr
             return second.second in map(int, seconds.split(","))
-        case {"every": _, "anchor": anchor}:
-            step = timedelta(seconds=_seconds(schedule["every"]))
+        case {"kind": "every", "every": every, "anchor": anchor}:
+            step = timedelta(seconds=_seconds(every))
             since = second - datetime.fromisoformat(anchor)
             return since > timedelta(0) and since % step == timedelta(0)
     raise AssertionError(schedule)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any, Protocol
 
 from prefect.client.orchestration import get_client
@@ -15,6 +16,7 @@ from daybook.errors import Refused
 from daybook.ledger import deployments, jobs, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
+from daybook.runs.prefect_states import WAITING
 from daybook.spec.job import normal_parameters
 
 
@@ -136,12 +138,15 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
 async def starts_when_ended(run: FlowRun) -> int | None:
     """How often Prefect had started this run when it last ended it; None if it never did.
 
-    Prefect counts each entry to RUNNING.
+    Prefect counts each entry to RUNNING. An end over which a run of ours was set back is none: of
+    two workers that took one run, one may let it wait after the other has ended it.
     """
     async with get_client() as client:
-        states = await client.read_flow_run_states(run.id)
+        found = await client.read_flow_run_states(run.id)
+    states = sorted(found, key=lambda each: each.timestamp)
     started, ended = 0, None
-    for state in sorted(states, key=lambda each: each.timestamp):
+    for state, following in zip_longest(states, states[1:]):
         started += state.is_running()
-        ended = started if state.is_final() else ended
+        set_back = following is not None and following.name == WAITING
+        ended = started if state.is_final() and not set_back else ended
     return ended

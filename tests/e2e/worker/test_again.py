@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM
+from daybook.runs import prefect_states
 from tests.crew import DEAF, FOR_EVER, SEEN, WORKS, Crew
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
@@ -58,6 +59,23 @@ async def test_retry_of_one_that_was_cancelled_before_it_began(crew: Crew) -> No
     assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
     again = await crew.ends(rows[1], "succeeded", within=SEEN)
     assert (again.trigger, again.retry_of, agent.had) == ("retry", first.id, 1)
+
+
+@pytest.mark.parametrize("ended_again", [False, True])
+async def test_a_late_word_to_wait_is_no_retry(crew: Crew, ended_again: bool) -> None:
+    """Of two workers that took the run, one says that it waits after the other has ended it."""
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    await crew.worker()
+    asked = await crew.floor.asked(job)
+    agent.let_go(2)
+    first = await crew.ends(job, "succeeded", within=30.0)
+    late = prefect_states.waiting(SYSTEM.now(), "its turn comes later")
+    for _ in range(1 + ended_again):
+        await crew.floor.client.set_flow_run_state(asked.id, late, force=True)
+        await crew.shows(asked.id, "COMPLETED", within=SEEN)
+    assert [each.id for each in await crew.floor.rows()] == [first.id]
+    assert agent.had == 1
 
 
 @pytest.mark.parametrize("losses", [1, 2])
