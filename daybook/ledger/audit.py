@@ -26,6 +26,7 @@ from datetime import datetime
 from itertools import chain, islice, pairwise
 from typing import Any
 
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -34,7 +35,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
-from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.ledger.tables import JobRow, RevisionRow, RunRow, new_id
 from daybook.spec import lateness, upcoming
 from daybook.spec.lateness import Following
 
@@ -187,7 +188,8 @@ class _Audit:
     )
     _first: datetime | None = None
     _open: _Range | None = None
-    _parameters: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _templates: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _fresh: list[dict[str, Any]] = field(default_factory=list)
 
     async def do(self, chunk: Sequence[_Due]) -> None:
         self._first = chunk[0].due
@@ -209,6 +211,7 @@ class _Audit:
                 await self._gather(each, status, reason)
             self.counts[status] += 1
         await self._close()
+        await self._insert()
 
     async def _rows(self, up_to: datetime) -> dict[datetime, RunRow]:
         of_job = select(RunRow).where(
@@ -279,20 +282,31 @@ class _Audit:
         policy = each.stored.job.policy
         if late and policy.catch_up == "latest":
             await self._supersede(each.due)
-        begins = each.due + upcoming.offset(self.newest.id, policy.stagger)
-        if row is None:
-            row = self._row(each.stored, each.due)
-            states.check(row.id, None, Status.WAITING)
-            row.status = Status.WAITING
-            row.queued_at = max(self.now, begins)
-        row.until, row.reason = max(self.now, begins), reason
-        # One behind the other in their order, whichever of their Prefect runs comes first.
-        row.waits_for = slots.OVERLAP if late and policy.catch_up == "all" else ""
-        if late:
-            row.trigger = overlap.CATCH_UP
-        self.session.add(row)
+        begins = max(self.now, each.due + upcoming.offset(self.newest.id, policy.stagger))
+        says: dict[str, Any] = {
+            "until": begins,
+            "reason": reason,
+            # One behind the other in their order, whichever of their Prefect runs comes first.
+            "waits_for": slots.OVERLAP if late and policy.catch_up == "all" else "",
+            "trigger": overlap.CATCH_UP if late else "schedule",
+        }
+        if row is not None:
+            row.sqlmodel_update(says)
+            self.session.add(row)
+            return
+        states.check(each.stored.id, None, Status.WAITING)
+        says |= {"id": new_id(), "status": Status.WAITING.value, "queued_at": begins}
+        says |= {"occurrence": offers.due_key(each.stored.id, each.due), "due": each.due}
+        self._fresh.append(self._template(each.stored) | says)
+
+    async def _insert(self) -> None:
+        """Store the rows that wait: thousands where a whole day is made up for."""
+        fresh, self._fresh = self._fresh, []
+        if fresh:
+            await self.session.execute(insert(RunRow), fresh)
 
     async def _supersede(self, due: datetime) -> None:
+        await self._insert()
         waiting = select(RunRow).where(
             col(RunRow.job_id) == self.newest.id,
             col(RunRow.status) == Status.WAITING,
@@ -304,14 +318,11 @@ class _Audit:
             await outcomes.write(self.session, row, Outcome(Status.SKIPPED, SUPERSEDED), self.now)
 
     def _row(self, stored: StoredJob, due: datetime) -> RunRow:
-        number = stored.revision.number
-        if number not in self._parameters:
-            self._parameters[number] = stored.job.parameters()
-        parameters = self._parameters[number]
+        parameters = stored.job.parameters()
         return RunRow(
             occurrence=offers.due_key(stored.id, due),
             job_id=stored.id,
-            revision=number,
+            revision=stored.revision.number,
             kind=stored.row.kind,
             trigger="schedule",
             due=due,
@@ -320,3 +331,10 @@ class _Audit:
             agent=offers.agent_of(parameters),
             queued_at=self.now,
         )
+
+    def _template(self, stored: StoredJob) -> dict[str, Any]:
+        """The columns of a row of that revision; its own ones are still to be put in."""
+        number = stored.revision.number
+        if number not in self._templates:
+            self._templates[number] = self._row(stored, self.now).model_dump()
+        return self._templates[number]

@@ -294,7 +294,7 @@ async def test_nothing_is_judged_before_it_is_a_minute_late(book: Book) -> None:
 async def test_what_is_not_wanted_is_skipped(
     book: Book, what: str, status: str, reason: str, count: int
 ) -> None:
-    fields = {"max_runs": 1} if what == "spent" else {}
+    fields: dict[str, Any] = {"max_runs": 1} if what == "spent" else {}
     stored = await book.add(cron="0 * * * *", catch_up="none", **fields)
     if what == "spent":
         await book.begun(book.due(stored))
@@ -538,7 +538,7 @@ async def test_a_pass_ends_when_its_time_is_up_and_the_next_goes_on(book: Book) 
     book.clock.set(NOON + HOUR)
     observed = dict.fromkeys([each.id for each in added], book.clock.now())
 
-    first: Any = await keeper.audit(book.ledger, observed, most_seconds=0)
+    first = await keeper.audit(book.ledger, observed, most_seconds=0)
     rest = await keeper.audit(book.ledger, observed)
 
     assert (first.jobs, first.left) == (0, True)
