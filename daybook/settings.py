@@ -25,6 +25,10 @@ from daybook.errors import Refused
 
 _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*(?=[a-z0-9_-]*[a-z])[a-z0-9_-]{1,63}\.?\Z", re.IGNORECASE)
 
+_POSTGRESQL = re.compile(
+    r"postgres(?:ql(?:\+asyncpg)?)?://(?P<place>[^/?#]*/[^/?#]+)(?P<query>\?[^#]*)?\Z"
+)
+
 
 def home_path() -> Path:
     """The folder that holds everything of this Daybook: `DAYBOOK_HOME`, else `~/.daybook`."""
@@ -50,8 +54,8 @@ class Settings(BaseSettings):
     )
     ledger_url: str = Field(
         default="",
-        description="The ledger's SQLAlchemy address, with an absolute path: "
-        "`sqlite+aiosqlite:////path/ledger.db`; empty means `ledger.db` in the home.",
+        description="The ledger's address: `sqlite+aiosqlite:////path/ledger.db`, with an absolute "
+        "path, or `postgresql://user@host/database`; empty means `ledger.db` in the home.",
     )
     timezone: str = Field(
         default_factory=machine_timezone,
@@ -97,15 +101,18 @@ class Settings(BaseSettings):
 
     @field_validator("ledger_url")
     @classmethod
-    def _one_file_for_all(cls, value: str) -> str:
+    def _one_ledger_for_all(cls, value: str) -> str:
         # A run's process changes its folder, and no other process sees what is in memory: each
         # would have a ledger of its own.
-        if value and not value.startswith("sqlite+aiosqlite:////"):
-            raise ValueError(
-                "legal is an absolute path, sqlite+aiosqlite:////path/ledger.db "
-                "(other databases: not yet)"
-            )
-        return value
+        if not value or value.startswith("sqlite+aiosqlite:////"):
+            return value
+        if found := _POSTGRESQL.match(value):
+            query = re.sub(r"([?&])sslmode=", r"\1ssl=", found["query"] or "")  # libpq's name of it
+            return f"postgresql+asyncpg://{found['place']}{query}"
+        raise ValueError(
+            "legal is an absolute path, sqlite+aiosqlite:////path/ledger.db, or a database, "
+            "postgresql://user@host/database"
+        )
 
     @field_validator("allowed_hosts")
     @classmethod

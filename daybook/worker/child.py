@@ -48,9 +48,18 @@ LATER = (
 )
 """Modules that a run imports on its way."""
 
-LEARNED = ("daybook.", "encodings.", "pydantic_ai.models.", "pydantic_ai.providers.", "tz")
+LEARNED = (
+    "asyncpg",
+    "daybook.",
+    "encodings.",
+    "pydantic_ai.models.",
+    "pydantic_ai.providers.",
+    "sqlalchemy.dialects.postgresql.",
+    "tz",
+)
 """Beginnings of modules that one run imports and the parent is to import for the next: the software
-of a model's provider takes a second or two, and nobody knows before which one is used."""
+of a model's provider takes a second or two, and nobody knows before which one is used. So it is
+with the ledger's database."""
 
 _born: dict[str, str] = dict(os.environ)
 _entered: dict[str, str] = {}

@@ -20,7 +20,11 @@ from daybook.home import Home
         "sqlite+aiosqlite://",
         "sqlite+aiosqlite:///file:ledger?mode=memory&uri=true",
         "sqlite:////ledger.db",
-        "postgresql+asyncpg://localhost/ledger",
+        "postgresql+psycopg://localhost/ledger",
+        "postgresql://localhost",
+        "postgresql://localhost/",
+        "postgresql://localhost/a/b",
+        "mysql://localhost/ledger",
         "/ledger.db",
     ],
 )
@@ -40,6 +44,26 @@ def test_an_absolute_path_and_none_are_taken(
     assert settings.load().ledger_address == f"sqlite+aiosqlite:///{tmp_path}/ledger.db"
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", f"sqlite+aiosqlite:///{tmp_path}/other.db")
     assert settings.load().ledger_address == f"sqlite+aiosqlite:///{tmp_path}/other.db"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("postgresql://localhost/book", "postgresql+asyncpg://localhost/book"),
+        ("postgres://a:b%2Fc@db:5433/book", "postgresql+asyncpg://a:b%2Fc@db:5433/book"),
+        ("postgresql+asyncpg://a@db/book", "postgresql+asyncpg://a@db/book"),
+        ("postgresql:///book?host=/run/pg", "postgresql+asyncpg:///book?host=/run/pg"),
+        (
+            "postgresql://a@db/book?x=1&sslmode=verify-full",
+            "postgresql+asyncpg://a@db/book?x=1&ssl=verify-full",
+        ),
+    ],
+)
+def test_a_database_is_taken_as_others_write_its_address(
+    given: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", given)
+    assert settings.load().ledger_address == meant
 
 
 @pytest.mark.parametrize(

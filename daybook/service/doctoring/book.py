@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
 async def ledger() -> list[Problem]:
     """It can be opened by this program. One that is not there yet is no problem."""
-    files = machine.ledger_files()
-    if not files or not files[0].exists():
+    if not _is_there():
         return []
-    name = shlex.quote(str(files[0]))
     try:
         await stored()
     except LedgerNewer as error:
         return [Problem(str(error), f"with the newer Daybook: {installation.again()}")]
     except LedgerUnreachable as error:
+        files = machine.ledger_files()
+        if not files:
+            place = shlex.quote(error.place.replace("+asyncpg", ""))
+            return [Problem(str(error), f"pg_isready -d {place}")]
+        name = shlex.quote(str(files[0]))
         if files[0].is_file() and not os.access(files[0], os.R_OK | os.W_OK):
             return [Problem(str(error), f"sudo chown $(id -u) {name} && chmod 600 {name}")]
         aside = f"mv {name} {name}.broken, and put a copy of the ledger in its place"
@@ -43,11 +46,16 @@ async def stored() -> list[StoredJob]:
 
 async def whose() -> tuple[str, list[StoredJob]]:
     """The ledger's id and its jobs; an empty id where there is no ledger yet."""
-    files = machine.ledger_files()
-    if not files or not files[0].exists():
+    if not _is_there():
         return "", []
     async with home.ledger() as opened, opened.read() as session:
         return opened.id, await jobs.every(session)
+
+
+def _is_there() -> bool:
+    """A database of somebody's is there, or cannot be reached; a file of ours may not be yet."""
+    files = machine.ledger_files()
+    return files[0].exists() if files else bool(machine.ledger_address())
 
 
 async def sync() -> list[Problem]:

@@ -61,12 +61,20 @@ def modes() -> list[Problem]:
 
 
 def ledger_files() -> list[Path]:
-    """The SQLite files of the ledger that the settings name; [] where none are legal."""
-    try:
-        database = ours.load().ledger_address.partition(":///")[2].partition("?")[0]
-    except Refused:
+    """The SQLite files of the ledger that the settings name; [] where it is none, or not legal."""
+    address = ledger_address()
+    database = address.partition(":///")[2].partition("?")[0]
+    if not address.startswith("sqlite"):
         return []
     return [Path(database + suffix) for suffix in ("", "-wal", "-shm")] if database else []
+
+
+def ledger_address() -> str:
+    """Where the ledger is; empty where the settings are not legal."""
+    try:
+        return ours.load().ledger_address
+    except Refused:
+        return ""
 
 
 def leftovers() -> list[Problem]:
