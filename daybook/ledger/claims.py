@@ -27,7 +27,7 @@ from types import MappingProxyType
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.errors import FenceRefused, IllegalTransition
+from daybook.errors import FenceRefused, IllegalTransition, Refused
 from daybook.ledger import decision, leases, offers, outcomes, rows, sessions, slots, states
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
@@ -35,6 +35,9 @@ from daybook.ledger.offers import Answer, Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import AttemptRow, RunRow
+
+LONGEST_ID = 200
+"""Characters that a request's id may have: a database's index takes no key of any length."""
 
 
 async def claim(ledger: Ledger, offer: Offer) -> Answer:
@@ -211,7 +214,13 @@ async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:
 
 
 async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: str) -> RunRow:
-    """Write down that a run is asked for now; the same id again gives the same run."""
+    """Write down that a run is asked for now; the same id again gives the same run.
+
+    Raises `Refused` for an id that is too long to be a key.
+    """
+    if len(request_id) > LONGEST_ID:
+        legal = f"legal: at most {LONGEST_ID}"
+        raise Refused("request-id", f"has {len(request_id):,} characters", legal)
     key = offers.request_key(stored.id, request_id)
     async with ledger.write() as session:
         same = select(RunRow).where(col(RunRow.occurrence) == key)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from types import TracebackType
+from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
@@ -21,10 +22,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.clock import Clock
 from daybook.errors import LedgerUnreachable
-from daybook.ledger import database
+from daybook.ledger import database, texts
 
 BUSY = timedelta(seconds=30)
 """How long a transaction waits for its turn, in this process and at the database together."""
+
+
+def _sound(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
+    return statement, texts.of_statement(parameters)
 
 
 class Ledger:
@@ -41,6 +46,7 @@ class Ledger:
         self._database = database.of(address, busy)
         self._engine = self._database.engine
         event.listen(self._engine.sync_engine, "handle_error", self._translate)
+        event.listen(self._engine.sync_engine, "before_cursor_execute", _sound, retval=True)
         self.clock = clock or self._database.clock
         self.id = ""
 

@@ -1,8 +1,11 @@
-"""What no database keeps is put right before it is written: one rule for all texts and all JSON.
+"""What no database keeps is put right on its way there: one rule for all texts and all JSON.
 
 PostgreSQL keeps no NUL character, UTF-8 no half of a surrogate pair, and JSON no number that is not
 finite. A program's output, an answer or a state in Prefect may hold each of them; an outcome is
 never lost for that. A text gets U+FFFD in their place, a number becomes null.
+
+`Ledger` has every statement's parameters pass `of_statement`, and all JSON is made by `to_json`.
+What is compared with what is stored passes `sound` before (`daybook.ledger.outcomes.Outcome`).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _UNKEPT = re.compile("[\x00\ud800-\udfff]")
@@ -30,6 +34,29 @@ def sound(value: Any) -> Any:
             return {sound(name): sound(each) for name, each in value.items()}
         case _:
             return value
+
+
+def of_statement(parameters: Any) -> Any:
+    """A statement's parameters, as the driver gets them, with sound texts."""
+    if isinstance(parameters, tuple | list):
+        return parameters if _all_sound(parameters) else type(parameters)(map(_one, parameters))
+    return parameters
+
+
+def _all_sound(parameters: Iterable[Any]) -> bool:
+    for each in parameters:
+        if isinstance(each, str):
+            if _UNKEPT.search(each):
+                return False
+        elif isinstance(each, tuple | list) and not _all_sound(each):
+            return False  # those of many statements at once
+    return True
+
+
+def _one(parameter: Any) -> Any:
+    if isinstance(parameter, str):
+        return _UNKEPT.sub("\ufffd", parameter)
+    return of_statement(parameter)
 
 
 def to_json(value: Any) -> str:

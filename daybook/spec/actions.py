@@ -48,10 +48,13 @@ def _not_blank(prompt: str) -> str:
 
 
 def _agent(name: str) -> str:
-    if not name.strip():
-        with for_pydantic():
+    name = name.strip()
+    with for_pydantic():
+        if not name:
             raise Refused("agent", "is blank", "name an agent, such as default")
-    return name.strip()
+        if len(name) > LONGEST_KEY:  # it is a part of its conversation's key
+            raise Refused("agent", "is too long", f"legal: at most {LONGEST_KEY} characters")
+    return name
 
 
 _TOOL_SAID = "write name, server.tool, or https://host/path#tool"
