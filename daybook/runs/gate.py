@@ -64,8 +64,9 @@ async def enter(
         match answer:
             case Granted() | Ended():
                 return answer
-            case Waiting(until=until) if until - clock.now() <= patience or deployment_id is None:
-                await clock.wait_until(until)
+            case Waiting(until=until) if until - ledger.now() <= patience or deployment_id is None:
+                # By how much, not until when: this machine's clock may be ahead of the ledger's.
+                await clock.wait_until(clock.now() + (until - ledger.now()))
             case Waiting(until=until, why=why):
                 await set_back(str(offer.flow_run_id), until, why)
             case Taken() if answer.flow_run_id == offer.flow_run_id:
