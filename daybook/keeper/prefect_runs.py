@@ -82,6 +82,29 @@ async def at_work(client: PrefectClient, pool: str) -> list[FlowRun]:
     return list(found.values())
 
 
+async def queued(client: PrefectClient, deployment_id: str, after: datetime) -> list[FlowRun]:
+    """The scheduled flow runs of a deployment that are expected to start later than ``after``."""
+    those = FlowRunFilter.model_validate(
+        {
+            "deployment_id": {"any_": [deployment_id]},
+            "state": {"type": {"any_": [StateType.SCHEDULED]}},
+            "expected_start_time": {"after_": after},
+        }
+    )
+    found: dict[UUID, FlowRun] = {}
+    offset, page = 0, list[FlowRun]()
+    while not offset or len(page) == PAGE:
+        page = await client.read_flow_runs(
+            flow_run_filter=those,
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=PAGE,
+            offset=offset,
+        )
+        offset += PAGE
+        found |= {run.id: run for run in page}
+    return list(found.values())
+
+
 async def history(client: PrefectClient, flow_run_id: UUID) -> list[State[Any]]:
     """All states that the flow run has had, oldest first."""
     states = await client.read_flow_run_states(flow_run_id)

@@ -179,15 +179,15 @@ class Decision:
 
     def _no_due_time(self, stored: StoredJob | None) -> Answer | None:
         """What is answered of an instant of which no row is made; None of a due time."""
-        # What came after the watermark may still change, by edits that the ledger does not know.
-        judged = stored is not None and self.offer.due <= stored.row.audited_until
         if stored is None or not is_due(stored.job, self.offer.due):
-            return Ended(Status.SKIPPED, "not due") if judged else self._not_due(stored)
-        if judged:
+            return self._not_due(stored)
+        if not self._same(stored):
+            # Edited in Prefect, or queued before an edit here: the revision decides, but first the
+            # ledger has to know all edits.
+            return Compare(stored.id)
+        if self.offer.due <= stored.row.audited_until:
             return Ended(Status.SKIPPED, "already judged")
-        # Edited in Prefect, or queued before an edit here: the revision decides, but first the
-        # ledger has to know all edits.
-        return None if self._same(stored) else Compare(stored.id)
+        return None
 
     def _not_due(self, stored: StoredJob | None) -> Answer:
         offer = self.offer

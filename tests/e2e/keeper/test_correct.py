@@ -1,0 +1,245 @@
+"""Rule 14: what Prefect queues wrongly around the next real changes of the clocks is corrected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from daybook.clock import SYSTEM
+from daybook.keeper import correct, ensure
+from daybook.ledger import claims
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Granted, Offer
+from tests.e2e.keeper.conftest import Died, House
+from tests.unit.spec import oracle
+
+pytestmark = pytest.mark.e2e
+
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+BEFORE = timedelta(hours=30)
+"""How long before the change the ledger's clock stands: its day before is ahead."""
+
+
+def next_change(zone: str, forward: bool) -> datetime:
+    """The next instant from which the zone's clocks are set forward, or back."""
+    now, tz = SYSTEM.now(), ZoneInfo(zone)
+    for each in oracle.changes(zone, now.year, now.year + 3):
+        before, after = (each - MINUTE).astimezone(tz), each.astimezone(tz)
+        set_forward = (after.utcoffset() or timedelta()) > (before.utcoffset() or timedelta())
+        if each > now + 3 * timedelta(days=1) and set_forward is forward:
+            return each
+    raise AssertionError(zone)
+
+
+@dataclass
+class Case:
+    """A job in Prefect, with the ledger's clock shortly before a change."""
+
+    house: House
+    stored: StoredJob
+    change: datetime
+
+    @property
+    def end(self) -> datetime:
+        return self.change + correct.AFTER
+
+    async def correct(self) -> correct.Corrected:
+        return await correct.correct(self.house.ledger, self.house.client)
+
+    async def queued(self) -> list[FlowRun]:
+        """What Prefect's scheduler has queued from now on, by the ledger's clock."""
+        now = self.house.ledger.now()
+        runs = await self.house.runs(self.stored)
+        return [
+            each
+            for each in runs
+            if each.auto_scheduled
+            and each.expected_start_time is not None
+            and now < each.expected_start_time <= self.end
+        ]
+
+    async def instants(self, *, skipped: bool) -> list[datetime]:
+        found = [
+            each
+            for each in await self.queued()
+            if each.state is not None and (each.state.name == "Skipped") is skipped
+        ]
+        return [instant(each) for each in found]
+
+    async def expected(self) -> list[datetime]:
+        """Each due time up to the end, found by brute force."""
+        schedule = self.stored.job.schedule
+        start = (self.house.ledger.now() + correct.AT_HAND).replace(microsecond=0)
+        return oracle.due(schedule.expr, schedule.timezone, start, self.end)  # type: ignore[union-attr]
+
+    async def kept(self) -> list[datetime]:
+        """What will run: what is queued and not skipped, and what waits for its due time."""
+        rows = [row.due for row in await self.house.rows() if row.status == "waiting"]
+        left = await self.instants(skipped=False)
+        assert not set(rows) & set(left)
+        start = self.house.ledger.now() + correct.AT_HAND
+        return sorted(each for each in (*rows, *left) if each > start)
+
+
+def instant(run: FlowRun) -> datetime:
+    assert run.expected_start_time is not None
+    return datetime.fromtimestamp(run.expected_start_time.timestamp(), UTC)
+
+
+async def near(
+    house: House, cron: str, zone: str, *, forward: bool, before: timedelta = BEFORE
+) -> Case:
+    change = next_change(zone, forward)
+    stored = await house.job(cron=cron, timezone=zone, catch_up="none")
+    house.clock.by = change - before - SYSTEM.now()
+    await house.ui.request(
+        "POST",
+        "/deployments/{id}/schedule",
+        path_params={"id": str(stored.row.deployment_id)},
+        json={
+            "start_time": (change - before).isoformat(),
+            "end_time": (change + timedelta(days=3)).isoformat(),
+            "min_time": (before + timedelta(days=1)).total_seconds(),
+            "max_runs": 200,
+        },
+    )
+    return Case(house, stored, change)
+
+
+@dataclass
+class Change:
+    """A job around a change of the clocks: what Prefect queues wrongly, and does not queue.
+
+    Both count from the change.
+    """
+
+    cron: str
+    zone: str
+    forward: bool
+    wrong: list[timedelta]
+    missing: list[timedelta]
+
+
+CHANGES = {
+    # Due at 03:00, the first instant after the gap, and queued for 01:30.
+    "gap": Change("30 2 * * *", "America/New_York", True, [-30 * MINUTE], [0 * MINUTE]),
+    # Due at 01:00, as there is no midnight, and queued for 23:00 the day before.
+    "midnight": Change("0 0 * * *", "America/Santiago", True, [-HOUR], [0 * MINUTE]),
+    # Due at 01:00 and 01:30 in both passes; nothing is queued in the second one.
+    "repeated": Change("*/30 * * * *", "America/New_York", False, [], [0 * MINUTE, 30 * MINUTE]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_what_is_queued_wrongly_is_right_before_it_is_due(house: House, name: str) -> None:
+    given = CHANGES[name]
+    case = await near(house, given.cron, given.zone, forward=given.forward)
+    expected = await case.expected()
+    assert await case.kept() != expected  # Prefect has it wrong
+
+    await case.correct()
+
+    assert await case.kept() == expected
+    assert [each - case.change for each in await case.instants(skipped=True)] == given.wrong
+    rows = [row for row in await house.rows() if row.status == "waiting"]
+    assert sorted(row.due - case.change for row in rows) == given.missing
+    assert {(row.until == row.due, row.waits_for) for row in rows} == {(True, "due")}
+    for run in await case.queued():
+        if run.state is not None and run.state.name == "Skipped":
+            assert run.state.message == f"not due: daylight saving in {given.zone}"
+
+    # A second look finds nothing to do, and what waits has its run in Prefect at its due time.
+    assert not await case.correct()
+    assert await case.kept() == expected
+    await ensure.ensure(house.ledger, house.client)
+    first = min(rows, key=lambda row: row.due)
+    row = await house.row(first.id)
+    assert await house.start(await house.run(row.flow_run_id)) == row.due
+
+
+async def test_a_corrected_due_time_is_granted_at_its_time(house: House) -> None:
+    case = await near(house, "30 2 * * *", "America/New_York", forward=True)
+    await case.correct()
+    (row,) = [row for row in await house.rows() if row.status == "waiting"]
+    await ensure.ensure(house.ledger, house.client)
+    row = await house.row(row.id)
+    house.clock.by = row.due - SYSTEM.now() + timedelta(seconds=1)
+
+    answer = await claims.claim(
+        house.ledger,
+        Offer(
+            row.occurrence,
+            row.kind,
+            "schedule",
+            row.due,
+            "here:1",
+            row.parameters,
+            row.job_id,
+            row.flow_run_id,
+        ),
+    )
+
+    assert isinstance(answer, Granted)
+    assert (answer.due, answer.trigger) == (case.change, "schedule")
+
+
+async def test_killed_after_any_write_the_next_pass_ends_with_the_same(house: House) -> None:
+    case = await near(house, "*/30 * * * *", "America/New_York", forward=False)
+    expected = await case.expected()
+    house.deadly = True
+    passes = 0
+    while True:
+        try:
+            await case.correct()
+            break
+        except Died:
+            passes += 1
+    house.deadly = False
+
+    assert await case.kept() == expected
+    assert not await case.correct()
+    assert passes == len(await case.instants(skipped=True))
+
+
+async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(house: House) -> None:
+    await house.job(cron="0 9 * * *", timezone="UTC")
+    await house.job(every="1h")
+    case = await near(house, "30 2 * * *", "America/New_York", forward=True)
+    memory = correct.Memory()
+    house.requests.clear()
+
+    first = await correct.correct(house.ledger, house.client, memory)
+    assert (first.jobs, first.added, first.skipped) == (1, 1, 1)
+    asked = sum(house.requests.values())
+    house.requests.clear()
+    assert not await correct.correct(house.ledger, house.client, memory)
+    assert not house.requests
+
+    house.passes(minutes=31)
+    again = await correct.correct(house.ledger, house.client, memory)
+    assert (again.jobs, bool(again)) == (1, False)
+    assert sum(house.requests.values()) == 2 < asked
+    assert len(memory.looked) == 3
+    house.clock.by = case.change + 4 * HOUR - SYSTEM.now()
+    assert (await correct.correct(house.ledger, house.client, memory)).jobs == 0
+
+
+async def test_what_is_not_in_agreement_is_left_until_it_is(house: House) -> None:
+    case = await near(house, "30 2 * * *", "America/New_York", forward=True)
+    deployment = await house.ui.read_deployment(str(case.stored.row.deployment_id))
+    memory = correct.Memory()
+    await house.ui.request(
+        "PATCH",
+        "/deployments/{id}",
+        path_params={"id": str(deployment.id)},
+        json={"paused": True},
+    )
+
+    assert not await correct.correct(house.ledger, house.client, memory)
+
+    assert not memory.looked
+    assert await house.rows() == []
