@@ -138,8 +138,9 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
 async def starts_when_ended(run: FlowRun) -> int | None:
     """How often Prefect had started this run when it last ended it; None if it never did.
 
-    Prefect counts each entry to RUNNING. An end over which a run of ours was set back is none: of
-    two workers that took one run, one may let it wait after the other has ended it.
+    Prefect counts each entry to RUNNING. Only an end from which somebody led the run on counts. Of
+    two workers that took one run, one may meet the end that the other has just made, or set the run
+    back over it: nobody asked for that one again.
     """
     async with get_client() as client:
         found = await client.read_flow_run_states(run.id)
@@ -147,6 +148,6 @@ async def starts_when_ended(run: FlowRun) -> int | None:
     started, ended = 0, None
     for state, following in zip_longest(states, states[1:]):
         started += state.is_running()
-        set_back = following is not None and following.name == WAITING
-        ended = started if state.is_final() and not set_back else ended
+        led_on = following is not None and not (following.is_final() or following.name == WAITING)
+        ended = started if state.is_final() and led_on else ended
     return ended
