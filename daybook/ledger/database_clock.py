@@ -10,6 +10,7 @@ time went by: to set the machine's clock changes nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from daybook.clock import SYSTEM, SystemClock
@@ -21,13 +22,14 @@ SET_BACK = timedelta(seconds=1)
 class DatabaseClock(SystemClock):
     """Tells the database's time, in UTC; before the first answer the machine's."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._zero: datetime | None = None
         """What the database's clock showed when the monotonic one was at zero."""
         self._latest: datetime | None = None
 
     def told(self, instant: datetime, asked: float, answered: float) -> None:
-        """The database's clock showed ``instant`` between these times of `time.monotonic`."""
+        """The database's clock showed ``instant`` between these times of the monotonic one."""
         earliest = instant - timedelta(seconds=answered)
         latest = instant - timedelta(seconds=asked)
         if self._zero is None:
@@ -38,7 +40,7 @@ class DatabaseClock(SystemClock):
     def now(self) -> datetime:
         if self._zero is None:
             return super().now()
-        now = self._zero + timedelta(seconds=time.monotonic())
+        now = self._zero + timedelta(seconds=self._monotonic())
         if self._latest is not None and timedelta(0) < self._latest - now < SET_BACK:
             return self._latest
         self._latest = now

@@ -78,6 +78,31 @@ async def test_a_run_that_comes_early_waits_for_its_due_time(
     assert clock.now() == offer.due
 
 
+class Fast(MovedClock):
+    """A machine's clock that is ahead of the ledger's by five seconds."""
+
+    def __init__(self, ledgers: MovedClock) -> None:
+        super().__init__()
+        self._ledgers = ledgers
+
+    def now(self) -> datetime:
+        return self._ledgers.now() + timedelta(seconds=5)
+
+    async def wait_until(self, instant: datetime) -> None:
+        self.waits.append(instant)
+        self._ledgers.move(max(instant - self.now(), timedelta(0)))
+
+
+async def test_a_process_whose_clock_is_ahead_waits_once(ledger: Ledger, clock: MovedClock) -> None:
+    offer = await _hourly(ledger)
+    clock.set(offer.due - timedelta(seconds=3))
+    machines = Fast(clock)
+
+    assert isinstance(await gate.enter(ledger, offer, Prefect(), machines), Granted)
+    assert machines.waits == [offer.due + timedelta(seconds=5)]
+    assert clock.now() == offer.due
+
+
 async def test_a_run_of_no_deployment_waits_however_long(ledger: Ledger, clock: MovedClock) -> None:
     due = clock.now() + timedelta(days=2)
     offer = Offer(offers.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f")
