@@ -24,7 +24,7 @@ from daybook.home import Home
 from daybook.host import server
 
 if TYPE_CHECKING:
-    from tests.databases import Server
+    from tests.databases import Database, Server
 
 REPOSITORY = Path(__file__).parent.parent
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="daybook-tests-"))
@@ -87,6 +87,15 @@ def postgresql() -> Iterator[Server]:
 
     with databases.server() as found:
         yield found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """An empty database for a ledger, of each kind."""
+    from tests import databases
+
+    path = tmp_path / "ledger.db"
+    return databases.of_kind(request.param, path, databases.server_of(request))
 
 
 @pytest.fixture

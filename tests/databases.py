@@ -29,7 +29,8 @@ URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://root@127.0.0.1:5432/te
 
 _PREFIX = "daybook_test_"
 _TABLES = """
-SELECT table_name, column_name, data_type, is_nullable, column_default
+SELECT table_name::text, column_name::text, data_type::text, is_nullable::text,
+    coalesce(column_default, '')
 FROM information_schema.columns WHERE table_schema = 'public'
 """
 _INDEXES = "SELECT indexname, indexdef, '', '', '' FROM pg_indexes WHERE schemaname = 'public'"
@@ -84,7 +85,7 @@ class Postgresql:
         return [tuple(row) for row in self._portal.call(self._connection.fetch, statement)]
 
     def tables(self) -> list[tuple[Any, ...]]:
-        return sorted(map(tuple, self.query(f"{_TABLES} UNION ALL {_INDEXES}")), key=str)
+        return sorted(self.query(f"{_TABLES} UNION ALL {_INDEXES}"), key=str)
 
     def run(self, statements: str) -> None:
         """Several statements, in one transaction."""
@@ -181,6 +182,16 @@ def of_kind(
     if kind == "sqlite":
         return Sqlite(path)
     return server().prepared() if prepared else server().empty()
+
+
+def server_of(request: pytest.FixtureRequest) -> Callable[[], Server]:
+    """Asks for the session's server when it is needed: it may not be there."""
+
+    def found() -> Server:
+        there: Server = request.getfixturevalue("postgresql")
+        return there
+
+    return found
 
 
 async def id_of(address: str) -> str:

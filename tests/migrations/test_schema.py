@@ -6,10 +6,10 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import sqlite3
-from contextlib import closing
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command, op
@@ -17,31 +17,44 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
 from daybook.errors import LedgerNewer
 from daybook.ledger import mirror, schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import AttemptRow, RunRow
+from tests import databases
+from tests.databases import Database, id_of, server_of, version_of
 
 pytestmark = pytest.mark.anyio
 
 SPAWN = multiprocessing.get_context("spawn")
 
-
-def _address(path: Path) -> str:
-    return f"sqlite+aiosqlite:///{path}"
+Call = Callable[[Connection], Any]
 
 
-async def _id(path: Path) -> str:
-    async with Ledger(_address(path)) as ledger:
-        return ledger.id
+async def _on(database: Database, call: Call) -> Any:
+    """What ``call`` gives for a connection to the database, committed."""
+    engine = create_async_engine(database.address)
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(call)
+    finally:
+        await engine.dispose()
 
 
-def _query(path: Path, statement: str) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(path)) as connection, connection:
-        return connection.execute(statement).fetchall()
+def _differences(connection: Connection) -> list[Any]:
+    """Between the tables and the models."""
+    options = {
+        "compare_type": True,
+        # PostgreSQL cannot compare JSON with what a migration says: see below.
+        "compare_server_default": connection.dialect.name == "sqlite",
+        "version_table": schema.VERSION_TABLE,
+    }
+    context = MigrationContext.configure(connection, opts=options)
+    return list(compare_metadata(context, SQLModel.metadata))
 
 
 def _config() -> Config:
@@ -50,37 +63,42 @@ def _config() -> Config:
     return config
 
 
-async def test_an_empty_file_becomes_what_the_models_say(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    await _id(path)
+async def test_an_empty_database_becomes_what_the_models_say(database: Database) -> None:
+    await id_of(database.address)
 
-    engine = create_engine(f"sqlite:///{path}")
-    try:
-        with engine.connect() as connection:
-            options = {
-                "compare_type": True,
-                "compare_server_default": True,
-                "version_table": schema.VERSION_TABLE,
-            }
-            context = MigrationContext.configure(connection, opts=options)
-            assert compare_metadata(context, SQLModel.metadata) == []
-    finally:
-        engine.dispose()
+    assert await _on(database, _differences) == []
 
 
-async def test_the_comparison_would_see_a_difference(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    await _id(path)
-    _query(path, "ALTER TABLE runs ADD COLUMN extra INTEGER")
+@pytest.mark.parametrize(
+    "change",
+    ["ADD COLUMN extra INTEGER", "ADD COLUMN evil TEXT DEFAULT 'x'", "DROP COLUMN suspected_at"],
+)
+async def test_the_comparison_would_see_a_difference(database: Database, change: str) -> None:
+    await id_of(database.address)
+    database.query(f"ALTER TABLE runs {change}")
 
-    engine = create_engine(f"sqlite:///{path}")
-    try:
-        with engine.connect() as connection:
-            options = {"version_table": schema.VERSION_TABLE}
-            context = MigrationContext.configure(connection, opts=options)
-            assert len(compare_metadata(context, SQLModel.metadata)) == 1
-    finally:
-        engine.dispose()
+    assert len(await _on(database, _differences)) == 1
+
+
+async def test_defaults_and_conditions_of_indexes_are_those_of_the_models(
+    database: Database, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # Of an index Alembic compares name and columns only.
+    await id_of(database.address)
+    migrated = _said(database)
+    again = databases.of_kind(database.kind, tmp_path / "models.db", server_of(request))
+    await _on(again, SQLModel.metadata.create_all)
+
+    assert _said(again) == migrated
+    assert sum(" WHERE " in each for each in migrated) == 3
+
+
+def _said(database: Database) -> list[str]:
+    """Indexes; of PostgreSQL columns too, which SQLite keeps in the order of their making."""
+    said = [" ".join(map(str, row)) for row in database.tables() if row[-1] is not None]
+    if database.kind == "sqlite":
+        said = [each for each in said if "INDEX" in each]
+    return sorted(" ".join(each.split()) for each in said if schema.VERSION_TABLE not in each)
 
 
 def test_the_head_file_is_the_newest_script() -> None:
@@ -92,41 +110,38 @@ def test_the_head_file_is_the_newest_script() -> None:
     assert {"_".join(name.split("_")[:2]) for name in named} == known
 
 
-async def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    first = await _id(path)
-    before = _query(path, "SELECT sql FROM sqlite_master ORDER BY name")
+async def test_a_second_start_changes_nothing(database: Database) -> None:
+    first = await id_of(database.address)
+    before = database.tables()
 
-    assert await _id(path) == first
-    assert _query(path, "SELECT sql FROM sqlite_master ORDER BY name") == before
-    assert _query(path, f"SELECT version_num FROM {schema.VERSION_TABLE}") == [(schema.head(),)]
+    assert await id_of(database.address) == first
+    assert database.tables() == before
+    assert version_of(database) == [(schema.head(),)]
 
 
-async def test_a_newer_ledger_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    await _id(path)
-    _query(path, f"UPDATE {schema.VERSION_TABLE} SET version_num = '29991231_0001'")
-    before = _query(path, "SELECT sql FROM sqlite_master ORDER BY name")
+async def test_a_newer_ledger_is_refused_and_left_alone(database: Database) -> None:
+    await id_of(database.address)
+    database.query(f"UPDATE {schema.VERSION_TABLE} SET version_num = '29991231_0001'")
+    before = database.tables()
 
     with pytest.raises(LedgerNewer, match="29991231_0001") as refused:
-        await _id(path)
+        await id_of(database.address)
 
     assert refused.value.exit_code == 2
     assert schema.head() in str(refused.value)
-    assert _query(path, "SELECT sql FROM sqlite_master ORDER BY name") == before
-    assert _query(path, f"SELECT version_num FROM {schema.VERSION_TABLE}") == [("29991231_0001",)]
+    assert database.tables() == before
+    assert version_of(database) == [("29991231_0001",)]
 
 
-def _open(path: str, told: Connection) -> None:
+def _open(address: str, told: Pipe) -> None:
     told.send("here")
     told.recv()
-    told.send(asyncio.run(_id(Path(path))))
+    told.send(asyncio.run(id_of(address)))
 
 
-async def test_two_processes_at_once_make_one_ledger(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
+async def test_two_processes_at_once_make_one_ledger(database: Database) -> None:
     pipes = [SPAWN.Pipe() for _ in range(2)]
-    children = [SPAWN.Process(target=_open, args=(str(path), theirs)) for _, theirs in pipes]
+    children = [SPAWN.Process(target=_open, args=(database.address, theirs)) for _, theirs in pipes]
     for child in children:
         child.start()
     for ours, _ in pipes:
@@ -138,11 +153,11 @@ async def test_two_processes_at_once_make_one_ledger(tmp_path: Path) -> None:
         child.join(30)
 
     assert [child.exitcode for child in children] == [0, 0]
-    assert ids == {await _id(path)}
-    assert _query(path, "SELECT count(*) FROM facts") == [(1,)]
+    assert ids == {await id_of(database.address)}
+    assert database.query("SELECT count(*) FROM facts") == [(1,)]
 
 
-def _killed(path: str, after: str) -> None:
+def _killed(address: str, after: str) -> None:
     """Migrate, and die by SIGKILL as soon as the table ``after`` is made."""
     made = op.create_table
 
@@ -152,7 +167,7 @@ def _killed(path: str, after: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     op.create_table = create_table  # type: ignore[assignment]
-    asyncio.run(_id(Path(path)))
+    asyncio.run(id_of(address))
 
 
 _ROW = (
@@ -163,47 +178,51 @@ _ROW = (
 )
 
 
-def _of_revision(path: Path, revision: str) -> None:
-    """A ledger as a program of that time left it, with an ended run and one that waits."""
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
+async def _up_to(database: Database, revision: str) -> None:
+    def upgrade(connection: Connection) -> None:
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
-    engine.dispose()
-    _query(path, "INSERT INTO facts (key, value) VALUES ('id', 'kept')")
+
+    await _on(database, upgrade)
+
+
+async def _of_revision(database: Database, revision: str) -> None:
+    """A ledger as a program of that time left it, with an ended run and one that waits."""
+    await _up_to(database, revision)
+    database.query("INSERT INTO facts (key, value) VALUES ('id', 'kept')")
     now = "'2026-11-20 08:00:00.000000'"
-    _query(path, _ROW.format(id="w", status="waiting", now=now, ended="NULL"))
-    _query(path, _ROW.format(id="e", status="succeeded", now=now, ended=now))
+    database.query(_ROW.format(id="w", status="waiting", now=now, ended="NULL"))
+    database.query(_ROW.format(id="e", status="succeeded", now=now, ended=now))
 
 
-def _killed_after_columns(path: str) -> None:
+def _killed_after_columns(address: str) -> None:
     """Migrate, and die by SIGKILL as soon as the first index is to be made."""
     op.create_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-    asyncio.run(_id(Path(path)))
+    asyncio.run(id_of(address))
 
 
 async def test_killed_in_an_upgrade_it_is_as_before_and_the_next_start_succeeds(
-    tmp_path: Path,
+    database: Database,
 ) -> None:
-    path = tmp_path / "ledger.db"
-    _of_revision(path, "20261120_0002")
-    before = _query(path, "SELECT sql FROM sqlite_master ORDER BY name")
-    child = SPAWN.Process(target=_killed_after_columns, args=(str(path),))
+    await _of_revision(database, "20261120_0002")
+    before = database.tables()
+    child = SPAWN.Process(target=_killed_after_columns, args=(database.address,))
     child.start()
     child.join(30)
     assert child.exitcode == -signal.SIGKILL
-    assert _query(path, "SELECT sql FROM sqlite_master ORDER BY name") == before
+    assert database.tables() == before
 
-    assert await _id(path) == "kept"
-    assert _query(path, f"SELECT version_num FROM {schema.VERSION_TABLE}") == [(schema.head(),)]
+    assert await id_of(database.address) == "kept"
+    assert version_of(database) == [(schema.head(),)]
 
 
-async def test_of_what_had_ended_before_the_upgrade_prefect_is_told_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    _of_revision(path, "20261120_0002")
+async def test_of_what_had_ended_before_the_upgrade_prefect_is_told_nothing(
+    database: Database,
+) -> None:
+    await _of_revision(database, "20261120_0002")
 
-    async with Ledger(_address(path)) as ledger, ledger.read() as session:
+    async with Ledger(database.address) as ledger, ledger.read() as session:
         assert await mirror.unmirrored(session, ledger.now()) == []
         rows = {name: await session.get(RunRow, name) for name in "we"}
 
@@ -212,18 +231,16 @@ async def test_of_what_had_ended_before_the_upgrade_prefect_is_told_nothing(tmp_
 
 
 async def test_what_earlier_attempts_took_is_not_known_and_the_sum_of_their_run_is_kept(
-    tmp_path: Path,
+    database: Database,
 ) -> None:
-    path = tmp_path / "ledger.db"
-    _of_revision(path, "20261120_0003")
-    _query(path, """UPDATE runs SET usage = '{"requests": 2}', attempts = 1 WHERE id = 'e'""")
-    _query(
-        path,
+    await _of_revision(database, "20261120_0003")
+    database.query("""UPDATE runs SET usage = '{"requests": 2}', attempts = 1 WHERE id = 'e'""")
+    database.query(
         "INSERT INTO attempts (run_id, number, fence, status, started_at)"
         " VALUES ('e', 1, 1, 'succeeded', '2026-11-20 08:00:00.000000')",
     )
 
-    async with Ledger(_address(path)) as ledger, ledger.read() as session:
+    async with Ledger(database.address) as ledger, ledger.read() as session:
         row = await session.get(RunRow, "e")
         attempt = await session.get(AttemptRow, ("e", 1))
 
@@ -234,48 +251,40 @@ async def test_what_earlier_attempts_took_is_not_known_and_the_sum_of_their_run_
 
 @pytest.mark.parametrize("after", ["facts", "runs", "attempts", "messages"])
 async def test_killed_in_the_middle_it_is_as_before_and_the_next_start_succeeds(
-    tmp_path: Path, after: str
+    database: Database, after: str
 ) -> None:
-    path = tmp_path / "ledger.db"
-    child = SPAWN.Process(target=_killed, args=(str(path), after))
+    child = SPAWN.Process(target=_killed, args=(database.address, after))
     child.start()
     child.join(30)
     assert child.exitcode == -signal.SIGKILL
-    assert _query(path, "SELECT name FROM sqlite_master") == []
+    assert database.tables() == []
 
-    assert await _id(path)
-    assert _query(path, f"SELECT version_num FROM {schema.VERSION_TABLE}") == [(schema.head(),)]
+    assert await id_of(database.address)
+    assert version_of(database) == [(schema.head(),)]
 
 
 async def test_a_ledger_of_the_first_schema_is_brought_up_to_date_with_what_it_holds(
-    tmp_path: Path,
+    database: Database,
 ) -> None:
-    path = tmp_path / "ledger.db"
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "20261120_0001")
-    engine.dispose()
-    _query(path, "INSERT INTO facts (key, value) VALUES ('id', 'kept')")
+    await _up_to(database, "20261120_0001")
+    database.query("INSERT INTO facts (key, value) VALUES ('id', 'kept')")
     now = "'2026-11-20 08:00:00.000000'"
-    _query(
-        path,
+    database.query(
         "INSERT INTO runs (id, occurrence, kind, trigger, due, status, reason, fence, holder,"
         " flow_starts, prefect_runs, parameters, attempts, queued_at, session_id, evidence)"
         f" VALUES ('r', 'flow:f', 'agent-prompt', 'direct', {now}, 'waiting', 'asked for', 0, '',"
         f" 0, 0, '{{}}', 0, {now}, NULL, '[]')",
     )
 
-    async with Ledger(_address(path)) as ledger:
+    async with Ledger(database.address) as ledger:
         assert ledger.id == "kept"
         async with ledger.read() as session:
             row = await session.get(RunRow, "r")
 
     assert row is not None
     assert (row.status, row.suspected_at, row.session_id) == ("waiting", None, None)
-    assert _query(path, "SELECT count(*) FROM messages") == [(0,)]
-    assert _query(path, f"SELECT version_num FROM {schema.VERSION_TABLE}") == [(schema.head(),)]
+    assert database.query("SELECT count(*) FROM messages") == [(0,)]
+    assert version_of(database) == [(schema.head(),)]
 
 
 def test_alembics_own_commands_need_our_connection() -> None:

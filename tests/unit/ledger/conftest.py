@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,6 @@ from daybook.spec.due import next_due
 from daybook.spec.job import edit, new_job
 from daybook.testing import MovedClock
 from tests import databases
-from tests.databases import Database
 
 LOST = 2 * leases.LEASE
 
@@ -157,27 +156,11 @@ def clock() -> MovedClock:
 
 
 @pytest.fixture(params=databases.KINDS)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    """An empty database, of each kind."""
-    return databases.of_kind(request.param, tmp_path / "ledger.db", server_of(request))
-
-
-@pytest.fixture(params=databases.KINDS)
 async def book(
     request: pytest.FixtureRequest, tmp_path: Path, clock: MovedClock
 ) -> AsyncIterator[Book]:
     """A ledger in each kind of database."""
     path = tmp_path / "ledger.db"
-    there = databases.of_kind(request.param, path, server_of(request), prepared=True)
+    there = databases.of_kind(request.param, path, databases.server_of(request), prepared=True)
     async with Ledger(there.address, clock) as ledger:
         yield Book(ledger, clock, there.kind)
-
-
-def server_of(request: pytest.FixtureRequest) -> Callable[[], databases.Server]:
-    """Asks for the session's server when it is needed: it may not be there."""
-
-    def found() -> databases.Server:
-        server: databases.Server = request.getfixturevalue("postgresql")
-        return server
-
-    return found

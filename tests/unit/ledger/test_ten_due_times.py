@@ -11,7 +11,6 @@ from docs import generate
 from daybook import repository
 from tests import databases
 from tests.unit.ledger import ten_due_times
-from tests.unit.ledger.conftest import server_of
 from tests.unit.ledger.ten_due_times import CASES, TAKES, Became, Case
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +26,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module", params=databases.KINDS)
 async def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
     path = tmp_path_factory.mktemp("book") / "ledger.db"
-    there = databases.of_kind(request.param, path, server_of(request))
+    there = databases.of_kind(request.param, path, databases.server_of(request))
     return await ten_due_times.all_of_them(there.address)
 
 
