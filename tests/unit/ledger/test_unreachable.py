@@ -23,6 +23,7 @@ from daybook.clock import SYSTEM
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
+from tests.databases import Database
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +69,7 @@ def test_nothing_but_the_error_reaches_the_terminal(tmp_path: Path) -> None:
 import asyncio, sys
 from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
+from tests.databases import Database
 async def main():
     async with Ledger(sys.argv[1]):
         pass
@@ -104,6 +106,7 @@ READ_ONLY = """
 import asyncio, os, sys
 from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
+from tests.databases import Database
 async def main(address):
     async with Ledger(address) as ledger, ledger.write():
         pass
@@ -196,9 +199,9 @@ async def test_all_connections_taken_is_not_to_be_reached(tmp_path: Path) -> Non
                 await session.connection()
 
 
-async def test_writers_have_their_turns_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+async def test_writers_have_their_turns_in_the_order_in_which_they_came(database: Database) -> None:
     had: list[int] = []
-    async with Ledger(_address(tmp_path / "ledger.db")) as ledger:
+    async with Ledger(database.address) as ledger:
 
         async def writes(number: int) -> None:
             async with ledger.write():
@@ -241,10 +244,12 @@ async def test_who_waited_here_waits_the_less_at_the_file_and_the_next_as_long_a
             assert (await session.execute(text("PRAGMA busy_timeout"))).scalar_one() == 4000
 
 
-async def test_a_writer_that_is_cancelled_in_the_queue_keeps_nobody_waiting(tmp_path: Path) -> None:
+async def test_a_writer_that_is_cancelled_in_the_queue_keeps_nobody_waiting(
+    database: Database,
+) -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
     had: list[str] = []
-    async with Ledger(_address(tmp_path / "ledger.db")) as ledger:
+    async with Ledger(database.address) as ledger:
 
         async def writes(name: str) -> None:
             async with ledger.write():
@@ -262,6 +267,26 @@ async def test_a_writer_that_is_cancelled_in_the_queue_keeps_nobody_waiting(tmp_
             await asyncio.gather(first, third)
 
     assert had == ["a", "c"]
+
+
+async def test_a_writer_that_is_cancelled_at_its_turn_keeps_nobody_waiting(
+    database: Database,
+) -> None:
+    async with Ledger(database.address) as ledger, Ledger(database.address) as other:
+        async with other.write():
+            waiting = asyncio.create_task(jobs_there(ledger))
+            async with ledger.read() as session:  # by now it asks for the lock
+                assert await jobs.names(session) == set()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        async with asyncio.timeout(10):
+            assert await jobs_there(ledger) == set()
+
+
+async def jobs_there(ledger: Ledger) -> set[str]:
+    async with ledger.write() as session:
+        return await jobs.names(session)
 
 
 async def test_nobody_else_reads_its_files(tmp_path: Path) -> None:
