@@ -88,6 +88,19 @@ class Settings(BaseSettings):
         default=0, ge=0, description="The same for the class `resource-intensive`."
     )
 
+    keep_days: int = Field(
+        default=90,
+        ge=0,
+        description="For how many days what has ended is kept: runs, conversations, and what an "
+        "embedded Prefect has of them; 0 is for ever.",
+    )
+    keep_runs: int = Field(
+        default=1000,
+        ge=0,
+        description="How many runs of each job are kept, the newest; 0 is all. Of conversations as "
+        "many prompts with their answers.",
+    )
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:

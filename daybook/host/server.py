@@ -16,14 +16,14 @@ import sys
 import time
 from collections.abc import Callable
 
+from daybook import settings
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.host import children
 
 HOST = "127.0.0.1"
 PORT = 4200
-KEEP_FLOW_RUNS = 90 * 24 * 60 * 60
-"""Seconds after its end for which a flow run is kept: the ledger's default of 90 days."""
+DAY = 24 * 60 * 60
 LOOK_AGAIN = 0.1
 SAY_FIRST, SAY_AGAIN = 1.0, 5.0
 """Seconds after which a wait is told, and after which again."""
@@ -57,7 +57,8 @@ def environment(home: Home, port: int) -> dict[str, str]:
     """The variables for a server on ``port`` with its files in ``home``.
 
     What the operator has set stays, such as Prefect's own authentication or another database;
-    where the server is, and that it sends no analytics, is ours.
+    where the server is, and that it sends no analytics, is ours. Raises `Refused` for settings of
+    this home that are not legal.
     """
     # A profile names a server or a database of somebody else, and does not exist in our home.
     dropped = {"PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_API_KEY"}
@@ -68,8 +69,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{ui_url(port)},http://localhost:{port}",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_COLORS": "false",
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(KEEP_FLOW_RUNS),
+        **_retention(),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
     ours = {
@@ -85,6 +85,18 @@ def environment(home: Home, port: int) -> dict[str, str]:
         **absolute_python_path(),
     }
     return {**preferred, **given, **ours}
+
+
+def _retention() -> dict[str, str]:
+    """Flow runs go on the ledger's terms, by age; Prefect knows none by count."""
+    vacuum = "PREFECT_SERVER_SERVICES_DB_VACUUM"
+    days = settings.load().keep_days
+    if not days:
+        return {f"{vacuum}_ENABLED": "events"}
+    return {
+        f"{vacuum}_ENABLED": "events,flow_runs",
+        f"{vacuum}_RETENTION_PERIOD": str(days * DAY),
+    }
 
 
 def absolute_python_path() -> dict[str, str]:

@@ -71,7 +71,7 @@ def test_a_database_is_taken_as_others_write_its_address(
     [
         ("timezone = \n", ["is no TOML", "line 1"]),
         ("timezone = 'UTC\xff'\n", ["is no TOML"]),
-        ("zone = 'UTC'\n", ["unknown: zone", "legal: allowed_hosts, ledger_url"]),
+        ("zone = 'UTC'\n", ["unknown: zone", "legal: allowed_hosts, keep_days"]),
         ("[daybook]\ntimezone = 'UTC'\n", ["unknown: daybook", "legal: allowed_hosts"]),
         ("home = '/elsewhere'\n", ["unknown: home", "legal: allowed_hosts"]),
         ("timezone = 'Mars/Olympus'\n", ["timezone: unknown zone", "Europe/Berlin"]),

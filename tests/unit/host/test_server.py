@@ -96,6 +96,29 @@ def test_the_environment_of_a_server(daybook_home: Home, monkeypatch: pytest.Mon
     assert given["PYTHONPATH"] == f"{Path('here').absolute()}{os.pathsep}/there"
 
 
+@pytest.mark.parametrize(
+    ("days", "enabled", "seconds"),
+    [
+        ("", "events,flow_runs", 7_776_000),
+        ("30", "events,flow_runs", 2_592_000),
+        ("0", "events", 0),
+    ],
+)
+def test_flow_runs_are_kept_as_long_as_the_ledgers(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, days: str, enabled: str, seconds: int
+) -> None:
+    vacuum = "PREFECT_SERVER_SERVICES_DB_VACUUM"
+    for name in (f"{vacuum}_ENABLED", f"{vacuum}_RETENTION_PERIOD"):
+        monkeypatch.delenv(name, raising=False)
+    if days:
+        monkeypatch.setenv("DAYBOOK_KEEP_DAYS", days)
+
+    given = server.environment(daybook_home, 4217)
+
+    assert given[f"{vacuum}_ENABLED"] == enabled
+    assert int(given.get(f"{vacuum}_RETENTION_PERIOD", 0)) == seconds
+
+
 async def test_waiting_for_nobody_ends() -> None:
     address = server.api_url(server.free_port(0))
     waits: list[float] = []

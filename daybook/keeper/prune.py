@@ -1,0 +1,58 @@
+"""Prune: the ledger keeps of the past what the settings say (requirement 19), in small batches.
+
+Nothing is asked or changed in Prefect: a server of ours has its own retention on the same terms
+(`daybook.host.server`), any other one keeps what its operator wants.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+
+from daybook import settings
+from daybook.ledger import prune as book
+from daybook.ledger.engine import Ledger
+from daybook.ledger.prune import Keep
+
+
+@dataclass
+class Pruned:
+    """What went: how many runs and messages, and which archived jobs; ``left``: time was up."""
+
+    runs: int = 0
+    messages: int = 0
+    jobs: list[str] = field(default_factory=list)
+    left: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.messages or self.jobs)
+
+
+def here() -> Keep:
+    """What this home's settings keep."""
+    said = settings.load()
+    age = timedelta(days=said.keep_days) if said.keep_days else None
+    return Keep(age, said.keep_runs or None)
+
+
+async def prune(ledger: Ledger, keep: Keep | None = None, *, most_seconds: float = 5.0) -> Pruned:
+    """One pass, of about ``most_seconds``; what is left is the next one's."""
+    said, done, end = keep or here(), Pruned(), time.monotonic() + most_seconds
+
+    async def all_of(batch: Callable[[], Awaitable[int]]) -> int:
+        count = 0
+        while not done.left and (some := await batch()):
+            count += some
+            done.left = time.monotonic() >= end
+        return count
+
+    for job_id in await book.jobs_with_more(ledger, said):
+        done.runs += await all_of(partial(book.runs_of, ledger, job_id, said))
+    for each in await book.conversations_with_more(ledger, said):
+        done.messages += await all_of(partial(book.messages_of, ledger, each, said))
+    if not done.left:
+        done.jobs = await book.archived(ledger, said)
+    return done

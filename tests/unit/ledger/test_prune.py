@@ -1,0 +1,294 @@
+"""Requirement 19: what is let go, by age and by count; never what is not settled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.keeper import prune
+from daybook.ledger import audit, claims, jobs, mirror, sessions
+from daybook.ledger import prune as book_of
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.prune import Keep
+from daybook.ledger.states import Status
+from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+DAYS = Keep(timedelta(days=90), 1000)
+
+
+async def ended(book: Book, stored: StoredJob | None, count: int, **fields: Any) -> list[str]:
+    """So many ended runs of a job, one a minute up to now, each with its attempt."""
+    now, ids = book.clock.now(), []
+    async with book.ledger.write() as session:
+        for place in range(count, 0, -1):
+            due = (now - place * MINUTE).replace(microsecond=0)
+            key = f"due:{stored.id}:{due.isoformat()}" if stored else f"flow:{place}"
+            given = {
+                "occurrence": key,
+                "job_id": stored.id if stored else None,
+                "kind": "agent-prompt",
+                "trigger": "schedule",
+                "due": due,
+                "status": Status.SUCCEEDED.value,
+                "queued_at": due,
+                "finished_at": due,
+                "attempts": 1,
+            }
+            row = RunRow(**{**given, **fields})
+            ids.append(row.id)
+            session.add(row)
+            await session.flush()
+            session.add(AttemptRow(run_id=row.id, number=1, fence=1, started_at=due))
+        if stored:
+            job = (await jobs.find(session, stored.id)).row
+            job.audited_until = max(job.audited_until, now - MINUTE)
+            session.add(job)
+    return ids
+
+
+async def left(book: Book) -> list[str]:
+    return [row.id for row in await book.rows()]
+
+
+async def count(book: Book, table: Any) -> int:
+    async with book.ledger.read() as session:
+        return len((await session.execute(select(table))).all())
+
+
+async def test_by_count_the_newest_of_each_job_stay(book: Book) -> None:
+    many, few = await book.add("many"), await book.add("few")
+    ids = await ended(book, many, 12)
+    others = await ended(book, few, 5)
+    direct = await ended(book, None, 7)
+
+    done = await prune.prune(book.ledger, Keep(None, 5))
+
+    assert done.runs == 7 + 2
+    assert sorted(await left(book)) == sorted([*ids[-5:], *others, *direct[-5:]])
+    assert await count(book, AttemptRow) == 15
+    assert not await prune.prune(book.ledger, Keep(None, 5))
+
+
+async def test_by_age_what_ended_before_goes(book: Book) -> None:
+    stored = await book.add()
+    old = await ended(book, stored, 3)
+    book.clock.move(90 * DAY - 2 * MINUTE - timedelta(seconds=1))
+    new = await ended(book, stored, 2)
+
+    done = await prune.prune(book.ledger, DAYS)
+
+    # The first of them ended 90 days and a minute ago, the second a second less than 90 days.
+    assert (done.runs, await left(book)) == (1, [*old[1:], *new])
+    assert not await prune.prune(book.ledger, Keep(None, None))
+
+
+async def test_a_backlog_goes_in_batches_and_others_write_in_between(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book_of, "BATCH", 4)
+    stored = await book.add()
+    ids = await ended(book, stored, 11)
+
+    first = await prune.prune(book.ledger, Keep(None, 1), most_seconds=0)
+    assert (first.runs, first.left, await left(book)) == (4, True, ids[4:])
+    rest = await prune.prune(book.ledger, Keep(None, 1))
+    assert (rest.runs, rest.left, await left(book)) == (6, False, ids[-1:])
+
+
+async def test_what_is_not_settled_stays(book: Book) -> None:
+    stored = await book.add()
+    waiting = (await claims.request(book.ledger, stored, "1", "manual")).id
+    unmirrored = await ended(book, stored, 1, unmirrored=True, flow_run_id="f", occurrence="u")
+    tried = await ended(book, stored, 1, occurrence="flow:1")
+    await ended(book, stored, 1, occurrence="flow:1:1", retry_of=tried[0], status="waiting")
+    book.clock.move(91 * DAY)
+    fresh = await ended(book, stored, 1, occurrence=f"request:{stored.id}:2")
+    await ended(book, stored, 3)
+
+    await prune.prune(book.ledger, Keep(DAY, 1))
+
+    kept = set(await left(book))
+    assert {waiting, *unmirrored, *tried, *fresh} <= kept
+    assert len(kept) == 4 + 1 + 1  # and the live retry, and the newest
+
+
+async def test_the_id_of_a_request_is_kept_for_a_week(book: Book) -> None:
+    stored = await book.add()
+    await ended(book, stored, 1, occurrence=f"request:{stored.id}:1")
+    await ended(book, stored, 3)
+    book.clock.move(6 * DAY)
+    assert (await prune.prune(book.ledger, Keep(DAY, None))).runs == 3
+    book.clock.move(DAY)
+    assert (await prune.prune(book.ledger, Keep(DAY, None))).runs == 1
+
+
+async def test_what_came_after_the_watermark_stays_and_is_not_judged_again(book: Book) -> None:
+    stored = await book.add(every="1h", catch_up="none")
+    for _ in range(3):
+        await book.settled(book.due(stored), Status.SUCCEEDED)
+    book.clock.move(2 * MINUTE)
+    await mirror.mirrored(book.ledger, await left(book))
+    assert not await prune.prune(book.ledger, Keep(timedelta(0), 1))
+
+    await audit.advance(book.ledger, stored.id, book.clock.now())
+    assert (await prune.prune(book.ledger, Keep(None, 1))).runs == 2
+    done = await audit.advance(book.ledger, stored.id, book.clock.now())
+
+    assert done is not None
+    assert done.missed == done.waiting == 0
+    assert len(await left(book)) == 1
+
+
+# --- conversations
+
+
+async def talk(book: Book, session_id: str, turns: int, job_id: str | None = None) -> None:
+    now = book.clock.now()
+    async with book.ledger.write() as session:
+        agent = session_id.partition(":")[0]
+        if await session.get(SessionRow, session_id) is None:
+            session.add(
+                SessionRow(
+                    id=session_id, agent=agent, job_id=job_id, created_at=now, updated_at=now
+                )
+            )
+            await session.flush()
+        row = await session.get(SessionRow, session_id)
+        assert row is not None
+        row.updated_at = now
+        session.add(row)
+        first = len(await _numbers(session, session_id))
+        for place in range(first + 1, first + 2 * turns + 1):
+            session.add(
+                MessageRow(
+                    session_id=session_id,
+                    number=place,
+                    role="user" if place % 2 else "assistant",
+                    content="word",
+                    source={},
+                    run_id="r",
+                    at=now,
+                )
+            )
+
+
+async def _numbers(session: AsyncSession, session_id: str) -> Sequence[int]:
+    of = select(MessageRow.number).where(col(MessageRow.session_id) == session_id)
+    return (await session.execute(of.order_by(col(MessageRow.number)))).scalars().all()
+
+
+async def numbers(book: Book, session_id: str) -> Sequence[int]:
+    async with book.ledger.read() as session:
+        return await _numbers(session, session_id)
+
+
+async def test_a_long_conversation_is_bounded_and_what_a_model_is_given_stays(book: Book) -> None:
+    stored = await book.add()
+    await talk(book, "default:job:1", 40, stored.id)
+    await talk(book, "default:key", 12)
+
+    await prune.prune(book.ledger, Keep(None, 15))
+    assert list(await numbers(book, "default:job:1")) == list(range(51, 81))
+    assert len(await numbers(book, "default:key")) == 24
+
+    # Of fewer runs, and long ago, the last messages that a model is given are still there.
+    book.clock.move(100 * DAY)
+    await prune.prune(book.ledger, Keep(90 * DAY, 1))
+    assert list(await numbers(book, "default:job:1")) == list(range(61, 81))
+    assert len(await numbers(book, "default:job:1")) == sessions.HISTORY
+    # Nobody's: a key that no run has named for so long.
+    assert await numbers(book, "default:key") == []
+    assert await count(book, SessionRow) == 1
+
+
+async def test_what_is_old_in_a_conversation_goes(book: Book) -> None:
+    stored = await book.add()
+    await talk(book, "default:job:1", 20, stored.id)
+    book.clock.move(100 * DAY)
+    await talk(book, "default:job:1", 15, stored.id)
+
+    await prune.prune(book.ledger, DAYS)
+
+    assert list(await numbers(book, "default:job:1")) == list(range(41, 71))
+
+
+async def test_a_conversation_of_one_run_goes_with_it(book: Book) -> None:
+    stored = await book.add()
+    ids = await ended(book, stored, 3)
+    async with book.ledger.write() as session:
+        for row in (await session.execute(select(RunRow))).scalars():
+            row.session_id = f"default:run:{row.id}"
+            session.add(row)
+    for each in ids:
+        await talk(book, f"default:run:{each}", 1, stored.id)
+    await talk(book, "default:a:run:b", 1)
+
+    await prune.prune(book.ledger, Keep(None, 1))
+
+    assert await numbers(book, f"default:run:{ids[2]}") == [1, 2]
+    assert await numbers(book, "default:a:run:b") == [1, 2]
+    assert await count(book, SessionRow) == 2
+
+
+# --- jobs
+
+
+async def test_an_archived_job_goes_when_nothing_of_it_is_left(book: Book) -> None:
+    stored, other = await book.add("gone"), await book.add("there")
+    await book.edit(stored.id, prompt="Another")
+    await ended(book, stored, 2)
+    await talk(book, "default:job:1", 1, stored.id)
+    book.clock.move(HOUR)
+    await book.archive(stored.id)
+    book.clock.move(89 * DAY)
+    assert not (await prune.prune(book.ledger, DAYS)).jobs
+    book.clock.move(2 * DAY)
+    assert not (await prune.prune(book.ledger, DAYS)).jobs  # not audited to its removal
+    await audit.advance(book.ledger, stored.id, book.clock.now())
+
+    done = await prune.prune(book.ledger, DAYS)
+
+    assert done.jobs == []  # the audit has written a row, which is no older than now
+    book.clock.move(91 * DAY)
+    done = await prune.prune(book.ledger, DAYS)
+    assert (done.runs, done.jobs) == (1, ["gone"])
+    assert await count(book, JobRow) == 1
+    assert await count(book, RevisionRow) == 1
+    assert (await book.job(other.id)).name == "there"
+
+
+async def test_one_whose_deployment_is_still_to_be_deleted_stays(book: Book) -> None:
+    stored = await book.add(on_demand=True)
+    async with book.ledger.write() as session:
+        row = (await jobs.find(session, stored.id)).row
+        row.deployment_id = "d"
+        session.add(row)
+    await book.archive(stored.id)
+    book.clock.move(91 * DAY)
+    await audit.advance(book.ledger, stored.id, book.clock.now())
+
+    assert not await prune.prune(book.ledger, DAYS)
+
+
+async def test_jobs_that_are_off_for_long_are_found(book: Book) -> None:
+    off, on, lately = [await book.add(name) for name in ("off", "on", "lately")]
+    await book.edit(off.id, enabled=False)
+    book.clock.move(80 * DAY)
+    await book.edit(lately.id, enabled=False)
+    book.clock.move(11 * DAY)
+
+    async with book.ledger.read() as session:
+        found = await book_of.off_since(session, book.clock.now() - 90 * DAY)
+
+    assert [each.row.name for each in found] == ["off"]
+    assert (await book.job(on.id)).archived_at is None
