@@ -157,8 +157,12 @@ async def sync_(*, as_json: Json = False) -> int:
 
 def _surprises(report: dict[str, Any]) -> Iterator[str]:
     """What a sync did that somebody may not have expected, and what it could not do."""
+    for name in report["adopted"]:
+        yield f"made in Prefect, a job from now on: {name}"
     for name in report["remade"]:
         yield f"was no longer in this Prefect, made again: {name}"
+    for name in report["deleted"]:
+        yield f"its deployment is gone from Prefect, so it is off: {name}"
     for name, fields in report["conflicts"].items():
         yield f"changed on both sides, kept as here: {name} ({', '.join(fields)})"
     for told in ("refused", "failed"):

@@ -1,14 +1,158 @@
-"""Which Prefect deployment a job is, and what both sides last agreed on."""
+"""Which Prefect deployment a job is, in which Prefect, and what both sides last agreed on.
+
+`JobRow.synced` is the last agreement: a projection (`daybook.sync.projection`), with `foreign` in
+it, in words, what Prefect keeps for itself; `ABSENT` when both sides have no deployment of the job,
+which is off then; None when nothing was agreed yet.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger.tables import JobRow
+from daybook.ledger import jobs, outcomes
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.ledger.tables import Fact, JobRow, RunRow
+from daybook.spec.job import Job
+
+ABSENT: dict[str, Any] = {}
+DELETED = "its deployment was deleted in Prefect"
+"""Why a job is off that was not removed here."""
+TAKEN = "its deployment belongs to another Daybook now"
+PREFECT = "prefect"
+"""The owner of a job that was taken over from Prefect."""
+FRESH = timedelta(minutes=1)
+"""So long after a removal its deployment may still be seen in Prefect by who began to look."""
+
+_PLACE = "pool"
+
+
+@dataclass(frozen=True)
+class Version:
+    """As much of a live job as tells whether it changed since the last look."""
+
+    id: str
+    slug: str
+    deployment_id: str | None
+    updated_at: datetime
+    pending: bool
+
+
+async def versions(session: AsyncSession) -> list[Version]:
+    """Of all live jobs, by name."""
+    of = (JobRow.id, JobRow.slug, JobRow.deployment_id, JobRow.updated_at, JobRow.sync_pending)
+    live = select(*map(col, of)).where(col(JobRow.archived_at).is_(None))
+    return [Version(*each) for each in await session.execute(live.order_by(col(JobRow.name)))]
+
+
+async def place(session: AsyncSession) -> str | None:
+    """The id of the work pool of the Prefect in which the deployments were made."""
+    fact = await session.get(Fact, _PLACE)
+    return None if fact is None else fact.value
+
+
+async def moved(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
+    """This is another Prefect, or its pool is another: what is not ``there`` has to be made again.
+
+    In one transaction with the pool's id, so that nothing is ever taken for deleted that this
+    Prefect never had. Returns the names of the jobs.
+    """
+    lost = select(JobRow).where(
+        col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
+    )
+    rows = [
+        row for row in (await session.execute(lost)).scalars() if row.deployment_id not in there
+    ]
+    for row in rows:
+        row.deployment_id, row.synced, row.sync_pending = None, None, True
+        session.add(row)
+    fact = await session.get(Fact, _PLACE) or Fact(key=_PLACE, value=pool_id)
+    fact.value = pool_id
+    session.add(fact)
+    return [row.name for row in rows]
+
+
+async def lost(
+    session: AsyncSession, job_id: str, deployment_id: str, now: datetime, why: str
+) -> bool:
+    """The job's deployment is gone from Prefect: the job is off, and neither side has one.
+
+    False, and nothing is written, when the job has another by now. What waits for it is skipped:
+    there is nothing left by which Prefect could run it.
+    """
+    stored = await jobs.get(session, job_id)
+    if stored is None or stored.row.archived_at is not None:
+        return False
+    if stored.row.deployment_id != deployment_id:
+        return False
+    if stored.job.enabled:
+        off = stored.job.model_copy(update={"enabled": False})
+        await jobs.change(session, stored, off, now, source="prefect", disabled_reason=why)
+    row = stored.row
+    row.deployment_id, row.synced, row.sync_pending = None, dict(ABSENT), False
+    session.add(row)
+    waiting = select(RunRow).where(
+        col(RunRow.job_id) == job_id, col(RunRow.status) == Status.WAITING
+    )
+    for run in (await session.execute(waiting)).scalars().all():
+        await outcomes.write(session, run, Outcome(Status.SKIPPED, f"the job is off: {why}"), now)
+    return True
+
+
+def is_absent(row: JobRow) -> bool:
+    """Whether both sides agree that Prefect has no deployment of this job."""
+    return row.deployment_id is None and row.synced == ABSENT
+
+
+async def adopted(
+    session: AsyncSession,
+    job: Job,
+    slug: str,
+    now: datetime,
+    *,
+    deployment_id: str,
+    projection: dict[str, Any],
+    disabled_reason: str = "",
+) -> jobs.StoredJob | None:
+    """Store a deployment of Prefect as a new job; what it held is the agreement.
+
+    None, and nothing is written, when it is a job already, or a removal that is going on.
+    """
+    known = select(JobRow.id).where(
+        (col(JobRow.deployment_id) == deployment_id)
+        | (
+            (col(JobRow.kind) == job.kind)
+            & (col(JobRow.slug) == slug)
+            & (col(JobRow.archived_at).is_(None) | (col(JobRow.archived_at) > now - FRESH))
+        )
+    )
+    if (await session.execute(known.limit(1))).first() is not None:
+        return None
+    stored = await jobs.add(session, job, slug, now, owner=PREFECT)
+    stored.row.deployment_id, stored.row.synced = deployment_id, projection
+    stored.row.disabled_reason = disabled_reason
+    session.add(stored.row)
+    return stored
+
+
+def keep_losing(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
+    """Keep what Prefect held of these fields and is about to lose; earlier ones stay."""
+    fields = (row.conflict or {}).get("fields", {})
+    row.conflict = {"at": now.isoformat(), "fields": {**fields, **losing}}
+
+
+async def in_conflict(session: AsyncSession) -> list[str]:
+    """The ids of the live jobs with a conflict that nobody has decided, by name."""
+    those = select(JobRow.id).where(
+        col(JobRow.archived_at).is_(None), col(JobRow.conflict).is_not(None)
+    )
+    return list((await session.execute(those.order_by(col(JobRow.name)))).scalars())
 
 
 async def job_of(session: AsyncSession, deployment_id: str) -> str | None:

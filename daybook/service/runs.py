@@ -161,7 +161,7 @@ async def _start(
         flow_run_id = await deployments.start_run(client, known, key, row.parameters)
     if flow_run_id is None:  # not in Prefect yet, or deleted there
         found = await deployments.read(client, known) if known else None
-        await bring(ledger, client, stored, found, Report())
+        await bring(ledger, client, stored, found, Report(), needed=True)
         async with ledger.read() as session:
             made = str((await jobs.find(session, stored.id)).row.deployment_id)
         flow_run_id = await deployments.start_run(client, made, key, row.parameters)

@@ -30,6 +30,8 @@ def plain(report: Report) -> dict[str, Any]:
         "created": report.created,
         "updated": report.updated,
         "pulled": report.pulled,
+        "adopted": report.adopted,
+        "deleted": report.deleted,
         "removed": report.removed,
         "remade": report.remade,
         "conflicts": report.conflicts,

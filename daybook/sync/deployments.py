@@ -109,15 +109,22 @@ async def write(
     else:
         deployment_id = str(found.id)
         await _patch(client, stored, wanted, found, changed)
-    await ask_to_schedule(client, stored, wanted, deployment_id)
+    await ask_to_schedule(client, stored, wanted, found, deployment_id)
     return deployment_id
 
 
 async def ask_to_schedule(
-    client: PrefectClient, stored: StoredJob, wanted: Projection, deployment_id: str
+    client: PrefectClient,
+    stored: StoredJob,
+    wanted: Projection,
+    found: DeploymentResponse | None,
+    deployment_id: str,
 ) -> None:
-    """Ask Prefect to queue the job's next runs at once; it adds those that are missing."""
-    if wanted.enabled and wanted.schedule:
+    """Ask Prefect to queue the next runs at once; it adds those that are missing.
+
+    Also those of schedules that stay Prefect's own: whatever was written has deleted theirs too.
+    """
+    if wanted.enabled and (wanted.schedule or (found is not None and found.schedules)):
         await client.request(
             "POST",
             "/deployments/{id}/schedule",

@@ -92,6 +92,16 @@ def entrypoint(kind: str) -> str:
     return f"flows/{name}.py:{name}"
 
 
+def kind_of(entrypoint: str | None) -> str | None:
+    """The kind whose flow an entrypoint names, as a file or as a module; None for others."""
+    name = (entrypoint or "").removeprefix("./")
+    for kind in PROTOTYPES:
+        function = kind.replace("-", "_")
+        if name in (f"flows/{function}.py:{function}", f"flows.{function}.{function}"):
+            return kind
+    return None
+
+
 @cache
 def schema(kind: str) -> dict[str, Any]:
     """The parameter schema of a kind's flow, as Prefect makes it from a signature."""

@@ -5,7 +5,8 @@ Field by field, with L the ledger's, B what both sides last agreed on, P Prefect
 =====================  ==============================================================
 L = P                  nothing
 L = B, P differs       **pull**: it was edited in Prefect
-L = B, P is foreign    **leave**: a schedule that no job can say stays Prefect's own
+L = B, P is foreign    **pull**: a schedule that no job can say stays Prefect's own, so the job is
+                       on demand from then on; **leave** it where it is so already
 P = B, L differs       **push**: it was changed here
 all differ             **conflict**: the ledger's version is pushed, the other one reported
 no B (crash between    **push** what differs: the ledger wrote first
@@ -54,10 +55,25 @@ def plan(ours: Projection, base: dict[str, Any] | None, theirs: Projection | Non
         if base is None:
             push.append(name)
         elif mine == base.get(name):
-            foreign = name == "schedule" and "foreign" in their
-            (leave if foreign else pull).append(name)
+            (leave if _is_left(name, mine, their) else pull).append(name)
         else:
             push.append(name)
             if their != base.get(name):
                 conflicts[name] = their
     return Plan(False, tuple(push), tuple(pull), tuple(leave), conflicts)
+
+
+def _is_left(name: str, mine: Any, their: Any) -> bool:
+    return name == "schedule" and not mine and "foreign" in their
+
+
+def differing(ours: Projection, theirs: Projection | None) -> set[str]:
+    """What Prefect is to be sent: all that differs, but for a schedule that is left to it."""
+    if theirs is None:
+        return set(ours.as_dict())
+    observed = theirs.as_dict()
+    return {
+        name
+        for name, mine in ours.as_dict().items()
+        if observed[name] != mine and not _is_left(name, mine, observed[name])
+    }

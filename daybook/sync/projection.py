@@ -11,12 +11,13 @@ name        the first line of the description, with the schedule in words
 
 What Prefect can say and these cannot (another RRULE, seven fields, an interval below a second) is
 read as `{"foreign": …}`; that, a second schedule and a schedule's own parameters stay Prefect's
-own: they are told and left alone.
+own: they are told and left alone, and a job without another schedule is on demand.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,12 @@ class Projection:
 def ledger_tag(ledger_id: str) -> str:
     """The tag of all deployments of one ledger (`promise.md` 15)."""
     return f"{TAG_OF_OURS}{ledger_id}"
+
+
+def is_anothers(tags: Iterable[str] | None, ledger_id: str) -> bool:
+    """Whether a deployment with these tags is another ledger's (`promise.md` 15)."""
+    ledgers = {tag for tag in tags or () if tag.startswith(TAG_OF_OURS)}
+    return bool(ledgers) and ledger_tag(ledger_id) not in ledgers
 
 
 def of_job(stored: StoredJob, ledger_id: str) -> Projection:

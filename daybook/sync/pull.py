@@ -1,18 +1,22 @@
-"""Taking over what was edited in Prefect."""
+"""Taking over what was edited in Prefect, and keeping what loses there."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from daybook.errors import Refused
+from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.spec.job import TAG_OF_OURS, Job
 from daybook.spec.refusal import translated
+from daybook.spec.schedule import OnDemand
 from daybook.sync import projection
+from daybook.sync.plan import Plan
 from daybook.sync.projection import Projection
 from daybook.sync.report import Report
 
@@ -24,34 +28,72 @@ async def pull(
     ledger: Ledger,
     stored: StoredJob,
     found: DeploymentResponse,
-    fields: Collection[str],
+    todo: Plan,
     report: Report,
 ) -> StoredJob | None:
     """Take over the fields that were edited in Prefect: a revision from the time of each edit on.
 
-    None when the job was changed in the ledger meanwhile.
+    What loses a conflict is kept in the same transaction: afterwards only the ledger has it. None
+    when the job was changed in the ledger meanwhile.
     """
     theirs = projection.of_deployment(found)
-    edits = _edits(found, fields, ledger.now())
+    edits = _edits(found, todo.pull, ledger.now())
     async with ledger.write() as session:
         now_so = await jobs.get(session, stored.id)
         if now_so is None or now_so.row.updated_at != stored.row.updated_at:
             return None
+        if todo.conflicts:
+            records.keep_losing(now_so.row, todo.conflicts, ledger.now())
+            session.add(now_so.row)
         for edited, names in edits:
             job = now_so.job
             for name in names:
                 try:
                     job = _with(job, name, theirs, edited)
                 except Refused as error:
-                    # What cannot be a job's is not kept: the caller writes our version back.
+                    # What cannot be a job's is told: the caller writes our version back.
                     report.refuse(job.name, str(error))
+                    losing = {name: theirs.as_dict()[name]}
+                    records.keep_losing(now_so.row, losing, ledger.now())
+                    session.add(now_so.row)
             job = jobs.with_new_time(now_so, job)
-            off = now_so.job.enabled and not job.enabled
-            why = "switched off in Prefect" if off else ""
             now_so = await jobs.change(
-                session, now_so, job, edited, source="prefect", disabled_reason=why
+                session, now_so, job, edited, source="prefect", disabled_reason=_why(now_so, job)
             )
         return now_so
+
+
+async def take_losing(ledger: Ledger, job_id: str) -> None:
+    """Decide the job's conflict for Prefect: what it held then is what the job is from now on.
+
+    Raises `Refused` for what no job can be; nothing is written then. Nothing happens without a
+    conflict.
+    """
+    async with ledger.write() as session:
+        stored = await jobs.get(session, job_id)
+        if stored is None or stored.row.conflict is None:
+            return
+        fields, now = stored.row.conflict["fields"], ledger.now()
+        theirs = replace(projection.of_job(stored, ledger.id), **fields)
+        if "foreign" in theirs.schedule:
+            projection.schedule_of(theirs.schedule, "UTC", now)  # refused, in its words
+        job = taken_over(stored.job, fields, theirs, now)
+        why = _why(stored, job)
+        stored.row.conflict = None
+        session.add(stored.row)
+        await jobs.change(session, stored, job, now, source="prefect", disabled_reason=why)
+
+
+def _why(before: StoredJob, job: Job) -> str:
+    """The reason by which the job is off from now on."""
+    return "switched off in Prefect" if before.job.enabled and not job.enabled else ""
+
+
+def taken_over(job: Job, fields: Iterable[str], theirs: Projection, edited: datetime) -> Job:
+    """``job`` with these fields as Prefect holds them. Raises `Refused`."""
+    for name in fields:
+        job = _with(job, name, theirs, edited)
+    return job
 
 
 def _edits(
@@ -86,6 +128,8 @@ def _with(job: Job, name: str, theirs: Projection, edited: datetime) -> Job:
     match name:
         case "enabled":
             return job.model_copy(update={"enabled": theirs.enabled})
+        case "schedule" if "foreign" in theirs.schedule:
+            return job.model_copy(update={"schedule": OnDemand(timezone=job.schedule.timezone)})
         case "schedule":
             schedule = projection.schedule_of(theirs.schedule, job.schedule.timezone, edited)
             return job.model_copy(update={"schedule": schedule})

@@ -1,8 +1,13 @@
-"""Bringing one job, or all, into agreement with Prefect."""
+"""Bringing all jobs into agreement with Prefect, and what a run needs of that for its own."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daybook import settings
@@ -11,162 +16,103 @@ from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
-from daybook.spec.names import free_name
+from daybook.sync import adopt, deployments, form, listing, place, projection
 from daybook.sync import client as prefect
-from daybook.sync import deployments, form, projection
-from daybook.sync.plan import plan
-from daybook.sync.projection import Projection
-from daybook.sync.pull import pull
+from daybook.sync.bring import agrees, bring, one, remove_left_over, tell_foreign
+from daybook.sync.listing import Listing
 from daybook.sync.report import Report
+from daybook.sync.seen import Seen
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.responses import DeploymentResponse
 
 log = logging.getLogger(__name__)
 
 __all__ = ["Reconciliation", "Report", "bring", "everything", "remove_left_over"]
 
 
-async def everything(ledger: Ledger, client: PrefectClient) -> Report:
+async def everything(
+    ledger: Ledger,
+    client: PrefectClient,
+    seen: Seen | None = None,
+    most_seconds: float = math.inf,
+) -> Report:
     """Bring all jobs into agreement, one after the other; a second time nothing is written.
 
-    A job that Prefect does not take is told in the report, and the others go on.
+    A job that Prefect does not take is told in the report, and the others go on. What is as it was
+    when ``seen`` saw it in agreement is not looked at again. After ``most_seconds`` no further job
+    is begun: the report tells how many are left.
     """
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    report = Report()
+    report, end = Report(), time.monotonic() + most_seconds
     await remove_left_over(ledger, client, report)
-    listed = await deployments.read_all(client, ledger.id)
+    listed = await listing.read(client, ledger.id)
+    here = await place.is_known(ledger, client, report, listed.found)
+    work = _Pass(ledger, client, listed, Seen() if seen is None else seen, report)
     async with ledger.read() as session:
-        stored = await jobs.every(session)
-    for each in stored:
-        found = listed.get(each.row.deployment_id or "")
-        if found is not None and _agrees(ledger, each, found):
-            _tell_foreign(each, found, report)
-            report.unchanged += 1
-            continue
-        try:
-            # What was listed may be old by now: look again before anything is written.
-            await _one(ledger, client, each.id, report)
-        except (PrefectHTTPStatusError, Refused) as error:
-            if isinstance(error, PrefectHTTPStatusError) and error.response.status_code >= 500:
-                raise
-            report.fail(each.job.name, str(error))
+        versions = await records.versions(session)
+        changed = {each.id for each in versions if not work.seen.knows(each, listed)}
+        stored = await jobs.every(session, changed) if changed else []
+    report.unchanged = len(versions) - len(changed)
+    report.observed |= {each.id for each in versions} - changed
+    await work.do(stored, end)
+    others = listed.found.keys() - {each.deployment_id for each in versions}
+    if others and here is not None and not listed.is_anothers:
+        those = [listed.found[each] for each in others]
+        adopted = await adopt.all_of(ledger, client, those, work.seen.refused, report)
+        async with ledger.read() as session:
+            stored = await jobs.every(session, adopted) if adopted else []
+        await work.do(stored, math.inf)
     return report
 
 
-async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report) -> None:
-    """Delete the deployments of archived jobs; none else is ever deleted."""
-    async with ledger.read() as session:
-        gone = await records.left_over(session)
-    for row in gone:
-        await deployments.delete(client, str(row.deployment_id))
-        async with ledger.write() as session:
-            await records.agreed(session, row.id, None, None, row.updated_at)
-        report.removed.append(row.name)
+@dataclass(frozen=True)
+class _Pass:
+    """One look at all jobs."""
 
+    ledger: Ledger
+    client: PrefectClient
+    listed: Listing
+    seen: Seen
+    report: Report
 
-async def bring(
-    ledger: Ledger,
-    client: PrefectClient,
-    stored: StoredJob,
-    found: DeploymentResponse | None,
-    report: Report,
-) -> StoredJob:
-    """Bring one job into agreement; returns it as it is now.
+    async def do(self, stored: Sequence[StoredJob], end: float) -> None:
+        """Look at these, until the monotonic ``end``."""
+        for each in stored:
+            if time.monotonic() > end:
+                self.report.left += 1
+            else:
+                await self._do(each)
+                await asyncio.sleep(0)
 
-    ``found`` is its deployment as Prefect holds it now; without one it is looked for, and made.
-    """
-    name = stored.job.name
-    if found is None:
-        stored, found = await _look(ledger, client, stored, report)
-    wanted = projection.of_job(stored, ledger.id)
-    theirs = projection.of_deployment(found) if found else None
-    todo = plan(wanted, stored.row.synced, theirs)
-    if found is not None:
-        _tell_foreign(stored, found, report)
-    if todo.conflicts:
-        report.conflict(name, todo.conflicts)
-    if todo.pull and found is not None:
-        pulled = await pull(ledger, stored, found, todo.pull, report)
-        if pulled is None:  # changed here meanwhile: compare again
-            return await _one(ledger, client, stored.id, report) or stored
-        if pulled.row.updated_at != stored.row.updated_at:
-            report.pulled.append(name)
-        stored = pulled
-        wanted = projection.of_job(stored, ledger.id)
-    changed = _differing(wanted, theirs) - set(todo.leave)
-    sends = found is None or bool(changed) or deployments.carrier_differs(stored.row.kind, found)
-    if sends:
-        deployment_id = await deployments.write(client, stored, wanted, found, changed)
-        (report.updated if found else report.created).append(name)
-    else:
-        deployment_id = str(found.id) if found else ""
-        report.unchanged += 1
-        if stored.row.sync_pending:
-            # The write may have been cut off before scheduling was asked for.
-            await deployments.ask_to_schedule(client, stored, wanted, deployment_id)
-    row = stored.row
-    if sends or not _written_down(stored, wanted, deployment_id):
-        async with ledger.write() as session:
-            await records.agreed(session, row.id, deployment_id, wanted.as_dict(), row.updated_at)
-    return stored
+    async def _do(self, stored: StoredJob) -> None:
+        from prefect.exceptions import PrefectHTTPStatusError
 
-
-def _agrees(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool:
-    wanted, theirs = projection.of_job(stored, ledger.id), projection.of_deployment(found)
-    todo = plan(wanted, stored.row.synced, theirs)
-    return (
-        _differing(wanted, theirs) <= set(todo.leave)
-        and not deployments.carrier_differs(stored.row.kind, found)
-        and _written_down(stored, wanted, str(found.id))
-    )
-
-
-def _differing(wanted: Projection, theirs: Projection | None) -> set[str]:
-    held = theirs.as_dict() if theirs else {}
-    return {name for name, value in wanted.as_dict().items() if held.get(name) != value}
-
-
-def _written_down(stored: StoredJob, wanted: Projection, deployment_id: str) -> bool:
-    row = stored.row
-    known = row.deployment_id == deployment_id and row.synced == wanted.as_dict()
-    return known and not row.sync_pending
-
-
-async def _look(
-    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: Report
-) -> tuple[StoredJob, DeploymentResponse | None]:
-    """The job's deployment by its id, or by its name when a crash kept the id from being written.
-
-    A deployment of somebody else under that name is not touched: the job gets another slug.
-    """
-    row = stored.row
-    if row.deployment_id:
-        found = await deployments.read(client, row.deployment_id)
-        if found is not None:
-            return stored, found
-        report.was_deleted(row.name)
-    await remove_left_over(ledger, client, report)  # one of them may have had this name
-    base, tried = row.slug, set[str]()
-    while True:
-        found = await deployments.named(client, row.kind, stored.row.slug)
-        if found is None or deployments.is_ours(found, ledger.id):
-            return stored, found
-        tried.add(stored.row.slug)
-        async with ledger.write() as session:
-            await records.renamed(
-                session, row.id, free_name(base, tried | await jobs.slugs(session, row.kind))
-            )
-            newest = await jobs.get(session, row.id)
-        stored = newest or stored
-
-
-def _tell_foreign(stored: StoredJob, found: DeploymentResponse, report: Report) -> None:
-    told = projection.foreign(found)
-    if told:
-        report.keep_foreign(stored.job.name, "; ".join(told))
+        entry = self.listed.found.get(stored.row.deployment_id or "")
+        found = entry.read() if entry else None
+        if found is not None and agrees(self.ledger, stored, found):
+            tell_foreign(stored, found, self.report)
+            self.report.unchanged += 1
+            self.report.observed.add(stored.id)
+            if self.seen.has(stored.id):
+                # Somebody saved it as it is: that has deleted what was queued.
+                wanted = projection.of_job(stored, self.ledger.id)
+                await deployments.ask_to_schedule(self.client, stored, wanted, found, str(found.id))
+            self.seen.agreed(stored, entry)
+            return
+        if self.seen.is_hopeless(stored, entry):
+            self.report.observed.add(stored.id)
+            return
+        try:
+            # What was listed may be old by now: look again before anything is written.
+            after = await one(self.ledger, self.client, stored.id, self.report)
+        except (PrefectHTTPStatusError, Refused) as error:
+            if isinstance(error, PrefectHTTPStatusError) and error.response.status_code >= 500:
+                raise
+            self.report.fail(stored.job.name, str(error))
+            self.seen.failed(stored, entry)
+        else:
+            if after is not None and records.is_absent(after.row):
+                self.seen.agreed(after, None)
 
 
 class Reconciliation:
@@ -181,7 +127,7 @@ class Reconciliation:
 
         async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
             try:
-                await _one(ledger, client, job_id, Report())
+                await one(ledger, client, job_id, Report())
             except PrefectHTTPStatusError as error:
                 # What was edited there is taken over; that ours is not taken there must not cost
                 # a due time. The next sync tells.
@@ -212,17 +158,4 @@ class Reconciliation:
                 async with prefect.connected() as client:
                     if stored.row.archived_at is not None:
                         await remove_left_over(ledger, client, Report())
-                    await _one(ledger, client, job_id, Report())
-
-
-async def _one(
-    ledger: Ledger, client: PrefectClient, job_id: str, report: Report
-) -> StoredJob | None:
-    """One job as it is now on both sides; nothing happens to one that is archived."""
-    async with ledger.read() as session:
-        stored = await jobs.get(session, job_id)
-    if stored is None or stored.row.archived_at is not None:
-        return stored
-    known = stored.row.deployment_id
-    found = await deployments.read(client, known) if known else None
-    return await bring(ledger, client, stored, found, report)
+                    await one(ledger, client, job_id, Report())

@@ -202,18 +202,22 @@ async def test_what_no_job_can_be_is_not_taken_over(
 async def test_a_schedule_that_no_job_can_say_stays_prefects_own(
     both: Any, schedule: dict[str, Any]
 ) -> None:
-    before = await both.add("a-job", every="1h")
+    await both.add("a-job", every="1h")
     await both.sync()
-    await both.ui_schedule("a-job", active=True, schedule=schedule)
+    edited = await both.ui_schedule("a-job", active=True, schedule=schedule)
     held = (await both.deployment("a-job")).schedules
-    for _ in range(2):
-        report = await both.sync()
-        assert list(report.foreign) == ["a-job"]
-        assert (report.writes, report.pulled) == (0, [])
+    report = await both.sync()
+    assert (list(report.foreign), report.pulled) == (["a-job"], ["a-job"])
+    # From the edit on no due time of the old schedule is the job's.
+    job = await both.job("a-job")
+    assert (job.job.schedule, job.job.enabled) == (OnDemand(timezone="Europe/Berlin"), True)
+    assert job.revision.effective_from == edited
+    assert job.row.synced["foreign"] == [report.foreign["a-job"]]
+    report = await both.sync()
+    assert (list(report.foreign), report.pulled, report.writes) == (["a-job"], [], 0)
     await both.edit("a-job", prompt="New")
     assert (await both.sync()).updated == ["a-job"]
     assert (await both.deployment("a-job")).schedules == held
-    assert (await both.job("a-job")).job.schedule == before.job.schedule
     # Only another schedule given here takes its place, and that is told.
     await both.edit("a-job", every="2h")
     report = await both.sync()

@@ -156,12 +156,13 @@ async def test_removing_takes_the_deployment_away_and_nothing_else(both: Any) ->
         await both.add(name, every="1h")
     await both.sync()
     one = await both.deployment("one")
-    # What the UI's Duplicate makes: our tag, and no job's.
+    # No job's, although it has our tag: it has another flow's entrypoint.
     copy = {"name": "a-copy", "flow_id": str(one.flow_id), "tags": one.tags, "paused": False}
-    await both.ui("POST", "/deployments/", copy | {"parameters": one.parameters})
+    copy |= {"parameters": one.parameters, "entrypoint": "mine.py:mine"}
+    await both.ui("POST", "/deployments/", copy)
     await both.archive("one")
     report = await both.sync()
-    assert (report.removed, report.writes) == (["one"], 1)
+    assert (report.removed, report.writes, report.adopted) == (["one"], 1, [])
     assert both.writes == {"DELETE deployments/…": 1}
     names = {each.name for each in (await both.mine()).values()}
     assert names == {"two", "a-copy"}

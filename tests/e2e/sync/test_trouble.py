@@ -97,22 +97,6 @@ async def test_a_removal_that_was_cut_off_is_finished_and_spares_the_next_job(bo
     assert await both.deployment("a-job") == new
 
 
-async def test_a_deployment_deleted_in_prefect_is_made_again_and_told(
-    both: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    await both.add("a-job", every="1h")
-    await both.add("other", every="1h")
-    await both.sync()
-    old = await both.deployment("a-job")
-    await both.ui("DELETE", f"/deployments/{old.id}")
-    report = await both.sync()
-    assert (report.remade, report.created) == (["a-job"], ["a-job"])
-    assert "sync_remade" in {getattr(record, "action", "") for record in caplog.records}
-    assert (await both.deployment("a-job")).id != old.id
-    assert len(await both.due("a-job")) >= 3
-    assert (await both.sync()).writes == 0
-
-
 async def test_names_of_others_are_left_to_them(both: Any, tmp_path: Path) -> None:
     """Another ledger's job, and a deployment of nobody's, under the same name (rule 15)."""
     flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]

@@ -42,6 +42,10 @@ SYNCED = Report(
 )
 
 
+INNER = ("observed", "left")
+"""What a report tells the keeper, and nobody else."""
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
     """An `up` that is ready at once, sees one run end, and ends."""
@@ -245,7 +249,8 @@ def test_sync_names_what_it_did(daybook: Any, monkeypatch: pytest.MonkeyPatch) -
     assert said.code == daybook("sync", "--json").code == 1
     report.failed.clear()
     assert daybook("sync").code == daybook("sync", "--json").code == 0
-    assert daybook("sync", "--json").json == {**asdict(report), "writes": 2}
+    told = {name: value for name, value in asdict(report).items() if name not in INNER}
+    assert daybook("sync", "--json").json == {**told, "writes": 2}
 
 
 def test_following_a_log_ends_some_looks_after_the_run(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.sync.plan import Plan, plan
+from daybook.sync.plan import Plan, differing, plan
 from daybook.sync.projection import Projection
 
 A = Projection(
@@ -61,8 +61,12 @@ def test_both_changed(name: str) -> None:
 
 def test_a_foreign_schedule_is_left_unless_ours_changed_too() -> None:
     theirs = replace(A, schedule=FOREIGN)
-    assert plan(A, A.as_dict(), theirs) == Plan(leave=("schedule",))
+    # The job has due times of its own, which Prefect will not queue any more.
+    assert plan(A, A.as_dict(), theirs) == Plan(pull=("schedule",))
+    assert differing(A, theirs) == {"schedule"}
     ours = replace(A, schedule={})
+    assert plan(ours, ours.as_dict(), theirs) == Plan(leave=("schedule",))
+    assert differing(ours, theirs) == set()
     conflict = Plan(push=("schedule",), conflicts={"schedule": FOREIGN})
     assert plan(ours, A.as_dict(), theirs) == conflict
 
@@ -72,8 +76,7 @@ def test_fields_are_judged_apart() -> None:
     theirs = replace(A, enabled=False, parameters={"prompt": "theirs"}, schedule=FOREIGN)
     assert plan(ours, A.as_dict(), theirs) == Plan(
         push=("parameters", "tags"),
-        pull=("enabled",),
-        leave=("schedule",),
+        pull=("enabled", "schedule"),
         conflicts={"parameters": {"prompt": "theirs"}},
     )
 

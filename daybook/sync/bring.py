@@ -1,0 +1,227 @@
+"""Bringing one job into agreement with Prefect.
+
+::
+
+    its deployment is            then
+    ───────────────────────────  ────────────────────────────────────────────────────────────────
+    there                        compared (`daybook.sync.plan`): taken over, or written
+    another ledger's by its tag  the job is off
+    gone, and made again by      taken over as the job's
+    hand, under the same name
+    gone, from this Prefect      the job is off, unless it was switched on here since
+    gone, in another Prefect     made
+    missing by agreement         made once the job is switched on, or needs it for a run
+
+What is taken over, and what is about to be lost, is in the ledger before anything is written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from daybook.ledger import deployments as records
+from daybook.ledger import jobs
+from daybook.ledger.engine import Ledger
+from daybook.ledger.jobs import StoredJob
+from daybook.spec.names import free_name
+from daybook.sync import deployments, form, place, projection
+from daybook.sync.plan import differing, plan
+from daybook.sync.projection import Projection
+from daybook.sync.pull import pull
+from daybook.sync.report import Report
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+
+async def bring(
+    ledger: Ledger,
+    client: PrefectClient,
+    stored: StoredJob,
+    found: DeploymentResponse | None,
+    report: Report,
+    *,
+    needed: bool = False,
+) -> StoredJob:
+    """Bring one job into agreement; returns it as it is now.
+
+    ``found`` is its deployment as Prefect holds it now; without one it is looked for, and made. It
+    is not made for a job that is off because it was deleted in Prefect, unless it is ``needed``.
+    """
+    if found is not None and projection.is_anothers(found.tags, ledger.id):
+        return await _lost(ledger, stored, records.TAKEN, report)
+    if found is None:
+        looked = await _look(ledger, client, stored, report, needed=needed)
+        if isinstance(looked, StoredJob):
+            report.observed.add(stored.id)
+            return looked
+        stored, found = looked
+    wanted = projection.of_job(stored, ledger.id)
+    theirs = projection.of_deployment(found) if found else None
+    # Made in Prefect again for a job that had none by agreement: all of it is an edit.
+    base = stored.row.synced if stored.row.synced != records.ABSENT else wanted.as_dict()
+    todo = plan(wanted, base, theirs)
+    if found is not None:
+        tell_foreign(stored, found, report)
+        if todo.pull or todo.conflicts:
+            pulled = await pull(ledger, stored, found, todo, report)
+            if pulled is None:  # changed here meanwhile: compare again
+                return await one(ledger, client, stored.id, report) or stored
+            if todo.conflicts:
+                report.conflict(stored.job.name, todo.conflicts)
+            if pulled.row.updated_at != stored.row.updated_at:
+                report.pulled.append(stored.job.name)
+            stored = pulled
+    report.observed.add(stored.id)
+    await _push(ledger, client, stored, found, report, ask=bool(todo.pull))
+    return stored
+
+
+async def _push(
+    ledger: Ledger,
+    client: PrefectClient,
+    stored: StoredJob,
+    found: DeploymentResponse | None,
+    report: Report,
+    *,
+    ask: bool,
+) -> None:
+    """Send what differs, have the next runs queued at once, and write down what both sides hold."""
+    row, wanted = stored.row, projection.of_job(stored, ledger.id)
+    changed = differing(wanted, projection.of_deployment(found) if found else None)
+    sends = found is None or bool(changed) or deployments.carrier_differs(row.kind, found)
+    if sends:
+        deployment_id = await deployments.write(client, stored, wanted, found, changed)
+        (report.updated if found else report.created).append(stored.job.name)
+    else:
+        deployment_id = str(found.id) if found else ""
+        report.unchanged += 1
+        if ask or row.sync_pending:
+            # An edit has deleted what was queued; or our write was cut off before it asked.
+            await deployments.ask_to_schedule(client, stored, wanted, found, deployment_id)
+    agreed = _agreement(wanted, found)
+    if sends or not _written_down(stored, agreed, deployment_id):
+        async with ledger.write() as session:
+            await records.agreed(session, row.id, deployment_id, agreed, row.updated_at)
+
+
+def agrees(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool:
+    """Whether nothing is to be done for the job, and all is written down."""
+    wanted, theirs = projection.of_job(stored, ledger.id), projection.of_deployment(found)
+    return (
+        not differing(wanted, theirs)
+        and not deployments.carrier_differs(stored.row.kind, found)
+        and _written_down(stored, _agreement(wanted, found), str(found.id))
+    )
+
+
+def _agreement(wanted: Projection, found: DeploymentResponse | None) -> dict[str, Any]:
+    told = projection.foreign(found) if found else []
+    return wanted.as_dict() | ({"foreign": told} if told else {})
+
+
+def _written_down(stored: StoredJob, agreed: dict[str, Any], deployment_id: str) -> bool:
+    row = stored.row
+    known = row.deployment_id == deployment_id and row.synced == agreed
+    return known and not row.sync_pending
+
+
+async def _look(
+    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: Report, *, needed: bool
+) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
+    """The job's deployment, or None where it is to be made; or the job, when it is to have none.
+
+    By its id; or by its name, when a crash kept the id from being written, or somebody made it
+    again. A deployment of somebody else under that name is not touched: the job gets another slug.
+    """
+    row = stored.row
+    if row.deployment_id or records.is_absent(row):
+        found = await deployments.read(client, row.deployment_id) if row.deployment_id else None
+        found = found or await _made_again(ledger, client, stored)
+        if found is not None:
+            return stored, found
+        if not needed and not await _is_to_be_made(ledger, client, stored, report):
+            if row.deployment_id is None:
+                return stored
+            return await _lost(ledger, stored, records.DELETED, report)
+    await remove_left_over(ledger, client, report)  # one of them may have had this name
+    base, tried = row.slug, set[str]()
+    while True:
+        found = await deployments.named(client, row.kind, stored.row.slug)
+        if found is None or deployments.is_ours(found, ledger.id):
+            return stored, found
+        tried.add(stored.row.slug)
+        async with ledger.write() as session:
+            await records.renamed(
+                session, row.id, free_name(base, tried | await jobs.slugs(session, row.kind))
+            )
+            newest = await jobs.get(session, row.id)
+        stored = newest or stored
+
+
+async def _made_again(
+    ledger: Ledger, client: PrefectClient, stored: StoredJob
+) -> DeploymentResponse | None:
+    """A deployment of our flow under the job's name, which somebody made after the job's own."""
+    row = stored.row
+    found = await deployments.named(client, row.kind, row.slug)
+    if found is None or projection.is_anothers(found.tags, ledger.id):
+        return None
+    return found if form.kind_of(found.entrypoint) == row.kind else None
+
+
+async def _is_to_be_made(
+    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: Report
+) -> bool:
+    """Whether a deployment that is missing is to be made again: it was not deleted in Prefect, or
+    the job was switched on since.
+    """
+    row = stored.row
+    if row.deployment_id is None:  # by agreement, until it is switched on
+        return stored.job.enabled
+    if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
+        report.is_remade(row.name)
+        return True
+    return await place.is_known(ledger, client, report) is not True
+
+
+async def _lost(ledger: Ledger, stored: StoredJob, why: str, report: Report) -> StoredJob:
+    row = stored.row
+    async with ledger.write() as session:
+        if await records.lost(session, row.id, str(row.deployment_id), ledger.now(), why):
+            report.was_deleted(row.name, why)
+            report.observed.add(row.id)
+        newest = await jobs.get(session, row.id)
+    return newest or stored
+
+
+def tell_foreign(stored: StoredJob, found: DeploymentResponse, report: Report) -> None:
+    """Tell what Prefect holds of the job and keeps for itself."""
+    told = projection.foreign(found)
+    if told:
+        report.keep_foreign(stored.job.name, "; ".join(told))
+
+
+async def one(
+    ledger: Ledger, client: PrefectClient, job_id: str, report: Report
+) -> StoredJob | None:
+    """One job as it is now on both sides; nothing happens to one that is archived."""
+    async with ledger.read() as session:
+        stored = await jobs.get(session, job_id)
+    if stored is None or stored.row.archived_at is not None:
+        return stored
+    known = stored.row.deployment_id
+    found = await deployments.read(client, known) if known else None
+    return await bring(ledger, client, stored, found, report)
+
+
+async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report) -> None:
+    """Delete the deployments of archived jobs; none else is ever deleted."""
+    async with ledger.read() as session:
+        gone = await records.left_over(session)
+    for row in gone:
+        await deployments.delete(client, str(row.deployment_id))
+        async with ledger.write() as session:
+            await records.agreed(session, row.id, None, None, row.updated_at)
+        report.removed.append(row.name)
