@@ -4,7 +4,8 @@
 
     act ──► settle ──► the outcome
      │         ├ temporary, and attempts are left  waiting for the next one: `Again`
-     │         ├ the ledger is not to be reached   tried again until the lease is lost: `Unwritten`
+     │         ├ the ledger is not to be reached   kept in the spool, tried again until the lease is
+     │         │                                   lost: `Unwritten`
      │         └ another has decided meanwhile     kept as evidence: `FenceRefused` or
      │                                             `IllegalTransition`
      ├ AgentTimeout               timed_out, temporary
@@ -39,16 +40,13 @@ from daybook.errors import (
     AgentTemporary,
     AgentTimeout,
     DaybookError,
-    FenceRefused,
-    IllegalTransition,
-    LedgerUnreachable,
 )
-from daybook.ledger import claims, leases
+from daybook.ledger import leases
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
-from daybook.runs import lease, occurrence
+from daybook.runs import lease, occurrence, settling
 from daybook.runs.handover import Handover
 from daybook.spec.policy import LONGEST_ASKED, Policy
 
@@ -78,25 +76,11 @@ Prepare = Callable[[Granted], Awaitable[Act]]
 """What the flow does between claim and begin, without an effect: whom to ask, and what."""
 
 RENEW_EVERY = leases.RENEW.total_seconds()
-FIRST_WAIT = timedelta(seconds=1)
-LONGEST_WAIT = timedelta(seconds=15)
 
 STOPPED = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
 """How the end of this process reaches a flow: Prefect's SIGTERM is raised wherever it strikes."""
 
 _TRIES = 3
-
-
-class Unwritten(DaybookError):
-    """The outcome is known and could not be written before the lease was lost."""
-
-    code = "outcome_unwritten"
-
-    def __init__(self, granted: Granted, outcome: Outcome, why: LedgerUnreachable) -> None:
-        self.outcome = outcome
-        super().__init__(
-            f"run {granted.run_id} was {outcome.status}, which could not be written down: {why}"
-        )
 
 
 @dataclass(frozen=True)
@@ -143,7 +127,7 @@ async def carry(
             if tried
             else Outcome(Status.UNKNOWN, "the lease was refused, the agent was ended")
         )
-        await _to_the_end(lambda: _leave_word(ledger, granted, known))
+        await _to_the_end(lambda: settling.leave_word(ledger, granted, known))
         raise
     except STOPPED:
         # The agent has been ended by its own adapter; what is left is to say so while there is
@@ -168,7 +152,9 @@ async def _write(
 
     async def write() -> None:
         nonlocal waits
-        waits = await _settle(ledger, granted, tried.outcome, clock, again) is Status.WAITING
+        at = again.until if again is not None else None
+        status = await settling.settle(ledger, granted, tried.outcome, clock, at)
+        waits = status is Status.WAITING
 
     await _to_the_end(write)
     # A run that was judged `unknown` meanwhile ends with what this attempt knows.
@@ -203,31 +189,6 @@ def seconds_asked(retry_after: float | None) -> timedelta:
     return timedelta(seconds=min(retry_after or 0, LONGEST_ASKED.total_seconds()))
 
 
-async def _settle(
-    ledger: Ledger,
-    granted: Granted,
-    outcome: Outcome,
-    clock: Clock,
-    again: Again | None = None,
-) -> Status:
-    """Write the outcome, of the run or of its attempt; as long as the ledger is away, once more."""
-    wait, until = FIRST_WAIT, clock.now() + 2 * leases.LEASE
-    run_id, fence = granted.run_id, granted.fence
-    while True:
-        try:
-            if again is None:
-                return await claims.settle(ledger, run_id, fence, outcome)
-            return await claims.retry(ledger, run_id, fence, outcome, again.until)
-        except LedgerUnreachable as error:
-            if clock.now() + wait >= until:
-                raise Unwritten(granted, outcome, error) from error
-            log.warning(
-                "the outcome is not written yet: %s", error, extra={"action": "settle_unreachable"}
-            )
-        await clock.wait_until(clock.now() + wait)
-        wait = min(wait * 2, LONGEST_WAIT)
-
-
 async def _interrupted(ledger: Ledger, granted: Granted) -> None:
     run = occurrence.this_flow_run()
     cancelled = False
@@ -244,17 +205,7 @@ async def _interrupted(ledger: Ledger, granted: Granted) -> None:
         outcome = Outcome(Status.CANCELLED, "cancelled in Prefect")
     else:
         outcome = Outcome(Status.UNKNOWN, "the process was stopped while the agent was at work")
-    await _leave_word(ledger, granted, outcome)
-
-
-async def _leave_word(ledger: Ledger, granted: Granted, outcome: Outcome) -> None:
-    """Settle once, whatever comes of it: the process has no time, or the run is another's."""
-    try:
-        await claims.settle(ledger, granted.run_id, granted.fence, outcome)
-    except (FenceRefused, IllegalTransition) as error:
-        log.warning("%s", error, extra={"action": "outcome_refused"})
-    except LedgerUnreachable as error:
-        log.error("the outcome is lost: %s", error, extra={"action": "settle_unreachable"})
+    await settling.leave_word(ledger, granted, outcome)
 
 
 async def _to_the_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

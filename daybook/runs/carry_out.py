@@ -35,6 +35,7 @@ from daybook.errors import (
     FenceRefused,
     IllegalTransition,
     LedgerNewer,
+    LedgerUnreachable,
     Refused,
     Unreachable,
 )
@@ -44,12 +45,13 @@ from daybook.ledger.offers import Ended, Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import artifact, attempt, gate, handover, occurrence, prefect_states
-from daybook.runs.attempt import Act, Again, Prepare, Unwritten
+from daybook.runs import artifact, attempt, gate, handover, occurrence, prefect_states, spool
+from daybook.runs.attempt import Act, Again, Prepare
 from daybook.runs.gate import NO_LEDGER_WAIT, PATIENCE, Reconciler
 from daybook.runs.handover import Handover
 from daybook.runs.lease import LeaseLost
 from daybook.runs.prefect_states import set_back, state_of
+from daybook.runs.settling import Unwritten
 from daybook.spec.job import normal_parameters
 
 log = logging.getLogger(__name__)
@@ -131,18 +133,14 @@ async def _carried_out(run: _Run) -> State[Any]:
                 outcome = await attempt.carry(ledger, granted, number, act, clock, given=given)
             except Unwritten as error:
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
-                return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
+                return _unwritten(granted, run, error)
             except (LeaseLost, FenceRefused, IllegalTransition) as error:
                 return await _decided_elsewhere(ledger, granted, run.id, error)
             if isinstance(outcome, Again) and given is not None:
                 given.tell(waiting=outcome.until)
                 if outcome.until - clock.now() <= PATIENCE:
                     await clock.wait_until(outcome.until)
-        if number > 1:
-            # What all attempts took, as the ledger has summed it up.
-            async with ledger.read() as session:
-                row = await session.get(RunRow, granted.run_id)
-            outcome = replace(outcome, usage=row.usage if row else outcome.usage)
+        outcome = await _summed_up(ledger, granted, outcome, number)
     if given is not None:
         given.tell(ended=outcome.status)
     await artifact.publish(granted, outcome, number)
@@ -245,6 +243,31 @@ async def _cannot_begin(
     outcome = Outcome(Status.FAILED, error=told)
     await claims.settle(ledger, granted.run_id, granted.fence, outcome)
     return Ended(Status.FAILED, "", granted.run_id, flow_run_id, told)
+
+
+async def _summed_up(ledger: Ledger, granted: Granted, outcome: Outcome, number: int) -> Outcome:
+    """The outcome with what all attempts took, as the ledger has summed it up.
+
+    What others could not write is written on this occasion: their worker may be gone.
+    """
+    with suppress(LedgerUnreachable):
+        await spool.drain(ledger)
+        if number > 1:
+            async with ledger.read() as session:
+                row = await session.get(RunRow, granted.run_id)
+            return replace(outcome, usage=row.usage if row else outcome.usage)
+    return outcome
+
+
+def _unwritten(granted: Granted, run: _Run, error: Unwritten) -> State[Any]:
+    """What Prefect is told of an outcome that the ledger does not know yet."""
+    if not error.spooled:
+        return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
+    if run.flow_run.deployment_id is not None:
+        # Whoever drains the spool tells Prefect. An end that it shows before the ledger knows of
+        # it would be taken for the end of a process that settled nothing.
+        raise Abort(str(error))
+    return _state(granted.run_id, error.outcome)
 
 
 async def _decided_elsewhere(

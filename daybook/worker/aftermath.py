@@ -1,7 +1,8 @@
 """What is written when a run's process is gone: in the ledger first, then in Prefect.
 
-A process that settled its run has done both. Whatever else it was, the run's state and the cause of
-the end decide (`docs/promise.md` 3, 8, 13)::
+A process that settled its run has done both; one that could only leave its outcome in the spool has
+settled too. Whatever else it was, the run's state and the cause of the end decide
+(`docs/promise.md` 3, 8, 13)::
 
     settled                        Prefect is brought to that state if the process did not
     waiting                        cancelled, or it waits on; its Prefect run is scheduled again
@@ -28,6 +29,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import spool
 from daybook.spec.durations import to_text
 from daybook.worker.supervise import Cause, Watched, words_of_the_end
 
@@ -77,6 +79,7 @@ async def _patiently(ledger: Ledger, work: Callable[[], Awaitable[RunRow | None]
 
 
 async def _in_the_ledger(ledger: Ledger, client: PrefectClient, watched: Watched) -> RunRow | None:
+    await spool.drain(ledger, watched.run_id)  # what it knew and could not write
     row = await _row(ledger, watched)
     if row.state is Status.WAITING and watched.cause is Cause.CANCEL:
         return await claims.cancel(ledger, row.id, str(Cause.CANCEL))

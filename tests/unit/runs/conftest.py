@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from daybook.clock import SYSTEM
+from daybook.home import Home
 from daybook.ledger import claims, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted, Offer
@@ -50,7 +51,7 @@ class Begun:
 
 
 @pytest.fixture
-async def begun(tmp_path: Path) -> AsyncIterator[Begun]:
+async def begun(tmp_path: Path, daybook_home: Home) -> AsyncIterator[Begun]:
     path = tmp_path / "ledger.db"
     address = f"sqlite+aiosqlite:///{path}"
     async with Ledger(address, busy=timedelta(milliseconds=20)) as ledger:

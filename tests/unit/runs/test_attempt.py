@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 import pytest
 from anyio.lowlevel import checkpoint
 
+from daybook.clock import SYSTEM
 from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTransition
 from daybook.ledger import leases
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
-from daybook.runs import attempt
-from daybook.runs.attempt import Unwritten
+from daybook.runs import attempt, settling, spool
 from daybook.runs.lease import LeaseLost
+from daybook.runs.settling import Unwritten
 from daybook.spec.policy import JITTER, MOST_RETRIES
 from daybook.testing import MovedClock
 from tests.unit.runs.conftest import Begun
@@ -151,9 +152,62 @@ async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun
     assert effect.had == 1
     assert unwritten.value.outcome == effect.answer
     assert "succeeded, which could not be written down" in str(unwritten.value)
+    assert unwritten.value.spooled
     tried = clock.now() - start
-    assert 2 * leases.LEASE - attempt.LONGEST_WAIT <= tried < 2 * leases.LEASE
+    assert 2 * leases.LEASE - settling.LONGEST_WAIT <= tried < 2 * leases.LEASE
     assert (await begun.row()).status == "acting"
+    # Whoever reaches the ledger next writes it.
+    await spool.drain(begun.ledger)
+    assert (await begun.row()).status == "succeeded"
+
+
+async def test_who_is_killed_while_the_ledger_is_away_has_left_the_outcome(begun: Begun) -> None:
+    waiting, go = asyncio.Event(), asyncio.Event()
+
+    class Held(MovedClock):
+        async def wait_until(self, instant: datetime) -> None:
+            waiting.set()
+            await go.wait()
+
+    with begun.locked():
+        task = asyncio.create_task(_carry(begun, Effect(), Held()))
+        await waiting.wait()
+        # A process that is killed goes no further than this.
+        assert [each.name for each in spool.waiting()] == [f"{begun.granted.run_id}-1-1.json"]
+    assert await spool.drain(begun.ledger) == spool.Drained(written=1)
+    written = await begun.row()
+    assert written.status == "succeeded"
+    # One that was not killed writes it once more, and changes nothing.
+    go.set()
+    await task
+    assert await begun.row() == written
+
+
+async def test_what_is_written_after_all_leaves_nothing_in_the_spool(begun: Begun) -> None:
+    with begun.locked() as other:
+        await _carry(begun, Effect(), Freeing(other))
+
+    assert spool.waiting() == []
+
+
+async def test_a_full_disk_is_told(begun: Begun) -> None:
+    spool.folder().write_text("no folder can be made here")
+    with begun.locked(), pytest.raises(Unwritten) as unwritten:
+        await _carry(begun, Effect())
+
+    assert not unwritten.value.spooled
+
+
+async def test_a_temporary_failure_that_was_kept_leads_to_the_next_attempt(begun: Begun) -> None:
+    clock = MovedClock(SYSTEM.now())
+    with begun.locked(), pytest.raises(Unwritten):
+        await attempt.carry(begun.ledger, begun.granted, 1, Effect(AgentTemporary("429")), clock)
+
+    await spool.drain(begun.ledger)
+
+    row = await begun.row()
+    assert (row.status, row.fence) == ("waiting", 2)
+    assert row.reason == "attempt 1 failed: 429"
 
 
 async def test_a_refused_lease_ends_the_agent_and_what_is_known_is_kept(

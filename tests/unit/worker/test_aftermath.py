@@ -11,13 +11,17 @@ import httpx
 import pytest
 
 from daybook.clock import SYSTEM
+from daybook.home import Home
 from daybook.ledger import claims, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted, Offer
+from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import spool
+from daybook.runs.spool import Spooled
 from daybook.worker import aftermath
-from daybook.worker.supervise import Watched
+from daybook.worker.supervise import Cause, Watched
 
 pytestmark = pytest.mark.anyio
 
@@ -82,3 +86,24 @@ async def test_an_end_settles_the_claim_of_its_own_process_only(
 
         row = await row_of(ledger, first.run_id)
     assert (row.state, row.fence) == (becomes, again.fence)
+
+
+@pytest.mark.parametrize(
+    "cause", [None, Cause.CANCEL, Cause.TIMEOUT, Cause.DEADLINE, Cause.SHUTDOWN], ids=str
+)
+async def test_an_outcome_in_the_spool_is_the_runs(
+    tmp_path: Path, daybook_home: Home, cause: Cause | None
+) -> None:
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        granted = await claimed(ledger, FIRST)
+        await claims.begin(ledger, granted.run_id, granted.fence)
+        done = Outcome(Status.SUCCEEDED, output="done")
+        spool.put(Spooled(ledger.id, granted.run_id, granted.fence, done))
+
+        running = cast(Any, Dead(tmp_path / "nothing"))
+        watched = Watched(FlowRun(FIRST), running, granted.run_id, HERE, exit_code=-9, cause=cause)
+        await aftermath.settle(ledger, cast(Any, Away()), watched)
+
+        row = await row_of(ledger, granted.run_id)
+    assert (row.state, row.output, row.evidence) == (Status.SUCCEEDED, "done", [])
+    assert spool.waiting() == []
