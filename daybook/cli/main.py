@@ -59,7 +59,20 @@ _tools = App(
     help_epilogue="",
     group=_AGENTS,
 )
-_BELOW = {"agents": _agents, "secrets": _secrets, "session": _sessions, "tools": _tools}
+_ledger = App(
+    name="ledger",
+    help="The book itself: prune.",
+    help_epilogue="",
+    group=_MACHINE,
+    sort_key=60,
+)
+_BELOW = {
+    "agents": _agents,
+    "ledger": _ledger,
+    "secrets": _secrets,
+    "session": _sessions,
+    "tools": _tools,
+}
 
 
 def _register() -> None:
@@ -84,6 +97,7 @@ def _register() -> None:
         _lazily(_tools, f"tools:{name}_", name, sort_key=next(order))
     for name in ("list", "show"):
         _lazily(_sessions, f"sessions:{name}_", name, sort_key=next(order))
+    _lazily(_ledger, "ledger:prune_", "prune", sort_key=next(order))
     for below in _BELOW.values():
         app.command(below)
     for flag in ("--help", "--version"):

@@ -1,0 +1,50 @@
+"""`daybook ledger`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from daybook.cli import output
+from daybook.cli.options import Json
+from daybook.cli.prefect_first import prefect_first
+
+
+async def prune_(
+    *,
+    disabled_for: Annotated[
+        str | None,
+        Parameter(
+            help="First remove the jobs that are off, and were neither switched nor edited for so "
+            "long: 90d."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, Parameter(help="Only name the jobs that --disabled-for would remove.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Let go of old runs and conversations, as DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS say.
+
+    The keeper does so each hour. Only --disabled-for needs Prefect.
+
+    Example: daybook ledger prune --disabled-for 90d --dry-run
+    """
+    if disabled_for is not None:
+        prefect_first()
+    from daybook.service import retention
+
+    done = await retention.prune(disabled_for=disabled_for, dry_run=dry_run)
+    if as_json:
+        output.data(done)
+        return 0
+    for name in done["removed"]:
+        output.line(f"{'Would remove' if dry_run else 'Removed'} {name}")
+    if dry_run:
+        output.say("Nothing was changed.")
+    else:
+        output.line(f"Let go of {done['runs']:,} runs and {done['messages']:,} messages")
+    for name in done["jobs"]:
+        output.line(f"Nothing is left of {name}, which was removed before")
+    return 0
