@@ -13,6 +13,7 @@ from daybook.spec.actions import AgentPrompt
 from daybook.spec.job import Job, edit, new_job, read_parameters
 from daybook.spec.policy import Policy
 from daybook.spec.schedule import At, Cron, Every, OnDemand
+from tests.policies import DEFAULT
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
 LATER = NOW + timedelta(hours=3)
@@ -184,25 +185,7 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
         "session_key": "",
         "output_format": "text",
         "output_schema": {},
-        "policy": {
-            "timeout": "1m30s",
-            "deadline": "",
-            "retries": 3,
-            "retry_delay": "1s",
-            "overlap": "skip",
-            "catch_up": "latest",
-            "class": "medium",
-            "start": "",
-            "until": "",
-            "max_runs": 0,
-            "exclude": [],
-            "active_hours": "",
-            "pause_after_failures": 10,
-            "stagger": "",
-            "delete_after_run": False,
-            "idempotent": False,
-            "on_lost": "unknown",
-        },
+        "policy": {**DEFAULT, "timeout": "1m30s"},
     }
     through_json = json.loads(json.dumps(parameters))
     assert read_parameters("agent-prompt", through_json) == (job.action, job.policy)

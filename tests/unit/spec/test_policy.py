@@ -11,6 +11,7 @@ from daybook.errors import NotYet, Refused
 from daybook.spec import policy as policies
 from daybook.spec.policy import Policy
 from daybook.spec.refusal import translated
+from tests.policies import DEFAULT
 
 
 def build(**fields: object) -> Policy:
@@ -20,25 +21,7 @@ def build(**fields: object) -> Policy:
 
 def test_defaults_and_json() -> None:
     assert build() == Policy(timeout=timedelta(minutes=30), overlap="skip")
-    assert build().model_dump(mode="json") == {
-        "timeout": "30m",
-        "deadline": "",
-        "retries": 3,
-        "retry_delay": "1s",
-        "overlap": "skip",
-        "catch_up": "latest",
-        "class": "medium",
-        "start": "",
-        "until": "",
-        "max_runs": 0,
-        "exclude": [],
-        "active_hours": "",
-        "pause_after_failures": 10,
-        "stagger": "",
-        "delete_after_run": False,
-        "idempotent": False,
-        "on_lost": "unknown",
-    }
+    assert build().model_dump(mode="json") == DEFAULT
     assert build(retry_delay="5m").retry_delay == timedelta(minutes=5)
     given = build(timeout="90m", deadline="120m", on_lost="rerun")
     assert Policy.model_validate_json(given.model_dump_json()) == given
@@ -139,25 +122,7 @@ def test_it_is_an_ordinary_model_for_prefect() -> None:
 
 def test_its_schema_makes_a_form() -> None:
     properties = Policy.model_json_schema()["properties"]
-    assert {name: field["default"] for name, field in properties.items()} == {
-        "timeout": "30m",
-        "deadline": "",
-        "retries": 3,
-        "retry_delay": "1s",
-        "overlap": "skip",
-        "catch_up": "latest",
-        "class": "medium",
-        "start": "",
-        "until": "",
-        "max_runs": 0,
-        "exclude": [],
-        "active_hours": "",
-        "pause_after_failures": 10,
-        "stagger": "",
-        "delete_after_run": False,
-        "idempotent": False,
-        "on_lost": "unknown",
-    }
+    assert {name: field["default"] for name, field in properties.items()} == DEFAULT
     assert properties["timeout"]["type"] == "string"
     # A choice of text or null is clumsy.
     for name in ("deadline", "stagger", "start", "until", "active_hours"):

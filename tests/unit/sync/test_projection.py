@@ -22,6 +22,7 @@ from daybook.spec.due import due_times
 from daybook.spec.job import new_job
 from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
 from daybook.sync import projection
+from tests.policies import DEFAULT
 
 NOW = datetime(2026, 11, 20, 9, 30, 15, 250_000, tzinfo=UTC)
 EDITED = NOW + timedelta(days=3, seconds=7)
@@ -284,25 +285,7 @@ def test_the_whole_projection_of_a_job() -> None:
             "session_key": "",
             "output_format": "text",
             "output_schema": {},
-            "policy": {
-                "timeout": "10m",
-                "deadline": "",
-                "retries": 3,
-                "retry_delay": "1s",
-                "overlap": "skip",
-                "catch_up": "latest",
-                "class": "medium",
-                "start": "",
-                "until": "",
-                "max_runs": 0,
-                "exclude": [],
-                "active_hours": "",
-                "pause_after_failures": 10,
-                "stagger": "",
-                "delete_after_run": False,
-                "idempotent": False,
-                "on_lost": "unknown",
-            },
+            "policy": {**DEFAULT, "timeout": "10m"},
         },
         "tags": ["a", "b", "daybook:0123"],
         "description": "**Morning** — at 09:00 on weekdays, Europe/Berlin",

@@ -1,0 +1,23 @@
+"""The policy of a job that says nothing of it, as it is stored and shown (requirement 11)."""
+
+from __future__ import annotations
+
+DEFAULT: dict[str, object] = {
+    "timeout": "30m",
+    "deadline": "",
+    "retries": 3,
+    "retry_delay": "1s",
+    "overlap": "skip",
+    "catch_up": "latest",
+    "class": "medium",
+    "start": "",
+    "until": "",
+    "max_runs": 0,
+    "exclude": [],
+    "active_hours": "",
+    "pause_after_failures": 10,
+    "stagger": "",
+    "delete_after_run": False,
+    "idempotent": False,
+    "on_lost": "unknown",
+}
