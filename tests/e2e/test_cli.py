@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -220,6 +220,33 @@ def test_a_job_whose_deployment_was_deleted_in_prefect_runs_all_the_same(daybook
     assert [str(each.id) for each in flow_runs if each.deployment_id == again.id] == [
         run["flow_run_id"]
     ]
+
+
+def test_jobs_that_are_off_for_long_are_removed_with_their_deployments(
+    daybook: Daybook, daybook_home: Home
+) -> None:
+    for name in ("off", "lately", "on"):
+        daybook(*ADD, "--cron", "0 9 * * *", "--name", name)
+    off, lately = daybook("pause", "off"), daybook("pause", "lately")
+    with closing(sqlite3.connect(daybook_home.path / "ledger.db")) as book, book:
+        long_ago = "2026-01-01 00:00:00.000000"
+        of_job = "WHERE job_id = ? AND enabled = 0"
+        book.execute(f"UPDATE revisions SET effective_from = ? {of_job}", (long_ago, off["id"]))
+
+    would = daybook("ledger", "prune", "--disabled-for", "90d", "--dry-run")
+    assert (would["removed"], would["dry_run"]) == (["off"], True)
+    assert deployment(off["deployment"]) is not None
+
+    done = daybook("ledger", "prune", "--disabled-for", "90d")
+
+    assert done == {"removed": ["off"], "runs": 0, "messages": 0, "jobs": [], "dry_run": False}
+    assert deployment(off["deployment"]) is None
+    assert deployment(lately["deployment"]) is not None
+    assert [each["name"] for each in daybook("list")] == ["lately", "on"]
+    assert "removed_at" in daybook("show", "off")
+    assert daybook("ledger", "prune")["removed"] == []
+    refused = daybook("ledger", "prune", "--disabled-for", "90", code=2)["error"]["message"]
+    assert "--disabled-for" in refused
 
 
 def test_an_agent_is_added_asked_shown_and_removed(daybook: Daybook) -> None:
