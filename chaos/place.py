@@ -122,16 +122,16 @@ async def cut_ledger(place: Place, seconds: float) -> None:
         return
     import asyncpg  # type: ignore[import-untyped]
 
-    address = place.ledger.replace("postgresql+asyncpg", "postgresql")
+    address, _, name = place.ledger.replace("postgresql+asyncpg", "postgresql").rpartition("/")
+    # From another database: of two who cut at once none ends the other's connection.
+    connection = await asyncpg.connect(f"{address}/postgres")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        connection = await asyncpg.connect(address)
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
         )
-        await connection.close()
         await asyncio.sleep(0.1)
+    await connection.close()
 
 
 def _lock(path: Path, seconds: float) -> None:
