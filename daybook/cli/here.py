@@ -1,15 +1,14 @@
-"""`daybook up`, `down`, `status`, `doctor`, `worker`, `sync`: this machine as a whole."""
+"""`daybook up`, `down`, `status`, `doctor`, `worker`: this machine as a whole."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import output, sync, words
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
 from daybook.errors import Refused
@@ -129,64 +128,15 @@ async def doctor_(*, as_json: Json = False) -> int:
     return 0 if all(each["ok"] for each in found) else 1
 
 
-async def sync_(*, as_json: Json = False) -> int:
-    """Bring the ledger and Prefect into agreement, both ways.
-
-    Where both sides changed a job the ledger's version is kept. Exit code 1 when Prefect does not
-    take a job.
-
-    Example: daybook sync
-    """
-    prefect_first()
-    from daybook.service import sync
-
-    report = await sync.sync()
-    if as_json:
-        output.data(report)
-    else:
-        for done in ("created", "updated", "pulled", "removed"):
-            for name in report[done]:
-                output.line(f"{_SAID[done]} {name}")
-        for told in _surprises(report):
-            output.line(told)
-        for name, why in report["foreign"].items():
-            output.line(f"stays Prefect's own: {name} ({why})")
-        output.say(f"{report['unchanged']} unchanged, {report['writes']} written to Prefect.")
-    return 1 if report["failed"] else 0
-
-
-def _surprises(report: dict[str, Any]) -> Iterator[str]:
-    """What a sync did that somebody may not have expected, and what it could not do."""
-    for name in report["adopted"]:
-        yield f"made in Prefect, a job from now on: {name}"
-    for name in report["remade"]:
-        yield f"was no longer in this Prefect, made again: {name}"
-    for name in report["deleted"]:
-        yield f"its deployment is gone from Prefect, so it is off: {name}"
-    for name, fields in report["conflicts"].items():
-        yield f"changed on both sides, kept as here: {name} ({', '.join(fields)})"
-    for told in ("refused", "failed"):
-        for name, why in report[told].items():
-            yield f"{_SAID[told]} {name} ({why})"
-
-
 def _say_synced(report: dict[str, Any]) -> None:
     done = ("created", "updated", "pulled", "removed")
     if any(report[each] for each in done):
         counts = ", ".join(f"{len(report[each])} {_COUNTED[each]}" for each in done)
         output.say(f"Synced with Prefect: {counts}")
-    for told in _surprises(report):
+    for told in sync.surprises(report):
         output.say(f"! {told}")
 
 
-_SAID = {
-    "created": "created in Prefect:",
-    "updated": "updated in Prefect:",
-    "pulled": "taken over from Prefect:",
-    "removed": "removed from Prefect:",
-    "refused": "edited in Prefect, not taken over:",
-    "failed": "Prefect does not take it:",
-}
 _COUNTED = {
     "created": "created",
     "updated": "updated",

@@ -86,7 +86,7 @@ async def list_(*, as_json: Json = False) -> int:
             [
                 (
                     job["name"],
-                    "on" if job["enabled"] else "off",
+                    _switch(job),
                     job["words"],
                     words.short_due(job["next_due"][0]) if job["next_due"] else "-",
                     job["last_status"] or "-",
@@ -98,6 +98,10 @@ async def list_(*, as_json: Json = False) -> int:
     else:
         output.say("There are no jobs; `daybook add --help` says how to make one.")
     return 0
+
+
+def _switch(job: dict[str, Any]) -> str:
+    return ("on" if job["enabled"] else "off") + (", conflict" if job["conflicts"] else "")
 
 
 async def show_(
@@ -250,11 +254,18 @@ def _block(job: dict[str, Any]) -> None:
         ("policy", _policy(job["policy"])),
         ("tags", ", ".join(job["tags"])),
         ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
+        ("in conflict", _conflicts(job)),
+        ("Prefect's own", "\n".join(job["prefect_own"])),
         ("id", job["id"]),
         ("changed", words.local(job["updated_at"])),
         ("removed", words.local(job["removed_at"]) if job["removed_at"] else ""),
     ]
     output.facts([(name, value) for name, value in pairs if value])
+
+
+def _conflicts(job: dict[str, Any]) -> str:
+    told = ", ".join(job["conflicts"])
+    return f"{told}; `daybook conflicts` shows both sides" if told else ""
 
 
 def _action(job: dict[str, Any]) -> list[tuple[str, str]]:

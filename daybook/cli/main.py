@@ -83,7 +83,7 @@ def _register() -> None:
         (_JOBS, "due", ("next",)),
         (_RUNS, "runs", ("run", "runs", "logs", "cancel")),
         (_RUNS, "backfill", ("backfill",)),
-        (_AGENTS, "here", ("sync",)),
+        (_AGENTS, "sync", ("sync", "conflicts")),
     ]
     order = count()
     for group, module, names in places:

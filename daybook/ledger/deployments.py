@@ -147,6 +147,14 @@ def keep_losing(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
     row.conflict = {"at": now.isoformat(), "fields": {**fields, **losing}}
 
 
+async def without_conflict(session: AsyncSession, job_id: str) -> None:
+    """The conflict is decided for what the ledger has."""
+    row = await session.get(JobRow, job_id)
+    if row is not None:
+        row.conflict = None
+        session.add(row)
+
+
 async def in_conflict(session: AsyncSession) -> list[str]:
     """The ids of the live jobs with a conflict that nobody has decided, by name."""
     those = select(JobRow.id).where(

@@ -97,6 +97,10 @@ async def _ledger(
     for each in stored:
         if each.row.sync_pending:
             problems.append(f"{each.row.name} is not in Prefect yet; `daybook sync` brings it")
+        if each.row.conflict:
+            fields = ", ".join(each.row.conflict["fields"])
+            what = f"{each.row.name} was changed here and in Prefect ({fields})"
+            problems.append(f"{what}; `daybook conflicts` shows both")
         if each.row.consecutive_failures:
             count = each.row.consecutive_failures
             often = "once" if count == 1 else f"{count} times in a row"

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from daybook.service import home
+from daybook.errors import Refused
+from daybook.service import conflicts, home
 
 if TYPE_CHECKING:
     from daybook.sync.report import Report
 
 
-async def sync() -> dict[str, Any]:
+async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, Any]:
     """Compare all jobs both ways; what was done, by their names (`daybook.sync.report.Report`).
 
-    `writes` is how many deployments were written; a second time it is 0.
+    `writes` is how many deployments were written; a second time it is 0. With ``prefer``, `ledger`
+    or `prefect`, the conflicts that there are then are decided for that side, or only that of the
+    job ``ref``: `decided` are their names then. Raises `Refused`.
     """
     from daybook.sync import client as prefect
     from daybook.sync import reconcile
 
+    if ref is not None and prefer is None:
+        raise Refused("JOB", "is named to decide its conflict", "give --prefer ledger or prefect")
+    side = conflicts.side(prefer) if prefer is not None else None
     async with home.ledger() as ledger, prefect.connected() as client:
         await prefect.answers(client)
         report = await reconcile.everything(ledger, client)
-    return plain(report)
+        if side is None:
+            return plain(report)
+        decided, refused = await conflicts.decide(ledger, side, ref)
+        if side == "prefect":
+            for job_id in decided:
+                await reconcile.again(ledger, client, job_id, report)
+    names = list(decided.values())
+    return plain(report) | {"decided": names, "refused": report.refused | refused}
 
 
 def plain(report: Report) -> dict[str, Any]:

@@ -75,7 +75,11 @@ def schedule(value: Schedule) -> dict[str, Any]:
 
 
 def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
-    """One job; `next_due` is empty for a disabled one."""
+    """One job; `next_due` is empty for a disabled one.
+
+    `conflicts` are the fields that were changed on both sides and nobody has decided; `prefect_own`
+    says in words which schedules Prefect keeps for itself.
+    """
     row, spec = stored.row, stored.job
     upcoming = coming(stored, now, NEXT) if spec.enabled else []
     return {
@@ -95,6 +99,8 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
         "owner": row.owner,
         **spec.parameters(),
         "sync": "pending" if row.sync_pending else "synced",
+        "conflicts": sorted((row.conflict or {}).get("fields", {})),
+        "prefect_own": list((row.synced or {}).get("foreign", [])),
         "created_at": utc(row.created_at),
         "updated_at": utc(row.updated_at),
         "removed_at": utc(row.archived_at),

@@ -65,6 +65,13 @@ async def everything(
     return report
 
 
+async def again(ledger: Ledger, client: PrefectClient, job_id: str, report: Report) -> None:
+    """Bring one job into agreement that was changed since ``report`` was made."""
+    async with ledger.read() as session:
+        stored = await jobs.every(session, [job_id])
+    await _Pass(ledger, client, Listing(), Seen(), report).do(stored, math.inf)
+
+
 @dataclass(frozen=True)
 class _Pass:
     """One look at all jobs."""

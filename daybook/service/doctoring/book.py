@@ -60,10 +60,15 @@ def _is_there() -> bool:
 
 async def sync() -> list[Problem]:
     """Every job is in Prefect as it is in the ledger."""
-    waiting = [each.row.name for each in await stored() if each.row.sync_pending]
-    if not waiting:
-        return []
-    return [Problem(f"not in Prefect yet: {', '.join(waiting)}", "daybook sync")]
+    every, found = await stored(), []
+    waiting = [each.row.name for each in every if each.row.sync_pending]
+    if waiting:
+        found.append(Problem(f"not in Prefect yet: {', '.join(waiting)}", "daybook sync"))
+    both = [each.row.name for each in every if each.row.conflict]
+    if both:
+        mend = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
+        found.append(Problem(f"changed here and in Prefect: {', '.join(both)}", mend))
+    return found
 
 
 async def agents(client: PrefectClient) -> list[Problem]:

@@ -1,0 +1,117 @@
+"""`daybook sync` and `daybook conflicts`: the ledger and Prefect, and where they differed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Json
+from daybook.cli.prefect_first import prefect_first
+
+
+async def sync_(
+    job: Annotated[
+        str | None,
+        Parameter(name="JOB", help="With --prefer: only this job's conflict is decided."),
+    ] = None,
+    /,
+    *,
+    prefer: Annotated[
+        str | None,
+        Parameter(help="Decide what was changed on both sides: for the `ledger` or `prefect`."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Bring the ledger and Prefect into agreement, both ways.
+
+    Where both sides changed a job the ledger's version is kept, and `daybook conflicts` shows both.
+    Exit code 1 when Prefect does not take a job.
+
+    Example: daybook sync --prefer prefect morning-brief
+    """
+    prefect_first()
+    from daybook.service import sync
+
+    report = await sync.sync(prefer, job)
+    if as_json:
+        output.data(report)
+    else:
+        for done in ("created", "updated", "pulled", "removed"):
+            for name in report[done]:
+                output.line(f"{_SAID[done]} {name}")
+        for told in surprises(report):
+            output.line(told)
+        for name, why in report["foreign"].items():
+            output.line(f"stays Prefect's own: {name} ({why})")
+        for name in report.get("decided", []):
+            output.line(f"decided for {prefer}: {name}")
+        output.say(f"{report['unchanged']} unchanged, {report['writes']} written to Prefect.")
+    return 1 if report["failed"] else 0
+
+
+async def conflicts_(*, as_json: Json = False) -> int:
+    """List what was changed on both sides: as it is kept here, and as Prefect had it.
+
+    The ledger's version is in force. `daybook sync --prefer prefect JOB` takes Prefect's instead;
+    `--prefer ledger` forgets it. Needs no Prefect.
+
+    Example: daybook conflicts --json
+    """
+    from daybook.service import conflicts
+
+    found = await conflicts.conflicts()
+    if as_json:
+        output.data(found)
+    for each in [] if as_json else found:
+        output.line(f"{each['job']} ({words.local(each['at'])})", style="bold")
+        for name, both in each["fields"].items():
+            here, there = _differing(both["ledger"], both["prefect"])
+            output.facts([(f"{name} here", _text(here)), (f"{name} in Prefect", _text(there))])
+    if not found and not as_json:
+        output.say("There are no conflicts.")
+    return 0
+
+
+def _differing(here: Any, there: Any) -> tuple[Any, Any]:
+    """Of two objects only what differs; other values as they are."""
+    if not isinstance(here, dict) or not isinstance(there, dict):
+        return here, there
+    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    return _only(here, names), _only(there, names)
+
+
+def _only(of: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    return {name: of[name] for name in names if name in of}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def surprises(report: dict[str, Any]) -> Iterator[str]:
+    """What a sync did that somebody may not have expected, and what it could not do."""
+    for name in report["adopted"]:
+        yield f"made in Prefect, a job from now on: {name}"
+    for name in report["remade"]:
+        yield f"was no longer in this Prefect, made again: {name}"
+    for name in report["deleted"]:
+        yield f"its deployment is gone from Prefect, so it is off: {name}"
+    for name, fields in report["conflicts"].items():
+        yield f"changed on both sides, kept as here: {name} ({', '.join(fields)})"
+    for told in ("refused", "failed"):
+        for name, why in report[told].items():
+            yield f"{_SAID[told]} {name} ({why})"
+
+
+_SAID = {
+    "created": "created in Prefect:",
+    "updated": "updated in Prefect:",
+    "pulled": "taken over from Prefect:",
+    "removed": "removed from Prefect:",
+    "refused": "edited in Prefect, not taken over:",
+    "failed": "Prefect does not take it:",
+}
