@@ -43,8 +43,19 @@ SELECT CASE WHEN set_config('lock_timeout', :wait, true) IS NOT NULL
             THEN clock_timestamp() END END
 """)
 
-_AT_CONNECT = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TypeError, ValueError)
+_DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_AT_CONNECT = (*_DRIVERS, OSError, TypeError, ValueError)
 """The last two are of an address whose query says what the driver does not know."""
+
+_CUT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # "cannot switch to state 12": a connection that was cut while nobody asked it anything.
+    asyncpg.InternalClientError,
+    OSError,
+)
 
 _UNREACHABLE = ("08", "28", "53", "57P", "58", "XX")
 """Classes of SQLSTATE: connection, authorisation, resources (connections, disk), the operator's
@@ -141,14 +152,15 @@ def _refuse_closed(connection: Any, *_: Any) -> None:
 
 
 def _mark_cut(context: ExceptionContext) -> None:
-    """A connection whose socket failed, or that does not answer, is not used again."""
-    if isinstance(_cause(context.original_exception), OSError):
+    """A connection that was lost, or that does not answer, is not used again."""
+    error = context.original_exception
+    if _is_cut(error) or isinstance(_cause(error), TimeoutError):
         context.is_disconnect = True
 
 
 def _cause(error: BaseException | None) -> BaseException | None:
     """The driver's own error: SQLAlchemy's translation of it hides the words."""
-    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+    if isinstance(error, (*_DRIVERS, OSError)):
         return error
     return error.__cause__ if error is not None and error.__cause__ is not None else error
 
@@ -156,13 +168,9 @@ def _cause(error: BaseException | None) -> BaseException | None:
 def _is_cut(error: BaseException | None) -> bool:
     """Whether the connection was lost, and with it what was not committed."""
     found = _cause(error)
-    if isinstance(found, TimeoutError):
-        return False
-    gone = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
-    closed = isinstance(found, asyncpg.InterfaceError) and "closed" in str(found)
-    return closed or isinstance(
-        found, (*gone, asyncpg.IdleInTransactionSessionTimeoutError, OSError)
-    )
+    if isinstance(found, asyncpg.InterfaceError):
+        return "closed" in str(found)
+    return isinstance(found, _CUT) and not isinstance(found, TimeoutError)
 
 
 def _milliseconds(time_: timedelta) -> str:
