@@ -302,6 +302,7 @@ VERBS = [
     *("up", "down", "status", "doctor", "sync", "add", "list", "show", "edit", "pause", "resume"),
     *("remove", "next", "run", "runs", "logs", "cancel"),
     *(f"agents {verb}" for verb in ("add", "list", "show", "test", "remove")),
+    "ledger prune",
 ]
 
 
