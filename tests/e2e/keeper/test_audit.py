@@ -1,0 +1,120 @@
+"""Down for an hour, at a real Prefect: what it had queued, what it had not, and what became of it.
+
+The ledger's clock goes an hour ahead, as if nobody had been there; Prefect's runs of that hour are
+then offered as a worker offers late ones, before the audit, after it, or never.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from daybook.keeper import audit, ensure
+from daybook.ledger import claims
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Ended, Granted, Taken, Waiting
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import gate, occurrence
+from daybook.sync.reconcile import Reconciliation
+from tests.e2e.keeper.conftest import House
+
+pytestmark = pytest.mark.e2e
+
+TEN = timedelta(minutes=10)
+
+
+async def queued(house: House, stored: StoredJob) -> list[FlowRun]:
+    """What Prefect has queued up to now, by the ledger's clock."""
+    now = house.ledger.now()
+    runs = await house.runs(stored)
+    return [each for each in runs if each.expected_start_time and each.expected_start_time <= now]
+
+
+async def offered(house: House, run: FlowRun) -> object:
+    """What a worker does with a late run, and what its flow does when it is granted."""
+    found = await occurrence.offer(
+        house.ledger,
+        run,
+        dict(run.parameters),
+        Reconciliation(),
+        holder="here:1",
+        starts=1,
+        started=False,
+    )
+    answer = await gate.decide(
+        house.ledger, found, Reconciliation(), deployment_id=str(run.deployment_id)
+    )
+    if isinstance(answer, Granted):
+        await claims.begin(house.ledger, answer.run_id, answer.fence)
+        done = Outcome(Status.SUCCEEDED)
+        await claims.settle(house.ledger, answer.run_id, answer.fence, done)
+    return answer
+
+
+async def audited(house: House, stored: StoredJob) -> audit.Audit:
+    return await audit.audit(house.ledger, {stored.id: house.ledger.now()})
+
+
+def apart(rows: Sequence[RunRow]) -> dict[datetime, str]:
+    """The outcome of each due time, ranges taken apart."""
+    found: dict[datetime, str] = {}
+    for row in rows:
+        for place in range(row.count):
+            due = row.due + place * TEN
+            assert due not in found
+            found[due] = row.status
+    return found
+
+
+def expected(stored: StoredJob, now: datetime, catch_up: str) -> dict[datetime, str]:
+    """By the rule: what is a minute late or less is on time; the latest has half the gap."""
+    first = stored.job.schedule.anchor + TEN  # type: ignore[union-attr]
+    dues = [first + place * TEN for place in range(6)]
+    last = max(each for each in dues if each <= now)
+    runs = {
+        "none": set[datetime](),
+        "latest": {last} if now - last <= TEN / 2 else set(),
+        "all": set(dues),
+    }[catch_up]
+    return {each: "succeeded" if each in runs else "missed" for each in dues}
+
+
+@pytest.mark.parametrize("first", ["claims", "audit"])
+@pytest.mark.parametrize("catch_up", ["none", "latest", "all"])
+async def test_down_for_an_hour_each_due_time_has_its_outcome(
+    house: House, catch_up: str, first: str
+) -> None:
+    stored = await house.job(every="10m", catch_up=catch_up, overlap="allow")
+    house.passes(minutes=63)
+    late = await queued(house, stored)
+    assert len(late) == 6  # Prefect queues an hour ahead
+    lost = late.pop(2)  # as when somebody deletes it
+    await house.ui.delete_flow_run(lost.id)
+    due = expected(stored, house.ledger.now(), catch_up)
+
+    if first == "claims":
+        for run in late:
+            assert isinstance(await offered(house, run), Granted | Ended)
+        await audited(house, stored)
+    else:
+        await audited(house, stored)
+    # Again and again, until nobody waits: what Prefect has queued, and what is made for the rows.
+    for _ in range(len(due)):
+        await ensure.ensure(house.ledger, house.client)
+        for run in await queued(house, stored):
+            answer = await offered(house, run)
+            assert isinstance(answer, Granted | Ended | Taken | Waiting)
+        if not any(row.status == "waiting" for row in await house.rows()):
+            break
+
+    assert apart(await house.rows()) == due
+    assert not await audited(house, stored)
+    rows = await house.rows()
+    assert [row.attempts for row in rows if row.status == "succeeded"] == [1] * sum(
+        status == "succeeded" for status in due.values()
+    )
