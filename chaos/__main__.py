@@ -91,6 +91,8 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
                 print(_table(given, seed, Met(struck, walk.steps), found, at))
         finally:
             await at.close()
+    for line in found.ends:
+        print(line, file=sys.stderr)
     for line in found.wrong:
         print(f"broken: {line}", file=sys.stderr)
     if found.wrong and given.keep:

@@ -33,6 +33,7 @@ SHOWN = {
 }
 """How Prefect is to show each outcome: the type and the name of its state (promise.md 13)."""
 NOT_BEGUN = frozenset({"skipped", "missed", "cancelled"})
+FAILED = frozenset({"failed", "timed_out", "unknown"})
 _SLACK = 2.0
 
 
@@ -45,6 +46,8 @@ class Verdict:
     effects: int = 0
     settled_after: float = 0.0
     wrong: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+    """What failed, in the book's words: to be read, for nothing in a storm has to fail."""
 
 
 async def settled(ledger: Ledger, work: Work) -> float:
@@ -72,6 +75,9 @@ async def judge(
     lacking, twice = _counted(due, rows)
     found = Verdict(due=len(due), effects=sum(effects.values()))
     found.outcomes.update(row.status for row in rows for _ in range(row.count))
+    found.ends += [
+        f"{row.status}: {row.error or row.reason}" for row in rows if row.status in FAILED
+    ]
     found.wrong += [f"no outcome: {key}" for key in sorted(lacking)]
     found.wrong += [f"two outcomes: {key}" for key in sorted(twice)]
     found.wrong += [f"live: {_told(row)}" for row in rows if row.state in LIVE]
