@@ -6,7 +6,7 @@
       ▲         ▲                    ▲
       │         │                    └ the leases of all of them in one transaction, every `RENEW`
       │         └ a slot became free
-      └ events, and a poll every 2 s;  every `PASS`: the keeper's passes
+      └ events, and a poll every 2 s;  beside it a keeper, which leads or stands by
 
 Stopped, it takes nothing more, gives what is at work `FINISH` seconds to end by itself, then ends
 it: softly, then hard.
@@ -23,7 +23,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -39,7 +39,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging.loggers import flow_run_logger
 
 from daybook.errors import DaybookError, Unreachable
-from daybook.keeper import ends, ensure, expire, leftovers, mirror
+from daybook.keeper import ends, ensure, leftovers
+from daybook.keeper.loops import Keeper
 from daybook.ledger import leases
 from daybook.ledger.engine import Ledger
 from daybook.worker import aftermath, events, foreign
@@ -54,8 +55,8 @@ FINISH = 10.0
 """Seconds that runs at work have to end by themselves when the worker is stopped."""
 LOOK = 1.0
 """Seconds between two looks at the leases."""
-PASS = 5.0
-"""Seconds between two turns of the keeper's passes."""
+CANCELS = 5.0
+"""Seconds between two looks for cancels that were not heard of."""
 FOREIGN_END = foreign.HOOKS + 30.0
 """Seconds that telling Prefect of a foreign run's end may take, its hooks included."""
 LEFTOVERS = 30.0
@@ -103,10 +104,8 @@ class Work:
         self._watched: dict[str, Watched] = {}
         self._after: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
-        self._ends_since: datetime | None = None
         self._taking: dict[str, bool] = {}
         """Flow runs that are being started, and whether a cancel was heard of meanwhile."""
-        self._leftovers_at = 0.0
         self._turned_away = False
         self._stopping = False
         self._hurry = asyncio.Event()
@@ -122,13 +121,15 @@ class Work:
         self._caring = (self._renew, self._beat, self._cancels_in_prefect)
         """What runs at work need: leases, a sign of life, and the net under cancels."""
         self.intake = Intake(client, place.pool, place.queues, self._take)
+        self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
 
     async def go_on(self) -> NoReturn:
         """Until cancelled; `wind_up` comes after it."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.intake.hand_out())
             group.create_task(self.intake.poll())
-            group.create_task(self._passes())
+            group.create_task(self._leftovers())
+            group.create_task(self.keeper.go_on())
             for work in self._caring:
                 group.create_task(work())
             if self._place.pool_id is not None:
@@ -263,40 +264,18 @@ class Work:
             for run_id, watched in ours.items():
                 watched.renewed(known.get(run_id))
 
-    async def _passes(self) -> NoReturn:
-        """The keeper's work, for as long as there is no keeper."""
+    async def _leftovers(self) -> NoReturn:
         while True:
-            await self._pass()
-            await asyncio.sleep(PASS)
-
-    async def _pass(self) -> None:
-        ledger, client = self._ledger, self._client
-        # Each by itself: what stops one must not stop the others.
-        await self._quietly(expire.expire(ledger, client))
-        await self._quietly(self._ends())
-        await self._quietly(self._ensure())
-        await self._quietly(mirror.mirror(ledger, client))
-        if time.monotonic() < self._leftovers_at:
-            return
-        self._leftovers_at = time.monotonic() + LEFTOVERS
-        await self._quietly(
-            leftovers.leftovers(
-                ledger,
-                client,
-                self._place.pool,
-                self._place.name,
-                supervised=lambda: self._watched.keys() | self._taking.keys(),
+            await self._quietly(
+                leftovers.leftovers(
+                    self._ledger,
+                    self._client,
+                    self._place.pool,
+                    self._place.name,
+                    supervised=lambda: self._watched.keys() | self._taking.keys(),
+                )
             )
-        )
-
-    async def _ends(self) -> None:
-        self._ends_since = await ends.ends(
-            self._ledger, self._client, self._ends_since, supervised=self._watched.keys()
-        )
-
-    async def _ensure(self) -> None:
-        if await ensure.ensure(self._ledger, self._client, supervised=self._watched.keys()):
-            self.intake.poll_soon()
+            await asyncio.sleep(LEFTOVERS)
 
     async def _cancelled_in_prefect(self) -> None:
         """The net under the events: a cancel that was not heard of."""
@@ -357,7 +336,7 @@ class Work:
     async def _cancels_in_prefect(self) -> NoReturn:
         while True:
             await self._quietly(self._cancelled_in_prefect())
-            await asyncio.sleep(PASS)
+            await asyncio.sleep(CANCELS)
 
     async def _all_ended(self) -> None:
         while self._after:

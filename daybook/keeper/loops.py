@@ -1,0 +1,289 @@
+"""The keeper: the leader's passes, each again and again; beside them what every process does.
+
+::
+
+    every process   keep the lead, or look whether it is free            (`keeper.lead`)
+                    drain     what lies in this home's spool
+    the leader      runs      drain ─► expire ─► ends ─► ensure ─► mirror       every 5 s
+                    jobs      observe ─► audit ─► correct                       every 10 s, sooner
+                              by an event; longer where it would use over 2 % of a core
+                    prune                                                       every hour
+
+Each pass is one function, idempotent and bounded in what it does; here it is also bounded in time.
+What stops one stops no other: it is told, and its next turn tries again. A leader that does not
+reach Prefect gives the lead back for a while: another may reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NoReturn, TypeVar
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.events import Event
+from prefect.events.filters import EventFilter, EventNameFilter
+
+from daybook.errors import Unreachable
+from daybook.keeper import (
+    audit,
+    correct,
+    ends,
+    ensure,
+    expire,
+    lead,
+    mirror,
+    observe,
+    prune,
+    stream,
+)
+from daybook.keeper.cost import Metered
+from daybook.keeper.lead import Lead, LeadLost
+from daybook.ledger.engine import Ledger
+from daybook.runs import spool
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RUNS = 5.0
+"""Seconds between two turns of the passes over runs."""
+JOBS = 10.0
+"""The same of those over jobs: an edit in Prefect is in the ledger so soon (requirement 52)."""
+SOONEST = 1.0
+"""Seconds between two of them however many events come."""
+PRUNE = 3600.0
+SHARE = 0.02
+"""How much of a core the passes over jobs may use."""
+SAVED = 2.0
+"""Seconds of CPU that they may use at once when they have used none for long."""
+OWED = 300.0
+"""Seconds: the longest wait that one of them can bring about."""
+LONGEST = 120.0
+"""Seconds after which a pass is ended; what it did stays done."""
+UNHEARD = 90.0
+"""Seconds for which Prefect has not answered when the lead is given back."""
+REST = 2 * lead.LOOK
+"""Seconds in which another may take it."""
+_EDITS = EventFilter(
+    event=EventNameFilter(
+        name=[f"prefect.deployment.{done}" for done in ("created", "updated", "deleted")]
+    )
+)
+
+
+class Budget:
+    """A share of a core: what a pass has cost is paid back before the next one, within `OWED`."""
+
+    def __init__(
+        self,
+        share: float = SHARE,
+        saved: float = SAVED,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._share, self._most, self._clock = share, saved, clock
+        self._left, self._at = saved, clock()
+
+    def spend(self, seconds: float) -> None:
+        """So much CPU was used."""
+        self._accrue()
+        self._left = max(self._left - seconds, -OWED * self._share)
+
+    def wait(self) -> float:
+        """How many seconds it takes until nothing is owed."""
+        self._accrue()
+        return max(0.0, -self._left / self._share)
+
+    def _accrue(self) -> None:
+        now = self._clock()
+        self._left = min(self._left + (now - self._at) * self._share, self._most)
+        self._at = now
+
+
+@dataclass
+class Cost:
+    """The last turn of a pass: when it ended (the ledger's time), what it took, how it failed."""
+
+    at: datetime
+    seconds: float
+    cpu_seconds: float
+    requests: int
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "at": self.at.isoformat(),
+            "seconds": round(self.seconds, 3),
+            "cpu_seconds": round(self.cpu_seconds, 4),
+            "requests": self.requests,
+            "error": self.error,
+        }
+
+
+@dataclass
+class _Term:
+    """What a leader remembers from pass to pass; another leadership begins with nothing."""
+
+    fence: int
+    ends_since: datetime | None = None
+    observer: observe.Observer = field(default_factory=observe.Observer)
+    observed: dict[str, datetime] = field(default_factory=dict)
+    observed_at: datetime | None = None
+    audited: audit.Memory = field(default_factory=audit.Memory)
+    corrected: correct.Memory = field(default_factory=correct.Memory)
+
+
+class Keeper:
+    """The keeper of one process. ``holder`` is the process's name, of this life alone.
+
+    ``supervised`` are the flow runs whose processes it watches: what it sees of them comes first.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        holder: str,
+        *,
+        supervised: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        self._ledger, self._supervised = ledger, supervised
+        self.lead = Lead(ledger, holder, note=self._note)
+        self.costs: dict[str, Cost] = {}
+        self._term = _Term(0)
+        self._edited = asyncio.Event()
+        self._heard_at = time.monotonic()
+
+    async def go_on(self) -> NoReturn:
+        """Until cancelled; then the lead is given back."""
+        try:
+            async with lead.client_of(self.lead) as client, asyncio.TaskGroup() as group:
+                group.create_task(self.lead.keep())
+                group.create_task(self._drain())
+                group.create_task(self._runs(client))
+                group.create_task(self._jobs(client))
+                group.create_task(self._prune())
+                group.create_task(stream.listen(_EDITS, self._hear))
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await self.lead.release()
+        raise AssertionError("its tasks end by cancelling only")
+
+    # --- the loops
+
+    async def _drain(self) -> NoReturn:
+        while True:
+            await self._turn("drain", spool.drain(self._ledger))
+            await asyncio.sleep(RUNS)
+
+    async def _runs(self, client: PrefectClient) -> NoReturn:
+        while True:
+            term = await self._leading()
+            await self._over_runs(client, term)
+            await asyncio.sleep(RUNS)
+
+    async def _over_runs(self, client: PrefectClient, term: _Term) -> None:
+        ledger = self._ledger
+        # First: what is known of a run must not be judged unknown.
+        await self._turn("drain", spool.drain(ledger))
+        await self._turn("expire", expire.expire(ledger, client))
+        since = await self._turn(
+            "ends", ends.ends(ledger, client, term.ends_since, supervised=self._supervised())
+        )
+        if since is not None:
+            term.ends_since, self._heard_at = since, time.monotonic()
+            supervised = self._supervised()
+            await self._turn("ensure", ensure.ensure(ledger, client, supervised=supervised))
+            await self._turn("mirror", mirror.mirror(ledger, client))
+        elif time.monotonic() - self._heard_at > UNHEARD:
+            self._heard_at = time.monotonic()
+            log.warning("Prefect is not heard of: the lead is given back")
+            await self.lead.release(rest=REST)
+
+    async def _jobs(self, client: PrefectClient) -> NoReturn:
+        budget = Budget()
+        while True:
+            term = await self._leading()
+            self._edited.clear()
+            first = term.observed_at is None
+            await self._over_jobs(client, term)
+            if not first:  # that one is the price of the lead
+                budget.spend(self.costs["observe"].cpu_seconds)
+            owed = max(SOONEST, budget.wait())
+            await asyncio.sleep(owed)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(JOBS - owed):
+                    await self._edited.wait()
+
+    async def _over_jobs(self, client: PrefectClient, term: _Term) -> None:
+        ledger = self._ledger
+        seen = await self._turn("observe", term.observer.look(ledger, client))
+        if seen is not None:
+            term.observed_at = seen.began
+            term.observed |= dict.fromkeys(seen.jobs, seen.began)
+        await self._turn("audit", audit.audit(ledger, term.observed, memory=term.audited))
+        await self._turn("correct", correct.correct(ledger, client, term.corrected))
+
+    async def _prune(self) -> NoReturn:
+        while True:
+            await self._leading()
+            done = await self._turn("prune", prune.prune(self._ledger))
+            await asyncio.sleep(JOBS if done is not None and done.left else PRUNE)
+
+    async def _hear(self, event: Event) -> None:
+        self._edited.set()
+
+    async def _leading(self) -> _Term:
+        fence = await self.lead.led()
+        if self._term.fence != fence:
+            self._term, self._heard_at = _Term(fence), time.monotonic()
+        return self._term
+
+    # --- one pass
+
+    async def _turn(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
+        """Do one pass and write down what it cost; None when it failed, which is told."""
+        began, counted, error = time.monotonic(), [0], ""
+        metered, told = Metered(work), lead.requests.set(counted)
+        try:
+            async with asyncio.timeout(LONGEST):
+                return await metered
+        except LeadLost as lost:
+            error = str(lost)
+            log.info("%s: %s", name, lost, extra={"action": "pass_lost"})
+        except (Unreachable, httpx.HTTPError) as away:
+            error = str(away) or type(away).__name__
+            log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
+        except TimeoutError:
+            error = f"ended after {LONGEST:g} s"
+            log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
+        except Exception as wrong:
+            error = repr(wrong)
+            log.exception("%s failed", name, extra={"action": "pass_failed"})
+        finally:
+            lead.requests.reset(told)
+            seconds = time.monotonic() - began
+            self.costs[name] = Cost(self._ledger.now(), seconds, metered.seconds, counted[0], error)
+            log.debug(
+                "%s: %.3f s, %.3f s of CPU, %d requests",
+                name,
+                seconds,
+                metered.seconds,
+                counted[0],
+                extra={"action": "pass"},
+            )
+        return None
+
+    def _note(self) -> dict[str, Any]:
+        """What `daybook status` shows of this leader."""
+        at = self._term.observed_at
+        return {
+            "observed_at": None if at is None else at.isoformat(),
+            "passes": {name: cost.as_json() for name, cost in self.costs.items()},
+        }
