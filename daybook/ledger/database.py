@@ -54,6 +54,10 @@ class Database(Protocol):
         """Take the claim lock for ``session``, of `writing`, within ``left``."""
         ...
 
+    async def commit(self, session: AsyncSession) -> None:
+        """Commit ``session``, of `writing`; returns when it is known to be committed."""
+        ...
+
     def why_unreachable(self, error: BaseException) -> str | None:
         """Why the driver's ``error`` says that the ledger cannot be reached; else None."""
         ...

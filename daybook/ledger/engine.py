@@ -111,7 +111,7 @@ class Ledger:
         ):
             await self._database.begin_writing(session, left)
             yield session
-            await session.commit()
+            await self._database.commit(session)
 
     @asynccontextmanager
     async def _queued(self) -> AsyncIterator[timedelta]:

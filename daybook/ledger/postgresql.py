@@ -4,12 +4,16 @@ A write transaction takes one advisory lock as it begins, which the server lets 
 statements see what was committed before each of them, so what is read behind the lock is still true
 at the commit. A read sees one moment, and waits for nobody.
 
+A connection may be lost just when a commit's answer is on its way. The server keeps what became of
+a transaction, and is asked: no write is left of which nobody knows whether it was made.
+
 A process that stands still in the middle of a write loses its connection and with it the lock;
 what it wrote is undone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import timedelta
 from typing import Any
@@ -33,15 +37,22 @@ ANSWER = timedelta(seconds=10)
 STANDS_STILL = timedelta(seconds=20)
 """How long a write transaction may do nothing: less than others wait for their turn."""
 
-_MOMENT = text("SELECT clock_timestamp()")
+ASK_AGAIN = timedelta(milliseconds=200)
+
+_NUMBER = "transaction"
+"""Where a session keeps the number of its transaction."""
+
+_MOMENT = text("SELECT clock_timestamp(), NULL")
 # The conditions of a CASE are the one thing whose order PostgreSQL promises.
 _LOCK = text("""
 SELECT CASE WHEN set_config('lock_timeout', :wait, true) IS NOT NULL
              AND set_config('idle_in_transaction_session_timeout', :still, true) IS NOT NULL
        THEN CASE WHEN pg_advisory_xact_lock(
                 hashtextextended('daybook ' || coalesce(current_schema(), ''), 0)) IS NOT NULL
-            THEN clock_timestamp() END END
+            THEN clock_timestamp() END END,
+       CAST(pg_current_xact_id() AS text)
 """)
+_STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
 
 _DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AT_CONNECT = (*_DRIVERS, OSError, TypeError, ValueError)
@@ -74,7 +85,7 @@ class Postgresql:
     """The database that ``url`` names. It is judged by the database's clock."""
 
     def __init__(self, url: URL, busy: timedelta) -> None:
-        self.place, self.clock = database.shown(url), DatabaseClock()
+        self.place, self.clock, self._busy = database.shown(url), DatabaseClock(), busy
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
@@ -127,8 +138,33 @@ class Postgresql:
     async def _ask(self, session: AsyncSession, first: TextClause, given: dict[str, str]) -> None:
         await session.connection()  # to make one takes its time
         asked = time.monotonic()
-        moment = (await session.execute(first, given)).scalar_one()
+        moment, number = (await session.execute(first, given)).one()
         self.clock.told(moment, asked, time.monotonic())
+        session.info[_NUMBER] = number
+
+    async def commit(self, session: AsyncSession) -> None:
+        """Commit; where only the answer was lost, the server knows what became of it."""
+        number = session.info[_NUMBER]
+        try:
+            await session.commit()
+        except LedgerUnreachable:
+            if not await self._was_committed(number):
+                raise
+
+    async def _was_committed(self, number: str) -> bool:
+        """Ask until there is an answer, for as long as a writer waits for its turn."""
+        end = time.monotonic() + self._busy.total_seconds()
+        while True:
+            left = timedelta(seconds=end - time.monotonic())
+            try:
+                async with self.writing() as session:
+                    await self.begin_writing(session, left)  # behind the lock it has ended
+                    status = await session.execute(_STATUS, {"number": number})
+                    return bool(status.scalar_one() == "committed")
+            except LedgerUnreachable:
+                if time.monotonic() >= end:
+                    raise
+            await asyncio.sleep(ASK_AGAIN.total_seconds())
 
     def why_unreachable(self, error: BaseException) -> str | None:
         found = _cause(error)

@@ -71,6 +71,9 @@ class Sqlite:
         # Take the lock now, so that all that is read here is still true at the commit.
         await session.connection(execution_options={"left": left})
 
+    async def commit(self, session: AsyncSession) -> None:
+        await session.commit()
+
     def why_unreachable(self, error: BaseException) -> str | None:
         # An error of no class of its own: "file is not a database", "disk image is malformed".
         if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -23,10 +24,12 @@ from daybook.ledger.tables import Fact
 from tests import databases
 from tests.databases import Postgresql
 from tests.unit.ledger import still
+from tests.unit.ledger.between import between
 
 pytestmark = pytest.mark.anyio
 
 SHORT = timedelta(milliseconds=50)
+ENOUGH = 100
 _SOMEBODY_WAITS = """
 DO $$ BEGIN
     WHILE NOT EXISTS (
@@ -158,6 +161,49 @@ async def test_cut_in_a_transaction_it_is_undone_and_the_next_is_whole(
             await jobs.names(session)
     await _writes(ledger, "kept")
     assert await _facts(ledger) == {"kept"}
+
+
+async def test_a_commit_whose_answer_was_lost_was_made(there: Postgresql) -> None:
+    async with between(there.address) as way, Ledger(way.address) as ledger:
+        way.breaks = "after"
+        await _writes(ledger, "kept")
+        assert way.broken.is_set()
+        assert await _facts(ledger) == {"kept"}
+
+
+async def test_a_commit_that_never_came_was_not(there: Postgresql) -> None:
+    async with between(there.address) as way, Ledger(way.address) as ledger:
+        way.breaks = "before"
+        with pytest.raises(LedgerUnreachable, match="lost"):
+            await _writes(ledger, "lost")
+        assert way.broken.is_set()
+        assert await _facts(ledger) == set()
+
+
+async def test_cut_at_any_moment_a_write_is_known_to_be_made_or_not(there: Postgresql) -> None:
+    # Who cuts is another process's matter: at random, with respect to what is done here.
+    made: set[str] = set()
+    lost: set[str] = set()
+    enough = threading.Event()
+    async with Ledger(there.address) as ledger:
+        cutting = asyncio.create_task(asyncio.to_thread(_cut_until, enough, there))
+        while len(made) < ENOUGH or not lost:
+            key = f"write {len(made | lost)}"
+            try:
+                await _writes(ledger, key)
+                made.add(key)
+            except LedgerUnreachable:
+                lost.add(key)
+        enough.set()
+        await cutting
+        assert await _facts(ledger) == made
+
+
+def _cut_until(enough: threading.Event, there: Postgresql) -> None:
+    pause = 0
+    while not enough.wait(pause / 100):
+        pause = (pause + 7) % 20
+        there.cut_off()
 
 
 async def test_an_error_of_the_statement_or_the_caller_is_no_unreachable_ledger(
