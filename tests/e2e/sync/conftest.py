@@ -154,3 +154,10 @@ async def both(prefect_server: Any, tmp_path: Path) -> AsyncIterator[Both]:
         yield Both(ledger, client, writes)
         for found in (await deployments.read_all(client, ledger.id)).values():
             await client.delete_deployment(found.id)
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The ledger of `both` is that of the home."""
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    return tmp_path

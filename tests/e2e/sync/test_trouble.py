@@ -138,13 +138,6 @@ async def test_a_job_archived_meanwhile_leaves_nothing_behind(both: Any) -> None
     assert await both.mine() == {}
 
 
-@pytest.fixture
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The ledger of `both` is that of the home."""
-    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
-    return tmp_path
-
-
 @asynccontextmanager
 async def busy(api_url: str, refusals: int) -> AsyncIterator[tuple[str, list[str]]]:
     """A Prefect that answers each kind of write with 503 so often before it takes it."""

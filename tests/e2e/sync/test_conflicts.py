@@ -1,0 +1,153 @@
+"""Changed on both sides: kept before it is overwritten, shown, and decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.service import conflicts
+from daybook.service import sync as service
+from daybook.spec.schedule import Cron, Every
+from daybook.sync import deployments, reconcile
+from daybook.sync.reconcile import Report
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+CRON = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
+
+
+async def disputed(both: Any, name: str = "a-job") -> dict[str, Any]:
+    """A job whose schedule was changed to another on each side; returns Prefect's version."""
+    await both.add(name, every="1h", prompt="Old")
+    await both.sync()
+    await both.ui_schedule(name, active=True, schedule=CRON)
+    await both.edit(name, every="2h")
+    return {"cron": "0 9 * * *", "timezone": "UTC"}
+
+
+async def test_the_losing_version_is_kept_and_shown(both: Any, at_home: Any) -> None:
+    lost = await disputed(both)
+    began = both.ledger.now()
+    assert (await both.sync()).conflicts == {"a-job": {"schedule": lost}}
+    row = (await both.job("a-job")).row
+    (shown,) = await conflicts.conflicts()
+    assert (shown["job"], shown["id"]) == ("a-job", row.id)
+    assert shown["fields"]["schedule"]["prefect"] == lost
+    assert shown["fields"]["schedule"]["ledger"]["interval"] == 7200
+    assert began.isoformat() <= shown["at"] <= both.ledger.now().isoformat()
+    assert (await both.deployment("a-job")).schedules[0].schedule.interval.total_seconds() == 7200
+    # Agreement is not the end of it: somebody has to decide.
+    assert (await both.sync()).writes == 0
+    assert await conflicts.conflicts() == [shown]
+
+
+async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
+    both: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = await disputed(both)
+
+    async def dies(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deployments, "write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await both.sync()
+    conflict = (await both.job("a-job")).row.conflict
+    assert conflict is not None
+    assert conflict["fields"] == {"schedule": lost}
+    assert (await both.sync()).conflicts == {"a-job": {"schedule": lost}}
+
+
+async def test_a_second_one_adds_to_the_first(both: Any, at_home: Any) -> None:
+    lost = await disputed(both)
+    await both.sync()
+    job = await both.job("a-job")
+    theirs = job.job.parameters() | {"prompt": "Theirs"}
+    await both.ui_deployment("a-job", parameters=theirs)
+    await both.edit("a-job", prompt="Ours")
+    await both.sync()
+    (shown,) = await conflicts.conflicts()
+    assert {name: both["prefect"] for name, both in shown["fields"].items()} == {
+        "schedule": lost,
+        "parameters": theirs,
+    }
+
+
+async def test_prefer_prefect(both: Any, at_home: Any) -> None:
+    await disputed(both)
+    told = await service.sync("prefect")  # found, and decided, in one go
+    assert (told["decided"], list(told["conflicts"])) == (["a-job"], ["a-job"])
+    job = await both.job("a-job")
+    assert job.job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
+    assert (job.revision.source, job.row.conflict) == ("prefect", None)
+    assert (await both.deployment("a-job")).schedules[0].schedule.cron == "0 9 * * *"
+    assert await conflicts.conflicts() == []
+    assert (await both.sync()).writes == 0
+
+
+async def test_prefer_ledger_of_one_job(both: Any, at_home: Any) -> None:
+    for name in ("a-job", "other"):
+        await disputed(both, name)
+    told = await service.sync("ledger", "a-job")
+    assert told["decided"] == ["a-job"]
+    assert isinstance((await both.job("a-job")).job.schedule, Every)
+    assert [each["job"] for each in await conflicts.conflicts()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("prefer", "ref", "word"),
+    [("both", None, "ledger or prefect"), (None, "a-job", "prefer"), ("ledger", "calm", "no conf")],
+)
+async def test_what_cannot_be_decided_is_refused(
+    both: Any, at_home: Any, prefer: str | None, ref: str | None, word: str
+) -> None:
+    await both.add("calm", every="1h")
+    await disputed(both)
+    with pytest.raises(Refused, match=word):
+        await service.sync(prefer, ref)
+    assert len(await conflicts.conflicts()) == (ref == "calm")
+
+
+async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(both: Any, at_home: Any) -> None:
+    await both.add("a-job", every="1h")
+    await both.sync()
+    await both.ui_deployment("a-job", enforce_parameter_schema=False, parameters={"prompt": " "})
+    assert "a-job" in (await both.sync()).refused
+    (shown,) = await conflicts.conflicts()
+    assert shown["fields"]["parameters"]["prefect"] == {"prompt": " "}
+    with pytest.raises(Refused, match="prompt"):
+        await service.sync("prefect", "a-job")
+    told = await service.sync("prefect")
+    assert (told["decided"], list(told["refused"])) == ([], ["a-job"])
+    assert await conflicts.conflicts() == [shown]
+    assert (await both.job("a-job")).job.action.prompt == "Say so"
+
+
+async def test_a_schedule_of_prefects_own_that_lost_cannot_be_preferred(
+    both: Any, at_home: Any
+) -> None:
+    await both.add("a-job", every="1h")
+    await both.sync()
+    rule = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
+    await both.ui_schedule("a-job", active=True, schedule={"rrule": rule, "timezone": "UTC"})
+    await both.edit("a-job", every="2h")
+    await both.sync()
+    with pytest.raises(Refused, match="rrule"):
+        await service.sync("prefect", "a-job")
+    assert isinstance((await both.job("a-job")).job.schedule, Every)
+
+
+async def test_one_that_was_changed_meanwhile_is_compared_again(
+    both: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the write somebody edits here: what is written is the newest."""
+    await disputed(both)
+    seen = await both.deployment("a-job")
+    stale = await both.job("a-job")
+    await both.edit("a-job", every="3h")
+    await reconcile.bring(both.ledger, both.client, stale, seen, Report())
+    held = (await both.deployment("a-job")).schedules[0].schedule
+    assert held.interval.total_seconds() == 3 * 3600
