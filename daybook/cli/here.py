@@ -110,6 +110,24 @@ def worker_(
     os.execv(command[0], command)
 
 
+async def keeper_() -> int:
+    """Keep ledger and Prefect in agreement, and give each due time its outcome.
+
+    Each worker does that too: of all workers and keepers of a ledger one leads, the others stand
+    by. Alone it is for machines that run no jobs. Until Ctrl-C or SIGTERM.
+
+    Example: daybook keeper
+    """
+    from daybook.service.doctoring import installation
+
+    installation.refuse_wrong()
+    prefect_first()
+    from daybook.service import keeper
+
+    await keeper.keep(output.say)
+    return 0
+
+
 async def doctor_(*, as_json: Json = False) -> int:
     """Look for what is wrong here, and say how to mend it.
 

@@ -77,7 +77,7 @@ _BELOW = {
 
 def _register() -> None:
     places = [
-        (_MACHINE, "here", ("up", "down", "status", "doctor", "worker")),
+        (_MACHINE, "here", ("up", "down", "status", "doctor", "worker", "keeper")),
         (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
         (_JOBS, "skips", ("skip", "snooze")),
         (_JOBS, "due", ("next",)),

@@ -18,8 +18,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
+import socket
 import time
+import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -41,6 +44,11 @@ TRUSTED = leads.LEASE.total_seconds() - 2.0
 
 _READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
 """What is asked by POST."""
+
+
+def new_holder() -> str:
+    """The name of this process in leads and leases, of this life alone."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
 class LeadLost(DaybookError):
@@ -70,7 +78,7 @@ class Lead:
         self.holder = holder
         self._fence: int | None = None
         self._until = self._rests_until = 0.0
-        self._led = asyncio.Event()
+        self._led, self._over = asyncio.Event(), asyncio.Event()
         self._stirred = asyncio.Event()
 
     @property
@@ -84,6 +92,12 @@ class Lead:
             self._led.clear()
             await self._led.wait()
         return fence
+
+    async def followed(self) -> None:
+        """Wait until it leads no more, as far as it knows: refused by the ledger, or given back."""
+        while self._fence is not None:
+            self._over.clear()
+            await self._over.wait()
 
     async def keep(self) -> NoReturn:
         """Take the lead when it is free, and keep it, until cancelled."""
@@ -130,6 +144,7 @@ class Lead:
         if self._fence is not None:
             log.warning("%s leads no more", self.holder, extra={"action": "lead_lost"})
         self._fence = None
+        self._over.set()
 
     async def check(self) -> None:
         """Raise `LeadLost` unless the ledger says that this process leads now."""
@@ -144,6 +159,7 @@ class Lead:
         """
         fence, self._fence = self._fence, None
         self._rests_until = time.monotonic() + rest
+        self._over.set()
         self._stirred.set()
         if fence is not None:
             try:

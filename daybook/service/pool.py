@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook import home as homes
 from daybook import settings
+from daybook.errors import Refused
 from daybook.host import worker
 from daybook.service import views
 from daybook.spec.job import TAG_OF_OURS
@@ -112,6 +113,23 @@ async def ledgers(client: PrefectClient, pool: str, ledger_id: str) -> tuple[boo
             )
         }
     return ours in tags, sorted(tag.removeprefix(TAG_OF_OURS) for tag in tags - {ours})
+
+
+async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
+    """Raise `Refused` when the pool's jobs are another ledger's and none is this one's.
+
+    A worker there would take nothing, a keeper keep nothing, and nobody would see why
+    (`docs/promise.md` 15).
+    """
+    has_ours, others = await ledgers(client, pool, ledger_id)
+    if others and not has_ours:
+        listed = ", ".join(each[:8] for each in others)
+        raise Refused(
+            "work pool",
+            f'"{pool}" has jobs of another ledger ({listed}) and none of this one\'s, '
+            f"{ledger_id[:8]}",
+            "check DAYBOOK_HOME and DAYBOOK_LEDGER_URL",
+        )
 
 
 def is_ours(name: str, *, shared: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What a worker finds around it: whose its pool is, what its runs print, its health check."""
+"""What a worker has around it: what its runs print, what they need not ask, its health check."""
 
 from __future__ import annotations
 
@@ -12,25 +12,7 @@ from pathlib import Path
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
 
-from daybook.errors import Refused
 from daybook.host import prefect_private, processes
-from daybook.service.pool import ledgers
-
-
-async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
-    """Raise `Refused` when the pool's jobs are another ledger's and none is this one's.
-
-    Such a worker would take nothing, and nobody would see why (`docs/promise.md` 15).
-    """
-    has_ours, others = await ledgers(client, pool, ledger_id)
-    if others and not has_ours:
-        listed = ", ".join(each[:8] for each in others)
-        raise Refused(
-            "work pool",
-            f'"{pool}" has jobs of another ledger ({listed}) and none of this one\'s, '
-            f"{ledger_id[:8]}",
-            "check DAYBOOK_HOME and DAYBOOK_LEDGER_URL",
-        )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from daybook import home, settings
 from daybook.clock import SYSTEM
 from daybook.errors import Refused
 from daybook.ledger.engine import Ledger
+from daybook.service import pool as pools
 from daybook.worker import foreign, launch, pool
 from daybook.worker.work import Place, Work
 
@@ -75,7 +76,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             address = settings.load().ledger_address
             ledger = await stack.enter_async_context(Ledger(address))
             await stack.enter_async_context(self)
-            await pool.check(self.client, self._work_pool_name, ledger.id)
+            await pools.check(self.client, self._work_pool_name, ledger.id)
             folder = stack.enter_context(pool.outputs(home.here().make().path / "runs"))
             self._environment = {
                 **os.environ,

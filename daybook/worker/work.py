@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -39,7 +36,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.logging.loggers import flow_run_logger
 
 from daybook.errors import DaybookError, Unreachable
-from daybook.keeper import ends, ensure, leftovers
+from daybook.keeper import ends, ensure, lead, leftovers
 from daybook.keeper.loops import Keeper
 from daybook.ledger import leases
 from daybook.ledger.engine import Ledger
@@ -99,8 +96,7 @@ class Work:
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._place, self._sync, self._configure = place, sync, configure
-        self._incarnation = uuid.uuid4().hex[:8]
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{self._incarnation}"
+        self._holder = lead.new_holder()
         self._watched: dict[str, Watched] = {}
         self._after: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
@@ -172,7 +168,7 @@ class Work:
     @property
     def _mark(self) -> str:
         """Before the pid in the `infrastructure_pid` of runs that have no lease."""
-        return f"{self._place.name}:{self._incarnation}"
+        return f"{self._place.name}:{self._holder.rpartition(':')[2]}"
 
     def _watch(self, watched: Watched) -> None:
         self._watched[watched.flow_run_id] = watched

@@ -25,7 +25,6 @@ from daybook.runs import prefect_states
 from daybook.service import doctor, pool, runs, setup, status, sync
 from daybook.spec.job import new_job
 from daybook.sync import form, reconcile
-from daybook.worker import pool as workers_pool
 from tests.floor import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -93,14 +92,14 @@ async def test_a_worker_leaves_a_pool_that_has_jobs_of_others_only(
     client: Any, mine: Ledger, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Refused, match=rf"jobs of another ledger \({other[:8]}\) and none"):
-        await workers_pool.check(client, form.POOL, mine.id)
+        await pool.check(client, form.POOL, mine.id)
     async with mine:
         await reconcile.everything(mine, client)
-    await workers_pool.check(client, form.POOL, mine.id)
+    await pool.check(client, form.POOL, mine.id)
     # Nor does it leave one where those of others are as many as are looked at.
     for looked_at in (1, 2):
         monkeypatch.setattr(pool, "LOOKED_AT", looked_at)
-        await workers_pool.check(client, form.POOL, mine.id)
+        await pool.check(client, form.POOL, mine.id)
 
 
 async def findings(check: str) -> list[dict[str, Any]]:
