@@ -16,7 +16,7 @@ Nothing is asked in Prefect here; `ensure` makes the runs of the rows that wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -60,16 +60,13 @@ async def audit(
     ledger: Ledger,
     observed: Mapping[str, datetime],
     *,
-    foreign: Collection[str] = (),
     memory: Memory | None = None,
     most_seconds: float = 1.0,
 ) -> Audit:
     """One pass, of about ``most_seconds`` (it ends with the transaction in which they are up).
 
     ``observed`` are the jobs that were compared with Prefect completely, and when that began (the
-    ledger's time); ``foreign`` those among them whose schedule in Prefect no job can say: they are
-    not audited, and what passed meanwhile is not asked for later. ``memory`` saves looking at jobs
-    of which nothing is due.
+    ledger's time). ``memory`` saves looking at jobs of which nothing is due.
     """
     began, cpu = time.monotonic(), time.process_time()
     known = (memory or Memory()).following
@@ -86,7 +83,7 @@ async def audit(
             done.left = True
             break
         done.jobs += 1
-        said = await book.advance(ledger, mark.job_id, up_to, judged=mark.job_id not in foreign)
+        said = await book.advance(ledger, mark.job_id, up_to)
         if said is None:
             continue
         done.add(said)

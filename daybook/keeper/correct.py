@@ -139,8 +139,6 @@ async def _one(
     if found is None:
         return False
     wanted, theirs = projection.of_job(stored, ledger.id), projection.of_deployment(found)
-    if "foreign" in theirs.schedule:
-        return True  # its runs are not due times of the job
     if (wanted.schedule, wanted.enabled) != (theirs.schedule, theirs.enabled):
         return False
     start, end = now + AT_HAND, change + AFTER

@@ -98,14 +98,11 @@ async def marks(session: AsyncSession) -> list[Mark]:
     ]
 
 
-async def advance(
-    ledger: Ledger, job_id: str, up_to: datetime, most: int = MOST, *, judged: bool = True
-) -> Audited | None:
+async def advance(ledger: Ledger, job_id: str, up_to: datetime, most: int = MOST) -> Audited | None:
     """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
 
-    Never beyond a minute ago: until then a due time is on time, whoever claims it. With ``judged``
-    false the watermark only moves: for a job whose due times are not its own to keep, because its
-    deployment has a schedule that stays Prefect's own. None when there is no such job.
+    Never beyond a minute ago: until then a due time is on time, whoever claims it. None when there
+    is no such job.
     """
     async with ledger.write() as session:
         row = await session.get(JobRow, job_id)
@@ -116,7 +113,7 @@ async def advance(
         if up_to <= row.audited_until:
             return Audited(row.audited_until)
         revisions = await jobs.since(session, job_id, row.audited_until)
-        times = _due_times(revisions, row.audited_until, up_to) if judged else iter(())
+        times = _due_times(revisions, row.audited_until, up_to)
         chunk = list(islice(times, most))
         more = len(chunk) == most and next(times, None) is not None
         until = chunk[-1].due if more else up_to

@@ -24,7 +24,7 @@ from sqlmodel import SQLModel
 from daybook.errors import LedgerNewer
 from daybook.ledger import mirror, schema
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from tests import databases
 from tests.databases import Database, id_of, server_of, version_of
 
@@ -247,6 +247,53 @@ async def test_what_earlier_attempts_took_is_not_known_and_the_sum_of_their_run_
     assert row is not None
     assert attempt is not None
     assert (row.usage, attempt.status, attempt.usage) == ({"requests": 2}, "succeeded", None)
+
+
+_JOB = (
+    "INSERT INTO jobs (id, name, slug, kind, description, tags, owner, revision, disabled_reason,"
+    " created_at, updated_at, sync_pending, run_count, consecutive_failures, skips)"
+    " VALUES ('{id}', '{id}', '{id}', 'agent-prompt', '', '[]', 'user', 1, '', {made}, {made},"
+    " {no}, 0, 0, '[]')"
+)
+_DUE = (
+    "INSERT INTO runs (id, occurrence, job_id, kind, trigger, due, status, reason, waits_for,"
+    " fence, holder, flow_starts, prefect_runs, unmirrored, parameters, attempts, queued_at,"
+    " evidence) VALUES ('{id}', '{key}:{id}', '{job}', 'agent-prompt', 'schedule', {due}, 'cancelled', '',"
+    " '', 0, '', 0, 0, {no}, '{{}}', 0, {queued}, '[]')"
+)
+
+
+async def test_a_job_is_audited_from_its_newest_due_time_on_that_is_known(
+    database: Database,
+) -> None:
+    await _up_to(database, "20261120_0005")
+    database.query("INSERT INTO facts (key, value) VALUES ('id', 'kept')")
+    hours = [f"'2026-11-20 {hour:02}:00:00.000000+00:00'" for hour in range(12)]
+    no = "0" if database.kind == "sqlite" else "false"
+    for name in ("ran", "fresh"):
+        database.query(_JOB.format(id=name, made=hours[6], no=no))
+    for place, (key, due, queued) in enumerate(
+        [
+            ("due:ran", 8, 8),
+            ("due:ran", 9, 9),
+            ("due:ran", 11, 7),  # cancelled ahead of its time
+            ("request:ran", 10, 10),
+            ("due:fresh", 5, 7),  # before the job was made
+        ]
+    ):
+        job = key.partition(":")[2]
+        database.query(
+            _DUE.format(id=place, key=key, job=job, due=hours[due], queued=hours[queued], no=no)
+        )
+
+    async with Ledger(database.address) as ledger, ledger.read() as session:
+        found = {name: await session.get(JobRow, name) for name in ("ran", "fresh")}
+        row = await session.get(RunRow, "0")
+
+    known = {name: job.audited_until.hour for name, job in found.items() if job is not None}
+    assert known == {"ran": 9, "fresh": 6}
+    assert row is not None
+    assert (row.due_to, row.count) == (None, 1)
 
 
 @pytest.mark.parametrize("after", ["facts", "runs", "attempts", "messages"])

@@ -499,19 +499,6 @@ async def test_only_what_was_observed_is_audited_and_up_to_then(book: Book) -> N
     assert (await book.job(unseen.id)).audited_until == (await book.job(unseen.id)).created_at
 
 
-async def test_a_foreign_schedule_is_passed_over_for_good(book: Book) -> None:
-    stored = await book.add(cron="*/10 * * * *", catch_up="none")
-    book.clock.set(NOON + 25 * MINUTE)
-    observed = {stored.id: book.clock.now()}
-
-    assert not await keeper.audit(book.ledger, observed, foreign={stored.id})
-    book.clock.set(NOON + 35 * MINUTE)
-    done = await keeper.audit(book.ledger, {stored.id: book.clock.now()})
-
-    assert done.missed == 1
-    assert [row.due for row in await book.rows()] == [NOON + 30 * MINUTE]
-
-
 async def test_where_nothing_is_due_no_job_is_looked_at(book: Book) -> None:
     stored = await book.add(cron="0 * * * *", catch_up="none")
     memory = keeper.Memory()
