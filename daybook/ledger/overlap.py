@@ -35,6 +35,8 @@ from daybook.ledger.tables import RunRow
 from daybook.spec import policy
 
 LOOK_AGAIN = timedelta(seconds=30)
+ENOUGH = 10
+"""How many queued runs decide what becomes of a further one."""
 CATCH_UP = "catch_up"
 """The trigger of a due time that is made up for."""
 
@@ -61,19 +63,7 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
     rule = _rule(row)
     if rule == "allow":
         return None
-    # Of those that wait, only these can be at work or queued: a day that is to be made up for may
-    # be thousands of rows.
-    there = or_(
-        col(RunRow.status).in_(HELD),
-        col(RunRow.attempts) > 0,
-        col(RunRow.waits_for).in_(slots.TURNS),
-    )
-    live = select(RunRow).where(
-        col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE), there, col(RunRow.id) != row.id
-    )
-    others = (await session.execute(live.order_by(*slots.ORDER))).scalars().all()
-    at_work = [each for each in others if _at_work(each, now)]
-    queued = [each for each in others if each not in at_work and _queued(each, now)]
+    at_work, queued = await _others(session, row, job_id, now, every=rule == "cancel_running")
     before = [each for each in queued if slots.turn(each) < slots.turn(row)]
     if any(map(_is_made_up_for, (*at_work, *before))):
         rule = "queue_all"
@@ -90,6 +80,29 @@ async def behind(session: AsyncSession, row: RunRow, job_id: str, now: datetime)
         return Behind(f"{_said(first)}, and another one waited already", skipped=True)
     ahead = at_work or before
     return Behind(_said(ahead[0])) if ahead else None
+
+
+async def _others(
+    session: AsyncSession, row: RunRow, job_id: str, now: datetime, *, every: bool
+) -> tuple[list[RunRow], list[RunRow]]:
+    """What of the job is at work, and what is queued; of that the first are enough, or ``every``.
+
+    A day that is to be made up for may be thousands of rows.
+    """
+    other = (col(RunRow.job_id) == job_id, col(RunRow.id) != row.id)
+    begun = or_(col(RunRow.status).in_(HELD), col(RunRow.attempts) > 0)
+    working = select(RunRow).where(*other, col(RunRow.status).in_(LIVE), begun)
+    found = (await session.execute(working.order_by(*slots.ORDER))).scalars().all()
+    at_work = [each for each in found if _at_work(each, now)]
+    waiting = select(RunRow).where(
+        *other,
+        col(RunRow.status) == Status.WAITING,
+        col(RunRow.waits_for).in_(slots.TURNS),
+        col(RunRow.until) >= now - slots.BELIEVED,
+    )
+    first = waiting.order_by(*slots.ORDER).limit(None if every else ENOUGH + len(at_work))
+    queued = (await session.execute(first)).scalars().all()
+    return at_work, [each for each in queued if each not in at_work]
 
 
 def _rule(row: RunRow) -> policy.Overlap:
@@ -132,12 +145,6 @@ async def _in_place_of(
 def _at_work(row: RunRow, now: datetime) -> bool:
     between = row.attempts > 0 and row.until is not None and row.until >= now - leases.LEASE
     return row.state in HELD or between
-
-
-def _queued(row: RunRow, now: datetime) -> bool:
-    """Whether it has been judged, waits for its turn, and somebody can be expected to come."""
-    waits = row.waits_for in slots.TURNS
-    return waits and row.until is not None and row.until >= now - slots.BELIEVED
 
 
 def _said(other: RunRow) -> str:

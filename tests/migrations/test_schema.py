@@ -258,8 +258,8 @@ _JOB = (
 _DUE = (
     "INSERT INTO runs (id, occurrence, job_id, kind, trigger, due, status, reason, waits_for,"
     " fence, holder, flow_starts, prefect_runs, unmirrored, parameters, attempts, queued_at,"
-    " evidence) VALUES ('{id}', '{key}:{id}', '{job}', 'agent-prompt', 'schedule', {due}, 'cancelled', '',"
-    " '', 0, '', 0, 0, {no}, '{{}}', 0, {queued}, '[]')"
+    " evidence) VALUES ('{id}', '{key}:{id}', '{job}', 'agent-prompt', 'schedule', {due},"
+    " 'cancelled', '', '', 0, '', 0, 0, {no}, '{{}}', 0, {queued}, '[]')"
 )
 
 
