@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 
 import httpx
+
+from daybook.clock import SYSTEM
 
 
 class Gate:
@@ -18,6 +21,8 @@ class Gate:
         self._open, self.held = asyncio.Event(), asyncio.Event()
         self._open.set()
         self.api_url = ""
+        self.asked: list[tuple[datetime, str, str]] = []
+        """When each request came, its method and its path."""
 
     def close_for(self, word: str) -> None:
         """Hold each request from now on that has ``word`` in its first line or its headers."""
@@ -53,11 +58,18 @@ class Gate:
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
+                if watched:
+                    self._note(data)
                 if watched and not self._open.is_set() and self._word in data:
                     self.held.set()
                     await self._open.wait()
                 writer.write(data)
                 await writer.drain()
+
+    def _note(self, data: bytes) -> None:
+        words = data.partition(b"\r\n")[0].split()
+        if len(words) == 3 and words[2].startswith(b"HTTP/"):
+            self.asked.append((SYSTEM.now(), words[0].decode(), words[1].decode()))
 
 
 @asynccontextmanager

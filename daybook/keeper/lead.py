@@ -188,4 +188,6 @@ def client_of(lead: Lead) -> PrefectClient:
 
 def is_write(method: str, path: str) -> bool:
     """Whether such a request may change something in Prefect."""
-    return method not in ("GET", "HEAD", "OPTIONS") and not _READS.search(path)
+    if method == "POST":
+        return not _READS.search(path)
+    return method not in ("GET", "HEAD", "OPTIONS")

@@ -1,0 +1,244 @@
+"""Of any number of keepers one leads (`docs/promise.md` 16): real processes, ended in every way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from daybook.clock import SYSTEM
+from daybook.home import Home
+from daybook.host import children, worker
+from daybook.host.children import Child
+from daybook.host.prefect_here import PrefectHere
+from daybook.keeper import lead, loops
+from daybook.keeper.loops import Keeper
+from daybook.ledger import leads
+from daybook.ledger.tables import RunRow
+from tests.conftest import PrefectServer
+from tests.crew import so
+from tests.e2e.keeper.conftest import House
+from tests.gate import Gate, opened
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
+
+FOLLOWED = leads.LEASE.total_seconds() + lead.LOOK + 15.0
+"""Seconds within which a leader that was killed has one that follows: its lease, a look, and what a
+loaded machine takes."""
+SOON = 30.0
+"""Seconds within which a pass is done, or a process has begun."""
+
+
+@dataclass
+class Keepers:
+    """The keepers of one house, each a process."""
+
+    house: House
+    home: Home
+    server: PrefectServer
+    stack: AsyncExitStack
+    begun: list[Child] = field(default_factory=list)
+
+    async def another(self, gate: Gate | None = None) -> Child:
+        """Begin one, and wait until it stands by or leads."""
+        api_url = gate.api_url if gate is not None else self.server.api_url
+        here = PrefectHere(api_url, self.server.ui_url)
+        child = await children.start(
+            "keeper",
+            [sys.executable, "-m", "daybook", "keeper"],
+            environment=worker.environment(self.home, here),
+            log=self.home.logs / f"keeper-{len(self.begun) + 1}.log",
+            folder=self.home.path,
+        )
+        self.begun.append(child)
+
+        async def started() -> bool:
+            assert child.exit_code is None, child.tail()
+            return "Keeper started" in child.tail()
+
+        assert await so(started, 90.0), child.tail()
+        return child
+
+    async def gate(self) -> Gate:
+        return await self.stack.enter_async_context(opened(self.server.api_url))
+
+    async def leader(self) -> Child | None:
+        """The one that leads now, as the ledger says."""
+        found = await leads.read(self.house.ledger, lead.NAME)
+        if found is None or not found.leads(self.house.ledger.now()):
+            return None
+        (pid,) = found.holder.split(":")[1:2]
+        return next((each for each in self.begun if each.pid == int(pid)), None)
+
+    async def leads(self, child: Child, within: float = SOON) -> None:
+        async def so_it_is() -> bool:
+            return await self.leader() is child
+
+        assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
+
+    async def carried(self, row: RunRow, within: float = SOON) -> None:
+        """The waiting row has its Prefect run: a leader was at work."""
+
+        async def so_it_is() -> bool:
+            return (await self.house.row(row.id)).flow_run_id is not None
+
+        assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
+
+    async def waits(self) -> RunRow:
+        """A row that waits for longer than the test takes, and has no Prefect run."""
+        job = await self.house.job()
+        return await self.house.asked(job, self.house.at(hours=1))
+
+    async def close(self) -> None:
+        for each in self.begun:
+            if each.exit_code is None:
+                os.kill(each.pid, signal.SIGCONT)
+                await each.terminate(0.0)
+
+
+@pytest.fixture
+async def keepers(
+    house: House, daybook_home: Home, prefect_server: PrefectServer
+) -> AsyncIterator[Keepers]:
+    async with AsyncExitStack() as stack:
+        found = Keepers(house, daybook_home, prefect_server, stack)
+        try:
+            yield found
+        finally:
+            await found.close()
+
+
+async def test_who_is_killed_is_followed_and_who_is_told_to_end_is_followed_at_once(
+    keepers: Keepers,
+) -> None:
+    first = await keepers.another()
+    await keepers.leads(first)
+    await keepers.carried(await keepers.waits())
+    second, third = await keepers.another(), await keepers.another()
+    assert await keepers.leader() is first
+
+    os.kill(first.pid, signal.SIGKILL)
+    row = await keepers.waits()
+
+    async def followed() -> bool:
+        return await keepers.leader() in (second, third)
+
+    assert await so(followed, FOLLOWED)
+    await keepers.carried(row)
+    one = await keepers.leader()
+    assert one is not None
+    (other,) = {second, third} - {one}
+    os.kill(one.pid, signal.SIGTERM)
+    assert await one.wait() == 0
+    # No lease had to run out.
+    await keepers.leads(other, within=leads.LEASE.total_seconds() / 2)
+    await keepers.carried(await keepers.waits())
+    assert "Keeper stopped" in one.tail()
+
+
+async def test_who_was_stopped_writes_nothing_until_it_leads_again(keepers: Keepers) -> None:
+    house, gate = keepers.house, await keepers.gate()
+    first = await keepers.another(gate)
+    await keepers.leads(first)
+    await keepers.carried(await keepers.waits())
+    gate.close_for("flow_runs/filter")  # in the middle of a pass
+    await asyncio.wait_for(gate.held.wait(), SOON)
+    os.kill(first.pid, signal.SIGSTOP)
+    gate.let_go()
+    second = await keepers.another()
+    await keepers.leads(second, FOLLOWED)
+    os.kill(second.pid, signal.SIGSTOP)
+    row, woken = await keepers.waits(), SYSTEM.now()
+    held = await leads.read(house.ledger, lead.NAME)
+    assert held is not None
+    os.kill(first.pid, signal.SIGCONT)
+
+    await keepers.carried(row, FOLLOWED)
+
+    # Only after the other one's lease was anything written.
+    after = [(at, lead.is_write(how, path)) for at, how, path in gate.asked if at > woken]
+    assert min(at for at, writes in after if writes) >= held.until
+    assert min(at for at, _ in after) < held.until
+    assert await keepers.leader() is first
+    assert "stands by: another keeper leads" in first.tail()
+
+
+async def test_who_does_not_reach_prefect_lets_another_lead(
+    house: House, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "UNHEARD", 1.0)
+    monkeypatch.setattr(loops, "LONGEST", 2.0)
+    async with opened(prefect_server.api_url) as gate:
+        gate.close_for("")
+        with temporary_settings({PREFECT_API_URL: gate.api_url}):
+            keeper = Keeper(house.ledger, "here:1:a")
+            work = asyncio.create_task(keeper.go_on())
+            await keeper.lead.led()
+
+            async def free() -> bool:
+                return await leads.acquire(house.ledger, lead.NAME, "there:2:b") is not None
+
+            # Much sooner than a lease that nobody renews would run out.
+            assert await so(free, leads.LEASE.total_seconds() / 2)
+            work.cancel()
+            await asyncio.wait({work})
+
+
+async def test_a_client_asks_before_each_write(house: House) -> None:
+    mine = lead.Lead(house.ledger, "here:1:a")
+    keeping = asyncio.create_task(mine.keep())
+    await mine.led()
+    job = await house.job()
+    async with lead.client_of(mine) as client:
+        deployment = await client.read_deployment(job.row.deployment_id or "")
+        made = await client.create_flow_run_from_deployment(deployment.id)
+        house.passes(seconds=leads.LEASE.total_seconds())
+        assert await leads.acquire(house.ledger, lead.NAME, "there:2:b") is not None
+
+        with pytest.raises(lead.LeadLost):
+            await client.create_flow_run_from_deployment(deployment.id)
+        with pytest.raises(lead.LeadLost):
+            await client.update_flow_run(made.id, name="after")
+        with pytest.raises(lead.LeadLost):
+            await client.delete_flow_run(made.id)
+
+        # It may look all the same.
+        assert [run.name for run in await client.read_flow_runs()].count(made.name) == 1
+    assert [run.id for run in await house.runs(job)] == [made.id]
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+
+async def test_the_leader_tells_of_itself(keepers: Keepers) -> None:
+    await keepers.house.job()
+    await keepers.another()
+
+    async def told() -> bool:
+        found = await leads.read(keepers.house.ledger, lead.NAME)
+        passes = found.note.get("passes", {}) if found else {}
+        wanted = {"drain", "expire", "ends", "ensure", "mirror", "observe", "audit", "prune"}
+        return wanted <= passes.keys()
+
+    assert await so(told, SOON + leads.RENEW.total_seconds())
+    found = await leads.read(keepers.house.ledger, lead.NAME)
+    assert found is not None
+    assert {name: each["error"] for name, each in found.note["passes"].items()} == dict.fromkeys(
+        found.note["passes"], ""
+    )
+    # Seen from where it stood: asked, and it took its time.
+    assert found.note["passes"]["observe"]["requests"] > 0
+    assert 0 < found.note["passes"]["observe"]["cpu_seconds"] < 5
+    observed = found.note["observed_at"]
+    assert (
+        timedelta(0)
+        < keepers.house.ledger.now() - datetime.fromisoformat(observed)
+        < timedelta(minutes=1)
+    )
