@@ -199,6 +199,7 @@ def run(port: int) -> None:
     from daybook.host.origin import OwnOrigin
 
     prefect_private.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
+    prefect_private.remember_time_zones()
     application = prefect_private.server_application()
     if application is None:
         # Who may write to the API can have a worker run any program.

@@ -20,11 +20,13 @@ async def keep(say: Callable[[str], None]) -> None:
     Raises `PrefectUnreachable`, `LedgerUnreachable`, and `Refused` where Prefect has the jobs of
     another ledger and none of this one's (`docs/promise.md` 15).
     """
+    from daybook.host import prefect_private
     from daybook.keeper import lead
     from daybook.keeper.loops import Keeper
     from daybook.sync import client as connection
     from daybook.sync.form import POOL
 
+    prefect_private.remember_time_zones()
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(home.ledger())
         async with connection.connected() as client:

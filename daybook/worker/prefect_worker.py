@@ -22,6 +22,7 @@ from pydantic import Field
 from daybook import home, settings
 from daybook.clock import SYSTEM
 from daybook.errors import Refused
+from daybook.host import prefect_private
 from daybook.ledger.engine import Ledger
 from daybook.service import pool as pools
 from daybook.worker import foreign, launch, pool
@@ -70,6 +71,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
 
         Raises `Refused` when the pool is another ledger's (`docs/promise.md` 15).
         """
+        prefect_private.remember_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:
                 stack.enter_context(pool.healthcheck(lambda: self.is_worker_still_polling(2.0)))

@@ -86,7 +86,12 @@ async def test_deployed_again_it_stays_the_same_job(both: Any) -> None:
     first = await made(both, "a-job", schedules=[{"schedule": CRON, "active": True}])
     await both.sync()
     before = await both.job("a-job")
-    body = {"tags": [], "paused": False, "description": None, "parameters": {"prompt": "Newer"}}
+    body: dict[str, Any] = {
+        "tags": [],
+        "paused": False,
+        "description": None,
+        "parameters": {"prompt": "Newer"},
+    }
     assert await made(both, "a-job", **body) == first
     report = await both.sync()
     assert (report.pulled, report.adopted) == (["a-job"], [])

@@ -1,0 +1,52 @@
+"""What we change inside Prefect is still there to be changed, and does what it says."""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Callable
+
+import pytest
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.types import _datetime
+from pydantic import ValidationError
+
+from daybook.host import prefect_private
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """How often the time zone database is walked through, from Prefect's own way on."""
+    found: list[None] = []
+
+    def counted(own: Callable[[], set[str]] = zoneinfo.available_timezones) -> set[str]:
+        found.append(None)
+        return own()
+
+    monkeypatch.setattr(zoneinfo, "available_timezones", counted)
+    monkeypatch.setattr(_datetime, "available_timezones", counted)
+    prefect_private._time_zones.cache_clear()
+    return found
+
+
+def test_the_time_zones_are_looked_for_once(walks: list[None]) -> None:
+    CronSchedule(cron="0 9 * * *", timezone="Europe/Berlin")
+    before = len(walks)
+    assert before >= 1  # Prefect's own way: where this fails, nothing of ours is needed any more
+    for _ in range(2):
+        assert prefect_private.remember_time_zones()
+    for name in ("Europe/Berlin", "Asia/Tokyo", "UTC"):
+        assert CronSchedule(cron="0 9 * * *", timezone=name).timezone == name
+    with pytest.raises(ValidationError, match="Mars/Base"):
+        CronSchedule(cron="0 9 * * *", timezone="Mars/Base")
+    assert len(walks) == before + 1
+
+
+def test_a_prefect_that_has_changed_is_left_as_it_is(
+    walks: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other() -> set[str]:
+        return {"Europe/Berlin"}
+
+    monkeypatch.setattr(_datetime, "available_timezones", other)
+    assert not prefect_private.remember_time_zones()
+    assert _datetime.available_timezones is other
