@@ -101,7 +101,7 @@ async def runs_(
                 (
                     run["id"][:8],
                     words.job_of(run),
-                    words.local(run["scheduled_for"]),
+                    words.due_of(run),
                     run["status"],
                     words.lasted(run["duration_seconds"]),
                     run["trigger"],
@@ -176,7 +176,7 @@ def show_run(run: dict[str, Any]) -> None:
     """A run as a person reads it: how it ended, what it took, and the answer."""
     took = f" in {words.lasted(run['duration_seconds'])}" if run["duration_seconds"] else ""
     line = f"{words.job_of(run, run['kind'])}: {run['status']}{took}"
-    line += f", due {words.local(run['scheduled_for'])} ({run['trigger']}, run {run['id'][:8]})"
+    line += f", due {words.due_of(run)} ({run['trigger']}, run {run['id'][:8]})"
     output.line(line, style=output.STYLES.get(run["status"], ""))
     if spent := words.spent(run):
         output.line(f"  {spent}")
@@ -190,7 +190,7 @@ def show_whole_run(run: dict[str, Any]) -> None:
     ended = run["finished_at"]
     took = f" (took {words.lasted(run['duration_seconds'])})" if run["duration_seconds"] else ""
     pairs = [
-        ("due", f"{words.local(run['scheduled_for'])} ({run['trigger']})"),
+        ("due", f"{words.due_of(run)} ({run['trigger']})"),
         ("began", words.local(run["started_at"]) if run["started_at"] else ""),
         ("ended", f"{words.local(ended)}{took}" if ended else ""),
         ("attempts", str(run["attempts"])),

@@ -68,6 +68,12 @@ def run_in_brief(run: dict[str, Any]) -> str:
     return said + (f" ({why})" if (why := why_in_brief(run)) else "")
 
 
+def due_of(run: dict[str, Any]) -> str:
+    """When a run was due; of several due times that are one run the first, the last, how many."""
+    first, last = local(run["scheduled_for"]), run["scheduled_to"]
+    return first if last is None else f"{first} to {local(last)}, {run['count']:,} times"
+
+
 def job_of(run: dict[str, Any], none: str = "-") -> str:
     """The name of a run's job, and whether that was removed; ``none`` for a direct call."""
     return f"{run['job']} (removed)" if run["job_removed"] else run["job"] or none

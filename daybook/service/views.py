@@ -121,7 +121,8 @@ def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
     """One run, and its job (None for a direct call).
 
     `started_at` is when its first attempt began to act; `job_removed` is whether `job` is the name
-    of one that is no longer there.
+    of one that is no longer there. Adjacent due times that nobody was there for are one run of
+    `count`, from `scheduled_for` to `scheduled_to`; of any other that is None.
     """
     ended = row.finished_at or None
     lasted = (ended - row.started_at).total_seconds() if ended and row.started_at else None
@@ -135,6 +136,8 @@ def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
         "reason": row.reason,
         "delivery": "not_requested",
         "scheduled_for": utc(row.due),
+        "scheduled_to": utc(row.due_to),
+        "count": row.count,
         "queued_at": utc(row.queued_at),
         "started_at": utc(row.started_at),
         "finished_at": utc(row.finished_at),
