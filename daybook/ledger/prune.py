@@ -85,7 +85,10 @@ async def _may_go(
     again = aliased(RunRow)
     tried_again = exists().where(col(again.retry_of) == col(RunRow.id), col(again.status).in_(LIVE))
     fresh = col(RunRow.occurrence).startswith("request:") & (col(RunRow.queued_at) > now - REQUESTS)
-    settled = [col(RunRow.status).in_(TERMINAL), col(RunRow.unmirrored).is_(False)]
+    settled: list[ColumnElement[bool]] = [
+        col(RunRow.status).in_(TERMINAL),
+        col(RunRow.unmirrored).is_(False),
+    ]
     row = await session.get(JobRow, job_id) if job_id else None
     if row is not None:
         timed = col(RunRow.occurrence).startswith("due:")
@@ -158,7 +161,7 @@ async def _old_ones(
     old = select(func.max(MessageRow.number)).where(
         col(MessageRow.session_id) == session_id, col(MessageRow.at) < since
     )
-    up_to = (await session.execute(old)).scalar_one() or 0
+    up_to: int = (await session.execute(old)).scalar_one() or 0
     if keep.runs is not None:
         up_to = max(up_to, last - 2 * keep.runs)
     return min(up_to, last - sessions.HISTORY)
