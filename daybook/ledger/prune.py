@@ -145,13 +145,13 @@ async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
             if whole:
                 await session.execute(delete(SessionRow).where(col(SessionRow.id) == session_id))
             return int(whole)
-        up_to = last if whole else await _old_ones(session, session_id, keep, since, last)
+        up_to: int = last if whole else await _old_ones(session, session_id, keep, since, last)
         up_to = min(up_to, first + BATCH - 1)
         if up_to >= first:
             await session.execute(
                 delete(MessageRow).where(of_session, col(MessageRow.number) <= up_to)
             )
-        return max(up_to - first + 1, 0)
+        return max(up_to - int(first) + 1, 0)
 
 
 async def _old_ones(
