@@ -76,11 +76,11 @@ class UnknownName(Refused):
 
     code = "unknown_name"
 
-    def __init__(self, field: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, field: str, name: str, known: Iterable[str], mend: str = "") -> None:
         self.name = name
         self.known = sorted(known)
-        listed = ", ".join(self.known) or "none"
-        super().__init__(field, f'unknown "{name}"', f"known: {listed}")
+        legal = "known: " + (", ".join(self.known) or "none")
+        super().__init__(field, f'unknown "{name}"', f"{legal}; {mend}" if mend else legal)
 
 
 class OutgoingRefused(NonRetryable, Refused):

@@ -148,4 +148,5 @@ class PrefectSecrets:
             told = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
             return Refused("secret", told, f'make a block of the type "{TITLE}" of it')
         found = await block_documents.every(self._client, TYPE)
-        return UnknownName("secret", name, (str(each.name) for each in found))
+        known = (str(each.name) for each in found)
+        return UnknownName("secret", name, known, f"`daybook secrets add {name}` keeps one")

@@ -23,7 +23,7 @@ HIDDEN = "********"
 """Stands where a secret stood."""
 
 ADVICE = (
-    "keep it as a Daybook secret block, bound to its hosts, and write {{secret:name}} in its place"
+    "keep it with `daybook secrets add`, bound to its hosts, and write {{secret:name}} in its place"
 )
 
 _REFERENCE = re.compile(r"\{\{\s*secret:\s*([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\s*\}\}")

@@ -204,9 +204,10 @@ async def _can_be_asked(client: PrefectClient, action: Action) -> list[str]:
             from daybook.outgoing.guard import Guard, Rule
 
             webhook.check(action, Guard.here(Rule.OPERATOR))
-            return []
+            return await _missing_secrets(client, action.headers)
         case ToolCall():
-            return await _tool_can_be_called(client, action)
+            notes = await _tool_can_be_called(client, action)
+            return notes + await _missing_secrets(client, action.params)
         case AgentPrompt():
             await _agent_can_be_asked(client, action)
             return []
@@ -226,6 +227,21 @@ async def _tool_can_be_called(client: PrefectClient, action: ToolCall) -> list[s
         return [f"{error}; so tool and parameters are checked when it is called"]
     catalog.check_params(found, action.params)
     return []
+
+
+async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
+    """What to do about secrets that a job names and that nobody has kept yet."""
+    from daybook.outgoing import secret_blocks, secrets
+
+    named = secrets.referred(named_in)
+    if not named:
+        return []
+    known = {each["name"] for each in await secret_blocks.every(client)}
+    return [
+        f"the secret {name} does not exist yet, and without it the job fails; "
+        f"`daybook secrets add {name}` keeps it"
+        for name in sorted(named - known)
+    ]
 
 
 async def _agent_can_be_asked(client: PrefectClient, action: AgentPrompt) -> None:

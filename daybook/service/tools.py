@@ -94,8 +94,8 @@ async def test(name: str | None = None) -> list[dict[str, Any]]:
 async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) -> dict[str, Any]:
     """Keep a server as a Prefect block; ``settings`` are those of `ToolServerSettings`.
 
-    The server as in `show`, without its jobs. That it cannot be reached now is a problem, not a
-    refusal: the worker may be elsewhere.
+    The server as in `show`, without its jobs. That it cannot be reached now, or that a secret of
+    its is not there yet, is a problem, not a refusal: the worker may be elsewhere.
     """
     from daybook.outgoing import block_documents
     from daybook.sync import client as prefect
@@ -137,9 +137,9 @@ async def _tested(name: str, servers: PrefectServers) -> dict[str, Any]:
     began, tools, problem = time.monotonic(), None, None
     try:
         tools = [each.name for each in await catalog.of_server(name, servers)]
-    except UnknownName:
-        raise
     except DaybookError as error:
+        if isinstance(error, UnknownName) and error.field != "secret":
+            raise  # the server itself is gone
         problem = str(error)
     seconds = round(time.monotonic() - began, 3)
     return {"server": name, "tools": tools, "seconds": seconds, "problem": problem}

@@ -148,6 +148,17 @@ def test_a_tool_that_cannot_be_reached_is_accepted_and_said_so(daybook: Daybook)
     assert daybook("edit", job["id"], "--retries", "2")["notes"] == []
 
 
+def test_a_secret_that_is_not_there_yet_is_accepted_and_said_so(daybook: Daybook) -> None:
+    header = ("--header", "X-Token: {{secret:nobodys}}")
+    job = daybook("add", "--webhook", "http://127.0.0.1:1/x", *header, *EVERY)
+    (note,) = job["notes"]
+    assert "`daybook secrets add nobodys`" in note
+    params = '{"x": "{{secret:nobodys}}"}'
+    job = daybook("add", "--tool", "away.reindex", "--params", params, *EVERY)
+    _, note = job["notes"]
+    assert "the secret nobodys does not exist yet" in note
+
+
 def test_an_edit_in_prefects_ui_comes_back(daybook: Daybook) -> None:
     job = daybook("add", "--tool", "reindex", *EVERY, "--name", "renew")
     found = deployment(job["deployment"])

@@ -14,6 +14,7 @@ import pytest
 from daybook.cli.main import main
 from daybook.home import Home
 from daybook.service import setup
+from daybook.service.doctoring import book
 from daybook.tools.server_blocks import PrefectServers
 from tests.contract.tools.conftest import OURS, Told
 
@@ -130,6 +131,20 @@ def test_one_that_cannot_be_reached_is_kept_and_said(typed: Typed) -> None:
     assert (code, "gone: " in error) == (0, True)
     code, tested, _ = typed("test")
     assert (code, "it cannot be reached" in tested) == (1, True)
+
+
+def test_one_whose_secret_is_not_there_yet_is_kept_and_said(typed: Typed, ours: str) -> None:
+    bearer = ("--header", "Authorization: Bearer {{secret:nobodys}}")
+    code, added, _ = typed("add", "web", "--url", "http://127.0.0.1:1/mcp", *bearer)
+    assert (code, "`daybook secrets add nobodys` keeps one" in added) == (0, True)
+    code, tested, _ = typed("test", "--json")
+    assert code == 1
+    problems = {each["server"]: each["problem"] for each in json.loads(tested)}
+    assert problems.keys() == {ours, "web"}
+    assert problems[ours] is None
+    assert 'unknown "nobodys"' in problems["web"]
+    (found,) = with_client(book.secrets)
+    assert found.what == "the tool server web uses the secret nobodys, which does not exist"
 
 
 def test_one_that_a_job_calls_is_not_removed(typed: Typed, ours: str) -> None:

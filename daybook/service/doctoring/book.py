@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daybook.errors import AgentMisconfigured, LedgerNewer, LedgerUnreachable, Refused
 from daybook.ledger import jobs
@@ -112,16 +112,22 @@ async def tools(client: PrefectClient) -> list[Problem]:
 
 
 async def secrets(client: PrefectClient) -> list[Problem]:
-    """Every secret that a job names exists, and its block is sound."""
+    """Every secret that a job or a saved server names exists, and its block is sound."""
     from daybook.outgoing import secret_blocks
     from daybook.outgoing import secrets as references
+    from daybook.tools.server_blocks import PrefectServers
 
     known = {each["name"]: each["problem"] for each in await secret_blocks.every(client)}
-    found = []
+    users: list[tuple[str, Any]] = []
     for each in await stored():
         does = each.job.action.model_dump(mode="json")
-        for name in sorted(references.referred([does.get("headers"), does.get("params")])):
+        users.append((each.row.name, [does.get("headers"), does.get("params")]))
+    for server in await PrefectServers(client).every():
+        users.append((f"the tool server {server['name']}", server["settings"].get("headers")))
+    found = []
+    for user, says in users:
+        for name in sorted(references.referred(says)):
             if wrong := known.get(name, "which does not exist"):
-                what = f"{each.row.name} uses the secret {name}, {wrong}"
+                what = f"{user} uses the secret {name}, {wrong}"
                 found.append(Problem(what, f"daybook secrets add {name} --replace --host <host>"))
     return found
