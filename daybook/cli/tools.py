@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -199,7 +200,7 @@ async def add_(
     else:
         _server(made)
         if made["tools"]:
-            output.say(f"Call one: daybook tools call {made['tools'][0]}")
+            output.say(f"See what one takes: daybook tools show {made['tools'][0]}")
     return 0
 
 
@@ -242,10 +243,31 @@ def _tool(tool: dict[str, Any]) -> None:
     properties = schema.get("properties", {})
     pairs = [("description", tool["description"].strip())]
     for name, each in properties.items() if isinstance(properties, dict) else ():
-        told = words.value(each)
+        told = _of_type(each)
         pairs.append((f"param {name}", f"{told}, required" if name in needs else told))
     pairs.append(("jobs", ", ".join(tool["jobs"])))
     output.facts([(name, value) for name, value in pairs if value])
+
+
+def _of_type(schema: Any) -> str:
+    """A param's schema, in words where it is simple: `integer, default 0: how many`; else JSON."""
+    if not isinstance(schema, dict) or schema.keys() - _SIMPLE:
+        return words.value(schema)
+    kind, choices = schema.get("type", "anything"), schema.get("enum")
+    if not isinstance(kind, str):
+        return words.value(schema)
+    told = f"one of {', '.join(map(_json, choices))}" if isinstance(choices, list) else kind
+    if "default" in schema:
+        told += f", default {_json(schema['default'])}"
+    about = schema.get("description")
+    return f"{told}: {about}" if isinstance(about, str) and about else told
+
+
+_SIMPLE = {"type", "title", "enum", "default", "description"}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _server(server: dict[str, Any]) -> None:

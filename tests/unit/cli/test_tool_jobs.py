@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from daybook.cli.tools import _of_type as of_type
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.spec.job import new_job
@@ -58,6 +59,30 @@ def test_a_dry_run_shows_the_call_and_no_secret(daybook: Any) -> None:
     assert found["does"] == {"tool": "search.reindex", "params": PARAMS}
     assert (found["kind"], found["session_id"], found["history"]) == ("tool-call", None, 0)
     assert '{"full": true, "key": "{{secret:ops}}"}' in daybook("run", "renew", "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "integer", "title": "Count"}, "integer"),
+        ({"type": "boolean", "default": False}, "boolean, default false"),
+        (
+            {"type": "string", "enum": ["words", "letters"], "default": "words"},
+            'one of "words", "letters", default "words"',
+        ),
+        ({"type": "string", "description": "Where."}, "string: Where."),
+        ({"type": "integer", "minimum": 1}, '{"type": "integer", "minimum": 1}'),
+        ({"anyOf": [{"type": "string"}]}, '{"anyOf": [{"type": "string"}]}'),
+        ({"type": ["string", "null"]}, '{"type": ["string", "null"]}'),
+        (True, "True"),
+        ({}, "anything"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_what_a_tool_takes_is_said_in_words_where_its_schema_is_simple(
+    schema: Any, said: str
+) -> None:
+    assert of_type(schema) == said
 
 
 @pytest.mark.parametrize(
