@@ -114,14 +114,20 @@ def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
         *filter(None, [took(outcome, attempts)]),
         "## Answer" if outcome.status is Status.SUCCEEDED else "## What went wrong",
     ]
-    if outcome.error or outcome.reason:
-        lines.append(quoted(outcome.error or outcome.reason))
+    if why := _why(outcome):
+        lines.append(quoted(why))
     if outcome.output:
         by_a_model = "prompt" in granted.parameters
         lines.append(harmless(outcome.output) if by_a_model else quoted(outcome.output))
     if sent:
         lines += [f"## {heading}", quoted(sent)]
     return "\n\n".join(lines) + "\n"
+
+
+def _why(outcome: Outcome) -> str:
+    """Reason and error, below each other, where the one does not say the other already."""
+    reason, error = outcome.reason, outcome.error or ""
+    return reason if reason.startswith(error) else "\n".join(filter(None, [error, reason]))
 
 
 def _whom(granted: Granted, outcome: Outcome) -> str:

@@ -114,6 +114,24 @@ def test_what_went_wrong_is_said_before_what_was_said() -> None:
     assert lines[2:5] == ["## What went wrong", "```text\nexit code 3\n```", "so far"]
 
 
+@pytest.mark.parametrize(
+    ("error", "reason", "said"),
+    [
+        ("no answer", "no answer; it was sent, and nobody knows", "{reason}"),
+        ("no answer", "the worker was stopped", "{error}\n{reason}"),
+        ("no answer", "no answer", "{reason}"),
+        (None, "the worker was stopped", "{reason}"),
+        ("no answer", "", "{error}"),
+    ],
+)
+def test_error_and_reason_are_both_said_and_nothing_twice(
+    error: str | None, reason: str, said: str
+) -> None:
+    outcome = Outcome(Status.UNKNOWN, error=error, reason=reason)
+    lines = artifact.render(_granted(), outcome).split("\n\n")
+    assert lines[3] == f"```text\n{said.format(error=error, reason=reason)}\n```"
+
+
 def test_a_call_is_quoted_whatever_it_holds() -> None:
     granted = replace(_granted(), parameters={"tool": "<b>.tool", "params": {"a": f"```{EVIL}"}})
     outcome = Outcome(Status.SUCCEEDED, output=f"![x]({EVIL})")
