@@ -21,10 +21,11 @@ async def backfill_(
     dry_run: Annotated[bool, Parameter(help="Only show what would be run.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Run a job for due times that have passed, those left out that succeeded.
+    """Run a job for due times that have passed.
 
-    One after the other, behind all that is scheduled, with the job as it is now; at most 1,000.
-    The same again runs nothing twice. Needs no Prefect, but a worker to carry them out.
+    Those that succeeded are left out. One after the other, behind all that is scheduled, with the
+    job as it is now; at most 1,000. The same again runs nothing twice. Needs no Prefect, but a
+    worker to carry them out.
 
     Example: daybook backfill nightly-export --from 2026-11-01 --to 2026-11-07 --dry-run
     """

@@ -256,7 +256,7 @@ def _status(found: dict[str, Any]) -> None:
             ("prefect", where if prefect["reachable"] else silent),
             ("worker", _workers(found["worker"]["workers"])),
             ("ledger", ledger["place"]),
-            ("jobs", f"{ledger['jobs']}, of which {ledger['enabled']} are on"),
+            ("jobs", f"{ledger['jobs']}, {ledger['enabled']} on"),
             ("runs now", live or "none"),
             ("due soon", due or "nothing"),
         ]

@@ -289,10 +289,10 @@ def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _failures(job: dict[str, Any]) -> str:
-    count, error = job["consecutive_failures"], job["last_error"]
-    if count < 2:
-        return f"the last run: {error}" if count else ""
-    return f"{count} in a row, the last: {error}"
+    count, error, last = job["consecutive_failures"], job["last_error"], job["last_run"]
+    said = last is not None and error in (last["reason"], last["error"])  # by "last run" above
+    told = [f"{count} in a row" if count > 1 else "", "" if said else f"the last: {error}"]
+    return ", ".join(filter(None, told)) if count else ""
 
 
 def _answer(job: dict[str, Any]) -> str:
@@ -312,11 +312,18 @@ def _policy(policy: dict[str, Any]) -> str:
 
     usual = Policy().model_dump(mode="json")
     said = [
-        f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, list) else value}"
+        " ".join([name.replace("_", " "), *_said(value)])
         for name, value in policy.items()
         if name in _ALWAYS_SAID or value != usual.get(name)
     ]
     return ", ".join(said)
+
+
+def _said(value: Any) -> list[str]:
+    """The words of a policy's value; none for what is so: its name says it."""
+    if value is True:
+        return []
+    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
 
 
 def _due(job: dict[str, Any]) -> str:

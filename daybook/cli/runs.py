@@ -62,8 +62,11 @@ async def _previewed(job: str, *, wait: bool, as_json: bool) -> int:
         output.data(found)
         return 0
     output.line(f"{found['job']} ({found['kind']}) would do this:", style="bold")
+    usual = {"session": "reuse", "output_format": "text"}
     pairs = [
-        (name.replace("_", " "), words.value(each)) for name, each in found["does"].items() if each
+        (name.replace("_", " "), words.value(each))
+        for name, each in found["does"].items()
+        if each and each != usual.get(name)
     ]
     if found["session_id"]:
         pairs.append(("session", f"{found['session_id']}, {found['history']} messages before it"))
@@ -209,7 +212,9 @@ def show_whole_run(run: dict[str, Any]) -> None:
 
 def _texts(run: dict[str, Any]) -> None:
     """Why it ended so, and the answer; what is said twice is shown once."""
-    for text in dict.fromkeys([run["reason"], run["error"], run["output"]]):
+    error = run["error"]
+    said = bool(error) and (run["reason"] or "").startswith(error)
+    for text in dict.fromkeys([run["reason"], None if said else error, run["output"]]):
         if text:
             output.line("\n".join(f"  {each}".rstrip() for each in text.splitlines()))
 

@@ -57,8 +57,8 @@ def _told(job: dict[str, Any], as_json: bool) -> int:
         output.data(job)
         return 0
     output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
-    output.facts([(name, value) for name, value in put_off(job) if value])
-    output.facts([("next due", "\n".join(map(words.due_and_utc, job["next_due"])) or "-")])
+    due = "\n".join(map(words.due_and_utc, job["next_due"])) or "-"
+    output.facts([(name, value) for name, value in [*put_off(job), ("next due", due)] if value])
     return 0
 
 

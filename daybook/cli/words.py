@@ -25,8 +25,11 @@ def due(text: str) -> str:
 
 
 def due_and_utc(text: str) -> str:
-    """The same, and what it is in UTC."""
-    return f"{due(text)}  =  {_minute(datetime.fromisoformat(text).astimezone(UTC))} UTC"
+    """The same, and what it is in UTC where that is another time of day."""
+    moment = datetime.fromisoformat(text)
+    if not moment.utcoffset():
+        return f"{_DAYS[moment.weekday()]} {_minute(moment)} UTC"
+    return f"{due(text)}  =  {_minute(moment.astimezone(UTC))} UTC"
 
 
 def short_due(text: str) -> str:

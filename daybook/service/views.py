@@ -77,10 +77,11 @@ def schedule(value: Schedule) -> dict[str, Any]:
 def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
     """One job; `next_due` is empty for a disabled one.
 
-    `conflicts` are the fields that were changed on both sides and nobody has decided; `prefect_own`
-    says in words which schedules Prefect keeps for itself.
+    `skips` and `snoozed_until` are left out where they have passed. `conflicts` are the fields that
+    were changed on both sides and nobody has decided; `prefect_own` says in words which schedules
+    Prefect keeps for itself.
     """
-    row, spec = stored.row, stored.job
+    row, spec, snoozed = stored.row, stored.job, stored.row.snoozed_until
     upcoming = coming(stored, now, NEXT) if spec.enabled else []
     return {
         "id": row.id,
@@ -92,8 +93,10 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
         "schedule": schedule(spec.schedule),
         "words": in_words(spec.schedule),
         "next_due": [each["local"] for each in upcoming],
-        "skips": [_local(spec, datetime.fromisoformat(each)) for each in row.skips],
-        "snoozed_until": row.snoozed_until and _local(spec, row.snoozed_until),
+        "skips": [
+            _local(spec, each) for each in map(datetime.fromisoformat, row.skips) if each > now
+        ],
+        "snoozed_until": _local(spec, snoozed) if snoozed and snoozed > now else None,
         "description": row.description,
         "tags": list(row.tags),
         "owner": row.owner,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -89,4 +90,5 @@ def test_of_a_run_is_shown_what_it_would_do(daybook: Any, home: Path) -> None:
     said = daybook("run", "often", "--dry-run")
     assert "Say hello." in said.out
     assert "not estimated" in said.out
+    assert len(re.findall(r"^  session +", said.out, re.MULTILINE)) == 2  # the key, and the id
     assert daybook("run", "often", "--dry-run", "--wait").code == 2

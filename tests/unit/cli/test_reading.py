@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from daybook.cli import output, words
+from daybook.cli.jobs import _failures as failed
 from daybook.cli.runs import show_run, show_whole_run
 from tests.unit.cli.conftest import MADE, fill
 
@@ -102,6 +103,17 @@ def test_next_of_a_bare_schedule_across_the_change_to_summer_time(daybook: Any) 
         "Mon 2027-03-29 09:00 +02:00  =  2027-03-29 07:00 UTC",
     ]
     assert said.err == "at 09:00 on weekdays, Europe/Berlin\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2027-03-26T09:00:00+01:00", "Fri 2027-03-26 09:00 +01:00  =  2027-03-26 08:00 UTC"),
+        ("2027-03-26T09:00:30+00:00", "Fri 2027-03-26 09:00:30 UTC"),
+    ],
+)
+def test_a_due_time_that_is_the_same_in_utc_is_said_once(text: str, said: str) -> None:
+    assert words.due_and_utc(text) == said
 
 
 def test_next_of_an_interval_counts_from_after(daybook: Any) -> None:
@@ -250,6 +262,28 @@ def test_an_error_that_is_the_reason_too_is_said_once(
     show_run(run | late | {"error": "no answer within 4 s", "output": "half of it"})
     _, *said = capsys.readouterr().out.splitlines()
     assert said == ["  no answer within 4 s", "  half of it"]
+    lost = {"status": "unknown", "reason": "no answer within 4 s; it was sent", "attempts": 1}
+    show_run(run | lost | {"error": "no answer within 4 s", "output": ""})
+    _, *said = capsys.readouterr().out.splitlines()
+    assert said == ["  no answer within 4 s; it was sent"]
+
+
+@pytest.mark.parametrize(
+    ("failures", "error", "said"),
+    [
+        (0, None, ""),
+        (1, "no answer", ""),  # the last run has said it
+        (1, "no answer at all", "the last: no answer at all"),
+        (3, "no answer", "3 in a row"),
+        (3, "no answer at all", "3 in a row, the last: no answer at all"),
+    ],
+)
+def test_the_failures_of_a_job_do_not_say_again_what_its_last_run_says(
+    failures: int, error: str | None, said: str
+) -> None:
+    last = {"reason": "", "error": "no answer"}
+    job = {"consecutive_failures": failures, "last_error": error, "last_run": last}
+    assert failed(job) == said
 
 
 def test_show_of_a_run_is_the_run_and_of_a_job_still_the_job(daybook: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,14 @@ def test_snoozed_and_awake_again(daybook: Any) -> None:
     daybook("skip", "weekly", "--undo")
     assert daybook("snooze", "weekly", "--off", "--json").json["snoozed_until"] is None
     assert _next(daybook) == before
+
+
+def test_what_was_put_off_and_has_passed_is_not_said(daybook: Any, home: Home) -> None:
+    with closing(sqlite3.connect(home / "ledger.db")) as book, book:
+        past = "skips = '[\"2026-11-02T08:00:00+00:00\"]', snoozed_until = '2026-11-03 08:00:00'"
+        book.execute(f"UPDATE jobs SET {past} WHERE name = 'weekly'")
+    found = daybook("show", "weekly", "--json").json
+    assert (found["skips"], found["snoozed_until"]) == ([], None)
 
 
 @pytest.mark.usefixtures("home")
