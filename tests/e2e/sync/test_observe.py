@@ -1,0 +1,174 @@
+"""One look at everything: what it finds, what it passes over, what it tells only once."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from daybook.host import server
+from daybook.keeper.observe import Observed, Observer
+from daybook.ledger import deployments as records
+from daybook.spec.due import due_times
+from daybook.sync.listing import PAGE
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+CRON = {"cron": "*/7 * * * *", "timezone": "UTC", "day_or": True}
+
+
+class Watch:
+    """An observer of `both`, which has looked until nothing was new."""
+
+    def __init__(self, both: Any) -> None:
+        self._both, self._observer = both, Observer()
+
+    async def look(self, **given: Any) -> Observed:
+        self._both.writes.clear()
+        return await self._observer.look(self._both.ledger, self._both.client, **given)
+
+    async def settled(self) -> Observed:
+        for _ in range(3):
+            seen = await self.look()
+        assert seen.report.writes == 0
+        return seen
+
+
+@pytest.fixture
+async def watch(both: Any) -> Watch:
+    return Watch(both)
+
+
+async def test_nothing_changed_costs_two_requests_for_each_page(both: Any, watch: Watch) -> None:
+    for name in ("one", "two", "three"):
+        await both.add(name, every="1h")
+    await watch.settled()
+    before = both.ledger.now()
+    seen = await watch.look()
+    assert seen.requests == 2  # the list, which is shorter than a page, and the pool
+    assert len(await both.mine()) < PAGE
+    assert both.writes == {}
+    assert seen.jobs == set((await both.job_rows()).values())
+    assert seen.report.unchanged == 3
+    assert before <= seen.began <= both.ledger.now()
+    assert 0 < seen.cpu_seconds < 1
+
+
+async def test_an_edit_is_found_by_the_next_look_and_the_runs_are_queued(
+    both: Any, watch: Watch
+) -> None:
+    for name in ("one", "two", "three"):
+        await both.add(name, every="1h")
+    await watch.settled()
+    edited = await both.ui_schedule("two", active=True, schedule=CRON)
+    seen = await watch.look()
+    assert (seen.report.pulled, seen.report.unchanged) == (["two"], 2)
+    assert len(seen.jobs) == 3
+    job = await both.job("two")
+    assert job.revision.effective_from == edited
+    due = list(islice(due_times(job.job.schedule, after=edited), 3))
+    assert (await both.due("two"))[:3] == due
+
+
+async def test_a_switch_that_is_turned_on_has_its_runs_at_once(both: Any, watch: Watch) -> None:
+    """The schedule's own switch: Prefect itself would look for it a minute later."""
+    await both.add("a-job", every="1h")
+    await watch.settled()
+    await both.ui_schedule("a-job", active=False)
+    assert (await watch.look()).report.pulled == ["a-job"]
+    assert await both.due("a-job") == []
+    await watch.settled()
+    await both.ui_schedule("a-job", active=True)
+    assert (await watch.look()).report.pulled == ["a-job"]
+    assert len(await both.due("a-job")) >= 3
+
+
+async def test_a_schedule_saved_as_it_is_gets_its_runs_back(both: Any, watch: Watch) -> None:
+    await both.add("a-job", cron="*/7 * * * *", timezone="UTC")
+    await watch.settled()
+    queued = await both.due("a-job")
+    await both.ui_schedule("a-job", active=True, schedule=CRON)
+    assert await both.due("a-job") == []  # that is what saving does
+    seen = await watch.look()
+    assert (seen.report.pulled, seen.report.writes) == ([], 0)
+    assert (await both.due("a-job"))[:3] == queued[:3]
+    assert (await watch.look()).requests == 2
+
+
+async def test_a_change_here_is_brought_there(both: Any, watch: Watch) -> None:
+    await both.add("a-job", every="1h")
+    await watch.settled()
+    await both.edit("a-job", prompt="Newer")
+    assert (await watch.look()).report.updated == ["a-job"]
+    assert (await both.deployment("a-job")).parameters["prompt"] == "Newer"
+
+
+async def test_a_job_that_prefect_refuses_is_observed_and_told_once(
+    both: Any, watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its due times want an outcome all the same."""
+    stored = await both.add("a-big-one", every="1h", prompt="x" * 600_000)
+    seen = await watch.look()
+    assert (list(seen.report.failed), seen.jobs) == (["a-big-one"], {stored.id})
+    seen = await watch.look()
+    assert (seen.report.failed, seen.jobs, both.writes) == ({}, {stored.id}, {})
+    told = [record for record in caplog.records if getattr(record, "action", "") == "sync_failed"]
+    assert len(told) == 1
+    await both.edit("a-big-one", prompt="Smaller")
+    assert (await watch.look()).report.created == ["a-big-one"]
+
+
+async def test_what_cannot_be_a_job_is_told_once(
+    both: Any, watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
+    body = {"name": "template", "flow_id": flow, "entrypoint": "flows/agent_prompt.py:agent_prompt"}
+    made = (await both.ui("POST", "/deployments/", body)).json()["id"]
+    for expected in (["template"], [], []):
+        assert list((await watch.look()).report.foreign) == expected
+    assert (await watch.look()).requests == 2
+    parameters = {"parameters": {"prompt": "Now it can be one"}}
+    await both.ui("PATCH", f"/deployments/{made}", parameters)
+    assert (await watch.look()).report.adopted == ["template"]
+    assert await both.client.read_deployment(UUID(made))
+    told = [record for record in caplog.records if getattr(record, "action", "") == "sync_foreign"]
+    assert len(told) == 1
+
+
+async def test_a_deletion_is_found_once_and_stays(both: Any, watch: Watch) -> None:
+    stored = await both.add("a-job", every="1h")
+    await watch.settled()
+    await both.ui("DELETE", f"/deployments/{(await both.deployment('a-job')).id}")
+    seen = await watch.look()
+    assert (seen.report.deleted, seen.jobs) == (["a-job"], {stored.id})
+    seen = await watch.settled()
+    assert (seen.report.deleted, seen.jobs, seen.requests) == ([], {stored.id}, 2)
+    assert (await both.job("a-job")).row.disabled_reason == records.DELETED
+
+
+async def test_what_there_was_no_time_for_is_not_observed(both: Any, watch: Watch) -> None:
+    stored = [await both.add(name, every="1h") for name in ("one", "two")]
+    seen = await watch.look(most_seconds=-1)
+    assert (seen.jobs, seen.report.left, both.writes) == (frozenset(), 2, {})
+    seen = await watch.look()
+    assert seen.jobs == {each.id for each in stored}
+
+
+async def test_while_prefect_is_away_nothing_is_observed_and_nothing_lost(
+    both: Any, watch: Watch
+) -> None:
+    await both.add("a-job", every="1h")
+    await watch.settled()
+    await both.ui_schedule("a-job", active=True, schedule=CRON)
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        async with PrefectClient(server.api_url(server.free_port(0))) as nobody:
+            observer = watch._observer
+            with pytest.raises(Exception, match="connect"):
+                await observer.look(both.ledger, nobody)
+    assert (await watch.look()).report.pulled == ["a-job"]

@@ -1,0 +1,94 @@
+"""What a pass costs is its own work, whatever else the loop does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+import pytest
+
+from daybook.keeper.cost import Counted, Metered
+
+BUSY = 0.05
+
+
+def work(seconds: float = BUSY) -> None:
+    """Use the processor for so long."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+async def test_its_own_work_counts_and_that_of_others_does_not() -> None:
+    gate = asyncio.Event()
+
+    async def mine() -> str:
+        work()
+        gate.set()
+        await done.wait()
+        work()
+        return "answer"
+
+    async def other() -> None:
+        await gate.wait()
+        work(10 * BUSY)
+        done.set()
+
+    done, metered = asyncio.Event(), Metered(mine())
+    answers = await asyncio.gather(asyncio.create_task(other()), _awaited(metered))
+    assert answers[1] == "answer"
+    assert 2 * BUSY <= metered.seconds < 5 * BUSY
+
+
+async def _awaited(metered: Metered[str]) -> str:
+    return await metered
+
+
+async def test_what_it_raises_comes_through() -> None:
+    async def fails() -> None:
+        later = asyncio.Event()
+        asyncio.get_running_loop().call_soon(later.set)
+        await later.wait()
+        raise LookupError("it")
+
+    metered = Metered(fails())
+    with pytest.raises(LookupError, match="it"):
+        await metered
+    assert metered.seconds > 0
+
+
+async def test_it_is_cancelled_inside() -> None:
+    seen: list[str] = []
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await Metered(waits())
+    assert seen == ["cancelled"]
+
+
+class Client:
+    """Two methods and an attribute."""
+
+    api_url = "http://127.0.0.1/api"
+
+    async def read(self, name: str) -> str:
+        return name
+
+    async def write(self, *, name: str) -> str:
+        return name
+
+
+async def test_each_call_is_a_request() -> None:
+    counted = Counted(cast("Any", Client()))
+    client: Any = counted.as_client
+    assert client.api_url == Client.api_url
+    assert [await client.read("a"), await client.write(name="b")] == ["a", "b"]
+    assert counted.requests == 2
