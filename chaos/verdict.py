@@ -81,7 +81,9 @@ async def judge(
     found.wrong += [f"no outcome: {key}" for key in sorted(lacking)]
     found.wrong += [f"two outcomes: {key}" for key in sorted(twice)]
     found.wrong += [f"live: {_told(row)}" for row in rows if row.state in LIVE]
-    found.wrong += [f"nobody asked: {_told(row)}" for row in rows if not _covers(row) & due]
+    found.wrong += [
+        f"nobody asked: {_told(row)}" for row in rows if _began(row) and not _covers(row) & due
+    ]
     found.wrong += _effects(rows, Counter({work.occurrence(k): n for k, n in effects.items()}))
     found.wrong += [
         f"unknown, and nothing died: {_told(row)}" for row in _unexplained(rows, struck)
@@ -120,6 +122,11 @@ def _in_force(history: list[RevisionRow], second: datetime) -> dict[str, Any]:
     """The schedule in force at this second; empty while the job is off."""
     of_then = [each for each in history if each.effective_from <= second]
     return of_then[-1].schedule if of_then and of_then[-1].enabled else {}
+
+
+def _began(row: RunRow) -> bool:
+    """Not one that waited and was skipped, because an edit had made it none of the job's."""
+    return bool(row.attempts) or row.status != "skipped"
 
 
 def _covers(row: RunRow) -> set[str]:
