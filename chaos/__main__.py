@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DUE_EVERY = 10
 """Seconds between two due times of one job."""
 LEAD = 5.0
+POSTGRESQL = "postgresql://root@127.0.0.1:5432/test"
+"""The server on which a database is made for the ledger, unless `TEST_POSTGRESQL_URL` names one."""
 ADDED_WITHIN = 1.0
 """Seconds that adding one job may take: when the last is due is said before the first is added."""
 
@@ -42,9 +44,10 @@ def main(arguments: list[str]) -> int:
     given = _read(arguments)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
     with temporary() as here:
-        if given.postgresql:
-            return asyncio.run(_storm(here, given, seed, given.postgresql))
-        return asyncio.run(_storm(here, given, seed, ""))
+        address = os.environ.get("TEST_POSTGRESQL_URL", POSTGRESQL)
+        return asyncio.run(
+            _storm(here, given, seed, address if given.ledger == "postgresql" else "")
+        )
 
 
 async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str) -> int:
@@ -150,7 +153,7 @@ def _read(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--longest-stop", type=float, default=90.0, help="seconds of a SIGSTOP")
     parser.add_argument("--lead", type=float, default=LEAD, help="seconds of quiet at the end")
     parser.add_argument("--seed", type=int, help="of the faults and edits; else drawn and printed")
-    parser.add_argument("--postgresql", default="", help="a server's address for the ledger")
+    parser.add_argument("--ledger", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--keep", default="", help="a folder for the books and logs of a failure")
     return parser.parse_args(arguments)
 
