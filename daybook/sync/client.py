@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -12,6 +12,10 @@ from daybook.errors import PrefectUnreachable
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.exceptions import PrefectHTTPStatusError
+
+MOST_WORDS = 300
+"""How many characters are told of a refusal."""
 
 
 @asynccontextmanager
@@ -43,3 +47,22 @@ async def answers(client: PrefectClient) -> None:
     problem = await client.api_healthcheck()
     if problem is not None:
         raise PrefectUnreachable(str(client.api_url), str(problem) or type(problem).__name__)
+
+
+def refusal(error: PrefectHTTPStatusError) -> str:
+    """What Prefect says is wrong, without what it was sent: that is a prompt, or headers."""
+    try:
+        told = error.response.json()
+        details = told.get("exception_detail") or told.get("detail") or told
+        each = details if isinstance(details, list) else [details]
+        words = "; ".join(_one(detail) for detail in each)
+    except (ValueError, AttributeError):
+        words = ""
+    return f"{error.response.status_code} {words}".strip()[:MOST_WORDS]
+
+
+def _one(detail: Any) -> str:
+    if isinstance(detail, dict) and "msg" in detail:
+        where = ".".join(str(part) for part in detail.get("loc", ()) if part != "body")
+        return f"{where}: {detail['msg']}" if where else str(detail["msg"])
+    return detail if isinstance(detail, str) else ""

@@ -112,9 +112,12 @@ class _Pass:
         try:
             # What was listed may be old by now: look again before anything is written.
             after = await one(self.ledger, self.client, stored.id, self.report)
-        except (PrefectHTTPStatusError, Refused) as error:
-            if isinstance(error, PrefectHTTPStatusError) and error.response.status_code >= 500:
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code >= 500:
                 raise
+            self.report.fail(stored.job.name, prefect.refusal(error))
+            self.seen.failed(stored, entry)
+        except Refused as error:
             self.report.fail(stored.job.name, str(error))
             self.seen.failed(stored, entry)
         else:
@@ -138,7 +141,9 @@ class Reconciliation:
             except PrefectHTTPStatusError as error:
                 # What was edited there is taken over; that ours is not taken there must not cost
                 # a due time. The next sync tells.
-                log.warning("not pushed: %s", error, extra={"action": "push_failed"})
+                log.warning(
+                    "not pushed: %s", prefect.refusal(error), extra={"action": "push_failed"}
+                )
             found = await deployments.read(client, deployment_id)
             return projection.foreign_ids(found) if found else frozenset()
 

@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from daybook.errors import PrefectUnreachable
 from daybook.host import server
+from daybook.keeper.observe import Observer
 from daybook.ledger import deployments as records
 from daybook.ledger.engine import Ledger
 from daybook.sync import client as prefect
@@ -125,6 +126,10 @@ async def test_one_that_prefect_refuses_does_not_hold_up_the_others(both: Any) -
     await both.add("other", every="1h")
     report = await both.sync()
     assert list(report.failed) == ["a-big-one"]
+    # Prefect's answer repeats all that it was sent.
+    assert "parameters" in report.failed["a-big-one"]
+    assert "524,288 bytes" in report.failed["a-big-one"]
+    assert "xxx" not in report.failed["a-big-one"]
     assert report.created == ["other"]
     assert (await both.job("a-big-one")).row.sync_pending
 
@@ -245,6 +250,15 @@ async def test_200_jobs_and_the_second_sync_writes_nothing(both: Any) -> None:
     assert both.writes == {}
     print(f"{JOBS} jobs: first sync {first:.1f} s, second {second:.2f} s")
     assert second < first
+    observer = Observer()
+    await observer.look(both.ledger, both.client)
+    seen = await observer.look(both.ledger, both.client)
+    print(f"an unchanged look: {seen.cpu_seconds:.3f} s of CPU, {seen.requests} requests")
+    # A page of 200, the empty one after it, and the pool. A second at 1,000 jobs.
+    assert (len(seen.jobs), seen.requests) == (JOBS, 3)
+    assert seen.cpu_seconds < JOBS / 1000
+    await both.ui_schedule("job-100", active=False)
+    assert (await observer.look(both.ledger, both.client)).report.pulled == ["job-100"]
     found = list((await deployments.read_all(both.client, both.ledger.id)).values())
     assert len(found) == JOBS
     assert all(each.updated is not None and each.updated >= begun for each in found)
