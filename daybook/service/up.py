@@ -99,8 +99,9 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
         raise Refused("home", f"a daybook up of {here.path} runs already", "daybook down ends it")
     log = here.logs / "up.log"
     talk.say(f"Starting in the background; the log is {log}")
+    # -P: not what is named daybook in the folder where this was typed, such as another checkout.
     child, begins = children.start_alone(
-        [sys.executable, "-m", "daybook", "up", "--no-browser"], log
+        [sys.executable, "-P", "-m", "daybook", "up", "--no-browser"], log
     )
     end = time.monotonic() + within
     while child.poll() is None and time.monotonic() < end:

@@ -330,3 +330,21 @@ def test_a_help_breaks_its_lines_at_the_terminals_edge_only(daybook: Any, verb: 
     for line, following in pairwise(lines):
         if line and following:
             assert len(line) + 1 + len(following.split()[0]) > 80, line
+
+
+def test_what_is_started_in_the_background_is_this_daybook_wherever_it_is_typed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "daybook").mkdir()
+    (tmp_path / "daybook" / "__init__.py").write_text("raise SystemExit('another one')")
+    done = subprocess.run(
+        [sys.executable, "-P", *DAYBOOK[1:], "up", "--detach", "--no-browser"],
+        env={**os.environ, "DAYBOOK_HOME": str(tmp_path / "home"), "PREFECT_API_URL": NOWHERE},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"Prefect at {NOWHERE} does not answer" in done.stderr
+    assert "another one" not in done.stderr
