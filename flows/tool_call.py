@@ -23,7 +23,6 @@ from prefect.client.schemas.objects import State
 
 from daybook import repository
 from daybook.ledger.offers import Granted
-from daybook.outgoing import secrets
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secret_blocks import PrefectSecrets
 from daybook.runs.attempt import Act, Tried, seconds_asked
@@ -83,9 +82,7 @@ async def _prepare(granted: Granted) -> Act:
     """Which tool, and with what; its server is reached, and nothing is called yet."""
     action, policy = read_parameters("tool-call", granted.parameters)
     assert isinstance(action, ToolCall)
-    secrets.refuse_literal_params(action.params)
-    owner = granted.job.row.owner if granted.job else "user"
-    guard = Guard.here(Rule.AGENT if owner.startswith("agent:") else Rule.OPERATOR)
+    guard = Guard.here(Rule.of(granted.job.row.owner if granted.job else "user"))
     async with get_client() as client:
         prepared = await calls.prepare(
             action.tool,

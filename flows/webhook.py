@@ -68,8 +68,7 @@ async def _prepare(granted: Granted) -> Act:
     """Where it goes and with which secrets; nothing is sent yet."""
     action, policy = read_parameters("webhook", granted.parameters)
     assert isinstance(action, Webhook)
-    owner = granted.job.row.owner if granted.job else "user"
-    guard = Guard.here(Rule.AGENT if owner.startswith("agent:") else Rule.OPERATOR)
+    guard = Guard.here(Rule.of(granted.job.row.owner if granted.job else "user"))
     async with get_client() as client:
         prepared = await request.prepare(action, granted.occurrence, guard, PrefectSecrets(client))
 

@@ -48,6 +48,11 @@ class Rule(StrEnum):
     OPERATOR = "operator"
     AGENT = "agent"
 
+    @classmethod
+    def of(cls, owner: str) -> Rule:
+        """The rule for a job of that owner."""
+        return cls.AGENT if owner.startswith("agent:") else cls.OPERATOR
+
 
 _WORDS = {
     Rule.OPERATOR: "no job reaches one",

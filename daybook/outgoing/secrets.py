@@ -100,11 +100,23 @@ class Filled:
     values: set[str] = field(default_factory=set, repr=False)
 
     def hide(self, text: str) -> str:
-        """``text`` without the secrets: who is sent one may say it back."""
-        for value in sorted(self.values, key=len, reverse=True):
-            if len(value) >= _SHORTEST_HIDDEN:
-                text = text.replace(value, HIDDEN).replace(json.dumps(value)[1:-1], HIDDEN)
+        """``text`` without the secrets: who is sent one may say it back.
+
+        What is cut is to be cut afterwards: a part of a secret is not found.
+        """
+        hidden = [value for value in self.values if len(value) >= _SHORTEST_HIDDEN]
+        for written in sorted({each for v in hidden for each in _written(v)}, key=len)[::-1]:
+            text = text.replace(written, HIDDEN)
         return text
+
+
+def _written(value: str) -> Iterator[str]:
+    """``value`` as it is, as it stands in JSON, and as Python's errors quote it."""
+    yield value
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+    yield repr(value)[1:-1]
+    yield repr(f'"{value}')[2:-1]  # beside a quotation mark
 
 
 def references(what: str, text: str) -> list[str]:

@@ -29,6 +29,8 @@ from daybook.outgoing.guard import Guard, Target
 
 PROGRESS = "daybook_progress"
 SECRETS = "daybook_secrets"
+BODY = ":body"
+"""Stands among the `SECRETS` of a request for its body; no header is called so."""
 
 
 @dataclass
@@ -52,7 +54,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     origin, and one that would drop the body, is refused: who sends secrets in a body sends them to
     that address only. A request's extension `SECRETS`, a
     collection of header names in lowercase, says which of its headers hold secrets: they do not go
-    over plain HTTP to a public address.
+    over plain HTTP to a public address. `BODY` among them stands for the request's body.
 
     Raises `Refused` and `OutgoingRefused`, and `httpx2.TransportError`.
     """
@@ -235,7 +237,8 @@ def _keep_secret(
     """Raise where a secret would go unencrypted through the internet."""
     if target.url.scheme == "https" or not target.public or target.excepted:
         return
-    if any(name.lower() in secret for name in request.headers):
+    names = {name.lower() for name in request.headers}
+    if not secret.isdisjoint(names | {BODY} if "content-length" in names else names):
         why = "a secret does not go over plain http to a public address"
         raise OutgoingRefused(guard.origin(request.url), why, rule, "legal: https")
 

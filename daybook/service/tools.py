@@ -12,6 +12,8 @@ from daybook.ledger import jobs
 from daybook.ledger.tables import new_id
 from daybook.outgoing.guard import Guard, Rule
 from daybook.service import home
+from daybook.spec.actions import ToolCall
+from daybook.spec.job import read_parameters
 from daybook.tools import calls, catalog
 from daybook.tools.base import ToolInfo
 from daybook.tools.server_blocks import PrefectServers, checked
@@ -54,12 +56,15 @@ async def show(name: str) -> dict[str, Any]:
 async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> dict[str, Any]:
     """Call a tool once, here and now, outside of any job; ``timeout`` in seconds.
 
-    ``{"tool", "status", "output", "result", "reason", "error"}``. Raises `Refused`.
+    ``{"tool", "status", "output", "result", "reason", "error"}``. Raises `Refused`, also for what
+    no job could have for its params.
     """
+    action, _ = read_parameters("tool-call", {"tool": name, "params": dict(params)})
+    assert isinstance(action, ToolCall)
     async with _servers() as servers:
         prepared = await calls.prepare(
-            name,
-            dict(params),
+            action.tool,
+            action.params,
             f"test:{new_id()}",
             servers,
             servers.secrets,

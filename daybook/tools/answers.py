@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,9 @@ from daybook.outgoing.http import LIMIT
 
 if TYPE_CHECKING:
     from mcp_types import CallToolResult
+
+Hide = Callable[[str], str]
+"""Takes the secrets out of a text: before it is cut, as a part of one would not be found."""
 
 DEEPEST = 100
 """How many lists and objects may stand in each other, so that all who write it down can."""
@@ -26,7 +29,8 @@ class Text:
     remark: str = ""
 
     @classmethod
-    def of(cls, text: str) -> Text:
+    def of(cls, text: str, hide: Hide) -> Text:
+        text = hide(text)
         data = text.encode(errors="replace")
         if len(data) <= LIMIT:
             return cls(text)
@@ -34,7 +38,7 @@ class Text:
         return cls(kept, f"cut: longer than the {LIMIT:,} bytes that are kept")
 
 
-def of_value(value: Any) -> tuple[Text, Any]:
+def of_value(value: Any, hide: Hide = str) -> tuple[Text, Any]:
     """Of what a Python function returned: a text as it is, nothing as none, the rest as JSON."""
     try:
         written = to_json(value, inf_nan_mode="strings", bytes_mode="base64", fallback=repr)
@@ -43,11 +47,11 @@ def of_value(value: Any) -> tuple[Text, Any]:
         plain = repr(value)
     if plain is None:
         return Text(""), None
-    text = Text.of(plain if isinstance(plain, str) else _written(plain) or repr(value))
+    text = Text.of(plain if isinstance(plain, str) else _written(plain) or repr(value), hide)
     return text, _bounded(plain, text)
 
 
-def of_mcp(answer: CallToolResult) -> tuple[Text, Any]:
+def of_mcp(answer: CallToolResult, hide: Hide = str) -> tuple[Text, Any]:
     """Of what a server answered: its texts, with what stands for the rest, and its JSON.
 
     Where it gave no JSON the text stands for it, and the other way round.
@@ -56,7 +60,7 @@ def of_mcp(answer: CallToolResult) -> tuple[Text, Any]:
     given = answer.structured_content
     if not told and given is not None:
         told = _written(given) or repr(given)
-    text = Text.of(told)
+    text = Text.of(told, hide)
     return text, text.kept if given is None else _bounded(given, text)
 
 

@@ -21,14 +21,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import Refused, ToolUnreachable
+from daybook.errors import ToolUnreachable
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.outgoing import secrets as references
 from daybook.outgoing.guard import Guard
 from daybook.outgoing.secrets import Destination, Filled, Secrets
 from daybook.tools import answers, catalog, python_tools
-from daybook.tools.base import Called, Servers, ToolInfo
+from daybook.tools.base import Called, Servers
 
 if TYPE_CHECKING:
     from daybook.tools.connection import Connection
@@ -71,9 +71,11 @@ async def prepare(  # noqa: PLR0917
 ) -> Prepared:
     """Between claim and begin: all but the call.
 
-    Raises `Refused`, and what Prefect's client raises when it cannot be asked. A server that cannot
-    be reached now is no error yet: `call` tells it, as an attempt that failed and may be repeated.
+    ``params`` that hold what looks like a secret itself are refused. Raises `Refused`, and what
+    Prefect's client raises when it cannot be asked. A server that cannot be reached now is no error
+    yet: `call` tells it, as an attempt that failed and may be repeated.
     """
+    references.refuse_literal_params(params)
     place = await catalog.place(name, servers, guard)
     filled = Filled()
     if place is None or place.settings.command:
@@ -81,9 +83,10 @@ async def prepare(  # noqa: PLR0917
     else:
         where = Destination.of_url(place.guard.check(place.settings.url))
     values = await references.fill_params(params, where, secrets, filled)
+    hide = filled.hide
     prepared = Prepared(name, name, params, occurrence, values, filled)
     if place is None:
-        _check(python_tools.info(name), prepared)
+        catalog.check_params(python_tools.info(name), values, hide)
         return prepared
     from daybook.tools import connection
 
@@ -97,11 +100,11 @@ async def prepare(  # noqa: PLR0917
             secret_params=bool(references.referred(params)),
         )
     except ToolUnreachable as error:
-        told = Outcome(Status.FAILED, error=filled.hide(str(error)))
+        told = Outcome(Status.FAILED, error=hide(str(error)))
         prepared.failed = Called(told, True, error.retry_after)
         return prepared
     try:
-        _check(catalog.described(place, there), prepared)
+        catalog.check_params(catalog.described(place, there), values, hide)
     except BaseException:
         there.done()
         await there.close()
@@ -118,7 +121,11 @@ async def call(prepared: Prepared, *, timeout: float, idempotent: bool = False) 
         return prepared.failed
     if prepared.connection is None:
         called = await python_tools.call(
-            prepared.name, prepared.values, prepared.occurrence, timeout=timeout
+            prepared.name,
+            prepared.values,
+            prepared.occurrence,
+            timeout=timeout,
+            hide=prepared.filled.hide,
         )
         if called.outcome.status is Status.TIMED_OUT:
             called = replace(called, temporary=idempotent)
@@ -135,15 +142,16 @@ async def _asked(
 ) -> Called:
     from daybook.tools.connection import Failed, Unanswered
 
+    hide = prepared.filled.hide
     try:
         answer = await there.call(
             prepared.tool, prepared.values, prepared.occurrence, timeout=timeout
         )
     except Failed as error:
-        return Called(Outcome(Status.FAILED, error=_short(str(error))))
+        return Called(Outcome(Status.FAILED, error=_short(hide(str(error)))))
     except Unanswered as error:
         return _unanswered(error, str(error), idempotent=idempotent)
-    text, result = answers.of_mcp(answer)
+    text, result = answers.of_mcp(answer, hide)
     if answer.is_error:
         told = _short(text.kept) or "the tool says that it failed, and no more"
         return Called(
@@ -158,14 +166,6 @@ def _unanswered(error: Any, told: str, *, idempotent: bool) -> Called:
         return Called(Outcome(Status.UNKNOWN, why, error=told))
     status = Status.TIMED_OUT if error.timed_out else Status.FAILED
     return Called(Outcome(status, error=told), not error.refused, error.retry_after)
-
-
-def _check(info: ToolInfo, prepared: Prepared) -> None:
-    try:
-        catalog.check_params(info, prepared.values)
-    except Refused as error:  # its words repeat what does not fit
-        hide = prepared.filled.hide
-        raise Refused(error.field, hide(error.problem), hide(error.legal)) from None
 
 
 def _kept(outcome: Outcome, prepared: Prepared) -> Outcome:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from daybook.errors import Refused, ToolUnreachable, UnknownName
 from daybook.outgoing.guard import Guard
+from daybook.spec.actions import is_address
 from daybook.tools import python_tools, schemas
 from daybook.tools.base import ToolInfo
 from daybook.tools.server_blocks import ToolServerSettings
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 12
 """How many names are told to who wrote an unknown one."""
-
-_ADDRESS = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,12 @@ async def find(name: str, servers: Servers, guard: Guard) -> ToolInfo:
         return described(where, there)
 
 
-def check_params(info: ToolInfo, params: dict[str, Any]) -> None:
-    """Raise `Refused` where the params do not fit the tool's schema, with the schema's words."""
-    if wrong := schemas.mismatch(info, params):
+def check_params(info: ToolInfo, params: dict[str, Any], hide: Callable[[str], str] = str) -> None:
+    """Raise `Refused` where the params do not fit the tool's schema, with the schema's words.
+
+    ``hide`` takes out of these what the params hold of secrets.
+    """
+    if wrong := schemas.mismatch(info, params, hide):
         raise Refused("params", wrong)
 
 
@@ -104,7 +106,7 @@ async def of_server(name: str, servers: Servers) -> list[ToolInfo]:
 
 async def place(name: str, servers: Servers, guard: Guard) -> Place | None:
     """Where the tool of that name is; None for a Python tool. Connects to nothing but Prefect."""
-    if name.lower().startswith(_ADDRESS):
+    if is_address(name):
         return _at_address(name, guard)
     is_python = name in python_tools.names()
     server, dot, tool = name.partition(".")

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import daybook
 from daybook.errors import DaybookError, Refused, ToolUnreachable
+from daybook.outgoing import http
 from daybook.outgoing import secrets as references
 from daybook.outgoing.secrets import Destination, Filled, Secrets
+from daybook.outgoing.transport import BODY
 from daybook.outgoing.webhook import KEY, idempotency_key
 from daybook.programs.ending import to_its_end
+from daybook.tools.answers import Hide
 from daybook.tools.wire import Wire
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ MOST_PAGES = 50
 LONGEST_NAME = 128
 LONGEST_DESCRIPTION = 1_000
 
-_QUIET = ("mcp.client", "mcp.shared", "httpx2")
+_QUIET = ("mcp.client", "mcp.shared", "client", "httpx2")
 """Loggers that would write down what is sent, addresses with their query, or tracebacks."""
 
 
@@ -88,12 +91,15 @@ class Failed(DaybookError):
 
 
 class Connection:
-    """``tools`` are those of the server, by its own names for them."""
+    """``tools`` are those of the server, by its own names for them. ``hide`` takes the secrets out
+    of what a server says when it is opened: it may repeat a header.
+    """
 
-    def __init__(self, shown: str, wire: Wire) -> None:
+    def __init__(self, shown: str, wire: Wire, hide: Hide = str) -> None:
         self.tools: dict[str, Described] = {}
         self._shown = shown
         self._wire = wire
+        self._hide = hide
         self._over = asyncio.Event()
         self._session: ClientSession | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -149,6 +155,9 @@ class Connection:
                 answer = await self._session.send_request(request, kinds)
         except TimeoutError:
             await self.close()  # so that all is known of how it ended
+            fault = self._wire.fault()
+            if fault is not None and fault.undone:  # only the words to it are missing
+                raise self._unanswered() from None
             told = self._explained(f"{self._shown} did not answer within {timeout:g} s")
             raise Unanswered(told, sent=self._wire.sent, timed_out=True) from None
         except ValidationError:
@@ -219,7 +228,7 @@ class Connection:
             from mcp.shared.exceptions import MCPError
 
             said = error.message if isinstance(error, MCPError) else type(error).__name__
-            told = f"{self._shown} does not speak MCP as it should: {_harmless(said)}"
+            told = f"{self._shown} does not speak MCP as it should: {_harmless(self._hide(said))}"
             return Refused("tool", self._explained(told))
         if fault.raised is not None:
             return fault.raised
@@ -264,8 +273,8 @@ async def connected(
     settings, filled = place.settings, filled if filled is not None else Filled()
     wire: Wire
     if settings.command:
-        wire = ProgramWire(place.source, settings)
-        made = Connection(f'the tool server "{place.source}"', wire)
+        wire = ProgramWire(place.source, settings, filled.hide)
+        made = Connection(f'the tool server "{place.source}"', wire, filled.hide)
     else:
         url = place.guard.check(settings.url)
         where = Destination.of_url(url)
@@ -274,12 +283,13 @@ async def connected(
             for name, value in settings.headers.items()
         }
         secret = {n.lower() for n, value in settings.headers.items() if references.referred(value)}
+        http.check("POST", headers)  # a secret may hold what no header can
         if occurrence:
             headers[KEY] = idempotency_key(occurrence)
         if secret_params:
-            secret.add("accept-encoding")  # stands for the body, in every request
+            secret.add(BODY)
         wire = HttpWire(place.guard, str(url), headers, frozenset(secret))
-        made = Connection(wire.shown, wire)
+        made = Connection(wire.shown, wire, filled.hide)
     await made.open()
     return made
 

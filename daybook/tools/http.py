@@ -6,8 +6,8 @@ Each answer is bounded, and comes as it is: what is compressed was not asked for
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -89,10 +89,19 @@ class HttpWire:
         return told
 
     def came(self, code: int) -> bool:
-        return str(code).encode() in self._way.heard
+        # A server that is busy may say so in the protocol's words as well.
+        return self._way.status not in TRY_AGAIN and code in self._way.codes()
 
     def fault(self) -> Fault | None:
         way, shown = self._way, self.shown
+        if way.status is not None and way.status >= 400:  # whatever is missing of the words to it
+            return Fault(
+                f"{shown} answered {words_of(way.status)}",
+                # Before the call anything but the asker's own fault may pass.
+                refused=way.status not in TRY_AGAIN and (way.called or way.status < 500),
+                undone=True,
+                retry_after=retry_after(way.retry_after, SYSTEM.now()),
+            )
         match way.error:
             case Refused():
                 return Fault(str(way.error), refused=True, raised=way.error)
@@ -105,21 +114,13 @@ class HttpWire:
                 told = "the connection ended before the whole answer"
                 told = f"{shown}: {told if reached else 'it cannot be reached'}"
                 return Fault(told + (f" ({why})" if why else ""), refused=bool(certificate))
-        if way.status is None or way.status < 400:
-            return None
-        return Fault(
-            f"{shown} answered {words_of(way.status)}",
-            # Before the call anything but the asker's own fault may pass.
-            refused=way.status not in TRY_AGAIN and (way.called or way.status < 500),
-            undone=True,
-            retry_after=retry_after(way.retry_after, SYSTEM.now()),
-        )
+        return None
 
 
 class _Way(GuardedTransport):
     """The guarded way out, which keeps what became of the last request that wants an answer.
 
-    ``called`` is set when a call is sent; ``heard`` is what came since.
+    ``called`` is set when a call is sent.
     """
 
     def __init__(
@@ -131,7 +132,8 @@ class _Way(GuardedTransport):
         super().__init__(guard, backend=backend, one_origin=True)
         self.progress = Progress()
         self.called = False
-        self.heard = bytearray()
+        self._heard: list[tuple[str, bytearray]] = []
+        self._read = 0
         self.status: int | None = None
         self.retry_after = ""
         self.error: Exception | None = None
@@ -141,11 +143,16 @@ class _Way(GuardedTransport):
         method = _method(request)
         request.headers["Accept-Encoding"] = "identity"
         request.extensions = {**request.extensions, SECRETS: self._secret}
+        if method:
+            self.status, self.error = None, None
         if method == CALL:
-            self.called, self.status, self.error = True, None, None
+            self.called, self._read = True, 0
             request.extensions[PROGRESS] = self.progress
         try:
             response = await super().handle_async_request(request)
+            if method:
+                self.status = response.status_code
+                self.retry_after = response.headers.get("retry-after", "")
             encoding = response.headers.get("content-encoding", "identity")
             if encoding.strip().lower() not in ("", "identity"):
                 await response.aclose()
@@ -154,21 +161,30 @@ class _Way(GuardedTransport):
             if method:
                 self.error = error
             raise
-        if method:
-            self.status = response.status_code
-            self.retry_after = response.headers.get("retry-after", "")
-        assert isinstance(response.stream, httpx2.AsyncByteStream)
         return httpx2.Response(
             response.status_code,
             headers=response.headers,
-            stream=_Bounded(response.stream, self, wanted=bool(method)),
+            stream=_Bounded(response, self, wanted=bool(method)),
             extensions=response.extensions,
             request=request,
         )
 
-    def hear(self, part: bytes) -> None:
+    def ear(self, kind: str) -> bytearray:
+        """Where `hear` is to keep what a body of that type says."""
+        self._heard.append((kind, bytearray()))
+        return self._heard[-1][1]
+
+    def hear(self, ear: bytearray, part: bytes) -> None:
+        """Before the call all bodies together are bounded: raises `_TooLong`."""
+        self._read += len(part)
         if self.called:
-            self.heard += part[: LONGEST - len(self.heard)]
+            ear += part if self._read <= LONGEST else b""
+        elif self._read > LONGEST:
+            raise _TooLong(f"what it says of its tools is longer than {LONGEST:,} bytes")
+
+    def codes(self) -> set[int]:
+        """Those of the errors that came whole since the call."""
+        return {code for kind, body in self._heard for code in _codes(kind, bytes(body))}
 
 
 class _TooLong(httpx2.ReadError):
@@ -178,8 +194,10 @@ class _TooLong(httpx2.ReadError):
 class _Bounded(httpx2.AsyncByteStream):
     """A body, up to `LONGEST`; ``wanted`` where it answers a request that wants an answer."""
 
-    def __init__(self, body: httpx2.AsyncByteStream, way: _Way, *, wanted: bool) -> None:
-        self._body = body
+    def __init__(self, response: httpx2.Response, way: _Way, *, wanted: bool) -> None:
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        self._body = response.stream
+        self._ear = way.ear(response.headers.get("content-type", "").lower())
         self._way = way
         self._wanted = wanted
 
@@ -190,7 +208,7 @@ class _Bounded(httpx2.AsyncByteStream):
                 read += len(part)
                 if read > LONGEST:
                     raise _TooLong(f"the answer is longer than {LONGEST:,} bytes")
-                self._way.hear(part)
+                self._way.hear(self._ear, part)
                 yield part
         except httpx2.RequestError as error:
             if self._wanted:
@@ -199,6 +217,21 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._body.aclose()
+
+
+def _codes(kind: str, body: bytes) -> Iterator[int]:
+    from mcp_types import JSONRPCError, jsonrpc_message_adapter
+
+    messages: list[str | bytes] = [body]
+    if kind.startswith("text/event-stream"):
+        asked = httpx2.Request("GET", "http://server")  # no events without one
+        events = httpx2.Response(200, headers={"Content-Type": kind}, content=body, request=asked)
+        messages = [each.data for each in httpx2.EventSource(events, max_event_size=LONGEST)]
+    for each in messages:
+        with suppress(ValueError):  # no message, or not the whole of one
+            message = jsonrpc_message_adapter.validate_json(each, by_name=False)
+            if isinstance(message, JSONRPCError):
+                yield message.error.code
 
 
 def _method(request: httpx2.Request) -> str:

@@ -53,8 +53,17 @@ def info(name: str) -> ToolInfo:
     return ToolInfo(name, inspect.getdoc(function) or "", schema, PYTHON)
 
 
-async def call(name: str, params: dict[str, Any], occurrence: str, *, timeout: float) -> Called:
-    """Call it once; ``timeout`` in seconds. The outcome's words may hold what the params hold."""
+async def call(
+    name: str,
+    params: dict[str, Any],
+    occurrence: str,
+    *,
+    timeout: float,
+    hide: answers.Hide = str,
+) -> Called:
+    """Call it once; ``timeout`` in seconds. What is cut of its answer is cut behind ``hide``, but
+    the outcome's words may hold what the params hold.
+    """
     function = _load(name)
     work = _Work(_arguments(function), params, occurrence)
     try:
@@ -75,7 +84,7 @@ async def call(name: str, params: dict[str, Any], occurrence: str, *, timeout: f
         return Called(Outcome(Status.TIMED_OUT, error=told))
     except (Exception, SystemExit) as error:
         return _failed(error)
-    text, result = answers.of_value(value)
+    text, result = answers.of_value(value, hide)
     return Called(Outcome(Status.SUCCEEDED, text.remark, output=text.kept, result=result))
 
 

@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import Refused
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 LONGEST = 500
 """Characters of what is wrong: the words repeat a part of the params and of the schema."""
 
+LONGEST_SCHEMA = 200_000
+"""Characters of a server's schema that is applied: to look at so many takes a second."""
+
 MOST_REFERENCES = 10_000
 """How many references are followed for one look at one tool's params."""
 
@@ -28,10 +32,11 @@ _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _BY_PATTERN = ("pattern", "patternProperties", "unevaluatedProperties")
 
 
-def mismatch(info: ToolInfo, params: Mapping[str, Any]) -> str:
+def mismatch(info: ToolInfo, params: Mapping[str, Any], hide: Callable[[str], str] = str) -> str:
     """What in ``params`` does not fit, and where; empty when all of it fits.
 
-    Raises `Refused` for ``tool`` where its schema cannot be applied.
+    ``hide`` takes the secrets out of words that may repeat them. Raises `Refused` for ``tool``
+    where its schema cannot be applied.
     """
     from jsonschema.exceptions import SchemaError, best_match
 
@@ -39,21 +44,21 @@ def mismatch(info: ToolInfo, params: Mapping[str, Any]) -> str:
         validator = _validator(info)
         found = best_match(each for each in validator.iter_errors(params) if not _secret(each))
     except SchemaError as error:
-        raise _unusable(info, f"it is no JSON schema: {_short(error.message)}") from None
+        raise _unusable(info, f"it is no JSON schema: {_short(hide(error.message))}") from None
     except RecursionError:
         raise _unusable(info, "it is nested too deep, or refers to itself without end") from None
-    except _TooMuch:
-        raise _unusable(info, "it refers to itself too often") from None
+    except _TooMuch as error:
+        raise _unusable(info, str(error)) from None
     except Exception as error:  # of a reference that leads nowhere, or of a schema that is odd
-        raise _unusable(info, f"{type(error).__name__}: {_short(str(error))}") from None
+        raise _unusable(info, f"{type(error).__name__}: {_short(hide(str(error)))}") from None
     if found is None:
         return ""
     where = "" if found.json_path == "$" else f" at {_short(found.json_path)}"
-    return f"do not fit the tool's schema{where}: {_short(found.message)}"
+    return f"do not fit the tool's schema{where}: {_short(hide(found.message))}"
 
 
 class _TooMuch(Exception):
-    """References were followed too often."""
+    """There is more in it than is looked at."""
 
 
 def _validator(info: ToolInfo) -> Validator:
@@ -63,6 +68,8 @@ def _validator(info: ToolInfo) -> Validator:
 
     schema: Any = info.schema or {"type": "object"}
     known: Any = validator_for(schema, default=Draft202012Validator)
+    if info.source != PYTHON and len(json.dumps(schema)) > LONGEST_SCHEMA:
+        raise _TooMuch(f"it is longer than {LONGEST_SCHEMA:,} characters")
     known.check_schema(schema)
     if info.source != PYTHON:
         # With a dialect of its own a part of the schema would be applied by the usual validator.
@@ -84,7 +91,7 @@ def _careful(known: Any) -> Any:
             nonlocal left
             left -= 1
             if left < 0:
-                raise _TooMuch
+                raise _TooMuch("it refers to itself too often")
             return applied(validator, *given)
 
         return bounded

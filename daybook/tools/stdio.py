@@ -28,6 +28,7 @@ from daybook.errors import Refused, ToolUnreachable
 from daybook.programs import environment, pipes, places
 from daybook.programs.ending import to_its_end
 from daybook.programs.group import Group
+from daybook.tools.answers import Hide
 from daybook.tools.server_blocks import ToolServerSettings
 from daybook.tools.wire import CALL, LONGEST, Fault
 
@@ -49,12 +50,16 @@ _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 
 class ProgramWire:
-    """A connection to a program with these settings, which it starts; ``name`` is the server's."""
+    """A connection to a program with these settings, which it starts; ``name`` is the server's.
 
-    def __init__(self, name: str, settings: ToolServerSettings) -> None:
+    ``hide`` takes the secrets of a call out of what it says on standard error.
+    """
+
+    def __init__(self, name: str, settings: ToolServerSettings, hide: Hide = str) -> None:
         self.sent = False
         self._name = name
         self._settings = settings
+        self._hide = hide
         self._variables = environment.allowed(settings.environment)
         self._gently = False
         self._codes: set[int] = set()
@@ -64,7 +69,8 @@ class ProgramWire:
         self._group: Group | None = None
         self._reading: asyncio.BaseTransport | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._too_long = False
+        self._too_long = ""
+        self._read = 0
         self._silent = False
         self._code: int | None = None
 
@@ -102,14 +108,16 @@ class ProgramWire:
 
     def fault(self) -> Fault | None:
         if self._too_long:
-            return Fault(f"{self._program}: a line is longer than {LONGEST:,} bytes", refused=True)
+            told = f"{self._program}: {self._too_long} longer than {LONGEST:,} bytes"
+            return Fault(told, refused=True)
         if self._code is None:
             return None
         return Fault(self.explained(f"{self._program} {_end(self._code)}"))
 
     def explained(self, told: str) -> str:
-        text = bytes(self._errors.kept).decode(errors="replace").strip()[-SHOWN_ERRORS:]
-        text = environment.without_values(text, self._variables)
+        text = bytes(self._errors.kept).decode(errors="replace").strip()
+        # Cut afterwards: a part of a secret would not be found.
+        text = environment.without_values(self._hide(text), self._variables)[-SHOWN_ERRORS:]
         return f"{told}; it said: {text}" if text else f"{told}; it said nothing on standard error"
 
     @property
@@ -181,11 +189,15 @@ class ProgramWire:
                 try:
                     line = await lines.readline()
                 except ValueError:
-                    self._too_long = True
+                    self._too_long = "a line is"
                     break
                 if not line:
                     self._silent = True
                     return
+                self._read += len(line)
+                if self._read > LONGEST and not self.sent:
+                    self._too_long = "what it says of its tools is"
+                    break
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError:
@@ -204,14 +216,13 @@ class ProgramWire:
         to_say: ObjectReceiveStream[SessionMessage],
         heard: ObjectSendStream[SessionMessage | Exception],
     ) -> None:
-        async with to_say:
+        async with to_say, heard:  # at its end, who waits for an answer learns that none comes
             async for each in to_say:
+                line = each.message.model_dump_json(by_alias=True, exclude_unset=True)
                 if getattr(each.message, "method", "") == CALL:
                     self.sent = not self._input.gone.is_set()
-                line = each.message.model_dump_json(by_alias=True, exclude_unset=True)
                 if not await self._input.write(line.encode() + b"\n"):
                     break
-        await heard.aclose()  # who waits for an answer learns that none comes
 
 
 def _end(code: int) -> str:

@@ -23,6 +23,11 @@ from tests.unit.outgoing.tricks import (
 pytestmark = pytest.mark.anyio
 
 
+def test_an_agents_job_has_the_agents_rule() -> None:
+    assert Rule.of("agent:scout") is Rule.AGENT
+    assert Rule.of("user") is Rule.OPERATOR
+
+
 def _guard(rule: Rule, trick: Trick | None = None, allowed: str = "") -> Guard:
     return Guard(rule, Allowed.of(allowed), Dns.of(trick) if trick else Dns({}))
 

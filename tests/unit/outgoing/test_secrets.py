@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,6 +217,17 @@ def test_what_was_filled_in_is_hidden_where_it_is_said_back() -> None:
     )
     assert VALUE not in repr(filled)
     assert VALUE not in repr(Secret("key", VALUE, ()))
+
+
+@pytest.mark.parametrize("value", ['ab\\cd"ef', "it's both\"", "zwei\nZeilen", 'höf"lich', "it's"])
+@pytest.mark.parametrize(
+    "says",
+    [repr, json.dumps, lambda it: json.dumps(it, ensure_ascii=False), lambda it: repr(f'"{it}')],
+    ids=["in an error of Python", "in JSON", "in JSON of UTF-8", "in an error, and quoted"],
+)
+def test_it_is_hidden_however_it_is_written(value: str, says: Callable[[str], str]) -> None:
+    said = Filled({value}).hide(f"{says(value)} is no number")
+    assert re.sub("[\"']", "", said) == "******** is no number"
 
 
 @pytest.mark.parametrize(

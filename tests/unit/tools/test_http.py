@@ -13,7 +13,7 @@ import pytest
 from daybook.errors import OutgoingRefused, Refused, ToolUnreachable
 from daybook.ledger.states import Status
 from daybook.outgoing.guard import Allowed, Guard, Rule
-from daybook.outgoing.secrets import Filled
+from daybook.outgoing.secrets import Filled, Secret
 from daybook.tools import calls, catalog
 from daybook.tools.base import Called
 from daybook.tools.calls import Prepared
@@ -224,7 +224,22 @@ async def test_an_error_of_the_servers_is_a_failure(
     assert called.outcome.error == "the index is gone"
 
 
+CODES = "-32000, -32001, -32600, -32603, -32700"
+"""Those by which the library tells that a connection broke, or that there is no answer."""
+
 UNANSWERED: dict[str, Handler] = {
+    "a part of a body that holds these codes": raw(
+        head(200, {**JSON, "Content-Length": "1000"})
+        + b'{"jsonrpc": "2.0", "id": 3, "result": {"content": [{"type": "text", "text": "'
+        + CODES.encode()
+    ),
+    "an event that holds these codes": raw(
+        head(200, EVENTS)
+        + b'data: {"jsonrpc": "2.0", "method": "notifications/message", "params": '
+        + b'{"level": "info", "data": ['
+        + CODES.encode()
+        + b"]}}\n\n"
+    ),
     "the connection is closed": raw(b""),
     "a part of a head": raw(b"HTTP/1.1 200 OK\r\nContent-"),
     "a part of a body": raw(head(200, {**JSON, "Content-Length": "1000"}) + b'{"jsonrpc": "2'),
@@ -281,9 +296,39 @@ async def test_a_status_says_that_it_was_not_done(
     assert called.retry_after == 7
 
 
-async def test_a_status_is_told_also_where_its_words_are_missing(server: Server) -> None:
-    called = await _call(server, cut(status=500))
-    assert called.outcome.status is Status.FAILED
+BUSY = json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "message": "busy"}})
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        cut(status=503),
+        raw(head(503, {**JSON, "Content-Length": "1000"}) + b'{"jsonrpc"'),
+        answer(503, gzip.compress(b"{}"), {**JSON, "Content-Encoding": "gzip"}),
+        answer(503, BUSY.encode(), JSON),
+    ],
+    ids=["cut", "cut JSON", "compressed", "an error of the protocol"],
+)
+async def test_a_status_counts_whatever_its_words_are(server: Server, step: Handler) -> None:
+    called = await _call(server, step)
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
+    assert "answered 503" in str(called.outcome.error)
+
+
+async def test_a_status_counts_also_where_its_words_do_not_come_in_time(server: Server) -> None:
+    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(429, {**JSON, "Content-Length": "1000"}) + b"{")
+        await hang(seen, writer)
+
+    called = await _call(server, step, timeout=0.3)
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
+
+
+async def test_an_error_of_the_protocol_has_its_words_with_any_other_status(
+    server: Server,
+) -> None:
+    called = await _call(server, answer(400, BUSY.encode(), JSON))
+    assert (called.outcome.status, called.outcome.error) == (Status.FAILED, "busy")
 
 
 async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Server) -> None:
@@ -322,6 +367,49 @@ async def test_who_does_not_answer_cannot_be_reached(server: Server) -> None:
     server.steps = [hang]
     with pytest.raises(ToolUnreachable, match=r"did not answer within 0\.3 s"):
         await _opened(_wire(_wires(server)), within=0.3)
+
+
+async def test_endless_tools_are_not_listened_to(server: Server) -> None:
+    """Each page is short; all of them together are not."""
+    page = {"tools": [{**TOOL, "description": "x" * 2**20}], "nextCursor": "more"}
+
+    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        listed = b"tools/list" in seen.body
+        await (says({"result": page}) if listed else speaks(DONE))(seen, writer)
+
+    server.steps = [step]
+    with pytest.raises(Refused, match="of its tools is longer than 4,194,304 bytes"):
+        await _opened(_wire(_wires(server)))
+    assert sum(b"tools/list" in each.body for each in server.requests) == 4
+
+
+async def test_a_secret_that_a_server_says_back_when_it_is_opened_is_hidden(
+    server: Server,
+) -> None:
+    server.steps = [says({"error": {"code": -32001, "message": "no such token: hunter-2"}})]
+    wire = _wire(_wires(server), Authorization="Bearer hunter-2")
+    with pytest.raises(Refused, match=r"no such token: \*+") as caught:
+        await Connection(wire.shown, wire, Filled({"hunter-2"}).hide).open()
+    assert "hunter" not in str(caught.value)
+
+
+async def test_a_secret_in_the_params_does_not_go_in_plain_through_the_internet() -> None:
+    saved = Saved(kept={"ops": Secret("ops", "hunter-2", ("public.example",))})
+    guard = Guard(Rule.OPERATOR, None, Dns(NAMES))
+    given = (f"{URL}#reindex", {"key": "{{secret:ops}}"}, "request:x:1", saved, saved, guard)
+    with pytest.raises(OutgoingRefused, match="plain http"):
+        await calls.prepare(*given)
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "höflich"])
+async def test_a_secret_that_no_header_can_hold_is_refused(value: str) -> None:
+    saved = Saved(
+        {"search": {"url": URL, "headers": {"Authorization": "{{secret:ops}}"}}},
+        {"ops": Secret("ops", value, ("public.example",))},
+    )
+    with pytest.raises(Refused, match='"Authorization" holds what no header can') as caught:
+        await calls.prepare("search.reindex", {}, "request:x:1", saved, saved, Guard(Rule.OPERATOR))
+    assert value not in str(caught.value)
 
 
 async def test_its_names_and_words_are_made_harmless(server: Server) -> None:

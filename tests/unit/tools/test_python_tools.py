@@ -305,6 +305,20 @@ async def test_a_secret_reaches_the_function_and_is_not_kept() -> None:
     assert "hunter" not in repr(called)
 
 
+async def test_a_secret_is_hidden_before_the_answer_or_the_error_is_cut() -> None:
+    """The secret alone is longer than what is kept."""
+    saved = Saved(kept={"ops": Secret("ops", "hunter-2" * 2**18, ("tool:say", "tool:fail"))})
+    called = await call("say", saved=saved, text="it is {{secret:ops}}")
+    assert (called.outcome.output, called.outcome.reason) == (f"it is {HIDDEN}", "")
+    called = await call("fail", saved=saved, words="{{secret:ops}}")
+    assert called.outcome.error == f"LookupError: {HIDDEN}"
+
+
+async def test_what_looks_like_a_secret_is_not_passed_on() -> None:
+    with pytest.raises(Refused, match="looks like a secret"):
+        await call("say", text="ghp_" + "a1" * 20)
+
+
 async def test_a_secret_of_another_tool_is_refused() -> None:
     saved = Saved(kept={"ops": Secret("ops", "hunter-2-and-more", ("tool:add", "say"))})
     with pytest.raises(Refused, match='the secret "ops" does not go to tool:say'):

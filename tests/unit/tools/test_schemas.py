@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import Refused
+from daybook.outgoing.secrets import HIDDEN, Filled
 from daybook.tools import schemas
 from daybook.tools.base import PYTHON, ToolInfo
 
@@ -41,6 +42,20 @@ def test_what_does_not_fit_is_told(
     schema: dict[str, Any], params: dict[str, Any], said: str
 ) -> None:
     assert said in mismatch(schema, params)
+
+
+def test_a_secret_is_hidden_before_the_words_are_cut() -> None:
+    secret = "hunter-2" * 100
+    info = ToolInfo("search.find", "", with_property({"type": "integer"}), "search")
+    said = schemas.mismatch(info, {"x": secret}, Filled({secret}).hide)
+    assert said.endswith(f"at $.x: '{HIDDEN}' is not of type 'integer'")
+
+
+def test_a_schema_of_a_server_that_is_longer_than_anybody_needs_is_not_applied() -> None:
+    schema = with_property({"type": "integer", "description": "x" * schemas.LONGEST_SCHEMA})
+    with pytest.raises(Refused, match="it is longer than 200,000 characters"):
+        mismatch(schema, {})
+    assert mismatch(schema, {"x": 1}, PYTHON) == ""
 
 
 def test_no_schema_takes_any_object() -> None:

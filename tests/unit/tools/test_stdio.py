@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from daybook.errors import Refused, ToolUnreachable
 from daybook.ledger.states import Status
 from daybook.outgoing.guard import Guard, Rule
+from daybook.outgoing.secrets import HIDDEN, Secret
 from daybook.tools import calls, catalog
 from daybook.tools.base import Called
 from daybook.tools.connection import Connection
@@ -93,6 +95,33 @@ async def test_one_that_does_not_start_is_tried_again(saved: Saves) -> None:
     called = await call(saved(before='sys.exit("no licence")'))
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
     assert "has ended with exit code 1; it said: no licence" in str(called.outcome.error)
+
+
+async def test_a_secret_is_hidden_before_its_last_words_are_cut(saved: Saves) -> None:
+    """They begin in the middle of the secret."""
+    secret = "hunter-2" * 200
+    cries = 'sys.stderr.write(params["arguments"]["key"] + "." * 500); sys.stderr.flush()'
+    servers = saved(f"{cries}; os._exit(3)")
+    servers.kept["ops"] = Secret("ops", secret, ("tool:search.reindex",))
+    params = {"key": "{{secret:ops}}"}
+    guard = Guard(Rule.AGENT)
+    ready = await calls.prepare("search.reindex", params, "request:x:1", servers, servers, guard)
+    called = await calls.call(ready, timeout=60)
+    assert str(called.outcome.error).endswith(f"it said: {HIDDEN}{'.' * 500}")
+
+
+async def test_endless_tools_are_not_listened_to(saved: Saves) -> None:
+    """Each message is short; all of them together are not."""
+    chat = {"jsonrpc": "2.0", "method": "notifications/message"}
+    before = f"print(json.dumps({chat} | {{'params': {{'level': 'info', 'data': 'x' * 2**20}}}}))\n"
+    with pytest.raises(Refused, match="of its tools is longer than 4,194,304 bytes"):
+        await prepared(saved(before=before * 5))
+
+
+async def test_what_cannot_be_written_was_not_sent(saved: Saves) -> None:
+    ready = await prepared(saved('text("done")'))
+    called = await calls.call(replace(ready, values={"x": "\ud800"}), timeout=60)
+    assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
 
 
 async def test_one_that_is_gone_when_it_is_called_is_tried_again(saved: Saves) -> None:
