@@ -314,7 +314,8 @@ def header(text: str) -> tuple[str, str]:
     """Name and value of a header as it is typed."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise Refused("header", f'"{text}" has no name', 'write "Name: value"')
+        # Not repeated: who forgets the name may have typed a secret.
+        raise Refused("header", "one has no name", 'write "Name: value"')
     return name.strip(), value.strip()
 
 

@@ -177,11 +177,9 @@ def test_a_webhook_is_typed_in_place_of_the_prompt(daybook: Any) -> None:
         "--agent",
         ["webhook"],
     )
-    check(
-        daybook("add", "--webhook", "https://x.example", "--header", "x", EVERY, "5m"),
-        "--header",
-        ["Name: value"],
-    )
+    said = daybook("add", "--webhook", "https://x.example", "--header", "hunter-2", EVERY, "5m")
+    check(said, "--header", ["Name: value"])
+    assert "hunter-2" not in said.err
     check(
         daybook("add", "--webhook", "https://x.example", "--body", "@/nowhere", EVERY, "5m"),
         "--body",
