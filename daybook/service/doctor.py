@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from daybook import home
-from daybook.service.doctoring import book, installation, machine, server
+from daybook.service.doctoring import book, installation, late, machine, server
 from daybook.service.doctoring.problem import Problem
 
 Findings = list[dict[str, Any]]
@@ -27,13 +27,20 @@ HERE: tuple[tuple[str, Look], ...] = (
     ("home", machine.home),
     ("modes", machine.modes),
     ("leftovers", machine.leftovers),
+    ("outcomes", late.outcomes),
 )
-BOOK: tuple[tuple[str, Look], ...] = (("ledger", book.ledger), ("sync", book.sync))
+BOOK: tuple[tuple[str, Look], ...] = (
+    ("ledger", book.ledger),
+    ("sync", book.sync),
+    ("ledger clock", late.ledger_clock),
+)
 THERE: tuple[tuple[str, Look], ...] = (
     ("clock", server.clock),
     ("ui", server.ui),
     ("pool", server.pool),
     ("worker", server.worker),
+    ("keeper", late.keeper),
+    ("late", late.late),
     ("runs", server.workers_import),
     ("agents", book.agents),
     ("tools", book.tools),
@@ -57,7 +64,8 @@ async def doctor() -> Findings:
     ledger = await _looked(*BOOK[0])
     found += ledger
     if all(each["ok"] for each in ledger):
-        found += await _looked(*BOOK[1])
+        for name, look in BOOK[1:]:
+            found += await _looked(name, look)
     try:
         home.enter()
     except OSError as error:

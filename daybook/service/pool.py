@@ -32,13 +32,15 @@ class Pool:
     """``workers`` are those online: `{"name", "last_heartbeat", "ours"}`.
 
     ``type`` is empty where there is no pool. ``has_ours`` is whether jobs of this ledger are in
-    it; ``others`` are the ids of the other ledgers whose jobs are.
+    it; ``others`` are the ids of the other ledgers whose jobs are. ``paused`` are, in words, the
+    pool and those of its queues that are paused in Prefect.
     """
 
     type: str
     workers: list[dict[str, Any]]
     has_ours: bool
     others: list[str]
+    paused: tuple[str, ...] = ()
 
     @property
     def names_of_others(self) -> str:
@@ -74,7 +76,7 @@ async def read(client: PrefectClient, ledger_id: str) -> Pool:
     from prefect.exceptions import ObjectNotFound
 
     try:
-        type_ = (await client.read_work_pool(POOL)).type
+        there = await client.read_work_pool(POOL)
         known = await client.read_workers_for_work_pool(POOL)
     except ObjectNotFound:
         return Pool("", [], has_ours=False, others=[])
@@ -88,7 +90,10 @@ async def read(client: PrefectClient, ledger_id: str) -> Pool:
         for each in known
         if each.status == WorkerStatus.ONLINE
     ]
-    return Pool(str(type_), workers, has_ours, others)
+    paused = [f"the work pool {POOL}"] if there.is_paused else []
+    queues = await client.read_work_queues(work_pool_name=POOL)
+    paused += [f"the work queue {each.name}" for each in queues if each.is_paused]
+    return Pool(str(there.type), workers, has_ours, others, tuple(paused))
 
 
 async def ledgers(client: PrefectClient, pool: str, ledger_id: str) -> tuple[bool, list[str]]:

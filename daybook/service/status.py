@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from daybook import home as homes
 from daybook.errors import PrefectUnreachable
-from daybook.ledger import history, jobs, leases
+from daybook.ledger import history, jobs, leads, leases
 from daybook.ledger.engine import Ledger
+from daybook.ledger.overdue import Overdue
+from daybook.ledger.overdue import find as find_overdue
 from daybook.ledger.states import Status
-from daybook.service import home, views
+from daybook.service import home, overdue, views
+from daybook.service.overdue import Known
 
 SOON = 5
 
 
 async def status() -> dict[str, Any]:
-    """`{"ready", "prefect", "worker", "keeper", "ledger", "due_soon", "problems"}`.
+    """`{"ready", "prefect", "worker", "keeper", "ledger", "due_soon", "late", "problems"}`.
 
-    Ready is: Prefect answers, its pool is not another Daybook's alone, and a worker of this one is
-    online. Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
+    Late are due times that passed and of which nothing has begun (`service.overdue`). Ready is:
+    Prefect answers, its pool is not another Daybook's alone, and a worker of this one is online.
+    Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
     """
     problems: list[str] = []
     told: list[str] = []
     async with home.ledger() as ledger:
-        book, soon = await _ledger(ledger, told)
-        prefect, worker, ready = await _prefect(ledger.id, book["jobs"], problems)
+        book, soon, late = await _ledger(ledger, told)
+        prefect, worker, ready, known = await _prefect(ledger, book["jobs"], problems)
+        leader = await leads.read(ledger, overdue.LEAD)
+        known = replace(known, now=ledger.now(), leader=leader, ledger_ahead=ledger.skew())
+    problems += filter(None, [overdue.clocks(known)])
+    if ready and leader and (missing := overdue.keeper(known)):  # else it has just begun
+        problems.append(f"{missing}; `daybook keeper` starts one")
+    late_now = overdue.told(late, known)
     return {
         "ready": ready,
         "prefect": prefect,
         "worker": worker,
-        "keeper": {"running": False},
+        "keeper": overdue.as_view(leader, known.now),
         "ledger": book,
         "due_soon": soon,
-        "problems": problems + told,
+        "late": late_now,
+        "problems": problems + told + [overdue.in_words(each) for each in late_now[:SOON]],
     }
 
 
@@ -50,9 +62,10 @@ async def worker_online() -> bool:
 
 
 async def _prefect(
-    ledger_id: str, jobs: int, problems: list[str]
-) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    ledger: Ledger, jobs: int, problems: list[str]
+) -> tuple[dict[str, Any], dict[str, Any], bool, Known]:
     from daybook.service import pool
+    from daybook.service.doctoring import server
     from daybook.sync import client as connection
 
     running = homes.here().running() or {}
@@ -68,32 +81,37 @@ async def _prefect(
             from prefect.settings import get_current_settings
 
             await connection.answers(client)
-            known = get_current_settings()
+            said = get_current_settings()
             facts |= {"reachable": True, "api_url": str(client.api_url).rstrip("/")}
-            facts["ui_url"] = facts["ui_url"] or known.ui_url
+            facts["ui_url"] = facts["ui_url"] or said.ui_url
             facts["version"] = await client.api_version()
-            there = await pool.read(client, ledger_id)
+            there = await pool.read(client, ledger.id)
+            ahead = await server.ahead(client)
     except PrefectUnreachable as error:
         problems.append(str(error))
         facts["api_url"] = (error.address or "").rstrip("/") or facts["api_url"]
-        return facts, {"online": 0, "workers": []}, False
+        known = Known(ledger.now(), away=str(error))
+        return facts, {"online": 0, "workers": []}, False, known
     ours = [each for each in there.workers if each["ours"]]
     foreign = there.foreign if jobs else ""
     if foreign:
         problems.append(f"{foreign}; is {facts['api_url']} the right Prefect? `daybook doctor`")
     if there.idle:
         problems.append(f"{there.idle}; `daybook up` starts one")
+    problems += [f"{each} is paused in Prefect" for each in there.paused]
     worker = {"online": len(ours), "workers": there.workers}
-    return facts, worker, bool(ours) and not foreign
+    known = Known(ledger.now(), pool=there, prefect_ahead=ahead)
+    return facts, worker, bool(ours) and not foreign, known
 
 
 async def _ledger(
     ledger: Ledger, problems: list[str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Overdue]]:
     now = ledger.now()
     async with ledger.read() as session:
         stored = await jobs.every(session)
         live = await history.live(session)
+        late = await find_overdue(session, stored, live, now)
     for each in stored:
         if each.row.sync_pending:
             problems.append(f"{each.row.name} is not in Prefect yet; `daybook sync` brings it")
@@ -118,7 +136,7 @@ async def _ledger(
         "enabled": sum(each.job.enabled for each in stored),
         "live": {str(state): sum(r.state is state for r in live) for state in _LIVE},
     }
-    return facts, _soon(stored, now)
+    return facts, _soon(stored, now), late
 
 
 _LIVE = (Status.WAITING, Status.CLAIMED, Status.ACTING)

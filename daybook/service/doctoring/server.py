@@ -56,6 +56,16 @@ def none_known() -> Problem:
 
 async def clock(client: PrefectClient) -> list[Problem]:
     """This machine's clock and the server's agree."""
+    off = await ahead(client)
+    if abs(off) <= FAR:
+        return []
+    side = "ahead of" if off > timedelta() else "behind"
+    what = f"the server's clock is {abs(off).total_seconds():.1f} s {side} this machine's"
+    return [Problem(what, "on both machines: sudo timedatectl set-ntp true")]
+
+
+async def ahead(client: PrefectClient) -> timedelta:
+    """How far the server's clock is ahead of this machine's at least."""
     import httpx
 
     before = SYSTEM.now()
@@ -63,12 +73,7 @@ async def clock(client: PrefectClient) -> list[Problem]:
         answer = await client.hello()
     except httpx.HTTPStatusError as error:
         answer = error.response
-    off = _skew(before, answer, SYSTEM.now())
-    if abs(off) <= FAR:
-        return []
-    side = "ahead of" if off > timedelta() else "behind"
-    what = f"the server's clock is {abs(off).total_seconds():.1f} s {side} this machine's"
-    return [Problem(what, "on both machines: sudo timedatectl set-ntp true")]
+    return _skew(before, answer, SYSTEM.now())
 
 
 async def ui(client: PrefectClient) -> list[Problem]:

@@ -44,8 +44,10 @@ async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -
         "home",
         "modes",
         "leftovers",
+        "outcomes",
         "ledger",
         "sync",
+        "ledger clock",
         "prefect",
     ]
     for each in found[:-1]:

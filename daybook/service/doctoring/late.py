@@ -1,0 +1,83 @@
+"""What keeps runs from their time: nobody leads, clocks that are off, outcomes not written yet."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from daybook.clock import SYSTEM
+from daybook.ledger import history, leads
+from daybook.ledger import overdue as book_of_late
+from daybook.service import home, overdue
+from daybook.service.doctoring import book
+from daybook.service.doctoring.problem import Problem
+from daybook.service.overdue import Known
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+SHOWN = 5
+DRAINED = 60.0
+"""Seconds after which somebody would have drained the spool, were there anybody."""
+
+
+async def ledger_clock() -> list[Problem]:
+    """The clock by which due is judged and this machine's agree."""
+    if not await book.stored():
+        return []
+    async with home.ledger() as ledger:
+        off = overdue.clocks(Known(ledger.now(), ledger_ahead=ledger.skew()))
+    if not off:
+        return []
+    what = f"{off} of this machine's"
+    return [Problem(what, "on both machines: sudo timedatectl set-ntp true")]
+
+
+def outcomes() -> list[Problem]:
+    """No outcome lies in the spool for long, and none was set aside."""
+    from daybook.runs import spool
+
+    found, now = [], SYSTEM.now().timestamp()
+    old = [each for each in spool.waiting() if now - each.stat().st_mtime > DRAINED]
+    if old:
+        many = "one outcome" if len(old) == 1 else f"{len(old)} outcomes"
+        what = f"not in the ledger yet: {many} in {spool.folder()}"
+        found.append(Problem(what, "daybook keeper, for a minute; they may be of another ledger"))
+    for each in spool.aside():
+        again = f"mv {shlex.quote(str(each))} {shlex.quote(str(each.with_suffix('.json')))}"
+        what = f"{each} holds an outcome that could not be written into the ledger"
+        found.append(Problem(what, f"look at it; {again} to try again, or delete it"))
+    return found
+
+
+async def keeper(client: PrefectClient) -> list[Problem]:
+    """A keeper leads, and has observed Prefect lately; where no worker runs, that is told first."""
+    from daybook.service import pool
+
+    ledger_id, jobs = await book.whose()
+    if not jobs or (await pool.read(client, ledger_id)).idle:
+        return []
+    async with home.ledger() as ledger:
+        leader = await leads.read(ledger, overdue.LEAD)
+        told = overdue.keeper(Known(ledger.now(), leader=leader))
+    # Where none ever led, the first worker has just begun.
+    return [Problem(told, "daybook keeper")] if told and leader else []
+
+
+async def late(client: PrefectClient) -> list[Problem]:
+    """No due time has passed of which nothing has begun."""
+    from daybook.service import pool
+    from daybook.service.doctoring import server
+
+    ledger_id, stored = await book.whose()
+    if not stored:
+        return []
+    there, ahead = await pool.read(client, ledger_id), await server.ahead(client)
+    async with home.ledger() as ledger:
+        async with ledger.read() as session:
+            live = await history.live(session)
+            found = await book_of_late.find(session, stored, live, ledger.now())
+        leader = await leads.read(ledger, overdue.LEAD)
+        known = Known(ledger.now(), "", there, ahead, ledger.skew(), leader)
+    told = overdue.told(found[:SHOWN], known)
+    return [Problem(overdue.in_words(each), "daybook status") for each in told]

@@ -1,0 +1,48 @@
+"""Outcomes that are not in the ledger, and a ledger that nobody keeps."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.home import Home
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.runs import spool
+from daybook.runs.spool import Spooled
+from daybook.service.doctoring import late
+
+pytestmark = pytest.mark.anyio
+
+KNOWN = Spooled("ledger", "0" * 32, 1, Outcome(Status.SUCCEEDED))
+
+
+def test_a_home_without_a_spool_is_sound(daybook_home: Home) -> None:
+    assert late.outcomes() == []
+
+
+def test_what_was_put_there_just_now_is_on_its_way(daybook_home: Home) -> None:
+    spool.put(KNOWN)
+    assert late.outcomes() == []
+
+
+def test_what_nobody_drains_is_told(daybook_home: Home) -> None:
+    then = SYSTEM.now().timestamp() - late.DRAINED - 1
+    os.utime(spool.put(KNOWN), (then, then))
+    (problem,) = late.outcomes()
+    assert problem.what == f"not in the ledger yet: one outcome in {spool.folder()}"
+    assert problem.mend.startswith("daybook keeper")
+
+
+def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
+    file = spool.put(KNOWN)
+    aside = file.rename(file.with_suffix(spool.ASIDE))
+    (problem,) = late.outcomes()
+    assert str(aside) in problem.what
+    assert f"mv {aside} {file}" in problem.mend
+
+
+async def test_a_home_without_a_ledger_has_no_clock_to_be_off(daybook_home: Home) -> None:
+    assert await late.ledger_clock() == []

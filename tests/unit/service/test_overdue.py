@@ -1,0 +1,136 @@
+"""Why something is late, in words: the nearest cause first (requirement 59)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.ledger import claims, jobs, leads, slots
+from daybook.ledger.engine import Ledger
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.leads import Leader
+from daybook.ledger.overdue import Overdue
+from daybook.ledger.tables import RunRow
+from daybook.service import overdue
+from daybook.service.overdue import Known
+from daybook.service.pool import Pool
+from daybook.spec.job import new_job
+from daybook.testing import MovedClock
+
+pytestmark = pytest.mark.anyio
+
+NOW = MovedClock().now()
+MINE = {"name": "here-1", "last_heartbeat": None, "ours": True}
+POOL = Pool("daybook", [MINE], has_ours=True, others=[])
+SEEN = {"observed_at": (NOW - timedelta(seconds=10)).isoformat()}
+WELL = Known(NOW, pool=POOL, leader=Leader("here:1:a", NOW + leads.LEASE, SEEN))
+
+
+@pytest.fixture
+async def job(tmp_path: Path) -> AsyncIterator[tuple[Ledger, StoredJob]]:
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", MovedClock()) as ledger:
+        job = new_job(now=NOW, name="brief", prompt="Hello?", cron="0 * * * *")
+        async with ledger.write() as session:
+            stored = await jobs.add(session, job, "brief", NOW)
+        stored.row.sync_pending = False
+        yield ledger, stored
+
+
+async def late(job: tuple[Ledger, StoredJob], **fields: Any) -> Overdue:
+    ledger, stored = job
+    row: RunRow | None = None
+    if fields:
+        row = await claims.request(ledger, stored, "one", "manual")
+        row.sqlmodel_update(fields)
+    return Overdue(stored, NOW - timedelta(minutes=5), row)
+
+
+PAUSED = replace(POOL, paused=("the work pool daybook",))
+NOBODY = replace(POOL, workers=[])
+AFAR = timedelta(seconds=90)
+
+
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [
+        (replace(WELL, away="refused", pool=None), "Prefect does not answer"),
+        (replace(WELL, pool=PAUSED), "paused in Prefect: the work pool daybook"),
+        (replace(WELL, pool=NOBODY), "no worker is online, so nothing runs"),
+        (replace(WELL, prefect_ahead=-AFAR), "Prefect's clock is 90.0 s behind"),
+        (replace(WELL, ledger_ahead=AFAR), "the ledger's clock is 90.0 s ahead"),
+        (replace(WELL, leader=None), overdue.NO_KEEPER),
+        (
+            replace(WELL, leader=Leader("", NOW - 2 * leads.LEASE, SEEN)),
+            overdue.NO_KEEPER,
+        ),
+        (
+            replace(WELL, now=NOW + timedelta(hours=1), leader=Leader("a", NOW + AFAR * 90, SEEN)),
+            "Prefect was last observed 1 hour 10 seconds ago",
+        ),
+        (WELL, "nobody has come for it, as yet"),
+    ],
+    ids=[
+        "away", "paused", "no worker", "clock", "ledger", "never led", "not led", "unseen", "well"
+    ],
+)  # fmt: skip
+async def test_what_keeps_a_due_time(job: tuple[Ledger, StoredJob], known: Known, why: str) -> None:
+    assert overdue.why(await late(job), known) == why
+
+
+async def test_a_turn_is_waited_for_whatever_else_is_wrong(job: tuple[Ledger, StoredJob]) -> None:
+    waits = await late(job, waits_for=slots.SLOT, reason="4 of 4 runs are at work")
+    assert overdue.why(waits, replace(WELL, leader=None)) == "it waits: 4 of 4 runs are at work"
+
+
+async def test_a_worker_that_is_full_is_told_of_where_one_is(
+    job: tuple[Ledger, StoredJob],
+) -> None:
+    waits = await late(job, waits_for=slots.WORKER, reason="the worker has no free slot")
+    assert overdue.why(waits, WELL) == "it waits: the worker has no free slot"
+    assert overdue.why(waits, replace(WELL, pool=NOBODY)) == "no worker is online, so nothing runs"
+
+
+async def test_a_job_that_is_not_in_prefect_yet(job: tuple[Ledger, StoredJob]) -> None:
+    one = await late(job)
+    one.stored.row.sync_pending = True
+    assert overdue.why(one, WELL) == "the job is not in Prefect yet"
+
+
+async def test_it_is_told_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:
+    (told,) = overdue.told([await late(job)], WELL)
+    assert told == {
+        "job": "brief",
+        "due": "2026-01-15T11:55:00Z",
+        "late_seconds": 300.0,
+        "run": None,
+        "why": "nobody has come for it, as yet",
+    }
+    assert overdue.in_words(told) == (
+        "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and has not begun: "
+        "nobody has come for it, as yet"
+    )
+
+
+def test_the_keeper_is_shown_as_it_told_of_itself() -> None:
+    passes = {"observe": {"seconds": 0.1}}
+    leader = Leader("here:1:a", NOW + leads.LEASE, SEEN | {"passes": passes})
+    assert overdue.as_view(leader, NOW) == {
+        "running": True,
+        "holder": "here:1:a",
+        "until": "2026-01-15T12:00:30Z",
+        "observed_at": "2026-01-15T11:59:50Z",
+        "passes": passes,
+    }
+    assert overdue.as_view(leader, NOW + leads.LEASE)["running"] is False
+    assert overdue.as_view(None, NOW) == {
+        "running": False,
+        "holder": "",
+        "until": None,
+        "observed_at": None,
+        "passes": {},
+    }
