@@ -163,18 +163,25 @@ async def in_conflict(session: AsyncSession) -> list[str]:
     return list((await session.execute(those.order_by(col(JobRow.name)))).scalars())
 
 
-async def job_of(session: AsyncSession, deployment_id: str) -> str | None:
+async def job_of(
+    session: AsyncSession, deployment_id: str, due: datetime | None = None
+) -> str | None:
     """The id of the job with this deployment, or None.
 
     A live one if there is one, else one that was removed and whose deployment is still to be
-    deleted: the claim refuses its runs.
+    deleted: the claim refuses its runs. None as well where ``due`` was before the deployment was
+    taken over as a job: what Prefect queued until then is no job's.
     """
     held = (
-        select(JobRow.id)
+        select(JobRow.id, JobRow.owner, JobRow.created_at)
         .where(col(JobRow.deployment_id) == deployment_id)
         .order_by(col(JobRow.archived_at).is_not(None), col(JobRow.created_at).desc())
     )
-    return (await session.execute(held)).scalars().first()
+    found = (await session.execute(held)).first()
+    if found is None:
+        return None
+    job_id, owner, since = found
+    return None if owner == PREFECT and due is not None and due < since else str(job_id)
 
 
 async def agreed(

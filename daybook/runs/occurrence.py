@@ -132,7 +132,8 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
     if run.deployment_id is None:
         return None
     async with ledger.read() as session:
-        return await deployments.job_of(session, str(run.deployment_id))
+        due = _due(run, ledger.now()) if run.auto_scheduled else None
+        return await deployments.job_of(session, str(run.deployment_id), due)
 
 
 async def starts_when_ended(run: FlowRun) -> int | None:

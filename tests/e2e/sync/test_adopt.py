@@ -81,6 +81,28 @@ async def test_a_deployment_becomes_a_job_with_all_that_it_says(both: Any) -> No
     assert (again.adopted, again.writes, again.unchanged) == ([], 0, 1)
 
 
+async def test_what_was_due_before_is_no_jobs(both: Any) -> None:
+    """A run that Prefect had queued, and that comes late, runs as it would have without us."""
+    deployment_id = await made(both, "a-job", schedules=[{"schedule": CRON, "active": True}])
+    await both.sync()
+    job = await both.job("a-job")
+    moment = timedelta(seconds=1)
+    async with both.ledger.read() as session:
+        for due, owner in (
+            (job.row.created_at - moment, None),
+            (job.row.created_at + moment, job.id),
+            (None, job.id),  # a custom run
+        ):
+            assert await records.job_of(session, deployment_id, due) == owner
+    # One of our own making was never anything else.
+    await both.add("own", every="1h")
+    await both.sync()
+    own = await both.job("own")
+    async with both.ledger.read() as session:
+        before = own.row.created_at - moment
+        assert await records.job_of(session, own.row.deployment_id, before) == own.id
+
+
 async def test_deployed_again_it_stays_the_same_job(both: Any) -> None:
     """`prefect deploy` sets tags, pause and parameters back to its file's."""
     first = await made(both, "a-job", schedules=[{"schedule": CRON, "active": True}])
