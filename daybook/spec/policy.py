@@ -82,7 +82,7 @@ class Policy(BaseModel):
         ge=0,
         le=MOST_RETRIES,
         title="Retries",
-        description="How often a temporary error, such as 429 or a timeout, is tried again.",
+        description="How often a temporary error (429, a refused connection) is tried again.",
     )
     retry_delay: RetryDelay = Field(
         default=timedelta(seconds=1),
