@@ -243,6 +243,13 @@ def _workers(online: list[dict[str, Any]]) -> str:
     return ours + (f"\n(another Daybook's: {others})" if others else "")
 
 
+def _keeper(keeper: dict[str, Any]) -> str:
+    if not keeper["running"]:
+        return "none leads"
+    seen = keeper["observed_at"]
+    return keeper["holder"] + (f", has observed Prefect at {words.local(seen)}" if seen else "")
+
+
 def _status(found: dict[str, Any]) -> None:
     prefect, ledger = found["prefect"], found["ledger"]
     ready = found["ready"]
@@ -255,6 +262,7 @@ def _status(found: dict[str, Any]) -> None:
         [
             ("prefect", where if prefect["reachable"] else silent),
             ("worker", _workers(found["worker"]["workers"])),
+            ("keeper", _keeper(found["keeper"])),
             ("ledger", ledger["place"]),
             ("jobs", f"{ledger['jobs']}, {ledger['enabled']} on"),
             ("runs now", live or "none"),

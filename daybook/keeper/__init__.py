@@ -1,13 +1,20 @@
-"""The passes that keep ledger and Prefect in agreement, and runs from being forgotten.
+"""What keeps ledger and Prefect in agreement, and each due time from being forgotten.
 
 ::
 
     ledger ─► Prefect   ensure      a waiting row has one scheduled Prefect run       (promise 11)
                         wake        a free slot's run is scheduled now                (promise 12)
                         mirror      an ended row's Prefect run shows how it ended     (promise 13)
-    Prefect ─► ledger   ends        an end made there becomes the run's outcome       (promise 13)
+                        correct     what Prefect queues wrongly is right in time      (promise 14)
+    Prefect ─► ledger   observe     what was edited there is taken over
+                        ends        an end made there becomes the run's outcome       (promise 13)
                         leftovers   what nobody runs any more is run again, or ended
-    the ledger's own    expire      a lost lease, a passed deadline                   (promise 3, 5)
+    the ledger alone    expire      a lost lease, a passed deadline                   (promise 3, 5)
+                        audit       each due time that passed has its row              (promise 10)
+                        prune       what is old goes
+
+`loops` does them again and again in the one process that leads (`lead`, promise 16); each worker,
+and `daybook keeper`, has a keeper that leads or stands by. Leftovers are each worker's own.
 
 Each is one idempotent pass. Two processes may do the same one at once, and one may die between any
 two of its writes: the ledger decides each time anew, Prefect runs are made under a key, and a state

@@ -156,7 +156,11 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
             "online": 1,
             "workers": [{"name": "here-1", "ours": True}, {"name": "there-2", "ours": False}],
         },
-        "keeper": {"running": False},
+        "keeper": {
+            "running": True,
+            "holder": "here:4711:abc",
+            "observed_at": "2027-01-15T11:59:50Z",
+        },
         "ledger": {"place": FACTS["ledger"], "jobs": 2, "enabled": 1, "live": {"waiting": 3}},
         "due_soon": [{"job": "weekly", "due": "2027-01-15T12:00:00Z"}],
         "problems": ["weekly failed 2 times in a row: no answer"],
@@ -170,12 +174,15 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
     assert said.code == 0
     assert said.out.startswith("ready\n")
     assert "worker    here-1\n            (another Daybook's: there-2)\n" in said.out
+    assert "keeper    here:4711:abc, has observed Prefect at 2027-01-15 " in said.out
     for words in ("3 waiting", "weekly", "! weekly failed 2 times in a row: no answer"):
         assert words in said.out
     found["worker"] = {"online": 0, "workers": [{"name": "there-2", "ours": False}]}
     found["prefect"] = {"reachable": False, "api_url": FACTS["api_url"], "ui_url": None}
     found["ready"] = False
+    found["keeper"] = {"running": False, "holder": "", "observed_at": None}
     said = daybook("status")
+    assert "keeper    none leads\n" in said.out
     assert "worker    none is online\n            (another Daybook's: there-2)\n" in said.out
     assert f"{FACTS['api_url']}, does not answer\n" in said.out
     found["prefect"] = {"reachable": False, "api_url": None, "ui_url": None}
