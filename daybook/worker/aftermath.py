@@ -7,7 +7,8 @@ settled too. Whatever else it was, the run's state and the cause of the end deci
     settled                        Prefect is brought to that state if the process did not
     waiting                        cancelled, or it waits on; its Prefect run is scheduled again
     claimed, acting ─ CANCEL       cancelled
-                    ─ TIMEOUT      waiting while attempts are left, else timed_out
+                    ─ TIMEOUT      waiting while attempts are left (webhooks and tools
+                                   only where they are idempotent), else timed_out
                     ─ DEADLINE     timed_out
                     ─ LOST         somebody else's
                     ─ anything     claimed: waiting again; acting: unknown, or again by `on_lost`
@@ -111,7 +112,9 @@ async def _end(ledger: Ledger, client: PrefectClient, watched: Watched, row: Run
         case Cause.TIMEOUT:
             words = f"no end within {to_text(policy.timeout)}; its processes were ended"
             outcome = Outcome(Status.TIMED_OUT, words, error=_with_tail(words, watched))
-            if row.state is Status.ACTING and row.attempts <= policy.retries:
+            # What was called may have had its effect: only an agent is asked again unbidden.
+            again = row.kind == "agent-prompt" or policy.idempotent
+            if again and row.state is Status.ACTING and row.attempts <= policy.retries:
                 until = ledger.now() + policy.delay(row.attempts)
                 await claims.retry(ledger, run_id, fence, outcome, until)
                 return

@@ -20,6 +20,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
+from daybook.spec.policy import Policy
 from daybook.worker import aftermath
 from daybook.worker.supervise import Cause, Watched
 
@@ -50,9 +51,9 @@ class Dead:
     output: Path
 
 
-async def claimed(ledger: Ledger, by: str) -> Granted:
+async def claimed(ledger: Ledger, by: str, kind: str = "agent-prompt") -> Granted:
     """The occurrence, claimed by this worker in the Prefect run ``by``, and begun."""
-    offer = Offer(offers.flow_key("f"), "agent-prompt", "manual", SYSTEM.now(), HERE)
+    offer = Offer(offers.flow_key("f"), kind, "manual", SYSTEM.now(), HERE)
     offer = Offer(**(vars(offer) | {"flow_run_id": by, "parameters": {"prompt": "Do it"}}))
     granted = await claims.claim(ledger, offer)
     assert isinstance(granted, Granted)
@@ -86,6 +87,39 @@ async def test_an_end_settles_the_claim_of_its_own_process_only(
 
         row = await row_of(ledger, first.run_id)
     assert (row.state, row.fence) == (becomes, again.fence)
+
+
+@pytest.mark.parametrize(
+    ("kind", "idempotent", "becomes"),
+    [
+        ("agent-prompt", False, Status.WAITING),
+        ("tool-call", False, Status.TIMED_OUT),
+        ("webhook", False, Status.TIMED_OUT),
+        ("tool-call", True, Status.WAITING),
+    ],
+)
+async def test_what_was_called_and_had_to_be_killed_is_not_called_again_unbidden(
+    tmp_path: Path, kind: str, idempotent: bool, becomes: Status
+) -> None:
+    policy = Policy(retries=3, idempotent=idempotent)
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        granted = await claimed(ledger, FIRST, kind)
+        await claims.begin(ledger, granted.run_id, granted.fence)
+
+        running = cast(Any, Dead(tmp_path / "nothing"))
+        watched = Watched(
+            FlowRun(FIRST),
+            running,
+            granted.run_id,
+            HERE,
+            exit_code=-9,
+            cause=Cause.TIMEOUT,
+            policy=policy,
+        )
+        await aftermath.settle(ledger, cast(Any, Away()), watched)
+
+        row = await row_of(ledger, granted.run_id)
+    assert (row.state, row.attempts) == (becomes, 1)
 
 
 @pytest.mark.parametrize(
