@@ -18,12 +18,13 @@ from sqlmodel import select
 from daybook import repository
 from daybook.home import Home
 from daybook.host import server
+from daybook.ledger import jobs as stored
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.service import jobs_file
 from daybook.spec.job import new_job
 from daybook.spec.words import in_words
-from daybook.sync import deployments, form
+from daybook.sync import deployments, form, reconcile
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
@@ -131,6 +132,45 @@ async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
     assert (row.status, row.trigger, row.flow_run_id) == ("succeeded", "manual", str(asked.id))
     assert row.job_id is None
     assert "What is on today?" in str(row.output)
+
+
+async def test_what_is_deployed_with_a_prompt_is_a_job_and_stays_the_same_one(
+    machine: Machine,
+) -> None:
+    """Requirement 53. The templates of the file have no prompt: they stay Prefect's own."""
+    file = machine.clone / "prefect.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["deployments"].append(
+        {
+            "name": "morning",
+            "entrypoint": "flows/agent_prompt.py:agent_prompt",
+            "work_pool": {"name": "daybook"},
+            "tags": ["team"],
+            "parameters": {"prompt": "What is on today?"},
+            "schedules": [{"cron": "0 9 * * 1-5", "timezone": "Europe/Berlin"}],
+        }
+    )
+    file.write_text(yaml.safe_dump(content))
+    await machine.deploy()
+    address = f"sqlite+aiosqlite:///{machine.home.path / 'ledger.db'}"
+    async with Ledger(address) as ledger, PrefectClient(machine.api_url) as client:
+        report = await reconcile.everything(ledger, client)
+        assert (report.adopted, list(report.foreign)) == (["morning"], ["on-demand"])
+        async with ledger.read() as session:
+            (before,) = await stored.every(session)
+        tag = f"daybook:{ledger.id}"
+        assert (before.row.owner, before.row.tags) == ("prefect", ["team"])
+        assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
+
+        await machine.deploy()  # which sets all back to what the file says, our tag as well
+        assert (await client.read_deployment_by_name("agent-prompt/morning")).tags == ["team"]
+        report = await reconcile.everything(ledger, client)
+        assert (report.adopted, report.failed, report.refused) == ([], {}, {})
+        async with ledger.read() as session:
+            (after,) = await stored.every(session)
+        assert (after.id, after.job) == (before.id, before.job)
+        assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
+        assert (await reconcile.everything(ledger, client)).writes == 0
 
 
 def test_the_yaml_says_what_sync_says() -> None:
