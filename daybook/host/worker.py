@@ -49,7 +49,8 @@ def command(
     once: bool = False,
 ) -> list[str]:
     """The command line of a worker; without ``name`` it gets one of its own, beside `up`'s."""
-    words = [sys.executable, "-m", "daybook.worker", "--pool", pool]
+    # -P: not what is named daybook in the folder where it is begun, such as another checkout.
+    words = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
     words += ["--name", name or f"{name_of(home)}-{os.getpid()}"]
     words += [] if limit is None else ["--limit", str(limit)]
     return words + (["--once"] if once else [])

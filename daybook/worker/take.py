@@ -87,25 +87,29 @@ class Taker:
             return True
 
     async def _ours(self, run: FlowRun) -> bool:
-        offer = await occurrence.offer(
-            self._ledger,
-            run,
-            dict(run.parameters),
-            self._reconciler,
-            holder=self._holder,
-            starts=run.run_count + 1,
-            most=self._most,
-            started=False,
-        )
-        if offer.job_id is None:
-            return False
-        answer = await self._decide(run, offer)
+        # Nothing is awaited before this lock, so it is taken in the order in which they were due:
+        # of two due times of one job the later one must not have begun before the earlier is asked.
+        async with self._claiming:
+            offer = await occurrence.offer(
+                self._ledger,
+                run,
+                dict(run.parameters),
+                self._reconciler,
+                holder=self._holder,
+                starts=run.run_count + 1,
+                most=self._most,
+                started=False,
+            )
+            if offer.job_id is None:
+                return False
+            answer = await self._decide(run, offer)
         if isinstance(answer, Ended) and answer.flow_run_id == str(run.id):
             # It has ended, and is scheduled again: by somebody's Retry, or because Prefect was not
             # told yet. Prefect's own history knows.
             ended = await occurrence.starts_when_ended(run)
             if ended is not None and offer.flow_ended is None:
-                answer = await self._decide(run, replace(offer, flow_ended=ended))
+                async with self._claiming:
+                    answer = await self._decide(run, replace(offer, flow_ended=ended))
         match answer:
             case Granted():
                 try:
@@ -121,15 +125,15 @@ class Taker:
         return True
 
     async def _decide(self, run: FlowRun, offer: Offer) -> Granted | Waiting | Ended | Taken:
-        async with self._claiming:
-            answer = await gate.decide(
-                self._ledger,
-                replace(offer, full=not self._free()),
-                self._reconciler,
-                deployment_id=str(run.deployment_id),
-                made_by=str(run.created_by.id) if run.created_by else None,
-            )
-            self.starting += isinstance(answer, Granted)
+        """To be called under the lock."""
+        answer = await gate.decide(
+            self._ledger,
+            replace(offer, full=not self._free()),
+            self._reconciler,
+            deployment_id=str(run.deployment_id),
+            made_by=str(run.created_by.id) if run.created_by else None,
+        )
+        self.starting += isinstance(answer, Granted)
         return answer
 
     async def _begin(self, run: FlowRun, granted: Granted, kind: str) -> None:
