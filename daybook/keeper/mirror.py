@@ -25,7 +25,7 @@ from prefect.exceptions import ObjectNotFound
 from daybook.keeper import prefect_runs
 from daybook.ledger import mirror as marks
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.states import TERMINAL
 from daybook.ledger.tables import RunRow
 from daybook.runs import prefect_states
 
@@ -108,8 +108,7 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
         newest = await session.get(RunRow, row.id)
     if newest is None or not newest.unmirrored or newest.finished_at != row.finished_at:
         return False  # another process did it, or the outcome was corrected
-    done = row.state is Status.SUCCEEDED
-    message = f"run {row.id[:8]} succeeded" if done else row.error or row.reason
+    message = prefect_states.message(row.state, row.id, row.error, row.reason)
     state = prefect_states.state_of(row.state, message)
     with suppress(ObjectNotFound):  # deleted meanwhile: there is nothing to tell
         await client.set_flow_run_state(run.id, state, force=True)

@@ -11,7 +11,7 @@
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
      ├ any other error            failed
-     ├ cancelled in Prefect       cancelled
+     ├ cancelled                  cancelled
      ├ the process is stopped     unknown: the effect may have been had
      └ the lease was refused      the agent is ended, what is known is kept: `LeaseLost`
 
@@ -202,7 +202,7 @@ async def _interrupted(ledger: Ledger, granted: Granted) -> None:
     except Exception as error:
         log.warning("Prefect cannot tell why: %s", error, extra={"action": "interrupt_unexplained"})
     if cancelled:
-        outcome = Outcome(Status.CANCELLED, "cancelled in Prefect")
+        outcome = Outcome(Status.CANCELLED, "cancelled")
     else:
         outcome = Outcome(Status.UNKNOWN, "the process was stopped while the agent was at work")
     await settling.leave_word(ledger, granted, outcome)

@@ -306,10 +306,7 @@ def _state(run_id: str | None, outcome: Outcome) -> State[Any]:
     Only a state that is completed carries them: of the others Prefect makes an error, from the
     message.
     """
-    if outcome.status is Status.SUCCEEDED:
-        message = f"run {str(run_id)[:8]} succeeded"
-    else:
-        message = outcome.error or outcome.reason
+    told = prefect_states.message(outcome.status, run_id, outcome.error, outcome.reason)
     result = {
         "run_id": run_id,
         "status": str(outcome.status),
@@ -318,4 +315,4 @@ def _state(run_id: str | None, outcome: Outcome) -> State[Any]:
         "result": outcome.result,
         "error": outcome.error,
     }
-    return state_of(outcome.status, message, result)
+    return state_of(outcome.status, told, result)

@@ -37,6 +37,15 @@ def waiting(until: datetime, why: str) -> State[Any]:
     return Scheduled(name=WAITING, scheduled_time=until, message=why)
 
 
+def message(status: Status, run_id: str | None, error: str | None, reason: str) -> str:
+    """What is said of an outcome where Prefect shows it."""
+    if status is Status.SUCCEEDED:
+        return f"run {str(run_id)[:8]} succeeded"
+    if status is Status.UNKNOWN:
+        return reason or error or ""  # the reason says what is not known
+    return error or reason
+
+
 def state_of(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
     """The terminal Prefect state of a terminal status.
 

@@ -41,7 +41,7 @@ PIPE_GRACE = 1.0
 class Cause(StrEnum):
     """Why a run's processes are ended from outside."""
 
-    CANCEL = "cancelled in Prefect"
+    CANCEL = "cancelled"
     TIMEOUT = "the attempt's time was up and it did not end"
     DEADLINE = "the deadline passed"
     LOST = "its lease was lost"

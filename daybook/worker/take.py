@@ -212,7 +212,8 @@ class Taker:
     async def _tell(self, run: FlowRun, answer: Ended) -> None:
         """End the Prefect run as its occurrence has ended."""
         shown = gate.shown(answer, str(run.id))
-        state = prefect_states.state_of(shown.status, shown.error or shown.reason)
+        message = prefect_states.message(shown.status, shown.run_id, shown.error, shown.reason)
+        state = prefect_states.state_of(shown.status, message)
         if await self._state(run, state) and answer.flow_run_id == str(run.id) and answer.run_id:
             await mirror.mirrored(self._ledger, [answer.run_id])
 
