@@ -10,8 +10,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import pytest
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.clock import SYSTEM
@@ -21,8 +24,9 @@ from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
 from daybook.keeper import lead, loops
 from daybook.keeper.loops import Keeper
-from daybook.ledger import leads
+from daybook.ledger import jobs, leads
 from daybook.ledger.tables import RunRow
+from daybook.spec.schedule import Cron
 from tests.conftest import PrefectServer
 from tests.crew import so
 from tests.e2e.keeper.conftest import House
@@ -242,3 +246,55 @@ async def test_the_leader_tells_of_itself(keepers: Keepers) -> None:
         < keepers.house.ledger.now() - datetime.fromisoformat(observed)
         < timedelta(minutes=1)
     )
+
+
+async def _enabled(house: House, job_id: str) -> bool:
+    async with house.ledger.read() as session:
+        return (await jobs.find(session, job_id)).job.enabled
+
+
+async def _cron(house: House, job_id: str) -> str:
+    async with house.ledger.read() as session:
+        schedule = (await jobs.find(session, job_id)).job.schedule
+    assert isinstance(schedule, Cron)
+    return schedule.expr
+
+
+async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_event(
+    house: House,
+) -> None:
+    job = await house.job(cron="0 9 * * *")
+    deployment = await house.ui.read_deployment(UUID(str(job.row.deployment_id)))
+    keeper = Keeper(house.ledger, "here:1:a")
+    keeping = asyncio.create_task(keeper.go_on())
+
+    async def passed() -> bool:
+        return "observe" in keeper.costs
+
+    assert await so(passed, SOON)
+    # No event tells of this: the next pass finds it.
+    (schedule,) = deployment.schedules
+    await house.ui.update_deployment_schedule(
+        deployment.id, schedule.id, schedule=CronSchedule(cron="30 7 * * *", timezone="UTC")
+    )
+
+    async def taken_over() -> bool:
+        return await _cron(house, job.id) == "30 7 * * *"
+
+    assert await so(taken_over, 15.0)
+    began = keeper.costs["observe"].at
+
+    async def again() -> bool:
+        return keeper.costs["observe"].at > began
+
+    assert await so(again, 15.0)
+    # The next one by itself is in ten seconds.
+    await house.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
+
+    async def off() -> bool:
+        return not await _enabled(house, job.id)
+
+    assert await so(off, loops.JOBS - 3.0)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+    assert await leads.acquire(house.ledger, lead.NAME, "there:2:b") == 2
