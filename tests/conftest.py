@@ -19,12 +19,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from hypothesis import settings
 
 from daybook.home import Home
 from daybook.host import server
 
 if TYPE_CHECKING:
     from tests.databases import Database, Server
+
+# How fast an example is on a loaded machine is nothing that a test is about.
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")
 
 REPOSITORY = Path(__file__).parent.parent
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="daybook-tests-"))

@@ -180,6 +180,7 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
     """Bring the job to Prefect; raises `Refused` when Prefect does not take it."""
     from prefect.exceptions import PrefectHTTPStatusError
 
+    from daybook.sync import client as prefect
     from daybook.sync import deployments
     from daybook.sync.reconcile import Report, bring
 
@@ -189,7 +190,7 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
         await bring(ledger, client, stored, found, Report())
     except PrefectHTTPStatusError as error:
         if error.response.status_code in {409, 422}:
-            raise Refused("job", f"Prefect does not take it: {error.response.text}") from error
+            raise Refused("job", f"Prefect does not take it: {prefect.refusal(error)}") from error
         raise
     except PrefectUnreachable:
         # It is stored, and marked as pending: the answer says so, the next sync brings it.
