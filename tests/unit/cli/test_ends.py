@@ -134,7 +134,18 @@ def test_the_worker_refuses_a_limit_of_none_and_begins_as_it_was_told(
     assert daybook("worker", "--limit", "2", "--name", "mine", "--once").code == 0
     ((_, *words),) = begun
     assert words == [
-        *("-m", "daybook.worker", "--pool", "daybook", "--name", "mine", "--limit", "2", "--once")
+        *(
+            "-P",
+            "-m",
+            "daybook.worker",
+            "--pool",
+            "daybook",
+            "--name",
+            "mine",
+            "--limit",
+            "2",
+            "--once",
+        )
     ]
 
 
