@@ -73,7 +73,7 @@ async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
     return False
 
 
-def _pending(pid: int) -> list[int]:
+def pending(pid: int) -> list[int]:
     """The signals that were sent to the process and that it has not taken yet, as masks."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
@@ -106,7 +106,7 @@ class Worker:
         mask = 1 << (number - 1)
 
         async def taken() -> bool:
-            return not any(each & mask for each in _pending(self.pid))
+            return not any(each & mask for each in pending(self.pid))
 
         assert await so(taken, 10.0)
 

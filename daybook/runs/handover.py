@@ -22,6 +22,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,18 @@ def ends_softly() -> Iterator[None]:
 
     Prefect's handler raises wherever it strikes, in the loop itself as a rule, which is torn down
     then: an agent's program would be killed without having been asked to end.
+
+    After the block SIGTERM is ignored: the run has its outcome, and Prefect would be told of a
+    crash over it. Who sent it sends SIGKILL in its time.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
     before = signal.getsignal(signal.SIGTERM)
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    after: Any = before
     try:
         yield
+        after = signal.SIG_IGN
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, after)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 import pytest
 
-from tests.crew import FOR_EVER, SEEN, WORKS, Crew
+from tests.crew import FOR_EVER, SEEN, WORKS, Crew, pending, so
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
@@ -87,3 +88,29 @@ async def test_what_has_not_begun_waits_for_another_worker(crew: Crew) -> None:
     agent.let_go()
     row = await crew.ends(job, "succeeded", within=SEEN)
     assert agent.had == row.attempts == 1
+
+
+async def test_told_to_end_when_it_has_its_outcome_a_run_shows_no_crash(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    gate = await crew.gate()
+    worker = await crew.worker(api_url=gate.api_url)
+    asked = await crew.floor.asked(job)
+    await agent.says("acting")
+    gate.close_for("set_state")
+    agent.let_go()
+    await crew.becomes(job, "succeeded", within=SEEN)
+    async with asyncio.timeout(SEEN):
+        await gate.held.wait()  # its process is about to tell Prefect
+    (head,) = worker.heads()
+    os.kill(head.pid, signal.SIGTERM)
+
+    async def taken() -> bool:
+        return not any(pending(head.pid))
+
+    assert await so(taken, SEEN)
+    gate.let_go()
+    await crew.ends(job, "succeeded", within=SEEN)
+    await crew.idle(within=SEEN)
+    states = await crew.floor.client.read_flow_run_states(asked.id)
+    assert "CRASHED" not in {each.type.value for each in states}
