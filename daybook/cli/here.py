@@ -247,7 +247,9 @@ def _keeper(keeper: dict[str, Any]) -> str:
     if not keeper["running"]:
         return "none leads"
     seen = keeper["observed_at"]
-    return keeper["holder"] + (f", has observed Prefect at {words.local(seen)}" if seen else "")
+    return str(keeper["holder"]) + (
+        f", has observed Prefect at {words.local(seen)}" if seen else ""
+    )
 
 
 def _status(found: dict[str, Any]) -> None:

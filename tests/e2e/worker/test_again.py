@@ -73,7 +73,7 @@ async def test_a_late_word_to_wait_is_no_retry(crew: Crew, ended_again: bool) ->
     late = prefect_states.waiting(SYSTEM.now(), "its turn comes later")
     for _ in range(1 + ended_again):
         await crew.floor.client.set_flow_run_state(asked.id, late, force=True)
-        await crew.shows(asked.id, "COMPLETED", within=SEEN)
+        await crew.shows(asked, "COMPLETED", within=SEEN)
     assert [each.id for each in await crew.floor.rows()] == [first.id]
     assert agent.had == 1
 
