@@ -69,7 +69,7 @@ async def ends(
         if flow_run_id not in supervised:
             await _seen(ledger, client, run, live[flow_run_id])
     async for page in prefect_runs.ended(client, ledger_tag(ledger.id), since or began - FIRST):
-        fresh = {str(run.id): run for run in page if not _our_refusal(run)}
+        fresh = {str(run.id): run for run in page if not _ours(run)}
         known = await known_rows(ledger, fresh)
         for flow_run_id, run in fresh.items():
             if flow_run_id not in known and flow_run_id not in supervised:
@@ -130,12 +130,16 @@ async def known_rows(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str,
     return {str(row.flow_run_id): row for row in found}
 
 
-def _our_refusal(run: FlowRun) -> bool:
-    refused = state_of(Status.SKIPPED, "")
-    return run.state is not None and (run.state.type, run.state.name) == (
-        refused.type,
-        refused.name,
-    )
+_OURS = {
+    (each.type, each.name) for each in (state_of(Status.SKIPPED, ""), state_of(Status.UNKNOWN, ""))
+}
+"""States of ours that nobody else gives: a refusal without a row, and the mirror of what may have
+had its effect. A row that is no more is not made again for them.
+"""
+
+
+def _ours(run: FlowRun) -> bool:
+    return run.state is not None and (run.state.type, run.state.name) in _OURS
 
 
 async def _seen(
@@ -156,7 +160,7 @@ async def _seen(
             return None
         offer = None
     else:
-        offer = await _offer(ledger, run)
+        offer = None if _ours(run) else await _offer(ledger, run)
         if offer is None:
             return None
     kind = "CANCELLED" if cancelling else state.type.value

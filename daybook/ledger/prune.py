@@ -9,7 +9,8 @@
 
 Never what is not settled: live runs, runs of which Prefect has still to be told, due times after
 their job's watermark (the audit would judge them again), ids of requests that may come a second
-time, and runs that a live one retries. Each batch is a transaction of its own, so nobody waits
+time, custom runs whose end in Prefect may be read again (without its row it would be begun anew),
+and runs that a live one retries. Each batch is a transaction of its own, so nobody waits
 long; who dies between two goes on later.
 """
 
@@ -34,6 +35,8 @@ BATCH = 500
 """How many rows go in one transaction."""
 REQUESTS = timedelta(days=7)
 """How long the id of a request is kept at least: the same id again asks for no second run."""
+STARTED_THERE = timedelta(days=2)
+"""How long a run that was started in Prefect is kept at least: there its end is read again."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ async def _may_go(
     again = aliased(RunRow)
     tried_again = exists().where(col(again.retry_of) == col(RunRow.id), col(again.status).in_(LIVE))
     fresh = col(RunRow.occurrence).startswith("request:") & (col(RunRow.queued_at) > now - REQUESTS)
+    # A direct call is no job's: its end is never read.
+    there = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
+    read_again = there & (col(RunRow.finished_at) > now - STARTED_THERE)
     settled: list[ColumnElement[bool]] = [
         col(RunRow.status).in_(TERMINAL),
         col(RunRow.unmirrored).is_(False),
@@ -93,7 +99,7 @@ async def _may_go(
     if row is not None:
         timed = col(RunRow.occurrence).startswith("due:")
         settled.append(~timed | (col(RunRow.due) <= row.audited_until))
-    return [of_job, or_(*past), *settled, ~fresh, ~tried_again]
+    return [of_job, or_(*past), *settled, ~fresh, ~read_again, ~tried_again]
 
 
 # --- conversations

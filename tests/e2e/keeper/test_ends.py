@@ -73,6 +73,19 @@ async def test_a_custom_run_that_fails_before_its_flow_is_an_outcome(house: Hous
     assert "prompt: is no text" in str(row.error)
 
 
+async def test_what_we_showed_as_unknown_is_not_begun_again_when_its_row_is_gone(
+    house: House,
+) -> None:
+    stored = await house.job()
+    run = await house.ui.create_flow_run_from_deployment(UUID(str(stored.row.deployment_id)))
+    await house.set(run, Pending(), Running(), state_of(Status.UNKNOWN, "the process vanished"))
+
+    await seen(house)
+
+    assert await ends.one(house.ledger, house.client, str(run.id), gone=True) is None
+    assert await house.rows() == []
+
+
 async def test_a_due_run_that_crashed_before_its_claim_waits_for_another(house: House) -> None:
     stored = await house.job(every="1m")
     run = (await house.runs(stored))[0]

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.keeper import prune
-from daybook.ledger import audit, claims, jobs, mirror, sessions
+from daybook.ledger import audit, claims, ends, jobs, mirror, sessions
 from daybook.ledger import prune as book_of
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.prune import Keep
@@ -130,6 +130,27 @@ async def test_the_id_of_a_request_is_kept_for_a_week(book: Book) -> None:
     assert (await prune.prune(book.ledger, Keep(DAY, None))).runs == 3
     book.clock.move(DAY)
     assert (await prune.prune(book.ledger, Keep(DAY, None))).runs == 1
+
+
+async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_again(
+    book: Book,
+) -> None:
+    stored = await book.add(on_demand=True)
+    offer = book.due(stored, due=book.clock.now(), occurrence="flow:f", flow_run_id="f")
+    crashed = ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", offer)
+    await book.settled(offer, Status.UNKNOWN)
+    await mirror.mirrored(book.ledger, await left(book))
+    await ended(book, stored, 3)
+    for passed in (timedelta(0), 2 * DAY - MINUTE):
+        book.clock.move(passed)
+        await prune.prune(book.ledger, Keep(MINUTE, 1))
+        # With its row the same end, read again by another leader, changes nothing.
+        assert await ends.take(book.ledger, crashed) is None
+    book.clock.move(MINUTE)
+
+    await prune.prune(book.ledger, Keep(MINUTE, 1))
+
+    assert "flow:f" not in [row.occurrence for row in await book.rows()]
 
 
 async def test_what_came_after_the_watermark_stays_and_is_not_judged_again(book: Book) -> None:
