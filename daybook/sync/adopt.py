@@ -19,6 +19,8 @@ loses it again when it sees the tag that was written last (`deployments.TAKEN`).
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -34,9 +36,11 @@ from daybook.spec.job import TAG_OF_OURS, Job, read_parameters
 from daybook.spec.names import LONGEST, cut, default_name, free_name, validate_name
 from daybook.spec.refusal import translated
 from daybook.spec.schedule import At
+from daybook.sync import client as prefect
 from daybook.sync import deployments, form, projection
 from daybook.sync.listing import Listed
 from daybook.sync.report import Report
+from daybook.sync.seen import AGAIN
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -47,23 +51,29 @@ async def all_of(
     ledger: Ledger,
     client: PrefectClient,
     listed: Sequence[Listed],
-    refused: dict[str, bytes],
+    refused: dict[str, tuple[bytes, float]],
     report: Report,
 ) -> list[str]:
     """Take over those of ``listed``, no job's deployments, that can be jobs; returns the jobs' ids.
 
-    ``refused`` are the marks of those that could not, by their ids; what has none of them is asked
-    again and told.
+    ``refused`` are those that could not, as `Seen` keeps them; who is not among them is asked
+    again and told. One that goes wrong does not hold up the others.
     """
     made = []
     for each in listed:
-        if refused.get(each.id) == each.mark or not _is_candidate(each, ledger.id):
+        mark, until = refused.get(each.id, (None, 0.0))
+        if (mark == each.mark and time.monotonic() < until) or not _is_candidate(each, ledger.id):
             continue
         try:
             job_id = await _one(ledger, client, each, report)
         except Refused as error:
-            refused[each.id] = each.mark
+            refused[each.id] = each.mark, math.inf
             report.keep_foreign(each.name, f"it cannot be a job: {error}")
+        except Exception as error:
+            if not prefect.is_of_one(error):
+                raise
+            refused[each.id] = each.mark, time.monotonic() + AGAIN
+            report.keep_foreign(each.name, f"it cannot be a job: {prefect.trouble(error)}")
         else:
             made += [job_id] if job_id else []
     return made

@@ -24,6 +24,7 @@ from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.spec.names import free_name
+from daybook.sync import client as prefect
 from daybook.sync import deployments, form, place, projection
 from daybook.sync.plan import differing, plan
 from daybook.sync.projection import Projection
@@ -217,11 +218,20 @@ async def one(
 
 
 async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report) -> None:
-    """Delete the deployments of archived jobs; none else is ever deleted."""
+    """Delete the deployments of archived jobs; none else is ever deleted.
+
+    One that Prefect does not delete is told, and left to the next time.
+    """
     async with ledger.read() as session:
         gone = await records.left_over(session)
     for row in gone:
-        await deployments.delete(client, str(row.deployment_id))
+        try:
+            await deployments.delete(client, str(row.deployment_id))
+        except Exception as error:
+            if not prefect.is_of_one(error):
+                raise
+            report.fail(row.name, prefect.trouble(error))
+            continue
         async with ledger.write() as session:
             await records.agreed(session, row.id, None, None, row.updated_at)
         report.removed.append(row.name)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from daybook.errors import PrefectUnreachable
+from daybook.errors import DaybookError, LedgerError, PrefectUnreachable, Refused
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.exceptions import PrefectHTTPStatusError
 
 MOST_WORDS = 300
 """How many characters are told of a refusal."""
+_AWAY = {
+    httpx.codes.BAD_GATEWAY,
+    httpx.codes.SERVICE_UNAVAILABLE,
+    httpx.codes.GATEWAY_TIMEOUT,
+}
+"""What is answered in place of a Prefect that is away or too busy."""
 
 
 @asynccontextmanager
@@ -49,7 +55,29 @@ async def answers(client: PrefectClient) -> None:
         raise PrefectUnreachable(str(client.api_url), str(problem) or type(problem).__name__)
 
 
-def refusal(error: PrefectHTTPStatusError) -> str:
+def is_of_one(error: Exception) -> bool:
+    """Whether the error may be one job's own, so that the others go on.
+
+    It is not where Prefect or the ledger is away, or its caller must not go on (`DaybookError`).
+    """
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code not in _AWAY
+    if isinstance(error, DaybookError):
+        return isinstance(error, Refused | LedgerError)
+    return not isinstance(error, httpx.TransportError)
+
+
+def trouble(error: Exception) -> str:
+    """An error that is one job's own, in words: without values, which are prompts, or headers."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return refusal(error)
+    if isinstance(error, DaybookError):
+        return str(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {where.name}, line {where.lineno}"
+
+
+def refusal(error: httpx.HTTPStatusError) -> str:
     """What Prefect says is wrong, without what it was sent: that is a prompt, or headers."""
     try:
         told = error.response.json()

@@ -218,8 +218,12 @@ def schedule_of(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Sc
     ``timezone`` is the job's, kept where Prefect does not carry one. Raises `Refused` for one that
     Prefect can say and Daybook cannot.
     """
-    with translated():
-        return _schedule_of(plain, timezone, edited_at)
+    try:
+        with translated():
+            return _schedule_of(plain, timezone, edited_at)
+    except (ValueError, ArithmeticError) as error:
+        # An anchor before the year 1, for instance: Prefect's intervals may be of any length.
+        raise Refused("schedule", f"Prefect's {_shown(plain)} cannot be kept here") from error
 
 
 def _schedule_of(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daybook import settings
-from daybook.errors import Refused
 from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
@@ -19,7 +18,7 @@ from daybook.ledger.jobs import StoredJob
 from daybook.sync import adopt, deployments, form, listing, place, projection
 from daybook.sync import client as prefect
 from daybook.sync.bring import agrees, bring, one, remove_left_over, tell_foreign
-from daybook.sync.listing import Listing
+from daybook.sync.listing import Listed, Listing
 from daybook.sync.report import Report
 from daybook.sync.seen import Seen
 
@@ -39,7 +38,8 @@ async def everything(
 ) -> Report:
     """Bring all jobs into agreement, one after the other; a second time nothing is written.
 
-    A job that Prefect does not take is told in the report, and the others go on. What is as it was
+    A job that Prefect does not take, or that cannot be compared, is told in the report, and the
+    others go on; the error is raised only where Prefect or the ledger is away. What is as it was
     when ``seen`` saw it in agreement is not looked at again. After ``most_seconds`` no further job
     is begun: the report tells how many are left.
     """
@@ -92,9 +92,21 @@ class _Pass:
                 await asyncio.sleep(0)
 
     async def _do(self, stored: StoredJob) -> None:
-        from prefect.exceptions import PrefectHTTPStatusError
-
         entry = self.listed.found.get(stored.row.deployment_id or "")
+        try:
+            await self._compare(stored, entry)
+        except Exception as error:
+            if not prefect.is_of_one(error):
+                raise
+            if self._is_told(stored, entry):
+                return
+            self.report.fail(stored.job.name, prefect.trouble(error))
+            # What was taken over before the error is in the ledger.
+            async with self.ledger.read() as session:
+                newest = await jobs.get(session, stored.id) or stored
+            self.seen.failed(newest, entry, observed=stored.id in self.report.observed)
+
+    async def _compare(self, stored: StoredJob, entry: Listed | None) -> None:
         found = entry.read() if entry else None
         if found is not None and agrees(self.ledger, stored, found):
             tell_foreign(stored, found, self.report)
@@ -106,23 +118,20 @@ class _Pass:
                 await deployments.ask_to_schedule(self.client, stored, wanted, found, str(found.id))
             self.seen.agreed(stored, entry)
             return
-        if self.seen.is_hopeless(stored, entry):
-            self.report.observed.add(stored.id)
+        if self._is_told(stored, entry):
             return
-        try:
-            # What was listed may be old by now: look again before anything is written.
-            after = await one(self.ledger, self.client, stored.id, self.report)
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code >= 500:
-                raise
-            self.report.fail(stored.job.name, prefect.refusal(error))
-            self.seen.failed(stored, entry)
-        except Refused as error:
-            self.report.fail(stored.job.name, str(error))
-            self.seen.failed(stored, entry)
-        else:
-            if after is not None and records.is_absent(after.row):
-                self.seen.agreed(after, None)
+        # What was listed may be old by now: look again before anything is written.
+        after = await one(self.ledger, self.client, stored.id, self.report)
+        if after is not None and records.is_absent(after.row):
+            self.seen.agreed(after, None)
+
+    def _is_told(self, stored: StoredJob, entry: Listed | None) -> bool:
+        """Whether just this failed a while ago, and was told."""
+        if not self.seen.is_hopeless(stored, entry):
+            return False
+        if self.seen.was_observed(stored.id):
+            self.report.observed.add(stored.id)
+        return True
 
 
 class Reconciliation:

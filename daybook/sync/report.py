@@ -17,7 +17,7 @@ class Report:
     was deleted; they are among ``created`` as well. ``deleted`` are off since their deployment is
     gone. ``adopted`` were made in Prefect. ``refused`` are edits made in Prefect that no job can
     take over, ``foreign`` what Prefect holds and keeps for itself, ``failed`` the jobs that Prefect
-    does not take, each in words.
+    does not take, or that cannot be compared, each in words.
 
     ``observed`` are the ids of the jobs of which all is in the ledger that was edited in Prefect
     before the sync began; ``left`` is how many were not looked at for want of time.
@@ -76,8 +76,8 @@ class Report:
         log.info("%s: stays Prefect's own: %s", name, words, extra={"action": "sync_foreign"})
 
     def fail(self, name: str, words: str) -> None:
-        """Prefect did not take the job."""
+        """Prefect did not take the job, or it cannot be compared."""
         self.failed[name] = words
         log.warning(
-            "%s: Prefect does not take it: %s", name, words, extra={"action": "sync_failed"}
+            "%s: not brought into agreement: %s", name, words, extra={"action": "sync_failed"}
         )

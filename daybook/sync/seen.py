@@ -24,12 +24,13 @@ class _Both(NamedTuple):
 class Seen:
     """Both sides of the jobs that were in agreement, and what was refused.
 
-    ``refused`` are the marks of deployments that cannot be jobs, by their ids.
+    ``refused`` are the deployments that cannot be jobs, by their ids: the mark, and until which
+    monotonic time they are not asked again as they are.
     """
 
-    refused: dict[str, bytes] = field(default_factory=dict)
+    refused: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     _agreed: dict[str, _Both] = field(default_factory=dict)
-    _failed: dict[str, tuple[_Both, float]] = field(default_factory=dict)
+    _failed: dict[str, tuple[_Both, float, bool]] = field(default_factory=dict)
 
     def knows(self, job: Version, listed: Listing) -> bool:
         """Whether both sides are as they were when they agreed."""
@@ -48,13 +49,19 @@ class Seen:
         self._agreed[stored.id] = _Both(there.mark if there else None, stored.row.updated_at)
         self._failed.pop(stored.id, None)
 
-    def failed(self, stored: StoredJob, there: Listed | None) -> None:
-        """Prefect did not take the job."""
+    def failed(self, stored: StoredJob, there: Listed | None, *, observed: bool) -> None:
+        """Prefect did not take the job, or it cannot be compared; what was edited there until then
+        is in the ledger where it is ``observed``.
+        """
         both = _Both(there.mark if there else None, stored.row.updated_at)
-        self._failed[stored.id] = both, time.monotonic() + AGAIN
+        self._failed[stored.id] = both, time.monotonic() + AGAIN, observed
 
     def is_hopeless(self, stored: StoredJob, there: Listed | None) -> bool:
-        """Whether Prefect did not take just this a while ago."""
-        both, until = self._failed.get(stored.id, (None, 0.0))
+        """Whether just this failed a while ago."""
+        both, until, _ = self._failed.get(stored.id, (None, 0.0, False))
         now_so = _Both(there.mark if there else None, stored.row.updated_at)
         return both == now_so and time.monotonic() < until
+
+    def was_observed(self, job_id: str) -> bool:
+        """Whether all that was edited on the job was in the ledger when it failed."""
+        return self._failed[job_id][2]

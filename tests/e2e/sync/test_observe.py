@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from daybook.host import server
 from daybook.keeper.observe import Observed, Observer
 from daybook.ledger import deployments as records
 from daybook.spec.due import due_times
+from daybook.sync import deployments, projection
 from daybook.sync.listing import PAGE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 CRON = {"cron": "*/7 * * * *", "timezone": "UTC", "day_or": True}
+
+
+def _told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [each for each in caplog.records if getattr(each, "action", "") == "sync_failed"]
 
 
 class Watch:
@@ -117,10 +124,126 @@ async def test_a_job_that_prefect_refuses_is_observed_and_told_once(
     assert (list(seen.report.failed), set(seen.jobs)) == (["a-big-one"], {stored.id})
     seen = await watch.look()
     assert (seen.report.failed, set(seen.jobs), both.writes) == ({}, {stored.id}, {})
-    told = [record for record in caplog.records if getattr(record, "action", "") == "sync_failed"]
-    assert len(told) == 1
+    assert len(_told(caplog)) == 1
     await both.edit("a-big-one", prompt="Smaller")
     assert (await watch.look()).report.created == ["a-big-one"]
+
+
+async def test_a_schedule_that_prefect_cannot_queue_holds_up_nobody(
+    both: Any, watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect takes a cron that is never due, and answers 500 when it is to queue its runs."""
+    odd = await both.add("a-job", every="1h")
+    other = await both.add("other", every="1h")
+    await watch.settled()
+    never = {"cron": "0 0 31 2 *", "timezone": "UTC", "day_or": True}
+    await both.ui_add_schedule("a-job", never)
+    await both.edit("a-job", prompt="Newer")
+    seen = await watch.look()
+    assert list(seen.report.failed) == ["a-job"]
+    assert seen.report.failed["a-job"].startswith("500")
+    assert seen.jobs == {odd.id, other.id}  # what was edited there is in the ledger
+    assert (await both.deployment("a-job")).parameters["prompt"] == "Newer"
+    for _ in range(2):
+        seen = await watch.look()
+        assert seen.jobs == {odd.id, other.id}
+    await both.ui_schedule("other", active=False)
+    assert (await watch.look()).report.pulled == ["other"]
+    assert len(_told(caplog)) <= 2  # once more, for what was written there before it failed
+
+
+async def test_a_job_that_cannot_be_compared_is_told_once_and_the_others_are_observed(
+    both: Any, watch: Watch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = await both.add("a-job", every="1h")
+    other = await both.add("other", every="1h")
+    await watch.settled()
+    held = projection.of_deployment
+
+    def stumbles(found: DeploymentResponse) -> projection.Projection:
+        if found.name == "a-job":
+            raise OverflowError("with the prompt in it")
+        return held(found)
+
+    await both.ui_deployment("a-job", description="Odd")
+    await both.ui_deployment("other", description="Edited")
+    with monkeypatch.context() as patched:
+        patched.setattr(projection, "of_deployment", stumbles)
+        seen = await watch.look()
+        assert (set(seen.jobs), seen.report.pulled) == ({other.id}, ["other"])
+        assert list(seen.report.failed) == ["a-job"]
+        assert "OverflowError" in seen.report.failed["a-job"]
+        seen = await watch.look()
+        assert (set(seen.jobs), seen.report.failed) == ({other.id}, {})
+    assert len(_told(caplog)) == 1
+    assert "with the prompt in it" not in caplog.text
+    await both.ui_deployment("a-job", description="Sound")
+    seen = await watch.look()
+    assert (set(seen.jobs), seen.report.pulled) == ({odd.id, other.id}, ["a-job"])
+
+
+async def test_an_interval_of_ages_is_told_and_holds_up_nobody(both: Any, watch: Watch) -> None:
+    """Its last due time before now is before the year 1."""
+    both_ids = {(await both.add(name, every="1h")).id for name in ("a-job", "other")}
+    await watch.settled()
+    soon = (both.ledger.now() + timedelta(minutes=10)).isoformat()
+    await both.ui_schedule("a-job", schedule={"interval": 1e11, "anchor_date": soon})
+    seen = await watch.look()
+    assert "schedule" in seen.report.refused["a-job"]
+    assert seen.jobs == both_ids
+    assert (await both.job("a-job")).row.conflict is not None
+
+
+async def test_a_deployment_that_prefect_does_not_delete_holds_up_nobody(
+    both: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = await both.add("a-job", every="1h")
+    gone = await both.add("gone", every="1h")
+    other = await both.add("other", every="1h")
+    await watch.settled()
+    kept = (await both.job("a-job")).row.deployment_id
+    for name in ("a-job", "gone"):
+        await both.archive(name)
+    delete = deployments.delete
+
+    async def stumbles(client: Any, deployment_id: str) -> None:
+        if deployment_id == kept:
+            raise OverflowError
+        await delete(client, deployment_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deployments, "delete", stumbles)
+        seen = await watch.look()
+        assert (list(seen.report.failed), seen.report.removed) == (["a-job"], ["gone"])
+        assert seen.jobs == {other.id}
+    assert (await watch.look()).report.removed == ["a-job"]
+    assert {odd.id, gone.id}.isdisjoint((await watch.settled()).jobs)
+
+
+async def test_what_goes_wrong_in_taking_one_over_holds_up_nobody(
+    both: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = await both.add("a-job", every="1h")
+    await watch.settled()
+    flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
+    body = {"flow_id": flow, "entrypoint": "flows/agent_prompt.py:agent_prompt"}
+    body |= {"parameters": {"prompt": "Say so"}}
+    odd = (await both.ui("POST", "/deployments/", body | {"name": "odd"})).json()["id"]
+    await both.ui("POST", "/deployments/", body | {"name": "sound"})
+    read = deployments.read
+
+    async def stumbles(client: Any, deployment_id: str) -> DeploymentResponse | None:
+        if deployment_id == odd:
+            raise OverflowError
+        return await read(client, deployment_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deployments, "read", stumbles)
+        seen = await watch.look()
+        assert (seen.report.adopted, list(seen.report.foreign)) == (["sound"], ["odd"])
+        assert stored.id in seen.jobs
+        assert (await watch.look()).report.foreign == {}
+    await both.ui("DELETE", f"/deployments/{odd}")
 
 
 async def test_what_cannot_be_a_job_is_told_once(

@@ -203,6 +203,7 @@ def test_what_no_job_can_say_is_foreign_and_told(schedule: Any) -> None:
         {"cron": "0 9 5-5 * *", "timezone": "UTC"},
         {"cron": "0 9 * * *", "timezone": "Mars/Olympus"},
         {"interval": 200 * 365 * 86_400, "phase": 0},
+        {"interval": 10**11, "phase": int(EDITED.timestamp()) + 600},
     ],
 )
 def test_what_prefect_may_hold_and_a_job_refuses(plain: dict[str, Any]) -> None:
