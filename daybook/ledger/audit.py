@@ -30,7 +30,17 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger import corrections, jobs, offers, outcomes, overlap, slots, states, wanted
+from daybook.ledger import (
+    corrections,
+    jobs,
+    offers,
+    outcomes,
+    overlap,
+    rows,
+    slots,
+    states,
+    wanted,
+)
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.outcomes import Outcome
@@ -190,10 +200,10 @@ class _Audit:
 
     async def do(self, chunk: Sequence[_Due]) -> None:
         self._first = chunk[0].due
-        rows = await self._rows(chunk[-1].due)
+        there = await self._rows(chunk[-1].due)
         spent = await wanted.spent(self.session, self.newest)
         for each in chunk:
-            row = rows.get(each.due)
+            row = there.get(each.due)
             if row is not None and row.waits_for != corrections.DUE:
                 await self._close()
                 continue
@@ -203,6 +213,7 @@ class _Audit:
                 await self._wait(each, row, reason, late)
             elif row is not None:
                 await self._close()
+                rows.act_with(row, each.stored)
                 await outcomes.write(self.session, row, Outcome(status, reason), self.now)
             else:
                 await self._gather(each, status, reason)
@@ -282,17 +293,19 @@ class _Audit:
         begins = max(self.now, each.due + upcoming.offset(self.newest.id, policy.stagger))
         says: dict[str, Any] = {
             "until": begins,
+            "queued_at": begins,
             "reason": reason,
             # One behind the other in their order, whichever of their Prefect runs comes first.
             "waits_for": slots.OVERLAP if late and policy.catch_up == "all" else "",
             "trigger": overlap.CATCH_UP if late else "schedule",
         }
         if row is not None:
+            rows.act_with(row, each.stored)
             row.sqlmodel_update(says)
             self.session.add(row)
             return
         states.check(each.stored.id, None, Status.WAITING)
-        says |= {"id": new_id(), "status": Status.WAITING.value, "queued_at": begins}
+        says |= {"id": new_id(), "status": Status.WAITING.value}
         says |= {"occurrence": offers.due_key(each.stored.id, each.due), "due": each.due}
         self._fresh.append(self._template(each.stored) | says)
 

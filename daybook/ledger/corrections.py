@@ -7,7 +7,9 @@
       └─ not due any more by the revision in force ──► skipped
 
 Until then such a row says only that somebody has to see to that instant: it `waits_for` `DUE`, and
-nothing of it is decided.
+nothing of it is decided. What it was made with stands for what was known then: it acts, and is
+judged, with the revision in force at its due time. A due time whose Prefect run crashed ahead of it
+waits in the same way (`daybook.ledger.ends`).
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from daybook.ledger import jobs, offers, states
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.spec import upcoming
 
 DUE = "due"
 """What `waits_for` says of a row that waits for its due time and has not been judged."""
@@ -48,8 +49,7 @@ async def ask(
             col(RunRow.job_id) == job_id, *between, col(RunRow.occurrence).startswith("due:")
         )
         known = set((await session.execute(timed)).scalars())
-        job, later = stored.job, upcoming.offset(job_id, stored.job.policy.stagger)
-        parameters = job.parameters()
+        parameters = stored.job.parameters()
         fresh = [each for each in instants if each not in known and each > now]
         for due in fresh:
             row = RunRow(
@@ -61,11 +61,11 @@ async def ask(
                 due=due,
                 status=Status.WAITING,
                 reason=why,
-                until=due + later,
+                until=due,
                 waits_for=DUE,
                 parameters=parameters,
                 agent=offers.agent_of(parameters),
-                queued_at=due + later,  # it waits for nothing else before
+                queued_at=due,  # it waits for nothing else before
             )
             states.check(row.id, None, row.state)
             session.add(row)

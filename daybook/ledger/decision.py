@@ -88,14 +88,29 @@ class Decision:
         if row is None:
             if self.offer.due > self.now:
                 return Waiting(self.offer.due, "not due yet")
-            return await self._judge(None)
+            return await self._judge(None, None)
+        stored = await self._job_of(row)
         if why := waits.overdue(row, self.now):
             return await self._end(row, Status.TIMED_OUT, why)
         # Who waits for a slot or a turn may look at any time: what became free is why it was woken.
         turned = row.waits_for in slots.TURNS
         if row.until is not None and row.until > self.now and not turned:
             return Waiting(row.until, row.reason, row.id)
-        return await self._judge(row)
+        return await self._judge(row, stored)
+
+    async def _job_of(self, row: RunRow) -> StoredJob | None:
+        """The job by the revision that ``row`` acts with.
+
+        A due time that has not begun follows the edits of before it, also those that were made, or
+        became known, after its row was.
+        """
+        stored = await rows.job_of(self.session, row)
+        if stored is not None and offers.is_due_key(row.occurrence) and not row.attempts:
+            rows.act_with(row, stored)
+            if row.waits_for == corrections.DUE:
+                row.queued_at = row.due + upcoming.offset(stored.id, stored.job.policy.stagger)
+            self.session.add(row)
+        return stored
 
     def _is_later_start(self, row: RunRow) -> bool:
         same_run = row.flow_run_id is not None and row.flow_run_id == self.offer.flow_run_id
@@ -122,18 +137,14 @@ class Decision:
         self.session.add(ended)
         return await self._overlap(row, stored)
 
-    async def _judge(self, row: RunRow | None) -> Answer:
+    async def _judge(self, row: RunRow | None, stored: StoredJob | None) -> Answer:
         offer = self.offer
         # Only a due time of a job needs the job to be enabled, and can be too late.
         timed = offers.is_due_key(offer.occurrence if row is None else row.occurrence)
-        if row is not None:
-            stored = await rows.job_of(self.session, row)
-        elif offer.job_id is not None:
+        if row is None and offer.job_id is not None:
             # A custom run's due time may lie in the second before the job was made.
             at = offer.due if timed else self.now
             stored = await jobs.in_force(self.session, offer.job_id, at)
-        else:
-            stored = None
         if timed and row is None and (answer := self._no_due_time(stored)):
             return answer
         fresh = row is None or row.waits_for == corrections.DUE

@@ -28,7 +28,7 @@ from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.ledger import jobs, leases, offers, outcomes, rows, states
+from daybook.ledger import corrections, jobs, leases, offers, outcomes, rows, states
 from daybook.ledger.decision import is_due
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
@@ -215,13 +215,21 @@ async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) 
             elif late is not None and not late.runs:
                 outcome = Outcome(Status.MISSED, late.reason)
             else:
-                states.check(row.id, None, Status.WAITING)
-                row.status, row.flow_run_id = Status.WAITING, None
-                row.until, row.reason = max(now, row.due), end.told()
+                _wait(row, end, now)
                 session.add(row)
                 return row.state
     await outcomes.write(session, row, outcome, now)
     return row.state
+
+
+def _wait(row: RunRow, end: EndInPrefect, now: datetime) -> None:
+    """Let a row that is not stored yet wait for another Prefect run."""
+    states.check(row.id, None, Status.WAITING)
+    row.status, row.flow_run_id = Status.WAITING, None
+    row.until, row.reason = max(now, row.due), end.told()
+    if offers.is_due_key(row.occurrence) and row.due > now:
+        # Its job may still be edited, and it is judged when it is due.
+        row.waits_for, row.queued_at = corrections.DUE, row.due
 
 
 def _has_no_row_yet(stored: StoredJob, due: datetime) -> bool:

@@ -67,6 +67,12 @@ def new(
     )
 
 
+def act_with(row: RunRow, stored: StoredJob) -> None:
+    """Let a run that has not begun act with this revision of its job."""
+    row.revision, row.parameters = stored.revision.number, stored.job.parameters()
+    row.agent = offers.agent_of(row.parameters)
+
+
 async def job_of(session: AsyncSession, row: RunRow) -> StoredJob | None:
     """The row's job by the revision that its run acts with; None for a run without a job."""
     if row.job_id is None:

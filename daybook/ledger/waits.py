@@ -12,7 +12,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger import slots
+from daybook.ledger import corrections, slots
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import durations, policy
@@ -36,6 +36,8 @@ async def all_overdue(session: AsyncSession, now: datetime, limit: int) -> list[
         .where(
             col(RunRow.status) == Status.WAITING,
             deadline != "",
+            # Of one that was not judged the deadline may be another by then.
+            col(RunRow.waits_for) != corrections.DUE,
             (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
         )
         .order_by(col(RunRow.queued_at))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daybook.keeper import audit as keeper
-from daybook.ledger import audit, claims, corrections, ends, jobs
+from daybook.ledger import audit, claims, ends, jobs
 from daybook.ledger.audit import Audited
 from daybook.ledger.ends import EndInPrefect
 from daybook.ledger.jobs import StoredJob
@@ -437,51 +437,6 @@ async def test_an_edit_of_before_the_watermark_counts_from_there_on(book: Book) 
 
 
 # --- corrected due times
-
-
-async def test_a_corrected_due_time_waits_for_its_time_and_is_judged_then(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", catch_up="none")
-    dues = [NOON + HOUR, NOON + 2 * HOUR]
-    assert await corrections.ask(book.ledger, stored.id, 1, dues, "a change of the clocks") == 2
-    assert await corrections.ask(book.ledger, stored.id, 1, dues, "a change of the clocks") == 0
-    first, second = await book.rows()
-
-    assert isinstance(await book.claim(book.asked(first)), Waiting)
-    granted = await book.granted(book.asked(first))
-    assert (granted.due, granted.trigger) == (dues[0], "schedule")
-
-    book.clock.set(dues[1] + 2 * MINUTE)
-    late = await book.claim(book.asked(second))
-    assert isinstance(late, Ended)
-    assert late.status is Status.MISSED
-
-
-async def test_one_for_which_nobody_came_is_judged_by_the_audit(book: Book) -> None:
-    none = await book.add("none", cron="0 * * * *", catch_up="none")
-    latest = await book.add("latest", cron="0 * * * *", catch_up="latest")
-    for stored in (none, latest):
-        await corrections.ask(book.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
-    book.clock.set(NOON + HOUR + 2 * MINUTE)
-
-    assert (await advance(book, none)).missed == 1
-    assert (await advance(book, latest)).waiting == 1
-
-    by_job = {row.job_id: (row.status, row.trigger, row.waits_for) for row in await book.rows()}
-    assert by_job == {none.id: ("missed", "schedule", ""), latest.id: ("waiting", "catch_up", "")}
-
-
-async def test_one_that_is_not_due_any_more_is_skipped(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *")
-    await corrections.ask(book.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
-    (row,) = await book.rows()
-    await book.edit(stored.id, cron="30 * * * *")
-    assert await corrections.ask(book.ledger, stored.id, 1, [NOON + 2 * HOUR], "by the old") == 0
-    book.clock.set(NOON + HOUR)
-
-    answer = await book.claim(book.asked(row))
-
-    assert isinstance(answer, Ended)
-    assert (answer.status, answer.reason) == (Status.SKIPPED, "not due any more")
 
 
 # --- the keeper's pass
