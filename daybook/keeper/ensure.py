@@ -11,6 +11,8 @@
     cancelling, paused               nothing: `ends` sees to it
     gone, or there is none           made, under the key `<ledger>:<occurrence>:<n>`
     ended                            `ends` decides; made when the row still waits then
+    of a job that is off, without a  skipped, a minute after it was asked for: who asks for a run of
+    deployment by agreement          such a job makes one
     refused by Prefect               made after a pause that doubles; after some refusals the row
                                      has failed (`ledger.ends.refused`)
 
@@ -35,6 +37,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from daybook import settings
 from daybook.keeper import ends, prefect_runs
 from daybook.ledger import claims, slots, waits
+from daybook.ledger import deployments as records
 from daybook.ledger import ends as book
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -152,11 +155,11 @@ class _Pass:
     ) -> None:
         self._ledger, self._client = ledger, client
         self._at, self._abandoned = at, abandoned
-        self._jobs: dict[str, JobRow] = {}
         self.done, self.due = Ensured(), list[str]()
 
     async def do(self, rows: Sequence[RunRow]) -> None:
         rows = [row for row in rows if row.state is Status.WAITING]
+        rows = await self._without_skipped(rows) if rows else rows
         if not rows:
             return
         runs = await prefect_runs.read(self._client, [row.flow_run_id for row in rows])
@@ -171,6 +174,19 @@ class _Pass:
                 # This one row's trouble: its run may not be moved.
                 self.done.left += 1
                 log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
+
+    async def _without_skipped(self, rows: Sequence[RunRow]) -> list[RunRow]:
+        """Those of ``rows`` that still wait; of the others the job is off, and not in Prefect."""
+        async with self._ledger.read() as session:
+            absent = await records.absent(session)
+        left = []
+        for row in rows:
+            if row.job_id in absent and row.queued_at < self._ledger.now() - records.FRESH:
+                async with self._ledger.write() as session:
+                    if await records.skip_of_absent(session, row.id, self._ledger.now()):
+                        continue
+            left.append(row)
+        return left
 
     def _when(self, row: RunRow) -> datetime:
         return self._at or row.until or self._ledger.now()

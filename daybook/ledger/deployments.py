@@ -105,6 +105,31 @@ async def lost(
     return True
 
 
+async def absent(session: AsyncSession) -> set[str]:
+    """The ids of the live jobs of which both sides agree that Prefect has no deployment."""
+    without = select(JobRow).where(
+        col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_(None)
+    )
+    return {row.id for row in (await session.execute(without)).scalars() if is_absent(row)}
+
+
+async def skip_of_absent(session: AsyncSession, run_id: str, now: datetime) -> bool:
+    """End a waiting run whose job is off and has no deployment by agreement, as `lost` does.
+
+    It was held when the deployment was lost, and waits only since. False, and nothing is written,
+    when any of it is not so (any more).
+    """
+    run = await session.get(RunRow, run_id)
+    if run is None or run.state is not Status.WAITING or run.job_id is None:
+        return False
+    stored = await jobs.get(session, run.job_id)
+    if stored is None or stored.job.enabled or not is_absent(stored.row):
+        return False
+    why = stored.row.disabled_reason or DELETED
+    await outcomes.write(session, run, Outcome(Status.SKIPPED, f"the job is off: {why}"), now)
+    return True
+
+
 def is_absent(row: JobRow) -> bool:
     """Whether both sides agree that Prefect has no deployment of this job."""
     return row.deployment_id is None and row.synced == ABSENT

@@ -17,6 +17,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pe
 
 from daybook.keeper import ensure, expire, mirror
 from daybook.ledger import claims
+from daybook.ledger import deployments as records
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer, Waiting
 from daybook.ledger.outcomes import Outcome
@@ -299,6 +300,35 @@ async def test_without_a_deployment_a_row_is_left(house: House) -> None:
     assert (await house.row(fine.id)).flow_run_id == done.made[0]
     left = await house.row(gone.id)
     assert (left.status, left.flow_run_id, left.prefect_runs) == ("waiting", None, 0)
+
+
+async def test_of_a_job_that_is_off_since_its_deployment_was_deleted_it_is_skipped(
+    house: House,
+) -> None:
+    """It was held while that was noticed, and its process died."""
+    stored = await house.job()
+    held, _ = await house.carried(stored)
+    granted = await house.claimed(held)
+    deployment_id = str(stored.row.deployment_id)
+    await house.ui.delete_deployment(UUID(deployment_id))
+    async with house.ledger.write() as session:
+        now = house.ledger.now()
+        assert await records.lost(session, stored.id, deployment_id, now, records.DELETED)
+    assert (await house.row(held.id)).status == "claimed"
+    await claims.died(house.ledger, held.id, granted.fence, "killed")
+    assert (await house.row(held.id)).status == "waiting"
+    house.passes(seconds=61)
+    fresh = await house.asked(stored)  # who asked for it is about to make the deployment
+
+    await ensure.ensure(house.ledger, house.client)
+
+    row = await house.row(held.id)
+    assert (row.status, row.reason) == ("skipped", f"the job is off: {records.DELETED}")
+    assert (row.finished_at is not None, row.until) == (True, None)
+    assert (await house.row(fresh.id)).status == "waiting"
+    house.passes(seconds=61)
+    await ensure.ensure(house.ledger, house.client)
+    assert (await house.row(fresh.id)).status == "skipped"
 
 
 async def test_of_a_removed_job_it_is_cancelled(house: House) -> None:
