@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -127,8 +126,10 @@ class Decision:
 
     async def _retry(self, ended: RunRow) -> Answer:
         base = offers.flow_key(str(self.offer.flow_run_id))
-        count = select(func.count()).where(col(RunRow.occurrence).startswith(f"{base}:"))
-        number = (await self.session.execute(count)).scalar_one() + 1
+        retries = select(RunRow.occurrence).where(col(RunRow.occurrence).startswith(f"{base}:"))
+        known = (await self.session.execute(retries)).scalars()
+        # Not their count: the first ones may have been pruned.
+        number = max((int(each.rpartition(":")[2]) for each in known), default=0) + 1
         stored = await jobs.get(self.session, ended.job_id) if ended.job_id else None
         row = rows.new(self.offer, f"{base}:{number}", "retry", stored, self.now)
         row.due, row.retry_of = self.now, ended.id

@@ -6,10 +6,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import delete
+from sqlmodel import col, select
 
 from daybook.ledger import claims, leases, offers
 from daybook.ledger.offers import Ended, Granted, Taken, Waiting
 from daybook.ledger.states import Status
+from daybook.ledger.tables import AttemptRow, RunRow
 from tests.unit.ledger.conftest import Book
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +55,23 @@ async def test_retries_are_counted_and_chained(book: Book) -> None:
     same_start = await book.claim(replace(offer, flow_starts=4, flow_ended=3))
     assert isinstance(same_start, Ended)
     assert same_start.run_id == last.run_id
+
+
+async def test_one_can_be_retried_when_its_first_retry_was_pruned(book: Book) -> None:
+    offer = book.due(await book.add(), flow_run_id="f")
+    await book.settled(offer, Status.FAILED)
+    for start in (2, 3):
+        await book.settled(replace(offer, flow_starts=start, flow_ended=start - 1), Status.FAILED)
+    async with book.ledger.write() as session:
+        first = select(RunRow.id).where(col(RunRow.occurrence) == "flow:f:1")
+        gone = (await session.execute(first)).scalar_one()
+        await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id) == gone))
+        await session.execute(delete(RunRow).where(col(RunRow.id) == gone))
+
+    again = await book.claim(replace(offer, flow_starts=4, flow_ended=3))
+
+    assert isinstance(again, Granted)
+    assert again.occurrence == "flow:f:3"
 
 
 async def test_a_skipped_run_can_be_retried(book: Book) -> None:
