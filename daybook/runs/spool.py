@@ -81,6 +81,8 @@ def put(spooled: Spooled) -> Path:
     """Keep an outcome in a file of its own, which survives the machine. Raises OSError."""
     place = folder()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Each time, not only by who made it: that one may have died before, or be at it still.
+    _sync(place.parent)
     text = json.dumps({"version": VERSION, **_as_json(spooled)})
     for number in range(1, 1000):
         final = place / f"{spooled.run_id}-{spooled.fence}-{number}.json"

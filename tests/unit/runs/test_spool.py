@@ -68,6 +68,27 @@ async def test_files_are_the_owners_alone(begun: Begun) -> None:
     assert os.listdir(file.parent) == [file.name]
 
 
+async def test_the_first_file_and_its_folder_survive_the_machine(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        really(descriptor)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    place = spool.folder()
+    assert not place.exists()
+
+    spool.put(known(begun))
+
+    draft, *folders = [each for each in synced if each != place.parent]
+    assert (draft.parent, draft.suffix, folders) == (place, ".new", [place])
+    assert place.parent in synced
+
+
 @pytest.mark.parametrize("until", [None, timedelta(hours=1)], ids=["settle", "retry"])
 async def test_who_dies_before_the_file_goes_has_written_once(
     begun: Begun, until: timedelta | None
