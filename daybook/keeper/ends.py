@@ -16,18 +16,22 @@ it takes to renew is gone: so nothing is settled under a process that is still b
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled
 from sqlmodel import col, select
 
-from daybook.keeper import mirror, prefect_runs
+from daybook.errors import Unreachable
+from daybook.keeper import mirror, prefect_runs, prune
+from daybook.keeper.lead import LeadLost
 from daybook.ledger import ends as book
-from daybook.ledger import leases, waits
+from daybook.ledger import ends_read, leases, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
 from daybook.ledger.states import HELD, TERMINAL, Status
@@ -39,42 +43,92 @@ from daybook.sync.reconcile import Reconciliation
 
 log = logging.getLogger(__name__)
 
-FIRST = timedelta(days=1)
-"""How far the first pass looks back for ends of runs that the ledger does not know."""
 OVERLAP = timedelta(seconds=60)
 """By how much two passes overlap: an end that was stored late, clocks that differ."""
+STEP = timedelta(seconds=30)
+"""How far they get before it is written down."""
+BACK = timedelta(days=1)
+"""How far one looks back where what was written down lies ahead of the ledger's now."""
 SIGN_OF_LIFE = leases.RENEW + timedelta(seconds=5)
 """After so long without a renewal the holder of a run that was ended in Prefect is gone."""
 STATES = (*prefect_runs.ENDED, StateType.CANCELLING)
 
 
-async def ends(
-    ledger: Ledger,
-    client: PrefectClient,
-    since: datetime | None,
-    *,
-    supervised: Collection[str] = (),
-) -> datetime:
-    """One pass; returns what to give as ``since`` the next time, None being the first.
+async def live(ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()) -> int:
+    """One pass over the live rows, whenever their runs ended; returns how many had.
 
     ``supervised`` are the flow runs whose processes the caller watches: what it sees of them comes
-    first. Live rows are looked at whenever their run ended.
+    first.
     """
-    began = ledger.now()
     async with ledger.read() as session:
-        live = {str(row.flow_run_id): row for row in await waits.live_of_prefect(session)}
-    mine = set(supervised)
-    there = await prefect_runs.read(client, live.keys() - mine, STATES)
+        rows = {str(row.flow_run_id): row for row in await waits.live_of_prefect(session)}
+    there = await prefect_runs.read(client, rows.keys() - set(supervised), STATES)
     for flow_run_id, run in there.items():
-        if flow_run_id not in supervised:
-            await _seen(ledger, client, run, live[flow_run_id])
-    async for page in prefect_runs.ended(client, ledger_tag(ledger.id), since or began - FIRST):
-        fresh = {str(run.id): run for run in page if not _ours(run)}
+        await _told(ledger, client, run, rows[flow_run_id])
+    return len(there)
+
+
+async def unread(
+    ledger: Ledger,
+    client: PrefectClient,
+    *,
+    supervised: Collection[str] = (),
+    most_seconds: float = 5.0,
+) -> datetime:
+    """One pass, of about ``most_seconds``, over the ends that were not read yet, the first first.
+
+    They are those of runs that have no row. Returns up to when all were read (UTC, the ledger's
+    time); where that is not now, the next pass goes on there, this leader's or another's. A run of
+    ``supervised`` without a row holds it back: its watcher may die before it tells.
+    """
+    began, end = ledger.now(), time.monotonic() + most_seconds
+    async with ledger.read() as session:
+        stored = await ends_read.until(session)
+        oldest = await ends_read.oldest(session)
+    since, held = _since(stored, oldest, began), began
+    reached = since
+    async for to, runs in prefect_runs.ended(client, ledger_tag(ledger.id), since, began):
+        fresh = {str(run.id): run for run in runs if not _ours(run)}
         known = await known_rows(ledger, fresh)
         for flow_run_id, run in fresh.items():
-            if flow_run_id not in known and flow_run_id not in supervised:
-                await _seen(ledger, client, run, None)
-    return began - OVERLAP
+            if flow_run_id in known:
+                continue
+            if flow_run_id in supervised:
+                held = min(held, run.end_time or since)
+            else:
+                await _told(ledger, client, run, None)
+        reached = min(to, held)
+        over = time.monotonic() >= end
+        keep = min(reached, began - OVERLAP)
+        # Not at each turn: a pass without work writes nothing.
+        if stored is None or stored > began or keep - stored >= STEP or (over and keep > stored):
+            await ends_read.advance(ledger, keep)
+            stored = keep
+        if over:
+            break
+    return reached
+
+
+def _since(stored: datetime | None, oldest: datetime | None, began: datetime) -> datetime:
+    if stored is None:
+        since = began if oldest is None else oldest - OVERLAP
+    elif stored > began:
+        since = began - BACK  # the ledger's clock was wrong, then or now
+    else:
+        since = stored
+    if began - since > BACK and (kept := prune.here().age) is not None:
+        since = max(since, began - kept)
+    return since
+
+
+async def _told(ledger: Ledger, client: PrefectClient, run: FlowRun, row: RunRow | None) -> None:
+    """Take the run's end; one that cannot be taken is told, and stops no other's."""
+    try:
+        await _seen(ledger, client, run, row)
+    except (Unreachable, httpx.HTTPError, LeadLost):
+        raise
+    except Exception:
+        log.exception("the end of %s was not taken", run.name, extra={"action": "end_failed"})
 
 
 async def one(

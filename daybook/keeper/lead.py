@@ -44,6 +44,8 @@ TRUSTED = leads.LEASE.total_seconds() - 2.0
 
 _READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
 """What is asked by POST."""
+_GATEWAYS = (502, 504)
+"""What one in front of Prefect answers when it does not reach it."""
 
 
 def new_holder() -> str:
@@ -80,6 +82,8 @@ class Lead:
         self._until = self._rests_until = 0.0
         self._led, self._over = asyncio.Event(), asyncio.Event()
         self._stirred = asyncio.Event()
+        self.heard_at = time.monotonic()
+        """When Prefect answered last, by this process's own clock."""
 
     @property
     def fence(self) -> int | None:
@@ -183,7 +187,12 @@ def client_of(lead: Lead) -> PrefectClient:
         if is_write(request.method, request.url.path):
             await lead.check()
 
-    return get_client(httpx_settings={"event_hooks": {"request": [asks_first], "response": []}})
+    async def hears(response: httpx.Response) -> None:
+        if response.status_code not in _GATEWAYS:
+            lead.heard_at = time.monotonic()
+
+    hooks = {"request": [asks_first], "response": [hears]}
+    return get_client(httpx_settings={"event_hooks": hooks})
 
 
 def is_write(method: str, path: str) -> bool:

@@ -5,6 +5,7 @@
     every process   keep the lead, or look whether it is free            (`keeper.lead`)
                     drain     what lies in this home's spool
     the leader      runs      drain ─► expire ─► ends ─► ensure ─► mirror       every 5 s
+                              ─► unread (ends)
                     jobs      observe ─► audit ─► correct                       every 10 s, sooner
                               by an event; longer where it would use over 2 % of a core
                     prune                                                       every hour
@@ -131,7 +132,7 @@ class _Term:
     """What a leader remembers from pass to pass; another leadership begins with nothing."""
 
     fence: int
-    ends_since: datetime | None = None
+    ends_read: datetime | None = None
     observer: observe.Observer = field(default_factory=observe.Observer)
     observed: dict[str, datetime] = field(default_factory=dict)
     observed_at: datetime | None = None
@@ -157,7 +158,6 @@ class Keeper:
         self.costs: dict[str, Cost] = {}
         self._term = _Term(0)
         self._edited = asyncio.Event()
-        self._heard_at = time.monotonic()
 
     async def go_on(self) -> NoReturn:
         """Until cancelled; then the lead is given back."""
@@ -193,16 +193,17 @@ class Keeper:
         # First: what is known of a run must not be judged unknown.
         await self._turn("drain", spool.drain(ledger))
         await self._turn("expire", expire.expire(ledger, client))
-        since = await self._turn(
-            "ends", ends.ends(ledger, client, term.ends_since, supervised=self._supervised())
-        )
-        if since is not None:
-            term.ends_since, self._heard_at = since, time.monotonic()
-            supervised = self._supervised()
+        supervised = self._supervised()
+        ended = await self._turn("ends", ends.live(ledger, client, supervised=supervised))
+        if ended is not None:
             await self._turn("ensure", ensure.ensure(ledger, client, supervised=supervised))
             await self._turn("mirror", mirror.mirror(ledger, client))
-        elif time.monotonic() - self._heard_at > UNHEARD:
-            self._heard_at = time.monotonic()
+            # Last: of a long absence there may be much to read, and nobody waits for it here.
+            reading = ends.unread(ledger, client, supervised=self._supervised())
+            term.ends_read = await self._turn("unread", reading) or term.ends_read
+        # One that reads on is heard, and `unread` asks at every turn.
+        if time.monotonic() - self.lead.heard_at > UNHEARD:
+            self.lead.heard_at = time.monotonic()
             log.warning("Prefect is not heard of: the lead is given back")
             await self.lead.release(rest=REST)
 
@@ -242,7 +243,7 @@ class Keeper:
     async def _leading(self) -> _Term:
         fence = await self.lead.led()
         if self._term.fence != fence:
-            self._term, self._heard_at = _Term(fence), time.monotonic()
+            self._term, self.lead.heard_at = _Term(fence), time.monotonic()
         return self._term
 
     # --- one pass

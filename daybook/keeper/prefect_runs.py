@@ -9,8 +9,8 @@ a state that was not the one read.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,10 @@ from prefect.exceptions import ObjectNotFound
 PAGE = 200
 """Prefect's own default for the most that one answer holds."""
 ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+FIRST_STRETCH = timedelta(minutes=5)
+"""How long a time of ends is asked for first."""
+SHORTEST = timedelta(seconds=1)
+"""One as short as this is read whole, in however many pages."""
 AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
@@ -43,25 +47,66 @@ async def read(
     return found
 
 
-async def ended(client: PrefectClient, tag: str, since: datetime) -> AsyncIterator[list[FlowRun]]:
-    """Pages of the flow runs with this tag that ended at ``since`` or later, the last ones first.
+async def ended(
+    client: PrefectClient, tag: str, since: datetime, until: datetime
+) -> AsyncIterator[tuple[datetime, list[FlowRun]]]:
+    """The flow runs with this tag that ended at ``since`` or later, the first ones first.
 
-    What ends meanwhile moves the others back: one may come twice, none is left out.
+    In parts, each with the instant up to which all have come by then; the last one's is ``until``,
+    and has those that ended after it, too. One may come twice. Prefect sorts by the end downwards
+    only, so a part is a stretch of time that holds less than a page, or is as short as `SHORTEST`.
     """
-    those = FlowRunFilter.model_validate(
-        {
-            "tags": {"all_": [tag]},
-            "state": {"type": {"any_": list(ENDED)}},
-            "end_time": {"after_": since},
-        }
-    )
-    offset, page = 0, list[FlowRun]()
-    while not offset or len(page) == PAGE:
-        page = await client.read_flow_runs(
-            flow_run_filter=those, sort=FlowRunSort.END_TIME_DESC, limit=PAGE, offset=offset
+    length = FIRST_STRETCH
+    while True:
+        to = min(since + length, until)
+        those = _Ended(tag, since, None if to >= until else to)
+        page = await those.read(client)
+        if len(page) == PAGE and to - since > SHORTEST:
+            length = max((to - since) / 4, SHORTEST)
+            continue
+        found = {run.id: run for run in page}
+        while len(page) == PAGE:
+            those = those.below(page)
+            page = await those.read(client)
+            found |= {run.id: run for run in page}
+        yield to, list(found.values())
+        if to >= until:
+            return
+        since, length = to, length * 2 if len(found) < PAGE // 2 else length
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """One page of the runs that ended from ``since`` to ``to``, the last ones first.
+
+    ``offset`` counts within those that ended at ``to`` exactly: there are no more than a page at
+    one instant but after a change of many at once.
+    """
+
+    tag: str
+    since: datetime
+    to: datetime | None
+    offset: int = 0
+
+    async def read(self, client: PrefectClient) -> list[FlowRun]:
+        those = FlowRunFilter.model_validate(
+            {
+                "tags": {"all_": [self.tag]},
+                "state": {"type": {"any_": list(ENDED)}},
+                "end_time": {"after_": self.since, "before_": self.to},
+            }
         )
-        offset += PAGE
-        yield page
+        return await client.read_flow_runs(
+            flow_run_filter=those,
+            sort=FlowRunSort.END_TIME_DESC,
+            limit=PAGE,
+            offset=self.offset,
+        )
+
+    def below(self, page: list[FlowRun]) -> _Ended:
+        """What comes after this full page, and its last instant again."""
+        last = page[-1].end_time
+        return replace(self, to=last, offset=self.offset + PAGE if last == self.to else 0)
 
 
 async def at_work(client: PrefectClient, pool: str) -> list[FlowRun]:

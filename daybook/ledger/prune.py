@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_
+from sqlalchemy import ColumnElement, delete, exists, func, or_, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
-from daybook.ledger import jobs, sessions
+from daybook.ledger import ends_read, jobs, sessions
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.states import LIVE, TERMINAL
@@ -36,7 +36,9 @@ BATCH = 500
 REQUESTS = timedelta(days=7)
 """How long the id of a request is kept at least: the same id again asks for no second run."""
 STARTED_THERE = timedelta(days=2)
-"""How long a run that was started in Prefect is kept at least: there its end is read again."""
+"""How long a run that was started in Prefect is kept after the ends there were read up to its own:
+one may be read again, and one that is mirrored late ends there late.
+"""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ async def _may_go(
     fresh = col(RunRow.occurrence).startswith("request:") & (col(RunRow.queued_at) > now - REQUESTS)
     # A direct call is no job's: its end is never read.
     there = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
-    read_again = there & (col(RunRow.finished_at) > now - STARTED_THERE)
+    read_to = await ends_read.until(session)
+    read_again = there & (
+        (col(RunRow.finished_at) > min(read_to, now) - STARTED_THERE) if read_to else true()
+    )
     settled: list[ColumnElement[bool]] = [
         col(RunRow.status).in_(TERMINAL),
         col(RunRow.unmirrored).is_(False),

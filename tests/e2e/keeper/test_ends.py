@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -10,8 +11,8 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
 
-from daybook.keeper import ends, ensure, mirror
-from daybook.ledger import claims, leases
+from daybook.keeper import ends, ensure, mirror, prefect_runs
+from daybook.ledger import claims, ends_read, leases
 from daybook.ledger.offers import Granted
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.e2e
 
 
 async def seen(house: House, **given: Any) -> None:
-    await ends.ends(house.ledger, house.client, None, **given)
+    await ends.live(house.ledger, house.client, **given)
+    await ends.unread(house.ledger, house.client, **given)
 
 
 async def scheduled(house: House) -> FlowRun:
@@ -45,7 +47,7 @@ async def test_a_future_run_that_was_cancelled_is_an_outcome(house: House) -> No
     await house.ui.set_flow_run_state(run.id, Cancelling())  # as the UI's button does
     assert await house.shown(run) == ("CANCELLED", "Cancelled")
 
-    since = await ends.ends(house.ledger, house.client, None)
+    await ends.unread(house.ledger, house.client)
 
     (row,) = await house.rows()
     assert (row.status, row.flow_run_id) == ("cancelled", str(run.id))
@@ -55,7 +57,7 @@ async def test_a_future_run_that_was_cancelled_is_an_outcome(house: House) -> No
     assert row.kind == "agent-prompt"
 
     # Seen again in the overlap of the passes, it changes nothing.
-    await ends.ends(house.ledger, house.client, since)
+    await ends.unread(house.ledger, house.client)
     assert [each.id for each in await house.rows()] == [row.id]
     house.passes(seconds=6)
     assert (await mirror.mirror(house.ledger, house.client)).agreed == 1
@@ -123,17 +125,62 @@ async def test_a_run_of_somebody_else_is_nothing_to_us(house: House) -> None:
     await house.ui.delete_deployment(deployment)
 
 
-async def test_from_the_second_pass_on_only_what_ended_since_is_read(house: House) -> None:
+async def test_only_what_ended_since_the_last_pass_is_read_whoever_leads(house: House) -> None:
     run = await scheduled(house)
     await house.set(run, Cancelled())
     house.passes(minutes=2)
-    since = house.at(seconds=-60)
+    await ends_read.advance(house.ledger, house.at(seconds=-60))
 
-    assert await ends.ends(house.ledger, house.client, since) > since
+    now = house.ledger.now()
+    assert await ends.unread(house.ledger, house.client) >= now
+
     assert await house.rows() == []
     assert house.requests["filter"] == 1
 
-    await ends.ends(house.ledger, house.client, house.at(minutes=-3))
+
+async def test_a_run_cancelled_long_before_a_keeper_leads_again_is_an_outcome(house: House) -> None:
+    run = await scheduled(house)
+    await ends.unread(house.ledger, house.client)
+    await house.set(run, Cancelled())
+    house.passes(days=3)
+
+    await ends.unread(house.ledger, house.client)
+
+    assert [row.status for row in await house.rows()] == ["cancelled"]
+
+
+@pytest.mark.parametrize("shortest", [timedelta(milliseconds=1), timedelta(hours=1)])
+async def test_many_ends_are_read_in_parts_and_each_pass_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch, shortest: timedelta
+) -> None:
+    monkeypatch.setattr(prefect_runs, "PAGE", 3)
+    monkeypatch.setattr(prefect_runs, "SHORTEST", shortest)
+    runs = [await scheduled(house) for _ in range(8)]
+    for run in runs:
+        await house.set(run, Cancelled())
+    house.passes(minutes=30)
+
+    seen_by_pass, reached = [], list[datetime]()
+    while not reached or reached[-1] < house.at(minutes=-1):
+        # Each is that of another leader, and has time for one part.
+        reached.append(await ends.unread(house.ledger, house.client, most_seconds=0))
+        seen_by_pass.append(len(await house.rows()))
+
+    assert reached == sorted(set(reached))
+    assert {row.flow_run_id for row in await house.rows()} == {str(run.id) for run in runs}
+    most = max(later - sooner for sooner, later in pairwise([0, *seen_by_pass]))
+    assert most == 8 if shortest > timedelta(minutes=5) else 1 <= most < 3
+
+
+async def test_what_is_watched_and_not_told_yet_is_read_again(house: House) -> None:
+    run = await scheduled(house)
+    await house.set(run, Cancelled())
+    house.passes(minutes=10)
+
+    await ends.unread(house.ledger, house.client, supervised=[str(run.id)])
+    assert await house.rows() == []
+
+    await ends.unread(house.ledger, house.client)
     assert [row.status for row in await house.rows()] == ["cancelled"]
 
 

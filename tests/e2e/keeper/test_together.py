@@ -24,7 +24,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 async def every_pass(ledger: Ledger, client: PrefectClient) -> int:
     """One turn of all passes, as a worker does them; how many of them changed something."""
-    await ends.ends(ledger, client, None)
+    await ends.live(ledger, client)
+    await ends.unread(ledger, client)
     done = [
         await expire.expire(ledger, client),
         await ensure.ensure(ledger, client),

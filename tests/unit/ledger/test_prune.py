@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.keeper import prune
-from daybook.ledger import audit, claims, ends, jobs, mirror, sessions
+from daybook.ledger import audit, claims, ends, ends_read, jobs, mirror, sessions
 from daybook.ledger import prune as book_of
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.prune import Keep
@@ -141,12 +141,16 @@ async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_a
     await book.settled(offer, Status.UNKNOWN)
     await mirror.mirrored(book.ledger, await left(book))
     await ended(book, stored, 3)
-    for passed in (timedelta(0), 2 * DAY - MINUTE):
+    settled = book.clock.now()
+    # Nobody read for months, then somebody reads.
+    for passed, read_to in ((100 * DAY, None), (DAY, settled), (DAY, settled + 2 * DAY - MINUTE)):
         book.clock.move(passed)
+        if read_to is not None:
+            await ends_read.advance(book.ledger, read_to)
         await prune.prune(book.ledger, Keep(MINUTE, 1))
         # With its row the same end, read again by another leader, changes nothing.
         assert await ends.take(book.ledger, crashed) is None
-    book.clock.move(MINUTE)
+    await ends_read.advance(book.ledger, settled + 2 * DAY)
 
     await prune.prune(book.ledger, Keep(MINUTE, 1))
 
