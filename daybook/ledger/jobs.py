@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound, Refused
-from daybook.ledger import states
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 from daybook.spec.job import Job
@@ -267,6 +266,8 @@ def all_done(row: JobRow, job: Job) -> bool:
 
 async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
     """Take the job out of use; its history stays. Its deployment is the caller's to delete."""
+    from daybook.ledger import outcomes  # an outcome may archive its job: it imports this module
+
     gone = stored.job.model_copy(update={"enabled": False})
     changed = await change(session, stored, gone, now, disabled_reason="removed")
     changed.row.archived_at = now
@@ -274,12 +275,9 @@ async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> No
     waiting = select(RunRow).where(
         col(RunRow.job_id) == stored.id, col(RunRow.status) == Status.WAITING
     )
-    for run in (await session.execute(waiting)).scalars():
-        states.check(run.id, run.state, Status.SKIPPED)
-        run.status, run.reason = Status.SKIPPED, "the job was removed"
-        run.until, run.waits_for, run.finished_at = None, "", now
-        run.unmirrored = run.flow_run_id is not None
-        session.add(run)
+    removed = outcomes.Outcome(Status.SKIPPED, "the job was removed")
+    for run in (await session.execute(waiting)).scalars().all():
+        await outcomes.write(session, run, removed, now)
 
 
 async def forget(session: AsyncSession, job_id: str) -> None:

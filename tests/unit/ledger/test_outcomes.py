@@ -10,7 +10,8 @@ import pytest
 
 from daybook.errors import IllegalTransition, NotFound
 from daybook.ledger import claims
-from daybook.ledger.outcomes import OUTPUT_LIMIT
+from daybook.ledger.offers import Waiting
+from daybook.ledger.outcomes import OUTPUT_LIMIT, Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
 from tests.unit.ledger.conftest import Book
@@ -169,6 +170,29 @@ async def test_a_late_outcome_leaves_another_reason_to_be_off(book: Book) -> Non
     await book.settle(granted, Status.SUCCEEDED)
 
     assert (await book.job(stored.id)).disabled_reason == "removed"
+
+
+async def test_what_waits_when_its_job_is_removed_ends_as_any_run_does(book: Book) -> None:
+    stored = await book.add()
+    other = await book.begun(book.due(await book.add("other")))
+    first = await book.claim(book.due(stored, due=other.due, most=1))
+    assert isinstance(first, Waiting)
+    lost = await book.begun(book.due(stored))  # begun, and waits for its second attempt
+    until = book.clock.now() + timedelta(hours=2)
+    broke = Outcome(Status.FAILED, error="no")
+    await claims.retry(book.ledger, lost.run_id, lost.fence, broke, until)
+
+    await book.archive(stored.id)
+
+    for run_id in (first.run_id, lost.run_id):
+        row = await book.row(str(run_id))
+        assert (row.status, row.reason) == ("skipped", "the job was removed")
+        assert (row.until, row.waits_for, row.lease_until) == (None, "", None)
+        assert (row.finished_at, row.unmirrored) == (book.clock.now(), True)
+    job = await book.job(stored.id)
+    assert (job.last_run_id, job.last_status, job.run_count) == (lost.run_id, "skipped", 1)
+    assert (job.last_run_at, job.disabled_reason) == (lost.due, "removed")
+    assert job.archived_at == book.clock.now()
 
 
 async def test_all_that_is_known_is_written(book: Book) -> None:
