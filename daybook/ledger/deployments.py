@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -154,7 +155,11 @@ async def adopted(
         | (
             (col(JobRow.kind) == job.kind)
             & (col(JobRow.slug) == slug)
-            & (col(JobRow.archived_at).is_(None) | (col(JobRow.archived_at) > now - FRESH))
+            & (
+                col(JobRow.archived_at).is_(None)
+                | (col(JobRow.archived_at) > now - FRESH)
+                | _may_have_one()
+            )
         )
     )
     if (await session.execute(known.limit(1))).first() is not None:
@@ -229,11 +234,20 @@ async def agreed(
 
 
 async def known_as(session: AsyncSession, kind: str, slug: str, deployment_id: str) -> None:
-    """Write down the deployment of the job of this kind and slug, if it has none yet."""
-    live = select(JobRow).where(
-        col(JobRow.kind) == kind, col(JobRow.slug) == slug, col(JobRow.archived_at).is_(None)
+    """Write down the deployment of the job of this kind and slug, if it has none yet.
+
+    Where no live job has them, of the one that was removed before its deployment was known.
+    """
+    those = (
+        select(JobRow)
+        .where(
+            col(JobRow.kind) == kind,
+            col(JobRow.slug) == slug,
+            col(JobRow.archived_at).is_(None) | _may_have_one(),
+        )
+        .order_by(col(JobRow.archived_at).is_not(None), col(JobRow.archived_at).desc())
     )
-    row = (await session.execute(live)).scalars().first()
+    row = (await session.execute(those)).scalars().first()
     if row is not None and row.deployment_id is None:
         row.deployment_id = deployment_id
         session.add(row)
@@ -248,13 +262,25 @@ async def renamed(session: AsyncSession, job_id: str, slug: str) -> None:
 
 
 async def left_over(session: AsyncSession) -> list[JobRow]:
-    """Archived jobs whose deployment is still to be deleted: never one that a live job has."""
+    """Archived jobs whose deployment is still to be deleted: never one that a live job has.
+
+    Among them those without an id of which nobody has looked whether they have one.
+    """
     live = select(JobRow.deployment_id).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
     )
     gone = select(JobRow).where(
         col(JobRow.archived_at).is_not(None),
-        col(JobRow.deployment_id).is_not(None),
-        col(JobRow.deployment_id).not_in(live),
+        (col(JobRow.deployment_id).is_not(None) & col(JobRow.deployment_id).not_in(live))
+        | _may_have_one(),
     )
     return list((await session.execute(gone)).scalars())
+
+
+def _may_have_one() -> ColumnElement[bool]:
+    """An archived job whose deployment may be there all the same: a crash kept its id from here."""
+    return (
+        col(JobRow.archived_at).is_not(None)
+        & col(JobRow.deployment_id).is_(None)
+        & col(JobRow.sync_pending)
+    )

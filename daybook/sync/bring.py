@@ -23,6 +23,7 @@ from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
+from daybook.ledger.tables import JobRow
 from daybook.spec.names import free_name
 from daybook.sync import client as prefect
 from daybook.sync import deployments, form, place, projection
@@ -226,7 +227,9 @@ async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report
         gone = await records.left_over(session)
     for row in gone:
         try:
-            await deployments.delete(client, str(row.deployment_id))
+            deployment_id = row.deployment_id or await _unwritten(ledger, client, row)
+            if deployment_id:
+                await deployments.delete(client, deployment_id)
         except Exception as error:
             if not prefect.is_of_one(error):
                 raise
@@ -234,4 +237,17 @@ async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report
             continue
         async with ledger.write() as session:
             await records.agreed(session, row.id, None, None, row.updated_at)
-        report.removed.append(row.name)
+        if deployment_id:
+            report.removed.append(row.name)
+
+
+async def _unwritten(ledger: Ledger, client: PrefectClient, row: JobRow) -> str | None:
+    """The id of an archived job's deployment that a crash kept from being written; None: none."""
+    found = await deployments.named(client, row.kind, row.slug)
+    if found is None or not deployments.is_ours(found, ledger.id):
+        return None
+    async with ledger.write() as session:
+        await records.known_as(session, row.kind, row.slug, str(found.id))
+        known = await jobs.get(session, row.id)
+        # A live job of that name has it otherwise.
+        return known.row.deployment_id if known is not None else None

@@ -20,9 +20,11 @@ from daybook.errors import PrefectUnreachable
 from daybook.host import server
 from daybook.keeper.observe import Observer
 from daybook.ledger import deployments as records
+from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.sync import client as prefect
-from daybook.sync import deployments, reconcile
+from daybook.sync import deployments, listing, reconcile
+from daybook.sync.adopt import all_of
 from daybook.sync.reconcile import Reconciliation, Report
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -45,6 +47,73 @@ async def test_a_crash_before_the_id_was_written_down(both: Any) -> None:
     report = await both.sync()
     assert report.writes == 0
     assert not (await both.job("a-job")).row.sync_pending
+
+
+async def unwritten(both: Any) -> str:
+    """A job was removed whose deployment was made, and died before its id was written down."""
+    await both.add("a-job", every="1h")
+    await both.sync()
+    made = str((await both.deployment("a-job")).id)
+    await both.forget("a-job")
+    await both.archive("a-job")
+    return made
+
+
+@pytest.mark.parametrize("minutes", [0, 5])
+async def test_a_removed_job_whose_id_was_not_written_down_does_not_come_back(
+    both: Any, minutes: int
+) -> None:
+    made = await unwritten(both)
+    listed = list((await listing.read(both.client, both.ledger.id)).found.values())
+    async with both.ledger.write() as session:  # not as fresh as a removal that goes on
+        row = (await jobs.find(session, "a-job", archived=True)).row
+        row.archived_at = both.ledger.now() - timedelta(minutes=minutes)
+        session.add(row)
+    await all_of(both.ledger, both.client, listed, {}, Report())
+    assert len(await both.job_rows()) == 1
+    report = await both.sync()
+    assert (report.removed, report.adopted) == (["a-job"], [])
+    assert await deployments.read(both.client, made) is None
+    assert (await both.sync()).removed == []
+    async with both.ledger.read() as session:
+        assert await records.left_over(session) == []
+        assert await jobs.every(session) == []
+
+
+async def test_a_run_of_such_a_job_is_known_as_the_removed_ones(both: Any, at_home: Path) -> None:
+    made = await unwritten(both)
+    await Reconciliation().recognise(made)
+    async with both.ledger.read() as session:
+        removed = (await jobs.find(session, "a-job", archived=True)).id
+        assert await records.job_of(session, made) == removed
+    assert (await both.sync()).removed == ["a-job"]
+
+
+async def test_what_a_new_job_of_that_name_has_is_not_deleted(both: Any) -> None:
+    made = await unwritten(both)
+    new = await both.add("a-job", every="2h")
+    report = await both.sync()
+    assert (report.removed, report.created, report.adopted) == ([], [], [])
+    assert (await both.job("a-job")).row.deployment_id == made
+    assert (await both.job("a-job")).id == new.id
+    found = await both.deployment("a-job")
+    assert found.schedules[0].schedule.interval == timedelta(hours=2)
+    report = await both.sync()
+    assert report.writes == 0
+    assert await deployments.read(both.client, made) is not None
+
+
+async def test_a_name_of_anothers_is_not_deleted_with_a_removed_job(both: Any) -> None:
+    await both.add("a-job", every="1h")
+    await both.archive("a-job")
+    flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
+    body = {"name": "a-job", "flow_id": flow, "tags": ["mine"]}
+    other = (await both.ui("POST", "/deployments/", body)).json()["id"]
+    assert (await both.sync()).removed == []
+    assert await deployments.read(both.client, other) is not None
+    async with both.ledger.read() as session:
+        assert await records.left_over(session) == []
+    await both.ui("DELETE", f"/deployments/{other}")
 
 
 async def test_a_run_finds_its_job_after_such_a_crash(both: Any, at_home: Path) -> None:
