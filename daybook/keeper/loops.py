@@ -6,8 +6,9 @@
                     drain     what lies in this home's spool
     the leader      runs      drain ─► expire ─► ends ─► ensure ─► mirror       every 5 s
                               ─► unread (ends)
-                    jobs      observe ─► audit ─► correct                       every 10 s, sooner
-                              by an event; longer where it would use over 2 % of a core
+                    jobs      observe ─► correct      every 10 s, sooner by an event; later where
+                              they would use over 2 % of a core
+                    audit     after each observation, and every 10 s, whatever those cost
                     prune                                                       every hour
 
 Each pass is one function, idempotent and bounded in what it does; here it is also bounded in time.
@@ -44,6 +45,7 @@ from daybook.keeper import (
     prune,
     stream,
 )
+from daybook.keeper.budget import Budget
 from daybook.keeper.cost import Metered
 from daybook.keeper.lead import Lead, LeadLost
 from daybook.ledger.engine import Ledger
@@ -54,18 +56,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RUNS = 5.0
-"""Seconds between two turns of the passes over runs."""
+"""Seconds between two turns of the passes over runs, and of an audit that is not done."""
 JOBS = 10.0
 """The same of those over jobs: an edit in Prefect is in the ledger so soon (requirement 52)."""
 SOONEST = 1.0
 """Seconds between two of them however many events come."""
 PRUNE = 3600.0
-SHARE = 0.02
-"""How much of a core the passes over jobs may use."""
-SAVED = 2.0
-"""Seconds of CPU that they may use at once when they have used none for long."""
-OWED = 300.0
-"""Seconds: the longest wait that one of them can bring about."""
 LONGEST = 120.0
 """Seconds after which a pass is ended; what it did stays done."""
 UNHEARD = 90.0
@@ -77,34 +73,6 @@ _EDITS = EventFilter(
         name=[f"prefect.deployment.{done}" for done in ("created", "updated", "deleted")]
     )
 )
-
-
-class Budget:
-    """A share of a core: what a pass has cost is paid back before the next one, within `OWED`."""
-
-    def __init__(
-        self,
-        share: float = SHARE,
-        saved: float = SAVED,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._share, self._most, self._clock = share, saved, clock
-        self._left, self._at = saved, clock()
-
-    def spend(self, seconds: float) -> None:
-        """So much CPU was used."""
-        self._accrue()
-        self._left = max(self._left - seconds, -OWED * self._share)
-
-    def wait(self) -> float:
-        """How many seconds it takes until nothing is owed."""
-        self._accrue()
-        return max(0.0, -self._left / self._share)
-
-    def _accrue(self) -> None:
-        now = self._clock()
-        self._left = min(self._left + (now - self._at) * self._share, self._most)
-        self._at = now
 
 
 @dataclass
@@ -139,6 +107,16 @@ class _Term:
     audited: audit.Memory = field(default_factory=audit.Memory)
     corrected: correct.Memory = field(default_factory=correct.Memory)
 
+    def known(self) -> dict[str, datetime]:
+        """Up to when Prefect is known, of each job: its edits, and the ends of its runs.
+
+        One that was cancelled ahead there, while nobody led, is not to be made up for.
+        """
+        read_to = self.ends_read
+        if read_to is None:
+            return {}
+        return {job_id: min(at, read_to) for job_id, at in self.observed.items()}
+
 
 class Keeper:
     """The keeper of one process. ``holder`` is the process's name, of this life alone.
@@ -157,7 +135,7 @@ class Keeper:
         self.lead = Lead(ledger, holder, note=self._note)
         self.costs: dict[str, Cost] = {}
         self._term = _Term(0)
-        self._edited = asyncio.Event()
+        self._edited, self._observed = asyncio.Event(), asyncio.Event()
 
     async def go_on(self) -> NoReturn:
         """Until cancelled; then the lead is given back."""
@@ -167,6 +145,7 @@ class Keeper:
                 group.create_task(self._drain())
                 group.create_task(self._runs(client))
                 group.create_task(self._jobs(client))
+                group.create_task(self._audit())
                 group.create_task(self._prune())
                 group.create_task(stream.listen(_EDITS, self._hear))
         finally:
@@ -215,7 +194,7 @@ class Keeper:
             first = term.observed_at is None
             await self._over_jobs(client, term)
             if not first:  # that one is the price of the lead
-                budget.spend(self.costs["observe"].cpu_seconds)
+                budget.spend(sum(self.costs[each].cpu_seconds for each in ("observe", "correct")))
             owed = max(SOONEST, budget.wait())
             await asyncio.sleep(owed)
             with suppress(TimeoutError):
@@ -228,8 +207,21 @@ class Keeper:
         if seen is not None:
             term.observed_at = seen.began
             term.observed |= dict.fromkeys(seen.jobs, seen.began)
-        await self._turn("audit", audit.audit(ledger, term.observed, memory=term.audited))
+            self._observed.set()
         await self._turn("correct", correct.correct(ledger, client, term.corrected))
+
+    async def _audit(self) -> NoReturn:
+        while True:
+            term = await self._leading()
+            self._observed.clear()
+            work = audit.audit(self._ledger, term.known(), memory=term.audited)
+            done = await self._turn("audit", work)
+            if done is not None and done.left:
+                await asyncio.sleep(RUNS)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(JOBS):
+                    await self._observed.wait()
 
     async def _prune(self) -> NoReturn:
         while True:

@@ -228,7 +228,8 @@ async def test_the_leader_tells_of_itself(keepers: Keepers) -> None:
     async def told() -> bool:
         found = await leads.read(keepers.house.ledger, lead.NAME)
         passes = found.note.get("passes", {}) if found else {}
-        wanted = {"drain", "expire", "ends", "ensure", "mirror", "observe", "audit", "prune"}
+        wanted = {"drain", "expire", "ends", "ensure", "mirror", "unread"}
+        wanted |= {"observe", "correct", "audit", "prune"}
         return wanted <= passes.keys()
 
     assert await so(told, SOON + leads.RENEW.total_seconds())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from daybook.keeper.budget import OWED, Budget
 from daybook.keeper.lead import is_write
-from daybook.keeper.loops import OWED, Budget
 
 
 class Time:

@@ -1,0 +1,101 @@
+"""The order of the keeper's passes, and which of them wait for which."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from functools import partial
+
+import pytest
+from prefect.states import Cancelled, Pending, Running
+
+from daybook.keeper import audit, expire, loops
+from daybook.keeper.budget import Budget
+from daybook.keeper.lead import client_of
+from daybook.keeper.loops import Keeper
+from daybook.ledger import leases
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.runs import spool
+from daybook.runs.spool import Spooled
+from tests.crew import so
+from tests.e2e.keeper.conftest import House
+
+pytestmark = pytest.mark.e2e
+
+LOST = leases.LEASE + timedelta(seconds=1)
+
+
+@asynccontextmanager
+async def leading(house: House) -> AsyncIterator[Keeper]:
+    """A keeper that leads; none of its loops is at work."""
+    keeper = Keeper(house.ledger, "here:1:a")
+    keeping = asyncio.create_task(keeper.lead.keep())
+    await keeper.lead.led()
+    yield keeper
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+
+async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
+    house: House,
+) -> None:
+    row, run = await house.carried(await house.job(), Pending(), Running())
+    granted = await house.acting(row)
+    house.passes(seconds=LOST.total_seconds())
+    await expire.expire(house.ledger, house.client)  # found so, and not judged yet
+    house.passes(seconds=LOST.total_seconds())
+    done = Outcome(Status.SUCCEEDED)
+    spool.put(Spooled(house.ledger.id, row.id, granted.fence, done))
+
+    async with leading(house) as keeper, client_of(keeper.lead) as client:
+        await keeper._over_runs(client, await keeper._leading())
+
+    assert (await house.row(row.id)).status == "succeeded"
+    names = [each.name for each in await house.ui.read_flow_run_states(run.id)]
+    assert "Unknown" not in names
+
+
+async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "JOBS", 0.5)
+    monkeypatch.setattr(loops, "SOONEST", 0.1)
+    monkeypatch.setattr(loops, "Budget", partial(Budget, 1e-6, 0.0))
+    keeper = Keeper(house.ledger, "here:1:a")
+    keeping = asyncio.create_task(keeper.go_on())
+    looks, audits = set[datetime](), set[datetime]()
+
+    async def audited() -> bool:
+        looks.update(cost.at for name, cost in keeper.costs.items() if name == "observe")
+        audits.update(cost.at for name, cost in keeper.costs.items() if name == "audit")
+        # The first look is free; the next one in minutes.
+        return len(looks) == 2 and sum(at > max(looks) for at in audits) >= 3
+
+    assert await so(audited, 30.0)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+
+
+async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
+    house: House,
+) -> None:
+    stored = await house.job(every="1h", catch_up="all")
+    run = (await house.runs(stored))[0]
+    await house.set(run, Cancelled())
+    assert run.expected_start_time is not None
+    house.passes(hours=1, minutes=5)
+
+    async with leading(house) as keeper, client_of(keeper.lead) as client:
+        term = await keeper._leading()
+        await keeper._over_jobs(client, term)
+        assert term.observed.keys() == {stored.id}
+        assert not await audit.audit(house.ledger, term.known())
+        await keeper._over_runs(client, term)
+        await audit.audit(house.ledger, term.known())
+
+    (row,) = [each for each in await house.rows() if each.flow_run_id == str(run.id)]
+    assert row.status == "cancelled"
+    assert abs(row.due - run.expected_start_time) < timedelta(seconds=1)
