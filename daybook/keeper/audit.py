@@ -106,6 +106,8 @@ def _up_to(mark: Mark, observed: Mapping[str, datetime], now: datetime) -> datet
 def _is_idle(mark: Mark, known: tuple[int, datetime | None] | None, up_to: datetime) -> bool:
     if known is None or known[0] != mark.revision or mark.since > mark.until:
         return False
+    if mark.archived_at is not None:
+        return False  # its removal comes no later: it would never be reached
     following = known[1]
     nothing_due = following is None or following > up_to
     return nothing_due and up_to - mark.until < IDLE

@@ -15,7 +15,7 @@ from daybook.keeper import audit, expire, loops
 from daybook.keeper.budget import Budget
 from daybook.keeper.lead import client_of
 from daybook.keeper.loops import Keeper
-from daybook.ledger import leases
+from daybook.ledger import jobs, leases
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import spool
@@ -99,3 +99,18 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
     (row,) = [each for each in await house.rows() if each.flow_run_id == str(run.id)]
     assert row.status == "cancelled"
     assert abs(row.due - run.expected_start_time) < timedelta(seconds=1)
+
+
+async def test_a_job_that_was_off_and_is_removed_is_audited_to_its_removal(house: House) -> None:
+    stored, memory = await house.job(every="1h", enabled=False), audit.Memory()
+    house.passes(minutes=5)
+    await audit.audit(house.ledger, {stored.id: house.ledger.now()}, memory=memory)
+    house.passes(minutes=5)
+    await house.archive(stored)
+    house.passes(minutes=5)
+
+    await audit.audit(house.ledger, {}, memory=memory)
+
+    async with house.ledger.read() as session:
+        row = (await jobs.find(session, stored.id, archived=True)).row
+    assert row.audited_until == row.archived_at
