@@ -2,7 +2,8 @@
 
 `JobRow.synced` is the last agreement: a projection (`daybook.sync.projection`), with `foreign` in
 it, in words, what Prefect keeps for itself; `ABSENT` when both sides have no deployment of the job,
-which is off then; None when nothing was agreed yet.
+which is off then; None when nothing was agreed yet. It is written before the deployment is made:
+without a deployment's id it is what was to be made, if anything was.
 """
 
 from __future__ import annotations
@@ -230,6 +231,14 @@ async def agreed(
     if row is not None:
         row.deployment_id, row.synced = deployment_id, projection
         row.sync_pending = row.updated_at != as_of
+        session.add(row)
+
+
+async def intended(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
+    """Write down as what the job's deployment is about to be made, where nothing else is agreed."""
+    row = await session.get(JobRow, job_id)
+    if row is not None and row.deployment_id is None and row.synced != ABSENT:
+        row.synced = projection
         session.add(row)
 
 

@@ -93,6 +93,10 @@ async def _push(
     row, wanted = stored.row, projection.of_job(stored, ledger.id)
     changed = differing(wanted, projection.of_deployment(found) if found else None)
     sends = found is None or bool(changed) or deployments.carrier_differs(row.kind, found)
+    if found is None:
+        # Who dies after it is made there knows what it was, and takes over what was edited since.
+        async with ledger.write() as session:
+            await records.intended(session, row.id, wanted.as_dict())
     if sends:
         deployment_id = await deployments.write(client, stored, wanted, found, changed)
         (report.updated if found else report.created).append(stored.job.name)

@@ -9,8 +9,8 @@ L = B, P is foreign    **pull**: a schedule that no job can say stays Prefect's 
                        on demand from then on; **leave** it where it is so already
 P = B, L differs       **push**: it was changed here
 all differ             **conflict**: the ledger's version is pushed, the other one reported
-no B (crash between    **push** what differs: the ledger wrote first
-two writes)
+no B (nobody knows     **conflict** in all that differs
+what was agreed)
 no P                   **create**
 =====================  ==============================================================
 """
@@ -53,7 +53,11 @@ def plan(ours: Projection, base: dict[str, Any] | None, theirs: Projection | Non
         if mine == their:
             continue
         if base is None:
-            push.append(name)
+            if _is_left(name, mine, their):
+                leave.append(name)
+            else:
+                push.append(name)
+                conflicts[name] = their
         elif mine == base.get(name):
             (leave if _is_left(name, mine, their) else pull).append(name)
         else:

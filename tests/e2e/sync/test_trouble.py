@@ -39,7 +39,10 @@ async def test_a_crash_before_the_id_was_written_down(both: Any) -> None:
     await both.forget("a-job")
     await both.edit("a-job", prompt="Newer")
     report = await both.sync()
-    assert (report.created, report.updated, report.conflicts) == ([], ["a-job"], {})
+    # Nobody knows any more which side wrote the older one.
+    lost = {"parameters": made.parameters}
+    assert (report.created, report.updated) == ([], ["a-job"])
+    assert report.conflicts == {"a-job": lost}
     found = await both.deployment("a-job")
     assert (found.id, found.parameters["prompt"]) == (made.id, "Newer")
     assert (await both.job("a-job")).row.deployment_id == str(made.id)
@@ -47,6 +50,34 @@ async def test_a_crash_before_the_id_was_written_down(both: Any) -> None:
     report = await both.sync()
     assert report.writes == 0
     assert not (await both.job("a-job")).row.sync_pending
+
+
+async def test_what_is_edited_there_after_such_a_crash_is_taken_over(
+    both: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the deployment was made, and before that was written down."""
+    await both.add("a-job", every="1h", prompt="Old")
+    write = deployments.write
+
+    async def dies(*given: Any) -> str:
+        await write(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deployments, "write", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await both.sync()
+    assert (await both.job("a-job")).row.deployment_id is None
+    schedule = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
+    await both.ui_schedule("a-job", active=True, schedule=schedule)
+    await both.edit("a-job", prompt="Newer")
+    report = await both.sync()
+    assert (report.pulled, report.updated, report.conflicts) == (["a-job"], ["a-job"], {})
+    stored = await both.job("a-job")
+    assert (stored.job.schedule.expr, stored.job.action.prompt) == ("0 9 * * *", "Newer")
+    found = await both.deployment("a-job")
+    assert (found.schedules[0].schedule.cron, found.parameters["prompt"]) == ("0 9 * * *", "Newer")
+    assert (await both.sync()).writes == 0
 
 
 async def unwritten(both: Any) -> str:

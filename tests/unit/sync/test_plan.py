@@ -46,7 +46,8 @@ def test_one_side_changed(name: str) -> None:
     changed = replace(A, **{name: OTHER[name][0]})
     assert plan(A, A.as_dict(), changed) == Plan(pull=(name,))
     assert plan(changed, A.as_dict(), A) == Plan(push=(name,))
-    assert plan(changed, None, A) == Plan(push=(name,))
+    lost = Plan(push=(name,), conflicts={name: A.as_dict()[name]})
+    assert plan(changed, None, A) == lost
     assert not plan(A, A.as_dict(), changed).writes
     assert plan(changed, A.as_dict(), A).writes
 
@@ -56,7 +57,7 @@ def test_both_changed(name: str) -> None:
     ours, theirs = (replace(A, **{name: value}) for value in OTHER[name])
     expected = Plan(push=(name,), conflicts={name: OTHER[name][1]})
     assert plan(ours, A.as_dict(), theirs) == expected
-    assert plan(ours, None, theirs) == Plan(push=(name,))
+    assert plan(ours, None, theirs) == expected
 
 
 def test_a_foreign_schedule_is_left_unless_ours_changed_too() -> None:
@@ -66,6 +67,7 @@ def test_a_foreign_schedule_is_left_unless_ours_changed_too() -> None:
     assert differing(A, theirs) == {"schedule"}
     ours = replace(A, schedule={})
     assert plan(ours, ours.as_dict(), theirs) == Plan(leave=("schedule",))
+    assert plan(ours, None, theirs) == Plan(leave=("schedule",))
     assert differing(ours, theirs) == set()
     conflict = Plan(push=("schedule",), conflicts={"schedule": FOREIGN})
     assert plan(ours, A.as_dict(), theirs) == conflict
@@ -91,5 +93,5 @@ def test_each_differing_field_is_in_exactly_one_list_and_no_edit_is_lost_untold(
         )
         lists = [name for part in (todo.push, todo.pull, todo.leave) for name in part]
         assert lists == (["description"] if ours != theirs else [])
-        overwritten = bool(todo.push) and base is not None and theirs != base
+        overwritten = bool(todo.push) and theirs != base
         assert bool(todo.conflicts) == overwritten
