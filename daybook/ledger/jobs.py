@@ -210,13 +210,16 @@ async def change(
     job: Job,
     now: datetime,
     *,
+    edited: datetime | None = None,
     source: str = "ledger",
     disabled_reason: str = "",
 ) -> StoredJob:
     """Make ``job`` what is in force from ``now`` on; nothing is written when nothing changed.
 
-    ``stored`` is the job with its newest revision. What was audited stays as it was judged: an edit
-    of before counts from the watermark on. Raises `Refused` when a new name is taken.
+    ``stored`` is the job with its newest revision, ``now`` the ledger's time. An edit that was made
+    before, when it was ``edited``, counts from then on, but not from before the watermark: what was
+    audited stays as it was judged. A watermark ahead of ``now``, left there by a clock that was set
+    back, puts nothing off. Raises `Refused` when a new name is taken.
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await names(session):
@@ -229,14 +232,15 @@ async def change(
     if job.enabled and not stored.job.enabled:
         row.consecutive_failures, row.snoozed_until = 0, None
     # Strictly rising as well: sync takes it for the job's version.
-    row.updated_at = max(now, row.updated_at + timedelta(microseconds=1))
+    since = edited or now
+    row.updated_at = max(since, row.updated_at + timedelta(microseconds=1))
     row.sync_pending = True
     fresh = _revision(row.id, latest.number + 1, job, now, source)
     meaning = ("enabled", "schedule", "action", "policy")
     if any(getattr(fresh, name) != getattr(latest, name) for name in meaning):
         # Strictly rising, also when two changes fall into one microsecond or the clock went back.
         rising = latest.effective_from + timedelta(microseconds=1)
-        fresh.effective_from = max(now, rising, row.audited_until)
+        fresh.effective_from = max(since, rising, min(row.audited_until, now))
         row.revision = fresh.number
         session.add(fresh)
         latest = fresh

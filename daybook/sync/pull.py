@@ -58,7 +58,13 @@ async def pull(
                     session.add(now_so.row)
             job = jobs.with_new_time(now_so, job)
             now_so = await jobs.change(
-                session, now_so, job, edited, source="prefect", disabled_reason=_why(now_so, job)
+                session,
+                now_so,
+                job,
+                ledger.now(),
+                edited=edited,
+                source="prefect",
+                disabled_reason=_why(now_so, job),
             )
         return now_so
 

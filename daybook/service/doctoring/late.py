@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from daybook.clock import SYSTEM
 from daybook.ledger import history, leads
 from daybook.ledger import overdue as book_of_late
-from daybook.service import home, overdue
+from daybook.service import home, overdue, views
 from daybook.service.doctoring import book
 from daybook.service.doctoring.problem import Problem
 from daybook.service.overdue import Known
@@ -22,15 +22,24 @@ DRAINED = 60.0
 
 
 async def ledger_clock() -> list[Problem]:
-    """The clock by which due is judged and this machine's agree."""
-    if not await book.stored():
+    """The clock by which due is judged and this machine's agree, and it was not set back."""
+    stored, found = await book.stored(), []
+    if not stored:
         return []
     async with home.ledger() as ledger:
-        off = overdue.clocks(Known(ledger.now(), ledger_ahead=ledger.skew()))
-    if not off:
-        return []
-    what = f"{off} of this machine's"
-    return [Problem(what, "on both machines: sudo timedatectl set-ntp true")]
+        now = ledger.now()
+        off = overdue.clocks(Known(now, ledger_ahead=ledger.skew()))
+    if off:
+        what = f"{off} of this machine's"
+        found.append(Problem(what, "on both machines: sudo timedatectl set-ntp true"))
+    if ahead := [each for each in stored if each.row.audited_until > now + overdue.FAR]:
+        names = ", ".join(each.row.name for each in ahead[:SHOWN])
+        names += f" and {len(ahead) - SHOWN} more" * (len(ahead) > SHOWN)
+        until = views.utc(max(each.row.audited_until for each in ahead))
+        what = f"judged already, up to {until}, by a clock that was set back since: {names}"
+        wait = "nothing is due until then; what cannot wait: daybook remove it, and add it again"
+        found.append(Problem(what, wait))
+    return found
 
 
 def outcomes() -> list[Problem]:

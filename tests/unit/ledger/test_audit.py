@@ -428,7 +428,8 @@ async def test_an_edit_of_before_the_watermark_counts_from_there_on(book: Book) 
     async with book.ledger.write() as session:
         found = await jobs.find(session, stored.id)
         job = found.job.model_copy(update={"enabled": False})
-        edited = await jobs.change(session, found, job, NOON + HOUR, source="prefect")
+        now = book.clock.now()
+        edited = await jobs.change(session, found, job, now, edited=NOON + HOUR, source="prefect")
 
     assert edited.revision.effective_from == mark
     before = [told(row) for row in await book.rows()]
@@ -436,7 +437,16 @@ async def test_an_edit_of_before_the_watermark_counts_from_there_on(book: Book) 
     assert [told(row) for row in await book.rows()] == before
 
 
-# --- corrected due times
+async def test_a_watermark_that_a_clock_set_back_left_ahead_puts_no_edit_off(book: Book) -> None:
+    stored = await book.add(cron="0 * * * *", catch_up="none")
+    book.clock.set(NOON + 24 * HOUR)
+    await advance(book, stored)
+    assert (await book.job(stored.id)).audited_until == NOON + 24 * HOUR - MINUTE
+    book.clock.set(NOON + HOUR)
+
+    edited = await book.edit(stored.id, prompt="The new")
+
+    assert edited.revision.effective_from == NOON + HOUR
 
 
 # --- the keeper's pass

@@ -137,9 +137,9 @@ async def test_what_began_goes_on_with_what_it_began_with(book: Book) -> None:
 async def _known_late(book: Book, stored: StoredJob, **changes: str) -> None:
     """An edit in Prefect of a minute after the job was made, of which the ledger knows only now."""
     async with book.ledger.write() as session:
-        job = edit(stored.job, changes, now=book.clock.now())
-        before = stored.row.created_at + MINUTE
-        await jobs.change(session, stored, job, before, source="prefect")
+        now, at = book.clock.now(), stored.row.created_at + MINUTE
+        job = edit(stored.job, changes, now=now)
+        await jobs.change(session, stored, job, now, edited=at, source="prefect")
 
 
 async def test_one_edited_in_prefect_before_its_time_acts_as_edited(book: Book) -> None:

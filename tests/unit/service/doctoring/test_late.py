@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import pytest
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
+from daybook.ledger import jobs
+from daybook.ledger.engine import Ledger
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
 from daybook.service.doctoring import late
+from daybook.spec.job import new_job
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +46,22 @@ def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
     (problem,) = late.outcomes()
     assert str(aside) in problem.what
     assert f"mv {aside} {file}" in problem.mend
+
+
+async def test_a_watermark_ahead_of_the_clock_is_told(daybook_home: Home) -> None:
+    now = SYSTEM.now()
+    ahead = (now + timedelta(days=1)).replace(microsecond=0)
+    address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
+    async with Ledger(address) as ledger, ledger.write() as session:
+        for name, until in (("sound", now), ("brief", ahead)):
+            job = new_job(now=now, prompt="Hello?", name=name, cron="0 * * * *")
+            (await jobs.add(session, job, name, now)).row.audited_until = until
+
+    (problem,) = await late.ledger_clock()
+
+    assert problem.what.startswith(f"judged already, up to {ahead:%Y-%m-%dT%H:%M:%S}Z, by a clock")
+    assert problem.what.endswith(": brief")
+    assert "until then" in problem.mend
 
 
 async def test_a_home_without_a_ledger_has_no_clock_to_be_off(daybook_home: Home) -> None:
