@@ -173,9 +173,13 @@ async def adopted(
 
 
 def keep_losing(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
-    """Keep what Prefect held of these fields and is about to lose; earlier ones stay."""
-    fields = (row.conflict or {}).get("fields", {})
-    row.conflict = {"at": now.isoformat(), "fields": {**fields, **losing}}
+    """Keep what Prefect held of these fields and is about to lose; earlier ones stay.
+
+    So does an earlier value of the same field: nobody has decided about it yet.
+    """
+    kept = (row.conflict or {}).get("fields", {})
+    if losing.keys() - kept.keys():
+        row.conflict = {"at": now.isoformat(), "fields": {**losing, **kept}}
 
 
 async def without_conflict(session: AsyncSession, job_id: str) -> None:

@@ -76,6 +76,19 @@ async def test_a_second_one_adds_to_the_first(both: Any, at_home: Any) -> None:
     }
 
 
+async def test_a_second_one_of_the_same_field_leaves_the_first(both: Any, at_home: Any) -> None:
+    lost = await disputed(both)
+    await both.sync()
+    (shown,) = await conflicts.conflicts()
+    await both.ui_schedule("a-job", active=True, schedule=CRON | {"cron": "0 11 * * *"})
+    await both.edit("a-job", every="3h")
+    report = await both.sync()
+    assert report.conflicts["a-job"]["schedule"]["cron"] == "0 11 * * *"
+    (again,) = await conflicts.conflicts()
+    assert again["fields"]["schedule"]["prefect"] == lost
+    assert again["at"] == shown["at"]
+
+
 async def test_prefer_prefect(both: Any, at_home: Any) -> None:
     await disputed(both)
     told = await service.sync("prefect")  # found, and decided, in one go
