@@ -9,10 +9,11 @@ import pytest
 from daybook.ledger import audit, claims, corrections, ends, jobs, leases
 from daybook.ledger.ends import EndInPrefect
 from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Ended, Waiting
+from daybook.ledger.offers import Ended, Granted, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
+from daybook.spec import upcoming
 from daybook.spec.job import edit
 from tests.unit.ledger.conftest import Book
 
@@ -119,6 +120,20 @@ async def test_the_audit_judges_one_by_the_revision_in_force_at_its_due_time(
     (row,) = await book.rows()
     assert (row.status, row.revision, row.agent) == (status, 2, "other")
     assert row.parameters == edited.job.parameters()
+
+
+async def test_one_is_staggered_by_the_revision_in_force_at_its_due_time(book: Book) -> None:
+    for name in ("a", "b", "c", "d", "e", "f"):
+        stored = await book.add(name, cron="0 * * * *", stagger="30m", catch_up="none")
+        if upcoming.offset(stored.id, timedelta(minutes=30)) > 2 * MINUTE:
+            break
+    await corrections.ask(book.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+    (row,) = await book.rows()
+    book.clock.move(MINUTE)
+    await book.edit(stored.id, stagger="")
+    book.clock.set(NOON + HOUR)
+
+    assert isinstance(await book.claim(book.asked(row)), Granted)
 
 
 async def test_what_began_goes_on_with_what_it_began_with(book: Book) -> None:
