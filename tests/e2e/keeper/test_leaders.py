@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -101,6 +103,20 @@ class Keepers:
         job = await self.house.job()
         return await self.house.asked(job, self.house.at(hours=1))
 
+    def stop(self, keeper: Child) -> None:
+        """SIGSTOP at a moment at which it holds no lock of the ledger: SQLite would wait for it."""
+        path = urlsplit(self.house.ledger.address).path
+        with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as ledger:
+            free = False
+            while not free:
+                os.kill(keeper.pid, signal.SIGSTOP)
+                try:
+                    ledger.execute("BEGIN IMMEDIATE")
+                    ledger.execute("ROLLBACK")
+                    free = True
+                except sqlite3.OperationalError:
+                    os.kill(keeper.pid, signal.SIGCONT)
+
     async def close(self) -> None:
         for each in self.begun:
             if each.exit_code is None:
@@ -155,11 +171,11 @@ async def test_who_was_stopped_writes_nothing_until_it_leads_again(keepers: Keep
     await keepers.carried(await keepers.waits())
     gate.close_for("flow_runs/filter")  # in the middle of a pass
     await asyncio.wait_for(gate.held.wait(), SOON)
-    os.kill(first.pid, signal.SIGSTOP)
+    keepers.stop(first)
     gate.let_go()
     second = await keepers.another()
     await keepers.leads(second, FOLLOWED)
-    os.kill(second.pid, signal.SIGSTOP)
+    keepers.stop(second)
     row, woken = await keepers.waits(), SYSTEM.now()
     held = await leads.read(house.ledger, lead.NAME)
     assert held is not None
