@@ -1,6 +1,6 @@
 """`python -m benchmarks`: measure what the README claims, and print it as Markdown.
 
-All but the schedules takes about twenty minutes; `--only` does one part, `--long` adds the
+All but the schedules takes almost half an hour; `--only` does one part, `--long` adds the
 schedules. Exit code 1 when a figure is worse than what is wanted.
 """
 
@@ -18,7 +18,7 @@ from benchmarks import machine, place, start
 from daybook.clock import SYSTEM
 from daybook.home import Home
 
-PARTS = ("start", "worker", "jobs")
+PARTS = ("start", "worker", "jobs", "observe", "outbox")
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 async def _workers(home: Home, given: argparse.Namespace) -> list[str]:
     # They import Prefect, which may only now read its environment.
-    from benchmarks import jobs, worker
+    from benchmarks import jobs, observe, outbox, worker
 
     worse, itself = list[str](), asyncio.current_task()
     assert itself is not None
@@ -68,6 +68,16 @@ async def _workers(home: Home, given: argparse.Namespace) -> list[str]:
             print("\n## Jobs, with the ledger in it\n")
             print(jobs.table(measured), flush=True)
             worse += jobs.missed(measured)
+        if "observe" in given.only:
+            looked = await observe.measure(at, observe.Plan())
+            print("\n## A look at a thousand jobs\n")
+            print(observe.table(looked), flush=True)
+            worse += observe.missed(looked)
+        if "outbox" in given.only:
+            sent = await outbox.measure(at.client, Path(home.path).parent, given.callbacks, 3)
+            print("\n## Draining the outbox\n")
+            print(outbox.table(sent), flush=True)
+            worse += outbox.missed(sent)
     return worse
 
 
@@ -83,6 +93,7 @@ def _read(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--burst", type=int, default=50, help="runs of a burst")
     parser.add_argument("--by-hand", type=int, default=30, help="runs of a job by hand")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds; jobs: twice as many")
+    parser.add_argument("--callbacks", type=int, default=10_000, help="that wait in the outbox")
     parser.add_argument("--long", action="store_true", help="also jobs on schedule, for minutes")
     parser.add_argument("--minutes", type=float, default=5.0, help="of --long")
     given = parser.parse_args(arguments)

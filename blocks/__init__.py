@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 # Relative, unlike in the other doors: this file is also loaded by its path, under another name,
 # where a foreign package is called `blocks`.
 from .agents import CommandAgentBlock, ModelAgentBlock, OfflineAgentBlock
-from .endpoints import SecretBlock
+from .channels import ChannelBlock
+from .endpoints import DestinationBlock, SecretBlock
 from .tool_servers import ToolServerBlock
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 __all__ = [
+    "ChannelBlock",
     "CommandAgentBlock",
+    "DestinationBlock",
     "ModelAgentBlock",
     "OfflineAgentBlock",
     "SecretBlock",
@@ -37,5 +40,7 @@ async def register(client: PrefectClient | None = None) -> None:
         ModelAgentBlock,
         SecretBlock,
         ToolServerBlock,
+        DestinationBlock,
+        ChannelBlock,
     ):
         await block.aregister_type_and_schema(client=client)

@@ -1,9 +1,11 @@
-"""What a job needs at the other end: secrets, bound to the hosts that they may be sent to."""
+"""What a job needs at the other end: secrets, bound to their hosts, and where callbacks go."""
 
 from __future__ import annotations
 
 from prefect.blocks.core import Block
 
+from daybook.outbox import destinations
+from daybook.outbox.destinations import Destination, DestinationSettings
 from daybook.outgoing import secret_blocks
 from daybook.outgoing.secret_blocks import SecretSettings
 from daybook.outgoing.secrets import Secret
@@ -26,3 +28,22 @@ await SecretBlock(value="…", hosts=["api.example.org"]).asave("BLOCK_NAME")
         """The secret; raises `Refused` where its settings are not legal."""
         fields = {name: getattr(self, name) for name in SecretSettings.model_fields}
         return secret_blocks.build(self._block_document_name or "unsaved", fields)
+
+
+class DestinationBlock(DestinationSettings, Block):
+    """Where callbacks go: the secret that signs them, a token, a timeout, the tries."""
+
+    _block_type_name = destinations.TITLE
+    _block_type_slug = destinations.SLUG
+    _description = destinations.DESCRIPTION
+    _code_example = """```python
+from blocks.endpoints import DestinationBlock
+
+made = DestinationBlock(url="https://ops.example.org/hook", secret="whsec_…")
+await made.asave("BLOCK_NAME")
+```"""
+
+    def get_destination(self) -> Destination:
+        """The destination; raises `Refused` where its settings are not legal."""
+        fields = {name: getattr(self, name) for name in DestinationSettings.model_fields}
+        return destinations.build(self._block_document_name or "unsaved", fields)

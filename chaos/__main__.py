@@ -20,6 +20,7 @@ from daybook.home import Home
 from daybook.host import server
 
 if TYPE_CHECKING:
+    from chaos.callbacks import Callbacks
     from chaos.faults import Struck
     from chaos.place import Place
     from chaos.verdict import Verdict
@@ -34,10 +35,11 @@ ADDED_WITHIN = 1.0
 
 
 class Met(NamedTuple):
-    """What the jobs met: the faults that were had, and the edits by their kind."""
+    """What the jobs met: the faults that were had, the edits by their kind, their callbacks."""
 
     struck: list[Struck]
     steps: Counter[str]
+    called: Callbacks
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +56,7 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
     # They import Prefect, which may only now read its environment.
     from prefect.client.orchestration import get_client
 
-    from chaos import edits, effects, faults, place, verdict, work
+    from chaos import callbacks, edits, effects, faults, place, verdict, work
     from daybook import repository
     from daybook.host import worker
     from daybook.ledger.engine import Ledger
@@ -66,8 +68,10 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
     async with (
         place.database(home, address) as ledger_address,
         effects.had(home.path, random.Random(seed + 2)) as had,
+        callbacks.had(random.Random(seed + 3)) as called,
     ):
         os.environ["DAYBOOK_LEDGER_URL"] = ledger_address
+        os.environ["DAYBOOK_WEBHOOK_SECRET"] = called.secret
         at = place.Place(home, _port(), ledger_address)
         try:
             await at.hire(given.workers, given.keepers, most=given.concurrency)
@@ -77,21 +81,23 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
                 many = max(1, round(given.rate * DUE_EVERY))
                 lasts = many * ADDED_WITHIN + given.seconds + given.lead
                 end = SYSTEM.now().replace(microsecond=0) + timedelta(seconds=lasts)
-                jobs = await work.add(
-                    client, had, home.path, end, many=many, edited=4 if given.edits else 0
-                )
+                wanted = work.Wanted(end, many, edited=4 if given.edits else 0)
+                jobs = await work.add(client, had, called, home.path, wanted)
                 began = SYSTEM.now().timestamp()
                 _say(f"{many} jobs until {end:%H:%M:%S} UTC, {len(plan)} faults, seed {seed}")
                 walking = asyncio.create_task(walk.go(at, jobs, began, given.seconds))
                 struck = await faults.strike(at, plan, began)
                 await walking
                 await SYSTEM.wait_until(end)
+                called.be_well()
                 _say("the storm is over")
                 settled = await verdict.settled(ledger, jobs)
                 found = await verdict.judge(ledger, client, jobs, had.counted(), struck)
+                found.wrong += await verdict.callbacks_of(ledger, called)
                 found.settled_after = settled
                 found.wrong += await walk.disagree(ledger, client)
-                print(_table(given, seed, Met(struck, walk.steps), found, at))
+                met = Met(struck, walk.steps, called)
+                print(_table(given, seed, met, found, at))
         finally:
             await at.close()
     for line in found.ends:
@@ -109,6 +115,7 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
 def _table(given: argparse.Namespace, seed: int, met: Met, found: Verdict, at: Place) -> str:
     had = [each for each in met.struck if each.whom]
     kinds = Counter(each.fault.kind for each in had)
+    how = Counter(each.how for each in met.called.calls)
     lives = ", ".join(f"{name} {member.began}" for name, member in at.members.items())
     lines = [
         f"Measured on: {machine.describe()}  ",
@@ -124,6 +131,8 @@ def _table(given: argparse.Namespace, seed: int, met: Met, found: Verdict, at: P
         row("due times", str(found.due)),
         *(row(f"… {status}", str(count)) for status, count in sorted(found.outcomes.items())),
         row("effects counted outside", str(found.effects)),
+        row("callbacks", str(len({each.id for each in met.called.calls}))),
+        *(row(f"… the receiver {mood}", str(count)) for mood, count in sorted(how.items())),
         row("settled after", f"{found.settled_after:.0f} s"),
         row("promises broken", str(len(found.wrong))),
     ]

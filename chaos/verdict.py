@@ -12,13 +12,15 @@ from typing import Any
 from prefect.client.orchestration import PrefectClient
 from sqlmodel import col, select
 
+from chaos import callbacks
+from chaos.callbacks import Callbacks
 from chaos.faults import KILLS_RUNS, Struck
 from chaos.work import Work, is_due, seconds_until
 from daybook.keeper import prefect_runs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import due_key
-from daybook.ledger.states import LIVE
-from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.ledger.states import LIVE, Delivery
+from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
 
 SETTLED = 150.0
 """Seconds within which all that is live has its end, when nothing dies any more."""
@@ -51,13 +53,16 @@ class Verdict:
 
 
 async def settled(ledger: Ledger, work: Work) -> float:
-    """Wait until no due time lacks its outcome and Prefect was told; the seconds it took."""
+    """Wait until no due time lacks its outcome, and Prefect and whom it calls were told; the
+    seconds it took.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     while loop.time() - began < SETTLED:
         rows = await _rows(ledger)
         lacking, _ = _counted(await _due(ledger, work), rows)
-        if not lacking and not any(row.state in LIVE or row.unmirrored for row in rows):
+        live = any(row.state in LIVE or row.unmirrored for row in rows)
+        if not lacking and not live and not await _unsent(ledger):
             break
         await asyncio.sleep(1.0)
     return loop.time() - began
@@ -90,6 +95,22 @@ async def judge(
     ]
     found.wrong += await _prefect(client, rows)
     return found
+
+
+async def callbacks_of(ledger: Ledger, called: Callbacks) -> list[str]:
+    """What is wrong with the callbacks."""
+    async with ledger.read() as session:
+        outbox = (await session.execute(select(OutboxRow))).scalars().all()
+    return callbacks.wrong(called, await _rows(ledger), outbox)
+
+
+async def _unsent(ledger: Ledger) -> bool:
+    """Whether a callback has still to be sent, or an alert that does not wait for its hour."""
+    pending = col(OutboxRow.status) == Delivery.PENDING.value
+    due = (col(OutboxRow.purpose) == "callback") | (col(OutboxRow.next_at) <= ledger.now())
+    unsent = select(OutboxRow.id).where(pending, due).limit(1)
+    async with ledger.read() as session:
+        return bool((await session.execute(unsent)).first())
 
 
 async def _rows(ledger: Ledger) -> list[RunRow]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect.client.orchestration import PrefectClient
 
+from chaos.callbacks import Callbacks
 from chaos.effects import Effects
 from daybook.agents import documents
 from daybook.ledger.offers import due_key
@@ -37,10 +38,21 @@ class Work:
         return due_key(ids[name], datetime.fromisoformat(due))
 
 
+class Wanted(NamedTuple):
+    """``many`` jobs that nobody edits, their due times spread until ``end``, and some that are
+    edited.
+    """
+
+    end: datetime
+    many: int
+    edited: int
+
+
 async def add(
-    client: PrefectClient, effects: Effects, folder: Path, end: datetime, *, many: int, edited: int
+    client: PrefectClient, effects: Effects, callbacks: Callbacks, folder: Path, wanted: Wanted
 ) -> Work:
-    """Add ``many`` jobs that nobody edits, their due times spread, and some that are edited."""
+    """Add the jobs, each with its callbacks."""
+    end, many, edited = wanted
     agents = list[str]()
     for number, nap in enumerate(NAPS):
         agents.append(f"counting-{number}")
@@ -53,8 +65,9 @@ async def add(
         name = f"job-{number:02}" if number < many else f"edited-{number - many:02}"
         policy = {"until": end.isoformat(), "pause_after_failures": 0}
         schedule = _schedule(number, many)
+        told = callbacks.fields(name)
         added = await jobs.add(
-            {"name": name, "timezone": "UTC", **fields, **schedule, "policy": policy}
+            {"name": name, "timezone": "UTC", **fields, **schedule, **told, "policy": policy}
         )
         (work.jobs if number < many else work.edited)[name] = added["id"]
     return work

@@ -1,3 +1,58 @@
-"""Daybook schedules the work of AI agents on Prefect and keeps the book of every due time."""
+"""Daybook schedules the work of AI agents on Prefect and keeps the book of every due time.
+
+A program that has Daybook inside uses the names below: `docs/programs.md`. Each is imported when it
+is first named, so that `import daybook` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from daybook.embed.acting import context
+    from daybook.embed.agents_tools import Skill, schedule_tool, toolset
+    from daybook.embed.client import Client
+    from daybook.embed.listening import listening
+    from daybook.embed.recurring import Recurring
+    from daybook.embed.sync_client import SyncClient
+    from daybook.registry import listener, tool
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "Recurring",
+    "Skill",
+    "SyncClient",
+    "context",
+    "listener",
+    "listening",
+    "schedule_tool",
+    "tool",
+    "toolset",
+]
+
+_WHERE = {
+    "Client": "daybook.embed.client",
+    "Recurring": "daybook.embed.recurring",
+    "Skill": "daybook.embed.agents_tools",
+    "SyncClient": "daybook.embed.sync_client",
+    "context": "daybook.embed.acting",
+    "listener": "daybook.registry",
+    "listening": "daybook.embed.listening",
+    "schedule_tool": "daybook.embed.agents_tools",
+    "tool": "daybook.registry",
+    "toolset": "daybook.embed.agents_tools",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_WHERE[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,6 +9,9 @@
     │   ├── OutgoingRefused      2  NonRetryable: an address that a job may not reach
     │   └── Ambiguous            2  an id prefix that fits more than one
     ├── NotFound                 3  the job or run that a command names
+    ├── NothingClaimable         3  no task for this session now, and why
+    ├── TokenRefused             2  a task run's token that is wrong, or over
+    ├── SchedulerStopped         1  a task scheduler that was stopped is not started again
     ├── Unreachable              4
     │   ├── PrefectUnreachable   4
     │   └── LedgerUnreachable    4
@@ -32,6 +35,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
+
+LONGEST = 2_000
+"""Characters of an error in one line."""
+
+
+def one_line(told: object, longest: int = LONGEST) -> str:
+    """Words that somebody else may have chosen, as a line of a log: neither forged nor long."""
+    line = " ".join(str(told).split())
+    return line if len(line) <= longest else line[:longest] + "…"
 
 
 class DaybookError(Exception):
@@ -117,6 +129,39 @@ class NotFound(DaybookError):
         self.noun = noun
         self.ref = ref
         super().__init__(f'{noun} "{ref}" not found')
+
+
+class NothingClaimable(DaybookError):
+    """There is no task run that this session may claim now; ``why`` says what keeps it."""
+
+    code = "nothing_claimable"
+    exit_code = 3
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"nothing is claimable: {why}")
+
+
+class TokenRefused(DaybookError):
+    """The token does not hold that task run, or no longer; nothing was changed."""
+
+    code = "token_refused"
+    exit_code = 2
+
+    def __init__(self, run: str, why: str) -> None:
+        self.run, self.why = run, why
+        super().__init__(f"task run {run}: {why}")
+
+
+class SchedulerStopped(DaybookError):
+    """The task scheduler was stopped, and is asked to go on."""
+
+    code = "scheduler_stopped"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this task scheduler was stopped, and cannot be started again: make another"
+        )
 
 
 class Unreachable(DaybookError):
@@ -219,10 +264,12 @@ class AgentError(DaybookError):
     """The agent did not answer as it should.
 
     ``usage`` is what the failed answer took all the same, as in `AgentReply`, where it is known.
+    ``final``: it may not be asked again, whatever the error is, as its tools may have had effects.
     """
 
     code = "agent"
     usage: dict[str, Any] | None = None
+    final: bool = False
 
 
 class AgentMisconfigured(NonRetryable, AgentError):
@@ -255,11 +302,16 @@ class AgentTemporary(AgentError):
 
 
 class AgentTimeout(AgentError):
-    """The agent was ended because its time was up; nothing that it started runs on."""
+    """The agent was ended because its time was up; nothing that it started runs on.
+
+    ``tool`` is the one that was being called meanwhile; empty where none was.
+    """
 
     code = "agent_timeout"
 
-    def __init__(self, seconds: float, output: str = "") -> None:
+    def __init__(self, seconds: float, output: str = "", tool: str = "") -> None:
         self.seconds = seconds
         self.output = output
-        super().__init__(f"no answer within {seconds:g} s; the agent was ended")
+        self.tool = tool
+        during = f", in the middle of a call of {tool}" if tool else ""
+        super().__init__(f"no answer within {seconds:g} s{during}; the agent was ended")

@@ -46,6 +46,11 @@ class Home:
         """Locked (flock) for as long as a `daybook up` of this home runs."""
         return self.path / "up.lock"
 
+    @property
+    def webhook_secret(self) -> Path:
+        """What signs callbacks where nothing else is said: `daybook.outbox.home_secret`."""
+        return self.path / "webhook-secret"
+
     def make(self) -> Home:
         for folder in (self.path, self.prefect, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +78,7 @@ def here() -> Home:
     return Home(home_path())
 
 
-def _configured_elsewhere() -> bool:
+def configured_elsewhere() -> bool:
     """Whether the user's own Prefect settings name a server (environment or active profile)."""
     if os.environ.get("PREFECT_API_URL"):
         return True
@@ -94,7 +99,7 @@ def enter() -> str | None:
     None means that the user's own Prefect settings were left as they are, or that no server is
     known yet (Prefect then starts a temporary one for a direct call).
     """
-    if "prefect" in sys.modules or _configured_elsewhere():
+    if "prefect" in sys.modules or configured_elsewhere():
         return os.environ.get("PREFECT_API_URL")
     home = here().make()
     os.environ.setdefault("PREFECT_HOME", str(home.prefect))

@@ -5,6 +5,7 @@ A variable wins over the file. `docs/settings.md` is generated from the fields b
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import tomllib
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from daybook.errors import Refused
@@ -28,6 +30,20 @@ _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*(?=[a-z0-9_-]*[a-z])[a-z0-9_-]{1,63}\.
 _POSTGRESQL = re.compile(
     r"postgres(?:ql(?:\+asyncpg)?)?://(?P<place>[^/?#]*/[^/?#]+)(?P<query>\?[^#]*)?\Z"
 )
+
+
+LEGAL_SECRET = "legal is whsec_ and 24 to 64 bytes in base64, as Standard Webhooks have it"
+"""What a signing secret looks like; `signing_key` reads it."""
+
+
+def signing_key(secret: str) -> bytes:
+    """The key that a Standard Webhooks secret stands for; empty for what is none."""
+    prefix, _, encoded = secret.partition("_")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return b""
+    return key if prefix == "whsec" and 24 <= len(key) <= 64 else b""
 
 
 def home_path() -> Path:
@@ -41,6 +57,16 @@ def machine_timezone() -> str:
 
     name = tzlocal.get_localzone_name()
     return name or "UTC"
+
+
+def usual_limits() -> dict[str, Any]:
+    """Those of [limits.md](limits.md)."""
+    return {}
+
+
+def usual_tasks() -> dict[str, Any]:
+    """Those of [tasks.md](tasks.md)."""
+    return {}
 
 
 class Settings(BaseSettings):
@@ -75,6 +101,18 @@ class Settings(BaseSettings):
         "is meant by its very address only.",
     )
 
+    alert_channel: str = Field(
+        default="inbox",
+        min_length=1,
+        description="The operator's channel: where alerts go of jobs that have none of their own.",
+    )
+    webhook_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="`whsec_…`: signs callbacks to destinations without a secret of their own. "
+        "Empty: the one in the home's file `webhook-secret`, which is made when it is needed; on "
+        "several machines give all of them one.",
+    )
+
     max_light: int = Field(
         default=0,
         ge=0,
@@ -86,6 +124,36 @@ class Settings(BaseSettings):
     )
     max_resource_intensive: int = Field(
         default=0, ge=0, description="The same for the class `resource-intensive`."
+    )
+
+    limits: dict[str, Any] = Field(
+        default_factory=usual_limits,
+        description="What agents' own jobs may do: a table, `[limits]` in `config.toml`, or JSON. "
+        "[limits.md](limits.md) has its keys.",
+    )
+    tasks: dict[str, Any] = Field(
+        default_factory=usual_tasks,
+        description="When a task that nobody claims is escalated, and where sessions are woken: a "
+        "table, `[tasks]` in `config.toml`, or JSON. [tasks.md](tasks.md) has its keys.",
+    )
+    user_jobs: bool = Field(
+        default=True,
+        description="Whether jobs of people and agents fire; where not, only those of plugins and "
+        "heartbeats do, and the others are skipped.",
+    )
+    plugins: str = Field(
+        default="",
+        description="Python modules, comma-separated, that are imported before a job runs because "
+        "they register tools and listeners: `my_app.jobs`.",
+    )
+
+    web_port: int = Field(
+        default=4280,
+        ge=0,
+        lt=2**16,
+        description="Where `daybook up` has `/health` and `/metrics`, on this machine alone; where "
+        "it is taken any free port, which is said. 0: nowhere. `daybook web --host` listens for "
+        "other machines.",
     )
 
     keep_days: int = Field(
@@ -126,6 +194,13 @@ class Settings(BaseSettings):
             "legal is an absolute path, sqlite+aiosqlite:////path/ledger.db, or a database, "
             "postgresql://user@host/database"
         )
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _a_secret(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and not signing_key(value.get_secret_value()):
+            raise ValueError(f"is none; {LEGAL_SECRET}")
+        return value
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -182,14 +257,24 @@ def load(**given: Any) -> Settings:
     """
     try:
         return Settings(**given)
+    except SettingsError as error:  # a variable that should hold JSON; its text is not repeated
+        named = re.search(r'field "(\w+)"', str(error))
+        raise refused(named[1] if named else "settings", "is no JSON") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = "_".join(str(part) for part in first["loc"])
         problem = str(first["msg"]).removeprefix("Value error, ")
-        variable = f"DAYBOOK_{key.upper()}"
-        if variable in os.environ or key in given:
-            raise Refused(variable, problem) from error
-        raise Refused(str(config_file()), f"{key}: {problem}") from error
+        if key in given:
+            raise Refused(f"DAYBOOK_{key.upper()}", problem) from error
+        raise refused(key, problem) from error
+
+
+def refused(key: str, problem: str, legal: str = "") -> Refused:
+    """What to raise for a setting that is wrong: it names the variable, or the file and the key."""
+    variable = f"DAYBOOK_{key.upper()}"
+    if variable in os.environ:
+        return Refused(variable, problem, legal)
+    return Refused(str(config_file()), f"{key}: {problem}", legal)
 
 
 def _of_file() -> dict[str, Any]:

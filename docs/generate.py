@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic.fields import FieldInfo
 
 from daybook.settings import Settings
+from daybook.spec.durations import to_text
 
 if TYPE_CHECKING:
     from tests.unit.ledger.ten_due_times import Became, Case
@@ -65,6 +68,122 @@ def settings() -> str:
     return "\n".join(lines) + "\n"
 
 
+def limits() -> str:
+    """What an agent's own jobs may be, and where it is judged."""
+    from daybook.spec.limits import Limits
+
+    lines = [
+        NOTE.format(source="`docs/generate.py` and `daybook/spec/limits.py`"),
+        _LIMITS,
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
+    plain = Limits().model_dump(mode="json")
+    for name, field in Limits.model_fields.items():
+        shown = '"1m"' if name == "min_interval" else json.dumps(plain[name])
+        lines.append(f"| `{name}` | `{shown}` | {_cell(field.description or '')} |")
+    return "\n".join([*lines, "", _JUDGED]).replace("-->\n\n\n", "-->\n\n")
+
+
+_LIMITS = """\
+# What agents' own jobs may do
+
+A job that an agent made, by MCP, by its tools in a run or by `daybook.context(agent=…)`, is owned
+by `agent:<its name>`, which `daybook show` says. It stands under the limits below; what you make
+yourself, and what a program of yours makes, does not. An agent sees and changes its own jobs and
+their runs only: of any other it is told that there is none.
+
+The limits are a table in `config.toml` in the home, or JSON in `DAYBOOK_LIMITS`. What one agent is
+to have otherwise stands below its name; the rest it has of the table of all:
+
+```toml
+[limits]
+jobs = 20
+min_interval = "1m"
+agents = ["default"]
+channels = ["team", "inbox"]
+
+[limits.for.researcher]
+agents = ["researcher", "fast"]
+tools = ["search.*"]
+tokens_per_day = 200_000
+```
+
+Lists are of names, in which `*` and `?` stand for others, and capital letters count. A key that is
+not known, or a value that is not legal, is refused when `daybook up` or a worker begins, and
+`daybook doctor` names it.
+"""
+
+_JUDGED = """\
+Beyond all lists, an agent's job never has a command as its `check`, never the channels `file` and
+`console`, never reaches an address that is not public unless `DAYBOOK_ALLOWED_HOSTS` has it, is
+never a heartbeat, and names a shared conversation (`session_key`) only by its own name, or what
+begins with that and `:`. A job whose `session` is `chat` goes on with what all jobs of that channel
+and chat say to the same agent, yours included: an agent's job may be so only where the channel
+itself stands among `channels`; a pattern such as `*` does not do.
+The agent that a job asks brings the tools that you gave to it: `tools` is about what jobs call
+themselves.
+
+## When they are judged
+
+- **When the job is written**: refused with the field and what is legal, and nothing is stored. The
+  number of jobs is judged here alone. An agent with `all_jobs` stays within its own limits also
+  where it changes a job of another's.
+- **At each claim**, by what the run would act with: what is edited in Prefect, a custom run's own
+  parameters, a Retry, each further attempt. The run ends as `skipped`, `limits: <field>: …`, before
+  anything is begun; as `failed` where an attempt was before. A change of `config.toml` holds from
+  the next claim on.
+- Runs that Prefect is asked for, by hand or by a second schedule there, keep `min_interval` from
+  any other run of the job. `daybook run` and the agent's own `cron_trigger` are not held up by it.
+
+Each refusal is logged as a warning, with `limit_refused`, the owner, the job and the reason.
+
+## Tokens
+
+A job has `tokens_per_run` and `tokens_per_day` of its own (`daybook add --tokens-per-run`,
+`--tokens-per-day`), an agent has those above; the least counts. They are input and output, of the
+job's check as well, and in all attempts.
+
+- A run is granted what is left of both. A model agent is stopped when that is used, the run fails
+  with what it took, and is not tried again. Of a command agent nothing is known: it counts when it
+  tells its usage, and cannot be stopped for it.
+- With nothing left of the day the next run is `skipped`: `tokens: 12,345 of 10,000 per day are
+  used, until …`. A job's day is that of its own clock; an agent's is of `DAYBOOK_TIMEZONE`'s, of
+  all its jobs together, also those that it has removed.
+- What runs at work were granted is not granted twice: with nothing else left, the next one waits.
+- What a killed process took is counted as far as it told: before each call of a tool. A run that
+  was cancelled and told nothing counts in its agent's day as all that it was granted, because an
+  agent may cancel its own runs.
+
+## Only plugins' jobs
+
+With `user_jobs = false` (`DAYBOOK_USER_JOBS`) what is due fires only for jobs of plugins and for
+heartbeats; all others are `skipped`, `user jobs are switched off`. By hand they run.
+"""
+
+
+def tasks() -> str:
+    """The page of tasks as it is, with the table of `[tasks]` between its marks made anew."""
+    from daybook.spec.tasks import Ladder
+
+    page = (FOLDER / "tasks.md").read_text(encoding="utf-8")
+    before, begin, rest = page.partition(_KEYS)
+    _, end, after = rest.partition(_KEYS_END)
+    if not begin or not end:
+        raise ValueError("docs/tasks.md has lost the marks of its table")
+    plain = Ladder().model_dump()
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for name, field in Ladder.model_fields.items():
+        value = plain[name]
+        shown = json.dumps(to_text(value) if isinstance(value, timedelta) else value)
+        lines.append(f"| `{name}` | `{shown}` | {_cell(field.description or '')} |")
+    return before + begin + "\n".join(["", "", *lines, "", ""]) + end + after
+
+
+_KEYS = "<!-- Generated by `make docs` from `daybook/spec/tasks.py`: -->"
+_KEYS_END = "<!-- until here -->"
+
+
 def states() -> str:
     """The states of a run and the steps between them."""
     from daybook.ledger.states import as_markdown
@@ -109,9 +228,9 @@ def policies_page(found: dict[Case, list[Became]]) -> str:
 _POLICIES = """\
 ## What is no due time
 
-- Before `start`, after `until`, on an `exclude`d day and outside the `active_hours` nothing is due:
-  `daybook next` does not show it and the book has no row of it. Prefect knows none of these, and
-  queues such runs; they end there as `Skipped`, with the reason.
+- Before `start`, after `until`, on an `exclude`d day, outside the `active_hours` and within the
+  `quiet_hours` nothing is due: `daybook next` does not show it and the book has no row of it.
+  Prefect knows none of these, and queues such runs; they end there as `Skipped`, with the reason.
 - What was put off by hand (`daybook skip`, `daybook snooze`) stays due, and is in the book as
   `skipped`, with the reason; `daybook next` does not show it.
 - `max_runs` counts all runs that began, by hand too. Due times that come while the last one is at
@@ -133,7 +252,12 @@ def policies() -> str:
         return policies_page(asyncio.run(ten_due_times.all_of_them(address)))
 
 
-PAGES: dict[str, Callable[[], str]] = {"settings.md": settings, "states.md": states}
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings,
+    "states.md": states,
+    "limits.md": limits,
+    "tasks.md": tasks,
+}
 
 TESTED: dict[str, Callable[[], str]] = {"policies.md": policies}
 """Pages that take long to make: that they are fresh is a test's to see, not `--check`'s."""

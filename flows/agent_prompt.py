@@ -10,6 +10,7 @@ It runs from a deployment, by `run_deployment("agent-prompt/<slug>")`, and calle
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from daybook import home
@@ -17,21 +18,19 @@ from daybook import home
 home.enter()  # before Prefect is imported: it reads its environment once
 
 from prefect import flow
-from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import State
 
 from daybook import repository
-from daybook.agents import documents
-from daybook.agents.base import Agent, AgentRequest
-from daybook.errors import AgentMisconfigured, UnknownName
+from daybook.agents.base import Tool
 from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
-from daybook.runs import answers, conversation
+from daybook.runs import conversation
+from daybook.runs.asking import ready, succeeded
 from daybook.runs.attempt import Act
 from daybook.runs.carry_out import carry_out
 from daybook.spec.actions import AgentPrompt, OutputFormat, Session
 from daybook.spec.job import read_parameters
+from daybook.spec.notify import Notify
 from daybook.spec.policy import Policy
 from daybook.sync.reconcile import Reconciliation
 
@@ -51,6 +50,7 @@ async def agent_prompt(
     output_format: OutputFormat = "text",
     output_schema: dict[str, Any] = {},  # noqa: B006 - never changed
     policy: Policy = Policy(),  # noqa: B008 - immutable
+    notify: Notify = Notify(),  # noqa: B008 - immutable
 ) -> State[Any]:
     """One prompt to one agent.
 
@@ -58,12 +58,14 @@ async def agent_prompt(
         prompt: What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}.
         agent: The agent's name, as `daybook agents list` shows it.
         model: The model that a model agent is to use instead of its own; empty is its own.
-        session: Whether the job's runs continue one conversation, or each begins a new one.
+        session: Whether the job's runs continue one conversation, each begins a new one, or they
+            continue that of their channel and chat id (chat).
         session_key: The name of a conversation that several jobs of one agent share; empty is the
             job's own.
         output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
         output_schema: The JSON schema of a structured answer.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
+        notify: Who is told how it ended: addresses, and a channel.
     """
     parameters: dict[str, Any] = {
         "prompt": prompt,
@@ -74,51 +76,33 @@ async def agent_prompt(
         "output_format": output_format,
         "output_schema": output_schema,
         "policy": policy.model_dump(mode="json"),
+        "notify": notify.model_dump(mode="json"),
     }
     return await carry_out("agent-prompt", parameters, _prepare, Reconciliation())
 
 
-async def _agent(client: PrefectClient, name: str) -> Agent:
-    try:
-        return await documents.get(client, name)
-    except (AgentMisconfigured, UnknownName):
-        if name != documents.DEFAULT:
-            raise
-    # A direct call may be the first thing that this Prefect sees of us.
-    await repository.load_door("blocks/__init__.py").register(client)
-    await documents.ensure_default(client)
-    return await documents.get(client, name)
+def _own() -> Sequence[Tool]:
+    from daybook.toolbox import TOOLS
+
+    return TOOLS
 
 
 async def _prepare(granted: Granted) -> Act:
     """Whom to ask and what; nothing of it has an effect."""
-    action, policy = read_parameters("agent-prompt", granted.parameters)
+    action, _, _ = read_parameters("agent-prompt", granted.parameters)
     assert isinstance(action, AgentPrompt)
     turn = conversation.turn(granted)
-    async with get_client() as client:
-        agent = await _agent(client, action.agent)
-    request = AgentRequest(
-        prompt=turn.prompt,
+    asking = await ready(
+        granted,
+        action.agent,
+        turn.prompt,
         history=turn.history,
         model=action.model,
-        timeout=policy.timeout.total_seconds(),
-        occurrence=granted.occurrence,
-        job=granted.job.row.name if granted.job else None,
-        due=granted.due,
+        own=_own,
     )
 
     async def ask() -> Outcome:
-        answer = await answers.ask(agent, request, action.output_format, action.output_schema)
-        reply = answer.reply
-        return Outcome(
-            Status.SUCCEEDED,
-            reason=answer.remark,
-            output=reply.text,
-            result=reply.result,
-            agent=reply.agent,
-            model=reply.model,
-            usage=reply.usage,
-            prompt=turn.prompt,
-        )
+        answer = await asking.ask(action.output_format, action.output_schema)
+        return succeeded(answer, turn.prompt)
 
     return ask

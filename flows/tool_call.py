@@ -23,12 +23,13 @@ from prefect.client.schemas.objects import State
 
 from daybook import repository
 from daybook.ledger.offers import Granted
-from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secret_blocks import PrefectSecrets
 from daybook.runs.attempt import Act, Tried, seconds_asked
 from daybook.runs.carry_out import carry_out
+from daybook.runs.reachable import guard_of
 from daybook.spec.actions import ToolCall
 from daybook.spec.job import read_parameters
+from daybook.spec.notify import Notify
 from daybook.spec.policy import Policy
 from daybook.sync.reconcile import Reconciliation
 from daybook.tools import calls
@@ -42,6 +43,7 @@ async def tool_call(
     tool: str,
     params: dict[str, Any] = {},  # noqa: B006 - never changed
     policy: Policy = Policy(retries=0),  # noqa: B008 - immutable
+    notify: Notify = Notify(),  # noqa: B008 - immutable
 ) -> State[Any]:
     """One call of a tool.
 
@@ -50,11 +52,13 @@ async def tool_call(
             with the tool after #.
         params: What it is called with, by name; a secret only as {{secret:name}}.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
+        notify: Who is told how it ended: addresses, and a channel.
     """
     parameters: dict[str, Any] = {
         "tool": tool,
         "params": params,
         "policy": policy.model_dump(mode="json"),
+        "notify": notify.model_dump(mode="json"),
     }
     return await carry_out("tool-call", parameters, _prepare, Reconciliation())
 
@@ -80,9 +84,9 @@ class _Call:
 
 async def _prepare(granted: Granted) -> Act:
     """Which tool, and with what; its server is reached, and nothing is called yet."""
-    action, policy = read_parameters("tool-call", granted.parameters)
+    action, policy, _ = read_parameters("tool-call", granted.parameters)
     assert isinstance(action, ToolCall)
-    guard = Guard.here(Rule.of(granted.job.row.owner if granted.job else "user"))
+    guard = guard_of(granted)
     async with get_client() as client:
         prepared = await calls.prepare(
             action.tool,

@@ -24,13 +24,14 @@ from prefect.client.schemas.objects import State
 from daybook import repository
 from daybook.ledger.offers import Granted
 from daybook.outgoing import webhook as request
-from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secret_blocks import PrefectSecrets
 from daybook.outgoing.transport import GuardedTransport
 from daybook.runs.attempt import Act, Tried, seconds_asked
 from daybook.runs.carry_out import carry_out
+from daybook.runs.reachable import guard_of
 from daybook.spec.actions import Method, Webhook
 from daybook.spec.job import read_parameters
+from daybook.spec.notify import Notify
 from daybook.spec.policy import Policy
 from daybook.sync.reconcile import Reconciliation
 
@@ -44,6 +45,7 @@ async def webhook(
     headers: dict[str, str] = {},  # noqa: B006 - never changed
     body: str = "",
     policy: Policy = Policy(timeout=timedelta(seconds=30), retries=0),  # noqa: B008 - immutable
+    notify: Notify = Notify(),  # noqa: B008 - immutable
 ) -> State[Any]:
     """One HTTP request.
 
@@ -53,6 +55,7 @@ async def webhook(
         headers: Names and values; a secret only as {{secret:name}}.
         body: What is sent, as it stands; JSON unless a Content-Type header says otherwise.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
+        notify: Who is told how it ended: addresses, and a channel.
     """
     parameters: dict[str, Any] = {
         "url": url,
@@ -60,15 +63,16 @@ async def webhook(
         "headers": headers,
         "body": body,
         "policy": policy.model_dump(mode="json"),
+        "notify": notify.model_dump(mode="json"),
     }
     return await carry_out("webhook", parameters, _prepare, Reconciliation())
 
 
 async def _prepare(granted: Granted) -> Act:
     """Where it goes and with which secrets; nothing is sent yet."""
-    action, policy = read_parameters("webhook", granted.parameters)
+    action, policy, _ = read_parameters("webhook", granted.parameters)
     assert isinstance(action, Webhook)
-    guard = Guard.here(Rule.of(granted.job.row.owner if granted.job else "user"))
+    guard = guard_of(granted)
     async with get_client() as client:
         prepared = await request.prepare(action, granted.occurrence, guard, PrefectSecrets(client))
 

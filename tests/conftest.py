@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -40,6 +41,11 @@ _KEPT = socket.socket()
 if sys.platform == "linux":
     _KEPT.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     _KEPT.bind((server.HOST, SESSION_PORT))
+
+# A script's shell has what it begins in the background ignore SIGINT, and so would all that the
+# tests begin. Prefect's own command of a worker ends by it, also when it is told SIGTERM.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for _name in [n for n in os.environ if n.startswith(("PREFECT_", "DAYBOOK_"))]:
     del os.environ[_name]

@@ -74,8 +74,14 @@ async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
 
 
 def pending(pid: int) -> list[int]:
-    """The signals that were sent to the process and that it has not taken yet, as masks."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    """The signals that were sent to the process and that it has not taken yet, as masks.
+
+    One that is gone has none.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
     return [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
 
 
@@ -131,6 +137,8 @@ class Crew:
     workers: list[Worker] = field(default_factory=list)
     deployments: list[UUID] = field(default_factory=list)
     apart: set[int] = field(default_factory=set)
+    variables: dict[str, str] = field(default_factory=dict)
+    """What its processes are told beside this one's environment."""
     gates: list[Gate] = field(default_factory=list)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -148,7 +156,7 @@ class Crew:
         """Begin one, and wait until it takes runs; ``by_prefect`` with `prefect worker start`."""
         name = name or f"{self.root.name}-{len(self.workers) + 1}"
         here = PrefectHere(api_url or self.here.api_url, self.here.ui_url)
-        variables = worker.environment(self.floor.home, here)
+        variables = worker.environment(self.floor.home, here) | self.variables
         if most is not None:
             variables["DAYBOOK_MAX_CONCURRENT"] = str(most)
         command = worker.command(self.floor.home, name=name, limit=limit)
@@ -231,6 +239,14 @@ class Crew:
         row = await self.becomes(which, status, within)
         left = within - (SYSTEM.now() - since).total_seconds()
         await self.shows(row.flow_run_id, *AS_PREFECT_SHOWS_IT[status], within=left)
+        assert row.finished_at is not None
+        return row
+
+    async def has_ended(self, which: Which, status: str) -> RunRow:
+        """The row of a run of which both sides say already that it has ended so."""
+        row = await self.row(which)
+        assert row.status == status, self.logs()
+        assert await self.shown(row.flow_run_id) == AS_PREFECT_SHOWS_IT[status], self.logs()
         assert row.finished_at is not None
         return row
 
@@ -335,10 +351,12 @@ class Crew:
 
 
 @asynccontextmanager
-async def hired(root: Path, here: PrefectHere) -> AsyncIterator[Crew]:
-    """A floor in ``root`` and the workers that a test begins there."""
-    async with laid(root) as floor:
+async def hired(root: Path, here: PrefectHere, address: str = "") -> AsyncIterator[Crew]:
+    """A floor in ``root`` and the workers that a test begins there; ``address`` as `laid` says."""
+    async with laid(root, address) as floor:
         crew = Crew(floor, root, here)
+        if address:
+            crew.variables["DAYBOOK_LEDGER_URL"] = address
         async with crew.stack:
             try:
                 yield crew

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,15 +25,19 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
+    DeploymentFilter,
+    DeploymentFilterTags,
     FlowRunFilter,
 )
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from sqlmodel import col
 from sqlmodel import select as rows_of
 
 from daybook import repository
 from daybook.agents import documents
+from daybook.clock import SYSTEM
 from daybook.errors import NotFound
 from daybook.home import Home
 from daybook.host import worker
@@ -41,7 +46,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import RunRow
 from daybook.spec.job import new_job
-from daybook.sync import deployments
+from daybook.sync import projection
 from daybook.sync.form import POOL
 from daybook.sync.reconcile import Report, bring
 
@@ -134,7 +139,7 @@ def alive(pid: int) -> bool:
     """Whether the process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second one: gone since it was opened
         return False
 
 
@@ -144,8 +149,23 @@ class Execution:
     def __init__(self, child: asyncio.subprocess.Process) -> None:
         self.child = child
 
-    def send(self, number: signal.Signals) -> None:
+    async def sent(self, number: signal.Signals) -> None:
+        """Send it a signal while its main thread sleeps.
+
+        Prefect raises an exception where the signal meets the process. In a step of a task, asyncio
+        keeps it as that task's: then nothing ends, unless somebody kills it after a while.
+        """
+        async with asyncio.timeout(60):
+            before = ""
+            while (now := self._woken()) != before:
+                before = now
+                await SYSTEM.wait_until(SYSTEM.now() + timedelta(milliseconds=50))
         self.child.send_signal(number)
+
+    def _woken(self) -> str:
+        """How often its main thread has slept, and run, by now."""
+        status = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/status").read_text()
+        return "".join(line for line in status.splitlines() if "ctxt_switches" in line)
 
     async def ends(self) -> tuple[int, str]:
         """Wait for its end; its exit code and what it said."""
@@ -276,8 +296,23 @@ class Floor:
             with suppress(NotFound):
                 await documents.remove(self.client, agent.name)
         # A worker that another test starts at this Prefect would take their runs.
-        for each in await deployments.read_all(self.client, self.ledger.id):
+        for each in await deployments_of(self.client, self.ledger.id):
             await self.client.delete_deployment(UUID(each))
+
+
+async def deployments_of(client: PrefectClient, ledger_id: str) -> dict[str, DeploymentResponse]:
+    """All deployments with this ledger's tag, by id, as Prefect's own client reads them."""
+    tags = DeploymentFilterTags(all_=[projection.ledger_tag(ledger_id)])
+    found: dict[str, DeploymentResponse] = {}
+    page: list[DeploymentResponse] | None = None
+    while page is None or page:
+        page = await client.read_deployments(
+            deployment_filter=DeploymentFilter(tags=tags),
+            sort=DeploymentSort.NAME_ASC,
+            offset=len(found),
+        )
+        found |= {str(each.id): each for each in page}
+    return found
 
 
 async def forget_workers(client: PrefectClient) -> None:
@@ -291,11 +326,14 @@ async def forget_workers(client: PrefectClient) -> None:
 
 
 @asynccontextmanager
-async def laid(root: Path) -> AsyncIterator[Floor]:
-    """A floor in the folder ``root``, at the Prefect that this process talks to."""
+async def laid(root: Path, address: str = "") -> AsyncIterator[Floor]:
+    """A floor in the folder ``root``, at the Prefect that this process talks to.
+
+    ``address`` is the ledger's, where it is not that of the home.
+    """
     home, elsewhere = Home(root / "home").make(), root / "elsewhere"
     elsewhere.mkdir()
-    address = f"sqlite+aiosqlite:///{home.path}/ledger.db"
+    address = address or f"sqlite+aiosqlite:///{home.path}/ledger.db"
     async with get_client() as client, Ledger(address) as ledger:
         await repository.load_door("blocks/__init__.py").register(client)
         await documents.ensure_default(client)

@@ -15,9 +15,13 @@ DEFAULT: dict[str, object] = {
     "max_runs": 0,
     "exclude": [],
     "active_hours": "",
+    "quiet_hours": [],
     "pause_after_failures": 10,
     "stagger": "",
     "delete_after_run": False,
     "idempotent": False,
     "on_lost": "unknown",
+    "tokens_per_run": 0,
+    "tokens_per_day": 0,
+    "check": {"tool": "", "params": {}, "prompt": "", "agent": "", "command": []},
 }

@@ -17,7 +17,7 @@ import json
 import select
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,7 +34,8 @@ WAIT = 20.0
 class Answer:
     """A text, and the tokens that it took; ``cached`` are among the input's.
 
-    ``finish`` is in OpenAI's words: ``stop``, ``length`` or ``content_filter``.
+    ``finish`` is in OpenAI's words: ``stop``, ``length`` or ``content_filter``. With ``tool`` it
+    calls that one, with these arguments, beside saying the text.
     """
 
     text: str = "Hello."
@@ -44,6 +45,7 @@ class Answer:
     finish: str = "stop"
     model: str | None = None
     tool: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     usage: bool = True
 
 
@@ -85,7 +87,9 @@ class Page:
     content_type: str = "text/html"
 
 
-Step = str | Answer | Status | Hang | Cut | Page
+Said = str | Answer | Status | Hang | Cut | Page
+Step = Said | Callable[["Seen"], Said]
+"""What it does; or what makes that of the request, such as of what a tool answered."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,17 @@ class Seen:
     def prompt(self) -> str:
         return self.said[-1][1]
 
+    @property
+    def tools(self) -> list[str]:
+        """The names of the tools that it offers."""
+        return [each.get("function", each)["name"] for each in self.body.get("tools", [])]
+
 
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return "".join(part["text"] for part in content)
+    # What a tool answered is a text in a part of its own; a call of one has none.
+    return "".join(part.get("text") or _text(part.get("content")) for part in content or [])
 
 
 class Provider:
@@ -152,12 +162,12 @@ class Provider:
     def address(self) -> str:
         return f"{self.origin}/v1"
 
-    def next(self, seen: Seen) -> Step:
+    def next(self, seen: Seen) -> Said:
         with self._lock:
             self.requests.append(seen)
             step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         self.asked.set()
-        return step
+        return step(seen) if callable(step) else step
 
 
 @contextmanager
@@ -196,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
             step = Status(401, words, "authentication_error")
         self._do(seen, Answer(step) if isinstance(step, str) else step)
 
-    def _do(self, seen: Seen, step: Step) -> None:
+    def _do(self, seen: Seen, step: Said) -> None:
         match step:
             case Hang():
                 self._hang()
@@ -267,6 +277,9 @@ def _events(message: dict[str, Any]) -> list[dict[str, Any]]:
     began["usage"] = message["usage"] | {"output_tokens": 1}
     events: list[dict[str, Any]] = [{"type": "message_start", "message": began}]
     for index, block in enumerate(message["content"]):
+        if block["type"] == "tool_use":
+            events += _tool_events(index, block)
+            continue
         half = len(block["text"]) // 2
         empty = {"type": "text", "text": ""}
         events.append({"type": "content_block_start", "index": index, "content_block": empty})
@@ -280,6 +293,15 @@ def _events(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [*events, {"type": "message_stop"}]
 
 
+def _tool_events(index: int, block: dict[str, Any]) -> list[dict[str, Any]]:
+    delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+    return [
+        {"type": "content_block_start", "index": index, "content_block": block | {"input": {}}},
+        {"type": "content_block_delta", "index": index, "delta": delta},
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
 def _stream(events: list[dict[str, Any]]) -> bytes:
     return b"".join(
         f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events
@@ -289,7 +311,7 @@ def _stream(events: list[dict[str, Any]]) -> bytes:
 def _chat(step: Answer, model: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": step.text}
     if step.tool:
-        call = {"name": step.tool, "arguments": "{}"}
+        call = {"name": step.tool, "arguments": json.dumps(dict(step.arguments))}
         message["tool_calls"] = [{"id": "call_1", "type": "function", "function": call}]
     answer: dict[str, Any] = {
         "id": "chatcmpl-1",
@@ -342,13 +364,17 @@ _STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal
 
 
 def _messages(step: Answer, model: str) -> dict[str, Any]:
+    content: list[dict[str, Any]] = [{"type": "text", "text": step.text}] if step.text else []
+    if step.tool:
+        call = {"type": "tool_use", "id": "call_1", "name": step.tool}
+        content.append(call | {"input": dict(step.arguments)})
     return {
         "id": "msg_1",
         "type": "message",
         "role": "assistant",
         "model": model,
-        "content": [{"type": "text", "text": step.text}] if step.text else [],
-        "stop_reason": _STOPS[step.finish],
+        "content": content,
+        "stop_reason": "tool_use" if step.tool else _STOPS[step.finish],
         "stop_sequence": None,
         "usage": {  # here, unlike in the other protocol, cached tokens are not among the input's
             "input_tokens": step.input_tokens - step.cached,

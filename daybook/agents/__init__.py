@@ -11,6 +11,7 @@ contract, held by `tests/contract/agents` over every adapter:
 
 The adapters are `offline`, `command` and `model`; `kinds` lists them by the slug of the Prefect
 block type that holds their settings, and `documents` reads and writes those blocks. Only
-`documents` imports Prefect, and only `providers` and `failures`, which `model` uses, pydantic-ai;
-both only when they are called. The block classes stand in the door `blocks/`.
+`documents` imports Prefect, and only `providers`, `failures` and `model_tools`, which `model` uses,
+pydantic-ai; both only when they are called. What an agent may call stands in its settings, judged
+by `allowed`, and comes with the request. The block classes stand in the door `blocks/`.
 """

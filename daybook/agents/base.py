@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from string import punctuation
 from typing import Any, Literal, Protocol
@@ -20,6 +21,34 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Tool:
+    """A tool that is offered to an agent while it answers, or to a client of ours.
+
+    ``schema`` is the JSON schema of its arguments, an object's; ``call`` takes them and gives what
+    is read, as text. It raises `DaybookError`, whose words are read as well: they say what to do
+    instead. ``read_only``: it changes nothing, wherever.
+    """
+
+    name: str
+    description: str
+    schema: dict[str, Any] = field(hash=False)
+    call: Callable[[dict[str, Any]], Awaitable[str]]
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class McpServers:
+    """The MCP servers that a program may use: what stands in its file, and what of it is secret.
+
+    ``variables`` are those that the servers are given, by their names; ``secrets`` other values.
+    """
+
+    config: dict[str, Any] = field(hash=False, repr=False)
+    variables: dict[str, str] = field(default_factory=dict, hash=False, repr=False)
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+@dataclass(frozen=True)
 class AgentRequest:
     """One question, for one occurrence.
 
@@ -29,7 +58,11 @@ class AgentRequest:
     before ``prompt``, oldest first, already bounded by the caller. ``model`` is the model that the
     job wants in place of the agent's own, written as the agent's setting is; empty is its own.
     Agents that have no model to choose refuse any (`refuse_model`). ``question`` is 1, and 2 where
-    an attempt asks once more because the first answer did not fit.
+    an attempt asks once more because the first answer did not fit. ``tools`` are what the agent may
+    call meanwhile, ``tokens`` the most that the answer may take, None where nothing limits it.
+    ``repeatable`` says that the whole may be tried again after its tools were called. ``servers``
+    are what an agent that is a program may use in place of ``tools``. ``took`` is told what the
+    answer has taken so far, as `AgentReply.usage` has it, before each call of a tool.
     """
 
     prompt: str
@@ -40,6 +73,11 @@ class AgentRequest:
     history: tuple[Message, ...] = ()
     model: str = ""
     question: int = 1
+    tools: tuple[Tool, ...] = ()
+    tokens: int | None = None
+    repeatable: bool = False
+    took: Callable[[dict[str, Any]], None] | None = field(default=None, compare=False)
+    servers: McpServers | None = None
 
     def idempotency_key(self, step: int = 1) -> str:
         """What an outgoing request of this question is known by: rule 4 of promise.md.
@@ -66,8 +104,8 @@ class AgentReply:
     when it is the whole.
 
     The keys of ``usage``: ``requests``; ``input_tokens`` and ``output_tokens``, None when the other
-    side told none; ``cache_read_tokens`` and ``cache_write_tokens``, parts of the input's, left out
-    when 0; ``cost_usd``, US dollars, None when the price is not known.
+    side told none; ``cache_read_tokens`` and ``cache_write_tokens``, parts of the input's, and
+    ``tool_calls``, all left out when 0; ``cost_usd``, US dollars, None when the price is not known.
     """
 
     text: str

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import codecs
 import errno
+import json
+import os
 import signal
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from daybook.agents import json_text, process, template
-from daybook.agents.base import AgentReply, AgentRequest, refuse_model
+from daybook.agents import allowed, json_text, process, template
+from daybook.agents.base import AgentReply, AgentRequest, McpServers, refuse_model
+from daybook.agents.capabilities import Capabilities
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
+from daybook.outgoing.secrets import Filled
 from daybook.programs import environment, places
 
 _WHO = {"user": "User", "assistant": "Assistant"}
@@ -34,7 +38,8 @@ class CommandSettings(BaseModel):
         description=(
             "The program, then its arguments, one entry each; no shell reads them. The prompt goes "
             "to standard input, unless an argument contains {prompt}: then it is passed there, "
-            "where other users of the machine can see it. Also: {job}, {due}, {occurrence}."
+            "where other users of the machine can see it. Also: {job}, {due}, {occurrence}, and "
+            "{mcp_config}, the file in which an MCP client finds its tools."
         ),
         examples=[["claude", "-p"], ["llm", "prompt", "--model", "small"]],
     )
@@ -71,6 +76,17 @@ class CommandSettings(BaseModel):
         ),
     )
 
+    tools: list[str] = Field(
+        default=[],
+        title="Tools",
+        description=(
+            "The tool servers that stand in the file {mcp_config}, by their names, each with all "
+            "that it has; daybook is Daybook's own. What else the program can do, it decides."
+        ),
+        examples=[["search", "daybook"]],
+    )
+    capabilities: Capabilities = []
+
     @field_validator("command")
     @classmethod
     def _usable(cls, value: list[str]) -> list[str]:
@@ -83,13 +99,20 @@ class CommandSettings(BaseModel):
         environment.check(value)
         return value
 
+    @field_validator("tools")
+    @classmethod
+    def _servers(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if value and not template.takes_config(info.data.get("command", ["{mcp_config}"])):
+            raise ValueError(
+                "are named, and no argument of the command holds {mcp_config}, the file in which "
+                "the program finds them"
+            )
+        return allowed.check_servers(value)
+
     @field_validator("work_dir")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        if value and not value.startswith(("/", "~")):
-            raise ValueError(
-                "is relative; legal is an absolute path, one beginning with ~, or none"
-            )
+        places.check(value)
         return value
 
 
@@ -100,6 +123,9 @@ class CommandAgent:
     Exit code 0 is an answer, any other `AgentFailed`. What the program prints beyond
     `process.OUTPUT_LIMIT` is dropped, and the reply says so. `AgentMisconfigured` is raised
     before anything runs. When `answer` ends, the program and what it started have ended.
+
+    The file of its MCP configuration may hold secrets: it stands in a folder of its own that only
+    this user can read, and is removed when `answer` ends.
     """
 
     name: str
@@ -108,19 +134,20 @@ class CommandAgent:
     async def answer(self, request: AgentRequest) -> AgentReply:
         refuse_model(self.name, "a command", request.model)
         variables = environment.allowed(self.settings.environment)
-        with self._folder() as folder:
-            ended = await self._run(request, folder, variables)
+        with self._folder() as folder, self._config(request) as config:
+            ended = await self._run(request, folder, variables, config)
+        hidden = _Hidden(variables, request.servers or McpServers({}))
         text = _text(ended)
         if ended.timed_out:
-            said = environment.without_values(_marked(text, ended), variables)
+            said = hidden.of_error(_marked(text, ended))
             raise AgentTimeout(request.timeout, said)
         if ended.code != 0:
             said = f"{self._program} {_end(ended.code)}{_last_words(ended.errors)}"
             raise AgentFailed(
-                environment.without_values(said, variables),
-                environment.without_values(_marked(text, ended), variables),
+                hidden.of_error(said),
+                hidden.of_error(_marked(text, ended)),
             )
-        text = environment.without_secrets(text, variables)
+        text = hidden.of_answer(text)
         result = self._parsed(text, ended) if self.settings.output == "json" else None
         return AgentReply(text=text, result=result, agent=self.name, cut=_cut(ended))
 
@@ -129,13 +156,13 @@ class CommandAgent:
         return Path(self.settings.command[0]).name
 
     async def _run(
-        self, request: AgentRequest, folder: str, variables: dict[str, str]
+        self, request: AgentRequest, folder: str, variables: dict[str, str], config: str
     ) -> process.Ended:
         try:
             program = places.program(self.settings.command[0], folder, variables)
         except ValueError as error:
             raise self._wrong(str(error)) from None
-        arguments = template.fill(self.settings.command, _values(request))
+        arguments = template.fill(self.settings.command, _values(request) | {"mcp_config": config})
         by_argument = template.takes_prompt(self.settings.command)
         said = request.prompt if by_argument else self._conversation(request)
         prompt = said.encode(errors="replace")
@@ -185,6 +212,20 @@ class CommandAgent:
                 raise self._wrong(str(error)) from None
             yield there
 
+    @contextmanager
+    def _config(self, request: AgentRequest) -> Iterator[str]:
+        """The file of the MCP configuration; none where the command does not ask for it."""
+        if not template.takes_config(self.settings.command):
+            yield ""
+            return
+        written = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
+        # Not where the program runs: that folder may be the operator's, and others may read it.
+        with places.fresh("daybook-mcp-") as own:
+            path = os.path.join(own, "mcp.json")
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(written)
+            yield path
+
     def _parsed(self, text: str, ended: process.Ended) -> Any:
         if ended.dropped:
             raise AgentFailed(f"the answer is longer than {process.OUTPUT_LIMIT} bytes", text)
@@ -195,6 +236,23 @@ class CommandAgent:
 
     def _wrong(self, problem: str) -> AgentMisconfigured:
         return AgentMisconfigured(f'agent "{self.name}": {problem}')
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """What a program that was given secrets may say of them: their names."""
+
+    variables: dict[str, str] = field(repr=False)
+    servers: McpServers = field(repr=False)
+
+    def of_error(self, text: str) -> str:
+        text = environment.without_values(text, self.variables)
+        return self.of_answer(text)
+
+    def of_answer(self, text: str) -> str:
+        # The variables of its servers are not all its own: what is no secret may be said.
+        text = environment.without_secrets(text, {**self.servers.variables, **self.variables})
+        return Filled(set(self.servers.secrets)).hide(text)
 
 
 def _values(request: AgentRequest) -> dict[str, str]:

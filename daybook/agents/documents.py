@@ -42,6 +42,23 @@ async def names(client: PrefectClient) -> dict[str, str]:
     return dict(sorted(found))
 
 
+async def capabilities(client: PrefectClient) -> dict[str, frozenset[str]]:
+    """What each agent can do, by every reference that names it: `<name>` and `<slug>/<name>`.
+
+    A name that two kinds have names neither. Settings that are not legal say of it what they say.
+    """
+    found: dict[str, frozenset[str]] = {}
+    twice: set[str] = set()
+    for kind in kinds.KINDS.values():
+        for document in await _documents(client, kind):
+            said, name = document.data.get("capabilities"), str(document.name)
+            words = frozenset(map(str, said)) if isinstance(said, list) else frozenset[str]()
+            if name in found:
+                twice.add(name)
+            found[name] = found[f"{kind.slug}/{name}"] = words
+    return {ref: words for ref, words in found.items() if ref not in twice}
+
+
 async def get(client: PrefectClient, name: str) -> Agent:
     """The agent of that name.
 

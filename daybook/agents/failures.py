@@ -181,4 +181,4 @@ def _theirs(error: BaseException) -> str:
         message = inner.get("message") if isinstance(inner, Mapping) else inner
         return message if isinstance(message, str) else json.dumps(body, default=str)
     said = str(body or getattr(error, "message", "") or error)
-    return said.partition(". Consider raising the retry limit")[0]  # that is not for our reader
+    return said.partition(". Consider raising the ")[0]  # that is not for our reader

@@ -124,6 +124,11 @@ def check_model(agent: Agent, model: str) -> None:
             refuse_model(agent.name, "offline", model)
 
 
+def tools_of(agent: Agent) -> list[str]:
+    """What the agent may call while it answers, as its operator wrote it."""
+    return list(agent.settings.tools) if isinstance(agent, ModelAgent | CommandAgent) else []
+
+
 def first_problem(error: ValidationError) -> tuple[str, str]:
     """Field and problem. Not pydantic's own text: that repeats the input, which may be a secret."""
     first = error.errors(include_input=False, include_url=False)[0]

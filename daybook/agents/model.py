@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,9 @@ from pydantic import (
     field_validator,
 )
 
+from daybook.agents import allowed
 from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.capabilities import Capabilities
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTimeout
 
 if TYPE_CHECKING:
@@ -27,9 +30,14 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings as Sent
 
+    from daybook.agents.model_tools import Offered
+
 _SLACK = (
     30.0  # seconds by which the client's own timeout is longer: the attempt's is the one to end
 )
+
+WITH_TOOLS = 50
+"""Requests that one answer may take where the agent has tools, and nothing else is said."""
 
 _CUT = "max_tokens, the most that an answer may have, are reached"
 _REASON = "finish_reason"  # of the provider's details: its own word, also for what has no other
@@ -98,13 +106,23 @@ class ModelSettings(BaseModel):
         ),
         examples=[{"temperature": 0.2, "max_tokens": 2000}],
     )
+    tools: list[str] = Field(
+        default=[],
+        title="Tools",
+        description=(
+            "What it may call while it answers, one entry each: a tool server's name for all that "
+            "it has, server.tool or server.get_* for some, the name of a Python tool, and daybook "
+            "or daybook.cron_list for Daybook's own. All others it cannot call."
+        ),
+        examples=[["search", "calendar.list_*", "daybook"]],
+    )
     request_limit: int = Field(
         default=0,
         ge=0,
         title="Request limit",
         description=(
-            "The most requests that one answer may take. 0: one. More are made only when the model "
-            "calls a tool that it does not have instead of answering."
+            "The most requests that one answer may take. 0: one, and with tools 50. More are made "
+            "only when the model calls tools instead of answering."
         ),
     )
     input_price: float = Field(
@@ -121,6 +139,7 @@ class ModelSettings(BaseModel):
         title="Output price",
         description="US dollars for a million output tokens. Both prices 0: from the price table.",
     )
+    capabilities: Capabilities = []
 
     @field_validator("model")
     @classmethod
@@ -158,6 +177,11 @@ class ModelSettings(BaseModel):
             raise ValueError("has a character that no key has, such as a blank or a line's end")
         return value
 
+    @field_validator("tools")
+    @classmethod
+    def _nameable(cls, value: list[str]) -> list[str]:
+        return allowed.check(value)
+
     @field_validator("options")
     @classmethod
     def _sendable(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +197,7 @@ class ModelSettings(BaseModel):
 @dataclass(frozen=True)
 class ModelAgent:
     """Sends one request for each answer, and none again: retries are the run's, which counts them.
+    With tools it sends one more for each time that the model calls some.
 
     What went wrong comes out as `daybook.agents.failures` says. The connection is closed when
     `answer` ends. An error of an answer that was paid for carries what it took in ``usage``.
@@ -185,13 +210,15 @@ class ModelAgent:
         from pydantic_ai import RunUsage
 
         model, usage = self._model(request.model), RunUsage()
+        toolset = self._toolset(request, usage)
         try:
             async with asyncio.timeout(request.timeout):
-                return await self._ask(model, request, usage)
+                return await self._ask(model, request, usage, toolset)
         except TimeoutError:
-            failed: AgentError = AgentTimeout(request.timeout)
+            tool = toolset.at_work if toolset else ""
+            failed: AgentError = AgentTimeout(request.timeout, tool=tool)
         except Exception as error:
-            failed = self._translated(error, model, request)
+            failed = _spent(error, request, usage) or self._translated(error, model, request)
         if usage.requests:
             failed.usage = self._usage(usage, request)
         raise failed from None
@@ -220,26 +247,45 @@ class ModelAgent:
                 f'agent "{self.name}" failed in a way that is not understood: {said}'
             )
 
-    async def _ask(self, model: Model, request: AgentRequest, usage: RunUsage) -> AgentReply:
+    def _limit(self, request: AgentRequest) -> int:
+        return self.settings.request_limit or (WITH_TOOLS if request.tools else 1)
+
+    def _toolset(self, request: AgentRequest, usage: RunUsage) -> Offered | None:
+        if not request.tools:
+            return None
+        from daybook.agents.model_tools import Offered
+
+        def tell() -> None:
+            if request.took is not None:
+                request.took(self._usage(usage, request))
+
+        return Offered(request.tools, self._limit(request) - 1, tell)
+
+    async def _ask(
+        self, model: Model, request: AgentRequest, usage: RunUsage, toolset: Offered | None
+    ) -> AgentReply:
         from pydantic_ai import Agent, UsageLimits
+        from pydantic_ai.exceptions import UsageLimitUnavailableWarning
 
         from daybook.agents import failures, providers
 
-        limit = self.settings.request_limit or 1
+        warnings.simplefilter("ignore", UsageLimitUnavailableWarning)  # `_check_left` judges it
+        limit = self._limit(request)
         agent: Agent[object, str | None] = Agent(
             model,
             name=self.name,
             output_type=[str, type(None)],  # an empty answer is one, and no reason to ask again
             instructions=self.settings.system_prompt or None,
             retries=limit - 1,
+            toolsets=[toolset] if toolset else None,
         )
-        sent = self._sent(model, request)
+        sent = self._sent(model, request, usage)
         async with agent:
             result = await agent.run(
                 request.prompt,
                 message_history=_messages(request),
                 model_settings=lambda context: sent(context.run_step),
-                usage_limits=UsageLimits(request_limit=limit),
+                usage_limits=UsageLimits(request_limit=limit, total_tokens_limit=request.tokens),
                 usage=usage,
                 infer_name=False,
             )
@@ -261,12 +307,16 @@ class ModelAgent:
             cut=_CUT if reason == "length" else "",
         )
 
-    def _sent(self, model: Model, request: AgentRequest) -> Callable[[int], Sent]:
-        """What goes with the request of each step; the first is step 1."""
+    def _sent(self, model: Model, request: AgentRequest, usage: RunUsage) -> Callable[[int], Sent]:
+        """What goes with the request of each step; the first is step 1. Judges whether it may be
+        sent at all: the library's own limits let it when they are just reached.
+        """
         options: dict[str, Any] = {"max_retries": 0, "timeout": request.timeout + _SLACK}
         takes_headers = "extra_headers" not in getattr(model, "unsupported_settings", ())
 
         def sent(step: int) -> Sent:
+            if request.tokens is not None:
+                _check_left(request.tokens, usage)
             if takes_headers:
                 options["extra_headers"] = {"Idempotency-Key": request.idempotency_key(step)}
             return {**self.settings.options, **options}  # type: ignore[typeddict-item]  # checked
@@ -281,7 +331,7 @@ class ModelAgent:
             "input_tokens": usage.input_tokens if known else None,
             "output_tokens": usage.output_tokens if known else None,
         }
-        for name in ("cache_read_tokens", "cache_write_tokens"):
+        for name in ("cache_read_tokens", "cache_write_tokens", "tool_calls"):
             if count := getattr(usage, name):
                 told[name] = count
         return told | {"cost_usd": self._cost(usage, request) if known else None}
@@ -295,6 +345,35 @@ class ModelAgent:
             tokens = (usage.input_tokens, usage.output_tokens)
             return sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1_000_000
         return None if usage.cost is None else float(usage.cost)
+
+
+def _check_left(tokens: int, usage: RunUsage) -> None:
+    """Raise `AgentFailed` where nothing is left of ``tokens`` for another request."""
+    if usage.unmeasured_requests:
+        raise AgentFailed(
+            f"stopped: its token limit cannot be kept ({tokens:,} were left): the provider does "
+            "not tell how many tokens an answer took"
+        )
+    if usage.total_tokens >= tokens:
+        raise _over(tokens, usage)
+
+
+def _spent(error: Exception, request: AgentRequest, usage: RunUsage) -> AgentFailed | None:
+    """What to raise where ``error`` is that the tokens are used up; else None."""
+    from pydantic_ai.exceptions import UsageLimitExceeded
+
+    tokens = request.tokens
+    if tokens is None or not isinstance(error, UsageLimitExceeded) or usage.total_tokens <= tokens:
+        return None
+    return _over(tokens, usage)
+
+
+def _over(tokens: int, usage: RunUsage) -> AgentFailed:
+    asked = "1 request" if usage.requests == 1 else f"{usage.requests} requests"
+    return AgentFailed(
+        f"stopped: the token limit is reached: {tokens:,} were left, and {asked} took "
+        f"{usage.total_tokens:,}"
+    )
 
 
 def _messages(request: AgentRequest) -> list[ModelMessage]:

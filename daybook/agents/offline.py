@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from daybook.agents.base import AgentReply, AgentRequest, refuse_model
+from daybook.agents.capabilities import Capabilities
 
 QUOTED_CHARACTERS = 500
 
 
 class OfflineSettings(BaseModel):
-    """The offline agent has nothing to set."""
+    """The offline agent has nothing to set but what it is to be good for."""
 
     model_config = ConfigDict(extra="forbid")
+
+    capabilities: Capabilities = []
 
 
 @dataclass(frozen=True)

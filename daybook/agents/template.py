@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-PLACEHOLDERS = ("prompt", "job", "due", "occurrence")
+PLACEHOLDERS = ("prompt", "job", "due", "occurrence", "mcp_config")
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _PATTERN = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|\{{(?P<name>{_NAME})\}}")
 
@@ -40,6 +40,11 @@ def check(command: Sequence[str]) -> None:
 def takes_prompt(command: Sequence[str]) -> bool:
     """Whether the prompt goes in as an argument, and so not on standard input."""
     return any("prompt" in names(argument) for argument in command)
+
+
+def takes_config(command: Sequence[str]) -> bool:
+    """Whether the program is told where its MCP configuration stands."""
+    return any("mcp_config" in names(argument) for argument in command)
 
 
 def fill(command: Sequence[str], values: Mapping[str, str]) -> list[str]:

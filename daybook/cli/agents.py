@@ -44,6 +44,22 @@ async def add_(
         str | None,
         Parameter(help="What it reads of the conversation: transcript (the default) or none."),
     ] = None,
+    tools: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--tool",
+            help="What it may call while it answers: a tool server, server.tool, a Python tool, "
+            "daybook. A program finds servers in the file {mcp_config}. May be given again.",
+        ),
+    ] = None,
+    capabilities: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--capability",
+            help="What it can do, for tasks that need it: a worker with it is spawned for one that "
+            "nobody claims. May be given several times.",
+        ),
+    ] = None,
     model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
     replace: Annotated[
         bool, Parameter(help="In place of the agent of this name, key included, if there is one.")
@@ -57,6 +73,8 @@ async def add_(
     Example: daybook agents add quick --model openai:gpt-6-luna --key-env OPENAI_API_KEY
 
     Example: daybook agents add claude --work-dir ~/project -- claude -p
+
+    Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
     program = program_of(command, arguments)
     kinds = (("command", program), ("offline", offline), ("model", model_options.model))
@@ -70,6 +88,8 @@ async def add_(
         "output": output_,
         "environment": environment,
         "history": history,
+        "tools": tools,
+        "capabilities": capabilities,
     }
     settings = {field: value for field, value in settings.items() if value is not None}
     settings |= model_options.settings()
@@ -139,7 +159,7 @@ async def test_(
     ] = "60s",
     as_json: Json = False,
 ) -> int:
-    """Ask an agent once, here and now, outside of any job.
+    """Ask an agent once, here and now, outside of any job and without its tools.
 
     Example: daybook agents test default "Say hello"
     """

@@ -180,14 +180,15 @@ class Talk:
         output.line("Ready.", style="bold green")
         jobs = f"{facts['jobs']} (`daybook list` shows them)"
         export = f"export PREFECT_API_URL={facts['api_url']}"
-        output.facts(
-            [
-                ("Prefect UI", facts["ui_url"]),
-                ("jobs", jobs),
-                ("ledger", facts["ledger"]),
-                ("for prefect", export),
-            ]
-        )
+        health = f"{facts['web_url']}/health" if facts["web_url"] else ""
+        told = [
+            ("Prefect UI", facts["ui_url"]),
+            ("jobs", jobs),
+            ("ledger", facts["ledger"]),
+            ("health", health),
+            ("for prefect", export),
+        ]
+        output.facts([(name, value) for name, value in told if value])
         if facts["example"]:
             output.say(f"Running the example job {facts['example']} now; {self._end}")
         else:
@@ -252,6 +253,26 @@ def _keeper(keeper: dict[str, Any]) -> str:
     )
 
 
+def _outbox(outbox: dict[str, Any]) -> str:
+    """`3 pending, the oldest since …; 1 failed`."""
+    pending, failed = outbox["pending"], outbox["failed"]
+    since = words.local(outbox["oldest_pending_at"])
+    told = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
+    told.append(f"{failed:,} failed: `daybook callbacks list --status failed`" if failed else "")
+    return "; ".join(filter(None, told)) or "nothing waits"
+
+
+def _tasks(tasks: dict[str, Any]) -> list[tuple[str, str]]:
+    """`2 queued, 1 claimed; sessions: 1 free, 1 busy`; no line where there are none."""
+    live = [f"{tasks[each]} {each.replace('_', ' ')}" for each in _LIVE_TASKS if tasks[each]]
+    there = [f"{tasks[each]} {each}" for each in ("free", "busy") if tasks[each]]
+    told = [", ".join(live) or "none", f"sessions: {', '.join(there)}" if there else ""]
+    return [("tasks", "; ".join(filter(None, told)))] if live or there else []
+
+
+_LIVE_TASKS = ("queued", "claimed", "needs_attention")
+
+
 def _status(found: dict[str, Any]) -> None:
     prefect, ledger = found["prefect"], found["ledger"]
     ready = found["ready"]
@@ -269,6 +290,9 @@ def _status(found: dict[str, Any]) -> None:
             ("jobs", f"{ledger['jobs']}, {ledger['enabled']} on"),
             ("runs now", live or "none"),
             ("due soon", due or "nothing"),
+            ("outbox", _outbox(found["outbox"])),
+            ("inbox", f"{found['outbox']['unread']} unread"),
+            *_tasks(found["tasks"]),
         ]
     )
     for problem in found["problems"]:

@@ -51,6 +51,7 @@ async def add_(
                 f"goes to the ledger (`daybook runs {name}`)\n"
                 f"and to the Prefect UI, deployment {job['deployment']}",
             ),
+            ("told", words.who_is_told(job["told"])),
             ("worker", _worker(await status.worker_online())),
         ]
     )
@@ -65,6 +66,8 @@ def _does(job: dict[str, Any]) -> tuple[str, str]:
         return "calls", f"{job['method']} {job['url']}"
     if job["kind"] == "tool-call":
         return "calls", f"the tool {job['tool']}"
+    if job["kind"] == "heartbeat":
+        return "looks at", job["file"]
     return "asks", f"the agent {job['agent']}"
 
 
@@ -162,8 +165,10 @@ async def edit_(
         raise Refused("options", "none is given, so nothing would change", "such as --every 2h")
     prefect_first()
     from daybook.service import jobs
+    from daybook.spec import notify
 
-    return _changed(await jobs.edit_job(job, changes), as_json)
+    told = not changes.keys().isdisjoint(notify.FIELDS)
+    return _changed(await jobs.edit_job(job, changes), as_json, told=told)
 
 
 async def pause_(
@@ -229,12 +234,13 @@ def _asked(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _changed(job: dict[str, Any], as_json: bool) -> int:
+def _changed(job: dict[str, Any], as_json: bool, *, told: bool = False) -> int:
     if as_json:
         output.data(job)
         return 0
     output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
-    output.facts([("next due", _due(job))])
+    who = [("told", words.who_is_told(job["told"]))] if told else []
+    output.facts([("next due", _due(job)), *who])
     _noted(job)
     return 0
 
@@ -251,6 +257,8 @@ def _block(job: dict[str, Any]) -> None:
         ("last run", words.run_in_brief(last) if last else "none yet"),
         ("failures", _failures(job)),
         *_action(job),
+        ("asked first", words.check(job["policy"]["check"])),
+        ("told", words.who_is_told(job["told"])),
         ("policy", _policy(job["policy"])),
         ("tags", ", ".join(job["tags"])),
         ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
@@ -279,6 +287,14 @@ def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
     if job["kind"] == "tool-call":
         params = job["params"]
         return [("tool", job["tool"]), ("params", words.value(params) if params else "")]
+    if job["kind"] == "heartbeat":
+        return [
+            ("orders", job["file"]),
+            ("gate", job["gate_agent"]),
+            ("agent", job["agent"]),
+            ("model", job["model"]),
+            ("session", job["session_key"] or job["session"]),
+        ]
     return [
         ("prompt", job["prompt"]),
         ("agent", job["agent"]),
@@ -314,7 +330,7 @@ def _policy(policy: dict[str, Any]) -> str:
     said = [
         " ".join([name.replace("_", " "), *_said(value)])
         for name, value in policy.items()
-        if name in _ALWAYS_SAID or value != usual.get(name)
+        if name in _ALWAYS_SAID or (value != usual.get(name) and name != "check")
     ]
     return ", ".join(said)
 

@@ -25,7 +25,7 @@ async def prune_(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Let go of old runs and conversations, as DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS say.
+    """Let go of old runs, conversations and tasks, as DAYBOOK_KEEP_DAYS and DAYBOOK_KEEP_RUNS say.
 
     The keeper does so each hour. Only --disabled-for needs Prefect.
 
@@ -44,7 +44,8 @@ async def prune_(
     if dry_run:
         output.say("Nothing was changed.")
     else:
-        output.line(f"Let go of {done['runs']:,} runs and {done['messages']:,} messages")
+        gone = [f"{done[what]:,} {what}" for what in ("runs", "messages", "tasks")]
+        output.line(f"Let go of {', '.join(gone[:2])} and {gone[2]}")
     for name in done["jobs"]:
         output.line(f"Nothing is left of {name}, which was removed before")
     return 0

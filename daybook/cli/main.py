@@ -59,6 +59,57 @@ _tools = App(
     help_epilogue="",
     group=_AGENTS,
 )
+_callbacks = App(
+    name="callbacks",
+    help="Callbacks and messages, and what became of each: list, show, retry; destinations.",
+    help_epilogue="",
+    group=_RUNS,
+    sort_key=40,
+)
+_channels = App(
+    name="channels",
+    help="Where answers and alerts go: list, add, test, remove.",
+    help_epilogue="",
+    group=_AGENTS,
+)
+_destinations = App(
+    name="destinations",
+    help="The addresses with a secret of their own: add, list, rotate, test, remove.",
+    help_epilogue="",
+    sort_key=90,
+)
+_tokens = App(
+    name="tokens",
+    help="What lets MCP clients in over HTTP: add, list, remove.",
+    help_epilogue="",
+    group=_AGENTS,
+)
+_heartbeat = App(
+    name="heartbeat",
+    help="Standing orders that an agent looks after: on, off, status.",
+    help_epilogue="",
+    group=_JOBS,
+    sort_key=45,
+)
+_task = App(
+    name="task",
+    help="Tasks that idle sessions take: add, list, show, next, and what becomes of them.",
+    help_epilogue="",
+    group=_RUNS,
+    sort_key=60,
+)
+_task_session = App(
+    name="session",
+    help="The live agents that take tasks: register, report, list, remove.",
+    help_epilogue="",
+    sort_key=90,
+)
+_task_scheduler = App(
+    name="scheduler",
+    help="What wakes sessions: status, pause, resume, drain, backlog, cycle, rebuild.",
+    help_epilogue="",
+    sort_key=91,
+)
 _ledger = App(
     name="ledger",
     help="The book itself: prune.",
@@ -68,38 +119,64 @@ _ledger = App(
 )
 _BELOW = {
     "agents": _agents,
+    "callbacks": _callbacks,
+    "callbacks destinations": _destinations,
+    "channels": _channels,
+    "heartbeat": _heartbeat,
     "ledger": _ledger,
     "secrets": _secrets,
     "session": _sessions,
+    "task": _task,
+    "task scheduler": _task_scheduler,
+    "task session": _task_session,
+    "tokens": _tokens,
     "tools": _tools,
 }
+_OF_TASKS = (
+    *("add", "list", "show", "next", "heartbeat", "complete", "fail", "release"),
+    *("retry", "recover", "cancel", "pause", "resume"),
+)
+_OF_THE_SCHEDULER = ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild")
 
 
 def _register() -> None:
     places = [
         (_MACHINE, "here", ("up", "down", "status", "doctor", "worker", "keeper")),
+        (_MACHINE, "web", ("web",)),
         (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
         (_JOBS, "skips", ("skip", "snooze")),
         (_JOBS, "due", ("next",)),
         (_RUNS, "runs", ("run", "runs", "logs", "cancel")),
         (_RUNS, "backfill", ("backfill",)),
+        (_RUNS, "inbox", ("inbox",)),
         (_AGENTS, "sync", ("sync", "conflicts")),
+        (_AGENTS, "mcp", ("mcp",)),
     ]
     order = count()
     for group, module, names in places:
         for name in names:
             _lazily(app, f"{module}:{name}_", name, group=group, sort_key=next(order))
-    for name in ("add", "list", "show", "test", "remove"):
-        _lazily(_agents, f"agents:{name}_", name, sort_key=next(order))
-    for name in ("add", "list", "remove"):
-        _lazily(_secrets, f"secrets:{name}_", name, sort_key=next(order))
-    for name in ("list", "show", "call", "test", "add", "remove"):
-        _lazily(_tools, f"tools:{name}_", name, sort_key=next(order))
-    for name in ("list", "show"):
-        _lazily(_sessions, f"sessions:{name}_", name, sort_key=next(order))
-    _lazily(_ledger, "ledger:prune_", "prune", sort_key=next(order))
-    for below in _BELOW.values():
-        app.command(below)
+    below = [
+        (_agents, "agents:", ("add", "list", "show", "test", "remove")),
+        (_secrets, "secrets:", ("add", "list", "remove")),
+        (_tokens, "tokens:", ("add", "list", "remove")),
+        (_heartbeat, "heartbeat:", ("on", "off", "status")),
+        (_tools, "tools:", ("list", "show", "call", "test", "add", "remove")),
+        (_channels, "channels:", ("list", "add", "test", "remove")),
+        (_sessions, "sessions:", ("list", "show")),
+        (_callbacks, "callbacks:", ("list", "show", "retry")),
+        (_destinations, "callbacks:destinations_", ("add", "list", "rotate", "test", "remove")),
+        (_ledger, "ledger:", ("prune",)),
+        (_task, "task:", _OF_TASKS),
+        (_task_session, "task_session:", ("register", "report", "list", "show", "remove")),
+        (_task_scheduler, "task_scheduler:", _OF_THE_SCHEDULER),
+    ]
+    for parent, place, names in below:
+        for name in names:
+            _lazily(parent, f"{place}{name}_", name, sort_key=next(order))
+    for path, each in _BELOW.items():
+        above, _, _ = path.rpartition(" ")
+        (_BELOW[above] if above else app).command(each)
     for flag in ("--help", "--version"):
         app[flag].group = (_OPTIONS,)
 
@@ -152,8 +229,10 @@ def _carried_out(tokens: list[str]) -> int:
 
 def _load_for_help(tokens: list[str]) -> None:
     """Import what a list of commands describes: their first lines stand in their modules."""
-    below = _BELOW.get(tokens[0]) if tokens else None
-    shown, asked = (below, tokens[1:2]) if below else (app, tokens[:1])
+    shown, deep = app, 0
+    while below := _BELOW.get(" ".join(tokens[: deep + 1])) if tokens[deep:] else None:
+        shown, deep = below, deep + 1
+    asked = tokens[deep : deep + 1]
     if not asked or asked[0] in ("-h", "--help"):
         for name in shown:
             shown[name]

@@ -58,7 +58,8 @@ class ModelOptions:
         int | None, Parameter(group=_MODEL, help="The longest answer. Default: the provider's.")
     ] = None
     request_limit: Annotated[
-        int | None, Parameter(group=_MODEL, help="Requests for one answer. Default: 1.")
+        int | None,
+        Parameter(group=_MODEL, help="Requests for one answer. Default: 1, with tools 50."),
     ] = None
     input_price: Annotated[
         float | None,

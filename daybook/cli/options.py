@@ -18,16 +18,22 @@ _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)
 _WEBHOOK = Group("A webhook", sort_key=3)
 _TOOL = Group("A tool", sort_key=4)
-_HOW = Group("How", sort_key=5)
+_CHECK = Group("Asked first", sort_key=5)
+_HOW = Group("How", sort_key=6)
+_TOLD = Group("Who is told", sort_key=7)
 
 _OBJECTS = {
     "output_schema": """such as '{"type": "object"}' or @schema.json""",
     "params": """such as '{"full": true}' or @params.json""",
+    "check_params": """such as '{"folder": "inbox"}' or @params.json""",
 }
 """Options that are JSON objects, and how one is written."""
 
 FIELDS = {"webhook": "url", "header": "headers"}
 """Options that the service calls otherwise."""
+
+_CHECK_FIELDS = ("tool", "params", "prompt", "agent", "command")
+"""What the options that begin with ``check_`` are in the field `check`."""
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON, and nothing else, on stdout.")]
 Job = Annotated[str, Parameter(help="Name, id, or unique beginning of the id.")]
@@ -89,6 +95,14 @@ class JobOptions:
         str | None,
         Parameter(group=_WHEN, help="Due only from 09:00-17:00, say, by the job's clock."),
     ] = None
+    quiet_hours: Annotated[
+        list[str] | None,
+        Parameter(
+            group=_WHEN,
+            help="Not due within 12:00-13:00, say; may be given several times. '' takes them all "
+            "away.",
+        ),
+    ] = None
     stagger: Annotated[
         str | None,
         Parameter(
@@ -115,7 +129,8 @@ class JobOptions:
         str | None,
         Parameter(
             group=_WHAT,
-            help="reuse (the default): its runs continue one conversation; new: each begins one.",
+            help="reuse (the default): its runs continue one conversation; new: each begins one; "
+            "chat: they continue that of their channel and chat id.",
         ),
     ] = None
     session_key: Annotated[
@@ -173,6 +188,47 @@ class JobOptions:
     tags: Annotated[
         list[str] | None,
         Parameter(name="--tag", group=_WHAT, help="May be given several times."),
+    ] = None
+    metadata: Annotated[
+        list[str] | None,
+        Parameter(
+            group=_WHAT,
+            help="name=value, for programs; may be given several times. All of it is replaced, and "
+            "'' takes it away.",
+        ),
+    ] = None
+
+    check_tool: Annotated[
+        str | None,
+        Parameter(
+            group=_CHECK,
+            help="A tool that says whether the run is to be at all: true, or false and it is "
+            "skipped. '' takes the check away, whatever it is.",
+        ),
+    ] = None
+    check_params: Annotated[
+        str | None,
+        Parameter(group=_CHECK, help="What that tool is called with: a JSON object, or @file."),
+    ] = None
+    check_prompt: Annotated[
+        str | None,
+        Parameter(
+            group=_CHECK,
+            help="The same as a question to an agent, such as: is there mail? It may name "
+            "{{due}}, {{job}} and {{last_output}}.",
+        ),
+    ] = None
+    check_agent: Annotated[
+        str | None,
+        Parameter(group=_CHECK, help="Who is asked that, a fast one. Default: the job's agent."),
+    ] = None
+    check_command: Annotated[
+        str | None,
+        Parameter(
+            group=_CHECK,
+            help="The same as a program and its arguments; no shell reads them. It ends with 0 to "
+            "run, with 1 to skip; anything else is a failure.",
+        ),
     ] = None
 
     timeout: Annotated[
@@ -256,9 +312,87 @@ class JobOptions:
             "which may do a thing twice.",
         ),
     ] = None
+    tokens_per_run: Annotated[
+        int | None,
+        Parameter(
+            group=_HOW,
+            help="The most tokens of a run; then it is stopped. Default: no limit (0).",
+        ),
+    ] = None
+    tokens_per_day: Annotated[
+        int | None,
+        Parameter(
+            group=_HOW,
+            help="The most tokens of the job in a day of its clock; then its runs are skipped. "
+            "Default: no limit (0).",
+        ),
+    ] = None
     disabled: Annotated[bool, Parameter(group=_HOW, help="The job is off: run by hand only.")] = (
         False
     )
+
+    on_complete: Annotated[
+        str | None,
+        Parameter(
+            group=_TOLD, help="An address that gets the run as JSON when it has succeeded; '' none."
+        ),
+    ] = None
+    on_fail: Annotated[
+        str | None,
+        Parameter(
+            group=_TOLD, help="The same when it has failed, or as --notify says; '' is none."
+        ),
+    ] = None
+    channel: Annotated[
+        str | None,
+        Parameter(
+            group=_TOLD,
+            help="Where answers and alerts go: inbox, file, console, or a block's name, as "
+            "`daybook channels list` shows them; '' is none.",
+        ),
+    ] = None
+    chat_id: Annotated[
+        str | None,
+        Parameter(group=_TOLD, help="Which chat of the channel; of file the file's name."),
+    ] = None
+    events: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--notify",
+            group=_TOLD,
+            help="What is told: completed and failed (the default), cancelled, missed; may be "
+            "given several times.",
+        ),
+    ] = None
+    template: Annotated[
+        str | None,
+        Parameter(
+            group=_TOLD,
+            help="A message's words: {{job}}, {{status}}, {{due}}, {{output}}, {{error}}, "
+            "{{reason}}, {{run}}. Default: the answer.",
+        ),
+    ] = None
+    only_changed: Annotated[
+        bool | None,
+        Parameter(
+            group=_TOLD,
+            negative="--no-only-changed",
+            help="An answer like the last one is not sent to the channel.",
+        ),
+    ] = None
+    progress: Annotated[
+        str | None,
+        Parameter(
+            group=_TOLD,
+            help="While a run is at work, a note to the channel every 10m, say; '' is none.",
+        ),
+    ] = None
+    silent: Annotated[
+        bool | None,
+        Parameter(
+            group=_TOLD, negative="--no-silent", help="Nothing is sent for now; alerts go to you."
+        ),
+    ] = None
 
     def fields(self) -> dict[str, object]:
         """What was given, by the service's names."""
@@ -273,9 +407,20 @@ class JobOptions:
         if self.header is not None:
             del given["header"]
             given["headers"] = dict(header(each) for each in self.header)
+        if self.metadata is not None:
+            given["metadata"] = dict(pair(each) for each in self.metadata if each)
         if self.body is not None and self.body.startswith("@"):
             given["body"] = _file("body", self.body[1:])
+        if check := self._check(given):
+            given["check"] = check
         return given
+
+    def _check(self, given: dict[str, object]) -> dict[str, object]:
+        """The options of the check as the one field that they are, taken out of ``given``."""
+        typed = {name: given.pop(f"check_{name}", None) for name in _CHECK_FIELDS}
+        if self.check_command is not None:
+            typed["command"] = words_of("check_command", self.check_command)
+        return {name: value for name, value in typed.items() if value is not None}
 
 
 @Parameter(name="*", show=False)
@@ -285,16 +430,7 @@ class LaterOptions:
 
     work_dir: str | None = None
     session_id: str | None = None
-    on_complete: str | None = None
-    on_fail: str | None = None
-    notify: list[str] | None = None
-    channel: str | None = None
-    chat_id: str | None = None
-    silent: bool = False
-    only_changed: bool = False
-    check: str | None = None
     budget: str | None = None
-    metadata: list[str] | None = None
     priority: str | None = None
 
     def fields(self) -> dict[str, object]:
@@ -310,6 +446,24 @@ def _given(options: JobOptions | LaterOptions) -> dict[str, object]:
     }
 
 
+def words_of(field: str, text: str) -> list[str]:
+    """A program and its arguments as they are typed, with quotes as a shell has them."""
+    import shlex
+
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise Refused(field, f"{text!r} is not legal: {error}", "close what was opened") from None
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Name and value of metadata as it is typed."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise Refused("metadata", f'"{text}" has no name', "write name=value")
+    return name.strip(), value
+
+
 def header(text: str) -> tuple[str, str]:
     """Name and value of a header as it is typed."""
     name, colon, value = text.partition(":")
@@ -317,6 +471,11 @@ def header(text: str) -> tuple[str, str]:
         # Not repeated: who forgets the name may have typed a secret.
         raise Refused("header", "one has no name", 'write "Name: value"')
     return name.strip(), value.strip()
+
+
+def text_or_file(field: str, text: str) -> str:
+    """A text as it is typed, or `@` and the path of a file that holds it."""
+    return _file(field, text[1:]) if text.startswith("@") else text
 
 
 def _file(field: str, path: str) -> str:

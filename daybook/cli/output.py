@@ -24,8 +24,19 @@ STYLES = {
     "failed": "red",
     "timed_out": "red",
     "cancelled": "magenta",
+    "delivered": "green",
+    "pending": "yellow",
+    "paused": "red",
+    "overdue": "red",
+    "undelivered": "red",
+    "completed": "green",
+    "claimed": "cyan",
+    "needs_attention": "red",
 }
-"""The colour of each way in which a run ends."""
+"""The colour of each way in which a run ends, or what is told of it."""
+
+ALERT = "! "
+"""Stands before what somebody has to look at."""
 
 GAP = 2
 """Blanks between two columns."""
@@ -116,9 +127,13 @@ def _drawn(
             continue
         kept.append(number)
     for cells in shown:
-        drawn.add_row(*(Text(cells[n], style=STYLES.get(cells[n], "")) for n in kept))
+        drawn.add_row(*(Text(cells[n], style=_style(cells[n])) for n in kept))
     console.width -= min(room + GAP, 0)  # wide enough for what is never cut
     console.print(drawn, crop=False)
+
+
+def _style(cell: str) -> str:
+    return STYLES.get(cell.removeprefix(ALERT), "")
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -71,7 +71,9 @@ async def _previewed(job: str, *, wait: bool, as_json: bool) -> int:
     if found["session_id"]:
         pairs.append(("session", f"{found['session_id']}, {found['history']} messages before it"))
     answer = "goes to the ledger and to the Prefect UI"
-    output.facts([*pairs, ("answer", answer), ("cost", "not estimated by this version")])
+    told = words.who_is_told(found["told"])
+    pairs += [("answer", answer), ("told", told), ("cost", "not estimated by this version")]
+    output.facts(pairs)
     return 0
 
 
@@ -99,13 +101,14 @@ async def runs_(
         output.data(found)
     elif found:
         output.table(
-            ("RUN", "JOB", "DUE", "STATUS", "TOOK", "BY", "WHY"),
+            ("RUN", "JOB", "DUE", "STATUS", "DELIVERY", "TOOK", "BY", "WHY"),
             [
                 (
                     run["id"][:8],
                     words.job_of(run),
                     words.due_of(run),
                     run["status"],
+                    words.delivery(run),
                     words.lasted(run["duration_seconds"]),
                     run["trigger"],
                     words.why_in_brief(run),
@@ -183,6 +186,7 @@ def show_run(run: dict[str, Any]) -> None:
     output.line(line, style=output.STYLES.get(run["status"], ""))
     if spent := words.spent(run):
         output.line(f"  {spent}")
+    output.facts([("told", told)] if (told := words.told(run)) else [])
     _texts(run)
 
 
@@ -202,6 +206,7 @@ def show_whole_run(run: dict[str, Any]) -> None:
         ("tokens", words.tokens(usage)),
         ("cost", words.cost(usage)),
         ("session", run["session_id"]),
+        ("told", words.told(run)),
         ("id", run["id"]),
         ("retry of", run["retry_of"]),
         ("flow run", run["flow_run_id"]),

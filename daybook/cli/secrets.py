@@ -43,7 +43,7 @@ async def add_(
         raise Refused("value", "is never an argument", "give it on standard input")
     if not hosts:
         raise Refused("hosts", "is missing", "name where it may go: --host api.example.org")
-    given = _value()
+    given = from_stdin("value")
     prefect_first()
     from daybook.service import secrets
 
@@ -72,7 +72,7 @@ async def list_(*, as_json: Json = False) -> int:
             (
                 each["name"],
                 each["problem"] or ", ".join(each["hosts"]),
-                ", ".join([*each["jobs"], *each["servers"]]) or "-",
+                ", ".join([*each["jobs"], *each["servers"], *each["destinations"]]) or "-",
             )
             for each in found
         ]
@@ -98,17 +98,17 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
     return 0
 
 
-def _value() -> str:
-    """What comes in, without the line break at its end."""
+def from_stdin(field: str) -> str:
+    """What comes in, without the line break at its end; an error names ``field``."""
     if sys.stdin.isatty():
         from getpass import getpass
 
-        value = getpass("Value: ")
+        value = getpass(f"{field.capitalize()}: ")
     else:
         try:
             value = sys.stdin.read()
         except UnicodeDecodeError:
-            raise Refused("value", "is no UTF-8 text") from None
+            raise Refused(field, "is no UTF-8 text") from None
     if not value.strip():
-        raise Refused("value", "there is none on standard input", "such as: < token.txt")
+        raise Refused(field, "there is none on standard input", "such as: < token.txt")
     return value.removesuffix("\n").removesuffix("\r")

@@ -78,13 +78,84 @@ def due_of(run: dict[str, Any]) -> str:
 
 
 def job_of(run: dict[str, Any], none: str = "-") -> str:
-    """The name of a run's job, and whether that was removed; ``none`` for a direct call."""
+    """The name of the job of a run or a delivery, and whether that was removed; else ``none``."""
     return f"{run['job']} (removed)" if run["job_removed"] else run["job"] or none
 
 
 def why_in_brief(run: dict[str, Any]) -> str:
     """The first line of a run's reason or error; empty when there is none."""
     return "".join((run["reason"] or run["error"] or "").strip().splitlines()[:1])
+
+
+def delivery(run: dict[str, Any]) -> str:
+    """What became of what was to be told of a run, for a table; a dash where nothing was asked."""
+    return "-" if run["delivery"] == "not_requested" else str(run["delivery"])
+
+
+def told(run: dict[str, Any]) -> str:
+    """The same in full, a line for each callback and message; empty where nothing was asked."""
+    lines = [f"{receiver(each)}: {delivered(each)}" for each in run.get("deliveries", ())]
+    if run["delivery"] == "suppressed":
+        lines.append("held back: said before, nothing to say, or the job is silent")
+    elif not lines and run["delivery"] != "not_requested":
+        lines.append(str(run["delivery"]))
+    return "\n".join(lines)
+
+
+def delivered(each: dict[str, Any]) -> str:
+    """`delivered`, `delivered at the 3rd try`, `pending, 2 tries, next 2026-…: connection refused`.
+
+    That is one callback or message.
+    """
+    tries, error = each["attempts"], in_one_line(each["error"])
+    why = f": {error}" if error else ""
+    match each["status"]:
+        case "delivered":
+            return "delivered" + (f" after {counted(tries, 'try')}" if tries > 1 else "")
+        case "failed":
+            return f"failed after {counted(tries, 'try')}{why}"
+        case "suppressed":
+            return each["note"] or "withdrawn"
+        case _:
+            return f"pending, {counted(tries, 'try')}, next {local(each['next_at'])}{why}"
+
+
+def receiver(each: dict[str, Any]) -> str:
+    """To whom a callback or message goes: an address, or `team (chat 42)`."""
+    return f"{each['to']} (chat {each['chat_id']})" if each["chat_id"] else str(each["to"])
+
+
+def who_is_told(told: dict[str, list[str]]) -> str:
+    """Of a job, a line for each circle of receivers: `completed, failed → inbox, https://…`."""
+    events_of: dict[str, list[str]] = {}
+    for event, receivers in told.items():
+        for each in receivers:
+            events_of.setdefault(each, []).append(event)
+    circles: dict[str, list[str]] = {}
+    for each, events in events_of.items():
+        circles.setdefault(", ".join(events), []).append(each)
+    return "\n".join(f"{events} → {', '.join(circle)}" for events, circle in circles.items())
+
+
+def rotation(until: str | None) -> str:
+    """How a destination's secret is: its own, and until when the one before it is valid."""
+    return f"its own; the old one until {local(until)}" if until else "its own"
+
+
+def short_id(of: str) -> str:
+    """The beginning of an id by which a person names it, without what all of them begin with."""
+    return of.removeprefix("msg_")[:8]
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 try`, `2 tries`, `1,000 messages`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def in_one_line(text: str | None) -> str:
+    """The first line that says something; empty for none."""
+    return next(filter(None, map(str.strip, (text or "").splitlines())), "")
 
 
 def attempts(run: dict[str, Any]) -> str:
@@ -112,6 +183,15 @@ def spent(run: dict[str, Any]) -> str:
     usage = run["usage"]
     told = [attempts(run), run["model"] if usage else "", tokens(usage), cost(usage)]
     return " · ".join(filter(None, told))
+
+
+def check(of: dict[str, Any]) -> str:
+    """What a job asks before it runs: `the tool mail.any {"box": "in"}`; empty for nothing."""
+    if of["tool"]:
+        return f"the tool {of['tool']}" + (f" {value(of['params'])}" if of["params"] else "")
+    if of["prompt"]:
+        return f"the agent {of['agent'] or 'of the job'}: {of['prompt']}"
+    return f"the command {shlex.join(of['command'])}" if of["command"] else ""
 
 
 def value(of: Any) -> str:

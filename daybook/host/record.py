@@ -58,6 +58,7 @@ class Record:
     api_url: str = ""
     ui_url: str = ""
     own_server: bool = False
+    web_url: str = ""
     children: list[Entry] = field(default_factory=list)
     leftovers: list[Entry] = field(default_factory=list)
     ready_at: str | None = None
@@ -65,6 +66,11 @@ class Record:
     def server(self, api_url: str, ui_url: str, *, own: bool) -> None:
         """Which Prefect is used, and whether this `up` began it."""
         self.api_url, self.ui_url, self.own_server = api_url, ui_url, own
+        self._write()
+
+    def web(self, url: str) -> None:
+        """Where the health page and the metrics are."""
+        self.web_url = url
         self._write()
 
     def began(self, child: Child) -> None:

@@ -9,6 +9,7 @@
     Prefect ─► ledger   observe     what was edited there is taken over
                         ends        an end made there becomes the run's outcome       (promise 13)
                         leftovers   what nobody runs any more is run again, or ended
+    ledger ─► others    drain       what is to be told of runs is sent
     the ledger alone    expire      a lost lease, a passed deadline                   (promise 3, 5)
                         audit       each due time that passed has its row              (promise 10)
                         prune       what is old goes

@@ -260,10 +260,8 @@ class _Pass:
                 break
             if made is None:
                 break
-            newest = await self._read(row.id)
-            if newest is None or newest.prefect_runs != row.prefect_runs:
+            if not await claims.carried_by(self._ledger, row, str(made.id)):
                 break  # another process wrote down the same run already, or a later one
-            await claims.carried_by(self._ledger, row.id, str(made.id))
             if made.state is None or not made.state.is_final():
                 self.done.made.append(str(made.id))
                 return

@@ -18,6 +18,7 @@ ledger are its own. A flow that is not ours says by its `infrastructure_pid` who
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from daybook.keeper import ends, prefect_runs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow
+from daybook.programs import places
 from daybook.runs import prefect_states
 from daybook.spec.job import TAG_OF_OURS
 from daybook.sync.projection import ledger_tag
@@ -64,12 +66,15 @@ async def leftovers(
     *,
     supervised: Callable[[], Collection[str]] = tuple,
 ) -> LeftOver:
-    """One pass over the started runs of the pool, by the worker of this name.
+    """One pass over the started runs of the pool, by the worker of this name; first, over the
+    folders that killed processes left on this machine.
 
     ``supervised`` says of which flow runs it has processes, or is just starting them: of its others
     Prefect was not told how they ended.
     """
     done = LeftOver()
+    if folders := await asyncio.to_thread(places.sweep):
+        log.info("%d folders had nobody: removed", folders, extra={"action": "swept"})
     mine = set(supervised())  # some of them end while Prefect is asked
     runs = await prefect_runs.at_work(client, pool)
     mine |= set(supervised())  # and others were started

@@ -9,6 +9,10 @@
                     jobs      observe ─► correct      every 10 s, sooner by an event; later where
                               they would use over 2 % of a core
                     audit     after each observation, and every 10 s, whatever those cost
+                    outbox    what is due is sent       every second while something is due soon
+                    listen    listeners are told            every 2 s where there are any
+                    tasks     leases end, sessions are woken         every 15 s
+                    alarm     what is overdue, or long at work, is told         every 30 s
                     prune                                                       every hour
 
 Each pass is one function, idempotent and bounded in what it does; here it is also bounded in time.
@@ -34,22 +38,27 @@ from prefect.events.filters import EventFilter, EventNameFilter
 
 from daybook.errors import Unreachable
 from daybook.keeper import (
+    alarm,
     audit,
     correct,
+    drain,
     ends,
     ensure,
     expire,
     lead,
+    listen,
     mirror,
     observe,
     prune,
     stream,
+    tasks,
 )
 from daybook.keeper.budget import Budget
 from daybook.keeper.cost import Metered
 from daybook.keeper.lead import Lead, LeadLost
 from daybook.ledger.engine import Ledger
 from daybook.runs import spool
+from daybook.tasks.scheduler import Cycle
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +70,7 @@ JOBS = 10.0
 """The same of those over jobs: an edit in Prefect is in the ledger so soon (requirement 52)."""
 SOONEST = 1.0
 """Seconds between two of them however many events come."""
+ALARM = 30.0
 PRUNE = 3600.0
 LONGEST = 120.0
 """Seconds after which a pass is ended; what it did stays done."""
@@ -106,6 +116,9 @@ class _Term:
     observed_at: datetime | None = None
     audited: audit.Memory = field(default_factory=audit.Memory)
     corrected: correct.Memory = field(default_factory=correct.Memory)
+    unshown: drain.Memory = field(default_factory=drain.Memory)
+    watched: alarm.Memory = field(default_factory=alarm.Memory)
+    heard: listen.Memory = field(default_factory=listen.Memory)
 
     def known(self) -> dict[str, datetime]:
         """Up to when Prefect is known, of each job: its edits, and the ends of its runs.
@@ -146,6 +159,10 @@ class Keeper:
                 group.create_task(self._runs(client))
                 group.create_task(self._jobs(client))
                 group.create_task(self._audit())
+                group.create_task(self._outbox(client))
+                group.create_task(self._listen())
+                group.create_task(self._tasks(client))
+                group.create_task(self._alarm())
                 group.create_task(self._prune())
                 group.create_task(stream.listen(_EDITS, self._hear))
         finally:
@@ -222,6 +239,38 @@ class Keeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(JOBS):
                     await self._observed.wait()
+
+    async def _outbox(self, client: PrefectClient) -> NoReturn:
+        while True:
+            term = await self._leading()
+            work = drain.drain(self._ledger, client, self.lead.holder, term.unshown)
+            pause = await self._turn("outbox", work)
+            await asyncio.sleep(RUNS if pause is None else pause)
+
+    async def _listen(self) -> NoReturn:
+        while True:
+            term = await self._leading()
+            pause = await self._turn(
+                "listen", listen.listen(self._ledger, self.lead.holder, term.heard)
+            )
+            await asyncio.sleep(RUNS if pause is None else pause)
+
+    async def _tasks(self, client: PrefectClient) -> None:
+        async def turn(cycle: Cycle) -> None:
+            await self._leading()
+            await self._turn("tasks", cycle())
+
+        scheduler = tasks.scheduler(self._ledger, client)
+        try:
+            await scheduler.go_on(turn)
+        finally:
+            scheduler.stop()
+
+    async def _alarm(self) -> NoReturn:
+        while True:
+            term = await self._leading()
+            await self._turn("alarm", alarm.alarm(self._ledger, term.watched))
+            await asyncio.sleep(ALARM)
 
     async def _prune(self) -> NoReturn:
         while True:

@@ -31,8 +31,9 @@ from daybook.runs import prefect_states
 
 log = logging.getLogger(__name__)
 
-OWN_TIME = timedelta(seconds=5)
-"""How long a flow has to set its state by itself, after its outcome was written."""
+OWN_TIME = timedelta(seconds=15)
+"""How long a flow has to set its state by itself, after its outcome was written: before that it
+sends what is to be told (`runs.delivery.WITHIN`), and makes its artifact."""
 SKEW = timedelta(seconds=2)
 """By how much Prefect's clock may be behind the ledger's."""
 

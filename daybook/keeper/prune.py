@@ -16,19 +16,23 @@ from daybook import settings
 from daybook.ledger import prune as book
 from daybook.ledger.engine import Ledger
 from daybook.ledger.prune import Keep
+from daybook.tasks import prune as tasks
 
 
 @dataclass
 class Pruned:
-    """What went: how many runs and messages, and which archived jobs; ``left``: time was up."""
+    """What went: how many runs, messages of conversations, of what was told of no run any more, and
+    runs of tasks; which archived jobs; ``left``: time was up."""
 
     runs: int = 0
     messages: int = 0
+    told: int = 0
+    tasks: int = 0
     jobs: list[str] = field(default_factory=list)
     left: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.messages or self.jobs)
+        return bool(self.runs or self.messages or self.told or self.tasks or self.jobs)
 
 
 def here() -> Keep:
@@ -53,6 +57,10 @@ async def prune(ledger: Ledger, keep: Keep | None = None, *, most_seconds: float
         done.runs += await all_of(partial(book.runs_of, ledger, job_id, said))
     for each in await book.conversations_with_more(ledger, said):
         done.messages += await all_of(partial(book.messages_of, ledger, each, said))
+    done.told = await all_of(partial(book.told, ledger, said))
+    done.tasks = await all_of(partial(tasks.ended, ledger, said))
+    await all_of(partial(tasks.wakes, ledger))
+    await all_of(partial(tasks.sessions, ledger))
     if not done.left:
         done.jobs = await book.archived(ledger, said)
     return done

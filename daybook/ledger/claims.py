@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -58,9 +59,12 @@ async def granted(ledger: Ledger, run_id: str, fence: int) -> Granted:
         return await decision.grant_of(session, row, await rows.job_of(session, row))
 
 
-async def begin(ledger: Ledger, run_id: str, fence: int) -> int:
+async def begin(
+    ledger: Ledger, run_id: str, fence: int, *, usage: dict[str, Any] | None = None
+) -> int:
     """Write `acting`, immediately before the effect; returns the attempt's number.
 
+    ``usage`` is what the run has taken since its claim, by the gate that let it through.
     Raises `FenceRefused` when the claim was lost: then nothing may happen.
     """
     async with ledger.write() as session:
@@ -72,7 +76,9 @@ async def begin(ledger: Ledger, run_id: str, fence: int) -> int:
         row.started_at = row.started_at or now
         row.lease_until, row.suspected_at = now + leases.LEASE, None
         session.add(row)
-        session.add(AttemptRow(run_id=row.id, number=row.attempts, fence=fence, started_at=now))
+        session.add(
+            AttemptRow(run_id=row.id, number=row.attempts, fence=fence, started_at=now, usage=usage)
+        )
         return row.attempts
 
 
@@ -110,14 +116,20 @@ def _refused(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTran
 
 
 async def died(
-    ledger: Ledger, run_id: str, fence: int, why: str, error: str | None = None
+    ledger: Ledger,
+    run_id: str,
+    fence: int,
+    why: str,
+    error: str | None = None,
+    *,
+    usage: dict[str, Any] | None = None,
 ) -> Status:
     """Write that the holder's process group is gone; returns the status that the run has now.
 
     A run that was not begun waits again; one that was is `unknown`, or waits where its job says
     `on_lost: rerun` and has attempts left. ``error`` is what is known of the end, such as the last
-    of the output. A run that has its outcome keeps it. Raises `FenceRefused` when the claim was
-    lost; what the caller knew is kept with the run as evidence.
+    of the output, ``usage`` what it took until then. A run that has its outcome keeps it. Raises
+    `FenceRefused` when the claim was lost; what the caller knew is kept with the run as evidence.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -125,9 +137,9 @@ async def died(
             return row.state
         held = row.state in states.HELD and row.fence == fence
         if held:
-            await leases.lost(session, row, ledger.now(), why, error)
+            await leases.lost(session, row, ledger.now(), why, error=error, usage=usage)
         else:
-            known = Outcome(Status.UNKNOWN, why, error=error)
+            known = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
             _keep_evidence(session, row, fence, known, ledger.now())
     if not held:
         raise FenceRefused(run_id, fence, row.fence)
@@ -254,14 +266,21 @@ def asked_for(
     )
 
 
-async def carried_by(ledger: Ledger, run_id: str, flow_run_id: str) -> None:
-    """Write down which Prefect run carries a waiting run."""
+async def carried_by(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bool:
+    """Write down which Prefect run carries a waiting run; False, and nothing written, when another
+    has done so since the row was ``seen``, or it does not wait any more.
+
+    Two that make a Prefect run for it at once are given the same one, by its key: it counts once,
+    and who is late does not put an earlier one in the place of a later one.
+    """
     async with ledger.write() as session:
-        row = await rows.get(session, run_id)
-        if row.state is Status.WAITING:
-            row.flow_run_id = flow_run_id
-            row.prefect_runs += 1
-            session.add(row)
+        row = await rows.get(session, seen.id)
+        if row.state is not Status.WAITING or row.prefect_runs != seen.prefect_runs:
+            return False
+        row.flow_run_id = flow_run_id
+        row.prefect_runs += 1
+        session.add(row)
+        return True
 
 
 async def next_for_slot(

@@ -4,8 +4,9 @@ It is made in one transaction under the claim lock; `daybook.ledger.claims.claim
 code grants. The steps stand in the order in which they are asked::
 
     has its row an outcome? ─► is it held? ─► is it too early, or past its deadline? ─► is it due,
-    not judged by the audit, enabled, not too late? ─► does it overlap with one of its job? ─► is
-    its session free? ─► is a slot free? ─► granted
+    not judged by the audit, enabled, not too late? ─► is it not too soon after another, where an
+    agent owns it? ─► does it overlap with one of its job? ─► is it within its owner's limits? ─►
+    are tokens left? ─► is its session free? ─► is a slot free? ─► granted
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger import (
+    budget,
     corrections,
     jobs,
     leases,
+    limited,
     offers,
     outcomes,
     overlap,
@@ -35,7 +38,8 @@ from daybook.ledger.offers import Answer, Compare, Ended, Granted, Offer, Taken,
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.spec import due, durations, lateness, prompts, upcoming
+from daybook.spec import due, durations, lateness, policy, prompts, upcoming
+from daybook.spec.actions import TALKING
 from daybook.spec.job import Job
 
 
@@ -46,7 +50,9 @@ def is_due(job: Job, instant: datetime) -> bool:
 
 async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
     """What the holder of a claimed ``row`` is given; ``stored`` is the revision it acts with."""
-    names_last = prompts.names(str(row.parameters.get("prompt", "")), "last_output")
+    asked = (str(row.parameters.get("prompt", "")), policy.of_run(row.parameters).check.prompt)
+    # What a heartbeat's file names is not known here.
+    names_last = row.kind == "heartbeat" or any(prompts.names(p, "last_output") for p in asked)
     return Granted(
         row.id,
         row.fence,
@@ -58,6 +64,8 @@ async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None)
         session_id=row.session_id or "",
         history=await sessions.history(session, row.session_id) if row.session_id else (),
         last_output=await sessions.last_output(session, row.job_id) if names_last else "",
+        attempts=row.attempts,
+        tokens=row.tokens,
         queued_at=row.queued_at,
     )
 
@@ -215,7 +223,12 @@ class Decision:
     async def _overlap(self, row: RunRow, stored: StoredJob | None) -> Answer:
         if stored is not None and stored.row.archived_at is not None:
             return await self._end(row, Status.SKIPPED, "the job was removed")
+        if stored is not None and (why := limited.switched_off(row, stored, self.offer.rules)):
+            return await self._end(row, Status.SKIPPED, why)
         if stored is not None:
+            soon = await limited.too_soon(self.session, row, stored, self.offer, self.now)
+            if soon:
+                return await self._refuse(row, stored, soon)
             behind = await overlap.behind(self.session, row, stored.id, self.now)
             if behind is not None and behind.skipped:
                 return await self._end(row, Status.SKIPPED, behind.why)
@@ -223,12 +236,40 @@ class Decision:
                 until = self.now + overlap.LOOK_AGAIN
                 waiting = self._wait(row, until, behind.why, waits_for=slots.OVERLAP)
                 return replace(waiting, cancel=behind.cancel)
+        return await self._allowed(row, stored)
+
+    async def _allowed(self, row: RunRow, stored: StoredJob | None) -> Answer:
+        """What an agent owns keeps within its owner's limits, every run within its tokens."""
+        rules = self.offer.rules
+        if stored is not None:
+            why = limited.why_not(row, stored, self.offer, self.now)
+            if why:
+                return await self._refuse(row, stored, why)
+        left = await budget.of(self.session, row, stored, rules, self.now)
+        if left.spent:
+            return await self._refuse(row, stored, left.spent)
+        if left.held:
+            return self._wait(row, self.now + budget.LOOK_AGAIN, left.held)
+        row.tokens = left.tokens
         return await self._turn(row, stored)
+
+    async def _refuse(self, row: RunRow, stored: StoredJob | None, why: str) -> Ended:
+        """End what would go beyond a limit: as failed where an attempt was begun."""
+        if stored is not None:
+            limited.tell(row, stored, why)
+        if not row.attempts:
+            return await self._end(row, Status.SKIPPED, why)
+        # A step from waiting to failed there is not: it is claimed, and not let go on.
+        states.check(row.id, row.state, Status.CLAIMED)
+        row.status, row.error = Status.CLAIMED, why
+        return await self._end(row, Status.FAILED, "")
 
     async def _turn(self, row: RunRow, stored: StoredJob | None) -> Answer:
         """`docs/promise.md` 17 and 12: runs of one session take turns, and so do all for slots."""
-        if row.kind == "agent-prompt":
-            row.session_id = sessions.id_of(row.parameters, job_id=row.job_id, run_id=row.id)
+        if row.kind in TALKING:
+            row.session_id = sessions.id_of(
+                row.parameters, job_id=row.job_id, run_id=row.id, stored=stored
+            )
         if why := await sessions.busy(self.session, row, self.now):
             return self._wait(row, self.now + sessions.LOOK_AGAIN, why)
         if wait := await slots.wait(self.session, row, self.offer, self.now):

@@ -22,13 +22,12 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.spec.job import Job
+from daybook.spec.owners import PREFECT
 
 ABSENT: dict[str, Any] = {}
 DELETED = "its deployment was deleted in Prefect"
 """Why a job is off that was not removed here."""
 TAKEN = "its deployment belongs to another Daybook now"
-PREFECT = "prefect"
-"""The owner of a job that was taken over from Prefect."""
 FRESH = timedelta(minutes=1)
 """So long after a removal its deployment may still be seen in Prefect by who began to look."""
 
@@ -165,7 +164,7 @@ async def adopted(
     )
     if (await session.execute(known.limit(1))).first() is not None:
         return None
-    stored = await jobs.add(session, job, slug, now, owner=PREFECT)
+    stored = await jobs.add(session, job, slug, now, PREFECT, created_by=PREFECT)
     stored.row.deployment_id, stored.row.synced = deployment_id, projection
     stored.row.disabled_reason = disabled_reason
     session.add(stored.row)

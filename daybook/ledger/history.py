@@ -18,17 +18,24 @@ Run = tuple[RunRow, JobRow | None]
 """A run and its job, which may be archived by now; None for a direct call."""
 
 
-async def recent(session: AsyncSession, job_id: str | None, limit: int) -> Sequence[Run]:
-    """Runs, newest first; of one job, or of all when ``job_id`` is None."""
-    runs = _runs().order_by(col(RunRow.due).desc(), col(RunRow.queued_at).desc(), col(RunRow.id))
+async def recent(
+    session: AsyncSession, job_id: str | None, limit: int, *, owner: str | None = None
+) -> Sequence[Run]:
+    """Runs, newest first; of one job, or of all when ``job_id`` is None, or of all of ``owner``."""
+    runs = _runs(owner).order_by(
+        col(RunRow.due).desc(), col(RunRow.queued_at).desc(), col(RunRow.id)
+    )
     if job_id is not None:
         runs = runs.where(col(RunRow.job_id) == job_id)
     return await _all(session, runs.limit(limit))
 
 
-async def find(session: AsyncSession, ref: str) -> Run:
-    """The run with this id or unique id prefix; raises `NotFound`, `Ambiguous`."""
-    prefixed = _runs().where(col(RunRow.id).startswith(ref, autoescape=True)).limit(5)
+async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
+    """The run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
+
+    Here and below, with ``owner`` only what that one's jobs ran.
+    """
+    prefixed = _runs(owner).where(col(RunRow.id).startswith(ref, autoescape=True)).limit(5)
     fits = await _all(session, prefixed) if ref else []
     if len(fits) > 1:
         raise Ambiguous("run", ref, [row.id[:12] for row, _ in fits])
@@ -37,15 +44,15 @@ async def find(session: AsyncSession, ref: str) -> Run:
     return fits[0]
 
 
-async def find_logged(session: AsyncSession, ref: str) -> Run:
+async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
     """The newest run of this job, removed ones too, that Prefect knows; else the run of this id.
 
     Raises `NotFound`, `Ambiguous`.
     """
     try:
-        job_id = (await jobs.find(session, ref, archived=True)).id
+        job_id = (await jobs.find(session, ref, archived=True, owner=owner)).id
     except NotFound:
-        found = [await find(session, ref)]
+        found = [await find(session, ref, owner=owner)]
     else:
         of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.flow_run_id).is_not(None))
         newest = of_job.order_by(col(RunRow.due).desc(), col(RunRow.queued_at).desc())
@@ -55,15 +62,15 @@ async def find_logged(session: AsyncSession, ref: str) -> Run:
     return found[0]
 
 
-async def find_live(session: AsyncSession, ref: str) -> Run:
+async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
     """The one live run of this job; else the run with this id, ended or not.
 
     Raises `NotFound` (also for a job without a live run), `Ambiguous` for a job with several.
     """
     try:
-        job_id = (await jobs.find(session, ref)).id
+        job_id = (await jobs.find(session, ref, owner=owner)).id
     except NotFound:
-        return await find(session, ref)
+        return await find(session, ref, owner=owner)
     of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE))
     fits = await _all(session, of_job.limit(5))
     if len(fits) > 1:
@@ -90,8 +97,9 @@ async def live(session: AsyncSession) -> Sequence[RunRow]:
     return (await session.execute(rows)).scalars().all()
 
 
-def _runs() -> Select[Run]:
-    return select(RunRow, JobRow).outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
+def _runs(owner: str | None = None) -> Select[Run]:
+    runs = select(RunRow, JobRow).outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
+    return runs if owner is None else runs.where(col(JobRow.owner) == owner)
 
 
 async def _all(session: AsyncSession, runs: Select[Run]) -> Sequence[Run]:

@@ -1,8 +1,9 @@
 """Jobs and their revisions (`docs/promise.md`, "Words").
 
-Every change of a job's schedule, enabled flag, action or policy makes a new revision, in force from
-`effective_from` (strictly rising per job) to the next one's. Name, description and tags are of the
-job itself. All functions take a session of `Ledger.write` or `Ledger.read`, and instants in UTC.
+Every change of when a job is due, what it does, how, and who is told makes a new revision, in force
+from `effective_from` (strictly rising per job) to the next one's. Name, description and tags are of
+the job itself. All functions take a session of `Ledger.write` or `Ledger.read`, and instants in
+UTC.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, func
+from sqlalchemy import ColumnElement, delete, func, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound, Refused
 from daybook.ledger.states import Status
-from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
+from daybook.spec import reach
 from daybook.spec.job import Job
 
 FIRED = "fired"
@@ -53,10 +55,12 @@ def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
             "kind": row.kind,
             "description": row.description,
             "tags": row.tags,
+            "metadata": row.meta,
             "enabled": revision.enabled,
             "action": revision.action,
             "schedule": revision.schedule,
             "policy": revision.policy,
+            "notify": revision.notify,
         }
     )
     return StoredJob(row, revision, job)
@@ -73,6 +77,7 @@ def _revision(
         schedule=job.schedule.model_dump(mode="json"),
         action=job.action.model_dump(mode="json"),
         policy=job.policy.model_dump(mode="json"),
+        notify=job.notify.model_dump(mode="json"),
         source=source,
     )
 
@@ -90,7 +95,14 @@ async def slugs(session: AsyncSession, kind: str) -> set[str]:
 
 
 async def add(
-    session: AsyncSession, job: Job, slug: str, now: datetime, owner: str = "user"
+    session: AsyncSession,
+    job: Job,
+    slug: str,
+    now: datetime,
+    owner: str = "user",
+    *,
+    user_id: str = "",
+    created_by: str = "cli",
 ) -> StoredJob:
     """Store a new job; raises `Refused` when its name is taken."""
     if job.name in await names(session):
@@ -101,7 +113,10 @@ async def add(
         kind=job.kind,
         description=job.description,
         tags=list(job.tags),
+        meta=dict(job.metadata),
         owner=owner,
+        user_id=user_id,
+        created_by=created_by,
         created_at=now,
         updated_at=now,
         audited_until=now,
@@ -111,6 +126,13 @@ async def add(
     revision = _revision(row.id, 1, job, now, "ledger")
     session.add(revision)
     return _compose(row, revision)
+
+
+async def count_of(session: AsyncSession, owner: str) -> int:
+    """How many jobs ``owner`` has, those that are off included."""
+    live = (col(JobRow.owner) == owner, col(JobRow.archived_at).is_(None))
+    count: int = (await session.execute(select(func.count()).where(*live))).scalar_one()
+    return count
 
 
 async def any_ever(session: AsyncSession) -> bool:
@@ -128,15 +150,18 @@ async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
     return _compose(row, revision)
 
 
-async def find(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:
+async def find(
+    session: AsyncSession, ref: str, *, archived: bool = False, owner: str | None = None
+) -> StoredJob:
     """The live job with this name, id, or unique id prefix; raises `NotFound`, `Ambiguous`.
 
     With ``archived``, where there is none, the archived one; of several with that name the one
-    that was archived last (requirement 15).
+    that was archived last (requirement 15). With ``owner`` only what that one owns.
     """
-    row = await _look_up(session, ref, col(JobRow.archived_at).is_(None))
+    whose = true() if owner is None else col(JobRow.owner) == owner
+    row = await _look_up(session, ref, col(JobRow.archived_at).is_(None) & whose)
     if row is None and archived:
-        row = await _look_up(session, ref, col(JobRow.archived_at).is_not(None))
+        row = await _look_up(session, ref, col(JobRow.archived_at).is_not(None) & whose)
     if row is None:
         raise NotFound("job", ref)
     found = await get(session, row.id)
@@ -213,13 +238,15 @@ async def change(
     edited: datetime | None = None,
     source: str = "ledger",
     disabled_reason: str = "",
+    writer: str = "",
 ) -> StoredJob:
     """Make ``job`` what is in force from ``now`` on; nothing is written when nothing changed.
 
     ``stored`` is the job with its newest revision, ``now`` the ledger's time. An edit that was made
     before, when it was ``edited``, counts from then on, but not from before the watermark: what was
     audited stays as it was judged. A watermark ahead of ``now``, left there by a clock that was set
-    back, puts nothing off. Raises `Refused` when a new name is taken.
+    back, puts nothing off. ``writer`` writes where the job leads from now on (`spec.reach`); where
+    nobody is told, who did stays. Raises `Refused` when a new name is taken.
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await names(session):
@@ -228,6 +255,7 @@ async def change(
     if job == stored.job and reason == row.disabled_reason:
         return stored
     row.name, row.description, row.tags = job.name, job.description, list(job.tags)
+    row.meta = dict(job.metadata)
     row.disabled_reason = reason
     if job.enabled and not stored.job.enabled:
         row.consecutive_failures, row.snoozed_until = 0, None
@@ -236,7 +264,10 @@ async def change(
     row.updated_at = max(since, row.updated_at + timedelta(microseconds=1))
     row.sync_pending = True
     fresh = _revision(row.id, latest.number + 1, job, now, source)
-    meaning = ("enabled", "schedule", "action", "policy")
+    fresh.written_by = dict(latest.written_by)
+    if writer:
+        fresh.written_by = reach.written(stored.job, job, latest.written_by, writer)
+    meaning = ("enabled", "schedule", "action", "policy", "notify")
     if any(getattr(fresh, name) != getattr(latest, name) for name in meaning):
         # Strictly rising, also when two changes fall into one microsecond or the clock went back.
         rising = latest.effective_from + timedelta(microseconds=1)
@@ -285,6 +316,8 @@ async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> No
 
 
 async def forget(session: AsyncSession, job_id: str) -> None:
-    """Undo `add`: for a job that never ran."""
+    """Undo `add`: for a job that never ran. What was told of it stays."""
+    told = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
+    await session.execute(told)
     await session.execute(delete(RevisionRow).where(col(RevisionRow.job_id) == job_id))
     await session.execute(delete(JobRow).where(col(JobRow.id) == job_id))

@@ -16,19 +16,24 @@ judge (rule 5). `renew` answers yes or no; a no means: stop at once, your writes
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook.errors import LedgerUnreachable
 from daybook.ledger import outcomes, states, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import policy
+
+log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=60)
 RENEW = timedelta(seconds=20)
@@ -107,13 +112,20 @@ async def give_up(session: AsyncSession, row: RunRow, now: datetime) -> None:
 
 
 async def lost(
-    session: AsyncSession, row: RunRow, now: datetime, why: str, error: str | None = None
+    session: AsyncSession,
+    row: RunRow,
+    now: datetime,
+    why: str,
+    *,
+    error: str | None = None,
+    usage: dict[str, Any] | None = None,
 ) -> None:
     """Treat a held ``row`` whose holder is gone and settled nothing, by the drawing above.
 
-    ``error`` is what is known of the end, such as the last output of the process.
+    ``error`` is what is known of the end, such as the last output of the process, ``usage`` what
+    the attempt had taken.
     """
-    unknown = Outcome(Status.UNKNOWN, why, error=error)
+    unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
         put_back(row, now + _pause(row), unknown.reason)
         session.add(row)
@@ -161,22 +173,44 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
         now = ledger.now()
         held = await _to_look_at(session, now, limit)
         waiting = await waits.all_overdue(session, now, limit)
-    changed: list[RunRow] = []
     if not held and not waiting:
-        return changed
+        return []
+    try:
+        return await _judge(ledger, [*held, *waiting])
+    except LedgerUnreachable:
+        raise
+    except Exception:  # of one of them: the others shall not wait for it
+        return await _one_by_one(ledger, [*held, *waiting])
+
+
+async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
+    """One transaction of `expire_all`; returns the rows whose state changed."""
+    changed = []
     async with ledger.write() as session:
         now = ledger.now()
-        for run_id in held:
+        for run_id in run_ids:
             row = await session.get(RunRow, run_id)
-            if row is not None and await look(session, row, now):
-                changed.append(row)
-        for run_id in waiting:
-            row = await session.get(RunRow, run_id)
-            if row is None or row.state is not Status.WAITING:
+            if row is None:
                 continue
-            if why := waits.overdue(row, now):
+            if row.state is not Status.WAITING:
+                if await look(session, row, now):
+                    changed.append(row)
+            elif why := waits.overdue(row, now):
                 await outcomes.write(session, row, Outcome(Status.TIMED_OUT, why), now)
                 changed.append(row)
+    return changed
+
+
+async def _one_by_one(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
+    """The same in a transaction for each; one that cannot be judged is said, and left."""
+    changed = []
+    for run_id in run_ids:
+        try:
+            changed += await _judge(ledger, [run_id])
+        except LedgerUnreachable:
+            raise
+        except Exception:
+            log.exception("%s cannot be judged", run_id, extra={"action": "expire"})
     return changed
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow
+from daybook.spec.limits import Rules
 
 
 def due_key(job_id: str, instant: datetime) -> str:
@@ -55,7 +56,7 @@ class Offer:
     ``refused`` says what is wrong with the parameters; a due time acts with the job's own, any
     other run ends as failed. ``most`` is how many runs may be at work at once, None for any number;
     ``classes`` is the same for the classes that have a limit of their own; ``full`` says that the
-    offering worker itself has no slot.
+    offering worker itself has no slot. ``rules`` are the operator's, for what agents own.
     """
 
     occurrence: str
@@ -74,6 +75,7 @@ class Offer:
     most: int | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     full: bool = False
+    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Granted:
     ``queued_at`` is when the ledger first knew of the run, which its deadline counts from.
     ``session_id`` is the run's conversation, which is the caller's alone, and ``history`` the last
     messages of it, oldest first. ``last_output`` is the answer of the job's last succeeded run, if
-    the prompt names it.
+    the prompt names it. ``attempts`` is how many the run has had before. ``tokens`` is how many it
+    may still take, None where nothing limits it.
     """
 
     run_id: str
@@ -96,6 +99,8 @@ class Granted:
     session_id: str = ""
     history: tuple[MessageRow, ...] = ()
     last_output: str = ""
+    attempts: int = 0
+    tokens: int | None = None
     queued_at: datetime = field(kw_only=True)
 
 

@@ -1,4 +1,7 @@
-"""Writing an outcome: the run's row, its open attempt and the job's fields, in one transaction."""
+"""Writing an outcome: the run's row, its open attempt, the job's fields and what is told of it.
+
+All in one transaction: `docs/promise.md` 6.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import IllegalTransition
-from daybook.ledger import jobs, slots, states, texts, usage
-from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger import jobs, listeners, outbox, slots, states, texts, usage
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.states import FAILURES, TERMINAL, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.spec.schedule import At
 
@@ -21,8 +25,6 @@ OUTPUT_LIMIT = 8_000
 
 _OPEN = (Status.ACTING, Status.UNKNOWN)
 """What an attempt is of which the end is not known."""
-
-_FAILURES = {Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN}
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,12 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
     await session.flush()
     if old in _OPEN:  # else the last attempt has ended before, even if nobody knows how
         await close_attempt(session, row, outcome, now)
-    await note(session, row, now, late=late)
+    elif outcome.usage:  # of a gate that stayed closed, or failed
+        row.usage = usage.total((row.usage, outcome.usage))
+    stored = await jobs.get(session, row.job_id) if row.job_id else None
+    paused = await note(session, row, stored, now, late=late)
+    await outbox.ask(session, row, outcome, stored, now, late=late, paused=paused)
+    await listeners.ask(session, row, stored, now, late=late)
     await slots.hand_on(session, row, now)
 
 
@@ -100,10 +107,12 @@ async def extend(
     """
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
     session.add(row)
-    job = await session.get(JobRow, row.job_id)
-    if job is not None and job.last_run_id == row.id:
-        job.last_run_at = due_to
-        session.add(job)
+    stored = await jobs.get(session, row.job_id) if row.job_id else None
+    if stored is not None and stored.row.last_run_id == row.id:
+        stored.row.last_run_at = due_to
+        session.add(stored.row)
+    await outbox.extended(session, row, stored)
+    await listeners.extended(session, row, stored, now)
 
 
 async def _started_again(session: AsyncSession, row: RunRow) -> bool:
@@ -124,7 +133,8 @@ async def close_attempt(
     if attempt is None or attempt.status not in _OPEN:
         return
     attempt.status, attempt.error, attempt.finished_at = outcome.status, outcome.error, now
-    attempt.usage = outcome.usage
+    # Beside what the gate took that let it begin (`claims.begin`).
+    attempt.usage = usage.total((attempt.usage, outcome.usage))
     session.add(attempt)
     await session.flush()
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
@@ -133,14 +143,16 @@ async def close_attempt(
     session.add(row)
 
 
-async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool = False) -> None:
+async def note(
+    session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
+) -> bool:
     """Write what an outcome means for its job: requirement 20, and the end of a one-time job.
 
-    ``late`` says that the outcome corrects an `unknown`, which was noted already.
+    ``late`` says that the outcome corrects an `unknown`, which was noted already. Returns whether
+    the job was switched off for its failures.
     """
-    stored = await jobs.get(session, row.job_id) if row.job_id else None
     if stored is None:
-        return
+        return False
     job, status, last_due = stored.row, row.state, row.due_to or row.due
     # What was never begun may be judged long after; what came of later due times is the last.
     older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
@@ -152,7 +164,7 @@ async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool 
         job.run_count += 1 if row.attempts else 0
         if status is Status.SUCCEEDED:
             job.last_error, job.consecutive_failures = None, 0
-        elif status in _FAILURES:
+        elif status in FAILURES:
             job.last_error = row.error or row.reason
             job.consecutive_failures += 1
     session.add(job)
@@ -166,13 +178,14 @@ async def note(session: AsyncSession, row: RunRow, now: datetime, *, late: bool 
         why = f"{jobs.FIRED}, {row.status}"
     elif stored.job.enabled and jobs.all_done(job, stored.job):
         why = f"{jobs.DONE}: it has had its {job.run_count}"
-    elif stored.job.enabled and status in _FAILURES and not late:
+    elif stored.job.enabled and status in FAILURES and not late:
         why = _too_many(job, policy.pause_after_failures)
     if fired and status is Status.SUCCEEDED and policy.delete_after_run:
         await jobs.archive(session, stored, now)
     elif why:
         off = stored.job.model_copy(update={"enabled": False})
         await jobs.change(session, stored, off, now, disabled_reason=why)
+    return why.startswith(jobs.FAILING)
 
 
 def _too_many(job: JobRow, most: int) -> str:
@@ -199,7 +212,7 @@ async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None
             col(RevisionRow.job_id) == job.id, col(RevisionRow.enabled).is_(False)
         )
         since = max(filter(None, (since, (await session.execute(off)).scalar_one())), default=None)
-    failed = select(RunRow).where(of_job, col(RunRow.status).in_(_FAILURES))
+    failed = select(RunRow).where(of_job, col(RunRow.status).in_(FAILURES))
     if since is not None:
         failed = failed.where(col(RunRow.finished_at) > since)
     newest = failed.order_by(col(RunRow.finished_at).desc()).limit(1)

@@ -89,6 +89,7 @@ class Postgresql:
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
+            hide_parameters=True,  # among them are addresses, prompts and answers
             connect_args={
                 "timeout": CONNECT.total_seconds(),
                 "command_timeout": (busy + ANSWER).total_seconds(),

@@ -5,6 +5,8 @@
     a run of a job     older than the age, or beyond the newest so many of its job
     a conversation     its messages on the same terms, two to a run, but for those that a model is
                        given; one that is nobody's any more goes as a whole
+    the outbox         what has ended, with its run or by age; not the answer that the next one is
+                       compared with, nor what is pending: its run stays with it
     an archived job    when nothing of it is left
 
 Never what is not settled: live runs, runs of which Prefect has still to be told, due times after
@@ -25,11 +27,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
-from daybook.ledger import ends_read, jobs, sessions
+from daybook.ledger import ends_read, jobs, outbox, sessions
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
-from daybook.ledger.states import LIVE, TERMINAL
-from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
+from daybook.ledger.states import LIVE, TERMINAL, Delivery
+from daybook.ledger.tables import (
+    AttemptRow,
+    JobRow,
+    LaneRow,
+    MessageRow,
+    OutboxRow,
+    RevisionRow,
+    RunRow,
+    SessionRow,
+)
 
 BATCH = 500
 """How many rows go in one transaction."""
@@ -72,6 +83,8 @@ async def runs_of(ledger: Ledger, job_id: str | None, keep: Keep) -> int:
         oldest = select(RunRow.id).where(*may_go).order_by(col(RunRow.due)).limit(BATCH)
         gone = list((await session.execute(oldest)).scalars())
         if gone:
+            told = delete(OutboxRow).where(col(OutboxRow.run_id).in_(gone), ~_compared_with())
+            await session.execute(told)
             await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id).in_(gone)))
             await session.execute(delete(RunRow).where(col(RunRow.id).in_(gone)))
         return len(gone)
@@ -104,7 +117,62 @@ async def _may_go(
     if row is not None:
         timed = col(RunRow.occurrence).startswith("due:")
         settled.append(~timed | (col(RunRow.due) <= row.audited_until))
-    return [of_job, or_(*past), *settled, ~fresh, ~read_again, ~tried_again]
+    told_of = exists().where(col(OutboxRow.run_id) == col(RunRow.id), outbox.PENDING)
+    return [of_job, or_(*past), *settled, ~fresh, ~read_again, ~tried_again, ~told_of]
+
+
+# --- the outbox
+
+
+async def told(ledger: Ledger, keep: Keep) -> int:
+    """Let go of one batch of what was told, the oldest first; returns how many that were.
+
+    What was told of a run goes with it; here goes what is older, or of no run.
+    """
+    old = (
+        select(OutboxRow.id)
+        .where(
+            col(OutboxRow.created_at) < keep.since(ledger.now()),
+            col(OutboxRow.finished_at) < keep.since(ledger.now()),
+            ~outbox.PENDING,
+            ~_compared_with(),
+        )
+        .order_by(col(OutboxRow.created_at))
+        .limit(BATCH)
+    )
+    async with ledger.read() as session:
+        if (await session.execute(old.limit(1))).first() is None:
+            return 0
+    async with ledger.write() as session:
+        gone = list((await session.execute(old)).scalars())
+        await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(gone)))
+        # A destination that nothing is for any more is of no interest.
+        waits = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
+        await session.execute(
+            delete(LaneRow).where(col(LaneRow.since) < keep.since(ledger.now()), ~waits)
+        )
+        return len(gone)
+
+
+def _compared_with() -> ColumnElement[bool]:
+    """The last answer of a live job to a channel: `only_changed` compares the next one with it."""
+    later = aliased(OutboxRow)
+    same = [
+        col(getattr(later, name)) == col(getattr(OutboxRow, name))
+        for name in ("job_id", "address", "chat_id")
+    ]
+    again = exists().where(
+        *same,
+        col(later.digest) != "",
+        col(later.status) != Delivery.FAILED,
+        col(later.created_at) > col(OutboxRow.created_at),
+    )
+    live = exists().where(
+        col(JobRow.id) == col(OutboxRow.job_id), col(JobRow.archived_at).is_(None)
+    )
+    return (
+        (col(OutboxRow.digest) != "") & (col(OutboxRow.status) != Delivery.FAILED) & live & ~again
+    )
 
 
 # --- conversations
@@ -186,7 +254,7 @@ async def archived(ledger: Ledger, keep: Keep) -> list[str]:
 
     Returns their names; at most a batch of them.
     """
-    of_job = (col(RunRow.job_id) == col(JobRow.id), col(SessionRow.job_id) == col(JobRow.id))
+    of_job = [col(each.job_id) == col(JobRow.id) for each in (RunRow, SessionRow, OutboxRow)]
     empty = (
         select(JobRow)
         .where(

@@ -15,7 +15,7 @@ from daybook.errors import FenceRefused, NotFound
 from daybook.ledger import jobs, offers
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Offer
-from daybook.ledger.states import HELD, LIVE
+from daybook.ledger.states import HELD, LIVE, TERMINAL
 from daybook.ledger.tables import RunRow
 
 
@@ -47,6 +47,15 @@ async def of(
     return max(
         found, key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at), default=None
     )
+
+
+async def job_of_ended(session: AsyncSession, flow_run_id: str) -> str | None:
+    """The job whose ended run this flow run carried, also where its deployment is gone."""
+    ended = select(RunRow.job_id).where(
+        col(RunRow.flow_run_id) == flow_run_id, col(RunRow.status).in_(TERMINAL)
+    )
+    found: str | None = (await session.execute(ended.limit(1))).scalar_one_or_none()
+    return found
 
 
 def new(

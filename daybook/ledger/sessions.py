@@ -27,10 +27,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound
-from daybook.ledger import jobs, leases, slots
+from daybook.ledger import jobs, leases, outbox, slots
+from daybook.ledger.jobs import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
-from daybook.spec.actions import AgentPrompt
+from daybook.spec.actions import AgentPrompt, Heartbeat
 
 HISTORY = 20
 """How many of the last messages a model is given, so that cost does not grow with age."""
@@ -45,17 +46,27 @@ For so long runs that are due later let it go first; one whose process died hold
 """
 
 
-def id_of(parameters: Mapping[str, object], *, job_id: str | None, run_id: str) -> str:
+def id_of(
+    parameters: Mapping[str, object],
+    *,
+    job_id: str | None,
+    run_id: str,
+    stored: StoredJob | None = None,
+) -> str:
     """The session of a run, by the parameters it acts with; its agent's name comes first.
 
     ``<agent>:<key>`` for every run that names the key, ``<agent>:job:<job id>`` for the runs of
-    one job, else ``<agent>:run:<run id>``, which is fresh for each occurrence. The spec lets no
+    one job, ``<agent>:chat:<channel>:<chat id>`` for those that go on with their channel's, else
+    ``<agent>:run:<run id>``, which is fresh for each occurrence. The spec lets no
     key begin as one of the others does. An agent has one name, also where a job writes its kind
     before it.
     """
     agent = _agent(parameters)
     if key := parameters.get("session_key"):
         return f"{agent}:{key}"
+    if parameters.get("session") == "chat":
+        told = outbox.notify_of(parameters, stored)
+        return f"{agent}:chat:{told.channel}:{told.chat_id}"
     if job_id is not None and parameters.get("session", "reuse") == "reuse":
         return f"{agent}:job:{job_id}"
     return f"{agent}:run:{run_id}"
@@ -122,7 +133,7 @@ async def append(
     source = await _source(session, row)
     kept = await session.get(SessionRow, row.session_id)
     if kept is None:
-        shared = bool(row.parameters.get("session_key"))
+        shared = bool(row.parameters.get("session_key")) or row.parameters.get("session") == "chat"
         kept = SessionRow(
             id=row.session_id,
             agent=_agent(row.parameters),
@@ -150,11 +161,12 @@ async def append(
 
 
 async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
-    """Where a message came from (requirement 27); channels and users come with a later version."""
-    job = await session.get(JobRow, row.job_id) if row.job_id else None
+    """Where a message came from (requirement 27); users come with a later version."""
+    stored = await jobs.get(session, row.job_id) if row.job_id else None
+    job = stored.row if stored else None
     return {
         "kind": row.kind,
-        "channel": None,
+        "channel": outbox.notify_of(row.parameters, stored).channel or None,
         "session": row.session_id,
         "user": None,
         "job": job.name if job else None,
@@ -225,7 +237,7 @@ async def find(session: AsyncSession, ref: str) -> Listed:
 async def _of_job(session: AsyncSession, stored: jobs.StoredJob) -> Sequence[Listed]:
     """The conversation that the job's next run would continue; of fresh ones the last."""
     action = stored.job.action
-    if not isinstance(action, AgentPrompt):
+    if not isinstance(action, (AgentPrompt, Heartbeat)):
         return []
     if action.session == "new":
         return await _listed(session, col(SessionRow.job_id) == stored.id, limit=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ class Sqlite:
 
     def __init__(self, url: URL, busy: timedelta) -> None:
         self._url, self.place = url, database.shown(url)
-        self.engine = create_async_engine(url, json_serializer=texts.to_json)
+        self.engine = create_async_engine(
+            url,
+            json_serializer=texts.to_json,
+            hide_parameters=True,
+            connect_args={"factory": _Connection},
+        )
         event.listen(self.engine.sync_engine, "connect", lambda raw, _: _prepare(raw, busy))
         event.listen(self.engine.sync_engine, "begin", lambda opened: _begin(opened, busy))
         self._immediate = self.engine.execution_options(immediate=True)
@@ -82,6 +88,21 @@ class Sqlite:
 
     def skew(self) -> timedelta:
         return timedelta(0)
+
+
+class _Connection(sqlite3.Connection):
+    """One that lets go of the lock when it is closed.
+
+    A connection is closed in the middle of a transaction where its task was cancelled. SQLite keeps
+    it, and its lock, for as long as anybody has a cursor of it with rows to come: the error's
+    traceback, say.
+    """
+
+    def close(self) -> None:
+        """Undo what was begun, then close."""
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
 
 def _prepare(connection: Any, busy: timedelta) -> None:

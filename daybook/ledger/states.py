@@ -37,8 +37,24 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Delivery(StrEnum):
+    """The other axis of a run: what became of what was to be told of it (requirement 32).
+
+    A row of the outbox is pending, delivered or failed; of a run whose rows are several, failed
+    counts before pending, and that before delivered.
+    """
+
+    NOT_REQUESTED = "not_requested"
+    SUPPRESSED = "suppressed"
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
 LIVE = frozenset({Status.WAITING, Status.CLAIMED, Status.ACTING})
 TERMINAL = frozenset(Status) - LIVE
+FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN})
+"""The outcomes that count as failures, for a job's pause and for who is told."""
 HELD = frozenset({Status.CLAIMED, Status.ACTING})
 """The states in which somebody holds the run by a lease and a fence."""
 
@@ -71,7 +87,7 @@ STEPS: dict[Status | None, dict[Status, str]] = {
         _W: "the lease was lost before the effect, or the holder has to wait",
         Status.SKIPPED: "its check was closed",
         Status.CANCELLED: "cancelled before the effect",
-        Status.FAILED: "parameters or schema do not fit, or its check failed",
+        Status.FAILED: "parameters or schema do not fit, its check failed, or a limit stopped it",
         Status.TIMED_OUT: "the deadline passed before the effect",
     },
     _A: {

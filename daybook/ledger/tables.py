@@ -14,7 +14,7 @@ from sqlalchemy import JSON, Index, UniqueConstraint, false, text
 from sqlmodel import Field, SQLModel
 
 from daybook.ledger.columns import Instant
-from daybook.ledger.states import Status
+from daybook.ledger.states import Delivery, Status
 
 NULLABLE_JSON: Any = JSON(none_as_null=True)
 """JSON where nothing is SQL's NULL, not the text `null`."""
@@ -22,11 +22,21 @@ NULLABLE_JSON: Any = JSON(none_as_null=True)
 _UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it: only so does SQLite see it fit
 _UNMIRRORED_PG = text("unmirrored IS true")
 _NOT_ARCHIVED = text("archived_at IS NULL")
+_PENDING = text("status = 'pending'")
+_ENDED = text("finished_at IS NOT NULL")
+_LEASED = text("lease_until IS NOT NULL")
+_FAILED = text("status = 'failed'")
+_UNREAD = text("address = 'inbox' AND read_at IS NULL")
 
 
 def new_id() -> str:
     """A fresh id: 32 hexadecimal digits, random."""
     return uuid.uuid4().hex
+
+
+def new_message_id() -> str:
+    """A fresh id of a message, as receivers see it."""
+    return f"msg_{new_id()}"
 
 
 class Fact(SQLModel, table=True):
@@ -68,7 +78,17 @@ class JobRow(SQLModel, table=True):
     kind: str
     description: str = ""
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
+    # What a program keeps with it; `metadata` is a word of SQLAlchemy's.
+    meta: dict[str, str] = Field(
+        default_factory=dict,
+        repr=False,
+        sa_type=JSON,
+        sa_column_kwargs={"server_default": text("'{}'")},
+    )
+    # Whose it is (`daybook.spec.owners`), for whom that works, and by what it was made.
     owner: str = "user"
+    user_id: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    created_by: str = Field(default="cli", sa_column_kwargs={"server_default": text("'cli'")})
     revision: int = 1
     disabled_reason: str = ""
     created_at: datetime = Field(sa_type=Instant)
@@ -103,9 +123,13 @@ class JobRow(SQLModel, table=True):
     run_count: int = 0
     consecutive_failures: int = 0
 
+    # When its failures were last told of, and whether a success has still to be (requirement 34).
+    alerted_at: datetime | None = Field(default=None, sa_type=Instant)
+    alert_open: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+
 
 class RevisionRow(SQLModel, table=True):
-    """What a job was over [effective_from, the next one's): schedule, enabled, action, policy."""
+    """What a job was over [effective_from, the next one's): when it is due, what it does, how."""
 
     __tablename__ = "revisions"
     __table_args__ = (UniqueConstraint("job_id", "effective_from", name="revisions_job_from"),)
@@ -117,7 +141,20 @@ class RevisionRow(SQLModel, table=True):
     schedule: dict[str, Any] = Field(sa_type=JSON)
     action: dict[str, Any] = Field(sa_type=JSON)
     policy: dict[str, Any] = Field(sa_type=JSON)
+    notify: dict[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        sa_type=JSON,
+        sa_column_kwargs={"server_default": text("'{}'")},
+    )
     source: str = "ledger"
+    # Who wrote where it leads last, where not as the job was made: `daybook.spec.reach`.
+    written_by: dict[str, str] = Field(
+        default_factory=dict,
+        repr=False,
+        sa_type=JSON,
+        sa_column_kwargs={"server_default": text("'{}'")},
+    )
 
 
 class RunRow(SQLModel, table=True):
@@ -135,6 +172,14 @@ class RunRow(SQLModel, table=True):
             postgresql_where=_UNMIRRORED_PG,
         ),
         Index("runs_session", "session_id", "status"),
+        Index(
+            "runs_ended",
+            "finished_at",
+            "status",
+            "count",
+            sqlite_where=_ENDED,
+            postgresql_where=_ENDED,
+        ),
     )
 
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -168,8 +213,10 @@ class RunRow(SQLModel, table=True):
     unmirrored: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
     retry_of: str | None = None
 
-    parameters: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    parameters: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     attempts: int = 0
+    # How many tokens it may take from its last claim on; None: nothing limits it.
+    tokens: int | None = None
     queued_at: datetime = Field(sa_type=Instant)
     started_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -181,6 +228,12 @@ class RunRow(SQLModel, table=True):
     model: str | None = None
     # Of all its attempts: see `AttemptRow`.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+
+    # What became of its callbacks and messages (requirement 32): `daybook.ledger.outbox`.
+    delivery: str = Field(
+        default=Delivery.NOT_REQUESTED.value,
+        sa_column_kwargs={"server_default": text("'not_requested'")},
+    )
 
     # What a writer that had lost its claim knew: refused as an outcome, kept to be read.
     evidence: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
@@ -204,6 +257,107 @@ class AttemptRow(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     error: str | None = None
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+
+
+class OutboxRow(SQLModel, table=True):
+    """One callback or message that was asked for (requirements 30-34): `daybook.ledger.outbox`.
+
+    It is pending, delivered or failed; suppressed where it was withdrawn before it was sent.
+    ``key`` says what it tells whom of what, so that it is asked for once. ``run_id`` is no foreign
+    key: a run without a row of its own may be told of, and what is pending outlives its run.
+    """
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        # What they are limited to is among their columns: SQLite reads the row for it otherwise.
+        Index(
+            "outbox_pending",
+            "lane",
+            "next_at",
+            "created_at",
+            "status",
+            sqlite_where=_PENDING,
+            postgresql_where=_PENDING,
+        ),
+        Index("outbox_leased", "lane", sqlite_where=_LEASED, postgresql_where=_LEASED),
+        Index(
+            "outbox_failed",
+            "finished_at",
+            "status",
+            "purpose",
+            sqlite_where=_FAILED,
+            postgresql_where=_FAILED,
+        ),
+        Index(
+            "outbox_unread",
+            "created_at",
+            "status",
+            "event",
+            "address",
+            "read_at",
+            sqlite_where=_UNREAD,
+            postgresql_where=_UNREAD,
+        ),
+        Index("outbox_run", "run_id"),
+        Index("outbox_job", "job_id", "created_at"),
+        Index("outbox_made", "created_at"),
+    )
+
+    # `msg_` and 32 hexadecimal digits: the same `webhook-id` on every try.
+    id: str = Field(default_factory=new_message_id, primary_key=True)
+    key: str = Field(unique=True)
+    # A `callback` and a `message` are the job's own, and count for its run's delivery; an `alert`
+    # is the operator's.
+    purpose: str
+    event: str
+    run_id: str | None = None
+    job_id: str | None = Field(default=None, foreign_key="jobs.id")
+    # Whose choice the address was, and who wrote it: what it may reach follows from these
+    # (requirement 38).
+    owner: str = "user"
+    writer: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+
+    # What may be away as a whole: an address without its query, or a channel's name.
+    lane: str
+    address: str = Field(repr=False)
+    chat_id: str = Field(default="", repr=False)
+    # Of an answer, to tell whether the next one differs; else empty.
+    digest: str = ""
+
+    status: str = Delivery.PENDING.value
+    attempts: int = 0
+    next_at: datetime = Field(sa_type=Instant)
+    created_at: datetime = Field(sa_type=Instant)
+    # When the operator asked for it again: `attempts`, and the day for them, count from there.
+    retried_at: datetime | None = Field(default=None, sa_type=Instant)
+    finished_at: datetime | None = Field(default=None, sa_type=Instant)
+    read_at: datetime | None = Field(default=None, sa_type=Instant)
+
+    # Who is sending it, and by which fence.
+    holder: str = ""
+    fence: int = 0
+    lease_until: datetime | None = Field(default=None, sa_type=Instant)
+
+    error: str | None = None
+    note: str = ""
+    # The last tries: {"at", "seconds", "status_code", "error"}, oldest first.
+    tries: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+
+    # The last column: what stands behind a long one is slow to read in SQLite.
+    subject: str = ""
+    body: str = Field(repr=False)
+
+
+class LaneRow(SQLModel, table=True):
+    """A destination that did not take what was sent to it; one that did has no row."""
+
+    __tablename__ = "lanes"
+
+    lane: str = Field(primary_key=True)
+    failures: int = 0
+    since: datetime = Field(sa_type=Instant)
+    paused_until: datetime | None = Field(default=None, sa_type=Instant)
+    error: str = ""
 
 
 class LeadRow(SQLModel, table=True):
@@ -246,3 +400,18 @@ class MessageRow(SQLModel, table=True):
     source: dict[str, Any] = Field(sa_type=JSON)
     run_id: str
     at: datetime = Field(sa_type=Instant)
+
+
+class TokenRow(SQLModel, table=True):
+    """What lets an MCP client in over HTTP, and as whom. The token itself is nowhere."""
+
+    __tablename__ = "tokens"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str = Field(unique=True)
+    owner: str
+    user_id: str = ""
+    # SHA-256 of the token, 64 hexadecimal digits: it has 256 random bits, so no salt is needed.
+    digest: str = Field(unique=True, repr=False)
+    created_at: datetime = Field(sa_type=Instant)
+    used_at: datetime | None = Field(default=None, sa_type=Instant)

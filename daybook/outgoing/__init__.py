@@ -7,7 +7,8 @@
 
 `guard` says which addresses may be reached, by the rule of who made the job. `transport` holds it
 to that: each request has a connection of its own, which goes to an address that was judged for it,
-redirects included. Nothing here reads proxies, `.netrc` or cookies from anywhere.
+redirects included; who sends many to one address may keep it for some seconds. Nothing here reads
+proxies, `.netrc` or cookies from anywhere.
 
 - Who sends to an address that somebody else chose uses `transport.GuardedTransport`, in an
   `httpx2.AsyncClient` where a library wants one, and no other client.

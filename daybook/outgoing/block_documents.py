@@ -16,6 +16,7 @@ from daybook.errors import NotFound, Refused
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
+    from pydantic import ValidationError
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?\Z")
 
@@ -39,12 +40,14 @@ def check_name(of: BlockType, name: str) -> None:
         )
 
 
-async def every(client: PrefectClient, of: BlockType) -> list[BlockDocument]:
-    """All documents of the type by name, without their secrets; [] where it is not registered."""
+async def every(
+    client: PrefectClient, of: BlockType, *, include_secrets: bool = False
+) -> list[BlockDocument]:
+    """All documents of the type by name; [] where it is not registered."""
     from prefect.exceptions import PrefectHTTPStatusError
 
     try:
-        found = await client.read_block_documents_by_type(of.slug, include_secrets=False)
+        found = await client.read_block_documents_by_type(of.slug, include_secrets=include_secrets)
     except PrefectHTTPStatusError as error:
         if error.response.status_code != 404:
             raise
@@ -53,12 +56,16 @@ async def every(client: PrefectClient, of: BlockType) -> list[BlockDocument]:
     return sorted(named, key=lambda each: str(each.name))
 
 
-async def named(client: PrefectClient, of: BlockType, name: str) -> BlockDocument | None:
-    """The document of that name, without its secrets; None where there is none."""
+async def named(
+    client: PrefectClient, of: BlockType, name: str, *, include_secrets: bool = False
+) -> BlockDocument | None:
+    """The document of that name; None where there is none."""
     from prefect.exceptions import ObjectNotFound
 
     try:
-        return await client.read_block_document_by_name(name, of.slug, include_secrets=False)
+        return await client.read_block_document_by_name(
+            name, of.slug, include_secrets=include_secrets
+        )
     except ObjectNotFound:
         return None
 
@@ -117,6 +124,13 @@ async def forget(client: PrefectClient, of: BlockType, name: str) -> None:
     except ObjectNotFound:  # someone was faster
         pass
     raise NotFound(of.noun, name)
+
+
+def problem(error: ValidationError) -> tuple[str, str]:
+    """The field and what is wrong with it. Not in pydantic's own text: that repeats the input."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = str(first["loc"][0]) if first["loc"] else "settings"
+    return where, first["msg"].removeprefix("Value error, ")
 
 
 def _unregistered(of: BlockType) -> Refused:

@@ -36,6 +36,8 @@ from daybook import settings
 from daybook.errors import OutgoingRefused, Refused
 from daybook.outgoing import addresses
 from daybook.outgoing.addresses import PORTS, Address, Network
+from daybook.spec import owners
+from daybook.spec.limits import Limits
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
 _NUMBER = re.compile(r"([0-9]+|0x[0-9a-f]*)\Z")
@@ -49,9 +51,14 @@ class Rule(StrEnum):
     AGENT = "agent"
 
     @classmethod
-    def of(cls, owner: str) -> Rule:
-        """The rule for a job of that owner."""
-        return cls.AGENT if owner.startswith("agent:") else cls.OPERATOR
+    def of(cls, owner: str, writer: str = "") -> Rule:
+        """The rule for a job of that owner, and who wrote the address where that is known.
+
+        What a model wrote through its tools a model chose, whoever owns it (requirement 38).
+        """
+        if owners.is_agent(owner) or owners.is_models(writer):
+            return cls.AGENT
+        return cls.OPERATOR
 
 
 _WORDS = {
@@ -122,16 +129,24 @@ class Guard:
     """Judges addresses by one rule."""
 
     def __init__(
-        self, rule: Rule, allowed: Allowed | None = None, resolver: Resolver = system_resolver
+        self,
+        rule: Rule,
+        allowed: Allowed | None = None,
+        resolver: Resolver = system_resolver,
+        limits: Limits | None = None,
     ) -> None:
         self.rule = rule
         self._allowed = allowed or Allowed()
         self._resolver = resolver
+        self._limits = limits
 
     @classmethod
-    def here(cls, rule: Rule) -> Self:
-        """With the exceptions of this home's settings; raises `Refused` where they are wrong."""
-        return cls(rule, Allowed.of(settings.load().allowed_hosts))
+    def here(cls, rule: Rule, limits: Limits | None = None) -> Self:
+        """With the exceptions of this home's settings; raises `Refused` where they are wrong.
+
+        ``limits`` name the hosts of an agent, to which redirects do not lead around either.
+        """
+        return cls(rule, Allowed.of(settings.load().allowed_hosts), limits=limits)
 
     def for_operator(self) -> Guard:
         """One with the same exceptions, for an address that the operator chose."""
@@ -140,6 +155,9 @@ class Guard:
     def check(self, url: str | httpx2.URL) -> httpx2.URL:
         """Judge what can be judged without a look-up; raises `Refused` or `OutgoingRefused`."""
         parsed, name, literal = _parsed(url)
+        if self._limits is not None and not self._limits.has_host(name):
+            why = "the operator's limits do not have this host"
+            raise OutgoingRefused(_shown(parsed, ""), why, self.rule)
         if literal is not None:
             self._judge(parsed, literal, name_allowed=False)
         elif name not in self._allowed.names:
@@ -202,6 +220,11 @@ def origin(url: httpx2.URL) -> str:
     host = _host(url)
     port = "" if url.port is None else f":{url.port}"
     return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+
+
+def name_of(url: httpx2.URL) -> str:
+    """The host as a certificate has it: lowercase, without a dot at its end."""
+    return _host(url).removesuffix(".")
 
 
 def _shown(url: httpx2.URL, address: str) -> str:

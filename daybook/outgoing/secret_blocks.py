@@ -68,7 +68,7 @@ def build(name: str, data: dict[str, Any]) -> Secret:
     try:
         settings = SecretSettings.model_validate(data)
     except ValidationError as error:
-        where, problem = _problem(error)
+        where, problem = block_documents.problem(error)
         raise Refused("secret", f'"{name}": {where}: {problem}', "mend the block") from None
     return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
 
@@ -101,7 +101,7 @@ def checked(value: str, hosts: Sequence[str]) -> SecretSettings:
     try:
         return SecretSettings.model_validate({"value": value, "hosts": list(hosts)})
     except ValidationError as error:
-        raise Refused(*_problem(error)) from None
+        raise Refused(*block_documents.problem(error)) from None
 
 
 def _wrong(data: dict[str, Any]) -> str | None:
@@ -109,15 +109,8 @@ def _wrong(data: dict[str, Any]) -> str | None:
     try:
         SecretSettings.model_validate(data)
     except ValidationError as error:
-        return ": ".join(_problem(error))
+        return ": ".join(block_documents.problem(error))
     return None
-
-
-def _problem(error: ValidationError) -> tuple[str, str]:
-    """The field and what is wrong with it. Not in pydantic's own text: that repeats the input."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = str(first["loc"][0]) if first["loc"] else "settings"
-    return where, first["msg"].removeprefix("Value error, ")
 
 
 class PrefectSecrets:

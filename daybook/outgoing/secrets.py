@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from daybook.errors import Refused
 from daybook.outgoing.addresses import PORTS
+from daybook.spec.references import SECRET
 
 if TYPE_CHECKING:
     import httpx2
@@ -26,7 +27,7 @@ ADVICE = (
     "keep it with `daybook secrets add`, bound to its hosts, and write {{secret:name}} in its place"
 )
 
-_REFERENCE = re.compile(r"\{\{\s*secret:\s*([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\s*\}\}")
+_REFERENCE = SECRET
 _BEGINS = re.compile(r"\{\{\s*secret\b")
 _SHORTEST_HIDDEN = 4
 

@@ -9,6 +9,10 @@
 Each request has a connection of its own: what was judged is what is connected to, and no request
 finds a connection that another was allowed to open. The certificate, SNI and `Host` are the name's.
 
+Who sends thousands of requests to a few hosts may keep connections (``kept_for``): the text of each
+address is judged still, what its host means only once in so many seconds, and a connection serves
+requests of this transport alone, and so of its one rule, to that scheme, name, port and path alone.
+
 `GuardedTransport.client` is the only right way to an `httpx2.AsyncClient` over it: with the
 environment, a client sets up proxies beside its transport and reads `.netrc`.
 """
@@ -16,6 +20,7 @@ environment, a client sets up proxies beside its transport and reads `.netrc`.
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +36,8 @@ PROGRESS = "daybook_progress"
 SECRETS = "daybook_secrets"
 BODY = ":body"
 """Stands among the `SECRETS` of a request for its body; no header is called so."""
+IDLE = 2.0
+"""Seconds for which a kept connection may be idle: fewer than any server waits."""
 
 
 @dataclass
@@ -56,6 +63,10 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     collection of header names in lowercase, says which of its headers hold secrets: they do not go
     over plain HTTP to a public address. `BODY` among them stands for the request's body.
 
+    With ``follow=False`` an answer that redirects is returned as it is. With ``kept_for``
+    connections are kept for so many seconds after their address was judged; it is to be closed then
+    (`aclose`).
+
     Raises `Refused` and `OutgoingRefused`, and `httpx2.TransportError`.
     """
 
@@ -66,9 +77,13 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         backend: httpcore2.AsyncNetworkBackend | None = None,
         ssl_context: ssl.SSLContext | None = None,
         one_origin: bool = False,
+        follow: bool = True,
+        kept_for: float = 0.0,
     ) -> None:
         self.guard = guard
-        self._one_origin = one_origin
+        self._one_origin, self._follow = one_origin, follow
+        self._kept_for = kept_for
+        self._ways: dict[_Place, _Way] = {}
         self._backend = backend or httpcore2.AnyIOBackend()
         self._ssl_context = ssl_context
 
@@ -86,11 +101,15 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         secret = frozenset(request.extensions.get(SECRETS, ()))
         before: Target | None = None
         while True:
-            target = await self._target(request.url, before)
-            _keep_secret(request, target, secret, self.guard.rule)
-            response = await self._send(request, target, progress)
+            way = await self._way(request.url, before)
+            try:
+                _keep_secret(request, way.target, secret, self.guard.rule)
+                response = await self._send(request, way, progress)
+            except BaseException:
+                await way.left()
+                raise
             where = redirects.location(response.status_code, response.headers)
-            if where is None:
+            if where is None or not self._follow:
                 return response
             await response.aclose()
             following = redirects.follow(
@@ -110,7 +129,44 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
             progress.turned += (_turn(response.status_code, following, request.method),)
             request = _next(request, following)
-            before = target
+            before = way.target
+
+    async def aclose(self) -> None:
+        """Close what was kept; what is under way goes on to its end."""
+        ways, self._ways = list(self._ways.values()), {}
+        for way in ways:
+            await way.close()
+
+    async def _way(self, url: httpx2.URL, before: Target | None) -> _Way:
+        """The connections to take for ``url``: judged, and to be left again."""
+        # By path as well: a pool looks at each of its connections for every request.
+        place = url.scheme, guard.name_of(url), url.port, url.raw_path.partition(b"?")[0]
+        way = self._ways.get(place) if before is None else None
+        if way is not None and time.monotonic() < way.until:
+            self.guard.check(url)  # what can be judged by its text is judged each time
+            return way.entered()
+        target = await self._target(url, before)
+        if target.url.scheme == "https" and self._ssl_context is None:
+            self._ssl_context = httpcore2.default_ssl_context()
+        keeps = self._kept_for > 0 and before is None
+        pool = httpcore2.AsyncConnectionPool(
+            ssl_context=self._ssl_context,
+            max_connections=None if keeps else 1,
+            max_keepalive_connections=None if keeps else 0,
+            keepalive_expiry=IDLE if keeps else None,
+            network_backend=_Pinned(target, self._backend),
+        )
+        made = _Way(target, pool, time.monotonic() + self._kept_for).entered()
+        if not keeps:
+            await made.close()  # as soon as this one request has left it
+            return made
+        # Another request may have judged the same meanwhile: either will do.
+        over = [known for known, each in self._ways.items() if each.until < time.monotonic()]
+        closing = [self._ways.pop(known) for known in {place, *over} if known in self._ways]
+        self._ways[place] = made
+        for each in closing:
+            await each.close()
+        return made
 
     async def _target(self, url: httpx2.URL, before: Target | None) -> Target:
         try:
@@ -119,17 +175,8 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectError(f"{guard.origin(url)} is not found: {error}") from error
 
     async def _send(
-        self, request: httpx2.Request, target: Target, progress: Progress
+        self, request: httpx2.Request, way: _Way, progress: Progress
     ) -> httpx2.Response:
-        if target.url.scheme == "https" and self._ssl_context is None:
-            self._ssl_context = httpcore2.default_ssl_context()
-        pool = httpcore2.AsyncConnectionPool(
-            ssl_context=self._ssl_context,
-            max_connections=1,
-            max_keepalive_connections=0,
-            network_backend=_Pinned(target, self._backend),
-        )
-
         async def trace(name: str, info: Mapping[str, Any]) -> None:
             if name.endswith("send_request_headers.started"):
                 progress.sent = True
@@ -143,22 +190,52 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
             ),
             headers=request.headers.raw,
             content=request.stream,
-            extensions=kept | {"trace": trace, "sni_hostname": target.name},
+            extensions=kept | {"trace": trace, "sni_hostname": way.target.name},
         )
         try:
-            answer = await pool.handle_async_request(asked)
-        except BaseException as error:
-            await pool.aclose()
-            if isinstance(error, _THEIRS):
-                raise _ours(error) from error
-            raise
+            answer = await way.pool.handle_async_request(asked)
+        except _THEIRS as error:
+            raise _ours(error) from error
         return httpx2.Response(
             answer.status,
             headers=answer.headers,
-            stream=_Stream(answer, pool),
+            stream=_Stream(answer, way),
             extensions=answer.extensions,
             request=request,
         )
+
+
+_Place = tuple[str, str, int | None, bytes]
+
+
+@dataclass
+class _Way:
+    """Connections to one judged target, and how many requests are on them.
+
+    It is taken until ``until``; closed, it lasts until the last request has left it.
+    """
+
+    target: Target
+    pool: httpcore2.AsyncConnectionPool
+    until: float
+    requests: int = 0
+    closed: bool = False
+
+    def entered(self) -> _Way:
+        self.requests += 1
+        return self
+
+    async def left(self) -> None:
+        self.requests -= 1
+        await self._end()
+
+    async def close(self) -> None:
+        self.closed = True
+        await self._end()
+
+    async def _end(self) -> None:
+        if self.closed and not self.requests:
+            await self.pool.aclose()
 
 
 class _Pinned(httpcore2.AsyncNetworkBackend):
@@ -195,11 +272,11 @@ class _Pinned(httpcore2.AsyncNetworkBackend):
 
 
 class _Stream(httpx2.AsyncByteStream):
-    """An answer's body; closing it closes the connection."""
+    """An answer's body; closing it leaves the way that it came."""
 
-    def __init__(self, answer: httpcore2.Response, pool: httpcore2.AsyncConnectionPool) -> None:
+    def __init__(self, answer: httpcore2.Response, way: _Way) -> None:
         self._answer = answer
-        self._pool = pool
+        self._way: _Way | None = way
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -212,7 +289,9 @@ class _Stream(httpx2.AsyncByteStream):
         try:
             await self._answer.aclose()
         finally:
-            await self._pool.aclose()
+            way, self._way = self._way, None
+            if way is not None:  # closed once, however often it is asked for
+                await way.left()
 
 
 _THEIRS = (

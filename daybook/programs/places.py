@@ -1,12 +1,30 @@
-"""Where a program is, and where it runs. Raises ValueError for what the operator has to change."""
+"""Where a program is, and where it runs. Raises ValueError for what the operator has to change.
+
+A folder made here ends in `HELD`, and whoever made it holds a lock on it. Who is killed lets go of
+the lock and leaves the folder, with the secrets that may stand in it: `sweep` takes those away.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+
+HELD = ".held"
+
+_NAMES = "daybook-"
+_NEW = f".{_NAMES}"
+"""Of folders that are not locked yet; nothing stands in them."""
+
+
+def check(work_dir: str) -> None:
+    """Raise ValueError for one that depends on where somebody stands; none is a fresh folder."""
+    if work_dir and not work_dir.startswith(("/", "~")):
+        raise ValueError("is relative; legal is an absolute path, one beginning with ~, or none")
 
 
 @contextmanager
@@ -17,13 +35,67 @@ def folder(work_dir: str, prefix: str) -> Iterator[str]:
     not do so among other people's files, unless the operator says where.
     """
     if not work_dir:
-        with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as fresh:
-            yield fresh
+        with fresh(prefix) as made:
+            yield made
         return
     there = os.path.expanduser(work_dir)
     if not os.path.isdir(there):
         raise ValueError(f"work_dir {there} is not a folder of this machine")
     yield there
+
+
+@contextmanager
+def fresh(prefix: str) -> Iterator[str]:
+    """A folder of this user alone, gone afterwards; ``prefix`` begins with ``daybook-``."""
+    made = tempfile.mkdtemp(prefix=_NEW)
+    lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        random = os.path.basename(made).removeprefix(_NEW)
+        name = f"{prefix}{random}{HELD if _locked(lock) else ''}"
+        held = os.path.join(os.path.dirname(made), name)
+        os.rename(made, held)
+        made = held
+        yield made
+    finally:
+        _remove(made)
+        os.close(lock)
+
+
+def sweep() -> int:
+    """Remove the folders whose maker was killed, this user's only; how many there were."""
+    swept = 0
+    for each in Path(tempfile.gettempdir()).glob(f"{_NAMES}*{HELD}"):
+        try:
+            lock = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # another's, or gone by now
+            continue
+        try:
+            if os.fstat(lock).st_uid == os.getuid() and _locked(lock):
+                _remove(each)
+                swept += 1
+        finally:
+            os.close(lock)
+    return swept
+
+
+def _remove(folder: str | Path) -> None:
+    """Also what a program wrote into folders that it closed to itself."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.isdir(folder):
+        for place, within, _ in os.walk(folder):
+            for each in (os.path.join(place, name) for name in within):
+                if not os.path.islink(each):
+                    os.chmod(each, 0o700)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: int) -> bool:
+    """Whether the lock is ours now: another has it, or this file system has none, where not."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def program(name: str, folder: str, variables: Mapping[str, str]) -> str:

@@ -8,27 +8,39 @@
                          answer and what is
                          wrong with it
 
-Both requests belong to one attempt and share its time, and what both took is told together. All
-that the second is about stands in its prompt: not every agent is given a history. The form is
-asked for in words, so that every agent understands it; it is judged here, by the schema itself.
-Words around the JSON do no harm (`daybook.agents.json_text`).
+Both requests belong to one attempt and share its time and its tokens, and what both took is told
+together. All that the second is about stands in its prompt: not every agent is given a history. The
+form is asked for in words, so that every agent understands it; it is judged here, by the schema
+itself. Words around the JSON do no harm (`daybook.agents.json_text`).
+
+Tools that change something are not called twice for one answer: the second request is given those
+that only read, and a temporary error after such a call is final. Where the request is repeatable,
+both are as without tools.
+
+What an agent says is kept in many places. The token of a claim of it (`daybook.tasks`), should it
+say one, is in none of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from daybook.agents import json_text
-from daybook.agents.base import Agent, AgentReply, AgentRequest
+from daybook.agents.base import Agent, AgentReply, AgentRequest, Tool
 from daybook.errors import AgentError, AgentFailed, AgentTimeout
 from daybook.ledger import usage
+from daybook.runs import handover
 from daybook.spec import answer_schema
 from daybook.spec.actions import OutputFormat
+from daybook.spec.tasks import without_tokens
+
+log = logging.getLogger(__name__)
 
 LONGEST_QUOTED = 20_000
 """Characters of the first answer that the second request quotes; an argument has to hold them."""
@@ -44,6 +56,9 @@ class Answer:
     remark: str = ""
 
 
+Usage = dict[str, Any]
+
+
 class _Mismatch(Exception):
     pass
 
@@ -56,6 +71,62 @@ async def ask(
     Raises what `Agent.answer` raises, and `AgentFailed` when the second answer does not fit either.
     ``usage`` of what it returns or raises is that of both requests.
     """
+    acted: list[str] = []
+    request = replace(request, tools=tuple(_noted(tool, acted) for tool in request.tools))
+    try:
+        answer = await _asked(agent, request, form, schema)
+    except AgentError as error:
+        error.final = error.final or (bool(acted) and not request.repeatable)
+        error.args = tuple(map(_tokenless, error.args))
+        if isinstance(error, AgentFailed | AgentTimeout):
+            error.output = without_tokens(error.output)
+        raise
+    said = answer.reply
+    said = replace(said, text=without_tokens(said.text), result=_tokenless(said.result))
+    return replace(answer, reply=said, remark=without_tokens(answer.remark))
+
+
+def _tokenless(value: Any) -> Any:
+    match value:
+        case str():
+            return without_tokens(value)
+        case list():
+            return [_tokenless(each) for each in value]
+        case dict():
+            return {_tokenless(name): _tokenless(each) for name, each in value.items()}
+        case _:
+            return value
+
+
+def _beside(first: Usage | None, took: Callable[[Usage], None] | None) -> Callable[[Usage], None]:
+    """Tells what the first answer took and what the second takes so far."""
+
+    def tell(used: Usage) -> None:
+        if took is not None and (both := usage.total((first, used))) is not None:
+            took(both)
+
+    return tell
+
+
+def _noted(tool: Tool, acted: list[str]) -> Tool:
+    """``tool``, which logs its calls and, unless it only reads, adds its name to ``acted`` and
+    tells the worker: what may have been done is not done again, however the process ends.
+    """
+
+    async def call(arguments: dict[str, Any]) -> str:
+        # Not with what: that may be anything.
+        log.info("the agent calls %s", tool.name, extra={"action": "agent_tool_called"})
+        if not tool.read_only:
+            acted.append(tool.name)
+            handover.tell(changed=tool.name)  # before it is: it may be killed in the middle
+        return await tool.call(arguments)
+
+    return replace(tool, call=call)
+
+
+async def _asked(
+    agent: Agent, request: AgentRequest, form: OutputFormat, schema: Mapping[str, Any]
+) -> Answer:
     if form == "text":
         reply = await agent.answer(request)
         return Answer(reply, _cut(reply))
@@ -68,7 +139,15 @@ async def ask(
     except _Mismatch as mismatch:
         wrong = str(mismatch)
     prompt = f"{request.prompt}\n\n{_said(first.text)}\n\nThat does not fit: it {wrong}\n\n{wanted}"
-    again = replace(request, prompt=prompt, question=2, timeout=end - loop.time())
+    again = replace(
+        request,
+        prompt=prompt,
+        question=2,
+        timeout=end - loop.time(),
+        tools=tuple(each for each in request.tools if each.read_only or request.repeatable),
+        tokens=None if request.tokens is None else request.tokens - usage.tokens(first.usage),
+        took=_beside(first.usage, request.took),
+    )
     try:
         second = await _asked_again(agent, again, request.timeout, first.text)
     except AgentError as error:
@@ -89,10 +168,14 @@ async def _asked_again(agent: Agent, again: AgentRequest, timeout: float, said: 
     """The second answer. Out of time it tells of the whole attempt: its time, and what was said."""
     if again.timeout <= 0:
         raise AgentTimeout(timeout, said)
+    if again.tokens is not None and again.tokens <= 0:
+        raise AgentFailed(
+            "stopped: the token limit is reached, and the first answer did not fit", said
+        )
     try:
         return await agent.answer(again)
     except AgentTimeout as error:
-        timed_out = AgentTimeout(timeout, error.output or said)
+        timed_out = AgentTimeout(timeout, error.output or said, error.tool)
         timed_out.usage = error.usage
         raise timed_out from None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -13,8 +14,10 @@ from prefect.artifacts import acreate_markdown_artifact
 from slugify import slugify
 
 from daybook.ledger.offers import Granted
+from daybook.ledger.outbox import CALLBACK
 from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Delivery, Status
+from daybook.ledger.tables import OutboxRow, RunRow
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +104,48 @@ def took(outcome: Outcome, attempts: int = 0) -> str:
     return " · ".join(told)
 
 
-def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
-    """The artifact's Markdown; ``attempts`` is how often it was tried, 0 where nobody knows."""
+def told(rows: Sequence[OutboxRow]) -> list[str]:
+    """What became of each callback and message, a line of Markdown for each."""
+    return [f"- {_told(row)}" for row in rows]
+
+
+def _told(row: OutboxRow) -> str:
+    to = f"{row.address} {row.chat_id}".strip()
+    if row.purpose == CALLBACK:
+        to = row.lane  # without the query, in which a token may stand
+    words = f"{row.purpose} to {harmless(to)}: **{row.status}**"
+    if row.attempts > 1:
+        words += f", tried {row.attempts} times"
+    if row.status == Delivery.PENDING and row.attempts:
+        words += f", next try {row.next_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{words}; {harmless(row.error)}" if row.error else words
+
+
+def of_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
+    """The Markdown that says later what became of a run's callbacks and messages."""
+    about = f"**{run.status}** · due {_utc(run.due)} · run `{run.id[:8]}`"
+    heading = f"## Delivery: {run.delivery}"
+    parts = [f"# {harmless(title)}", about, heading, "\n".join(told(rows))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _utc(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def render(
+    granted: Granted,
+    outcome: Outcome,
+    attempts: int = 0,
+    rows: Sequence[OutboxRow] = (),
+) -> str:
+    """The artifact's Markdown; ``attempts`` is how often it was tried, 0 where nobody knows.
+
+    ``rows`` are the run's callbacks and messages.
+    """
     job = granted.job
     title = job.row.name if job else "direct call"
-    due = granted.due.strftime("%Y-%m-%d %H:%M:%S UTC")
+    due = _utc(granted.due)
     whom, (heading, sent) = _whom(granted, outcome), _sent(granted, outcome)
     lines = [
         f"# {harmless(title)}",
@@ -121,6 +161,8 @@ def render(granted: Granted, outcome: Outcome, attempts: int = 0) -> str:
         lines.append(harmless(outcome.output) if by_a_model else quoted(outcome.output))
     if sent:
         lines += [f"## {heading}", quoted(sent)]
+    if rows:
+        lines += ["## Delivery", "\n".join(told(rows))]
     return "\n\n".join(lines) + "\n"
 
 
@@ -150,15 +192,20 @@ def _sent(granted: Granted, outcome: Outcome) -> tuple[str, str]:
     return "Prompt", outcome.prompt or str(asked.get("prompt", ""))
 
 
-async def publish(granted: Granted, outcome: Outcome, attempts: int = 0) -> None:
-    """Make the artifact of a run; ``attempts`` as `render` has it.
+async def publish(
+    granted: Granted,
+    outcome: Outcome,
+    attempts: int = 0,
+    rows: Sequence[OutboxRow] = (),
+) -> None:
+    """Make the artifact of a run; ``attempts`` and ``rows`` as `render` has them.
 
     A failure is logged and changes nothing: the ledger has the outcome.
     """
     name = slugify(granted.job.row.slug) if granted.job else "direct-call"
     try:
         await acreate_markdown_artifact(
-            markdown=render(granted, outcome, attempts),
+            markdown=render(granted, outcome, attempts, rows),
             key=name,
             description=f"{outcome.status}, {granted.due:%F %T} UTC",
         )

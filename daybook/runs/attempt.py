@@ -170,11 +170,11 @@ async def _try(granted: Granted, act: Act) -> Tried:
         timed_out = Outcome(
             Status.TIMED_OUT, str(error), error=str(error), output=said, usage=error.usage
         )
-        return Tried(timed_out, temporary=True)
+        return Tried(timed_out, temporary=not error.final)
     except AgentTemporary as error:
         asked = seconds_asked(error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
-        return Tried(failed, temporary=True, asked=asked)
+        return Tried(failed, temporary=not error.final, asked=asked)
     except DaybookError as error:
         said = getattr(error, "output", "") or None
         usage = getattr(error, "usage", None)

@@ -2,14 +2,16 @@
 
 ::
 
-    claim ──► begin ─┬─► act ─┬─► settle ──► artifact ──► state      (`daybook.runs.attempt`)
-      ▲              │        │
-      ├── fenced off ┘        │   the claim was lost before the effect, so it may be tried again
-      └── waiting, once more ─┘   a temporary error, and the job has retries left
+    claim ──► check ──► begin ─┬─► act ─┬─► settle ──► tell ──► artifact ──► state
+      ▲         └► skipped     │        │                         (`runs.checks`, `runs.attempt`)
+      ├─────────── fenced off ─┘        │   the claim was lost before the effect, so it may be
+      │                                 │   tried again
+      └─────────── waiting, once more ──┘   a temporary error, and the job has retries left
 
 A wait of up to half a minute is done here, a longer one goes back to Prefect (`gate.PATIENCE`).
 
-Between claim and `begin` the flow prepares: it finds out whom to ask, and what. Until `begin` is
+Between claim and `begin` the job's check is asked, before the first attempt only, and the flow
+prepares: it finds out whom to ask, and what. Until `begin` is
 written, a ledger or a Prefect that is not to be reached sets the run back. After it nothing
 does: the effect may have been had.
 """
@@ -28,7 +30,7 @@ import httpx
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
 
-from daybook import settings
+from daybook import registry, settings
 from daybook.clock import SYSTEM, Clock
 from daybook.errors import (
     DaybookError,
@@ -45,19 +47,36 @@ from daybook.ledger.offers import Ended, Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import artifact, attempt, gate, handover, occurrence, prefect_states, spool
+from daybook.programs.ending import to_its_end
+from daybook.runs import (
+    artifact,
+    attempt,
+    checks,
+    delivery,
+    gate,
+    handover,
+    lease,
+    occurrence,
+    prefect_states,
+    spool,
+)
 from daybook.runs.attempt import Act, Again, Prepare
 from daybook.runs.gate import NO_LEDGER_WAIT, PATIENCE, Reconciler
 from daybook.runs.handover import Handover
-from daybook.runs.lease import LeaseLost
 from daybook.runs.prefect_states import set_back, state_of
 from daybook.runs.settling import Unwritten
+from daybook.spec import policy as policies
+from daybook.spec.durations import to_text
 from daybook.spec.job import normal_parameters
 
 log = logging.getLogger(__name__)
 
 AWAY = (Unreachable, httpx.TransportError)
 """What says that the ledger or Prefect is not to be reached, which may pass."""
+
+
+GATE_SLACK = timedelta(seconds=5)
+"""Less than a worker waits longer (`worker.supervise.HARD`): who asks says best what was late."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,7 @@ class _Run:
     kind: str
     parameters: dict[str, Any]
     refused: str
+    gate: checks.Gate
     prepare: Prepare
     reconciler: Reconciler
     clock: Clock
@@ -77,6 +97,11 @@ class _Run:
     def id(self) -> str:
         return str(self.flow_run.id)
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether it was called in a script, of no deployment."""
+        return self.flow_run.deployment_id is None
+
 
 async def carry_out(
     kind: str,
@@ -84,6 +109,7 @@ async def carry_out(
     prepare: Prepare,
     reconciler: Reconciler,
     *,
+    gate: checks.Gate = checks.of_job,
     clock: Clock = SYSTEM,
 ) -> State[Any]:
     """Carry out the flow run that this is called in; returns the state for the flow to return.
@@ -101,7 +127,9 @@ async def carry_out(
         if flow_run.deployment_id is None:
             raise
         refused = str(error)
-    run = _Run(flow_run, given, kind, parameters, refused, prepare, reconciler, clock)
+    run = _Run(flow_run, given, kind, parameters, refused, gate, prepare, reconciler, clock)
+    if run.is_direct:  # there may be no other process that knows of listeners
+        registry.look()
     try:
         with handover.ends_softly() if given is not None else nullcontext():
             return await _carried_out(run)
@@ -122,7 +150,7 @@ async def _carried_out(run: _Run) -> State[Any]:
                     ledger = await stack.enter_async_context(Ledger(settings.load().ledger_address))
                 begun = await _begun(ledger, run)
             except (*AWAY, LedgerNewer) as error:
-                if run.flow_run.deployment_id is None:
+                if run.is_direct:
                     raise
                 # No ledger, no effect (promise.md 7).
                 await set_back(run.id, clock.now() + NO_LEDGER_WAIT, str(error))
@@ -134,16 +162,17 @@ async def _carried_out(run: _Run) -> State[Any]:
             except Unwritten as error:
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
                 return _unwritten(granted, run, error)
-            except (LeaseLost, FenceRefused, IllegalTransition) as error:
+            except (lease.LeaseLost, FenceRefused, IllegalTransition) as error:
                 return await _decided_elsewhere(ledger, granted, run.id, error)
             if isinstance(outcome, Again) and given is not None:
                 given.tell(waiting=outcome.until)
                 if outcome.until - clock.now() <= PATIENCE:
                     await clock.wait_until(outcome.until)
         outcome = await _summed_up(ledger, granted, outcome, number)
-    if given is not None:
-        given.tell(ended=outcome.status)
-    await artifact.publish(granted, outcome, number)
+        if given is not None:
+            given.tell(ended=outcome.status)
+        told = await delivery.at_once(ledger, granted.run_id, alone=run.is_direct)
+    await artifact.publish(granted, outcome, number, told)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)
     return _state(granted.run_id, outcome)
@@ -198,20 +227,35 @@ async def _begun(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Ended:
 async def _prepared(
     ledger: Ledger, run: _Run, granted: Granted
 ) -> tuple[Granted, int, Act] | Ended | None:
-    """Prepare and begin a claim; None when it was lost before that, so that it is claimed again."""
+    """Check, prepare and begin a claim; None when it was lost before that, and is claimed again."""
     naming = asyncio.create_task(_name(run.flow_run, granted))  # meanwhile: nothing waits for it
+    checked, prepared = checks.UNASKED, granted
+    act: Act | None = None
+    outcome = None
     try:
-        act = await run.prepare(granted)
+        if not granted.attempts:
+            checked = await _checked(ledger, run, granted)
+        if checked.opens:
+            prepared = checked.charged(granted)
+            act = await run.prepare(prepared)
+        else:
+            outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
     except AWAY as error:
         until = run.clock.now() + NO_LEDGER_WAIT
         await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
         raise
+    except (lease.LeaseLost, FenceRefused) as error:
+        log.warning("%s", error, extra={"action": "fence_refused"})
+        return None
     except Exception as error:
-        return await _cannot_begin(ledger, granted, run.id, error)
+        outcome = _why_not(granted, error, checked)
     finally:
         await naming
+    if act is None:
+        assert outcome is not None
+        return await _not_begun(ledger, granted, run, outcome)
     try:
-        number = await claims.begin(ledger, granted.run_id, granted.fence)
+        number = await claims.begin(ledger, granted.run_id, granted.fence, usage=checked.usage)
     except BaseException as error:
         await attempt.give_up(act)
         if not isinstance(error, FenceRefused):
@@ -221,7 +265,41 @@ async def _prepared(
         return None
     if run.given is not None:
         run.given.tell(acting=number)
-    return granted, number, act
+    return prepared, number, act
+
+
+async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
+    """What the run's gate says; meanwhile the claim is kept, and the worker knows since when."""
+    told = policies.of_run(granted.parameters)
+    if run.gate is checks.of_job and not told.check:
+        return checks.UNASKED
+    if run.given is not None:
+        run.given.tell(checking=granted.fence)
+        verdict = await _in_time(run, granted, told.timeout)
+        run.given.tell(claimed=granted.fence)  # what follows only prepares, and may wait
+        return verdict
+    try:
+        async with lease.kept(ledger.address, granted, attempt.RENEW_EVERY):
+            return await _in_time(run, granted, told.timeout)
+    except attempt.STOPPED:
+        if run.is_direct:  # nobody would ever claim it again
+            stopped = Outcome(Status.CANCELLED, "stopped before it began")
+            settling = claims.settle(ledger, granted.run_id, granted.fence, stopped)
+            await to_its_end(asyncio.create_task(settling))
+        raise
+
+
+async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Verdict:
+    """All that a gate asks has the time of one attempt, and a moment for what ends in its time."""
+    limit = asyncio.timeout((timeout + GATE_SLACK).total_seconds())
+    try:
+        async with limit:
+            return await run.gate(granted)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        name = "check" if run.gate is checks.of_job else run.kind
+        raise checks.CheckFailed(f"{name}: no answer within {to_text(timeout)}") from None
 
 
 async def _name(run: FlowRun, granted: Granted) -> None:
@@ -231,18 +309,26 @@ async def _name(run: FlowRun, granted: Granted) -> None:
         await prefect_states.name(str(run.id), f"{granted.job.row.slug} {when}")
 
 
-async def _cannot_begin(
-    ledger: Ledger, granted: Granted, flow_run_id: str, error: Exception
-) -> Ended:
+def _why_not(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
     """Nothing was begun, and trying again would not help: an agent that is not there, say."""
     if isinstance(error, DaybookError):
         told = str(error)
     else:
         log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
         told = f"{type(error).__name__}: {error}"
-    outcome = Outcome(Status.FAILED, error=told)
+    took = error.usage if isinstance(error, checks.CheckFailed) else checked.usage
+    return Outcome(Status.FAILED, error=told, usage=took)
+
+
+async def _not_begun(ledger: Ledger, granted: Granted, run: _Run, outcome: Outcome) -> Ended:
+    """Settle a run before it has begun: its gate stayed closed, or it cannot begin."""
     await claims.settle(ledger, granted.run_id, granted.fence, outcome)
-    return Ended(Status.FAILED, "", granted.run_id, flow_run_id, told)
+    if run.given is not None:
+        run.given.tell(ended=outcome.status)
+    await delivery.at_once(ledger, granted.run_id, alone=run.is_direct)
+    if granted.job is not None:
+        await _push(run.reconciler, granted.job.id)
+    return Ended(outcome.status, outcome.reason, granted.run_id, run.id, outcome.error)
 
 
 async def _summed_up(ledger: Ledger, granted: Granted, outcome: Outcome, number: int) -> Outcome:
@@ -263,7 +349,7 @@ def _unwritten(granted: Granted, run: _Run, error: Unwritten) -> State[Any]:
     """What Prefect is told of an outcome that the ledger does not know yet."""
     if not error.spooled:
         return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
-    if run.flow_run.deployment_id is not None:
+    if not run.is_direct:
         # Whoever drains the spool tells Prefect. An end that it shows before the ledger knows of
         # it would be taken for the end of a process that settled nothing.
         raise Abort(str(error))
@@ -295,7 +381,7 @@ def _not_carried_out(answer: Ended, flow_run_id: str) -> State[Any]:
 async def _push(reconciler: Reconciler, job_id: str) -> None:
     try:
         await reconciler.push(job_id)
-    except DaybookError as error:
+    except (DaybookError, httpx.HTTPError) as error:
         # The job stays marked as pending; the next sync brings it.
         log.warning("not synced: %s", error, extra={"action": "push_failed"})
 

@@ -29,7 +29,7 @@ def turn(granted: Granted) -> Turn:
 
     Raises `Refused` when nothing but variables stood in the prompt and all of them are empty.
     """
-    prompt = prompts.render(str(granted.parameters["prompt"]), _values(granted))
+    prompt = rendered(granted, str(granted.parameters["prompt"]))
     if not prompt.strip():
         raise Refused("prompt", "is blank once its variables are filled in")
     history = (
@@ -37,6 +37,11 @@ def turn(granted: Granted) -> Turn:
         for each in granted.history
     )
     return Turn(prompt, tuple(history))
+
+
+def rendered(granted: Granted, prompt: str) -> str:
+    """``prompt`` with its variables as they are in this run."""
+    return prompts.render(prompt, _values(granted))
 
 
 def _values(granted: Granted) -> dict[str, str]:

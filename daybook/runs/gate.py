@@ -14,6 +14,7 @@ from prefect.exceptions import Abort
 
 from daybook import settings
 from daybook.clock import Clock
+from daybook.ledger import limited
 from daybook.ledger.claims import claim
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Compare, Ended, Granted, Offer, Taken, Waiting, flow_key
@@ -101,8 +102,10 @@ async def decide(
     made_by: str | None = None,
 ) -> Granted | Waiting | Ended | Taken:
     """Claim; where the ledger does not know the instant, once more after a look at Prefect."""
+    found = settings.load()
+    offer = replace(offer, rules=limited.here(found))
     if offer.most is not None:
-        offer = replace(offer, classes=settings.load().max_of_class)
+        offer = replace(offer, classes=found.max_of_class)
     while True:
         answer = await claim(ledger, offer)
         if isinstance(answer, Waiting) and answer.cancel:

@@ -8,8 +8,12 @@ when an attempt began, never asks.
 ::
 
     {"claimed": fence}                        a claim of its own, between two attempts
+    {"checking": fence}                       the job's gate is asked, before the first attempt;
+                                              it is answered where {"claimed": fence} follows
     {"acting": attempt}                       begun, immediately before the effect
     {"waiting": "<until>"}                    the attempt ended, the next one begins here
+    {"took": usage}                           of the attempt so far, where it may be ended in a call
+    {"changed": tool}                         a tool that changes something is being called
     {"ended": status}                         the outcome is in the ledger
 """
 
@@ -23,6 +27,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+from prefect.context import FlowRunContext
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,14 @@ def of(flow_run_id: str) -> Handover | None:
     Another flow run of the same process (a subflow) was handed nothing.
     """
     return next((each for each in _received if each.flow_run_id == flow_run_id), None)
+
+
+def tell(**facts: object) -> None:
+    """Tell the worker of the flow run that this is called in; nobody where there is none."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if run is not None and (given := of(str(run.id))) is not None:
+        given.tell(**facts)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from daybook.errors import Refused
-from daybook.ledger import deployments, jobs, offers
+from daybook.ledger import deployments, jobs, offers, rows
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
 from daybook.runs.prefect_states import WAITING
@@ -133,7 +133,9 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
         return None
     async with ledger.read() as session:
         due = _due(run, ledger.now()) if run.auto_scheduled else None
-        return await deployments.job_of(session, str(run.deployment_id), due)
+        found = await deployments.job_of(session, str(run.deployment_id), due)
+        # Set back over its end, and then its deployment was deleted: it is told its end once more.
+        return found or await rows.job_of_ended(session, str(run.id))
 
 
 async def starts_when_ended(run: FlowRun) -> int | None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from daybook.agents.base import AgentRequest
+from daybook.agents.command import CommandSettings
 from daybook.agents.model import ModelSettings
 from daybook.errors import AgentMisconfigured, Refused
 from daybook.ledger import jobs
 from daybook.ledger.tables import new_id
 from daybook.service import home
-from daybook.spec.actions import AgentPrompt
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
 
 TEST_PROMPT = "Say in one sentence that you are ready."
 
@@ -26,9 +31,10 @@ async def add(
     from daybook.agents import documents
     from daybook.sync import client as prefect
 
-    _check(kind, fields)
+    settings = _check(kind, fields)
     async with prefect.connected() as client:
         await prefect.answers(client)
+        await _check_tools(settings, client)
         await documents.add(client, name, kind, fields, replace=replace)
         return await documents.describe(client, name)
 
@@ -88,29 +94,40 @@ async def remove(name: str) -> None:
         await documents.remove(client, name)
 
 
-def _check(kind: str, fields: Mapping[str, Any]) -> None:
+async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
+    """Refuse tools of servers that are not there."""
+    from daybook.runs import mcp_config, offered
+    from daybook.tools.server_blocks import PrefectServers
+
+    servers = PrefectServers(client)
+    match settings:
+        case ModelSettings(tools=[_, *_]):
+            await offered.check(settings.tools, servers)
+        case CommandSettings(tools=[_, *_]):
+            await mcp_config.find(settings.tools, servers)
+
+
+def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
     """Refuse a provider that nobody knows, before anything is stored."""
     from daybook.agents import kinds
 
     settings = kinds.checked(kinds.named(kind), fields)
     if not isinstance(settings, ModelSettings):
-        return
+        return settings
     from daybook.agents import providers
 
     try:
         providers.check(settings)
     except AgentMisconfigured as error:
         raise Refused("model", str(error)) from None
+    return settings
 
 
 async def _users(name: str) -> list[str]:
     async with home.ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
-    asked = [(each, each.job.action) for each in stored]
     return [
-        each.row.name
-        for each, action in asked
-        if isinstance(action, AgentPrompt) and _may_be(action.agent, name)
+        each.row.name for each in stored if any(_may_be(agent, name) for agent in each.job.agents())
     ]
 
 

@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 from daybook.errors import Refused
-from daybook.ledger import backfill, jobs
+from daybook.ledger import backfill
 from daybook.ledger.jobs import StoredJob
-from daybook.service import home, views
-from daybook.spec import bounds, upcoming
+from daybook.service import home, mine, views
+from daybook.spec import bounds, owners, upcoming
 from daybook.spec.schedule import zone
 
 MOST = 1_000
@@ -27,7 +27,9 @@ async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> dict[
     """
     async with home.ledger() as ledger:
         async with ledger.read() as session:
-            stored = await jobs.find(session, ref)
+            stored = await mine.job(session, ref)
+            if owners.current().is_agent:
+                raise Refused("backfill", "is the operator's to ask for", "trigger it in its place")
             if not stored.job.enabled:
                 raise Refused("job", "is off, so nothing is run", f"`daybook resume {ref}`")
             due = _due_times(stored, start, end, ledger.now())

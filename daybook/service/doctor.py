@@ -13,7 +13,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from daybook import home
-from daybook.service.doctoring import book, installation, late, machine, server
+from daybook.service.doctoring import (
+    book,
+    installation,
+    late,
+    machine,
+    plugins,
+    server,
+    tasks,
+    telling,
+)
 from daybook.service.doctoring.problem import Problem
 
 Findings = list[dict[str, Any]]
@@ -24,6 +33,7 @@ HERE: tuple[tuple[str, Look], ...] = (
     ("doors", installation.doors),
     ("worker imports", installation.worker_imports),
     ("settings", machine.settings),
+    ("plugins", plugins.plugins),
     ("home", machine.home),
     ("modes", machine.modes),
     ("leftovers", machine.leftovers),
@@ -33,6 +43,8 @@ BOOK: tuple[tuple[str, Look], ...] = (
     ("ledger", book.ledger),
     ("sync", book.sync),
     ("ledger clock", late.ledger_clock),
+    ("outbox", telling.outbox),
+    ("tasks", tasks.tasks),
 )
 THERE: tuple[tuple[str, Look], ...] = (
     ("clock", server.clock),
@@ -45,6 +57,8 @@ THERE: tuple[tuple[str, Look], ...] = (
     ("agents", book.agents),
     ("tools", book.tools),
     ("secrets", book.secrets),
+    ("channels", telling.channels),
+    ("destinations", telling.destinations),
 )
 PATIENCE = 5.0
 """Seconds that Prefect gets for an answer: whoever asks what is wrong does not want to wait."""

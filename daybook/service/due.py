@@ -8,7 +8,7 @@ from typing import Any
 from daybook.clock import SYSTEM
 from daybook.errors import Refused
 from daybook.service import views
-from daybook.spec.schedule import Schedule, make, zone
+from daybook.spec.schedule import Schedule, make, parse, zone
 from daybook.spec.words import in_words
 
 MOST = 1_000
@@ -36,13 +36,19 @@ def of_schedule(
     return _said(schedule, views.due(schedule, start, _legal(count)))
 
 
+def of_text(text: str, timezone: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
+    """The same of a schedule written as one text (`schedule.parse`), from now on."""
+    now = SYSTEM.now()
+    schedule = parse(text, timezone=timezone or _default_zone(), now=now)
+    return _said(schedule, views.due(schedule, now, _legal(count)))
+
+
 async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
     """The same of a stored job; a disabled one shows what it would be due."""
-    from daybook.ledger import jobs
-    from daybook.service import home
+    from daybook.service import home, mine
 
     async with home.ledger() as ledger, ledger.read() as session:
-        stored = await jobs.find(session, ref)
+        stored = await mine.job(session, ref)
     schedule = stored.job.schedule
     start = _after(after, schedule.timezone)
     return _said(schedule, views.coming(stored, start, _legal(count)))

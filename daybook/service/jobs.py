@@ -1,18 +1,22 @@
-"""What can be asked of jobs: add, list, show, edit, pause, resume, remove."""
+"""What can be asked of jobs: add, list, show, edit, pause, resume, remove.
+
+For whom says `owners.current()`: it owns what it adds, and finds what `daybook.service.mine` lets
+it see.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from daybook import settings
-from daybook.errors import AgentMisconfigured, PrefectUnreachable, Refused, UnknownName
+from daybook.errors import PrefectUnreachable, Refused
 from daybook.ledger import history, jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
-from daybook.service import home, views
-from daybook.spec.actions import Action, AgentPrompt, ToolCall, Webhook
+from daybook.service import home, mine, possible, views
+from daybook.spec import names, owners
 from daybook.spec.job import Job, edit, free_name, new_job
 from daybook.spec.schedule import At
 
@@ -22,8 +26,12 @@ if TYPE_CHECKING:
 Change = Callable[[StoredJob, Collection[str], datetime], Job]
 """From the stored job, the other jobs' names and now to what the job is to be."""
 
-_ASKED = frozenset({"agent", "model", "url", "headers", "tool", "params"})
+_GATES = ("gate_agent", "check", "policy")
+_ASKED = frozenset({"agent", "model", "url", "headers", "tool", "params", *_GATES})
 """Fields about which somebody else is asked before they are stored."""
+
+_TOLD = frozenset({"notify", "channel", "chat_id", "on_complete", "on_fail"})
+"""The same of who is told."""
 
 
 async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,17 +42,31 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     from daybook.sync import client as prefect
 
-    zone = settings.load().timezone
+    actor, zone = owners.current(), settings.load().timezone
     async with home.ledger() as ledger:
         # Refused for its fields before Prefect is asked anything.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
+        mine.check(draft, actor.owner, ledger.now())
+        async with ledger.read() as session:
+            await mine.check_count(session, actor.owner, draft.name)
         async with prefect.connected() as client:
-            notes = await _can_be_asked(client, draft.action)
+            with mine.telling(actor.owner, draft.name):
+                notes = await possible.asked(client, draft, actor.owner)
+                await possible.told(client, draft.notify, actor.owner)
             async with ledger.write() as session:
+                await mine.check_count(session, actor.owner, draft.name)
                 now, taken = ledger.now(), await jobs.names(session)
                 job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
                 slug = free_name(_slug(job.name), await jobs.slugs(session, job.kind))
-                stored = await jobs.add(session, job, slug, now)
+                stored = await jobs.add(
+                    session,
+                    job,
+                    slug,
+                    now,
+                    actor.owner,
+                    user_id=actor.user_id,
+                    created_by=actor.via,
+                )
             try:
                 await _deploy(ledger, client, stored)
             except Refused:
@@ -61,11 +83,16 @@ async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
         job = edit(stored.job, changes, now=now, taken=taken)
         return job if "enabled" in changes else jobs.with_new_time(stored, job)
 
-    return await _change(ref, changed, asks=not _ASKED.isdisjoint(changes))
+    asks, tells = not _ASKED.isdisjoint(changes), not _TOLD.isdisjoint(changes)
+    return await _change(ref, changed, asks=asks, tells=tells, judged="changed")
 
 
 async def pause(ref: str, note: str = "") -> dict[str, Any]:
-    """Switch the job off, with a note; idempotent: without one, why it is off already stays."""
+    """Switch the job off, with a note; idempotent: without one, why it is off already stays.
+
+    Raises `Refused` for a note that is long, or more than a line.
+    """
+    note = names.checked_line(note, "note")
 
     def why(stored: StoredJob) -> str:
         if note:
@@ -89,7 +116,7 @@ async def resume(ref: str) -> dict[str, Any]:
         stored.row.snoozed_until = None
         return _switched(stored.job, on=True)
 
-    return await _change(ref, on)
+    return await _change(ref, on, judged="as it is")
 
 
 async def remove(ref: str) -> dict[str, Any]:
@@ -99,11 +126,11 @@ async def remove(ref: str) -> dict[str, Any]:
 
     async with home.ledger() as ledger:
         async with ledger.read() as session:
-            await jobs.find(session, ref)
+            await mine.job(session, ref)
         async with prefect.connected() as client:
             await prefect.answers(client)
             async with ledger.write() as session:
-                stored = await jobs.find(session, ref)
+                stored = await mine.job(session, ref)
                 view = views.job(stored, ledger.now())
                 await jobs.archive(session, stored, ledger.now())
             # A crash from here on leaves the deployment to the next sync.
@@ -114,21 +141,25 @@ async def remove(ref: str) -> dict[str, Any]:
 async def list_jobs() -> list[dict[str, Any]]:
     """All jobs, by name. Needs no Prefect."""
     async with home.ledger() as ledger, ledger.read() as session:
-        return [views.job(each, ledger.now()) for each in await jobs.every(session)]
+        return [views.job(each, ledger.now()) for each in await mine.every(session)]
 
 
 async def show(ref: str) -> dict[str, Any]:
     """One job as `add` gives it, with `last_run` (or None) and `next_run` (or None).
 
-    A removed one can still be read; it has `removed_at`.
+    `told` says who is told of which event. A removed one can still be read; it has `removed_at`.
     """
     async with home.ledger() as ledger, ledger.read() as session:
-        stored = await jobs.find(session, ref, archived=True)
+        stored = await mine.job(session, ref, archived=True)
         recent = await history.recent(session, stored.id, 1)
         view = views.job(stored, ledger.now())
         view["last_run"] = views.run(*recent[0]) if recent else None
         view["next_run"] = view["next_due"][0] if view["next_due"] else None
-        return view
+        return view | {"told": _told(stored)}
+
+
+def _told(stored: StoredJob) -> dict[str, list[str]]:
+    return views.told(stored.job.notify, settings.load().alert_channel)
 
 
 def _switched(job: Job, *, on: bool) -> Job:
@@ -147,31 +178,45 @@ async def _change(
     *,
     why: Callable[[StoredJob], str] = lambda _: "",
     asks: bool = False,
+    tells: bool = False,
+    judged: Literal["", "changed", "as it is"] = "",
 ) -> dict[str, Any]:
     from daybook.sync import client as prefect
 
     async with home.ledger() as ledger:
         async with ledger.read() as session:
-            draft = await jobs.find(session, ref)
+            draft = await mine.job(session, ref)
             others = (await jobs.names(session)) - {draft.row.name}
             drafted = change(draft, others, ledger.now())
+        owner = draft.row.owner
+        if judged:
+            mine.check(drafted, owner, ledger.now(), changes=judged == "changed")
         async with prefect.connected() as client:
             await prefect.answers(client)
-            notes = await _can_be_asked(client, drafted.action) if asks else []
+            with mine.telling(owner, drafted.name):
+                notes = await possible.asked(client, drafted, owner) if asks else []
+                if tells:
+                    await possible.told(client, drafted.notify, owner)
             async with ledger.write() as session:
-                old = await jobs.find(session, ref)
+                old = await mine.job(session, ref)
                 others = (await jobs.names(session)) - {old.row.name}
                 now = ledger.now()
                 job = change(old, others, now)
+                if judged:
+                    mine.check(job, old.row.owner, now, changes=judged == "changed")
                 before = old.job
-                new = await jobs.change(session, old, job, now, disabled_reason=why(old))
+                who = owners.current().writer
+                off = why(old)
+                new = await jobs.change(session, old, job, now, disabled_reason=off, writer=who)
             if new.row.sync_pending:
                 try:
                     await _deploy(ledger, client, new)
                 except Refused:
                     async with ledger.write() as session:
                         newest = await jobs.find(session, new.id)
-                        await jobs.change(session, newest, before, ledger.now())
+                        back = await jobs.change(session, newest, before, ledger.now())
+                        back.revision.written_by = dict(old.revision.written_by)
+                        session.add(back.revision)
                     raise
         return await _view(ledger, new.id) | {"notes": notes}
 
@@ -197,70 +242,8 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
         return
 
 
-async def _can_be_asked(client: PrefectClient, action: Action) -> list[str]:
-    """Refuse an address, an agent, a tool that cannot be asked so; what a person should know."""
-    match action:
-        case Webhook():
-            from daybook.outgoing import webhook
-            from daybook.outgoing.guard import Guard, Rule
-
-            webhook.check(action, Guard.here(Rule.OPERATOR))
-            return await _missing_secrets(client, action.headers)
-        case ToolCall():
-            notes = await _tool_can_be_called(client, action)
-            return notes + await _missing_secrets(client, action.params)
-        case AgentPrompt():
-            await _agent_can_be_asked(client, action)
-            return []
-
-
-async def _tool_can_be_called(client: PrefectClient, action: ToolCall) -> list[str]:
-    from daybook.outgoing import secrets
-    from daybook.outgoing.guard import Guard, Rule
-    from daybook.tools import catalog
-    from daybook.tools.base import ToolUnreachable
-    from daybook.tools.server_blocks import PrefectServers
-
-    secrets.refuse_literal_params(action.params)
-    try:
-        found = await catalog.find(action.tool, PrefectServers(client), Guard.here(Rule.OPERATOR))
-    except ToolUnreachable as error:
-        return [f"{error}; so tool and parameters are checked when it is called"]
-    catalog.check_params(found, action.params)
-    return []
-
-
-async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
-    """What to do about secrets that a job names and that nobody has kept yet."""
-    from daybook.outgoing import secret_blocks, secrets
-
-    named = secrets.referred(named_in)
-    if not named:
-        return []
-    known = {each["name"] for each in await secret_blocks.every(client)}
-    return [
-        f"the secret {name} does not exist yet, and without it the job fails; "
-        f"`daybook secrets add {name}` keeps it"
-        for name in sorted(named - known)
-    ]
-
-
-async def _agent_can_be_asked(client: PrefectClient, action: AgentPrompt) -> None:
-    from daybook.agents import documents, kinds
-
-    name, known = action.agent, await documents.names(client)
-    if name not in known and name not in {f"{slug}/{each}" for each, slug in known.items()}:
-        raise UnknownName("agent", name, known)
-    if not action.model:
-        return
-    try:
-        kinds.check_model(await documents.get(client, name), action.model)
-    except AgentMisconfigured as error:
-        raise Refused("model", str(error)) from None
-
-
 async def _view(ledger: Ledger, job_id: str) -> dict[str, Any]:
     async with ledger.read() as session:
         stored = await jobs.get(session, job_id)
     assert stored is not None
-    return views.job(stored, ledger.now())
+    return views.job(stored, ledger.now()) | {"told": _told(stored)}

@@ -55,9 +55,8 @@ def why(each: Overdue, known: Known) -> str:
         return f"it waits: {row.reason}"
     if each.stored.row.sync_pending:
         return "the job is not in Prefect yet"
-    return (
-        "; ".join(filter(None, (clocks(known), keeper(known)))) or "nobody has come for it, as yet"
-    )
+    nobody = "nobody came for it" if each.missed else "nobody has come for it, as yet"
+    return "; ".join(filter(None, (clocks(known), keeper(known)))) or nobody
 
 
 def clocks(known: Known) -> str:
@@ -108,13 +107,14 @@ def as_view(leader: Leader | None, now: datetime) -> dict[str, Any]:
 
 
 def told(found: Sequence[Overdue], known: Known) -> list[dict[str, Any]]:
-    """`{"job", "due", "late_seconds", "run", "why"}` for each."""
+    """`{"job", "due", "late_seconds", "run", "missed", "why"}` for each."""
     return [
         {
             "job": each.stored.row.name,
             "due": views.utc(each.due),
             "late_seconds": round((known.now - each.due).total_seconds(), 1),
             "run": None if each.run is None else each.run.id,
+            "missed": each.missed,
             "why": why(each, known),
         }
         for each in found
@@ -124,4 +124,5 @@ def told(found: Sequence[Overdue], known: Known) -> list[dict[str, Any]]:
 def in_words(late: dict[str, Any]) -> str:
     """One of `told`, as a sentence."""
     by = span(timedelta(seconds=late["late_seconds"]))
-    return f"{late['job']} was due at {late['due']}, {by} ago, and has not begun: {late['why']}"
+    what = "was missed" if late["missed"] else "has not begun"
+    return f"{late['job']} was due at {late['due']}, {by} ago, and {what}: {late['why']}"

@@ -18,9 +18,9 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> di
 
     ``disabled_for``, such as `90d`, first removes the jobs that are off and were neither switched
     nor edited for so long, as `jobs.remove` does; only that needs Prefect. With ``dry_run`` only
-    those are named. Returns `{"removed", "runs", "messages", "jobs", "dry_run"}`: the names of the
-    jobs that were removed, how many runs and messages went, and the names of the jobs of which
-    nothing was left. Raises `Refused`.
+    those are named. Returns `{"removed", "runs", "messages", "tasks", "jobs", "dry_run"}`: the
+    names of the jobs that were removed, how many runs, messages and runs of tasks went, and the
+    names of the jobs of which nothing was left. Raises `Refused`.
     """
     age = durations.parse(disabled_for, "disabled_for") if disabled_for is not None else None
     async with home.ledger() as ledger:
@@ -29,11 +29,13 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> di
         while done.left:
             some = await keeper.prune(ledger)
             done.runs, done.messages = done.runs + some.runs, done.messages + some.messages
+            done.tasks += some.tasks
             done.jobs, done.left = [*done.jobs, *some.jobs], some.left
     return {
         "removed": removed,
         "runs": done.runs,
         "messages": done.messages,
+        "tasks": done.tasks,
         "jobs": done.jobs,
         "dry_run": dry_run,
     }

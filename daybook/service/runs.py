@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from daybook.errors import Refused
-from daybook.ledger import claims, jobs
+from daybook.ledger import claims, deliveries, jobs
 from daybook.ledger import history as past
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, TERMINAL, Status
-from daybook.ledger.tables import RunRow, new_id
-from daybook.service import home, views
+from daybook.ledger.tables import JobRow, RunRow, new_id
+from daybook.service import home, mine, views
+from daybook.spec import owners
+from daybook.spec.owners import Actor
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import State
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 LOOK = 0.2
 """Seconds between two looks at the ledger while a run is waited for."""
 LOOK_AT_PREFECT = 10
 """Every so many looks Prefect is asked whether the run ended there before it began here."""
+TOLD_WITHIN = 5.0
+"""Seconds that whoever waits for a run waits, after its end, for what is told of it."""
 
 
 class WaitTalk(Protocol):
@@ -43,21 +48,24 @@ async def run(
     *,
     wait: bool = False,
     request_id: str | None = None,
-    trigger: str = "manual",
+    trigger: str | None = None,
     talk: WaitTalk | None = None,
 ) -> dict[str, Any]:
     """Run a job now, also a disabled one (requirement 24); returns the run.
 
     The same ``request_id`` again is the same run. With ``wait`` it is returned when it has ended,
-    or when Prefect ended it before it began; else as it was asked for.
+    or when Prefect ended it before it began; else as it was asked for. What is told of it is given
+    a moment to arrive, so that its `delivery` is not always `pending`. ``trigger`` is told by who
+    asks, unless it is given.
     """
     from daybook.sync import client as prefect
 
     async with home.ledger() as ledger:
         async with ledger.read() as session:
-            stored = await jobs.find(session, ref)
+            stored = await mine.job(session, ref)
         async with prefect.connected() as client:
             await prefect.answers(client)
+            trigger = trigger or mine.trigger()
             row = await claims.request(ledger, stored, request_id or new_id(), trigger)
             if row.state is Status.WAITING and row.flow_run_id is None:
                 await _start(ledger, client, stored, row)
@@ -65,14 +73,15 @@ async def run(
                 if talk is not None:
                     talk.asked()
                 await _ended(ledger, client, row.id, talk)
+                await _tried(ledger, row.id)
         return await _view(ledger, row.id)
 
 
 async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
     """Runs, newest first; of one job, also a removed one, or of all. Needs no Prefect."""
     async with home.ledger() as ledger, ledger.read() as session:
-        of_job = None if ref is None else await jobs.find(session, ref, archived=True)
-        found = await past.recent(session, of_job.id if of_job else None, limit)
+        of_job = None if ref is None else await mine.job(session, ref, archived=True)
+        found = await mine.recent(session, of_job.id if of_job else None, limit)
         return [views.run(row, job) for row, job in found]
 
 
@@ -91,7 +100,7 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
 
     async with home.ledger() as ledger:
         async with ledger.read() as session:
-            found, _ = await past.find_live(session, ref)
+            found, _ = await mine.live_run(session, ref)
         if found.state in TERMINAL - {Status.CANCELLED}:
             raise Refused("run", f"{found.id[:8]} has ended: {found.status}", "nothing to cancel")
         row = await claims.cancel(ledger, found.id)
@@ -107,29 +116,37 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
 
 
 async def show(ref: str) -> dict[str, Any]:
-    """One run, by id or unique id prefix. Needs no Prefect."""
+    """One run, by id or unique id prefix, with `deliveries`: what is told of it.
+
+    Needs no Prefect.
+    """
     async with home.ledger() as ledger, ledger.read() as session:
-        return views.run(*await past.find(session, ref))
+        return await _whole(session, *await mine.run(session, ref))
 
 
 async def logged(ref: str) -> dict[str, Any]:
     """The run whose log `logs` gives. Needs no Prefect."""
     async with home.ledger() as ledger, ledger.read() as session:
-        return views.run(*await past.find_logged(session, ref))
+        return views.run(*await mine.logged_run(session, ref))
 
 
-async def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
+def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
     """What a run logged in Prefect, oldest first: `{"at", "level", "message"}`.
 
     ``ref`` is a run, or a job, also a removed one, whose last run that Prefect knows is meant.
     """
+    return _logs(ref, owners.current())  # of who asks, not of who reads
+
+
+async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
     from prefect.client.schemas.sorting import LogSort
 
     from daybook.sync import client as prefect
 
     async with home.ledger() as ledger, ledger.read() as session:
-        row, _ = await past.find_logged(session, ref)
+        with owners.acting_as(actor):
+            row, _ = await mine.logged_run(session, ref)
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(row.flow_run_id)]))
     page, offset = 200, 0
     async with prefect.connected() as client:
@@ -166,7 +183,7 @@ async def _start(
             made = str((await jobs.find(session, stored.id)).row.deployment_id)
         flow_run_id = await deployments.start_run(client, made, key, row.parameters)
     if flow_run_id is not None:
-        await claims.carried_by(ledger, row.id, flow_run_id)
+        await claims.carried_by(ledger, row, flow_run_id)
 
 
 async def _ended(
@@ -211,4 +228,20 @@ async def _held_up(
 
 async def _view(ledger: Ledger, run_id: str) -> dict[str, Any]:
     async with ledger.read() as session:
-        return views.run(*await past.find(session, run_id))
+        return await _whole(session, *await past.find(session, run_id))
+
+
+async def _whole(session: AsyncSession, row: RunRow, job: JobRow | None) -> dict[str, Any]:
+    told = await deliveries.of_run(session, row.id)
+    return views.run(row, job) | {"deliveries": [views.delivery(each, job) for each in told]}
+
+
+async def _tried(ledger: Ledger, run_id: str) -> None:
+    """Wait until what may be told of a run by now was tried once; not for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(TOLD_WITHIN):
+            while True:
+                async with ledger.read() as session:
+                    if not await deliveries.untried(session, run_id, ledger.now()):
+                        return
+                await asyncio.sleep(LOOK)

@@ -33,25 +33,29 @@ async def add(
 
 
 async def list_secrets() -> list[dict[str, Any]]:
-    """All secrets by name: `{"name", "hosts", "problem", "jobs", "servers"}`.
+    """All secrets by name: `{"name", "hosts", "problem", "jobs", "servers", "destinations"}`.
 
-    ``jobs`` and ``servers`` are the names of those that refer to it.
+    The last three are the names of those that refer to it; of destinations, whose token it is.
     """
     from daybook.outgoing import secret_blocks
     from daybook.sync import client as prefect
 
     jobs_of = await _jobs()
     async with prefect.connected() as client:
-        servers_of = await _servers(client)
+        servers_of, tokens_of = await _servers(client), await _tokens(client)
         return [
             each
-            | {"jobs": jobs_of.get(each["name"], []), "servers": servers_of.get(each["name"], [])}
+            | {
+                "jobs": jobs_of.get(each["name"], []),
+                "servers": servers_of.get(each["name"], []),
+                "destinations": tokens_of.get(each["name"], []),
+            }
             for each in await secret_blocks.every(client)
         ]
 
 
 async def remove(name: str) -> None:
-    """Forget a secret; refused while jobs or saved tool servers refer to it."""
+    """Forget a secret; refused while jobs, saved tool servers or destinations refer to it."""
     from daybook.outgoing import secret_blocks
     from daybook.sync import client as prefect
 
@@ -59,6 +63,7 @@ async def remove(name: str) -> None:
         await prefect.answers(client)
         users = (await _jobs()).get(name, [])
         users += [f"the tool server {each}" for each in (await _servers(client)).get(name, [])]
+        users += [f"the destination {each}" for each in (await _tokens(client)).get(name, [])]
         if users:
             raise Refused("secret", f'"{name}" is used by {", ".join(users)}', "edit those first")
         await secret_blocks.remove(client, name)
@@ -78,6 +83,17 @@ async def _servers(client: PrefectClient) -> dict[str, list[str]]:
 
     saved = await PrefectServers(client).every()
     return _by_secret((each["name"], each["settings"]) for each in saved)
+
+
+async def _tokens(client: PrefectClient) -> dict[str, list[str]]:
+    """The names of the destinations whose token a secret is, by its name."""
+    from daybook.clock import SYSTEM
+    from daybook.outbox import destinations
+
+    found: dict[str, list[str]] = {}
+    for each in await destinations.every(client, SYSTEM.now()):
+        found.setdefault(each["token"], []).append(each["name"])
+    return found
 
 
 def _by_secret(users: Iterable[tuple[str, Any]]) -> dict[str, list[str]]:

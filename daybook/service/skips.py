@@ -10,9 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from daybook.errors import Refused
-from daybook.ledger import jobs
 from daybook.ledger.jobs import StoredJob
-from daybook.service import home, views
+from daybook.service import home, mine, views
 from daybook.spec import schedule, upcoming
 
 
@@ -69,7 +68,7 @@ def _awake(stored: StoredJob, now: datetime) -> datetime:
 async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> dict[str, Any]:
     async with home.ledger() as ledger:
         async with ledger.write() as session:
-            stored = await jobs.find(session, ref)
+            stored = await mine.job(session, ref)
             change(stored, ledger.now())
             session.add(stored.row)
         return views.job(stored, ledger.now())

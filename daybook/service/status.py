@@ -10,32 +10,46 @@ from daybook import home as homes
 from daybook.errors import PrefectUnreachable
 from daybook.ledger import history, jobs, leads, leases
 from daybook.ledger.engine import Ledger
-from daybook.ledger.overdue import Overdue
+from daybook.ledger.overdue import Overdue, unattended
 from daybook.ledger.overdue import find as find_overdue
 from daybook.ledger.states import Status
-from daybook.service import home, overdue, views
+from daybook.service import home, overdue, task_scheduler, views
+from daybook.service import told as told_of
 from daybook.service.overdue import Known
+from daybook.tasks import figures
 
 SOON = 5
 
 
 async def status() -> dict[str, Any]:
-    """`{"ready", "prefect", "worker", "keeper", "ledger", "due_soon", "late", "problems"}`.
+    """`{"ready", "prefect", "worker", "keeper", "ledger", "outbox", "tasks", "due_soon", "late",
+    "problems"}`.
 
-    Late are due times that passed and of which nothing has begun (`service.overdue`). Ready is:
-    Prefect answers, its pool is not another Daybook's alone, and a worker of this one is online.
+    Late are due times that passed and of which nothing has begun, or that were missed lately
+    because nobody came (`service.overdue`), outbox is how callbacks and messages fare, and what of
+    the inbox is unread (`service.told`), tasks how those of idle sessions are. Ready is: Prefect
+    answers, its pool is not another Daybook's alone, and a worker of this one is online.
     Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
     """
     problems: list[str] = []
     told: list[str] = []
     async with home.ledger() as ledger:
         book, soon, late = await _ledger(ledger, told)
+        outbox = await told_of.look(ledger)
+        async with ledger.read() as session:
+            tasks = await figures.read(session, now := ledger.now())
         prefect, worker, ready, known = await _prefect(ledger, book["jobs"], problems)
         leader = await leads.read(ledger, overdue.LEAD)
         known = replace(known, now=ledger.now(), leader=leader, ledger_ahead=ledger.skew())
     problems += filter(None, [overdue.clocks(known)])
     if ready and leader and (missing := overdue.keeper(known)):  # else it has just begun
         problems.append(f"{missing}; `daybook keeper` starts one")
+    if waits := outbox.nobody_sends():
+        told.append(f"{waits}; `daybook up` or `daybook keeper` does")
+    told += outbox.away()
+    if alerts := outbox.unread():
+        told.append(f"{alerts}; `daybook inbox` shows what was told")
+    told += map(str, task_scheduler.illegal() + task_scheduler.problems(tasks, now))
     late_now = overdue.told(late, known)
     return {
         "ready": ready,
@@ -43,6 +57,8 @@ async def status() -> dict[str, Any]:
         "worker": worker,
         "keeper": overdue.as_view(leader, known.now),
         "ledger": book,
+        "outbox": outbox.as_view(),
+        "tasks": task_scheduler.as_view(tasks, now),
         "due_soon": soon,
         "late": late_now,
         "problems": problems + told + [overdue.in_words(each) for each in late_now[:SOON]],
@@ -111,7 +127,8 @@ async def _ledger(
     async with ledger.read() as session:
         stored = await jobs.every(session)
         live = await history.live(session)
-        late = await find_overdue(session, stored, live, now)
+        rows = [*live, *await unattended(session, now)]
+        late = await find_overdue(session, stored, rows, now)
     for each in stored:
         if each.row.sync_pending:
             problems.append(f"{each.row.name} is not in Prefect yet; `daybook sync` brings it")

@@ -59,7 +59,7 @@ async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> d
     ``{"tool", "status", "output", "result", "reason", "error"}``. Raises `Refused`, also for what
     no job could have for its params.
     """
-    action, _ = read_parameters("tool-call", {"tool": name, "params": dict(params)})
+    action, *_ = read_parameters("tool-call", {"tool": name, "params": dict(params)})
     assert isinstance(action, ToolCall)
     async with _servers() as servers:
         prepared = await calls.prepare(

@@ -16,7 +16,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import partial
@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from httpx import URL
 
 from daybook import home as homes
-from daybook import repository
+from daybook import repository, settings
 from daybook.clock import SYSTEM
 from daybook.errors import DaybookError, LedgerUnreachable, Refused
-from daybook.host import children, prefect_here, record, server, supervision, worker
+from daybook.host import children, prefect_here, record, server, supervision, web, worker
 from daybook.host.children import Child
-from daybook.ledger import claims, history, jobs, offers
+from daybook.ledger import claims, history, jobs, limited, offers
 from daybook.ledger.engine import Ledger
 from daybook.service import home, jobs_file, runs, setup, sync, views
 from daybook.service.jobs import add
+from daybook.tasks import ladder
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -59,7 +60,10 @@ class UpTalk(Protocol):
         ...
 
     def ready(self, facts: dict[str, Any]) -> None:
-        """Everything runs: `{"api_url", "ui_url", "ledger", "jobs", "example"}`."""
+        """Everything runs: `{"api_url", "ui_url", "web_url", "ledger", "jobs", "example"}`.
+
+        ``web_url`` is None while the health page does not listen.
+        """
         ...
 
     def outcome(self, run: dict[str, Any]) -> None:
@@ -70,9 +74,11 @@ class UpTalk(Protocol):
 async def up(talk: UpTalk) -> None:
     """Start all, and return when told to stop and all has stopped.
 
-    Raises `Refused` when this home's `up` runs already, `PrefectUnreachable` for a configured
-    Prefect that does not answer, or a server or worker that does not start.
+    Raises `Refused` when this home's `up` runs already or a setting is wrong, `PrefectUnreachable`
+    for a configured Prefect that does not answer, or a server or worker that does not start.
     """
+    limited.here()
+    ladder.here()
     here = homes.here()
     with record.hold(here) as written, _told_to_stop() as stop:
         work = asyncio.create_task(_run(here, written, talk))
@@ -109,7 +115,7 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
         if facts.get("pid") == child.pid and facts.get("ready_at"):
             async with home.ledger() as ledger, ledger.read() as session:
                 count = len(await jobs.every(session))
-            talk.ready(_facts(facts["api_url"], facts["ui_url"], ledger, count, None))
+            talk.ready(_facts(facts, ledger, count, None))
             child.returncode = 0  # it goes on without us: nobody waits for it here
             return
         await asyncio.sleep(LOOK)
@@ -142,12 +148,18 @@ async def _kept(
     child: Child, again: Callable[[], Awaitable[Child]], written: record.Record, talk: UpTalk
 ) -> AsyncIterator[None]:
     """Keep a child running while the block runs; ended with it, before what is around it."""
-    care = asyncio.create_task(supervision.keep(child, again, written, talk.say))
+    async with _cared_for(supervision.keep(child, again, written, talk.say)):
+        yield
+
+
+@asynccontextmanager
+async def _cared_for(care: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]:
+    task = asyncio.create_task(care)
     try:
         yield
     finally:
-        care.cancel()
-        await asyncio.wait({care})
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def _run(here: homes.Home, written: record.Record, talk: UpTalk) -> None:
@@ -164,6 +176,9 @@ async def _run(here: homes.Home, written: record.Record, talk: UpTalk) -> None:
             port = URL(prefect.api_url).port or server.PORT
             care = _kept(own, partial(server.start, here, port), written, talk)
             await stack.enter_async_context(care)
+        if port := settings.load().web_port:
+            page = _cared_for(web.keep(here, port, written, talk.say))
+            await stack.enter_async_context(page)
         async with connection.connected() as client:
             example = await _prepare(ledger, client, talk)
             talk.say("Starting the worker")
@@ -176,18 +191,20 @@ async def _run(here: homes.Home, written: record.Record, talk: UpTalk) -> None:
         written.ready(SYSTEM.now())
         async with ledger.read() as session:
             count = len(await jobs.every(session))
-        talk.ready(_facts(prefect.api_url, prefect.ui_url, ledger, count, example))
+        talk.ready(_facts(vars(written), ledger, count, example))
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST)
         await _watch(ledger, talk, since)
 
 
 def _facts(
-    api_url: str, ui_url: str, ledger: Ledger, count: int, example: str | None
+    running: dict[str, Any], ledger: Ledger, count: int, example: str | None
 ) -> dict[str, Any]:
+    """``running`` is what the home has written down of this `up`."""
     return {
-        "api_url": api_url,
-        "ui_url": ui_url,
+        "api_url": running["api_url"],
+        "ui_url": running["ui_url"],
+        "web_url": running.get("web_url") or None,
         "ledger": ledger.place,
         "jobs": count,
         "example": example,

@@ -6,11 +6,14 @@ Instants are RFC 3339 texts: due times with the offset of the job's zone, all ot
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from daybook.ledger.run_json import run, utc
+from daybook.ledger.states import Delivery
 from daybook.spec import durations
+from daybook.spec.notify import EVENTS, ON_FAIL, Notify
 from daybook.spec.policy import Policy
 from daybook.spec.schedule import At, Cron, Every, Schedule, zone
 from daybook.spec.upcoming import due_times
@@ -18,17 +21,14 @@ from daybook.spec.words import in_words
 
 if TYPE_CHECKING:
     from daybook.ledger.jobs import StoredJob
-    from daybook.ledger.tables import JobRow, RunRow
+    from daybook.ledger.tables import JobRow, OutboxRow
     from daybook.spec.job import Job
+
+__all__ = ["callbacks", "coming", "delivery", "due", "job", "run", "schedule", "told", "utc"]
 
 TICK = timedelta(microseconds=1)
 NEXT = 5
 """How many due times a job is shown with."""
-
-
-def utc(instant: datetime | None) -> str | None:
-    """`2027-01-15T13:30:00Z`, with a fraction where there is one."""
-    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def due(
@@ -99,7 +99,10 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
         "snoozed_until": _local(spec, snoozed) if snoozed and snoozed > now else None,
         "description": row.description,
         "tags": list(row.tags),
+        "metadata": dict(row.meta),
         "owner": row.owner,
+        "user_id": row.user_id,
+        "created_by": row.created_by,
         **spec.parameters(),
         "sync": "pending" if row.sync_pending else "synced",
         "conflicts": sorted((row.conflict or {}).get("fields", {})),
@@ -120,40 +123,54 @@ def _local(job: Job, instant: datetime) -> str:
     return instant.astimezone(zone(job.schedule.timezone)).isoformat()
 
 
-def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
-    """One run, and its job (None for a direct call).
+def delivery(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
+    """One callback (`purpose` callback), message or alert, and its job (None for a direct call).
 
-    `started_at` is when its first attempt began to act; `job_removed` is whether `job` is the name
-    of one that is no longer there. Adjacent due times that nobody was there for are one run of
-    `count`, from `scheduled_for` to `scheduled_to`; of any other that is None.
+    `to` is a channel, or an address without its query, in which tokens may stand. `next_at` is None
+    for what is not pending.
     """
-    ended = row.finished_at or None
-    lasted = (ended - row.started_at).total_seconds() if ended and row.started_at else None
     return {
         "id": row.id,
+        "purpose": row.purpose,
+        "event": row.event,
         "job": job.name if job else None,
         "job_removed": bool(job and job.archived_at),
-        "kind": row.kind,
-        "trigger": row.trigger,
+        "run_id": row.run_id,
+        "to": row.lane if row.purpose in ("callback", "wake") else row.address,
+        "chat_id": row.chat_id,
         "status": row.status,
-        "reason": row.reason,
-        "delivery": "not_requested",
-        "scheduled_for": utc(row.due),
-        "scheduled_to": utc(row.due_to),
-        "count": row.count,
-        "queued_at": utc(row.queued_at),
-        "started_at": utc(row.started_at),
-        "finished_at": utc(row.finished_at),
-        "duration_seconds": lasted,
         "attempts": row.attempts,
-        "output": row.output,
-        "result": row.result,
+        "next_at": utc(row.next_at) if row.status == Delivery.PENDING else None,
+        "created_at": utc(row.created_at),
+        "finished_at": utc(row.finished_at),
         "error": row.error,
-        "session_id": row.session_id,
-        "agent": row.agent,
-        "model": row.model,
-        "usage": row.usage or {},
-        "flow_run_id": row.flow_run_id,
-        "occurrence": row.occurrence,
-        "retry_of": row.retry_of,
+        "note": row.note,
     }
+
+
+def told(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
+    """Who is told of each event of a job: `{"completed": ["inbox"], "failed": [...], …}`.
+
+    The failures of a job whose channel does not get them are the operator's (requirement 34).
+    """
+    channel = notify.channel
+    if channel and notify.chat_id:
+        channel += f" (chat {notify.chat_id})"
+    from daybook.ledger.outbox import lane_of_url
+
+    found: dict[str, list[str]] = {}
+    for event in EVENTS:
+        asked = event in notify.events and not notify.silent
+        callback = notify.on_fail if event in ON_FAIL else notify.on_complete
+        receivers = [channel] if asked and channel else []
+        if event == "failed" and not receivers:
+            receivers = [alert_channel]
+        receivers += [lane_of_url(callback)] if asked and callback else []
+        if receivers:
+            found[event] = receivers
+    return found
+
+
+def callbacks(notify: Notify) -> list[str]:
+    """The addresses that are called of a job."""
+    return list(filter(None, (notify.on_complete, notify.on_fail)))

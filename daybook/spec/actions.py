@@ -1,4 +1,6 @@
-"""What a job does, by its kind: asks an agent, calls a webhook or a tool (requirement 8)."""
+"""What a job does, by its kind: asks an agent, calls a webhook or a tool, or looks after a file of
+standing orders (requirements 8 and 42).
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ from pydantic import (
 
 from daybook.errors import Refused
 from daybook.spec import answer_schema
+from daybook.spec.names import checked_line
 from daybook.spec.refusal import for_pydantic
 
 LONGEST_KEY = 100
-KEYS_OF_OURS = ("job:", "run:")
+KEYS_OF_OURS = ("chat:", "job:", "run:")
 """Session keys that begin so would be the names of sessions that nobody named."""
 
 
@@ -31,10 +34,15 @@ LONGEST_BODY = 500_000
 """Characters: Prefect answers parameters above 512 KiB with 422."""
 LONGEST_TOOL = 200
 """Characters of a tool's name; an address has its own on top."""
+ORDERS = "HEARTBEAT.md"
+"""The file of a heartbeat that names none."""
 DEEPEST = 100
 """Levels of a tool's parameters."""
 
-Kind = Literal["agent-prompt", "webhook", "tool-call"]
+Kind = Literal["agent-prompt", "webhook", "tool-call", "heartbeat"]
+
+TALKING = ("agent-prompt", "heartbeat")
+"""The kinds whose runs ask an agent, and go on with a conversation."""
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """The methods of a webhook."""
@@ -48,21 +56,35 @@ def _not_blank(prompt: str) -> str:
 
 
 def _agent(name: str) -> str:
-    name = name.strip()
-    with for_pydantic():
-        if not name:
+    if not name.strip():
+        with for_pydantic():
             raise Refused("agent", "is blank", "name an agent, such as default")
-        if len(name) > LONGEST_KEY:  # it is a part of its conversation's key
-            raise Refused("agent", "is too long", f"legal: at most {LONGEST_KEY} characters")
+    return _short(name, "agent")
+
+
+def _gate_agent(name: str) -> str:
+    return _short(name, "gate_agent")
+
+
+def _short(name: str, field: str) -> str:
+    name = name.strip()
+    if len(name) > LONGEST_KEY:  # it is a part of its conversation's key
+        with for_pydantic():
+            raise Refused(field, "is too long", f"legal: at most {LONGEST_KEY} characters")
     return name
+
+
+def _model(name: str) -> str:
+    with for_pydantic():
+        return checked_line(name, "model")
 
 
 _TOOL_SAID = "write name, server.tool, or https://host/path#tool"
 _PREFECTS = "__prefect_kind"
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
-Session = Literal["reuse", "new"]
-"""Whether a job's runs share one conversation (requirement 26)."""
+Session = Literal["reuse", "new", "chat"]
+"""Which conversation a job's runs continue: their own, none, the channel's (requirement 26)."""
 
 OutputFormat = Literal["text", "json", "structured"]
 """What an answer has to be (requirement 28)."""
@@ -81,7 +103,7 @@ class AgentPrompt(BaseModel):
     agent: Annotated[str, AfterValidator(_agent)] = Field(
         default="default", title="Agent", description="The name of the agent that is asked."
     )
-    model: str = Field(
+    model: Annotated[str, AfterValidator(_model)] = Field(
         default="",
         title="Model",
         description="The model that a model agent is to use instead of its own; empty is its own.",
@@ -89,7 +111,8 @@ class AgentPrompt(BaseModel):
     session: Session = Field(
         default="reuse",
         title="Session",
-        description="Whether the job's runs continue one conversation, or each begins a new one.",
+        description="Whether the job's runs continue one conversation, each begins a new one, or "
+        "they continue that of their channel and chat id (chat).",
     )
     session_key: str = Field(
         default="",
@@ -111,16 +134,7 @@ class AgentPrompt(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         with for_pydantic():
-            if self.session_key and self.session != "reuse":
-                raise Refused(
-                    "session_key", "a named session is always reused", "leave out session"
-                )
-            if self.session_key != self.session_key.strip() or len(self.session_key) > LONGEST_KEY:
-                legal = f"at most {LONGEST_KEY} characters, without blanks around"
-                raise Refused("session_key", "is not legal", legal)
-            if self.session_key.startswith(KEYS_OF_OURS):
-                legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
-                raise Refused("session_key", f'"{self.session_key}" is Daybook\'s own', legal)
+            _check_session(self.session, self.session_key)
             if self.output_schema and self.output_format != "structured":
                 legal = "give output_format structured with it"
                 raise Refused("output_schema", "only a structured answer has one", legal)
@@ -129,9 +143,29 @@ class AgentPrompt(BaseModel):
         return self
 
 
+def _check_session(session: Session, key: str) -> None:
+    if key and session != "reuse":
+        raise Refused("session_key", "a named session is always reused", "leave out session")
+    if key != key.strip() or len(key) > LONGEST_KEY:
+        legal = f"at most {LONGEST_KEY} characters, without blanks around"
+        raise Refused("session_key", "is not legal", legal)
+    if key.startswith(KEYS_OF_OURS):
+        legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
+        raise Refused("session_key", f'"{key}" is Daybook\'s own', legal)
+
+
+def is_readable(url: str) -> bool:
+    """Whether an address can be taken apart: `http://[/` cannot."""
+    try:
+        urlsplit(url).hostname  # noqa: B018 - read for what it raises
+    except ValueError:
+        return False
+    return True
+
+
 def _url(url: str) -> str:
     """Something that can be an address; whether it may be reached is `daybook.outgoing`'s."""
-    if len(url) > LONGEST_URL or not url.lower().startswith(("http://", "https://")):
+    if len(url) > LONGEST_URL or not is_address(url) or not is_readable(url):
         with for_pydantic():
             legal = (
                 f"write one such as https://api.example.org/export, at most {LONGEST_URL:,} long"
@@ -179,6 +213,8 @@ def _tool(name: str) -> str:
             raise Refused("tool", "is an address that names no tool", _TOOL_SAID)
         if len(name) > longest:
             raise Refused("tool", "is too long", f"legal: at most {longest:,} characters")
+        if is_address(name) and not is_readable(name):
+            raise Refused("tool", "is no web address", _TOOL_SAID)
     return name
 
 
@@ -239,11 +275,67 @@ class ToolCall(BaseModel):
     )
 
 
-Action: TypeAlias = AgentPrompt | Webhook | ToolCall
-ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall]] = {
+def _file(file: str) -> str:
+    file = file.strip()
+    with for_pydantic():
+        if not file or not file.isprintable() or len(file) > LONGEST_URL:
+            raise Refused("file", f"{file!r} is no file's name", f"write one such as {ORDERS}")
+    return file
+
+
+class Heartbeat(BaseModel):
+    """What a `heartbeat` job does: where a file of standing orders says something and a gate thinks
+    that it calls for it, the agent is asked to do what the file says.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Annotated[str, AfterValidator(_file)] = Field(
+        default=ORDERS,
+        title="File",
+        description="What the agent is to look after, in words. A relative name is one in "
+        "Daybook's home. Where there is no such file, or it is blank, nobody is asked.",
+    )
+    agent: Annotated[str, AfterValidator(_agent)] = Field(
+        default="default", title="Agent", description="The name of the agent that is asked."
+    )
+    gate_agent: Annotated[str, AfterValidator(_gate_agent)] = Field(
+        default="",
+        title="Gate's agent",
+        description="The agent that is asked first whether there is anything to do, a fast one; "
+        "empty is the same agent.",
+    )
+    model: Annotated[str, AfterValidator(_model)] = Field(
+        default="",
+        title="Model",
+        description="The model that a model agent is to use instead of its own; empty is its own.",
+    )
+    session: Session = Field(
+        default="reuse",
+        title="Session",
+        description="Whether its runs continue one conversation, each begins a new one, or they "
+        "continue that of its channel and chat id (chat). The gate has none.",
+    )
+    session_key: str = Field(
+        default="",
+        title="Session key",
+        description="The name of a conversation that several jobs of one agent share; empty is the "
+        "heartbeat's own.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        with for_pydantic():
+            _check_session(self.session, self.session_key)
+        return self
+
+
+Action: TypeAlias = AgentPrompt | Webhook | ToolCall | Heartbeat
+ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall | Heartbeat]] = {
     "agent-prompt": AgentPrompt,
     "webhook": Webhook,
     "tool-call": ToolCall,
+    "heartbeat": Heartbeat,
 }
 """The kinds of job, and what each one's action is."""
 
@@ -251,9 +343,10 @@ POLICIES: dict[str, dict[str, object]] = {
     "agent-prompt": {},
     "webhook": {"timeout": "30s", "retries": 0},
     "tool-call": {"retries": 0},
+    "heartbeat": {"retries": 0, "catch_up": "none"},
 }
 """What a kind's policy is where nothing is given, beside the defaults of `Policy` (requirement 11):
-a webhook or a tool may have had its effect although it failed."""
+a webhook or a tool may have had its effect although it failed, and the next heartbeat is soon."""
 
 ALIASES = {
     "send_message": "agent-prompt",
@@ -272,3 +365,5 @@ def subject(action: Action) -> str:
             return urlsplit(action.url).hostname or action.url
         case ToolCall():
             return action.tool.rpartition("#")[2] if is_address(action.tool) else action.tool
+        case Heartbeat():
+            return "heartbeat"

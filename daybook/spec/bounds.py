@@ -10,6 +10,8 @@ exclude       days, `2026-12-25`, or first and last of several, `2026-12-24..202
 active_hours  `09:00-17:00`: from the first on, up to and without the second; `22:00-06:00` is the
               night. What counts is what the clocks show: hours that they skip are no active ones,
               and hours that they show twice are so both times
+quiet_hours   windows of the same form in which it is not due, within the active hours or not:
+              `12:00-13:00`, say
 ============  ===================================================================================
 """
 
@@ -26,12 +28,13 @@ from daybook.errors import Refused
 from daybook.spec.schedule import instant as read_instant
 from daybook.spec.zones import resolve, wall, zone
 
-FIELDS = ("start", "until", "exclude", "active_hours")
+FIELDS = ("start", "until", "exclude", "active_hours", "quiet_hours")
 """The fields of a policy that are bounds."""
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
 MOST_EXCLUDED = 400
+MOST_QUIET = 24
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _HOURS = re.compile(r"(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)", re.ASCII)
@@ -52,9 +55,11 @@ class Bounds:
     excluded: tuple[tuple[date, date], ...] = ()
     hours: tuple[int, int] | None = None
     """Minutes of the day; the second is smaller where they go through midnight."""
+    quiet: tuple[tuple[int, int], ...] = ()
+    """Windows of the same form."""
 
     def __bool__(self) -> bool:
-        return bool(self.start or self.until or self.excluded or self.hours)
+        return bool(self.start or self.until or self.excluded or self.hours or self.quiet)
 
     def why_not(self, instant: datetime) -> str:
         """Why nothing is due at this instant (UTC); empty when it may be."""
@@ -67,6 +72,8 @@ class Bounds:
             return f"{local:%Y-%m-%d} is excluded"
         if not self._active(local):
             return f"{local:%H:%M} is not within the active hours"
+        if any(_within(local, window) for window in self.quiet):
+            return f"{local:%H:%M} is within the quiet hours"
         return ""
 
     def go_on(self, instant: datetime) -> datetime | None:
@@ -79,8 +86,11 @@ class Bounds:
         last = self._last_excluded(local.date())
         if last is not None:
             return self._next(datetime.combine(last + DAY, time()), instant)
-        assert self.hours is not None
-        begin = time(*divmod(self.hours[0], 60))
+        if self.hours is not None and not self._active(local):
+            minute = self.hours[0]
+        else:
+            minute = next(window[1] for window in self.quiet if _within(local, window))
+        begin = time(*divmod(minute % _MINUTES, 60))
         day = local.date() if local.time() < begin else local.date() + DAY
         return self._next(datetime.combine(day, begin), instant)
 
@@ -96,11 +106,13 @@ class Bounds:
         return max((last for first, last in self.excluded if first <= day <= last), default=None)
 
     def _active(self, local: datetime) -> bool:
-        if self.hours is None:
-            return True
-        begin, end = self.hours
-        minute = local.hour * 60 + local.minute
-        return begin <= minute < end if begin < end else minute >= begin or minute < end
+        return self.hours is None or _within(local, self.hours)
+
+
+def _within(local: datetime, window: tuple[int, int]) -> bool:
+    begin, end = window
+    minute = local.hour * 60 + local.minute
+    return begin <= minute < end if begin < end else minute >= begin or minute < end
 
 
 class Texts(Protocol):
@@ -114,16 +126,23 @@ class Texts(Protocol):
     def exclude(self) -> tuple[str, ...]: ...
     @property
     def active_hours(self) -> str: ...
+    @property
+    def quiet_hours(self) -> tuple[str, ...]: ...
 
 
 def of(policy: Texts, timezone: str) -> Bounds:
     """The bounds of a job. Raises `Refused`, in one zone as in any other."""
-    return _read(policy.start, policy.until, policy.exclude, policy.active_hours, timezone)
+    hours = policy.active_hours, policy.quiet_hours
+    return _read(policy.start, policy.until, policy.exclude, hours, timezone)
 
 
 @lru_cache(maxsize=256)
 def _read(
-    start: str, until: str, exclude: tuple[str, ...], active_hours: str, timezone: str
+    start: str,
+    until: str,
+    exclude: tuple[str, ...],
+    hours: tuple[str, tuple[str, ...]],
+    timezone: str,
 ) -> Bounds:
     tz = zone(timezone)
     return Bounds(
@@ -131,7 +150,8 @@ def _read(
         moment("start", start, timezone),
         moment("until", until, timezone, last=True),
         tuple(map(_days, exclude)),
-        _hours(active_hours),
+        _hours(hours[0]) if hours[0] else None,
+        tuple(_hours(each, "quiet_hours") for each in hours[1]),
     )
 
 
@@ -140,6 +160,8 @@ def check(policy: Texts) -> None:
     found = of(policy, "UTC")
     if len(found.excluded) > MOST_EXCLUDED:
         raise Refused("exclude", f"{len(found.excluded)} are given", f"legal: {MOST_EXCLUDED}")
+    if len(found.quiet) > MOST_QUIET:
+        raise Refused("quiet_hours", f"{len(found.quiet)} are given", f"legal: {MOST_QUIET}")
 
 
 def moment(
@@ -179,16 +201,14 @@ def _day(field: str, text: str, legal: str) -> date:
         raise Refused(field, f'"{text}" does not exist: {error}', legal) from None
 
 
-def _hours(text: str) -> tuple[int, int] | None:
-    if not text:
-        return None
+def _hours(text: str, field: str = "active_hours") -> tuple[int, int]:
     match = _HOURS.fullmatch(text.strip())
     if match is None:
-        raise Refused("active_hours", f'"{text}" is no range of hours', _LEGAL_HOURS)
+        raise Refused(field, f'"{text}" is no range of hours', _LEGAL_HOURS)
     hour, minute, to_hour, to_minute = map(int, match.groups())
     begin, end = hour * 60 + minute, to_hour * 60 + to_minute
     if max(minute, to_minute) > 59 or begin >= _MINUTES or end > _MINUTES:
-        raise Refused("active_hours", f'"{text}" is no time of a day', _LEGAL_HOURS)
+        raise Refused(field, f'"{text}" is no time of a day', _LEGAL_HOURS)
     if begin == end:
-        raise Refused("active_hours", f'"{text}" is empty', _LEGAL_HOURS)
+        raise Refused(field, f'"{text}" is empty', _LEGAL_HOURS)
     return begin, end % _MINUTES if end == _MINUTES and begin == 0 else end

@@ -45,6 +45,10 @@ YEARS = 50
 """An expression that does not fire in this many years never does: 29 February on a given weekday
 comes back within 40."""
 
+LONGEST = 500
+"""Characters of an expression, and of any text of a schedule: the longest field that is of use,
+every minute by its number, has 169."""
+
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 _ITEM = re.compile(r"(?:(\*)|(\w+)(?:-(\w+))?)(?:/(\w+))?", re.ASCII)
@@ -121,6 +125,8 @@ def canonical(text: str, field: str = "cron") -> str:
     Raises `Refused` naming ``field`` for seven fields, `H`, `R`, an expression that never fires,
     and whatever else the module's text rules out.
     """
+    if len(text) > LONGEST:
+        raise Refused(field, "is too long", f"legal: at most {LONGEST} characters")
     expr = " ".join(text.split())
     if expr.startswith("@"):
         expr = expr.lower()

@@ -120,5 +120,7 @@ RetryDelay = Annotated[timedelta, _validated("retry_delay"), _TEXT, _SCHEMA]
 """The same for a field that is called `retry_delay`."""
 Deadline = Annotated[timedelta | None, _validated_or_none("deadline"), _TEXT_OR_EMPTY, _SCHEMA]
 """A field called `deadline`: the empty text is none, so that Prefect's form shows a plain text."""
+Progress = Annotated[timedelta | None, _validated_or_none("progress"), _TEXT_OR_EMPTY, _SCHEMA]
+"""The same for a field that is called `progress`."""
 Stagger = Annotated[timedelta | None, _validated_or_none("stagger"), _TEXT_OR_EMPTY, _SCHEMA]
 """The same for a field that is called `stagger`."""

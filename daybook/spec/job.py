@@ -6,19 +6,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from daybook.errors import Refused
 from daybook.spec import actions, bounds, prompts, upcoming
+from daybook.spec import check as checks
+from daybook.spec import notify as notifications
 from daybook.spec import policy as policies
 from daybook.spec import schedule as schedules
-from daybook.spec.actions import ACTIONS, Action, AgentPrompt, Kind
+from daybook.spec.actions import ACTIONS, Action, AgentPrompt, Heartbeat, Kind
 from daybook.spec.due import next_due
 from daybook.spec.names import default_name, free_name, validate_name
+from daybook.spec.notify import Notify
 from daybook.spec.policy import Policy
 from daybook.spec.refusal import for_pydantic, not_yet, translated, unknown_field
 from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
@@ -38,6 +42,7 @@ FIELDS = (
     "kind",
     "description",
     "tags",
+    "metadata",
     "enabled",
     "prompt",
     "agent",
@@ -52,6 +57,8 @@ FIELDS = (
     "body",
     "tool",
     "params",
+    "file",
+    "gate_agent",
     "cron",
     "every",
     "at",
@@ -60,6 +67,8 @@ FIELDS = (
     "timezone",
     "policy",
     *policies.FIELDS,
+    "notify",
+    *notifications.FIELDS,
 )
 """What `new_job` and `edit` take."""
 
@@ -67,21 +76,12 @@ NOT_YET = policies.NOT_YET | frozenset(
     {
         "agent_id",
         "budget",
-        "channel",
-        "chat_id",
-        "check",
         "every_ms",
-        "metadata",
-        "notify",
-        "on_complete",
-        "on_fail",
-        "only_changed",
         "owner",
         "payload",
         "plugin",
         "priority",
         "session_id",
-        "silent",
         "tools",
         "user",
         "user_id",
@@ -90,19 +90,29 @@ NOT_YET = policies.NOT_YET | frozenset(
 )
 """Fields that a later version brings."""
 
-KINDS_NOT_YET = ("heartbeat",)
-SESSIONS_NOT_YET = ("chat",)
 TAG_OF_OURS = "daybook:"
 """Tags that begin so belong to Daybook (`promise.md` rule 15)."""
 
+LONGEST_METADATA = 10_000
+"""Characters, as JSON, of what a program keeps with a job."""
+
 _POLICY = policies.FIELDS
+_NOTIFY = notifications.FIELDS
 _NEEDED = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
+"""The field that a kind cannot do without; a heartbeat has none, and is told by its kind."""
 _NEEDED_FOR = {
     "agent-prompt": "write what the agent is asked",
     "webhook": "write the address that is called",
     "tool-call": "write the tool that is called",
 }
-_A = {"agent-prompt": "an agent prompt", "webhook": "a webhook", "tool-call": "a tool call"}
+_A = {
+    "agent-prompt": "an agent prompt",
+    "webhook": "a webhook",
+    "tool-call": "a tool call",
+    "heartbeat": "a heartbeat",
+}
+_OBJECTS = ("policy", "notify")
+"""The parameters that are objects of their own, beside the fields of the action."""
 _WHEN = ("cron", "every", "at", "on_demand", "schedule")
 
 
@@ -114,6 +124,17 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
             if tag.strip().startswith(TAG_OF_OURS):
                 raise Refused("tags", f'"{tag}" is Daybook\'s own', f"not {TAG_OF_OURS}…")
     return tuple(dict.fromkeys(tag.strip() for tag in tags))
+
+
+def _metadata(metadata: dict[str, str]) -> dict[str, str]:
+    with for_pydantic():
+        if len(json.dumps(metadata)) > LONGEST_METADATA:
+            legal = f"legal: at most {LONGEST_METADATA:,} characters"
+            raise Refused("metadata", "is too long", legal)
+        for name in metadata:
+            if not name.strip():
+                raise Refused("metadata", "a name is blank")
+    return metadata
 
 
 def _name(name: str) -> str:
@@ -130,10 +151,12 @@ class Job(BaseModel):
     kind: Kind = "agent-prompt"
     description: str = ""
     tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = ()
+    metadata: Annotated[dict[str, str], AfterValidator(_metadata)] = Field(default_factory=dict)
     enabled: bool = True
     action: Action
     schedule: Schedule
     policy: Policy = Policy()
+    notify: Notify = Notify()
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
@@ -143,41 +166,53 @@ class Job(BaseModel):
         return self
 
     def parameters(self) -> dict[str, JsonValue]:
-        """The parameters of the job's Prefect deployment: action and policy, without loss.
+        """The parameters of the job's Prefect deployment: all that it does, without loss.
 
-        Keys: the fields of the kind's action (`actions.ACTIONS`), and `policy` (an object).
-        `read_parameters` is the inverse.
+        Keys: the fields of the kind's action (`actions.ACTIONS`), and the objects `policy` and
+        `notify`. `read_parameters` is the inverse.
         """
         parameters: dict[str, JsonValue] = self.action.model_dump(mode="json")
         parameters["policy"] = self.policy.model_dump(mode="json")
+        parameters["notify"] = self.notify.model_dump(mode="json")
         return parameters
 
+    def agents(self) -> list[str]:
+        """The agents that its runs ask, its gate's among them."""
+        found = [getattr(self.action, name, "") for name in ("agent", "gate_agent")]
+        return list(dict.fromkeys(filter(None, [*found, self.policy.check.agent])))
+
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
-        """The same job with the action and policy of these parameters. Raises `Refused`."""
-        action, policy = read_parameters(self.kind, parameters)
+        """The same job with what these parameters say. Raises `Refused`."""
+        action, policy, notify = read_parameters(self.kind, parameters)
         _check_prompt(action, self.action)
-        return self.model_copy(update={"action": action, "policy": policy})
+        return self.model_copy(update={"action": action, "policy": policy, "notify": notify})
 
 
-def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action, Policy]:
-    """Action and policy of a deployment's parameters; absent ones have the kind's defaults.
+def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action, Policy, Notify]:
+    """What a deployment's parameters say; absent ones have the kind's defaults.
 
     Raises `Refused` naming the parameter.
     """
-    known = (*ACTIONS[kind].model_fields, "policy")
+    known = (*ACTIONS[kind].model_fields, *_OBJECTS)
     for name in parameters:
         if name in NOT_YET:
             raise not_yet(name)
         if name not in known:
             raise unknown_field(name, known)
-    fields = {name: value for name, value in parameters.items() if name != "policy"}
-    return _action(kind, fields), _policy(kind, parameters.get("policy"), {})
+    fields = {name: value for name, value in parameters.items() if name not in _OBJECTS}
+    action, notify = _action(kind, fields), _notify(parameters.get("notify"), {})
+    _check_chat(action, notify)
+    return action, _policy(kind, parameters.get("policy"), {}), notify
 
 
 def normal_parameters(kind: str, parameters: Mapping[str, object]) -> dict[str, JsonValue]:
     """These parameters with every default, in the form of `Job.parameters`. Raises `Refused`."""
-    action, policy = read_parameters(kind, parameters)
-    return {**action.model_dump(mode="json"), "policy": policy.model_dump(mode="json")}
+    action, policy, notify = read_parameters(kind, parameters)
+    return {
+        **action.model_dump(mode="json"),
+        "policy": policy.model_dump(mode="json"),
+        "notify": notify.model_dump(mode="json"),
+    }
 
 
 def new_job(
@@ -194,7 +229,8 @@ def new_job(
     given name that is taken is refused, one made from the prompt gets `-2`, `-3`.
 
     `schedule` is one text (see `schedule.parse`) in place of `cron`, `every`, `at` and `on_demand`;
-    `policy` an object in place of `timeout` and the like, or beside them. Raises `Refused` naming
+    `policy` and `notify` are objects in place of `timeout`, `channel` and the like, or beside them.
+    Raises `Refused` naming
     the field, `NotYet` for one of a later version.
     """
     given = _known(fields)
@@ -214,10 +250,12 @@ def new_job(
                 "action": action,
                 "schedule": schedule,
                 "policy": _policy(kind, given.get("policy"), given),
+                "notify": _notify(given.get("notify"), given),
                 **_plain(given),
                 "kind": kind,
             }
         )
+    _check_chat(job.action, job.notify)
     return _bounded(job, now)
 
 
@@ -247,12 +285,18 @@ def edit(
     if any(name in given for name in ("policy", *_POLICY)):
         before = job.policy.model_dump(mode="json")
         update["policy"] = _policy(job.kind, given.get("policy", before), given)
+    if any(name in given for name in ("notify", *_NOTIFY)):
+        told = job.notify.model_dump(mode="json")
+        if "channel" in given:  # another channel's chat id says nothing here
+            told["chat_id"] = ""
+        update["notify"] = _notify(given.get("notify", told), given)
     if "name" in given:
         update["name"] = _free(validate_name(_text(given, "name", "")), taken)
     now_so = {name: getattr(job, name) for name in Job.model_fields}
     with translated(FIELDS):
         edited = Job.model_validate({**now_so, **update, **_plain(given)})
     same = (edited.schedule, edited.policy) == (job.schedule, job.policy)
+    _check_chat(edited.action, edited.notify)
     return edited if same else _bounded(edited, now)
 
 
@@ -266,8 +310,6 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
         if name not in FIELDS:
             raise unknown_field(name, FIELDS)
     kind = given.get("kind", "agent-prompt")
-    if kind in KINDS_NOT_YET:
-        raise not_yet("kind", f'"{kind}" not yet')
     if kind not in ACTIONS and kind not in actions.ALIASES:
         raise Refused("kind", f"{kind!r} is not legal", f"legal: {', '.join(ACTIONS)}")
     if kind in actions.ALIASES:
@@ -303,7 +345,7 @@ def _check_prompt(action: Action, before: Action | None) -> None:
 
 
 def _plain(given: Mapping[str, object]) -> dict[str, object]:
-    names = ("kind", "description", "tags", "enabled")
+    names = ("kind", "description", "tags", "metadata", "enabled")
     plain = {name: given[name] for name in names if name in given}
     if isinstance(plain.get("tags"), str):
         raise Refused("tags", "is one text", "write a list of texts")
@@ -324,11 +366,8 @@ def _text(given: Mapping[str, object], field: str, default: str) -> str:
 
 
 def _action(kind: str, fields: Mapping[str, object]) -> Action:
-    session = fields.get("session", "reuse")
-    if session in SESSIONS_NOT_YET:
-        raise not_yet("session", f'"{session}" not yet')
-    needed = _NEEDED[kind]
-    if needed not in fields:
+    needed = _NEEDED.get(kind)
+    if needed is not None and needed not in fields:
         raise Refused(needed, "is missing", _NEEDED_FOR[kind])
     with translated(FIELDS):
         return ACTIONS[kind].model_validate(dict(fields))
@@ -352,8 +391,31 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
     if not isinstance(base, Mapping):
         raise Refused("policy", f"{base!r} is no object", "write fields such as timeout")
     flat = {name: given[name] for name in _POLICY if name in given}
+    if "check" in flat:
+        flat["check"] = checks.changed(base.get("check"), flat["check"])
     with translated(policies.FIELDS):
         return Policy.model_validate({**actions.POLICIES[kind], **base, **flat})
+
+
+def _notify(base: object, given: Mapping[str, object]) -> Notify:
+    if isinstance(base, Notify):
+        base = base.model_dump(mode="json")
+    if base is None:
+        base = {}
+    if not isinstance(base, Mapping):
+        raise Refused("notify", f"{base!r} is no object", "write fields such as channel")
+    with translated(_NOTIFY):
+        return Notify.model_validate(
+            {**base, **{name: given[name] for name in _NOTIFY if name in given}}
+        )
+
+
+def _check_chat(action: Action, notify: Notify) -> None:
+    """Raise `Refused` where there is no channel whose conversation is to be continued."""
+    if not isinstance(action, (AgentPrompt, Heartbeat)):
+        return
+    if action.session == "chat" and not notify.channel:
+        raise Refused("session", "chat is the conversation of a channel", "name the channel")
 
 
 def _schedule(

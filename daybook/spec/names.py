@@ -105,3 +105,18 @@ def _joins_hangul(before: str, letter: str) -> bool:
     if syllable or "\u11a8" <= before <= "\u11ff":
         return "\u11a8" <= letter <= "\u11ff"
     return False
+
+
+LONGEST_LINE = 200
+"""Characters of what is said on one line, such as why a job is off."""
+
+
+def checked_line(text: str, field: str, longest: int = LONGEST_LINE) -> str:
+    """``text``, without blanks around, if it is short and nothing in it breaks a line.
+
+    Raises `Refused`.
+    """
+    text = text.strip()
+    if len(text) > longest or not text.isprintable():
+        raise Refused(field, "is not legal", f"legal: one line of at most {longest} characters")
+    return text

@@ -24,6 +24,7 @@ from pydantic import (
 
 from daybook.errors import Refused
 from daybook.spec import bounds, durations
+from daybook.spec.check import Check
 from daybook.spec.durations import Deadline, RetryDelay, Stagger, Timeout
 from daybook.spec.refusal import for_pydantic, not_yet
 
@@ -141,6 +142,11 @@ class Policy(BaseModel):
         description="Due only within these hours of the job's clock, such as 09:00-17:00, or "
         "22:00-06:00 for the night. Empty: all day.",
     )
+    quiet_hours: Annotated[tuple[Moment, ...], AfterValidator(_not_blank)] = Field(
+        default=(),
+        title="Quiet hours",
+        description="Windows of the job's clock in which it is not due, such as 12:00-13:00.",
+    )
     pause_after_failures: int = Field(
         default=10,
         ge=0,
@@ -171,6 +177,26 @@ class Policy(BaseModel):
         title="On lost",
         description="When the process vanished while it was at work, so that nobody knows what it "
         "did: the run ends as unknown, or it is run again (rerun), which may do a thing twice.",
+    )
+
+    tokens_per_run: int = Field(
+        default=0,
+        ge=0,
+        title="Tokens per run",
+        description="The most tokens that a run may take in all its attempts; then it is stopped "
+        "and has failed. 0: no limit.",
+    )
+    tokens_per_day: int = Field(
+        default=0,
+        ge=0,
+        title="Tokens per day",
+        description="The most tokens that the job may take in a day of its clock; then its runs "
+        "are skipped until the next one. 0: no limit.",
+    )
+    check: Check = Field(
+        default=Check(),
+        title="Check first",
+        description="What decides whether the run is to be at all; empty: nothing, it is.",
     )
 
     @property

@@ -10,32 +10,32 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from daybook.errors import Refused
 
 VARIABLES = ("due", "job", "last_output", "payload")
 
-_VARIABLE = re.compile(r"\{\{\s*(" + "|".join(VARIABLES) + r")\s*\}\}")
-
 _NAMED = re.compile(r"\{\{\s*([\w.:-]+)\s*\}\}")
 
 
-def check(prompt: str) -> None:
-    """Raise `Refused` for what looks like a variable and is none: it would reach the agent so."""
+def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") -> None:
+    """Raise `Refused` for what looks like a variable and is none: it would be sent as it stands."""
     for found in _NAMED.finditer(prompt):
-        if found[1] not in VARIABLES:
-            close = difflib.get_close_matches(found[1].lower(), VARIABLES, n=1)
+        if found[1] not in known:
+            close = difflib.get_close_matches(found[1].lower(), known, n=1)
             hint = f"did you mean {{{{{close[0]}}}}}? " if close else ""
-            legal = ", ".join(f"{{{{{each}}}}}" for each in VARIABLES)
-            raise Refused("prompt", f"unknown variable {found[0]}", f"{hint}legal: {legal}")
+            legal = ", ".join(f"{{{{{each}}}}}" for each in known)
+            raise Refused(field, f"unknown variable {found[0]}", f"{hint}legal: {legal}")
 
 
-def render(prompt: str, values: Mapping[str, str]) -> str:
-    """The prompt with each of `VARIABLES` replaced by its value; one without a value is empty."""
-    return _VARIABLE.sub(lambda found: values.get(found[1], ""), prompt)
+def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIABLES) -> str:
+    """The prompt with each of ``known`` replaced by its value; one without a value is empty."""
+    return _NAMED.sub(
+        lambda found: values.get(found[1], "") if found[1] in known else found[0], prompt
+    )
 
 
 def names(prompt: str, variable: str) -> bool:
     """Whether the prompt names this variable."""
-    return any(found[1] == variable for found in _VARIABLE.finditer(prompt))
+    return any(found[1] == variable for found in _NAMED.finditer(prompt))

@@ -55,7 +55,8 @@ def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> Refused:
         return not_yet(str(context["field"]), str(context["problem"]))
     if details["type"] == "refused":
         return Refused(str(context["field"]), str(context["problem"]), str(context["legal"]))
-    field = str(details["loc"][-1]) if details["loc"] else "job"
+    # The last that has a name: of one in a list it is the list that was given.
+    field = next((each for each in reversed(details["loc"]) if isinstance(each, str)), "job")
     if details["type"] == "extra_forbidden":
         return unknown_field(field, known)
     if details["type"] == "missing":

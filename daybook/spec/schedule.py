@@ -161,6 +161,9 @@ def parse(
     Raises `Refused` naming `schedule`, or `timezone`.
     """
     zone(timezone)
+    if len(text) > expressions.LONGEST:
+        legal = f"legal: at most {expressions.LONGEST} characters"
+        raise Refused("schedule", "is too long", legal)
     word = " ".join(text.split())
     first, _, rest = word.partition(" ")
     lower = first.lower()

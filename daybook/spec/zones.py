@@ -15,6 +15,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from daybook.errors import Refused
 
+LONGEST = 100
+"""Characters of a name that is looked for: the longest zone's has 32."""
+
 _SECOND = timedelta(seconds=1)
 # No zone has changed its offset twice within 167 hours (looked up in all of tzdata's transitions,
 # 1850 to 2100; a test looks again). So a stride of five days passes over at most one change.
@@ -40,6 +43,8 @@ def zone(name: str, field: str = "timezone") -> ZoneInfo:
     """
     if name in _shipped() or name in _names():
         return ZoneInfo(name)
+    if len(name) > LONGEST:  # to tell what it is like would take long
+        raise Refused(field, "is too long", f"legal: at most {LONGEST} characters")
     raise Refused(field, f'unknown zone "{name}"', _advice(name))
 
 

@@ -31,7 +31,7 @@ from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.spec import prompts
-from daybook.spec.actions import AgentPrompt
+from daybook.spec.actions import ORDERS, AgentPrompt, Heartbeat
 from daybook.spec.job import TAG_OF_OURS, Job, read_parameters
 from daybook.spec.names import LONGEST, cut, default_name, free_name, validate_name
 from daybook.spec.refusal import translated
@@ -116,9 +116,12 @@ def _job(found: DeploymentResponse, kind: str, taken: Collection[str], now: date
     """The deployment as a job. Raises `Refused` for what no job can say."""
     theirs = projection.of_deployment(found)
     schedule = projection.schedule_of(theirs.schedule, settings.load().timezone, now)
-    action, policy = read_parameters(kind, theirs.parameters)
+    action, policy, notify = read_parameters(kind, theirs.parameters)
     if isinstance(action, AgentPrompt):
         prompts.check(action.prompt)
+    if isinstance(action, Heartbeat) and "file" not in theirs.parameters:
+        # A heartbeat can do without any parameter: one that says nothing is a template.
+        raise Refused("file", "is missing", f"write which, such as {ORDERS}")
     has_passed = isinstance(schedule, At) and schedule.at <= now
     own = [tag for tag in theirs.tags if tag.strip() and not tag.startswith(TAG_OF_OURS)]
     with translated():
@@ -132,6 +135,7 @@ def _job(found: DeploymentResponse, kind: str, taken: Collection[str], now: date
                 "action": action,
                 "schedule": schedule,
                 "policy": policy,
+                "notify": notify,
             }
         )
 

@@ -17,6 +17,7 @@ What is taken over, and what is about to be lost, is in the ledger before anythi
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from daybook.ledger import deployments as records
@@ -45,12 +46,16 @@ async def bring(
     report: Report,
     *,
     needed: bool = False,
+    again: bool = True,
 ) -> StoredJob:
     """Bring one job into agreement; returns it as it is now.
 
     ``found`` is its deployment as Prefect holds it now; without one it is looked for, and made. It
     is not made for a job that is off because it was deleted in Prefect, unless it is ``needed``.
+    What another process has made anew since it was found is compared ``again``, once.
     """
+    from prefect.exceptions import PrefectHTTPStatusError
+
     if found is not None and projection.is_anothers(found.tags, ledger.id):
         return await _lost(ledger, stored, records.TAKEN, report)
     if found is None:
@@ -76,7 +81,14 @@ async def bring(
                 report.pulled.append(stored.job.name)
             stored = pulled
     report.observed.add(stored.id)
-    await _push(ledger, client, stored, found, report, ask=bool(todo.pull))
+    try:
+        await _push(ledger, client, stored, found, report, ask=bool(todo.pull))
+    except PrefectHTTPStatusError as error:
+        is_gone = error.response.status_code == HTTPStatus.NOT_FOUND
+        if not (is_gone and found is not None and again):
+            raise
+        found_again = one(ledger, client, stored.id, report, needed=needed, again=False)
+        return await found_again or stored
     return stored
 
 
@@ -210,7 +222,13 @@ def tell_foreign(stored: StoredJob, found: DeploymentResponse, report: Report) -
 
 
 async def one(
-    ledger: Ledger, client: PrefectClient, job_id: str, report: Report
+    ledger: Ledger,
+    client: PrefectClient,
+    job_id: str,
+    report: Report,
+    *,
+    needed: bool = False,
+    again: bool = True,
 ) -> StoredJob | None:
     """One job as it is now on both sides; nothing happens to one that is archived."""
     async with ledger.read() as session:
@@ -219,7 +237,7 @@ async def one(
         return stored
     known = stored.row.deployment_id
     found = await deployments.read(client, known) if known else None
-    return await bring(ledger, client, stored, found, report)
+    return await bring(ledger, client, stored, found, report, needed=needed, again=again)
 
 
 async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report) -> None:

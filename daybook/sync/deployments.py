@@ -30,29 +30,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, State
     from prefect.client.schemas.responses import DeploymentResponse
 
-PAGE = 200
 _TICK = timedelta(microseconds=1)
-
-
-async def read_all(client: PrefectClient, ledger_id: str) -> dict[str, DeploymentResponse]:
-    """All deployments with this ledger's tag, by id."""
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
-    from prefect.client.schemas.sorting import DeploymentSort
-
-    tags = DeploymentFilterTags(all_=[projection.ledger_tag(ledger_id)])
-    found: dict[str, DeploymentResponse] = {}
-    offset = 0
-    while True:
-        page = await client.read_deployments(
-            deployment_filter=DeploymentFilter(tags=tags),
-            sort=DeploymentSort.NAME_ASC,
-            limit=PAGE,
-            offset=offset,
-        )
-        found |= {str(each.id): each for each in page}
-        offset += len(page)
-        if len(page) < PAGE:
-            return found
 
 
 async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse | None:

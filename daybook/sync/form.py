@@ -11,7 +11,8 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from daybook.spec.actions import Method, OutputFormat, Session
+from daybook.spec.actions import ORDERS, Method, OutputFormat, Session
+from daybook.spec.notify import Notify
 from daybook.spec.policy import Policy
 
 POOL = "daybook"
@@ -29,6 +30,7 @@ def _agent_prompt(
     output_format: OutputFormat = "text",
     output_schema: dict[str, Any] = {},  # noqa: B006 - never changed
     policy: Policy = Policy(),  # noqa: B008 - immutable
+    notify: Notify = Notify(),  # noqa: B008 - immutable
 ) -> None:
     """One prompt to one agent.
 
@@ -36,12 +38,14 @@ def _agent_prompt(
         prompt: What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}.
         agent: The agent's name, as `daybook agents list` shows it.
         model: The model that a model agent is to use instead of its own; empty is its own.
-        session: Whether the job's runs continue one conversation, or each begins a new one.
+        session: Whether the job's runs continue one conversation, each begins a new one, or they
+            continue that of their channel and chat id (chat).
         session_key: The name of a conversation that several jobs of one agent share; empty is the
             job's own.
         output_format: What the answer has to be: text, any JSON, or JSON that fits the schema.
         output_schema: The JSON schema of a structured answer.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
+        notify: Who is told how it ended: addresses, and a channel.
     """
 
 
@@ -51,6 +55,7 @@ def _webhook(
     headers: dict[str, str] = {},  # noqa: B006 - never changed
     body: str = "",
     policy: Policy = Policy(timeout=timedelta(seconds=30), retries=0),  # noqa: B008 - immutable
+    notify: Notify = Notify(),  # noqa: B008 - immutable
 ) -> None:
     """One HTTP request.
 
@@ -60,6 +65,7 @@ def _webhook(
         headers: Names and values; a secret only as {{secret:name}}.
         body: What is sent, as it stands; JSON unless a Content-Type header says otherwise.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
+        notify: Who is told how it ended: addresses, and a channel.
     """
 
 
@@ -67,6 +73,7 @@ def _tool_call(
     tool: str,
     params: dict[str, Any] = {},  # noqa: B006 - never changed
     policy: Policy = Policy(retries=0),  # noqa: B008 - immutable
+    notify: Notify = Notify(),  # noqa: B008 - immutable
 ) -> None:
     """One call of a tool.
 
@@ -75,6 +82,34 @@ def _tool_call(
             with the tool after #.
         params: What it is called with, by name; a secret only as {{secret:name}}.
         policy: How long an attempt may take, retries, and what happens when runs overlap.
+        notify: Who is told how it ended: addresses, and a channel.
+    """
+
+
+def _heartbeat(
+    file: str = ORDERS,
+    agent: str = "default",
+    gate_agent: str = "",
+    model: str = "",
+    session: Session = "reuse",
+    session_key: str = "",
+    policy: Policy = Policy(retries=0, catch_up="none"),  # noqa: B008 - immutable
+    notify: Notify = Notify(),  # noqa: B008 - immutable
+) -> None:
+    """A look at standing orders, and what they call for.
+
+    Args:
+        file: What the agent is to look after, in words; a relative name is one in Daybook's home.
+        agent: The agent's name, as `daybook agents list` shows it.
+        gate_agent: The agent that is asked first whether there is anything to do; empty is the
+            same one.
+        model: The model that a model agent is to use instead of its own; empty is its own.
+        session: Whether its runs continue one conversation, each begins a new one, or they
+            continue that of their channel and chat id (chat).
+        session_key: The name of a conversation that several jobs of one agent share; empty is the
+            heartbeat's own.
+        policy: How long an attempt may take, retries, and what happens when runs overlap.
+        notify: Who is told how it ended: addresses, and a channel.
     """
 
 
@@ -82,6 +117,7 @@ PROTOTYPES: dict[str, Callable[..., None]] = {
     "agent-prompt": _agent_prompt,
     "webhook": _webhook,
     "tool-call": _tool_call,
+    "heartbeat": _heartbeat,
 }
 """One per kind; the kind is the flow's name."""
 

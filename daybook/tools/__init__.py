@@ -13,6 +13,7 @@
   address in the job itself.
 - `connection` is the MCP client over either. `wire` knows, beneath the protocol, what was sent and
   what was answered: of that depends whether a call may be repeated (rule 4 of `docs/promise.md`).
+- `held` keeps a connection while an agent answers, for as many calls as it makes.
 
 Nothing that a server says is trusted: its names, its schemas, the length of what it sends.
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from daybook import registry
 from daybook.errors import Refused, ToolUnreachable, UnknownName
 from daybook.outgoing.guard import Guard
 from daybook.spec.actions import is_address
@@ -78,6 +79,7 @@ async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
             found.append(python_tools.info(name))
         except Refused as error:
             absent[name] = str(error)
+    absent |= {module: _not_imported(module, why) for module, why in registry.broken().items()}
     asked = await servers.names()
     answered = await asyncio.gather(
         *(of_server(name, servers) for name in asked), return_exceptions=True
@@ -167,4 +169,9 @@ def _none_of_that_name(name: str, known: Iterable[str]) -> UnknownName:
     if len(names) > MOST_SHOWN:
         names = difflib.get_close_matches(name, names, n=MOST_SHOWN, cutoff=0.4) or names
     more = ["…"] if len(names) > MOST_SHOWN else []
-    return UnknownName("tool", name, [*names[:MOST_SHOWN], *more])
+    broken = "; ".join(_not_imported(*each) for each in registry.broken().items())
+    return UnknownName("tool", name, [*names[:MOST_SHOWN], *more], broken)
+
+
+def _not_imported(module: str, why: str) -> str:
+    return f"the plugin {module} cannot be imported: {why}"

@@ -1,4 +1,6 @@
-"""A connection to the server of a tool: opened, listed, called once, closed.
+"""A connection to the server of a tool: opened, listed, called, closed.
+
+A job's call has one of its own; an agent's calls, one after the other, share one (`held`).
 
 The protocol's library keeps its tasks together with whoever opened them, and ends that one when a
 connection breaks. Here it is a task of our own: a server that dies between claim and call must not
@@ -52,10 +54,14 @@ _QUIET = ("mcp.client", "mcp.shared", "client", "httpx2")
 
 @dataclass(frozen=True)
 class Described:
-    """A tool as its server describes it, made harmless to show."""
+    """A tool as its server describes it, made harmless to show.
+
+    ``read_only``: the server says that it changes nothing.
+    """
 
     description: str
     schema: dict[str, Any] = field(hash=False)
+    read_only: bool = False
 
 
 class Unanswered(DaybookError):
@@ -144,6 +150,7 @@ class Connection:
         from pydantic import TypeAdapter, ValidationError
 
         assert self._session is not None
+        self._wire.begin()
         meta: Any = {META: occurrence}
         request = CallToolRequest(
             params=CallToolRequestParams(name=tool, arguments=params, meta=meta)
@@ -212,7 +219,10 @@ class Connection:
             for tool in page.tools:
                 if _is_name(tool.name) and len(self.tools) < MOST_TOOLS:
                     description = _harmless(tool.description or tool.title or "")
-                    self.tools[tool.name] = Described(description, tool.input_schema)
+                    hints = tool.annotations
+                    only_reads = hints is not None and hints.read_only_hint is True
+                    described = Described(description, tool.input_schema, only_reads)
+                    self.tools[tool.name] = described
             cursor = page.next_cursor
             if cursor is None:
                 return

@@ -58,7 +58,7 @@ class HttpWire:
 
     @property
     def sent(self) -> bool:
-        return self._way.called and self._way.progress.sent
+        return self._way.progress.sent
 
     async def __aenter__(self) -> TransportStreams:
         from mcp.client.streamable_http import streamable_http_client
@@ -81,6 +81,9 @@ class HttpWire:
         trace: TracebackType | None,
     ) -> bool | None:
         return await self._stack.__aexit__(kind, error, trace)
+
+    def begin(self) -> None:
+        self._way.begin()
 
     def gently(self) -> None:
         """There is nothing to end."""
@@ -139,6 +142,11 @@ class _Way(GuardedTransport):
         self.error: Exception | None = None
         self._secret = secret
 
+    def begin(self) -> None:
+        self.progress = Progress()
+        self.status, self.error = None, None
+        self._deaf()
+
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         method = _method(request)
         request.headers["Accept-Encoding"] = "identity"
@@ -147,6 +155,7 @@ class _Way(GuardedTransport):
             self.status, self.error = None, None
         if method == CALL:
             self.called, self._read = True, 0
+            self._deaf()
             request.extensions[PROGRESS] = self.progress
         try:
             response = await super().handle_async_request(request)
@@ -181,6 +190,11 @@ class _Way(GuardedTransport):
             ear += part if self._read <= LONGEST else b""
         elif self._read > LONGEST:
             raise _TooLong(f"what it says of its tools is longer than {LONGEST:,} bytes")
+
+    def _deaf(self) -> None:
+        """To what was said before a call."""
+        for _, body in self._heard:
+            body.clear()
 
     def codes(self) -> set[int]:
         """Those of the errors that came whole since the call."""

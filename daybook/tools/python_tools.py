@@ -1,9 +1,10 @@
-"""Tools that are Python functions: entry points of the group ``daybook.tools``.
+"""Tools that are Python functions: entry points of the group ``daybook.tools``, and those that
+``daybook.tool`` registers in a module of the setting `plugins` (`daybook.registry`).
 
 ::
 
-    [project.entry-points."daybook.tools"]
-    reindex = "search_tools.jobs:reindex"
+    [project.entry-points."daybook.tools"]          @daybook.tool("reindex")
+    reindex = "search_tools.jobs:reindex"           async def reindex(full: bool = False) -> str:
 
 The params are the function's arguments by name, its schema is made from their types, its docstring
 is its description, and what it returns is the answer. An ``async def`` is ended by a timeout or a
@@ -18,13 +19,13 @@ import inspect
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import anyio.to_thread
 from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import ArgsKwargs
 
+from daybook import registry
 from daybook.errors import Refused, Temporary
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
@@ -33,12 +34,13 @@ from daybook.tools import answers
 from daybook.tools.base import PYTHON, Called, ToolInfo
 from daybook.tools.context import OCCURRENCE
 
-GROUP = "daybook.tools"
+GROUP = registry.TOOLS
 
 
 def names() -> list[str]:
-    """The names of all that are installed, sorted."""
-    return sorted({each.name for each in entry_points(group=GROUP)})
+    """The names of all that are installed or registered, sorted."""
+    registry.load()
+    return registry.names(GROUP)
 
 
 def info(name: str) -> ToolInfo:
@@ -159,22 +161,15 @@ def _failed(error: BaseException) -> Called:
 
 
 def _load(name: str) -> Callable[..., Any]:
-    found: dict[str, EntryPoint] = {
-        each.value: each for each in entry_points(group=GROUP, name=name)
-    }
-    if len(found) > 1:
-        raise _unusable(name, f"it is registered by several: {', '.join(sorted(found))}")
-    for entry in found.values():
-        try:
-            function = entry.load()
-        except Exception as error:
-            told = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
-            raise _unusable(name, told) from None
-        if isinstance(function, type) or not callable(function):
-            raise _unusable(name, f"{entry.value} is no function")
-        is_plain = inspect.isroutine(function) or isinstance(function, partial)
-        return function if is_plain else function.__call__  # type: ignore[no-any-return]
-    raise _unusable(name, "it is not installed where this runs")
+    registry.load()
+    try:
+        function = registry.find(GROUP, name)
+    except registry.Unusable as error:
+        raise _unusable(name, str(error)) from None
+    if function is None:
+        raise _unusable(name, "it is not installed where this runs")
+    is_plain = inspect.isroutine(function) or isinstance(function, partial)
+    return function if is_plain else function.__call__  # type: ignore[operator]
 
 
 def _arguments(function: Callable[..., Any]) -> TypeAdapter[Any]:

@@ -16,7 +16,7 @@ from daybook.outgoing import block_documents, http, secrets
 from daybook.outgoing.block_documents import BlockType
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secret_blocks import PrefectSecrets
-from daybook.programs import environment
+from daybook.programs import environment, places
 from daybook.tools.base import Server
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class ToolServerSettings(BaseModel):
         default=[],
         title="Command",
         description="The program, then its arguments, one entry each; no shell reads them. It is "
-        "started for each call, and ended with all that it started.",
+        "started for each call of a job, once for all calls of an agent's answer, and ended with "
+        "all that it started.",
         examples=[["uvx", "mcp-server-time"]],
     )
     url: str = Field(
@@ -101,10 +102,7 @@ class ToolServerSettings(BaseModel):
     @field_validator("work_dir")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        if value and not value.startswith(("/", "~")):
-            raise ValueError(
-                "is relative; legal is an absolute path, one beginning with ~, or none"
-            )
+        places.check(value)
         return value
 
     @field_validator("headers")

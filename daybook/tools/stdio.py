@@ -1,4 +1,5 @@
-"""A server that is a program: a message a line, by its pipes. It is started for each call.
+"""A server that is a program: a message a line, by its pipes. It is started for each call of a job,
+and once for all calls of an agent that is answering.
 
 ::
 
@@ -57,6 +58,7 @@ class ProgramWire:
 
     def __init__(self, name: str, settings: ToolServerSettings, hide: Hide = str) -> None:
         self.sent = False
+        self._called = False
         self._name = name
         self._settings = settings
         self._hide = hide
@@ -99,6 +101,10 @@ class ProgramWire:
         trace: TracebackType | None,
     ) -> None:
         await self._ended()
+
+    def begin(self) -> None:
+        self.sent = False
+        self._codes.clear()
 
     def gently(self) -> None:
         self._gently = True
@@ -177,6 +183,11 @@ class ProgramWire:
         await pipes.drained([self._errors], 1.0)
         await pipes.close([self._errors, self._input])
 
+    def _gone(self) -> bool:
+        """Whether nobody would read a call: what is not written has had no effect."""
+        ended = self._group is not None and self._group.exited.is_set()
+        return ended or self._input.gone.is_set()
+
     async def _listen(
         self, lines: asyncio.StreamReader, heard: ObjectSendStream[SessionMessage | Exception]
     ) -> None:
@@ -195,7 +206,7 @@ class ProgramWire:
                     self._silent = True
                     return
                 self._read += len(line)
-                if self._read > LONGEST and not self.sent:
+                if self._read > LONGEST and not self._called:
                     self._too_long = "what it says of its tools is"
                     break
                 try:
@@ -220,7 +231,10 @@ class ProgramWire:
             async for each in to_say:
                 line = each.message.model_dump_json(by_alias=True, exclude_unset=True)
                 if getattr(each.message, "method", "") == CALL:
-                    self.sent = not self._input.gone.is_set()
+                    if self._gone():
+                        break
+                    self.sent = self._called = True
+                    self._codes.clear()
                 if not await self._input.write(line.encode() + b"\n"):
                     break
 

@@ -43,18 +43,22 @@ class Fault:
 class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
     """One connection to a server; entered once. When it is left, nothing of it is.
 
-    ``sent``: a call has left, or a part of it.
+    Calls are made one after the other. ``sent``: the last has left, or a part of it.
     """
 
     @property
     def sent(self) -> bool: ...
+
+    def begin(self) -> None:
+        """A call is about to be made: what became of the one before it is forgotten."""
+        ...
 
     def gently(self) -> None:
         """The work is done: the server may end by itself."""
         ...
 
     def came(self, code: int) -> bool:
-        """Whether an error of that code came since the call was sent."""
+        """Whether an error of that code came since the last call was sent."""
         ...
 
     def fault(self) -> Fault | None:

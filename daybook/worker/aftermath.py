@@ -7,8 +7,9 @@ settled too. Whatever else it was, the run's state and the cause of the end deci
     settled                        Prefect is brought to that state if the process did not
     waiting                        cancelled, or it waits on; its Prefect run is scheduled again
     claimed, acting ─ CANCEL       cancelled
-                    ─ TIMEOUT      waiting while attempts are left (webhooks and tools
-                                   only where they are idempotent), else timed_out
+                    ─ TIMEOUT      waiting while attempts are left (webhooks, tools, and agents
+                                   that have called a tool which changes something, only where
+                                   they are idempotent), else timed_out
                     ─ DEADLINE     timed_out
                     ─ LOST         somebody else's
                     ─ anything     claimed: waiting again; acting: unknown, or again by `on_lost`
@@ -31,6 +32,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import spool
+from daybook.spec.actions import TALKING
 from daybook.spec.durations import to_text
 from daybook.worker.supervise import Cause, Watched, words_of_the_end
 
@@ -102,18 +104,20 @@ def _its_own(row: RunRow, watched: Watched) -> bool:
 
 
 async def _end(ledger: Ledger, client: PrefectClient, watched: Watched, row: RunRow) -> None:
-    run_id, fence, policy = row.id, row.fence, watched.policy
+    run_id, fence, policy, took = row.id, row.fence, watched.policy, watched.facts.took
     match watched.cause:
         case Cause.CANCEL:
-            outcome = Outcome(Status.CANCELLED, str(Cause.CANCEL))
+            outcome = Outcome(Status.CANCELLED, str(Cause.CANCEL), usage=took)
         case Cause.DEADLINE:
             words = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
-            outcome = Outcome(Status.TIMED_OUT, words, error=words)
+            outcome = Outcome(Status.TIMED_OUT, words, error=words, usage=took)
         case Cause.TIMEOUT:
             words = f"no end within {to_text(policy.timeout)}; its processes were ended"
-            outcome = Outcome(Status.TIMED_OUT, words, error=_with_tail(words, watched))
-            # What was called may have had its effect: only an agent is asked again unbidden.
-            again = row.kind == "agent-prompt" or policy.idempotent
+            outcome = Outcome(Status.TIMED_OUT, words, error=_with_tail(words, watched), usage=took)
+            # What was called may have had its effect: only an agent that called nothing of the
+            # kind is asked again unbidden.
+            talked = row.kind in TALKING and not watched.facts.changed
+            again = talked or policy.idempotent
             if again and row.state is Status.ACTING and row.attempts <= policy.retries:
                 until = ledger.now() + policy.delay(row.attempts)
                 await claims.retry(ledger, run_id, fence, outcome, until)
@@ -122,7 +126,8 @@ async def _end(ledger: Ledger, client: PrefectClient, watched: Watched, row: Run
             if watched.cause is None and await _prefect_tells(ledger, client, watched):
                 return
             words = words_of_the_end(watched)
-            await claims.died(ledger, run_id, fence, words, error=_with_tail(words, watched))
+            error = _with_tail(words, watched)
+            await claims.died(ledger, run_id, fence, words, error=error, usage=took)
             return
     await claims.settle(ledger, run_id, fence, outcome)
 

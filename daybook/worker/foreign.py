@@ -19,6 +19,9 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
+from daybook.ledger.states import Status
+from daybook.runs.prefect_states import state_of
+from daybook.spec.job import TAG_OF_OURS
 from daybook.worker.launch import Launcher
 from daybook.worker.messages import Task
 from daybook.worker.supervise import Cause, Watched, words_of_the_end
@@ -50,18 +53,45 @@ async def start(
 ) -> None:
     """Start the run; one that cannot be started crashes, with the reason.
 
+    A run of a job whose deployment was deleted before anybody claimed it looks foreign as well: of
+    it nothing was lost, and it is skipped.
+
     ``mark`` and this process's pid become its `infrastructure_pid`, by which a later worker knows
     whose the run was.
     """
+    mine = f"{mark}:{os.getpid()}"
     try:
         how = await configure(run)
         # Before it is pending: a kill afterwards leaves no run that nobody recognises.
-        await client.update_flow_run(run.id, infrastructure_pid=f"{mark}:{os.getpid()}")
+        await client.update_flow_run(run.id, infrastructure_pid=mine)
         await taker.start(run, how)
     except Exception as error:
+        if not await _waits_for_its_start(client, run, mine):
+            log.info("%s was started or ended elsewhere: %s", run.name, error)
+            return
+        ours = any(tag.startswith(TAG_OF_OURS) for tag in run.tags)
+        if ours and isinstance(error, ObjectNotFound):
+            skipped = state_of(Status.SKIPPED, "its deployment was deleted before it began")
+            await client.set_flow_run_state(run.id, skipped, force=True)
+            return
         log.exception("%s cannot be started", run.name)
         crashed: State[Any] = Crashed(message=f"could not be started: {error}")
         await client.set_flow_run_state(run.id, crashed, force=True)
+
+
+async def _waits_for_its_start(client: PrefectClient, run: FlowRun, mine: str) -> bool:
+    """Whether it is still there, and nobody else has begun it.
+
+    Of a job whose deployment was just deleted another worker may have the run, which looks foreign
+    here.
+    """
+    try:
+        found = await client.read_flow_run(run.id)
+    except ObjectNotFound:
+        return False
+    kind = found.state.type if found.state else StateType.SCHEDULED
+    is_mine = found.infrastructure_pid == mine
+    return kind is StateType.SCHEDULED or (kind is StateType.PENDING and is_mine)
 
 
 async def ended(client: PrefectClient, launcher: Launcher, watched: Watched) -> None:

@@ -23,8 +23,10 @@ from daybook import home, settings
 from daybook.clock import SYSTEM
 from daybook.errors import Refused
 from daybook.host import prefect_private
+from daybook.ledger import limited
 from daybook.ledger.engine import Ledger
 from daybook.service import pool as pools
+from daybook.tasks import ladder
 from daybook.worker import foreign, launch, pool
 from daybook.worker.work import Place, Work
 
@@ -69,8 +71,11 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     ) -> None:
         """Work until cancelled; with ``run_once`` until what is due now has ended.
 
-        Raises `Refused` when the pool is another ledger's (`docs/promise.md` 15).
+        Raises `Refused` when the pool is another ledger's (`docs/promise.md` 15), or a setting is
+        wrong.
         """
+        limited.here()
+        ladder.here()
         prefect_private.remember_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:

@@ -55,6 +55,8 @@ class Facts:
     attempt: int = 0
     acting_since: float | None = None
     ended: str = ""
+    took: dict[str, Any] | None = None
+    changed: bool = False
 
 
 @dataclass(eq=False)
@@ -136,6 +138,13 @@ class Watched:
             facts = self.facts
             if "acting" in fact:
                 facts.attempt, facts.acting_since = fact["acting"], time.monotonic()
+                facts.took, facts.changed = None, False
+            elif "took" in fact:
+                facts.took = fact["took"]
+            elif "changed" in fact:
+                facts.changed = True
+            elif "checking" in fact:  # bounded as an attempt is
+                facts.acting_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:
                 facts.acting_since = None
             elif "ended" in fact:

@@ -37,7 +37,7 @@ async def test_of_the_process_of_a_run_that_has_not_begun(crew: Crew) -> None:
     agent = await crew.floor.agent(WORKS)
     job = await crew.floor.job(on_demand=True, agent=agent.name)
     gate = await crew.gate()
-    gate.close_for("block_documents")  # it finds out there whom to ask
+    gate.close_for(f"/name/{agent.name}")  # it finds out there whom to ask
     worker = await crew.worker(api_url=gate.api_url)
     asked = await crew.floor.asked(job)
     async with asyncio.timeout(30):

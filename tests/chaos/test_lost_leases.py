@@ -68,7 +68,7 @@ async def taken_over(crew: Crew, end: Callable[[Worker], Awaitable[None]]) -> di
     for each in (job, rerun):
         await floor.asked(each)
     pids = [await once.says("acting"), await again.says("acting")]
-    gate.close_for("block_documents")
+    gate.close_for(f"/name/{before.name}")
     await floor.asked(not_begun)
     async with asyncio.timeout(30):
         await gate.held.wait()

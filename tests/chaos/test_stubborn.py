@@ -10,8 +10,8 @@ from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
-HARD = 10.0
-"""Seconds from SIGTERM to SIGKILL."""
+HARD = 5.0 + 10.0
+"""Seconds until a cancel is noticed where no event tells of it, and from SIGTERM to SIGKILL."""
 
 # In its group, in a session of its own, and one whose own parent has ended: all deaf.
 CHILDREN = """

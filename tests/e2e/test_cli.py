@@ -239,7 +239,8 @@ def test_jobs_that_are_off_for_long_are_removed_with_their_deployments(
 
     done = daybook("ledger", "prune", "--disabled-for", "90d")
 
-    assert done == {"removed": ["off"], "runs": 0, "messages": 0, "jobs": [], "dry_run": False}
+    gone = dict.fromkeys(("runs", "messages", "tasks"), 0)
+    assert done == {"removed": ["off"], **gone, "jobs": [], "dry_run": False}
     assert deployment(off["deployment"]) is None
     assert deployment(lately["deployment"]) is not None
     assert [each["name"] for each in daybook("list")] == ["lately", "on"]
@@ -250,8 +251,10 @@ def test_jobs_that_are_off_for_long_are_removed_with_their_deployments(
 
 
 def test_an_agent_is_added_asked_shown_and_removed(daybook: Daybook) -> None:
-    made = daybook("agents", "add", "echo", "--env", "EDITOR", "--command", "cat")
+    can = ("--capability", "python", "--capability", "deploy:eu")
+    made = daybook("agents", "add", "echo", "--env", "EDITOR", *can, "--command", "cat")
     assert (made["kind"], made["settings"]["command"]) == ("command", ["cat"])
+    assert made["settings"]["capabilities"] == ["deploy:eu", "python"]
     assert {"PATH", "EDITOR"} <= set(made["settings"]["environment"])
     try:
         assert {each["name"] for each in daybook("agents", "list")} == {"default", "echo"}
@@ -274,6 +277,7 @@ def test_a_bad_agent_is_refused_by_what_was_typed(daybook: Daybook) -> None:
         (["new", "--work-dir", "here", "--", "cat"], "--work-dir: "),
         (["new", "--env", "DAYBOOK_HOME", "--", "cat"], "--env: "),
         (["new", "--", "cat", "{who}"], "--command: "),
+        (["new", "--offline", "--capability", "a b"], "--capability: "),
     ):
         said = daybook("agents", "add", *typed, code=2)["error"]["message"]
         assert said.startswith(option)

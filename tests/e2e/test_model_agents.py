@@ -117,3 +117,31 @@ def test_what_cannot_be_is_refused_and_nothing_is_stored(
     assert (code, out) == (2, "")
     assert words in err
     assert daybook("agents", "show", "wrong")[0] == 3
+
+
+def test_its_tools_are_named_when_it_is_added_and_one_that_is_not_there_is_refused(
+    daybook: Say, here: Provider
+) -> None:
+    add = ("agents", "add", "helper", "--model", "openai:gpt-4o-mini", "--base-url", here.address)
+    code, out, err = daybook(*add, "--tool", "seerch.find")
+    assert (code, out) == (2, "")
+    assert "seerch.find" in err
+    assert "daybook" in err
+    assert daybook("agents", "show", "helper")[0] == 3  # nothing was stored
+
+    assert daybook("tools", "add", "search", "--", "true")[0] == 0
+    try:
+        tools = ("--tool", "search.get_*", "--tool", "daybook.cron_list")
+        code, out, err = daybook(*add, *tools)
+        assert code == 0
+        assert "tools     search.get_* daybook.cron_list" in out
+        code, out, err = daybook("agents", "show", "helper", "--json")
+        assert json.loads(out)["settings"]["tools"] == ["search.get_*", "daybook.cron_list"]
+
+        program = ("agents", "add", "program", "--tool", "search")
+        code, out, err = daybook(*program, "--", "cat")
+        assert code == 2
+        assert "{mcp_config}" in err
+        assert daybook(*program, "--", "cat", "{mcp_config}")[0] == 0
+    finally:
+        daybook("tools", "remove", "search")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pty
@@ -19,6 +18,7 @@ from daybook.outgoing import secret_blocks
 from daybook.outgoing.secrets import Secret
 from daybook.service import setup
 from daybook.tools.server_blocks import PrefectServers
+from tests.at_prefect import with_client
 
 pytestmark = pytest.mark.e2e
 
@@ -26,16 +26,6 @@ VALUE = "s3cr3t-of-the-api"
 HOST = ("--host", "api.example.org")
 
 Typed = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def with_client(ask: Callable[[Any], Any]) -> Any:
-    from prefect.client.orchestration import get_client
-
-    async def asked() -> Any:
-        async with get_client() as client:
-            return await ask(client)
-
-    return asyncio.run(asked())
 
 
 @pytest.fixture

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daybook.cli.main import main
 from daybook.home import Home
 from daybook.service import setup
 from daybook.tools.server_blocks import PrefectServers
+from tests.at_prefect import Daybook, commands, with_client
 from tests.toolbox import install, nobody_there
 
 pytestmark = pytest.mark.e2e
@@ -29,18 +27,6 @@ def reindex(full: bool) -> None:
     pass
 server.run(transport="stdio", show_banner=False)
 """
-
-Daybook = Callable[..., Any]
-
-
-def with_client(ask: Callable[[Any], Any]) -> Any:
-    from prefect.client.orchestration import get_client
-
-    async def asked() -> Any:
-        async with get_client() as client:
-            return await ask(client)
-
-    return asyncio.run(asked())
 
 
 @pytest.fixture
@@ -80,14 +66,8 @@ def daybook(
 ) -> Iterator[Daybook]:
     """Carry out a command line with `--json`; gives what it printed. No job is there at the end."""
 
-    def carry_out(*tokens: str, code: int = 0) -> Any:
-        capsys.readouterr()
-        assert main([*tokens, "--json"]) == code
-        return json.loads(capsys.readouterr().out)
-
-    yield carry_out
-    for job in carry_out("list"):
-        carry_out("remove", job["id"], "--yes")
+    with commands(capsys) as carry_out:
+        yield carry_out
 
 
 def deployment(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,21 +15,12 @@ from daybook.home import Home
 from daybook.service import setup
 from daybook.service.doctoring import book
 from daybook.tools.server_blocks import PrefectServers
+from tests.at_prefect import with_client
 from tests.contract.tools.conftest import OURS, Told
 
 pytestmark = pytest.mark.e2e
 
 Typed = Callable[..., tuple[int, str, str]]
-
-
-def with_client(ask: Callable[[Any], Any]) -> Any:
-    from prefect.client.orchestration import get_client
-
-    async def asked() -> Any:
-        async with get_client() as client:
-            return await ask(client)
-
-    return asyncio.run(asked())
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_up_a_job_its_outcome_and_a_clean_down(ups: dict[str, Up], where: str) -
     assert ("worker" in found) and ("agents" in found)
     assert bool(found["doors"]["problem"]) == (where == "project")
     children = up.facts()["children"]
-    assert {child["name"] for child in children} == {"server", "worker"}
+    assert {child["name"] for child in children} == {"server", "web", "worker"}
     assert all(processes.find(child["pid"], child["started"]) for child in children)
     assert up.daybook("down") == {"stopped": True}
     assert up.process.wait(30) == 0

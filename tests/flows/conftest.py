@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from daybook.home import Home
+from tests.calling import Asked
 from tests.conftest import PrefectServer
 from tests.floor import Floor, laid
+from tests.providers import provider
 
 
 @pytest.fixture
@@ -21,3 +23,9 @@ async def floor(
 ) -> AsyncIterator[Floor]:
     async with laid(tmp_path) as floor:
         yield floor
+
+
+@pytest.fixture
+async def asked(floor: Floor) -> AsyncIterator[Asked]:
+    with provider() as here:
+        yield Asked(floor, here)

@@ -115,7 +115,7 @@ async def test_cancelled_in_prefect_the_program_ends_and_both_sides_say_so(
 
     await floor.client.set_flow_run_state(run.id, Cancelling(), force=True)
     if not supervised:  # the supervisor sees it and sends the signal itself
-        execution.send(signal.SIGTERM)
+        await execution.sent(signal.SIGTERM)
     _, said = await execution.ends()
 
     assert not alive(pid), said
@@ -134,7 +134,7 @@ async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run
     execution = await floor.execute(run, bare=True)
     pid = await agent.says("acting")
 
-    execution.send(signal.SIGTERM)
+    await execution.sent(signal.SIGTERM)
     _, said = await execution.ends()
 
     assert not alive(pid), said
@@ -167,7 +167,7 @@ async def test_started_again_by_a_machine_what_is_unknown_is_not_repeated(floor:
     execution = await floor.execute(run, variables=reschedules)
     pid = await agent.says("acting")
 
-    execution.send(signal.SIGTERM)
+    await execution.sent(signal.SIGTERM)
     _, said = await execution.ends()
     assert not alive(pid), said
     assert (await floor.row()).status == "unknown", said
@@ -186,7 +186,7 @@ async def test_killed_at_work_the_next_start_waits_for_its_lease(floor: Floor) -
     run = await floor.asked(stored)
     execution = await floor.execute(run, bare=True)
     pid = await agent.says("acting")
-    execution.send(signal.SIGKILL)
+    await execution.sent(signal.SIGKILL)
     await execution.ends()
     os.kill(pid, signal.SIGKILL)
     row = await floor.row()

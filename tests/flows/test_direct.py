@@ -104,6 +104,7 @@ async def test_an_agent_that_does_not_exist_fails_the_run(floor: Floor) -> None:
     [
         ({"prompt": " "}, "prompt"),
         ({"prompt": "Do it", "agent": ""}, "agent"),
+        ({"prompt": "Do it", "session": "chat"}, "session"),
     ],
 )
 async def test_what_is_illegal_is_refused_and_nothing_is_written(
@@ -119,7 +120,7 @@ async def test_what_is_illegal_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"session": "chat"}, "session"),
+        ({"session": "sometimes"}, "session"),
         ({"policy": {"surprise": "1h"}}, "surprise"),
         ({"policy": {"timeout": "soon"}}, "timeout"),
     ],

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 from prefect.exceptions import CrashedRun, FailedRun
+from sqlmodel import col, select
 
+from daybook.ledger import jobs
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.outbox import CALLBACK
+from daybook.ledger.tables import JobRow, OutboxRow, RunRow
+from daybook.service import jobs as service
+from daybook.spec.job import edit
+from daybook.spec.owners import Actor, acting_as
 from flows.webhook import webhook
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.unit.outgoing.wires import Server, answer, hang, serving
@@ -102,3 +110,67 @@ async def test_the_metadata_service_is_refused_before_anything_is_sent(floor: Fl
 
     row = await floor.row()
     assert (row.status, row.attempts) == ("failed", 0)
+
+
+async def test_by_the_rule_of_who_wrote_the_address_last(floor: Floor, server: Server) -> None:
+    """The operator's job whose address a model changed, and what the operator made of that."""
+    name = f"http://localhost:{server.port}"  # refused by its text alone, were it an agent's
+    stored = await floor.job(prompt=None, url="https://api.example.org/x", on_demand=True)
+    hook = {"on_complete": f"{server.address}/told"}
+
+    async def written(by: Actor, **changes: Any) -> StoredJob:
+        """As `service.jobs` writes it, past the guard: what a name means is not known there."""
+        async with floor.ledger.write() as session:
+            old = await jobs.find(session, stored.id)
+            job = edit(old.job, changes, now=floor.ledger.now())
+            return await jobs.change(session, old, job, floor.ledger.now(), writer=by.writer)
+
+    async def ran(job: StoredJob) -> RunRow:
+        asked = await floor.asked(stored, **job.job.parameters())
+        await floor.executed(asked)
+        (row,) = [each for each in await floor.rows() if each.flow_run_id == str(asked.id)]
+        return row
+
+    row = await ran(await written(Actor("user", via="mcp"), url=name, **hook))
+    assert (row.status, server.requests) == ("failed", [])
+    assert "a job of an agent reaches public addresses only" in str(row.error)
+    # Another field does not make it the operator's; the address itself does.
+    row = await ran(await written(Actor(), headers={"X-Team": "ops"}))
+    assert (row.status, server.requests) == ("failed", [])
+    edited = await service.edit_job(stored.id, {"url": f"{name}/mine"})
+    async with floor.ledger.read() as session:
+        row = await ran(await jobs.find(session, edited["id"]))
+    assert (row.status, len(server.requests)) == ("succeeded", 1)
+    async with floor.ledger.read() as session:
+        callbacks = select(OutboxRow).where(col(OutboxRow.purpose) == CALLBACK)
+        (told,) = (await session.execute(callbacks)).scalars()
+    assert (told.address, told.owner, told.writer) == (hook["on_complete"], "user", "mcp")
+
+
+async def test_who_edits_is_who_wrote(floor: Floor) -> None:
+    stored = await floor.job(prompt=None, url="https://a.example.org/x", on_demand=True)
+    wrote = []
+    for actor in (Actor("user", via="mcp"), Actor("plugin", via="api"), Actor("user", via="run")):
+        with acting_as(actor):
+            await service.edit_job(stored.id, {"url": f"https://a.example.org/{actor.via}"})
+        async with floor.ledger.read() as session:
+            wrote.append((await jobs.find(session, stored.id)).revision.written_by["url"])
+    assert wrote == ["mcp", "api", "run"]
+
+
+async def test_a_job_that_was_made_through_mcp_reaches_no_private_address(
+    floor: Floor, server: Server
+) -> None:
+    stored = await floor.job(prompt=None, url=server.address, on_demand=True)
+    async with floor.ledger.write() as session:
+        row = await session.get(JobRow, stored.id)
+        assert row is not None
+        row.created_by = "mcp"
+
+    state = await floor.executed(await floor.asked(stored))
+
+    assert state.is_failed()
+    assert server.requests == []
+    ended = await floor.row()
+    assert (ended.status, stored.row.owner) == ("failed", "user")
+    assert "a job of an agent reaches public addresses only" in str(ended.error)

@@ -71,9 +71,9 @@ def test_a_database_is_taken_as_others_write_its_address(
     [
         ("timezone = \n", ["is no TOML", "line 1"]),
         ("timezone = 'UTC\xff'\n", ["is no TOML"]),
-        ("zone = 'UTC'\n", ["unknown: zone", "legal: allowed_hosts, keep_days"]),
-        ("[daybook]\ntimezone = 'UTC'\n", ["unknown: daybook", "legal: allowed_hosts"]),
-        ("home = '/elsewhere'\n", ["unknown: home", "legal: allowed_hosts"]),
+        ("zone = 'UTC'\n", ["unknown: zone", "legal: alert_channel, allowed_hosts, keep_days"]),
+        ("[daybook]\ntimezone = 'UTC'\n", ["unknown: daybook", "legal: alert_channel, "]),
+        ("home = '/elsewhere'\n", ["unknown: home", "legal: alert_channel, "]),
         ("timezone = 'Mars/Olympus'\n", ["timezone: unknown zone", "Europe/Berlin"]),
         ("max_concurrent = 0\n", ["max_concurrent: ", "greater than or equal to 1"]),
     ],

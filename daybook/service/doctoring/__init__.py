@@ -1,4 +1,4 @@
-"""What `daybook doctor` looks at, one module a place: installation, machine, server, book.
+"""What `daybook doctor` looks at, one module a place: machine, server, book, telling and so on.
 
 Contract: a check is a small function, or a coroutine function, that gives a list of `Problem`,
 empty when all is well; it changes nothing. Each problem says how to mend it, with a command to

@@ -12,7 +12,7 @@ from daybook.ledger.jobs import StoredJob
 from daybook.service import home
 from daybook.service.doctoring import installation, machine
 from daybook.service.doctoring.problem import Problem
-from daybook.spec.actions import AgentPrompt, ToolCall
+from daybook.spec.actions import ToolCall
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -82,11 +82,11 @@ async def agents(client: PrefectClient) -> list[Problem]:
     known = {*names, *(f"{kind}/{name}" for name, kind in names.items())}
     found = []
     for each in await stored():
-        action = each.job.action
-        if isinstance(action, AgentPrompt) and (agent := action.agent) not in known:
-            what = f"{each.row.name} asks the agent {agent}, which does not exist"
-            edit = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
-            found.append(Problem(what, f"daybook agents add {agent} …, or {edit}"))
+        for agent in each.job.agents():
+            if agent not in known:
+                what = f"{each.row.name} asks the agent {agent}, which does not exist"
+                edit = f"daybook edit {shlex.quote(each.row.name)} --agent <name>"
+                found.append(Problem(what, f"daybook agents add {agent} …, or {edit}"))
     return found
 
 
@@ -100,14 +100,18 @@ async def tools(client: PrefectClient) -> list[Problem]:
     found = []
     for each in await stored():
         action = each.job.action
-        if not isinstance(action, ToolCall):
-            continue
-        try:
-            await catalog.place(action.tool, servers, guard)
-        except Refused as error:
-            what = f"{each.row.name} calls the tool {action.tool}: {error.problem}"
-            edit = f"daybook edit {shlex.quote(each.row.name)} --tool <name>"
-            found.append(Problem(what, f"install it or save its server, or {edit}"))
+        called = {"--check-tool": each.job.policy.check.tool}
+        if isinstance(action, ToolCall):
+            called["--tool"] = action.tool
+        for option, tool in called.items():
+            if not tool:
+                continue
+            try:
+                await catalog.place(tool, servers, guard)
+            except Refused as error:
+                what = f"{each.row.name} calls the tool {tool}: {error.problem}"
+                edit = f"daybook edit {shlex.quote(each.row.name)} {option} <name>"
+                found.append(Problem(what, f"install it or save its server, or {edit}"))
     return found
 
 

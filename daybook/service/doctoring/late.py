@@ -74,7 +74,7 @@ async def keeper(client: PrefectClient) -> list[Problem]:
 
 
 async def late(client: PrefectClient) -> list[Problem]:
-    """No due time has passed of which nothing has begun."""
+    """No due time has passed of which nothing has begun, nor was one missed lately for that."""
     from daybook.service import pool
     from daybook.service.doctoring import server
 
@@ -84,8 +84,9 @@ async def late(client: PrefectClient) -> list[Problem]:
     there, ahead = await pool.read(client, ledger_id), await server.ahead(client)
     async with home.ledger() as ledger:
         async with ledger.read() as session:
-            live = await history.live(session)
-            found = await book_of_late.find(session, stored, live, ledger.now())
+            now, live = ledger.now(), await history.live(session)
+            rows = [*live, *await book_of_late.unattended(session, now)]
+            found = await book_of_late.find(session, stored, rows, now)
         leader = await leads.read(ledger, overdue.LEAD)
         known = Known(ledger.now(), "", there, ahead, ledger.skew(), leader)
     told = overdue.told(found[:SHOWN], known)

@@ -12,13 +12,17 @@ from pathlib import Path
 from daybook import settings as ours
 from daybook.errors import Refused
 from daybook.home import here
+from daybook.ledger import limited
 from daybook.service.doctoring.problem import Problem
+from daybook.tasks import ladder
 
 
 def settings() -> list[Problem]:
     """Every setting is legal."""
     try:
-        ours.load()
+        limited.here()
+        ladder.here()
+        ladder.here()
     except Refused as error:
         edit = f"edit {_quoted([ours.config_file()])}"
         return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else edit)]

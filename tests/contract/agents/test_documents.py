@@ -113,6 +113,8 @@ async def test_the_form_has_the_settings_and_nothing_else(client: PrefectClient)
         "environment",
         "output",
         "history",
+        "tools",
+        "capabilities",
     ]
     assert schema.fields["required"] == ["command"]
     assert fields["command"]["items"] == {"type": "string"}
@@ -138,6 +140,32 @@ async def test_an_agent_is_added_read_described_and_removed(client: PrefectClien
     assert described["settings"]["work_dir"] == ""
     assert described["problem"] is None
     await documents.remove(client, "robot")
+    assert await documents.names(client) == {}
+
+
+async def test_what_agents_can_do_is_read_by_every_reference_to_them(
+    client: PrefectClient,
+) -> None:
+    given = {"capabilities": ["review", " python", "review"]}
+    await documents.add(client, "robot", COMMAND, {"command": ["cat"]} | given)
+    await documents.add(client, "clerk", OFFLINE, {})
+    await documents.add(client, "twin", COMMAND, {"command": ["cat"]} | given)
+    await _add_beside(client, "twin", OFFLINE, {"capabilities": ["mail"]})
+    both = {"python", "review"}
+    assert await documents.capabilities(client) == {
+        "robot": both,
+        f"{COMMAND}/robot": both,
+        "clerk": set(),
+        f"{OFFLINE}/clerk": set(),
+        f"{COMMAND}/twin": both,
+        f"{OFFLINE}/twin": {"mail"},
+    }
+
+
+async def test_a_capability_that_no_task_can_ask_for_is_refused(client: PrefectClient) -> None:
+    with pytest.raises(Refused, match="two words") as caught:
+        await documents.add(client, "clerk", OFFLINE, {"capabilities": ["two words"]})
+    assert caught.value.field == "capabilities"
     assert await documents.names(client) == {}
 
 

@@ -87,9 +87,11 @@ async def test_the_form_hides_the_key_and_has_plain_fields(client: PrefectClient
         "api_key",
         "system_prompt",
         "options",
+        "tools",
         "request_limit",
         "input_price",
         "output_price",
+        "capabilities",
     ]
     assert schema.fields["secret_fields"] == ["api_key"]
     assert fields["api_key"]["format"] == "password"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from prefect.blocks.system import Secret as PrefectsOwn
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentCreate
 from pydantic import SecretStr
 
@@ -16,6 +16,7 @@ from daybook.errors import NotFound, Refused, UnknownName
 from daybook.outgoing import secret_blocks
 from daybook.outgoing.secret_blocks import SLUG, PrefectSecrets
 from daybook.outgoing.secrets import Secret
+from tests.at_prefect import knowing_our_blocks
 
 pytestmark = pytest.mark.anyio
 
@@ -25,17 +26,8 @@ VALUE = "s3cr3t-of-the-api"
 @pytest.fixture
 async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no secret."""
-    async with get_client() as client:
-        await blocks.register(client)
-        await _forget_all(client)
+    async with knowing_our_blocks(SLUG, "secret") as client:
         yield client
-        await _forget_all(client)
-
-
-async def _forget_all(client: PrefectClient) -> None:
-    for slug in (SLUG, "secret"):
-        for document in await client.read_block_documents_by_type(slug):
-            await client.delete_block_document(document.id)
 
 
 async def test_a_secret_is_read_as_it_was_saved(client: PrefectClient) -> None:

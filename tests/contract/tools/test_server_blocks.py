@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentUpdate
 
 import blocks
@@ -16,6 +16,7 @@ from daybook.outgoing import block_documents, secret_blocks
 from daybook.outgoing.guard import Guard, Rule
 from daybook.tools import calls
 from daybook.tools.server_blocks import TYPE, PrefectServers
+from tests.at_prefect import knowing_our_blocks
 from tests.contract.tools.conftest import OURS, Told
 
 pytestmark = pytest.mark.anyio
@@ -26,17 +27,8 @@ VALUE = "hunter-2-and-more"
 @pytest.fixture
 async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no server."""
-    async with get_client() as client:
-        await blocks.register(client)
-        await _forget_all(client)
+    async with knowing_our_blocks(TYPE.slug, secret_blocks.SLUG) as client:
         yield client
-        await _forget_all(client)
-
-
-async def _forget_all(client: PrefectClient) -> None:
-    for kind in (TYPE, secret_blocks.TYPE):
-        for each in await block_documents.every(client, kind):
-            await client.delete_block_document(each.id)
 
 
 async def test_a_server_is_read_as_it_was_kept(client: PrefectClient) -> None:

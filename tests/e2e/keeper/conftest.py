@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,9 +33,9 @@ from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.tables import RunRow
 from daybook.runs import prefect_states
 from daybook.spec.job import new_job
-from daybook.sync import deployments
 from daybook.sync.reconcile import Report, bring
 from tests.conftest import PrefectServer
+from tests.floor import deployments_of
 
 Hook = Callable[[], Awaitable[object]]
 
@@ -117,7 +118,7 @@ class House:
         run = await self.ui.create_flow_run_from_deployment(
             UUID(str(stored.row.deployment_id)), parameters=row.parameters, idempotency_key=key
         )
-        await claims.carried_by(self.ledger, row.id, str(run.id))
+        await claims.carried_by(self.ledger, row, str(run.id))
         assert row.until is not None
         await self.set(run, prefect_states.waiting(row.until, row.reason), *states)
         return await self.row(row.id), await self.run(run)
@@ -224,8 +225,15 @@ async def dies() -> None:
 
 
 @pytest.fixture
-async def house(prefect_server: PrefectServer, daybook_home: Home) -> AsyncIterator[House]:
-    address, clock = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db", Ahead()
+def ledger_address(daybook_home: Home) -> str:
+    """Where the ledger is: the home's file."""
+    return f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
+
+
+@asynccontextmanager
+async def housed(address: str) -> AsyncIterator[House]:
+    """A house whose ledger is at ``address``."""
+    clock = Ahead()
     hooks: dict[str, list[Any]] = {"request": [], "response": []}
     async with (
         Ledger(address, clock) as ledger,
@@ -240,5 +248,11 @@ async def house(prefect_server: PrefectServer, daybook_home: Home) -> AsyncItera
             "response": [house._answer],
         }
         yield house
-        for each in await deployments.read_all(ui, ledger.id):
+        for each in await deployments_of(ui, ledger.id):
             await ui.delete_deployment(UUID(each))
+
+
+@pytest.fixture
+async def house(prefect_server: PrefectServer, ledger_address: str) -> AsyncIterator[House]:
+    async with housed(ledger_address) as house:
+        yield house

@@ -59,7 +59,7 @@ async def test_a_future_run_that_was_cancelled_is_an_outcome(house: House) -> No
     # Seen again in the overlap of the passes, it changes nothing.
     await ends.unread(house.ledger, house.client)
     assert [each.id for each in await house.rows()] == [row.id]
-    house.passes(seconds=6)
+    house.passes(seconds=16)
     assert (await mirror.mirror(house.ledger, house.client)).agreed == 1
 
 

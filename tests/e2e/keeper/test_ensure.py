@@ -233,7 +233,7 @@ async def test_one_that_starts_while_it_is_moved_goes_on(house: House) -> None:
     # Whoever fetches it now is told that another has it; its flow ends it as ever.
     await house.set(run, Completed())
     await claims.settle(house.ledger, row.id, 1, Outcome(Status.SUCCEEDED, output="done"))
-    house.passes(seconds=6)
+    house.passes(seconds=16)
     await ensure.ensure(house.ledger, house.client)
     await mirror.mirror(house.ledger, house.client)
     assert await house.shown(run) == ("COMPLETED", "Completed")
@@ -259,7 +259,7 @@ async def test_who_asks_for_a_run_makes_it(house: House) -> None:
     assert not await ensure.ensure(house.ledger, house.client)
     assert not house.requests
 
-    house.passes(seconds=6)
+    house.passes(seconds=16)
     assert (await ensure.ensure(house.ledger, house.client)).made
 
 

@@ -1,4 +1,8 @@
-"""Of any number of keepers one leads (`docs/promise.md` 16): real processes, ended in every way."""
+"""Of any number of keepers one leads (`docs/promise.md` 16): real processes, ended in every way.
+
+Over both databases: a lead is a lease in the ledger. Those that wait for the end of one are played
+side by side, each in a house of its own, and a test looks at what came of each.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,11 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -29,9 +34,11 @@ from daybook.keeper.loops import Keeper
 from daybook.ledger import jobs, leads
 from daybook.ledger.tables import RunRow
 from daybook.spec.schedule import Cron
+from tests import databases
 from tests.conftest import PrefectServer
 from tests.crew import so
-from tests.e2e.keeper.conftest import House
+from tests.databases import Database, Postgresql
+from tests.e2e.keeper.conftest import House, housed
 from tests.gate import Gate, opened
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -41,6 +48,7 @@ FOLLOWED = leads.LEASE.total_seconds() + lead.LOOK + 15.0
 loaded machine takes."""
 SOON = 30.0
 """Seconds within which a pass is done, or a process has begun."""
+_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('daybook public', 0))"
 
 
 @dataclass
@@ -50,6 +58,7 @@ class Keepers:
     house: House
     home: Home
     server: PrefectServer
+    database: Database
     stack: AsyncExitStack
     begun: list[Child] = field(default_factory=list)
 
@@ -60,7 +69,8 @@ class Keepers:
         child = await children.start(
             "keeper",
             [sys.executable, "-m", "daybook", "keeper"],
-            environment=worker.environment(self.home, here),
+            environment=worker.environment(self.home, here)
+            | {"DAYBOOK_LEDGER_URL": self.database.address},
             log=self.home.logs / f"keeper-{len(self.begun) + 1}.log",
             folder=self.home.path,
         )
@@ -104,18 +114,11 @@ class Keepers:
         return await self.house.asked(job, self.house.at(hours=1))
 
     def stop(self, keeper: Child) -> None:
-        """SIGSTOP at a moment at which it holds no lock of the ledger: SQLite would wait for it."""
-        path = urlsplit(self.house.ledger.address).path
-        with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as ledger:
-            free = False
-            while not free:
-                os.kill(keeper.pid, signal.SIGSTOP)
-                try:
-                    ledger.execute("BEGIN IMMEDIATE")
-                    ledger.execute("ROLLBACK")
-                    free = True
-                except sqlite3.OperationalError:
-                    os.kill(keeper.pid, signal.SIGCONT)
+        """SIGSTOP at a moment at which it holds no lock of the ledger: others would wait for it."""
+        os.kill(keeper.pid, signal.SIGSTOP)
+        while not _is_free(self.database):
+            os.kill(keeper.pid, signal.SIGCONT)
+            os.kill(keeper.pid, signal.SIGSTOP)
 
     async def close(self) -> None:
         for each in self.begun:
@@ -124,21 +127,47 @@ class Keepers:
                 await each.terminate(0.0)
 
 
-@pytest.fixture
-async def keepers(
-    house: House, daybook_home: Home, prefect_server: PrefectServer
+def _is_free(database: Database) -> bool:
+    """Whether nobody holds the claim lock."""
+    if isinstance(database, Postgresql):
+        return bool(database.query(_LOCK)[0][0])
+    path = urlsplit(database.address).path
+    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as ledger:
+        try:
+            ledger.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        ledger.execute("ROLLBACK")
+    return True
+
+
+@asynccontextmanager
+async def hired(
+    house: House, home: Home, server: PrefectServer, database: Database
 ) -> AsyncIterator[Keepers]:
     async with AsyncExitStack() as stack:
-        found = Keepers(house, daybook_home, prefect_server, stack)
+        found = Keepers(house, home, server, database, stack)
         try:
             yield found
         finally:
             await found.close()
 
 
-async def test_who_is_killed_is_followed_and_who_is_told_to_end_is_followed_at_once(
-    keepers: Keepers,
-) -> None:
+@pytest.fixture
+def ledger_address(daybook_home: Home, database: Database) -> str:
+    """Each kind of database."""
+    return database.address
+
+
+@pytest.fixture
+async def keepers(
+    house: House, daybook_home: Home, prefect_server: PrefectServer, database: Database
+) -> AsyncIterator[Keepers]:
+    async with hired(house, daybook_home, prefect_server, database) as keepers:
+        yield keepers
+
+
+async def killed_and_told_to_end(keepers: Keepers) -> None:
     first = await keepers.another()
     await keepers.leads(first)
     await keepers.carried(await keepers.waits())
@@ -164,7 +193,7 @@ async def test_who_is_killed_is_followed_and_who_is_told_to_end_is_followed_at_o
     assert "Keeper stopped" in one.tail()
 
 
-async def test_who_was_stopped_writes_nothing_until_it_leads_again(keepers: Keepers) -> None:
+async def stopped(keepers: Keepers) -> None:
     house, gate = keepers.house, await keepers.gate()
     first = await keepers.another(gate)
     await keepers.leads(first)
@@ -188,6 +217,55 @@ async def test_who_was_stopped_writes_nothing_until_it_leads_again(keepers: Keep
     assert min(writes) >= held.until
     assert await keepers.leader() is first
     assert "stands by: another keeper leads" in first.tail()
+
+
+Outcomes = dict[tuple[str, str], BaseException | None]
+
+
+@pytest.fixture(scope="module")
+async def outcomes(
+    anyio_backend: str,
+    prefect_server: PrefectServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[Outcomes]:
+    """How each was played over each database."""
+    found, playing = Outcomes(), dict[tuple[str, str], Coroutine[Any, Any, None]]()
+    async with AsyncExitStack() as stack:
+        for kind in databases.KINDS:
+            # Of a server a session has two databases, and one of them has its tables already.
+            for play, prepared in ((killed_and_told_to_end, False), (stopped, True)):
+                home = Home(tmp_path_factory.mktemp(play.__name__)).make()
+                file, server = home.path / "ledger.db", databases.server_of(request)
+                try:
+                    database = databases.of_kind(kind, file, server, prepared=prepared)
+                except pytest.skip.Exception as absent:
+                    found[play.__name__, kind] = absent
+                    continue
+                house = await stack.enter_async_context(housed(database.address))
+                await house.job()  # in a pool with another ledger's, a keeper wants one of its own
+                keepers = hired(house, home, prefect_server, database)
+                playing[play.__name__, kind] = play(await stack.enter_async_context(keepers))
+        ends = await asyncio.gather(*playing.values(), return_exceptions=True)
+    yield found | dict(zip(playing, ends, strict=True))
+
+
+def seen(outcomes: Outcomes, play: str, kind: str) -> None:
+    wrong = outcomes[play, kind]
+    if wrong is not None:
+        raise wrong
+
+
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_who_is_killed_is_followed_and_who_is_told_to_end_is_followed_at_once(
+    outcomes: Outcomes, kind: str
+) -> None:
+    seen(outcomes, killed_and_told_to_end.__name__, kind)
+
+
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_who_was_stopped_writes_nothing_until_it_leads_again(outcomes: Outcomes, kind: str) -> None:
+    seen(outcomes, stopped.__name__, kind)
 
 
 async def test_who_does_not_reach_prefect_lets_another_lead(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,6 +29,16 @@ ME, NOW = "the-worker", "incarnation-2"
 async def swept(house: House, *supervised: FlowRun) -> LeftOver:
     mine = {str(run.id) for run in supervised}
     return await leftovers.leftovers(house.ledger, house.client, POOL, ME, supervised=lambda: mine)
+
+
+async def test_a_folder_whose_maker_was_killed_goes_in_the_pass(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / "daybook-mcp-x.held"
+    left.mkdir()
+    assert not await swept(house)
+    assert left.name not in os.listdir(tmp_path)
 
 
 # --- ours

@@ -36,7 +36,7 @@ SHOWN = {
 
 
 async def ended(
-    house: House, status: Status, *states: State[Any], by_now: float = 6
+    house: House, status: Status, *states: State[Any], by_now: float = 16
 ) -> tuple[RunRow, FlowRun]:
     """A run that ended ``by_now`` seconds ago, with its Prefect run in the last of the states."""
     row, run = await house.carried(await house.job())
@@ -185,7 +185,7 @@ async def test_an_outcome_that_comes_late_is_shown_too(house: House) -> None:
     assert await house.shown(run) == SHOWN[Status.UNKNOWN]
     assert (await house.row(row.id)).unmirrored
 
-    house.passes(seconds=6)
+    house.passes(seconds=16)
     assert await mirror.mirror(house.ledger, house.client)
     assert await house.shown(run) == SHOWN[Status.SUCCEEDED]
 
@@ -196,7 +196,7 @@ async def test_a_hundred_in_one_request(house: House) -> None:
         row, run = await house.carried(stored)
         await claims.cancel(house.ledger, row.id)
         await house.set(run, Cancelled())
-    house.passes(seconds=6)
+    house.passes(seconds=16)
 
     assert (await mirror.mirror(house.ledger, house.client)).agreed == 5
 

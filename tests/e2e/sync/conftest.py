@@ -26,8 +26,9 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import JobRow
 from daybook.spec.job import edit, new_job
-from daybook.sync import deployments, reconcile
+from daybook.sync import reconcile
 from daybook.sync.reconcile import Report
+from tests.floor import deployments_of
 
 READS = ("/filter", "/csrf-token")
 
@@ -90,7 +91,7 @@ class Both:
 
     async def mine(self) -> dict[str, DeploymentResponse]:
         """All with this ledger's tag, by id."""
-        return await deployments.read_all(self.client, self.ledger.id)
+        return await deployments_of(self.client, self.ledger.id)
 
     async def deployment(self, name: str) -> DeploymentResponse:
         return await self.client.read_deployment_by_name(f"agent-prompt/{name}")
@@ -152,7 +153,7 @@ async def both(prefect_server: Any, tmp_path: Path) -> AsyncIterator[Both]:
     ):
         await worker.ensure_pool(client)
         yield Both(ledger, client, writes)
-        for found in (await deployments.read_all(client, ledger.id)).values():
+        for found in (await deployments_of(client, ledger.id)).values():
             await client.delete_deployment(found.id)
 
 

@@ -26,6 +26,7 @@ from daybook.sync import client as prefect
 from daybook.sync import deployments, listing, reconcile
 from daybook.sync.adopt import all_of
 from daybook.sync.reconcile import Reconciliation, Report
+from tests.floor import deployments_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -50,6 +51,31 @@ async def test_a_crash_before_the_id_was_written_down(both: Any) -> None:
     report = await both.sync()
     assert report.writes == 0
     assert not (await both.job("a-job")).row.sync_pending
+
+
+@pytest.mark.parametrize("gone", ["schedules", "deployment"])
+async def test_what_was_made_anew_meanwhile_is_compared_again(both: Any, gone: str) -> None:
+    """Another process brings the same job: the schedule, or all, that was found is no more."""
+    await both.add("a-job", every="1h")
+    await both.sync()
+    found = await both.deployment("a-job")
+    if gone == "schedules":
+        kept = [{"schedule": each.schedule.model_dump(mode="json")} for each in found.schedules]
+        same = {"name": found.name, "flow_id": str(found.flow_id), "schedules": kept}
+        (await both.ui("POST", "/deployments/", same)).raise_for_status()
+    else:
+        (await both.ui("DELETE", f"/deployments/{found.id}")).raise_for_status()
+    stored = await both.edit("a-job", every="2h")
+    report = Report()
+    await reconcile.bring(both.ledger, both.client, stored, found, report)
+    job = await both.job("a-job")
+    if gone == "schedules":
+        (schedule,) = (await both.deployment("a-job")).schedules
+        assert schedule.schedule.interval == timedelta(hours=2)
+        assert not job.row.sync_pending
+    else:
+        assert report.deleted == ["a-job"]
+        assert not job.job.enabled
 
 
 async def test_what_is_edited_there_after_such_a_crash_is_taken_over(
@@ -359,6 +385,6 @@ async def test_200_jobs_and_the_second_sync_writes_nothing(both: Any) -> None:
     assert seen.cpu_seconds < JOBS / 1000
     await both.ui_schedule("job-100", active=False)
     assert (await observer.look(both.ledger, both.client)).report.pulled == ["job-100"]
-    found = list((await deployments.read_all(both.client, both.ledger.id)).values())
+    found = list((await deployments_of(both.client, both.ledger.id)).values())
     assert len(found) == JOBS
     assert all(each.updated is not None and each.updated >= begun for each in found)

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Pending, Running, Scheduled
 
-from tests.crew import CANCELLED, SEEN, Crew
+from daybook.clock import SYSTEM
+from daybook.ledger import jobs
+from daybook.runs import prefect_states
+from daybook.sync import projection
+from daybook.worker import foreign
+from daybook.worker.foreign import How
+from daybook.worker.take import Taker
+from tests.crew import CANCELLED, SEEN, WORKS, Crew, so
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
@@ -88,8 +100,12 @@ async def test_cancelled_its_hook_is_called(crew: Crew) -> None:
     await crew.shows(run, "RUNNING", within=SEEN)
     assert [each.pid for each in worker.heads()] == [pid]
     await crew.cancel_in_ui(run)
-    await crew.shows(run, "CANCELLED", within=CANCELLED + 2.0)
-    assert not alive(pid)
+
+    async def gone() -> bool:
+        return not alive(pid)
+
+    assert await so(gone, CANCELLED)
+    await crew.shows(run, "CANCELLED", within=SEEN)
     assert await crew.noted("cancelled") == [str(run.id), "CANCELLED"]
     await crew.idle(within=SEEN)
 
@@ -107,3 +123,100 @@ async def test_a_dead_workers_is_crashed_by_the_next_of_its_name(crew: Crew) -> 
     assert not alive(pid)
     await crew.worker(name="its-name")
     await crew.shows(run, "CRASHED", within=SEEN)
+
+
+class NoRoom(Taker):
+    """Has no process for anybody."""
+
+    def __init__(self) -> None: ...
+
+    async def start(self, run: FlowRun, how: How) -> None:
+        raise OSError("no process")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "shown"),
+    [
+        (Pending(), "PENDING"),
+        (Running(), "RUNNING"),
+        (Completed(), "COMPLETED"),
+        (Scheduled(), "CRASHED"),
+    ],
+)
+async def test_what_another_worker_has_begun_does_not_crash_here(
+    crew: Crew, meanwhile: State[Any], shown: str
+) -> None:
+    run = await crew.run_foreign(await crew.foreign(FOREIGN))
+
+    async def gone(_: FlowRun) -> How:
+        await crew.floor.client.set_flow_run_state(run.id, meanwhile, force=True)
+        raise LookupError("its deployment was deleted")
+
+    await foreign.start(NoRoom(), crew.floor.client, run, gone, "here:a")
+
+    assert (await crew.shown(run))[0] == shown
+
+
+async def test_what_this_worker_cannot_start_crashes_with_the_reason(crew: Crew) -> None:
+    run = await crew.run_foreign(await crew.foreign(FOREIGN))
+
+    async def configured(_: FlowRun) -> How:
+        await crew.floor.client.set_flow_run_state(run.id, Pending(), force=True)
+        return How({}, "", "")
+
+    await foreign.start(NoRoom(), crew.floor.client, run, configured, "here:a")
+
+    state = await crew.floor.state(run)
+    assert (state.type.value, state.message) == ("CRASHED", "could not be started: no process")
+
+
+async def test_a_job_whose_deployment_is_deleted_before_its_run_is_claimed_loses_no_run(
+    crew: Crew,
+) -> None:
+    run = await crew.run_foreign(await crew.foreign(FOREIGN))
+    tagged = run.model_copy(update={"tags": [projection.ledger_tag(crew.floor.ledger.id)]})
+
+    async def gone(_: FlowRun) -> How:
+        raise ObjectNotFound(LookupError("its deployment was deleted"))
+
+    await foreign.start(NoRoom(), crew.floor.client, tagged, gone, "here:a")
+
+    state = await crew.floor.state(run)
+    shown = (state.type.value, state.name, state.message)
+    assert shown == ("COMPLETED", "Skipped", "its deployment was deleted before it began")
+
+
+async def test_an_ended_run_without_its_deployment_is_not_taken_for_foreign(crew: Crew) -> None:
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    await crew.worker()
+    run = await crew.floor.asked(job)
+    agent.let_go()
+    row = await crew.ends(job, "succeeded", within=60.0)
+    await crew.floor.client.delete_deployment(UUID(str(job.row.deployment_id)))
+
+    async def known() -> bool:
+        async with crew.floor.ledger.read() as session:
+            return (await jobs.find(session, job.id)).row.deployment_id is None
+
+    assert await so(known, SEEN), crew.logs()
+    # As another worker sets it back that had asked before it ended.
+    await crew.floor.client.set_flow_run_state(
+        run.id, prefect_states.waiting(SYSTEM.now(), "late"), force=True
+    )
+
+    await crew.shows(run, "COMPLETED", "Completed", within=SEEN)
+    states = [each.type.value for each in await crew.floor.client.read_flow_run_states(run.id)]
+    assert "CRASHED" not in states
+    assert (await crew.row(row)).finished_at == row.finished_at
+    assert agent.had == 1
+
+
+async def test_a_run_that_was_deleted_meanwhile_is_nobodys(crew: Crew) -> None:
+    run = await crew.run_foreign(await crew.foreign(FOREIGN))
+
+    async def deleted(_: FlowRun) -> How:
+        await crew.floor.client.delete_flow_run(run.id)
+        raise LookupError("its deployment was deleted")
+
+    await foreign.start(NoRoom(), crew.floor.client, run, deleted, "here:a")

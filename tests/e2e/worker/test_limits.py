@@ -108,28 +108,3 @@ async def test_two_workers_do_not_run_one_twice(crew: Crew) -> None:
         row = await crew.ends(job, "succeeded", within=60.0)
         assert (row.attempts, row.fence) == (1, 1)
     assert agent.had == len(jobs)
-
-
-async def test_of_late_due_times_of_one_job_the_earliest_begins(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
-    job = await crew.floor.job(every="1s", agent=agent.name, until=_in(seconds=8))
-    first = await crew.floor.scheduled(job)
-    assert first.expected_start_time is not None
-    # Eight of them are due, none of them late beyond its grace, when a worker comes.
-    await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=9))
-    await crew.worker()
-    await agent.says("acting")
-
-    async def all_judged() -> bool:
-        return len(await crew.floor.rows()) >= 7
-
-    assert await so(all_judged, SEEN), crew.logs()
-    rows = sorted(await crew.floor.rows(), key=lambda each: each.due)
-    assert rows[0].due.timestamp() == int(first.expected_start_time.timestamp())
-    assert [each.status for each in rows] == ["acting"] + ["skipped"] * (len(rows) - 1)
-    agent.let_go()
-    await crew.ends(rows[0], "succeeded", within=SEEN)
-
-
-def _in(seconds: int) -> str:
-    return (SYSTEM.now() + timedelta(seconds=seconds)).isoformat(timespec="seconds")

@@ -17,8 +17,8 @@ from tests.floor import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
-SOON = 10.0
-"""Seconds: much shorter than the half minute after which who waits looks again by itself."""
+SOON = 20.0
+"""Seconds: shorter than the half minute after which who waits looks again by itself."""
 
 
 async def _row(crew: Crew, flow_run: FlowRun, status: str) -> RunRow:

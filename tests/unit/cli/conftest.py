@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import sqlite3
+import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Any
 import pytest
 
 from daybook.cli.main import main
+from daybook.home import Home
 from daybook.ledger import claims, jobs
 from daybook.ledger.engine import Ledger
 from daybook.spec.job import new_job
@@ -79,3 +84,43 @@ async def fill(file: Path, removed: Collection[str] = ()) -> None:
         async with ledger.write() as session:
             for name in removed:
                 await jobs.archive(session, await jobs.find(session, name), MADE)
+
+
+class Floor:
+    """`daybook task` in a home of its own; `json` is what a command prints that ends so."""
+
+    def __init__(self, home: Path, say: Say, patch: pytest.MonkeyPatch) -> None:
+        self.home, self.say, self._patch = home, say, patch
+
+    def json(self, *tokens: str, code: int = 0) -> Any:
+        said = self.say("task", *tokens, "--json")
+        assert said.code == code, said.err
+        return said.json
+
+    def __call__(self, *tokens: str) -> Said:
+        return self.say("task", *tokens)
+
+    def shows(self, token: str = "", stdin: str = "") -> None:
+        """What the next commands find in the environment, and on standard input."""
+        self._patch.setenv("DAYBOOK_TASK_TOKEN", token)
+        self._patch.setattr(sys, "stdin", io.StringIO(stdin))
+
+    def claimed(self, *options: str) -> dict[str, Any]:
+        """A task that the session `alpha` holds; its token is shown from now on."""
+        self.json("session", "register", "alpha", "--capability", "python")
+        self.json("add", "Review pull request 12", "--capability", "python")
+        found: dict[str, Any] = self.json("next", "--session", "alpha", *options)
+        self.shows(found["token"])
+        return found
+
+    def execute(self, statement: str, *values: str) -> list[Any]:
+        with closing(sqlite3.connect(self.home / "ledger.db")) as file:
+            rows = file.execute(statement, values).fetchall()
+            file.commit()
+            return rows
+
+
+@pytest.fixture
+def floor(daybook_home: Home, daybook: Say, monkeypatch: pytest.MonkeyPatch) -> Floor:
+    monkeypatch.delenv("DAYBOOK_TASK_TOKEN", raising=False)
+    return Floor(daybook_home.path, daybook, monkeypatch)

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("stored")
 FACTS = {
     "api_url": "http://127.0.0.1:4200/api",
     "ui_url": "http://127.0.0.1:4200",
+    "web_url": "http://127.0.0.1:4280",
     "ledger": "sqlite+aiosqlite:////home/ledger.db",
     "jobs": 1,
     "example": "first-light",
@@ -75,6 +76,7 @@ def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
     ]
     assert said.err.splitlines()[6].startswith("Running the example job")
     assert "http://127.0.0.1:4200\n" in said.out
+    assert "http://127.0.0.1:4280/health\n" in said.out
     assert "weekly: succeeded" in said.out
     assert "\n  Good morning.\n" in said.out
 
@@ -133,6 +135,9 @@ def test_a_display_is_likely_on_a_desktop(
     assert here.display_likely() is likely
 
 
+SINCE = "2027-01-15T11:30:00Z"
+
+
 @pytest.mark.parametrize("ran", [True, False])
 def test_down_says_whether_something_ran(
     daybook: Any, monkeypatch: pytest.MonkeyPatch, ran: bool
@@ -162,6 +167,8 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
             "observed_at": "2027-01-15T11:59:50Z",
         },
         "ledger": {"place": FACTS["ledger"], "jobs": 2, "enabled": 1, "live": {"waiting": 3}},
+        "outbox": {"pending": 2, "oldest_pending_at": SINCE, "failed": 1, "unread": 4},
+        "tasks": {"queued": 2, "claimed": 0, "needs_attention": 1, "free": 0, "busy": 3},
         "due_soon": [{"job": "weekly", "due": "2027-01-15T12:00:00Z"}],
         "problems": ["weekly failed 2 times in a row: no answer"],
     }
@@ -175,6 +182,9 @@ def test_status_shows_what_runs_what_is_due_and_what_is_wrong(
     assert said.out.startswith("ready\n")
     assert "worker    here-1\n            (another Daybook's: there-2)\n" in said.out
     assert "keeper    here:4711:abc, has observed Prefect at 2027-01-15 " in said.out
+    assert re.search(r"outbox +2 pending, the oldest since 2027-01-1\d \d\d:30:00; 1 fai", said.out)
+    assert "inbox     4 unread\n" in said.out
+    assert "tasks     2 queued, 1 needs attention; sessions: 3 busy\n" in said.out
     for words in ("3 waiting", "weekly", "! weekly failed 2 times in a row: no answer"):
         assert words in said.out
     found["worker"] = {"online": 0, "workers": [{"name": "there-2", "ours": False}]}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.cli.options import JobOptions
+from daybook.errors import Refused
 from daybook.service import jobs
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
@@ -53,3 +54,46 @@ def test_a_schema_is_typed_or_read_from_a_file(tmp_path: Path) -> None:
     for text in (json.dumps(SCHEMA), f"@{file}"):
         assert JobOptions(output_schema=text).fields() == {"output_schema": SCHEMA}
     assert JobOptions(output_schema="{}").fields() == {"output_schema": {}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "check"),
+    [
+        ({"check_tool": "mail.any"}, {"tool": "mail.any"}),
+        (
+            {"check_tool": "mail.any", "check_params": '{"box": "in"}'},
+            {"tool": "mail.any", "params": {"box": "in"}},
+        ),
+        ({"check_prompt": "New?", "check_agent": "fast"}, {"prompt": "New?", "agent": "fast"}),
+        (
+            {"check_command": "test -e '/tmp/a flag'"},
+            {"command": ["test", "-e", "/tmp/a flag"]},
+        ),
+        ({"check_command": ""}, {"command": []}),
+        ({"check_tool": ""}, {"tool": ""}),
+    ],
+)
+def test_a_check_is_one_field(typed: dict[str, Any], check: dict[str, Any]) -> None:
+    assert JobOptions(**typed, retries=1).fields() == {"retries": 1, "check": check}
+
+
+def test_a_command_that_is_not_closed_is_refused() -> None:
+    with pytest.raises(Refused, match=r"check_command: .*No closing quotation"):
+        JobOptions(check_command="test 'x").fields()
+
+
+def test_quiet_hours_and_tokens_are_typed() -> None:
+    typed = JobOptions(quiet_hours=["12:00-13:00"], tokens_per_run=5, tokens_per_day=0)
+    assert typed.fields() == {
+        "quiet_hours": ["12:00-13:00"],
+        "tokens_per_run": 5,
+        "tokens_per_day": 0,
+    }
+
+
+def test_metadata_are_names_and_values() -> None:
+    typed = JobOptions(metadata=["team=blue", "query=a=b"])
+    assert typed.fields() == {"metadata": {"team": "blue", "query": "a=b"}}
+    assert JobOptions(metadata=[""]).fields() == {"metadata": {}}
+    with pytest.raises(Refused, match=r'^metadata: "blue" has no name \(write name=value\)'):
+        JobOptions(metadata=["blue"]).fields()

@@ -199,7 +199,7 @@ def test_a_run_is_one_line_however_narrow_the_terminal(columns: int) -> None:
     head, run = on_a_terminal(columns, "runs")
     assert head.split()[:4] == ["RUN", "JOB", "DUE", "STATUS"]
     assert re.match(r"[0-9a-f]{8} +weekly +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +waiting\b", run)
-    assert ("WHY" in head) == ("asked for" in run) == (columns >= 80)
+    assert ("WHY" in head) == (" asked" in run) == (columns >= 80)
 
 
 def test_what_is_too_long_for_a_row_is_cut_and_what_names_a_run_is_not(
@@ -289,7 +289,8 @@ def test_the_failures_of_a_job_do_not_say_again_what_its_last_run_says(
 def test_show_of_a_run_is_the_run_and_of_a_job_still_the_job(daybook: Any) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
     for length in (32, 8):
-        assert daybook("show", run["id"][:length], "--json").json == run
+        shown = daybook("show", run["id"][:length], "--json").json
+        assert shown == run | {"deliveries": []}
     out = daybook("show", run["id"]).out
     assert out.startswith("weekly: waiting\n")
     assert re.search(rf"^  id +{run['id']}$", out, re.MULTILINE)

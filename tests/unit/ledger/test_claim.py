@@ -392,7 +392,7 @@ async def test_a_request_acts_with_the_parameters_it_was_made_with(book: Book) -
 
 async def test_a_request_ended_is_not_run_again_by_a_second_prefect_run(book: Book) -> None:
     row = await claims.request(book.ledger, await book.add(), "1", "manual")
-    await claims.carried_by(book.ledger, row.id, "first")
+    await claims.carried_by(book.ledger, row, "first")
     await book.settled(book.asked(row, flow_run_id="first"), Status.SUCCEEDED)
 
     answer = await book.claim(book.asked(row, flow_run_id="second"))
@@ -403,11 +403,24 @@ async def test_a_request_ended_is_not_run_again_by_a_second_prefect_run(book: Bo
 
 async def test_carried_by_counts_the_prefect_runs_of_a_waiting_row_only(book: Book) -> None:
     row = await claims.request(book.ledger, await book.add(), "1", "manual")
-    await claims.carried_by(book.ledger, row.id, "first")
-    await claims.carried_by(book.ledger, row.id, "second")
+    assert await claims.carried_by(book.ledger, row, "first")
+    assert await claims.carried_by(book.ledger, await book.row(row.id), "second")
     await book.granted(book.asked(row, flow_run_id="second"))
-    await claims.carried_by(book.ledger, row.id, "third")
+    assert not await claims.carried_by(book.ledger, await book.row(row.id), "third")
 
+    found = await book.row(row.id)
+    assert (found.prefect_runs, found.flow_run_id) == (2, "second")
+
+
+async def test_a_prefect_run_that_two_have_made_at_once_counts_once(book: Book) -> None:
+    row = await claims.request(book.ledger, await book.add(), "1", "manual")
+    assert await claims.carried_by(book.ledger, row, "first")
+    assert not await claims.carried_by(book.ledger, row, "first")
+    assert (await book.row(row.id)).prefect_runs == 1
+
+    # Who is late does not put it in the place of the one that came after it.
+    assert await claims.carried_by(book.ledger, await book.row(row.id), "second")
+    assert not await claims.carried_by(book.ledger, row, "first")
     found = await book.row(row.id)
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
 

@@ -24,7 +24,7 @@ async def _waiting(book: Book, **fields: Any) -> tuple[Offer, RunRow]:
     """A run that was asked for, and the Prefect run that was made for it."""
     stored = await book.add(**({"every": "1h"} | fields))
     row = await claims.request(book.ledger, stored, "1", "manual")
-    await claims.carried_by(book.ledger, row.id, "f1")
+    await claims.carried_by(book.ledger, row, "f1")
     return book.asked(row, flow_run_id="f1"), await book.row(row.id)
 
 
@@ -73,7 +73,7 @@ async def test_a_waiting_one_whose_run_broke_waits_for_another(book: Book, state
     assert await take(book, offer, state) is None
     assert await book.row(row.id) == found
     # And after another run was made.
-    await claims.carried_by(book.ledger, row.id, "f2")
+    await claims.carried_by(book.ledger, row, "f2")
     assert await take(book, offer, state) is None
     assert (await book.row(row.id)).flow_run_id == "f2"
     assert isinstance(await book.claim(replace(offer, flow_run_id="f2")), Granted)
@@ -100,7 +100,7 @@ async def test_after_three_runs_that_never_began_it_has_failed(book: Book) -> No
         until = (await book.row(row.id)).until
         assert until is not None
         waits.append((until - book.clock.now()).total_seconds())
-        await claims.carried_by(book.ledger, row.id, f"f{len(waits) + 1}")
+        await claims.carried_by(book.ledger, await book.row(row.id), f"f{len(waits) + 1}")
     assert waits == [0, 2]
 
     assert await take(book, replace(offer, flow_run_id="f3"), "FAILED") is Status.FAILED
@@ -116,7 +116,7 @@ async def test_after_three_runs_that_never_began_it_has_failed(book: Book) -> No
 async def test_one_that_has_begun_before_is_not_failed_for_its_runs(book: Book) -> None:
     offer, row = await _waiting(book)
     for number in (2, 3, 4):
-        await claims.carried_by(book.ledger, row.id, f"f{number}")
+        await claims.carried_by(book.ledger, await book.row(row.id), f"f{number}")
     offer = replace(offer, flow_run_id="f4")
     granted = await book.begun(offer)
     failed = Outcome(Status.FAILED, error="429")
@@ -340,7 +340,7 @@ async def test_of_two_that_are_refused_at_once_one_counts(book: Book) -> None:
 
 async def test_a_run_that_was_carried_meanwhile_was_not_refused(book: Book) -> None:
     row = await claims.request(book.ledger, await book.add(), "1", "manual")
-    await claims.carried_by(book.ledger, row.id, "f1")
+    await claims.carried_by(book.ledger, row, "f1")
 
     assert await ends.refused(book.ledger, row, "no") is None
 

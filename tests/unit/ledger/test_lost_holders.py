@@ -10,6 +10,7 @@ from daybook.errors import FenceRefused, NotFound
 from daybook.ledger import claims, leases
 from daybook.ledger.offers import Ended, Granted, Offer, Waiting
 from daybook.ledger.states import Status
+from daybook.ledger.tables import RevisionRow
 from daybook.spec.policy import JITTER
 from tests.unit.ledger.conftest import Book
 
@@ -22,7 +23,7 @@ RERUN = {"every": "1h", "on_lost": "rerun", "retry_delay": "10s"}
 
 
 async def _died(book: Book, granted: Granted) -> Status:
-    return await claims.died(book.ledger, granted.run_id, granted.fence, WHY, TAIL)
+    return await claims.died(book.ledger, granted.run_id, granted.fence, WHY, error=TAIL)
 
 
 async def _again(book: Book, offer: Offer, run_id: str) -> Granted:
@@ -206,6 +207,30 @@ async def test_a_pass_suspects_and_the_one_a_lease_later_judges(book: Book) -> N
         held[1].run_id: "unknown",
     }
     assert await leases.expire_all(book.ledger) == []
+
+
+async def test_one_that_cannot_be_judged_holds_up_no_other(
+    book: Book, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, well = [await book.begun(book.due(await book.add(each))) for each in ("one", "two")]
+    late = await book.add("three", every="1h", deadline="10m")
+    waiting = await claims.request(book.ledger, late, "one", "manual")
+    job_id = (await book.row(broken.run_id)).job_id
+    async with book.ledger.write() as session:
+        revision = await session.get(RevisionRow, (job_id, 1))
+        assert revision is not None
+        revision.schedule = {"kind": "of a later version"}
+    await book.suspect()
+    book.clock.move(timedelta(minutes=20))
+
+    changed = await leases.expire_all(book.ledger)
+
+    assert {row.id: row.status for row in changed} == {
+        well.run_id: "unknown",
+        waiting.id: "timed_out",
+    }
+    assert (await book.row(broken.run_id)).status == "acting"
+    assert f"{broken.run_id} cannot be judged" in caplog.text
 
 
 async def test_who_renews_after_the_suspicion_keeps_its_run(book: Book) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import audit, claims, history, jobs, overdue, slots
+from daybook.ledger import audit, claims, history, jobs, offers, overdue, slots
 from daybook.ledger.states import Status
 from tests.unit.ledger.conftest import Book
 
@@ -20,9 +20,13 @@ ONE = datetime(2026, 1, 15, 13, 0, tzinfo=UTC)
 async def found(book: Book) -> list[tuple[datetime, bool]]:
     """When each was due, and whether it has a row."""
     async with book.ledger.read() as session:
-        stored, live = await jobs.every(session), await history.live(session)
-        late = await overdue.find(session, stored, live, book.clock.now())
-    return [(each.due, each.run is not None) for each in late]
+        stored, now = await jobs.every(session), book.clock.now()
+        rows = [*await history.live(session), *await overdue.unattended(session, now)]
+        late = await overdue.find(session, stored, rows, now)
+        watched = await overdue.look(session, overdue.Memory(), book.clock.now())
+    told = [(each.due, each.run is not None) for each in late]
+    assert [(each.due, each.run is not None) for each in watched] == told
+    return told
 
 
 async def test_what_nobody_offered_is_told_when_it_is_late(book: Book) -> None:
@@ -46,10 +50,34 @@ async def test_what_has_its_outcome_or_is_at_work_is_not_late(book: Book) -> Non
     assert await found(book) == []
 
 
-async def test_what_the_audit_judged_is_not_late(book: Book) -> None:
+async def test_what_was_judged_after_a_standstill_is_not_late(book: Book) -> None:
     stored = await book.add(cron="0 * * * *", catch_up="none")
     book.clock.set(ONE + timedelta(minutes=30))
     await audit.advance(book.ledger, stored.id, ONE + timedelta(minutes=29))
+
+    assert await found(book) == []
+
+
+async def test_what_was_missed_for_want_of_anybody_is_late_for_a_while(book: Book) -> None:
+    stored = await book.add(every="1m", catch_up="none")
+    book.clock.move(timedelta(minutes=4))
+    await audit.advance(book.ledger, stored.id, book.clock.now())
+    last = ONE - timedelta(minutes=57)
+
+    assert await found(book) == [(last, True)]
+    book.clock.move(overdue.MISSED_FOR)
+    async with book.ledger.read() as session:
+        assert await overdue.unattended(session, book.clock.now()) == []
+        assert len(await overdue.unattended(session, book.clock.now(), 2 * overdue.MISSED_FOR)) == 1
+
+
+async def test_what_was_missed_counts_until_somebody_comes_for_the_job(book: Book) -> None:
+    stored = await book.add(every="1m", catch_up="none")
+    book.clock.move(timedelta(minutes=4))
+    await audit.advance(book.ledger, stored.id, book.clock.now())
+    assert len(await found(book)) == 1
+
+    await book.granted(book.due(stored))
 
     assert await found(book) == []
 
@@ -123,3 +151,81 @@ async def test_who_waits_for_a_slot_is_late_however_often_it_asks(book: Book) ->
     book.clock.move(overdue.LATE + timedelta(seconds=1))
 
     assert await found(book) == [(now, True)]
+
+
+async def seen(book: Book, memory: overdue.Memory) -> list[tuple[str, datetime]]:
+    async with book.ledger.read() as session:
+        late = await overdue.look(session, memory, book.clock.now())
+    return [(each.stored.row.name, each.due) for each in late]
+
+
+async def test_a_watch_sees_what_has_changed_since_its_last_look(book: Book) -> None:
+    memory = overdue.Memory()
+    first = await book.add("first", cron="0 * * * *", catch_up="none")
+    assert await seen(book, memory) == []
+    second = await book.add("second", cron="30 12 * * *")
+    book.clock.set(ONE - timedelta(minutes=29) + overdue.LATE)
+    assert await seen(book, memory) == [("second", ONE - timedelta(minutes=30))]
+    await book.edit(second.id, cron="0 18 * * *")
+    assert await seen(book, memory) == []
+    book.clock.set(ONE + timedelta(minutes=5))
+    assert await seen(book, memory) == [("first", ONE)]
+    await audit.advance(book.ledger, first.id, ONE + timedelta(minutes=4))
+    assert await seen(book, memory) == [("first", ONE)]  # it was missed
+    await book.edit(first.id, enabled=False)
+    await claims.request(book.ledger, second, "now", "manual")
+    assert await seen(book, memory) == []
+    book.clock.set(ONE + timedelta(minutes=10))
+    assert await seen(book, memory) == [("second", ONE + timedelta(minutes=5))]
+    await book.archive(second.id)
+    assert await seen(book, memory) == []
+    assert list(memory.known) == []
+
+
+async def test_a_watch_asks_a_schedule_only_when_a_due_time_has_passed(book: Book) -> None:
+    stored = await book.add(cron="0 * * * *", catch_up="none")
+    memory, known = overdue.Memory(), list[object]()
+    for _ in range(4 * 60):
+        book.clock.move(timedelta(minutes=1))
+        await audit.advance(book.ledger, stored.id, book.clock.now() - timedelta(minutes=1))
+        await seen(book, memory)
+        if not known or known[-1] is not memory.known[stored.id]:
+            known.append(memory.known[stored.id])
+    # As it comes, and as the watermark passes it.
+    assert len(known) <= 1 + 2 * 4
+
+
+async def test_how_many_jobs_are_due_soon(book: Book) -> None:
+    memory = overdue.Memory()
+    for minute in (5, 6, 59):
+        await book.add(f"at {minute}", cron=f"{minute} * * * *")
+    await book.add("off", cron="5 * * * *", enabled=False)
+    await seen(book, memory)
+    now = book.clock.now()
+    assert [memory.soon(now, timedelta(minutes=each)) for each in (4, 5, 6, 60)] == [0, 1, 2, 3]
+
+
+async def test_who_waits_its_turn_and_asks_again_is_late_and_not_overdue(book: Book) -> None:
+    stored = await book.add()
+    book.clock.set(ONE)
+    waiting = await book.claim(book.due(stored, due=ONE, most=0))
+    assert isinstance(waiting, offers.Waiting)
+    book.clock.set(ONE + timedelta(minutes=2))
+    async with book.ledger.write() as session:
+        row = (await history.live(session))[0]
+        row.until = book.clock.now() + slots.LOOK_AGAIN
+        session.add(row)
+
+    async with book.ledger.read() as session:
+        (late,) = await overdue.look(session, overdue.Memory(), book.clock.now())
+    assert late.why == "it waits: 0 of 0 runs are at work"
+    # Whoever was to come for it has not, by then.
+    assert late.overdue_since == book.clock.now() + slots.LOOK_AGAIN + overdue.LATE
+
+
+async def test_what_nobody_comes_for_is_overdue_as_soon_as_it_is_late(book: Book) -> None:
+    await book.add()
+    book.clock.set(ONE + timedelta(minutes=30))
+    async with book.ledger.read() as session:
+        (late,) = await overdue.look(session, overdue.Memory(), book.clock.now())
+    assert late.overdue_since == ONE + overdue.LATE

@@ -76,7 +76,7 @@ async def test_live_ones_without_a_prefect_run_are_not_prefects(book: Book) -> N
     async with book.ledger.read() as session:
         assert await waits.live_of_prefect(session) == []
 
-    await claims.carried_by(book.ledger, row.id, "f1")
+    await claims.carried_by(book.ledger, row, "f1")
 
     async with book.ledger.read() as session:
         assert [each.id for each in await waits.live_of_prefect(session)] == [row.id]

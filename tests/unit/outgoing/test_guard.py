@@ -10,6 +10,7 @@ import pytest
 from daybook.errors import OutgoingRefused, Refused
 from daybook.outgoing import addresses
 from daybook.outgoing.guard import Allowed, Guard, Rule, system_resolver
+from daybook.spec.limits import Limits
 from tests.unit.outgoing.tricks import (
     PRIVATE,
     PUBLIC,
@@ -26,6 +27,19 @@ pytestmark = pytest.mark.anyio
 def test_an_agents_job_has_the_agents_rule() -> None:
     assert Rule.of("agent:scout") is Rule.AGENT
     assert Rule.of("user") is Rule.OPERATOR
+
+
+async def test_an_agent_reaches_the_hosts_of_its_limits_and_no_redirect_leads_around() -> None:
+    dns = Dns({"a.example.org": (("93.184.215.14",),), "b.example.org": (("93.184.215.14",),)})
+    limits = Limits(hosts=("A.example.org",))
+    guard = Guard(Rule.AGENT, None, dns, limits)
+    first = await guard.target("https://a.example.org/")
+    assert first.public
+    for url in ("https://b.example.org/", "https://93.184.215.14/"):
+        with pytest.raises(OutgoingRefused, match="limits do not have this host"):
+            await guard.target(url, first)
+    # What the operator chose, such as a saved server's address, is no agent's choice.
+    assert (await guard.for_operator().target("https://b.example.org/")).public
 
 
 def _guard(rule: Rule, trick: Trick | None = None, allowed: str = "") -> Guard:
@@ -181,3 +195,21 @@ def test_an_address_that_was_parsed_is_judged_as_well() -> None:
     assert guard.check(httpx2.URL("https://public.example/a")).path == "/a"
     with pytest.raises(OutgoingRefused):
         guard.check(httpx2.URL("https://127.0.0.1/a"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "writer", "rule"),
+    [
+        ("user", "cli", Rule.OPERATOR),
+        ("plugin", "api", Rule.OPERATOR),
+        ("prefect", "prefect", Rule.OPERATOR),
+        ("user", "mcp", Rule.AGENT),
+        ("user", "run", Rule.AGENT),
+        ("agent:cleo", "cli", Rule.AGENT),
+        ("user", "agent:cleo", Rule.AGENT),
+    ],
+)
+def test_what_a_model_wrote_has_the_strict_rule_whoever_owns_it(
+    owner: str, writer: str, rule: Rule
+) -> None:
+    assert Rule.of(owner, writer) is rule

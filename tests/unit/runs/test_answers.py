@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daybook.agents import kinds
-from daybook.agents.base import AgentReply, AgentRequest, Message
+from daybook.agents.base import AgentReply, AgentRequest, Message, Tool
 from daybook.clock import SYSTEM
 from daybook.errors import AgentError, AgentFailed, AgentTemporary, AgentTimeout
 from daybook.runs import answers
@@ -246,3 +248,127 @@ async def test_what_does_not_fit_twice_fails_with_the_mismatch(second: str, told
     assert told in str(failed.value)
     assert failed.value.output == second
     assert len(agent.requests) == 2
+
+
+# --- tools, and what is left of a limit
+
+
+class Calls:
+    """Calls its tools, as far as they are offered, and then says or raises what comes next."""
+
+    name = "calls"
+
+    def __init__(self, *ends: str | AgentError) -> None:
+        self.ends = list(ends)
+        self.requests: list[AgentRequest] = []
+
+    async def answer(self, request: AgentRequest) -> AgentReply:
+        self.requests.append(request)
+        for tool in request.tools:
+            await tool.call({})
+        end = self.ends.pop(0)
+        if isinstance(end, AgentError):
+            raise end
+        return AgentReply(end, self.name, usage={"input_tokens": 30, "output_tokens": 10})
+
+    def offered(self) -> list[list[str]]:
+        return [[tool.name for tool in each.tools] for each in self.requests]
+
+
+async def _done(arguments: dict[str, Any]) -> str:
+    return "done"
+
+
+READS = Tool("look", "", {}, _done, read_only=True)
+WRITES = Tool("write", "", {}, _done)
+
+
+@pytest.mark.parametrize("error", [partial(AgentTemporary, "busy"), partial(AgentTimeout, 2.0)])
+@pytest.mark.parametrize(
+    ("tools", "repeatable", "final"),
+    [
+        ((), False, False),
+        ((READS,), False, False),
+        ((WRITES,), False, True),
+        ((WRITES, READS), False, True),
+        ((WRITES,), True, False),
+    ],
+)
+async def test_after_a_tool_that_changes_something_a_temporary_error_is_final(
+    error: Callable[[], AgentError], tools: tuple[Tool, ...], repeatable: bool, final: bool
+) -> None:
+    request = replace(REQUEST, tools=tools, repeatable=repeatable)
+    with pytest.raises(AgentError) as caught:
+        await answers.ask(Calls(error()), request, "text", {})
+    assert caught.value.final is final
+
+
+@pytest.mark.parametrize(("repeatable", "second"), [(False, ["look"]), (True, ["look", "write"])])
+async def test_the_second_request_is_given_no_tool_that_would_change_something_again(
+    repeatable: bool, second: list[str]
+) -> None:
+    agent = Calls("no json", "{}")
+    request = replace(REQUEST, tools=(READS, WRITES), repeatable=repeatable)
+    await answers.ask(agent, request, "json", {})
+    assert agent.offered() == [["look", "write"], second]
+
+
+async def test_a_temporary_error_of_the_second_request_counts_what_the_first_one_did() -> None:
+    agent = Calls("no json", AgentTemporary("busy"))
+    with pytest.raises(AgentTemporary) as caught:
+        await answers.ask(agent, replace(REQUEST, tools=(WRITES,)), "json", {})
+    assert caught.value.final
+
+
+async def test_the_second_request_has_what_the_first_left_of_the_tokens() -> None:
+    agent = Calls("no json", "{}")
+    await answers.ask(agent, replace(REQUEST, tokens=100), "json", {})
+    assert [each.tokens for each in agent.requests] == [100, 60]
+    agent = Calls("no json", "{}")
+    await answers.ask(agent, REQUEST, "json", {})
+    assert [each.tokens for each in agent.requests] == [None, None]
+
+
+async def test_with_nothing_left_of_the_tokens_nothing_is_asked_again() -> None:
+    agent = Calls("no json", "{}")
+    with pytest.raises(AgentFailed, match="stopped: the token limit is reached") as caught:
+        await answers.ask(agent, replace(REQUEST, tokens=40), "json", {})
+    assert len(agent.requests) == 1
+    assert caught.value.output == "no json"
+    assert caught.value.usage == {"input_tokens": 30, "output_tokens": 10}
+
+
+async def test_each_call_is_logged_by_its_tool_and_not_with_what(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    await answers.ask(Calls("fine"), replace(REQUEST, tools=(READS, WRITES)), "text", {})
+    told = [each.getMessage() for each in caplog.records if hasattr(each, "action")]
+    assert told == ["the agent calls look", "the agent calls write"]
+
+
+TOKEN = "dbt_" + "aB3-_zY" * 6 + "x"
+
+
+async def test_no_token_of_a_claim_is_in_what_is_kept_of_an_answer() -> None:
+    text = await answers.ask(Says(f"I used {TOKEN}."), REQUEST, "text", {})
+    assert text.reply.text == "I used dbt_…."
+    told = json.dumps({"by": [TOKEN, 1], TOKEN: None})
+    value = await answers.ask(Says(told), REQUEST, "json", {})
+    assert value.reply.result == {"by": ["dbt_…", 1], "dbt_…": None}
+    assert TOKEN not in value.reply.text
+    repaired = await answers.ask(Says(TOKEN, "{}"), REQUEST, "json", {})
+    assert TOKEN not in repaired.remark
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AgentFailed(f"{TOKEN} is wrong", f"by {TOKEN}"), AgentTimeout(1.0, f"by {TOKEN}")],
+    ids=["failed", "timed out"],
+)
+async def test_nor_in_what_is_kept_of_a_failure(error: AgentFailed | AgentTimeout) -> None:
+    with pytest.raises(AgentError) as raised:
+        await answers.ask(ScriptedAgent(error), REQUEST, "text", {})
+    assert raised.value is error
+    assert TOKEN not in str(error)
+    assert error.output == "by dbt_…"

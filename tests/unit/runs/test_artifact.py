@@ -10,6 +10,7 @@ import pytest
 from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
+from daybook.ledger.tables import OutboxRow
 from daybook.runs import artifact
 from daybook.testing import MovedClock
 
@@ -185,3 +186,37 @@ def test_the_models_name_cannot_call_out_of_the_artifact() -> None:
     said = artifact.took(outcome)
     assert "![" not in said
     assert "<img" not in said
+
+
+def _row(**fields: Any) -> OutboxRow:
+    given: dict[str, Any] = {
+        "key": "run:r1:on_complete",
+        "purpose": "callback",
+        "event": "completed",
+        "lane": "https://ops.example.org/hook",
+        "address": "https://ops.example.org/hook?token=s3cr3t",
+        "body": "{}",
+        "next_at": MovedClock().now(),
+        "created_at": MovedClock().now(),
+    }
+    return OutboxRow(**given | fields)
+
+
+def test_delivery_is_told_line_by_line_without_a_query() -> None:
+    rows = [
+        _row(status="delivered", attempts=3),
+        _row(status="pending", attempts=1, error="https://ops.example.org answered 500"),
+        _row(purpose="message", address="team", chat_id="<b>", status="failed", error="![x](y)"),
+    ]
+    page = artifact.render(_granted(), Outcome(Status.SUCCEEDED, output="4"), rows=rows)
+    assert page.partition("## Delivery\n\n")[2].splitlines() == [
+        "- callback to https://ops.example.org/hook: **delivered**, tried 3 times",
+        "- callback to https://ops.example.org/hook: **pending**, next try 2026-01-15 12:00:00 "
+        "UTC; https://ops.example.org answered 500",
+        "- message to team &lt;b>: **failed**; [image: x](y)",
+    ]
+
+
+def test_what_asked_for_nothing_has_no_word_on_delivery() -> None:
+    page = artifact.render(_granted(), Outcome(Status.SUCCEEDED, output="4"))
+    assert "Delivery" not in page

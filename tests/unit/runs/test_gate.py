@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from prefect.exceptions import Abort
 
+from daybook.errors import Refused
+from daybook.home import Home
 from daybook.ledger import claims, history, jobs, leases, offers, sessions
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Ended, Granted, Offer
@@ -236,3 +238,19 @@ async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost
         (row,) = [each for each in await history.live(session) if each.status == "waiting"]
     assert row.occurrence == "flow:two"
     assert row.reason.startswith("session default:ops is busy")
+
+
+async def test_the_operators_rules_are_those_of_the_moment(
+    ledger: Ledger, clock: MovedClock, daybook_home: Home
+) -> None:
+    """The file is read at each claim; one that is wrong is named, and nothing is decided by it."""
+    offer = await _hourly(ledger)
+    clock.set(offer.due)
+    file = daybook_home.path / "config.toml"
+    file.write_text("[limits]\nbudget = 3\n")
+    with pytest.raises(Refused, match=r"config.toml: limits: limits.budget: unknown field"):
+        await gate.decide(ledger, offer, Prefect())
+    file.write_text("user_jobs = false\n")
+    answer = await gate.decide(ledger, offer, Prefect())
+    assert isinstance(answer, Ended)
+    assert answer.reason == "user jobs are switched off"

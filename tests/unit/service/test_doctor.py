@@ -41,6 +41,7 @@ async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -
         "doors",
         "worker imports",
         "settings",
+        "plugins",
         "home",
         "modes",
         "leftovers",
@@ -48,6 +49,8 @@ async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -
         "ledger",
         "sync",
         "ledger clock",
+        "outbox",
+        "tasks",
         "prefect",
     ]
     for each in found[:-1]:

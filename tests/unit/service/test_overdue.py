@@ -108,11 +108,20 @@ async def test_it_is_told_in_a_sentence(job: tuple[Ledger, StoredJob]) -> None:
         "due": "2026-01-15T11:55:00Z",
         "late_seconds": 300.0,
         "run": None,
+        "missed": False,
         "why": "nobody has come for it, as yet",
     }
     assert overdue.in_words(told) == (
         "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and has not begun: "
         "nobody has come for it, as yet"
+    )
+
+
+async def test_what_was_missed_is_told_as_that(job: tuple[Ledger, StoredJob]) -> None:
+    (told,) = overdue.told([await late(job, status="missed")], WELL)
+    assert (told["missed"], told["why"]) == (True, "nobody came for it")
+    assert overdue.in_words(told) == (
+        "brief was due at 2026-01-15T11:55:00Z, 5 minutes ago, and was missed: nobody came for it"
     )
 
 

@@ -32,6 +32,35 @@ def due(expr: str, timezone: str, after: str, count: int = 5, **bounds: object) 
     return [f"{each.astimezone(zone(timezone)):%d %H:%M%z}" for each in islice(found, count)]
 
 
+def test_quiet_hours_are_left_out_of_the_active_ones() -> None:
+    found = due(
+        "*/30 * * * *",
+        BERLIN,
+        "2026-12-01T10:00",  # 11:00 there
+        8,
+        active_hours="09:00-15:00",
+        quiet_hours=["12:00-13:00", "14:00-14:30"],
+    )
+    # 15:00 is not active any more, and the next day begins at 09:00.
+    times = ("11:30", "13:00", "13:30", "14:30")
+    next_day = ("09:00", "09:30", "10:00", "10:30")
+    assert found == [f"01 {each}+0100" for each in times] + [f"02 {each}+0100" for each in next_day]
+
+
+def test_quiet_hours_through_midnight_and_through_the_end_of_summer_time() -> None:
+    found = due("0 * * * *", BERLIN, "2026-10-24T20:30", 5, quiet_hours=["22:00-03:00"])
+    # 02:00 comes twice in the night to the 25th, and is quiet both times.
+    times = ("03:00", "04:00", "05:00", "06:00", "07:00")
+    assert found == [f"25 {each}+0100" for each in times]
+
+
+def test_why_a_quiet_time_is_no_due_time() -> None:
+    schedule, quiet = Cron(expr="0 * * * *", timezone=BERLIN), policy(quiet_hours=["12:00-13:00"])
+    noon = datetime(2026, 12, 1, 11, tzinfo=UTC)
+    assert upcoming.why_not(schedule, quiet, noon) == "12:00 is within the quiet hours"
+    assert upcoming.why_not(schedule, quiet, noon + timedelta(hours=1)) == ""
+
+
 @pytest.mark.parametrize(
     ("bounds", "first", "last"),
     [
@@ -165,6 +194,8 @@ def test_an_interval_that_never_comes_to_its_hours_is_given_up() -> None:
         ({"until": "2026-11-01"}, "until: so the job would never be due"),
         ({"start": "2027-01-02", "until": "2027-01-01"}, "start and until: so the job would never"),
         ({"active_hours": "10:00-11:00"}, "active_hours: so the job would never be due"),
+        ({"quiet_hours": ["noon"]}, 'quiet_hours: "noon" is no range of hours (write 09:00-17:00'),
+        ({"quiet_hours": ["00:00-24:00"]}, "quiet_hours: so the job would never be due"),
         ({"until": "9999-12-31"}, 'until: "9999-12-31" does not exist: the last year is 9000'),
     ],
 )

@@ -11,8 +11,10 @@ from daybook.errors import NotYet, Refused
 from daybook.spec import job as jobs
 from daybook.spec.actions import AgentPrompt
 from daybook.spec.job import Job, edit, new_job, read_parameters
+from daybook.spec.notify import Notify
 from daybook.spec.policy import Policy
 from daybook.spec.schedule import At, Cron, Every, OnDemand
+from tests import notifications
 from tests.policies import DEFAULT
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -95,11 +97,17 @@ REFUSALS = [
     ({"session_key": "k" * 101}, KEY),
     (
         {"session_key": "job:other"},
-        'session_key: "job:other" is Daybook\'s own (not job:… or run:…)',
+        'session_key: "job:other" is Daybook\'s own (not chat:… or job:… or run:…)',
     ),
-    ({"session_key": "run:1"}, 'session_key: "run:1" is Daybook\'s own (not job:… or run:…)'),
-    ({"session": "old"}, "session: 'old' is not legal (legal: 'reuse' or 'new')"),
-    ({"kind": "shell"}, "kind: 'shell' is not legal (legal: agent-prompt, webhook, tool-call)"),
+    (
+        {"session_key": "run:1"},
+        'session_key: "run:1" is Daybook\'s own (not chat:… or job:… or run:…)',
+    ),
+    ({"session": "old"}, "session: 'old' is not legal (legal: 'reuse', 'new' or 'chat')"),
+    (
+        {"kind": "shell"},
+        "kind: 'shell' is not legal (legal: agent-prompt, webhook, tool-call, heartbeat)",
+    ),
     ({"name": ""}, "name: is blank (legal: 1 to 100 characters)"),
     ({"name": 5}, "name: 5 is no text"),
     ({"tags": ["a", " "]}, "tags: a tag is blank"),
@@ -154,27 +162,11 @@ def test_later_fields_are_not_yet(field: str) -> None:
         assert caught.value.field == field
 
 
-@pytest.mark.parametrize(
-    ("field", "values"),
-    [
-        ("kind", jobs.KINDS_NOT_YET),
-        ("session", jobs.SESSIONS_NOT_YET),
-    ],
-)
-def test_later_values_are_not_yet(field: str, values: tuple[str, ...]) -> None:
-    for value in values:
-        with pytest.raises(NotYet) as caught:
-            make(**{field: value})
-        assert str(caught.value) == (
-            f'{field}: "{value}" not yet (this version does not act on it, so it is not stored)'
-        )
-
-
 def test_none_means_not_given() -> None:
     assert make(**dict.fromkeys(sorted(jobs.NOT_YET)), on_demand=False, name=None) == make()
 
 
-def test_parameters_carry_action_and_policy_without_loss() -> None:
+def test_parameters_carry_action_policy_and_notify_without_loss() -> None:
     job = make(prompt=" a\n", agent="reader", timeout="90s")
     parameters = job.parameters()
     assert parameters == {
@@ -186,12 +178,18 @@ def test_parameters_carry_action_and_policy_without_loss() -> None:
         "output_format": "text",
         "output_schema": {},
         "policy": {**DEFAULT, "timeout": "1m30s"},
+        "notify": notifications.DEFAULT,
     }
     through_json = json.loads(json.dumps(parameters))
-    assert read_parameters("agent-prompt", through_json) == (job.action, job.policy)
+    assert read_parameters("agent-prompt", through_json) == (
+        job.action,
+        job.policy,
+        Notify(),
+    )
     assert make().with_parameters(parameters).parameters() == parameters
     assert make().with_parameters(parameters).schedule == make().schedule
-    assert read_parameters("agent-prompt", {"prompt": "x"}) == (AgentPrompt(prompt="x"), Policy())
+    least = (AgentPrompt(prompt="x"), Policy(), Notify())
+    assert read_parameters("agent-prompt", {"prompt": "x"}) == least
     assert read_parameters("agent-prompt", {"prompt": "x", "policy": Policy()})[1] == Policy()
 
 
@@ -272,7 +270,7 @@ def test_names_in_an_edit() -> None:
         ({"timezone": "Mars"}, 'timezone: unknown zone "Mars"'),
         ({"description": "new", "timeout": "0s"}, 'timeout: "0s" is zero'),
         ({"name": "", "prompt": "new"}, "name: is blank"),
-        ({"kind": "heartbeat"}, 'kind: "heartbeat" not yet'),
+        ({"kind": "heartbeat"}, "kind: cannot be changed (make a new job)"),
         ({"kind": "tool-call"}, "kind: cannot be changed (make a new job)"),
         ({"kind": "webhook"}, "kind: cannot be changed (make a new job)"),
         ({"url": "https://x.example"}, "url: is a webhook's, and this is an agent prompt"),
@@ -305,5 +303,17 @@ def test_a_prompt_of_before_the_check_stays_and_only_a_new_one_is_checked() -> N
 def test_the_actions_schema_makes_a_form() -> None:
     schema = AgentPrompt.model_json_schema()
     assert schema["required"] == ["prompt"]
-    assert schema["properties"]["session"]["enum"] == ["reuse", "new"]
+    assert schema["properties"]["session"]["enum"] == ["reuse", "new", "chat"]
     assert all(field["title"] and field["description"] for field in schema["properties"].values())
+
+
+@pytest.mark.parametrize("kind", ["agent-prompt", "heartbeat"])
+@pytest.mark.parametrize("model", ["fast\nERROR forged", "x" * 201])
+def test_a_model_is_named_on_one_line(kind: str, model: str) -> None:
+    given: dict[str, object] = {"kind": kind, "every": "1h", "model": model}
+    if kind == "agent-prompt":
+        given["prompt"] = "Say hello"
+    with pytest.raises(Refused) as refused:
+        new_job(now=NOW, **given)  # type: ignore[arg-type]
+    told = "model: is not legal (legal: one line of at most 200 characters)"
+    assert str(refused.value) == told

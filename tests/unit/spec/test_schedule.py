@@ -153,6 +153,29 @@ def test_a_text_that_is_no_schedule(text: str, problem: str) -> None:
     assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["0," * 500_000 + "0 * * * *", "*/" + "5" * 5_000 + " * * * *", "every " + "1" * 500]
+)
+def test_a_text_has_at_most_500_characters(text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse(text)
+    assert str(refused.value) == "schedule: is too long (legal: at most 500 characters)"
+
+
+@pytest.mark.parametrize("expr", ["0," * 500_000 + "0 * * * *", "*/" + "5" * 5_000 + " * * * *"])
+def test_an_expression_has_at_most_500_characters_also_in_prefects_parameters(expr: str) -> None:
+    with pytest.raises(Refused) as refused:
+        make(cron=expr)
+    assert str(refused.value) == "cron: is too long (legal: at most 500 characters)"
+    with pytest.raises(ValidationError, match="cron: is too long"):
+        Cron(expr=expr, timezone=BERLIN)
+
+
+def test_every_minute_by_its_number_is_not_too_long() -> None:
+    minutes = ",".join(str(minute) for minute in range(60))
+    assert parse(f"{minutes} * * * *") == Cron(expr=f"{minutes} * * * *", timezone=BERLIN)
+
+
 def test_every_way_to_say_on_demand() -> None:
     for text in ("on demand", "On-Demand", "on_demand", " on  demand "):
         assert parse(text) == OnDemand(timezone=BERLIN)

@@ -76,6 +76,8 @@ NO_JSON = " (write texts, numbers, true, null)"
         ({"tool": "a\u202eb"}, f"tool: is not legal{SAID}"),
         ({"tool": "https://x.example/mcp"}, f"tool: is an address that names no tool{SAID}"),
         ({"tool": "http://x.example/mcp#"}, f"tool: is an address that names no tool{SAID}"),
+        ({"tool": "http://[/#tool"}, f"tool: is no web address{SAID}"),
+        ({"tool": "https://\u2100.com/mcp#tool"}, f"tool: is no web address{SAID}"),
         ({"tool": "t" * (LONGEST_TOOL + 1)}, TOO_LONG),
         ({"tool": 5}, "tool: input should be a valid string"),
         ({"params": []}, "params: input should be a valid dictionary"),

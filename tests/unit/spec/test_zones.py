@@ -51,6 +51,12 @@ def test_known_zones_are_given_and_kept() -> None:
     assert zones.zone("UTC").key == "UTC"
 
 
+def test_what_is_too_long_for_a_name_is_not_looked_for() -> None:
+    with pytest.raises(Refused) as caught:
+        zones.zone("Europe/" * 100_000)
+    assert str(caught.value) == "timezone: is too long (legal: at most 100 characters)"
+
+
 @pytest.mark.parametrize(
     ("local", "instant"),
     [

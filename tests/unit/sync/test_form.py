@@ -15,6 +15,7 @@ from daybook.host import worker
 from daybook.spec.job import new_job
 from daybook.sync import form
 from flows.agent_prompt import agent_prompt
+from flows.heartbeat import heartbeat
 from flows.tool_call import tool_call
 from flows.webhook import webhook
 
@@ -23,6 +24,7 @@ FLOWS: dict[str, Flow[..., Any]] = {
     "agent-prompt": agent_prompt,
     "webhook": webhook,
     "tool-call": tool_call,
+    "heartbeat": heartbeat,
 }
 
 

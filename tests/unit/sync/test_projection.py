@@ -22,6 +22,7 @@ from daybook.spec.due import due_times
 from daybook.spec.job import new_job
 from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
 from daybook.sync import projection
+from tests import notifications
 from tests.policies import DEFAULT
 
 NOW = datetime(2026, 11, 20, 9, 30, 15, 250_000, tzinfo=UTC)
@@ -287,6 +288,7 @@ def test_the_whole_projection_of_a_job() -> None:
             "output_format": "text",
             "output_schema": {},
             "policy": {**DEFAULT, "timeout": "10m"},
+            "notify": notifications.DEFAULT,
         },
         "tags": ["a", "b", "daybook:0123"],
         "description": "**Morning** — at 09:00 on weekdays, Europe/Berlin",

@@ -17,7 +17,7 @@ from daybook.outgoing.secrets import Filled, Secret
 from daybook.tools import calls, catalog
 from daybook.tools.base import Called
 from daybook.tools.calls import Prepared
-from daybook.tools.connection import Connection
+from daybook.tools.connection import Connection, Unanswered
 from daybook.tools.http import HttpWire
 from tests.contract.tools.conftest import Saved
 from tests.unit.outgoing.tricks import PRIVATE, PUBLIC, REFUSED, TURNS, Answers, Dns, Trick, Turn
@@ -447,3 +447,17 @@ async def test_a_name_that_names_nothing_is_refused(name: str, said: str) -> Non
     with pytest.raises(Refused, match=said) as caught:
         await catalog.place(name, Saved(), Guard(Rule.AGENT, None, Dns(NAMES)))
     assert caught.value.field == "tool"
+
+
+async def test_a_call_that_never_left_is_not_taken_for_the_one_before_it(server: Server) -> None:
+    server.steps = [speaks(DONE)]
+    listening = {(PUBLIC, 80): server}
+    there = await _opened(_wire(Wires(listening)))
+    try:
+        await there.call("reindex", {}, "k", timeout=30)
+        listening.clear()  # nobody is there any more
+        with pytest.raises(Unanswered, match="cannot be reached") as raised:
+            await there.call("reindex", {}, "k", timeout=30)
+        assert not raised.value.sent
+    finally:
+        await there.close()

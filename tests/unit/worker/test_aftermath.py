@@ -22,7 +22,7 @@ from daybook.runs import spool
 from daybook.runs.spool import Spooled
 from daybook.spec.policy import Policy
 from daybook.worker import aftermath
-from daybook.worker.supervise import Cause, Watched
+from daybook.worker.supervise import Cause, Facts, Watched
 
 pytestmark = pytest.mark.anyio
 
@@ -90,16 +90,19 @@ async def test_an_end_settles_the_claim_of_its_own_process_only(
 
 
 @pytest.mark.parametrize(
-    ("kind", "idempotent", "becomes"),
+    ("kind", "changed", "idempotent", "becomes"),
     [
-        ("agent-prompt", False, Status.WAITING),
-        ("tool-call", False, Status.TIMED_OUT),
-        ("webhook", False, Status.TIMED_OUT),
-        ("tool-call", True, Status.WAITING),
+        ("agent-prompt", False, False, Status.WAITING),
+        ("heartbeat", False, False, Status.WAITING),
+        ("agent-prompt", True, False, Status.TIMED_OUT),
+        ("agent-prompt", True, True, Status.WAITING),
+        ("tool-call", False, False, Status.TIMED_OUT),
+        ("webhook", False, False, Status.TIMED_OUT),
+        ("tool-call", False, True, Status.WAITING),
     ],
 )
 async def test_what_was_called_and_had_to_be_killed_is_not_called_again_unbidden(
-    tmp_path: Path, kind: str, idempotent: bool, becomes: Status
+    tmp_path: Path, kind: str, changed: bool, idempotent: bool, becomes: Status
 ) -> None:
     policy = Policy(retries=3, idempotent=idempotent)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
@@ -115,11 +118,34 @@ async def test_what_was_called_and_had_to_be_killed_is_not_called_again_unbidden
             exit_code=-9,
             cause=Cause.TIMEOUT,
             policy=policy,
+            facts=Facts(changed=changed),
         )
         await aftermath.settle(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert (row.state, row.attempts) == (becomes, 1)
+
+
+@pytest.mark.parametrize("cause", [None, *(each for each in Cause if each is not Cause.LOST)])
+async def test_what_the_process_told_that_it_took_is_in_the_book(
+    tmp_path: Path, cause: Cause | None
+) -> None:
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        granted = await claimed(ledger, FIRST)
+        await claims.begin(ledger, granted.run_id, granted.fence)
+        watched = Watched(
+            FlowRun(FIRST),
+            cast(Any, Dead(tmp_path / "nothing")),
+            granted.run_id,
+            HERE,
+            exit_code=-9,
+            cause=cause,
+            facts=Facts(took={"input_tokens": 70, "output_tokens": 7}),
+        )
+        await aftermath.settle(ledger, cast(Any, Away()), watched)
+
+        row = await row_of(ledger, granted.run_id)
+    assert row.usage == {"input_tokens": 70, "output_tokens": 7}
 
 
 @pytest.mark.parametrize(

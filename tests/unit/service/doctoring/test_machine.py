@@ -30,10 +30,15 @@ def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
     assert problem.mend == "unset DAYBOOK_TIMEZONE"
     monkeypatch.delenv("DAYBOOK_TIMEZONE")
     file = daybook_home.path / "config.toml"
-    for content in ('timezone = "Mars/Olympus"\n', "timezone = \n"):
+    wrong = ('timezone = "Mars/Olympus"\n', "timezone = \n", "[limits.for.scout]\njobs = -1\n")
+    for content in wrong:
         file.write_text(content)
         (problem,) = machine.settings()
         assert problem.mend == f"edit {file}"
+    assert "limits.for.scout.jobs: input should be greater than or equal to 0" in problem.what
+    monkeypatch.setenv("DAYBOOK_LIMITS", "{jobs: 3")
+    (problem,) = machine.settings()
+    assert (problem.what, problem.mend) == ("DAYBOOK_LIMITS: is no JSON", "unset DAYBOOK_LIMITS")
 
 
 def test_a_home_that_is_a_file_or_below_one_is_a_problem(

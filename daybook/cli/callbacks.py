@@ -1,0 +1,351 @@
+"""`daybook callbacks` and `daybook callbacks destinations`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Json
+from daybook.cli.prefect_first import prefect_first
+from daybook.cli.secrets import from_stdin
+from daybook.errors import Refused
+
+Name = Annotated[str, Parameter(help="The destination's name.")]
+
+
+async def list_(
+    *,
+    status: Annotated[
+        str | None, Parameter(help="Only those that are pending, delivered or failed.")
+    ] = None,
+    job: Annotated[
+        str | None, Parameter(help="Only those of this job, also a removed one.")
+    ] = None,
+    limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 50,
+    as_json: Json = False,
+) -> int:
+    """List callbacks and messages, and what became of each, newest first.
+
+    Needs no Prefect. Times are by this machine's clock.
+
+    Example: daybook callbacks list --status failed
+    """
+    if limit < 1:
+        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+    from daybook.service import callbacks
+
+    found = await callbacks.list_callbacks(status, job, limit)
+    if as_json:
+        output.data(found)
+    elif found:
+        output.table(
+            ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "ASKED", "WHY"),
+            [
+                (
+                    words.short_id(each["id"]),
+                    words.job_of(each),
+                    each["event"],
+                    words.receiver(each),
+                    each["status"],
+                    str(each["attempts"]),
+                    words.local(each["created_at"]),
+                    words.in_one_line(each["error"]),
+                )
+                for each in found
+            ],
+            whole=("ID", "STATUS"),
+            cut=True,
+        )
+    elif status or job:
+        output.say("There are none of these.")
+    else:
+        output.say(
+            "Nobody was to be told anything yet; `daybook add --help` says how: --on-complete, "
+            "--on-fail, --channel."
+        )
+    return 0
+
+
+async def show_(
+    ref: Annotated[str, Parameter(name="ID", help="Its id, or the unique beginning of it.")],
+    /,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Show a callback or a message: what was sent, and what came of each try.
+
+    Needs no Prefect. Times are by this machine's clock.
+
+    Example: daybook callbacks show 5f0c22ab
+    """
+    from daybook.service import callbacks
+
+    found = await callbacks.show(ref)
+    if as_json:
+        output.data(found)
+    else:
+        _whole(found)
+    return 0
+
+
+async def retry_(
+    *refs: Annotated[str, Parameter(name="ID", help="Their ids, or the unique beginnings.")],
+    failed: Annotated[bool, Parameter(help="All that failed.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Try again what failed; what is pending is tried now.
+
+    It is sent by whoever leads: a worker's keeper, or `daybook keeper`.
+
+    Example: daybook callbacks retry --failed
+    """
+    from daybook.service import callbacks
+
+    count = await callbacks.retry(refs, failed=failed)
+    if as_json:
+        output.data({"retried": count})
+    elif count:
+        output.line(f"To be tried again now: {count}")
+        output.say("See what becomes of it: daybook callbacks list")
+    else:
+        output.say("None has failed.")
+    return 0
+
+
+async def destinations_add_(
+    url: Annotated[
+        str,
+        Parameter(help="An address, or its beginning up to a slash: the longest that fits counts."),
+    ],
+    /,
+    *,
+    name: Annotated[
+        str | None,
+        Parameter(help="Lowercase letters, digits and dashes. Default: made of the address."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        Parameter(
+            help="The name of a secret (`daybook secrets add`) that is sent as Authorization: "
+            "Bearer."
+        ),
+    ] = None,
+    timeout: Annotated[
+        str, Parameter(help="How long one try may take, up to 45s.", show_default=True)
+    ] = "15s",
+    tries: Annotated[
+        int, Parameter(help="How often it is tried, over about a day.", show_default=True)
+    ] = 11,
+    secret_from_stdin: Annotated[
+        bool, Parameter(help="Read the whsec_… secret from standard input; else one is made.")
+    ] = False,
+    replace: Annotated[
+        bool, Parameter(help="In place of the one of this name, if there is one; its secret stays.")
+    ] = False,
+    typed: Annotated[str | None, Parameter(name="--secret", show=False)] = None,
+    as_json: Json = False,
+) -> int:
+    """Give an address a signing secret of its own, a token, a timeout, a number of tries.
+
+    The secret that is made is printed here and never again: its receiver checks signatures by it,
+    as Standard Webhooks say.
+
+    Example: daybook callbacks destinations add https://ops.example.org/hook --token ops-token
+    """
+    if typed is not None:  # not repeated
+        raise Refused("secret", "is never an argument", "--secret-from-stdin reads it")
+    from daybook.spec import durations
+
+    within = durations.parse(timeout, "timeout").total_seconds()
+    given = from_stdin("secret").strip() if secret_from_stdin else None
+    prefect_first()
+    from daybook.service import destinations
+
+    made = await destinations.add(
+        url,
+        name=name,
+        token=token,
+        timeout=within,
+        tries=tries,
+        secret=given,
+        replace=replace,
+    )
+    if as_json:
+        output.data(made)
+        return 0
+    output.line(f"Keeps the destination {made['name']}, for {made['url']}")
+    _told_once(made)
+    for note in made["notes"]:
+        output.say(note)
+    output.say(f"Try it: daybook callbacks destinations test {made['name']}")
+    return 0
+
+
+async def destinations_list_(*, as_json: Json = False) -> int:
+    """List the addresses that have settings of their own; never a secret.
+
+    Example: daybook callbacks destinations list
+    """
+    prefect_first()
+    from daybook.service import destinations
+
+    found = await destinations.list_destinations()
+    if as_json:
+        output.data(found)
+    elif found:
+        output.table(
+            ("NAME", "URL", "TOKEN", "TIMEOUT", "TRIES", "SECRET", "JOBS"),
+            [
+                (
+                    each["name"],
+                    each["url"],
+                    each["token"] or "-",
+                    f"{each['timeout']:g} s",
+                    str(each["tries"]),
+                    each["problem"] or words.rotation(each["rotating_until"]),
+                    ", ".join(each["jobs"]) or "-",
+                )
+                for each in found
+            ],
+            whole=("NAME",),
+        )
+    else:
+        output.say("There are none; `daybook callbacks destinations add --help` says how to add.")
+    if not as_json:
+        output.say(f"Callbacks to other addresses are signed by {destinations.home_secret()}.")
+    return 0
+
+
+async def destinations_rotate_(
+    name: Annotated[str | None, Parameter(help="The destination's name.")] = None,
+    /,
+    *,
+    homes: Annotated[
+        bool,
+        Parameter(name="--home", help="The home's secret, for addresses without one of their own."),
+    ] = False,
+    at_once: Annotated[
+        bool, Parameter(name="--now", help="All old ones end now, as when one was given away.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Make a new signing secret, printed here and never again.
+
+    For 24 hours callbacks are signed by the old one as well, so that the receiver can change.
+
+    Example: daybook callbacks destinations rotate ops
+    """
+    if homes is (name is not None):
+        raise Refused("name", "give it, or --home", "`daybook callbacks destinations list`")
+    prefect_first()
+    from daybook.service import destinations
+
+    made = await destinations.rotate(name, at_once=at_once)
+    if as_json:
+        output.data(made)
+        return 0
+    output.line(f"The destination {name} has a new secret" if name else "There is a new secret")
+    _told_once(made)
+    if until := made["rotating_until"]:
+        output.say(f"Callbacks are signed by the old one as well until {words.local(until)}.")
+    return 0
+
+
+async def destinations_test_(
+    ref: Annotated[str, Parameter(name="NAME", help="A destination's name, or any address.")],
+    /,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Send a signed event `test` there, once; exit code 1 when the answer is not 2xx.
+
+    Example: daybook callbacks destinations test ops
+    """
+    prefect_first()
+    from daybook.service import destinations
+
+    found = await destinations.test(ref)
+    if as_json:
+        output.data(found)
+    else:
+        took = f"in {words.lasted(found['seconds'])}"
+        came = found["error"] or f"{found['status_code']}"
+        style = "green" if found["ok"] else "red"
+        output.line(f"{found['url']}: {came} {took} ({found['id']})", style=style)
+        if found["note"]:
+            output.say(found["note"])
+    return 0 if found["ok"] else 1
+
+
+async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
+    """Forget a destination; callbacks to it are signed by this home's own secret from then on.
+
+    Example: daybook callbacks destinations remove ops
+    """
+    prefect_first()
+    from daybook.service import destinations
+
+    users = await destinations.remove(name)
+    if as_json:
+        output.data({"removed": name, "jobs": users})
+        return 0
+    output.line(f"Removed the destination {name}")
+    if users:
+        output.say(f"Callbacks of {', '.join(users)} are signed by the home's secret from now on.")
+    return 0
+
+
+def _whole(found: dict[str, Any]) -> None:
+    line = f"{found['event']} of {words.job_of(found)} to {words.receiver(found)}"
+    style = output.STYLES.get(found["status"], "")
+    output.line(f"{line}: {found['status']}", style=f"bold {style}".strip())
+    waits = found["status"] == "pending"
+    pairs = [
+        ("is a", found["purpose"]),
+        ("asked", words.local(found["created_at"])),
+        ("ended", words.local(found["finished_at"]) if found["finished_at"] else ""),
+        ("next try", words.local(found["next_at"]) if waits else ""),
+        ("held back", _paused(found)),
+        ("tries", "\n".join(map(_tried, found["tries"])) or "none yet"),
+        ("note", found["note"]),
+        ("run", found["run_id"] or ""),
+        ("id", found["id"]),
+        ("subject", found["subject"]),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])
+    output.line()
+    output.line("\n".join(f"  {each}".rstrip() for each in _text(found).splitlines()))
+    if found["status"] == "failed":
+        output.say(f"To try it again: daybook callbacks retry {words.short_id(found['id'])}")
+
+
+def _paused(found: dict[str, Any]) -> str:
+    until = found["paused_until"]
+    return f"until {words.local(until)}: its destination failed too often" if until else ""
+
+
+def _tried(each: dict[str, Any]) -> str:
+    """`2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
+    code = each["status_code"]
+    told = [words.local(each["at"]), words.lasted(each["seconds"]), str(code or ""), each["error"]]
+    return "  ".join(filter(None, told))
+
+
+def _text(found: dict[str, Any]) -> str:
+    """What is sent; of a callback the JSON, laid out."""
+    if found["purpose"] != "callback":
+        return str(found["body"])
+    import json
+
+    try:
+        return json.dumps(json.loads(found["body"]), ensure_ascii=False, indent=2)
+    except ValueError:
+        return str(found["body"])
+
+
+def _told_once(made: dict[str, Any]) -> None:
+    if made.get("secret"):
+        output.facts([("secret", made["secret"])])
+        output.say("Give the secret to the receiver now: it is not shown again.")

@@ -1,0 +1,143 @@
+"""`daybook channels`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from daybook.cli import output
+from daybook.cli.options import Json
+from daybook.cli.prefect_first import prefect_first
+from daybook.errors import NotFound, Refused, UnknownName
+
+Name = Annotated[str, Parameter(help="The channel's name.")]
+
+
+async def list_(*, as_json: Json = False) -> int:
+    """List where messages can go, and the jobs that send there.
+
+    Example: daybook channels list
+    """
+    prefect_first()
+    from daybook.channels.base import UNBOUNDED
+    from daybook.service import channels
+
+    found = await channels.list_channels()
+    if as_json:
+        output.data(found)
+        return 0
+    rows = [
+        (
+            each["name"],
+            each["kind"],
+            "needed" if each["chat_id"] else "-",
+            f"{limit:,}" if (limit := each["limit"]) and limit < UNBOUNDED else "-",
+            each["problem"] or ", ".join(each["jobs"]) or "-",
+        )
+        for each in found
+    ]
+    output.table(("NAME", "KIND", "CHAT ID", "AT MOST", "USED BY"), rows, whole=("NAME",))
+    return 0
+
+
+async def add_(
+    name: Annotated[str, Parameter(help="Lowercase letters, digits and dashes.")],
+    /,
+    *more: Annotated[str, Parameter(show=False)],
+    url: Annotated[str | None, Parameter(show=False)] = None,
+    replace: Annotated[
+        bool, Parameter(help="In place of the channel of this name, if there is one.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Add a channel: any service that apprise knows, by its URL.
+
+    Such as mailto://user:password@mail.example.org?to=me@example.org, ntfy://topic, or
+    tgram://token/{chat_id}, where each job names its chat. The URL is secret: it is read from
+    standard input, or asked for on a terminal; it is never an argument. What Prefect has a block
+    for (Slack, Teams, Discord, ...) can be added in Prefect's UI as well.
+
+    Example: daybook channels add team < url.txt
+    """
+    if more or url is not None:  # not repeated: it is secret
+        raise Refused("url", "is never an argument", "give it on standard input")
+    given = _url()
+    prefect_first()
+    from daybook.service import channels
+
+    made = await channels.add(name, given, replace=replace)
+    if as_json:
+        output.data(made)
+        return 0
+    chat = " --chat-id ID" if made["chat_id"] else ""
+    output.line(f"Keeps the channel {name}; a message has {made['limit']:,} characters at most")
+    output.say(f"Try it: daybook channels test {name}{chat}")
+    return 0
+
+
+async def test_(
+    name: Name,
+    /,
+    text: Annotated[
+        str | None, Parameter(help="What is sent. Default: that the channel works.")
+    ] = None,
+    *,
+    chat_id: Annotated[
+        str, Parameter(help="Which chat of the channel; of file the file's name.")
+    ] = "",
+    as_json: Json = False,
+) -> int:
+    """Send one message, now, and tell whether it arrived.
+
+    Example: daybook channels test team
+    """
+    prefect_first()
+    from daybook.service import channels
+
+    try:
+        sent = await channels.test(name, chat_id, text or channels.TEST_TEXT)
+    except UnknownName as error:
+        if error.field != "channel":
+            raise
+        raise NotFound("channel", name) from error
+    if as_json:
+        output.data(sent)
+    elif sent["problem"]:
+        output.say(f"Did not arrive: {sent['problem']}")
+    else:
+        output.line(f"Arrived in {sent['seconds']:.1f} s")
+    return 1 if sent["problem"] else 0
+
+
+async def remove_(name: Name, /, *, as_json: Json = False) -> int:
+    """Forget a channel that no job uses any more.
+
+    Example: daybook channels remove team
+    """
+    prefect_first()
+    from daybook.service import channels
+
+    await channels.remove(name)
+    if as_json:
+        output.data({"removed": name})
+    else:
+        output.line(f"Removed the channel {name}")
+    return 0
+
+
+def _url() -> str:
+    """What comes in, without the line break at its end."""
+    if sys.stdin.isatty():
+        from getpass import getpass
+
+        value = getpass("URL: ")
+    else:
+        try:
+            value = sys.stdin.read()
+        except UnicodeDecodeError:
+            raise Refused("url", "is no UTF-8 text") from None
+    if not value.strip():
+        raise Refused("url", "there is none on standard input", "such as: < url.txt")
+    return value.strip()

@@ -1,0 +1,155 @@
+"""`daybook heartbeat`: standing orders that an agent looks after: on, off, status."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Cron, Every, Json, Zone
+from daybook.cli.prefect_first import prefect_first
+
+_WHEN = Group("When", sort_key=1)
+_WHAT = Group("What", sort_key=2)
+_TOLD = Group("Who is told", sort_key=3)
+
+Name = Annotated[str, Parameter(help="Which one, where there are several. Default: heartbeat.")]
+
+
+async def on_(
+    *,
+    every: Every = None,
+    cron: Cron = None,
+    timezone: Zone = None,
+    active_hours: Annotated[
+        str | None, Parameter(group=_WHEN, help="Only from 08:00-22:00, say, by its clock.")
+    ] = None,
+    quiet_hours: Annotated[
+        list[str] | None,
+        Parameter(
+            group=_WHEN,
+            help="Not within 12:00-13:00, say; may be given several times. '' takes them all away.",
+        ),
+    ] = None,
+    file: Annotated[
+        str | None,
+        Parameter(group=_WHAT, help="The orders. Default: HEARTBEAT.md in Daybook's home."),
+    ] = None,
+    agent: Annotated[
+        str | None, Parameter(group=_WHAT, help="The agent that is asked. Default: `default`.")
+    ] = None,
+    gate_agent: Annotated[
+        str | None,
+        Parameter(
+            group=_WHAT,
+            help="Who is asked first whether there is anything to do, a fast one. Default: the "
+            "same agent; '' is that again.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, Parameter(group=_WHAT, help="The model, in place of the agent's own.")
+    ] = None,
+    session: Annotated[
+        str | None,
+        Parameter(
+            group=_WHAT,
+            help="reuse (the default): one conversation; new: each begins one; chat: that of its "
+            "channel and chat id.",
+        ),
+    ] = None,
+    session_key: Annotated[
+        str | None,
+        Parameter(group=_WHAT, help="A conversation that it shares with other jobs of the agent."),
+    ] = None,
+    channel: Annotated[
+        str | None,
+        Parameter(group=_TOLD, help="Where replies go, as `daybook channels list` shows them."),
+    ] = None,
+    chat_id: Annotated[
+        str | None, Parameter(group=_TOLD, help="Which chat of the channel.")
+    ] = None,
+    name: Name = "heartbeat",
+    as_json: Json = False,
+) -> int:
+    """Switch the heartbeat on: every 10m, or as given. What is not given stays as it was.
+
+    Every beat looks at the file of orders. Where it is missing or blank nobody is asked. Else the
+    gate's agent says whether there is anything to do, and only then the agent is asked to do it.
+
+    Example: daybook heartbeat on --every 10m --gate-agent fast --channel inbox
+    """
+    prefect_first()
+    from daybook.service import heartbeat
+
+    given = {
+        "every": every,
+        "cron": cron,
+        "timezone": timezone,
+        "active_hours": active_hours,
+        "quiet_hours": quiet_hours,
+        "file": file,
+        "agent": agent,
+        "gate_agent": gate_agent,
+        "model": model,
+        "session": session,
+        "session_key": session_key,
+        "channel": channel,
+        "chat_id": chat_id,
+    }
+    found = await heartbeat.on(given, name)
+    for note in found.pop("notes"):
+        output.say(note)
+    return _told(found, as_json)
+
+
+async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
+    """Switch the heartbeat off; what it was told stays for the next `on`.
+
+    Example: daybook heartbeat off
+    """
+    prefect_first()
+    from daybook.service import heartbeat
+
+    return _told(await heartbeat.off(name), as_json)
+
+
+async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
+    """Show whether it beats, its orders, and what became of the last beat.
+
+    Needs no Prefect.
+
+    Example: daybook heartbeat status
+    """
+    from daybook.service import heartbeat
+
+    return _told(await heartbeat.status(name), as_json)
+
+
+def _told(found: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        output.data(found)
+        return 0
+    job = found["job"]
+    if job is None:
+        output.line("There is no heartbeat.")
+        output.facts([("orders", _orders(found))])
+        output.say("Switch it on: daybook heartbeat on")
+        return 0
+    last = job["last_run"]
+    output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
+    pairs = [
+        ("next due", "\n".join(map(words.due_and_utc, job["next_due"])) or "-"),
+        ("orders", _orders(found)),
+        ("gate", f"the agent {job['gate_agent'] or job['agent']}"),
+        ("asks", f"the agent {job['agent']}"),
+        ("told", words.who_is_told(job["told"])),
+        ("last beat", words.run_in_brief(last) if last else "none yet"),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])
+    return 0
+
+
+def _orders(found: dict[str, Any]) -> str:
+    state = found["orders"]
+    return str(found["file"]) + ("" if state == "there" else f" is {state}, so nobody is asked")

@@ -1,0 +1,112 @@
+"""`daybook inbox`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Json
+from daybook.errors import Refused
+
+
+async def inbox_(
+    *messages: Annotated[
+        str, Parameter(name="ID", help="A message's id or its unique beginning: it is shown whole.")
+    ],
+    all_: Annotated[
+        bool, Parameter(name="--all", help="Also those that were read before.")
+    ] = False,
+    job: Annotated[
+        str | None, Parameter(help="Only those about this job, also a removed one.")
+    ] = None,
+    read: Annotated[
+        bool, Parameter(help="Mark them as read: those named, else all that are unread.")
+    ] = False,
+    limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 20,
+    as_json: Json = False,
+) -> int:
+    """Show what was told to you, newest first: answers of jobs whose channel it is, and alerts.
+
+    Needs no Prefect. Times are by this machine's clock. A look leaves a message unread.
+
+    Example: daybook inbox --read
+    """
+    if limit < 1:
+        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+    if (messages or read) and (job or all_):
+        other = "ID" if messages else "read"
+        raise Refused("job" if job else "all", f"does not go with {other}", "leave one out")
+    from daybook.service import inbox
+
+    if read:
+        return await _mark_read(messages, as_json)
+    if messages:
+        found = [await inbox.show(each) for each in messages]
+    else:
+        found = await inbox.messages(job, unread_only=not all_, limit=limit)
+    if as_json:
+        output.data(found)
+    elif messages:
+        for each in found:
+            _whole(each)
+    elif found:
+        _listed(found, limit)
+    else:
+        nothing = "Nothing is unread; `daybook inbox --all` shows what was read."
+        output.say("There is nothing in the inbox." if all_ or job else nothing)
+    return 0
+
+
+async def _mark_read(messages: tuple[str, ...], as_json: bool) -> int:
+    from daybook.service import inbox
+
+    count = await inbox.mark_read(messages)
+    if as_json:
+        output.data({"read": count})
+    else:
+        output.line(f"Marked as read: {words.counted(count, 'message')}")
+    return 0
+
+
+def _listed(found: list[dict[str, Any]], limit: int) -> None:
+    output.table(
+        ("ID", "WHEN", "JOB", "ABOUT", "MESSAGE"),
+        [
+            (
+                words.short_id(each["id"]),
+                words.local(each["created_at"]),
+                words.job_of(each),
+                output.ALERT * each["alert"] + each["event"],
+                _in_brief(each),
+            )
+            for each in found
+        ],
+        whole=("ID", "WHEN", "ABOUT"),
+        cut=True,
+    )
+    more = f"These are the newest {limit}; --limit shows more. " if len(found) == limit else ""
+    output.say(f"{more}One in full: daybook inbox ID; all are read: daybook inbox --read")
+
+
+def _in_brief(message: dict[str, Any]) -> str:
+    """Its first line; of what is about no job, which the line does not name, the subject too."""
+    first = words.in_one_line(message["text"])
+    return first if message["job"] and first else f"{message['subject']}. {first}"
+
+
+def _whole(message: dict[str, Any]) -> None:
+    subject = message["subject"] or words.job_of(message)
+    output.line(subject, style="bold red" if message["alert"] else "bold")
+    run = message["run_id"]
+    pairs = [
+        ("about", ", ".join(filter(None, [words.job_of(message, ""), message["event"]]))),
+        ("at", words.local(message["created_at"])),
+        ("read", words.local(message["read_at"]) if message["read_at"] else "not yet"),
+        ("run", f"{run} (`daybook show {run[:8]}`)" if run else ""),
+        ("id", message["id"]),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])
+    output.line()
+    output.line("\n".join(f"  {each}".rstrip() for each in message["text"].splitlines()))

@@ -1,0 +1,133 @@
+"""`daybook mcp`: the tools of agents, for any MCP client."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from daybook.cli import output
+from daybook.errors import Refused
+
+OWNER = "agent:mcp"
+"""Whose the jobs of a client are that nobody gave a name."""
+
+PORT = 4281
+
+
+async def mcp_(
+    *,
+    owner: Annotated[
+        str | None,
+        Parameter(
+            help="Whose jobs the client sees and makes: agent:<its name>, or user, which is you, "
+            f"without an agent's limits. Default: {OWNER}. With --http each token has its own."
+        ),
+    ] = None,
+    user_id: Annotated[str, Parameter(help="The person whom the client serves.")] = "",
+    http: Annotated[
+        bool, Parameter(help="Serve on HTTP, at /mcp, for tokens of `daybook tokens add`.")
+    ] = False,
+    host: Annotated[
+        str | None,
+        Parameter(
+            help="With --http: an address of this machine by which others reach it, such as "
+            "0.0.0.0. Default: this machine alone."
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, Parameter(help=f"With --http: where it listens. Default: {PORT}.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        Parameter(
+            help="With --http: a name by which it is asked, beside addresses; may be given again."
+        ),
+    ] = None,
+    print_config: Annotated[
+        str | None,
+        Parameter(
+            help="Print what a client's file wants, and end: claude-code, claude-desktop, codex, "
+            "cursor, gemini-cli, opencode, vscode, windsurf or zed."
+        ),
+    ] = None,
+) -> int:
+    """Let an MCP client schedule, and do tasks: cron_add, task_next and eighteen more tools.
+
+    On stdio, which is how most clients begin it; docs/mcp.md has the tools, and a conversation.
+
+    Example: daybook mcp --print-config claude-code
+    """
+    from daybook.spec import owners
+
+    user_id = owners.person(user_id)
+    actor = owners.Actor(owners.check(owner or OWNER), user_id, via="mcp")
+    if http and (owner is not None or user_id):
+        raise Refused("owner", "each token has its own", "daybook tokens add --owner agent:…")
+    if not http and (host is not None or port is not None or name):
+        given = "host" if host is not None else "port" if port is not None else "name"
+        raise Refused(given, "is for HTTP", "give --http with it")
+    if print_config is not None:
+        return _print(print_config, owner, user_id, _url(host, port) if http else None)
+    _log_to_stderr()
+    if http:
+        await _over_http(host, _legal(port), name or [])
+        return 0
+    if sys.stdin.isatty():
+        output.say(
+            "An MCP client talks here, by pipes; `daybook mcp --help` says how. Ctrl-C ends."
+        )
+    from daybook.mcp import stdio
+
+    await stdio.serve(actor)
+    return 0
+
+
+async def _over_http(host: str | None, port: int, names: list[str]) -> None:
+    from daybook import settings
+    from daybook.host import server
+    from daybook.mcp import http
+
+    address = settings.load().ledger_address
+    await http.serve(address, (host or server.HOST).strip() or server.HOST, port, names)
+
+
+def _legal(port: int | None) -> int:
+    wanted = PORT if port is None else port
+    if not 0 < wanted < 2**16:
+        raise Refused("port", f"{wanted} is not legal", "legal: 1 to 65535")
+    return wanted
+
+
+def _url(host: str | None, port: int | None) -> str:
+    from daybook.host import server, web
+
+    return f"{web.url(host or server.HOST, _legal(port))}/mcp"
+
+
+def _print(client: str, owner: str | None, user_id: str, url: str | None) -> int:
+    from daybook.mcp import clients
+
+    file = clients.find(client).file
+    if url is not None:
+        output.line(clients.over_http(client, url))
+        output.say(f"It belongs into {file}; the token into the variable {clients.TOKEN}.")
+        return 0
+    arguments = ["--owner", owner] if owner else []
+    arguments += [f"--user-id={user_id}"] if user_id else []  # which may begin with -
+    output.line(clients.over_stdio(client, arguments))
+    output.say(f"It belongs into {file}.")
+    for variable in clients.left_out():
+        output.say(f"{variable} is set here and may be secret: the client has to pass it on.")
+    return 0
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.WARNING,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )

@@ -1,0 +1,355 @@
+"""`daybook task`: a queue from which idle sessions take work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from daybook.cli import output, task_words, words
+from daybook.cli.options import Json, text_or_file
+from daybook.errors import Refused
+
+VARIABLE = "DAYBOOK_TASK_TOKEN"
+
+_WHO = Group("Who may do it", sort_key=1)
+
+Ref = Annotated[
+    str, Parameter(name="TASK", help="Its id or that of a run, the beginning of one, or its title.")
+]
+Run = Annotated[str, Parameter(name="RUN", help="The run's id, or the unique beginning of it.")]
+Reason = Annotated[str, Parameter(help="Why; kept in its history.")]
+Lease = Annotated[
+    str | None, Parameter(help="How long it is held unless a heartbeat comes: 60s, up to 24h.")
+]
+More = Annotated[str, Parameter(show=False)]
+Never = Annotated[str | None, Parameter(show=False)]
+
+
+async def add_(
+    title: Annotated[str, Parameter(help="What is to be done, in a line.")],
+    /,
+    *,
+    instructions: Annotated[
+        str, Parameter(help="All that whoever does it should know: text, or @file.")
+    ] = "",
+    priority: Annotated[
+        str, Parameter(help="urgent, high, medium or low.", show_default=True)
+    ] = "medium",
+    capabilities: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--capability",
+            group=_WHO,
+            help="What a session must be able to do: python, deploy:eu. May be given several "
+            "times; all are required.",
+        ),
+    ] = None,
+    preferred: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--prefer-capability",
+            group=_WHO,
+            help="What is welcome: who has more of these is woken first. May be given several "
+            "times.",
+        ),
+    ] = None,
+    owner: Annotated[
+        str,
+        Parameter(
+            group=_WHO,
+            help="agent:NAME, session:NAME, or user, a person. Default: any session.",
+        ),
+    ] = "",
+    workspace: Annotated[
+        str, Parameter(group=_WHO, help="Only sessions of this workspace. Default: of any.")
+    ] = "",
+    channel: Annotated[
+        str, Parameter(group=_WHO, help="Only sessions of this channel. Default: of any.")
+    ] = "",
+    paused: Annotated[bool, Parameter(help="Nobody gets it before `daybook task resume`.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Queue a task, which an idle session that fits takes.
+
+    Needs no Prefect, as all of `daybook task`.
+
+    Example: daybook task add "Review pull request 12" --capability python --priority high
+    """
+    from daybook.service import tasks
+
+    made = await tasks.add(
+        title,
+        instructions=text_or_file("instructions", instructions),
+        priority=priority,
+        owner=owner,
+        workspace=workspace,
+        channel=channel,
+        capabilities=several(capabilities, "capabilities", "--capability"),
+        preferred=several(preferred, "preferred", "--prefer-capability"),
+        paused=paused,
+    )
+    if as_json:
+        output.data(made)
+        return 0
+    task_words.show(made)
+    output.say(_who_comes(made))
+    return 0
+
+
+async def list_(
+    *,
+    status: Annotated[
+        str | None,
+        Parameter(
+            help="Only those: queued, claimed, needs_attention, completed, failed, cancelled."
+        ),
+    ] = None,
+    limit: Annotated[int, Parameter(help="The most that are listed.", show_default=True)] = 50,
+    as_json: Json = False,
+) -> int:
+    """List tasks: what is to be looked at, what is at work, what is queued, and what has ended.
+
+    What is queued comes in the order in which it is claimed. Times are by this machine's clock.
+
+    Example: daybook task list --status queued
+    """
+    if limit < 1:
+        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+    from daybook.service import tasks
+
+    found = await tasks.list_tasks(status, limit)
+    if as_json:
+        output.data(found)
+    elif found:
+        task_words.table(found)
+        if len(found) == limit:
+            output.say(f"These are the first {limit}; --limit shows more.")
+    elif status:
+        output.say(f"No task is {status}.")
+    else:
+        output.say("There are no tasks; `daybook task add --help` says how to queue one.")
+    return 0
+
+
+async def show_(task: Ref, /, *, as_json: Json = False) -> int:
+    """Show a task, each try at it, and what happened: when, by whom, why.
+
+    Example: daybook task show "Review pull request 12"
+    """
+    from daybook.service import tasks
+
+    found = await tasks.show(task)
+    if as_json:
+        output.data(found)
+    else:
+        task_words.show(found)
+        task_words.history(found)
+    return 0
+
+
+async def next_(
+    *,
+    session: Annotated[
+        str, Parameter(help="For whom: a name from `daybook task session register`.")
+    ],
+    lease: Lease = None,
+    as_json: Json = False,
+) -> int:
+    """Claim the next task that fits a session; exit code 3 when there is none.
+
+    What is printed has a token. Whoever shows it, in DAYBOOK_TASK_TOKEN or on standard input, ends
+    the run or holds it longer. It is told here once. Without --lease it is held for 5m.
+
+    Example: daybook task next --session alpha --lease 60s --json
+    """
+    from daybook.service import tasks
+
+    claimed = await tasks.next_run(session, lease)
+    if as_json:
+        output.data(claimed)
+        return 0
+    task_words.claimed(claimed)
+    output.say(f"The token is not shown again; whoever goes on has it in {VARIABLE}, or on stdin.")
+    return 0
+
+
+async def heartbeat_(
+    run: Run,
+    /,
+    *more: More,
+    lease: Lease = None,
+    token: Never = None,
+    as_json: Json = False,
+) -> int:
+    """Hold a run longer: its lease begins anew, from now on.
+
+    The token comes in DAYBOOK_TASK_TOKEN or on standard input.
+
+    Example: daybook task heartbeat 0f3a9c21 --lease 10m
+    """
+    shown = _token(more, token)
+    from daybook.service import tasks
+
+    found = await tasks.heartbeat(run, shown, lease)
+    if as_json:
+        output.data(found)
+    else:
+        until = words.local(found["lease_until"])
+        output.line(f"{found['session']} holds {found['title']} until {until}")
+    return 0
+
+
+async def complete_(
+    run: Run,
+    /,
+    *more: More,
+    result: Annotated[
+        str, Parameter(name="--output", help="What came of it: text, or @file.")
+    ] = "",
+    token: Never = None,
+    as_json: Json = False,
+) -> int:
+    """Say that it is done.
+
+    The token comes in DAYBOOK_TASK_TOKEN or on standard input.
+
+    Example: daybook task complete 0f3a9c21 --output "Merged, two remarks"
+    """
+    shown = _token(more, token)
+    given = text_or_file("output", result)
+    from daybook.service import tasks
+
+    return _said(await tasks.complete(run, shown, given), "is done", as_json)
+
+
+async def fail_(
+    run: Run,
+    /,
+    *more: More,
+    error: Annotated[str, Parameter(help="Why it could not be done: text, or @file.")],
+    token: Never = None,
+    as_json: Json = False,
+) -> int:
+    """Say that it could not be done. `daybook task retry` queues it once more.
+
+    The token comes in DAYBOOK_TASK_TOKEN or on standard input.
+
+    Example: daybook task fail 0f3a9c21 --error "the branch is gone"
+    """
+    shown = _token(more, token)
+    given = text_or_file("error", error)
+    from daybook.service import tasks
+
+    return _said(await tasks.fail(run, shown, given), "failed", as_json)
+
+
+async def release_(
+    run: Run, /, *more: More, reason: Reason = "", token: Never = None, as_json: Json = False
+) -> int:
+    """Give a run back: another session may have it, as if nobody had taken it.
+
+    The token comes in DAYBOOK_TASK_TOKEN or on standard input.
+
+    Example: daybook task release 0f3a9c21 --reason "needs somebody with access"
+    """
+    shown = _token(more, token)
+    from daybook.service import tasks
+
+    return _said(await tasks.release(run, shown, reason), "is queued again", as_json)
+
+
+async def retry_(task: Ref, /, *, as_json: Json = False) -> int:
+    """Queue another run of a task that failed or was cancelled; a task has at most ten.
+
+    Example: daybook task retry "Review pull request 12"
+    """
+    from daybook.service import tasks
+
+    return _said(await tasks.retry(task), "is queued again", as_json)
+
+
+async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
+    """Take a run from the session that holds it, or one that needs attention, and queue it again.
+
+    Example: daybook task recover 0f3a9c21 --reason "alpha hangs"
+    """
+    from daybook.service import tasks
+
+    return _said(await tasks.recover(task, reason), "is queued again", as_json)
+
+
+async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
+    """End a task that is not to be done any more; who holds it is told at its next heartbeat.
+
+    Example: daybook task cancel 0f3a9c21 --reason "done by hand"
+    """
+    from daybook.service import tasks
+
+    return _said(await tasks.cancel(task, reason), "is cancelled", as_json)
+
+
+async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
+    """Let nobody take a task for now; a session that holds it goes on.
+
+    Example: daybook task pause 0f3a9c21 --reason "wait for the release"
+    """
+    from daybook.service import tasks
+
+    return _said(await tasks.pause(task, reason), "is paused", as_json)
+
+
+async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
+    """Let a paused task be taken again.
+
+    Example: daybook task resume 0f3a9c21
+    """
+    from daybook.service import tasks
+
+    return _said(await tasks.resume(task), "goes on", as_json)
+
+
+def several(given: list[str] | None, field: str, option: str) -> list[str]:
+    """What an option gave that may be given again. Raises `Refused` for several in one."""
+    for each in given or ():
+        if "," in each:
+            raise Refused(field, f'"{each}" is not legal', f"give {option} once for each")
+    return given or []
+
+
+def _token(more: tuple[str, ...], typed: str | None) -> str:
+    """The token that the caller shows; never one of the arguments, which others can read."""
+    legal = f"give it in {VARIABLE}, or on standard input"
+    if more or typed is not None:  # not repeated: it is a token, or a part of one
+        raise Refused("token", "is never an argument", legal)
+    shown = os.environ.get(VARIABLE, "").strip()
+    if not shown and sys.stdin.isatty():
+        from getpass import getpass
+
+        shown = getpass("Token: ").strip()
+    elif not shown:
+        try:
+            shown = sys.stdin.read().strip()
+        except UnicodeDecodeError:
+            raise Refused("token", "is no UTF-8 text", legal) from None
+    if not shown:
+        raise Refused(VARIABLE, "is missing", "write the token there, or on standard input")
+    return shown
+
+
+def _said(run: dict[str, Any], said: str, as_json: bool) -> int:
+    if as_json:
+        output.data(run)
+    else:
+        output.line(f"{run['title']} {said} (run {run['run_id'][:8]})")
+    return 0
+
+
+def _who_comes(task: dict[str, Any]) -> str:
+    if task["owner"] == "user":
+        return "It is a person's: it is listed, and no session gets it."
+    if task["paused"]:
+        return f"Nobody gets it before: daybook task resume {task['id'][:8]}"
+    return f"What becomes of it: daybook task show {task['id'][:8]}"

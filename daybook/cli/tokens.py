@@ -1,0 +1,90 @@
+"""`daybook tokens`: what lets MCP clients in over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from daybook.cli import output, words
+from daybook.cli.options import Json
+
+
+async def add_(
+    *,
+    owner: Annotated[
+        str,
+        Parameter(
+            help="Whose jobs its bearer sees and makes: agent:<its name>, which stands under the "
+            "limits of agents, or user or plugin, which do not."
+        ),
+    ],
+    name: Annotated[
+        str | None, Parameter(help="What it is called in lists. Default: the owner.")
+    ] = None,
+    user_id: Annotated[str, Parameter(help="The person whom its bearer serves.")] = "",
+    as_json: Json = False,
+) -> int:
+    """Make a token, and print it once: it is kept as a digest alone.
+
+    Example: daybook tokens add --owner agent:claude
+    """
+    from daybook.service import tokens
+
+    made = await tokens.add(owner, name, user_id)
+    if as_json:
+        output.data(made)
+        return 0
+    output.line(made["token"])
+    output.say(f"The token {made['name']}, for {made['owner']}. It is not shown again.")
+    output.say("A client sends it as `Authorization: Bearer …` to `daybook mcp --http`.")
+    return 0
+
+
+async def list_(*, as_json: Json = False) -> int:
+    """List the tokens: for whom, and when last used; never a token itself.
+
+    Needs no Prefect.
+
+    Example: daybook tokens list
+    """
+    from daybook.service import tokens
+
+    found = await tokens.list_tokens()
+    if as_json:
+        output.data(found)
+    elif found:
+        rows = [
+            (
+                each["name"],
+                each["owner"],
+                each["user_id"] or "-",
+                words.local(each["created_at"]),
+                words.local(each["used_at"]),
+            )
+            for each in found
+        ]
+        output.table(("NAME", "OWNER", "USER", "MADE", "LAST USED"), rows, whole=("NAME",))
+    else:
+        output.say("There are no tokens; `daybook tokens add --help` says how to make one.")
+    return 0
+
+
+async def remove_(
+    name: Annotated[str, Parameter(help="The token's name, or the beginning of its id.")],
+    /,
+    *,
+    as_json: Json = False,
+) -> int:
+    """Remove a token: its bearer is let in no more, from now on.
+
+    Example: daybook tokens remove agent:claude
+    """
+    from daybook.service import tokens
+
+    gone = await tokens.remove(name)
+    if as_json:
+        output.data(gone)
+    else:
+        output.line(f"Removed the token {gone['name']}, for {gone['owner']}")
+    return 0

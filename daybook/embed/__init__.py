@@ -1,0 +1,1 @@
+"""For programs that have Daybook inside: a client, a toolset, plugin jobs, listeners."""

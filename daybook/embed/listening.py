@@ -1,0 +1,109 @@
+"""`daybook.listening`: a program has its own listeners called, wherever the runs are.
+
+They are announced in the ledger, so every outcome is written down for them from then on; those of
+the time in which the program did not run come when it runs again, if that was within a day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
+from typing import Self
+
+from daybook import registry
+from daybook.embed.faces import Faces
+from daybook.errors import Refused, Unreachable
+from daybook.ledger import listeners
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import new_id
+from daybook.outbox.listening import listen
+from daybook.service import home
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.5
+"""Seconds between two looks."""
+AWAY = 5.0
+"""The same while the ledger is not to be reached."""
+ANNOUNCED = 3600.0
+"""Seconds for which what was announced is left at that."""
+LAST = 5.0
+"""Seconds in which, at the end, what is due by then is still told."""
+
+
+class Listening(Faces):
+    """See `listening`."""
+
+    def __init__(self) -> None:
+        self._names = registry.here(registry.LISTENERS)
+        if not self._names:
+            raise Refused("listener", "none is registered", "write @daybook.listener above one")
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:listens-{new_id()[:8]}"
+        self._resources = AsyncExitStack()
+        self._ledger: Ledger | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._ledger = await stack.enter_async_context(home.ledger())
+            await listeners.announce(self._ledger, self._names)
+            self._resources = stack.pop_all()
+        self._task = asyncio.create_task(self._go_on(self._ledger))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._ledger is not None and self._task is not None
+        async with self._resources:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            if error is None:
+                with suppress(TimeoutError, Unreachable):
+                    async with asyncio.timeout(LAST):
+                        await self._tell(self._ledger)
+
+    async def _go_on(self, ledger: Ledger) -> None:
+        announced = time.monotonic()
+        while True:
+            try:
+                if time.monotonic() - announced > ANNOUNCED:
+                    await listeners.announce(ledger, self._names)
+                    announced = time.monotonic()
+                await self._tell(ledger)
+            except Unreachable as error:
+                log.warning("not told yet: %s", error, extra={"action": "listening_away"})
+                await asyncio.sleep(AWAY)
+            except Exception:
+                log.exception("not told yet", extra={"action": "listening_failed"})
+                await asyncio.sleep(AWAY)
+            await asyncio.sleep(LOOK)
+
+    async def _tell(self, ledger: Ledger) -> None:
+        await listen(ledger, self._holder, self._names, at_home=True)
+
+
+def listening() -> Listening:
+    """Have the listeners of this program called, of all runs of the home, while a block lasts::
+
+        @daybook.listener
+        async def show(run: dict[str, Any]) -> None:
+            await websocket.send_json(run)
+
+        async with daybook.listening():
+            await serve()
+
+    An `async def` is called in this loop (of a `with`: in one of its own, in a thread), any other
+    in a thread. From the first time on no outcome is lost to them while the program is away, for up
+    to a day. Listeners that are to be called by `daybook up` itself stand in a module of the
+    setting `plugins` instead. Raises `Refused` where none is registered, `LedgerUnreachable`.
+    """
+    return Listening()

@@ -1,0 +1,77 @@
+"""How much there is of what, for a page that is looked at every few seconds (requirement 59).
+
+Each question is answered out of an index: 100,000 runs cost it a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import func, literal_column
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.ledger.states import LIVE
+from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+
+
+async def switched(session: AsyncSession) -> dict[bool, int]:
+    """How many jobs are on, and how many off."""
+    counted = (
+        select(RevisionRow.enabled, func.count())
+        .join(
+            JobRow,
+            (col(RevisionRow.job_id) == col(JobRow.id))
+            & (col(RevisionRow.number) == col(JobRow.revision)),
+        )
+        .where(col(JobRow.archived_at).is_(None))
+        .group_by(col(RevisionRow.enabled))
+    )
+    return {True: 0, False: 0} | dict((await session.execute(counted)).tuples().all())
+
+
+async def live(session: AsyncSession) -> dict[str, int]:
+    """How many runs are in each of the live states."""
+    counted = (
+        select(RunRow.status, func.count())
+        .where(col(RunRow.status).in_(LIVE))
+        .group_by(col(RunRow.status))
+    )
+    return dict((await session.execute(counted)).tuples().all())
+
+
+async def ended_since(session: AsyncSession, instant: datetime) -> dict[str, int]:
+    """How often each outcome was written at ``instant`` or later; missed are due times."""
+    # SQLite would rather go through all runs in the order of their status than sort a few.
+    status = func.coalesce(RunRow.status, literal_column("''"))
+    counted = (
+        select(status, func.sum(RunRow.count))
+        .where(col(RunRow.finished_at) >= instant)
+        .group_by(status)
+    )
+    return dict((await session.execute(counted)).tuples().all())
+
+
+async def outcomes_since(
+    session: AsyncSession, instant: datetime
+) -> list[tuple[str, str, int, datetime]]:
+    """Id, status, number of due times and end of what ended at ``instant`` or later."""
+    rows = select(RunRow.id, RunRow.status, RunRow.count, RunRow.finished_at).where(
+        col(RunRow.finished_at) >= instant
+    )
+    return [
+        (run_id, status, count, at)
+        for run_id, status, count, at in (await session.execute(rows)).tuples()
+        if at is not None
+    ]
+
+
+async def failing(session: AsyncSession, most: int) -> dict[str, int]:
+    """The jobs whose last run failed, and how often in a row; the ``most`` that failed oftenest."""
+    rows = (
+        select(JobRow.name, JobRow.consecutive_failures)
+        .where(col(JobRow.archived_at).is_(None), col(JobRow.consecutive_failures) > 0)
+        .order_by(col(JobRow.consecutive_failures).desc(), col(JobRow.name))
+        .limit(most)
+    )
+    return dict((await session.execute(rows)).tuples().all())

@@ -1,0 +1,56 @@
+"""A run as a plain dictionary: what `--json` prints, and what is sent to a callback.
+
+Instants are RFC 3339 texts in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daybook.ledger.tables import JobRow, RunRow
+
+
+def utc(instant: datetime | None) -> str | None:
+    """`2027-01-15T13:30:00Z`, with a fraction where there is one."""
+    return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
+    """One run, and its job (None for a direct call).
+
+    `started_at` is when its first attempt began to act; `job_removed` is whether `job` is the name
+    of one that is no longer there. Adjacent due times that nobody was there for are one run of
+    `count`, from `scheduled_for` to `scheduled_to`; of any other that is None.
+    """
+    ended = row.finished_at or None
+    lasted = (ended - row.started_at).total_seconds() if ended and row.started_at else None
+    return {
+        "id": row.id,
+        "job": job.name if job else None,
+        "job_removed": bool(job and job.archived_at),
+        "kind": row.kind,
+        "trigger": row.trigger,
+        "status": row.status,
+        "reason": row.reason,
+        "delivery": row.delivery,
+        "scheduled_for": utc(row.due),
+        "scheduled_to": utc(row.due_to),
+        "count": row.count,
+        "queued_at": utc(row.queued_at),
+        "started_at": utc(row.started_at),
+        "finished_at": utc(row.finished_at),
+        "duration_seconds": lasted,
+        "attempts": row.attempts,
+        "output": row.output,
+        "result": row.result,
+        "error": row.error,
+        "session_id": row.session_id,
+        "agent": row.agent,
+        "model": row.model,
+        "usage": row.usage or {},
+        "flow_run_id": row.flow_run_id,
+        "occurrence": row.occurrence,
+        "retry_of": row.retry_of,
+    }

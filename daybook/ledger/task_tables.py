@@ -1,0 +1,129 @@
+"""The tables of tasks for idle sessions (`daybook.tasks`): tasks, their runs, sessions, events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import JSON, Index, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from daybook.ledger.columns import Instant
+from daybook.ledger.tables import new_id
+
+_LIVE = text("finished_at IS NULL")
+
+
+class TaskRow(SQLModel, table=True):
+    """What is to be done, and who may do it. What became of it stands in its runs."""
+
+    __tablename__ = "tasks"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    title: str
+    instructions: str = Field(default="", repr=False)
+    # 0 is urgent, 3 low: `daybook.spec.tasks.PRIORITIES`.
+    priority: int
+    # Whose it is to do: `daybook.spec.tasks.check_owner`. Empty: any session's.
+    owner: str = ""
+    workspace: str = ""
+    channel: str = ""
+    capabilities: list[str] = Field(default_factory=list, sa_type=JSON)
+    preferred: list[str] = Field(default_factory=list, sa_type=JSON)
+    paused: bool = False
+    paused_reason: str = ""
+    created_by: str
+    created_at: datetime = Field(sa_type=Instant)
+
+
+class TaskRunRow(SQLModel, table=True):
+    """One try at a task, from the queue to its end; a retry is another row, with `number` + 1."""
+
+    __tablename__ = "task_runs"
+    __table_args__ = (
+        UniqueConstraint("task_id", "number", name="task_runs_number"),
+        # At most one session holds a run, and a session at most one run.
+        Index("task_runs_session", "session_id", unique=True),
+        Index("task_runs_live", "status", "queued_at", sqlite_where=_LIVE, postgresql_where=_LIVE),
+        Index("task_runs_ended", "finished_at"),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    task_id: str = Field(foreign_key="tasks.id")
+    number: int = 1
+    # `daybook.tasks.states`.
+    status: str
+    created_at: datetime = Field(sa_type=Instant)
+    queued_at: datetime = Field(sa_type=Instant)
+    claimed_at: datetime | None = Field(default=None, sa_type=Instant)
+    finished_at: datetime | None = Field(default=None, sa_type=Instant)
+
+    # Who holds it: only while it is claimed. The token itself is nowhere.
+    session_id: str | None = Field(default=None, foreign_key="task_sessions.id")
+    token_digest: str | None = Field(default=None, repr=False)
+    lease_until: datetime | None = Field(default=None, sa_type=Instant)
+    lease_seconds: int | None = None
+    # Rises with each claim: which of them an event is about.
+    fence: int = 0
+
+    # How often a lease of it ran out; how many cycles it has starved, and what was done about it.
+    expiries: int = 0
+    starved_cycles: int = 0
+    tiers: list[str] = Field(default_factory=list, sa_type=JSON)
+    # The request of the worker that was spawned for it: a row of `runs`.
+    spawned_run_id: str | None = None
+    # Why somebody should look at it; empty: nobody has to.
+    attention: str = ""
+
+    # Who did it last: the session's name outlives the session.
+    done_by: str = ""
+    output: str | None = Field(default=None, repr=False)
+    error: str | None = None
+
+
+class TaskSessionRow(SQLModel, table=True):
+    """A live agent that claims tasks by itself. It is another thing than a conversation."""
+
+    __tablename__ = "task_sessions"
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    name: str = Field(unique=True)
+    # Who registered it, and for whom that works (`daybook.spec.owners`).
+    owner: str
+    user_id: str = ""
+    agent: str
+    type: str = ""
+    workspace: str = ""
+    channel: str = ""
+    capabilities: list[str] = Field(default_factory=list, sa_type=JSON)
+    # As it reported last; `idle_since` is when it became idle and not prompting.
+    state: str
+    prompting: bool = False
+    idle_since: datetime = Field(sa_type=Instant)
+    registered_at: datetime = Field(sa_type=Instant)
+    # It is there until then, unless it is heard of again.
+    expires_at: datetime = Field(sa_type=Instant)
+    # An MCP server can notify it until then, unless that says so again.
+    connected_until: datetime | None = Field(default=None, sa_type=Instant)
+
+
+class TaskEventRow(SQLModel, table=True):
+    """What happened to a run: who did it, and why. A wake is one whose `outbox_id` says how it
+    fared.
+    """
+
+    __tablename__ = "task_events"
+    __table_args__ = (
+        Index("task_events_run", "run_id", "at"),
+        Index("task_events_outbox", "outbox_id"),
+    )
+
+    id: str = Field(default_factory=new_id, primary_key=True)
+    run_id: str = Field(foreign_key="task_runs.id")
+    at: datetime = Field(sa_type=Instant)
+    event: str
+    actor: str
+    reason: str = ""
+    # Of whom, where it was about one; no foreign key: it outlives the session.
+    session_id: str | None = None
+    session: str = ""
+    outbox_id: str | None = None

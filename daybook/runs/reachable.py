@@ -1,0 +1,19 @@
+"""By whose rule the addresses of a run are judged (requirement 38)."""
+
+from __future__ import annotations
+
+from daybook.ledger import limited
+from daybook.ledger.offers import Granted
+from daybook.outgoing.guard import Guard, Rule
+from daybook.spec import reach
+
+
+def guard_of(granted: Granted, parts: tuple[str, ...] = reach.ACTION) -> Guard:
+    """That of the job's owner, with its hosts, and of who wrote these ``parts`` of the job last; a
+    direct call is the operator's.
+    """
+    if granted.job is None:
+        return Guard.here(Rule.OPERATOR)
+    row = granted.job.row
+    writer = reach.writer(granted.job.revision.written_by, row.created_by, parts)
+    return Guard.here(Rule.of(row.owner, writer), limited.of(row.owner))

@@ -1,0 +1,19 @@
+"""Tasks for idle sessions: the scheduler goes on, and nothing waits for somebody to look at it."""
+
+from __future__ import annotations
+
+from daybook.service import home, task_scheduler
+from daybook.service.doctoring.problem import Problem
+from daybook.tasks import figures
+from daybook.tasks.switch import UNREADABLE
+
+
+async def tasks() -> list[Problem]:
+    """The pause can be read; that it is paused, and what starves, is worth knowing."""
+    async with home.ledger() as ledger, ledger.read() as session:
+        now = ledger.now()
+        found = await figures.read(session, now)
+    return [
+        Problem(each.what, each.command, harmless=UNREADABLE not in each.what)
+        for each in task_scheduler.problems(found, now)
+    ]

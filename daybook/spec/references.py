@@ -1,0 +1,20 @@
+"""How a job names a secret: ``{{secret:name}}``, in place of the secret itself."""
+
+from __future__ import annotations
+
+import re
+
+SECRET = re.compile(r"\{\{\s*secret:\s*([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\s*\}\}")
+
+
+def secrets_in(value: object) -> set[str]:
+    """The names of the secrets that the texts of JSON refer to, names of fields included."""
+    match value:
+        case str():
+            return set(SECRET.findall(value))
+        case dict():
+            return secrets_in([*value, *value.values()])
+        case list() | tuple():
+            return set().union(*map(secrets_in, value))
+        case _:
+            return set()

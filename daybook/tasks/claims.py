@@ -1,0 +1,234 @@
+"""Claim, heartbeat, and how it ends (requirement 48): each is one transaction.
+
+::
+
+    claim ─► Claimed(run, task, token)      the first run of the queue that fits the session;
+                                            it is looked for without the claim lock first
+    heartbeat ─► the lease lasts from now
+    complete, fail, release ─► the token is over
+
+The token is shown once. The ledger keeps its digest, and each act after the claim is held to it:
+another token, one of an earlier claim, and one whose lease is over (`lease_until <= now`) are
+refused with `TokenRefused`, and nothing is changed. A claim whose answer was lost is held by nobody
+who knows; its lease runs out.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import exists
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, or_, select
+
+from daybook.errors import Ambiguous, NotFound, NothingClaimable, TokenRefused, one_line
+from daybook.ledger.engine import Ledger
+from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
+from daybook.ledger.tokens import digest
+from daybook.spec import owners, tasks
+from daybook.spec.names import LONGEST_LINE, checked_line
+from daybook.tasks import choice, rows, sessions, sweep
+from daybook.tasks.matching import Candidate
+from daybook.tasks.states import Status
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """What a session got. The token is nowhere else."""
+
+    run: TaskRunRow
+    task: TaskRow
+    token: str = field(repr=False)
+
+
+async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None = None) -> Claimed:
+    """Give the session the first run of the queue that fits it, for ``lease``.
+
+    Raises `NothingClaimable`, saying why; `NotFound` for the session, `Refused` for the lease.
+    """
+    seconds = int(tasks.lease(lease).total_seconds())
+    async with ledger.read() as session:
+        row, now = await sessions.find(session, session_name), ledger.now()
+        why, fades = await _nothing_for(session, row, now), sessions.fades(row, now)
+    if why:
+        if fades:
+            await _heard_of(ledger, session_name)
+        raise NothingClaimable(why)
+    token = tasks.TOKEN + secrets.token_urlsafe(32)
+    async with ledger.write() as session:
+        # Much may have happened since: all of it is judged again.
+        row, now = await sessions.find(session, session_name), ledger.now()
+        found = await _found(session, row, now)
+        if isinstance(found, tuple):
+            task, run = found
+            run.status = Status.CLAIMED
+            run.session_id, run.token_digest = row.id, digest(token)
+            run.lease_seconds, run.lease_until = seconds, now + timedelta(seconds=seconds)
+            run.claimed_at = now
+            run.fence += 1
+            run.starved_cycles, run.tiers, run.spawned_run_id, run.attention = 0, [], None, ""
+            rows.note(session, run, "claimed", now, actor=owners.current().owner, of=row)
+        if row.expires_at > now:
+            sessions.touch(row, now)
+    if isinstance(found, str):
+        raise NothingClaimable(found)
+    return Claimed(run, task, token)
+
+
+async def _heard_of(ledger: Ledger, session_name: str) -> None:
+    async with ledger.write() as session:
+        row, now = await sessions.find(session, session_name), ledger.now()
+        if row.expires_at > now:
+            sessions.touch(row, now)
+
+
+async def heartbeat(
+    ledger: Ledger, run_ref: str, token: str, lease: timedelta | str | None = None
+) -> TaskRunRow:
+    """The lease lasts from now, as long as before unless ``lease`` says how long.
+
+    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `Refused` for the lease.
+    """
+    longer = None if lease is None else int(tasks.lease(lease).total_seconds())
+    async with _held(ledger, run_ref, token) as (_, run, _row, now):
+        assert run.lease_seconds is not None
+        run.lease_seconds = longer or run.lease_seconds
+        run.lease_until = now + timedelta(seconds=run.lease_seconds)
+    return run
+
+
+async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -> TaskRunRow:
+    """The session has done it. Raises as `heartbeat`, and `Refused` for an output too long."""
+    tasks.text(output, "output")
+    async with _held(ledger, run_ref, token) as (session, run, row, now):
+        rows.move(run, Status.COMPLETED, now)
+        run.output, run.done_by = output, row.name
+        rows.note(session, run, "completed", now, actor=owners.current().owner, of=row)
+    return run
+
+
+async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> TaskRunRow:
+    """The session could not do it. Raises as `complete`."""
+    tasks.text(error, "error")
+    async with _held(ledger, run_ref, token) as (session, run, row, now):
+        rows.move(run, Status.FAILED, now)
+        run.error, run.done_by = error, row.name
+        who, why = owners.current().owner, _reason(error)
+        rows.note(session, run, "failed", now, actor=who, reason=why, of=row)
+    return run
+
+
+def _reason(error: str) -> str:
+    """The first line of what was said, as far as one line of what happened goes."""
+    first = next((line for line in error.splitlines() if line.strip()), "")
+    shown = "".join(each if each.isprintable() else " " for each in first)
+    return one_line(tasks.without_tokens(shown), LONGEST_LINE)
+
+
+async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") -> TaskRunRow:
+    """The session gives it back: it is queued where it was. Raises as `complete`."""
+    reason = checked_line(reason, "reason")
+    async with _held(ledger, run_ref, token) as (session, run, row, now):
+        rows.move(run, Status.QUEUED, now)
+        who = owners.current().owner
+        rows.note(session, run, "released", now, actor=who, reason=reason, of=row)
+    return run
+
+
+# --- what a session may have
+
+
+async def waits(session: AsyncSession, row: TaskSessionRow, now: datetime) -> bool:
+    """Whether a claim of the session would get a run now. Reads only."""
+    held = await sessions.held_by(session, row)
+    if await choice.kept_from(session, row, held, now):
+        return False
+    return await choice.first(session, Candidate.of(row, False), now) is not None
+
+
+async def _nothing_for(session: AsyncSession, row: TaskSessionRow, now: datetime) -> str:
+    """Why a claim gets nothing; empty: it gets a run, or takes its own back first. Reads only."""
+    held = await sessions.held_by(session, row)
+    if why := await choice.kept_from(session, row, held, now):
+        return why
+    candidate = Candidate.of(row, False)
+    if held is not None or await choice.first(session, candidate, now) is not None:
+        return ""
+    return await choice.why_none(session, candidate, now)
+
+
+async def _found(
+    session: AsyncSession, row: TaskSessionRow, now: datetime
+) -> tuple[TaskRow, TaskRunRow] | str:
+    """The run that the session gets, or why it gets none."""
+    held = await sessions.held_by(session, row)
+    if why := await choice.kept_from(session, row, held, now):
+        return why
+    if held is not None:
+        await sweep.take_back(session, held, now, rows.SCHEDULER)
+    candidate = Candidate.of(row, False)
+    first = await choice.first(session, candidate, now)
+    if first is None:
+        return await choice.why_none(session, candidate, now)
+    run = await session.get_one(TaskRunRow, first)
+    return await rows.task_of(session, run), run
+
+
+# --- who holds a run
+
+
+@asynccontextmanager
+async def _held(
+    ledger: Ledger, run_ref: str, token: str
+) -> AsyncIterator[tuple[AsyncSession, TaskRunRow, TaskSessionRow, datetime]]:
+    """A write transaction with a run that the token holds now, and its session, heard of."""
+    async with ledger.write() as session:
+        run, now = await _run(session, run_ref), ledger.now()
+        _check(run, token, now)
+        row = await rows.holder(session, run)
+        assert row is not None  # it is held
+        if owners.current().is_agent and row.owner != owners.current().owner:
+            raise TokenRefused(run.id[:8], "a session of somebody else holds it")
+        sessions.touch(row, now)
+        yield session, run, row, now
+
+
+def _check(run: TaskRunRow, token: str, now: datetime) -> None:
+    """Raise `TokenRefused` unless the token holds the run."""
+    short = run.id[:8]
+    if run.token_digest is None or run.lease_until is None:
+        raise TokenRefused(short, f"it is {run.status}, and no token holds it")
+    if not hmac.compare_digest(run.token_digest, digest(token)):
+        raise TokenRefused(short, "the token is not that of its claim")
+    if run.lease_until <= now:
+        raise TokenRefused(short, f"the lease was over at {run.lease_until.isoformat()}")
+
+
+async def _run(session: AsyncSession, ref: str) -> TaskRunRow:
+    """The run with this id or unique id prefix; of an agent only what a session of its claimed."""
+    id_ = col(TaskRunRow.id)
+    # A beginning is looked for in all of them, a whole id is found by the key.
+    fit = id_ == ref if len(ref) == 32 else id_.startswith(ref, autoescape=True)
+    wanted = select(TaskRunRow).where(fit)
+    actor = owners.current()
+    if actor.is_agent:
+        its = select(TaskSessionRow.id).where(col(TaskSessionRow.owner) == actor.owner)
+        claimed = exists().where(
+            col(TaskEventRow.run_id) == id_,
+            col(TaskEventRow.event) == "claimed",
+            or_(col(TaskEventRow.session_id).in_(its), col(TaskEventRow.actor) == actor.owner),
+        )
+        wanted = wanted.where(claimed)
+    fits: list[TaskRunRow] = []
+    if ref:
+        fits = list((await session.execute(wanted.limit(5))).scalars())
+    if len(fits) > 1:
+        raise Ambiguous("task run", ref, [run.id[:12] for run in fits])
+    if not fits:
+        raise NotFound("task run", ref)
+    return fits[0]

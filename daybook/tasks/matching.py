@@ -1,0 +1,148 @@
+"""Whether a session fits a run, and which comes first (requirement 46). Pure.
+
+The same function judges at a wake and at a claim. It looks at the run first, then at whether the
+session could do anything now, then at whether the two fit:
+
+::
+
+    paused task ─► a person's ─► expired ─► not idle ─► prompting ─► holds a run
+        ─► workspace ─► channel ─► owner ─► capabilities ─► fits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
+
+from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
+from daybook.spec import owners, tasks
+
+IDLE = "idle"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run asks of a session, and its place in the queue."""
+
+    run_id: str
+    priority: int
+    queued_at: datetime
+    owner: str = tasks.ANYONE
+    workspace: str = ""
+    channel: str = ""
+    capabilities: Sequence[str] = ()
+    preferred: Sequence[str] = ()
+    paused: bool = False
+
+    @classmethod
+    def of(cls, task: TaskRow, run: TaskRunRow) -> Self:
+        return cls(
+            run.id,
+            task.priority,
+            run.queued_at,
+            task.owner,
+            task.workspace,
+            task.channel,
+            tuple(task.capabilities),
+            tuple(task.preferred),
+            task.paused,
+        )
+
+    @property
+    def order(self) -> tuple[int, datetime, str]:
+        """Sorted by it, the first is claimed first: urgent before low, then who waited longest."""
+        return (self.priority, self.queued_at, self.run_id)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is known of a session. ``holds``: it has a run whose lease is not over."""
+
+    name: str
+    expires_at: datetime
+    idle_since: datetime
+    agent: str = ""
+    workspace: str = ""
+    channel: str = ""
+    capabilities: Sequence[str] = ()
+    state: str = IDLE
+    prompting: bool = False
+    holds: bool = False
+
+    @classmethod
+    def of(cls, row: TaskSessionRow, holds: bool) -> Self:
+        return cls(
+            row.name,
+            row.expires_at,
+            row.idle_since,
+            row.agent,
+            row.workspace,
+            row.channel,
+            tuple(row.capabilities),
+            row.state,
+            row.prompting,
+            holds,
+        )
+
+
+def verdict(wanted: Wanted, session: Candidate, now: datetime) -> str:
+    """Why the session may not have the run at ``now``, in words; empty: it fits."""
+    return _barred(wanted) or busy(session, now) or _unfit(wanted, session)
+
+
+def fits_ever(wanted: Wanted, session: Candidate) -> str:
+    """As `verdict`, of a session that had nothing else to do and was heard of."""
+    return _barred(wanted) or _unfit(wanted, session)
+
+
+def busy(session: Candidate, now: datetime) -> str:
+    """Why the session may not have any run at ``now``; empty: it may."""
+    if session.expires_at <= now:
+        return "the session was silent too long"
+    if session.state != IDLE:
+        return f"the session is {session.state}"
+    if session.prompting:
+        return "the session waits for an answer to a prompt"
+    if session.holds:
+        return "the session holds a run"
+    return ""
+
+
+def preference(wanted: Wanted, session: Candidate) -> tuple[int, datetime, str]:
+    """Among sessions that fit, sorted by it, the first is woken first.
+
+    That which has most of what is preferred, then that which has been idle longest.
+    """
+    has = len(set(wanted.preferred) & set(session.capabilities))
+    return (-has, session.idle_since, session.name)
+
+
+def _barred(wanted: Wanted) -> str:
+    if wanted.paused:
+        return "the task is paused"
+    if wanted.owner == owners.USER:
+        return "the task is a person's to do"
+    return ""
+
+
+def _unfit(wanted: Wanted, session: Candidate) -> str:
+    if wanted.workspace and wanted.workspace != session.workspace:
+        return f'the task is of the workspace "{wanted.workspace}"'
+    if wanted.channel and wanted.channel != session.channel:
+        return f'the task is of the channel "{wanted.channel}"'
+    if not _may(wanted.owner, session):
+        return f'the task is that of "{wanted.owner}"'
+    lacking = sorted(set(wanted.capabilities) - set(session.capabilities))
+    if lacking:
+        return f"the session lacks {', '.join(lacking)}"
+    return ""
+
+
+def _may(owner: str, session: Candidate) -> bool:
+    if owner == tasks.ANYONE:
+        return True
+    if owner.startswith(tasks.BY_SESSION):
+        return owner == tasks.BY_SESSION + session.name
+    return bool(session.agent) and owner == owners.BY_AGENT + session.agent

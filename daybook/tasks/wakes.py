@@ -1,0 +1,196 @@
+"""Waking sessions for runs: rows of the outbox, written in the cycle's transaction.
+
+::
+
+    a session    to which an MCP server is connected   a row of its own, which that server sends
+                 else, where there is a `wake_url`     one row for all: a signed request
+                 else                                  no way: a failed wake
+
+    its row is   delivered                    succeeded: for `COOLDOWN` it is not woken for that run
+                 pending                      on its way: it is not woken twice
+                 pending for `WITHIN`         withdrawn, failed
+                 failed, withdrawn            failed: the next cycle may try again at once
+
+A wake has one try. What it says is no more than that there is something to claim: whoever is woken
+claims, and gets then what fits best.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.ledger import outbox
+from daybook.ledger.states import Delivery
+from daybook.ledger.tables import OutboxRow, new_id
+from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
+from daybook.spec.tasks import PRIORITIES
+from daybook.tasks import rows
+from daybook.tasks.states import Status
+
+COOLDOWN = timedelta(seconds=60)
+"""How long a session is not woken again for a run, from when its wake arrived; over at its end."""
+WITHIN = timedelta(seconds=60)
+"""How long a wake may be on its way."""
+_OLDEST = COOLDOWN + 5 * WITHIN
+"""What was asked for before that counts for nothing any more, however long its sending took."""
+
+WOKEN = "woken"
+EVENT = "task.wake"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One to be woken, and for what."""
+
+    task: TaskRow
+    run: TaskRunRow
+    session: TaskSessionRow
+    reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "session": self.session.name,
+            "session_id": self.session.id,
+            "agent": self.session.agent,
+            "run_id": self.run.id,
+            "task_id": self.task.id,
+            "title": self.task.title,
+            "priority": PRIORITIES[self.task.priority],
+            "workspace": self.task.workspace,
+            "channel": self.task.channel,
+        }
+
+
+@dataclass
+class Fared:
+    """How wakes fared: how many arrived and did not, why not, and those that are on their way."""
+
+    succeeded: int = 0
+    failed: int = 0
+    errors: list[str] = field(default_factory=list)
+    under_way: list[str] = field(default_factory=list)
+
+
+async def fared(session: AsyncSession, under_way: Collection[str], now: datetime) -> Fared:
+    """How these rows of the outbox fared by now.
+
+    All wakes that wait too long are withdrawn, also those that no statistics know of.
+    """
+    found = Fared()
+    late = update(OutboxRow).where(
+        col(OutboxRow.purpose) == outbox.WAKE,
+        outbox.PENDING,
+        col(OutboxRow.created_at) <= now - WITHIN,
+        col(OutboxRow.lease_until).is_(None) | (col(OutboxRow.lease_until) <= now),
+    )
+    why = f"not sent within {WITHIN.seconds} s"
+    values = {"status": Delivery.SUPPRESSED, "finished_at": now, "error": why, "lease_until": None}
+    await session.execute(late.values(**values), execution_options={"synchronize_session": False})
+    if not under_way:
+        return found
+    counted = (
+        select(OutboxRow.id, OutboxRow.status, OutboxRow.error, func.count(col(TaskEventRow.id)))
+        .join(TaskEventRow, col(TaskEventRow.outbox_id) == col(OutboxRow.id), isouter=True)
+        .where(col(OutboxRow.id).in_(under_way))
+        .group_by(col(OutboxRow.id), col(OutboxRow.status), col(OutboxRow.error))
+        .order_by(col(OutboxRow.id))
+    )
+    for id_, status, error, wakes in (await session.execute(counted)).tuples():
+        if status == Delivery.PENDING:
+            found.under_way.append(id_)
+        elif status == Delivery.DELIVERED:
+            found.succeeded += wakes
+        else:
+            found.failed += wakes
+            found.errors.append(error or status)
+    return found
+
+
+async def notified(
+    session: AsyncSession, now: datetime, rebuilt_at: datetime | None
+) -> set[tuple[str, str]]:
+    """The (run, session) ids that are not to be woken now, of runs that are queued."""
+    # One that arrived after now did so before the clock was set back.
+    arrived = (
+        (col(OutboxRow.status) == Delivery.DELIVERED)
+        & (col(OutboxRow.finished_at) <= now)
+        & (col(OutboxRow.finished_at) > now - COOLDOWN)
+    )
+    since = now - _OLDEST if rebuilt_at is None else max(now - _OLDEST, rebuilt_at)
+    recent = (
+        select(TaskEventRow.run_id, TaskEventRow.session_id)
+        .join(TaskRunRow, col(TaskRunRow.id) == col(TaskEventRow.run_id))
+        .join(OutboxRow, col(OutboxRow.id) == col(TaskEventRow.outbox_id))
+        .where(
+            col(TaskRunRow.status) == Status.QUEUED,
+            col(TaskRunRow.finished_at).is_(None),
+            col(TaskEventRow.event) == WOKEN,
+            col(TaskEventRow.at) > since,
+            outbox.PENDING | arrived,
+        )
+    )
+    found = (await session.execute(recent)).tuples()
+    return {(run_id, session_id) for run_id, session_id in found if session_id is not None}
+
+
+def has_way(row: TaskSessionRow, url: str, now: datetime) -> bool:
+    """Whether it can be woken at all."""
+    return bool(url) or _is_connected(row, now)
+
+
+def _is_connected(row: TaskSessionRow, now: datetime) -> bool:
+    return row.connected_until is not None and row.connected_until > now
+
+
+async def ask(
+    session: AsyncSession, targets: Sequence[Target], url: str, now: datetime
+) -> list[str]:
+    """Write down that these are woken, each of whom has a way; the ids of the outbox rows."""
+    connected = [each for each in targets if _is_connected(each.session, now)]
+    others = [each for each in targets if not _is_connected(each.session, now)]
+    asked = []
+    for each in connected:
+        lane = outbox.lane_of_task_session(each.session.id)
+        # Not its name: that may be one of a channel's, the inbox's say.
+        asked.append(await _put(session, lane, lane, [each], now))
+    if others:
+        asked.append(await _put(session, outbox.lane_of_url(url), url, others, now))
+    return asked
+
+
+async def _put(
+    session: AsyncSession, lane: str, address: str, targets: Iterable[Target], now: datetime
+) -> str:
+    targets = list(targets)
+    body = {"event": EVENT, "at": now.isoformat(), "targets": [each.as_json() for each in targets]}
+    row = OutboxRow(
+        key=f"wake:{new_id()}",
+        purpose=outbox.WAKE,
+        event=EVENT,
+        lane=lane,
+        address=address,
+        body=json.dumps(body, ensure_ascii=False),
+        next_at=now,
+        created_at=now,
+    )
+    await outbox.put(session, row)
+    for each in targets:
+        rows.note(
+            session,
+            each.run,
+            WOKEN,
+            now,
+            actor=rows.SCHEDULER,
+            reason=each.reason,
+            of=each.session,
+            outbox_id=row.id,
+        )
+    return row.id

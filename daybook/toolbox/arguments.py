@@ -1,0 +1,137 @@
+"""The arguments of a tool: flat, each with a description, and read as models write them.
+
+Every argument is a text or a whole number. A text that holds JSON says so: some clients drop, and
+some models break, what is nested in a schema. An optional one has a default, which means that it
+was not given; null means that too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from daybook.errors import Refused
+from daybook.spec.refusal import unknown_field
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument. ``default`` is None where it is required; ``legal`` are its only values.
+
+    ``write`` says, to who left it out, what to write. ``is_json`` is a text that holds a JSON
+    object, which may be given as the object itself. ``many`` are words with commas between, which
+    may be given as a list, of JSON or itself. ``least`` and ``most`` are a number's. ``longest`` is
+    of a text on one line, such as a name, which is looked up and logged.
+    """
+
+    name: str
+    description: str
+    default: str | int | None = ""
+    legal: tuple[str, ...] = ()
+    write: str = ""
+    is_json: bool = False
+    many: bool = False
+    least: int = 1
+    most: int = 100
+    longest: int = 0
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """Its JSON schema: a plain type, nothing nested, nothing to choose from."""
+        number = isinstance(self.default, int)
+        schema: dict[str, Any] = {"type": "integer" if number else "string"}
+        schema["description"] = self.description
+        if self.legal:
+            schema["enum"] = list(self.legal)
+        if number:
+            schema |= {"minimum": self.least, "maximum": self.most}
+        return schema if self.default is None else schema | {"default": self.default}
+
+    def read(self, value: object) -> Any:
+        """What ``value`` means; None where it was not given. Raises `Refused`."""
+        if value is None or value == "":
+            return self._missing()
+        if isinstance(self.default, int):
+            return self._number(value)
+        if self.is_json:
+            return self._object(value)
+        if self.many:
+            value = _with_commas(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)  # a chat's id, say
+        if not isinstance(value, str):
+            raise Refused(self.name, f"{_short(value)} is no text", "write a text")
+        if not value.strip():
+            return self._missing()
+        if self.legal and value not in self.legal:
+            raise Refused(self.name, f'"{value}" is not legal', f"legal: {', '.join(self.legal)}")
+        if self.longest and (len(value) > self.longest or not value.isprintable()):
+            legal = f"legal: one line of at most {self.longest} characters"
+            raise Refused(self.name, "is not legal", legal)
+        return value
+
+    def _missing(self) -> int | None:
+        if self.default is None:
+            raise Refused(self.name, "is missing", self.write)
+        return self.default if isinstance(self.default, int) else None
+
+    def _number(self, value: object) -> int:
+        if isinstance(value, str) and value.strip().isdecimal() and len(value) < 10:
+            value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        legal = f"legal: {self.least} to {self.most}"
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise Refused(self.name, f"{_short(value)} is no whole number", legal)
+        if not self.least <= value <= self.most:
+            raise Refused(self.name, f"{value} is not legal", legal)
+        return value
+
+    def _object(self, value: object) -> dict[str, Any]:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise Refused(self.name, "is no JSON", self.write) from None
+        if not isinstance(value, dict):
+            raise Refused(self.name, "is no JSON object", self.write)
+        return value
+
+
+def schema(arguments: tuple[Argument, ...]) -> dict[str, Any]:
+    """The JSON schema of these arguments together."""
+    found: dict[str, Any] = {
+        "type": "object",
+        "properties": {each.name: each.schema for each in arguments},
+    }
+    if required := [each.name for each in arguments if each.default is None]:
+        found["required"] = required
+    return found | {"additionalProperties": False}
+
+
+def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> dict[str, Any]:
+    """The arguments that were given, by name, and the numbers' defaults. Raises `Refused`."""
+    names = [each.name for each in arguments]
+    for name in given:
+        if name not in names:
+            raise unknown_field(str(name), names)
+    found = {each.name: each.read(given.get(each.name)) for each in arguments}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _with_commas(value: object) -> object:
+    """A list of texts as one text; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return ",".join(value)
+    return value
+
+
+def _short(value: object) -> str:
+    said = repr(value)
+    return said if len(said) <= 60 else said[:59] + "…"

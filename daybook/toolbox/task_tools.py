@@ -1,0 +1,122 @@
+"""The definitions of the tools by which a live agent claims tasks and ends them."""
+
+from __future__ import annotations
+
+from daybook.agents.base import Tool
+from daybook.spec import tasks
+from daybook.spec.names import LONGEST, LONGEST_LINE
+from daybook.toolbox import task_calls as calls
+from daybook.toolbox.arguments import Argument
+from daybook.toolbox.edge import tool
+
+_SESSION = Argument(
+    "session",
+    "The name of your session.",
+    None,
+    write="the name given to task_session_register",
+    longest=LONGEST,
+)
+_RUN = Argument(
+    "run_id", "The run, as task_next told it.", None, write="see task_next", longest=100
+)
+_TOKEN = Argument(
+    "token", "The run's token, as task_next told it.", None, write="see task_next", longest=100
+)
+_LEASE = Argument(
+    "lease",
+    "How long it is yours without a heartbeat, up to 24h. Default: 5m, or as before.",
+    longest=50,
+)
+
+OF_TASKS: tuple[Tool, ...] = (
+    tool(
+        "task_next",
+        "Claim the next queued task that fits your session. It is yours until its lease ends, or "
+        "you end it; a session holds one at a time.",
+        calls.claim,
+        _SESSION,
+        _LEASE,
+        Argument(
+            "wait_seconds",
+            "So long it waits until something is claimable.",
+            0,
+            least=0,
+            most=calls.LONGEST_WAIT,
+        ),
+    ),
+    tool(
+        "task_heartbeat",
+        "Hold a claimed run longer: its lease begins anew now. Call it well before that ends.",
+        calls.heartbeat,
+        _RUN,
+        _TOKEN,
+        _LEASE,
+    ),
+    tool(
+        "task_complete",
+        "The task is done.",
+        calls.complete,
+        _RUN,
+        _TOKEN,
+        Argument("output", "What came of it; it is kept with the run."),
+    ),
+    tool(
+        "task_fail",
+        "The task cannot be done. If another session may be able to, use task_release.",
+        calls.fail,
+        _RUN,
+        _TOKEN,
+        Argument("error", "Why not.", None, write="write why it cannot be done"),
+    ),
+    tool(
+        "task_release",
+        "Give a claimed run back to the queue.",
+        calls.release,
+        _RUN,
+        _TOKEN,
+        Argument("reason", "Why.", longest=LONGEST_LINE),
+    ),
+    tool(
+        "task_session_register",
+        "Say that you are there for queued tasks, and what you can do. The same name again "
+        "replaces what was said.",
+        calls.register,
+        Argument(
+            "name",
+            "A name that is yours alone.",
+            None,
+            write="write a unique name",
+            longest=LONGEST,
+        ),
+        Argument(
+            "capabilities",
+            "What you can do, with commas between, such as python,review. A task that needs "
+            "another one is not for you.",
+            many=True,
+        ),
+        Argument("agent", "The agent that you are. Default: whom you work for.", longest=LONGEST),
+        Argument("type", "What kind of session, such as ide.", longest=tasks.LONGEST_WORD),
+        Argument("workspace", "Where you work.", longest=tasks.LONGEST_WORD),
+        Argument("channel", "The conversation that you are in.", longest=tasks.LONGEST_WORD),
+    ),
+    tool(
+        "task_session_report",
+        "Say whether you are free for a task.",
+        calls.report,
+        _SESSION,
+        Argument(
+            "state",
+            "idle: free; active: at work on something else.",
+            None,
+            legal=tasks.STATES,
+            write=f"legal: {', '.join(tasks.STATES)}",
+        ),
+        Argument(
+            "prompting",
+            "yes: waiting for a person's answer, so not free.",
+            "no",
+            legal=("no", calls.YES),
+        ),
+    ),
+)
+"""The seven tools of requirements 46 and 48."""

@@ -1,0 +1,200 @@
+"""The definitions of the tools of jobs; those of tasks are in `task_tools`.
+
+They stand in every conversation of an agent, so each word costs: together they are under 12 KB, and
+those of tasks under 5.
+"""
+
+from __future__ import annotations
+
+from daybook.agents.base import Tool
+from daybook.spec import cron, names, zones
+from daybook.toolbox import calls, task_tools
+from daybook.toolbox.arguments import Argument
+from daybook.toolbox.edge import tool as _tool
+
+_FORMS = (
+    'A cron expression ("0 9 * * 1-5": weekdays at nine; six fields: seconds first; @daily), '
+    '"every 30m", "at 2027-01-15T14:30", "in 30m" (once), or "on demand".'
+)
+_WRITE = 'write such as "0 9 * * 1-5", "every 30m", "at 2027-01-15T14:30", "in 30m" or "on demand"'
+
+_LINE = 200
+"""Characters of what a job is named by; a name itself has half of them."""
+
+_JOB = Argument(
+    "job_id",
+    "The job's id, unique beginning of its id, or name.",
+    None,
+    write="see cron_list",
+    longest=_LINE,
+)
+_SCHEDULE = Argument("schedule", _FORMS, None, write=_WRITE, longest=cron.LONGEST)
+_ZONE = Argument(
+    "timezone",
+    "IANA zone of the schedule, such as Europe/Berlin. Default: the setting.",
+    longest=zones.LONGEST,
+)
+_NAME = Argument("name", "A unique name. Default: the beginning of what it does.")
+_CHANNEL = Argument(
+    "channel", "Where the answer is delivered, such as inbox. Default: nowhere; cron_runs shows it."
+)
+_CHAT = Argument("chat_id", "Which chat of the channel, where it has several.")
+_HEADERS = 'JSON object of request headers, such as {"X-Team": "a"}; a secret is {{secret:name}}.'
+_PARAMS = 'JSON object of the tool\'s arguments, such as {"full": true}.'
+_METHOD = "HTTP method. Default: POST."
+_BODY = "The request's body, as it is sent."
+_TOOL = "name, server.tool, or https://host/path#tool of an MCP server."
+_SESSION = (
+    "reuse: its runs continue one conversation; new: each run begins one; chat: they continue that "
+    "of channel and chat_id."
+)
+_OBJECT = 'write a JSON object, such as {"full": true}'
+_CHANGED = "Leave out for no change."
+
+
+def _again(
+    name: str, description: str = "", *, is_json: bool = False, longest: int = 0
+) -> Argument:
+    told = f"{description} {_CHANGED}".strip()
+    write = _OBJECT if is_json else ""
+    return Argument(name, told, write=write, is_json=is_json, longest=longest)
+
+
+OF_JOBS: tuple[Tool, ...] = (
+    _tool(
+        "cron_add",
+        "Schedule a prompt: at each due time an agent is asked it, and its answer delivered. The "
+        "answer tells the job's id, its next due times and where the answers go.",
+        calls.add,
+        Argument(
+            "prompt",
+            "What the agent is asked, complete in itself: it may not remember this conversation. "
+            "May name {{due}} and {{last_output}}.",
+            None,
+            write="write what the agent is asked at each due time",
+        ),
+        _SCHEDULE,
+        _ZONE,
+        _NAME,
+        _CHANNEL,
+        _CHAT,
+        Argument("agent", "The agent that is asked. Default: default."),
+        Argument("model", "A model in place of the agent's own."),
+        Argument("session", _SESSION, "reuse", legal=("reuse", "new", "chat")),
+    ),
+    _tool(
+        "cron_add_webhook",
+        "Schedule an HTTP request. 2xx is success.",
+        calls.add,
+        Argument("url", "The address that is called.", None, write="write an https:// address"),
+        _SCHEDULE,
+        Argument("method", _METHOD),
+        Argument("headers", _HEADERS, write=_OBJECT, is_json=True),
+        Argument("body", _BODY),
+        _ZONE,
+        _NAME,
+        _CHANNEL,
+        _CHAT,
+    ),
+    _tool(
+        "cron_add_tool",
+        "Schedule a call of one tool with fixed arguments, without a model.",
+        calls.add,
+        Argument("tool", f"The tool: {_TOOL}", None, write=f"write {_TOOL}"),
+        _SCHEDULE,
+        Argument("params", _PARAMS, write=_OBJECT, is_json=True),
+        _ZONE,
+        _NAME,
+        _CHANNEL,
+        _CHAT,
+    ),
+    _tool(
+        "cron_list",
+        "List the jobs: id, name, schedule, next due time, how the last run ended.",
+        calls.list_jobs,
+        Argument(
+            "status",
+            "Only those; failed: whose last run failed.",
+            "all",
+            legal=("all", "enabled", "disabled", "failed"),
+        ),
+        read_only=True,
+    ),
+    _tool("cron_get", "Show one job whole, and its last run.", calls.get, _JOB, read_only=True),
+    _tool(
+        "cron_update",
+        "Change a job: only what is given changes. A new schedule counts from now.",
+        calls.update,
+        _JOB,
+        _again("prompt"),
+        _again("schedule", "As in cron_add.", longest=cron.LONGEST),
+        _again("timezone", longest=zones.LONGEST),
+        _again("name"),
+        _again("channel", "none: nowhere."),
+        _again("chat_id"),
+        _again("agent"),
+        _again("model", "none: the agent's own."),
+        _again("session", "reuse, new or chat."),
+        _again("url", "Of a webhook."),
+        _again("method", "Of a webhook."),
+        _again("headers", "Of a webhook: JSON object.", is_json=True),
+        _again("body", "Of a webhook; none: empty."),
+        _again("tool", "Of a tool call."),
+        _again("params", "Of a tool call: JSON object.", is_json=True),
+    ),
+    _tool("cron_remove", "Remove a job. Its runs stay readable.", calls.remove, _JOB),
+    _tool("cron_enable", "Switch a job on.", calls.enable, _JOB),
+    _tool(
+        "cron_disable",
+        "Switch a job off (pause it); cron_enable switches it on again.",
+        calls.disable,
+        _JOB,
+        Argument("note", "Why; it is shown with the job.", longest=names.LONGEST_LINE),
+    ),
+    _tool(
+        "cron_trigger",
+        "Run a job now, also a disabled one. Waits a few seconds for its outcome; cron_runs shows "
+        "that of a longer run later.",
+        calls.trigger,
+        _JOB,
+    ),
+    _tool(
+        "cron_cancel",
+        "End the run of a job that is going or waits, with all that it began.",
+        calls.cancel,
+        Argument(
+            "job_id",
+            "The job, or the id of its run.",
+            None,
+            write="see cron_runs",
+            longest=_LINE,
+        ),
+    ),
+    _tool(
+        "cron_runs",
+        "Runs of a job, newest first: outcome, reason, output.",
+        calls.history,
+        _JOB,
+        Argument("limit", "How many.", 5, most=50),
+        read_only=True,
+    ),
+    _tool(
+        "cron_next",
+        "The next due times of a job, or of a schedule before you use it.",
+        calls.coming,
+        Argument("job_id", "A job; or give schedule.", longest=_LINE),
+        Argument("schedule", "As in cron_add; or give job_id.", longest=cron.LONGEST),
+        Argument(
+            "timezone",
+            "IANA zone of the schedule. Default: the setting.",
+            longest=zones.LONGEST,
+        ),
+        Argument("count", "How many.", 5, most=50),
+        read_only=True,
+    ),
+)
+"""The twelve tools of requirement 40, and `cron_cancel` of requirement 23."""
+
+TOOLS: tuple[Tool, ...] = (*OF_JOBS, *task_tools.OF_TASKS)
+
+BY_NAME = {each.name: each for each in TOOLS}

@@ -1,0 +1,73 @@
+"""The two pages, and the server that has them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from daybook.errors import DaybookError
+from daybook.service.health import Watch
+from daybook.web import metrics
+
+MOST = 100
+"""How many connections are open at once; one more is answered 503."""
+
+_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+def application(watch: Watch) -> Starlette:
+    """The application, which begins and closes ``watch``; `web.guard.Guard` goes before it."""
+
+    async def health(request: Request) -> Response:
+        well, view = await watch.health()
+        return JSONResponse(view, 200 if well else 503, _HEADERS)
+
+    async def prometheus(request: Request) -> Response:
+        try:
+            found = await watch.figures()
+        except DaybookError:
+            found = None  # a scrape that fails would not say what is wrong
+        text, kind = metrics.page(found, request.headers.get("accept", ""))
+        return Response(text, 200, _HEADERS | {"content-type": kind})
+
+    async def nothing(request: Request, error: Exception) -> Response:
+        return PlainTextResponse("here are /health and /metrics\n", 404, _HEADERS)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        watch.begin()
+        try:
+            yield
+        finally:
+            await watch.close()
+
+    return Starlette(
+        routes=[Route("/health", health), Route("/metrics", prometheus)],
+        exception_handlers={404: nothing},
+        lifespan=lifespan,
+    )
+
+
+def serving(guarded: ASGIApp) -> uvicorn.Server:
+    """The server of it: it says nothing of itself, and logs no questions."""
+    config = uvicorn.Config(
+        guarded,
+        http="h11",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
+        h11_max_incomplete_event_size=16_384,
+    )
+    return uvicorn.Server(config)

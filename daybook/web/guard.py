@@ -1,0 +1,42 @@
+"""What is let in: questions, for a name that is ours, from no strange web page, without a body.
+
+The pages are readable by all who reach the port; a browser that visits a strange page must not be
+one of them (`daybook.host.names`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from daybook.host.names import Names
+
+_CLOSE = {"connection": "close"}
+
+
+class Guard:
+    """ASGI middleware; ``names`` and ``any_address`` are those of `Names`."""
+
+    def __init__(
+        self, application: ASGIApp, names: Iterable[str] = (), *, any_address: bool = False
+    ) -> None:
+        self._application = application
+        self._names = Names(names, any_address=any_address)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refused := self._refused(scope)) is not None:
+            await refused(scope, receive, send)
+        elif scope["type"] != "websocket":
+            await self._application(scope, receive, send)
+
+    def _refused(self, scope: Scope) -> PlainTextResponse | None:
+        if why := self._names.refusal(scope):
+            return PlainTextResponse(f"{why}\n", 403, _CLOSE)
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("GET or HEAD\n", 405, {"allow": "GET, HEAD"} | _CLOSE)
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+            return PlainTextResponse("no body is read here\n", 413, _CLOSE)
+        return None

@@ -1,0 +1,158 @@
+"""The figures as Prometheus reads them (docs/monitoring.md has the rules that use them).
+
+A gauge is what is true now. The one counter, `daybook_ended_runs_total`, counts from the process's
+start on; the ledger's own totals are none, because retention lets go of runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from daybook import __version__
+from daybook.ledger.states import LIVE, TERMINAL
+from daybook.service.health import Figures
+
+
+def page(found: Figures | None, accept: str) -> tuple[bytes, str]:
+    """The page in the format that is asked for, and its content type.
+
+    Without figures, because the ledger does not answer, it says that alone.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Given(found))
+    encode, kind = choose_encoder(accept)
+    return encode(registry), kind
+
+
+class _Given(Collector):
+    def __init__(self, found: Figures | None) -> None:
+        self._found = found
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("ledger_up", "Whether the ledger answers.", self._found is not None)
+        if self._found is not None:
+            yield from _info(self._found)
+            yield from _jobs(self._found)
+            yield from _runs(self._found)
+            yield from _keeper(self._found)
+            yield from _outbox(self._found)
+            yield from _tasks(self._found)
+
+
+def _info(found: Figures) -> Iterator[Metric]:
+    yield InfoMetricFamily(
+        "daybook",
+        "This Daybook, and which ledger it keeps.",
+        value={"version": __version__, "ledger": found.ledger_id},
+    )
+    yield _gauge(
+        "clock_skew_seconds",
+        "How far the ledger's clock is ahead of this machine's.",
+        found.ahead.total_seconds(),
+    )
+
+
+def _jobs(found: Figures) -> Iterator[Metric]:
+    switched = {"true": found.jobs[True], "false": found.jobs[False]}
+    yield _by("jobs", "Jobs, by whether they are enabled.", "enabled", switched)
+    yield _gauge(
+        "due_soon", "Jobs that are due within five minutes by their schedules.", found.due_soon
+    )
+    yield _gauge(
+        "late", "Due times that passed a minute and a half ago, and nothing began.", len(found.late)
+    )
+    yield _gauge(
+        "overdue",
+        "Of those that are late, the ones that no limit keeps: somebody has to see to them.",
+        len(found.overdue),
+    )
+    yield _by(
+        "consecutive_failures",
+        "How often in a row each job that fails has failed; at most 100 jobs.",
+        "job",
+        found.failing,
+    )
+
+
+def _runs(found: Figures) -> Iterator[Metric]:
+    live = {str(status): found.live.get(status, 0) for status in sorted(LIVE)}
+    yield _by("live_runs", "Runs that have not ended, by status.", "status", live)
+    ended = CounterMetricFamily(
+        "daybook_ended_runs",
+        "Outcomes written since this process began; a missed due time is one.",
+        labels=["status"],
+    )
+    for status in sorted(TERMINAL):
+        ended.add_metric([status], found.ended.get(status, 0))
+    yield ended
+    day = {str(status): found.ended_last_day.get(status, 0) for status in sorted(TERMINAL)}
+    yield _by("ended_runs_last_day", "Outcomes of the last 24 hours.", "status", day)
+
+
+def _keeper(found: Figures) -> Iterator[Metric]:
+    yield _gauge("keeper_leads", "Whether a keeper leads.", found.led)
+    if (renewed := found.renewed_ago) is not None:
+        yield _gauge(
+            "keeper_lease_age_seconds",
+            "Time since the keeper's lease was renewed; it is after 10 s, and runs out after 30 s.",
+            renewed.total_seconds(),
+        )
+    if (observed := found.observed_ago) is not None:
+        yield _gauge(
+            "keeper_observed_age_seconds",
+            "Time since the keeper began its last complete look at Prefect.",
+            observed.total_seconds(),
+        )
+
+
+def _outbox(found: Figures) -> Iterator[Metric]:
+    outbox = found.outbox
+    oldest = outbox["oldest_pending_at"]
+    age = 0.0 if oldest is None else (found.at - oldest).total_seconds()
+    yield _gauge("outbox_pending", "Callbacks and messages that wait.", outbox["pending"])
+    yield _gauge("outbox_oldest_seconds", "How long the oldest of them has waited.", max(0.0, age))
+    yield _gauge("outbox_failed", "Callbacks and messages that were given up.", outbox["failed"])
+    yield _gauge(
+        "outbox_lanes_paused",
+        "Destinations that failed often in a row and are left alone for a while.",
+        len(outbox["paused"]),
+    )
+    yield _gauge("inbox_unread_alerts", "Alerts that nobody has read.", outbox["unread_alerts"])
+
+
+def _tasks(found: Figures) -> Iterator[Metric]:
+    tasks = found.tasks
+    age = 0.0 if tasks.oldest is None else (found.at - tasks.oldest).total_seconds()
+    live = {str(status): count for status, count in tasks.live.items()}
+    yield _by("tasks_live", "Runs of tasks that have not ended, by status.", "status", live)
+    yield _gauge("tasks_oldest_queued_seconds", "How long the oldest has waited.", max(0.0, age))
+    yield _gauge("tasks_starving", "Queued runs that starve: nobody claims them.", tasks.starving)
+    yield _gauge("tasks_attention", "Runs of tasks that somebody should look at.", tasks.attention)
+    yield _by(
+        "tasks_sessions",
+        "Sessions that are there, by whether they could claim now.",
+        "state",
+        {"free": tasks.free, "busy": tasks.busy},
+    )
+    yield _gauge("tasks_paused", "Whether the task scheduler is paused.", tasks.switch.paused)
+    day = {str(status): count for status, count in tasks.ended_last_day.items()}
+    yield _by(
+        "tasks_ended_last_day", "Runs of tasks that ended in the last 24 hours.", "status", day
+    )
+
+
+def _gauge(name: str, told: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"daybook_{name}", told, value=float(value))
+
+
+def _by(name: str, told: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"daybook_{name}", told, labels=[label])
+    for each, value in values.items():
+        family.add_metric([each], value)
+    return family

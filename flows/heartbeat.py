@@ -1,0 +1,90 @@
+"""The flow of `heartbeat` jobs: a look at standing orders, and what they call for.
+
+::
+
+    the file is missing or blank ──► skipped, and nobody is asked
+    the gate: is there anything to do? ──► skip: skipped · no answer that is one: failed
+    run ──► the agent is asked to do it, in its own conversation; the job's channel gets the reply
+
+It runs from a deployment, by `run_deployment("heartbeat/<slug>")`, and called in a script::
+
+    import asyncio
+    from flows.heartbeat import heartbeat
+
+    asyncio.run(heartbeat(file="~/orders.md"))
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from daybook import home
+
+home.enter()  # before Prefect is imported: it reads its environment once
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from daybook import repository
+from daybook.ledger.offers import Granted
+from daybook.runs import heartbeat as beat
+from daybook.runs.attempt import Act
+from daybook.runs.carry_out import carry_out
+from daybook.spec.actions import ORDERS, Heartbeat, Session
+from daybook.spec.job import read_parameters
+from daybook.spec.notify import Notify
+from daybook.spec.policy import Policy
+from daybook.sync.reconcile import Reconciliation
+
+repository.load_door("deployments/steps.py").make_pool_when_deploying()
+
+
+@flow(name="heartbeat", persist_result=False, retries=0)  # as flows/agent_prompt.py says
+async def heartbeat(
+    file: str = ORDERS,
+    agent: str = "default",
+    gate_agent: str = "",
+    model: str = "",
+    session: Session = "reuse",
+    session_key: str = "",
+    policy: Policy = Policy(retries=0, catch_up="none"),  # noqa: B008 - immutable
+    notify: Notify = Notify(),  # noqa: B008 - immutable
+) -> State[Any]:
+    """A look at standing orders, and what they call for.
+
+    Args:
+        file: What the agent is to look after, in words; a relative name is one in Daybook's home.
+        agent: The agent's name, as `daybook agents list` shows it.
+        gate_agent: The agent that is asked first whether there is anything to do; empty is the
+            same one.
+        model: The model that a model agent is to use instead of its own; empty is its own.
+        session: Whether its runs continue one conversation, each begins a new one, or they
+            continue that of their channel and chat id (chat).
+        session_key: The name of a conversation that several jobs of one agent share; empty is the
+            heartbeat's own.
+        policy: How long an attempt may take, retries, and what happens when runs overlap.
+        notify: Who is told how it ended: addresses, and a channel.
+    """
+    parameters: dict[str, Any] = {
+        "file": file,
+        "agent": agent,
+        "gate_agent": gate_agent,
+        "model": model,
+        "session": session,
+        "session_key": session_key,
+        "policy": policy.model_dump(mode="json"),
+        "notify": notify.model_dump(mode="json"),
+    }
+    return await carry_out("heartbeat", parameters, _prepare, Reconciliation(), gate=beat.gate)
+
+
+async def _prepare(granted: Granted) -> Act:
+    """The orders as the prompt of an agent; nothing of it has an effect."""
+    action, _, _ = read_parameters("heartbeat", granted.parameters)
+    assert isinstance(action, Heartbeat)
+    asked = {name: granted.parameters[name] for name in beat.ASKED}
+    asked["prompt"] = beat.prompt(action.file)
+    prepare = repository.load_door("flows/agent_prompt.py")._prepare
+    act: Act = await prepare(replace(granted, parameters=asked))
+    return act

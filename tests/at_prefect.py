@@ -1,0 +1,59 @@
+"""What tests of the command line and of blocks share at a real Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+
+import blocks
+from daybook.cli.main import main
+
+Daybook = Callable[..., Any]
+
+
+def with_client(ask: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
+    """What ``ask`` answers, asked from a test that is not asynchronous."""
+
+    async def asked() -> Any:
+        async with get_client() as client:
+            return await ask(client)
+
+    return asyncio.run(asked())
+
+
+@asynccontextmanager
+async def knowing_our_blocks(*slugs: str) -> AsyncIterator[PrefectClient]:
+    """A client of a Prefect that knows our block types and holds no document of these ones,
+    before and after.
+    """
+    async with get_client() as client:
+        await blocks.register(client)
+        await _forget(client, slugs)
+        yield client
+        await _forget(client, slugs)
+
+
+async def _forget(client: PrefectClient, slugs: tuple[str, ...]) -> None:
+    for slug in slugs:
+        for document in await client.read_block_documents_by_type(slug):
+            await client.delete_block_document(document.id)
+
+
+@contextmanager
+def commands(capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
+    """Carry out command lines with `--json`: what each printed. No job is there at the end."""
+
+    def carry_out(*tokens: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        assert main([*tokens, "--json"]) == code
+        return json.loads(capsys.readouterr().out)
+
+    yield carry_out
+    for job in carry_out("list"):
+        carry_out("remove", job["id"], "--yes")

@@ -1,0 +1,58 @@
+"""A model agent at a provider of ours, for runs in which it calls tools."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from sqlmodel import select
+
+from daybook.agents import documents
+from daybook.ledger.tables import AttemptRow
+from flows.agent_prompt import agent_prompt
+from tests.floor import Floor
+from tests.providers import KEY, Answer, Provider, Step
+
+LOOKS = """
+@server.tool(annotations={"readOnlyHint": True})
+def look(where: str) -> str:
+    "Looks."
+    tell(f"look {where}")
+    return f"rain in {where}"
+
+@server.tool
+def write(text: str) -> str:
+    "Writes."
+    tell(f"write {text}")
+    had()
+    return "written"
+"""
+
+
+class Asked:
+    """A model agent at a provider of ours; its tools are a test's to say."""
+
+    def __init__(self, floor: Floor, here: Provider) -> None:
+        self.floor, self.here = floor, here
+        self.name = f"m-{uuid4().hex[:8]}"
+
+    async def given(self, *tools: str) -> Asked:
+        settings = {"model": "openai:gpt-4o-mini", "base_url": self.here.address, "api_key": KEY}
+        await documents.add(self.floor.client, self.name, "model", settings | {"tools": [*tools]})
+        return self
+
+    async def run(self, *script: Step, **given: Any) -> dict[str, Any]:
+        self.here.script = list(script)
+        policy = {"timeout": "60s", "retries": 2, "retry_delay": "1s"} | given.pop("policy", {})
+        result: dict[str, Any] = await agent_prompt(
+            prompt="What is on?", agent=self.name, policy=policy, **given
+        )
+        return result
+
+    async def attempts(self) -> list[AttemptRow]:
+        async with self.floor.ledger.read() as session:
+            return list((await session.execute(select(AttemptRow))).scalars())
+
+
+def calls(tool: str, **arguments: Any) -> Answer:
+    return Answer("", tool=tool, arguments=arguments, input_tokens=100, output_tokens=20)

@@ -1,0 +1,159 @@
+"""A Prefect that knows our blocks, and real endpoints: HTTP, HTTPS, and a mail server."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from email.message import Message as Mail
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiosmtpd.smtp import SMTP
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from prefect.client.orchestration import PrefectClient, get_client
+
+import blocks
+from daybook.channels import directory
+from daybook.clock import SYSTEM
+from daybook.home import Home
+from daybook.ledger.tables import OutboxRow
+from tests.unit.outgoing.wires import Server, serving
+
+_LINES = "\n".join(f"line {number} of a long answer" for number in range(1, 1601))
+LONG = f"{_LINES[:39_991]} the end."
+"""A message of 40,000 characters."""
+
+
+def row(channel: str, body: str = "All is well.", **given: Any) -> OutboxRow:
+    """A row of the outbox, as the drain has claimed it."""
+    now = SYSTEM.now()
+    fields: dict[str, Any] = {
+        "key": "run:4f0c2a91d3e7aa00:channel",
+        "purpose": "message",
+        "event": "completed",
+        "run_id": "4f0c2a91d3e7aa00",
+        "lane": f"channel:{channel}",
+        "address": channel,
+        "subject": "morning-brief: succeeded",
+        "body": body,
+        "next_at": now,
+        "created_at": now,
+    }
+    return OutboxRow(**fields | given)
+
+
+@pytest.fixture
+async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
+    """A client of a Prefect that knows our block types and holds no channel."""
+    async with get_client() as client:
+        await blocks.register(client)
+        await _forget_all(client)
+        yield client
+        await _forget_all(client)
+
+
+async def _forget_all(client: PrefectClient) -> None:
+    for name, slug in (await directory.names(client)).items():
+        if name not in directory.LOCAL:
+            short = name.rpartition("/")[2]
+            document = await client.read_block_document_by_name(short, slug)
+            await client.delete_block_document(document.id)
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Server]:
+    """A server on localhost; a test says what it answers."""
+    async with serving() as here:
+        yield here
+
+
+@pytest.fixture(scope="session")
+def localhost(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of localhost that signs itself, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    now = SYSTEM.now()
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("localhost") / "both.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+@pytest.fixture
+async def https(localhost: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """The same over TLS, by a certificate that this process trusts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(localhost)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(localhost))
+    async with serving(context) as here:
+        yield here
+
+
+class Letters:
+    """What a mail server got; ``answer`` is what it says to the next."""
+
+    def __init__(self) -> None:
+        self.got: list[Mail] = []
+        self.to: list[list[str]] = []
+        self.answer = "250 OK"
+        self.port = 0
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        if self.answer.startswith("250"):
+            self.got.append(email.message_from_bytes(envelope.content))
+            self.to.append(list(envelope.rcpt_tos))
+        return self.answer
+
+    def url(self, query: str = "") -> str:
+        """The address of a channel that sends to somebody there."""
+        return (
+            f"mailto://127.0.0.1:{self.port}?from=daybook@here.example&to=me@there.example{query}"
+        )
+
+
+@pytest.fixture
+async def letters() -> AsyncIterator[Letters]:
+    """A mail server on localhost."""
+    letters = Letters()
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(lambda: SMTP(letters), "127.0.0.1", 0)
+    letters.port = listening.sockets[0].getsockname()[1]
+    yield letters
+    listening.close()
+    await listening.wait_closed()
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    """A port that is kept, and at which nobody listens."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]

@@ -1,0 +1,317 @@
+"""Channels of our own: e-mail to a real mail server, chats by their ids, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import logging
+import re
+import threading
+from typing import Any
+
+import pytest
+from apprise.plugins.telegram import NotifyTelegram
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import BlockDocumentUpdate
+from pydantic import SecretStr
+
+import blocks
+from daybook import channels
+from daybook.channels import NotDelivered, apart, ours
+from daybook.channels.base import UNBOUNDED
+from daybook.errors import NotFound, Refused, UnknownName
+from daybook.outgoing import block_documents
+from tests.contract.channels.conftest import LONG, Letters, row
+from tests.unit.outgoing.wires import Server, answer, hang
+
+pytestmark = pytest.mark.anyio
+
+PASSWORD = "s3cr3t-of-the-mail"
+
+
+def text_of(mail: Any, kind: str) -> str:
+    [part] = [each for each in mail.walk() if each.get_content_type() == kind]
+    return str(part.get_payload(decode=True).decode())
+
+
+# --- e-mail
+
+
+async def test_a_mail_arrives_and_nothing_in_it_is_a_tag(
+    client: PrefectClient, letters: Letters
+) -> None:
+    await ours.add(client, "mail", letters.url())
+    text = "**All** is well.\n<img src=//evil.example/x onerror=y> & <b>\n  indented"
+    await channels.send(client, row("mail", text, subject="brief:\r\nBcc: all@there.example"))
+
+    [mail], [to] = letters.got, letters.to
+    assert to == ["me@there.example"]
+    assert mail["Subject"] == "brief: Bcc: all@there.example"
+    assert mail["Bcc"] is None
+    assert text_of(mail, "text/html") == (
+        "**All** is well.<br/>"
+        "&lt;img src=//evil.example/x onerror=y&gt; &amp; &lt;b&gt;<br/>"
+        "&nbsp;&nbsp;indented"
+    )
+    plain = text_of(mail, "text/plain")
+    assert plain.splitlines()[:2] == text.splitlines()[:2]
+
+
+async def test_a_long_mail_is_one_and_says_how_much_is_missing(
+    client: PrefectClient, letters: Letters
+) -> None:
+    await ours.add(client, "mail", letters.url("&overflow=split"))
+    await channels.send(client, row("mail", LONG))
+
+    [mail] = letters.got
+    lines = text_of(mail, "text/plain").splitlines()
+    kept = "\n".join(lines[:-1])
+    assert 30_000 < len(kept) <= 32_768
+    assert LONG.startswith(f"{kept}\n")
+    missing = f"{len(LONG) - len(kept):,}"
+    assert lines[-1] == f"[… {missing} more characters: `daybook show 4f0c2a91d3e7`]"
+
+
+@pytest.mark.parametrize("reply", ["554 no such user", "451 later"])
+async def test_a_mail_that_is_refused_is_a_failure(
+    client: PrefectClient, letters: Letters, reply: str
+) -> None:
+    letters.answer = reply
+    await ours.add(client, "mail", letters.url("&optional=yes"))
+    with pytest.raises(NotDelivered, match='the channel "mail": Sending email') as failed:
+        await channels.send(client, row("mail"))
+    assert failed.value.temporary
+    assert letters.got == []
+
+
+async def test_a_mail_server_that_is_away_is_a_failure_and_the_password_is_not_told(
+    client: PrefectClient, unused_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = f"mailto://daybook:{PASSWORD}@127.0.0.1:{unused_port}?from=a@b.example&to=c@d.example"
+    await ours.add(client, "mail", url)
+    with pytest.raises(NotDelivered, match="Connection error") as failed:
+        await channels.send(client, row("mail"))
+    assert PASSWORD not in str(failed.value) + caplog.text
+
+
+# --- chats
+
+
+async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Server) -> None:
+    await ours.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/{{chat_id}}/say")
+    await channels.check(client, "chats", "general")
+    with pytest.raises(Refused, match="has several") as refused:
+        await channels.check(client, "chats", "")
+    assert refused.value.field == "chat_id"
+    with pytest.raises(NotDelivered, match="chat_id is missing"):
+        await channels.send(client, row("chats"))
+    assert endpoint.requests == []
+
+    for chat in ("general", "-1001", "@me:b.example"):
+        await channels.send(client, row("chats", chat_id=chat))
+    paths = [each.path for each in endpoint.requests]
+    assert paths == ["/general/say", "/-1001/say", "/@me:b.example/say"]
+
+
+@pytest.mark.parametrize(
+    "chat",
+    ["../other", "..", "a/b", "a?b=c", "a&b=c", "a#b", "a%2Fb", "a b", "a\n", "a\r\nb", "a[b]"],
+)
+async def test_a_chat_id_leads_nowhere_else(
+    client: PrefectClient, endpoint: Server, chat: str
+) -> None:
+    await ours.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/to/{{chat_id}}/say")
+    with pytest.raises(Refused, match="is none") as refused:
+        await channels.check(client, "chats", chat)
+    assert refused.value.field == "chat_id"
+    with pytest.raises(NotDelivered) as failed:
+        await channels.send(client, row("chats", chat_id=chat))
+    assert not failed.value.temporary
+    assert endpoint.requests == []
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [f"a@one.example{join}b@two.example" for join in (",", ";", ":", "=", "!")]
+    + [f"+491234567801{join}+491234567802" for join in ("", ",", "-")],
+)
+async def test_a_chat_id_is_one_recipient(
+    client: PrefectClient, letters: Letters, chat: str
+) -> None:
+    url = f"mailto://127.0.0.1:{letters.port}?from=daybook@here.example&to={{chat_id}}"
+    await ours.add(client, "mail", url)
+    with pytest.raises(Refused, match="one recipient"):
+        await channels.check(client, "mail", chat)
+    with pytest.raises(NotDelivered):
+        await channels.send(client, row("mail", chat_id=chat))
+    assert letters.to == []
+    await channels.send(client, row("mail", chat_id="a+daybook@one.example"))
+    assert letters.to == [["a+daybook@one.example"]]
+
+
+async def test_a_telegram_chat_gets_text_that_is_no_tag(
+    client: PrefectClient, endpoint: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NotifyTelegram, "notify_url", f"{endpoint.address}/bot")
+    endpoint.steps = [answer(200, b'{"ok": true, "result": {}}')]
+    await ours.add(client, "chats", f"tgram://123456789:{PASSWORD}/{{chat_id}}")
+    text = "**Hi** <b>&</b> <a href=//evil.example>x</a>"
+    await channels.send(client, row("chats", text, chat_id="-1001", subject="a <b>job</b>"))
+    await channels.send(client, row("chats", LONG, chat_id="-1001"))
+
+    short, long = [json.loads(each.body) for each in endpoint.requests]
+    assert [each.path for each in endpoint.requests] == [
+        f"/bot123456789:{PASSWORD}/sendMessage"
+    ] * 2
+    assert (short["chat_id"], short["parse_mode"]) == (-1001, "HTML")
+    title, _, said = short["text"].partition("\r\n")
+    assert title == "<b>a &lt;b&gt;job&lt;/b&gt;</b>"
+    assert (html.unescape(said), "<" in said) == (text, False)
+    read = html.unescape(re.sub("<[^>]*>|\r", "", long["text"]))  # Telegram counts no tag, no \r
+    assert 3_500 < len(read) <= 4_096
+    assert "more characters" in read.rpartition("\n")[2]
+
+
+async def test_the_event_is_told_as_apprise_has_it(client: PrefectClient, endpoint: Server) -> None:
+    await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
+    for event in ("completed", "failed", "missed", "progress"):
+        await channels.send(client, row("team", event=event))
+    told = [json.loads(each.body) for each in endpoint.requests]
+    assert [each["type"] for each in told] == ["success", "failure", "warning", "info"]
+    assert {(each["title"], each["message"]) for each in told} == {
+        ("morning-brief: succeeded", "All is well.")
+    }
+
+
+async def test_a_message_without_words_says_its_subject(
+    client: PrefectClient, endpoint: Server
+) -> None:
+    await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
+    await channels.send(client, row("team", "  \n"))
+    assert json.loads(endpoint.requests[0].body)["message"] == "morning-brief: succeeded"
+
+
+# --- failures
+
+
+@pytest.mark.parametrize("query", ["", "?optional=yes", "?retry=2", "?optional=yes&retry=1"])
+async def test_what_apprise_would_hide_is_seen(
+    client: PrefectClient, endpoint: Server, query: str
+) -> None:
+    endpoint.steps = [answer(503)]
+    await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}/{query}")
+    with pytest.raises(NotDelivered, match="503"):
+        await channels.send(client, row("team"))
+    assert len(endpoint.requests) == 1
+
+
+async def test_one_that_hangs_ends_and_holds_nobody_up(
+    client: PrefectClient, endpoint: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.steps = [hang, answer(200)]
+    await ours.add(client, "slow", f"json://127.0.0.1:{endpoint.port}/a?rto=600")
+    done = apart.done
+    monkeypatch.setattr(apart, "done", lambda work, within=1.0: done(work, within))
+    slow = asyncio.ensure_future(channels.send(client, row("slow")))
+    while not endpoint.requests:  # this loop goes on: it serves the request
+        await asyncio.wait({slow}, timeout=0.01)
+    with pytest.raises(NotDelivered, match="no end within 1 s; it may have arrived"):
+        await slow
+    [thread] = [each for each in threading.enumerate() if each.name == "daybook-channel"]
+    assert thread.daemon  # the process can end
+    await channels.send(client, row("slow"))
+
+
+async def test_others_may_log_what_they_will(
+    client: PrefectClient, endpoint: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only what our own thread logs is kept; the embedding program's apprise says what it does."""
+    endpoint.steps = [answer(500)]
+    await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
+    with pytest.raises(NotDelivered):
+        await channels.send(client, row("team"))
+    assert not [each for each in caplog.records if each.name == "apprise"]
+    logging.getLogger("apprise").warning("the program's own")
+    assert [each.message for each in caplog.records if each.name == "apprise"] == [
+        "the program's own"
+    ]
+
+
+# --- the block
+
+
+async def test_one_is_kept_replaced_and_forgotten(client: PrefectClient) -> None:
+    await ours.add(client, "team", "ntfy://first-topic")
+    assert (await channels.names(client))["team"] == "daybook-channel"
+    with pytest.raises(Refused, match="taken"):
+        await ours.add(client, "team", "ntfy://another-topic")
+    await ours.add(client, "team", "tgram://123456789:abcdefg_hijklmnop/{chat_id}", replace=True)
+    kept = await ours.read(client, "team")
+    assert (kept.limit, kept.needs_chat_id) == (4096, True)
+    await ours.remove(client, "team")
+    with pytest.raises(NotFound, match='channel "team" not found'):
+        await ours.remove(client, "team")
+    with pytest.raises(UnknownName, match="known: console, file, inbox"):
+        await channels.check(client, "team", "")
+
+
+async def test_a_block_saved_as_a_block_is_a_channel(
+    client: PrefectClient, endpoint: Server
+) -> None:
+    url = f"json://127.0.0.1:{endpoint.port}/{PASSWORD}"
+    block = blocks.ChannelBlock(url=SecretStr(url))
+    await block.asave("team", client=client)
+    assert block.get_channel().limit < UNBOUNDED
+    await channels.send(client, row("team"))
+    assert endpoint.requests[0].path.startswith(f"/{PASSWORD}")
+    document = await block_documents.named(client, ours.TYPE, "team")
+    assert document is not None
+    assert PASSWORD not in str(document.data) + repr(block)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "field"),
+    [
+        ("Team", "ntfy://topic", "name"),
+        ("team", "nothing", "url"),
+        ("team", f"nope://{PASSWORD}", "url"),
+        ("team", f" ntfy://{PASSWORD}", "url"),
+        ("team", f"tgram://{PASSWORD}", "url"),
+        ("team", f"json://{PASSWORD}@{{chat_id}}/x", "url"),
+        ("team", f"tgram://123456789:{PASSWORD}/{{chat_id}}?format=text", "url"),
+        ("team", f"tgram://123456789:{PASSWORD}/1?mdv=2;%46ormat=markdown", "url"),
+    ],
+    ids=["name", "no scheme", "unknown", "blank", "wrong", "host", "text", "markdown"],
+)
+async def test_a_bad_one_is_refused_and_nothing_is_kept(
+    client: PrefectClient, name: str, url: str, field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Refused) as refused:
+        await ours.add(client, name, url)
+    assert refused.value.field == field
+    assert PASSWORD not in str(refused.value) + caplog.text
+    assert set(await channels.names(client)) == {"inbox", "file", "console"}
+
+
+async def test_one_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
+    await ours.add(client, "team", "ntfy://topic")
+    document = await block_documents.named(client, ours.TYPE, "team")
+    assert document is not None
+    changed = BlockDocumentUpdate(data={"url": f"nope://{PASSWORD}"})
+    await client.update_block_document(document.id, changed)
+    with pytest.raises(NotDelivered, match='"team": url: apprise does not understand') as failed:
+        await channels.send(client, row("team"))
+    assert PASSWORD not in str(failed.value)
+
+
+async def test_without_the_block_type_there_are_the_others(client: PrefectClient) -> None:
+    block_type = await client.read_block_type_by_slug(ours.SLUG)
+    await client.delete_block_type(block_type.id)
+    try:
+        assert set(await channels.names(client)) == {"inbox", "file", "console"}
+        with pytest.raises(Refused, match="daybook up"):
+            await ours.add(client, "team", "ntfy://topic")
+    finally:
+        await blocks.register(client)

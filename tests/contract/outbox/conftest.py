@@ -1,0 +1,19 @@
+"""A real Prefect that knows our block types and holds none of our documents."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+
+from daybook.outbox import destinations
+from daybook.outgoing import secret_blocks
+from tests.at_prefect import knowing_our_blocks
+
+
+@pytest.fixture
+async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
+    """A client of a Prefect that holds no destination and no secret."""
+    async with knowing_our_blocks(destinations.SLUG, secret_blocks.SLUG) as client:
+        yield client

@@ -1,0 +1,175 @@
+"""A task that starves, seen by a real keeper: its worker's run, and the event, are in Prefect."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+import blocks
+from daybook.agents import documents
+from daybook.home import Home
+from daybook.host import children, worker
+from daybook.host.children import Child
+from daybook.host.prefect_here import PrefectHere
+from daybook.keeper import lead
+from daybook.ledger import leads
+from daybook.ledger.task_tables import TaskRunRow
+from daybook.tasks import queue, sessions, sink
+from daybook.tasks.sink import Starving
+from tests.conftest import PrefectServer
+from tests.crew import so
+from tests.e2e.keeper.conftest import House
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+SOON = 60.0
+"""Seconds within which a keeper has begun and done its passes, on a busy machine."""
+
+
+@pytest.fixture
+async def agent(house: House) -> AsyncIterator[str]:
+    """One that can do something that no other agent can."""
+    await blocks.register(house.ui)
+    name = f"helper-{uuid4().hex[:8]}"
+    await documents.add(house.ui, name, "offline", {"capabilities": [name, "mail"]})
+    yield name
+    await documents.remove(house.ui, name)
+
+
+@pytest.fixture
+async def keeper(
+    house: House, daybook_home: Home, prefect_server: PrefectServer
+) -> AsyncIterator[list[Child]]:
+    """A place for keepers, which are ended with the test."""
+    begun: list[Child] = []
+    yield begun
+    for each in begun:
+        await each.terminate()
+
+
+async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
+    here = PrefectHere(server.api_url, server.ui_url)
+    child = await children.start(
+        "keeper",
+        [sys.executable, "-m", "daybook", "keeper"],
+        environment=worker.environment(home, here),
+        log=home.logs / f"keeper-{len(begun) + 1}.log",
+        folder=home.path,
+    )
+    begun.append(child)
+    return child
+
+
+async def events(house: House, run_id: str) -> list[dict[str, Any]]:
+    """What Prefect has of a run of a task."""
+    wanted = {
+        "event": {"name": [sink.EVENT]},
+        "resource": {"id": [f"daybook.task-run.{run_id}"]},
+    }
+    answer = await house.ui._client.post("/events/filter", json={"filter": wanted})
+    found: list[dict[str, Any]] = answer.json()["events"]
+    return found
+
+
+async def starving(house: House, *, cycles: int, **fields: Any) -> TaskRunRow:
+    """A run that has waited for an hour and starved for so many cycles."""
+    _, run = await queue.add(house.ledger, "review it", **fields)
+    async with house.ledger.write() as session:
+        row = await session.get(TaskRunRow, run.id)
+        assert row is not None
+        row.queued_at, row.starved_cycles = row.queued_at - timedelta(hours=1), cycles
+        session.add(row)
+    return row
+
+
+async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
+    house: House,
+    agent: str,
+    keeper: list[Child],
+    daybook_home: Home,
+    prefect_server: PrefectServer,
+) -> None:
+    stored = await house.job(agent=agent, tags=["task-worker"])
+    await house.job(tags=["task-worker"])  # whose agent cannot do it
+    run = await starving(house, cycles=5, capabilities=[agent])
+    child = await begin(keeper, daybook_home, prefect_server)
+
+    async def row() -> TaskRunRow:
+        async with house.ledger.read() as session:
+            found = await session.get(TaskRunRow, run.id)
+        assert found is not None
+        return found
+
+    async def spawned() -> bool:
+        assert child.exit_code is None, child.tail()
+        asked = (await row()).spawned_run_id
+        return asked is not None and (await house.row(asked)).flow_run_id is not None
+
+    async def told() -> bool:
+        return "starved" in (await row()).tiers and bool(await events(house, run.id))
+
+    async def noted() -> bool:
+        leader = await leads.read(house.ledger, lead.NAME)
+        return leader is not None and "tasks" in leader.note.get("passes", {})
+
+    assert await so(spawned, SOON), child.tail()
+    asked = await house.row(str((await row()).spawned_run_id))
+    assert asked.job_id == stored.id
+    flow_run = await house.run(asked.flow_run_id)
+    assert str(flow_run.deployment_id) == stored.row.deployment_id
+    assert f"worker-{run.id[:8]}-0" in flow_run.parameters["prompt"]
+    assert flow_run.parameters["prompt"].startswith("Do it\n\n")
+
+    assert await so(told, SOON), child.tail()
+    (event,) = await events(house, run.id)
+    assert event["payload"]["title"] == "review it"
+    assert event["payload"]["capabilities"] == [agent]
+    # The leader says of the pass how it went.
+    assert await so(noted, SOON), child.tail()
+    leader = await leads.read(house.ledger, lead.NAME)
+    assert leader is not None
+    assert leader.note["passes"]["tasks"]["error"] == ""
+
+
+async def test_the_keeper_wakes_a_connected_session(
+    house: House, keeper: list[Child], daybook_home: Home, prefect_server: PrefectServer
+) -> None:
+    row = await sessions.register(house.ledger, "one")
+    await sessions.connected(house.ledger, [row.id], house.at(hours=1))
+    _, run = await queue.add(house.ledger, "tidy up")
+    child = await begin(keeper, daybook_home, prefect_server)
+
+    async def woken() -> bool:
+        assert child.exit_code is None, child.tail()
+        async with house.ledger.read() as session:
+            told = await queue.events(session, run.id)
+        return "woken" in [each.event for each in told]
+
+    assert await so(woken, SOON), child.tail()
+
+
+async def test_an_event_that_is_told_again_is_the_same_to_prefect(house: House) -> None:
+    now = house.ledger.now()
+    run_id = uuid4().hex
+    starved = Starving(house.ledger.id, run_id, 0, "task", "twice", 1, (), now, 6, now)
+    tell = sink.of_prefect(house.client)
+    await tell(starved)
+
+    async def there() -> bool:
+        return bool(await events(house, run_id))
+
+    assert await so(there, SOON)
+    await tell(starved)
+    other = Starving(house.ledger.id, uuid4().hex, 0, "task", "after", 1, (), now, 6, now)
+    await tell(other)
+
+    async def after() -> bool:
+        return bool(await events(house, other.run_id))
+
+    assert await so(after, SOON)
+    assert [each["id"] for each in await events(house, run_id)] == [str(starved.event_id)]

@@ -1,0 +1,86 @@
+"""A home with a worker at the session's Prefect, and its MCP server on HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from daybook.host import server
+from daybook.host.prefect_here import PrefectHere
+from daybook.service import tokens
+from tests.conftest import PrefectServer
+from tests.crew import Crew, hired
+from tests.e2e.mcp.clients import PROGRAM, Where
+from tests.toolbox import install
+
+LIMITS = {"tools": ["reindex"], "models": [], "min_interval": "5m"}
+"""What the operator allows to agents here, beside the defaults."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """``over`` how: `stdio` or `http`; two are two agents, so that none sees the other's jobs."""
+
+    crew: Crew
+    url: str
+    variables: dict[str, str]
+
+    async def over(self, how: str, owner: str) -> Where:
+        if how == "http":
+            token = (await tokens.add(owner))["token"]
+            return Where(self.variables, self.url, token)
+        command = (*Where({}).command, "--owner", owner)
+        return Where(self.variables, command=command)
+
+
+@pytest.fixture(scope="module")
+async def place(
+    prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Place]:
+    root = tmp_path_factory.mktemp("mcp")
+    installed = root / "installed"
+    install(installed, "def reindex(full: bool = False) -> str:\n    return 'done'\n", "reindex")
+    path = os.pathsep.join([str(installed), os.environ["PYTHONPATH"]])
+    variables = {
+        "DAYBOOK_HOME": str(root / "home"),
+        "DAYBOOK_TIMEZONE": "Europe/Berlin",
+        "DAYBOOK_LIMITS": json.dumps(LIMITS),
+        "PREFECT_API_URL": prefect_server.api_url,
+        "PYTHONPATH": path,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+        async with hired(root, here) as crew:
+            await crew.worker()
+            async with listening(root) as url:
+                yield Place(crew, url, {**os.environ, **variables})
+
+
+@asynccontextmanager
+async def listening(root: Path) -> AsyncIterator[str]:
+    """The address of `daybook mcp --http`, as a process of its own."""
+    port = server.free_port(0)
+    child = await asyncio.create_subprocess_exec(
+        *(*PROGRAM, "--http", "--port", str(port)),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=root,
+    )
+    assert child.stderr is not None
+    try:
+        line = (await child.stderr.readline()).decode()
+        assert line == f"MCP: http://127.0.0.1:{port}/mcp\n", line
+        yield line.removeprefix("MCP: ").strip()
+    finally:
+        child.terminate()
+        said = await child.stderr.read()
+        assert await child.wait() == -signal.SIGTERM, said.decode()

@@ -1,0 +1,239 @@
+"""Two live agents at the MCP server are woken, claim, complete; what none can do gets a worker.
+
+All that does it is real: the HTTP server's process, the keeper's cycles, Prefect, the worker, and a
+model agent, whose provider is a test's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.client.subscriptions import Subscription
+from mcp.shared.subscriptions import ResourceUpdated
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from sqlmodel import select
+
+from daybook.agents import documents
+from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.ledger.task_tables import TaskEventRow, TaskRunRow
+from daybook.mcp import resources
+from daybook.service import tasks
+from tests.crew import so
+from tests.e2e.mcp.conftest import Place
+from tests.providers import KEY, Answer, Provider, Seen, provider
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
+
+WOKEN = 60.0
+"""Seconds in which who fits is woken: one cycle, every 15 s, and a second; the machine is busy."""
+WORKED = 150.0
+"""Seconds in which a worker was asked for, begun, and has done it: two cycles more, and a run."""
+
+LADDER = {
+    "starve_after": "1s",
+    "fan_out": 1,
+    "request_worker": 2,
+    "starved": 3,
+    "needs_attention": 40,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def thresholds() -> Iterator[None]:
+    """Those of this module's home: what it begins is given them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAYBOOK_TASKS", json.dumps(LADDER))
+        yield
+
+
+@pytest.fixture
+def model() -> Iterator[Provider]:
+    with provider() as here:
+        yield here
+
+
+@dataclass
+class Live:
+    """A live agent: its session's name, its client, and the stream on which it is woken."""
+
+    name: str
+    client: Client
+    stream: Subscription
+
+    async def call(self, tool: str, /, **given: object) -> str:
+        answer = await self.client.call_tool(tool, given)
+        (content,) = answer.content
+        assert not answer.is_error, content
+        return str(content.text)  # type: ignore[union-attr]
+
+    async def woken(self) -> None:
+        """Wait until it is."""
+        with anyio.fail_after(WOKEN):
+            assert await anext(self.stream) == ResourceUpdated(resources.uri(self.name))
+
+
+@asynccontextmanager
+async def live(place: Place, name: str, *capabilities: str) -> AsyncIterator[Live]:
+    where = await place.over("http", f"agent:{name}")
+    bearer = {"Authorization": f"Bearer {where.token}"}
+    async with AsyncExitStack() as stack:
+        wire = await stack.enter_async_context(
+            httpx2.AsyncClient(headers=bearer, timeout=60.0, trust_env=False)
+        )
+        transport = streamable_http_client(where.url, http_client=wire)
+        client = await stack.enter_async_context(Client(transport))
+        given = {"name": name, "capabilities": ",".join(capabilities)}
+        assert not (await client.call_tool("task_session_register", given)).is_error
+        listening = client.listen(resource_subscriptions=[resources.uri(name)])
+        yield Live(name, client, await stack.enter_async_context(listening))
+
+
+def claim_of(told: str) -> dict[str, str]:
+    """What the calls about a run need, of what `task_next` said."""
+    found = re.search(r"Run (\w{32}) .*\ntoken: (dbt_[\w-]{43}) ", told)
+    assert found is not None, told
+    return {"run_id": found[1], "token": found[2]}
+
+
+async def run_of(place: Place, task: dict[str, Any]) -> TaskRunRow:
+    async with place.crew.floor.ledger.read() as session:
+        return await session.get_one(TaskRunRow, task["run_id"])
+
+
+async def events_of(place: Place, task: dict[str, Any]) -> list[TaskEventRow]:
+    wanted = select(TaskEventRow).where(TaskEventRow.run_id == task["run_id"])
+    async with place.crew.floor.ledger.read() as session:
+        found = list((await session.execute(wanted)).scalars())
+    return sorted(found, key=lambda each: each.at)
+
+
+async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
+    place: Place, model: Provider
+) -> None:
+    tokens: list[str] = []
+    async with live(place, "pia", "python") as pia, live(place, "dora", "design") as dora:
+        mend = await tasks.add("Mend the parser", capabilities=["python"])
+        draw = await tasks.add("Draw a plan", capabilities=["design"])
+        for one, task in ((pia, mend), (dora, draw)):
+            await one.woken()
+            claim = claim_of(await one.call("task_next", session=one.name))
+            assert claim["run_id"] == task["run_id"]
+            tokens.append(claim["token"])
+            await one.call("task_heartbeat", **claim)
+            await one.call("task_complete", **claim, output=f"{one.name} did it.")
+            row = await run_of(place, task)
+            assert (row.status, row.done_by, row.output) == (
+                "completed",
+                one.name,
+                f"{one.name} did it.",
+            )
+            happened = await events_of(place, task)
+            steps = ["added", "woken", "claimed", "completed"]
+            assert [each.event for each in happened if each.event in steps] == steps
+            (wake,) = [each for each in happened if each.event == "woken"]
+            assert wake.session == one.name
+
+            async def delivered(wake: TaskEventRow = wake) -> bool:
+                async with place.crew.floor.ledger.read() as session:
+                    return (await session.get_one(OutboxRow, wake.outbox_id)).status == "delivered"
+
+            assert await so(delivered, WOKEN)
+
+        search = await worked(place, model, tokens)
+        for one in (pia, dora):
+            assert "Nothing to claim now: " in await one.call("task_next", session=one.name)
+    assert (await run_of(place, search)).spawned_run_id is None  # a claim clears it
+    await nowhere(place, tokens)
+
+
+async def worked(place: Place, model: Provider, tokens: list[str]) -> dict[str, Any]:
+    """A task that nobody here can do, done by the worker that is begun for it."""
+    crew = place.crew
+    settings = {
+        "model": "openai:gpt-6-luna",
+        "base_url": model.address,
+        "api_key": KEY,
+        "tools": ["daybook.task_*"],
+        "capabilities": ["research", "writing"],
+    }
+    await documents.add(crew.floor.client, "scholar", "model", settings)
+    job = await crew.floor.job(
+        name="helper", on_demand=True, prompt="Help out.", agent="scholar", tags=["task-worker"]
+    )
+
+    def completes(seen: Seen) -> Answer:
+        claim = claim_of(seen.prompt)
+        tokens.append(claim["token"])
+        return calls("task_complete", **claim, output="It was found.")
+
+    def registers(seen: Seen) -> Answer:
+        given = re.search(r"task_session_register with (\{.*\})$", seen.prompt, re.MULTILINE)
+        assert given is not None, seen.prompt
+        model.script[0] = calls("task_next", session=json.loads(given[1])["name"])
+        return calls("task_session_register", **json.loads(given[1]))
+
+    model.script = [
+        registers,
+        "replaced by what it registers",
+        completes,
+        lambda _: Answer(f"Done, with {tokens[-1]}."),
+    ]
+    search = await tasks.add(
+        "Find the paper", instructions="That on leases.", capabilities=["research"]
+    )
+
+    async def done() -> bool:
+        return (await run_of(place, search)).status == "completed"
+
+    assert await so(done, WORKED), f"{await events_of(place, search)}\n{crew.logs()}"
+    row = await crew.ends(job, "succeeded", WORKED)
+    assert row.output == "Done, with dbt_…."
+    run = await run_of(place, search)
+    assert (run.done_by, run.output) == (f"worker-{run.id[:8]}-0", "It was found.")
+    happened = {each.event: each for each in await events_of(place, search)}
+    assert happened["worker_requested"].actor == "scheduler"
+    assert row.id[:12] in happened["worker_requested"].reason
+    assert happened["claimed"].actor == happened["completed"].actor == "agent:scholar"
+    assert "woken" not in happened
+    assert model.requests[0].tools == [
+        "task_next",
+        "task_heartbeat",
+        "task_complete",
+        "task_fail",
+        "task_release",
+        "task_session_register",
+        "task_session_report",
+    ]
+    return search
+
+
+def calls(tool: str, /, **arguments: Any) -> Answer:
+    return Answer("", tool=tool, arguments=arguments, finish="tool_calls")
+
+
+async def nowhere(place: Place, tokens: list[str]) -> None:
+    """No token stands in what is kept: the ledger, logs, conversations, and what Prefect has."""
+    assert len(set(tokens)) == 3
+    floor = place.crew.floor
+    files = [each for each in place.crew.root.rglob("*") if each.is_file()]
+    assert {"ledger.db", "worker-1.log"} <= {each.name for each in files}
+    kept = b"".join(each.read_bytes() for each in files)
+    async with floor.ledger.read() as session:
+        (row,) = (await session.execute(select(RunRow))).scalars()
+    of_run = LogFilterFlowRunId.model_validate({"any_": [row.flow_run_id]})
+    logs = await floor.client.read_logs(LogFilter(flow_run_id=of_run))
+    told = "".join(each.message for each in logs) + await floor.artifact(row.flow_run_id)
+    assert "dbt_…" in told
+    for token in tokens:
+        assert token.encode() not in kept
+        assert token not in told

@@ -1,0 +1,92 @@
+"""The leader's keeper sends what is due, and one that stands by does not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+
+from daybook.keeper import drain, lead
+from daybook.keeper.loops import Keeper
+from daybook.ledger import leads
+from tests.crew import so
+from tests.e2e.outbox.conftest import Outbox, Receiver
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+
+async def test_the_leader_sends_what_is_due_and_again_what_failed(
+    outbox: Outbox, receiver: Receiver
+) -> None:
+    receiver.says("500")
+    [id_] = await outbox.ask(f"{receiver.address}/hook")
+    keeper = Keeper(outbox.ledger, lead.new_holder())
+    working = asyncio.create_task(keeper.go_on())
+
+    async def tried() -> bool:
+        return (await outbox.rows())[id_].attempts == 1
+
+    async def delivered() -> bool:
+        return (await outbox.rows())[id_].status == "delivered"
+
+    try:
+        assert await so(tried, 30)
+        receiver.says("well")
+        # By its own backoff of five seconds, on the clock that nobody moves.
+        assert await so(delivered, 30)
+        assert keeper.costs["outbox"].error == ""
+    finally:
+        working.cancel()
+        await asyncio.wait({working})
+
+
+async def test_one_that_stands_by_sends_nothing(outbox: Outbox, receiver: Receiver) -> None:
+    assert await leads.acquire(outbox.ledger, lead.NAME, "there:2") is not None
+    keeper = Keeper(outbox.ledger, lead.new_holder())
+    working = asyncio.create_task(keeper.go_on())
+
+    async def drained() -> bool:  # what every keeper does, whoever leads
+        return "drain" in keeper.costs
+
+    try:
+        [id_] = await outbox.ask(f"{receiver.address}/hook")
+        assert await so(drained, 30)
+        assert "outbox" not in keeper.costs
+        assert ((await outbox.rows())[id_].fence, receiver.got()) == (0, [])
+    finally:
+        working.cancel()
+        await asyncio.wait({working})
+
+
+async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
+    outbox: Outbox, receiver: Receiver
+) -> None:
+    [id_] = await outbox.ask(f"{receiver.address}/hook", run_id="r1")
+    await outbox.ask(f"{receiver.address}/hang", run_id="r2")
+    memory = drain.Memory()
+    working = asyncio.create_task(drain.drain(outbox.ledger, outbox.client, "here:1", memory))
+
+    async def delivered() -> bool:
+        return (await outbox.rows())[id_].status == "delivered"
+
+    assert await so(delivered, 20)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert list(memory.ended) == ["r1"]
+
+
+async def test_while_prefect_is_away_what_is_to_be_shown_there_is_remembered(
+    outbox: Outbox, receiver: Receiver
+) -> None:
+    await outbox.ask(f"{receiver.address}/hook")
+    memory = drain.Memory()
+    memory.note(["r1"])
+    async with get_client() as lost:
+        lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
+        assert await drain.drain(outbox.ledger, lost, "here:1", memory) == drain.AWAY
+    assert list(memory.ended) == ["r1"]
+    await drain.drain(outbox.ledger, outbox.client, "here:1", memory)
+    assert not memory.ended

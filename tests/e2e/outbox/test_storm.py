@@ -1,0 +1,190 @@
+"""A thousand callbacks, a receiver that does all that receivers do, and senders that are killed."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
+
+import pytest
+
+from daybook.home import Home
+from daybook.ledger import sending
+from daybook.outbox import destinations
+from tests.crew import so
+from tests.e2e.outbox import senders
+from tests.e2e.outbox.conftest import Outbox, Receiver
+from tests.unit.outbox.rows import OLD, signature
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
+
+LANES, EACH = 20, 50
+SENDERS = 3
+HANGING = 200
+"""More than one process sends at a time, so that without a limit for a lane it has all of them."""
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server() -> Iterator[None]:
+    """The process that all senders are forked from: it has imported what they need."""
+    senders.CONTEXT.set_forkserver_preload(["tests.e2e.outbox.senders"])
+    yield
+    from multiprocessing import forkserver
+
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+class Crew:
+    """Three senders at any time; which is killed next nobody knows."""
+
+    def __init__(self, outbox: Outbox, home: Home, seed: int) -> None:
+        self._outbox, self._home, self._chance = outbox, home, random.Random(seed)
+        self._all = [self._begin() for _ in range(SENDERS)]
+        self.killed = 0
+
+    def _begin(self) -> BaseProcess:
+        return senders.begin(self._outbox.ledger.address, self._outbox.clock, self._home.path)
+
+    def kill_one(self) -> None:
+        number = self._chance.randrange(SENDERS)
+        self._end(number)
+        self._all[number] = self._begin()
+
+    def _end(self, number: int) -> None:
+        self._all[number].kill()
+        self._all[number].join()
+        self.killed += 1
+
+    def end(self) -> None:
+        for number in range(SENDERS):
+            self._end(number)
+
+
+async def test_all_are_delivered_once_the_receiver_is_well(
+    outbox: Outbox, receiver: Receiver, daybook_home: Home
+) -> None:
+    await destinations.add(outbox.client, "storm", receiver.address, secret=OLD, timeout=1)
+    paths = [f"/{number}/{'gone' if number == 0 else 'hook'}" for number in range(LANES)]
+    ids = await outbox.ask(*(f"{receiver.address}{path}" for path in paths * EACH))
+    gone = set(ids[::LANES])
+    crew = Crew(outbox, daybook_home, seed=7)
+    try:
+        for mode in ("dead", "500", "hang", "429", "mixed"):
+            await receiver.kill()
+            receiver.says(mode)
+            if mode != "dead":
+                await receiver.start()
+            if mode == "429":
+                await destinations.rotate(outbox.client, "storm", outbox.ledger.now())
+            for _ in range(3):
+                before = await outbox.tries()
+                outbox.clock.move(minutes=12)
+
+                async def tried(before: int = before) -> bool:
+                    return await outbox.tries() >= before + LANES // 2
+
+                assert await so(tried, PATIENCE), (mode, before, await outbox.tries())
+                crew.kill_one()
+        receiver.says("well")
+        for _ in range(20):
+            with suppress(AssertionError):
+                assert await so(lambda: _none(outbox), 3.0)
+                break
+            crew.kill_one()
+            outbox.clock.move(minutes=12)
+    finally:
+        crew.end()
+    assert crew.killed > 15
+
+    rows = await outbox.rows()
+    assert {id_ for id_, row in rows.items() if row.status == "delivered"} == set(ids) - gone
+    assert {id_ for id_, row in rows.items() if row.status == "failed"} == gone
+    assert {row.tries[-1]["status_code"] for id_, row in rows.items() if id_ in gone} == {410}
+
+    taken, numbers = set[str](), defaultdict[str, set[str]](set)
+    times = defaultdict[str, set[str]](set)
+    for each in receiver.got():
+        headers = each["headers"]
+        id_, stamp = headers["webhook-id"], headers["webhook-timestamp"]
+        numbers[each["body"] + each["path"]].add(id_)
+        times[id_].add(stamp)
+        assert each["body"] == rows[id_].body
+        if each["answer"] == "well":
+            taken.add(id_)
+            made = signature(OLD, id_, stamp, each["body"].encode())
+            assert made in headers["webhook-signature"].split()
+    assert taken == set(ids) - gone
+    assert all(len(same) == 1 for same in numbers.values())  # one callback is one id
+    assert len(numbers) == len(ids)
+    # Each try has its own time, by the ledger's clock.
+    assert max(map(len, times.values())) > 1
+    begun = min(row.created_at for row in rows.values())
+    for stamps in times.values():
+        for stamp in stamps:
+            assert datetime.fromtimestamp(int(stamp) + 1, UTC) >= begun
+            assert datetime.fromtimestamp(int(stamp), UTC) <= outbox.ledger.now()
+
+
+async def _none(outbox: Outbox) -> bool:
+    return not await outbox.pending()
+
+
+async def test_one_that_hangs_among_twenty_delays_nobody_by_an_attempt(
+    outbox: Outbox, receiver: Receiver, daybook_home: Home
+) -> None:
+    """The nineteen others are all delivered before its first try is over."""
+    await destinations.add(outbox.client, "storm", receiver.address, timeout=45)
+    hanging = await outbox.ask(*[f"{receiver.address}/hang"] * HANGING)
+    sender = senders.begin(outbox.ledger.address, outbox.clock, daybook_home.path)
+
+    async def hangs() -> bool:  # as much of it as one lane is given
+        return len(receiver.got()) >= sending.IN_FLIGHT
+
+    async def done() -> bool:
+        rows = await outbox.rows()
+        return {id_ for id_, row in rows.items() if row.status == "delivered"} == set(others)
+
+    try:
+        assert await so(hangs, PATIENCE)
+        paths = [f"/{number}/hook" for number in range(1, LANES)]
+        others = await outbox.ask(*(f"{receiver.address}{path}" for path in paths * EACH))
+        assert await so(done, 40.0)
+        rows = await outbox.rows()
+        assert {rows[id_].attempts for id_ in hanging} == {0}
+    finally:
+        sender.kill()
+        sender.join()
+
+
+async def test_what_is_killed_before_it_is_recorded_comes_again_under_the_same_id(
+    outbox: Outbox, receiver: Receiver, daybook_home: Home
+) -> None:
+    receiver.says("hang")
+    [id_] = await outbox.ask(f"{receiver.address}/hook")
+    sender = senders.begin(outbox.ledger.address, outbox.clock, daybook_home.path)
+
+    async def came(times: int = 1) -> bool:
+        return len(receiver.got()) == times
+
+    assert await so(came, PATIENCE)
+    sender.kill()
+    sender.join()
+    receiver.says("well")
+    sender = senders.begin(outbox.ledger.address, outbox.clock, daybook_home.path)
+    try:
+        outbox.clock.move(seconds=50)  # the lease of the one that was killed still holds
+        other = senders.begin(outbox.ledger.address, outbox.clock, daybook_home.path)
+        other.kill()
+        other.join()
+        assert (await outbox.rows())[id_].attempts == 0
+        outbox.clock.move(seconds=60)
+        assert await so(lambda: _none(outbox), PATIENCE)
+    finally:
+        sender.kill()
+        sender.join()
+    assert [each["headers"]["webhook-id"] for each in receiver.got()] == [id_, id_]
+    assert (await outbox.rows())[id_].attempts == 1

@@ -1,0 +1,321 @@
+"""`daybook callbacks destinations` at a real Prefect and a real receiver; a run says who was told.
+
+Signatures are checked by Python's own `hmac`, not by the library that makes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.home import Home
+from daybook.ledger import claims
+from daybook.outbox import destinations
+from daybook.outgoing import secret_blocks
+from daybook.service import setup
+from tests.at_prefect import Daybook, commands, with_client
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, laid
+from tests.unit.outgoing.wires import answer, serving
+
+pytestmark = [pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+TOKEN = "t0k3n-of-the-receiver"
+
+
+class Receiver(ThreadingHTTPServer):
+    """Answers with ``status``; ``seen`` are the requests, as headers in lowercase and body."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.status = 200
+        self.seen: list[tuple[dict[str, str], bytes]] = []
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}/hook"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append(({name.lower(): v for name, v in self.headers.items()}, body))
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The test's output is not for it."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def valid(secret: str, seen: tuple[dict[str, str], bytes]) -> bool:
+    """Whether one of the request's signatures is made by this secret."""
+    headers, body = seen
+    content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    made = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+    return f"v1,{made}" in headers["webhook-signature"].split(" ")
+
+
+async def forget(client: Any) -> None:
+    for each in await destinations.every(client, SYSTEM.now()):
+        await destinations.remove(client, each["name"])
+    for each in await secret_blocks.every(client):
+        await secret_blocks.remove(client, each["name"])
+
+
+@pytest.fixture
+def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[Home]:
+    """A Prefect that holds no destination and no secret, before and after."""
+    with_client(setup.prepare)
+    with_client(forget)
+    yield daybook_home
+    with_client(forget)
+
+
+@pytest.fixture
+def daybook(prepared: Home, capsys: pytest.CaptureFixture[str]) -> Iterator[Daybook]:
+    """Carry out `daybook … --json`; gives what it printed. No job is there at the end."""
+
+    with commands(capsys) as carry_out:
+        yield carry_out
+
+
+DESTINATIONS = ("callbacks", "destinations")
+
+
+def typed(*tokens: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "daybook", *tokens],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_destination_signs_with_its_own_secret_and_rotates(
+    daybook: Daybook, receiver: Receiver
+) -> None:
+    made = daybook(*DESTINATIONS, "add", receiver.url, "--timeout", "20s", "--tries", "3")
+    name, first = made["name"], made["secret"]
+    assert name == f"127-0-0-1-{receiver.server_port}-hook"
+    assert made == {
+        "name": name,
+        "url": receiver.url,
+        "token": "",
+        "timeout": 20.0,
+        "tries": 3,
+        "secret": first,
+        "notes": [],
+    }
+
+    tried = daybook(*DESTINATIONS, "test", name)
+    assert (tried["ok"], tried["status_code"], tried["error"]) == (True, 200, "")
+    headers, body = receiver.seen[-1]
+    assert (headers["webhook-id"], headers["x-cronevent"]) == (tried["id"], "test")
+    assert json.loads(body).keys() == {"version", "event", "corrects", "message"}
+    assert valid(first, receiver.seen[-1])
+
+    rotated = daybook(*DESTINATIONS, "rotate", name)
+    until = datetime.fromisoformat(rotated["rotating_until"])
+    assert timedelta(hours=23) < until - SYSTEM.now() <= timedelta(hours=24)
+    (listed,) = daybook(*DESTINATIONS, "list")
+    assert listed["rotating_until"] == rotated["rotating_until"]
+    daybook(*DESTINATIONS, "test", name)
+    assert valid(first, receiver.seen[-1])
+    assert valid(rotated["secret"], receiver.seen[-1])
+
+    refused = daybook(*DESTINATIONS, "rotate", name, code=2)["error"]["message"]
+    assert "--now" in refused
+    last = daybook(*DESTINATIONS, "rotate", name, "--now")
+    assert last["rotating_until"] is None
+    daybook(*DESTINATIONS, "test", name)
+    assert [valid(each, receiver.seen[-1]) for each in (first, rotated["secret"])] == [False, False]
+    assert valid(last["secret"], receiver.seen[-1])
+
+
+def test_no_list_shows_a_secret_and_who_uses_it_is_told(
+    daybook: Daybook, receiver: Receiver
+) -> None:
+    secret = daybook(*DESTINATIONS, "add", receiver.url, "--name", "ops")["secret"]
+    job = daybook("add", "Hello", "--on-demand", "--on-fail", f"{receiver.url}/deep?x=1")
+    other = daybook("add", "Hi", "--on-demand", "--on-fail", f"{receiver.url}s")
+    shown = typed(*DESTINATIONS, "list")
+    assert "ops" in shown.stdout
+    assert secret not in shown.stdout + shown.stderr
+    assert "webhook-secret" in shown.stderr
+    (listed,) = daybook(*DESTINATIONS, "list")
+    assert (listed["name"], listed["jobs"]) == ("ops", [job["name"]])
+    assert listed.keys() == {
+        *("name", "url", "token", "timeout", "tries", "rotating_until", "problem", "jobs")
+    }
+    assert other["name"] not in listed["jobs"]
+    edited = typed("edit", other["id"], "--channel", "inbox", "--on-fail", "")
+    assert "told      completed, failed → inbox" in edited.stdout
+    assert daybook(*DESTINATIONS, "remove", "ops") == {"removed": "ops", "jobs": [job["name"]]}
+    assert daybook(*DESTINATIONS, "list") == []
+
+
+def test_an_address_without_one_is_signed_by_the_homes_secret(
+    daybook: Daybook, prepared: Home, receiver: Receiver
+) -> None:
+    receiver.status = 500
+    tried = daybook(*DESTINATIONS, "test", f"{receiver.url}?token=abc", code=1)
+    assert (tried["ok"], tried["status_code"], tried["url"]) == (False, 500, receiver.url)
+    assert "500" in tried["error"]
+    assert "home's secret" in tried["note"]
+    first = prepared.webhook_secret.read_text().strip()
+    assert valid(first, receiver.seen[-1])
+
+    new = daybook(*DESTINATIONS, "rotate", "--home")["secret"]
+    receiver.status = 204
+    assert daybook(*DESTINATIONS, "test", receiver.url)["status_code"] == 204
+    assert valid(first, receiver.seen[-1])
+    assert valid(new, receiver.seen[-1])
+
+
+def test_a_token_is_a_secret_bound_to_the_host(daybook: Daybook, receiver: Receiver) -> None:
+    made = daybook(*DESTINATIONS, "add", receiver.url, "--name", "ops", "--token", "ops-token")
+    (note,) = made["notes"]
+    assert f"daybook secrets add ops-token --host {receiver.host}" in note
+    assert "ops-token" in daybook(*DESTINATIONS, "test", "ops", code=1)["error"]
+    assert receiver.seen == []
+
+    kept = typed("secrets", "add", "ops-token", "--host", receiver.host, given=TOKEN)
+    assert kept.returncode == 0, kept.stderr
+    again = daybook(
+        *(*DESTINATIONS, "add", receiver.url, "--name", "ops"),
+        *("--token", "ops-token", "--tries", "2", "--replace"),
+    )
+    assert (again["notes"], again["secret"], again["tries"]) == ([], None, 2)  # its secret stays
+    daybook(*DESTINATIONS, "test", "ops")
+    headers, _ = receiver.seen[-1]
+    assert headers["authorization"] == f"Bearer {TOKEN}"
+    assert valid(made["secret"], receiver.seen[-1])
+
+    refused = daybook("secrets", "remove", "ops-token", code=2)["error"]["message"]
+    assert "the destination ops" in refused
+
+
+def test_a_secret_comes_by_standard_input_and_never_out(prepared: Home, receiver: Receiver) -> None:
+    add = (*DESTINATIONS, "add", receiver.url, "--name", "ops")
+    said = typed(*add, "--secret-from-stdin", given=f"{SECRET}\n")
+    assert said.returncode == 0, said.stderr
+    tried = typed(*DESTINATIONS, "test", "ops")
+    assert tried.returncode == 0, tried.stderr
+    assert valid(SECRET, receiver.seen[-1])
+    for each in (said, tried, typed(*DESTINATIONS, "list", "--json")):
+        assert SECRET not in each.stdout + each.stderr
+
+
+def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
+    prepared: Home, receiver: Receiver
+) -> None:
+    add, bad = (*DESTINATIONS, "add", receiver.url), SECRET.replace("whsec_", "wsec_")
+    for tokens, given, code, words in (
+        ((*add, "--secret-from-stdin"), bad, 2, "whsec_ and 24 to 64 bytes"),
+        ((*add, "--secret-from-stdin"), "", 2, "none on standard input"),
+        ((*add, "--secret", SECRET), "", 2, "never an argument"),
+        ((*add, "--timeout", "5"), "", 2, "--timeout"),
+        ((*add, "--timeout", "2m"), "", 2, "--timeout"),
+        ((*add, "--tries", "0"), "", 2, "--tries"),
+        ((*add, "--name", "Ops"), "", 2, "--name"),
+        ((*DESTINATIONS, "add", f"{receiver.url}?token=abc"), "", 2, "query"),
+        ((*DESTINATIONS, "add", "http://169.254.169.254/x"), "", 2, "metadata"),
+        ((*DESTINATIONS, "test", "nobody"), "", 3, 'destination "nobody" not found'),
+        ((*DESTINATIONS, "test", "http://169.254.169.254/x"), "", 2, "metadata"),
+        ((*DESTINATIONS, "rotate", "nobody"), "", 3, 'destination "nobody" not found'),
+        ((*DESTINATIONS, "rotate"), "", 2, "--home"),
+        ((*DESTINATIONS, "remove", "nobody"), "", 3, 'destination "nobody" not found'),
+    ):
+        said = typed(*tokens, given=given)
+        assert (said.returncode, said.stdout) == (code, ""), said
+        assert words in said.stderr, said.stderr
+        assert SECRET[6:] not in said.stderr
+    assert typed(*DESTINATIONS, "list", "--json").stdout == "[]\n"
+    assert receiver.seen == []
+
+
+# --- a run
+
+
+@pytest.fixture
+async def floor(prefect_server: Any, daybook_home: Home, tmp_path: Any) -> AsyncIterator[Floor]:
+    async with laid(tmp_path) as floor:
+        yield floor
+
+
+async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int | None, str]:
+    """What `daybook run NAME --wait` says of a run that is there: the same request."""
+    command = ["-m", "daybook", "run", name, "--wait", "--request-id", request_id, *more]
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await child.communicate()
+    return child.returncode, said.decode()
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "receives", "code", "delivery"),
+    [("print('Yes.')", 200, 0, "delivered"), ("print('Yes.')", 500, 0, "pending")],
+)
+async def test_a_run_says_to_whom_it_was_told_and_ends_as_the_run_does(
+    floor: Floor, program: str, receives: int, code: int, delivery: str
+) -> None:
+    async with serving() as receiver:
+        receiver.steps = [answer(receives)]
+        agent = await floor.agent(program)
+        url = f"{receiver.address}/hook"
+        job = await floor.job(
+            on_demand=True, agent=agent.name, on_complete=url, channel="inbox", events=["completed"]
+        )
+        row = await claims.request(floor.ledger, job, "once", "manual")
+        run = await floor.keyed(job, f"{floor.ledger.id}:{row.occurrence}:1")
+        await claims.carried_by(floor.ledger, row, str(run.id))
+        await floor.executed(run)
+
+        ended, said = await asked_to_wait(job.row.name, "once", "--json")
+        told, words = await asked_to_wait(job.row.name, "once")
+
+    found = json.loads(said)
+    assert (ended, told, found["status"], found["delivery"]) == (code, code, "succeeded", delivery)
+    assert {each["to"]: each["status"] for each in found["deliveries"]} == {
+        "inbox": "delivered",
+        url: delivery,
+    }
+    assert "inbox: delivered" in words
+    assert f"{url}: {delivery}" in words

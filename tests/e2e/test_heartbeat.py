@@ -1,0 +1,179 @@
+"""`daybook heartbeat`, and checks, at the command line and a real server; no worker runs here."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from daybook.agents import documents
+from daybook.home import Home
+from daybook.service import setup
+from daybook.service.doctoring import book
+from tests.at_prefect import Daybook, commands, with_client
+
+pytestmark = pytest.mark.e2e
+
+ADD = ("add", "Do it", "--every", "1h")
+
+
+@pytest.fixture
+def daybook(
+    prefect_server: Any, daybook_home: Home, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Daybook]:
+    """The command line, at a server that has an agent `fast` beside the default one."""
+    with_client(setup.prepare)
+
+    async def add(client: Any) -> None:
+        await documents.add(client, "fast", "offline", {}, replace=True)
+
+    async def forget(client: Any) -> None:
+        await documents.remove(client, "fast")
+
+    with_client(add)
+    try:
+        with commands(capsys) as carried_out:
+            yield carried_out
+    finally:
+        with_client(forget)
+
+
+def jobs_stored(home: Home) -> int:
+    with sqlite3.connect(home.path / "ledger.db") as connection:
+        return int(connection.execute("SELECT count(*) FROM jobs").fetchone()[0])
+
+
+def test_there_is_none_until_it_is_switched_on(daybook: Daybook, daybook_home: Home) -> None:
+    found = daybook("heartbeat", "status")
+    file = str(daybook_home.path / "HEARTBEAT.md")
+    assert found == {"on": False, "job": None, "file": file, "orders": "missing"}
+    assert daybook("heartbeat", "off")["on"] is False
+    assert daybook("list") == []
+
+
+def test_on_makes_it_and_on_again_changes_what_is_given(
+    daybook: Daybook, daybook_home: Home
+) -> None:
+    (daybook_home.path / "HEARTBEAT.md").write_text(" \n")
+    found = daybook("heartbeat", "on", "--channel", "inbox", "--tz", "Europe/Berlin")
+    job = found["job"]
+    assert (found["on"], found["orders"]) == (True, "blank")
+    assert (job["kind"], job["name"], job["schedule"]["every"]) == ("heartbeat", "heartbeat", "10m")
+    assert job["deployment"] == "heartbeat/heartbeat"
+    assert (job["policy"]["catch_up"], job["policy"]["retries"]) == ("none", 0)
+
+    (daybook_home.path / "HEARTBEAT.md").write_text("Look after the plants.")
+    hours = (
+        "--active-hours",
+        "08:00-22:00",
+        "--quiet-hours",
+        "12:00-13:00",
+        "--quiet-hours",
+        "18:00-19:00",
+    )
+    found = daybook("heartbeat", "on", "--gate-agent", "fast", "--every", "30m", *hours)
+    again = found["job"]
+    assert (again["id"], found["orders"]) == (job["id"], "there")
+    assert (again["schedule"]["every"], again["gate_agent"]) == ("30m", "fast")
+    assert (again["notify"]["channel"], again["schedule"]["timezone"]) == ("inbox", "Europe/Berlin")
+    assert again["policy"]["active_hours"] == "08:00-22:00"
+    assert again["policy"]["quiet_hours"] == ["12:00-13:00", "18:00-19:00"]
+
+    deployed = with_client(lambda client: client.read_deployment_by_name("heartbeat/heartbeat"))
+    assert deployed.parameters["gate_agent"] == "fast"
+    assert deployed.entrypoint == "flows/heartbeat.py:heartbeat"
+
+
+def test_off_and_on_are_idempotent_and_keep_what_it_was_told(daybook: Daybook) -> None:
+    daybook("heartbeat", "on", "--gate-agent", "fast")
+    for _ in range(2):
+        found = daybook("heartbeat", "off")
+        assert (found["on"], found["job"]["next_due"]) == (False, [])
+    for _ in range(2):
+        found = daybook("heartbeat", "on")
+        assert found["on"] is True
+        assert found["job"]["gate_agent"] == "fast"
+    assert len(daybook("list")) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("--gate-agent", "nobody"), "unknown"),
+        (("--agent", "nobody"), "unknown"),
+        (("--channel", "nowhere"), "unknown"),
+        (("--quiet-hours", "noon"), "no range of hours"),
+        (("--session", "chat"), "name the channel"),
+    ],
+)
+def test_what_cannot_beat_is_refused_and_nothing_is_stored(
+    daybook: Daybook, daybook_home: Home, typed: tuple[str, ...], words: str
+) -> None:
+    said = daybook("heartbeat", "on", *typed, code=2)
+    assert words in said["error"]["message"]
+    assert said["error"]["message"].startswith(typed[0])
+    assert jobs_stored(daybook_home) == 0
+
+
+def test_the_name_of_another_kind_is_refused(daybook: Daybook) -> None:
+    daybook(*ADD, "--name", "brief")
+    said = daybook("heartbeat", "on", "--name", "brief", code=2)
+    assert "is a job of the kind agent-prompt" in said["error"]["message"]
+
+
+def test_a_check_goes_to_prefect_and_can_be_changed(daybook: Daybook) -> None:
+    typed = ("--check-prompt", "Any mail?", "--check-agent", "fast", "--tokens-per-day", "5000")
+    job = daybook(*ADD, *typed)
+    asked = {"tool": "", "params": {}, "prompt": "Any mail?", "agent": "fast", "command": []}
+    assert (job["policy"]["check"], job["policy"]["tokens_per_day"]) == (asked, 5_000)
+    deployed = with_client(lambda client: client.read_deployment_by_name(job["deployment"]))
+    assert deployed.parameters["policy"]["check"] == asked
+
+    job = daybook("edit", job["id"], "--check-command", "test -e '/tmp/a flag'")
+    assert job["policy"]["check"]["command"] == ["test", "-e", "/tmp/a flag"]
+    assert job["policy"]["check"]["prompt"] == ""
+    job = daybook("edit", job["id"], "--check-command", "")
+    assert job["policy"]["check"]["command"] == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("--check-prompt", "Any mail?", "--check-agent", "nobody"), 'unknown "nobody"'),
+        (("--check-tool", "nobody"), 'unknown "nobody"'),
+        (("--check-tool", "a", "--check-prompt", "b"), "has tool and prompt"),
+        (("--check-prompt", "{{nobody}}"), "unknown variable"),
+    ],
+)
+def test_a_check_that_cannot_be_asked_is_refused(
+    daybook: Daybook, daybook_home: Home, typed: tuple[str, ...], words: str
+) -> None:
+    said = daybook(*ADD, *typed, code=2)
+    assert said["error"]["field"] == "check"
+    assert words in said["error"]["message"]
+    assert jobs_stored(daybook_home) == 0
+
+
+def test_who_is_asked_first_is_an_agent_in_use(daybook: Daybook) -> None:
+    daybook(*ADD, "--name", "brief", "--check-prompt", "Any mail?", "--check-agent", "fast")
+    said = daybook("agents", "remove", "fast", code=2)
+    assert "brief" in json.dumps(said)
+    daybook("remove", "brief", "--yes")
+    daybook("heartbeat", "on", "--gate-agent", "fast")
+    said = daybook("agents", "remove", "fast", code=2)
+    assert "heartbeat" in json.dumps(said)
+
+
+def test_doctor_names_who_would_be_asked_first_and_is_gone(daybook: Daybook) -> None:
+    daybook("heartbeat", "on", "--gate-agent", "fast")
+
+    async def without(client: Any) -> Any:
+        await documents.remove(client, "fast")
+        return await book.agents(client)
+
+    (problem,) = with_client(without)
+    with_client(lambda client: documents.add(client, "fast", "offline", {}))
+    assert "heartbeat asks the agent fast, which does not exist" in problem.what

@@ -1,0 +1,91 @@
+"""A whole Daybook, watched from outside: its health page and its metrics."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from daybook.clock import SYSTEM
+from daybook.host import processes
+from daybook.ledger import leads
+from tests.e2e.first_light import Up
+
+pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.timeout(300)]
+
+LOOK_AGAIN = timedelta(milliseconds=300)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    running = Up(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty"))
+    try:
+        running.until(lambda lines: any(line.startswith("Health: ") for line in lines), 150)
+        yield running
+    finally:
+        running.end()
+
+
+async def becomes(url: str, code: int, within: float) -> dict[str, Any]:
+    """The health page's answer, once it has this code; each answer comes within two seconds."""
+    end = time.monotonic() + within
+    async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+        while (answer := await client.get(f"{url}/health")).status_code != code:
+            assert time.monotonic() < end, answer.text
+            await SYSTEM.wait_until(SYSTEM.now() + LOOK_AGAIN)
+    return dict(answer.json())
+
+
+def child(up: Up, name: str) -> int:
+    (found,) = (each["pid"] for each in up.facts()["children"] if each["name"] == name)
+    return int(found)
+
+
+async def test_the_health_of_a_daybook_that_lost_its_keeper_and_its_prefect(up: Up) -> None:
+    url = up.facts()["web_url"]
+    view = await becomes(url, 200, within=60)
+    assert (view["problems"], view["prefect"]) == ([], {"answers": True})
+    status = up.daybook("status")
+    assert view["ledger"]["id"] == status["ledger"]["id"]
+
+    # It stands still, so nobody begins another; once it is dead, `up` does.
+    worker, lease = child(up, "worker"), leads.LEASE.total_seconds()
+    os.kill(worker, signal.SIGSTOP)
+    view = await becomes(url, 503, within=lease + 10)
+    assert view["keeper"]["leads"] is False
+    assert view["problems"][0].startswith("no keeper leads")
+    os.kill(worker, signal.SIGKILL)
+    await becomes(url, 200, within=60)
+
+    # Prefect stands still: that is told, and for itself no reason.
+    server = processes.find(child(up, "server"))
+    assert server is not None
+    processes.tell([server], signal.SIGSTOP)
+    try:
+        end = time.monotonic() + 30
+        while (view := await becomes(url, 200, within=1))["prefect"]["answers"]:
+            assert time.monotonic() < end
+            await SYSTEM.wait_until(SYSTEM.now() + LOOK_AGAIN)
+    finally:
+        processes.tell([server], signal.SIGCONT)
+
+
+async def test_the_metrics_of_what_ran(up: Up) -> None:
+    up.until(lambda _: bool(up.outcomes("first-light")), within=60)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(f"{up.facts()['web_url']}/metrics")).text
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["daybook_ended_runs_last_day", "succeeded"] == 1
+    assert found["daybook_jobs", "true"] == 1
+    assert found["daybook_late",] == found["daybook_overdue",] == 0

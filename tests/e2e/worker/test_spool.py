@@ -1,0 +1,211 @@
+"""A run ends while its ledger is away: its outcome lies in the spool, and is written once.
+
+A real worker and real processes, over both databases. SQLite is away while another holds the write
+lock; PostgreSQL while the database takes no connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    closing,
+)
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.host import children, processes, worker
+from daybook.host.children import Child
+from daybook.host.prefect_here import PrefectHere
+from daybook.ledger import engine, leases
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.tables import RunRow
+from tests import databases
+from tests.conftest import PrefectServer
+from tests.crew import JUDGED, SEEN, WORKS, Crew, hired, so
+from tests.databases import Database, Postgresql
+from tests.floor import PREFECT_LEAVES_A_SOCKET
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    *PREFECT_LEAVES_A_SOCKET,
+]
+
+KEPT = engine.BUSY.total_seconds() + 15.0
+"""Seconds within which a process has given up to wait for the ledger, and kept what it knows."""
+
+
+def away(database: Database) -> AbstractAsyncContextManager[None]:
+    """While it is entered nobody can write into the ledger."""
+    if isinstance(database, Postgresql):
+        return _refusing(database)
+    return _locked(Path(urlsplit(database.address).path))
+
+
+@asynccontextmanager
+async def _locked(ledger: Path) -> AsyncIterator[None]:
+    with closing(sqlite3.connect(ledger, isolation_level=None, timeout=30)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@asynccontextmanager
+async def _refusing(database: Postgresql) -> AsyncIterator[None]:
+    name = urlsplit(database.url).path.removeprefix("/")
+    elsewhere = await asyncpg.connect(databases.URL)
+    try:
+        await elsewhere.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        assert database.cut_off() > 0
+        try:
+            yield
+        finally:
+            await elsewhere.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    finally:
+        await elsewhere.close()
+
+
+def spooled(crew: Crew) -> list[Path]:
+    return list((crew.floor.home.path / "spool").glob("*.json"))
+
+
+async def acting(crew: Crew) -> tuple[StoredJob, RunRow]:
+    """A job whose agent is at work, and waits to be let go."""
+    agent = await crew.floor.agent(WORKS)
+    job = await crew.floor.job(on_demand=True, agent=agent.name)
+    await crew.worker()
+    await crew.floor.asked(job)
+    await agent.says("acting")
+    return job, await crew.becomes(job, "acting")
+
+
+async def kept(crew: Crew, row: RunRow) -> None:
+    """Let the agent end, and wait until its run's outcome lies in the spool."""
+    crew.floor.agents[-1].let_go()
+
+    async def it_is() -> bool:
+        return bool(spooled(crew))
+
+    assert await so(it_is, KEPT), crew.logs()
+    assert [each.name for each in spooled(crew)] == [f"{row.id}-1-1.json"]
+
+
+async def told_once(crew: Crew, job: StoredJob) -> None:
+    """Both sides know the outcome, of one attempt, and no other was ever told."""
+    row = await crew.ends(job, "succeeded", within=JUDGED)
+    await crew.idle(within=JUDGED)
+
+    async def all_done() -> bool:
+        return not spooled(crew) and not (await crew.row(job)).unmirrored
+
+    assert await so(all_done, SEEN), crew.logs()
+    now = await crew.row(job)
+    assert (now.status, now.finished_at) == (row.status, row.finished_at)
+    assert (now.output, now.evidence) == ("done", [])
+    assert [each.status for each in await crew.attempts(row)] == ["succeeded"]
+    assert crew.floor.agents[-1].had == row.attempts == 1
+    states = await crew.floor.client.read_flow_run_states(UUID(str(row.flow_run_id)))
+    assert {each.name for each in states if each.is_final()} == {"Completed"}
+
+
+async def until_the_ledger_is_back(crew: Crew, database: Database) -> None:
+    job, row = await acting(crew)
+    async with away(database):
+        lost = SYSTEM.now() + leases.LEASE
+        await kept(crew, row)
+        # Nobody can have renewed it after that.
+        await SYSTEM.wait_until(lost)
+    await told_once(crew, job)
+
+
+async def by_another_keeper(crew: Crew, database: Database) -> None:
+    job, row = await acting(crew)
+    async with away(database):
+        await kept(crew, row)
+        processes.tell(processes.family(crew.workers[-1].child.process), signal.SIGKILL)
+        await crew.nobody(within=SEEN)
+    assert (await crew.row(job)).status == "acting"
+    assert len(spooled(crew)) == 1
+    async with keeper(crew):
+        await told_once(crew, job)
+
+
+@asynccontextmanager
+async def keeper(crew: Crew) -> AsyncIterator[Child]:
+    home = crew.floor.home
+    child = await children.start(
+        "keeper",
+        [sys.executable, "-m", "daybook", "keeper"],
+        environment=worker.environment(home, crew.here) | crew.variables,
+        log=home.logs / "keeper.log",
+        folder=home.path,
+    )
+    crew.apart.add(child.pid)
+    try:
+        yield child
+    finally:
+        await child.terminate()
+
+
+Outcomes = dict[tuple[str, str], BaseException | None]
+
+
+@pytest.fixture(scope="module")
+async def outcomes(
+    anyio_backend: str,
+    prefect_server: PrefectServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[Outcomes]:
+    """How each was played over each database: side by side, as each takes a lease."""
+    here, found = PrefectHere(prefect_server.api_url, prefect_server.ui_url), Outcomes()
+    playing: dict[tuple[str, str], Coroutine[Any, Any, None]] = {}
+    async with AsyncExitStack() as stack:
+        for kind in databases.KINDS:
+            # Of a server a session has two databases, and one of them has its tables already.
+            for play, prepared in ((until_the_ledger_is_back, False), (by_another_keeper, True)):
+                root = tmp_path_factory.mktemp(play.__name__)
+                file, server = root / "ledger.db", databases.server_of(request)
+                try:
+                    database = databases.of_kind(kind, file, server, prepared=prepared)
+                except pytest.skip.Exception as absent:
+                    found[play.__name__, kind] = absent
+                    continue
+                crew = await stack.enter_async_context(hired(root, here, database.address))
+                playing[play.__name__, kind] = play(crew, database)
+        ends = await asyncio.gather(*playing.values(), return_exceptions=True)
+    yield found | dict(zip(playing, ends, strict=True))
+
+
+def seen(outcomes: Outcomes, play: str, kind: str) -> None:
+    wrong = outcomes[play, kind]
+    if wrong is not None:
+        raise wrong
+
+
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_the_outcome_of_a_run_is_kept_until_the_ledger_is_back(
+    outcomes: Outcomes, kind: str
+) -> None:
+    seen(outcomes, until_the_ledger_is_back.__name__, kind)
+
+
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_who_is_killed_after_that_has_left_it_to_a_keeper_of_the_home(
+    outcomes: Outcomes, kind: str
+) -> None:
+    seen(outcomes, by_another_keeper.__name__, kind)

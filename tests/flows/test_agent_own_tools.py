@@ -1,0 +1,129 @@
+"""What an agent calls beside servers: Python tools, Daybook's own; and a program its servers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from daybook.agents import documents
+from daybook.ledger import jobs
+from daybook.ledger.tables import JobRow
+from daybook.service import jobs as service
+from daybook.spec.owners import Actor, acting_as
+from flows.agent_prompt import agent_prompt
+from tests.calling import LOOKS, Asked, calls
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
+from tests.providers import Answer, Status
+from tests.toolbox import install, served
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
+
+
+PYTHON = """
+from pathlib import Path
+from daybook.tools import occurrence
+
+def note(text: str) -> str:
+    "Notes it."
+    with Path({notes!r}).open("a") as notes:
+        notes.write(occurrence() + " " + text + "\\n")
+    return "noted"
+"""
+
+
+async def test_a_python_tool_knows_the_same_call_by_the_same_key_in_every_attempt(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = tmp_path / "notes"
+    install(tmp_path / "site", PYTHON.format(notes=str(notes)), "note")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    await asked.given("note")
+    one, other = calls("note", text="one"), calls("note", text="other")
+    policy = {"idempotent": True}
+    await asked.run(one, Status(503), other, one, one, "Noted.", policy=policy)
+
+    noted = [line.split(" ") for line in notes.read_text().splitlines()]
+    assert [text for _, text in noted] == ["one", "other", "one", "one"]
+    first, second, third, fourth = (key for key, _ in noted)
+    occurrence = (await asked.floor.row()).occurrence
+    assert first == third  # of the second attempt
+    assert len({first, second, fourth}) == 3
+    assert all(key.startswith(f"{occurrence}/") for key, _ in noted)
+
+
+async def test_daybooks_own_tools_work_for_the_agent_itself(asked: Asked) -> None:
+    await asked.given("daybook")
+    result = await asked.run(
+        calls("cron_add", prompt="Water the plants", schedule="0 9 * * *", name="plants"),
+        calls("cron_list"),
+        Answer("Done."),
+    )
+
+    assert result["output"] == "Done."
+    async with asked.floor.ledger.read() as session:
+        (job,) = (await session.execute(select(JobRow))).scalars()
+    assert (job.name, job.owner, job.created_by) == ("plants", f"agent:{asked.name}", "run")
+    assert "plants" in asked.here.requests[2].prompt
+    assert {"cron_add", "cron_list", "cron_remove"} <= {*asked.here.requests[0].tools}
+
+
+CLIENT = """
+import asyncio, json
+from fastmcp import Client
+
+async def main():
+    told = json.load(open(sys.argv[2]))
+    async with Client(told) as client:
+        names = sorted(tool.name for tool in await client.list_tools())
+        wanted = next(name for name in names if name.endswith("cron_add"))
+        given = {"prompt": "Water the plants", "schedule": "0 9 * * *", "name": "plants"}
+        await client.call_tool(wanted, given)
+        look = next(name for name in names if name.endswith("look"))
+        said = await client.call_tool(look, {"where": "Rome"})
+        print(len({wanted, look}), said.content[0].text)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_program_finds_its_servers_and_daybook_in_a_file(floor: Floor) -> None:
+    async with served(floor, LOOKS) as server:
+        agent = await floor.agent(CLIENT)
+        program = [sys.executable, str(agent.base.with_suffix(".py")), str(agent.base)]
+        settings = {"command": [*program, "{mcp_config}"], "tools": [server.name, "daybook"]}
+        await documents.add(floor.client, agent.name, "command", settings, replace=True)
+        result: Any = await agent_prompt(prompt="Go", agent=agent.name)
+        pid = await server.says("look Rome")
+
+    assert result["output"] == "2 rain in Rome"
+    assert not alive(pid)
+    async with floor.ledger.read() as session:
+        (job,) = (await session.execute(select(JobRow))).scalars()
+    assert (job.name, job.owner) == ("plants", f"agent:{agent.name}")
+
+
+async def test_in_the_run_of_an_agents_job_its_tools_are_that_agents(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LIMITS", json.dumps({"agents": ["*"]}))
+    await asked.given("daybook.cron_add", "daybook.cron_list")
+    asked.here.script = [
+        calls("cron_add", prompt="And this", schedule="0 9 * * *", name="more"),
+        Answer("Done."),
+    ]
+    with acting_as(Actor("agent:researcher", "ana", "mcp")):
+        fields = {"name": "own", "prompt": "Look", "agent": asked.name, "on_demand": True}
+        added = await service.add(fields)
+    async with asked.floor.ledger.read() as session:
+        stored = await jobs.find(session, added["id"])
+    state = await asked.floor.executed(await asked.floor.asked(stored))
+    assert state.is_completed(), state.message
+
+    async with asked.floor.ledger.read() as session:
+        made = (await session.execute(select(JobRow).where(JobRow.name == "more"))).scalar_one()
+    assert (made.owner, made.user_id, made.created_by) == ("agent:researcher", "ana", "run")

@@ -1,0 +1,89 @@
+"""Jobs with `session: chat` go on with the conversation of their channel and chat id.
+
+What a model is really sent is seen at a server that speaks its protocol (requirement 26).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from daybook.agents import documents
+from daybook.ledger.jobs import StoredJob
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.providers import KEY, Provider, provider
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
+
+
+class Chats:
+    """Jobs that ask one model, each in a chat."""
+
+    def __init__(self, floor: Floor, here: Provider, agent: str) -> None:
+        self.floor, self.here, self.agent = floor, here, agent
+
+    async def job(self, prompt: str, channel: str = "inbox", **given: Any) -> StoredJob:
+        given = {"on_demand": True, "agent": self.agent, "session": "chat", **given}
+        return await self.floor.job(prompt=prompt, channel=channel, **given)
+
+    async def told(self, stored: StoredJob) -> list[tuple[str, str]]:
+        """Run the job; who said what in that which the model was sent."""
+        before = len(self.here.requests)
+        state = await self.floor.executed(await self.floor.asked(stored))
+        assert state.is_completed(), state.message
+        [seen] = self.here.requests[before:]
+        return seen.said
+
+
+@pytest.fixture
+async def chats(floor: Floor) -> AsyncIterator[Chats]:
+    with provider() as here:
+        name = f"m-{uuid4().hex[:8]}"
+        settings = {"model": "openai:gpt-4o-mini", "base_url": here.address, "api_key": KEY}
+        await documents.add(floor.client, name, "model", settings)
+        yield Chats(floor, here, name)
+
+
+async def test_two_jobs_of_one_chat_go_on_with_one_conversation(chats: Chats) -> None:
+    chats.here.script = ["It rains.", "An umbrella.", "You are welcome."]
+    weather = await chats.job("What is the weather?", chat_id="-1001")
+    advice = await chats.job("What shall I take?", chat_id="-1001")
+
+    assert await chats.told(weather) == [("user", "What is the weather?")]
+    spoken = [("user", "What is the weather?"), ("assistant", "It rains.")]
+    assert await chats.told(advice) == [*spoken, ("user", "What shall I take?")]
+    spoken += [("user", "What shall I take?"), ("assistant", "An umbrella.")]
+    assert await chats.told(weather) == [*spoken, ("user", "What is the weather?")]
+    rows = await chats.floor.rows()
+    assert {each.session_id for each in rows} == {f"{chats.agent}:chat:inbox:-1001"}
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [{"chat_id": "-1002"}, {"channel": "console", "chat_id": "-1001"}, {"session": "reuse"}],
+    ids=["another chat", "another channel", "no chat"],
+)
+async def test_elsewhere_nothing_of_it_is_known(chats: Chats, elsewhere: dict[str, Any]) -> None:
+    first = await chats.job("What is the weather?", chat_id="-1001")
+    other = await chats.job("What did I ask?", **({"chat_id": "-1001"} | elsewhere))
+
+    await chats.told(first)
+    assert await chats.told(other) == [("user", "What did I ask?")]
+
+
+async def test_a_job_that_is_moved_to_another_chat_goes_on_there(chats: Chats) -> None:
+    chats.here.script = ["It rains.", "You asked of the weather."]
+    there = await chats.job("What is the weather?", chat_id="-1001")
+    mover = await chats.job("What did I ask?", chat_id="-1002")
+    await chats.told(there)
+
+    notify = mover.job.notify.model_copy(update={"chat_id": "-1001"})
+    moved = await chats.floor.asked(mover, notify=notify.model_dump(mode="json"))
+    before = len(chats.here.requests)
+    state = await chats.floor.executed(moved)
+    assert state.is_completed(), state.message
+    [seen] = chats.here.requests[before:]
+    assert seen.said[:2] == [("user", "What is the weather?"), ("assistant", "It rains.")]

@@ -1,0 +1,73 @@
+"""A flow that a script calls tells the script's listeners; the process of a run tells none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from daybook import registry
+from daybook.home import Home
+from daybook.ledger import deliveries, listeners
+from daybook.ledger.tables import OutboxRow
+from flows.agent_prompt import agent_prompt
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+
+
+@pytest.fixture(autouse=True)
+def nobody_else(daybook_home: Home) -> Iterator[None]:
+    with registry.apart():
+        yield
+
+
+async def _told(floor: Floor) -> list[OutboxRow]:
+    async with floor.ledger.read() as session:
+        return await deliveries.of_run(session, (await floor.row()).id)
+
+
+async def test_a_script_tells_its_own_listeners_before_its_flow_returns(floor: Floor) -> None:
+    agent = await floor.agent("print('Forty-two.')")
+    heard: list[tuple[dict[str, Any], bool]] = []
+
+    @registry.listener(name="works")
+    def works(run: dict[str, Any]) -> None:
+        heard.append((run, threading.current_thread() is threading.main_thread()))
+
+    @registry.listener(name="breaks")
+    async def breaks(run: dict[str, Any]) -> None:
+        raise ValueError("no disk")
+
+    result: Any = await agent_prompt(prompt="What is it?", agent=agent.name)
+    row = await floor.row()
+    [(run, in_main)] = heard
+    assert (run["id"], run["status"], run["output"]) == (row.id, "succeeded", "Forty-two.")
+    assert not in_main
+    assert (row.status, row.delivery, row.error) == ("succeeded", "not_requested", None)
+    assert result["status"] == "succeeded"
+    assert {(each.address, each.status, each.error) for each in await _told(floor)} == {
+        ("works", "delivered", None),
+        ("breaks", "failed", "ValueError: no disk"),
+    }
+    page = await floor.artifact(row.flow_run_id)
+    assert "listener to breaks: **failed**; ValueError: no disk" in page
+    assert "works" not in page
+
+
+async def test_a_runs_process_leaves_it_to_the_keeper_and_asks_nobody(floor: Floor) -> None:
+    agent = await floor.agent("print('Forty-two.')")
+    await listeners.announce(floor.ledger, ["elsewhere"])
+    job = await floor.job(agent=agent.name, on_demand=True)
+    state = await floor.executed(await floor.asked(job))
+    assert state.is_completed()
+    [told] = await _told(floor)
+    assert (told.address, told.event, told.status, told.fence) == (
+        "elsewhere",
+        "succeeded",
+        "pending",
+        0,
+    )
+    assert "Delivery" not in await floor.artifact((await floor.row()).flow_run_id)

@@ -1,0 +1,76 @@
+"""What of a block's data nobody may read in an error."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from daybook.channels.prefect_blocks import scrubbed, secrets
+
+SECRET = "a1B2c3D4e5"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://hooks.example.org/services/{SECRET}",
+        f"https://example.org/x?sig={SECRET}",
+        f"mailto://me:{SECRET}@mail.example.org",
+        f"tgram://{SECRET}/chat",
+        f"tgram://123:{SECRET}/chat",
+        f"ntfy://{SECRET}@ntfy.example.org/topic",
+        f"pover://{SECRET}@ab12",
+        f"http://[/{SECRET}",
+        SECRET,
+    ],
+)
+def test_each_part_of_an_address_that_may_be_one_is_left_out(url: str) -> None:
+    hidden = secrets({"url": url}, ["url"])
+    told = scrubbed(f"could not reach {url} by {SECRET}", hidden)
+    assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("mailto://me:p%40ss@mail.example.org", "p@ss"),
+        ("mailto://me:p@ss@mail.example.org", "p@ss"),
+        ("https://hooks.example.org/x?sig=p%40ss%2Flong", "p@ss/long"),
+        ("https://hooks.example.org/p%40ss%2Flong/say", "p@ss/long"),
+        ("ntfy://p%40ss%2Flong@ntfy.example.org/topic", "p@ss/long"),
+    ],
+)
+def test_a_secret_is_left_out_however_it_is_written(url: str, meant: str) -> None:
+    hidden = secrets({"url": url}, ["url"])
+    for written in (meant, quote(meant, safe="")):
+        assert scrubbed(f"refused: {written}!", hidden) == "refused: …!"
+
+
+def test_a_short_name_of_a_user_is_told() -> None:
+    hidden = secrets({"url": f"mailto://user:{SECRET}@mail.example.org"}, ["url"])
+    assert scrubbed("no such user", hidden) == "no such user"
+
+
+def test_the_host_is_told() -> None:
+    hidden = secrets({"url": f"https://hooks.example.org/{SECRET}"}, ["url"])
+    assert scrubbed("hooks.example.org hung up", hidden) == "hooks.example.org hung up"
+
+
+@pytest.mark.parametrize(
+    ("data", "fields"),
+    [
+        ({"token": SECRET}, ["token"]),
+        ({"secrets": {"key": SECRET}}, ["secrets.*"]),
+        ({"secrets": {"deep": [{"key": SECRET}]}}, ["secrets.*"]),
+    ],
+)
+def test_secret_fields_are_left_out_wherever_they_stand(
+    data: dict[str, Any], fields: list[str]
+) -> None:
+    assert scrubbed(f"with {SECRET}", secrets(data, fields)) == "with …"
+
+
+def test_what_is_no_secret_is_told() -> None:
+    assert secrets({"host": "chat.example.org", "token": None}, ["token"]) == []

@@ -1,0 +1,181 @@
+"""`daybook inbox`: what was told, and that it was read; from the ledger alone."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.ledger import jobs, outbox
+from daybook.ledger.engine import Ledger
+from daybook.spec.job import new_job
+from tests.unit.cli.conftest import MADE, Say
+from tests.unit.cli.test_callbacks import row
+from tests.unit.cli.test_imports import imported
+from tests.unit.cli.test_reading import on_a_terminal
+
+ONE = {
+    *("id", "event", "alert", "job", "job_removed", "run_id", "subject", "text", "created_at"),
+    "read_at",
+}
+ANSWER = "Two pull requests are open.\nBoth wait for you."
+
+
+async def _fill(file: Path) -> list[str]:
+    """An answer and two alerts, oldest first; returns their ids. A callback is no message."""
+    async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.write() as session:
+        job = new_job(now=MADE, prompt="Any news?", name="brief", on_demand=True)
+        of_job = (await jobs.add(session, job, "brief", MADE)).id
+        told = [
+            ("completed", outbox.MESSAGE, of_job, "brief: succeeded", ANSWER),
+            ("failed", outbox.ALERT, of_job, "brief: failed", "brief failed: no answer"),
+            ("undelivered", outbox.ALERT, None, "undelivered: 2", "The last try said: 500"),
+        ]
+        ids = []
+        for minute, (event, purpose, job_id, subject, body) in enumerate(told):
+            made = await outbox.tell(
+                session,
+                key=subject,
+                purpose=purpose,
+                event=event,
+                channel="inbox",
+                subject=subject,
+                body=body,
+                job_id=job_id,
+                now=MADE + timedelta(minutes=minute),
+            )
+            assert made is not None
+            ids.append(made.id)
+        session.add(row(f"msg_{'f' * 32}", 9, job_id=of_job))
+        return ids
+
+
+@pytest.fixture
+def ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "UTC")
+    return asyncio.run(_fill(tmp_path / "ledger.db"))
+
+
+@pytest.fixture
+def unread(tmp_path: Path) -> Callable[[], set[str]]:
+    """The ids of what is unread, by the ledger."""
+
+    def look() -> set[str]:
+        asked = "SELECT id FROM outbox WHERE address = 'inbox' AND read_at IS NULL"
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as file:
+            return {each for (each,) in file.execute(asked)}
+
+    return look
+
+
+def test_what_is_unread_comes_newest_first(daybook: Say, ids: list[str]) -> None:
+    found = daybook("inbox", "--json").json
+    assert [each["id"] for each in found] == ids[::-1]
+    assert all(each.keys() == ONE for each in found)
+    assert [each["alert"] for each in found] == [True, True, False]
+    assert [each["job"] for each in found] == [None, "brief", "brief"]
+    assert (found[2]["text"], found[2]["read_at"]) == (ANSWER, None)
+    assert [each["id"] for each in daybook("inbox", "--limit", "1", "--json").json] == ids[2:]
+
+
+def test_people_see_a_line_each_and_alerts_stand_out(daybook: Say, ids: list[str]) -> None:
+    said = daybook("inbox")
+    head, undelivered, failed, answer = said.out.splitlines()
+    assert head.split() == ["ID", "WHEN", "JOB", "ABOUT", "MESSAGE"]
+    assert re.fullmatch(
+        rf"{ids[2][4:12]}  \S+ \S+  - +! undelivered  undelivered: 2\. The last try said: 500",
+        undelivered,
+    )
+    assert re.search(r" brief +! failed +brief failed: no answer$", failed)
+    assert re.search(r" brief +completed +Two pull requests are open\.$", answer)
+    assert "daybook inbox --read" in said.err
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.usefixtures("ids")
+def test_on_a_terminal_a_message_is_one_line(columns: int) -> None:
+    lines = on_a_terminal(columns, "inbox")
+    assert len(lines) == 1 + 3
+    assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize("written", [slice(None), slice(12), slice(4, 12)])
+def test_one_is_shown_whole_and_stays_unread(
+    daybook: Say, ids: list[str], unread: Callable[[], set[str]], written: slice
+) -> None:
+    (found,) = daybook("inbox", ids[0][written], "--json").json
+    assert (found["id"], found["text"]) == (ids[0], ANSWER)
+    out = daybook("inbox", ids[0][written]).out
+    assert out.startswith("brief: succeeded\n")
+    assert out.endswith("\n  Two pull requests are open.\n  Both wait for you.\n")
+    assert re.search(r"^  read +not yet$", out, re.MULTILINE)
+    assert unread() == set(ids)
+
+
+def test_those_named_are_marked_as_read_and_then_all(
+    daybook: Say, ids: list[str], unread: Callable[[], set[str]]
+) -> None:
+    assert daybook("inbox", "--read", ids[0], ids[1][4:12], "--json").json == {"read": 2}
+    assert unread() == {ids[2]}
+    assert [each["id"] for each in daybook("inbox", "--json").json] == [ids[2]]
+    assert [each["id"] for each in daybook("inbox", "--all", "--json").json] == ids[::-1]
+    assert daybook("inbox", "--read").out == "Marked as read: 1 message\n"
+    assert unread() == set()
+    assert daybook("inbox", "--read", ids[0], "--json").json == {"read": 0}
+    said = daybook("inbox")
+    assert (said.code, said.out) == (0, "")
+    assert "daybook inbox --all" in said.err
+
+
+def test_those_of_one_job(daybook: Say, ids: list[str]) -> None:
+    found = daybook("inbox", "--job", "brief", "--json").json
+    assert [each["id"] for each in found] == [ids[1], ids[0]]
+
+
+@pytest.mark.parametrize(
+    ("typed", "refused"),
+    [
+        (["99"], (3, "not found")),
+        (["f" * 32], (3, "not found")),  # a callback
+        (["--read", "{0}", "99"], (3, "not found")),
+        (["--job", "nobody"], (3, 'job "nobody" not found')),
+        (["--limit", "0"], (2, "--limit: 0 is not legal (legal: 1 or more)")),
+        (["--read", "--job", "brief"], (2, "--job: ")),
+        (["{0}", "--all"], (2, "--all: ")),
+    ],
+)
+def test_refused_and_nothing_is_read(
+    daybook: Say,
+    ids: list[str],
+    unread: Callable[[], set[str]],
+    typed: list[str],
+    refused: tuple[int, str],
+) -> None:
+    said = daybook("inbox", *(each.format(ids[0]) for each in typed))
+    assert (said.code, said.out) == (refused[0], "")
+    assert refused[1] in said.err
+    assert unread() == set(ids)
+
+
+@pytest.mark.usefixtures("ids")
+def test_it_starts_without_prefect() -> None:
+    names = imported("inbox")
+    assert "sqlalchemy" in names
+    assert not names & {"prefect", "rich"}
+
+
+def test_an_empty_inbox_is_said(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    said = daybook("inbox", "--all")
+    assert (said.code, said.out, said.err) == (0, "", "There is nothing in the inbox.\n")
+    assert daybook("inbox", "--json").json == []

@@ -1,0 +1,24 @@
+"""For whom a program may say that it works."""
+
+from __future__ import annotations
+
+import pytest
+
+import daybook
+from daybook.errors import Refused
+from daybook.spec import owners
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"agent": "a:b"}, "agent: 'agent:a:b' is not legal (an agent's name has no colon)"),
+        ({"user": "a\nb"}, "user_id: is not legal (legal: one line of at most 100 characters)"),
+        ({"user": "x" * 101}, "user_id: is not legal (legal: one line of at most 100 characters)"),
+    ],
+)
+def test_what_names_nobody_is_refused(given: dict[str, str], told: str) -> None:
+    with pytest.raises(Refused) as refused, daybook.context(**given):
+        pass
+    assert str(refused.value) == told
+    assert owners.current() == owners.Actor()

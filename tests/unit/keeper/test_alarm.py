@@ -1,0 +1,377 @@
+"""The alarm of what is overdue, and the notes of what is long at work (requirements 33, 59)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from sqlmodel import col, select
+
+from daybook.clock import SYSTEM
+from daybook.keeper import alarm, loops
+from daybook.keeper.alarm import Memory
+from daybook.ledger import audit, claims, jobs, overdue
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Delivery, Status
+from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.spec.job import new_job
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+ONE = datetime(2026, 1, 15, 13, 0, tzinfo=UTC)
+LATE = ONE + overdue.LATE
+HALF, MINUTE, HOUR = timedelta(seconds=30), timedelta(minutes=1), timedelta(hours=1)
+
+
+async def rows_of(ledger: Ledger) -> list[OutboxRow]:
+    rows = select(OutboxRow).order_by(col(OutboxRow.created_at), col(OutboxRow.key))
+    async with ledger.read() as session:
+        return list((await session.execute(rows)).scalars())
+
+
+async def told(book: Book) -> list[OutboxRow]:
+    return await rows_of(book.ledger)
+
+
+async def subjects(book: Book) -> list[str]:
+    return [row.subject for row in await told(book)]
+
+
+async def looks(book: Book, memory: Memory, until: datetime) -> None:
+    """A leader looks every half minute, from now until then."""
+    while book.clock.now() <= until:
+        await alarm.alarm(book.ledger, memory)
+        book.clock.move(HALF)
+
+
+async def judged(book: Book, job_id: str) -> None:
+    """The audit comes round; a job that catches nothing up has missed what passed."""
+    await audit.advance(book.ledger, job_id, book.clock.now() - MINUTE)
+
+
+HOURLY = {"cron": "0 * * * *", "catch_up": "none"}
+
+
+async def test_the_operator_gets_one_alert_of_all_that_is_overdue(book: Book) -> None:
+    for name in ("one", "two"):
+        await book.add(name, **HOURLY)
+    memory = Memory()
+    await looks(book, memory, LATE - HALF)
+    assert await told(book) == []
+
+    await looks(book, memory, ONE + timedelta(minutes=50))
+
+    (row,) = await told(book)
+    assert (row.purpose, row.event, row.address) == ("alert", "overdue", "inbox")
+    assert row.status == Delivery.DELIVERED
+    assert row.subject == "overdue: one and 1 more"
+    assert "- one, due 2026-01-15T13:00:00+00:00, 2 minutes ago" in row.body
+    assert "- two, due 2026-01-15T13:00:00+00:00" in row.body
+    assert "daybook status" in row.body
+    assert row.created_at < LATE + 2 * HALF
+
+
+async def test_what_the_audit_judges_until_the_next_look_is_not_told(book: Book) -> None:
+    stored = await book.add(**HOURLY)
+    memory = Memory()
+    for hour in range(1, 4):  # each time a machine that slept over a due time
+        book.clock.set(ONE + hour * HOUR - timedelta(minutes=10))
+        await alarm.alarm(book.ledger, memory)
+        await judged(book, stored.id)
+        book.clock.move(HALF)
+        await alarm.alarm(book.ledger, memory)
+
+    assert await told(book) == []
+
+
+TEN = timedelta(seconds=10)
+
+
+async def kept(book: Book, job_id: str, until: datetime, memory: Memory) -> None:
+    """A keeper at work: it audits every ten seconds, and looks every half minute."""
+    while book.clock.now() <= until:
+        await judged(book, job_id)
+        if book.clock.now().second % 30 < 10:
+            await alarm.alarm(book.ledger, memory)
+        book.clock.move(TEN)
+
+
+@pytest.mark.parametrize("catch_up", ["none", "latest"])
+@pytest.mark.parametrize("every", ["1m", "5m"])
+async def test_what_nobody_comes_for_is_told_however_soon_it_is_judged(
+    book: Book, every: str, catch_up: str
+) -> None:
+    stored = await book.add(every=every, catch_up=catch_up)
+    began, memory = book.clock.now(), Memory()
+    await kept(book, stored.id, began + timedelta(minutes=70), memory)
+
+    alerts = await told(book)
+    assert {row.subject for row in alerts} == {"overdue: brief"}  # never that it was over
+    first, again = alerts
+    assert first.created_at - began < 9 * MINUTE
+    assert HOUR <= again.created_at - first.created_at < HOUR + MINUTE
+
+    # Somebody comes, also for what still waits.
+    async with book.ledger.read() as session:
+        waiting = select(RunRow).where(col(RunRow.status) == Status.WAITING)
+        dues = [row.due for row in (await session.execute(waiting)).scalars()]
+    for due in dues:
+        await book.settled(book.due(stored, due=due), Status.SUCCEEDED)
+    await book.settled(book.due(stored), Status.SUCCEEDED)
+    await kept(book, stored.id, book.clock.now() + MINUTE, memory)
+    assert await subjects(book) == ["overdue: brief"] * 2 + ["nothing is overdue any more"]
+
+
+@pytest.mark.parametrize("catch_up", ["none", "latest"])
+async def test_a_job_that_is_run_at_its_times_is_no_alarm(book: Book, catch_up: str) -> None:
+    stored = await book.add(cron="*/5 * * * *", catch_up=catch_up)
+    due, memory = ONE, Memory()
+    book.clock.set(ONE)
+    for _ in range(6):
+        await book.settled(book.due(stored, due=due), Status.SUCCEEDED)
+        due += 5 * MINUTE
+        await kept(book, stored.id, due - TEN, memory)
+        book.clock.set(due)
+
+    assert await told(book) == []
+
+
+async def test_what_was_due_in_a_night_without_a_machine_is_no_alarm(book: Book) -> None:
+    stored = await book.add(cron="*/20 * * * *", catch_up="none")
+    memory = Memory()
+    await judged(book, stored.id)
+    await alarm.alarm(book.ledger, memory)
+    book.clock.set(ONE + 8 * HOUR + timedelta(minutes=18))
+    await kept(book, stored.id, ONE + 8 * HOUR + timedelta(minutes=19), memory)
+    due = ONE + 8 * HOUR + timedelta(minutes=20)
+    book.clock.set(due)
+    await book.settled(book.due(stored, due=due), Status.SUCCEEDED)
+    await kept(book, stored.id, due + timedelta(minutes=18), memory)
+
+    assert await told(book) == []
+
+
+async def test_a_job_that_was_switched_off_is_overdue_no_more(book: Book) -> None:
+    stored = await book.add(cron="*/5 * * * *", catch_up="none")
+    memory = Memory()
+    await kept(book, stored.id, ONE, memory)
+    await book.edit(stored.id, enabled=False)
+    await kept(book, stored.id, ONE + 2 * HOUR, memory)
+
+    assert await subjects(book) == ["overdue: brief", "nothing is overdue any more"]
+
+
+async def test_that_nothing_is_overdue_any_more_is_told_once(book: Book) -> None:
+    stored = await book.add(**HOURLY)
+    memory = Memory()
+    book.clock.set(LATE)
+    await looks(book, memory, LATE + MINUTE)
+    await judged(book, stored.id)
+    await looks(book, memory, LATE + timedelta(minutes=20))
+    assert await subjects(book) == ["overdue: brief"]  # it was missed, and nobody has come since
+
+    await book.settled(book.due(stored), Status.SUCCEEDED)
+    await looks(book, memory, book.clock.now() + timedelta(minutes=20))
+
+    assert await subjects(book) == ["overdue: brief", "nothing is overdue any more"]
+    over = (await told(book))[1]
+    assert (over.purpose, over.event, over.key) == (
+        "alert",
+        "on_time",
+        f"{(await told(book))[0].key}:over",
+    )
+
+
+async def test_it_is_told_again_only_of_what_is_new_and_after_an_hour(book: Book) -> None:
+    await book.add("first", cron="0 13 * * *")
+    await book.add("later", cron="20 13 * * *")
+    book.clock.set(LATE)
+    memory = Memory()
+    await looks(book, memory, ONE + timedelta(hours=5))
+
+    first, again = await told(book)
+    assert (first.subject, again.subject) == ("overdue: first", "overdue: first and 1 more")
+    assert HOUR <= again.created_at - first.created_at < HOUR + MINUTE
+
+
+async def test_what_comes_and_goes_is_told_once_an_hour(book: Book) -> None:
+    stored = await book.add(cron="*/10 * * * *", catch_up="none")
+    memory = Memory()
+    book.clock.set(ONE)
+    while book.clock.now() < ONE + 3 * HOUR:
+        await looks(book, memory, book.clock.now() + timedelta(minutes=7))
+        await judged(book, stored.id)
+        await looks(book, memory, book.clock.now() + 3 * HALF)
+
+    alerts = [row for row in await told(book) if row.event == "overdue"]
+    gaps = [b.created_at - a.created_at for a, b in pairwise(alerts)]
+    assert 3 <= len(alerts) <= 4
+    assert min(gaps) >= HOUR
+    # Each has its end, and no end is without one.
+    overs = {row.key for row in await told(book) if row.event == "on_time"}
+    assert overs <= {f"{row.key}:over" for row in alerts}
+
+
+async def test_the_next_leader_goes_on_where_the_last_one_was(book: Book) -> None:
+    stored = await book.add(**HOURLY)
+    book.clock.set(LATE)
+    for _ in range(5):  # each dies after some looks
+        await looks(book, Memory(), book.clock.now() + MINUTE)
+    assert await subjects(book) == ["overdue: brief"]
+
+    await judged(book, stored.id)
+    await book.settled(book.due(stored), Status.SUCCEEDED)
+    for _ in range(3):
+        await looks(book, Memory(), book.clock.now() + HALF)
+    assert await subjects(book) == ["overdue: brief", "nothing is overdue any more"]
+
+
+async def test_two_that_lead_at_once_tell_it_once(book: Book) -> None:
+    await book.add(**HOURLY)
+    book.clock.set(LATE)
+    async with Ledger(book.ledger.address, book.clock) as other:
+        pair = [(book.ledger, Memory()), (other, Memory())]
+        for _ in range(3):
+            await asyncio.gather(*(alarm.alarm(ledger, memory) for ledger, memory in pair))
+            book.clock.move(HALF)
+
+    assert await subjects(book) == ["overdue: brief"]
+
+
+async def test_who_waits_its_turn_is_no_alarm(book: Book) -> None:
+    stored = await book.add()
+    book.clock.set(ONE)
+    memory = Memory()
+    for _ in range(20):
+        await book.claim(book.due(stored, due=ONE, most=0))
+        await looks(book, memory, book.clock.now())
+    assert await told(book) == []
+
+    await looks(book, memory, book.clock.now() + timedelta(minutes=3))  # nobody comes any more
+    (row,) = await told(book)
+    assert row.subject == "overdue: brief"
+    assert "it waits: 0 of 0 runs are at work" in row.body
+
+
+async def test_a_long_list_is_cut(book: Book) -> None:
+    for number in range(25):
+        await book.add(f"job {number:02}", **HOURLY)
+    book.clock.set(LATE)
+    await looks(book, Memory(), LATE + MINUTE)
+
+    (row,) = await told(book)
+    assert row.body.count("\n- job ") == alarm.LISTED
+    assert "- and 5 more" in row.body
+
+
+async def test_the_operators_own_channel_gets_it(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "ops")
+    await book.add(**HOURLY)
+    book.clock.set(LATE)
+    await looks(book, Memory(), LATE + MINUTE)
+
+    (row,) = await told(book)
+    assert (row.address, row.status, row.job_id) == ("ops", Delivery.PENDING, None)
+
+
+# --- progress
+
+TEAM = {"channel": "team", "chat_id": "7", "progress": "10m"}
+
+
+async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(book: Book) -> None:
+    stored = await book.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
+    granted = await book.begun(book.due(stored))
+    began = book.clock.now()
+    await looks(book, Memory(), began + timedelta(minutes=35))
+
+    rows = await told(book)
+    assert [row.key for row in rows] == [f"progress:{granted.run_id}:{n}" for n in (1, 2, 3)]
+    for nth, row in enumerate(rows, 1):
+        assert timedelta(0) <= row.created_at - (began + nth * timedelta(minutes=10)) < MINUTE
+        assert (row.address, row.chat_id, row.job_id) == ("team", "7", stored.id)
+        assert row.subject == "brief: still at work"
+    assert "since 2026-01-15T14:00:00+01:00 (20 minutes)" in rows[1].body
+    # It is no part of what becomes of the outcome.
+    assert (await book.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED
+
+    await book.settle(granted, Status.CANCELLED)
+    await looks(book, Memory(), book.clock.now() + HOUR)
+    assert len([row for row in await told(book) if row.event == "progress"]) == 3
+
+
+async def test_after_an_absence_there_is_one_note_of_the_whole_time(book: Book) -> None:
+    stored = await book.add(cron="0 * * * *", notify=TEAM)
+    granted = await book.begun(book.due(stored))
+    book.clock.move(timedelta(minutes=45))
+    for _ in range(2):
+        await alarm.alarm(book.ledger, Memory())
+
+    assert [row.key for row in await told(book)] == [f"progress:{granted.run_id}:4"]
+
+
+@pytest.mark.parametrize(
+    "notify",
+    [{}, {"channel": "team"}, {"progress": "1m"}, TEAM | {"silent": True}],
+    ids=["nothing", "no progress", "no channel", "silent"],
+)
+async def test_who_did_not_ask_is_not_told(book: Book, notify: dict[str, object]) -> None:
+    stored = await book.add(cron="0 * * * *", notify=notify)
+    await book.begun(book.due(stored))
+    await looks(book, Memory(), book.clock.now() + timedelta(minutes=20))
+
+    assert await told(book) == []
+
+
+async def test_a_run_whose_parameters_cannot_be_read_tells_as_its_job(book: Book) -> None:
+    stored = await book.add(cron="0 * * * *", notify=TEAM)
+    granted = await book.begun(book.due(stored))
+    async with book.ledger.write() as session:
+        row = await session.get(RunRow, granted.run_id)
+        assert row is not None
+        row.parameters = {**row.parameters, "notify": {"of": "a later version"}}
+        session.add(row)
+    await looks(book, Memory(), book.clock.now() + timedelta(minutes=20))
+
+    assert {row.address for row in await told(book)} == {"team"}
+
+
+async def test_a_run_that_only_waits_is_not_at_work(book: Book) -> None:
+    stored = await book.add(cron="0 * * * *", notify=TEAM)
+    await claims.request(book.ledger, stored, "now", "manual")
+    async with book.ledger.write() as session:
+        row = (await session.execute(select(RunRow))).scalar_one()
+        row.until = book.clock.now() + 2 * HOUR
+        session.add(row)
+    await looks(book, Memory(), book.clock.now() + timedelta(minutes=20))
+
+    assert await told(book) == []
+
+
+# --- the keeper
+
+
+async def test_the_leading_keeper_looks_also_while_prefect_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "ALARM", 0.05)
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:
+        made = ledger.now() - HOUR
+        async with ledger.write() as session:
+            job = new_job(now=made, name="brief", prompt="What is new?", cron="* * * * *")
+            await jobs.add(session, job, "brief", made)
+        keeping = asyncio.create_task(loops.Keeper(ledger, "here:1:a").go_on())
+        try:
+            async with asyncio.timeout(30):
+                while not (found := await rows_of(ledger)):
+                    await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.05))
+        finally:
+            keeping.cancel()
+            await asyncio.wait({keeping})
+    assert [row.subject for row in found] == ["overdue: brief"]

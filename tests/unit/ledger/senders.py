@@ -1,0 +1,93 @@
+"""Real processes that send what is pending, and one that is killed at one of its writes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from multiprocessing.connection import Connection
+from typing import Any
+
+from sqlalchemy import event
+
+from daybook.ledger import claims, sending
+from daybook.ledger.engine import Ledger
+from daybook.ledger.sending import Tried
+from daybook.ledger.states import Delivery
+from daybook.testing import MovedClock
+from tests.unit.ledger.claimers import CONTEXT
+from tests.unit.ledger.killed import When
+
+VERBS = {"settle": claims.settle, "claim": sending.claim, "record": sending.record}
+
+Sent = list[tuple[str, int]]
+"""Id and fence of each row that a process had in hand."""
+
+
+async def _send(address: str, clock: MovedClock, barrier: Any, holder: str) -> Sent:
+    sent: Sent = []
+    async with Ledger(address, clock) as ledger:
+        barrier.wait(60)  # all at once
+        while rows := await sending.claim(ledger, holder, most=7):
+            assert {row.holder for row in rows} == {holder}
+            sent += [(row.id, row.fence) for row in rows]
+            done = [Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.0) for row in rows]
+            await sending.record(ledger, done)
+    return sent
+
+
+def _sender(address: str, clock: MovedClock, barrier: Any, holder: str, told: Connection) -> None:
+    told.send(asyncio.run(_send(address, clock, barrier, holder)))
+
+
+def at_once(address: str, clock: MovedClock, count: int) -> list[Sent]:
+    """So many processes that send until nothing is left; what each had in hand."""
+    barrier = CONTEXT.Barrier(count)
+    pipes = [CONTEXT.Pipe(duplex=False) for _ in range(count)]
+    children = [
+        CONTEXT.Process(target=_sender, args=(address, clock, barrier, f"sender {number}", telling))
+        for number, (_, telling) in enumerate(pipes)
+    ]
+    for child in children:
+        child.start()
+    for _, telling in pipes:
+        telling.close()
+    try:
+        return [here.recv() for here, _ in pipes]
+    finally:
+        for child in children:
+            child.join(60)
+        for here, _ in pipes:
+            here.close()
+
+
+def _kill(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _write(
+    address: str,
+    clock: MovedClock,
+    verb: str,
+    given: tuple[tuple[Any, ...], dict[str, Any]],
+    when: When,
+) -> None:
+    async def write() -> None:
+        async with Ledger(address, clock) as ledger:
+            if when == "before":
+                event.listen(ledger._engine.sync_engine, "commit", _kill)
+            positional, named = given
+            await VERBS[verb](ledger, *positional, **named)  # type: ignore[operator]
+            _kill()
+
+    asyncio.run(write())
+
+
+def killed(
+    address: str, clock: MovedClock, verb: str, when: When, *given: Any, **named: Any
+) -> int | None:
+    """Let a process do that, killed right before or after its commit; the exit code."""
+    child = CONTEXT.Process(target=_write, args=(address, clock, verb, (given, named), when))
+    child.start()
+    child.join(60)
+    return child.exitcode

@@ -1,0 +1,258 @@
+"""A run of an agent's job is refused at its claim where it would go beyond its owner's limits."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from daybook.ledger import claims, offers
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Ended, Granted, Offer, Waiting
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.spec.limits import Rules
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+AGENT = "agent:scout"
+RULES = Rules.of({"min_interval": "10m", "tools": ["look"], "hosts": ["*.example.org"]})
+
+
+async def owned(book: Book, owner: str = AGENT, name: str = "brief", **fields: Any) -> StoredJob:
+    stored = await book.add(name, **fields)
+    async with book.ledger.write() as session:
+        row = await session.merge(stored.row)
+        row.owner = owner
+    return await book.stored(stored.id)
+
+
+def ruled(offer: Offer, rules: Rules = RULES) -> Offer:
+    return replace(offer, rules=rules)
+
+
+async def refused(book: Book, offer: Offer) -> str:
+    """Why, of one that leaves a row behind, and nothing more."""
+    book.clock.set(max(book.clock.now(), offer.due))
+    answer = await book.claim(offer)
+    assert isinstance(answer, Ended), answer
+    assert answer.status is Status.SKIPPED
+    row = await book.row(str(answer.run_id))
+    assert (row.status, row.reason, row.attempts) == ("skipped", answer.reason, 0)
+    return answer.reason
+
+
+async def test_within_its_limits_it_runs(book: Book) -> None:
+    stored = await owned(book)
+    granted = await book.granted(ruled(book.due(stored)))
+    assert granted.tokens == 200_000  # of a run, by default
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": "dear"}, 'limits: model: "dear" is not allowed'),
+        ({"agent": "writer"}, 'limits: agent: "writer" is not allowed'),
+        ({"channel": "file"}, 'limits: channel: "file" is the operator'),
+        ({"on_fail": "https://evil.net/x"}, 'limits: on_fail: "evil.net" is not allowed'),
+        ({"every": "30s"}, "limits: schedule: it is due every 30s"),
+        ({"check": {"command": ["true"]}}, "limits: check: a command is the operator's"),
+    ],
+)
+async def test_an_edit_in_prefect_beyond_them_is_refused(
+    book: Book, changes: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored = await owned(book)
+    edited = await book.edit(stored.id, source="prefect", **changes)
+    why = await refused(book, ruled(book.due(edited)))
+    assert why.startswith(told)
+    (record,) = [each for each in caplog.records if vars(each).get("action") == "limit_refused"]
+    assert (record.levelno, vars(record)["owner"]) == (logging.WARNING, AGENT)
+    assert vars(record)["job"] == "brief"
+    assert why in record.getMessage()
+
+
+async def test_webhooks_and_tools_too(book: Book) -> None:
+    hook = await book.add("hook", url="https://evil.net/x", every="1h", prompt=None)
+    tool = await book.add("tool", tool="wipe", every="1h", prompt=None)
+    for stored in (hook, tool):
+        async with book.ledger.write() as session:
+            (await session.merge(stored.row)).owner = AGENT
+    assert 'url: "evil.net"' in await refused(book, ruled(book.due(hook, kind="webhook")))
+    assert 'tool: "wipe"' in await refused(book, ruled(book.due(tool, kind="tool-call")))
+
+
+async def test_the_same_of_the_operators_runs(book: Book) -> None:
+    stored = await owned(book, "user", model="dear", every="1s")
+    await book.granted(ruled(book.due(stored)))
+
+
+def by_hand(book: Book, stored: StoredJob, flow_run: str, **parameters: Any) -> Offer:
+    """A quick or custom run, as Prefect's UI and its API make it."""
+    return ruled(
+        book.due(
+            stored,
+            occurrence=offers.flow_key(flow_run),
+            flow_run_id=flow_run,
+            trigger="manual",
+            due=book.clock.now(),
+            parameters={**stored.job.parameters(), **parameters},
+        )
+    )
+
+
+async def test_a_run_with_parameters_of_its_own_is_judged_by_them(book: Book) -> None:
+    stored = await owned(book)
+    why = await refused(book, by_hand(book, stored, "custom", model="dear"))
+    assert why.startswith('limits: model: "dear"')
+    policy = {"check": {"command": ["true"]}}
+    assert "limits: check" in await refused(book, by_hand(book, stored, "second", policy=policy))
+    # What is refused is no run, and stands in nobody's way.
+    assert isinstance(await book.claim(by_hand(book, stored, "plain")), Granted)
+
+
+async def test_parameters_that_are_anothers_are_refused(book: Book) -> None:
+    """As of a flow run whose deployment was pointed to another flow."""
+    stored = await owned(book)
+    offer = by_hand(book, stored, "custom")
+    offer = replace(offer, kind="webhook", parameters={"url": "https://a.example.org"})
+    assert (await refused(book, offer)).startswith("limits: ")
+
+
+async def test_runs_asked_for_in_prefect_keep_the_interval(book: Book) -> None:
+    stored = await owned(book)
+    await book.settled(ruled(book.due(stored)), Status.SUCCEEDED)
+    book.clock.move(timedelta(minutes=9))
+    told = "limits: schedule: another run came less than 10m before"
+    assert (await refused(book, by_hand(book, stored, "one"))).startswith(told)
+    book.clock.move(timedelta(minutes=1))
+    await book.settled(by_hand(book, stored, "two"), Status.SUCCEEDED)
+    assert (await refused(book, by_hand(book, stored, "three"))).startswith(told)
+    # A key of ours that an agent made up, of a request or of another due time, is no due time.
+    made_up = by_hand(book, stored, "made up")
+    why = await refused(book, replace(made_up, occurrence=offers.request_key(stored.id, "x")))
+    assert why.startswith(told)
+    due = ruled(book.due(stored))
+    await book.settled(due, Status.SUCCEEDED)
+    again = replace(due, occurrence=f"due:{stored.id}:2026-01-01T00:00:00Z", flow_run_id="again")
+    assert (await refused(book, again)).startswith(told)
+    # The schedule's own due times, and what Daybook was asked for, are not held up by them.
+    asked = await claims.request(book.ledger, stored, "by hand", "mcp")
+    assert isinstance(await book.claim(ruled(book.asked(asked))), Granted)
+
+
+async def test_runs_that_would_wait_for_their_turn_keep_the_interval(book: Book) -> None:
+    """With an overlap of their own they would wait, and run one after the other."""
+    stored = await owned(book)
+    await book.begun(ruled(book.due(stored)))
+    book.clock.move(timedelta(minutes=1))
+    policy = stored.job.policy.model_dump(mode="json") | {"overlap": "queue_all"}
+    for flow_run in ("one", "two"):
+        why = await refused(book, by_hand(book, stored, flow_run, policy=policy))
+        assert why == (
+            "limits: schedule: another run came less than 10m before "
+            "(`daybook run` asks for one at once)"
+        )
+    book.clock.move(timedelta(minutes=9))
+    assert isinstance(await book.claim(by_hand(book, stored, "three", policy=policy)), Waiting)
+
+
+@pytest.mark.parametrize("field", ["on_fail", "url"])
+async def test_what_cannot_be_read_is_refused(book: Book, field: str) -> None:
+    """A claim that raised would be tried for ever."""
+    hook = await book.add("hook", url="https://a.example.org/x", every="1h", prompt=None)
+    async with book.ledger.write() as session:
+        (await session.merge(hook.row)).owner = AGENT
+    bad = "https://[a.example.org/x"
+    changes: dict[str, Any] = {"url": bad} if field == "url" else {"notify": {"on_fail": bad}}
+    offer = replace(by_hand(book, hook, "custom", **changes), kind="webhook")
+    assert (await refused(book, offer)).startswith("limits: ")
+
+
+async def test_what_is_logged_is_one_line(book: Book, caplog: pytest.LogCaptureFixture) -> None:
+    stored = await owned(book)
+    why = await refused(book, by_hand(book, stored, "x", model="a\nERROR forged" + "b" * 9_000))
+    assert why.startswith("limits: ")
+    (record,) = [each for each in caplog.records if vars(each).get("action") == "limit_refused"]
+    assert "\n" not in record.getMessage()
+    assert len(record.getMessage()) < 3_000
+
+
+async def test_a_retry_in_prefects_ui_is_judged_again(book: Book) -> None:
+    stored = await owned(book)
+    due = ruled(book.due(stored))
+    await book.settled(due, Status.FAILED)
+    book.clock.move(timedelta(minutes=20))
+    again = replace(due, flow_starts=2, flow_ended=1)
+    edited = Rules.of({"agents": []})
+    why = await refused(book, replace(again, rules=edited))
+    assert why.startswith('limits: agent: "default"')
+
+
+async def test_a_further_attempt_is_judged_too(book: Book) -> None:
+    """The operator took the model away between two attempts: the run fails, and is not retried."""
+    stored = await owned(book, AGENT, model="small", every="1h")
+    allowed = Rules.of({"models": ["small"]})
+    granted = await book.begun(ruled(book.due(stored), allowed))
+    row = await book.row(granted.run_id)
+    failed = Outcome(Status.FAILED, error="busy")
+    until = book.clock.now() + timedelta(minutes=1)
+    await claims.retry(book.ledger, row.id, granted.fence, failed, until)
+    book.clock.set(until)
+    answer = await book.claim(ruled(replace(book.asked(row), flow_run_id=row.flow_run_id)))
+    assert isinstance(answer, Ended)
+    row = await book.row(row.id)
+    assert (row.status, row.attempts) == ("failed", 1)
+    assert str(row.error).startswith('limits: model: "small" is not allowed')
+
+
+@pytest.mark.parametrize(
+    ("owner", "runs"),
+    [("user", False), (AGENT, False), ("file", False), ("prefect", False), ("plugin", True)],
+)
+async def test_user_jobs_switched_off(book: Book, owner: str, runs: bool) -> None:
+    off = Rules.of({}, user_jobs=False)
+    stored = await owned(book, owner)
+    due = ruled(book.due(stored), off)
+    if runs:
+        await book.granted(due)
+        return
+    assert await refused(book, due) == "user jobs are switched off"
+    foreign = replace(by_hand(book, stored, "own"), rules=off, trigger="schedule")
+    assert await refused(book, foreign) == "user jobs are switched off"
+    # By hand it runs.
+    asked = await claims.request(book.ledger, stored, "by hand", "manual")
+    assert isinstance(await book.claim(ruled(book.asked(asked), off)), Granted)
+
+
+async def test_a_heartbeat_beats_on(book: Book) -> None:
+    stored = await book.add("beat", kind="heartbeat", every="10m", prompt=None)
+    await book.granted(ruled(book.due(stored, kind="heartbeat"), Rules.of({}, user_jobs=False)))
+
+
+async def test_what_nothing_limits_costs_no_query(book: Book) -> None:
+    """The claim of the operator's job asks the ledger the same with rules and without."""
+    said: list[str] = []
+    engine = book.ledger._engine.sync_engine
+
+    def note(_: Any, __: Any, statement: str, *rest: Any) -> None:
+        said.append(statement)
+
+    counts = []
+    for name, rules in (("warm", Rules()), ("one", Rules()), ("two", RULES)):
+        stored = await book.add(name)
+        offer = ruled(book.due(stored), rules)
+        book.clock.set(max(book.clock.now(), offer.due))
+        event.listen(engine, "before_cursor_execute", note)
+        assert isinstance(await book.claim(offer), Granted)
+        event.remove(engine, "before_cursor_execute", note)
+        counts.append(len(said))
+        assert not [each for each in said if "attempts" in each and "JOIN" in each]
+        said.clear()
+        book.clock.move(timedelta(minutes=1))
+    assert counts[1] == counts[2]

@@ -1,0 +1,83 @@
+"""The server on HTTP over a ledger of its own, and who may come in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import uvicorn
+
+from daybook import settings
+from daybook.home import Home
+from daybook.host import web
+from daybook.host.names import Names
+from daybook.ledger.engine import Ledger
+from daybook.mcp import heads, http
+from daybook.service import tokens
+
+HEADERS = {
+    "accept": "application/json, text/event-stream",
+    "content-type": "application/json",
+    "mcp-protocol-version": "2025-06-18",
+}
+
+
+@dataclass
+class Served:
+    """Where it listens, and a client of it."""
+
+    url: str
+    client: httpx.AsyncClient
+    server: uvicorn.Server
+
+    async def post(
+        self, token: str = "", method: str = "tools/list", **more: object
+    ) -> httpx.Response:
+        """One request of the protocol."""
+        headers = HEADERS | ({"authorization": f"Bearer {token}"} if token else {})
+        asked = {"jsonrpc": "2.0", "id": 1, "method": method, "params": more}
+        return await self.client.post(http.PATH, json=asked, headers=headers)
+
+    async def call(self, token: str, tool: str, **arguments: object) -> str:
+        """The words of one call."""
+        answer = await self.post(token, "tools/call", name=tool, arguments=arguments)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["result"]["content"][0]["text"])
+
+
+@asynccontextmanager
+async def served(
+    names: tuple[str, ...] = (),
+    *,
+    any_address: bool = False,
+    most: int = http.MOST,
+    patience: float = heads.PATIENCE,
+) -> AsyncIterator[Served]:
+    ledger = Ledger(settings.load().ledger_address)
+    listener = web.listen("127.0.0.1", 0)
+    application = http.application(ledger, Names(names, any_address=any_address))
+    server = http.serving(application, most=most, patience=patience)
+    running = asyncio.create_task(server.serve([listener]))
+    url = web.url(*listener.getsockname())
+    try:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60.0) as client:
+            yield Served(f"{url}{http.PATH}", client, server)
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture
+async def here(daybook_home: Home) -> AsyncIterator[Served]:
+    async with served() as found:
+        yield found
+
+
+@pytest.fixture
+async def token(daybook_home: Home) -> str:
+    """One whose bearer is the agent cleo."""
+    return str((await tokens.add("agent:cleo", user_id="u-7"))["token"])

@@ -1,0 +1,436 @@
+"""A client that subscribes to its task session is told when that is woken, and no other is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from datetime import datetime, timedelta
+
+import httpx2
+import pytest
+from anyio.lowlevel import checkpoint
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import ResourceUpdated
+from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
+
+from daybook import settings
+from daybook.home import Home
+from daybook.ledger import outbox
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.ledger.task_tables import TaskSessionRow
+from daybook.mcp import heads, http, resources, wakes
+from daybook.service import task_waits, tokens
+from daybook.spec.owners import Actor, acting_as
+from daybook.tasks import queue, sessions
+from tests.crew import so
+from tests.unit.mcp.conftest import HEADERS, Served, served
+
+BUSY = 60.0
+"""Seconds that a busy machine may take."""
+MODERN = "2026-07-28"
+
+
+@pytest.fixture
+async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
+    async with Ledger(settings.load().ledger_address) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done now and then is done all the time."""
+    monkeypatch.setattr(wakes, "LOOK", 0.05)
+    monkeypatch.setattr(wakes, "RENEW", 0.1)
+
+
+@asynccontextmanager
+async def client(here: Served, token: str, mode: str = "auto") -> AsyncIterator[Client]:
+    bearer = {"Authorization": f"Bearer {token}"}
+    async with (
+        httpx2.AsyncClient(headers=bearer, timeout=BUSY, trust_env=False) as wire,
+        Client(streamable_http_client(here.url, http_client=wire), mode=mode) as found,
+    ):
+        yield found
+
+
+async def registered(ledger: Ledger, owner: str, name: str) -> str:
+    with acting_as(Actor(owner, via="mcp")):
+        return (await sessions.register(ledger, name, capabilities=["python"])).id
+
+
+async def woken(ledger: Ledger, session_id: str) -> str:
+    """What a cycle writes; the id of the row."""
+    now = ledger.now()
+    async with ledger.write() as session:
+        row = OutboxRow(
+            key=f"wake:{session_id}:{now.isoformat()}",
+            purpose=outbox.WAKE,
+            event="task.wake",
+            lane=outbox.lane_of_task_session(session_id),
+            address="",
+            next_at=now,
+            created_at=now,
+            body="{}",
+        )
+        session.add(row)
+        return row.id
+
+
+async def state(ledger: Ledger, row_id: str) -> str:
+    async with ledger.read() as session:
+        return (await session.get_one(OutboxRow, row_id)).status
+
+
+async def connected(ledger: Ledger, session_id: str) -> bool:
+    async with ledger.read() as session:
+        until = (await session.get_one(TaskSessionRow, session_id)).connected_until
+    return until is not None and until > ledger.now()
+
+
+async def test_a_stream_tells_of_its_own_session_alone(
+    here: Served, token: str, ledger: Ledger, often: None
+) -> None:
+    hers, other = [await registered(ledger, "agent:cleo", each) for each in ("a b/c", "d")]
+    uri = resources.uri("a b/c")
+    async with client(here, token) as cleo:
+        assert cleo.protocol_version == MODERN
+        assert [each.uri for each in (await cleo.list_resources()).resources] == [
+            "daybook://task-sessions/a%20b%2Fc",
+            "daybook://task-sessions/d",
+        ]
+        assert not await connected(ledger, hers)
+        async with cleo.listen(resource_subscriptions=[uri], tools_list_changed=True) as stream:
+            assert stream.honored.resource_subscriptions == [uri]
+            assert stream.honored.tools_list_changed is None
+            assert await connected(ledger, hers)
+            assert not await connected(ledger, other)
+            left, told = await woken(ledger, other), await woken(ledger, hers)
+            async with asyncio.timeout(BUSY):
+                assert await anext(stream) == ResourceUpdated(uri)
+
+            async def delivered() -> bool:
+                return await state(ledger, told) == "delivered"
+
+            assert await so(delivered, BUSY)
+            assert await state(ledger, left) == "pending"
+
+        async def gone() -> bool:
+            return not await connected(ledger, hers)
+
+        assert await so(gone, BUSY)
+    async with ledger.read() as session:
+        assert await session.get(LaneRow, outbox.lane_of_task_session(hers)) is None
+
+
+async def test_what_is_read_of_a_session(here: Served, token: str, ledger: Ledger) -> None:
+    await registered(ledger, "agent:cleo", "hers")
+    async with client(here, token) as cleo:
+
+        async def read() -> dict[str, object]:
+            (found,) = (await cleo.read_resource(resources.uri("hers"))).contents
+            return dict(json.loads(found.text))  # type: ignore[union-attr]
+
+        before = await read()
+        assert (before["state"], before["run_id"], before["something_waits"]) == (
+            "idle",
+            None,
+            False,
+        )
+        await queue.add(ledger, "Mend it", capabilities=["python"])
+        assert (await read())["something_waits"] is True
+        from daybook.tasks import claims
+
+        claimed = await claims.claim(ledger, "hers")
+        (found,) = (await cleo.read_resource(resources.uri("hers"))).contents
+        after = await read()
+        assert (after["run_id"], after["something_waits"]) == (claimed.run.id, False)
+        assert claimed.token not in str(found)
+
+
+async def test_of_anothers_session_there_is_nothing(
+    here: Served, token: str, ledger: Ledger
+) -> None:
+    noras = await registered(ledger, "agent:nora", "noras")
+    uri = resources.uri("noras")
+    async with client(here, token) as cleo:
+        assert (await cleo.list_resources()).resources == []
+        with pytest.raises(MCPError, match="there is no resource"):
+            await cleo.read_resource(uri)
+        for each in (uri, resources.uri("nobody"), "file:///etc/passwd"):
+            with pytest.raises(MCPError, match="there is no resource"):
+                async with cleo.listen(resource_subscriptions=[each]):
+                    pass
+    operator = (await tokens.add("user"))["token"]
+    async with client(here, operator) as user:
+        assert [each.name for each in (await user.list_resources()).resources] == ["noras"]
+        with pytest.raises(MCPError, match="'noras' is the session of agent:nora"):
+            async with user.listen(resource_subscriptions=[uri]):
+                pass
+    assert not await connected(ledger, noras)
+
+
+async def test_a_client_of_before_is_told_that_there_is_no_stream(
+    here: Served, token: str, ledger: Ledger
+) -> None:
+    await registered(ledger, "agent:cleo", "hers")
+    async with client(here, token, "legacy") as cleo:
+        assert [each.name for each in (await cleo.list_resources()).resources] == ["hers"]
+        assert cleo.server_capabilities.resources is not None
+        assert not cleo.server_capabilities.resources.subscribe
+        with pytest.raises(MCPError, match="Method not found"):
+            params = SubscribeRequestParams(uri=resources.uri("hers"))
+            await cleo.session.send_request(SubscribeRequest(params=params), EmptyResult)
+
+
+@pytest.mark.parametrize("why", ["token", "session"])
+async def test_a_stream_ends_with_what_it_was_opened_for(
+    here: Served, token: str, ledger: Ledger, often: None, why: str
+) -> None:
+    await registered(ledger, "agent:cleo", "hers")
+    async with (
+        client(here, token) as cleo,
+        cleo.listen(resource_subscriptions=[resources.uri("hers")]) as stream,
+    ):
+        if why == "token":
+            await tokens.remove("agent:cleo")
+        else:
+            await sessions.remove(ledger, "hers")
+        async with asyncio.timeout(BUSY):
+            assert [each async for each in stream] == []
+
+
+async def test_what_counts_as_connected_is_renewed(
+    here: Served, token: str, ledger: Ledger, often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakes, "LEASE", timedelta(hours=1))
+    id_ = await registered(ledger, "agent:cleo", "hers")
+
+    async def until() -> TaskSessionRow:
+        async with ledger.read() as session:
+            return await session.get_one(TaskSessionRow, id_)
+
+    async with (
+        client(here, token) as cleo,
+        cleo.listen(resource_subscriptions=[resources.uri("hers")]),
+    ):
+        first = await until()
+
+        async def later() -> bool:
+            row = await until()
+            assert row.connected_until is not None
+            assert first.connected_until is not None
+            heard = row.expires_at > first.expires_at
+            return row.connected_until > first.connected_until and heard
+
+        assert await so(later, BUSY)
+
+
+async def test_streams_leave_room_for_requests_and_end_with_the_server(
+    daybook_home: Home, token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "STREAMS", 1)
+    await registered(ledger, "agent:cleo", "hers")
+    uri = resources.uri("hers")
+    async with (
+        served() as here,
+        client(here, token) as cleo,
+        cleo.listen(resource_subscriptions=[uri]) as stream,
+    ):
+        with pytest.raises(MCPError, match="1 clients wait here already; task_next can wait"):
+            async with cleo.listen(resource_subscriptions=[uri]):
+                pass
+        assert (await here.post(token)).status_code == 200
+        here.server.should_exit = True
+        async with asyncio.timeout(BUSY):
+            assert [each async for each in stream] == []
+
+
+async def test_one_token_cannot_have_all_streams(
+    daybook_home: Home, token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "STREAMS", 3)
+    monkeypatch.setattr(http, "SHARE", 2)
+    await registered(ledger, "agent:cleo", "hers")
+    await registered(ledger, "agent:nora", "noras")
+    noras = str((await tokens.add("agent:nora"))["token"])
+    uri = resources.uri("hers")
+    async with (
+        served() as here,
+        client(here, token) as cleo,
+        client(here, noras) as nora,
+        cleo.listen(resource_subscriptions=[uri]),
+        cleo.listen(resource_subscriptions=[uri]),
+    ):
+        with pytest.raises(MCPError, match="2 streams of agent:cleo are open already"):
+            async with cleo.listen(resource_subscriptions=[uri]):
+                pass
+        async with nora.listen(resource_subscriptions=[resources.uri("noras")]) as stream:
+            assert stream.honored.resource_subscriptions == [resources.uri("noras")]
+
+
+async def test_a_stream_is_of_something_and_of_no_more_than_is_looked_up(
+    here: Served, token: str, ledger: Ledger
+) -> None:
+    gate = here.server.config.app
+    assert isinstance(gate, http.Gate)
+    names = [f"s{number}" for number in range(resources.URIS + 1)]
+    for each in names:
+        await registered(ledger, "agent:cleo", each)
+    uris = [resources.uri(each) for each in names]
+    async with client(here, token) as cleo:
+        with pytest.raises(MCPError, match="name the resource of a session of yours"):
+            async with cleo.listen(tools_list_changed=True, resources_list_changed=True):
+                pass
+        with pytest.raises(MCPError, match="20 resources at most"):
+            async with cleo.listen(resource_subscriptions=uris):
+                pass
+        assert gate.wakes._held == []
+        async with cleo.listen(resource_subscriptions=uris[1:]) as stream:
+            assert stream.honored.resource_subscriptions == uris[1:]
+
+
+@pytest.mark.usefixtures("often")
+async def test_who_does_not_take_what_it_is_told_delays_nobody(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakes, "WITHIN", 2 * BUSY)
+    asked, takes, told = asyncio.Event(), asyncio.Event(), asyncio.Queue[str]()
+
+    async def slow(_: str) -> None:
+        asked.set()
+        await takes.wait()
+
+    async def always() -> bool:
+        return True
+
+    ids = [await registered(ledger, "agent:cleo", each) for each in ("slow", "quick")]
+    of = [
+        wakes.Held(Actor("agent:cleo", via="mcp"), {id_: name}, tell, always, lambda: None)
+        for id_, name, tell in zip(ids, ("slow", "quick"), (slow, told.put), strict=True)
+    ]
+    here = wakes.Wakes(lambda: nullcontext(ledger), 5, 5)
+    async with here.holding(of[0]), here.holding(of[1]), asyncio.timeout(BUSY):
+        unread = await woken(ledger, ids[0])
+        await asked.wait()
+        for _ in range(2):
+            row = await woken(ledger, ids[1])
+            assert await told.get() == "quick"
+
+            async def delivered(row: str = row) -> bool:
+                return await state(ledger, row) == "delivered"
+
+            assert await so(delivered, BUSY)
+
+        async def until() -> datetime:
+            async with ledger.read() as session:
+                found = (await session.get_one(TaskSessionRow, ids[1])).connected_until
+            assert found is not None
+            return found
+
+        before = await until()
+
+        async def renewed() -> bool:
+            return await until() > before
+
+        assert await so(renewed, BUSY)
+        assert await state(ledger, unread) == "pending"
+        takes.set()
+
+        async def taken() -> bool:
+            return await state(ledger, unread) == "delivered"
+
+        assert await so(taken, BUSY)
+
+    async def over() -> bool:
+        return not here._at_work
+
+    assert await so(over, BUSY)
+
+
+@pytest.mark.parametrize("mode", ["legacy", MODERN])
+async def test_who_waits_for_a_task_and_goes_gets_none(
+    here: Served, token: str, ledger: Ledger, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended, until = asyncio.Event(), asyncio.Event(), task_waits.until_claimable
+
+    async def watched(name: str, seconds: float) -> bool:
+        began.set()
+        try:
+            return await until(name, seconds)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(task_waits, "until_claimable", watched)
+    await registered(ledger, "agent:cleo", "hers")
+    async with client(here, token) as cleo:
+        given = {"session": "hers", "wait_seconds": 25}
+
+        async def ask() -> object:
+            if mode == MODERN:
+                return await cleo.call_tool("task_next", given)
+            return await here.call(token, "task_next", **given)
+
+        asking = asyncio.create_task(ask())
+        async with asyncio.timeout(BUSY):
+            await began.wait()
+        asking.cancel()
+        async with asyncio.timeout(20):  # sooner than its wait is over
+            await ended.wait()
+        await queue.add(ledger, "Mend it")
+        assert (await here.call(token, "task_next", session="hers")).startswith("Claimed. ")
+
+
+@pytest.mark.parametrize("turns", [0, 20], ids=["more than lies before it", "until it is stuck"])
+@pytest.mark.usefixtures("often")
+async def test_who_does_not_read_is_let_go(
+    token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    monkeypatch.setattr(heads.Heads, "unread", 0.5)
+    name = "€" * 100  # each is nine letters of the URI
+    id_ = await registered(ledger, "agent:cleo", name)
+    asked = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "subscriptions/listen",
+        "params": {
+            "notifications": {"resourceSubscriptions": [resources.uri(name)]},
+            "_meta": {
+                "io.modelcontextprotocol/protocolVersion": MODERN,
+                "io.modelcontextprotocol/clientCapabilities": {},
+            },
+        },
+    }
+    body = json.dumps(asked).encode()
+    headers = HEADERS | {
+        "host": "127.0.0.1",
+        "authorization": f"Bearer {token}",
+        "content-length": str(len(body)),
+        "mcp-protocol-version": MODERN,
+        "mcp-method": "subscriptions/listen",
+    }
+    lines = [f"POST {http.PATH} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    async with served() as here:
+        at = httpx2.URL(here.url)
+        wire = socket.create_connection((at.host, at.port))
+        reader, writer = await asyncio.open_connection(sock=wire, limit=1_000)
+        writer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode() + body)
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        gate = here.server.config.app
+        assert isinstance(gate, http.Gate)
+        (held,) = gate.wakes._held
+
+        async def gone() -> bool:
+            for _ in range(500):
+                await held.tell(resources.uri(name))
+                for _ in range(turns):  # of the loop, in which it is sent
+                    await checkpoint()
+            return held not in gate.wakes._held and not await connected(ledger, id_)
+
+        assert await so(gone, BUSY)
+        writer.close()

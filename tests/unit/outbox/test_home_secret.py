@@ -1,0 +1,104 @@
+"""The home's signing secret: made once whoever needs it, changed without a gap."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import sys
+from datetime import timedelta
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.home import Home
+from daybook.outbox import home_secret
+from daybook.settings import signing_key
+from tests.unit.outbox.rows import NEW, NOON, OLD
+
+ONE_OF_MANY = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from daybook.home import Home
+from daybook.outbox import home_secret
+print("ready", flush=True)
+sys.stdin.read()
+print(home_secret.default_secret(Home(Path(sys.argv[1])), datetime(2026, 1, 15, tzinfo=UTC)))
+"""
+
+
+def test_it_is_made_when_it_is_needed_and_stays(daybook_home: Home) -> None:
+    made = home_secret.default_secret(daybook_home, NOON)
+    assert len(signing_key(made)) == 32
+    assert home_secret.default_secrets(daybook_home, NOON) == [made]
+    file = daybook_home.path / "webhook-secret"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text() == f"{made}\n"
+    assert [each.name for each in daybook_home.path.iterdir() if "webhook" in each.name] == [
+        "webhook-secret"
+    ]
+
+
+def test_two_homes_have_two(daybook_home: Home) -> None:
+    other = Home(daybook_home.path.parent / "other").make()
+    assert home_secret.default_secret(other, NOON) != home_secret.default_secret(daybook_home, NOON)
+
+
+@pytest.mark.anyio
+async def test_of_many_who_need_it_at_once_all_have_the_same(daybook_home: Home) -> None:
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-c", ONE_OF_MANY, str(daybook_home.path)]
+    racers = [
+        await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe) for _ in range(4)
+    ]
+    for each in racers:
+        assert each.stdout is not None
+        assert await each.stdout.readline() == b"ready\n"
+    said = await asyncio.gather(*(each.communicate(b"") for each in racers))
+    assert [each.returncode for each in racers] == [0] * 4
+    assert len({out for out, _ in said}) == 1
+    assert said[0][0].decode().strip() == home_secret.default_secret(daybook_home, NOON)
+
+
+def test_the_setting_comes_first(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBOOK_WEBHOOK_SECRET", OLD)
+    assert home_secret.default_secrets(daybook_home, NOON) == [OLD]
+    assert not daybook_home.webhook_secret.exists()
+    with pytest.raises(Refused, match="DAYBOOK_WEBHOOK_SECRET"):
+        home_secret.rotate_default(daybook_home, NOON)
+
+
+def test_rotated_both_are_valid_for_a_day(daybook_home: Home) -> None:
+    old = home_secret.default_secret(daybook_home, NOON)
+    new = home_secret.rotate_default(daybook_home, NOON)
+    before, after = NOON + timedelta(hours=23, minutes=59), NOON + timedelta(hours=24)
+    assert home_secret.default_secrets(daybook_home, before) == [new, old]
+    assert home_secret.default_secrets(daybook_home, after) == [new]
+    assert stat.S_IMODE(daybook_home.webhook_secret.stat().st_mode) == 0o600
+
+    with pytest.raises(Refused, match="still valid"):
+        home_secret.rotate_default(daybook_home, before)
+    assert home_secret.default_secrets(daybook_home, before) == [new, old]
+    newest = home_secret.rotate_default(daybook_home, after)
+    assert home_secret.default_secrets(daybook_home, after) == [newest, new]
+
+
+def test_a_secret_that_is_known_to_others_is_ended_at_once(daybook_home: Home) -> None:
+    home_secret.default_secret(daybook_home, NOON)
+    home_secret.rotate_default(daybook_home, NOON)
+    new = home_secret.rotate_default(daybook_home, NOON, keep=timedelta(0))
+    assert home_secret.default_secrets(daybook_home, NOON) == [new]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "s3cr3t-but-none\n", "whsec_c2hvcnQ=\n", f"{OLD} 2026-01-15T12:00:00+00:00\n",
+     f"{NEW}\n{OLD} tomorrow\n", f"{NEW}\n{OLD} 2026-01-15T12:00:00\n"],
+    ids=["empty", "none", "short", "only an old one", "no time", "a time without a zone"],
+)  # fmt: skip
+def test_a_file_that_holds_none_is_refused_and_not_repeated(daybook_home: Home, text: str) -> None:
+    daybook_home.webhook_secret.write_text(text)
+    with pytest.raises(Refused, match="holds no signing secret") as refused:
+        home_secret.default_secrets(daybook_home, NOON)
+    assert "s3cr3t" not in str(refused.value) and OLD not in str(refused.value)
+    assert daybook_home.webhook_secret.read_text() == text

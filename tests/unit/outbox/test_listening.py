@@ -1,0 +1,367 @@
+"""Listeners are called as their program wrote them: sync, async, failing, hanging, killed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook import registry
+from daybook.errors import Temporary
+from daybook.home import Home
+from daybook.keeper import listen
+from daybook.ledger import claims, deliveries, listeners, sending
+from daybook.ledger.engine import Ledger
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Delivery, Status
+from daybook.ledger.tables import OutboxRow
+from daybook.outbox import listening
+from tests.unit.ledger.conftest import Book, clock  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def nobody_else() -> Iterator[None]:
+    with registry.apart():
+        yield
+
+
+@pytest.fixture
+async def book(tmp_path: Path, clock: Any) -> AsyncIterator[Book]:  # noqa: F811
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", clock) as ledger:
+        yield Book(ledger, clock)
+
+
+async def ended(book: Book, status: Status = Status.SUCCEEDED, name: str = "brief") -> str:
+    """A run of a job has ended so; its id."""
+    job = await book.add(name, prompt="x", cron="0 * * * *")
+    return (await book.settled(book.due(job), status, output="Forty-two.")).run_id
+
+
+async def told(book: Book, *names: str, **more: Any) -> int:
+    return await listening.listen(book.ledger, "here", names, **more)
+
+
+async def every(book: Book) -> list[OutboxRow]:
+    async with book.ledger.read() as session:
+        return await deliveries.recent(session)
+
+
+async def rows(book: Book) -> dict[str, OutboxRow]:
+    return {row.address: row for row in await every(book)}
+
+
+async def test_all_are_called_though_one_fails_and_the_outcome_stays(book: Book) -> None:
+    heard: list[tuple[str, Any, bool]] = []
+
+    @registry.listener(name="a.fails")
+    def fails(run: dict[str, Any]) -> None:
+        run.clear()
+        raise ValueError("the disk is full")
+
+    @registry.listener(name="b.sync")
+    def sync(run: dict[str, Any]) -> None:
+        heard.append(("sync", run, threading.current_thread() is threading.main_thread()))
+
+    @registry.listener(name="c.async")
+    async def later(run: dict[str, Any]) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, int)
+        heard.append(("async", run, threading.current_thread() is threading.main_thread()))
+
+    @registry.listener(name="d.leaves")
+    def leaves(run: dict[str, Any]) -> None:
+        sys.exit("bye")
+
+    run_id = await ended(book)
+    assert await told(book, "a.fails", "b.sync", "c.async", "d.leaves") == 4
+    assert sorted(kind for kind, _, _ in heard) == ["async", "sync"]
+    for _, run, in_main in heard:
+        assert (run["id"], run["status"], run["output"]) == (run_id, "succeeded", "Forty-two.")
+        assert not in_main
+    found = await rows(book)
+    assert {name: (row.status, row.error) for name, row in found.items()} == {
+        "a.fails": ("failed", "ValueError: the disk is full"),
+        "b.sync": ("delivered", None),
+        "c.async": ("delivered", None),
+        "d.leaves": ("failed", "RuntimeError: SystemExit: bye"),
+        "inbox": ("delivered", None),  # the operator is told of what failed, once an hour
+    }
+    run = await book.row(run_id)
+    assert (run.status, run.error, run.delivery) == ("succeeded", None, "not_requested")
+    assert await told(book, *found) == 0  # never again
+
+
+async def test_one_that_hangs_holds_up_no_other_and_not_its_caller(book: Book) -> None:
+    release, heard = threading.Event(), []
+    registry.listener(name="async.hangs")(lambda run: asyncio.Event().wait())
+    registry.listener(name="sync.hangs")(lambda run: release.wait())
+    registry.listener(name="works")(lambda run: heard.append(run["job"]))
+    await ended(book)
+    await ended(book, name="later")
+    try:
+        assert await told(book, "async.hangs", "sync.hangs", "works", within=0.2) == 6
+    finally:
+        release.set()
+    assert heard == ["brief", "later"]
+    found = [row for row in await every(book) if row.address != "works"]
+    assert {(row.address, row.status, row.attempts, row.error) for row in found} == {
+        ("async.hangs", "pending", 1, "no end within 0.2 s; it was cancelled"),
+        ("sync.hangs", "pending", 1, "no end within 0.2 s; it runs on in a thread"),
+    }
+    assert len(found) == 4 and all(row.next_at > book.clock.now() for row in found)
+
+
+async def test_one_that_cannot_now_is_told_later(book: Book) -> None:
+    said = [Temporary("busy", retry_after=90), None]
+
+    @registry.listener(name="later")
+    def later(run: dict[str, Any]) -> None:
+        if (error := said.pop(0)) is not None:
+            raise error
+
+    await ended(book)
+    assert await told(book, "later") == 1
+    row = (await rows(book))["later"]
+    assert (row.status, row.error) == ("pending", "Temporary: busy")
+    assert row.next_at == book.clock.now() + timedelta(seconds=90)
+    assert await told(book, "later") == 0
+    book.clock.move(timedelta(seconds=90))
+    assert await told(book, "later") == 1
+    assert (await rows(book))["later"].status == "delivered"
+
+
+async def test_one_that_is_not_here_waits_for_who_has_it(book: Book) -> None:
+    await listeners.announce(book.ledger, ["elsewhere"])
+    await ended(book)
+    assert await told(book) == 0
+    # Whoever sends callbacks leaves it alone, and does not look for it each second.
+    assert (
+        await sending.next_due(book.ledger, lambda lane: not lane.startswith("listener:")) is None
+    )
+    heard: list[str] = []
+    registry.listener(name="elsewhere")(lambda run: heard.append(run["status"]))
+    assert await told(book, "elsewhere") == 1
+    assert heard == ["succeeded"]
+
+
+async def test_at_home_an_async_one_runs_in_the_programs_own_loop(book: Book) -> None:
+    here, heard = asyncio.get_running_loop(), []
+
+    @registry.listener(name="mine")
+    async def mine(run: dict[str, Any]) -> None:
+        heard.append(asyncio.get_running_loop() is here)
+        raise asyncio.CancelledError
+
+    await ended(book)
+    assert await told(book, "mine", at_home=True) == 1
+    assert heard == [True]
+    assert (await rows(book))["mine"].error == "CancelledError: "
+
+
+async def test_who_is_stopped_gives_back_what_it_tells(book: Book) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def hangs(run: dict[str, Any]) -> None:
+        begun.set()
+        release.wait()
+
+    registry.listener(name="hangs")(hangs)
+    await ended(book)
+    task = asyncio.create_task(told(book, "hangs"))
+    await asyncio.to_thread(begun.wait, 30)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    row = (await rows(book))["hangs"]
+    assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
+    release.set()
+
+
+DIES = """
+import asyncio, os, signal, sys
+from daybook import registry
+from daybook.ledger.engine import Ledger
+from daybook.outbox import listening
+from daybook.testing import MovedClock
+from datetime import datetime
+
+@registry.listener(name="dies")
+def dies(run):
+    with open(sys.argv[3], "a") as told:
+        told.write(run["id"] + "\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with Ledger(sys.argv[1], MovedClock(datetime.fromisoformat(sys.argv[2]))) as ledger:
+        await listening.listen(ledger, "dies", ["dies"])
+asyncio.run(main())
+"""
+
+
+async def test_a_process_killed_in_a_listener_leaves_it_to_the_next(
+    book: Book, tmp_path: Path
+) -> None:
+    await listeners.announce(book.ledger, ["dies"])
+    run_id = await ended(book)
+    heard, again = tmp_path / "told", list[str]()
+    given = [book.ledger.address, book.clock.now().isoformat(), str(heard)]
+    died = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", DIES, *given])
+    assert died.returncode == -signal.SIGKILL
+    registry.listener(name="dies")(lambda run: again.append(run["id"]))
+    assert await told(book, "dies") == 0  # its lease
+    book.clock.move(sending.LEASE + timedelta(seconds=1))
+    assert await told(book, "dies") == 1
+    assert (heard.read_text().split(), again) == ([run_id], [run_id])
+    assert (await book.row(run_id)).status == "succeeded"
+
+
+async def test_one_that_ends_whoever_tells_it_does_so_five_times(book: Book) -> None:
+    heard: list[str] = []
+    registry.listener(name="kills")(lambda run: heard.append(run["id"]))
+    run_id = await ended(book)
+    for _ in range(5):
+        assert len(await sending.claim(book.ledger, "killed", most=1)) == 1
+        book.clock.move(sending.LEASE + timedelta(seconds=1))
+    assert await told(book, "kills") == 1
+    row = (await rows(book))["kills"]
+    why = "given up: 5 times nobody lived to say what became of it"
+    assert (row.status, row.error, heard) == ("failed", why, [])
+    await sending.retry(book.ledger, [row.id])  # as the operator asks for it
+    assert await told(book, "kills") == 1
+    assert ((await rows(book))["kills"].status, heard) == ("delivered", [run_id])
+
+
+PLUGIN = """
+import daybook, os
+@daybook.listener
+async def heard(run):
+    with open(os.environ["HEARD"], "a") as file:
+        file.write(run["job"] + " " + run["status"] + "\\n")
+"""
+
+
+async def test_the_leader_tells_those_of_the_setting_plugins(
+    book: Book, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be imported keeps no other from being told."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/plugin_of_a_test.py").write_text(PLUGIN)
+    (tmp_path / "site/broken_of_a_test.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("DAYBOOK_PLUGINS", "broken_of_a_test, plugin_of_a_test")
+    monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
+    monkeypatch.delitem(sys.modules, "plugin_of_a_test", raising=False)
+    memory = listen.Memory()
+    assert await listen.listen(book.ledger, "here", memory) == listen.IDLE
+    assert memory.names == ["plugin_of_a_test.heard"]
+    assert list(registry.broken()) == ["broken_of_a_test"]
+    await ended(book)
+    assert await listen.listen(book.ledger, "here", memory) == listen.SOON
+    assert (tmp_path / "heard").read_text() == "brief succeeded\n"
+    assert await listen.listen(book.ledger, "here", memory) == listen.IDLE
+
+
+async def test_entry_points_are_told_and_looked_up_once(
+    book: Book, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "site/listening_of_a_test-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: l\nVersion: 1.0\n")
+    lines = "heard = installed_of_a_test:heard\nlost = not_there_at_all:heard\n"
+    (about / "entry_points.txt").write_text("[daybook.listeners]\n" + lines)
+    source = PLUGIN.replace("@daybook.listener\n", "")
+    (tmp_path / "site/installed_of_a_test.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
+    memory = listen.Memory()
+    await listen.listen(book.ledger, "here", memory)
+    assert memory.names == ["heard", "lost"]
+    (about / "entry_points.txt").unlink()
+    assert registry.names(registry.LISTENERS) == ["heard", "lost"]  # not looked for again
+    await ended(book, Status.FAILED)
+    await listen.listen(book.ledger, "here", memory)
+    assert (tmp_path / "heard").read_text() == "brief failed\n"
+    lost = (await rows(book))["lost"]
+    why = "not_there_at_all:heard cannot be loaded: ModuleNotFoundError: "
+    assert (lost.status, str(lost.error).startswith(why)) == ("pending", True)
+
+
+IMPORTED = """
+import os, threading
+from pathlib import Path
+
+heard_in = Path(os.environ["HEARD"])
+if heard_in.exists():
+    raise SystemExit("no licence")
+heard_in.write_text(threading.current_thread().name)
+
+def heard(run):
+    pass
+"""
+
+
+@pytest.mark.parametrize("at_home", [False, True])
+async def test_one_is_imported_in_a_thread_and_ends_nobody_there(
+    book: Book, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_home: bool
+) -> None:
+    """The loop is the worker's: it renews leases."""
+    module = f"imported_of_a_test_{at_home}".lower()
+    about = tmp_path / "site/imported_of_a_test-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: s\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[daybook.listeners]\nslow.one = {module}:heard\n")
+    (tmp_path / f"site/{module}.py").write_text(IMPORTED)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
+    await listeners.announce(book.ledger, ["slow.one"])
+    await ended(book)
+    assert await told(book, "slow.one", at_home=at_home) == 1
+    assert (tmp_path / "heard").read_text() == "daybook-listener"
+    assert (await rows(book))["slow.one"].status == "delivered"
+
+    del sys.modules[module]
+    await ended(book, name="later")
+    assert await told(book, "slow.one", at_home=at_home) == 1
+    [row] = [row for row in await every(book) if row.status == "pending"]
+    assert row.error == f"{module}:heard cannot be loaded: SystemExit: no licence"
+
+
+async def test_where_nothing_can_be_told_the_leader_rests_and_writes_nothing(
+    book: Book, daybook_home: Home, tmp_path: Path
+) -> None:
+    registry.listener(name="told")(lambda run: None)
+    registry.listener(name="rests")(lambda run: None)
+    memory = listen.Memory()
+    await listen.listen(book.ledger, "here", memory)
+    await ended(book)
+    assert await told(book, "told") == 1
+    for _ in range(sending.PAUSE_AFTER):
+        [row] = await sending.claim(book.ledger, "here", most=1)
+        again = sending.Tried(row.id, row.fence, Delivery.PENDING, book.clock.now(), 0.1)
+        await sending.record(book.ledger, [again])
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")  # nobody else can write now
+        assert await listen.listen(book.ledger, "here", memory) == listen.IDLE
+    book.clock.move(sending.FIRST_PAUSE)
+    assert await listen.listen(book.ledger, "here", memory) == listen.SOON
+    assert (await rows(book))["rests"].status == "delivered"
+
+
+async def test_without_listeners_the_leader_rests(book: Book, daybook_home: Home) -> None:
+    memory = listen.Memory()
+    assert await listen.listen(book.ledger, "here", memory) == listen.NONE
+    job = await book.add(prompt="x", cron="0 * * * *")
+    granted = await book.begun(book.due(job))
+    await claims.settle(book.ledger, granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
+    assert await rows(book) == {}

@@ -1,0 +1,65 @@
+"""What a gate says, what it took, and whose program may be one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Granted
+from daybook.runs import checks
+from daybook.runs.checks import CheckFailed, Verdict
+from daybook.spec.check import Check
+
+NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
+
+
+def granted(owner: str | None = None, tokens: int | None = None, **check: Any) -> Granted:
+    row = SimpleNamespace(owner=owner, created_by="cli", name="mail")
+    job = cast(StoredJob, SimpleNamespace(row=row)) if owner else None
+    policy = {"check": Check(**check).model_dump(mode="json")}
+    given = {"policy": policy, "agent": "default"}
+    return Granted("r", 1, given, "flow:1", NOW, "manual", job, tokens=tokens, queued_at=NOW)
+
+
+@pytest.mark.anyio
+async def test_without_a_check_nothing_is_asked() -> None:
+    assert await checks.of_job(granted()) == Verdict(opens=True)
+
+
+@pytest.mark.anyio
+async def test_a_command_of_an_agents_job_is_not_run(tmp_path: Any) -> None:
+    mark = tmp_path / "mark"
+    with pytest.raises(CheckFailed, match="is the operator's to write"):
+        await checks.of_job(granted("agent:helper", command=("touch", str(mark))))
+    assert not mark.exists()
+
+    verdict = await checks.of_job(granted("user", command=("touch", str(mark))))
+    assert verdict.opens
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "usage", "left"),
+    [
+        (None, {"input_tokens": 5, "output_tokens": 5}, None),
+        (100, None, 100),
+        (100, {"input_tokens": 60, "output_tokens": 10}, 30),
+        (100, {"input_tokens": None, "output_tokens": None}, 100),  # the provider told none
+    ],
+)
+def test_what_it_took_is_taken_from_what_is_left(
+    tokens: int | None, usage: dict[str, Any] | None, left: int | None
+) -> None:
+    verdict = Verdict(opens=True, usage=usage)
+    assert verdict.charged(granted(tokens=tokens)).tokens == left
+
+
+def test_where_nothing_is_left_the_run_ends_and_has_paid() -> None:
+    usage = {"input_tokens": 90, "output_tokens": 10}
+    with pytest.raises(CheckFailed, match="tokens: its gate took 100 of the 100") as failed:
+        Verdict(opens=True, usage=usage).charged(granted(tokens=100))
+    assert failed.value.usage == usage

@@ -1,0 +1,37 @@
+"""What a program registered and nobody can import is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from daybook import registry
+from daybook.home import Home
+from daybook.service.doctoring.plugins import plugins
+
+
+def test_what_cannot_be_imported_is_told_with_its_reason(
+    daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = tmp_path / "site/doctored-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: doctored\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[daybook.listeners]\nlost = not_there_at_all:heard\n")
+    (tmp_path / "site/doctored_good.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with registry.apart():
+        assert [each.what for each in plugins()] == [
+            'the listener "lost" cannot be called: not_there_at_all:heard cannot be loaded: '
+            "ModuleNotFoundError: No module named 'not_there_at_all'"
+        ]
+    (about / "entry_points.txt").unlink()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("DAYBOOK_PLUGINS", "doctored_good, doctored_missing")
+    with registry.apart():
+        [found] = plugins()
+    assert found.what == (
+        "the plugin doctored_missing cannot be imported: "
+        "ModuleNotFoundError: No module named 'doctored_missing'"
+    )
+    assert not found.harmless and "PYTHONPATH" in found.mend

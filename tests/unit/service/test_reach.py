@@ -1,0 +1,70 @@
+"""A process that lives long talks to the Prefect that `daybook up` runs now."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from daybook.home import Home
+
+# Stands for two starts of `daybook up`, each with a server elsewhere, while the process lives.
+LIVES = """
+import fcntl, json, os, sys
+from daybook import home
+from daybook.service import reach
+
+def told():
+    from prefect.settings import get_current_settings
+    print(get_current_settings().api.url)
+
+def up(address):
+    here.up_file.write_text(json.dumps({"api_url": address}))
+
+here = home.here().make()
+if "IMPORTED" in os.environ:  # by the program, before Daybook was asked for anything
+    import prefect
+reach.prefect()
+assert ("prefect" in sys.modules) is ("IMPORTED" in os.environ)
+told()
+lock = here.up_lock.open("w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+for port in (4200, 4201):
+    up(f"http://127.0.0.1:{port}/api")
+    reach.prefect()
+    told()
+fcntl.flock(lock, fcntl.LOCK_UN)
+reach.prefect()
+told()
+"""
+
+
+def lived(**variables: str) -> list[str]:
+    here = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", LIVES],
+        env=here | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+@pytest.fixture(autouse=True)
+def nobody_elses(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(daybook_home.path))
+
+
+@pytest.mark.parametrize("before", [{}, {"IMPORTED": "1"}], ids=["", "imported"])
+def test_it_follows_up_from_one_server_to_the_next(before: dict[str, str]) -> None:
+    first, second = "http://127.0.0.1:4200/api", "http://127.0.0.1:4201/api"
+    assert lived(**before) == ["None", first, second, second]
+
+
+@pytest.mark.parametrize("before", [{}, {"IMPORTED": "1"}], ids=["", "imported"])
+def test_what_the_user_has_set_stays(before: dict[str, str]) -> None:
+    theirs = "http://prefect.example.org/api"
+    assert lived(PREFECT_API_URL=theirs, **before) == [theirs] * 4

@@ -1,0 +1,101 @@
+"""Whoever waits for a run waits a moment for what is told of it as well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from sqlmodel import select
+
+from daybook.home import Home
+from daybook.ledger import outbox, sending
+from daybook.ledger.engine import Ledger
+from daybook.ledger.sending import Tried
+from daybook.ledger.states import Delivery
+from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.service import runs, views
+from daybook.spec.notify import Notify
+
+pytestmark = pytest.mark.anyio
+
+HOOK = "https://ops.example.org/hook"
+RUN = "r" * 32
+
+
+@pytest.fixture
+async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
+    """One with a callback of a run, which nobody has tried to send."""
+    async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db") as opened:
+        now = opened.now()
+        async with opened.write() as session:
+            session.add(
+                OutboxRow(
+                    key="callback",
+                    purpose=outbox.CALLBACK,
+                    event="failed",
+                    run_id=RUN,
+                    lane=HOOK,
+                    address=HOOK,
+                    body="{}",
+                    next_at=now,
+                    created_at=now,
+                )
+            )
+        yield opened
+
+
+@pytest.mark.parametrize("to", [Delivery.DELIVERED, Delivery.PENDING])
+async def test_it_ends_when_each_was_tried_once(ledger: Ledger, to: Delivery) -> None:
+    waiting = asyncio.create_task(runs._tried(ledger, RUN))
+    (row,) = await sending.claim(ledger, "test", most=1)
+    assert not waiting.done()
+    await sending.record(ledger, [Tried(row.id, row.fence, to, ledger.now(), 0.1)])
+    async with asyncio.timeout(runs.TOLD_WITHIN - 1):
+        await waiting
+
+
+@pytest.mark.parametrize("held", ["not yet", "paused"])
+async def test_what_cannot_go_yet_is_not_waited_for(ledger: Ledger, held: str) -> None:
+    soon = ledger.now() + timedelta(hours=1)
+    async with ledger.write() as session:
+        if held == "paused":
+            session.add(LaneRow(lane=HOOK, failures=5, since=ledger.now(), paused_until=soon))
+        else:
+            (row,) = (await session.execute(select(OutboxRow))).scalars()
+            row.next_at = soon
+            session.add(row)
+
+    async with asyncio.timeout(runs.TOLD_WITHIN - 1):
+        await runs._tried(ledger, RUN)
+
+
+async def test_it_does_not_wait_for_long(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "TOLD_WITHIN", 0.01)
+    await runs._tried(ledger, RUN)
+
+
+async def test_a_run_of_which_nothing_is_told_is_not_waited_for(ledger: Ledger) -> None:
+    async with asyncio.timeout(runs.TOLD_WITHIN - 1):
+        await runs._tried(ledger, "another")
+
+
+@pytest.mark.parametrize(
+    ("notify", "told"),
+    [
+        ({}, {"failed": ["me"]}),
+        ({"channel": "team"}, {"completed": ["team"], "failed": ["team"]}),
+        (
+            {"channel": "team", "chat_id": "42", "events": ["completed", "missed"]},
+            {"completed": ["team (chat 42)"], "failed": ["me"], "missed": ["team (chat 42)"]},
+        ),
+        (
+            {"on_complete": f"{HOOK}?t=1", "on_fail": HOOK, "events": ["completed", "cancelled"]},
+            {"completed": [HOOK], "failed": ["me"], "cancelled": [HOOK]},
+        ),
+        ({"channel": "team", "on_fail": HOOK, "silent": True}, {"failed": ["me"]}),
+    ],
+)
+def test_who_is_told_of_a_job(notify: dict[str, object], told: dict[str, list[str]]) -> None:
+    assert views.told(Notify.model_validate(notify), "me") == told

@@ -1,0 +1,231 @@
+"""How the outbox is: what `status` and `doctor` say of it, of a real ledger."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from daybook.home import Home
+from daybook.ledger import deliveries, jobs, outbox, sending
+from daybook.ledger.engine import Ledger
+from daybook.ledger.sending import Tried
+from daybook.ledger.states import Delivery
+from daybook.ledger.tables import OutboxRow
+from daybook.service import status
+from daybook.service.doctoring import telling
+from daybook.spec.job import new_job
+
+pytestmark = pytest.mark.anyio
+
+HOOK = "https://ops.example.org/hook"
+LONG = timedelta(minutes=5)
+
+
+@pytest.fixture
+async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
+    """One with a job, and nothing to be told."""
+    async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db") as opened:
+        async with opened.write() as session:
+            job = new_job(now=opened.now(), prompt="Hello?", name="brief", on_demand=True)
+            await jobs.add(session, job, "brief", opened.now())
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def nowhere() -> Iterator[None]:
+    """No Prefect answers: nobody listens on port 9 (discard) of a machine that runs tests."""
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        yield
+
+
+async def ask(ledger: Ledger, key: str, made: datetime, *, next_at: datetime | None = None) -> None:
+    async with ledger.write() as session:
+        session.add(
+            OutboxRow(
+                key=key,
+                purpose=outbox.CALLBACK,
+                event="failed",
+                lane=HOOK,
+                address=HOOK,
+                body="{}",
+                next_at=next_at or made,
+                created_at=made,
+            )
+        )
+
+
+async def alert(ledger: Ledger, event: str, subject: str) -> None:
+    async with ledger.write() as session:
+        await outbox.tell(
+            session,
+            key=subject,
+            purpose=outbox.ALERT,
+            event=event,
+            channel="inbox",
+            subject=subject,
+            body=subject,
+            now=ledger.now(),
+        )
+
+
+async def fail(ledger: Ledger, to: Delivery) -> None:
+    """Let what is due be tried, in vain."""
+    (row,) = await sending.claim(ledger, "test", most=1)
+    again = ledger.now() if to is Delivery.PENDING else None
+    await sending.record(ledger, [Tried(row.id, row.fence, to, again, 0.1, 500, "it was 500")])
+
+
+def about(problems: list[str], *words: str) -> list[str]:
+    return [each for each in problems if all(word in each for word in words)]
+
+
+async def test_where_nothing_is_told_nothing_is_wrong(ledger: Ledger) -> None:
+    found = await status.status()
+    assert found["outbox"] == {
+        "pending": 0,
+        "oldest_pending_at": None,
+        "in_flight": 0,
+        "failed": 0,
+        "paused": [],
+        "unread": 0,
+        "unread_alerts": 0,
+    }
+    assert not about(found["problems"], "nobody sends")
+    assert not about(found["problems"], "unread")
+    assert await telling.outbox() == []
+
+
+async def test_what_could_be_sent_and_is_not_is_told(ledger: Ledger) -> None:
+    now = ledger.now()
+    await ask(ledger, "later", now - 2 * LONG, next_at=now + LONG)
+    assert await telling.outbox() == []  # its time has not come
+
+    await ask(ledger, "due", now - LONG)
+
+    found = await status.status()
+    assert found["outbox"]["pending"] == 2
+    assert datetime.fromisoformat(found["outbox"]["oldest_pending_at"]) == now - 2 * LONG
+    since = f"since {(now - LONG):%Y-%m-%dT%H:%M:%S}Z, and nobody sends them"
+    assert len(about(found["problems"], since, "daybook keeper")) == 1
+    (problem,) = await telling.outbox()
+    assert since in problem.what
+    assert ("daybook keeper" in problem.mend, problem.harmless) == (True, False)
+
+
+async def test_a_backlog_that_somebody_is_at_is_no_problem(ledger: Ledger) -> None:
+    for key in ("one", "two"):
+        await ask(ledger, key, ledger.now() - LONG)
+    assert await telling.outbox() != []
+
+    await sending.claim(ledger, "a keeper", most=1)
+
+    assert not about((await status.status())["problems"], "nobody sends")
+    assert await telling.outbox() == []
+
+
+async def test_what_is_on_its_way_is_no_problem(ledger: Ledger) -> None:
+    await ask(ledger, "due", ledger.now())
+    assert not about((await status.status())["problems"], "nobody sends")
+    assert await telling.outbox() == []
+
+
+async def test_a_listener_that_is_away_is_no_problem(ledger: Ledger) -> None:
+    """It may be for a day: what waits for it is not sent by anybody else."""
+    name = "my_app.show"
+    async with ledger.write() as session:
+        session.add(
+            OutboxRow(
+                key="told",
+                purpose=outbox.LISTENER,
+                event="failed",
+                lane=outbox.lane_of_listener(name),
+                address=name,
+                body="{}",
+                next_at=ledger.now() - LONG,
+                created_at=ledger.now() - LONG,
+            )
+        )
+    found = await status.status()
+    assert found["outbox"]["pending"] == 1
+    assert not about(found["problems"], "nobody sends")
+    assert await telling.outbox() == []
+
+
+async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None:
+    await ask(ledger, "due", ledger.now())
+    for _ in range(sending.PAUSE_AFTER):
+        await fail(ledger, Delivery.PENDING)
+
+    found = await status.status()
+
+    (paused,) = found["outbox"]["paused"]
+    assert (paused["lane"], paused["failures"], paused["error"]) == (HOOK, 5, "it was 500")
+    assert datetime.fromisoformat(paused["paused_until"]) > ledger.now()
+    assert len(about(found["problems"], HOOK, "5 times in a row", "it was 500")) == 1
+    (problem,) = await telling.outbox()
+    assert HOOK in problem.what
+    assert "daybook callbacks retry" in problem.mend
+
+
+async def test_what_failed_for_good_is_an_alert_until_it_was_read(ledger: Ledger) -> None:
+    await ask(ledger, "due", ledger.now())
+    await fail(ledger, Delivery.FAILED)
+
+    found = await status.status()
+
+    assert (found["outbox"]["failed"], found["outbox"]["unread_alerts"]) == (1, 1)
+    assert len(about(found["problems"], "an unread alert: undelivered: 1", "daybook inbox")) == 1
+    unread, failed = await telling.outbox()
+    assert unread.harmless
+    assert failed.harmless
+    assert "daybook callbacks list --status failed" in failed.mend
+
+    await deliveries.mark_read(ledger)
+    found = await status.status()
+    assert (found["outbox"]["failed"], found["outbox"]["unread_alerts"]) == (1, 0)
+    assert not about(found["problems"], "unread")
+    assert [each.what for each in await telling.outbox()] == [failed.what]
+
+
+async def test_of_several_alerts_the_last_is_named_and_answers_are_none(ledger: Ledger) -> None:
+    await alert(ledger, "failed", "brief: failed")
+    await alert(ledger, "paused", "brief: paused")
+    await alert(ledger, "recovered", "brief: recovered")
+
+    found = await status.status()
+
+    assert (found["outbox"]["unread"], found["outbox"]["unread_alerts"]) == (3, 2)
+    told = about(found["problems"], "2 unread alerts, the last: brief: paused")
+    assert len(told) == 1
+
+
+async def test_an_alert_is_not_lost_behind_many_answers(ledger: Ledger) -> None:
+    await alert(ledger, "failed", "brief: failed")
+    for number in range(60):
+        await alert(ledger, "completed", f"answer {number}")
+
+    found = await status.status()
+
+    assert found["outbox"]["unread_alerts"] == 1
+    assert len(about(found["problems"], "an unread alert: brief: failed")) == 1
+
+
+async def test_a_home_without_a_ledger_has_nothing_to_tell(daybook_home: Home) -> None:
+    assert await telling.outbox() == []
+    assert not (daybook_home.path / "ledger.db").exists()
+
+
+def test_the_words_of_a_status() -> None:
+    from daybook.cli.here import _outbox
+
+    none: dict[str, Any] = {"pending": 0, "failed": 0, "oldest_pending_at": None}
+    assert _outbox(none) == "nothing waits"
+    assert _outbox(none | {"failed": 2}).startswith("2 failed: ")
+    since = "2026-11-20T09:00:00+00:00"
+    both = _outbox({"pending": 1_200, "failed": 1, "oldest_pending_at": since})
+    assert both.startswith("1,200 pending, the oldest since 2026-11-20 ")
+    assert both.endswith("; 1 failed: `daybook callbacks list --status failed`")

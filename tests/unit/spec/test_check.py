@@ -1,0 +1,69 @@
+"""The gate of a job, as it is written and as it is changed (requirement 43)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.spec.check import Check
+from daybook.spec.job import Job, edit, new_job, read_parameters
+
+NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+
+
+def made(**check: Any) -> Job:
+    return new_job(now=NOW, prompt="Do it", every="1h", check=check)
+
+
+def test_a_job_has_none_unless_it_says_so() -> None:
+    assert not new_job(now=NOW, prompt="Do it", every="1h").policy.check
+    assert made(tool="mail.any").policy.check == Check(tool="mail.any")
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        ({"tool": "a", "prompt": "b"}, "has tool and prompt (only one of these decides)"),
+        ({"prompt": "b", "command": ["c"]}, "has prompt and command"),
+        ({"params": {"a": 1}}, "params are a tool's"),
+        ({"tool": "a", "agent": "fast"}, "an agent is asked a prompt"),
+        ({"prompt": " \n"}, "the prompt is blank"),
+        ({"command": [" ", "-x"]}, "the command names no program"),
+        ({"prompt": "Is {{it}} late?"}, "unknown variable {{it}}"),
+    ],
+)
+def test_what_cannot_decide_is_refused(check: dict[str, Any], words: str) -> None:
+    with pytest.raises(Refused) as refused:
+        made(**check)
+    assert refused.value.field == "check"
+    assert words in str(refused.value)
+
+
+def test_another_gate_takes_the_place_of_the_whole_one() -> None:
+    job = made(tool="mail.any", params={"box": "in"})
+    for given in ({"prompt": "New?"}, {"command": ["test", "-e", "x"]}, {"tool": "other"}):
+        changed = edit(job, {"check": given}, now=NOW).policy.check
+        assert changed == Check.model_validate(given)
+
+
+def test_parameters_and_agent_alone_are_added() -> None:
+    job = edit(made(tool="mail.any"), {"check": {"params": {"box": "in"}}}, now=NOW)
+    assert job.policy.check == Check(tool="mail.any", params={"box": "in"})
+    job = edit(made(prompt="New?"), {"check": {"agent": "fast"}}, now=NOW)
+    assert job.policy.check == Check(prompt="New?", agent="fast")
+
+
+def test_an_empty_one_takes_it_away_and_another_edit_does_not() -> None:
+    job = made(prompt="New?", agent="fast")
+    assert edit(job, {"retries": 1}, now=NOW).policy.check == job.policy.check
+    nothings: list[dict[str, Any]] = [{"tool": ""}, {"prompt": ""}, {"command": []}]
+    for nothing in nothings:
+        assert not edit(job, {"check": nothing}, now=NOW).policy.check
+
+
+def test_it_goes_to_prefect_and_comes_back() -> None:
+    job = made(command=["test", "-e", "/tmp/x y"])
+    assert read_parameters("agent-prompt", job.parameters())[1] == job.policy

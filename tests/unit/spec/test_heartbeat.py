@@ -1,0 +1,72 @@
+"""A heartbeat as a job: what it has, what it refuses, how it travels (requirement 42)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.spec.actions import Heartbeat
+from daybook.spec.job import Job, edit, new_job, read_parameters
+
+NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+
+
+def made(**fields: Any) -> Job:
+    return new_job(now=NOW, kind="heartbeat", every="10m", **fields)
+
+
+def test_one_that_says_nothing() -> None:
+    job = made()
+    assert (job.name, job.kind, job.action) == ("heartbeat", "heartbeat", Heartbeat())
+    assert job.action.model_dump() == {
+        "file": "HEARTBEAT.md",
+        "agent": "default",
+        "gate_agent": "",
+        "model": "",
+        "session": "reuse",
+        "session_key": "",
+    }
+    # What passed while nothing ran is passed: the next one is soon.
+    policy = job.policy
+    assert (policy.retries, policy.catch_up, policy.overlap) == (0, "none", "skip")
+    assert policy.timeout == timedelta(minutes=30)
+
+
+def test_it_travels_without_loss() -> None:
+    job = made(file="~/orders.md", agent="main", gate_agent="fast", session_key="home", retries=1)
+    assert read_parameters("heartbeat", job.parameters()) == (job.action, job.policy, job.notify)
+    assert Job.model_validate_json(job.model_dump_json()) == job
+    assert job.agents() == ["main", "fast"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"prompt": "x"}, "prompt: is an agent prompt's, and this is a heartbeat"),
+        ({"url": "https://x.example"}, "url: is a webhook's, and this is a heartbeat"),
+        ({"file": " "}, "file: '' is no file's name (write one such as HEARTBEAT.md)"),
+        ({"file": "a\nb"}, "file: 'a\\nb' is no file's name"),
+        ({"agent": " "}, "agent: is blank"),
+        ({"gate_agent": "x" * 101}, "gate_agent: is too long"),
+        ({"session": "chat"}, "session: chat is the conversation of a channel"),
+        ({"session": "new", "session_key": "a"}, "session_key: a named session is always reused"),
+        ({"session_key": "job:1"}, 'session_key: "job:1" is Daybook\'s own'),
+    ],
+)
+def test_refused(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        made(**fields)
+    assert str(refused.value).startswith(text)
+
+
+def test_the_others_have_no_file() -> None:
+    with pytest.raises(Refused, match=r"^file: is a heartbeat's, and this is an agent prompt"):
+        new_job(now=NOW, prompt="x", every="1h", file="x.md")
+
+
+def test_an_edit_changes_only_what_is_given() -> None:
+    job = edit(made(agent="main"), {"file": "x.md"}, now=NOW)
+    assert job.action == Heartbeat(file="x.md", agent="main")

@@ -1,0 +1,185 @@
+"""What the operator lets an agent's jobs be, and how he is told of what he wrote wrong."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.spec import limits
+from daybook.spec.job import Job, new_job
+from daybook.spec.limits import Limits, Rules
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)  # four weeks before the clocks of Europe change
+ME = "agent:scout"
+
+
+def job(**fields: Any) -> Job:
+    given: dict[str, Any] = {"every": "1h", **fields}
+    if not {"url", "tool"} & given.keys():
+        given.setdefault("prompt", "x")
+    if {"cron", "at", "on_demand"} & given.keys():
+        del given["every"]
+    return new_job(now=NOW, **given)
+
+
+def refusal(made: Job, **given: Any) -> str:
+    """How it is refused; empty where it is not."""
+    try:
+        limits.check(made, ME, Limits(**given), NOW)
+    except Refused as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "given"),
+    [
+        ({}, {}),
+        ({"agent": "scout"}, {"agents": ()}),
+        ({"agent": "fast"}, {"agents": ("f*",)}),
+        ({"agent": "scout", "model": "small"}, {"models": ("small",)}),
+        ({"every": "1m"}, {}),
+        ({"cron": "* * * * *"}, {}),
+        ({"at": "2026-03-01T12:00:01+00:00"}, {"min_interval": "1d"}),
+        ({"on_demand": True}, {"min_interval": "1d"}),
+        ({"tool": "search.find"}, {"tools": ("search.*",)}),
+        ({"tool": "https://mcp.example.org/x#find"}, {"tools": ("https://mcp.example.org/*",)}),
+        ({"url": "https://api.example.org/x"}, {}),
+        ({"url": "https://API.example.org/x"}, {"hosts": ("api.example.org",)}),
+        ({"channel": "team", "chat_id": "1"}, {}),
+        ({"channel": "team", "chat_id": "-100"}, {"chats": ("-1*",)}),
+        ({"on_complete": "https://a.example.org"}, {"hosts": ("*.example.org",)}),
+        ({"check": {"prompt": "new?"}}, {}),
+        ({"check": {"prompt": "new?", "agent": "fast"}}, {"agents": ("default", "fast")}),
+        ({"check": {"tool": "look"}}, {"tools": ("look",)}),
+        ({"session_key": "scout"}, {}),
+        ({"session_key": "scout:news"}, {}),
+        ({"session": "chat", "channel": "team"}, {"channels": ("*", "team")}),
+        (
+            {"url": "https://x.example.org", "headers": {"Authorization": "{{secret:news}}"}},
+            {"secrets": ("news",)},
+        ),
+    ],
+)
+def test_within(fields: dict[str, Any], given: dict[str, Any]) -> None:
+    assert refusal(job(**fields), **given) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "given", "told"),
+    [
+        ({"agent": "writer"}, {}, 'agent: "writer" is not allowed to agents here (allowed: defau'),
+        ({"agent": "Default"}, {}, 'agent: "Default"'),
+        ({"agent": "block/default"}, {}, 'agent: "block/default"'),
+        ({"model": "dear"}, {}, 'model: "dear" is not allowed to agents here (allowed: none)'),
+        ({"every": "59s"}, {}, "schedule: it is due every 59s (legal for an agent's job: 1m or m"),
+        ({"cron": "*/5 * * * * *"}, {}, "schedule: it is due every 5s"),
+        # Within one minute of the year, and with hours that let one of a hundred pass.
+        ({"cron": "0,1 0 3 24 12 *"}, {}, "schedule: it is due every 1s"),
+        ({"cron": "* * * * * *", "active_hours": "03:00-03:01"}, {}, "schedule: it is due every 1"),
+        ({"cron": "59,0 * * * *"}, {"min_interval": "2m"}, "schedule: it is due every 1m"),
+        ({"tool": "search.find"}, {}, 'tool: "search.find"'),
+        (
+            {"tool": "https://m.example/x#t"},
+            {"tools": ("*",), "hosts": ("a",)},
+            'tool: "m.example"',
+        ),
+        ({"url": "https://b.example.org/"}, {"hosts": ("a.example.org",)}, 'url: "b.example.org"'),
+        ({"url": "https://a.example.org@b.org/"}, {"hosts": ("a.*",)}, 'url: "b.org"'),
+        ({"channel": "team"}, {"channels": ("inbox",)}, 'channel: "team"'),
+        ({"channel": "t", "chat_id": "42"}, {"chats": ("7", "-1*")}, 'chat_id: "42" is not all'),
+        ({"channel": "file"}, {}, 'channel: "file" is the operator\'s'),
+        ({"channel": "console"}, {"channels": ("console",)}, 'channel: "console" is the operat'),
+        ({"on_complete": "https://b.org"}, {"hosts": ("a",)}, 'on_complete: "b.org"'),
+        ({"on_fail": "https://b.org"}, {"hosts": ("a",)}, 'on_fail: "b.org"'),
+        ({"check": {"command": ("true",)}}, {}, "check: a command is the operator's"),
+        ({"check": {"tool": "look"}}, {}, 'check: "look"'),
+        ({"check": {"prompt": "?", "agent": "dear"}}, {}, 'check: "dear"'),
+        ({"tool": "t", "check": {"prompt": "?"}}, {"tools": ("t",), "agents": ()}, 'check: "def'),
+        ({"session_key": "ops"}, {}, 'session_key: "ops" is another\'s'),
+        ({"session_key": "scouts"}, {}, 'session_key: "scouts" is another\'s'),
+        ({"session": "chat", "channel": "team"}, {}, 'session: "chat" reads what others said in'),
+        ({"session": "chat", "channel": "team"}, {"channels": ("tea*",)}, 'session: "chat"'),
+        (
+            {"url": "https://x.example.org", "headers": {"Authorization": "{{secret:ops}}"}},
+            {},
+            'secret: "ops"',
+        ),
+        (
+            {"tool": "t", "params": {"a": [{"b": "{{ secret:ops }}"}]}},
+            {"tools": ("t",)},
+            'secret: "',
+        ),
+        ({"check": {"tool": "t", "params": {"a": "{{secret:s}}"}}}, {"tools": ("t",)}, "secret"),
+        ({"kind": "heartbeat"}, {}, 'kind: "heartbeat" is the operator\'s'),
+    ],
+)
+def test_beyond(fields: dict[str, Any], given: dict[str, Any], told: str) -> None:
+    if "kind" in fields:
+        fields = {"kind": "heartbeat", "every": "1h", "name": "beat"}
+        made = new_job(now=NOW, **fields)
+    else:
+        made = job(**fields)
+    assert refusal(made, **given).startswith(told)
+
+
+def test_a_daily_job_is_daily_when_the_clocks_change() -> None:
+    """23 hours lie between two nines on the day that Berlin's clocks skip one."""
+    daily = job(cron="0 9 * * *", timezone="Europe/Berlin")
+    assert limits.smallest_interval(daily, NOW) == timedelta(days=1)
+    hourly = job(cron="0 * * * *", timezone="Europe/Berlin")
+    autumn = datetime(2026, 10, 24, 12, tzinfo=UTC)
+    assert limits.smallest_interval(hourly, autumn) == timedelta(hours=1)
+
+
+def test_where_the_clock_and_the_calendar_begin_anew() -> None:
+    """A minute lies between 23:59 and 00:00, and nowhere else: 23 is the only odd hour."""
+    minutes = ",".join(str(each) for each in (*range(0, 60, 6), 59))
+    hours = ",".join(str(each) for each in (*range(0, 23, 2), 23))
+    # 59 of an even hour is an hour before 0 of the next but one; 6, 5 (54 to 59) within the hour.
+    made = job(cron=f"{minutes} {hours} * * *")
+    assert limits.smallest_interval(made, NOW) == timedelta(minutes=1)
+    told = "schedule: it is due every 1m (legal for an agent's job: 2m or more apart"
+    assert refusal(made, min_interval="2m").startswith(told)
+    monthly = job(cron="0,30 0,23 1,31 * *")  # half an hour everywhere
+    assert limits.smallest_interval(monthly, NOW) == timedelta(minutes=30)
+    # What is enough is told at once: 5 minutes come first, at 00:54.
+    found = limits.smallest_interval(made, NOW, timedelta(minutes=6))
+    assert found == timedelta(minutes=5)
+
+
+def test_nothing_limits_the_operator() -> None:
+    rules = Rules.of({"jobs": 0, "tools": []})
+    assert rules.for_owner("user") is None
+    assert rules.for_owner("plugin") is None
+    assert rules.for_owner("prefect") is None
+    limits.check(job(tool="anything", every="1s"), "user", rules.for_owner("user"), NOW)
+
+
+def test_an_agents_own_table_says_what_differs() -> None:
+    rules = Rules.of({"jobs": 5, "tools": ["a"], "for": {"scout": {"jobs": 9}}})
+    its, others = rules.for_owner("agent:scout"), rules.for_owner("agent:x")
+    assert its is not None and others is not None
+    assert (its.jobs, its.tools) == (9, ("a",))
+    assert (others.jobs, others.tools) == (5, ("a",))
+
+
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ({"jobs": -1}, "limits.jobs"),
+        ({"budget": 1}, "limits.budget"),
+        ({"min_interval": "soon"}, "limits.min_interval"),
+        ({"tools": "search"}, "limits.tools"),
+        ({"for": {"scout": {"jobs": "many"}}}, "limits.for.scout.jobs"),
+        ({"for": {"scout": 3}}, "limits.for"),
+        ({"for": []}, "limits.for"),
+    ],
+)
+def test_what_is_wrong_is_named(table: dict[str, Any], field: str) -> None:
+    with pytest.raises(Refused) as refused:
+        Rules.of(table)
+    assert refused.value.field == field

@@ -1,0 +1,121 @@
+"""Requirements 29, 30, 33: what a job may say of who is told what."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.spec import notify as notifications
+from daybook.spec.job import Job, edit, new_job
+from daybook.spec.notify import Notify
+from tests.notifications import DEFAULT
+
+NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
+HOOK = "https://ops.example.org/hook"
+
+
+def make(**fields: object) -> Job:
+    given: dict[str, object] = {"prompt": "Say hello", "cron": "0 9 * * *", **fields}
+    return new_job(now=NOW, **given)  # type: ignore[arg-type]
+
+
+def test_by_default_answers_go_nowhere_and_failures_are_told() -> None:
+    assert make().notify == Notify()
+    assert Notify().model_dump(mode="json") == DEFAULT
+
+
+def test_each_field_is_taken_flat_and_kept() -> None:
+    fields: dict[str, object] = {
+        "events": ["completed", "failed", "missed"],
+        "channel": " team ",
+        "chat_id": "42",
+        "on_complete": f" {HOOK}?a=1 ",
+        "on_fail": HOOK,
+        "template": "{{job}}: {{output}}",
+        "only_changed": True,
+        "silent": True,
+        "progress": "10m",
+    }
+    told = make(**fields).notify
+    assert told == Notify(
+        events=("completed", "failed", "missed"),
+        channel="team",
+        chat_id="42",
+        on_complete=f"{HOOK}?a=1",
+        on_fail=HOOK,
+        template="{{job}}: {{output}}",
+        only_changed=True,
+        silent=True,
+        progress=timedelta(minutes=10),
+    )
+    assert Notify.model_validate(told.model_dump(mode="json")) == told
+    assert make(notify=told.model_dump(mode="json")).notify == told
+    assert set(fields) == set(notifications.FIELDS)
+
+
+def test_a_field_given_beside_the_object_wins() -> None:
+    assert make(notify={"channel": "team", "silent": True}, channel="ops").notify == Notify(
+        channel="ops", silent=True
+    )
+
+
+REFUSALS: list[tuple[dict[str, object], str]] = [
+    ({"events": ["done"]}, "events: 'done' is not legal"),
+    ({"events": ["failed", "failed"]}, "events: one is there twice (legal: completed, failed"),
+    ({"chat_id": "42"}, "chat_id: there is no channel (name the channel as well)"),
+    ({"on_complete": "ops.example.org"}, "on_complete: is no web address (write one such as"),
+    ({"on_fail": "ftp://ops.example.org/x"}, "on_fail: is no web address"),
+    ({"on_complete": "http://[/"}, "on_complete: is no web address (write one such as"),
+    ({"on_fail": "http://[x]/"}, "on_fail: is no web address"),
+    ({"on_fail": f"{HOOK}/{{{{secret:x}}}}"}, "on_fail: is no address of a callback"),
+    ({"on_fail": HOOK + "x" * 10_000}, "on_fail: is no address of a callback (plain, at most"),
+    (
+        {"on_complete": HOOK, "events": ["failed"]},
+        "on_complete: completed is not among the events (add it)",
+    ),
+    (
+        {"on_fail": HOOK, "events": ["completed"]},
+        "on_fail: none of its events is among the events (add one of failed, cancelled, missed)",
+    ),
+    ({"template": "Dear {{nobody}}"}, "template: unknown variable {{nobody}}"),
+    ({"template": "{{prompt}}"}, "template: unknown variable {{prompt}}"),
+    ({"channel": "x" * 201}, "channel: "),
+    ({"progress": "soon"}, "progress: "),
+    ({"notify": {"chan": "team"}}, "chan: unknown field (did you mean channel?)"),
+    ({"notify": "team"}, "notify: 'team' is no object"),
+]
+
+
+@pytest.mark.parametrize(("fields", "text"), REFUSALS)
+def test_what_is_refused_is_named_also_in_an_edit(fields: dict[str, object], text: str) -> None:
+    job = make()
+    with pytest.raises(Refused) as caught:
+        make(**fields)
+    assert str(caught.value).startswith(text)
+    with pytest.raises(Refused) as caught:
+        edit(job, fields, now=NOW)
+    assert str(caught.value).startswith(text)
+
+
+def test_an_edit_changes_only_what_is_given() -> None:
+    job = make(channel="team", chat_id="42", on_fail=HOOK)
+    assert edit(job, {"prompt": "Other"}, now=NOW).notify == job.notify
+    assert edit(job, {"silent": True}, now=NOW).notify == Notify(
+        channel="team", chat_id="42", on_fail=HOOK, silent=True
+    )
+    # A chat id is the channel's own: it does not go over to another one.
+    assert edit(job, {"channel": "ops"}, now=NOW).notify == Notify(channel="ops", on_fail=HOOK)
+    assert edit(job, {"channel": ""}, now=NOW).notify == Notify(on_fail=HOOK)
+
+
+def test_a_conversation_of_a_channel_needs_the_channel() -> None:
+    assert make(session="chat", channel="team").notify.channel == "team"
+    job, words = make(session="chat", channel="team"), "^session: chat is the conversation of a"
+    with pytest.raises(Refused, match=words):
+        make(session="chat")
+    with pytest.raises(Refused, match=words):
+        edit(job, {"channel": ""}, now=NOW)
+    with pytest.raises(Refused, match=words):
+        job.with_parameters({"prompt": "x", "session": "chat"})

@@ -1,0 +1,139 @@
+"""What a task and a session may say of themselves, and the arithmetic of the ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.spec import tasks
+from daybook.spec.tasks import Ladder, climb
+
+STARVING = timedelta(minutes=2)
+
+
+def steps(ladder: Ladder, queued_for: timedelta, cycles: int) -> list[tuple[int, str]]:
+    """The steps that so many cycles owe, each with the number of its cycle, all of them taken."""
+    count, taken = 0, list[tuple[int, str]]()
+    for number in range(1, cycles + 1):
+        owed = climb(ladder, queued_for, count, [step for _, step in taken])
+        count = owed.cycles
+        taken += [(number, step) for step in owed.steps]
+    return taken
+
+
+def test_each_step_is_owed_once_and_at_its_cycle() -> None:
+    assert steps(Ladder(), STARVING, 40) == [
+        (2, "fan_out"),
+        (4, "request_worker"),
+        (6, "starved"),
+        (10, "needs_attention"),
+    ]
+
+
+def test_steps_of_its_own() -> None:
+    ladder = Ladder(fan_out=1, request_worker=2, starved=3, needs_attention=9)
+    assert [number for number, _ in steps(ladder, STARVING, 9)] == [1, 2, 3, 9]
+
+
+def test_below_the_age_no_cycle_counts() -> None:
+    just = STARVING - timedelta(microseconds=1)
+    assert climb(Ladder(), just, 0, ()) == tasks.Owed(0, ())
+    assert climb(Ladder(), STARVING, 0, ()) == tasks.Owed(1, ())
+
+
+def test_without_an_age_there_is_no_ladder() -> None:
+    off = Ladder.of({"starve_after": 0})
+    assert steps(off, timedelta(days=30), 50) == []
+    assert Ladder.of({"starve_after": "0"}).starve_after == timedelta(0)
+
+
+def test_a_step_that_was_not_taken_is_owed_again_and_the_later_ones_too() -> None:
+    owed = climb(Ladder(), STARVING, 9, ["fan_out", "starved"])
+    assert owed == tasks.Owed(10, ("request_worker", "needs_attention"))
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "said"),
+    [
+        ({"fan_out": 0}, "tasks.fan_out", "greater than or equal to 1"),
+        ({"fan_out": -2}, "tasks.fan_out", "greater than or equal to 1"),
+        ({"fan_out": 4}, "tasks.request_worker", "4 is not more than fan_out, 4"),
+        ({"starved": 3}, "tasks.starved", "3 is not more than request_worker, 4"),
+        ({"needs_attention": 6}, "tasks.needs_attention", "fan_out < request_worker < starved"),
+        ({"starve_after": "soon"}, "tasks.starve_after", "soon"),
+        ({"starve_after": "-2m"}, "tasks.starve_after", "-2m"),
+        ({"fanout": 2}, "tasks.fanout", "fan_out"),
+    ],
+)
+def test_a_ladder_that_does_not_rise_is_refused(
+    table: dict[str, Any], field: str, said: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        Ladder.of(table)
+    assert refused.value.field == field
+    assert said in str(refused.value)
+
+
+def test_ages_are_durations() -> None:
+    assert Ladder.of({"starve_after": "90s"}).starve_after == timedelta(seconds=90)
+
+
+def test_priorities_are_in_their_order() -> None:
+    assert [tasks.priority(word) for word in ("urgent", "high", "medium", "low")] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", ""),
+        (" user ", "user"),
+        ("agent:scout", "agent:scout"),
+        ("session: night shift ", "session:night shift"),
+    ],
+)
+def test_who_may_do_a_task(given: str, kept: str) -> None:
+    assert tasks.check_owner(given) == kept
+
+
+def test_capabilities_are_kept_once_and_in_order() -> None:
+    assert tasks.capabilities(["python", " git ", "python"]) == ["git", "python"]
+
+
+@pytest.mark.parametrize(
+    ("lease", "kept"),
+    [(None, 300), ("60s", 60), ("1s", 1), ("24h", 86_400), (timedelta(minutes=2), 120)],
+)
+def test_leases(lease: timedelta | str | None, kept: int) -> None:
+    assert tasks.lease(lease) == timedelta(seconds=kept)
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda: tasks.priority("now"), "priority"),
+        (lambda: tasks.check_owner("plugin"), "owner"),
+        (lambda: tasks.check_owner("agent:"), "owner"),
+        (lambda: tasks.check_owner("agent:a:b"), "owner"),
+        (lambda: tasks.check_owner("session:"), "owner"),
+        (lambda: tasks.capabilities(["two words"]), "capabilities"),
+        (lambda: tasks.capabilities([""]), "capabilities"),
+        (lambda: tasks.capabilities(["x" * 65], "preferred"), "preferred"),
+        (lambda: tasks.capabilities([f"c{number}" for number in range(51)]), "capabilities"),
+        (lambda: tasks.state("busy"), "state"),
+        (lambda: tasks.lease("24h1s"), "lease"),
+        (lambda: tasks.lease(timedelta(milliseconds=999)), "lease"),
+        (lambda: tasks.lease("soon"), "lease"),
+        (lambda: tasks.word("two\nlines", "workspace"), "workspace"),
+        (lambda: tasks.text("x" * 20_001, "output"), "output"),
+    ],
+)
+def test_what_is_not_legal_is_refused_with_its_field(
+    call: Callable[[], object], field: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        call()
+    assert refused.value.field == field

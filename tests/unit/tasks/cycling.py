@@ -1,0 +1,116 @@
+"""Cycles over a board: what the scheduler is given, and what it told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlmodel import col, select
+
+from daybook.ledger import jobs, outbox, sending
+from daybook.ledger.engine import Ledger
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.sending import Tried
+from daybook.ledger.states import Delivery
+from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.ledger.task_tables import TaskSessionRow
+from daybook.spec.job import new_job
+from daybook.spec.tasks import Ladder
+from daybook.tasks import sessions
+from daybook.tasks.scheduler import Scheduler
+from daybook.tasks.sink import Starving
+from daybook.tasks.statistics import Report
+from tests.unit.tasks.conftest import Board
+
+CYCLE = timedelta(seconds=15)
+STARVED = timedelta(minutes=2)
+
+
+class Away(Exception):
+    """Prefect is not there."""
+
+
+@dataclass
+class Hall:
+    """A board with its scheduler. ``capable`` is what agents can do, ``told`` what the sink got;
+    with ``away`` both fail.
+    """
+
+    board: Board
+    ladder: Ladder = field(default_factory=Ladder)
+    capable: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    told: list[Starving] = field(default_factory=list)
+    away: bool = False
+    asked: int = 0
+
+    def scheduler(self, ledger: Ledger | None = None) -> Scheduler:
+        return Scheduler(
+            ledger or self.board.ledger,
+            ladder=lambda: self.ladder,
+            sink=self.sink,
+            capabilities_of=self.capabilities,
+        )
+
+    async def sink(self, starving: Starving) -> None:
+        if self.away:
+            raise Away("no answer")
+        self.told.append(starving)
+
+    async def capabilities(self) -> Mapping[str, frozenset[str]]:
+        self.asked += 1
+        if self.away:
+            raise Away("no answer")
+        return self.capable
+
+    async def cycle(self, after: timedelta = timedelta(0)) -> Report:
+        """One, so much later."""
+        self.board.clock.move(after)
+        return await self.scheduler().cycle()
+
+    async def there(self, name: str = "one", **fields: Any) -> TaskSessionRow:
+        """A session to which an MCP server is connected for a day."""
+        row = await self.board.session(name, **fields)
+        until = self.board.now() + timedelta(days=1)
+        await sessions.connected(self.board.ledger, [row.id], until)
+        return row
+
+    async def end(self, status: Delivery = Delivery.DELIVERED) -> int:
+        """Send all wakes of connected sessions, which ends so; returns how many."""
+        ledger, lanes = self.board.ledger, outbox.is_of_task_session
+        found = await sending.claim(ledger, "server", most=100, wanted=lanes)
+        error = "" if status is Delivery.DELIVERED else "the connection is gone"
+        tried = [Tried(row.id, row.fence, status, None, 0.01, error=error) for row in found]
+        await sending.record(ledger, tried)
+        return len(found)
+
+    async def wakes(self) -> list[OutboxRow]:
+        """All that were asked for, oldest first."""
+        of_ours = select(OutboxRow).where(col(OutboxRow.purpose) == outbox.WAKE)
+        async with self.board.ledger.read() as session:
+            rows = (await session.execute(of_ours)).scalars().all()
+        return sorted(rows, key=lambda row: (row.created_at, row.lane))
+
+    async def worker(self, name: str = "helper", **fields: Any) -> StoredJob:
+        """A job that may be run for a task."""
+        given: dict[str, Any] = {
+            "prompt": "Work.",
+            "on_demand": True,
+            "tags": ["task-worker"],
+            **fields,
+        }
+        job = new_job(now=self.board.now(), name=name, **given)
+        async with self.board.ledger.write() as session:
+            return await jobs.add(session, job, name, self.board.now())
+
+    async def requests(self) -> list[RunRow]:
+        """The runs of jobs that were asked for."""
+        async with self.board.ledger.read() as session:
+            return list((await session.execute(select(RunRow))).scalars())
+
+    async def alerts(self) -> list[OutboxRow]:
+        """What the operator was told."""
+        told = select(OutboxRow).where(col(OutboxRow.purpose) == outbox.ALERT)
+        async with self.board.ledger.read() as session:
+            return list((await session.execute(told)).scalars())

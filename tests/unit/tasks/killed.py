@@ -1,0 +1,57 @@
+"""A process that does one cycle and is killed right before or after it has asked for a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from typing import Literal
+
+from sqlalchemy import event
+
+from daybook.ledger.engine import Ledger
+from daybook.spec.tasks import Ladder
+from daybook.tasks.cycle import cycle
+from daybook.tasks.sink import Starving
+from daybook.testing import MovedClock
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CAPABLE = {"default": frozenset({"python"})}
+
+When = Literal["before", "after"]
+
+
+def _kill(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _cycle(address: str, clock: MovedClock, ladder: Ladder, when: When) -> None:
+    async def capable() -> dict[str, frozenset[str]]:
+        return CAPABLE
+
+    async def told(starving: Starving) -> None:
+        if when == "after":
+            _kill()  # Prefect has it; the ledger does not know
+
+    async def one() -> None:
+        async with Ledger(address, clock) as ledger:
+            engine = ledger._engine.sync_engine
+
+            def asks(_: object, __: object, statement: str, *___: object) -> None:
+                if statement.startswith("INSERT INTO runs"):
+                    event.listen(engine, "commit", _kill)
+
+            if when == "before":
+                event.listen(engine, "before_cursor_execute", asks)
+            await cycle(ledger, ladder=ladder, sink=told, capabilities_of=capable)
+
+    asyncio.run(one())
+
+
+def killed(address: str, clock: MovedClock, ladder: Ladder, when: When) -> int | None:
+    """Let a process of its own do that, up to its end; the exit code."""
+    child = CONTEXT.Process(target=_cycle, args=(address, clock, ladder, when))
+    child.start()
+    child.join(60)
+    return child.exitcode

@@ -1,0 +1,92 @@
+"""The queue as it should be: a model that is kept beside the ledger and foretells its answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from daybook.tasks import sessions
+from daybook.tasks.states import MOST_EXPIRIES
+
+
+@dataclass
+class Run:
+    """What the model knows of a run."""
+
+    id: str
+    task_id: str
+    priority: int
+    needs: frozenset[str]
+    queued_at: datetime
+    number: int = 1
+    status: str = "queued"
+    holder: str | None = None
+    lease_until: datetime | None = None
+    lease: timedelta = timedelta(0)
+    token: str | None = None
+    fence: int = 0
+    expiries: int = 0
+
+    def let_go(self, status: str) -> None:
+        self.status, self.holder, self.lease_until, self.token = status, None, None, None
+
+    def take_back(self, now: datetime) -> None:
+        self.expiries += 1
+        if self.expiries < MOST_EXPIRIES:
+            self.let_go("queued")
+            self.queued_at = now
+        else:
+            self.let_go("needs_attention")
+
+
+@dataclass
+class Session:
+    expires_at: datetime
+    has: frozenset[str]
+    state: str = "idle"
+    prompting: bool = False
+
+
+@dataclass
+class Model:
+    """The queue as it should be."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    paused: bool = False
+    paused_tasks: set[str] = field(default_factory=set)
+    happened: Counter[str] = field(default_factory=Counter)
+
+    def held_by(self, name: str) -> Run | None:
+        return next((run for run in self.runs.values() if run.holder == name), None)
+
+    def claim(self, name: str, now: datetime) -> Run | None:
+        """The run that the session gets; what else a claim does is done to the model."""
+        one = self.sessions[name]
+        if one.expires_at <= now:
+            return None
+        if one.expires_at < now + sessions.SILENT - sessions.OFTEN:
+            one.expires_at = now + sessions.SILENT
+        if self.paused:
+            return None
+        held = self.held_by(name)
+        if held is not None and held.lease_until is not None and held.lease_until > now:
+            return None
+        if held is not None:
+            one.expires_at = now + sessions.SILENT
+            held.take_back(now)
+            self.happened["expired"] += 1
+        if one.state != "idle" or one.prompting:
+            return None
+        fit = (
+            run
+            for run in self.runs.values()
+            if run.status == "queued"
+            and run.needs <= one.has
+            and run.task_id not in self.paused_tasks
+        )
+        first = min(fit, key=lambda run: (run.priority, run.queued_at, run.id), default=None)
+        if first is not None:
+            one.expires_at = now + sessions.SILENT
+        return first

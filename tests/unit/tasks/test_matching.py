@@ -1,0 +1,257 @@
+"""Which session fits which run: one table, read by the scheduler's rule and by a real claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from daybook.errors import NothingClaimable
+from daybook.ledger.task_tables import TaskRow, TaskRunRow
+from daybook.spec import tasks
+from daybook.tasks import matching, queue, sessions
+from daybook.tasks.matching import Candidate, Wanted
+from tests.unit.tasks.conftest import Board
+
+pytestmark = pytest.mark.anyio
+
+QUARTER = sessions.SILENT
+INSTANT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A task, a session called `one`, and the word in the reason why they do not fit."""
+
+    task: dict[str, Any] = field(default_factory=dict)
+    session: dict[str, Any] = field(default_factory=dict)
+    no: str = ""
+    # What the session reports, how long ago it was heard of last, and whether it holds a run.
+    report: dict[str, Any] = field(default_factory=dict)
+    silent: timedelta = timedelta(0)
+    holds: bool = False
+    # The word in what a claim says, which looks at the session first and at the queue then.
+    at_claim: str = ""
+    # Whether it is only now that it does not fit: it would, were it free.
+    later: bool = False
+
+
+PAIRS: dict[str, Pair] = {
+    "nothing asked, nothing had": Pair(),
+    # --- what the session does
+    "active": Pair(report={"state": "active"}, no="is active", later=True),
+    "prompting": Pair(report={"prompting": True}, no="prompt", later=True),
+    "active and prompting": Pair(
+        report={"state": "active", "prompting": True}, no="is active", later=True
+    ),
+    "idle, not prompting": Pair(report={"state": "idle", "prompting": False}),
+    "holds a run": Pair(holds=True, no="holds", later=True),
+    "holds a run, and is active": Pair(
+        holds=True, report={"state": "active"}, no="active", at_claim="holds", later=True
+    ),
+    "heard of just in time": Pair(silent=QUARTER - INSTANT),
+    "expired exactly now": Pair(silent=QUARTER, no="silent", later=True),
+    "expired long ago": Pair(silent=timedelta(days=2), no="silent", later=True),
+    "expired, and cannot at all": Pair(
+        {"capabilities": ["dig"]}, silent=timedelta(days=2), no="silent"
+    ),
+    # --- whose task it is
+    "anyone's": Pair({"owner": ""}, {"agent": "maria"}),
+    "a person's": Pair({"owner": "user"}, no="person"),
+    "a person's, and an agent called user": Pair({"owner": "user"}, {"agent": "user"}, no="person"),
+    "the agent's own": Pair({"owner": "agent:maria"}, {"agent": "maria"}),
+    "another agent's": Pair({"owner": "agent:maria"}, {"agent": "otto"}, no='"agent:maria"'),
+    "an agent's, and a session of nobody": Pair({"owner": "agent:maria"}, no='"agent:maria"'),
+    "an agent's, another case": Pair(
+        {"owner": "agent:maria"}, {"agent": "Maria"}, no='"agent:maria"'
+    ),
+    "an agent's, called as the session": Pair(
+        {"owner": "agent:one"}, {"agent": "maria"}, no='"agent:one"'
+    ),
+    "this session's": Pair({"owner": "session:one"}),
+    "this session's, of any agent": Pair({"owner": "session:one"}, {"agent": "otto"}),
+    "another session's": Pair({"owner": "session:two"}, no='"session:two"'),
+    "another session's, called as its agent": Pair(
+        {"owner": "session:maria"}, {"agent": "maria"}, no='"session:maria"'
+    ),
+    "this session's, which is active": Pair(
+        {"owner": "session:one"}, report={"state": "active"}, no="active", later=True
+    ),
+    # --- workspace
+    "of a workspace, both": Pair({"workspace": "garden"}, {"workspace": "garden"}),
+    "of a workspace, session of another": Pair(
+        {"workspace": "garden"}, {"workspace": "house"}, no='"garden"'
+    ),
+    "of a workspace, session of none": Pair({"workspace": "garden"}, no='"garden"'),
+    "of no workspace, session of one": Pair({}, {"workspace": "house"}),
+    "of a workspace, another case": Pair(
+        {"workspace": "garden"}, {"workspace": "Garden"}, no='"garden"'
+    ),
+    # --- channel
+    "of a channel, both": Pair({"channel": "mail"}, {"channel": "mail"}),
+    "of a channel, session of another": Pair(
+        {"channel": "mail"}, {"channel": "telegram"}, no='"mail"'
+    ),
+    "of a channel, session of none": Pair({"channel": "mail"}, no='"mail"'),
+    "of no channel, session of one": Pair({}, {"channel": "telegram"}),
+    "workspace fits, channel not": Pair(
+        {"workspace": "garden", "channel": "mail"}, {"workspace": "garden"}, no='"mail"'
+    ),
+    "channel fits, workspace not": Pair(
+        {"workspace": "garden", "channel": "mail"}, {"channel": "mail"}, no='"garden"'
+    ),
+    "workspace and channel": Pair(
+        {"workspace": "garden", "channel": "mail"}, {"workspace": "garden", "channel": "mail"}
+    ),
+    # --- capabilities
+    "all of them": Pair({"capabilities": ["dig", "sow"]}, {"capabilities": ["sow", "dig"]}),
+    "more than asked": Pair({"capabilities": ["dig"]}, {"capabilities": ["sow", "dig"]}),
+    "none asked": Pair({}, {"capabilities": ["dig"]}),
+    "one of two": Pair({"capabilities": ["dig", "sow"]}, {"capabilities": ["dig"]}, no="lacks sow"),
+    "none of two": Pair({"capabilities": ["sow", "dig"]}, no="lacks dig, sow"),
+    "the beginning of it": Pair(
+        {"capabilities": ["digging"]}, {"capabilities": ["dig"]}, no="lacks digging"
+    ),
+    "another case of it": Pair(
+        {"capabilities": ["Dig"]}, {"capabilities": ["dig"]}, no="lacks Dig"
+    ),
+    "what is preferred is not required": Pair({"preferred": ["sing"]}),
+    "preferred there, required not": Pair(
+        {"capabilities": ["dig"], "preferred": ["sing"]}, {"capabilities": ["sing"]}, no="lacks dig"
+    ),
+    # --- the task is paused
+    "paused": Pair({"paused": True}, no="task is paused"),
+    "paused, this session's": Pair({"paused": True, "owner": "session:one"}, no="paused"),
+    "paused, and the session active": Pair(
+        {"paused": True}, report={"state": "active"}, no="task is paused", at_claim="is active"
+    ),
+    # --- all at once
+    "all fits": Pair(
+        {
+            "owner": "agent:maria",
+            "workspace": "garden",
+            "channel": "mail",
+            "capabilities": ["dig"],
+            "preferred": ["sing"],
+            "priority": "low",
+        },
+        {
+            "agent": "maria",
+            "workspace": "garden",
+            "channel": "mail",
+            "capabilities": ["dig", "sing"],
+        },
+    ),
+    "all fits, and it holds a run": Pair(
+        {"workspace": "garden"}, {"workspace": "garden"}, holds=True, no="holds", later=True
+    ),
+}
+
+
+def test_the_table_is_long_enough() -> None:
+    assert len(PAIRS) >= 40
+    assert sum(not pair.no for pair in PAIRS.values()) >= 12
+
+
+async def _seen(board: Board, run_id: str) -> tuple[Wanted, Candidate]:
+    """What the scheduler sees of the run and of the session `one`."""
+    async with board.ledger.read() as session:
+        task, run = await queue.find(session, run_id)
+        row = await sessions.find(session, "one")
+        return Wanted.of(task, run), Candidate.of(
+            row, row.id in await sessions.holding(session, board.now())
+        )
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
+async def test_the_same_verdict_at_a_wake_and_at_a_claim(board: Board, pair: Pair) -> None:
+    await board.session("one", **pair.session)
+    if pair.holds:
+        await board.task("held", owner="session:one")
+        await board.claim("one", "1h")
+    if pair.report:
+        await sessions.report(board.ledger, "one", **pair.report)
+    run = await board.task("the task", **pair.task)
+    board.clock.move(pair.silent)
+    wanted, candidate = await _seen(board, run.id)
+
+    at_wake = matching.verdict(wanted, candidate, board.now())
+
+    assert (pair.no in at_wake) if pair.no else (at_wake == "")
+    assert bool(at_wake) == bool(pair.no)
+    assert (not matching.fits_ever(wanted, candidate)) == (not pair.no or pair.later)
+    if pair.no:
+        with pytest.raises(NothingClaimable, match=pair.at_claim or pair.no):
+            await board.claim("one")
+        assert (await board.run(run.id)).status == "queued"
+    else:
+        assert (await board.claim("one")).run.id == run.id
+
+
+async def test_a_run_with_a_lease_that_is_over_holds_its_session_at_neither(board: Board) -> None:
+    await board.session("one")
+    await board.task("held")
+    await board.claim("one", "60s")
+    run = await board.task("the task", priority="urgent")
+    board.clock.move(timedelta(seconds=60) - INSTANT)
+    assert "holds" in matching.verdict(*await _seen(board, run.id), board.now())
+    with pytest.raises(NothingClaimable, match="holds"):
+        await board.claim("one")
+    board.clock.move(INSTANT)
+
+    assert matching.verdict(*await _seen(board, run.id), board.now()) == ""
+    assert (await board.claim("one")).run.id == run.id
+
+
+# --- orders
+
+
+NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
+
+
+def _wanted(run_id: str, priority: str, seconds: int) -> Wanted:
+    task = TaskRow(title="x", priority=tasks.priority(priority), created_by="user", created_at=NOON)
+    run = TaskRunRow(
+        id=run_id,
+        task_id=task.id,
+        status="queued",
+        created_at=NOON,
+        queued_at=NOON + timedelta(seconds=seconds),
+    )
+    return Wanted.of(task, run)
+
+
+def test_runs_by_priority_then_their_time_in_the_queue_then_their_id() -> None:
+    in_order = [
+        _wanted("9", "urgent", 50),
+        _wanted("8", "high", 40),
+        _wanted("3", "medium", 10),
+        _wanted("4", "medium", 20),
+        _wanted("5", "medium", 20),
+        _wanted("1", "low", 0),
+    ]
+    mixed = [in_order[index] for index in (5, 2, 4, 0, 3, 1)]
+
+    assert sorted(mixed, key=lambda each: each.order) == in_order
+
+
+def test_sessions_by_what_is_preferred_then_how_long_they_are_idle_then_their_name() -> None:
+    wanted = Wanted("run", 2, NOON, preferred=["sing", "dance"])
+
+    def candidate(name: str, idle: int, *has: str) -> Candidate:
+        since = NOON - timedelta(seconds=idle)
+        return Candidate(name, NOON, since, capabilities=["dig", *has])
+
+    in_order = [
+        candidate("both", 1, "dance", "sing"),
+        candidate("one, longer", 9, "sing"),
+        candidate("one, less long", 5, "dance"),
+        candidate("a", 7),
+        candidate("b", 7),
+        candidate("none, the least", 0),
+    ]
+    mixed = [in_order[index] for index in (4, 5, 1, 3, 0, 2)]
+
+    assert sorted(mixed, key=lambda each: matching.preference(wanted, each)) == in_order

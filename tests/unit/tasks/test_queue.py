@@ -1,0 +1,258 @@
+"""The queue: what a task says, its chain of runs, and what the operator does with them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from daybook.errors import Ambiguous, NotFound, NothingClaimable, Refused
+from daybook.ledger.task_tables import TaskRow, TaskRunRow
+from daybook.spec import owners
+from daybook.tasks import claims, queue
+from daybook.tasks.states import Status
+from tests.unit.tasks.conftest import AGENT, Board
+
+pytestmark = pytest.mark.anyio
+
+
+async def _find(board: Board, ref: str) -> tuple[TaskRow, TaskRunRow]:
+    async with board.ledger.read() as session:
+        return await queue.find(session, ref)
+
+
+async def _attention(board: Board, run_id: str) -> None:
+    """Let three leases of it run out; a session `one` is there."""
+    for _ in range(3):
+        await board.session()
+        await board.claim(lease="1s")
+        board.clock.move(timedelta(seconds=1))
+        assert await board.sweep() == [run_id]
+
+
+async def test_a_task_and_its_first_run(board: Board) -> None:
+    with owners.acting_as(AGENT):
+        task, run = await queue.add(
+            board.ledger,
+            " tidy up ",
+            instructions="the shed,\nthen the house",
+            priority="high",
+            owner="agent:maria",
+            workspace="garden",
+            channel="mail",
+            capabilities=["dig", "carry"],
+            preferred=["sing"],
+            paused=True,
+        )
+
+    assert await _find(board, run.id) == (task, run)
+    assert (task.title, task.instructions) == ("tidy up", "the shed,\nthen the house")
+    assert (task.priority, task.owner, task.created_by) == (1, "agent:maria", "agent:maria")
+    assert (task.capabilities, task.preferred) == (["carry", "dig"], ["sing"])
+    assert (run.number, run.status, run.queued_at) == (1, "queued", board.now())
+    assert (task.workspace, task.channel, task.paused) == ("garden", "mail", True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"title": " "},
+        {"title": "x" * 201},
+        {"title": "two\nlines"},
+        {"instructions": "x" * 20_001},
+        {"priority": "later"},
+        {"owner": "somebody"},
+        {"owner": "agent:"},
+        {"owner": "plugin"},
+        {"workspace": "\x07"},
+        {"channel": "x" * 101},
+        {"capabilities": [""]},
+        {"preferred": ["a b"]},
+    ],
+)
+async def test_what_is_wrong_is_refused_and_nothing_stored(
+    board: Board, wrong: dict[str, object]
+) -> None:
+    with pytest.raises(Refused) as refused:
+        await board.task(**{"title": "tidy up", **wrong})  # type: ignore[arg-type]
+
+    assert refused.value.field in wrong
+    assert board.everything()["tasks"] == board.everything()["task_runs"] == []
+
+
+async def test_the_list_is_in_the_order_of_claims_and_the_ended_newest_first(board: Board) -> None:
+    for title, priority in (("a", "low"), ("b", "urgent"), ("c", "urgent")):
+        await board.task(title, priority=priority)
+        board.clock.move(timedelta(seconds=1))
+    await board.session()
+    claimed = await board.claim()
+    await queue.cancel(board.ledger, "c")
+
+    async def titles(status: list[Status] | None, limit: int | None = None) -> list[str]:
+        async with board.ledger.read() as session:
+            found = await queue.runs(session, status=status, limit=limit)
+        return [task.title for task, _ in found]
+
+    assert claimed.task.title == "b"
+    assert await titles(None) == ["b", "a"]
+    assert await titles([Status.QUEUED]) == ["a"]
+    assert await titles(list(Status)) == ["c", "b", "a"]
+    assert await titles(list(Status), 2) == ["c", "b"]
+    assert await titles([]) == []
+
+
+async def test_a_task_is_found_by_its_title_its_id_or_that_of_a_run(board: Board) -> None:
+    run = await board.task("tidy up")
+    await queue.cancel(board.ledger, run.id)
+    again = await queue.retry(board.ledger, run.id)
+
+    assert (await _find(board, "tidy up"))[1].id == again.id
+    assert (await _find(board, run.task_id))[1].id == again.id
+    assert (await _find(board, run.task_id[:16]))[1].id == again.id
+    assert (await _find(board, run.id))[1].id == run.id
+    for nobody in ("", "%", "tidy", "zz"):
+        with pytest.raises(NotFound):
+            await _find(board, nobody)
+    await board.task("tidy up")
+    with pytest.raises(Ambiguous, match="tidy up"):
+        await _find(board, "tidy up")
+
+
+# --- pause
+
+
+async def test_a_paused_task_is_not_claimed_and_who_holds_it_goes_on(board: Board) -> None:
+    held = await board.claimed("one")
+    await queue.pause(board.ledger, held.run.id, "too loud")
+    await claims.heartbeat(board.ledger, held.run.id, held.token)
+    await claims.release(board.ledger, held.run.id, held.token)
+    with pytest.raises(NothingClaimable, match="the task is paused"):
+        await board.claim("one")
+    task, _ = await _find(board, held.run.id)
+    assert (task.paused, task.paused_reason) == (True, "too loud")
+
+    await queue.resume(board.ledger, task.id)
+    await queue.resume(board.ledger, task.id)
+
+    assert (await board.claim("one")).run.id == held.run.id
+    names = [event.event for event in await board.events(held.run.id)]
+    assert (names.count("paused"), names.count("resumed")) == (1, 1)
+
+
+# --- retries
+
+
+async def test_retries_are_a_chain_of_at_most_ten(board: Board) -> None:
+    run = await board.task()
+    await board.session()
+    chain = [run.id]
+    for number in range(1, 11):
+        claimed = await board.claim()
+        assert (claimed.run.id, claimed.run.number) == (chain[-1], number)
+        await claims.fail(board.ledger, claimed.run.id, claimed.token, "no broom")
+        if number < 10:
+            chain.append((await queue.retry(board.ledger, run.task_id)).id)
+    before = board.everything()
+
+    with pytest.raises(Refused, match="has had its 10 runs"):
+        await queue.retry(board.ledger, run.task_id)
+
+    assert board.everything() == before
+    rows = sorted(await board.runs(), key=lambda row: row.number)
+    assert [row.id for row in rows] == chain
+    assert [row.number for row in rows] == list(range(1, 11))
+    assert {row.status for row in rows} == {"failed"}
+
+
+async def test_only_what_did_not_do_it_is_retried_and_once(board: Board) -> None:
+    run = await board.task()
+    with pytest.raises(Refused, match=f"^run: {run.id[:8]} is queued"):
+        await queue.retry(board.ledger, run.id)
+    await board.session()
+    claimed = await board.claim()
+    with pytest.raises(Refused, match="is claimed"):
+        await queue.retry(board.ledger, run.id)
+    await claims.fail(board.ledger, run.id, claimed.token)
+    again = await queue.retry(board.ledger, run.id)
+    (event,) = await board.events(again.id)
+    assert (event.event, event.reason) == ("retried", f"after {run.id[:8]}")
+    with pytest.raises(Refused, match=f"^run: {run.id[:8]} was retried already"):
+        await queue.retry(board.ledger, run.id)
+    claimed = await board.claim()
+    await claims.complete(board.ledger, again.id, claimed.token)
+    with pytest.raises(Refused, match=r"is completed \(legal: needs_attention, failed, cancelled"):
+        await queue.retry(board.ledger, run.task_id)
+    assert len(await board.runs()) == 2
+
+
+async def test_retried_one_that_needs_attention_is_cancelled(board: Board) -> None:
+    run = await board.task()
+    await _attention(board, run.id)
+
+    again = await queue.retry(board.ledger, run.task_id)
+
+    old = await board.run(run.id)
+    assert (old.status, old.finished_at, old.attention) == ("cancelled", board.now(), "")
+    assert (again.number, again.status, again.expiries) == (2, "queued", 0)
+    assert (await board.claim()).run.id == again.id
+
+
+# --- recover, cancel
+
+
+async def test_recovered_from_its_holder(board: Board) -> None:
+    claimed = await board.claimed()
+    board.clock.move(timedelta(seconds=3))
+
+    await queue.recover(board.ledger, claimed.run.id, "it hangs")
+
+    row = await board.run(claimed.run.id)
+    assert (row.status, row.session_id, row.queued_at) == ("queued", None, board.now())
+    event = (await board.events(row.id))[-1]
+    assert (event.event, event.actor, event.reason, event.session) == (
+        "recovered",
+        "user",
+        "it hangs",
+        "one",
+    )
+    for legal_no_more in (queue.recover,):
+        with pytest.raises(Refused, match="is queued"):
+            await legal_no_more(board.ledger, row.id)
+
+
+async def test_one_that_starves_waits_anew_and_its_budget_is_kept(board: Board) -> None:
+    run = await board.task()
+    async with board.ledger.write() as session:
+        row = await session.get(TaskRunRow, run.id)
+        assert row is not None
+        row.starved_cycles, row.tiers, row.attention = 10, ["fan_out"], "nobody came"
+    board.clock.move(timedelta(seconds=3))
+
+    await queue.recover(board.ledger, run.id)
+
+    row = await board.run(run.id)
+    assert (row.status, row.queued_at, row.attention) == ("queued", board.now(), "")
+    assert (row.starved_cycles, row.tiers) == (10, ["fan_out"])
+
+
+@pytest.mark.parametrize("state", ["queued", "claimed", "needs_attention"])
+async def test_what_is_live_is_cancelled(board: Board, state: str) -> None:
+    run = await board.task()
+    await board.session()
+    if state == "needs_attention":
+        await _attention(board, run.id)
+    if state == "claimed":
+        await board.claim()
+
+    await queue.cancel(board.ledger, run.id, "not needed")
+
+    row = await board.run(run.id)
+    assert (row.status, row.finished_at, row.session_id) == ("cancelled", board.now(), None)
+    assert row.attention == ""
+    event = next(each for each in await board.events(run.id) if each.event == "cancelled")
+    assert event.reason == "not needed"
+    for act in (queue.cancel, queue.recover):
+        with pytest.raises(Refused, match="is cancelled"):
+            await act(board.ledger, run.id)
+    with pytest.raises(NothingClaimable):
+        await board.claim()

@@ -1,0 +1,43 @@
+"""A ladder that is wrong stops what would act by it when it starts, before it does anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.home import Home
+from daybook.service.up import up
+from daybook.worker.prefect_worker import DaybookWorker
+
+pytestmark = pytest.mark.anyio
+
+WRONG = "[tasks]\nfan_out = 4\n"
+TOLD = "tasks: request_worker: 4 is not more than fan_out, 4"
+
+
+class Talk:
+    """Nothing is to be said."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(name)
+
+
+@pytest.fixture
+def wrong(daybook_home: Home) -> Home:
+    daybook_home.path.mkdir(parents=True, exist_ok=True)
+    (daybook_home.path / "config.toml").write_text(WRONG)
+    return daybook_home
+
+
+async def test_up_says_what_is_wrong_and_starts_nothing(wrong: Home) -> None:
+    before = sorted(wrong.path.rglob("*"))
+    with pytest.raises(Refused, match=TOLD):
+        await up(Talk())  # type: ignore[arg-type]
+    assert sorted(wrong.path.rglob("*")) == before
+
+
+async def test_a_worker_says_so_and_opens_no_ledger(wrong: Home) -> None:
+    before = sorted(wrong.path.rglob("*"))
+    with pytest.raises(Refused, match=TOLD):
+        await DaybookWorker(work_pool_name="daybook").start()
+    assert sorted(wrong.path.rglob("*")) == before

@@ -1,0 +1,37 @@
+"""A home whose ledger holds jobs and a run, and no Prefect: what tools read and refuse there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.home import Home
+from daybook.ledger import claims, jobs
+from daybook.ledger.engine import Ledger
+from daybook.spec.job import new_job
+
+MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+async def stored(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three jobs of the operator's, of which `weekly` has a waiting run."""
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
+    wanted: list[dict[str, Any]] = [
+        {"name": "weekly", "cron": "0 9 * * 1", "channel": "inbox", "prompt": "Sum up the week."},
+        {"name": "export", "every": "90m", "url": "https://api.example.org/export"},
+        {"name": "by hand", "on_demand": True, "enabled": False, "prompt": "Say hello."},
+    ]
+    file = daybook_home.path / "ledger.db"
+    async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
+        async with ledger.write() as session:
+            for fields in wanted:
+                job = new_job(now=MADE, default_timezone="Europe/Berlin", **fields)
+                await jobs.add(session, job, job.name.replace(" ", "-"), MADE)
+        async with ledger.read() as session:
+            weekly = await jobs.find(session, "weekly")
+        await claims.request(ledger, weekly, "first", "manual")
+    return file

@@ -1,0 +1,115 @@
+"""What tools answer that only read the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from daybook.ledger import jobs
+from daybook.ledger.engine import Ledger
+from daybook.toolbox import call, words
+
+pytestmark = pytest.mark.usefixtures("stored")
+
+
+async def answered(name: str, **given: object) -> str:
+    answer = await call(name, given)
+    assert not answer.refused, answer.text
+    return answer.text
+
+
+async def id_of(stored: Path, name: str) -> str:
+    async with Ledger(f"sqlite+aiosqlite:///{stored}") as ledger, ledger.read() as session:
+        return (await jobs.find(session, name)).id
+
+
+async def test_the_list_has_a_line_for_each_job(stored: Path) -> None:
+    first, *lines = (await answered("cron_list")).splitlines()
+    assert first == "3 jobs:"
+    by_hand, export, weekly = lines
+    assert by_hand == (
+        f'- "by hand" (id {(await id_of(stored, "by hand"))[:8]}), disabled, on demand; '
+        "next due: -; last: not run yet"
+    )
+    assert export.startswith('- "export" (id ')
+    assert "enabled, every 1 hour 30 minutes; next due: " in export
+    assert "at 09:00 on Mondays, Europe/Berlin; next due: Monday " in weekly
+
+
+@pytest.mark.parametrize(
+    ("status", "names"),
+    [
+        ("all", ["by hand", "export", "weekly"]),
+        ("enabled", ["export", "weekly"]),
+        ("disabled", ["by hand"]),
+        ("failed", []),
+    ],
+)
+async def test_the_list_is_filtered_by_status(status: str, names: list[str]) -> None:
+    told = await answered("cron_list", status=status)
+    assert [line.split('"')[1] for line in told.splitlines() if line.startswith("- ")] == names
+
+
+async def test_an_empty_list_says_so() -> None:
+    told = await answered("cron_list", status="failed")
+    assert told == "There are no jobs that are failed. cron_add makes one."
+
+
+async def test_a_job_is_shown_with_its_receivers(stored: Path) -> None:
+    lines = (await answered("cron_get", job_id="weekly")).splitlines()
+    assert lines[0] == f'Job "weekly", id {await id_of(stored, "weekly")}'
+    assert lines[1:3] == ["is: enabled", "schedule: at 09:00 on Mondays, Europe/Berlin"]
+    assert lines[3].startswith("next due: Monday ")
+    assert lines[3].count("Monday") == words.SHOWN
+    assert "asks: the agent default, session reuse" in lines
+    assert "prompt: Sum up the week." in lines
+    assert "answer goes to: inbox" in lines
+    assert "failures go to: inbox" in lines
+    assert "owner: user" in lines
+
+
+async def test_a_job_is_found_by_the_beginning_of_its_id(stored: Path) -> None:
+    job_id = await id_of(stored, "export")
+    told = await answered("cron_get", job_id=job_id[:8])
+    assert "calls: POST https://api.example.org/export" in told
+    assert "answer goes to: no channel; it is kept, and cron_runs shows it" in told
+
+
+async def test_the_runs_of_a_job_are_told() -> None:
+    first, run, *_ = (await answered("cron_runs", job_id="weekly")).splitlines()
+    assert first == 'Runs of "weekly", newest first:'
+    assert ": waiting, asked for " in run
+    assert run.endswith(", trigger manual")
+
+
+async def test_a_job_that_did_not_run_says_so() -> None:
+    told = await answered("cron_runs", job_id="export", limit=1)
+    assert told == '"export" has not run yet; cron_trigger runs it now.'
+
+
+async def test_the_next_due_times_of_a_schedule() -> None:
+    told = await answered(
+        "cron_next", schedule="at 2999-07-01T09:00", timezone="Europe/Berlin", count="3"
+    )
+    assert told.splitlines() == [
+        "once at 09:00 on Monday 1 July 2999, Europe/Berlin:",
+        "- Monday 2999-07-01 09:00 +02:00 = 2999-07-01T07:00:00Z",
+    ]
+
+
+async def test_a_schedule_without_a_zone_is_read_in_the_setting() -> None:
+    told = await answered("cron_next", schedule="0 9 * * 1-5", count=2)
+    assert told.splitlines()[0] == "at 09:00 on weekdays, Europe/Berlin:"
+    assert len(told.splitlines()) == 3
+
+
+async def test_the_next_due_times_of_a_job() -> None:
+    told = await answered("cron_next", job_id="weekly", count=2)
+    assert told.splitlines()[0] == "at 09:00 on Mondays, Europe/Berlin:"
+    assert [line[:8] for line in told.splitlines()[1:]] == ["- Monday", "- Monday"]
+
+
+async def test_null_and_an_empty_text_mean_not_given() -> None:
+    given = {"schedule": "@daily", "job_id": None, "timezone": "", "count": None}
+    assert len((await answered("cron_next", **given)).splitlines()) == 6

@@ -1,0 +1,173 @@
+"""What tools refuse: they say what to write instead, nothing is stored, and the log has it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from daybook.errors import DaybookError
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import JobRow, RevisionRow
+from daybook.spec.owners import Actor, acting_as
+from daybook.toolbox import BY_NAME, call, words
+
+ADD = {"prompt": "Sum up.", "schedule": "0 9 * * 1-5"}
+
+LONG = "0," * 500_000 + "0 * * * *"
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "cron_add",
+        {"schedule": "@daily"},
+        "prompt: is missing (write what the agent is asked at each due time)",
+    ),
+    ("cron_add", ADD | {"prompt": " \n"}, "prompt: is missing (write what the agent"),
+    ("cron_add", {"prompt": "Sum up."}, 'schedule: is missing (write such as "0 9 * * 1-5"'),
+    ("cron_add", ADD | {"schedule": "30m"}, 'schedule: "30m" is ambiguous (write `every 30m`'),
+    (
+        "cron_add",
+        ADD | {"schedule": "every day at nine"},
+        'for times of the day write a cron expression, such as "0 9 * * 1-5"',
+    ),
+    ("cron_add", ADD | {"schedule": "0 0 30 2 *"}, "schedule: "),
+    ("cron_add", ADD | {"timezone": "Europe/Berln"}, "(did you mean Europe/Berlin"),
+    ("cron_add", ADD | {"session": "fresh"}, "(legal: reuse, new, chat)"),
+    ("cron_add", ADD | {"chat_id": "42"}, "chat_id: there is no channel"),
+    ("cron_add", ADD | {"promt": "x"}, "promt: unknown field (did you mean prompt?)"),
+    ("cron_add", ADD | {"url": "https://a.example"}, "url: unknown field"),
+    ("cron_add", ADD | {"name": ["a"]}, "name: ['a'] is no text"),
+    ("cron_add_webhook", {"schedule": "@daily"}, "url: is missing (write an https:// address)"),
+    ("cron_add_webhook", {"url": "ftp://a.example", "schedule": "@daily"}, "is no web address"),
+    (
+        "cron_add_webhook",
+        {"url": "http://[/", "schedule": "@daily"},
+        "url: is no web address (write one such as",
+    ),
+    (
+        "cron_add_webhook",
+        {"url": "https://a.example", "schedule": "@daily", "headers": "X: y"},
+        'headers: is no JSON (write a JSON object, such as {"full": true})',
+    ),
+    (
+        "cron_add_tool",
+        {"tool": "search.reindex", "schedule": "@daily", "params": "[1]"},
+        "params: is no JSON object",
+    ),
+    ("cron_list", {"status": "sleeping"}, "(legal: all, enabled, disabled, failed)"),
+    ("cron_get", {}, "job_id: is missing (see cron_list)"),
+    ("cron_get", {"job_id": "nightly"}, 'job "nightly" not found; cron_list shows the jobs'),
+    (
+        "cron_get",
+        {"job_id": "x\nERROR forged"},
+        "job_id: is not legal (legal: one line of at most 200 characters)",
+    ),
+    ("cron_remove", {"job_id": "x" * 201}, "job_id: is not legal (legal: one line of at most 200"),
+    ("cron_next", {"job_id": "x" * 201}, "job_id: is not legal"),
+    ("cron_cancel", {"job_id": "\x1b[2J"}, "job_id: is not legal"),
+    ("cron_update", {"job_id": "weekly"}, "(give what is to change, such as schedule)"),
+    ("cron_update", {"job_id": "nightly", "prompt": "x"}, 'job "nightly" not found'),
+    ("cron_update", {"job_id": "weekly", "schedule": "61 * * * *"}, "schedule: "),
+    ("cron_update", {"job_id": "weekly", "url": "https://a.example"}, "url: is a webhook's"),
+    ("cron_remove", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
+    ("cron_enable", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
+    ("cron_disable", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
+    ("cron_trigger", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
+    ("cron_cancel", {"job_id": "nightly"}, '"nightly" not found; cron_runs shows what became'),
+    ("cron_cancel", {"job_id": "export"}, 'live run of "export" not found; cron_runs shows'),
+    ("cron_runs", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
+    ("cron_runs", {"job_id": "weekly", "limit": 51}, "limit: 51 is not legal (legal: 1 to 50)"),
+    ("cron_runs", {"job_id": "weekly", "limit": "few"}, "limit: 'few' is no whole number"),
+    ("cron_runs", {"job_id": "weekly", "limit": True}, "limit: True is no whole number"),
+    ("cron_next", {}, "schedule: is missing (give either job_id or schedule)"),
+    ("cron_next", {"job_id": "weekly", "schedule": "@daily"}, "is given beside job_id"),
+    ("cron_next", {"job_id": "weekly", "timezone": "UTC"}, "timezone: a job has its own"),
+    ("cron_next", {"job_id": "nightly"}, 'job "nightly" not found; cron_list'),
+    (
+        "cron_next",
+        {"schedule": LONG},
+        "schedule: is not legal (legal: one line of at most 500 characters)",
+    ),
+    ("cron_next", {"schedule": "@daily", "timezone": LONG}, "timezone: is not legal"),
+    ("cron_add", ADD | {"schedule": LONG}, "schedule: is not legal"),
+    ("cron_add", ADD | {"timezone": LONG}, "timezone: is not legal"),
+    ("cron_add", ADD | {"model": "a\nb"}, "model: is not legal"),
+    ("cron_update", {"job_id": "weekly", "schedule": LONG}, "schedule: is not legal"),
+    ("cron_update", {"job_id": "weekly", "timezone": LONG}, "timezone: is not legal"),
+    (
+        "cron_disable",
+        {"job_id": "weekly", "note": "a\nERROR forged"},
+        "note: is not legal (legal: one line of at most 200 characters)",
+    ),
+    ("cron_disable", {"job_id": "weekly", "note": "x" * 201}, "note: is not legal"),
+    ("cron_nxt", {}, "there is no tool cron_nxt (known: cron_add, "),
+]
+
+
+async def held(file: Path) -> list[Any]:
+    async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.read() as session:
+        jobs = (await session.execute(select(JobRow))).scalars().all()
+        revisions = (await session.execute(select(RevisionRow))).scalars().all()
+        return [each.model_dump() for each in (*jobs, *revisions)]
+
+
+@pytest.mark.parametrize(("name", "given", "told"), REFUSED)
+async def test_a_refusal_says_what_to_write_and_nothing_is_stored(
+    stored: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    given: dict[str, Any],
+    told: str,
+) -> None:
+    before = await held(stored)
+    with caplog.at_level(logging.WARNING, "daybook.toolbox"), acting_as(Actor(via="mcp")):
+        answer = await call(name, given)
+    assert answer.refused
+    assert told in answer.text
+    assert await held(stored) == before
+    (logged,) = [each for each in caplog.records if each.name.startswith("daybook.toolbox")]
+    assert logged.__dict__["action"] == "agent_refused"
+    assert logged.__dict__["owner"] == "user"
+    assert logged.__dict__["tool"] == name
+    assert logged.__dict__["error"] == answer.text
+
+
+async def test_the_log_says_who_was_refused(stored: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "daybook.toolbox"), acting_as(Actor("agent:cleo")):
+        await call("cron_get", {"job_id": "nightly"})
+    told = [each.getMessage() for each in caplog.records if "toolbox" in each.name]
+    assert told == [
+        'agent:cleo: cron_get is refused: job "nightly" not found; '
+        "cron_list shows the jobs that you have"
+    ]
+
+
+async def test_a_line_break_in_a_name_makes_no_line_of_the_log(
+    stored: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "daybook.toolbox"):
+        await call("x\nERROR forged", {})
+        await call("cron_get", {"job_id": "x\nERROR forged"})
+    assert len(caplog.messages) == 2
+    assert not any("\n" in each for each in caplog.messages)
+
+
+async def test_the_tool_itself_raises_what_the_edge_tells(stored: Path) -> None:
+    with pytest.raises(DaybookError, match='job "nightly" not found; cron_list shows the jobs'):
+        await BY_NAME["cron_get"].call({"job_id": "nightly"})
+
+
+async def test_what_fails_inside_is_told_without_its_insides(
+    stored: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "jobs", None)  # 'NoneType' object is not callable
+    with caplog.at_level(logging.ERROR, "daybook.toolbox"):
+        answer = await call("cron_list")
+    assert answer.refused
+    assert answer.text == "cron_list failed inside Daybook; the operator's log says why"
+    (logged,) = caplog.records
+    assert logged.__dict__["action"] == "tool_crashed"
+    assert logged.exc_info is not None

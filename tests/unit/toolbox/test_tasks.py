@@ -1,0 +1,364 @@
+"""What live agents are told that claim tasks by tools, and whose sessions and runs they reach."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any
+
+import pytest
+
+from daybook import settings
+from daybook.home import Home
+from daybook.ledger.engine import Ledger
+from daybook.ledger.task_tables import TaskRunRow
+from daybook.service import task_waits
+from daybook.spec.owners import Actor, acting_as
+from daybook.spec.tasks import without_tokens
+from daybook.tasks import claims, queue, sessions, switch
+from daybook.toolbox import Answer, call, task_calls
+from tests.crew import so
+
+WRONG = "dbt_" + "Abc-_12" * 6 + "x"
+
+
+@pytest.fixture
+async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
+    async with Ledger(settings.load().ledger_address) as ledger:
+        yield ledger
+
+
+@pytest.fixture(autouse=True)
+def cleo() -> Iterator[None]:
+    with acting_as(Actor("agent:cleo", via="mcp")):
+        yield
+
+
+async def told(name: str, /, **given: object) -> str:
+    answer = await call(name, given)
+    assert not answer.refused, answer.text
+    return answer.text
+
+
+async def refused(name: str, /, **given: object) -> str:
+    answer = await call(name, given)
+    assert answer.refused, answer.text
+    return answer.text
+
+
+async def added(ledger: Ledger, title: str, **more: Any) -> TaskRunRow:
+    with acting_as(Actor()):
+        return (await queue.add(ledger, title, **more))[1]
+
+
+async def run_of(ledger: Ledger, run: TaskRunRow) -> TaskRunRow:
+    async with ledger.read() as session:
+        return await session.get_one(TaskRunRow, run.id)
+
+
+async def claimed(name: str = "hers", **more: object) -> dict[str, str]:
+    """What the next calls about the run need."""
+    found = re.search(
+        r"Run (\w{32}) .*\ntoken: (\S+) ", await told("task_next", session=name, **more)
+    )
+    assert found is not None
+    return {"run_id": found[1], "token": found[2]}
+
+
+async def test_a_session_registers_claims_holds_and_completes(ledger: Ledger) -> None:
+    run = await added(
+        ledger,
+        "Mend it",
+        instructions="The parser, please.",
+        capabilities=["python", "review"],
+        workspace="w",
+        priority="high",
+    )
+    there = await told(
+        "task_session_register", name="hers", capabilities="review, python,", workspace="w"
+    )
+    lines = there.splitlines()
+    assert lines[0] == 'Registered. Session "hers" is idle; something waits for it: task_next'
+    assert lines[1] == "capabilities: python, review"
+    got = (await told("task_next", session="hers", lease="10m")).splitlines()
+    assert got[0] == f'Claimed. Run {run.id} of the task "Mend it", priority high'
+    assert re.fullmatch(r"token: dbt_[\w-]{43} \(told once; .*\)", got[1])
+    assert got[2].startswith("yours until: ")
+    assert got[3:] == [
+        "workspace: w",
+        "what to do: The parser, please.",
+        "End it with task_complete or task_fail; task_release gives it back.",
+    ]
+    held = {"run_id": run.id[:8], "token": got[1].split()[1]}
+    before = await run_of(ledger, run)
+    assert (before.status, before.lease_seconds) == ("claimed", 600)
+    longer = await told("task_heartbeat", **held, lease="1h")
+    assert longer.startswith(f'Run {run.id[:8]}, "Mend it", is yours until ')
+    assert (await run_of(ledger, run)).lease_seconds == 3600
+    assert "it holds run" in await told("task_session_report", session="hers", state="active")
+    done = await told("task_complete", **held, output=f"It is mended by {held['token']}.")
+    assert done == (
+        f'Run {run.id[:8]}, "Mend it", is completed; its token is over. task_next may have another.'
+    )
+    after = await run_of(ledger, run)
+    assert (after.output, after.done_by) == ("It is mended by dbt_….", "hers")
+    assert "token is over" not in await refused("task_complete", **held)
+
+
+@pytest.mark.parametrize("given", ["python, review", ["review", "python"], '["python", "review"]'])
+async def test_capabilities_are_words_with_commas_or_a_list(ledger: Ledger, given: object) -> None:
+    said = await told("task_session_register", name="hers", capabilities=given)
+    assert "\ncapabilities: python, review\n" in said
+    for wrong in ([1], {"a": 1}, "[1]"):
+        answer = await refused("task_session_register", name="hers", capabilities=wrong)
+        assert answer.startswith("capabilities: ")
+
+
+async def test_a_run_fails_or_is_given_back(ledger: Ledger) -> None:
+    run = await added(ledger, "Mend it")
+    await told("task_session_register", name="hers")
+    back = await told("task_release", **await claimed(), reason="another is better")
+    assert back.endswith(
+        "is queued again, at its old place, and may be yours again; its token is over."
+    )
+    assert (await run_of(ledger, run)).status == "queued"
+    held = await claimed()
+    assert "error: is missing (write why it cannot be done)" in await refused("task_fail", **held)
+    assert "is failed" in await told("task_fail", **held, error="No such parser.")
+    assert (await run_of(ledger, run)).error == "No such parser."
+
+
+async def test_that_there_is_nothing_is_an_answer_and_no_refusal(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    await told("task_session_register", name="hers")
+    with caplog.at_level(logging.WARNING, "daybook.toolbox"):
+        assert (await told("task_next", session="hers")).startswith(
+            "Nothing to claim now: no task is queued. Call again with wait_seconds, or wait to be"
+        )
+        await added(ledger, "Mend it", capabilities=["rust"])
+        assert "the session lacks rust" in await told("task_next", session="hers")
+        said = await told("task_session_report", session="hers", state="active")
+        assert said == 'Reported. Session "hers" is active; nothing waits for it'
+        assert "the session is active" in await told("task_next", session="hers")
+    assert caplog.records == []
+
+
+async def test_it_waits_for_what_comes_and_writes_nothing_meanwhile(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, looks = asyncio.Event(), task_waits._waits
+
+    async def look(*given: Any) -> bool:
+        looked.set()
+        return await looks(*given)
+
+    monkeypatch.setattr(task_waits, "_waits", look)
+    monkeypatch.setattr(task_waits, "LOOK", 0.05)
+    await told("task_session_register", name="hers")
+    looked.clear()
+    waiting = asyncio.create_task(claimed(wait_seconds=25))
+    await looked.wait()
+    looked.clear()
+    async with ledger.read() as session:
+        before = (await sessions.find(session, "hers")).expires_at
+    await looked.wait()
+    async with ledger.read() as session:
+        assert (await sessions.find(session, "hers")).expires_at == before
+    run = await added(ledger, "Mend it")
+    assert (await waiting)["run_id"] == run.id
+
+
+async def test_what_is_claimed_for_who_has_gone_is_given_back(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claiming, go, claim = asyncio.Event(), asyncio.Event(), claims.claim
+
+    async def slow(*given: Any) -> claims.Claimed:
+        found = await claim(*given)
+        claiming.set()
+        await go.wait()
+        return found
+
+    run = await added(ledger, "Mend it")
+    await told("task_session_register", name="hers")
+    monkeypatch.setattr(claims, "claim", slow)
+    asking = asyncio.create_task(told("task_next", session="hers"))
+    await claiming.wait()
+    assert (await run_of(ledger, run)).status == "claimed"
+    asking.cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert (await run_of(ledger, run)).status == "queued"
+
+
+async def test_a_wait_has_an_end(ledger: Ledger) -> None:
+    await told("task_session_register", name="hers")
+    async with asyncio.timeout(20):
+        assert "Nothing to claim" in await told("task_next", session="hers", wait_seconds=1)
+    assert "26 is not legal (legal: 0 to 25)" in await refused(
+        "task_next", session="hers", wait_seconds=26
+    )
+
+
+@pytest.mark.parametrize(
+    ("why", "then"),
+    [
+        ("the session is active", "task_session_report with state idle once you are free"),
+        ("the session waits for an answer", "task_session_report with state idle once you are"),
+        ("the session was silent since", "task_session_report with state idle, and again"),
+        ("the session holds run", "End that run with task_complete, task_fail or task_release"),
+    ],
+)
+async def test_nobody_waits_for_what_no_waiting_brings(ledger: Ledger, why: str, then: str) -> None:
+    await told("task_session_register", name="hers")
+    if "active" in why:
+        await told("task_session_report", session="hers", state="active")
+    elif "answer" in why:
+        await told("task_session_report", session="hers", state="idle", prompting="yes")
+    elif "silent" in why:
+        async with ledger.write() as session:
+            row = await sessions.find(session, "hers")
+            row.expires_at = ledger.now()
+    else:
+        await added(ledger, "Mend it")
+        await claimed()
+    async with asyncio.timeout(20):  # less than it would wait
+        said = await told("task_next", session="hers", wait_seconds=25)
+    assert said.startswith(f"Nothing to claim now: {why}")
+    assert then in said
+    assert "wait_seconds" not in said
+
+
+async def test_one_owner_cannot_have_all_that_wait(ledger: Ledger) -> None:
+    nora = Actor("agent:nora", via="mcp")
+    await told("task_session_register", name="hers")
+    with acting_as(nora):
+        await told("task_session_register", name="noras")
+
+    def begin(name: str) -> asyncio.Task[str]:
+        return asyncio.create_task(told("task_next", session=name, wait_seconds=25))
+
+    async def wait(owner: str, count: int) -> bool:
+        async def there() -> bool:
+            return task_calls.waiting(owner) == count
+
+        return await so(there, 20)
+
+    waiting = [begin("hers") for _ in range(task_calls.MOST_WAITING)]
+    try:
+        assert await wait("agent:cleo", task_calls.MOST_WAITING)
+        async with asyncio.timeout(20):
+            said = await told("task_next", session="hers", wait_seconds=25)
+        assert "no task is queued. This did not wait" in said
+        with acting_as(nora):
+            waiting.append(begin("noras"))
+        assert await wait("agent:nora", 1)
+        assert not any(each.done() for each in waiting)
+    finally:
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
+    assert (task_calls.waiting("agent:cleo"), task_calls.waiting("agent:nora")) == (0, 0)
+
+
+async def test_what_is_anothers_is_not_there(ledger: Ledger) -> None:
+    run = await added(ledger, "Mend it")
+    await told("task_session_register", name="hers")
+    held = await claimed()
+    nora = Actor("agent:nora", via="mcp")
+    with acting_as(nora):
+        assert await refused("task_session_register", name="hers") == (
+            'name: "hers" is taken (legal: another name)'
+        )
+        for name, given in (("task_next", {}), ("task_session_report", {"state": "idle"})):
+            assert await refused(name, session="hers", **given) == (
+                'task session "hers" not found; task_session_register makes one'
+            )
+        for name, given in (("task_complete", {}), ("task_heartbeat", {}), ("task_release", {})):
+            assert await refused(name, **held, **given) == (
+                f'task run "{run.id}" not found; task_next claims one'
+            )
+        assert 'agent: "cleo" is not yours' in await refused(
+            "task_session_register", name="mine", agent="cleo"
+        )
+    assert (await run_of(ledger, run)).status == "claimed"
+
+
+async def test_a_wrong_token_changes_nothing_and_stands_in_no_log(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = await added(ledger, "Mend it")
+    await told("task_session_register", name="hers")
+    held = await claimed()
+    with caplog.at_level(logging.DEBUG, "daybook"):
+        for token in (WRONG, [held["token"]], held["token"] * 5):
+            answers: list[Awaitable[Answer]] = [
+                call("task_complete", {"run_id": run.id, "token": token}),
+                call("task_heartbeat", {"run_id": run.id, "token": token}),
+                call("task_fail", {"run_id": run.id, "token": held["token"], held["token"]: "x"}),
+                call(held["token"], {}),
+            ]
+            for answer in answers:
+                said = await answer
+                assert said.refused
+                assert WRONG not in said.text
+                assert held["token"] not in said.text
+    assert len(caplog.records) == 12
+    for record in caplog.records:
+        assert WRONG not in str(record.__dict__)
+        assert held["token"] not in str(record.__dict__)
+    assert (await run_of(ledger, run)).status == "claimed"
+    refusal = await refused("task_complete", run_id=run.id, token=WRONG)
+    assert refusal.endswith(
+        "the token is not that of its claim; the run is not yours: stop working on it, "
+        "task_next claims another"
+    )
+
+
+async def test_what_a_session_may_not_say(ledger: Ledger) -> None:
+    assert "name: is missing (write a unique name)" in await refused("task_session_register")
+    assert 'capabilities: "a b" is not legal' in await refused(
+        "task_session_register", name="hers", capabilities="a b"
+    )
+    await told("task_session_register", name="hers")
+    for given, words in (
+        ({"session": "hers", "state": "asleep"}, "legal: idle, active"),
+        ({"session": "hers"}, "state: is missing"),
+        ({"session": "hers", "state": "idle", "prompting": "maybe"}, "legal: no, yes"),
+    ):
+        assert words in await refused("task_session_report", **given)
+    assert "lease: " in await refused("task_next", session="hers", lease="25h")
+    said = await told("task_session_report", session="hers", state="idle", prompting="yes")
+    assert said == ('Reported. Session "hers" is idle, waiting for an answer; nothing waits for it')
+
+
+async def test_nothing_is_claimed_while_the_scheduler_is_paused(ledger: Ledger) -> None:
+    await added(ledger, "Mend it")
+    await told("task_session_register", name="hers")
+    with acting_as(Actor()):
+        await switch.pause(ledger, "a release")
+    said = await told("task_next", session="hers")
+    assert "the task scheduler is paused: a release" in said
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (f"by {WRONG}, it", "by dbt_…, it"),
+        (f"{WRONG}{WRONG}x", "dbt_…dbt_…x"),
+        ("dbt_project_evaluator_of_marts_and_their_sources", None),
+        ("dbt_run", None),
+    ],
+)
+def test_only_tokens_are_left_out(said: str, kept: str | None) -> None:
+    assert without_tokens(said) == (said if kept is None else kept)
+
+
+async def test_the_token_of_a_claim_is_one_that_is_left_out(ledger: Ledger) -> None:
+    await added(ledger, "Mend it")
+    await told("task_session_register", name="hers")
+    assert without_tokens((await claimed())["token"]) == "dbt_…"

@@ -1,0 +1,208 @@
+"""`/health`: 503 where the scheduler does not do its work, and only there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from daybook.home import Home
+from daybook.host import server
+from daybook.ledger import audit, leads
+from daybook.ledger.overdue import LATE, MISSED_FOR
+from daybook.ledger.states import Status
+from daybook.service.health import PATIENCE
+from daybook.service.overdue import LEAD
+from tests.unit.ledger.conftest import Book
+from tests.unit.web.conftest import Served, served
+
+pytestmark = pytest.mark.anyio
+
+MINUTE = timedelta(minutes=1)
+
+
+async def health(page: httpx.AsyncClient, *, well: bool) -> dict[str, object]:
+    answer = await page.get("/health")
+    view: dict[str, object] = answer.json()
+    assert answer.status_code == (200 if well else 503), view
+    assert view["status"] == ("ok" if well else "failing")
+    assert bool(view["problems"]) is not well
+    return view
+
+
+async def lead(book: Book) -> None:
+    assert await leads.acquire(book.ledger, LEAD, "here:1:a") is not None
+
+
+async def test_all_is_well(book: Book, pages: Callable[[], Served]) -> None:
+    await book.add()
+    await lead(book)
+    book.clock.move(timedelta(seconds=4))
+    async with pages() as page:
+        view = await health(page, well=True)
+    skew = view["ledger"]["clock_ahead_seconds"]  # type: ignore[index]
+    assert view == {
+        "status": "ok",
+        "problems": [],
+        "ledger": {"answers": True, "id": book.ledger.id, "clock_ahead_seconds": skew},
+        "keeper": {"leads": True, "renewed_seconds_ago": 4.0, "observed_seconds_ago": None},
+        "late": 0,
+        "overdue": 0,
+        "outbox": {"pending": 0, "failed": 0, "paused": 0},
+        "tasks": {
+            **dict.fromkeys(("queued", "claimed", "needs_attention"), 0),
+            **dict.fromkeys(("starving", "attention", "free", "busy"), 0),
+            "oldest_seconds": None,
+            "paused": False,
+        },
+        "prefect": {"answers": False},
+    }
+
+
+async def test_it_fails_as_long_as_no_keeper_leads(book: Book, pages: Callable[[], Served]) -> None:
+    async with pages() as page:
+        view = await health(page, well=False)
+        assert view["problems"] == ["no keeper leads: `daybook keeper` starts one"]
+        await lead(book)
+        await health(page, well=True)
+
+        book.clock.move(leads.LEASE + 7 * MINUTE)  # it was killed
+        view = await health(page, well=False)
+        said = "no keeper leads, for 7 minutes: `daybook keeper` starts one"
+        assert view["problems"] == [said]
+
+        fence = await leads.acquire(book.ledger, LEAD, "there:1:b")
+        await health(page, well=True)
+        assert fence is not None
+        await leads.release(book.ledger, LEAD, fence)
+        await health(page, well=False)
+
+
+async def test_it_fails_while_something_is_overdue(book: Book, pages: Callable[[], Served]) -> None:
+    stored = [await book.add(f"job {n}", cron="0 * * * *", catch_up="none") for n in range(5)]
+    book.clock.move(timedelta(hours=1) + LATE - timedelta(seconds=1))
+    await lead(book)
+    async with pages() as page:
+        await health(page, well=True)
+        book.clock.move(timedelta(seconds=1))
+        view = await health(page, well=False)
+        assert view["overdue"] == view["late"] == 5
+        problems = view["problems"]
+        assert isinstance(problems, list)
+        assert len(problems) == 4
+        assert problems[0] == (
+            "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and has not begun: "
+            "the job is not in Prefect yet"
+        )
+        assert problems[3] == "and 2 more are overdue: `daybook status`"
+
+        for each in stored:
+            await audit.advance(book.ledger, each.id, book.clock.now() - MINUTE)
+        problems = (await health(page, well=False))["problems"]
+        assert isinstance(problems, list)
+        assert (
+            "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and was missed"
+            in (problems[0])
+        )
+        book.clock.move(MISSED_FOR)
+        await lead(book)
+        await health(page, well=True)
+
+
+async def test_a_job_that_fails_is_its_owners_matter(
+    book: Book, pages: Callable[[], Served]
+) -> None:
+    stored = await book.add(cron="0 * * * *")
+    await book.settled(book.due(stored), Status.FAILED, error="no")
+    await lead(book)
+    async with pages() as page:
+        await health(page, well=True)
+
+
+async def test_who_waits_its_turn_is_late_and_not_overdue(
+    book: Book, pages: Callable[[], Served]
+) -> None:
+    stored = await book.add()
+    offer = book.due(stored, most=0)
+    book.clock.set(offer.due)
+    for _ in range(12):
+        await book.claim(offer)
+        book.clock.move(timedelta(seconds=15))
+    await lead(book)
+    async with pages() as page:
+        view = await health(page, well=True)
+    assert (view["late"], view["overdue"]) == (1, 0)
+
+
+async def test_it_begins_without_a_ledger_and_finds_it_later(daybook_home: Home) -> None:
+    in_the_way = daybook_home.path / "books"
+    in_the_way.write_text("")
+    async with served(f"sqlite+aiosqlite:///{in_the_way}/ledger.db") as page:
+        view = await health(page, well=False)
+        assert view["ledger"] == {"answers": False, "id": None, "clock_ahead_seconds": None}
+        assert "cannot be reached" in str(view["problems"])
+        in_the_way.unlink()
+        view = await health(page, well=False)
+        assert view["problems"] == ["no keeper leads: `daybook keeper` starts one"]
+
+
+async def test_a_ledger_that_hangs_is_told_in_time_and_asked_once(daybook_home: Home) -> None:
+    asked = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read()  # until the other side has enough of it
+        writer.close()
+
+    hanging = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = hanging.sockets[0].getsockname()[1]
+    address = f"postgresql+asyncpg://root@127.0.0.1:{port}/book"
+    async with hanging, served(address, patience=PATIENCE) as page:
+        began = time.monotonic()
+        views = await asyncio.gather(*(health(page, well=False) for _ in range(20)))
+        again = await health(page, well=False)
+        took = time.monotonic() - began
+        metrics = await page.get("/metrics")
+    assert took < 21 * PATIENCE / 2  # not one after the other
+    for view in (*views, again):
+        assert "no answer within 1.5 s" in str(view["problems"])
+    assert metrics.text.splitlines()[-1] == "daybook_ledger_up 0.0"
+    assert asked == 1
+
+
+async def test_a_look_is_told_again_for_a_moment(book: Book, daybook_home: Home) -> None:
+    await lead(book)
+    async with served(book.ledger.address, book.clock, fresh=3600.0) as page:
+        await health(page, well=True)
+        book.clock.move(leads.LEASE)
+        await health(page, well=True)
+
+
+async def test_whether_prefect_answers_is_told_and_is_no_fault(
+    book: Book,
+    pages: Callable[[], Served],
+    daybook_home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def healthy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        status = b"200 OK" if asked.startswith(b"GET /api/health ") else b"404 Not Found"
+        writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    await lead(book)
+    there = await asyncio.start_server(healthy, "127.0.0.1", 0)
+    port = there.sockets[0].getsockname()[1]
+    said = []
+    async with there:
+        for address in (f"http://127.0.0.1:{port}/api", server.api_url(server.free_port(0)), ""):
+            monkeypatch.setenv("PREFECT_API_URL", address)
+            async with pages() as page:
+                said.append((await health(page, well=True))["prefect"])
+    assert said == [{"answers": True}, {"answers": False}, {"answers": None}]

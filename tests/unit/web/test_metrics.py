@@ -1,0 +1,227 @@
+"""`/metrics`: what Prometheus reads, read by its own parsers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
+from prometheus_client.parser import text_string_to_metric_families
+from sqlmodel import delete, select
+
+from daybook.home import Home
+from daybook.ledger import audit, leads, leases, outbox
+from daybook.ledger.states import Status
+from daybook.ledger.tables import AttemptRow, LaneRow, RunRow
+from daybook.ledger.task_tables import TaskRunRow
+from daybook.service.overdue import LEAD
+from daybook.tasks import claims, queue, sessions, switch
+from daybook.tasks import states as tasks_states
+from tests.unit.ledger.conftest import Book
+from tests.unit.web.conftest import Served, served
+
+pytestmark = pytest.mark.anyio
+
+Labels = tuple[tuple[str, str], ...]
+
+
+async def metrics(page: httpx.AsyncClient) -> dict[tuple[str, Labels], float]:
+    """Name without its prefix, and labels, of each sample."""
+    answer = await page.get("/metrics")
+    assert answer.status_code == 200
+    return {
+        (each.name.removeprefix("daybook_"), tuple(sorted(each.labels.items()))): each.value
+        for family in text_string_to_metric_families(answer.text)
+        for each in family.samples
+    }
+
+
+def by(**labels: str) -> Labels:
+    return tuple(sorted(labels.items()))
+
+
+async def full(book: Book) -> None:
+    """A ledger in which every figure differs from zero."""
+    hourly = {"cron": "0 * * * *", "catch_up": "none"}
+    first = await book.add("first", **hourly)
+    await book.add("off", **hourly, enabled=False)
+    awkward = await book.add('say "hi"\\n', **hourly)
+    slow = await book.add("slow", **hourly)
+    for _ in range(2):
+        await book.settled(book.due(awkward), Status.FAILED, error="no")
+    await book.settled(book.due(first), Status.SUCCEEDED)
+    await book.begun(book.due(slow))
+    await leads.acquire(book.ledger, LEAD, "here:1:a")
+    async with book.ledger.write() as session:
+        now = book.clock.now()
+        for channel, event in (("ops", "one"), ("inbox", "overdue")):
+            await outbox.tell(
+                session,
+                key=event,
+                purpose=outbox.ALERT,
+                event=event,
+                channel=channel,
+                subject="",
+                body="",
+                now=now,
+            )
+        lane = LaneRow(lane="channel:ops", failures=5, since=now, paused_until=now, error="no")
+        session.add(lane)
+    book.clock.move(timedelta(seconds=12))
+
+
+async def test_every_figure_is_that_of_the_ledger(book: Book, pages: Callable[[], Served]) -> None:
+    async with pages() as page:
+        await metrics(page)  # from now on it counts
+        await full(book)
+        found = await metrics(page)
+        book.clock.move(timedelta(minutes=55))
+        later = await metrics(page)
+
+    assert found["ledger_up", ()] == 1
+    assert found["info", by(version="0.1.0", ledger=book.ledger.id)] == 1
+    assert found["jobs", by(enabled="true")] == 3
+    assert found["jobs", by(enabled="false")] == 1
+    assert found["consecutive_failures", by(job='say "hi"\\n')] == 2
+    assert [name for name, _ in found].count("consecutive_failures") == 1
+    assert found["live_runs", by(status="acting")] == 1
+    assert found["live_runs", by(status="waiting")] == 0
+    for figure in ("ended_runs_total", "ended_runs_last_day"):
+        ended = {labels: value for (name, labels), value in found.items() if name == figure}
+        assert ended == {
+            by(status=status): {"failed": 2, "succeeded": 1}.get(status, 0)
+            for status in set(Status) - {"waiting", "claimed", "acting"}
+        }
+    # The first two due times of three jobs went by while the others were at work.
+    assert found["late", ()] == found["overdue", ()] == 3
+    assert found["keeper_leads", ()] == 1
+    assert found["keeper_lease_age_seconds", ()] == 12
+    assert ("keeper_observed_age_seconds", ()) not in found
+    assert found["outbox_pending", ()] == 1
+    assert found["outbox_oldest_seconds", ()] == 12
+    assert found["outbox_failed", ()] == 0
+    assert found["outbox_lanes_paused", ()] == 1
+    # Two of failures that are an hour apart, and the one that was put there.
+    assert found["inbox_unread_alerts", ()] == 3
+    assert (found["due_soon", ()], later["due_soon", ()]) == (0, 3)
+    assert later["keeper_leads", ()] == 0
+
+
+async def test_tasks_are_counted(book: Book, pages: Callable[[], Served]) -> None:
+    for _ in range(3):
+        await queue.add(book.ledger, "sweep", capabilities=["broom"])
+    await queue.add(book.ledger, "call", owner="user")
+    for name in ("alpha", "beta", "gamma"):
+        await sessions.register(book.ledger, name, capabilities=["broom"])
+    done = await claims.claim(book.ledger, "alpha")
+    await claims.complete(book.ledger, done.run.id, done.token)
+    await claims.claim(book.ledger, "beta")
+    await sessions.report(book.ledger, "gamma", prompting=True)
+    await switch.pause(book.ledger, "later")
+    async with book.ledger.write() as session:
+        last = (await session.execute(select(TaskRunRow).order_by(TaskRunRow.id))).scalars()
+        queued = [each for each in last if each.status == "queued"]
+        queued[0].starved_cycles, queued[0].attention = 10, "nobody came"
+    book.clock.move(timedelta(seconds=30))
+    async with pages() as page:
+        found = await metrics(page)
+        book.clock.move(timedelta(days=1))
+        later = await metrics(page)
+
+    live = {status: found["tasks_live", by(status=status)] for status in tasks_states.LIVE}
+    assert live == {"queued": 2, "claimed": 1, "needs_attention": 0}
+    assert found["tasks_oldest_queued_seconds", ()] == 30
+    assert (found["tasks_starving", ()], found["tasks_attention", ()]) == (1, 1)
+    assert found["tasks_sessions", by(state="free")] == 1
+    assert found["tasks_sessions", by(state="busy")] == 2
+    assert found["tasks_paused", ()] == 1
+    assert found["tasks_ended_last_day", by(status="completed")] == 1
+    assert found["tasks_ended_last_day", by(status="failed")] == 0
+    assert later["tasks_ended_last_day", by(status="completed")] == 0
+    assert later["tasks_sessions", by(state="free")] == 0
+
+
+async def test_both_formats_are_sound_and_every_name_keeps_the_conventions(
+    book: Book, pages: Callable[[], Served]
+) -> None:
+    await full(book)
+    async with pages() as page:
+        plain = await page.get("/metrics")
+        kind = "application/openmetrics-text; version=1.0.0"
+        open_metrics = await page.get("/metrics", headers={"accept": kind})
+    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert open_metrics.headers["content-type"].startswith(kind)
+
+    strict: list[Any] = list(openmetrics_families(open_metrics.text))  # type: ignore[no-untyped-call]
+    families = list(text_string_to_metric_families(plain.text))
+    assert len(families) == len(strict) > 15
+    for family in families:
+        assert re.fullmatch(r"daybook(_[a-z]+)+", family.name)
+        assert family.documentation.endswith(".")
+        assert family.type in ("gauge", "counter")
+        # What promtool complains of: units, and the endings that other types have.
+        assert not re.search(r"_(total|count|sum|bucket|minutes|ms|gauge|counter)$", family.name)
+        for sample in family.samples:
+            assert sample.name.endswith("_total") is (family.type == "counter")
+            assert not {"le", "quantile", "instance"} & sample.labels.keys()
+    names = [line.split()[2] for line in plain.text.splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names))
+
+
+async def test_a_ledger_that_is_away_is_a_figure_and_no_failed_scrape(daybook_home: Home) -> None:
+    (daybook_home.path / "books").write_text("")
+    async with served(f"sqlite+aiosqlite:///{daybook_home.path}/books/ledger.db") as page:
+        assert await metrics(page) == {("ledger_up", ()): 0.0}
+
+
+async def test_a_counter_never_falls_whatever_is_pruned(
+    book: Book, pages: Callable[[], Served]
+) -> None:
+    stored = await book.add(cron="*/10 * * * *", catch_up="none")
+    key = "ended_runs_total", by(status="succeeded")
+    async with pages() as page:
+        before = await metrics(page)
+        for _ in range(3):
+            await book.settled(book.due(stored), Status.SUCCEEDED)
+            assert await metrics(page)
+        three = await metrics(page)
+        async with book.ledger.write() as session:
+            await session.execute(delete(AttemptRow))
+            await session.execute(delete(RunRow))
+        pruned = await metrics(page)
+        await book.settled(book.due(stored), Status.SUCCEEDED)
+        four = await metrics(page)
+    assert [each[key] for each in (before, three, pruned, four)] == [0, 3, 3, 4]
+    assert pruned["ended_runs_last_day", by(status="succeeded")] == 0
+
+
+async def test_each_missed_due_time_counts_and_a_corrected_outcome_counts_anew(
+    book: Book, pages: Callable[[], Served]
+) -> None:
+    stored = await book.add(cron="*/10 * * * *", catch_up="none")
+    missed = by(status="missed")
+    async with pages() as page:
+        await metrics(page)
+        counts = []
+        for _ in range(2):  # the second time the range grows
+            book.clock.move(timedelta(minutes=31))
+            await audit.advance(book.ledger, stored.id, book.clock.now() - timedelta(minutes=1))
+            counts.append((await metrics(page))["ended_runs_total", missed])
+        async with book.ledger.read() as session:
+            (row,) = (await session.execute(select(RunRow))).scalars()
+        assert counts == [3, row.count] == [3, 6]
+
+        granted = await book.begun(book.due(stored))
+        await book.lose()
+        await leases.expire_all(book.ledger)
+        lost = await metrics(page)
+        await book.settle(granted, Status.SUCCEEDED)
+        corrected = await metrics(page)
+    keys = [("ended_runs_total", by(status=each)) for each in ("unknown", "succeeded")]
+    assert [[each[key] for key in keys] for each in (lost, corrected)] == [[1, 0], [1, 1]]
