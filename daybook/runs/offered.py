@@ -48,6 +48,7 @@ LARGEST = 300_000
 
 LONGEST_NAME = 64
 _MARK = 8
+_SLACK = 30.0  # seconds by which a call's own time is longer than the attempt's
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]")
 
 Own = Callable[[], Sequence[Tool]]
@@ -235,7 +236,8 @@ class _Calls:
         self._end = asyncio.get_running_loop().time() + timeout
 
     def left(self) -> float:
-        return max(self._end - asyncio.get_running_loop().time(), 0.0)
+        """Longer than the attempt, which ends a call that hangs and says in which it was."""
+        return self._end + _SLACK - asyncio.get_running_loop().time()
 
     def key(self, tool: str, arguments: dict[str, Any]) -> str:
         """The same for the same call in every attempt; another for the same call once more."""

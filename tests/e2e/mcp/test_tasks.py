@@ -149,7 +149,10 @@ async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
 
             assert await so(delivered, WOKEN)
 
-        search = await worked(place, model, tokens)
+        try:
+            search = await worked(place, model, tokens)
+        finally:
+            await documents.remove(place.crew.floor.client, "scholar")
         for one in (pia, dora):
             assert "Nothing to claim now: " in await one.call("task_next", session=one.name)
     assert (await run_of(place, search)).spawned_run_id is None  # a claim clears it
