@@ -36,7 +36,9 @@ SHOWN = {
 """How Prefect is to show each outcome: the type and the name of its state (promise.md 13)."""
 NOT_BEGUN = frozenset({"skipped", "missed", "cancelled"})
 FAILED = frozenset({"failed", "timed_out", "unknown"})
-_SLACK = 2.0
+_SLACK = 12.0
+"""Seconds after the end of a fault in which a run that it struck may still have begun: a killed
+worker's parent ends its runs within its grace."""
 
 
 @dataclass

@@ -39,6 +39,7 @@ class Asked:
     async def given(self, *tools: str) -> Asked:
         settings = {"model": "openai:gpt-4o-mini", "base_url": self.here.address, "api_key": KEY}
         await documents.add(self.floor.client, self.name, "model", settings | {"tools": [*tools]})
+        self.floor.models.append(self.name)
         return self
 
     async def run(self, *script: Step, **given: Any) -> dict[str, Any]:

@@ -53,6 +53,9 @@ for _name in [n for n in os.environ if n.startswith(("PREFECT_", "DAYBOOK_"))]:
 for _name in [n for n in os.environ if n.endswith(("_API_KEY", "_BASE_URL", "_AUTH_TOKEN"))]:
     del os.environ[_name]
 os.environ["DAYBOOK_HOME"] = str(SESSION_HOME)
+# Prefect's second scheduler queues what was written in the last seconds, at a moment of its own:
+# what a test finds queued is what we asked for. The first one, each minute, stays.
+os.environ["PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS"] = "3600"
 # Children run in other folders; from a checkout that is not installed they find it here.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -172,7 +172,7 @@ class Crew:
 
         async def started() -> bool:
             assert child.exit_code is None, child.tail()
-            return "started!" in child.tail()
+            return "started!" in child.tail(10_000)
 
         assert await so(started, 90.0), child.tail()
         return begun
@@ -238,7 +238,7 @@ class Crew:
         since = SYSTEM.now()
         row = await self.becomes(which, status, within)
         left = within - (SYSTEM.now() - since).total_seconds()
-        await self.shows(row.flow_run_id, *AS_PREFECT_SHOWS_IT[status], within=left)
+        await self.shows(row.flow_run_id, *AS_PREFECT_SHOWS_IT[status], within=max(left, 5.0))
         assert row.finished_at is not None
         return row
 

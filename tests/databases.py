@@ -40,8 +40,9 @@ FROM information_schema.columns WHERE table_schema = 'public'
 _INDEXES = "SELECT indexname, indexdef, '', '', '' FROM pg_indexes WHERE schemaname = 'public'"
 _FRESH_ID = "UPDATE facts SET value = '{}' WHERE key = 'id'"
 _OTHERS = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
+    AND backend_type = 'client backend'
 """
 
 
@@ -158,7 +159,7 @@ def server() -> Iterator[Server]:
 
 
 async def _connected(url: str) -> Any:
-    return await asyncpg.connect(url, timeout=5)
+    return await asyncpg.connect(url, timeout=60)
 
 
 async def _drop_left_over(admin: Any) -> None:

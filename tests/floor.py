@@ -160,11 +160,15 @@ class Execution:
             while (now := self._woken()) != before:
                 before = now
                 await SYSTEM.wait_until(SYSTEM.now() + timedelta(milliseconds=50))
-        self.child.send_signal(number)
+        with suppress(ProcessLookupError):
+            self.child.send_signal(number)
 
     def _woken(self) -> str:
         """How often its main thread has slept, and run, by now."""
-        status = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/status").read_text()
+        try:
+            status = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""  # it has ended by itself
         return "".join(line for line in status.splitlines() if "ctxt_switches" in line)
 
     async def ends(self) -> tuple[int, str]:
@@ -183,6 +187,7 @@ class Floor:
     client: PrefectClient
     elsewhere: Path
     agents: list[Agent] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
     executions: list[Execution] = field(default_factory=list)
 
     async def agent(self, program: str) -> Agent:
@@ -293,8 +298,9 @@ class Floor:
                 await execution.child.communicate()
         for agent in self.agents:
             agent.close()
+        for name in [*(agent.name for agent in self.agents), *self.models]:
             with suppress(NotFound):
-                await documents.remove(self.client, agent.name)
+                await documents.remove(self.client, name)
         # A worker that another test starts at this Prefect would take their runs.
         for each in await deployments_of(self.client, self.ledger.id):
             await self.client.delete_deployment(UUID(each))

@@ -42,7 +42,9 @@ from daybook.ledger.tables import LaneRow, OutboxRow
 
 log = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=60)
+LEASE = timedelta(seconds=90)
+"""Longer than the longest try: 10 s each to ask Prefect for destinations and for a token, 45 s for
+the request, and its recording."""
 
 IN_FLIGHT = 32
 """Rows of a lane that are sent at once, by all processes together."""

@@ -136,7 +136,7 @@ async def stopped(crew: Crew) -> dict[str, Seen]:
     found = await taken_over(crew, stop)
     first, second = crew.workers
     await second.told(signal.SIGTERM)
-    assert await second.ends(within=SEEN) == 0
+    assert await second.ends(within=2 * SEEN) == 0
     os.kill(first.pid, signal.SIGCONT)
     agent = await crew.floor.agent(WORKS)
     job = await crew.floor.job(on_demand=True, agent=agent.name)
@@ -144,7 +144,7 @@ async def stopped(crew: Crew) -> dict[str, Seen]:
         gate.let_go()
     await crew.floor.asked(job)
     agent.let_go()
-    row = await crew.ends(job, "succeeded", within=SEEN)
+    row = await crew.ends(job, "succeeded", within=2 * SEEN)
     found["after"] = await seen(crew, row, agent.had)
     for name in ("acting", "rerun", "claimed"):
         found[name].row = await crew.row(found[name].row)

@@ -33,13 +33,13 @@ async def test_what_ends_in_time_has_its_outcome(crew: Crew, by_prefect: bool) -
     await worker.told(signal.SIGTERM)
     not_taken = await crew.floor.asked(late)
     agent.let_go()
-    row = await crew.ends(job, "succeeded", within=FINISH)
+    row = await crew.ends(job, "succeeded", within=SEEN)
     assert row.output == "done"
     assert await worker.ends(within=LEAVES) == 0
     await crew.nobody(within=5.0)
     assert agent.had == 1
     assert [each.id for each in await crew.floor.rows()] == [row.id]
-    assert await crew.shown(not_taken) == ("SCHEDULED", "Scheduled")
+    assert (await crew.shown(not_taken))[0] == "SCHEDULED"  # Prefect may call it late by now
 
 
 async def test_told_twice_it_ends_what_is_at_work(crew: Crew) -> None:

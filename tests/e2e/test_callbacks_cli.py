@@ -240,6 +240,7 @@ def test_a_secret_comes_by_standard_input_and_never_out(prepared: Home, receiver
         assert SECRET not in each.stdout + each.stderr
 
 
+@pytest.mark.timeout(300)
 def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
     prepared: Home, receiver: Receiver
 ) -> None:

@@ -87,6 +87,7 @@ async def machine(daybook_home: Home, tmp_path: Path) -> AsyncIterator[Machine]:
         await child.terminate()
 
 
+@pytest.mark.timeout(300)
 async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
     machine: Machine, tmp_path: Path
 ) -> None:

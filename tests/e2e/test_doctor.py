@@ -118,7 +118,7 @@ async def _logged(client: Any, flow_run_id: UUID, *wanted: str) -> None:
 async def _pool_is_there(client: Any) -> None:
     from prefect.exceptions import ObjectNotFound
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 await client.read_work_pool(STRANGERS)
@@ -127,6 +127,7 @@ async def _pool_is_there(client: Any) -> None:
                 await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("stranger")
 async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: Any) -> None:
     from prefect.flow_runs import wait_for_flow_run
@@ -143,7 +144,7 @@ async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: An
     )
     try:
         asked = await client.create_flow_run_from_deployment(deployment, state=Scheduled())
-        run: Any = await wait_for_flow_run(asked.id, timeout=60)
+        run: Any = await wait_for_flow_run(asked.id, timeout=150)
         assert run.state.is_final()
         assert not run.state.is_completed()
         await _logged(client, asked.id, "Worker 'stranger' submitting", "deployment step: enter")

@@ -40,11 +40,16 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
+        await _none_left(client)
         await setup.prepare(client)
         await forget_workers(client)
         yield client
-        for each in await client.read_deployments():
-            await client.delete_deployment(each.id)
+        await _none_left(client)
+
+
+async def _none_left(client: Any) -> None:
+    for each in await client.read_deployments():
+        await client.delete_deployment(each.id)
 
 
 @pytest.fixture

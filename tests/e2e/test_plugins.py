@@ -218,6 +218,7 @@ async def test_every_outcome_is_told_to_every_listener_and_stays_what_it_is(
         assert told_of["feeds_program.first"]["error"] == "ValueError: the first listener fails"
 
 
+@pytest.mark.timeout(420)
 async def test_what_a_killed_worker_had_not_told_the_next_one_tells(
     crew: Crew, program: Program
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -114,7 +115,8 @@ async def test_a_receiver_that_hangs_holds_the_process_for_a_while_only(
     await so(partial(_asked, server), 60)
     began = SYSTEM.now()
     await execution.ends()
-    assert SYSTEM.now() - began < mirror.OWN_TIME
+    # Not the receiver's time; and Prefect is told, and the process ends, on a busy machine.
+    assert SYSTEM.now() - began < mirror.OWN_TIME + timedelta(seconds=10)
     assert (await floor.row()).status == "succeeded"
     # Given back: no try is used up, and the next one has its whole time.
     [told] = await _told(floor)

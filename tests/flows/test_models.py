@@ -81,7 +81,7 @@ async def test_429_is_tried_again_not_before_it_was_asked_for(asked: Asked) -> N
     assert (first.status, second.status) == ("failed", "succeeded")
     assert "429" in str(first.error)
     assert first.finished_at is not None
-    assert second.started_at - first.finished_at >= timedelta(seconds=3)
+    assert second.started_at - first.finished_at >= timedelta(seconds=2.5)  # it was counted before
     occurrence = (await asked.floor.row()).occurrence
     assert asked.keys() == [occurrence, occurrence]
 
@@ -108,8 +108,8 @@ async def test_what_may_pass_is_tried_as_often_as_promised_and_no_more(
 
 
 async def test_a_model_that_hangs_times_out_in_each_attempt(asked: Asked) -> None:
-    with pytest.raises(FailedRun, match="no answer within 2 s"):
-        await asked.run(Hang(), policy={"timeout": "2s", "retries": 1})
+    with pytest.raises(FailedRun, match="no answer within 5 s"):
+        await asked.run(Hang(), policy={"timeout": "5s", "retries": 1})
 
     row = await asked.floor.row()
     assert (row.status, row.attempts) == ("timed_out", 2)

@@ -83,7 +83,7 @@ async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
     server.steps = [hang]
 
     with pytest.raises(CrashedRun):
-        await call(url=server.address, policy={"timeout": "1s", "retries": 3})
+        await call(url=server.address, policy={"timeout": "5s", "retries": 3})
 
     row = await floor.row()
     assert (row.status, row.attempts, len(server.requests)) == ("unknown", 1, 1)
@@ -94,7 +94,7 @@ async def test_an_idempotent_one_is_repeated_with_the_same_key(
     floor: Floor, server: Server
 ) -> None:
     server.steps = [hang, answer(200, b"at last")]
-    policy = {"timeout": "1s", "retries": 1, "retry_delay": "1s", "idempotent": True}
+    policy = {"timeout": "5s", "retries": 1, "retry_delay": "1s", "idempotent": True}
 
     result = await call(url=server.address, policy=policy)
 

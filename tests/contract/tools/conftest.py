@@ -136,6 +136,6 @@ def runs(pid: int) -> bool:
     """A zombie does not run; who reaps it is not ours to say."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"

@@ -148,7 +148,7 @@ async def work():
     )
     run = await theirs.run()
     began = await theirs.start(run)
-    await becomes(lambda: "ready" in began.output.read_text())
+    await becomes(lambda: "ready" in began.output.read_text(), within=60)
     await began.end(grace=20.0)
     # Prefect's engine, which has told the server, leaves with 0.
     assert await began.ended() in {0, -signal.SIGTERM}

@@ -87,7 +87,10 @@ async def test_a_parent_that_does_not_answer_is_replaced(
     stopped = launching.launcher.pid
     assert stopped is not None
     os.kill(stopped, signal.SIGSTOP)
-    began = await launching.start("ends")
+    starting = asyncio.create_task(launching.start("ends"))
+    await becomes(lambda: launching.launcher.pid is None)
+    monkeypatch.setattr(line, "ANSWERED_WITHIN", 30.0)  # of the next one, on a busy machine
+    began = await starting
     assert await began.ended() == 0
     assert launching.launcher.pid not in {None, stopped}
     assert actions(caplog) == ["parent_hung", "parent_again"]
@@ -113,7 +116,11 @@ async def test_a_parent_that_takes_nothing_is_replaced(
             ticking = asyncio.create_task(launcher._line._send({"tick": "x" * 5_000_000}))
             await becomes(launcher._line._sending.locked)
 
-        began = await launching.start("describes", flow_run={"payload": "x" * 5_000_000})
+        task = launching.start("describes", flow_run={"payload": "x" * 5_000_000})
+        starting = asyncio.create_task(task)
+        await becomes(lambda: launcher.pid is None)
+        monkeypatch.setattr(line, "ANSWERED_WITHIN", 30.0)  # of the next one, on a busy machine
+        began = await starting
 
         assert await launching.until(began, "given") == 5_000_000
         assert await began.ended() == 0
@@ -138,7 +145,7 @@ async def test_no_signal_but_the_last_ends_the_parent(launching: Launching) -> N
 async def test_the_runs_of_a_silent_worker_end_and_it_is_told(
     make: Callable[..., Nursery], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with make(tick=3600.0, silence=1.0, grace=0.3) as launcher:
+    async with make(tick=3600.0, silence=5.0, grace=0.3) as launcher:
         launching = Launching(launcher, tmp_path / "output")
         obeys, ignores = await launching.start("waits"), await launching.start("ignores")
         for began in (obeys, ignores):
@@ -152,11 +159,11 @@ async def test_the_runs_of_a_silent_worker_end_and_it_is_told(
 async def test_the_runs_of_a_worker_that_ticks_go_on(
     make: Callable[..., Nursery], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with make(tick=0.1, silence=1.0) as launcher:
+    async with make(tick=0.2, silence=5.0) as launcher:
         launching = Launching(launcher, tmp_path / "output")
         began = await launching.start("waits")
         with pytest.raises(TimeoutError):
-            await becomes(began._code.done, within=2.0)
+            await becomes(began._code.done, within=7.0)
         assert caplog.records == []
         await began.end(0.0)
 

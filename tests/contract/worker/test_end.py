@@ -36,7 +36,7 @@ async def test_one_that_does_not_obey_is_killed_after_the_grace(
     before = time.monotonic()
     await began.end(grace=0.5)
     assert await began.ended() == -signal.SIGKILL
-    assert 0.5 <= time.monotonic() - before < 5.0
+    assert 0.5 <= time.monotonic() - before < 20.0
 
 
 async def test_what_it_began_ends_with_it_wherever_it_is(launching: Launching) -> None:

@@ -62,7 +62,9 @@ async def test_descriptors_do_not_add_up(launching: Launching) -> None:
     before = count(os.getpid()), count(launching.launcher.pid)
     for _ in range(10):
         await once()
-    assert (count(os.getpid()), count(launching.launcher.pid)) == before
+    # Of our own process: what other tests left may be collected meanwhile.
+    await becomes(lambda: count(os.getpid()) <= before[0])
+    assert count(launching.launcher.pid) == before[1]
 
 
 @pytest.mark.parametrize("end", ["its own", "ours", "no reader any more", "given up"])

@@ -41,12 +41,12 @@ from tests.databases import Database, Postgresql
 from tests.e2e.keeper.conftest import House, housed
 from tests.gate import Gate, opened
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 FOLLOWED = leads.LEASE.total_seconds() + lead.LOOK + 15.0
 """Seconds within which a leader that was killed has one that follows: its lease, a look, and what a
 loaded machine takes."""
-SOON = 30.0
+SOON = 90.0
 """Seconds within which a pass is done, or a process has begun."""
 _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('daybook public', 0))"
 
@@ -216,7 +216,7 @@ async def stopped(keepers: Keepers) -> None:
     writes = [at for at, how, path in gate.asked if at > woken and lead.is_write(how, path)]
     assert min(writes) >= held.until
     assert await keepers.leader() is first
-    assert "stands by: another keeper leads" in first.tail()
+    assert "stands by: another keeper leads" in first.tail(1000)
 
 
 Outcomes = dict[tuple[str, str], BaseException | None]
@@ -355,7 +355,7 @@ async def _cron(house: House, job_id: str) -> str:
 
 
 async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_event(
-    house: House,
+    house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await house.job(cron="0 9 * * *")
     deployment = await house.ui.read_deployment(UUID(str(job.row.deployment_id)))
@@ -376,19 +376,14 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
         return await _cron(house, job.id) == "30 7 * * *"
 
     assert await so(taken_over, 15.0)
-    began = keeper.costs["observe"].at
-
-    async def again() -> bool:
-        return keeper.costs["observe"].at > began
-
-    assert await so(again, 15.0)
-    # The next one by itself is in ten seconds.
+    # That pass has listed them all before; the next one is the event's.
+    monkeypatch.setattr(loops, "JOBS", 600.0)
     await house.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 
     async def off() -> bool:
         return not await _enabled(house, job.id)
 
-    assert await so(off, loops.JOBS - 3.0)
+    assert await so(off, SOON)
     keeping.cancel()
     await asyncio.wait({keeping})
     assert await leads.acquire(house.ledger, lead.NAME, "there:2:b") == 2

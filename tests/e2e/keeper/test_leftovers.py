@@ -62,9 +62,9 @@ async def test_one_that_nobody_claims_is_scheduled_again(
     house: House, states: list[State[Any]], seconds: int
 ) -> None:
     run = await custom(house, *states)
-    house.passes(seconds=seconds - 5)
+    house.passes(seconds=seconds - 30)
     assert not await swept(house)
-    house.passes(seconds=6)
+    house.passes(seconds=31)
 
     assert await swept(house) == LeftOver(scheduled=1)
 

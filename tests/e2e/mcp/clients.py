@@ -111,10 +111,16 @@ def sdk_in(folder: Path) -> Path:
     npm, why = shutil.which("npm"), "it is not installed"
     if npm is not None:
         words = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", SDK]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return Path(shutil.copy(TALK, folder))
-        why = " ".join(done.stderr.split())[-200:]
+        try:
+            done = subprocess.run(
+                words, cwd=folder, capture_output=True, text=True, check=False, timeout=60
+            )
+        except subprocess.TimeoutExpired:
+            why = "its registry does not answer"
+        else:
+            if done.returncode == 0:
+                return Path(shutil.copy(TALK, folder))
+            why = " ".join(done.stderr.split())[-200:]
     pytest.skip(f"service absent: npm ({why})")
 
 

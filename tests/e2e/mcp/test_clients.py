@@ -180,7 +180,7 @@ BASE = {"prompt": "Summarise.", "schedule": "0 9 * * *", "name": "refused"}
         (
             "cron_add",
             BASE | {"channel": "tem"},
-            ['unknown "tem"', "known: chats, inbox"],
+            ['unknown "tem"', "known: ", "chats", "inbox"],
         ),
         ("cron_add", BASE | {"channel": "file"}, ["channel: ", "the operator's"]),
         ("cron_add", BASE | {"agent": "nobody"}, ["agent: "]),

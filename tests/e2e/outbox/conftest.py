@@ -23,6 +23,7 @@ from daybook.ledger.outbox import lane_of_url
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.outbox import destinations
+from daybook.outgoing import secret_blocks
 from tests.databases import Database
 from tests.e2e.outbox.senders import Ahead
 
@@ -123,8 +124,9 @@ async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
     async with get_client() as client:
         await blocks.register(client)
         yield client
-        for document in await client.read_block_documents_by_type(destinations.SLUG):
-            await client.delete_block_document(document.id)
+        for slug in (destinations.SLUG, secret_blocks.SLUG):
+            for document in await client.read_block_documents_by_type(slug):
+                await client.delete_block_document(document.id)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ async def test_while_it_is_at_work(crew: Crew) -> None:
     ("delay", "kept"), [("20s", True), ("60s", False)], ids=["in_its_process", "in_prefect"]
 )
 async def test_in_a_backoff(crew: Crew, delay: str, kept: bool) -> None:
-    agents, jobs = await two(crew, FOR_EVER, timeout="1s", retries=1, retry_delay=delay)
+    agents, jobs = await two(crew, FOR_EVER, timeout="5s", retries=1, retry_delay=delay)
     worker = await crew.worker()
     for job in jobs:
         await crew.floor.asked(job)

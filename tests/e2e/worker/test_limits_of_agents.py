@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 SCOUT = Actor("agent:scout", via="mcp")
 OTHER = Actor("agent:other", via="mcp")
-LIMITS = {"agents": ["a-*"], "min_interval": "5s", "tools": ["shout"], "channels": ["inbox"]}
+LIMITS = {"agents": ["a-*"], "min_interval": "1m", "tools": ["shout"], "channels": ["inbox"]}
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +194,7 @@ async def test_many_runs_asked_for_in_prefect_are_one(hired: Crew) -> None:
     rows = [await ended(crew, each) for each in asked]
     assert sorted(each.status for each in rows) == ["skipped", "skipped", "skipped", "succeeded"]
     told = [each.reason for each in rows if each.status == "skipped"]
-    assert all("another run came less than 5s before" in each for each in told)
+    assert all("another run came less than 1m before" in each for each in told)
     assert agent.had == 1
 
 
@@ -243,10 +243,12 @@ async def test_the_days_tokens_are_used(hired: Crew) -> None:
         model = {"model": "openai:gpt-4o-mini", "base_url": here.address, "api_key": KEY}
         await documents.add(crew.floor.client, name, "model", model)
         stored = await owned(crew, agent=name, on_demand=True, tokens_per_day=1_000)
-        with acting_as(SCOUT):
-            first = await runs.run(stored.id, wait=True)
-            second = await runs.run(stored.id, wait=True)
-        await documents.remove(crew.floor.client, name)
+        try:
+            with acting_as(SCOUT):
+                first = await runs.run(stored.id, wait=True)
+                second = await runs.run(stored.id, wait=True)
+        finally:
+            await documents.remove(crew.floor.client, name)
     assert (first["status"], first["usage"]["output_tokens"]) == ("succeeded", 100)
     assert second["status"] == "skipped"
     assert second["reason"].startswith("tokens: 1,000 of 1,000 per day are used, until 20")

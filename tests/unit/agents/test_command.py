@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import stat
@@ -238,12 +239,13 @@ async def test_many_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:
 
 async def test_nothing_of_the_pipes_is_left_open(tmp_path: Path) -> None:
     await ask(["cat"])
+    gc.collect()  # what earlier tests left is not ours
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
         await ask(["cat"], "x" * 100_000)
         with pytest.raises(AgentFailed):
             await ask(["false"], "x" * 1_000_000)
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 def test_the_settings_say_what_a_form_needs() -> None:

@@ -112,7 +112,7 @@ def _runs(pid: int) -> bool:
     """A zombie does not run; who reaps it is not ours to say."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
@@ -123,6 +123,12 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Progra
     made = Programs(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def patience(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For those that end by themselves: a busy machine may let them wait for their turn."""
+    monkeypatch.setattr(process_group, "GRACE", 10.0)
 
 
 def request(seconds: float) -> AgentRequest:
@@ -142,13 +148,13 @@ def test_programs_have_three_seconds_to_end_by_themselves() -> None:
 @pytest.mark.parametrize(("lines", "count"), GRANDCHILDREN.values(), ids=GRANDCHILDREN)
 async def test_a_timeout_ends_all(programs: Programs, lines: str, count: int) -> None:
     answer = asyncio.create_task(
-        programs.agent(f"print('so far', flush=True); {lines}").answer(request(1.0))
+        programs.agent(f"print('so far', flush=True); {lines}").answer(request(3.0))
     )
     with pytest.raises(AgentTimeout) as caught:
         await in_time(answer)
     await in_time(programs.told(count))
     assert programs.alive() == []
-    assert caught.value.seconds == 1.0
+    assert caught.value.seconds == 3.0
     assert caught.value.output == "so far"
 
 
@@ -194,7 +200,9 @@ async def test_what_is_left_behind_at_the_end_is_ended(
     assert programs.alive() == []
 
 
-async def test_who_heeds_the_first_signal_may_say_a_last_word(programs: Programs) -> None:
+async def test_who_heeds_the_first_signal_may_say_a_last_word(
+    programs: Programs, patience: None
+) -> None:
     agent = programs.agent(
         """
         def bye(*_):
@@ -206,11 +214,11 @@ async def test_who_heeds_the_first_signal_may_say_a_last_word(programs: Programs
         """
     )
     with pytest.raises(AgentTimeout) as caught:
-        await in_time(agent.answer(request(0.5)))
+        await in_time(agent.answer(request(3.0)))
     assert caught.value.output == "begun\nand goodbye"
 
 
-async def test_one_that_is_stopped_may_say_it_too(programs: Programs) -> None:
+async def test_one_that_is_stopped_may_say_it_too(programs: Programs, patience: None) -> None:
     agent = programs.agent(
         """
         def bye(*_):
@@ -222,11 +230,13 @@ async def test_one_that_is_stopped_may_say_it_too(programs: Programs) -> None:
         """
     )
     with pytest.raises(AgentTimeout) as caught:
-        await in_time(agent.answer(request(1.0)))
+        await in_time(agent.answer(request(3.0)))
     assert caught.value.output == "goodbye"
 
 
-async def test_a_grandchild_has_its_time_also_when_the_leader_is_gone(programs: Programs) -> None:
+async def test_a_grandchild_has_its_time_also_when_the_leader_is_gone(
+    programs: Programs, patience: None
+) -> None:
     agent = programs.agent(
         """
         leader = os.getpid()
@@ -243,7 +253,7 @@ async def test_a_grandchild_has_its_time_also_when_the_leader_is_gone(programs: 
         """
     )
     with pytest.raises(AgentTimeout) as caught:
-        await in_time(agent.answer(request(1.0)))
+        await in_time(agent.answer(request(3.0)))
     assert caught.value.output == "goodbye"
     await in_time(programs.told(2))
     assert programs.alive() == []
@@ -274,13 +284,13 @@ async def test_a_cancel_scope_waits_for_the_clean_up(
             async def cancel_when_ready() -> None:
                 nonlocal used
                 await programs.told(2)
-                used = time.process_time()
+                used = time.thread_time()
                 scope.cancel()
 
             group.start_soon(cancel_when_ready)
             await programs.agent("child(deaf); deaf()").answer(request(LONG))
     assert scope.cancelled_caught
-    assert time.process_time() - used < 0.4
+    assert time.thread_time() - used < 0.4
     assert programs.alive() == []
 
 

@@ -315,8 +315,8 @@ async def test_the_timeout_ends_the_request(here: Provider, protocol: str) -> No
     here.script = ["Warm", Hang()]
     one = agent(here, protocol)
     await one.answer(request())  # so that no import counts
-    with pytest.raises(AgentTimeout, match=r"0\.3 s"):
-        await one.answer(request(timeout=0.3))
+    with pytest.raises(AgentTimeout, match="3 s"):
+        await one.answer(request(timeout=3.0))
     assert here.left.wait(WAIT)
     assert len(here.requests) == 2
 

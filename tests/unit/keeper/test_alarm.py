@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import col, select
 
 from daybook.clock import SYSTEM
@@ -357,6 +359,14 @@ async def test_a_run_that_only_waits_is_not_at_work(book: Book) -> None:
 # --- the keeper
 
 
+@pytest.fixture
+def prefect_away() -> Iterator[None]:
+    """Nobody listens there, whatever server the session has for others."""
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        yield
+
+
+@pytest.mark.usefixtures("prefect_away", "daybook_home")
 async def test_the_leading_keeper_looks_also_while_prefect_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ async def _take_turn(address: str, offer: Offer, place: Path, told: Connection) 
 
 def _talker(address: str, offer: Offer, place: Path, told: Connection) -> None:
     sessions.LOOK_AGAIN = SOON
+    sessions.BELIEVED = timedelta(minutes=2)  # the machine may be busy
     told.send(asyncio.run(_take_turn(address, offer, place, told)))
 
 

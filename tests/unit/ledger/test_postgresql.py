@@ -201,7 +201,7 @@ async def test_cut_at_any_moment_a_write_is_known_to_be_made_or_not(there: Postg
 
 def _cut_until(enough: threading.Event, there: Postgresql) -> None:
     pause = 0
-    while not enough.wait(pause / 100):
+    while not enough.wait(pause / 25):
         pause = (pause + 7) % 20
         there.cut_off()
 
@@ -224,7 +224,7 @@ async def test_an_error_of_the_statement_or_the_caller_is_no_unreachable_ledger(
 async def test_a_server_that_does_not_answer(
     there: Postgresql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "ANSWER", SHORT)
+    monkeypatch.setattr(postgresql, "ANSWER", timedelta(seconds=2))
     async with Ledger(there.address, busy=SHORT) as ledger:
         async with asyncio.timeout(20):
             with pytest.raises(LedgerUnreachable, match="no answer in time"):

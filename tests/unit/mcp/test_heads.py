@@ -38,7 +38,7 @@ async def ended(connection: Connection) -> bool:
 async def test_the_silent_ones_are_closed_and_others_are_let_in(
     daybook_home: Home, token: str
 ) -> None:
-    async with served(most=3, patience=0.5) as here, AsyncExitStack() as stack:
+    async with served(most=3, patience=2.0) as here, AsyncExitStack() as stack:
         half = f"POST {http.PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-".encode()
         silent = [await opened(stack, here, said) for said in (b"", b"", half)]
         assert [await ended(each) for each in silent] == [True, True, True]
@@ -56,7 +56,7 @@ async def test_a_request_that_began_is_waited_for_and_a_half_one_after_it_is_not
     }
     lines = [f"POST {http.PATH} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
     head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
-    async with served(patience=0.5) as here, AsyncExitStack() as stack:
+    async with served(patience=2.0) as here, AsyncExitStack() as stack:
         slow = await opened(stack, here, head)
         assert await ended(await opened(stack, here))  # it came later, and its time is over
         slow[1].write(body)

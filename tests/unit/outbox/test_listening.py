@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+import daybook
 from daybook import registry
+from daybook.embed import listening as programs
 from daybook.errors import Temporary
 from daybook.home import Home
 from daybook.keeper import listen
@@ -26,6 +29,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.outbox import listening
+from daybook.service import home
 from tests.unit.ledger.conftest import Book, clock  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.anyio
@@ -186,6 +190,191 @@ async def test_who_is_stopped_gives_back_what_it_tells(book: Book) -> None:
     row = (await rows(book))["hangs"]
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
     release.set()
+
+
+class Held:
+    """A listener, and one step of telling it that is held up until `go`."""
+
+    def __init__(self, where: str, patch: pytest.MonkeyPatch) -> None:
+        self.there, self.heard = asyncio.Event(), list[str]()
+        self._goes, self._thread_goes = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        async def hears(run: dict[str, Any]) -> None:
+            self.heard.append(run["id"])
+            if where in ("listener", "release"):
+                await self._hold()
+
+        def hears_in_thread(run: dict[str, Any]) -> None:
+            self.heard.append(run["id"])
+            loop.call_soon_threadsafe(self.there.set)
+            self._thread_goes.wait()
+
+        registry.listener(name="held")(hears_in_thread if where == "thread" else hears)
+        if where in ("claim", "record", "release"):
+            verb = getattr(sending, where)
+
+            async def held_up(*given: Any, **more: Any) -> Any:
+                if where != "claim":
+                    await self._hold()
+                found = await verb(*given, **more)
+                if where == "claim":  # the ledger has it, and who asked does not know it yet
+                    await self._hold()
+                return found
+
+            patch.setattr(sending, where, held_up)
+
+    async def _hold(self) -> None:
+        self.there.set()
+        await self._goes.wait()
+
+    def go(self) -> None:
+        self._goes.set()
+        self._thread_goes.set()
+
+
+async def test_who_is_stopped_gives_back_what_it_has_just_claimed(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held("claim", monkeypatch)
+    await ended(book)
+    task = asyncio.create_task(told(book, "held"))
+    await held.there.wait()
+    task.cancel()
+    held.go()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    row = (await rows(book))["held"]
+    assert (row.status, row.attempts, row.lease_until, held.heard) == ("pending", 0, None, [])
+
+
+async def test_who_is_stopped_writes_down_what_was_told(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held("record", monkeypatch)
+    run_id = await ended(book)
+    task = asyncio.create_task(told(book, "held"))
+    await held.there.wait()
+    task.cancel()
+    held.go()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ((await rows(book))["held"].status, held.heard) == ("delivered", [run_id])
+
+
+async def test_who_is_stopped_twice_gives_back_what_it_tells(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held("release", monkeypatch)
+    await ended(book)
+    task = asyncio.create_task(told(book, "held", at_home=True))
+    await held.there.wait()
+    held.there.clear()
+    task.cancel()
+    await held.there.wait()
+    task.cancel()
+    held.go()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    row = (await rows(book))["held"]
+    assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
+
+
+@pytest.fixture
+def program(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`daybook.listening` finds the test's ledger."""
+    monkeypatch.setattr(home, "ledger", lambda: Ledger(book.ledger.address, book.clock))
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("end", ["returns", "raises", "is cancelled"])
+@pytest.mark.parametrize("where", ["claim", "listener", "thread", "record"])
+async def test_a_program_that_ends_meanwhile_tells_it_once(
+    book: Book, monkeypatch: pytest.MonkeyPatch, where: str, end: str
+) -> None:
+    held = Held(where, monkeypatch)
+    run_id = await ended(book)
+    with anyio.CancelScope() as scope, suppress(ZeroDivisionError):
+        async with daybook.listening():
+            await held.there.wait()
+            asyncio.get_running_loop().call_soon(held.go)  # once the end of the block has begun
+            if end == "raises":
+                raise ZeroDivisionError
+            if end == "is cancelled":
+                scope.cancel()
+    row = (await rows(book))["held"]
+    assert (row.status, row.lease_until, held.heard) == ("delivered", None, [run_id])
+
+
+@pytest.mark.usefixtures("program")
+async def test_the_end_of_a_program_tells_what_is_due_by_then(book: Book) -> None:
+    heard: list[str] = []
+    registry.listener(name="later")(lambda run: heard.append(run["id"]))
+    run_id = await ended(book)
+    async with daybook.listening():
+        pass
+    assert heard == [run_id]
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize("where", ["listener", "thread"])
+async def test_one_that_hangs_does_not_hold_a_program_for_longer_than_its_last_seconds(
+    book: Book, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(programs, "LAST", 0.0)
+    held = Held(where, monkeypatch)
+    run_id = await ended(book)
+    async with daybook.listening():
+        await held.there.wait()
+    row = (await rows(book))["held"]
+    assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
+    assert held.heard == [run_id]
+    held.go()
+
+
+@pytest.mark.usefixtures("program")
+async def test_one_that_takes_no_notice_of_being_stopped_is_told_no_more(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "LAST", 0.0)
+    begun, heard = asyncio.Event(), list[str]()
+
+    @registry.listener(name="stays")
+    async def stays(run: dict[str, Any]) -> None:
+        heard.append(run["id"])
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    first = await ended(book)
+    await ended(book, name="later")
+    async with daybook.listening():
+        await begun.wait()
+    assert heard == [first]
+    found = {row.run_id == first: row for row in await every(book)}
+    assert (found[True].status, found[False].status) == ("delivered", "pending")
+    assert found[False].lease_until is None
+
+
+@pytest.mark.usefixtures("program")
+async def test_the_end_of_a_program_can_itself_be_cancelled(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "LAST", 600.0)
+    held = Held("listener", monkeypatch)
+
+    async def runs() -> None:
+        async with daybook.listening():
+            await held.there.wait()
+            asyncio.get_running_loop().call_soon(task.cancel)  # once the end has begun
+
+    run_id = await ended(book)
+    task = asyncio.create_task(runs())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    row = (await rows(book))["held"]
+    assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
+    assert held.heard == [run_id]
 
 
 DIES = """

@@ -217,9 +217,9 @@ async def test_nobody_there(server: Server) -> None:
 
 
 async def test_an_answer_that_never_comes(server: Server) -> None:
-    failed = await _no_answer(server, hang, timeout=0.3)
+    failed = await _no_answer(server, hang, timeout=2)
     assert (failed.sent, failed.timed_out, failed.part) == (True, True, None)
-    assert "within 0.3 s" in str(failed)
+    assert "within 2 s" in str(failed)
     await server.left.wait()
 
 
@@ -228,14 +228,14 @@ async def test_an_answer_that_never_comes(server: Server) -> None:
 )
 async def test_a_head_that_comes_a_byte_at_a_time(server: Server, first: bytes) -> None:
     began = SYSTEM.now()
-    failed = await _no_answer(server, drip(first), timeout=0.5)
+    failed = await _no_answer(server, drip(first), timeout=2)
     assert failed.sent
     assert SYSTEM.now() - began < timedelta(seconds=10)
     assert failed.part is None
 
 
 async def test_a_body_that_comes_a_byte_at_a_time(server: Server) -> None:
-    failed = await _no_answer(server, drip(head(200, {"Content-Length": "100000"})), timeout=0.5)
+    failed = await _no_answer(server, drip(head(200, {"Content-Length": "100000"})), timeout=2)
     assert (failed.sent, failed.timed_out) == (True, True)
     assert failed.part is not None
     assert failed.part.status == 200

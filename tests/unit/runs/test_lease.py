@@ -81,17 +81,16 @@ async def test_an_unreachable_ledger_ends_nothing(begun: Begun, tmp_path: Path) 
     assert heard.actions == {"renew_unreachable"}
 
 
-async def test_a_renewal_goes_on_after_an_outage(begun: Begun) -> None:
+async def test_a_renewal_goes_on_after_an_outage(begun: Begun, tmp_path: Path) -> None:
     heard = _Heard(1)
     lease.log.addHandler(heard)
     hidden = begun.path.with_suffix(".away")
     try:
         begun.path.rename(hidden)
-        begun.path.mkdir()
+        begun.path.symlink_to(tmp_path)  # nothing that can be opened, and replaced at one blow
         async with lease.kept(begun.ledger.address, begun.granted, SOON):
             assert await asyncio.to_thread(heard.enough.wait, 30)
-            begun.path.rmdir()
-            hidden.rename(begun.path)
+            hidden.replace(begun.path)
             before = begun.query("SELECT lease_until FROM runs")
             while begun.query("SELECT lease_until FROM runs") == before:
                 await checkpoint()

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from daybook.keeper import prune as keeper
+from daybook.ledger.outbox import lane_of_task_session
 from daybook.ledger.prune import Keep
 from daybook.tasks import claims, prune, queue
 from tests.unit.tasks.conftest import Board
@@ -53,11 +54,11 @@ async def test_wakes_go_after_a_week_and_what_else_happened_stays(board: Board) 
     await hall.cycle()
     await hall.end()
     board.clock.move(prune.GONE - TICK)
-    await hall.there("two")
+    two = await hall.there("two")
     await hall.cycle()
     board.clock.move(2 * TICK)
     assert await prune.wakes(board.ledger) == 1
-    assert [row.address for row in await hall.wakes()] == ["two"]
+    assert [row.lane for row in await hall.wakes()] == [lane_of_task_session(two.id)]
     told = [(each.event, each.session) for each in await board.events(run.id)]
     assert sorted(told) == [("added", ""), ("woken", "two")]
 

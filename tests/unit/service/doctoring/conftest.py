@@ -24,9 +24,12 @@ class Answers:
     address: str = ""
     paths: dict[str, tuple[int, Any]] = field(default_factory=dict)
     ahead: timedelta = timedelta()
+    stale: list[timedelta] = field(default_factory=list)
+    """By how much the first answers tell an older time than that."""
 
     def date(self) -> str:
-        return format_datetime((SYSTEM.now() + self.ahead).astimezone(UTC), usegmt=True)
+        stale = self.stale.pop(0) if self.stale else timedelta()
+        return format_datetime((SYSTEM.now() + self.ahead - stale).astimezone(UTC), usegmt=True)
 
 
 def as_prefect(version: str) -> dict[str, tuple[int, Any]]:

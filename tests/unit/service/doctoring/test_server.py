@@ -143,6 +143,16 @@ async def test_a_clock_more_than_a_second_off_is_named(
         assert f"s {said} this machine's" in problem.what
 
 
+async def test_a_busy_server_that_tells_an_old_time_is_asked_again(
+    daybook_home: Home, answers: Answers, connect: Connect
+) -> None:
+    answers.paths = as_prefect("3.8.8")
+    answers.stale = [timedelta(seconds=4), timedelta(seconds=3)]
+    async with connect(f"{answers.address}/api") as client:
+        assert await server.clock(client) == []
+    assert answers.stale == []
+
+
 async def test_a_ui_that_is_not_there_or_asks_somewhere_else_is_named(
     daybook_home: Home, answers: Answers, connect: Connect
 ) -> None:
