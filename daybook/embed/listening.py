@@ -15,6 +15,8 @@ from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Self
 
+import anyio
+
 from daybook import registry
 from daybook.embed.faces import Faces
 from daybook.errors import Refused, Unreachable
@@ -33,7 +35,7 @@ AWAY = 5.0
 ANNOUNCED = 3600.0
 """Seconds for which what was announced is left at that."""
 LAST = 5.0
-"""Seconds in which, at the end, what is due by then is still told."""
+"""Seconds in which, at the end, what is being told and what is due by then are still told."""
 
 
 class Listening(Faces):
@@ -53,6 +55,7 @@ class Listening(Faces):
             self._ledger = await stack.enter_async_context(home.ledger())
             await listeners.announce(self._ledger, self._names)
             self._resources = stack.pop_all()
+        self._ending = asyncio.Event()
         self._task = asyncio.create_task(self._go_on(self._ledger))
         return self
 
@@ -63,17 +66,17 @@ class Listening(Faces):
         trace: TracebackType | None,
     ) -> None:
         assert self._ledger is not None and self._task is not None
-        async with self._resources:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            if error is None:
-                with suppress(TimeoutError, Unreachable):
-                    async with asyncio.timeout(LAST):
-                        await self._tell(self._ledger)
+        self._ending.set()
+        with anyio.CancelScope(shield=True), suppress(TimeoutError, Unreachable):
+            async with self._resources, asyncio.timeout(LAST):
+                await asyncio.gather(self._task, return_exceptions=True)
+                if error is None:
+                    await self._tell(self._ledger)
 
     async def _go_on(self, ledger: Ledger) -> None:
         announced = time.monotonic()
-        while True:
+        while not self._ending.is_set():
+            rest = LOOK
             try:
                 if time.monotonic() - announced > ANNOUNCED:
                     await listeners.announce(ledger, self._names)
@@ -81,11 +84,13 @@ class Listening(Faces):
                 await self._tell(ledger)
             except Unreachable as error:
                 log.warning("not told yet: %s", error, extra={"action": "listening_away"})
-                await asyncio.sleep(AWAY)
+                rest = AWAY
             except Exception:
                 log.exception("not told yet", extra={"action": "listening_failed"})
-                await asyncio.sleep(AWAY)
-            await asyncio.sleep(LOOK)
+                rest = AWAY
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._ending.wait()
 
     async def _tell(self, ledger: Ledger) -> None:
         await listen(ledger, self._holder, self._names, at_home=True)
@@ -103,7 +108,8 @@ def listening() -> Listening:
 
     An `async def` is called in this loop (of a `with`: in one of its own, in a thread), any other
     in a thread. From the first time on no outcome is lost to them while the program is away, for up
-    to a day. Listeners that are to be called by `daybook up` itself stand in a module of the
-    setting `plugins` instead. Raises `Refused` where none is registered, `LedgerUnreachable`.
+    to a day. The block's end waits for one that is being told, for `LAST` seconds at most. Those
+    that are to be called by `daybook up` itself stand in a module of the setting `plugins` instead.
+    Raises `Refused` where none is registered, `LedgerUnreachable`.
     """
     return Listening()

@@ -9,9 +9,9 @@
 A listener is somebody's program in the keeper's process: it must not hold up what renews leases.
 So it has a thread of its own, an `async def` a loop of its own in that; one that does not end is
 left behind there, and its lane is paused as that of any destination that does not answer. A program
-that listens itself has them called in its own loop (``at_home``). What was claimed and not told is
-given back; who is killed leaves a lease, and the listener is told again after it. One that ends
-whoever tells it does so `DEATHS` times.
+that listens itself has them called in its own loop (``at_home``). Who is stopped writes down what
+was told, and gives back what was claimed and not told; who is killed leaves a lease, and the
+listener is told again after it. One that ends whoever tells it does so `DEATHS` times.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any
-
-import anyio
 
 from daybook import registry
 from daybook.errors import Temporary, Unreachable
@@ -37,6 +35,7 @@ from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.outbox import backoff
+from daybook.programs.ending import to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ DEATHS = 5
 LOOK = 1.0
 """Seconds between two looks at the other listeners while some are at work."""
 LAST_WORDS = 5.0
-"""Seconds in which who is stopped gives back what was not told."""
+"""Seconds in which who is stopped writes down what was told, and gives back what was not."""
 LONGEST_ERROR = 2_000
 
 
@@ -104,6 +103,7 @@ async def listen(
                 if not await at_work.pop(name):
                     left.remove(name)  # another process was faster, or it is about other runs
     finally:
+        telling.ends = 0.0  # a listener may take no notice of being cancelled
         for task in at_work.values():
             task.cancel()
         await asyncio.gather(*at_work.values(), return_exceptions=True)
@@ -122,37 +122,45 @@ class _Telling:
         *,
         at_home: bool,
     ) -> None:
-        self.told = 0
+        self.told, self.ends = 0, ends
         self._ledger, self._holder, self._run_id = ledger, holder, run_id
-        self._ends, self._within, self._at_home = ends, within, at_home
+        self._within, self._at_home = within, at_home
 
     def goes_on(self) -> bool:
         """Whether anyone is still begun to be told."""
-        return self._ends is None or time.monotonic() < self._ends
+        return self.ends is None or time.monotonic() < self.ends
 
     async def follow(self, name: str) -> bool:
         """Tell one listener what is due, one outcome after the other; whether anything was."""
         lane, told = outbox.lane_of_listener(name), False
-        while self.goes_on():
-            rows = await sending.claim(
-                self._ledger, self._holder, most=1, run_id=self._run_id, wanted=lane.__eq__
-            )
-            if not rows:
-                break
-            await self._tell(rows[0])
+        while self.goes_on() and await self._next(lane):
             told = True
         return told
 
-    async def _tell(self, row: OutboxRow) -> None:
+    async def _next(self, lane: str) -> bool:
+        rows: list[OutboxRow] = []
         try:
-            tried = await self._tried(row)
+            await _written(self._claim(lane, rows))
+            if not rows:
+                return False
+            tried = await self._tried(rows[0])
         except BaseException:
-            with anyio.CancelScope(shield=True), suppress(TimeoutError, Unreachable):
-                async with asyncio.timeout(LAST_WORDS):
-                    await sending.release(self._ledger, [row])
+            if rows:
+                await to_its_end(asyncio.create_task(self._give_back(rows)))
             raise
         self.told += 1
-        await sending.record(self._ledger, [tried])
+        await _written(sending.record(self._ledger, [tried]))
+        return True
+
+    async def _claim(self, lane: str, rows: list[OutboxRow]) -> None:
+        rows += await sending.claim(
+            self._ledger, self._holder, most=1, run_id=self._run_id, wanted=lane.__eq__
+        )
+
+    async def _give_back(self, rows: list[OutboxRow]) -> None:
+        with suppress(TimeoutError, Unreachable):
+            async with asyncio.timeout(LAST_WORDS):
+                await sending.release(self._ledger, rows)
 
     async def _tried(self, row: OutboxRow) -> Tried:
         began = time.perf_counter()
@@ -196,6 +204,12 @@ class _Telling:
         except BaseException as error:
             return error
         return None
+
+
+async def _written(work: Coroutine[Any, Any, None]) -> None:
+    """Let it be done to its end; where this is stopped, for `LAST_WORDS` from then on."""
+    task, later = asyncio.create_task(work), asyncio.get_running_loop().call_later
+    await to_its_end(task, cancelled=lambda: later(LAST_WORDS, task.cancel))
 
 
 def _found(name: str) -> Callable[..., Any]:
