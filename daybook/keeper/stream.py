@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import NoReturn
 
 from prefect.events import Event
@@ -47,6 +48,10 @@ async def listen(only: EventFilter, heard: Heard) -> NoReturn:
 
 
 async def _hear(only: EventFilter, heard: Heard) -> None:
-    async with get_events_subscriber(filter=only, reconnection_attempts=0) as stream:
+    stream = get_events_subscriber(filter=only, reconnection_attempts=0)
+    async with AsyncExitStack() as stack:
+        # Before it is opened: Prefect leaves open what is ended, or refused, while it is.
+        stack.push_async_exit(stream)
+        await stream.__aenter__()
         async for event in stream:
             await heard(event)
