@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
@@ -71,6 +73,30 @@ async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
                 await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.05))
             return True
     return False
+
+
+async def stand_still(pid: int, free: Callable[[], bool]) -> None:
+    """SIGSTOP at a moment at which it holds no lock of the ledger: others would wait for it.
+
+    ``free`` says, in a thread, whether nobody holds it (`sqlite_is_free`).
+    """
+    os.kill(pid, signal.SIGSTOP)
+    while not await asyncio.to_thread(free):
+        os.kill(pid, signal.SIGCONT)
+        await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.05))  # to give the lock back
+        os.kill(pid, signal.SIGSTOP)
+
+
+def sqlite_is_free(address: str) -> bool:
+    """Whether nobody holds the write lock of the SQLite ledger at this address."""
+    path = urlsplit(address).path
+    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as ledger:
+        try:
+            ledger.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        ledger.execute("ROLLBACK")
+    return True
 
 
 def pending(pid: int) -> list[int]:

@@ -22,7 +22,17 @@ from daybook.host.prefect_here import PrefectHere
 from daybook.ledger import leases
 from daybook.ledger.tables import AttemptRow, RunRow
 from tests.conftest import PrefectServer
-from tests.crew import FOR_EVER, JUDGED, SEEN, WORKS, Crew, Worker, hired
+from tests.crew import (
+    FOR_EVER,
+    JUDGED,
+    SEEN,
+    WORKS,
+    Crew,
+    Worker,
+    hired,
+    sqlite_is_free,
+    stand_still,
+)
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [
@@ -131,7 +141,7 @@ async def stopped(crew: Crew) -> dict[str, Seen]:
     """Afterwards it wakes, and works again."""
 
     async def stop(worker: Worker) -> None:
-        os.kill(worker.pid, signal.SIGSTOP)
+        await stand_still(worker.pid, lambda: sqlite_is_free(crew.floor.ledger.address))
 
     found = await taken_over(crew, stop)
     first, second = crew.workers

@@ -27,7 +27,7 @@ from daybook.host import processes
 from daybook.host.prefect_here import PrefectHere
 from daybook.ledger.tables import Fact, OutboxRow
 from tests.conftest import PrefectServer
-from tests.crew import Crew, hired, so
+from tests.crew import Crew, hired, so, sqlite_is_free, stand_still
 from tests.floor import PREFECT_LEAVES_A_SOCKET
 from tests.unit.embed.playing import plays
 
@@ -227,7 +227,8 @@ async def test_what_a_killed_worker_had_not_told_the_next_one_tells(
     await announced(crew)
     client = daybook.Client()
     job = await client.add("Hello", schedule="on demand", name="hello")
-    os.kill(worker.pid, signal.SIGSTOP)  # the keeper tells nobody from here on
+    # The keeper tells nobody from here on.
+    await stand_still(worker.pid, lambda: sqlite_is_free(crew.floor.ledger.address))
     row = await _cancelled(crew, client, job["id"])
     head = processes.find(worker.pid)
     assert head is not None

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sqlite3
 import sys
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -36,7 +34,7 @@ from daybook.ledger.tables import RunRow
 from daybook.spec.schedule import Cron
 from tests import databases
 from tests.conftest import PrefectServer
-from tests.crew import so
+from tests.crew import so, sqlite_is_free, stand_still
 from tests.databases import Database, Postgresql
 from tests.e2e.keeper.conftest import House, housed
 from tests.gate import Gate, opened
@@ -113,12 +111,8 @@ class Keepers:
         job = await self.house.job()
         return await self.house.asked(job, self.house.at(hours=1))
 
-    def stop(self, keeper: Child) -> None:
-        """SIGSTOP at a moment at which it holds no lock of the ledger: others would wait for it."""
-        os.kill(keeper.pid, signal.SIGSTOP)
-        while not _is_free(self.database):
-            os.kill(keeper.pid, signal.SIGCONT)
-            os.kill(keeper.pid, signal.SIGSTOP)
+    async def stop(self, keeper: Child) -> None:
+        await stand_still(keeper.pid, lambda: _is_free(self.database))
 
     async def close(self) -> None:
         for each in self.begun:
@@ -131,14 +125,7 @@ def _is_free(database: Database) -> bool:
     """Whether nobody holds the claim lock."""
     if isinstance(database, Postgresql):
         return bool(database.query(_LOCK)[0][0])
-    path = urlsplit(database.address).path
-    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as ledger:
-        try:
-            ledger.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            return False
-        ledger.execute("ROLLBACK")
-    return True
+    return sqlite_is_free(database.address)
 
 
 @asynccontextmanager
@@ -200,11 +187,11 @@ async def stopped(keepers: Keepers) -> None:
     await keepers.carried(await keepers.waits())
     gate.close_for("flow_runs/filter")  # in the middle of a pass
     await asyncio.wait_for(gate.held.wait(), SOON)
-    keepers.stop(first)
+    await keepers.stop(first)
     gate.let_go()
     second = await keepers.another()
     await keepers.leads(second, FOLLOWED)
-    keepers.stop(second)
+    await keepers.stop(second)
     row, woken = await keepers.waits(), SYSTEM.now()
     held = await leads.read(house.ledger, lead.NAME)
     assert held is not None

@@ -8,7 +8,9 @@ from http import HTTPStatus
 import pytest
 from prefect.events.filters import EventFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 from daybook.keeper import stream
 
@@ -47,7 +49,11 @@ async def test_what_comes_no_further_than_its_opening_is_closed(refusing: bool) 
         pytest.fail("nothing was said")
 
     async with serve(
-        there.speak, "127.0.0.1", 0, subprotocols=["prefect"], process_request=there.answer
+        there.speak,
+        "127.0.0.1",
+        0,
+        subprotocols=[Subprotocol("prefect")],
+        process_request=there.answer,
     ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
