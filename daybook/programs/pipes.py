@@ -54,19 +54,39 @@ class Feed(Pipe):
     """Standard input. A program may close it early or never read it: that is no error."""
 
 
+async def join(
+    child: subprocess.Popen[bytes], output: asyncio.Protocol, errors: Pipe, feed: Feed
+) -> tuple[asyncio.ReadTransport, asyncio.WriteTransport | None]:
+    """Join the child's pipes to the running loop; the transports of its output and its input.
+
+    From here on the transports own the pipes. Where this is cancelled what was not joined is
+    closed, and the output's transport, which the caller does not know.
+    """
+    loop = asyncio.get_running_loop()
+    files = [each for each in (child.stdout, child.stderr, child.stdin) if each is not None]
+    reading: asyncio.ReadTransport | None = None
+    writing: asyncio.WriteTransport | None = None
+    try:
+        reading, _ = await loop.connect_read_pipe(lambda: output, files.pop(0))
+        await loop.connect_read_pipe(lambda: errors, files.pop(0))
+        if files:
+            writing, _ = await loop.connect_write_pipe(lambda: feed, files.pop(0))
+    except BaseException:
+        if reading is not None:
+            reading.close()
+        for each in files:
+            each.close()
+        raise
+    return reading, writing
+
+
 async def connect(
     child: subprocess.Popen[bytes], output: Pipe, errors: Pipe, feed: Feed, data: bytes
 ) -> None:
-    """Join the child's pipes to the running loop, and write ``data`` as fast as it is read.
-
-    From here on the transports own the pipes.
-    """
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: output, child.stdout)
-    await loop.connect_read_pipe(lambda: errors, child.stderr)
-    if child.stdin is not None:
+    """`join`, and write ``data`` as fast as it is read."""
+    _, writer = await join(child, output, errors, feed)
+    if writer is not None:
         # Not in `connection_made`: closed there, the transport would leave its number registered.
-        writer, _ = await loop.connect_write_pipe(lambda: feed, child.stdin)
         writer.write(data)
         writer.write_eof()
 

@@ -148,13 +148,9 @@ class ProgramWire:
             raise Refused("tool", f'the server "{self._name}": {why}') from None
 
     async def _connected(self, child: subprocess.Popen[bytes]) -> asyncio.StreamReader:
-        loop = asyncio.get_running_loop()
         lines = asyncio.StreamReader(limit=LONGEST)
-        self._reading, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(lines), child.stdout
-        )
-        await loop.connect_read_pipe(lambda: self._errors, child.stderr)
-        await loop.connect_write_pipe(lambda: self._input, child.stdin)
+        heard = asyncio.StreamReaderProtocol(lines)
+        self._reading, _ = await pipes.join(child, heard, self._errors, self._input)
         return lines
 
     async def _ended(self) -> None:

@@ -1,0 +1,48 @@
+"""The pipes of a program, joined to a loop that may end at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from anyio.lowlevel import checkpoint
+
+from daybook.programs import pipes
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    begun = subprocess.Popen(
+        [sys.executable, "-c", "input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    yield begun
+    begun.kill()
+    begun.wait()
+
+
+@pytest.mark.parametrize("turns", range(1, 12))
+async def test_cancelled_at_any_turn_of_the_loop_nothing_stays_open(
+    child: subprocess.Popen[bytes], turns: int
+) -> None:
+    output, errors, feed = pipes.Head(10), pipes.Tail(10), pipes.Feed()
+    joining = asyncio.create_task(pipes.join(child, output, errors, feed))
+    for _ in range(turns):
+        await checkpoint()
+    joining.cancel()
+    await asyncio.wait({joining})
+    for transport in () if joining.cancelled() else joining.result():
+        assert transport is not None
+        transport.close()
+    await pipes.close((output, errors, feed))
+    for file in (child.stdin, child.stdout, child.stderr):
+        assert file is not None
+        assert file.closed
