@@ -7,7 +7,6 @@ process forks while it holds an open ledger or a running loop: each opens its ow
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.testing import MovedClock
-
-CONTEXT = multiprocessing.get_context("forkserver")
+from tests import side_by_side
+from tests.side_by_side import CONTEXT
 
 
 @dataclass(frozen=True)
@@ -34,43 +33,19 @@ class Told:
     answer: Answer
 
 
-async def _carry(address: str, offer: Offer, clock: MovedClock, barrier: Any) -> Answer:
+async def _carry(address: str, offer: Offer, clock: MovedClock, barrier: Any) -> Told:
     async with Ledger(address, clock) as ledger:
         barrier.wait(60)  # all at once
         answer = await claims.claim(ledger, offer)
         if isinstance(answer, Granted):
             await claims.begin(ledger, answer.run_id, answer.fence)
             await claims.settle(ledger, answer.run_id, answer.fence, Outcome(Status.SUCCEEDED))
-        return answer
-
-
-def _claimer(
-    address: str, offer: Offer, clock: MovedClock, barrier: Any, answers: Connection
-) -> None:
-    answers.send(Told(os.getpid(), asyncio.run(_carry(address, offer, clock, barrier))))
+        return Told(os.getpid(), answer)
 
 
 def at_once(address: str, offers: list[Offer], clock: MovedClock) -> list[Told]:
     """One process for each offer, each with a ledger of its own; what each was answered."""
-    barrier = CONTEXT.Barrier(len(offers))
-    pipes = [CONTEXT.Pipe(duplex=False) for _ in offers]
-    children = [
-        CONTEXT.Process(target=_claimer, args=(address, offer, clock, barrier, sending))
-        for offer, (_, sending) in zip(offers, pipes, strict=True)
-    ]
-    for child in children:
-        child.start()
-    for _, sending in pipes:
-        sending.close()
-    try:
-        told = [receiving.recv() for receiving, _ in pipes]
-    finally:
-        for child in children:
-            child.join(60)
-        for receiving, _ in pipes:
-            receiving.close()
-    assert [child.exitcode for child in children] == [0] * len(children)
-    return told
+    return side_by_side.at_once(_carry, [(address, offer, clock) for offer in offers])
 
 
 def _walker(

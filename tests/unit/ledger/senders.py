@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from multiprocessing.connection import Connection
 from typing import Any
 
 from sqlalchemy import event
@@ -15,7 +14,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery
 from daybook.testing import MovedClock
-from tests.unit.ledger.claimers import CONTEXT
+from tests import side_by_side
+from tests.side_by_side import CONTEXT
 from tests.unit.ledger.killed import When
 
 VERBS = {"settle": claims.settle, "claim": sending.claim, "record": sending.record}
@@ -24,7 +24,7 @@ Sent = list[tuple[str, int]]
 """Id and fence of each row that a process had in hand."""
 
 
-async def _send(address: str, clock: MovedClock, barrier: Any, holder: str) -> Sent:
+async def _send(address: str, clock: MovedClock, holder: str, barrier: Any) -> Sent:
     sent: Sent = []
     async with Ledger(address, clock) as ledger:
         barrier.wait(60)  # all at once
@@ -36,29 +36,10 @@ async def _send(address: str, clock: MovedClock, barrier: Any, holder: str) -> S
     return sent
 
 
-def _sender(address: str, clock: MovedClock, barrier: Any, holder: str, told: Connection) -> None:
-    told.send(asyncio.run(_send(address, clock, barrier, holder)))
-
-
 def at_once(address: str, clock: MovedClock, count: int) -> list[Sent]:
     """So many processes that send until nothing is left; what each had in hand."""
-    barrier = CONTEXT.Barrier(count)
-    pipes = [CONTEXT.Pipe(duplex=False) for _ in range(count)]
-    children = [
-        CONTEXT.Process(target=_sender, args=(address, clock, barrier, f"sender {number}", telling))
-        for number, (_, telling) in enumerate(pipes)
-    ]
-    for child in children:
-        child.start()
-    for _, telling in pipes:
-        telling.close()
-    try:
-        return [here.recv() for here, _ in pipes]
-    finally:
-        for child in children:
-            child.join(60)
-        for here, _ in pipes:
-            here.close()
+    each = [(address, clock, f"sender {number}") for number in range(count)]
+    return side_by_side.at_once(_send, each)
 
 
 def _kill(*_: object) -> None:

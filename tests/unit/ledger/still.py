@@ -13,7 +13,7 @@ from daybook.errors import LedgerUnreachable
 from daybook.ledger import postgresql
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
-from tests.unit.ledger.claimers import CONTEXT
+from tests.side_by_side import CONTEXT
 
 STANDS_STILL = timedelta(seconds=1)
 

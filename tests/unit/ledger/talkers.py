@@ -24,7 +24,7 @@ from daybook.ledger.offers import Granted, Offer, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from tests.unit.ledger.claimers import CONTEXT
+from tests.side_by_side import CONTEXT
 
 SOON = timedelta(milliseconds=50)
 

@@ -16,6 +16,7 @@ from daybook.ledger.offers import Compare, Ended, Granted, Taken
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
+from tests import side_by_side
 from tests.databases import Database
 from tests.unit.ledger import claimers
 from tests.unit.ledger.conftest import Book
@@ -29,7 +30,7 @@ CROWD = {"sqlite": 50, "postgresql": 25}
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
     """The process that all others are forked from: it has imported the ledger."""
-    claimers.CONTEXT.set_forkserver_preload(["tests.unit.ledger.claimers"])
+    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.ledger.claimers"])
     yield
     from multiprocessing import forkserver
 

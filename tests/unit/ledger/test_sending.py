@@ -20,7 +20,8 @@ from daybook.ledger.sending import IN_DOUBT, IN_FLIGHT, LEASE, PAUSE_AFTER, Trie
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.outbox import backoff
-from tests.unit.ledger import claimers, senders
+from tests import side_by_side
+from tests.unit.ledger import senders
 from tests.unit.ledger.conftest import Book
 from tests.unit.ledger.killed import When
 
@@ -33,7 +34,7 @@ PENDING, DELIVERED, FAILED = Delivery.PENDING, Delivery.DELIVERED, Delivery.FAIL
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
     """The process that all others are forked from: it has imported the ledger."""
-    claimers.CONTEXT.set_forkserver_preload(["tests.unit.ledger.senders"])
+    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.ledger.senders"])
     yield
     from multiprocessing import forkserver
 

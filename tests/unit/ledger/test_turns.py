@@ -17,6 +17,7 @@ from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
+from tests import side_by_side
 from tests.databases import Database
 from tests.unit.ledger import claimers, talkers
 
@@ -28,7 +29,7 @@ MANY = 20
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
     """The process that all others are forked from: it has imported the ledger."""
-    claimers.CONTEXT.set_forkserver_preload(["tests.unit.ledger.talkers"])
+    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.ledger.talkers"])
     yield
     from multiprocessing import forkserver
 

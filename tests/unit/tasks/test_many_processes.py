@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from daybook.tasks import queue
+from tests import side_by_side
 from tests.unit.tasks import claimers
 from tests.unit.tasks.conftest import Board
 
@@ -21,7 +22,7 @@ ENDS = {"complete": "completed", "fail": "failed", "release": "queued"}
 @pytest.fixture(scope="module", autouse=True)
 def fork_server() -> Iterator[None]:
     """The process that all others are forked from: it has imported the ledger."""
-    claimers.CONTEXT.set_forkserver_preload(["tests.unit.tasks.claimers"])
+    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.tasks.claimers"])
     yield
     from multiprocessing import forkserver
 
