@@ -1,8 +1,10 @@
-"""requirements.lock: write it anew, or tell whether it still belongs to pyproject.toml.
+"""The locks: write them anew, or tell whether they still belong to pyproject.toml.
 
-The lock is universal, pinned by hash, and holds no address of an index or a file. Its first line is
-a fingerprint of what pyproject.toml asks for, so that a change of the dependencies without a new
-lock is seen without asking an index. Standard library only: it runs before there is a `.venv`.
+`requirements.lock` holds what Daybook needs to be installed and to run, `requirements-dev.lock`
+what its developers need beside that. Both are universal, pinned by hash, and hold no address of an
+index or a file. Their first line is a fingerprint of what pyproject.toml asks for, so that a change
+of the dependencies without a new lock is seen without asking an index. Standard library only: it
+runs before there is a `.venv`.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MARK = "# pyproject: "
 # A scheme, a direct reference, an option or a path; the comments hold none of them either.
 ADDRESS = re.compile(r"://|\bfile:|^[^#\s]+ @ |^-|(^|\s)/\w")
 LOWEST_PYTHON = "3.11"
+LOCKS = {"requirements.lock": "build", "requirements-dev.lock": "dev"}
+"""The locks, and the group of pyproject.toml that each holds beside the dependencies."""
 
 
 def fingerprint(pyproject: str) -> str:
@@ -38,20 +42,25 @@ def fingerprint(pyproject: str) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def problems(pyproject: str, lock: str) -> list[str]:
-    """What is wrong with the text of a lock; empty when it is right."""
+def problems(pyproject: str, lock: str, name: str = "requirements.lock") -> list[str]:
+    """What is wrong with the text of the lock ``name``; empty when it is right."""
     found = []
     first, _, rest = lock.partition("\n")
     if first != MARK + fingerprint(pyproject):
-        found.append("requirements.lock is older than what pyproject.toml asks for: make lock")
+        found.append(f"{name} is older than what pyproject.toml asks for: make lock")
     for number, line in enumerate(rest.splitlines(), start=2):
         if ADDRESS.search(line):
-            found.append(f"requirements.lock:{number} holds an address: {line.strip()}")
-    pins = re.findall(r"^[\w.-]+(?:\[[^\]]*\])?==.*(?:\n +--hash=.*)*", rest, flags=re.MULTILINE)
+            found.append(f"{name}:{number} holds an address: {line.strip()}")
+    pins = _pins(rest)
     if not pins:
-        found.append("requirements.lock pins nothing")
+        found.append(f"{name} pins nothing")
     found += [f"{pin.splitlines()[0]} has no hash" for pin in pins if "--hash=" not in pin]
     return found
+
+
+def _pins(text: str) -> list[str]:
+    pin = r"^[\w.-]+(?:\[[^\]]*\])?==.*(?:\n +--hash=.*)*"
+    return re.findall(pin, text, flags=re.MULTILINE)
 
 
 def _uv(folder: Path) -> str:
@@ -67,20 +76,32 @@ def _uv(folder: Path) -> str:
 def write(root: Path, arguments: Sequence[str]) -> None:
     """Resolve anew; pins that still fit stay, unless ``arguments`` (for uv) say otherwise."""
     pyproject = (root / "pyproject.toml").read_text()
-    lock = root / "requirements.lock"
+    head = f"{MARK}{fingerprint(pyproject)}\n# Written by: make lock\n"
     with tempfile.TemporaryDirectory() as name:
-        made = Path(name) / "requirements.lock"
-        if lock.exists():
-            made.write_text(lock.read_text())  # uv keeps the versions it finds in its output
-        command = [_uv(Path(name)), "pip", "compile", "pyproject.toml", "--group", "dev"]
-        command += ["--universal", "--python-version", LOWEST_PYTHON, "--generate-hashes"]
-        command += ["--no-emit-index-url", "--no-emit-find-links", "--quiet"]
-        command += ["--custom-compile-command", "make lock", "--output-file", str(made)]
-        subprocess.run([*command, *arguments], check=True, cwd=root, stdout=subprocess.DEVNULL)
-        text = f"{MARK}{fingerprint(pyproject)}\n{made.read_text()}"
-    if wrong := problems(pyproject, text):
+        folder = Path(name)
+        # uv keeps the versions that it finds in its output.
+        before = [path.read_text() for lock in LOCKS if (path := root / lock).exists()]
+        uv, pins = _uv(folder), dict[str, list[str]]()
+        for lock, group in LOCKS.items():
+            made = folder / lock
+            made.write_text("".join(before))
+            command = [uv, "pip", "compile", f"{root}/pyproject.toml"]
+            command += ["--group", f"{root}/pyproject.toml:{group}"]
+            command += [word for other in pins for word in ("--constraints", f"{folder / other}")]
+            command += ["--universal", "--python-version", LOWEST_PYTHON, "--generate-hashes"]
+            command += ["--no-header", "--no-annotate", "--quiet", "--output-file", str(made)]
+            subprocess.run([*command, *arguments], check=True, stdout=subprocess.DEVNULL)
+            there = {pin for others in pins.values() for pin in others}
+            pins[lock] = [pin for pin in _pins(made.read_text()) if pin not in there]
+    texts = {lock: head + "".join(f"{pin}\n" for pin in some) for lock, some in pins.items()}
+    if wrong := _wrong(pyproject, texts):
         sys.exit("\n".join(wrong))
-    lock.write_text(text)
+    for lock, text in texts.items():
+        (root / lock).write_text(text)
+
+
+def _wrong(pyproject: str, locks: Mapping[str, str]) -> list[str]:
+    return [each for name, text in locks.items() for each in problems(pyproject, text, name)]
 
 
 def main() -> None:
@@ -91,9 +112,8 @@ def main() -> None:
     if verb.verb == "write":
         write(root, rest)
         return
-    lock = root / "requirements.lock"
-    wrong = problems((root / "pyproject.toml").read_text(), lock.read_text())
-    if wrong:
+    locks = {name: (root / name).read_text() for name in LOCKS}
+    if wrong := _wrong((root / "pyproject.toml").read_text(), locks):
         sys.exit("\n".join(wrong))
 
 

@@ -18,7 +18,7 @@ from benchmarks import machine, place, start
 from daybook.clock import SYSTEM
 from daybook.home import Home
 
-PARTS = ("start", "worker", "jobs", "observe", "outbox")
+PARTS = ("start", "worker", "jobs", "backlog", "observe", "outbox")
 
 
 def main(arguments: list[str]) -> int:
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 async def _workers(home: Home, given: argparse.Namespace) -> list[str]:
     # They import Prefect, which may only now read its environment.
-    from benchmarks import jobs, observe, outbox, worker
+    from benchmarks import backlog, jobs, observe, outbox, worker
 
     worse, itself = list[str](), asyncio.current_task()
     assert itself is not None
@@ -68,6 +68,11 @@ async def _workers(home: Home, given: argparse.Namespace) -> list[str]:
             print("\n## Jobs, with the ledger in it\n")
             print(jobs.table(measured), flush=True)
             worse += jobs.missed(measured)
+        if "backlog" in given.only:
+            drained = await backlog.measure(at, backlog.Plan(given.burst, given.backlog))
+            print("\n## A backlog beside a burst\n")
+            print(backlog.table(drained), flush=True)
+            worse += backlog.missed(drained)
         if "observe" in given.only:
             looked = await observe.measure(at, observe.Plan())
             print("\n## A look at a thousand jobs\n")
@@ -91,6 +96,7 @@ def _read(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--shipped", type=int, default=15, help="runs of the worker as shipped")
     parser.add_argument("--runs", type=int, default=25, help="runs of the other workers")
     parser.add_argument("--burst", type=int, default=50, help="runs of a burst")
+    parser.add_argument("--backlog", type=int, default=200, help="runs of a backlog")
     parser.add_argument("--by-hand", type=int, default=30, help="runs of a job by hand")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds; jobs: twice as many")
     parser.add_argument("--callbacks", type=int, default=10_000, help="that wait in the outbox")

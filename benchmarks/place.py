@@ -17,7 +17,7 @@ import httpx
 
 from benchmarks import counted, usage
 from daybook import repository
-from daybook.home import Home
+from daybook.home import CLIENT_CREDENTIAL, Home
 from daybook.host import children, server, worker
 from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
@@ -49,6 +49,7 @@ def home() -> Iterator[Home]:
             "DAYBOOK_HOME": str(here.path),
             "PREFECT_HOME": str(here.prefect),
             "PREFECT_API_URL": server.api_url(server.free_port(0)),
+            CLIENT_CREDENTIAL: here.ensure_credential(),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }

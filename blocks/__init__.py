@@ -34,6 +34,8 @@ __all__ = [
 
 async def register(client: PrefectClient | None = None) -> None:
     """Make the block types known to Prefect, or bring them up to date; idempotent."""
+    from prefect.exceptions import ObjectAlreadyExists
+
     for block in (
         OfflineAgentBlock,
         CommandAgentBlock,
@@ -43,4 +45,7 @@ async def register(client: PrefectClient | None = None) -> None:
         DestinationBlock,
         ChannelBlock,
     ):
-        await block.aregister_type_and_schema(client=client)
+        try:
+            await block.aregister_type_and_schema(client=client)
+        except ObjectAlreadyExists:  # another process has just registered it
+            await block.aregister_type_and_schema(client=client)

@@ -9,7 +9,8 @@ import random
 import sys
 import time
 from collections import Counter
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import machine
@@ -21,9 +22,14 @@ from daybook.host import server
 
 if TYPE_CHECKING:
     from chaos.callbacks import Callbacks
+    from chaos.edits import Walk
     from chaos.faults import Struck
     from chaos.place import Place
+    from chaos.restarts import Restart
     from chaos.verdict import Verdict
+    from chaos.work import Wanted, Work
+
+    Add = Callable[[Wanted], Awaitable[Work]]
 
 DUE_EVERY = 10
 """Seconds between two due times of one job."""
@@ -32,6 +38,15 @@ POSTGRESQL = "postgresql://root@127.0.0.1:5432/test"
 """The server on which a database is made for the ledger, unless `TEST_POSTGRESQL_URL` names one."""
 ADDED_WITHIN = 1.0
 """Seconds that adding one job may take: when the last is due is said before the first is added."""
+
+
+class Storm(NamedTuple):
+    """The jobs and the faults that they met; ``restart`` where everything was killed at once."""
+
+    jobs: Work
+    struck: list[Struck]
+    restart: Restart | None = None
+    healthy_at: datetime | None = None
 
 
 class Met(NamedTuple):
@@ -56,18 +71,17 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
     # They import Prefect, which may only now read its environment.
     from prefect.client.orchestration import get_client
 
-    from chaos import callbacks, edits, effects, faults, place, verdict, work
+    from chaos import callbacks, edits, effects, place, restarts, verdict, work
     from daybook import repository
     from daybook.host import worker
     from daybook.ledger.engine import Ledger
 
-    draw = random.Random(seed)
-    plan = faults.drawn(draw, given.seconds, given.faults, given.longest_stop)
     # Its own stream: how long the edits take must not change what the seed says of the faults.
     walk = edits.Walk(random.Random(seed + 1), given.edits)
+    longest = restarts.LONGEST if given.restart_after else effects.LONGEST
     async with (
         place.database(home, address) as ledger_address,
-        effects.had(home.path, random.Random(seed + 2)) as had,
+        effects.had(home.path, random.Random(seed + 2), longest) as had,
         callbacks.had(random.Random(seed + 3)) as called,
     ):
         os.environ["DAYBOOK_LEDGER_URL"] = ledger_address
@@ -78,23 +92,25 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
             async with Ledger(ledger_address) as ledger, get_client() as client:
                 await repository.load_door("blocks/__init__.py").register(client)
                 await worker.ensure_pool(client)
-                many = max(1, round(given.rate * DUE_EVERY))
-                lasts = many * ADDED_WITHIN + given.seconds + given.lead
-                end = SYSTEM.now().replace(microsecond=0) + timedelta(seconds=lasts)
-                wanted = work.Wanted(end, many, edited=4 if given.edits else 0)
-                jobs = await work.add(client, had, called, home.path, wanted)
-                began = SYSTEM.now().timestamp()
-                _say(f"{many} jobs until {end:%H:%M:%S} UTC, {len(plan)} faults, seed {seed}")
-                walking = asyncio.create_task(walk.go(at, jobs, began, given.seconds))
-                struck = await faults.strike(at, plan, began)
-                await walking
-                await SYSTEM.wait_until(end)
+
+                async def add(wanted: Wanted) -> Work:
+                    return await work.add(client, had, called, home.path, wanted)
+
+                had_of_them = _killed_at_once if given.restart_after else _struck
+                storm = await had_of_them(given, seed, at, walk, add)
+                jobs, struck = storm.jobs, storm.struck
+                await SYSTEM.wait_until(jobs.end)
                 called.be_well()
                 _say("the storm is over")
-                settled = await verdict.settled(ledger, jobs)
+                settled, stood_still = await verdict.settled(ledger, jobs, given.concurrency)
                 found = await verdict.judge(ledger, client, jobs, had.counted(), struck)
+                if storm.restart is not None and storm.healthy_at is not None:
+                    found.wrong += await verdict.catch_ups_of(
+                        ledger, jobs, storm.restart, storm.healthy_at
+                    )
                 found.wrong += await verdict.callbacks_of(ledger, called)
                 found.settled_after = settled
+                found.wrong += [stood_still] if stood_still else []
                 found.wrong += await walk.disagree(ledger, client)
                 met = Met(struck, walk.steps, called)
                 print(_table(given, seed, met, found, at))
@@ -110,6 +126,40 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
 
         shutil.copytree(home.path, given.keep, dirs_exist_ok=True)
     return 1 if found.wrong else 0
+
+
+async def _struck(given: argparse.Namespace, seed: int, at: Place, walk: Walk, add: Add) -> Storm:
+    """Have the faults that the seed says, one after the other."""
+    from chaos import faults, work
+
+    plan = faults.drawn(random.Random(seed), given.seconds, given.faults, given.longest_stop)
+    many = max(1, round(given.rate * DUE_EVERY))
+    lasts = many * ADDED_WITHIN + given.seconds + given.lead
+    end = SYSTEM.now().replace(microsecond=0) + timedelta(seconds=lasts)
+    jobs = await add(work.Wanted(end, many, edited=4 if given.edits else 0))
+    began = SYSTEM.now().timestamp()
+    _say(f"{many} jobs until {end:%H:%M:%S} UTC, {len(plan)} faults, seed {seed}")
+    walking = asyncio.create_task(walk.go(at, jobs, began, given.seconds))
+    struck = await faults.strike(at, plan, began)
+    await walking
+    return Storm(jobs, struck)
+
+
+async def _killed_at_once(
+    given: argparse.Namespace, seed: int, at: Place, _: Walk, add: Add
+) -> Storm:
+    """Kill everything at once, and start it again `--restart-after` seconds later."""
+    from chaos import restarts, work
+
+    many = given.concurrency  # so that no run waits for a slot
+    start = SYSTEM.now() + timedelta(seconds=many * ADDED_WITHIN)
+    restart = restarts.drawn(random.Random(seed), many, given.restart_after, start)
+    jobs = await add(work.Wanted(restart.end, many, 0, restarts.NAPS, restart.schedules))
+    _say(f"{many} jobs until {restart.end:%H:%M:%S} UTC, seed {seed}")
+    _say(f"everything is killed at {restart.at:%H:%M:%S} UTC")
+    restarted = await restarts.strike(at, restart)
+    _say("the server answers again")
+    return Storm(jobs, [restarted.struck], restart, restarted.healthy_at)
 
 
 def _table(given: argparse.Namespace, seed: int, met: Met, found: Verdict, at: Place) -> str:
@@ -161,6 +211,13 @@ def _read(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--longest-stop", type=float, default=90.0, help="seconds of a SIGSTOP")
     parser.add_argument("--lead", type=float, default=LEAD, help="seconds of quiet at the end")
+    parser.add_argument(
+        "--restart-after",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="kill everything at once, start it again after so long, and check the catch-ups",
+    )
     parser.add_argument("--seed", type=int, help="of the faults and edits; else drawn and printed")
     parser.add_argument("--ledger", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--keep", default="", help="a folder for the books and logs of a failure")

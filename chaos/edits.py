@@ -69,7 +69,10 @@ class Walk:
                 await kinds[kind](name)
             else:
                 job = await jobs.show(name)
-                async with httpx.AsyncClient(base_url=place.api_url, timeout=10.0) as client:
+                basic = httpx.BasicAuth(*place.home.credential().split(":", 1))
+                async with httpx.AsyncClient(
+                    base_url=place.api_url, auth=basic, timeout=10.0
+                ) as client:
                     path = f"/deployments/name/{job['deployment']}"
                     found = (await client.get(path)).raise_for_status().json()
                     await there[kind](found, client)

@@ -60,8 +60,13 @@ class Effects:
 
 
 @asynccontextmanager
-async def had(folder: Path, draw: random.Random) -> AsyncIterator[Effects]:
-    """A server for the effects, until the end; the agents' lines go to ``folder``."""
+async def had(
+    folder: Path, draw: random.Random, longest: float = LONGEST
+) -> AsyncIterator[Effects]:
+    """A server for the effects, until the end; the agents' lines go to ``folder``.
+
+    A request's effect takes at most ``longest`` seconds.
+    """
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     effects = Effects(folder / "effects", f"http://127.0.0.1:{port}")
@@ -70,12 +75,12 @@ async def had(folder: Path, draw: random.Random) -> AsyncIterator[Effects]:
     @server.tool
     async def mark() -> str:
         """Have an effect."""
-        await asyncio.sleep(draw.uniform(0, LONGEST))
+        await asyncio.sleep(draw.uniform(0, longest))
         return "marked"
 
     async def hook(request: Request) -> Response:
         effects.requests[request.headers[KEY]] += 1
-        await asyncio.sleep(draw.uniform(0, LONGEST))
+        await asyncio.sleep(draw.uniform(0, longest))
         return PlainTextResponse("done")
 
     tools = server.http_app(path="/")

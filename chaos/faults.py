@@ -28,7 +28,9 @@ KINDS = {
     "cut the ledger": 3,
 }
 """The kinds, and how often each is drawn against the others."""
-KILLS_RUNS = frozenset(KINDS) - {"kill a keeper", "stop a keeper"}
+EVERYTHING = "kill everything"
+"""Not drawn: the only fault of a run with `--restart-after` (`chaos.restarts`)."""
+KILLS_RUNS = frozenset(KINDS) - {"kill a keeper", "stop a keeper"} | {EVERYTHING}
 """Those after which a run may have ended in the middle of its effect, and nobody can know."""
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from daybook.home import Home
-from daybook.host import children, server, worker
+from daybook.host import children, processes, server, worker
 from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
 
 PAUSE = 1.0
 """Seconds until what died is begun again."""
+STARTED = 300.0
+"""Seconds within which the server answers, on a loaded machine too."""
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Place:
     ledger: str
     members: dict[str, Member] = field(default_factory=dict)
     _nurses: list[asyncio.Task[None]] = field(default_factory=list)
+    _may_start: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def api_url(self) -> str:
@@ -52,9 +55,10 @@ class Place:
 
     async def hire(self, workers: int, keepers: int, *, most: int) -> None:
         """Begin all of it; the server first."""
+        self._may_start.set()
         await self._begin("server", self._server)
         child = self.members["server"].child
-        await server.healthy(self.api_url, 120.0, child=child)
+        await server.healthy(self.api_url, STARTED, child=child)
         for number in range(1, workers + 1):
             name = f"worker-{number}"
             command = worker.command(self.home, name=name, limit=most)
@@ -71,6 +75,17 @@ class Place:
 
     def of(self, kind: str) -> list[str]:
         return [name for name in self.members if name.startswith(kind)]
+
+    async def kill_all(self) -> None:
+        """SIGKILL everything at once; nothing is started before `start_all`."""
+        self._may_start.clear()
+        living = [child for name in self.members if (child := self.alive(name)) is not None]
+        await processes.kill([each for child in living for each in processes.family(child.process)])
+
+    async def start_all(self) -> None:
+        """Start everything that `kill_all` killed; returns when the server answers."""
+        self._may_start.set()
+        await server.healthy(self.api_url, STARTED)
 
     async def close(self) -> None:
         """End all of it, the server last."""
@@ -92,6 +107,7 @@ class Place:
             assert member.child is not None
             await member.child.wait()
             await asyncio.sleep(PAUSE)
+            await self._may_start.wait()
             member.child = await member.start()
             member.began += 1
 
@@ -135,7 +151,8 @@ async def cut_ledger(place: Place, seconds: float) -> None:
 
 
 def _lock(path: Path, seconds: float) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as connection:
+    # A process that was stopped in the middle of a write keeps the lock until it goes on.
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=600)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         time.sleep(seconds)
         connection.execute("ROLLBACK")

@@ -10,11 +10,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
+from sqlalchemy import func
 from sqlmodel import col, select
 
-from chaos import callbacks
+from chaos import callbacks, restarts
+from chaos.backlog import Backlog, Left
 from chaos.callbacks import Callbacks
 from chaos.faults import KILLS_RUNS, Struck
+from chaos.restarts import Restart
 from chaos.work import Work, is_due, seconds_until
 from daybook.keeper import prefect_runs
 from daybook.ledger.engine import Ledger
@@ -22,16 +25,14 @@ from daybook.ledger.offers import due_key
 from daybook.ledger.states import LIVE, Delivery
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
 
-SETTLED = 150.0
-"""Seconds within which all that is live has its end, when nothing dies any more."""
 SHOWN = {
     "succeeded": ("COMPLETED", "Completed"),
     "failed": ("FAILED", "Failed"),
     "timed_out": ("FAILED", "TimedOut"),
     "cancelled": ("CANCELLED", "Cancelled"),
     "unknown": ("CRASHED", "Unknown"),
-    "skipped": ("COMPLETED", "Skipped"),
-    "missed": ("COMPLETED", "Missed"),
+    "skipped": ("CANCELLED", "Skipped"),
+    "missed": ("FAILED", "Missed"),
 }
 """How Prefect is to show each outcome: the type and the name of its state (promise.md 13)."""
 NOT_BEGUN = frozenset({"skipped", "missed", "cancelled"})
@@ -54,20 +55,22 @@ class Verdict:
     """What failed, in the book's words: to be read, for nothing in a storm has to fail."""
 
 
-async def settled(ledger: Ledger, work: Work) -> float:
-    """Wait until no due time lacks its outcome, and Prefect and whom it calls were told; the
-    seconds it took.
+async def settled(ledger: Ledger, work: Work, slots: int) -> tuple[float, str]:
+    """Wait until no due time lacks its outcome, and Prefect and all recipients have it.
+
+    Returns the seconds it took, and why it was given up if it was. ``slots`` is how many runs may
+    be at work at once.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    while loop.time() - began < SETTLED:
+    backlog = Backlog(slots, began)
+    while True:
         rows = await _rows(ledger)
         lacking, _ = _counted(await _due(ledger, work), rows)
-        live = any(row.state in LIVE or row.unmirrored for row in rows)
-        if not lacking and not live and not await _unsent(ledger):
-            break
+        left = Left.of(rows, len(lacking), await _unsent(ledger))
+        if not backlog.goes_on(left, loop.time()):
+            return loop.time() - began, backlog.wrong
         await asyncio.sleep(1.0)
-    return loop.time() - began
 
 
 async def judge(
@@ -99,6 +102,18 @@ async def judge(
     return found
 
 
+async def catch_ups_of(
+    ledger: Ledger, work: Work, restart: Restart, healthy_at: datetime
+) -> list[str]:
+    """What is wrong with the catch-ups after everything was killed at once."""
+    async with ledger.read() as session:
+        newest = select(RevisionRow).order_by(col(RevisionRow.number))
+        schedules = {
+            each.job_id: each.schedule for each in (await session.execute(newest)).scalars()
+        }
+    return restarts.wrong(work, schedules, await _rows(ledger), restart, healthy_at)
+
+
 async def callbacks_of(ledger: Ledger, called: Callbacks) -> list[str]:
     """What is wrong with the callbacks."""
     async with ledger.read() as session:
@@ -106,13 +121,14 @@ async def callbacks_of(ledger: Ledger, called: Callbacks) -> list[str]:
     return callbacks.wrong(called, await _rows(ledger), outbox)
 
 
-async def _unsent(ledger: Ledger) -> bool:
-    """Whether a callback has still to be sent, or an alert that does not wait for its hour."""
+async def _unsent(ledger: Ledger) -> int:
+    """How many callbacks have still to be sent, and alerts that do not wait for their hour."""
     pending = col(OutboxRow.status) == Delivery.PENDING.value
     due = (col(OutboxRow.purpose) == "callback") | (col(OutboxRow.next_at) <= ledger.now())
-    unsent = select(OutboxRow.id).where(pending, due).limit(1)
+    unsent = select(func.count()).select_from(OutboxRow).where(pending, due)
     async with ledger.read() as session:
-        return bool((await session.execute(unsent)).first())
+        count: int = (await session.execute(unsent)).scalar_one()
+    return count
 
 
 async def _rows(ledger: Ledger) -> list[RunRow]:

@@ -40,21 +40,23 @@ class Work:
 
 class Wanted(NamedTuple):
     """``many`` jobs that nobody edits, their due times spread until ``end``, and some that are
-    edited.
+    edited. ``naps`` are the seconds that agents take; ``schedules`` replace those of this module.
     """
 
     end: datetime
     many: int
     edited: int
+    naps: tuple[float, ...] = NAPS
+    schedules: tuple[dict[str, str], ...] = ()
 
 
 async def add(
     client: PrefectClient, effects: Effects, callbacks: Callbacks, folder: Path, wanted: Wanted
 ) -> Work:
     """Add the jobs, each with its callbacks."""
-    end, many, edited = wanted
+    end, many, edited, naps, schedules = wanted
     agents = list[str]()
-    for number, nap in enumerate(NAPS):
+    for number, nap in enumerate(naps):
         agents.append(f"counting-{number}")
         command = [effects.agent(folder, nap)]
         await documents.add(client, agents[-1], "command", {"command": command})
@@ -64,7 +66,7 @@ async def add(
     for number, fields in zip(range(many + edited), given, strict=False):
         name = f"job-{number:02}" if number < many else f"edited-{number - many:02}"
         policy = {"until": end.isoformat(), "pause_after_failures": 0}
-        schedule = _schedule(number, many)
+        schedule = schedules[number] if schedules else _schedule(number, many)
         told = callbacks.fields(name)
         added = await jobs.add(
             {"name": name, "timezone": "UTC", **fields, **schedule, **told, "policy": policy}
@@ -95,8 +97,10 @@ def is_due(schedule: dict[str, Any], second: datetime) -> bool:
     """Whether a schedule of this storm is due at this second; found without the code under test."""
     match schedule:
         case {"kind": "cron", "expr": expr}:
-            seconds, *rest = expr.split()
-            assert rest == ["*"] * 5, expr
+            seconds, minutes, *rest = expr.split()
+            assert rest == ["*"] * 4, expr
+            if minutes != "*" and second.minute not in map(int, minutes.split(",")):
+                return False
             return second.second in map(int, seconds.split(","))
         case {"kind": "every", "every": every, "anchor": anchor}:
             step = timedelta(seconds=_seconds(every))

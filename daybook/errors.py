@@ -14,9 +14,13 @@
     ├── SchedulerStopped         1  a task scheduler that was stopped is not started again
     ├── Unreachable              4
     │   ├── PrefectUnreachable   4
+    │   │   └── PrefectRefused   4  it answers, and asks for another credential (401)
     │   └── LedgerUnreachable    4
+    │       └── LedgerReplaced   4  its file was deleted or replaced while it was in use
     ├── LedgerError              1
     │   ├── LedgerNewer          2  the ledger was written by a newer program
+    │   ├── LedgerKeyMissing     1  this home has not the key of the ledger's encrypted copies
+    │   ├── CopyDamaged          1  one encrypted copy in the ledger is not what was written
     │   ├── IllegalTransition    1  a step that `ledger.states` does not join
     │   └── FenceRefused         1  a writer that lost its claim
     ├── Temporary                1  a tool cannot do it now; to be tried again
@@ -111,7 +115,7 @@ class OutgoingRefused(NonRetryable, Refused):
 
 
 class Ambiguous(Refused):
-    """An id prefix that fits more than one job or run."""
+    """A name or id prefix that fits more than one job or run."""
 
     code = "ambiguous"
 
@@ -187,17 +191,49 @@ class PrefectUnreachable(Unreachable):
             super().__init__(f"{told}, or unset PREFECT_API_URL and `daybook up` starts one")
 
 
+class PrefectRefused(PrefectUnreachable):
+    """The Prefect server at ``address`` answered 401.
+
+    ``sent`` names the variable of the credential that was sent; empty if there was none. ``own``:
+    it is the server of this home's `daybook up`.
+    """
+
+    code = "prefect_refused"
+
+    def __init__(self, address: str, sent: str = "", *, own: bool = False) -> None:
+        super().__init__(address)
+        self.sent = sent
+        what = f"the credential in {sent} is wrong" if sent else "no credential was sent"
+        if own:
+            fix = 'use `eval "$(daybook env)"` in this shell'
+        else:
+            fix = "set PREFECT_API_AUTH_STRING to the user:password of that server"
+            fix += ", or PREFECT_API_KEY for Prefect Cloud"
+        self.args = (f"Prefect at {address} denies access (401): {what}; {fix}",)
+
+
 class LedgerUnreachable(Unreachable):
     """``place`` is the ledger's address without its password."""
 
     code = "ledger_unreachable"
 
     def __init__(self, place: str, why: str) -> None:
-        self.place = place
+        self.place, self.why = place, why
         super().__init__(
             f"the ledger at {place} cannot be reached: {why}; check DAYBOOK_HOME and "
             "DAYBOOK_LEDGER_URL"
         )
+
+
+class LedgerReplaced(LedgerUnreachable):
+    """The database of the open ledger was deleted or replaced. ``fix`` says what to do."""
+
+    code = "ledger_replaced"
+
+    def __init__(self, place: str, what: str, fix: str) -> None:
+        super().__init__(place, what)
+        self.what, self.fix = what, fix
+        self.args = (f"the ledger at {place} {what}; {fix}",)
 
 
 class LedgerError(DaybookError):
@@ -217,6 +253,28 @@ class LedgerNewer(LedgerError):
             f"the ledger has schema {found}, this program knows up to {known}: use the newer "
             "Daybook that wrote it"
         )
+
+
+class LedgerKeyMissing(LedgerError):
+    """This home does not have the key of the ledger's encrypted copies; nothing was changed.
+
+    ``why`` says what is wrong with the file of the key.
+    """
+
+    code = "ledger_key_missing"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the ledger's copies of agents and secrets cannot be decrypted: {why}")
+
+
+class CopyDamaged(LedgerError):
+    """An encrypted copy in the ledger was changed, or moved to another name."""
+
+    code = "copy_damaged"
+
+    def __init__(self, label: str) -> None:
+        super().__init__(f"the ledger's copy of {label} is damaged")
 
 
 class IllegalTransition(LedgerError):

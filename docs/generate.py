@@ -91,7 +91,9 @@ _LIMITS = """\
 A job that an agent made, by MCP, by its tools in a run or by `daybook.context(agent=…)`, is owned
 by `agent:<its name>`, which `daybook show` says. It stands under the limits below; what you make
 yourself, and what a program of yours makes, does not. An agent sees and changes its own jobs and
-their runs only: of any other it is told that there is none.
+their runs only: of any other it is told that there is none. If such a job names no agent, it asks
+the agent of its owner's name (the job of `agent:researcher` asks `researcher`), or `default` if
+there is no agent of that name.
 
 The limits are a table in `config.toml` in the home, or JSON in `DAYBOOK_LIMITS`. What one agent is
 to have otherwise stands below its name; the rest it has of the table of all:

@@ -24,8 +24,8 @@ from prefect.client.schemas.objects import State
 from daybook import repository
 from daybook.ledger.offers import Granted
 from daybook.outgoing import webhook as request
+from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.secret_blocks import PrefectSecrets
-from daybook.outgoing.transport import GuardedTransport
 from daybook.runs.attempt import Act, Tried, seconds_asked
 from daybook.runs.carry_out import carry_out
 from daybook.runs.reachable import guard_of
@@ -79,7 +79,7 @@ async def _prepare(granted: Granted) -> Act:
     async def send() -> Tried:
         sent = await request.send(
             prepared,
-            GuardedTransport(guard),
+            HttpxTransport(guard),
             timeout=policy.timeout.total_seconds(),
             idempotent=policy.idempotent,
         )

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 
 import blocks
 from daybook.cli.main import main
+from daybook.home import CLIENT_CREDENTIAL
 
 Daybook = Callable[..., Any]
+
+
+def basic(credential: str | None = None) -> httpx.BasicAuth:
+    """For requests past Prefect's client; the session's credential if none is given."""
+    user, _, password = (credential or os.environ[CLIENT_CREDENTIAL]).partition(":")
+    return httpx.BasicAuth(user, password)
 
 
 def with_client(ask: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
@@ -27,13 +36,24 @@ def with_client(ask: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
     return asyncio.run(asked())
 
 
+_REGISTERED = set[str]()
+
+
+async def register_blocks(client: PrefectClient) -> None:
+    """Once for each server: a test that deletes a block type registers it again itself."""
+    address = str(client.api_url)
+    if address not in _REGISTERED:
+        await blocks.register(client)
+        _REGISTERED.add(address)
+
+
 @asynccontextmanager
 async def knowing_our_blocks(*slugs: str) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no document of these ones,
     before and after.
     """
     async with get_client() as client:
-        await blocks.register(client)
+        await register_blocks(client)
         await _forget(client, slugs)
         yield client
         await _forget(client, slugs)

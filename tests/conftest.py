@@ -7,6 +7,8 @@ use of `prefect_server`; a test that talks to Prefect without that fixture finds
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import shutil
 import signal
@@ -22,8 +24,9 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
 
-from daybook.home import Home
+from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from daybook.host import server
+from tests import costs
 
 if TYPE_CHECKING:
     from tests.databases import Database, Server
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 # How fast an example is on a loaded machine is nothing that a test is about.
 settings.register_profile("without a deadline", deadline=None)
 settings.load_profile("without a deadline")
+settings.register_profile("few", max_examples=settings().max_examples // 10, deadline=None)
 
 REPOSITORY = Path(__file__).parent.parent
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="daybook-tests-"))
@@ -61,6 +65,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 os.environ.update(server.environment(Home(SESSION_HOME).make(), SESSION_PORT))
+# Each server that a test starts asks for this credential, and what talks to it has to send it.
+CREDENTIAL = Home(SESSION_HOME).ensure_credential()
+os.environ.update({SERVER_CREDENTIAL: CREDENTIAL, CLIENT_CREDENTIAL: CREDENTIAL})
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ def prefect_server() -> Iterator[PrefectServer]:
     home, address = Home(SESSION_HOME), server.api_url(SESSION_PORT)
     with start_blocking_portal("asyncio") as portal:
         child = portal.call(server.start, home, SESSION_PORT)
+        costs.SERVERS.add(child.pid)
 
         async def answers() -> None:
             await server.healthy(address, 120.0, child=child)
@@ -119,10 +127,43 @@ def daybook_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(tmp_path / "home").make()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cpu-seconds", type=float, default=math.inf, help="fail if all tests use more of them"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(costs.Costs(config.getoption("--cpu-seconds")))
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests first: of two that run at a time, none is left alone at the end."""
+    """Files with long tests first: of two that run at a time, none is left alone at the end.
+
+    A case on PostgreSQL is `slow` unless its test is marked `dialect`: `make test` runs only those
+    that can differ between the databases, `make test-all` runs every case on both.
+    """
     long = {item.path for item in items if any(map(item.get_closest_marker, ("e2e", "slow")))}
     items.sort(key=lambda item: item.path not in long)
+    for item in items:
+        case = getattr(item, "callspec", None)
+        if (
+            case is not None
+            and "postgresql" in case.id.split("-")
+            and item.get_closest_marker("dialect") is None
+        ):
+            item.add_marker(pytest.mark.slow)
+        # Longer than `make test` gives the others: the first of them starts Prefect's server.
+        with_prefect = "prefect_server" in getattr(item, "fixturenames", ())
+        if with_prefect and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(120))
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what exists by now from garbage collection: 9,000 test items make it slow."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -31,12 +31,14 @@ from daybook.host.prefect_here import PrefectHere
 from daybook.host.processes import Process
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.timing import TIMING, Timing
 from tests.floor import Floor, forget_workers, laid
 from tests.gate import Gate, opened
+from tests.timings import SHORT
 
-JUDGED = 150.0
-"""Seconds within which a run whose holder is gone has its end: a lease, as long again to judge it,
-a grace, one pass."""
+JUDGED = 2 * SHORT.run_lease.total_seconds() + 30.0
+"""Seconds within which a run whose holder is gone has its end, where the workers have `SHORT`
+times: a lease, as long again to judge it, and a grace, a pass and a start on a busy machine."""
 SEEN = 20.0
 """Seconds within which a worker that lives has told both sides of the end of a process. No lease
 has anything to do with that: it is the shortest time between two renewals."""
@@ -45,7 +47,7 @@ CANCELLED = 5.0
 
 AS_PREFECT_SHOWS_IT = {
     "succeeded": ("COMPLETED", "Completed"),
-    "skipped": ("COMPLETED", "Skipped"),
+    "skipped": ("CANCELLED", "Skipped"),
     "failed": ("FAILED", "Failed"),
     "timed_out": ("FAILED", "TimedOut"),
     "cancelled": ("CANCELLED", "Cancelled"),
@@ -377,10 +379,15 @@ class Crew:
 
 
 @asynccontextmanager
-async def hired(root: Path, here: PrefectHere, address: str = "") -> AsyncIterator[Crew]:
-    """A floor in ``root`` and the workers that a test begins there; ``address`` as `laid` says."""
+async def hired(
+    root: Path, here: PrefectHere, address: str = "", timing: Timing = TIMING
+) -> AsyncIterator[Crew]:
+    """A floor in ``root`` and the workers that a test begins there; ``address`` as `laid` says.
+
+    ``timing`` is that of the workers and of what they start.
+    """
     async with laid(root, address) as floor:
-        crew = Crew(floor, root, here)
+        crew = Crew(floor, root, here, variables=timing.environment())
         if address:
             crew.variables["DAYBOOK_LEDGER_URL"] = address
         async with crew.stack:

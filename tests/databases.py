@@ -15,6 +15,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,14 +23,41 @@ from typing import Any, Protocol
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import LRUCache
 from sqlmodel import SQLModel
 
-from daybook.ledger import schema
+from daybook.ledger import postgresql, schema, sqlite
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import new_id
 
 KINDS = ("sqlite", "postgresql")
 URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://root@127.0.0.1:5432/test")
+
+# A machine that is paused for half a minute cuts a write of this process off, as it should in the
+# product; to a test of something else it is nothing. Processes that a test begins keep the bound.
+postgresql.STANDS_STILL = timedelta(minutes=10)
+
+# SQLAlchemy keeps what it has compiled per engine. Each test opens a ledger, so an engine, of its
+# own, and would compile all statements again: half of what it costs.
+_COMPILED = LRUCache[Any, Any](3000)
+
+
+for _dialect in (SQLiteDialect_aiosqlite, PGDialect_asyncpg):  # a part of the key
+    _dialect.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign]
+    _dialect.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign]
+
+
+def _sharing(*given: Any, **options: Any) -> AsyncEngine:
+    engine = create_async_engine(*given, **options)
+    engine.sync_engine._compiled_cache = _COMPILED
+    return engine
+
+
+for _module in (sqlite, postgresql):
+    _module.create_async_engine = _sharing  # type: ignore[attr-defined]
 
 _PREFIX = "daybook_test_"
 _TABLES = """

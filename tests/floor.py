@@ -35,7 +35,6 @@ from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from sqlmodel import col
 from sqlmodel import select as rows_of
 
-from daybook import repository
 from daybook.agents import documents
 from daybook.clock import SYSTEM
 from daybook.errors import NotFound
@@ -49,6 +48,7 @@ from daybook.spec.job import new_job
 from daybook.sync import projection
 from daybook.sync.form import POOL
 from daybook.sync.reconcile import Report, bring
+from tests.at_prefect import register_blocks
 
 # Prefect reads where results are stored through a client that it does not close, at each flow run.
 PREFECT_LEAVES_A_SOCKET = [
@@ -341,7 +341,7 @@ async def laid(root: Path, address: str = "") -> AsyncIterator[Floor]:
     elsewhere.mkdir()
     address = address or f"sqlite+aiosqlite:///{home.path}/ledger.db"
     async with get_client() as client, Ledger(address) as ledger:
-        await repository.load_door("blocks/__init__.py").register(client)
+        await register_blocks(client)
         await documents.ensure_default(client)
         await worker.ensure_pool(client)
         floor = Floor(home, ledger, client, elsewhere)
@@ -352,3 +352,4 @@ async def laid(root: Path, address: str = "") -> AsyncIterator[Floor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()  # here, not in somebody else's test
+    gc.freeze()  # the next collection skips what survived this one

@@ -11,8 +11,8 @@ are not registered.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,17 @@ from pydantic import ValidationError
 
 from daybook.agents import kinds
 from daybook.agents.base import Agent
-from daybook.errors import AgentMisconfigured, Ambiguous, NotFound, Refused, UnknownName
+from daybook.errors import (
+    AgentMisconfigured,
+    Ambiguous,
+    LedgerKeyMissing,
+    NotFound,
+    Refused,
+    UnknownName,
+)
+from daybook.ledger.engine import Ledger
+from daybook.outgoing import block_documents, block_mirror
+from daybook.settings import load
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -28,8 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 """The agent of jobs that name none."""
-
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?\Z")
 
 
 async def names(client: PrefectClient) -> dict[str, str]:
@@ -82,55 +90,33 @@ async def add(
     With ``replace`` it takes the place of the one of that name, if there is one. Nothing of that
     one is kept, so a key has to be given again.
     """
-    from prefect.client.schemas.actions import BlockDocumentCreate, BlockDocumentUpdate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-
     kind = kinds.named(slug)
-    if not _NAME.match(name):
-        raise Refused(
-            "name",
-            f'"{name}" cannot be the name of an agent',
-            "legal are 1 to 64 lowercase letters, digits and dashes, not at the ends",
-        )
+    block_documents.check_name(kind.block_type, name)
     data = kinds.stored(kinds.checked(kind, settings))
-    taken = Refused("name", f'"{name}" is taken', "choose another, or replace that agent")
     old = await _old(client, name)
     if old and not replace:
-        raise taken
-    try:
-        block_type = await client.read_block_type_by_slug(kind.slug)
-    except ObjectNotFound:
-        raise _unregistered(kind) from None
-    schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
-    if schema is None:
-        raise _unregistered(kind)
-    if old and old[0] == kind:
-        await client.update_block_document(
-            old[1].id,
-            BlockDocumentUpdate(block_schema_id=schema.id, data=data, merge_existing_data=False),
-        )
-        return
-    try:
-        await client.create_block_document(
-            BlockDocumentCreate(
-                name=name, data=data, block_schema_id=schema.id, block_type_id=block_type.id
-            )
-        )
-    except ObjectAlreadyExists:  # someone was faster
-        raise taken from None
-    if old:  # of another kind; only now, so that a failure above leaves it
-        await client.delete_block_document(old[1].id)
+        raise Refused("name", f'"{name}" is taken', "choose another, or replace that agent")
+    same = old is not None and old[0] == kind
+    await block_documents.keep(client, kind.block_type, name, data, replace=same)
+    if old and not same:  # only now, so that a failure above leaves it
+        await block_documents.forget(client, old[0].block_type, name)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
-    """Forget the agent; raises `NotFound` or `Ambiguous`."""
-    from prefect.exceptions import ObjectNotFound
+    """Forget the agent; raises `NotFound` or `Ambiguous`.
 
+    One that Prefect lost is forgotten too, so that it is not restored.
+    """
     try:
-        _, document = await _find(client, name, secrets=False)
-        await client.delete_block_document(document.id)
-    except (UnknownName, ObjectNotFound):
+        kind, document = await _find(client, name, secrets=False)
+    except UnknownName:
+        slug, _, short = name.rpartition("/")
+        for lost in kinds.KINDS.values():
+            if slug in ("", lost.slug):
+                with suppress(NotFound):
+                    return await block_documents.forget(client, lost.block_type, short)
         raise NotFound("agent", name) from None
+    await block_documents.forget(client, kind.block_type, str(document.name))
 
 
 async def describe(client: PrefectClient, name: str) -> dict[str, Any]:
@@ -161,15 +147,32 @@ async def ensure_default(
 ) -> bool:
     """Make the agent `default` unless there is one of that name; True if it was made.
 
-    Without a kind it is an offline one. The settings have to be legal.
+    Without a kind it is an offline one. The settings have to be legal. If Prefect lost its
+    database, the one of the ledger is restored; raises `LedgerKeyMissing` if that one cannot be
+    decrypted.
     """
     if DEFAULT in await names(client):
+        return False
+    if await _restored(client):
         return False
     try:
         await add(client, DEFAULT, slug, settings)
     except Refused:  # someone was faster; the name and the settings are legal
         return False
     return True
+
+
+async def _restored(client: PrefectClient) -> bool:
+    """Whether there was an agent `default` that Prefect lost: it is not replaced by another one.
+
+    This restores it; if that fails, `daybook doctor` shows the problem. Raises
+    `LedgerKeyMissing` if the ledger has one that cannot be decrypted here.
+    """
+    async with Ledger(load().ledger_address) as ledger:
+        report = await block_mirror.agree(ledger, client, kinds.TYPES, only=DEFAULT)
+    if report.locked:
+        raise LedgerKeyMissing(report.key_problem)
+    return bool(report.restored or report.failed)
 
 
 async def _old(client: PrefectClient, name: str) -> tuple[kinds.Kind, BlockDocument] | None:
@@ -185,7 +188,10 @@ async def _find(
     """Only documents of that name are read, so that no other agent's key is on the way."""
     slug, _, name = ref.rpartition("/")
     asked = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
-    read = (_named(client, kind, name, secrets=secrets) for kind in asked)
+    read = (
+        block_documents.named(client, kind.block_type, name, include_secrets=secrets)
+        for kind in asked
+    )
     found = zip(asked, await asyncio.gather(*read), strict=True)
     fits = [(kind, document) for kind, document in found if document is not None]
     if not fits:
@@ -195,27 +201,11 @@ async def _find(
     return fits[0]
 
 
-async def _named(
-    client: PrefectClient, kind: kinds.Kind, name: str, *, secrets: bool
-) -> BlockDocument | None:
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return await client.read_block_document_by_name(name, kind.slug, include_secrets=secrets)
-    except ObjectNotFound:
-        return None
-
-
 async def _documents(client: PrefectClient, kind: kinds.Kind) -> list[BlockDocument]:
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    try:
-        found = await client.read_block_documents_by_type(kind.slug, include_secrets=False)
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code == 404:
-            raise _unregistered(kind) from None
-        raise
-    return [document for document in found if document.name and not document.is_anonymous]
+    found = await block_documents.listed(client, kind.block_type)
+    if found is None:
+        raise _unregistered(kind)
+    return found
 
 
 def _unregistered(kind: kinds.Kind) -> AgentMisconfigured:

@@ -95,6 +95,15 @@ def no_answer(
     return AgentFailed(_Words(agent, model, list(secrets)).say(sentence, reason), text)
 
 
+def no_tools(agent: str, tool: str) -> AgentFailed:
+    """Return the error for a model that called ``tool`` although the request offered no tools."""
+    named = tool if tool.isprintable() and len(tool) <= 100 else repr(tool)[:100]
+    return AgentFailed(
+        f'agent "{agent}" tried to call the tool "{named}" instead of answering; '
+        "this request offers no tools"
+    )
+
+
 def _of_api(error: ModelAPIError, where: _Words, timeout: float) -> AgentError:
     from pydantic_ai import exceptions as e
 

@@ -45,7 +45,7 @@ def find(text: str) -> Any:
     return read(pieces[0])
 
 
-_OPENING = re.compile(r"[ \t]*(`{3,}|~{3,})[^`]*")
+_OPENING = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)[^`]*+")
 _BRACKET = re.compile(r"[\[\]{}]")
 _BRACKET_OR_STRING = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)
 

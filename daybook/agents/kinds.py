@@ -13,6 +13,7 @@ from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.model import ModelAgent, ModelSettings
 from daybook.agents.offline import OfflineAgent, OfflineSettings
 from daybook.errors import AgentMisconfigured, Refused
+from daybook.outgoing.block_documents import BlockType
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Kind:
     description: str
     settings: type[BaseModel]
     make: Callable[[str, Any], Agent]
+
+    @property
+    def block_type(self) -> BlockType:
+        return BlockType(self.slug, self.title, "agent")
 
 
 OFFLINE = Kind(
@@ -52,6 +57,7 @@ MODEL = Kind(
     make=ModelAgent,
 )
 KINDS: dict[str, Kind] = {kind.slug: kind for kind in (OFFLINE, COMMAND, MODEL)}
+TYPES = tuple(kind.block_type for kind in KINDS.values())
 
 HIDDEN = "********"
 """Shown in place of a secret."""

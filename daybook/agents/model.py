@@ -264,8 +264,8 @@ class ModelAgent:
     async def _ask(
         self, model: Model, request: AgentRequest, usage: RunUsage, toolset: Offered | None
     ) -> AgentReply:
-        from pydantic_ai import Agent, UsageLimits
-        from pydantic_ai.exceptions import UsageLimitUnavailableWarning
+        from pydantic_ai import Agent, UsageLimits, capture_run_messages
+        from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitUnavailableWarning
 
         from daybook.agents import failures, providers
 
@@ -280,15 +280,24 @@ class ModelAgent:
             toolsets=[toolset] if toolset else None,
         )
         sent = self._sent(model, request, usage)
-        async with agent:
-            result = await agent.run(
-                request.prompt,
-                message_history=_messages(request),
-                model_settings=lambda context: sent(context.run_step),
-                usage_limits=UsageLimits(request_limit=limit, total_tokens_limit=request.tokens),
-                usage=usage,
-                infer_name=False,
-            )
+        limits = UsageLimits(request_limit=limit, total_tokens_limit=request.tokens)
+        with capture_run_messages() as messages:
+            try:
+                async with agent:
+                    result = await agent.run(
+                        request.prompt,
+                        message_history=_messages(request),
+                        model_settings=lambda context: sent(context.run_step),
+                        usage_limits=limits,
+                        usage=usage,
+                        infer_name=False,
+                    )
+            except UnexpectedModelBehavior as error:
+                # Its subclasses (content filter, max_tokens) say what happened themselves.
+                tool = "" if request.tools else _tool_called(messages)
+                if not tool or type(error) is not UnexpectedModelBehavior:
+                    raise
+                raise failures.no_tools(self.name, tool) from None
         text, response = result.output or "", result.response
         reason, theirs = response.finish_reason, (response.provider_details or {}).get(_REASON)
         if reason == "content_filter":
@@ -374,6 +383,13 @@ def _over(tokens: int, usage: RunUsage) -> AgentFailed:
         f"stopped: the token limit is reached: {tokens:,} were left, and {asked} took "
         f"{usage.total_tokens:,}"
     )
+
+
+def _tool_called(messages: list[ModelMessage]) -> str:
+    """Return the name of a tool that the last response calls; empty if it calls none."""
+    last = next((each for each in reversed(messages) if each.kind == "response"), None)
+    names = [part.tool_name for part in last.parts if part.part_kind == "tool-call"] if last else []
+    return names[0] if names else ""
 
 
 def _messages(request: AgentRequest) -> list[ModelMessage]:

@@ -109,6 +109,8 @@ async def add_(
         _block(made)
         if given == ["model"] and not made["settings"]["api_key"]:
             output.say(model_options.keyless())
+        for note in made["notes"]:
+            output.say(f"! {note}")
         output.say(f"Ask it something: daybook agents test {name}")
     return 0
 

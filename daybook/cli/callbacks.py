@@ -306,7 +306,7 @@ def _whole(found: dict[str, Any]) -> None:
         ("is a", found["purpose"]),
         ("asked", words.local(found["created_at"])),
         ("ended", words.local(found["finished_at"]) if found["finished_at"] else ""),
-        ("next try", words.local(found["next_at"]) if waits else ""),
+        ("next try", words.next_try(found["next_at"], found["paused_until"]) if waits else ""),
         ("held back", _paused(found)),
         ("tries", "\n".join(map(_tried, found["tries"])) or "none yet"),
         ("note", found["note"]),

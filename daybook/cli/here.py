@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from daybook import home as homes
 from daybook.cli import output, sync, words
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
@@ -23,24 +24,81 @@ async def up_(
     detach: Annotated[
         bool, Parameter(help="Go on in the background; return when all is ready.")
     ] = False,
+    link: Annotated[bool, Parameter(negative="--no-link", show=False)] = True,
     as_json: Json = False,
 ) -> int:
     """Start everything on this machine, and show what becomes of each run.
 
     Prefect's server (unless one is configured), its UI and a worker; at the first start also an
-    example job, run once. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`. With
-    --json: a line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
+    example job, run once. The link that it shows opens the UI without a password, once;
+    `daybook open` makes another. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`.
+    With --json: a line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
 
     Example: daybook up --no-browser
     """
     from daybook.service.doctoring import installation
 
     installation.refuse_wrong()
+    homes.forget_prepared()
     prefect_first()
+    from daybook.programs import environment
     from daybook.service import up
 
     talk = JsonTalk() if as_json else Talk(browser=browser, detached=detach)
-    await (up.detach(talk) if detach else up.up(talk))
+    environment.set_search_path()
+    await (up.detach(talk) if detach else up.up(talk, link=link and not as_json))
+    return 0
+
+
+async def open_(
+    *,
+    browser: Annotated[
+        bool, Parameter(negative="--no-browser", help="Open the link, and do not only show it.")
+    ] = True,
+    as_json: Json = False,
+) -> int:
+    """Open Prefect's UI, logged in.
+
+    Shows a link that works once, within ten minutes, and opens it if there is a display. The
+    browser stays logged in for a week.
+
+    Example: daybook open --no-browser
+    """
+    prefect_first()
+    from daybook.service import browser as browsers
+
+    made = await browsers.link()
+    if as_json:
+        output.data(made)
+        return 0
+    output.line(made["url"])
+    if not (browser and open_browser(made["url"])) and made["expires_in_seconds"]:
+        minutes = made["expires_in_seconds"] // 60
+        output.say(f"Open it in a browser on this machine within {minutes} minutes. It works once.")
+    return 0
+
+
+def env_(
+    *, fish: Annotated[bool, Parameter(help="For the fish shell.", negative=())] = False
+) -> int:
+    """Show the variables with which `prefect` works in this shell.
+
+    They hold the credential of the Prefect server: who has it can do all that you can.
+
+    Example: eval "$(daybook env)"
+    """
+    prefect_first()
+    import shlex
+
+    from daybook.service import reach
+
+    values = reach.variables()
+    if fish:
+        for name, value in values.items():
+            output.line(f"set -gx {name} {shlex.quote(value)}")
+    else:
+        words = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+        output.line(f"export {words}")
     return 0
 
 
@@ -102,12 +160,14 @@ def worker_(
 
     installation.refuse_wrong()
     prefect_first()
-    from daybook import home as homes
     from daybook.host import worker
 
     command = worker.command(homes.here(), pool=pool, limit=limit, name=name, once=once)
+    environment = dict(os.environ)
+    if homes.is_own_server(os.environ.get("PREFECT_API_URL", "")):
+        environment = homes.without_credentials(environment)
     sys.stdout.flush()
-    os.execv(command[0], command)
+    os.execve(command[0], command, environment)
 
 
 async def keeper_() -> int:
@@ -122,8 +182,10 @@ async def keeper_() -> int:
 
     installation.refuse_wrong()
     prefect_first()
+    from daybook.programs import environment
     from daybook.service import keeper
 
+    environment.set_search_path()
     await keeper.keep(output.say)
     return 0
 
@@ -169,9 +231,14 @@ class Talk:
     def __init__(self, *, browser: bool, detached: bool = False) -> None:
         self._browser = browser
         self._end = "`daybook down` stops it." if detached else "Ctrl-C stops everything."
+        self._program = program()
+        self._example: str | None = None
 
     def say(self, line: str) -> None:
         output.say(line)
+
+    def progress(self, line: str) -> None:
+        output.progress(line)
 
     def synced(self, report: dict[str, Any]) -> None:
         _say_synced(report)
@@ -179,29 +246,37 @@ class Talk:
     def ready(self, facts: dict[str, Any]) -> None:
         output.line("Ready.", style="bold green")
         jobs = f"{facts['jobs']} (`daybook list` shows them)"
-        export = f"export PREFECT_API_URL={facts['api_url']}"
         health = f"{facts['web_url']}/health" if facts["web_url"] else ""
+        address = ui_address(facts)
         told = [
-            ("Prefect UI", facts["ui_url"]),
+            ("Prefect UI", address),
             ("jobs", jobs),
             ("ledger", facts["ledger"]),
             ("health", health),
-            ("for prefect", export),
+            ("for prefect", 'eval "$(daybook env)"'),
         ]
         output.facts([(name, value) for name, value in told if value])
-        if facts["example"]:
-            output.say(f"Running the example job {facts['example']} now; {self._end}")
+        self._example = facts["example"]
+        if self._example:
+            output.say(f"Running the example job {self._example} now; {self._end}")
         else:
+            if facts["jobs"] <= 1:  # nobody has added one yet
+                self._next()
             output.say(self._end)
-        if self._browser and sys.stdout.isatty() and facts["ui_url"] and display_likely():
-            import webbrowser
-
-            webbrowser.open(facts["ui_url"])
+        if self._browser:
+            open_browser(address)
 
     def outcome(self, run: dict[str, Any]) -> None:
         from daybook.cli.runs import show_run
 
         show_run(run)
+        if self._example and run["job"] == self._example:
+            self._example = None
+            self._next()
+
+    def _next(self) -> None:
+        output.line("Next:", style="bold")
+        output.facts([(what, f"{self._program} {command}") for what, command in NEXT])
 
 
 class JsonTalk:
@@ -209,6 +284,9 @@ class JsonTalk:
 
     def say(self, line: str) -> None:
         output.say(line)
+
+    def progress(self, line: str) -> None:
+        output.progress(line)
 
     def synced(self, report: dict[str, Any]) -> None:
         _say_synced(report)
@@ -218,6 +296,49 @@ class JsonTalk:
 
     def outcome(self, run: dict[str, Any]) -> None:
         output.record({"run": run})
+
+
+NEXT = (
+    (
+        "ask a model",
+        "agents add default --replace --model anthropic:claude-haiku-5-5 --key-env "
+        "ANTHROPIC_API_KEY",
+    ),
+    ("add a job", 'add "Summarise today\'s news" --cron "0 9 * * 1-5" --name morning-brief'),
+    ("see the runs", "runs"),
+)
+"""What to do after the first start, and the command for it."""
+
+
+def ui_address(facts: dict[str, Any]) -> str:
+    """Return the address of the UI that a person opens; empty if there is none."""
+    return str(facts["open_url"] or facts["ui_url"] or "")
+
+
+def program() -> str:
+    """Return how this command is called in this folder: `daybook`, or `.venv/bin/daybook`."""
+    import shutil
+
+    if shutil.which("daybook"):
+        return "daybook"
+    beside = os.path.join(os.path.dirname(sys.executable), "daybook")
+    relative = os.path.relpath(beside)
+    return beside if relative.startswith("..") else relative
+
+
+def open_browser(url: str) -> bool:
+    """Open ``url`` if the user of this terminal would see it; return whether it was opened.
+
+    Other users can read the arguments of a browser. On Linux the server refuses them the link
+    (`daybook.host.peers`); elsewhere the browser opens a file of the home that leads to it.
+    """
+    if not url or not sys.stdout.isatty() or not display_likely():
+        return False
+    import webbrowser
+
+    if sys.platform != "linux" and "?" in url:
+        url = homes.here().leading_to(url).as_uri()
+    return webbrowser.open(url)
 
 
 def display_likely() -> bool:

@@ -49,3 +49,29 @@ async def prune_(
     for name in done["jobs"]:
         output.line(f"Nothing is left of {name}, which was removed before")
     return 0
+
+
+async def rekey_(
+    *,
+    discard: Annotated[
+        bool, Parameter(help="Also discard the copies that Prefect has lost.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Encrypt the ledger's copies of agents and secrets with a new key, if the old one is lost.
+
+    What Prefect holds is copied again. The key is the file ledger-key in the home.
+
+    Example: daybook ledger rekey
+    """
+    prefect_first()
+    from daybook.service import ledger_key
+
+    done = await ledger_key.renew(discard=discard)
+    if as_json:
+        output.data(done)
+        return 0
+    output.line(f"Copied to the ledger: {', '.join(done['copied']) or 'nothing'}")
+    for each in done["discarded"]:
+        output.line(f"Discarded the copy of {each}")
+    return 0

@@ -112,7 +112,7 @@ _task_scheduler = App(
 )
 _ledger = App(
     name="ledger",
-    help="The book itself: prune.",
+    help="The book itself: prune, rekey.",
     help_epilogue="",
     group=_MACHINE,
     sort_key=60,
@@ -141,7 +141,7 @@ _OF_THE_SCHEDULER = ("status", "pause", "resume", "drain", "backlog", "cycle", "
 
 def _register() -> None:
     places = [
-        (_MACHINE, "here", ("up", "down", "status", "doctor", "worker", "keeper")),
+        (_MACHINE, "here", ("up", "open", "down", "status", "doctor", "env", "worker", "keeper")),
         (_MACHINE, "web", ("web",)),
         (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
         (_JOBS, "skips", ("skip", "snooze")),
@@ -166,7 +166,7 @@ def _register() -> None:
         (_sessions, "sessions:", ("list", "show")),
         (_callbacks, "callbacks:", ("list", "show", "retry")),
         (_destinations, "callbacks:destinations_", ("add", "list", "rotate", "test", "remove")),
-        (_ledger, "ledger:", ("prune",)),
+        (_ledger, "ledger:", ("prune", "rekey")),
         (_task, "task:", _OF_TASKS),
         (_task_session, "task_session:", ("register", "report", "list", "show", "remove")),
         (_task_scheduler, "task_scheduler:", _OF_THE_SCHEDULER),

@@ -59,6 +59,7 @@ async def mcp_(
 
     Example: daybook mcp --print-config claude-code
     """
+    from daybook.host import processes
     from daybook.spec import owners
 
     user_id = owners.person(user_id)
@@ -70,6 +71,7 @@ async def mcp_(
         raise Refused(given, "is for HTTP", "give --http with it")
     if print_config is not None:
         return _print(print_config, owner, user_id, _url(host, port) if http else None)
+    processes.deny_inspection()
     _log_to_stderr()
     if http:
         await _over_http(host, _legal(port), name or [])
@@ -112,12 +114,12 @@ def _print(client: str, owner: str | None, user_id: str, url: str | None) -> int
     file = clients.find(client).file
     if url is not None:
         output.line(clients.over_http(client, url))
-        output.say(f"It belongs into {file}; the token into the variable {clients.TOKEN}.")
+        output.say(f"It belongs in {file}; the token into the variable {clients.TOKEN}.")
         return 0
     arguments = ["--owner", owner] if owner else []
     arguments += [f"--user-id={user_id}"] if user_id else []  # which may begin with -
     output.line(clients.over_stdio(client, arguments))
-    output.say(f"It belongs into {file}.")
+    output.say(f"It belongs in {file}.")
     for variable in clients.left_out():
         output.say(f"{variable} is set here and may be secret: the client has to pass it on.")
     return 0

@@ -101,7 +101,11 @@ class ModelOptions:
             key = os.environ.get(self.key_env, "").strip()
             if not key:
                 # The name may be a key, typed into the wrong place: it is not repeated.
-                raise Refused("key_env", "no variable of this name holds a key here")
+                raise Refused(
+                    "key_env",
+                    "no variable of this name holds a key here",
+                    "export the variable first, or give the key on standard input (--key-stdin)",
+                )
             return key
         if self.key_stdin:
             key = _read().strip()

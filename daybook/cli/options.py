@@ -193,8 +193,8 @@ class JobOptions:
         list[str] | None,
         Parameter(
             group=_WHAT,
-            help="name=value, for programs; may be given several times. All of it is replaced, and "
-            "'' takes it away.",
+            help="name=value for programs, or a JSON object; repeatable. Replaces all "
+            "metadata; '' clears it.",
         ),
     ] = None
 
@@ -408,7 +408,8 @@ class JobOptions:
             del given["header"]
             given["headers"] = dict(header(each) for each in self.header)
         if self.metadata is not None:
-            given["metadata"] = dict(pair(each) for each in self.metadata if each)
+            parts = [metadata(each) for each in self.metadata if each]
+            given["metadata"] = {name: each[name] for each in parts for name in each}
         if self.body is not None and self.body.startswith("@"):
             given["body"] = _file("body", self.body[1:])
         if check := self._check(given):
@@ -456,12 +457,14 @@ def words_of(field: str, text: str) -> list[str]:
         raise Refused(field, f"{text!r} is not legal: {error}", "close what was opened") from None
 
 
-def pair(text: str) -> tuple[str, str]:
-    """Name and value of metadata as it is typed."""
+def metadata(text: str) -> dict[str, object]:
+    """Read one `--metadata`: `name=value`, or a JSON object."""
+    if text.lstrip().startswith("{"):
+        return json_object("metadata", text)
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise Refused("metadata", f'"{text}" has no name', "write name=value")
-    return name.strip(), value
+    return {name.strip(): value}
 
 
 def header(text: str) -> tuple[str, str]:
@@ -495,7 +498,7 @@ def json_object(field: str, text: str) -> dict[str, object]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(field, f"is no JSON: {error}", _OBJECTS[field]) from error
+        raise Refused(field, f"is no JSON: {error}", _OBJECTS.get(field, "")) from error
     if not isinstance(found, dict):
-        raise Refused(field, "is no JSON object", _OBJECTS[field])
+        raise Refused(field, "is no JSON object", _OBJECTS.get(field, ""))
     return found

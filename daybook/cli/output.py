@@ -1,14 +1,17 @@
 """What is printed: JSON, lines and tables.
 
 A terminal gets colours and columns that fit it; anything else gets plain lines, which nothing
-shortens. What an agent or a user wrote cannot drive the terminal: control characters are shown as
-escapes there.
+shortens. What an agent or a user wrote cannot drive a terminal, neither this one nor the one on
+which a file or a pipe is read later: control characters are shown as escapes.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,6 +41,9 @@ STYLES = {
 ALERT = "! "
 """Stands before what somebody has to look at."""
 
+PROGRESS_INTERVAL_SECONDS = 5.0
+"""How often `progress` says something to what is not a terminal."""
+
 GAP = 2
 """Blanks between two columns."""
 LEAST = 8
@@ -56,15 +62,53 @@ def record(value: Any) -> None:
 
 def line(text: str = "", style: str = "") -> None:
     """One piece of text on stdout, in a rich style when it is a terminal."""
+    _PROGRESS.clear()
     if not sys.stdout.isatty():
-        print(_sayable(text), flush=True)
+        print(_plain(text), flush=True)
         return
     _console().print(_harmless(text), style=style or None, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Talk: on stderr, at once."""
-    print(_harmless(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+    _PROGRESS.clear()
+    shown = _harmless(text) if sys.stderr.isatty() else _harmless(text, _CONTROL)
+    print(shown, file=sys.stderr, flush=True)
+
+
+def progress(text: str) -> None:
+    """Show how far something is, on stderr: one line that each call rewrites on a terminal.
+
+    The next `say` or `line` takes its place. Anything else gets a plain line every
+    `PROGRESS_INTERVAL_SECONDS` at most.
+    """
+    _PROGRESS.show(_harmless(text))
+
+
+class _Progress:
+    """The state of `progress`: whether its line is on the terminal, and when it was last shown."""
+
+    def __init__(self) -> None:
+        self._is_shown = False
+        self._at = -PROGRESS_INTERVAL_SECONDS
+
+    def show(self, text: str) -> None:
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            print(f"{_REWRITE}{text[:width]}", end="", file=sys.stderr, flush=True)
+            self._is_shown = True
+        elif time.monotonic() - self._at >= PROGRESS_INTERVAL_SECONDS:
+            self._at = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._is_shown:
+            self._is_shown = False
+            print(_REWRITE, end="", file=sys.stderr, flush=True)
+
+
+_REWRITE = "\r\x1b[K"
+_PROGRESS = _Progress()
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> None:
@@ -93,10 +137,11 @@ def table(
     if sys.stdout.isatty():
         _drawn(headers, rows, whole, cut)
         return
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    for row in (headers, *rows):
+    plain = [[_plain(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    for row in plain:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        print(_sayable("  ".join(cells).rstrip()))
+        print("  ".join(cells).rstrip())
 
 
 def _drawn(
@@ -139,6 +184,8 @@ def _style(cell: str) -> str:
 def _json(value: Any, indent: int | None = None) -> str:
     """JSON, escaped where stdout's encoding (or UTF-8, for half a surrogate pair) needs it."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
+    # JSON escapes the control characters below U+0020 itself.
+    text = re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
     return text if _sayable(text) == text else json.dumps(value, indent=indent)
 
 
@@ -153,10 +200,21 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
 
 
-def _harmless(text: str) -> str:
+_CONTROL = ("Cc",)
+_HIDDEN = ("Cc", "Cf", "Cs")
+"""Unicode categories: control characters, and with those what is invisible on a terminal."""
+
+
+def _plain(text: str) -> str:
+    """Return ``text`` for what is not a terminal: text that only looks empty stays as it is."""
+    return _sayable(_harmless(text, _CONTROL))
+
+
+def _harmless(text: str, hidden: Collection[str] = _HIDDEN) -> str:
+    """Return ``text`` with the letters of these Unicode categories shown as escapes."""
     return "".join(
         letter
-        if letter in "\n\t" or unicodedata.category(letter) not in ("Cc", "Cf", "Cs")
+        if letter in "\n\t" or unicodedata.category(letter) not in hidden
         else repr(letter)[1:-1]
         for letter in text
     )

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from daybook import home
+from daybook.host import processes
 
 
 def prefect_first() -> None:
-    """Point Prefect at the right server; before anything of Prefect is imported."""
+    """Point Prefect at the right server; before anything of Prefect is imported.
+
+    From then on this process may hold a credential, so others of this user cannot look into it.
+    """
+    processes.deny_inspection()
     home.enter()

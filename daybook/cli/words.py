@@ -88,8 +88,13 @@ def why_in_brief(run: dict[str, Any]) -> str:
 
 
 def delivery(run: dict[str, Any]) -> str:
-    """What became of what was to be told of a run, for a table; a dash where nothing was asked."""
-    return "-" if run["delivery"] == "not_requested" else str(run["delivery"])
+    """Return what became of the run's callbacks and messages, or else of its alert, for a table.
+
+    `delivered`, `alert delivered`; a dash if there are none.
+    """
+    if run["delivery"] != "not_requested":
+        return str(run["delivery"])
+    return f"alert {run['alert']}" if run.get("alert") else "-"
 
 
 def told(run: dict[str, Any]) -> str:
@@ -117,7 +122,14 @@ def delivered(each: dict[str, Any]) -> str:
         case "suppressed":
             return each["note"] or "withdrawn"
         case _:
-            return f"pending, {counted(tries, 'try')}, next {local(each['next_at'])}{why}"
+            return f"pending, {counted(tries, 'try')}, next {next_try(each['next_at'])}{why}"
+
+
+def next_try(*at: str | None) -> str:
+    """Return the latest of these instants by this machine's clock, or `now` if it has passed."""
+    times = [datetime.fromisoformat(each) for each in at if each is not None]
+    latest = max(times, default=SYSTEM.now())
+    return local(latest.isoformat()) if latest > SYSTEM.now() else "now"
 
 
 def receiver(each: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ A model that calls them works for an agent: never for the operator, unless the p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +21,7 @@ from daybook.embed import acting
 from daybook.errors import DaybookError, Refused
 from daybook.spec import owners
 from daybook.spec.owners import Actor
-from daybook.toolbox import TOOLS, NotDone, calls
+from daybook.toolbox import TOOLS, NotDone, calls, hints
 from daybook.toolbox.arguments import Argument, schema
 from daybook.toolbox.edge import guarded
 
@@ -53,7 +53,7 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
         def id(self) -> str:
             return "daybook"
 
-    return Toolset([_of(each, agent, user) for each in _chosen(tools)], AGAIN)
+    return Toolset(_all_of(_chosen(tools), agent, user), AGAIN)
 
 
 def schedule_tool(*, agent: str = "", user: str = "") -> Tool:
@@ -63,9 +63,9 @@ def schedule_tool(*, agent: str = "", user: str = "") -> Tool:
     answer as text, or raises `DaybookError`, whose words the model is to read. ``agent`` and
     ``user`` are as `toolset` has them.
     """
-    told = "Schedule prompts for later: add one, list them, or remove one."
+    description = "Schedule prompts for later: add one, list them, or remove one."
     call = guarded("schedule", _TAKES, _schedule)
-    return _of(Tool("schedule", told, schema(_TAKES), call), agent, user)
+    return _of(Tool("schedule", description, schema(_TAKES), call), agent, user, _ACTIONS)
 
 
 class Skill:
@@ -87,7 +87,7 @@ class Skill:
     description = "Schedules prompts, webhooks and tool calls, and tells what became of them."
 
     def __init__(self, *, agent: str = "", user: str = "", tools: Collection[str] = ()) -> None:
-        self._tools = tuple(self._counted(_of(each, agent, user)) for each in _chosen(tools))
+        self._tools = tuple(map(self._counted, _all_of(_chosen(tools), agent, user)))
         self._open = False
         self._under_way = 0
         self._idle = asyncio.Event()
@@ -147,12 +147,17 @@ class Skill:
         return replace(tool, call=call)
 
 
-def _of(tool: Tool, agent: str, user: str) -> Tool:
-    """The tool, called for that agent and person."""
+def _all_of(tools: Sequence[Tool], agent: str, user: str) -> list[Tool]:
+    offered = {each.name: each.name for each in tools}
+    return [_of(each, agent, user, offered) for each in tools]
+
+
+def _of(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> Tool:
+    """The tool, called for that agent and person; its answers name no tool but those offered."""
     acting.actor(agent, user)  # refused here, not in the middle of a conversation
 
     async def call(given: dict[str, Any]) -> str:
-        with owners.acting_as(_actor(agent, user)):
+        with owners.acting_as(_actor(agent, user)), hints.offering(offered):
             return await tool.call(given)
 
     return replace(tool, call=call)
@@ -173,7 +178,7 @@ def _chosen(names: Iterable[str]) -> list[Tool]:
 
 _ADD = {
     each: TOOLS[0].schema["properties"][each]["description"]
-    for each in ("schedule", "timezone", "name", "channel", "chat_id")
+    for each in ("schedule", "timezone", "name", "chat_id")
 }
 _TAKES = (
     Argument(
@@ -187,10 +192,14 @@ _TAKES = (
     Argument("schedule", f"For add. {_ADD['schedule']}"),
     Argument("timezone", f"For add. {_ADD['timezone']}"),
     Argument("name", f"For add. {_ADD['name']}"),
-    Argument("channel", f"For add. {_ADD['channel']}"),
+    Argument("channel", "For add. Where the answer is delivered, such as inbox. Default: nowhere."),
     Argument("chat_id", f"For add. {_ADD['chat_id']}"),
     Argument("job_id", "For remove: the job's id, unique beginning of its id, or name."),
 )
+_ACTIONS = {
+    f"cron_{action}": f"schedule with action {action}" for action in ("add", "list", "remove")
+}
+"""How the single tool is called for what the tools of `toolbox` do."""
 _NEEDS = {"add": ("prompt", "schedule"), "list": (), "remove": ("job_id",)}
 _MAY = {"add": ("timezone", "name", "channel", "chat_id"), "list": (), "remove": ()}
 

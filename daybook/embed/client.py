@@ -64,8 +64,9 @@ class Client:
         ``schedule`` is one text: a cron expression (`0 9 * * 1-5`, or six fields, seconds first),
         `every 30m`, `in 30m`, `at 2027-01-15T14:30`, or `on demand`. Instead of it `cron`, `every`,
         `at` or `on_demand=True` can be given. ``timezone`` is an IANA name; without it the
-        setting's. ``name`` comes from the prompt where it is not given. ``agent`` is who is asked,
-        ``model`` in place of its own, ``session`` `reuse`, `new` or `chat`; the answer goes to
+        setting's. ``name`` comes from the prompt where it is not given. ``agent`` is the agent to
+        ask (by default the one of the context's name, if there is one, else `default`), ``model``
+        in place of its own, ``session`` `reuse`, `new` or `chat`; the answer goes to
         ``channel``, there to ``chat_id``. ``more`` are the other fields of a job: `timeout`,
         `retries`, `overlap`, `catch_up`, `on_complete`, `on_fail`, `metadata`, `tags`, ….
         """

@@ -14,6 +14,7 @@ from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from daybook.embed.client import Client
+from daybook.errors import DaybookError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,19 +25,30 @@ def to_its_end(work: Coroutine[Any, Any, R]) -> R:
 
     Where this thread has one that runs, as in a notebook, it is in a thread of its own.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    # Not inside an `except`: every error of `work` would be chained to the one handled there.
+    if not _has_loop():
         return asyncio.run(work)
     with ThreadPoolExecutor(1, "daybook") as thread:
         return thread.submit(copy_context().run, asyncio.run, work).result()
+
+
+def _has_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _sync(
     verb: Callable[Concatenate[Client, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[SyncClient, P], R]:
     def done(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return to_its_end(verb(self.client, *args, **kwargs))
+        try:
+            return to_its_end(verb(self.client, *args, **kwargs))
+        except DaybookError as error:
+            raise error from None  # its words say what led to it
 
     update_wrapper(done, verb)
     return done

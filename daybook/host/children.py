@@ -2,7 +2,7 @@
 
 Each child leads a session of its own, so Ctrl-C in the terminal reaches `up` alone, which ends the
 children in its order. What a child prints is appended to a log in the home; a log that has grown
-is cut to its newest part when the child is started again.
+is cut to its newest part, when the child is started again and once a minute meanwhile.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import os
 import signal
 import subprocess
 from asyncio.subprocess import Process as Running
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from daybook.host import processes
 
 LOG_LIMIT = 5_000_000
 LOG_KEPT = 1_000_000
-"""Bytes: a log above the limit loses all but this newest part at its child's next start."""
+"""Bytes: a log above the limit loses all but this newest part."""
+LOOK_AT_LOGS = 60.0
+"""Seconds between two looks at how long the logs are."""
 
 
 @dataclass(eq=False)
@@ -88,6 +91,8 @@ def tail_of(log: Path, begins: int, lines: int = 20) -> str:
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
+            if begins > size:
+                begins = 0  # it was cut meanwhile
             file.seek(max(begins, size - 64_000))
             text = file.read().decode(errors="replace")
     except OSError:
@@ -121,8 +126,12 @@ async def start(
     log: Path,
     folder: Path,
     grace: float = 10.0,
+    descriptors: Sequence[int] = (),
 ) -> Child:
-    """Start ``command`` in ``folder`` with just ``environment``; both streams go to ``log``."""
+    """Start ``command`` in ``folder`` with just ``environment``; both streams go to ``log``.
+
+    The child inherits the file ``descriptors`` under the same numbers.
+    """
     trim(log)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -136,6 +145,7 @@ async def start(
             env=dict(environment),
             cwd=folder,
             start_new_session=True,
+            pass_fds=descriptors,
         )
     finally:
         os.close(descriptor)
@@ -152,11 +162,41 @@ def trim(log: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
             return
     except FileNotFoundError:
         return
-    with log.open("rb") as old:
-        old.seek(-kept, os.SEEK_END)
-        old.readline()
-        newest = old.read()
+    newest = _newest(log, kept)
     shorter = log.with_suffix(".new")
     with os.fdopen(os.open(shorter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
         new.write(newest)
     shorter.replace(log)
+
+
+def cut(folder: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
+    """The same for the logs in ``folder`` that processes append to.
+
+    They keep their open file, so it is emptied and the newest part goes to `<log>.old`. A line that
+    is printed between the two steps is lost.
+    """
+    for log in folder.glob("*.log"):
+        if log.stat().st_size <= limit:
+            continue
+        older = log.with_name(f"{log.name}.old")
+        with os.fdopen(os.open(older, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(_newest(log, kept))
+        os.truncate(log, 0)
+
+
+async def cut_logs(folder: Path, say: Callable[[str], None]) -> NoReturn:
+    """Keep each log in ``folder`` below about `LOG_LIMIT`, until cancelled."""
+    while True:
+        try:
+            await asyncio.to_thread(cut, folder)
+        except OSError as error:
+            say(f"A log in {folder} could not be cut: {error}")
+        await asyncio.sleep(LOOK_AT_LOGS)
+
+
+def _newest(log: Path, kept: int) -> bytes:
+    """Return whole lines: the newest of about ``kept`` bytes."""
+    with log.open("rb") as file:
+        file.seek(-kept, os.SEEK_END)
+        file.readline()
+        return file.read()

@@ -9,11 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from daybook import home as homes
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.host import prefect_private, server
 from daybook.host.children import Child
 from daybook.host.record import Record
+from daybook.sync import client as connection
 
 PORTS_TRIED = 5
 """Others may take the port between our look and the server's start."""
@@ -29,39 +31,47 @@ class PrefectHere:
 
 
 async def find_or_start(
-    home: Home, record: Record, say: Callable[[str], None], within: float = 120.0
+    home: Home,
+    record: Record,
+    say: Callable[[str], None],
+    within: float = 120.0,
+    *,
+    progress: Callable[[str], None] | None = None,
 ) -> PrefectHere:
     """The Prefect that the user's settings name, else a server of our own that answers.
 
-    ``say`` gets a line for what a person should know. Afterwards Prefect's clients in this
+    ``say`` gets a line for what a person should know, ``progress`` (by default ``say``) how long
+    the server has been waited for, each second. Afterwards Prefect's clients in this
     process, and in processes that it begins, talk to that server. Raises `PrefectUnreachable` if
-    the configured one does not answer: starting another would split the user's runs over two.
+    the configured one does not answer: starting another would split the user's runs over two;
+    `PrefectRefused` if it asks for another credential.
     """
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     if settings.api.url is not None:
         here = PrefectHere(settings.api.url, settings.ui_url or "")
-        await _answers(here.api_url)
+        await _answers()
         say(f"Prefect: {here.api_url}, as configured")
         record.server(here.api_url, here.ui_url, own=False)
         return here
-    here = await _start(home, record, say, within)
-    _use(here)
+    here = await _start(home, record, say, within, progress or say)
+    _use(home, here)
     return here
 
 
-async def _answers(api_url: str) -> None:
+async def _answers() -> None:
     """Ask as the user's settings say, with their authentication, certificates and proxies."""
-    from prefect.client.orchestration import get_client
-
-    async with get_client() as client:
-        if (error := await client.api_healthcheck()) is not None:
-            raise PrefectUnreachable(api_url, str(error) or type(error).__name__)
+    async with connection.connected() as client:
+        await connection.answers(client)
 
 
 async def _start(
-    home: Home, record: Record, say: Callable[[str], None], within: float
+    home: Home,
+    record: Record,
+    say: Callable[[str], None],
+    within: float,
+    progress: Callable[[str], None],
 ) -> PrefectHere:
     for _ in range(PORTS_TRIED):
         port = _port(home, say)
@@ -74,7 +84,7 @@ async def _start(
                 here.api_url,
                 within,
                 child=child,
-                progress=lambda waited: say(f"Waiting for Prefect: {waited:.0f} s"),
+                progress=lambda waited: progress(f"Waiting for Prefect: {waited:.0f} s"),
             )
         except BaseException as error:  # Ctrl-C while it starts, as well
             taken = isinstance(error, PrefectUnreachable) and child.exit_code == server.TAKEN
@@ -109,9 +119,8 @@ def _port_file(home: Home) -> Path:
     return home.path / "port"
 
 
-def _use(here: PrefectHere) -> None:
+def _use(home: Home, here: PrefectHere) -> None:
     os.environ["PREFECT_API_URL"] = here.api_url
-    if auth := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        os.environ.setdefault("PREFECT_API_AUTH_STRING", auth)
+    os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
     if "prefect" in sys.modules:
         prefect_private.reread_settings()

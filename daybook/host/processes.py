@@ -7,6 +7,7 @@ process is named by its pid and the moment it started, and is looked up again be
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
@@ -23,6 +24,20 @@ log = logging.getLogger(__name__)
 PROC = Path("/proc")
 LOOK_AGAIN = 0.05
 """Seconds between two looks at a process that is not our own child, for which nothing can wait."""
+
+_PR_SET_DUMPABLE = 4
+
+
+def deny_inspection() -> None:
+    """Deny other processes of this user the memory and environment of this process (Linux).
+
+    They get no `/proc/PID/environ` or `/proc/PID/mem`, and cannot trace it; there are no core
+    dumps either. A forked child inherits that, an executed program does not. Elsewhere it does
+    nothing.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)

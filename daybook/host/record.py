@@ -29,6 +29,7 @@ from daybook.errors import Refused
 from daybook.home import Home
 from daybook.host import processes
 from daybook.host.children import Child
+from daybook.ledger.in_use import InUse
 
 GRACE = 10.0
 """Seconds that a leftover child gets to end by itself."""
@@ -59,6 +60,7 @@ class Record:
     ui_url: str = ""
     own_server: bool = False
     web_url: str = ""
+    ledger: dict[str, Any] = field(default_factory=dict)
     children: list[Entry] = field(default_factory=list)
     leftovers: list[Entry] = field(default_factory=list)
     ready_at: str | None = None
@@ -66,6 +68,11 @@ class Record:
     def server(self, api_url: str, ui_url: str, *, own: bool) -> None:
         """Which Prefect is used, and whether this `up` began it."""
         self.api_url, self.ui_url, self.own_server = api_url, ui_url, own
+        self._write()
+
+    def opened(self, ledger: InUse) -> None:
+        """Which ledger is in use: beside this `up`, nobody makes another at its place."""
+        self.ledger = ledger.as_json()
         self._write()
 
     def web(self, url: str) -> None:

@@ -1,9 +1,10 @@
 """A Prefect server of our own: API, UI and services on this machine, on SQLite in the home.
 
 `python -m daybook.host.server --port 4200` runs it in the foreground; `start` begins that as a
-child. It listens on 127.0.0.1, sends no analytics, keeps flow runs as long as the ledger keeps its
-runs (requirement 19), and lets no web page but its own UI in (`origin.OwnOrigin`): a Prefect that
-cannot be guarded so is not started.
+child. It listens on 127.0.0.1, sends no analytics, and keeps flow runs as long as the ledger keeps
+its runs (requirement 19). It asks for the home's credential, or for the cookie of a browser that
+has logged in (`login.BrowserLogin`), and lets no web page but its own UI in (`origin.OwnOrigin`):
+a Prefect that cannot be guarded so is not started.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ import sys
 import time
 from collections.abc import Callable
 
+from daybook import home as homes
 from daybook import settings
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
-from daybook.host import children
+from daybook.host import children, processes
 
 HOST = "127.0.0.1"
 PORT = 4200
 DAY = 24 * 60 * 60
 LOOK_AGAIN = 0.1
-SAY_FIRST, SAY_AGAIN = 1.0, 5.0
-"""Seconds after which a wait is told, and after which again."""
+PROGRESS_SECONDS = 1.0
+"""How often the progress of a wait is reported; `output.progress` shows it less often where that is
+no terminal."""
 TAKEN = os.EX_TEMPFAIL
 """The server's exit code when its port is taken."""
 UNGUARDED = os.EX_SOFTWARE
@@ -56,15 +59,17 @@ def ui_url(port: int) -> str:
 def environment(home: Home, port: int) -> dict[str, str]:
     """The variables for a server on ``port`` with its files in ``home``.
 
-    What the operator has set stays, such as Prefect's own authentication or another database;
-    where the server is, and that it sends no analytics, is ours. Raises `Refused` for settings of
-    this home that are not legal.
+    What the operator has set stays, such as another database; where the server is, and that it
+    sends no analytics, is ours. The credential is not among them: the server reads it from the
+    home. Raises `Refused` for settings of this home that are not legal.
     """
     # A profile names a server or a database of somebody else, and does not exist in our home.
     dropped = {"PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_API_KEY"}
-    given = {name: value for name, value in os.environ.items() if name not in dropped}
-    if auth := given.get("PREFECT_SERVER_API_AUTH_STRING"):
-        given.setdefault("PREFECT_API_AUTH_STRING", auth)
+    given = {
+        name: value
+        for name, value in homes.without_credentials(os.environ).items()
+        if name not in dropped
+    }
     preferred = {
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{ui_url(port)},http://localhost:{port}",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
@@ -73,6 +78,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
     ours = {
+        "DAYBOOK_HOME": str(home.path),
         "PREFECT_HOME": str(home.prefect),
         "PREFECT_API_URL": api_url(port),
         "PREFECT_SERVER_API_HOST": HOST,
@@ -108,8 +114,12 @@ def absolute_python_path() -> dict[str, str]:
 
 
 async def start(home: Home, port: int) -> children.Child:
-    """Begin a server on ``port``; `healthy` tells when it answers. Its log is `logs/server.log`."""
+    """Begin a server on ``port``; `healthy` tells when it answers. Its log is `logs/server.log`.
+
+    Its credential is `PREFECT_SERVER_API_AUTH_STRING` if that is set, else the home's.
+    """
     home.make()
+    home.ensure_credential(os.environ.get(homes.SERVER_CREDENTIAL, ""))
     return await children.start(
         "server",
         [sys.executable, "-m", "daybook.host.server", "--port", str(port)],
@@ -135,7 +145,7 @@ async def healthy(
     import httpx
 
     began = time.monotonic()
-    tell = SAY_FIRST
+    tell = PROGRESS_SECONDS
     why = "no answer"
     async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
         while (waited := time.monotonic() - began) < within:
@@ -150,7 +160,7 @@ async def healthy(
             except httpx.TransportError as error:
                 why = str(error) or type(error).__name__
             if progress is not None and waited >= tell:
-                tell = waited + SAY_AGAIN
+                tell = waited + PROGRESS_SECONDS
                 progress(waited)
             await asyncio.sleep(LOOK_AGAIN)
     raise PrefectUnreachable(api_url, why) if child is None else NotStarted(api_url, why)
@@ -192,10 +202,15 @@ def run(port: int) -> None:
     """
     listener = listen(port)  # before the slow imports: whoever looks for a port sees it taken
     os.umask(0o077)  # Prefect makes its database readable for all
+    processes.deny_inspection()
+    home = homes.here()
+    credential = home.ensure_credential()
+    os.environ[homes.SERVER_CREDENTIAL] = os.environ[homes.CLIENT_CREDENTIAL] = credential
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
 
     from daybook.host import prefect_private
+    from daybook.host.login import BrowserLogin
     from daybook.host.origin import OwnOrigin
 
     prefect_private.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
@@ -209,8 +224,9 @@ def run(port: int) -> None:
     import uvicorn
 
     settings = get_current_settings().server
+    login = BrowserLogin(application, credential, home.browser_key(), port)
     config = uvicorn.Config(
-        OwnOrigin(application, settings.api.cors_allowed_origins.split(",")),
+        OwnOrigin(login, settings.api.cors_allowed_origins.split(",")),
         timeout_keep_alive=settings.api.keepalive_timeout,
         timeout_graceful_shutdown=GRACEFUL,
         ws_ping_interval=settings.api.websocket_ping_interval,

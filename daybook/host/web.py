@@ -10,7 +10,6 @@ import asyncio
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,14 +17,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
+from daybook import home as homes
 from daybook.errors import DaybookError, Refused
 from daybook.home import Home
 from daybook.host import children, server, supervision
 from daybook.host.record import Record
 
 WITHIN = 30.0
-"""Seconds after which one that does not listen is no longer waited for."""
-LOOK_AGAIN = 0.1
+"""Seconds that a new child has to answer its first request."""
 BACKLOG = 128
 
 
@@ -43,14 +42,17 @@ def is_local(host: str) -> bool:
         return False
 
 
+# -P: not what is named daybook in the folder where it is begun, such as another checkout.
+_COMMAND = [sys.executable, "-P", "-m", "daybook.web", "--host"]
+
+
 def command(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
-    # -P: not what is named daybook in the folder where it is begun, such as another checkout.
-    words = [sys.executable, "-P", "-m", "daybook.web", "--host", host, "--port", str(port)]
+    words = [*_COMMAND, host, "--port", str(port)]
     return [*words, *(word for name in names for word in ("--name", name))]
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises `Refused` where that is not to be had."""
+def listen(host: str, port: int, setting: str = "") -> socket.socket:
+    """Return a listening socket; raises `Refused`, which names the option and the ``setting``."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -63,24 +65,31 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         why = f"cannot listen on {url(host, port)}: {error.strerror or error}"
-        raise Refused("port", why, "another: --port, or DAYBOOK_WEB_PORT") from error
+        other = f"another: --port, or {setting}" if setting else "another: --port"
+        raise Refused("port", why, other) from error
     return listener
 
 
-async def start(home: Home, port: int) -> children.Child:
-    """Begin it as a child; its log is `logs/web.log`."""
+async def start(home: Home, listener: socket.socket) -> children.Child:
+    """Begin it as a child that serves ``listener``; its log is `logs/web.log`.
+
+    The child inherits the socket. If it got only the port, another process could listen there
+    first, and `up` would take that process for its child.
+    """
     home.make()
+    descriptor = listener.fileno()
     return await children.start(
         "web",
-        command(server.HOST, port),
+        [*_COMMAND, server.HOST, "--descriptor", str(descriptor)],
         environment={
-            **os.environ,
+            **homes.without_credentials(os.environ),
             "DAYBOOK_HOME": str(home.path),
             "PYTHONUNBUFFERED": "1",
             **server.absolute_python_path(),
         },
         log=home.logs / "web.log",
         folder=home.path,
+        descriptors=[descriptor],
     )
 
 
@@ -89,55 +98,67 @@ async def keep(home: Home, wanted: int, record: Record, say: Callable[[str], Non
     pause = 1.0
     while True:
         try:
-            child, port = await _begin(home, wanted, record, say)
+            with _listener(home, wanted) as listener:
+                port = listener.getsockname()[1]
+                if port != wanted:
+                    say(f"Port {wanted} is taken: the health page gets port {port}")
+                _port_file(home).write_text(f"{wanted} {port}\n")
+                address = url(server.HOST, port)
+                child = await _begin(home, listener, record)
+                say(f"Health: {address}/health, metrics: {address}/metrics")
+                await supervision.keep(child, partial(start, home, listener), record, say)
         except (DaybookError, OSError) as error:
             say(f"The health page did not start: {error}; it is tried again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, supervision.LONGEST)
-            continue
-        address = url(server.HOST, port)
-        say(f"Health: {address}/health, metrics: {address}/metrics")
-        await supervision.keep(child, partial(start, home, port), record, say)
 
 
-async def _begin(
-    home: Home, wanted: int, record: Record, say: Callable[[str], None]
-) -> tuple[children.Child, int]:
-    port = _port(home, wanted)
-    if port != wanted:
-        say(f"Port {wanted} is taken: the health page gets port {port}")
-    child = await start(home, port)
+async def _begin(home: Home, listener: socket.socket, record: Record) -> children.Child:
+    child = await start(home, listener)
     try:
         record.began(child)
-        await _listens(child, port)
-        _port_file(home).write_text(f"{wanted} {port}\n")
+        port = listener.getsockname()[1]
+        await _answers(child, port)
         record.web(url(server.HOST, port))
     except BaseException:  # Ctrl-C while it starts, as well
         await child.terminate()
         record.ended(child)
         raise
-    return child, port
+    return child
 
 
-async def _listens(child: children.Child, port: int) -> None:
-    end = time.monotonic() + WITHIN
-    while time.monotonic() < end and child.exit_code is None:
-        with suppress(OSError):
-            _, writer = await asyncio.open_connection(server.HOST, port)
-            writer.close()
-            if child.exit_code is None:  # else somebody else listens there
-                return
-        await asyncio.sleep(LOOK_AGAIN)
-    raise DaybookError(f"it does not listen on port {port}\n{child.tail(5)}".rstrip())
+async def _answers(child: children.Child, port: int) -> None:
+    """Wait for any answer of ``child``; raise `DaybookError` if it ends or is too slow."""
+    answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
+    try:
+        await asyncio.wait({answer, ended}, timeout=WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done() and answer.exception() is None and answer.result():
+            return
+    finally:
+        answer.cancel()
+        ended.cancel()
+    raise DaybookError(f"it does not answer on port {port}\n{child.tail(5)}".rstrip())
 
 
-def _port(home: Home, wanted: int) -> int:
-    """The port of the last start, if the same one was wanted then; else that, or any free one."""
+async def _answer(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(server.HOST, port)
+    try:
+        writer.write(f"GET / HTTP/1.0\r\nHost: {server.HOST}:{port}\r\n\r\n".encode())
+        return await reader.read(1)
+    finally:
+        writer.close()
+
+
+def _listener(home: Home, wanted: int) -> socket.socket:
+    """Return a listening socket on the last port, if ``wanted`` is the same; else on it or any."""
+    preferred = wanted
     with suppress(OSError, ValueError):
         before, got = map(int, _port_file(home).read_text().split())
         if before == wanted and server.free_port(got) == got:
-            return got
-    return server.free_port(wanted)
+            preferred = got
+    with suppress(Refused):
+        return listen(server.HOST, server.free_port(preferred))
+    return listen(server.HOST, 0)  # another process took it just now
 
 
 def _port_file(home: Home) -> Path:

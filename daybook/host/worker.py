@@ -14,6 +14,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from daybook import home as homes
 from daybook.errors import PrefectUnreachable, Refused
 from daybook.home import Home
 from daybook.host import children, record
@@ -57,7 +58,10 @@ def command(
 
 
 def environment(home: Home, here: PrefectHere) -> dict[str, str]:
-    """The variables for a worker of ``home`` at the Prefect that is ``here``."""
+    """The variables for a worker of ``home`` at the Prefect that is ``here``.
+
+    It reads the credential of a server of our own from the home.
+    """
     preferred = {
         "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
         "PREFECT_LOGGING_COLORS": "false",
@@ -70,6 +74,7 @@ def environment(home: Home, here: PrefectHere) -> dict[str, str]:
     }
     given = dict(os.environ)
     if here.child is not None:  # where the user's own profiles are not known
+        given = homes.without_credentials(given)
         ours["PREFECT_HOME"] = str(home.prefect)
         for profile in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
             given.pop(profile, None)

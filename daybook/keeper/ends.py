@@ -19,7 +19,7 @@ import logging
 import time
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -36,10 +36,11 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import occurrence
-from daybook.runs.prefect_states import state_of
+from daybook.runs import occurrence, prefect_states
+from daybook.runs.prefect_states import is_skipped, state_of
 from daybook.sync.projection import ledger_tag
 from daybook.sync.reconcile import Reconciliation
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,6 @@ STEP = timedelta(seconds=30)
 """How far they get before it is written down."""
 BACK = timedelta(days=1)
 """How far one looks back where what was written down lies ahead of the ledger's now."""
-SIGN_OF_LIFE = leases.RENEW + timedelta(seconds=5)
-"""After so long without a renewal the holder of a run that was ended in Prefect is gone."""
 STATES = (*prefect_runs.ENDED, StateType.CANCELLING)
 
 
@@ -163,6 +162,24 @@ async def met(
     return status
 
 
+async def let_wait(
+    ledger: Ledger, client: PrefectClient, run: FlowRun, until: datetime, why: str
+) -> prefect_runs.Change:
+    """Make ``run``, which carries a waiting row, wait in Prefect until ``until`` (UTC).
+
+    If the run was ended in Prefect meanwhile, the ledger records that. If an outcome was recorded
+    in the ledger meanwhile, Prefect shows it.
+    """
+    change = await prefect_runs.change(client, run, prefect_states.waiting(until, why))
+    settled = None
+    if change.surprise and change.over is not None:
+        log.info("%s was %s meanwhile", run.name, change.over.name, extra={"action": "raced"})
+        settled = await met(ledger, client, run, change.over)
+    if change.accepted and settled is None:
+        await prefect_states.ended_meanwhile(ledger, client, str(run.id))
+    return change
+
+
 async def cancelled(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
     """End a run that is cancelling, has no live row, and no process that would end it."""
     status = await _seen(ledger, client, run, None)
@@ -185,10 +202,11 @@ async def known_rows(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str,
 
 
 _OURS = {
-    (each.type, each.name) for each in (state_of(Status.SKIPPED, ""), state_of(Status.UNKNOWN, ""))
+    (each.type, each.name)
+    for each in (state_of(status, "") for status in (Status.SKIPPED, Status.MISSED, Status.UNKNOWN))
 }
-"""States of ours that nobody else gives: a refusal without a row, and the mirror of what may have
-had its effect. A row that is no more is not made again for them.
+"""States of ours that nobody else gives: a refusal without a row, one of several due times that
+were missed, and the mirror of what may have had its effect. No row is made for them.
 """
 
 
@@ -217,10 +235,10 @@ async def _seen(
         offer = None if _ours(run) else await _offer(ledger, run)
         if offer is None:
             return None
-    kind = "CANCELLED" if cancelling else state.type.value
+    kind = "CANCELLED" if cancelling else "SKIPPED" if is_skipped(state) else state.type.value
     end = book.EndInPrefect(
         str(run.id),
-        cast(Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED"], kind),
+        cast(book.Kind, kind),
         state.name or kind.title(),
         state.message or "",
         offer,
@@ -236,10 +254,10 @@ async def _seen(
 
 
 def _holder_is_gone(ledger: Ledger, row: RunRow, state: State[Any]) -> bool:
-    if row.lease_until is None:
+    renewed = leases.heard_at(row)
+    if renewed is None:
         return True
-    renewed = row.lease_until - leases.LEASE
-    return renewed <= state.timestamp <= ledger.now() - SIGN_OF_LIFE
+    return renewed <= state.timestamp <= ledger.now() - TIMING.run_lease_missed
 
 
 async def _offer(ledger: Ledger, run: FlowRun) -> Offer | None:

@@ -25,10 +25,9 @@ in between goes on under a wrong state until it ends: nobody else is granted its
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from http import HTTPStatus
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -36,28 +35,27 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from daybook import settings
 from daybook.keeper import ends, prefect_runs
-from daybook.ledger import claims, slots, waits
+from daybook.ledger import claims, jobs, slots, waits
 from daybook.ledger import deployments as records
 from daybook.ledger import ends as book
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.ledger.tables import JobRow, RunRow
-from daybook.runs import prefect_states
+from daybook.ledger.tables import RunRow
+from daybook.runs import prefect_states, run_names
 from daybook.sync import deployments
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
 NEAR = timedelta(seconds=1)
-OWN_WAIT = timedelta(seconds=60)
-"""How long after `until` a started run is left to its process, which may wait half a minute."""
 WORDS = 1000
 """How many characters of a refusal are kept."""
 ASKING = timedelta(seconds=5)
 """How long who asks for a run has to make its Prefect run."""
+CALLED = timedelta(seconds=5)
+"""How long a worker that called a run up has to start it before the leader looks after it."""
 MOST_KEYS = 5
 """How many numbers are tried in one pass for a row."""
-NOT_OF_THE_ROW = {401, 403, 407, 408, 425, 429}
-"""Refusals that any other row would get as well: the pass ends, and no row is the worse for it."""
 MOST_WRITES = 50
 """How many runs are moved and made in one pass, the earliest due first: about two seconds."""
 
@@ -97,19 +95,37 @@ async def one(ledger: Ledger, client: PrefectClient, row: RunRow) -> Ensured:
     return await these(ledger, client, [row], abandoned=True)
 
 
-async def wake(ledger: Ledger, client: PrefectClient, most: int) -> list[str]:
-    """Schedule for now what the free slots can take, of ``most`` in all; returns the flow runs.
+async def wake(
+    ledger: Ledger,
+    client: PrefectClient,
+    most: int,
+    *,
+    at_hand: Callable[[RunRow], bool] = lambda row: False,
+    after: timedelta | None = None,
+) -> list[str]:
+    """Call up the runs that the free slots can take, of ``most`` in all, and schedule them for now.
 
-    Those that were scheduled for now already are among them.
+    Returns the flow runs that are scheduled for now, including those that were so before. Runs that
+    are ``at_hand`` need nothing in Prefect: the caller starts them. ``after`` is that of
+    `slots.call_up`.
     """
     classes = settings.load().max_of_class
     async with ledger.read() as session:
-        rows = await slots.next_up(session, ledger.now(), most, classes)
+        if not await slots.next_up(session, ledger.now(), most, classes):
+            return []
+    async with ledger.write() as session:
+        rows = await slots.call_up(session, ledger.now(), most, classes, after=after)
+    rows = [row for row in rows if not at_hand(row)]
     if not rows:
         return []
     work = _Pass(ledger, client, at=ledger.now())
     await work.do(rows)
     return [*work.due, *work.done.moved, *work.done.made]
+
+
+async def idle_slots(ledger: Ledger, client: PrefectClient) -> list[str]:
+    """The same, if no worker has done it: the leader's net under `wake`."""
+    return await wake(ledger, client, settings.load().max_concurrent, after=CALLED)
 
 
 async def these(
@@ -125,12 +141,6 @@ def _just_asked(row: RunRow, now: datetime) -> bool:
     """Whether somebody who asked for the run is about to make its Prefect run."""
     fresh = row.flow_run_id is None and not row.prefect_runs
     return fresh and row.occurrence.startswith("request:") and row.queued_at > now - ASKING
-
-
-def _of_the_row(error: PrefectHTTPStatusError) -> bool:
-    """Whether Prefect refused this, and would not refuse whatever it is asked."""
-    code = error.response.status_code
-    return code < HTTPStatus.INTERNAL_SERVER_ERROR and code not in NOT_OF_THE_ROW
 
 
 def _words(error: PrefectHTTPStatusError) -> str:
@@ -169,7 +179,7 @@ class _Pass:
             try:
                 await self._see_to(row, runs.get(str(row.flow_run_id)))
             except PrefectHTTPStatusError as error:
-                if not _of_the_row(error):
+                if not prefect_runs.is_of_one(error):
                     raise
                 # This one row's trouble: its run may not be moved.
                 self.done.left += 1
@@ -220,28 +230,25 @@ class _Pass:
     def _left_alone(self, row: RunRow) -> bool:
         """Whether no process can be expected to come back to the row by itself."""
         until = row.until or row.queued_at
-        return self._abandoned or until < self._ledger.now() - OWN_WAIT
+        return self._abandoned or until < self._ledger.now() - TIMING.own_wait_limit
 
     async def _move(self, row: RunRow, run: FlowRun) -> None:
         if run.deployment_id is None or not await self._unchanged(row):
             self.done.left += 1  # a direct call, which no worker can run; or somebody was quicker
             return
         await prefect_runs.forget_process(self._client, run)
-        state = prefect_states.waiting(self._when(row), row.reason)
-        change = await prefect_runs.change(self._client, run, state)
-        if change.surprise and change.over is not None:
-            log.info("%s was %s meanwhile", run.name, change.over.name, extra={"action": "raced"})
-            await ends.met(self._ledger, self._client, run, change.over)
+        change = await ends.let_wait(self._ledger, self._client, run, self._when(row), row.reason)
         if change.accepted and not (change.surprise and change.over and change.over.is_final()):
             self.done.moved.append(str(run.id))
         else:
             self.done.left += 1
 
     async def _make(self, row: RunRow, old: FlowRun | None) -> None:
-        deployment_id = await self._deployment(row, old)
-        if deployment_id is None:
+        found = await self._deployment(row, old)
+        if found is None:
             self.done.left += 1
             return
+        deployment_id, name = found
         state = prefect_states.waiting(self._when(row), row.reason)
         for _ in range(MOST_KEYS):
             if not await self._unchanged(row):
@@ -249,10 +256,10 @@ class _Pass:
             key = f"{self._ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
             try:
                 made = await deployments.make_run(
-                    self._client, deployment_id, key, row.parameters, state
+                    self._client, deployment_id, key, row.parameters, name=name, state=state
                 )
             except PrefectHTTPStatusError as error:
-                if not _of_the_row(error):
+                if not prefect_runs.is_of_one(error):
                     raise
                 # Such as parameters that the deployment refuses now.
                 log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
@@ -268,16 +275,20 @@ class _Pass:
             row = await self._read(row.id) or row  # that number was taken, and its run has ended
         self.done.left += 1
 
-    async def _deployment(self, row: RunRow, old: FlowRun | None) -> str | None:
+    async def _deployment(self, row: RunRow, old: FlowRun | None) -> tuple[str, str] | None:
+        """Return the deployment of which a run is made for ``row``, and that run's name."""
         if row.job_id is None:
-            return str(old.deployment_id) if old is not None and old.deployment_id else None
+            has_one = old is not None and old.deployment_id is not None
+            return (str(old.deployment_id), old.name) if old is not None and has_one else None
         async with self._ledger.read() as session:
-            job = await session.get(JobRow, row.job_id)
-        if job is None or job.archived_at is not None:
+            stored = await jobs.get(session, row.job_id)
+        if stored is None or stored.row.archived_at is not None:
             # No claim will come to refuse it, so it ends here.
             await claims.cancel(self._ledger, row.id, "the job was removed")
             return None
-        return job.deployment_id
+        if stored.row.deployment_id is None:
+            return None
+        return stored.row.deployment_id, run_names.of_row(stored, row)
 
     async def _read(self, run_id: str) -> RunRow | None:
         async with self._ledger.read() as session:

@@ -2,7 +2,7 @@
 
 ::
 
-    stands by ──acquire──► leads ──renew, every `leads.RENEW`──► leads
+    stands by ──acquire──► leads ──renew, in time──► leads
         ▲                    │
         ├── release, rest ───┤  given back
         ├── a no ────────────┤  another has it
@@ -33,14 +33,11 @@ from prefect.client.orchestration import PrefectClient, get_client
 from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.ledger import leads
 from daybook.ledger.engine import Ledger
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
 NAME = "keeper"
-LOOK = 5.0
-"""Seconds between two looks whether the lead is free, and between two tries after a failure."""
-TRUSTED = leads.LEASE.total_seconds() - 2.0
-"""Seconds after the last renewal was sent, by this process's own clock, for which it leads."""
 
 _READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
 """What is asked by POST."""
@@ -111,10 +108,10 @@ class Lead:
                 pause = await self._turn()
             except LedgerUnreachable as error:
                 log.warning("the lead is not kept: %s", error, extra={"action": "lead_unreachable"})
-                pause = LOOK
+                pause = TIMING.leader_check.total_seconds()
             except Exception:
                 log.exception("the lead is not kept", extra={"action": "lead_failed"})
-                pause = LOOK
+                pause = TIMING.leader_check.total_seconds()
             try:
                 async with asyncio.timeout(pause):
                     await self._stirred.wait()
@@ -127,21 +124,21 @@ class Lead:
             asked = time.monotonic()
             if await leads.renew(self._ledger, self._name, self._fence, self._note()):
                 self._has_it(asked)
-                return leads.RENEW.total_seconds()
+                return TIMING.leader_lease_renewal.total_seconds()
             self._lost()
         if (rest := self._rests_until - time.monotonic()) > 0:
             return rest
         asked = time.monotonic()
         fence = await leads.acquire(self._ledger, self._name, self.holder)
         if fence is None:
-            return LOOK
+            return TIMING.leader_check.total_seconds()
         log.info("%s leads", self.holder, extra={"action": "lead_acquired"})
         self._fence = fence
         self._has_it(asked)
         return 0.0  # renewed at once: so it tells of itself
 
     def _has_it(self, asked: float) -> None:
-        self._until = asked + TRUSTED
+        self._until = asked + TIMING.leader_trust.total_seconds()
         self._led.set()
 
     def _lost(self) -> None:

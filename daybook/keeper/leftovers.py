@@ -22,7 +22,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
@@ -37,13 +37,9 @@ from daybook.programs import places
 from daybook.runs import prefect_states
 from daybook.spec.job import TAG_OF_OURS
 from daybook.sync.projection import ledger_tag
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
-
-STARTING = timedelta(seconds=60)
-"""How long a pending run is left to whoever fetched it, from its scheduled time on."""
-ENTERING = timedelta(minutes=5)
-"""How long a running flow of ours has to claim."""
 
 
 @dataclass
@@ -100,7 +96,9 @@ def _nobodys(row: RunRow | None, run: FlowRun, now: datetime) -> bool:
     if state is None or run.deployment_id is None:
         return False
     since = max(state.timestamp, state.state_details.scheduled_time or state.timestamp)
-    return since < now - (ENTERING if state.type is StateType.RUNNING else STARTING)
+    return since < now - (
+        TIMING.entry_limit if state.type is StateType.RUNNING else TIMING.start_limit
+    )
 
 
 async def _ours(ledger: Ledger, client: PrefectClient, run: FlowRun, done: LeftOver) -> None:

@@ -4,10 +4,13 @@
 
     every process   keep the lead, or look whether it is free            (`keeper.lead`)
                     drain     what lies in this home's spool
-    the leader      runs      drain ─► expire ─► ends ─► ensure ─► mirror       every 5 s
-                              ─► unread (ends)
-                    jobs      observe ─► correct      every 10 s, sooner by an event; later where
-                              they would use over 2 % of a core
+                    server    its Prefect server is recorded: all have to use the same one
+    the leader      runs      drain ─► expire ─► ends ─► ensure ─► wake         every 5 s
+                              ─► mirror ─► unread (ends)
+                    jobs      blocks ─► observe ─► correct      every 10 s, sooner by an event;
+                              later where they would use over 2 % of a core
+                    naming    new Prefect runs get their names  every 10 s, later where that would
+                              use over 2 % of a core
                     audit     after each observation, and every 10 s, whatever those cost
                     outbox    what is due is sent       every second while something is due soon
                     listen    listeners are told            every 2 s where there are any
@@ -40,6 +43,7 @@ from daybook.errors import Unreachable
 from daybook.keeper import (
     alarm,
     audit,
+    blocks,
     correct,
     drain,
     ends,
@@ -48,8 +52,10 @@ from daybook.keeper import (
     lead,
     listen,
     mirror,
+    naming,
     observe,
     prune,
+    server,
     stream,
     tasks,
 )
@@ -57,26 +63,21 @@ from daybook.keeper.budget import Budget
 from daybook.keeper.cost import Metered
 from daybook.keeper.lead import Lead, LeadLost
 from daybook.ledger.engine import Ledger
+from daybook.outgoing import block_mirror
 from daybook.runs import spool
 from daybook.tasks.scheduler import Cycle
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RUNS = 5.0
-"""Seconds between two turns of the passes over runs, and of an audit that is not done."""
-JOBS = 10.0
-"""The same of those over jobs: an edit in Prefect is in the ledger so soon (requirement 52)."""
-SOONEST = 1.0
-"""Seconds between two of them however many events come."""
-ALARM = 30.0
 PRUNE = 3600.0
 LONGEST = 120.0
 """Seconds after which a pass is ended; what it did stays done."""
 UNHEARD = 90.0
 """Seconds for which Prefect has not answered when the lead is given back."""
-REST = 2 * lead.LOOK
+REST = 2 * TIMING.leader_check.total_seconds()
 """Seconds in which another may take it."""
 _EDITS = EventFilter(
     event=EventNameFilter(
@@ -111,11 +112,13 @@ class _Term:
 
     fence: int
     ends_read: datetime | None = None
+    copied: block_mirror.Memory = field(default_factory=block_mirror.Memory)
     observer: observe.Observer = field(default_factory=observe.Observer)
     observed: dict[str, datetime] = field(default_factory=dict)
     observed_at: datetime | None = None
     audited: audit.Memory = field(default_factory=audit.Memory)
     corrected: correct.Memory = field(default_factory=correct.Memory)
+    named: naming.Memory = field(default_factory=naming.Memory)
     unshown: drain.Memory = field(default_factory=drain.Memory)
     watched: alarm.Memory = field(default_factory=alarm.Memory)
     heard: listen.Memory = field(default_factory=listen.Memory)
@@ -156,8 +159,10 @@ class Keeper:
             async with lead.client_of(self.lead) as client, asyncio.TaskGroup() as group:
                 group.create_task(self.lead.keep())
                 group.create_task(self._drain())
+                group.create_task(self._server(client))
                 group.create_task(self._runs(client))
                 group.create_task(self._jobs(client))
+                group.create_task(self._naming(client))
                 group.create_task(self._audit())
                 group.create_task(self._outbox(client))
                 group.create_task(self._listen())
@@ -169,6 +174,7 @@ class Keeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
                     await self.lead.release()
+                    await server.forget(self._ledger, self.lead.holder)
         raise AssertionError("its tasks end by cancelling only")
 
     # --- the loops
@@ -176,13 +182,25 @@ class Keeper:
     async def _drain(self) -> NoReturn:
         while True:
             await self._turn("drain", spool.drain(self._ledger))
-            await asyncio.sleep(RUNS)
+            await asyncio.sleep(TIMING.runs_pass.total_seconds())
+
+    async def _server(self, client: PrefectClient) -> NoReturn:
+        told = ""
+        while True:
+            found = await self._turn(
+                "server", server.record(self._ledger, client, self.lead.holder)
+            )
+            if found is not None:
+                if found and found != told:
+                    log.warning("%s", found, extra={"action": "two_prefect_servers"})
+                told = found
+            await asyncio.sleep(server.RECORD_EVERY)
 
     async def _runs(self, client: PrefectClient) -> NoReturn:
         while True:
             term = await self._leading()
             await self._over_runs(client, term)
-            await asyncio.sleep(RUNS)
+            await asyncio.sleep(TIMING.runs_pass.total_seconds())
 
     async def _over_runs(self, client: PrefectClient, term: _Term) -> None:
         ledger = self._ledger
@@ -193,6 +211,7 @@ class Keeper:
         ended = await self._turn("ends", ends.live(ledger, client, supervised=supervised))
         if ended is not None:
             await self._turn("ensure", ensure.ensure(ledger, client, supervised=supervised))
+            await self._turn("wake", ensure.idle_slots(ledger, client))
             await self._turn("mirror", mirror.mirror(ledger, client))
             # Last: of a long absence there may be much to read, and nobody waits for it here.
             reading = ends.unread(ledger, client, supervised=self._supervised())
@@ -211,21 +230,32 @@ class Keeper:
             first = term.observed_at is None
             await self._over_jobs(client, term)
             if not first:  # that one is the price of the lead
-                budget.spend(sum(self.costs[each].cpu_seconds for each in ("observe", "correct")))
-            owed = max(SOONEST, budget.wait())
+                passes = ("blocks", "observe", "correct")
+                budget.spend(sum(self.costs[each].cpu_seconds for each in passes))
+            owed = max(TIMING.soonest_pass.total_seconds(), budget.wait())
             await asyncio.sleep(owed)
             with suppress(TimeoutError):
-                async with asyncio.timeout(JOBS - owed):
+                async with asyncio.timeout(TIMING.jobs_pass.total_seconds() - owed):
                     await self._edited.wait()
 
     async def _over_jobs(self, client: PrefectClient, term: _Term) -> None:
         ledger = self._ledger
+        # First: a job whose deployment is made again finds its agent and its secrets.
+        await self._turn("blocks", blocks.blocks(ledger, client, term.copied))
         seen = await self._turn("observe", term.observer.look(ledger, client))
         if seen is not None:
             term.observed_at = seen.began
             term.observed |= dict.fromkeys(seen.jobs, seen.began)
             self._observed.set()
         await self._turn("correct", correct.correct(ledger, client, term.corrected))
+
+    async def _naming(self, client: PrefectClient) -> NoReturn:
+        budget = Budget()
+        while True:
+            term = await self._leading()
+            await self._turn("naming", naming.name_runs(self._ledger, client, term.named))
+            budget.spend(self.costs["naming"].cpu_seconds)
+            await asyncio.sleep(max(TIMING.jobs_pass.total_seconds(), budget.wait()))
 
     async def _audit(self) -> NoReturn:
         while True:
@@ -234,10 +264,10 @@ class Keeper:
             work = audit.audit(self._ledger, term.known(), memory=term.audited)
             done = await self._turn("audit", work)
             if done is not None and done.left:
-                await asyncio.sleep(RUNS)
+                await asyncio.sleep(TIMING.runs_pass.total_seconds())
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(JOBS):
+                async with asyncio.timeout(TIMING.jobs_pass.total_seconds()):
                     await self._observed.wait()
 
     async def _outbox(self, client: PrefectClient) -> NoReturn:
@@ -245,7 +275,7 @@ class Keeper:
             term = await self._leading()
             work = drain.drain(self._ledger, client, self.lead.holder, term.unshown)
             pause = await self._turn("outbox", work)
-            await asyncio.sleep(RUNS if pause is None else pause)
+            await asyncio.sleep(TIMING.runs_pass.total_seconds() if pause is None else pause)
 
     async def _listen(self) -> NoReturn:
         while True:
@@ -253,7 +283,7 @@ class Keeper:
             pause = await self._turn(
                 "listen", listen.listen(self._ledger, self.lead.holder, term.heard)
             )
-            await asyncio.sleep(RUNS if pause is None else pause)
+            await asyncio.sleep(TIMING.runs_pass.total_seconds() if pause is None else pause)
 
     async def _tasks(self, client: PrefectClient) -> None:
         async def turn(cycle: Cycle) -> None:
@@ -270,13 +300,15 @@ class Keeper:
         while True:
             term = await self._leading()
             await self._turn("alarm", alarm.alarm(self._ledger, term.watched))
-            await asyncio.sleep(ALARM)
+            await asyncio.sleep(TIMING.alert_pass.total_seconds())
 
     async def _prune(self) -> NoReturn:
         while True:
             await self._leading()
             done = await self._turn("prune", prune.prune(self._ledger))
-            await asyncio.sleep(JOBS if done is not None and done.left else PRUNE)
+            await asyncio.sleep(
+                TIMING.jobs_pass.total_seconds() if done is not None and done.left else PRUNE
+            )
 
     async def _hear(self, event: Event) -> None:
         self._edited.set()

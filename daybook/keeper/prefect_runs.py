@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,9 @@ from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter, WorkPo
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+
+from daybook.runs import state_history
 
 PAGE = 200
 """Prefect's own default for the most that one answer holds."""
@@ -28,7 +31,15 @@ FIRST_STRETCH = timedelta(minutes=5)
 """How long a time of ends is asked for first."""
 SHORTEST = timedelta(seconds=1)
 """One as short as this is read whole, in however many pages."""
+NOT_OF_ONE = {401, 403, 407, 408, 425, 429}
+"""Refusals that any other run would get as well."""
 AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+
+
+def is_of_one(error: PrefectHTTPStatusError) -> bool:
+    """Return whether Prefect refused what it was asked for one run, and may accept it of others."""
+    code = error.response.status_code
+    return code < HTTPStatus.INTERNAL_SERVER_ERROR and code not in NOT_OF_ONE
 
 
 async def read(
@@ -150,12 +161,6 @@ async def queued(client: PrefectClient, deployment_id: str, after: datetime) -> 
     return list(found.values())
 
 
-async def history(client: PrefectClient, flow_run_id: UUID) -> list[State[Any]]:
-    """All states that the flow run has had, oldest first."""
-    states = await client.read_flow_run_states(flow_run_id)
-    return sorted(states, key=lambda each: each.timestamp)
-
-
 @dataclass(frozen=True)
 class Change:
     """What became of a state that was written.
@@ -175,8 +180,13 @@ async def change(client: PrefectClient, run: FlowRun, state: State[Any]) -> Chan
         answer = await client.set_flow_run_state(run.id, state)
         if answer.status is not SetStateStatus.ACCEPT or answer.state is None:
             return Change(False, answer.state, True)
-        states = await history(client, run.id)
     except ObjectNotFound:
+        return Change(False, None, True)
+    states = state_history.in_order(await client.read_flow_run_states(run.id), None)
+    if states and states[-1].id != answer.state.id:
+        # Something else was written at about the same time: before this state or after it?
+        states = await state_history.read(client, run.id)
+    if not states:
         return Change(False, None, True)
     written = [each.id for each in states].index(answer.state.id)
     over = states[written - 1] if written else None

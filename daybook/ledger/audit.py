@@ -36,6 +36,7 @@ from daybook.ledger import (
     offers,
     outcomes,
     overlap,
+    ranges,
     rows,
     slots,
     states,
@@ -172,7 +173,7 @@ def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime)
 
 @dataclass
 class _Range:
-    """Adjacent due times of one revision that come to the same for the same reason."""
+    """Adjacent due times of one revision with the same outcome; missed ones whatever the reason."""
 
     stored: StoredJob
     status: Status
@@ -193,19 +194,22 @@ class _Audit:
     counts: dict[Status, int] = field(
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
-    _first: datetime | None = None
     _open: _Range | None = None
     _templates: dict[int, dict[str, Any]] = field(default_factory=dict)
     _fresh: list[dict[str, Any]] = field(default_factory=list)
 
     async def do(self, chunk: Sequence[_Due]) -> None:
-        self._first = chunk[0].due
         there = await self._rows(chunk[-1].due)
-        spent = await wanted.spent(self.session, self.newest)
+        # A claim may have extended a range beyond the watermark.
+        judged = await ranges.covering(self.session, self.newest.id, chunk[0].due)
+        spent = await wanted.spent(self.session, self.newest, self.now)
         for each in chunk:
             row = there.get(each.due)
             if row is not None and row.waits_for != corrections.DUE:
+                judged = row
                 await self._close()
+                continue
+            if row is None and judged is not None and each.due <= (judged.due_to or judged.due):
                 continue
             status, reason, late = self._judged(each, spent)
             if status is Status.WAITING:
@@ -214,7 +218,7 @@ class _Audit:
             elif row is not None:
                 await self._close()
                 rows.act_with(row, each.stored)
-                await outcomes.write(self.session, row, Outcome(status, reason), self.now)
+                await self._write(row, status, reason)
             else:
                 await self._gather(each, status, reason)
             self.counts[status] += 1
@@ -245,9 +249,10 @@ class _Audit:
 
     async def _gather(self, each: _Due, status: Status, reason: str) -> None:
         run = self._open
-        said = (status, reason)
-        if run is not None and run.stored is each.stored and (run.status, run.reason) == said:
-            run.last, run.count = each.due, run.count + 1
+        missed = status is Status.MISSED
+        same = run is not None and run.stored is each.stored and run.status is status
+        if run is not None and same and (missed or run.reason == reason):
+            run.last, run.count, run.reason = each.due, run.count + 1, reason
         else:
             await self._close()
             self._open = _Range(each.stored, status, reason, each.due, each.due)
@@ -257,34 +262,23 @@ class _Audit:
         run, self._open = self._open, None
         if run is None:
             return
-        last = await self._last_before(run) if run.first == self._first else None
+        last = await ranges.before(self.session, run.stored, run.first, run.status, run.reason)
         if last is not None:
-            await outcomes.extend(self.session, last, run.last, run.count, self.now)
+            await outcomes.extend(
+                self.session, last, run.last, self.now, count=run.count, reason=run.reason
+            )
             return
         row = self._row(run.stored, run.first)
         if run.count > 1:
             row.due_to, row.count = run.last, run.count
-        await outcomes.write(self.session, row, Outcome(run.status, run.reason), self.now)
+        await self._write(row, run.status, run.reason)
 
-    async def _last_before(self, run: _Range) -> RunRow | None:
-        """The row that ``run`` is the next part of: all else up to the watermark lies before it."""
-        timed = (
-            select(RunRow)
-            .where(
-                col(RunRow.job_id) == self.newest.id,
-                col(RunRow.due) <= self.before,
-                col(RunRow.occurrence).startswith("due:"),
-            )
-            .order_by(col(RunRow.due).desc())
-            .limit(1)
-        )
-        row: RunRow | None = (await self.session.execute(timed)).scalar_one_or_none()
-        same = (run.stored.revision.number, run.status.value, run.reason)
-        if row is None or (row.revision, row.status, row.reason) != same or row.flow_run_id:
-            return None
-        job = run.stored.job
-        following = upcoming.next_due(job.schedule, job.policy, row.due_to or row.due)
-        return row if following == run.first else None
+    async def _write(self, row: RunRow, status: Status, reason: str) -> None:
+        """Write the outcome, and let the mirror make a Prefect run for a row that has none."""
+        await outcomes.write(self.session, row, Outcome(status, reason), self.now)
+        if self.newest.row.archived_at is None:
+            row.unmirrored = True
+            self.session.add(row)
 
     async def _wait(self, each: _Due, row: RunRow | None, reason: str, late: bool) -> None:
         policy = each.stored.job.policy

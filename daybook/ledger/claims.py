@@ -29,13 +29,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import FenceRefused, IllegalTransition, Refused
-from daybook.ledger import decision, leases, offers, outcomes, rows, sessions, slots, states
+from daybook.ledger import (
+    decision,
+    leases,
+    offers,
+    outcomes,
+    overlap,
+    rows,
+    sessions,
+    slots,
+    states,
+)
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.timing import TIMING
 
 LONGEST_ID = 200
 """Characters that a request's id may have: a database's index takes no key of any length."""
@@ -74,7 +85,7 @@ async def begin(
         row.status = Status.ACTING
         row.attempts += 1
         row.started_at = row.started_at or now
-        row.lease_until, row.suspected_at = now + leases.LEASE, None
+        row.lease_until, row.suspected_at = now + TIMING.run_lease, None
         session.add(row)
         session.add(
             AttemptRow(run_id=row.id, number=row.attempts, fence=fence, started_at=now, usage=usage)
@@ -97,6 +108,7 @@ async def settle(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> S
         if refused is not None:
             _keep_evidence(session, row, fence, outcome, ledger.now())
         else:
+            await overlap.end_in_doubt(session, row, ledger.now())
             await outcomes.write(session, row, outcome, ledger.now())
             if outcome.status is Status.SUCCEEDED and outcome.prompt is not None:
                 answer = outcome.output or ""

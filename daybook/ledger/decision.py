@@ -12,7 +12,7 @@ code grants. The steps stand in the order in which they are asked::
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -26,6 +26,7 @@ from daybook.ledger import (
     offers,
     outcomes,
     overlap,
+    ranges,
     rows,
     sessions,
     slots,
@@ -41,6 +42,11 @@ from daybook.ledger.tables import RunRow
 from daybook.spec import due, durations, lateness, policy, prompts, upcoming
 from daybook.spec.actions import TALKING
 from daybook.spec.job import Job
+from daybook.spec.lateness import Lateness
+from daybook.timing import TIMING
+
+STANDSTILL = timedelta(minutes=5)
+"""How long after `until` a run that waits to know whether a holder is alive is left undecided."""
 
 
 def is_due(job: Job, instant: datetime) -> bool:
@@ -82,7 +88,8 @@ class Decision:
         if row is not None:
             await leases.look(self.session, row, self.now)
         if row is not None and row.state in TERMINAL:
-            if not self._is_retry(row):
+            if not await self._is_retry(row):
+                self._link(row)
                 reason = row.reason or f"already {row.status}"
                 return Ended(row.state, reason, row.id, row.flow_run_id, row.error)
             return await self._retry(row)
@@ -102,7 +109,7 @@ class Decision:
         # Who waits for a slot or a turn may look at any time: what became free is why it was woken.
         turned = row.waits_for in slots.TURNS
         if row.until is not None and row.until > self.now and not turned:
-            return Waiting(row.until, row.reason, row.id)
+            return Waiting(row.until, row.reason, row.id, fence=row.fence)
         return await self._judge(row, stored)
 
     async def _job_of(self, row: RunRow) -> StoredJob | None:
@@ -120,30 +127,38 @@ class Decision:
         return stored
 
     def _is_later_start(self, row: RunRow) -> bool:
-        same_run = row.flow_run_id is not None and row.flow_run_id == self.offer.flow_run_id
-        return same_run and self.offer.flow_starts > row.flow_starts
+        return self._carries(row) and self.offer.flow_starts > row.flow_starts
 
-    def _is_retry(self, row: RunRow) -> bool:
-        """Whether Prefect had ended the start that carried ``row``, or a later one.
+    def _carries(self, row: RunRow) -> bool:
+        return row.flow_run_id is not None and row.flow_run_id == self.offer.flow_run_id
 
-        Without that a further start is no one's wish: a machine's restart, or a run of ours that
-        was set back. It must not repeat what has its outcome, above all not an `unknown`.
+    async def _is_retry(self, row: RunRow) -> bool:
+        """Return whether somebody asked for another run after the start that carried ``row``.
+
+        Any other start of an ended run must not repeat it, above all not an `unknown`: a machine
+        was restarted, the run was set back, or another worker has already claimed the same Retry.
         """
-        ended = self.offer.flow_ended
-        return self._is_later_start(row) and ended is not None and ended >= row.flow_starts
+        retries = self.offer.retries
+        if not retries:
+            return False
+        # The Prefect run of another due time of a range never started: any start of it is later.
+        of_a_range = row.due_to is not None and not self._carries(row)
+        if not of_a_range and (not self._is_later_start(row) or retries[-1] < row.flow_starts):
+            return False
+        base = offers.flow_key(str(self.offer.flow_run_id))
+        known = select(RunRow.occurrence).where(col(RunRow.occurrence).startswith(f"{base}:"))
+        claimed = (await self.session.execute(known)).scalars()
+        return all(int(each.rpartition(":")[2]) < len(retries) for each in claimed)
 
     async def _retry(self, ended: RunRow) -> Answer:
-        base = offers.flow_key(str(self.offer.flow_run_id))
-        retries = select(RunRow.occurrence).where(col(RunRow.occurrence).startswith(f"{base}:"))
-        known = (await self.session.execute(retries)).scalars()
-        # Not their count: the first ones may have been pruned.
-        number = max((int(each.rpartition(":")[2]) for each in known), default=0) + 1
+        base, number = offers.flow_key(str(self.offer.flow_run_id)), len(self.offer.retries)
         stored = await jobs.get(self.session, ended.job_id) if ended.job_id else None
         row = rows.new(self.offer, f"{base}:{number}", "retry", stored, self.now)
         row.due, row.retry_of = self.now, ended.id
         row.parameters = ended.parameters or self.offer.parameters
-        ended.unmirrored = False  # Prefect's state of this flow run is the new row's from here
-        self.session.add(ended)
+        if self._carries(ended):
+            ended.unmirrored = False  # Prefect's state of this flow run is the new row's from here
+            self.session.add(ended)
         return await self._overlap(row, stored)
 
     async def _judge(self, row: RunRow | None, stored: StoredJob | None) -> Answer:
@@ -156,7 +171,7 @@ class Decision:
             stored = await jobs.in_force(self.session, offer.job_id, at)
         if timed and row is None and (answer := self._no_due_time(stored)):
             return answer
-        fresh = row is None or row.waits_for == corrections.DUE
+        fresh = row is None or row.waits_for == corrections.DUE or self._was_left(row)
         if row is None:
             row = rows.new(offer, offer.occurrence, offer.trigger, stored, self.now)
             if timed and stored is not None:
@@ -172,25 +187,46 @@ class Decision:
                 return await self._end(row, Status.SKIPPED, why)
         return await self._overlap(row, stored)
 
+    def _was_left(self, row: RunRow) -> bool:
+        """Whether ``row`` waited to know whether a holder is alive, and nothing came to ask again.
+
+        It was not decided that it runs, so it may be too late by now.
+        """
+        if row.waits_for != slots.HOLDER or row.until is None:
+            return False
+        return row.until + STANDSTILL < self.now
+
     async def _timed(self, row: RunRow, stored: StoredJob, *, fresh: bool) -> Answer:
         job = stored.job
         newest = await jobs.get(self.session, stored.id)
-        if newest is not None and (why := await wanted.why_not(self.session, row, newest)):
-            return await self._end(row, Status.SKIPPED, why)
+        if newest is not None:
+            why = await wanted.why_not(self.session, row, newest, self.now)
+            if why:
+                return await self._end(row, Status.SKIPPED, why)
         if not row.attempts and not is_due(job, row.due):
             # Edited in Prefect before it was due, which the ledger knows only now.
             return await self._end(row, Status.SKIPPED, corrections.NOT_ANY_MORE)
         if not fresh:  # a waiting row never becomes late
-            return await self._overlap(row, stored)
+            return await self._of_max(row, stored, newest)
         later = upcoming.offset(stored.id, job.policy.stagger)
         late = lateness.judge(job.schedule, row.due, self.now - later, job.policy)
         if not late.runs:
-            return await self._end(row, Status.MISSED, late.reason)
+            return await self._missed(row, stored, late)
         if late.verdict == "run":
             row.trigger = overlap.CATCH_UP
         if row.due + later > self.now:
             row.queued_at = row.due + later  # it waits for nothing else before
             return self._wait(row, row.queued_at, f"staggered by {durations.to_text(later)}")
+        return await self._of_max(row, stored, newest)
+
+    async def _of_max(self, row: RunRow, stored: StoredJob, newest: StoredJob | None) -> Answer:
+        """Let ``row`` wait while it is not known whether another run is the last of `max_runs`."""
+        if newest is not None:
+            last = await wanted.in_doubt(self.session, row, newest, self.now)
+            if last is not None:
+                why = f"max runs: it is not known yet whether run {last.id[:8]} is the last"
+                until = leases.next_word(last, self.now)
+                return self._wait(row, until, why, waits_for=slots.HOLDER)
         return await self._overlap(row, stored)
 
     def _same(self, stored: StoredJob) -> bool:
@@ -229,9 +265,11 @@ class Decision:
             soon = await limited.too_soon(self.session, row, stored, self.offer, self.now)
             if soon:
                 return await self._refuse(row, stored, soon)
-            behind = await overlap.behind(self.session, row, stored.id, self.now)
+            behind = await overlap.behind(self.session, row, stored.id, self.now, self.offer.holder)
             if behind is not None and behind.skipped:
                 return await self._end(row, Status.SKIPPED, behind.why)
+            if behind is not None and behind.known_at is not None:
+                return self._wait(row, behind.known_at, behind.why, waits_for=slots.HOLDER)
             if behind is not None:
                 until = self.now + overlap.LOOK_AGAIN
                 waiting = self._wait(row, until, behind.why, waits_for=slots.OVERLAP)
@@ -273,7 +311,8 @@ class Decision:
         if why := await sessions.busy(self.session, row, self.now):
             return self._wait(row, self.now + sessions.LOOK_AGAIN, why)
         if wait := await slots.wait(self.session, row, self.offer, self.now):
-            return self._wait(row, *wait)
+            waiting = self._wait(row, wait.until, wait.why, wait.waits_for)
+            return replace(waiting, free=wait.free)
         return await self._grant(row, stored)
 
     def _wait(self, row: RunRow, until: datetime, why: str, waits_for: str = "") -> Waiting:
@@ -283,7 +322,7 @@ class Decision:
         row.until, row.reason = until, why
         self._carried(row)
         self.session.add(row)
-        return Waiting(until, why, row.id)
+        return Waiting(until, why, row.id, fence=row.fence)
 
     async def _grant(self, row: RunRow, stored: StoredJob | None) -> Granted:
         states.check(row.id, row.state if row.status else None, Status.CLAIMED)
@@ -292,12 +331,32 @@ class Decision:
         row.status = Status.CLAIMED
         row.reason, row.until, row.waits_for = "", None, ""
         row.fence += 1
-        row.holder, row.lease_until = self.offer.holder, self.now + leases.LEASE
+        row.holder, row.lease_until = self.offer.holder, self.now + TIMING.run_lease
         row.suspected_at = None
         self._carried(row)
         row.flow_starts = self.offer.flow_starts
         self.session.add(row)
         return await grant_of(self.session, row, stored)
+
+    async def _missed(self, row: RunRow, stored: StoredJob, late: Lateness) -> Ended:
+        """End a due time as missed; the row of the due times before it includes it, if it can."""
+        range_ = None
+        if not row.status:  # it has no row of its own yet
+            missed = Status.MISSED
+            range_ = await ranges.before(self.session, stored, row.due, missed, late.reason)
+        if range_ is None:
+            return await self._end(row, Status.MISSED, late.reason)
+        why = f"late, and {late.why}"
+        await outcomes.extend(self.session, range_, row.due, self.now, count=1, reason=why)
+        self._link(range_)
+        return Ended(Status.MISSED, late.reason, range_.id, range_.flow_run_id)
+
+    def _link(self, row: RunRow) -> None:
+        """Let the offering Prefect run show a due time that the audit judged without a run."""
+        of_audit = row.unmirrored and row.flow_run_id is None
+        if of_audit and offers.is_due_key(self.offer.occurrence):
+            self._carried(row)
+            self.session.add(row)
 
     async def _end(self, row: RunRow, status: Status, reason: str) -> Ended:
         self._carried(row)

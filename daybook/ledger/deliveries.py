@@ -28,6 +28,21 @@ async def of_run(session: AsyncSession, run_id: str) -> list[OutboxRow]:
     return list((await session.execute(ordered)).scalars())
 
 
+async def alerts(session: AsyncSession, run_ids: Collection[str]) -> dict[str, str]:
+    """Return the status of the alert to the operator for each of these runs that has one.
+
+    Of several alerts of one run the worst; those that were withdrawn do not count.
+    """
+    of_runs = select(OutboxRow.run_id, OutboxRow.status).where(
+        col(OutboxRow.run_id).in_(run_ids),
+        col(OutboxRow.purpose) == outbox.ALERT,
+        col(OutboxRow.status) != Delivery.SUPPRESSED,
+    )
+    worst = [Delivery.DELIVERED, Delivery.PENDING, Delivery.FAILED]
+    rows = (await session.execute(of_runs)).tuples().all()
+    return {str(run): status for run, status in sorted(rows, key=lambda row: worst.index(row[1]))}
+
+
 async def untried(session: AsyncSession, run_id: str, now: datetime) -> bool:
     """Whether anything of a run may be sent by now and was not tried: not a paused lane's.
 

@@ -1,17 +1,20 @@
 """Ends made in Prefect: what becomes here of a run that ended there (`docs/promise.md` 13).
 
-===========  ===========  ===================  =================  =================
-the row is   CANCELLED    CRASHED              FAILED             COMPLETED
-===========  ===========  ===================  =================  =================
-waiting      cancelled    waiting for another  waiting (the same  skipped, by hand
+===========  ===========  ===================  =================  ==================
+the row is   CANCELLED    CRASHED              FAILED             COMPLETED, SKIPPED
+===========  ===========  ===================  =================  ==================
+waiting      cancelled    waiting for another  waiting (the same  skipped
                           Prefect run; failed  as crashed)
                           after some of them
-claimed      cancelled    waiting, at once     failed             skipped, by hand
+claimed      cancelled    waiting, at once     failed             skipped
 acting       cancelled    unknown, or rerun    unknown, or rerun  unknown, or rerun
-missing      cancelled    waiting, or missed   failed             skipped, by hand
+missing      cancelled    waiting, or missed   failed             skipped
 judged       nothing      nothing              nothing            nothing
 ended        nothing      nothing              nothing            nothing
-===========  ===========  ===================  =================  =================
+===========  ===========  ===================  =================  ==================
+
+COMPLETED was set by hand. SKIPPED is our own refusal, which Prefect shows as a cancelled run: it
+makes no row, and does not end a row that waits without a Prefect run.
 
 A row is made only for a due time of the revision in force, and for a custom or quick run of a job;
 *judged* is a due time up to the watermark of the audit, which may be among those of another row.
@@ -50,10 +53,12 @@ REFUSED = "prefect"
 REFUSED_PAUSE = timedelta(seconds=15)
 """How long the first of those pauses is; each further one is twice as long."""
 
-_OURS = "Skipped"
-"""How Prefect's state is called when we refused a run without making a row of it."""
 _BY_HAND = "set to Completed by hand in Prefect"
 _CANCELLED = "cancelled in Prefect"
+
+
+Kind = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SKIPPED"]
+"""The type of the state that ended a Prefect run, and SKIPPED for the state that is our own."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class EndInPrefect:
     """
 
     flow_run_id: str
-    state: Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+    state: Kind
     name: str
     message: str
     offer: Offer | None = None
@@ -127,6 +132,8 @@ async def _with_row(session: AsyncSession, row: RunRow, end: EndInPrefect, now: 
             await leases.lost(session, row, now, end.told())
         case _, "COMPLETED":
             await outcomes.write(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)
+        case _, "SKIPPED":
+            await outcomes.write(session, row, Outcome(Status.SKIPPED, end.message), now)
         case Status.CLAIMED, "FAILED":
             await outcomes.write(session, row, _failed(end), now)
         case Status.CLAIMED, _:
@@ -176,7 +183,7 @@ async def _not_carried(
     """
     if end.state == "CANCELLED":
         outcome = Outcome(Status.CANCELLED, _CANCELLED)
-    elif end.state == "COMPLETED" and end.name != _OURS:
+    elif end.state == "COMPLETED":
         outcome = Outcome(Status.SKIPPED, _BY_HAND)
     else:
         return None
@@ -187,7 +194,7 @@ async def _not_carried(
 
 async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) -> Status | None:
     offer = end.offer
-    if offer is None or offer.job_id is None or (end.state, end.name) == ("COMPLETED", _OURS):
+    if offer is None or offer.job_id is None or end.state == "SKIPPED":
         return None
     timed = offers.is_due_key(offer.occurrence)
     if not timed and not offer.occurrence.startswith("flow:"):

@@ -22,8 +22,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.clock import Clock
 from daybook.errors import LedgerUnreachable
-from daybook.ledger import database, texts
+from daybook.ledger import database, in_use, schema, texts
+from daybook.ledger.tables import Fact
 
+PROBE = timedelta(milliseconds=500)
+"""How long `why_unwritable` waits for the lock."""
+PROBED = "probed"
+"""The fact that it writes: when."""
+VERIFIED_FOR = 5.0
+"""Seconds after which a transaction compares the ledger's id again."""
 BUSY = timedelta(seconds=30)
 """How long a transaction waits for its turn, in this process and at the database together."""
 
@@ -36,7 +43,8 @@ class Ledger:
     """An open ledger; use it as an async context manager, in one event loop.
 
     Entering brings the schema up to date (under a lock) and reads the ledger's id. Raises
-    `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know. Due is
+    `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know. If the
+    ledger is deleted or replaced later, each transaction raises `LedgerReplaced`. Due is
     judged by ``clock``: if none is given, by that of the database, on SQLite the machine's.
     """
 
@@ -49,6 +57,7 @@ class Ledger:
         event.listen(self._engine.sync_engine, "before_cursor_execute", _sound, retval=True)
         self.clock = clock or self._database.clock
         self.id = ""
+        self._verified_at = 0.0
 
     @property
     def place(self) -> str:
@@ -56,11 +65,11 @@ class Ledger:
         return self._database.place
 
     async def __aenter__(self) -> Ledger:
-        from daybook.ledger import schema
-
-        self._database.make_room()
+        found = in_use.at(self.place)
+        self._database.make_room(found)
         try:
-            self.id = await schema.bring_up_to_date(self)
+            self.id = await schema.bring_up_to_date(self, found)
+            self._verified_at = time.monotonic()
         except BaseException:
             await self.close()  # who fails to enter never leaves
             raise
@@ -77,11 +86,26 @@ class Ledger:
     async def close(self) -> None:
         """Let go of the ledger's connections."""
         await self._engine.dispose()
+        self._database.closed()
+
+    def identity(self) -> in_use.InUse:
+        """What `up` writes down, so that others can see whether they open the same ledger."""
+        return self._database.identity(self.id)
 
     def _translate(self, context: ExceptionContext) -> LedgerUnreachable | None:
         """In place of the driver's error; None where it is a constraint, or a wrong statement."""
         why = self._database.why_unreachable(context.original_exception)
-        return None if why is None else LedgerUnreachable(self.place, why)
+        if why is None:
+            return None
+        return self._database.replaced() or LedgerUnreachable(self.place, why)
+
+    async def _verify(self, session: AsyncSession) -> None:
+        """Raise `LedgerReplaced` if this is not the ledger that was opened."""
+        if not self.id or time.monotonic() - self._verified_at < VERIFIED_FOR:
+            return
+        if (error := await schema.why_another(session, self.place, self.id)) is not None:
+            raise error
+        self._verified_at = time.monotonic()
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
@@ -95,39 +119,54 @@ class Ledger:
         """A session that sees one moment of the ledger and writes nothing."""
         async with self._translated(), self._database.reading() as session:
             await self._database.begin_reading(session)
+            await self._verify(session)
             yield session
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncSession]:
+    async def write(self, within: timedelta | None = None) -> AsyncIterator[AsyncSession]:
         """One write transaction, holding the claim lock; committed at the end, else undone.
 
-        Raises `LedgerUnreachable` when its turn has not come after `BUSY`. Not to be entered within
-        another one.
+        Raises `LedgerUnreachable` when its turn has not come after `BUSY`, or ``within`` a shorter
+        time. Not to be entered within another one.
         """
         async with (
-            self._queued() as left,
+            self._queued(self._busy if within is None else min(within, self._busy)) as left,
             self._translated(),
             self._database.writing() as session,
         ):
             await self._database.begin_writing(session, left)
+            await self._verify(session)
             yield session
             await self._database.commit(session)
 
     @asynccontextmanager
-    async def _queued(self) -> AsyncIterator[timedelta]:
-        """Hold the place of this process's writer; yields what is left of the time to wait."""
+    async def _queued(self, busy: timedelta) -> AsyncIterator[timedelta]:
+        """Hold the place of this process's writer; yields what is left of ``busy``."""
         came, queued = time.monotonic(), self._turn.locked()
         try:
-            async with asyncio.timeout(self._busy.total_seconds()):
+            async with asyncio.timeout(busy.total_seconds()):
                 await self._turn.acquire()
         except TimeoutError as error:
             why = "locked, and other writers of this process wait for it too"
             raise LedgerUnreachable(self.place, why) from error
         try:
             waited = timedelta(seconds=time.monotonic() - came) if queued else timedelta(0)
-            yield self._busy - waited
+            yield busy - waited
         finally:
             self._turn.release()
+
+    async def why_unwritable(self, within: timedelta = PROBE) -> str:
+        """Why the ledger can be read and not written, as with a full disk; empty if it can.
+
+        It counts as locked if the lock is not free ``within`` that time. Writes a mark, because a
+        full disk shows only at a commit.
+        """
+        try:
+            async with self.write(within=within) as session:
+                await session.merge(Fact(key=PROBED, value=self.now().isoformat()))
+        except LedgerUnreachable as error:
+            return error.why
+        return ""
 
     def now(self) -> datetime:
         """The ledger's time, in UTC."""

@@ -67,11 +67,16 @@ async def outcomes_since(
 
 
 async def failing(session: AsyncSession, most: int) -> dict[str, int]:
-    """The jobs whose last run failed, and how often in a row; the ``most`` that failed oftenest."""
+    """The jobs whose last run failed, and how often in a row; the ``most`` that failed oftenest.
+
+    Of jobs that have one name, since their owners differ, the one that failed oftenest.
+    """
+    times = func.max(col(JobRow.consecutive_failures))
     rows = (
-        select(JobRow.name, JobRow.consecutive_failures)
+        select(JobRow.name, times)
         .where(col(JobRow.archived_at).is_(None), col(JobRow.consecutive_failures) > 0)
-        .order_by(col(JobRow.consecutive_failures).desc(), col(JobRow.name))
+        .group_by(col(JobRow.name))
+        .order_by(times.desc(), col(JobRow.name))
         .limit(most)
     )
     return dict((await session.execute(rows)).tuples().all())

@@ -19,7 +19,7 @@ from sqlmodel import col, select
 from daybook.errors import Ambiguous, NotFound, Refused
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
-from daybook.spec import reach
+from daybook.spec import owners, reach
 from daybook.spec.job import Job
 
 FIRED = "fired"
@@ -82,10 +82,15 @@ def _revision(
     )
 
 
-async def names(session: AsyncSession) -> set[str]:
-    """The names that are taken."""
-    rows = await session.execute(select(JobRow.name).where(col(JobRow.archived_at).is_(None)))
-    return set(rows.scalars())
+async def names(session: AsyncSession, owner: str) -> set[str]:
+    """The names that are taken for a job of ``owner``.
+
+    Each agent has names of its own, so that no refusal tells it of the jobs of others. All other
+    owners share theirs.
+    """
+    whose = col(JobRow.owner) == owner if owners.is_agent(owner) else ~_of_agents()
+    those = select(JobRow.name).where(col(JobRow.archived_at).is_(None), whose)
+    return set((await session.execute(those)).scalars())
 
 
 async def slugs(session: AsyncSession, kind: str) -> set[str]:
@@ -105,7 +110,7 @@ async def add(
     created_by: str = "cli",
 ) -> StoredJob:
     """Store a new job; raises `Refused` when its name is taken."""
-    if job.name in await names(session):
+    if job.name in await names(session, owner):
         raise Refused("name", f'"{job.name}" is taken', "give another, or edit that job")
     row = JobRow(
         name=job.name,
@@ -155,8 +160,9 @@ async def find(
 ) -> StoredJob:
     """The live job with this name, id, or unique id prefix; raises `NotFound`, `Ambiguous`.
 
-    With ``archived``, where there is none, the archived one; of several with that name the one
-    that was archived last (requirement 15). With ``owner`` only what that one owns.
+    Of several with that name the one that no agent owns. With ``archived``, where there is none,
+    the archived one; of several the one that was archived last (requirement 15). With ``owner``
+    only what that one owns.
     """
     whose = true() if owner is None else col(JobRow.owner) == owner
     row = await _look_up(session, ref, col(JobRow.archived_at).is_(None) & whose)
@@ -170,16 +176,27 @@ async def find(
 
 
 async def _look_up(session: AsyncSession, ref: str, which: ColumnElement[bool]) -> JobRow | None:
-    those = select(JobRow).where(which).order_by(col(JobRow.archived_at).desc())
-    named = those.where(col(JobRow.name) == ref).limit(1)
-    row = (await session.execute(named)).scalar_one_or_none()
-    if row is not None or not ref:
-        return row
-    prefixed = those.where(col(JobRow.id).startswith(ref, autoescape=True)).limit(5)
-    fits = list((await session.execute(prefixed)).scalars())
+    those = select(JobRow).where(which).order_by(col(JobRow.archived_at).desc()).limit(5)
+    named = those.where(col(JobRow.name) == ref).order_by(None)
+    named = named.order_by(_of_agents(), col(JobRow.archived_at).desc())
+    fits: list[JobRow] = list((await session.execute(named)).scalars())
+    if fits and (fits[0].archived_at is not None or not owners.is_agent(fits[0].owner)):
+        return fits[0]
+    if not fits and ref:
+        prefixed = those.where(col(JobRow.id).startswith(ref, autoescape=True))
+        fits = list((await session.execute(prefixed)).scalars())
     if len(fits) > 1:
-        raise Ambiguous("job", ref, [f"{each.id[:12]} ({each.name})" for each in fits])
+        raise Ambiguous("job", ref, map(_told, fits))
     return fits[0] if fits else None
+
+
+def _told(row: JobRow) -> str:
+    whose = f", of {row.owner}" if owners.is_agent(row.owner) else ""
+    return f"{row.id[:12]} ({row.name}{whose})"
+
+
+def _of_agents() -> ColumnElement[bool]:
+    return col(JobRow.owner).startswith(owners.BY_AGENT, autoescape=True)
 
 
 async def every(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
@@ -249,7 +266,7 @@ async def change(
     nobody is told, who did stays. Raises `Refused` when a new name is taken.
     """
     row, latest = stored.row, stored.revision
-    if job.name != row.name and job.name in await names(session):
+    if job.name != row.name and job.name in await names(session, row.owner):
         raise Refused("name", f'"{job.name}" is taken', "give another")
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
     if job == stored.job and reason == row.disabled_reason:

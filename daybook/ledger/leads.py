@@ -2,10 +2,10 @@
 
 ::
 
-    nobody leads ──acquire──► leads(fence) ──renew, every `RENEW`──► leads(fence)
+    nobody leads ──acquire──► leads(fence) ──renew, in time──► leads(fence)
          ▲                        │
          ├── release ─────────────┤
-         └── not renewed for `LEASE`: whoever acquires next raises the fence
+         └── not renewed for `Timing.leader_lease`: whoever acquires next raises the fence
 
 ``acquire`` and ``renew`` answer yes or no; a no means: you lead no more, write nothing. The time is
 the ledger's. Unlike a run's lease a lead is given to the next as soon as it has run out: nothing is
@@ -17,14 +17,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact, LeadRow
-
-LEASE = timedelta(seconds=30)
-RENEW = timedelta(seconds=10)
+from daybook.timing import TIMING
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Leader:
 
 
 async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
-    """Take the lead of that name for `LEASE`; returns the fence, None while another has it.
+    """Take the lead of that name for a lease; returns the fence, None while another has it.
 
     ``holder`` is of this process alone: its own lead, got by a commit whose answer was lost, it
     takes again. While another has it this reads only, and does not ask for the write lock.
@@ -56,11 +54,11 @@ async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
     async with ledger.write() as session:
         row, now = await session.get(LeadRow, name), ledger.now()
         if row is None:
-            row = LeadRow(name=name, holder=holder, until=now + LEASE, fence=1)
+            row = LeadRow(name=name, holder=holder, until=now + TIMING.leader_lease, fence=1)
         elif _taken(row, holder, now):
             return None
         else:
-            row.holder, row.until, row.fence = holder, now + LEASE, row.fence + 1
+            row.holder, row.until, row.fence = holder, now + TIMING.leader_lease, row.fence + 1
         session.add(row)
         return row.fence
 
@@ -68,7 +66,7 @@ async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
 async def renew(
     ledger: Ledger, name: str, fence: int, note: Mapping[str, Any] | None = None
 ) -> bool:
-    """Extend the lead to `LEASE` from now, and keep ``note``; False when another has taken it.
+    """Renew the lease of the lead, and keep ``note``; False when another has taken it.
 
     One that ran out and that nobody took meanwhile is extended too.
     """
@@ -76,7 +74,7 @@ async def renew(
         row = await session.get(LeadRow, name)
         if row is None or row.fence != fence or not row.holder:
             return False
-        row.until = ledger.now() + LEASE
+        row.until = ledger.now() + TIMING.leader_lease
         session.add(row)
         if note is not None:
             await session.merge(Fact(key=_note(name), value=json.dumps(note)))

@@ -8,10 +8,11 @@
                           └► waiting   only where the job says `on_lost: rerun`; the fence rises
 
 A holder is lost when its process group was seen to be gone (`claims.died`), or with its lease. A
-lease lasts `LEASE` and is renewed every `RENEW`. Whoever first finds one that ran out only marks
-it; it is judged lost when it is still not renewed one `LEASE` after that mark. So a machine that
-slept, or a ledger that nobody could reach, costs no run: its holder is awake to renew before the
-judge (rule 5). `renew` answers yes or no; a no means: stop at once, your writes will be refused.
+lease lasts `Timing.run_lease` and is renewed each `run_lease_renewal`. Whoever first finds one
+that ran out only marks it; it is judged lost when it is still not renewed one lease after that
+mark. So a machine that slept, or a ledger that nobody could reach, costs no run: its holder is
+awake to renew before the judge (rule 5). `renew` answers yes or no; a no means: stop at once, your
+writes will be refused.
 """
 
 from __future__ import annotations
@@ -32,21 +33,20 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import policy
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=60)
-RENEW = timedelta(seconds=20)
 LONGEST_PAUSE = timedelta(minutes=5)
 
 
 async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
-    """Extend the lease to `LEASE` from now; False when the claim is no longer the caller's."""
+    """Renew the lease from now on; False when the claim is no longer the caller's."""
     async with ledger.write() as session:
         row = await session.get(RunRow, run_id)
         if row is None or row.state not in HELD or row.fence != fence:
             return False
-        row.lease_until, row.suspected_at = ledger.now() + LEASE, None
+        row.lease_until, row.suspected_at = ledger.now() + TIMING.run_lease, None
         session.add(row)
         return True
 
@@ -54,7 +54,7 @@ async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
 async def renew_all(
     ledger: Ledger, holder: str, run_ids: Collection[str]
 ) -> dict[str, Status | None]:
-    """Extend those of these runs that ``holder`` holds to `LEASE` from now, in one transaction.
+    """Extend those of these runs that ``holder`` holds from now on, in one transaction.
 
     The answer gives each run's status: one that is not held (waiting, or an outcome) was lost or
     has ended. None stands for a run that another holds, or that does not exist.
@@ -63,7 +63,7 @@ async def renew_all(
     if not answer:
         return answer
     async with ledger.write() as session:
-        until = ledger.now() + LEASE
+        until = ledger.now() + TIMING.run_lease
         known = select(RunRow).where(col(RunRow.id).in_(answer))
         for row in (await session.execute(known)).scalars():
             if row.state not in HELD:
@@ -91,7 +91,7 @@ async def look(session: AsyncSession, row: RunRow, now: datetime) -> bool:
         row.suspected_at = now
         session.add(row)
         return False
-    if row.suspected_at + LEASE > now:
+    if row.suspected_at + TIMING.run_lease > now:
         return False
     await give_up(session, row, now)
     return True
@@ -99,7 +99,26 @@ async def look(session: AsyncSession, row: RunRow, now: datetime) -> bool:
 
 def next_look(row: RunRow) -> datetime | None:
     """When a look at a held ``row`` can tell something new."""
-    return row.lease_until if row.suspected_at is None else row.suspected_at + LEASE
+    return row.lease_until if row.suspected_at is None else row.suspected_at + TIMING.run_lease
+
+
+def heard_at(row: RunRow) -> datetime | None:
+    """When the holder of ``row`` last wrote: each claim, begin and renewal extends the lease."""
+    return None if row.lease_until is None else row.lease_until - TIMING.run_lease
+
+
+def next_word(row: RunRow, now: datetime) -> datetime:
+    """When more is known of the holder of a held ``row``: at its next renewal, or by its lease.
+
+    Later than ``now`` for a row that was looked at.
+    """
+    heard = heard_at(row)
+    if heard is None or row.lease_until is None:
+        return now + TIMING.run_lease_renewal
+    if ran_out(row, now):
+        return (row.suspected_at or now) + TIMING.run_lease
+    renewed = heard + TIMING.run_lease_missed
+    return renewed if renewed > now else row.lease_until
 
 
 async def give_up(session: AsyncSession, row: RunRow, now: datetime) -> None:
@@ -222,7 +241,7 @@ async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[
         .where(
             col(RunRow.status).in_(HELD),
             col(RunRow.lease_until) <= now,
-            or_(suspected.is_(None), suspected <= now - LEASE),
+            or_(suspected.is_(None), suspected <= now - TIMING.run_lease),
         )
         .order_by(col(RunRow.lease_until))
         .limit(limit)

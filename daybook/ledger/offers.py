@@ -22,6 +22,14 @@ def due_key(job_id: str, instant: datetime) -> str:
     return f"due:{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
 
 
+def due_of(occurrence: str) -> tuple[str, datetime] | None:
+    """Return the job's id and the due time (UTC) of a key that `due_key` made, None for others."""
+    if not is_due_key(occurrence):
+        return None
+    _, job_id, instant = occurrence.split(":", 2)
+    return job_id, datetime.fromisoformat(instant)
+
+
 def request_key(job_id: str, request_id: str) -> str:
     """The key of a run that was asked for; the same id twice is one run."""
     return f"request:{job_id}:{request_id}"
@@ -49,8 +57,8 @@ class Offer:
 
     ``due`` is the nominal due time in UTC; ``parameters`` are those that Prefect gave, in the
     normal form of `Job.parameters`. ``flow_starts`` is how often Prefect has started that flow run,
-    this start included; ``flow_ended`` is how many starts there had been when Prefect last ended
-    it, None if it never did: only a run that Prefect had ended is a Retry when it starts again.
+    this start included; ``retries`` has one number for each Retry of the flow run that somebody
+    asked for: how many starts there had been before it.
     ``started`` says whether Prefect has started it already, as it has for a flow that claims for
     itself; a worker claims before.
     ``refused`` says what is wrong with the parameters; a due time acts with the job's own, any
@@ -69,7 +77,7 @@ class Offer:
     flow_run_id: str | None = None
     flow_starts: int = 1
     started: bool = True
-    flow_ended: int | None = None
+    retries: tuple[int, ...] = ()
     compared: bool = False
     refused: str = ""
     most: int | None = None
@@ -110,13 +118,16 @@ class Waiting:
 
     ``cancel`` are Prefect's flow runs of the same job that are at work and are to be cancelled for
     this one: whoever is answered asks for it (`daybook.runs.gate`), and is told again until they
-    have ended.
+    have ended. ``free`` says that a slot is free and kept for runs that were due earlier: the
+    worker that gets this answer calls those up. ``fence`` is that of the row.
     """
 
     until: datetime
     why: str
     run_id: str | None = None
     cancel: tuple[str, ...] = ()
+    free: bool = False
+    fence: int = 0
 
 
 @dataclass(frozen=True)

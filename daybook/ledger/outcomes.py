@@ -99,15 +99,19 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
 
 
 async def extend(
-    session: AsyncSession, row: RunRow, due_to: datetime, count: int, now: datetime
+    session: AsyncSession, row: RunRow, due_to: datetime, now: datetime, *, count: int, reason: str
 ) -> None:
-    """Let ``row``, an outcome that no run had, stand for the ``count`` due times up to ``due_to``.
+    """Let ``row``, which had no attempt, include ``count`` more due times, the last at ``due_to``.
 
-    They are adjacent to its own and came to the same for the same reason.
+    They are adjacent to its own and had the same outcome; ``reason`` is said of all of them. The
+    row is marked `unmirrored`, so that its Prefect run shows the new end of the range.
     """
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
-    session.add(row)
+    row.reason = reason
     stored = await jobs.get(session, row.job_id) if row.job_id else None
+    kept = stored is not None and stored.row.archived_at is None
+    row.unmirrored = kept and not await _started_again(session, row)
+    session.add(row)
     if stored is not None and stored.row.last_run_id == row.id:
         stored.row.last_run_at = due_to
         session.add(stored.row)
@@ -116,6 +120,8 @@ async def extend(
 
 
 async def _started_again(session: AsyncSession, row: RunRow) -> bool:
+    if row.flow_run_id is None:
+        return False
     later = select(RunRow.id).where(
         col(RunRow.flow_run_id) == row.flow_run_id, col(RunRow.flow_starts) > row.flow_starts
     )

@@ -17,7 +17,7 @@ operator has set keeps it, and nobody has to see to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -41,6 +41,8 @@ MISSED_FOR = timedelta(minutes=10)
 """So long after its due time what nobody came for counts, unless somebody came since."""
 PROMPTLY = timedelta(minutes=15)
 """What is judged later than that was due in a standstill, which is over."""
+FIRST_LOOK = 1
+"""So many of them are looked at first, as the first one mostly has no row."""
 _AT_ONCE = 500
 
 
@@ -133,7 +135,8 @@ async def look(
     concerned = late | {str(row.job_id) for row in rows}
     read |= {each.id: each for each in await _others(session, concerned - read.keys())}
     stored = sorted((read[each] for each in concerned & read.keys()), key=lambda job: job.row.name)
-    return await find(session, stored, rows, now)
+    firsts = {job_id: each.first for job_id, each in known.items()}
+    return await find(session, stored, rows, now, firsts)
 
 
 async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
@@ -218,11 +221,16 @@ def _came(run: type[RunRow]) -> ColumnElement[bool]:
 
 
 async def find(
-    session: AsyncSession, stored: Sequence[StoredJob], rows: Sequence[RunRow], now: datetime
+    session: AsyncSession,
+    stored: Sequence[StoredJob],
+    rows: Sequence[RunRow],
+    now: datetime,
+    firsts: Mapping[str, datetime | None] | None = None,
 ) -> list[Overdue]:
     """What is overdue at ``now`` of these jobs, the earliest first.
 
-    ``rows`` are their live runs, and those that were `unattended`.
+    ``rows`` are their live runs, and those that were `unattended`. ``firsts`` are first due times
+    of jobs after their watermarks that are known already.
 
     Of each job one due time without a row at most: the first.
     """
@@ -232,15 +240,48 @@ async def find(
         for row in rows
         if row.job_id in by_id and (_waits_too_long(row, now) or _is_missed(row, by_id))
     ]
-    dues = {
-        offers.due_key(each.id, due): (each, due) for each in stored for due in _passed(each, now)
-    }
-    have = await _with_a_row(session, list(dues))
-    first: dict[str, Overdue] = {}
-    for key, (each, due) in dues.items():
-        if key not in have:
-            first.setdefault(each.id, Overdue(each, due, None))
-    return sorted([*found, *first.values()], key=lambda each: (each.due, each.stored.row.name))
+    found += await _without_a_row(session, stored, now, firsts or {})
+    return sorted(found, key=lambda each: (each.due, each.stored.row.name))
+
+
+async def _without_a_row(
+    session: AsyncSession,
+    stored: Sequence[StoredJob],
+    now: datetime,
+    firsts: Mapping[str, datetime | None],
+) -> list[Overdue]:
+    """Of each job its first due time that passed and has no row.
+
+    Mostly that is the first one of all. So few are asked for at a time, and more only of those jobs
+    whose first ones have rows: to expand 200 due times of 1,000 jobs takes 40 seconds.
+    """
+    found, many = [], FIRST_LOOK
+    judged: dict[str, datetime] | None = None
+    left = [(each, _passed(each, now, firsts)) for each in stored]
+    while left:
+        some = [(each, passed, list(islice(passed, many))) for each, passed in left]
+        keys = [offers.due_key(each.id, due) for each, _, dues in some for due in dues]
+        have = await _with_a_row(session, keys)
+        left = []
+        for each, passed, dues in some:
+            due = next((due for due in dues if offers.due_key(each.id, due) not in have), None)
+            if due is not None:
+                judged = await _judged_late(session, now) if judged is None else judged
+                due = next(
+                    (
+                        due
+                        for due in dues
+                        if offers.due_key(each.id, due) not in have
+                        and due > judged.get(each.id, due - LATE)
+                    ),
+                    None,
+                )
+            if due is not None:
+                found.append(Overdue(each, due, None))
+            elif len(dues) == many:
+                left.append((each, passed))
+        many *= 4
+    return found
 
 
 def _waits_too_long(row: RunRow, now: datetime) -> bool:
@@ -255,13 +296,46 @@ def _is_missed(row: RunRow, by_id: dict[str, StoredJob]) -> bool:
     return row.state in TERMINAL and by_id[str(row.job_id)].job.enabled
 
 
-def _passed(stored: StoredJob, now: datetime) -> list[datetime]:
+def _passed(
+    stored: StoredJob, now: datetime, firsts: Mapping[str, datetime | None]
+) -> Iterator[datetime]:
     if not stored.job.enabled:
-        return []
+        return
     # By an earlier revision something else may have been due; the audit knows.
     start = max(stored.row.audited_until, stored.revision.effective_from)
-    passed = upcoming.between(stored.job.schedule, stored.job.policy, start, now - LATE)
-    return [due for due in islice(passed, LOOKED_AT) if not wanted.put_off(stored, due)]
+    for due in islice(_due_after(stored, start, now - LATE, firsts), LOOKED_AT):
+        if not wanted.put_off(stored, due):
+            yield due
+
+
+def _due_after(
+    stored: StoredJob, start: datetime, end: datetime, firsts: Mapping[str, datetime | None]
+) -> Iterator[datetime]:
+    """The due times in (start, end]; the schedule is not asked for the first one if it is known."""
+    if stored.id in firsts:
+        first = firsts[stored.id]
+        if first is None or first > end:
+            return
+        yield first
+        start = first
+    yield from upcoming.between(stored.job.schedule, stored.job.policy, start, end)
+
+
+async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, datetime]:
+    """Return up to when a claim judged the due times of each job as one range, by the job's id.
+
+    The claim extends such a row before the audit has moved the watermark there.
+    """
+    fresh = (
+        select(RunRow.job_id, func.max(RunRow.due_to))
+        .where(
+            col(RunRow.finished_at) >= now - MISSED_FOR,
+            col(RunRow.due_to).is_not(None),
+            col(RunRow.job_id).is_not(None),
+        )
+        .group_by(col(RunRow.job_id))
+    )
+    return {str(job_id): due_to for job_id, due_to in (await session.execute(fresh)).tuples()}
 
 
 async def _with_a_row(session: AsyncSession, keys: list[str]) -> set[str]:

@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import database, texts
 from daybook.ledger.database_clock import DatabaseClock
+from daybook.ledger.in_use import InUse
 
 CONNECT = timedelta(seconds=10)
 """How long a connection may take to be made."""
@@ -110,8 +111,14 @@ class Postgresql:
             why = str(error) or f"no answer within {CONNECT.seconds} s"
             raise LedgerUnreachable(self.place, why) from error
 
-    def make_room(self) -> None:
+    def make_room(self, in_use: InUse | None) -> None:
         """Nothing: the database is the operator's to make."""
+
+    def identity(self, ledger_id: str) -> InUse:
+        return InUse(self.place, ledger_id)
+
+    def replaced(self) -> None:
+        """Nothing to see from outside: the ledger's id tells it (`Ledger`)."""
 
     def reading(self) -> AsyncSession:
         return AsyncSession(self._snapshot, expire_on_commit=False)
@@ -166,6 +173,9 @@ class Postgresql:
                 if time.monotonic() >= end:
                     raise
             await asyncio.sleep(ASK_AGAIN.total_seconds())
+
+    def closed(self) -> None:
+        """Nothing: no file is left behind."""
 
     def why_unreachable(self, error: BaseException) -> str | None:
         found = _cause(error)

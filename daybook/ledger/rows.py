@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import FenceRefused, NotFound
-from daybook.ledger import jobs, offers
+from daybook.ledger import jobs, offers, ranges
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Offer
 from daybook.ledger.states import HELD, LIVE, TERMINAL
@@ -38,11 +38,16 @@ async def held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
 async def of(
     session: AsyncSession, flow_run_id: str | None, occurrence: str | None
 ) -> RunRow | None:
-    """The row of this flow run if there is one, else that of the occurrence."""
+    """The row of this flow run if there is one, else that of the occurrence.
+
+    A due time that was missed together with those before it has the row of their range.
+    """
     wanted = col(RunRow.occurrence) == occurrence
     if flow_run_id is not None:
         wanted = wanted | (col(RunRow.flow_run_id) == flow_run_id)
     found = (await session.execute(select(RunRow).where(wanted))).scalars().all()
+    if not found and occurrence is not None and (timed := offers.due_of(occurrence)):
+        return await ranges.covering(session, *timed)
     # A live row is the occurrence; among ended ones (retries of one flow run) the last start's.
     return max(
         found, key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at), default=None

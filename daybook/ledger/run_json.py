@@ -20,16 +20,22 @@ def utc(instant: datetime | None) -> str | None:
 def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
     """One run, and its job (None for a direct call).
 
-    `started_at` is when its first attempt began to act; `job_removed` is whether `job` is the name
-    of one that is no longer there. Adjacent due times that nobody was there for are one run of
-    `count`, from `scheduled_for` to `scheduled_to`; of any other that is None.
+    `owner`, `user_id`, `tags` and `metadata` are those that the job has now. `started_at` is when
+    its first attempt began to act; `job_removed` is whether `job` is the name of one that is no
+    longer there. Adjacent due times that nobody was there for are one run of `count`, from
+    `scheduled_for` to `scheduled_to`; of any other that is None.
     """
     ended = row.finished_at or None
     lasted = (ended - row.started_at).total_seconds() if ended and row.started_at else None
     return {
         "id": row.id,
         "job": job.name if job else None,
+        "job_id": row.job_id,
         "job_removed": bool(job and job.archived_at),
+        "owner": job.owner if job else None,
+        "user_id": job.user_id if job else "",
+        "tags": list(job.tags) if job else [],
+        "metadata": dict(job.meta) if job else {},
         "kind": row.kind,
         "trigger": row.trigger,
         "status": row.status,

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.errors import LedgerNewer
+from daybook.errors import LedgerNewer, LedgerReplaced
+from daybook.ledger import database
+from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import new_id
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "daybook_version"
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+_ID = text("SELECT value FROM facts WHERE key = 'id'")
 
 LOOK_AGAIN = 0.01
 _MIGRATING = threading.Lock()
@@ -41,7 +46,7 @@ def _current(connection: Connection) -> str | None:
 
 
 def _ledger_id(connection: Connection) -> str:
-    return str(connection.execute(text("SELECT value FROM facts WHERE key = 'id'")).scalar_one())
+    return str(connection.execute(_ID).scalar_one())
 
 
 def _upgrade(connection: Connection) -> str:
@@ -66,15 +71,39 @@ def _upgrade(connection: Connection) -> str:
     return _ledger_id(connection)
 
 
-async def bring_up_to_date(ledger: Ledger) -> str:
-    """Migrate if needed and return the ledger's id; raises `LedgerNewer`."""
+async def bring_up_to_date(ledger: Ledger, in_use: InUse | None = None) -> str:
+    """Migrate if needed and return the ledger's id; raises `LedgerNewer`.
+
+    Raises `LedgerReplaced` if it is not the one that a running `daybook up` has ``in_use``.
+    """
     async with ledger.read() as session:
+        if in_use is not None:
+            error = await why_another(session, ledger.place, in_use.id)
+            if error is not None:
+                raise error
         connection = await session.connection()
         if await connection.run_sync(_current) == head():
             return await connection.run_sync(_ledger_id)
     async with _alone(), ledger.write() as session:
         connection = await session.connection()
         return await connection.run_sync(_upgrade)
+
+
+async def why_another(session: AsyncSession, place: str, known: str) -> LedgerReplaced | None:
+    """The error to raise if the ledger of ``session`` is not the one with the id ``known``."""
+    connection = await session.connection()
+    found = await connection.run_sync(_id_if_any)
+    if found == known:
+        return None
+    told = database.another_ledger(known, found) if found else database.EMPTIED
+    return LedgerReplaced(place, *told)
+
+
+def _id_if_any(connection: Connection) -> str:
+    """The ledger's id; empty if there is none."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return ""
+    return str(connection.execute(_ID).scalar() or "")
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 ::
 
-    claim ──► OutboxRow, held by a fence for `LEASE`       one transaction, many rows
+    claim ──► OutboxRow, held by a fence for a lease     one transaction, many rows
       │ send                                               no transaction at all
       ▼
     record ──► delivered                                   fenced, one transaction, many rows
@@ -39,12 +39,10 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.outbox import PENDING
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=90)
-"""Longer than the longest try: 10 s each to ask Prefect for destinations and for a token, 45 s for
-the request, and its recording."""
 
 IN_FLIGHT = 32
 """Rows of a lane that are sent at once, by all processes together."""
@@ -121,7 +119,9 @@ async def claim(
             return []
         taken = update(OutboxRow).where(col(OutboxRow.id).in_(chosen))
         await session.execute(
-            taken.values(holder=holder, fence=OutboxRow.fence + 1, lease_until=now + LEASE),
+            taken.values(
+                holder=holder, fence=OutboxRow.fence + 1, lease_until=now + TIMING.delivery_lease
+            ),
             execution_options={"synchronize_session": False},
         )
         rows = select(OutboxRow).where(col(OutboxRow.id).in_(chosen))
@@ -166,7 +166,7 @@ def _paused_until(state: LaneRow | None, now: datetime) -> datetime | None:
 def _leased(now: datetime) -> ColumnElement[bool]:
     """Somebody is at it."""
     leased = col(OutboxRow.lease_until)
-    return (leased > now) & (leased <= now + LEASE + CLOCKS_APART)
+    return (leased > now) & (leased <= now + TIMING.delivery_lease + CLOCKS_APART)
 
 
 def _free(now: datetime) -> ColumnElement[bool]:

@@ -161,14 +161,14 @@ async def append(
 
 
 async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
-    """Where a message came from (requirement 27); users come with a later version."""
+    """Return where a message came from (requirement 27); `user` is the job's user id, or None."""
     stored = await jobs.get(session, row.job_id) if row.job_id else None
     job = stored.row if stored else None
     return {
         "kind": row.kind,
         "channel": outbox.notify_of(row.parameters, stored).channel or None,
         "session": row.session_id,
-        "user": None,
+        "user": (job.user_id or None) if job else None,
         "job": job.name if job else None,
         "job_id": row.job_id,
         "due": row.due.astimezone(UTC).isoformat().replace("+00:00", "Z"),

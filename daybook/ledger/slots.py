@@ -3,11 +3,16 @@
 ::
 
     held = runs that somebody holds      free = the limit - held
-    ahead = runs that wait for a slot and were due earlier, and that somebody can be expected to
-            come for: not those whose process, worker or deployment is gone
+    ahead = runs that wait for a slot, were due earlier, and should claim now or later
+    overdue = those of them that should have claimed `KEPT` ago, and did not
 
-    ahead < free ──► granted          else ──► waiting, for a slot
+    ahead < free - overdue ──► granted          else ──► waiting, for a slot
             └ the worker that offers it is full ──► waiting, for the worker
+
+A free slot is never left to a run that nobody claims for. If a run has to wait although a slot is
+free, its worker calls the earlier runs up (`call_up`): from then on each of them has `KEPT` to
+claim. The slots of those that do not, because their process, worker or deployment is gone or slow,
+go to the runs that do claim. The keeper's leader calls up every few seconds too.
 
 Who waits for its worker is ahead of nobody: a worker that has no room, in a pool perhaps where no
 other one is, keeps no free slot from the others.
@@ -25,6 +30,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -44,14 +50,26 @@ WORKER = "worker"
 OVERLAP = "overlap"
 """What it says of a run that waits for one of its own job (`daybook.ledger.overlap`)."""
 
-TURNS = (SLOT, WORKER, OVERLAP)
+HOLDER = "holder"
+"""What it says of a run that waits until it is known whether another run's holder is alive."""
+
+ACCEPTED = (SLOT, WORKER, OVERLAP)
+"""What is waited for by a run that begins when its turn comes."""
+
+TURNS = (*ACCEPTED, HOLDER)
 """What is waited for and may come at any time: a run that waits for it may ask again before."""
 
 BACKFILL = "backfill"
 """The trigger of a due time of the past that was asked for (`daybook.ledger.backfill`)."""
 
 LOOK_AGAIN = timedelta(seconds=30)
-"""When a run that waits for its slot looks again by itself; a free slot brings it sooner."""
+"""When the first run that waits for a slot looks again by itself; a free slot brings it sooner."""
+
+LONGEST_LOOK = timedelta(minutes=5)
+"""The same for the last run of a long queue: looking again costs more than it can bring there."""
+
+KEPT = timedelta(seconds=15)
+"""How long a free slot is kept for a run that should claim now."""
 
 FULL = timedelta(seconds=5)
 """When a run looks again whose worker has no room for it."""
@@ -60,20 +78,59 @@ BELIEVED = timedelta(seconds=60)
 """How long after it should have looked again a run is believed to be there still."""
 
 
-async def wait(
-    session: AsyncSession, row: RunRow, offer: Offer, now: datetime
-) -> tuple[datetime, str, str] | None:
-    """Until when ``row`` has to wait, why, and for what; None when a slot is its own."""
+class Wait(NamedTuple):
+    """Until when a run has to wait, why, and for what (`TURNS`).
+
+    ``free`` says that a slot is free that is kept for a run that was due earlier.
+    """
+
+    until: datetime
+    why: str
+    waits_for: str
+    free: bool = False
+
+
+async def wait(session: AsyncSession, row: RunRow, offer: Offer, now: datetime) -> Wait | None:
+    """Return how long ``row`` has to wait; None if it gets a slot."""
     if row.job_id is None and row.trigger == "direct":
         return None
     if offer.most is not None:
         there = _Slots(offer.most, offer.classes, await _count(session, _AT_WORK))
+        name = policy.of_run(row.parameters).class_
         ahead = await _count(session, _expected(now, SLOT) & _earlier(row))
-        if why := there.taken(policy.of_run(row.parameters).class_, ahead):
-            return now + LOOK_AGAIN, why, SLOT
+        overdue = await _count(session, _overdue(now) & _earlier(row)) if ahead else {}
+        if why := there.taken(name, ahead, overdue):
+            if there.free(name):
+                return Wait(now + KEPT, why, SLOT, free=True)
+            queue = LOOK_AGAIN * (1 + sum(ahead.values()) / max(offer.most, 1))
+            return Wait(now + min(queue, LONGEST_LOOK), why, SLOT)
     if offer.full:
-        return now + FULL, "the worker has no free slot", WORKER
+        return Wait(now + FULL, "the worker has no free slot", WORKER)
     return None
+
+
+async def call_up(
+    session: AsyncSession,
+    now: datetime,
+    most: int,
+    classes: Mapping[str, int],
+    *,
+    after: timedelta | None = None,
+) -> list[RunRow]:
+    """Let the runs that the free slots can take claim now; returns them as `next_up` does.
+
+    With ``after``, only runs that wait for a slot, without those called up less than ``after`` ago.
+    """
+    called = list[RunRow]()
+    for row in await next_up(session, now, most, classes):
+        until = row.until or now
+        if after is not None and (row.waits_for != SLOT or now - after < until <= now):
+            continue
+        if row.waits_for == SLOT and until > now:
+            row.until = now
+            session.add(row)
+        called.append(row)
+    return called
 
 
 async def next_up(
@@ -85,6 +142,8 @@ async def next_up(
     all, ``classes`` those of the classes that have one.
     """
     there = _Slots(most, classes, await _count(session, _AT_WORK))
+    if not there.free():
+        return []
     found: list[RunRow] = []
     kinds = [(_CLASS.in_([name]), there.free(name)) for name in classes]
     for what in (SLOT, WORKER):
@@ -111,18 +170,22 @@ class _Slots:
             free = min(free, self.classes[name] - self.held.get(name, 0))
         return max(free, 0)
 
-    def taken(self, name: str, ahead: Mapping[str, int]) -> str:
+    def _kept(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> int:
+        """How many free slots are kept for the runs of the class ``name``."""
+        return min(ahead.get(name, 0), max(self.free(name) - overdue.get(name, 0), 0))
+
+    def taken(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> str:
         """Why a run of the class ``name`` gets no slot, with so many ahead of it; else empty."""
-        before = sum(min(count, self.free(each)) for each, count in ahead.items())
+        before = sum(self._kept(each, ahead, overdue) for each in ahead)
         all_held = sum(self.held.values())
         if all_held + before >= self.most:
             return _words(all_held, self.most, "runs", sum(ahead.values()))
         if name not in self.classes:
             return ""
-        held, before = self.held.get(name, 0), ahead.get(name, 0)
-        if held + before < self.classes[name]:
+        held, limit = self.held.get(name, 0), self.classes[name]
+        if held + self._kept(name, ahead, overdue) < limit:
             return ""
-        return _words(held, self.classes[name], f"{name} runs", before)
+        return _words(held, limit, f"{name} runs", ahead.get(name, 0))
 
 
 def _words(held: int, most: int, kind: str, ahead: int) -> str:
@@ -142,7 +205,9 @@ async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
     if (await session.execute(held)).first() is not None:
         return
     behind = select(RunRow).where(
-        *of_job, col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == OVERLAP
+        *of_job,
+        col(RunRow.status) == Status.WAITING,
+        col(RunRow.waits_for).in_((OVERLAP, HOLDER)),
     )
     first: RunRow | None = (
         await session.execute(behind.order_by(*ORDER).limit(1))
@@ -178,7 +243,17 @@ def _expected(now: datetime, what: str) -> ColumnElement[bool]:
     return and_(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == what,
-        col(RunRow.until) >= now - BELIEVED,
+        col(RunRow.until) >= now - KEPT,
+    )
+
+
+def _overdue(now: datetime) -> ColumnElement[bool]:
+    """Those that should have claimed before; after a while nobody counts on them any more."""
+    return and_(
+        col(RunRow.status) == Status.WAITING,
+        col(RunRow.waits_for) == SLOT,
+        col(RunRow.until) < now - KEPT,
+        col(RunRow.until) >= now - LONGEST_LOOK,
     )
 
 

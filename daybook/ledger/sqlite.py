@@ -6,6 +6,7 @@ begins immediate waits its turn and then has the ledger to itself: that is the c
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -17,12 +18,23 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from daybook.clock import SYSTEM
-from daybook.errors import LedgerUnreachable
+from daybook.errors import LedgerReplaced, LedgerUnreachable
 from daybook.ledger import database, texts
+from daybook.ledger.in_use import InUse
+
+log = logging.getLogger(__name__)
 
 LOOK_AGAIN = timedelta(milliseconds=10)
+
+WAL = "-wal"
+BESIDE = ("", WAL, "-shm")
+"""The endings of the files that a ledger in use consists of."""
+
+_OPENED = "opened"
+"""Where a connection keeps the inodes of the files that it has opened."""
 
 
 class Sqlite:
@@ -38,17 +50,43 @@ class Sqlite:
             hide_parameters=True,
             connect_args={"factory": _Connection},
         )
-        event.listen(self.engine.sync_engine, "connect", lambda raw, _: _prepare(raw, busy))
-        event.listen(self.engine.sync_engine, "begin", lambda opened: _begin(opened, busy))
+        named = url.database
+        self._path = Path(named).absolute() if named and named != ":memory:" else None
+        self._inode = self._wal = 0
+        """Of the file that the first connection has opened, and of its newest `-wal` file."""
+        self._stamp = ""
+        """What told that file from others when it was last seen at its place."""
+
+        def prepare(raw: Any, record: ConnectionPoolEntry) -> None:
+            _prepare(raw, busy)
+            record.info[_OPENED] = opened = self._inodes()
+            self._inode, self._wal = self._inode or opened[0], opened[1]
+            self._stamp = self._stamp_now()
+
+        def begin(connection: Connection) -> None:
+            _begin(connection, busy)
+            self._compare(connection.info.get(_OPENED))
+
+        event.listen(self.engine.sync_engine, "do_connect", lambda *_: self._refuse_missing())
+        event.listen(self.engine.sync_engine, "connect", prepare)
+        event.listen(self.engine.sync_engine, "begin", begin)
         self._immediate = self.engine.execution_options(immediate=True)
 
-    def make_room(self) -> None:
+    def make_room(self, in_use: InUse | None) -> None:
         """Make the file, so that it is never readable by others, not even for a moment."""
-        name = self._url.database
-        if not name or name == ":memory:":
+        path = self._path
+        if path is None:
             return
-        path = Path(name)
+        if in_use is not None:
+            self._inode = in_use.inode
+            if (error := self.replaced()) is not None:
+                raise error
+            if in_use.wal and not self._inodes()[1]:
+                raise self._wal_lost()
         try:
+            if in_use is not None:
+                raise FileExistsError
+            self._restore_wal()
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Only a new file is ever opened by hand: closing any descriptor of a file drops all
             # locks that this process holds on it, and another process would then delete the WAL
@@ -78,7 +116,90 @@ class Sqlite:
         await session.connection(execution_options={"left": left})
 
     async def commit(self, session: AsyncSession) -> None:
+        opened = (await session.connection()).sync_connection
+        assert opened is not None
+        inodes = opened.info.get(_OPENED)
         await session.commit()
+        self._compare(inodes)
+
+    def identity(self, ledger_id: str) -> InUse:
+        return InUse(self.place, ledger_id, self._inode, bool(self._inodes()[1]))
+
+    def replaced(self) -> LedgerReplaced | None:
+        if not self._inode:
+            return None
+        found = self._inodes()[0]
+        if not found:
+            return LedgerReplaced(self.place, *database.GONE)
+        return None if found == self._inode else LedgerReplaced(self.place, *database.ANOTHER)
+
+    def _compare(self, opened: tuple[int, ...] | None) -> None:
+        """Raise `LedgerReplaced` if one of the ``opened`` files is not at its place any more.
+
+        A connection goes on reading and writing files that were deleted; whoever opens them anew
+        sees others. SQLite itself removes none of them as long as a connection is open.
+        """
+        if opened is None:
+            return
+        stamp = self._stamp_now()
+        if opened == self._inodes() and opened[0] == self._inode:
+            self._stamp = stamp
+            return
+        raise self.replaced() or self._wal_lost()
+
+    def _wal_lost(self) -> LedgerReplaced:
+        assert self._path is not None
+        return LedgerReplaced(self.place, *database.wal_lost(self._path.name))
+
+    def closed(self) -> None:
+        """Set the `-wal` file aside if the file that it belongs to is not there any more.
+
+        SQLite leaves it where it is, and would read it into whatever file is put in its place.
+        """
+        found = self._inodes()
+        if self._path is None or not self._wal or found[0] == self._inode or found[1] != self._wal:
+            return
+        aside = self._aside(self._stamp)
+        with suppress(OSError):
+            os.replace(f"{self._path}{WAL}", aside)
+            log.warning(
+                "%s is not the file that was opened; its last changes are in %s",
+                self._path,
+                aside,
+                extra={"action": "wal_set_aside"},
+            )
+
+    def _restore_wal(self) -> None:
+        """Put the `-wal` file back if the file that it belongs to has come back.
+
+        Another file may have got its inode; that one has the time or the size of another content.
+        """
+        stamp = self._stamp_now()
+        if stamp and not self._inodes()[1]:
+            with suppress(OSError):
+                os.rename(self._aside(stamp), f"{self._path}{WAL}")
+
+    def _aside(self, stamp: str) -> str:
+        return f"{self._path}{WAL}.of-{stamp}"
+
+    def _stamp_now(self) -> str:
+        """Return what tells the file at the ledger's place from others; empty if there is none."""
+        try:
+            found = os.stat(f"{self._path}")
+        except OSError:
+            return ""
+        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
+    def _inodes(self) -> tuple[int, ...]:
+        """Of the ledger's files, 0 for one that is not there."""
+        if self._path is None:
+            return (0,) * len(BESIDE)
+        return tuple(_inode(f"{self._path}{ending}") for ending in BESIDE)
+
+    def _refuse_missing(self) -> None:
+        """Raise what says why, before the driver fails to open the file."""
+        if self._path is not None and not self._path.exists():
+            raise self.replaced() or LedgerUnreachable(self.place, "there is no such file")
 
     def why_unreachable(self, error: BaseException) -> str | None:
         # An error of no class of its own: "file is not a database", "disk image is malformed".
@@ -90,13 +211,25 @@ class Sqlite:
         return timedelta(0)
 
 
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
 class _Connection(sqlite3.Connection):
-    """One that lets go of the lock when it is closed.
+    """One that makes no file, and that lets go of the lock when it is closed.
 
     A connection is closed in the middle of a transaction where its task was cancelled. SQLite keeps
     it, and its lock, for as long as anybody has a cursor of it with rows to come: the error's
     traceback, say.
     """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        if name and name != ":memory:":  # `mode=rw`: only `make_room` makes a ledger
+            name = f"{Path(name).absolute().as_uri()}?mode=rw"
+        super().__init__(name, **{**options, "uri": True})
 
     def close(self) -> None:
         """Undo what was begun, then close."""
@@ -113,6 +246,8 @@ def _prepare(connection: Any, busy: timedelta) -> None:
     _to_wal(cursor, busy)
     cursor.execute("PRAGMA synchronous = FULL")  # an outcome survives a power cut
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA schema_version")  # reads, and so opens the WAL
+    cursor.fetchall()
     cursor.close()
 
 

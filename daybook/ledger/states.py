@@ -78,7 +78,7 @@ STEPS: dict[Status | None, dict[Status, str]] = {
     _W: {
         _C: "granted at claim",
         Status.SKIPPED: "refused at claim",
-        Status.MISSED: "written ahead of its due time, and nobody came in time",
+        Status.MISSED: "written ahead of its due time, or left undecided; nobody came in time",
         Status.CANCELLED: "cancelled while waiting",
         Status.TIMED_OUT: "the deadline passed while it waited",
     },

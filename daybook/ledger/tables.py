@@ -53,10 +53,12 @@ class JobRow(SQLModel, table=True):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        # Names and slugs are free again once a job is archived; its history stays. A slug is the
-        # deployment's name below its flow, so two kinds may have the same.
+        # Names and slugs are free again once a job is archived; its history stays. Each agent has
+        # names of its own. A slug is the deployment's name below its flow, so two kinds may have
+        # the same.
         Index(
             "jobs_name",
+            "owner",
             "name",
             unique=True,
             sqlite_where=_NOT_ARCHIVED,
@@ -79,7 +81,7 @@ class JobRow(SQLModel, table=True):
     description: str = ""
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
     # What a program keeps with it; `metadata` is a word of SQLAlchemy's.
-    meta: dict[str, str] = Field(
+    meta: dict[str, Any] = Field(
         default_factory=dict,
         repr=False,
         sa_type=JSON,
@@ -415,3 +417,20 @@ class TokenRow(SQLModel, table=True):
     digest: str = Field(unique=True, repr=False)
     created_at: datetime = Field(sa_type=Instant)
     used_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
+class BlockCopyRow(SQLModel, table=True):
+    """The copy of one Prefect block document: what Prefect needs to have it again.
+
+    ``type_id`` is Prefect's id of the block type under which the document was last seen. A Prefect
+    that lost its database gives the type another id (`daybook.outgoing.block_mirror`).
+    """
+
+    __tablename__ = "block_copies"
+
+    slug: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    type_id: str
+    # The document's data as JSON, encrypted: `daybook.ledger.sealing`.
+    sealed: str = Field(repr=False)
+    updated_at: datetime = Field(sa_type=Instant)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
 import uvicorn
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -21,10 +22,10 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from daybook.errors import LedgerError, LedgerUnreachable
-from daybook.host import web
+from daybook.host import connections, web
 from daybook.host.names import Names
 from daybook.ledger.engine import Ledger
-from daybook.mcp import heads, server
+from daybook.mcp import server
 from daybook.mcp.resources import Context, Sessions
 from daybook.mcp.wakes import Wakes
 from daybook.service import tokens
@@ -35,8 +36,10 @@ PATH = "/mcp"
 LONGEST_BODY = 2**20
 """Bytes of a request; it is read after the token is known."""
 
-MOST = 100
-"""How many connections are open at once; one more is answered 503."""
+MOST = connections.MOST
+"""How many requests, streams included, are in progress at once; one more is answered 503."""
+OWNER = 40
+"""How many of them may be of one owner, whatever tokens it shows; one more is answered 429."""
 STREAMS = MOST // 2
 """How many of them may be streams, which last: the others have room for their requests."""
 SHARE = 10
@@ -57,12 +60,29 @@ class Gate:
         self._ledger, self._names = ledger, names
         self.wakes = Wakes(lambda: nullcontext(ledger), STREAMS, SHARE)
         self._application = _application(ledger, Sessions(_whose, self.wakes, self._still))
+        self._owners = connections.Places(MOST, OWNER)
+
+    @property
+    def owners(self) -> Mapping[str, int]:
+        """How many requests of each owner are in progress."""
+        return self._owners.taken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := await self._refused(scope)) is not None:
-            await refused(scope, receive, send)
-        elif scope["type"] != "websocket":
+        if scope["type"] == "websocket":
+            return
+        if scope["type"] != "http":
             await self._application(scope, receive, send)
+            return
+        if (refused := await self._refused(scope)) is not None:
+            await refused(scope, receive, send)
+            return
+        owner = scope[_ACTOR].owner
+        with self._owners.place(owner) as free:
+            if free:
+                await self._application(scope, receive, send)
+                return
+        told = f"{OWNER} requests of {owner} are in progress already, which is its share"
+        await connections.full(told, 429)(scope, receive, send)
 
     async def _refused(self, scope: Scope) -> Response | None:
         if why := self._names.refusal(scope):
@@ -123,37 +143,25 @@ def _whose(context: Context) -> Actor:
     return actor
 
 
-def serving(guarded: Gate, *, most: int = MOST, patience: float = heads.PATIENCE) -> uvicorn.Server:
-    """The server of it: it says nothing of itself, and logs no requests.
+def serving(
+    guarded: Gate, *, started: Callable[[], None] = lambda: None, **limits: Any
+) -> uvicorn.Server:
+    """The server of it, with the limits of `connections.config`. As it ends, its streams do.
 
-    ``most`` connections are open at once; each has ``patience`` seconds for a request's head. As it
-    ends, its streams do.
+    ``started`` is called when it listens and Ctrl-C ends it in order.
     """
 
-    class Patient(heads.Heads):
-        pass
-
-    Patient.patience = patience
-
     class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                started()
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             guarded.wakes.end()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
-        guarded,
-        http=Patient,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=most,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=5,
-        h11_max_incomplete_event_size=16_384,
-    )
-    return Server(config)
+    return Server(connections.config(guarded, graceful=5, log_config=None, **limits))
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:
@@ -162,8 +170,11 @@ async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -
     listener = web.listen(host, port)
     known = [*names, host, *([socket.gethostname()] if elsewhere else [])]
     guarded = application(Ledger(address), Names(known, any_address=elsewhere))
-    print(f"MCP: {web.url(host, port)}{PATH}", file=sys.stderr, flush=True)
-    if elsewhere:
-        told = "Tokens come in as they are sent here: have a proxy with TLS in front."
-        print(told, file=sys.stderr, flush=True)
-    await serving(guarded).serve(sockets=[listener])
+
+    def say() -> None:
+        print(f"MCP: {web.url(host, port)}{PATH}", file=sys.stderr, flush=True)
+        if elsewhere:
+            told = "Tokens come in as they are sent here: have a proxy with TLS in front."
+            print(told, file=sys.stderr, flush=True)
+
+    await serving(guarded, started=say).serve(sockets=[listener])

@@ -2,7 +2,7 @@
 
 ::
 
-    a client subscribes ──► Held ──► connected_until      `LEASE`, renewed every `RENEW`
+    a client subscribes ──► Held ──► connected_until      a lease, renewed in time
                              │
     a cycle writes a row of ─┴─► claim ──► the client ──► delivered
     the lane task-session:…        └── it has gone: failed; the next cycle takes another way
@@ -31,6 +31,7 @@ import anyio
 
 from daybook.errors import DaybookError
 from daybook.spec.owners import Actor, acting_as
+from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from daybook.ledger.engine import Ledger
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=60)
-RENEW = 20.0
-"""Seconds between two renewals of what counts as connected."""
 LOOK = 1.0
 """Seconds between two looks for what is to be told."""
 WITHIN = 10.0
@@ -106,8 +104,11 @@ class Wakes:
         try:
             with anyio.CancelScope(shield=True):
                 async with self._opened() as ledger:
-                    await _connected(ledger, held.actor, held.uris)
-            for do, every in ((self._send, 0.0), (self._renew, RENEW)):
+                    await _connected(ledger, held.actor, held.uris, TIMING.subscription_lease)
+            for do, every in (
+                (self._send, 0.0),
+                (self._renew, TIMING.subscription_lease_renewal.total_seconds()),
+            ):
                 if do.__name__ not in self._at_work:
                     self._at_work[do.__name__] = asyncio.create_task(self._work(do, every))
             yield
@@ -170,7 +171,7 @@ class Wakes:
                 continue
             async with self._writes:
                 if held in self._held:
-                    await _connected(ledger, held.actor, held.uris)
+                    await _connected(ledger, held.actor, held.uris, TIMING.subscription_lease)
 
     async def _send(self, ledger: Ledger) -> None:
         """Begin to tell what is pending for those that are held now; note what was told."""
@@ -211,9 +212,7 @@ async def _told(held: Held, id_: str) -> bool:
     return True
 
 
-async def _connected(
-    ledger: Ledger, actor: Actor, ids: Iterable[str], lease: timedelta = LEASE
-) -> None:
+async def _connected(ledger: Ledger, actor: Actor, ids: Iterable[str], lease: timedelta) -> None:
     from daybook.tasks import sessions
 
     with acting_as(actor):

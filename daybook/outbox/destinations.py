@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
-import httpx2
+import httpx
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -126,8 +126,8 @@ class Destination:
     def is_at(self, url: str) -> bool:
         """Whether ``url`` is its own address and not one below it."""
         try:
-            return str(httpx2.URL(url)) == self.url
-        except (httpx2.InvalidURL, TypeError, ValueError):
+            return str(httpx.URL(url)) == self.url
+        except (httpx.InvalidURL, TypeError, ValueError):
             return False
 
     def secrets(self, now: datetime) -> list[str]:
@@ -197,8 +197,8 @@ class Known:
 def _place(url: str) -> _Place | None:
     """In its normal form; None of what is no web address."""
     try:
-        parsed = httpx2.URL(url.strip())
-    except (httpx2.InvalidURL, TypeError, ValueError):
+        parsed = httpx.URL(url.strip())
+    except (httpx.InvalidURL, TypeError, ValueError):
         return None
     if parsed.scheme not in PORTS or not parsed.raw_host:
         return None

@@ -10,16 +10,14 @@ needed. The file is complete or not there, and readable by its owner only::
 from __future__ import annotations
 
 import base64
-import os
 import secrets
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from daybook import settings
 from daybook.errors import Refused
-from daybook.home import Home
+from daybook.home import Home, make_private_file, private_draft
 
 OVERLAP = timedelta(hours=24)
 """How long the secret before the present one signs as well."""
@@ -68,7 +66,7 @@ def rotate_default(home: Home, now: datetime, *, keep: timedelta = OVERLAP) -> s
     refuse_third(old, keep)
     new = new_secret()
     lines = [new, f"{old[0]} {(now + keep).isoformat()}"] if keep else [new]
-    draft = _draft(home.webhook_secret, lines)
+    draft = private_draft(home.webhook_secret, "".join(f"{line}\n" for line in lines))
     draft.rename(home.webhook_secret)
     return new
 
@@ -85,26 +83,10 @@ def refuse_third(valid: list[str], keep: timedelta) -> None:
 
 def _made(file: Path) -> list[Kept]:
     """Make it, or take the one of who was faster."""
-    draft = _draft(file, [new_secret()])
-    try:
-        with suppress(FileExistsError):
-            os.link(draft, file)
-    finally:
-        draft.unlink()
+    make_private_file(file, f"{new_secret()}\n")
     made = _read(file)
     assert made is not None
     return made
-
-
-def _draft(file: Path, lines: list[str]) -> Path:
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as writing:
-        writing.write("".join(f"{line}\n" for line in lines))
-        writing.flush()
-        os.fsync(writing.fileno())
-    return draft
 
 
 def _read(file: Path) -> list[Kept] | None:

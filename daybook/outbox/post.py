@@ -22,7 +22,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-import httpx2
+import httpx
 
 from daybook import home
 from daybook.errors import OutgoingRefused, PrefectUnreachable, Refused
@@ -36,8 +36,8 @@ from daybook.outbox.destinations import Destination, Known
 from daybook.outgoing import guard, http, secrets
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.http import Answer, NoAnswer
+from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.secret_blocks import PrefectSecrets
-from daybook.outgoing.transport import GuardedTransport
 from daybook.outgoing.webhook import retry_after, words_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Post:
         self._known: Known | None = None
         self._homes: list[home_secret.Kept] = []
         self._tokens: dict[tuple[str, str], str] = {}
-        self._transports: dict[Rule, GuardedTransport] = {}
+        self._transports: dict[Rule, HttpxTransport] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,7 +110,7 @@ class Post:
             told = ""
         seconds = time.perf_counter() - began
         if answer is not None:
-            address = guard.origin(httpx2.URL(row.address))
+            address = guard.origin(httpx.URL(row.address))
             told = "" if _took_it(answer) else f"{address} answered {words_of(answer.status)}"
             ends = answer.status == GONE
         return self._tried(row, destination, answer, told, seconds, ends=ends)
@@ -141,10 +141,10 @@ class Post:
             self._homes = home_secret.every(self._home)
         return home_secret.valid(self._homes, now)
 
-    def _transport(self, rule: Rule) -> GuardedTransport:
+    def _transport(self, rule: Rule) -> HttpxTransport:
         found = self._transports.get(rule)
         if found is None:
-            found = GuardedTransport(Guard.here(rule), follow=False, kept_for=KEPT_FOR)
+            found = HttpxTransport(Guard.here(rule), follow=False, kept_for=KEPT_FOR)
             self._transports[rule] = found
         return found
 

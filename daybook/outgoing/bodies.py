@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from email.message import Message
 
-import httpx2
+import httpx
 
 ENCODINGS = "gzip"
 """What is asked for, as `Accept-Encoding` says it."""
@@ -28,7 +28,7 @@ class Body:
     ``cut`` says why it is not whole; empty while nothing is known to be missing.
     """
 
-    def __init__(self, headers: httpx2.Headers, limit: int) -> None:
+    def __init__(self, headers: httpx.Headers, limit: int) -> None:
         self.cut = ""
         self._kept = bytearray()
         self._limit = limit
@@ -89,7 +89,7 @@ class Body:
             part = self._zlib.unconsumed_tail or self._zlib.unused_data
 
 
-def text(body: bytes, headers: httpx2.Headers) -> str:
+def text(body: bytes, headers: httpx.Headers) -> str:
     """``body`` in the charset that the headers name, else UTF-8; what cannot be read is U+FFFD."""
     message = Message()
     message["content-type"] = headers.get("content-type", "")

@@ -30,7 +30,7 @@ from enum import StrEnum
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Protocol, Self
 
-import httpx2
+import httpx
 
 from daybook import settings
 from daybook.errors import OutgoingRefused, Refused
@@ -113,16 +113,20 @@ class Allowed:
 class Target:
     """Where a request may go: ``addresses``, all judged, in the order to try them.
 
-    ``name`` is the host as a certificate has it: lowercase, without a dot at its end. ``public``
-    says that every address is; ``excepted`` that the allow-list was needed for one.
+    ``name`` is the host as a certificate has it: lowercase, without a dot at its end. ``excepted``
+    are the addresses that only the allow-list lets pass.
     """
 
-    url: httpx2.URL
+    url: httpx.URL
     name: str
     port: int
     addresses: tuple[str, ...]
-    public: bool
-    excepted: bool = False
+    excepted: frozenset[str] = frozenset()
+
+    @property
+    def exposed(self) -> bool:
+        """Whether a public address is among them that needs no exception."""
+        return any(_is_public(each) for each in self.addresses if each not in self.excepted)
 
 
 class Guard:
@@ -152,7 +156,7 @@ class Guard:
         """One with the same exceptions, for an address that the operator chose."""
         return Guard(Rule.OPERATOR, self._allowed, self._resolver)
 
-    def check(self, url: str | httpx2.URL) -> httpx2.URL:
+    def check(self, url: str | httpx.URL) -> httpx.URL:
         """Judge what can be judged without a look-up; raises `Refused` or `OutgoingRefused`."""
         parsed, name, literal = _parsed(url)
         if self._limits is not None and not self._limits.has_host(name):
@@ -167,10 +171,11 @@ class Guard:
                 raise self._refused(parsed, "", "this host")
         return parsed
 
-    async def target(self, url: str | httpx2.URL, before: Target | None = None) -> Target:
+    async def target(self, url: str | httpx.URL, source: str | None = None) -> Target:
         """Judge every address of ``url``.
 
-        ``before`` is the target that redirected here. Raises `Refused` and `OutgoingRefused`, and
+        ``source`` is the address that was connected to and redirected here: a host may have public
+        addresses and private ones. Raises `Refused` and `OutgoingRefused`, and
         `OSError` when the name has no address or the look-up fails.
         """
         parsed, name, literal = _parsed(url)
@@ -178,21 +183,21 @@ class Guard:
         port = parsed.port or PORTS[parsed.scheme]
         found = [str(literal)] if literal is not None else await self._look_up(parsed, name, port)
         name_allowed = name in self._allowed.names
-        excepted = [self._judge(parsed, each, name_allowed=name_allowed) for each in found]
-        public = not any(addresses.not_public(ip_address(each)) for each in found)
-        if before is not None and before.public and not public:
+        excepted = {each for each in found if self._judge(parsed, each, name_allowed=name_allowed)}
+        from_public = source is not None and _is_public(source)
+        if from_public and not all(map(_is_public, found)):
             raise OutgoingRefused(
                 _shown(parsed, found[0]), "a redirect never leads from public to private", self.rule
             )
-        return Target(parsed, name, port, tuple(found), public, any(excepted))
+        return Target(parsed, name, port, tuple(found), frozenset(excepted))
 
-    async def _look_up(self, url: httpx2.URL, name: str, port: int) -> list[str]:
+    async def _look_up(self, url: httpx.URL, name: str, port: int) -> list[str]:
         found = list(dict.fromkeys(await self._resolver(_host(url), port)))
         if not found:
             raise OSError(f"{name} has no address")
         return found
 
-    def _judge(self, url: httpx2.URL, found: str | Address, *, name_allowed: bool) -> bool:
+    def _judge(self, url: httpx.URL, found: str | Address, *, name_allowed: bool) -> bool:
         """Raise, or say whether only the allow-list lets it pass."""
         address = ip_address(found)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
@@ -209,37 +214,41 @@ class Guard:
         raise self._refused(url, str(address), what)
 
     def _refused(
-        self, url: httpx2.URL, address: str, what: str, *, metadata: bool = False
+        self, url: httpx.URL, address: str, what: str, *, metadata: bool = False
     ) -> OutgoingRefused:
         words = _WORDS[Rule.OPERATOR if metadata else self.rule]
         return OutgoingRefused(_shown(url, address), f"{what}; {words}", self.rule, _EXCEPT)
 
 
-def origin(url: httpx2.URL) -> str:
+def _is_public(address: str) -> bool:
+    return not addresses.not_public(ip_address(address))
+
+
+def origin(url: httpx.URL) -> str:
     """Scheme, host and port: what a message may tell of an address."""
     host = _host(url)
     port = "" if url.port is None else f":{url.port}"
     return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
-def name_of(url: httpx2.URL) -> str:
+def name_of(url: httpx.URL) -> str:
     """The host as a certificate has it: lowercase, without a dot at its end."""
     return _host(url).removesuffix(".")
 
 
-def _shown(url: httpx2.URL, address: str) -> str:
+def _shown(url: httpx.URL, address: str) -> str:
     return origin(url) if not address or address == _host(url) else f"{origin(url)} ({address})"
 
 
-def _host(url: httpx2.URL) -> str:
+def _host(url: httpx.URL) -> str:
     return url.raw_host.decode("ascii").lower()
 
 
-def _parsed(text: str | httpx2.URL) -> tuple[httpx2.URL, str, Address | None]:
+def _parsed(text: str | httpx.URL) -> tuple[httpx.URL, str, Address | None]:
     """The address in its parts: the host's name, and what it is where it is no name."""
     try:
-        url = httpx2.URL(text)
-    except (httpx2.InvalidURL, TypeError, ValueError):
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, TypeError, ValueError):
         # What is not understood is not repeated: a password may stand in it.
         raise Refused("url", "is no address", _HOW) from None
     if url.scheme not in PORTS:

@@ -20,9 +20,9 @@ import ssl
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
-import httpx2
+import httpx
 
 import daybook
 from daybook.errors import DaybookError, Refused
@@ -33,6 +33,10 @@ from daybook.spec.actions import Method
 
 LIMIT = 2**20
 """Bytes of an answer that are kept."""
+
+MOST_HEADERS = 100
+LONGEST_VALUE = 16_384
+"""Characters of a header's value: servers take 8,192 or 16,384 bytes of one."""
 
 METHODS: tuple[str, ...] = get_args(Method)
 
@@ -59,7 +63,7 @@ class Answer:
     """
 
     status: int
-    headers: httpx2.Headers
+    headers: httpx.Headers
     body: bytes
     cut: str = ""
     turned: tuple[str, ...] = ()
@@ -109,9 +113,10 @@ async def request(
     check(method, headers)
     address = transport.guard.check(url)
     progress = Progress()
-    asked = httpx2.Request(
+    client = transport.library.http
+    asked = client.Request(
         method,
-        address,
+        str(address),
         headers=_with_ours(headers),
         content=body or None,
         extensions={
@@ -124,10 +129,10 @@ async def request(
     try:
         async with asyncio.timeout(timeout):
             return await exchange.carry_out(transport, asked)
-    except (TimeoutError, httpx2.TimeoutException) as error:
+    except (TimeoutError, client.TimeoutException) as error:
         told = f"{guard.origin(address)} did not answer within {timeout:g} s"
         raise NoAnswer(told, sent=progress.sent, timed_out=True, part=exchange.so_far()) from error
-    except httpx2.TransportError as error:
+    except client.TransportError as error:
         raise _no_answer(error, guard.origin(address), exchange) from error
 
 
@@ -135,9 +140,17 @@ def check(method: str, headers: Mapping[str, str]) -> None:
     """Raise `Refused` for what cannot be sent; the words hold no value of a header."""
     if method not in METHODS:
         raise Refused("method", f'"{method[:20]}" is not legal', f"legal: {', '.join(METHODS)}")
+    if len(headers) > MOST_HEADERS:
+        raise Refused("headers", f"are {len(headers):,}", f"legal: at most {MOST_HEADERS}")
     seen = set()
     for name, value in headers.items():
         low = name.lower()
+        if len(value) > LONGEST_VALUE:
+            raise Refused(
+                "headers",
+                f"the value of {name[:60]!r} has {len(value):,} characters",
+                f"legal: at most {LONGEST_VALUE:,}",
+            )
         if not _NAME.match(name):
             raise Refused("headers", f"{name[:60]!r} is no name of a header", "such as X-Team")
         if low in _NOT_THEIRS or low.startswith("proxy-"):
@@ -159,11 +172,11 @@ class _Exchange:
     def __init__(self, limit: int, progress: Progress) -> None:
         self.progress = progress
         self._limit = limit
-        self._response: httpx2.Response | None = None
+        self._response: Any = None
         self._body: Body | None = None
 
-    async def carry_out(self, transport: GuardedTransport, asked: httpx2.Request) -> Answer:
-        response = await transport.handle_async_request(asked)
+    async def carry_out(self, transport: GuardedTransport, asked: Any) -> Answer:
+        response = await transport.send(asked)
         try:
             self._response, self._body = response, Body(response.headers, self._limit)
             async with aclosing(response.aiter_raw()) as parts:
@@ -193,7 +206,7 @@ def _with_ours(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     return [*kept, ("Accept-Encoding", ENCODINGS), *headers.items()]
 
 
-def _no_answer(error: httpx2.TransportError, address: str, exchange: _Exchange) -> NoAnswer:
+def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoAnswer:
     certificate = untrusted(error)
     why = certificate or str(error)
     sent = exchange.progress.sent

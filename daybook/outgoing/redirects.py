@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import httpx2
+import httpx
 
 from daybook.errors import OutgoingRefused
 from daybook.outgoing import guard
@@ -46,14 +46,14 @@ class Next:
     """
 
     method: str
-    url: httpx2.URL
+    url: httpx.URL
     headers: Headers
     with_body: bool
     had: bool
     as_it_is: bool = False
 
 
-def location(status: int, headers: httpx2.Headers) -> str | None:
+def location(status: int, headers: httpx.Headers) -> str | None:
     """Where an answer leads; None when it leads nowhere."""
     return headers.get("location") if status in _STATUSES else None
 
@@ -63,7 +63,7 @@ def follow(
     where: str,
     *,
     method: str,
-    url: httpx2.URL,
+    url: httpx.URL,
     headers: Iterable[tuple[str, str]],
     rule: str,
 ) -> Next:
@@ -74,7 +74,7 @@ def follow(
     shown = guard.origin(url)
     try:
         target = url.join(where)
-    except (httpx2.InvalidURL, TypeError, ValueError):
+    except (httpx.InvalidURL, TypeError, ValueError):
         raise OutgoingRefused(shown, "it redirects to what is no address", rule) from None
     if url.scheme == "https" and target.scheme == "http":
         why = "a redirect from https to http is not followed"
@@ -91,5 +91,5 @@ def follow(
     return Next(method if same else "GET", target, kept, same, had, same and not elsewhere)
 
 
-def _origin(url: httpx2.URL) -> tuple[str, bytes, int | None]:
+def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
     return url.scheme, url.raw_host.lower(), url.port or PORTS.get(url.scheme)

@@ -27,7 +27,7 @@ DESCRIPTION = "A secret that jobs refer to by name, and the hosts that it may be
 TYPE = BlockType(SLUG, TITLE, "secret")
 
 _HOST = re.compile(
-    r"(tool:[^\s,]+|\[[0-9a-f:.]+\](:\d{1,5})?|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*|"
+    r"(tool:[^\s,]+|\[[0-9a-f:.]+\](:\d{1,5})?|(?=[0-9a-f.]*:[0-9a-f.]*:)[0-9a-f:.]+|"
     r"[a-z0-9_.-]+(:\d{1,5})?)\Z"
 )
 

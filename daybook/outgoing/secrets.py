@@ -18,7 +18,7 @@ from daybook.outgoing.addresses import PORTS
 from daybook.spec.references import SECRET
 
 if TYPE_CHECKING:
-    import httpx2
+    import httpx
 
 HIDDEN = "********"
 """Stands where a secret stood."""
@@ -42,14 +42,14 @@ _SECRET_PARAM = re.compile(
 )
 _SECRET_VALUE = re.compile(
     r"""
-    \bBearer\s+(?=\S*\d)[A-Za-z0-9._~+/=-]{8,}
+    \bBearer\s+(?=[^\s\d]{0,500}\d)[A-Za-z0-9._~+/=-]{8,}
   | \b(sk|rk)[-_](live|test|ant|proj|or|svcacct|admin)?[-_]?[A-Za-z0-9_-]{16,}
   | \bgh[oprsu]_[A-Za-z0-9]{20,} | \bgithub_pat_\w{20,} | \bglpat-[\w-]{16,}
   | \bxox[abeoprs]-[A-Za-z0-9-]{10,} | \bxapp-[A-Za-z0-9-]{10,}
   | \b(AKIA|ASIA)[0-9A-Z]{16}\b | \bAIza[\w-]{30,} | \bya29\.[\w-]{20,}
   | \b(npm|hf|dop_v1|shpat|lin_api|pat)_[A-Za-z0-9]{20,} | \bpnu_[A-Za-z0-9]{20,}
   | \bwhsec_[A-Za-z0-9+/=]{16,} | \bSG\.[\w-]{16,}\.[\w-]{16,}
-  | \beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*
+  | (?<![\w-])(?=[\w-]*?\beyJ[\w-]{8})[\w-]++\.[\w-]{8,}+\.  # each word is read once
   | -----BEGIN[ ][A-Z ]*PRIVATE[ ]KEY-----
     """,
     re.VERBOSE,
@@ -81,7 +81,7 @@ class Destination:
     known_as: frozenset[str]
 
     @classmethod
-    def of_url(cls, url: httpx2.URL) -> Destination:
+    def of_url(cls, url: httpx.URL) -> Destination:
         """Of an address that a guard has checked."""
         host = url.raw_host.decode("ascii").lower().removesuffix(".")
         port = url.port or PORTS[url.scheme]

@@ -1,4 +1,4 @@
-"""The way out, for `httpx2` and for whoever uses it, such as MCP clients.
+"""The guarded way out: what `httpx_transport` and `httpx2_transport` share.
 
 ::
 
@@ -6,15 +6,16 @@
                    ▲                                                               │
                    └────────────────────── the next request ◄── a redirect ◄───────┘
 
-Each request has a connection of its own: what was judged is what is connected to, and no request
+httpx2 is a fork of httpx and has its API, as httpcore2 has httpcore's. So the policy is written
+once, here and in `guard` and `redirects`; a `Library` names the modules that it works with.
+
+By default each request has a connection of its own: it connects to what was judged, and no request
 finds a connection that another was allowed to open. The certificate, SNI and `Host` are the name's.
 
-Who sends thousands of requests to a few hosts may keep connections (``kept_for``): the text of each
-address is judged still, what its host means only once in so many seconds, and a connection serves
-requests of this transport alone, and so of its one rule, to that scheme, name, port and path alone.
-
-`GuardedTransport.client` is the only right way to an `httpx2.AsyncClient` over it: with the
-environment, a client sets up proxies beside its transport and reads `.netrc`.
+A sender of thousands of requests to a few hosts may keep connections (``kept_for``): the text of
+each address is judged still, its name is looked up only once in so many seconds, and a connection
+serves requests of this transport alone, and so of its one rule, to that scheme, name, port and path
+alone.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import httpcore2
-import httpx2
+import httpx
 
-from daybook.errors import OutgoingRefused
+from daybook.errors import OutgoingRefused, Refused
 from daybook.outgoing import guard, redirects
 from daybook.outgoing.guard import Guard, Target
 
@@ -38,6 +38,8 @@ BODY = ":body"
 """Stands among the `SECRETS` of a request for its body; no header is called so."""
 IDLE = 2.0
 """Seconds for which a kept connection may be idle: fewer than any server waits."""
+CONNECTED = "daybook_connected"
+"""The extra information of a network stream that is the judged address it was connected to."""
 
 
 @dataclass
@@ -53,28 +55,45 @@ class Progress:
     turned: tuple[str, ...] = ()
 
 
-class GuardedTransport(httpx2.AsyncBaseTransport):
+@dataclass(frozen=True)
+class Library:
+    """An HTTP client library: ``http`` is `httpx` or `httpx2`, ``core`` the module below it.
+
+    ``backend``, ``connection`` and ``body`` are the classes of this module as that library has
+    them: a network backend, a network stream, and the stream of a response.
+    """
+
+    http: Any
+    core: Any
+    backend: type[PinnedBackend]
+    connection: type[JudgedConnection]
+    body: type[Body]
+
+
+class GuardedTransport:
     """Sends to addresses that ``guard`` allows, and follows redirects by itself.
 
     ``backend`` opens connections to addresses, never to names; ``ssl_context`` says which
     certificates are trusted, this machine's by default. With ``one_origin`` a redirect to another
-    origin, and one that would drop the body, is refused: who sends secrets in a body sends them to
-    that address only. A request's extension `SECRETS`, a
-    collection of header names in lowercase, says which of its headers hold secrets: they do not go
-    over plain HTTP to a public address. `BODY` among them stands for the request's body.
+    origin, and one that would drop the body, is refused: a body with secrets goes to that address
+    only. A request's extension `SECRETS`, a collection of header names in lowercase, says which of
+    its headers hold secrets: they do not go over plain HTTP to a public address. `BODY` among them
+    stands for the request's body.
 
     With ``follow=False`` an answer that redirects is returned as it is. With ``kept_for``
-    connections are kept for so many seconds after their address was judged; it is to be closed then
-    (`aclose`).
+    connections are kept for so many seconds after their address was judged; the transport has to be
+    closed then (`aclose`).
 
-    Raises `Refused` and `OutgoingRefused`, and `httpx2.TransportError`.
+    Raises `Refused` and `OutgoingRefused`, and the library's `TransportError`.
     """
+
+    library: ClassVar[Library]
 
     def __init__(
         self,
         guard: Guard,
         *,
-        backend: httpcore2.AsyncNetworkBackend | None = None,
+        backend: Any = None,
         ssl_context: ssl.SSLContext | None = None,
         one_origin: bool = False,
         follow: bool = True,
@@ -83,30 +102,23 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         self.guard = guard
         self._one_origin, self._follow = one_origin, follow
         self._kept_for = kept_for
-        self._ways: dict[_Place, _Way] = {}
-        self._backend = backend or httpcore2.AnyIOBackend()
+        self._pools: dict[_Key, _Pool] = {}
+        self._backend = backend or self.library.core.AnyIOBackend()
         self._ssl_context = ssl_context
 
-    def client(self, **given: Any) -> httpx2.AsyncClient:
-        """A client that has no other way; ``given`` are its other arguments.
-
-        It fits where fastmcp and mcp want a factory of clients: what they say of redirects is left
-        to this transport.
-        """
-        given |= {"transport": self, "trust_env": False, "follow_redirects": False}
-        return httpx2.AsyncClient(**given)
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def send(self, request: Any) -> Any:
+        """Send the library's request, and what its redirects ask for; return the last response."""
         progress = request.extensions.get(PROGRESS) or Progress()
         secret = frozenset(request.extensions.get(SECRETS, ()))
-        before: Target | None = None
+        source: str | None = None
         while True:
-            way = await self._way(request.url, before)
+            url = self._judged_text(request.url)
+            pool = await self._pool(url, source)
             try:
-                _keep_secret(request, way.target, secret, self.guard.rule)
-                response = await self._send(request, way, progress)
+                _keep_secret(request, pool.target, secret, self.guard.rule)
+                response, source = await self._send(request, pool, progress)
             except BaseException:
-                await way.left()
+                await pool.leave()
                 raise
             where = redirects.location(response.status_code, response.headers)
             if where is None or not self._follow:
@@ -116,7 +128,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 response.status_code,
                 where,
                 method=request.method,
-                url=request.url,
+                url=url,
                 headers=request.headers.multi_items(),
                 rule=self.guard.rule,
             )
@@ -128,104 +140,134 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
                 why = f"more than {redirects.MOST} redirects"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
             progress.turned += (_turn(response.status_code, following, request.method),)
-            request = _next(request, following)
-            before = way.target
+            request = self._next(request, following)
 
     async def aclose(self) -> None:
-        """Close what was kept; what is under way goes on to its end."""
-        ways, self._ways = list(self._ways.values()), {}
-        for way in ways:
-            await way.close()
+        """Close the kept connections; requests under way go on to their end."""
+        pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            await pool.close()
 
-    async def _way(self, url: httpx2.URL, before: Target | None) -> _Way:
-        """The connections to take for ``url``: judged, and to be left again."""
+    def _judged_text(self, url: Any) -> httpx.URL:
+        """The address as the guard reads it. Raise `Refused` if the library reads another."""
+        if isinstance(url, httpx.URL):
+            return url
+        read = httpx.URL(str(url))
+        parts = [(each.scheme, each.raw_host, each.port, each.raw_path) for each in (read, url)]
+        if parts[0] != parts[1]:
+            raise Refused("url", "can be read in two ways", "write it plainly")
+        return read
+
+    async def _pool(self, url: httpx.URL, source: str | None) -> _Pool:
+        """The connections to take for ``url``: judged, and entered, so that they have to be left.
+
+        ``source`` is the address of the server that redirected here.
+        """
         # By path as well: a pool looks at each of its connections for every request.
-        place = url.scheme, guard.name_of(url), url.port, url.raw_path.partition(b"?")[0]
-        way = self._ways.get(place) if before is None else None
-        if way is not None and time.monotonic() < way.until:
-            self.guard.check(url)  # what can be judged by its text is judged each time
-            return way.entered()
-        target = await self._target(url, before)
+        key = url.scheme, guard.name_of(url), url.port, url.raw_path.partition(b"?")[0]
+        pool = self._pools.get(key) if source is None else None
+        if pool is not None and time.monotonic() < pool.until:
+            self.guard.check(url)  # the text is judged each time
+            return pool.enter()
+        target = await self._target(url, source)
         if target.url.scheme == "https" and self._ssl_context is None:
-            self._ssl_context = httpcore2.default_ssl_context()
-        keeps = self._kept_for > 0 and before is None
-        pool = httpcore2.AsyncConnectionPool(
+            self._ssl_context = _trusted()
+        keeps = self._kept_for > 0 and source is None
+        connections = self.library.core.AsyncConnectionPool(
             ssl_context=self._ssl_context,
             max_connections=None if keeps else 1,
             max_keepalive_connections=None if keeps else 0,
             keepalive_expiry=IDLE if keeps else None,
-            network_backend=_Pinned(target, self._backend),
+            network_backend=self.library.backend(self.library, target, self._backend),
         )
-        made = _Way(target, pool, time.monotonic() + self._kept_for).entered()
+        made = _Pool(target, connections, time.monotonic() + self._kept_for).enter()
         if not keeps:
             await made.close()  # as soon as this one request has left it
             return made
         # Another request may have judged the same meanwhile: either will do.
-        over = [known for known, each in self._ways.items() if each.until < time.monotonic()]
-        closing = [self._ways.pop(known) for known in {place, *over} if known in self._ways]
-        self._ways[place] = made
+        over = [known for known, each in self._pools.items() if each.until < time.monotonic()]
+        closing = [self._pools.pop(known) for known in {key, *over} if known in self._pools]
+        self._pools[key] = made
         for each in closing:
             await each.close()
         return made
 
-    async def _target(self, url: httpx2.URL, before: Target | None) -> Target:
+    async def _target(self, url: httpx.URL, source: str | None) -> Target:
         try:
-            return await self.guard.target(url, before)
+            return await self.guard.target(url, source)
         except OSError as error:
-            raise httpx2.ConnectError(f"{guard.origin(url)} is not found: {error}") from error
+            told = f"{guard.origin(url)} is not found: {error}"
+            raise self.library.http.ConnectError(told) from error
 
-    async def _send(
-        self, request: httpx2.Request, way: _Way, progress: Progress
-    ) -> httpx2.Response:
+    async def _send(self, request: Any, pool: _Pool, progress: Progress) -> tuple[Any, str]:
+        """The response, and the address that was connected to."""
+        library = self.library
+
         async def trace(name: str, info: Mapping[str, Any]) -> None:
             if name.endswith("send_request_headers.started"):
                 progress.sent = True
 
         url = request.url
         kept = {k: v for k, v in request.extensions.items() if k not in {PROGRESS, SECRETS}}
-        asked = httpcore2.Request(
+        asked = library.core.Request(
             method=request.method,
-            url=httpcore2.URL(
+            url=library.core.URL(
                 scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
             ),
             headers=request.headers.raw,
             content=request.stream,
-            extensions=kept | {"trace": trace, "sni_hostname": way.target.name},
+            extensions=kept | {"trace": trace, "sni_hostname": pool.target.name},
         )
         try:
-            answer = await way.pool.handle_async_request(asked)
-        except _THEIRS as error:
-            raise _ours(error) from error
-        return httpx2.Response(
+            answer = await pool.connections.handle_async_request(asked)
+        except _core_errors(library) as error:
+            raise _http_error(library, error) from error
+        response = library.http.Response(
             answer.status,
             headers=answer.headers,
-            stream=_Stream(answer, way),
+            stream=library.body(library, answer, pool),
             extensions=answer.extensions,
             request=request,
         )
+        return response, answer.extensions["network_stream"].get_extra_info(CONNECTED)
+
+    def _next(self, request: Any, following: redirects.Next) -> Any:
+        http, content = self.library.http, None
+        if following.with_body:
+            try:
+                content = request.content
+            except http.RequestNotRead:
+                raise http.TransportError("a redirect, and the body is not there anymore") from None
+        return http.Request(
+            following.method,
+            str(following.url),
+            headers=[each for each in following.headers if each[0].lower() != "content-length"],
+            content=content or None,
+            extensions=request.extensions,
+        )
 
 
-_Place = tuple[str, str, int | None, bytes]
+_Key = tuple[str, str, int | None, bytes]
 
 
 @dataclass
-class _Way:
+class _Pool:
     """Connections to one judged target, and how many requests are on them.
 
-    It is taken until ``until``; closed, it lasts until the last request has left it.
+    New requests enter it until ``until``; closed, it lasts until the last request leaves.
     """
 
     target: Target
-    pool: httpcore2.AsyncConnectionPool
+    connections: Any
     until: float
     requests: int = 0
     closed: bool = False
 
-    def entered(self) -> _Way:
+    def enter(self) -> _Pool:
         self.requests += 1
         return self
 
-    async def left(self) -> None:
+    async def leave(self) -> None:
         self.requests -= 1
         await self._end()
 
@@ -235,15 +277,17 @@ class _Way:
 
     async def _end(self) -> None:
         if self.closed and not self.requests:
-            await self.pool.aclose()
+            await self.connections.aclose()
 
 
-class _Pinned(httpcore2.AsyncNetworkBackend):
-    """Connects to the addresses of ``target``, one after the other, whatever the name means now."""
+class PinnedBackend:
+    """Connects to the addresses of ``target``, one after the other, whatever the name means now.
 
-    def __init__(self, target: Target, backend: httpcore2.AsyncNetworkBackend) -> None:
-        self._target = target
-        self._backend = backend
+    ``backend`` is the library's own network backend.
+    """
+
+    def __init__(self, library: Library, target: Target, backend: Any) -> None:
+        self._library, self._target, self._backend = library, target, backend
 
     async def connect_tcp(
         self,
@@ -251,93 +295,112 @@ class _Pinned(httpcore2.AsyncNetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+        socket_options: Iterable[Any] | None = None,
+    ) -> Any:
         if port != self._target.port:
             raise RuntimeError(f"port {port} was not judged")
+        core = self._library.core
         for left in range(len(self._target.addresses), 0, -1):
+            address = self._target.addresses[-left]
             try:
-                return await self._backend.connect_tcp(
-                    self._target.addresses[-left],
+                opened = await self._backend.connect_tcp(
+                    address,
                     port,
                     # One that never answers leaves time for the others.
                     timeout=None if timeout is None else timeout / len(self._target.addresses),
                     local_address=local_address,
                     socket_options=socket_options,
                 )
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+            except (core.ConnectError, core.ConnectTimeout):
                 if left == 1:
                     raise
+            else:
+                return self._library.connection(opened, address)
         raise AssertionError("a target has an address")
 
 
-class _Stream(httpx2.AsyncByteStream):
-    """An answer's body; closing it leaves the way that it came."""
+class JudgedConnection:
+    """A connection that knows the judged address it was opened to, also with TLS over it."""
 
-    def __init__(self, answer: httpcore2.Response, way: _Way) -> None:
-        self._answer = answer
-        self._way: _Way | None = way
+    def __init__(self, stream: Any, address: str) -> None:
+        self._stream, self._address = stream, address
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        part: bytes = await self._stream.read(max_bytes, timeout)
+        return part
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        encrypted = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        return type(self)(encrypted, self._address)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._address if info == CONNECTED else self._stream.get_extra_info(info)
+
+
+class Body:
+    """The body of an answer; closing it leaves the pool that it came by."""
+
+    def __init__(self, library: Library, answer: Any, pool: _Pool) -> None:
+        self._library, self._answer = library, answer
+        self._pool: _Pool | None = pool
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
             async for part in self._answer.aiter_stream():
                 yield part
-        except _THEIRS as error:
-            raise _ours(error) from error
+        except _core_errors(self._library) as error:
+            raise _http_error(self._library, error) from error
 
     async def aclose(self) -> None:
         try:
             await self._answer.aclose()
         finally:
-            way, self._way = self._way, None
-            if way is not None:  # closed once, however often it is asked for
-                await way.left()
+            pool, self._pool = self._pool, None
+            if pool is not None:  # closed once, however often it is asked for
+                await pool.leave()
 
 
-_THEIRS = (
-    httpcore2.TimeoutException,
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    httpcore2.UnsupportedProtocol,
-)
+def _core_errors(library: Library) -> tuple[type[Exception], ...]:
+    core = library.core
+    return core.TimeoutException, core.NetworkError, core.ProtocolError, core.UnsupportedProtocol
 
 
-def _ours(error: BaseException) -> httpx2.TransportError:
+def _http_error(library: Library, error: BaseException) -> Exception:
     """The error of the same name. A protocol error of our own making could quote a header."""
-    kind = getattr(httpx2, type(error).__name__, httpx2.TransportError)
-    said = "" if isinstance(error, httpcore2.LocalProtocolError) else str(error)
-    made: httpx2.TransportError = kind(said)
+    http = library.http
+    kind = getattr(http, type(error).__name__, http.TransportError)
+    made: Exception = kind("" if isinstance(error, library.core.LocalProtocolError) else str(error))
     return made
 
 
-def _keep_secret(
-    request: httpx2.Request, target: Target, secret: frozenset[str], rule: str
-) -> None:
+def _trusted() -> ssl.SSLContext:
+    """The certificates of this machine, for either library: httpcore's own default differs."""
+    import httpcore2
+
+    return httpcore2.default_ssl_context()
+
+
+def _keep_secret(request: Any, target: Target, secret: frozenset[str], rule: str) -> None:
     """Raise where a secret would go unencrypted through the internet."""
-    if target.url.scheme == "https" or not target.public or target.excepted:
+    if target.url.scheme == "https" or not target.exposed:
         return
     names = {name.lower() for name in request.headers}
     if not secret.isdisjoint(names | {BODY} if "content-length" in names else names):
         why = "a secret does not go over plain http to a public address"
-        raise OutgoingRefused(guard.origin(request.url), why, rule, "legal: https")
+        raise OutgoingRefused(guard.origin(target.url), why, rule, "legal: https")
 
 
 def _turn(status: int, following: redirects.Next, method: str) -> str:
     turned = f"{status} to {guard.origin(following.url)}"
     return turned if following.method == method else f"{turned}, asked as {following.method}"
-
-
-def _next(request: httpx2.Request, following: redirects.Next) -> httpx2.Request:
-    content = None
-    if following.with_body:
-        try:
-            content = request.content
-        except httpx2.RequestNotRead:
-            raise httpx2.TransportError("a redirect, and the body is not there anymore") from None
-    return httpx2.Request(
-        following.method,
-        following.url,
-        headers=[each for each in following.headers if each[0].lower() != "content-length"],
-        content=content or None,
-        extensions=request.extensions,
-    )

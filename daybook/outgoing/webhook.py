@@ -32,8 +32,8 @@ from daybook.ledger.states import Status
 from daybook.outgoing import bodies, http, secrets
 from daybook.outgoing.guard import Guard, origin
 from daybook.outgoing.http import Answer, NoAnswer
+from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.secrets import Destination, Filled, Secrets
-from daybook.outgoing.transport import GuardedTransport
 
 KEY = "Idempotency-Key"
 TRY_AGAIN = (429, 503)
@@ -120,7 +120,7 @@ async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets
 
 async def send(
     prepared: Prepared,
-    transport: GuardedTransport,
+    transport: HttpxTransport,
     *,
     timeout: float = 30.0,
     idempotent: bool = False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 
 DEFAULT = (
@@ -29,7 +30,33 @@ DEFAULT = (
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _CLOSED = ("PREFECT_", "DAYBOOK_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTHORIZATION", re.IGNORECASE)
+_SECRET_NAMES = (
+    "DAYBOOK_LEDGER_URL",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+)
+"""Those whose names do not say it."""
 _SHORTEST_SECRET = 8
+
+
+def search_path() -> str:
+    """Return this process's PATH with the interpreter's own `bin` first.
+
+    There are the programs of the packages that are installed beside Daybook. The PATH of a system
+    interpreter that is on it already stays as it is: `/usr/bin` first would hide others.
+    """
+    own = os.path.dirname(os.path.abspath(sys.executable))
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if own in folders and sys.prefix == sys.base_prefix:
+        return os.pathsep.join(folders)
+    return os.pathsep.join([own, *(each for each in folders if each != own)])
+
+
+def set_search_path() -> None:
+    """Make `search_path` the PATH of this process and of the processes that it starts."""
+    os.environ["PATH"] = search_path()
 
 
 def check(names: Iterable[str]) -> None:
@@ -50,6 +77,16 @@ def allowed(names: Iterable[str], given: Mapping[str, str] | None = None) -> dic
     """The variables among ``names`` that are set in ``given`` (default: this process)."""
     source = os.environ if given is None else given
     return {name: source[name] for name in names if name in source}
+
+
+def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The variables without a secret, and those that may hold one.
+
+    The first can be given to a process when it is started, where other processes of this user can
+    read them until it denies that (`daybook.host.processes`); the others are sent to it.
+    """
+    secret = {k: v for k, v in given.items() if k in _SECRET_NAMES or _SECRET.search(k)}
+    return {k: v for k, v in given.items() if k not in secret}, secret
 
 
 def without_values(text: str, environment: Mapping[str, str]) -> str:

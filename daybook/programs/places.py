@@ -10,9 +10,11 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from daybook.programs import environment
 
 HELD = ".held"
 
@@ -96,6 +98,32 @@ def _locked(folder: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def resolved(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
+    """Return ``command`` with the absolute path of its program, as found from here.
+
+    With it a warning, empty if the program was found: a worker on another machine may have it. A
+    path relative to ``work_dir`` stays as it is; without one it is relative to the current folder.
+    """
+    name, *arguments = command
+    if "/" in name and not os.path.isabs(os.path.expanduser(name)):
+        if work_dir:
+            place = os.path.join(os.path.expanduser(work_dir), name)
+            return [*command], "" if shutil.which(place) else _absent(place)
+        name = os.path.abspath(name)
+    found = shutil.which(os.path.expanduser(name), path=environment.search_path())
+    if found is None:
+        return [*command], _absent(name)
+    place = found if os.path.isabs(found) else os.path.abspath(found)
+    return [name if name.startswith("~") else place, *arguments], ""
+
+
+def _absent(name: str) -> str:
+    return (
+        f'there is no program "{name}" here; install it where the worker runs, or give its '
+        "whole path, else every run fails"
+    )
 
 
 def program(name: str, folder: str, variables: Mapping[str, str]) -> str:

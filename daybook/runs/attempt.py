@@ -32,7 +32,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import anyio
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import StateType
 from prefect.exceptions import TerminationSignal
 
 from daybook.clock import Clock
@@ -41,14 +40,14 @@ from daybook.errors import (
     AgentTimeout,
     DaybookError,
 )
-from daybook.ledger import leases
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
-from daybook.runs import lease, occurrence, settling
+from daybook.runs import lease, occurrence, prefect_states, settling
 from daybook.runs.handover import Handover
 from daybook.spec.policy import LONGEST_ASKED, Policy
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,6 @@ async def give_up(act: object) -> None:
 Prepare = Callable[[Granted], Awaitable[Act]]
 """What the flow does between claim and begin, without an effect: whom to ask, and what."""
 
-RENEW_EVERY = leases.RENEW.total_seconds()
 
 STOPPED = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
 """How the end of this process reaches a flow: Prefect's SIGTERM is raised wherever it strikes."""
@@ -117,7 +115,8 @@ async def carry(
     process is stopped: it knows why. Raises as drawn above.
     """
     tried: Tried | None = None
-    keeping = nullcontext() if given else lease.kept(ledger.address, granted, RENEW_EVERY)
+    every = TIMING.run_lease_renewal.total_seconds()
+    keeping = nullcontext() if given else lease.kept(ledger.address, granted, every)
     try:
         async with keeping:
             tried = await _try(granted, act)
@@ -195,10 +194,7 @@ async def _interrupted(ledger: Ledger, granted: Granted) -> None:
     try:
         async with get_client() as client:
             state = (await client.read_flow_run(run.id)).state
-            cancelled = state is not None and state.type in {
-                StateType.CANCELLING,
-                StateType.CANCELLED,
-            }
+            cancelled = prefect_states.is_being_cancelled(state)
     except Exception as error:
         log.warning("Prefect cannot tell why: %s", error, extra={"action": "interrupt_unexplained"})
     if cancelled:

@@ -24,7 +24,6 @@ from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import httpx
 from prefect.client.schemas.objects import FlowRun, State
@@ -58,6 +57,7 @@ from daybook.runs import (
     lease,
     occurrence,
     prefect_states,
+    run_names,
     spool,
 )
 from daybook.runs.attempt import Act, Again, Prepare
@@ -68,6 +68,7 @@ from daybook.runs.settling import Unwritten
 from daybook.spec import policy as policies
 from daybook.spec.durations import to_text
 from daybook.spec.job import normal_parameters
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,11 @@ AWAY = (Unreachable, httpx.TransportError)
 """What says that the ledger or Prefect is not to be reached, which may pass."""
 
 
+_NEVER_BEGAN = {state_of(status, "").name for status in (Status.SKIPPED, Status.MISSED)}
+"""The names of the states of runs that ended before their effect."""
+
 GATE_SLACK = timedelta(seconds=5)
-"""Less than a worker waits longer (`worker.supervise.HARD`): who asks says best what was late."""
+"""Less than a worker waits longer (`Timing.timeout_margin`): who asks says best what was late."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,15 @@ async def carry_out(
         registry.look()
     try:
         with handover.ends_softly() if given is not None else nullcontext():
-            return await _carried_out(run)
+            state = await _carried_out(run)
     except attempt.STOPPED as error:
         if given is None:
             raise
         # Not a crash that Prefect should tell of: the worker knows why, and says it on both sides.
         raise Abort(f"ended by its worker: {error!r}") from None
+    if not run.is_direct and state.name in _NEVER_BEGAN:
+        await prefect_states.end_as(run.id, state)
+    return state
 
 
 async def _carried_out(run: _Run) -> State[Any]:
@@ -155,7 +162,7 @@ async def _carried_out(run: _Run) -> State[Any]:
                 # No ledger, no effect (promise.md 7).
                 await set_back(run.id, clock.now() + NO_LEDGER_WAIT, str(error))
             if isinstance(begun, Ended):
-                return _not_carried_out(begun, run.id)
+                return _not_carried_out(begun, run)
             granted, number, act = begun
             try:
                 outcome = await attempt.carry(ledger, granted, number, act, clock, given=given)
@@ -163,7 +170,7 @@ async def _carried_out(run: _Run) -> State[Any]:
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
                 return _unwritten(granted, run, error)
             except (lease.LeaseLost, FenceRefused, IllegalTransition) as error:
-                return await _decided_elsewhere(ledger, granted, run.id, error)
+                return await _decided_elsewhere(ledger, granted, run, error)
             if isinstance(outcome, Again) and given is not None:
                 given.tell(waiting=outcome.until)
                 if outcome.until - clock.now() <= PATIENCE:
@@ -175,7 +182,7 @@ async def _carried_out(run: _Run) -> State[Any]:
     await artifact.publish(granted, outcome, number, told)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)
-    return _state(granted.run_id, outcome)
+    return _state(granted.run_id, outcome, run)
 
 
 async def _begun(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Ended:
@@ -228,7 +235,7 @@ async def _prepared(
     ledger: Ledger, run: _Run, granted: Granted
 ) -> tuple[Granted, int, Act] | Ended | None:
     """Check, prepare and begin a claim; None when it was lost before that, and is claimed again."""
-    naming = asyncio.create_task(_name(run.flow_run, granted))  # meanwhile: nothing waits for it
+    naming = asyncio.create_task(_name(run, granted))  # meanwhile: nothing waits for it
     checked, prepared = checks.UNASKED, granted
     act: Act | None = None
     outcome = None
@@ -279,7 +286,8 @@ async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdic
         run.given.tell(claimed=granted.fence)  # what follows only prepares, and may wait
         return verdict
     try:
-        async with lease.kept(ledger.address, granted, attempt.RENEW_EVERY):
+        every = TIMING.run_lease_renewal.total_seconds()
+        async with lease.kept(ledger.address, granted, every):
             return await _in_time(run, granted, told.timeout)
     except attempt.STOPPED:
         if run.is_direct:  # nobody would ever claim it again
@@ -302,11 +310,14 @@ async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Ve
         raise checks.CheckFailed(f"{name}: no answer within {to_text(timeout)}") from None
 
 
-async def _name(run: FlowRun, granted: Granted) -> None:
-    if granted.job is not None and granted.fence == 1:
-        zone = ZoneInfo(granted.job.job.schedule.timezone)
-        when = granted.due.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
-        await prefect_states.name(str(run.id), f"{granted.job.row.slug} {when}")
+async def _name(run: _Run, granted: Granted) -> None:
+    if granted.job is None:
+        name = run_names.of_call(run.kind, granted.due, settings.load().timezone)
+    elif granted.trigger == "retry":
+        return  # it keeps the name of the run that it repeats
+    else:
+        name = run_names.of_due(granted.job, granted.due)
+    await run_names.give_own(run.flow_run, name)
 
 
 def _why_not(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
@@ -348,16 +359,16 @@ async def _summed_up(ledger: Ledger, granted: Granted, outcome: Outcome, number:
 def _unwritten(granted: Granted, run: _Run, error: Unwritten) -> State[Any]:
     """What Prefect is told of an outcome that the ledger does not know yet."""
     if not error.spooled:
-        return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)))
+        return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)), run)
     if not run.is_direct:
         # Whoever drains the spool tells Prefect. An end that it shows before the ledger knows of
         # it would be taken for the end of a process that settled nothing.
         raise Abort(str(error))
-    return _state(granted.run_id, error.outcome)
+    return _state(granted.run_id, error.outcome, run)
 
 
 async def _decided_elsewhere(
-    ledger: Ledger, granted: Granted, flow_run_id: str, error: DaybookError
+    ledger: Ledger, granted: Granted, run: _Run, error: DaybookError
 ) -> State[Any]:
     """End as the ledger says, where another has decided; what this attempt knew is kept there."""
     log.warning("%s", error, extra={"action": "decided_elsewhere"})
@@ -366,16 +377,16 @@ async def _decided_elsewhere(
     assert row is not None
     if row.state in TERMINAL:
         known = Outcome(row.state, row.reason, row.output, row.result, row.error)
-        return _state(row.id, known)
-    if row.flow_run_id == flow_run_id:
+        return _state(row.id, known, run)
+    if row.flow_run_id == run.id:
         # A later start of this very flow run has it: its state is that one's to write.
         raise Abort(str(error))
-    return _state(row.id, Outcome(Status.SKIPPED, f"run {row.id[:8]} was taken over"))
+    return _state(row.id, Outcome(Status.SKIPPED, f"run {row.id[:8]} was taken over"), run)
 
 
-def _not_carried_out(answer: Ended, flow_run_id: str) -> State[Any]:
-    shown = gate.shown(answer, flow_run_id)
-    return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error))
+def _not_carried_out(answer: Ended, run: _Run) -> State[Any]:
+    shown = gate.shown(answer, run.id)
+    return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error), run)
 
 
 async def _push(reconciler: Reconciler, job_id: str) -> None:
@@ -386,7 +397,7 @@ async def _push(reconciler: Reconciler, job_id: str) -> None:
         log.warning("not synced: %s", error, extra={"action": "push_failed"})
 
 
-def _state(run_id: str | None, outcome: Outcome) -> State[Any]:
+def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:
     """The flow's last state. Its data are what a direct call or a parent flow gets.
 
     Only a state that is completed carries them: of the others Prefect makes an error, from the
@@ -401,4 +412,6 @@ def _state(run_id: str | None, outcome: Outcome) -> State[Any]:
         "result": outcome.result,
         "error": outcome.error,
     }
+    if run.is_direct:
+        return prefect_states.of_direct_call(outcome.status, told, result)
     return state_of(outcome.status, told, result)

@@ -55,7 +55,7 @@ _ANSWER = (
     'this JSON only, without any other words: {"action": "run", "reason": "<why, in a sentence>"} '
     'where there is, or {"action": "skip", "reason": "<why, in a sentence>"} where there is not.'
 )
-_FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*\w*[ \t]*\r?\n(.*?)\r?\n?[ \t]*\1[ \t]*", re.DOTALL)
+_OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,12 @@ def _once(agent: Agent) -> Agent:
 
 def _unfenced(text: str) -> str:
     """What stands in the fenced block, where the whole text is one."""
-    fenced = _FENCED.fullmatch(text.strip())
-    return fenced[2] if fenced else text
+    whole = text.strip()
+    opening = _OPENING.match(whole)
+    if opening is None or not (inside := whole[opening.end() :]).endswith(opening[1]):
+        return text
+    inside = inside.removesuffix(opening[1]).rstrip(" \t")
+    return inside.removesuffix("\n").removesuffix("\r") if inside.endswith("\n") else inside
 
 
 def _decided(value: Any, whose: str) -> Verdict:

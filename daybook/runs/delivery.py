@@ -8,11 +8,11 @@
                             the leader's keeper sends it ─► an artifact of its own says so
 
 A run ends in Prefect when its process does: who answers slowly does not keep it at work, nor so
-long that the keeper (`mirror.OWN_TIME`) or the worker ends it. A try that is cut for it is given
-back and sent again by the keeper, under the same id; it uses up no try and is no destination's
-failure. A message to a channel has no id, so it would arrive twice: it is the keeper's, who looks
-each second, unless it only goes to a file or the like. A direct call may be the only process there
-is: it sends all, and takes the time that it takes.
+long that the keeper (`Timing.own_state_limit`) or the worker ends it. A try that is cut for it is
+given back and sent again by the keeper, under the same id; it uses up no try and is no
+destination's failure. A message to a channel has no id, so it would arrive twice: it is the
+keeper's, who looks each second, unless it only goes to a file or the like. A direct call may be the
+only process there is: it sends all, and takes the time that it takes.
 
 Whatever fails here is logged and changes nothing: what is to be sent stands in the ledger.
 """

@@ -69,7 +69,7 @@ async def enter(
                 # By how much, not until when: this machine's clock may be ahead of the ledger's.
                 await clock.wait_until(clock.now() + (until - ledger.now()))
             case Waiting(until=until, why=why):
-                await set_back(str(offer.flow_run_id), until, why)
+                await set_back(str(offer.flow_run_id), until, why, ledger)
             case Taken() if answer.flow_run_id == offer.flow_run_id:
                 # Another process carries this very flow run: its state is that one's to write.
                 raise Abort(f"run {answer.run_id} is held by {answer.holder}")

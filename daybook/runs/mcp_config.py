@@ -15,6 +15,7 @@ from typing import Any
 from daybook.agents import allowed
 from daybook.agents.base import McpServers
 from daybook.errors import UnknownName
+from daybook.home import CLIENT_CREDENTIAL, here
 from daybook.outgoing import secrets as references
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secrets import Destination, Filled
@@ -106,6 +107,9 @@ def _needed(variables: Mapping[str, str]) -> dict[str, str]:
         for name, value in variables.items()
         if name.startswith(_NEEDED) and name not in _NOT_NEEDED
     }
+    # The program reads this file; Daybook's server finds the credential in the home by itself.
+    if (sent := ours.get(CLIENT_CREDENTIAL)) and sent == here().credential():
+        del ours[CLIENT_CREDENTIAL]
     return {
         **environment.allowed(environment.DEFAULT, variables),
         **ours,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from datetime import UTC, datetime
-from itertools import zip_longest
 from typing import Any, Protocol
 
 from prefect.client.orchestration import get_client
@@ -16,7 +15,7 @@ from daybook.errors import Refused
 from daybook.ledger import deployments, jobs, offers, rows
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
-from daybook.runs.prefect_states import WAITING
+from daybook.runs import state_history
 from daybook.spec.job import normal_parameters
 
 
@@ -108,7 +107,7 @@ async def offer(
         flow_starts=starts,
         refused=refused,
         most=most,
-        flow_ended=await starts_when_ended(run) if starts > 1 else None,
+        retries=await retries(run) if starts > 1 else (),
         started=started,
     )
 
@@ -138,19 +137,10 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
         return found or await rows.job_of_ended(session, str(run.id))
 
 
-async def starts_when_ended(run: FlowRun) -> int | None:
-    """How often Prefect had started this run when it last ended it; None if it never did.
+async def retries(run: FlowRun) -> tuple[int, ...]:
+    """Return one number for each Retry of this run: how often Prefect had started it before.
 
-    Prefect counts each entry to RUNNING. Only an end from which somebody led the run on counts. Of
-    two workers that took one run, one may meet the end that the other has just made, or set the run
-    back over it: nobody asked for that one again.
+    Empty if nobody asked for the run again after it had ended.
     """
     async with get_client() as client:
-        found = await client.read_flow_run_states(run.id)
-    states = sorted(found, key=lambda each: each.timestamp)
-    started, ended = 0, None
-    for state, following in zip_longest(states, states[1:]):
-        started += state.is_running()
-        led_on = following is not None and not (following.is_final() or following.name == WAITING)
-        ended = started if state.is_final() and led_on else ended
-    return ended
+        return state_history.retries(await state_history.read(client, run.id))

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from daybook.clock import Clock
 from daybook.errors import DaybookError, FenceRefused, IllegalTransition, LedgerUnreachable
-from daybook.ledger import leases
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ async def settle(
     Returns the status that the run has now. Raises `Unwritten`, `FenceRefused`,
     `IllegalTransition`.
     """
-    wait, until = FIRST_WAIT, clock.now() + 2 * leases.LEASE
+    wait, until = FIRST_WAIT, clock.now() + 2 * TIMING.run_lease
     known = Spooled(ledger.id, granted.run_id, granted.fence, outcome, again)
     file: Path | None = None
     while True:

@@ -7,7 +7,7 @@ from prefect.client.orchestration import PrefectClient
 from daybook import repository
 from daybook.agents import documents
 from daybook.agents.base import Agent
-from daybook.errors import AgentMisconfigured, UnknownName
+from daybook.errors import AgentMisconfigured, LedgerKeyMissing, UnknownName
 
 
 async def agent(client: PrefectClient, name: str) -> Agent:
@@ -21,5 +21,8 @@ async def agent(client: PrefectClient, name: str) -> Agent:
             raise
     # A direct call may be the first thing that this Prefect sees of us.
     await repository.load_door("blocks/__init__.py").register(client)
-    await documents.ensure_default(client)
+    try:
+        await documents.ensure_default(client)
+    except LedgerKeyMissing as error:
+        raise AgentMisconfigured(f'agent "{name}": {error}') from None
     return await documents.get(client, name)

@@ -26,17 +26,24 @@ async def add(
 ) -> dict[str, Any]:
     """Keep an agent as a Prefect block; ``kind`` is `offline`, `command` or `model`.
 
-    With ``replace`` it takes the place of one of that name, whose key is forgotten with it.
+    With ``replace`` it takes the place of one of that name, whose key is forgotten with it. A
+    command is kept with the path of its program. The agent as in `show`, without its jobs, and with
+    ``notes``, what a person should know of it.
     """
     from daybook.agents import documents
+    from daybook.programs import places
     from daybook.sync import client as prefect
 
-    settings = _check(kind, fields)
+    settings, notes = _check(kind, fields), []
+    if isinstance(settings, CommandSettings):
+        command, warning = places.resolved(settings.command, settings.work_dir)
+        fields = {**fields, "command": command}
+        notes = [warning] if warning else []
     async with prefect.connected() as client:
         await prefect.answers(client)
         await _check_tools(settings, client)
         await documents.add(client, name, kind, fields, replace=replace)
-        return await documents.describe(client, name)
+        return await documents.describe(client, name) | {"notes": notes}
 
 
 async def list_agents() -> list[dict[str, Any]]:

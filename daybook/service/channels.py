@@ -8,7 +8,7 @@ from typing import Any
 from daybook import settings
 from daybook.channels import directory, ours
 from daybook.channels.base import Message, NotDelivered
-from daybook.errors import NotFound, Refused
+from daybook.errors import Refused
 from daybook.ledger import jobs, outbox
 from daybook.ledger.tables import new_id
 from daybook.service import home
@@ -105,9 +105,8 @@ async def remove(name: str) -> None:
     async with prefect.connected() as client:
         await prefect.answers(client)
         known = await directory.names(client)
-        kind = known.get(name) or known.get(f"{ours.SLUG}/{name}")
-        if kind is None:
-            raise NotFound("channel", name)
+        # One that Prefect does not have may be in the ledger, to be restored.
+        kind = known.get(name) or known.get(f"{ours.SLUG}/{name}") or ours.SLUG
         if kind != ours.SLUG:
             told = f'"{name}" is a block of Prefect\'s ({kind})'
             raise Refused("channel", told, "delete it in Prefect: Blocks")

@@ -229,10 +229,17 @@ async def _token_notes(client: PrefectClient, made: destinations.Destination) ->
     if not made.token:
         return []
     goes = Goes.of_url(Guard(Rule.OPERATOR).check(made.url))
-    keep = f"`daybook secrets add {made.token} --host {goes.shown}`"
     for each in await secret_blocks.every(client):
         if each["name"] == made.token:
             if each["problem"] or goes.known_as.isdisjoint(each["hosts"]):
-                return [f"the secret {made.token} does not go to {goes.shown}; {keep} --replace"]
+                # All of its hosts: --replace forgets those that are not given again.
+                keep = _keep(made.token, [*each["hosts"], goes.shown], " --replace")
+                return [f"the secret {made.token} does not go to {goes.shown}; {keep} binds it"]
             return []
-    return [f"the secret {made.token} does not exist yet, so callbacks there fail; {keep}"]
+    keep = _keep(made.token, [goes.shown])
+    return [f"the secret {made.token} does not exist yet, so callbacks there fail; {keep} keeps it"]
+
+
+def _keep(secret: str, hosts: list[str], more: str = "") -> str:
+    bound = "".join(f" --host {each}" for each in hosts)
+    return f"`daybook secrets add {secret}{bound}{more}`"

@@ -41,7 +41,9 @@ HERE: tuple[tuple[str, Look], ...] = (
 )
 BOOK: tuple[tuple[str, Look], ...] = (
     ("ledger", book.ledger),
+    ("ledger key", book.ledger_key),
     ("sync", book.sync),
+    ("one prefect", book.one_prefect),
     ("ledger clock", late.ledger_clock),
     ("outbox", telling.outbox),
     ("tasks", tasks.tasks),
@@ -54,6 +56,7 @@ THERE: tuple[tuple[str, Look], ...] = (
     ("keeper", late.keeper),
     ("late", late.late),
     ("runs", server.workers_import),
+    ("copies", book.copies),
     ("agents", book.agents),
     ("tools", book.tools),
     ("secrets", book.secrets),

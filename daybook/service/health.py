@@ -6,9 +6,11 @@
                  │ no
                  ▼
             one look for all who ask ── answers within `PATIENCE` ──► its figures
-                 └── no answer ──► LedgerUnreachable; the look goes on, and nobody begins another
+                 ├── not for the first time ──► the figures of the look before
+                 └── twice in a row ──► LedgerUnreachable; the look goes on, nobody begins another
 
-A ledger that hangs so holds up no answer, and is not asked twice. What a job's runs come to is its
+The look is made in a thread of its own, so neither a ledger that hangs nor a thousand overdue jobs
+delay an answer, and it is not made twice. What a job's runs come to is its
 owner's matter: a job that fails is a figure, and no fault of the scheduler's.
 
 Nothing here imports Prefect, and nothing depends on it: whether it answers is told beside.
@@ -19,13 +21,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from daybook import home as homes
@@ -36,14 +37,14 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.leads import Leader
 from daybook.ledger.overdue import Overdue
 from daybook.service import task_scheduler, views
-from daybook.service.overdue import LEAD, observed_at
+from daybook.service.overdue import LEAD, cannot_write, observed_at
+from daybook.service.shared import LoopThread, Shared
 from daybook.spec.words import span
 from daybook.tasks import figures as task_figures
 from daybook.tasks.figures import Figures as TaskFigures
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 FRESH = 2.0
 """Seconds for which a look is told again."""
@@ -82,6 +83,8 @@ class Figures:
     outbox: dict[str, Any]
     leader: Leader | None
     tasks: TaskFigures
+    unwritable: str
+    """Why the ledger cannot be written; looked at only while nobody leads."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -96,7 +99,7 @@ class Figures:
         """How long ago the keeper's lead was renewed, or given back; None when nobody ever led."""
         if self.leader is None:
             return None
-        lease = leads.LEASE if self.leader.holder else timedelta(0)
+        lease = TIMING.leader_lease if self.leader.holder else timedelta(0)
         return self.at - (self.leader.until - lease)
 
     @property
@@ -104,48 +107,6 @@ class Figures:
         """How long ago the last complete look at Prefect began; None when that is not known."""
         seen = observed_at(self.leader) if self.leader else None
         return None if seen is None else self.at - seen
-
-
-class _Shared(Generic[T]):
-    """One look for all who ask at once, told again for ``fresh`` seconds, be it a failure."""
-
-    def __init__(self, look: Callable[[], Awaitable[T]], fresh: float) -> None:
-        self._look, self._fresh = look, fresh
-        self._task: asyncio.Task[T] | None = None
-        self._ended = 0.0
-
-    async def ask(self, patience: float) -> T:
-        """What it found, or the error that it met; `TimeoutError` when it takes too long."""
-        task = self._task
-        if task is None or (task.done() and time.monotonic() - self._ended >= self._fresh):
-            task = self.begin()
-        await asyncio.wait({task}, timeout=patience)
-        if not task.done():
-            raise TimeoutError
-        return task.result()
-
-    def begin(self) -> asyncio.Task[T]:
-        self._task = asyncio.create_task(self._timed())
-        self._task.add_done_callback(_seen)
-        return self._task
-
-    async def _timed(self) -> T:
-        try:
-            return await self._look()
-        finally:
-            self._ended = time.monotonic()
-
-    async def stop(self) -> None:
-        """Let it come to its end; a driver that is interrupted in the middle may never answer."""
-        if self._task is not None and not self._task.done():
-            await asyncio.wait({self._task}, timeout=PATIENCE)
-            self._task.cancel()
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Its error is told to who asks; where nobody asks any more, it is nobody's."""
-    if not task.cancelled():
-        task.exception()
 
 
 @dataclass
@@ -190,18 +151,22 @@ class Watch:
         self._address, self._clock, self._stack = address, clock, AsyncExitStack()
         self._late = overdue.Memory()
         self._ended: _Ended | None = None
-        self._ledger = _Shared(self._look, fresh)
-        self._prefect = _Shared(_prefect_answers, PREFECT_FRESH)
+        self._ledger = Shared(self._apart, fresh)
+        self._prefect = Shared(_prefect_answers, PREFECT_FRESH)
+        self._thread: LoopThread | None = None
 
     def begin(self) -> None:
         """Look for the first time, which takes longer, before anybody asks."""
         self._ledger.begin()
 
     async def close(self) -> None:
-        await asyncio.gather(self._ledger.stop(), self._prefect.stop())
+        await asyncio.gather(self._ledger.stop(PATIENCE), self._prefect.stop(PATIENCE))
+        if self._thread is None:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
-                await self._stack.aclose()
+                await self._thread.do(self._stack.aclose())
+        await self._thread.stop(PATIENCE)
 
     async def figures(self) -> Figures:
         """What is true now, or was two seconds ago. Raises `DaybookError` where nobody can tell."""
@@ -268,12 +233,19 @@ class Watch:
     def _place(self) -> str:
         return self._opened.place if self._opened else "the ledger"
 
+    async def _apart(self) -> Figures:
+        if self._thread is None:
+            self._thread = LoopThread("ledger watch")
+        return await self._thread.do(self._look())
+
     async def _look(self) -> Figures:
         ledger = self._opened
         if ledger is None:
             ledger = await self._stack.enter_async_context(Ledger(self._address, self._clock))
             self._opened = ledger
         leader = await leads.read(ledger, LEAD)
+        led = leader is not None and leader.leads(ledger.now())
+        unwritable = "" if led else await ledger.why_unwritable()
         async with ledger.read() as session:
             now = ledger.now()
             if self._ended is None:
@@ -294,13 +266,16 @@ class Watch:
                 outbox=await sending.health(session, now),
                 leader=leader,
                 tasks=await task_figures.read(session, now),
+                unwritable=unwritable,
             )
 
 
 def problems_of(found: Figures) -> list[str]:
     """What is wrong with the scheduler, in words; [] when all is well."""
     said = []
-    if not found.led:
+    if not found.led and found.unwritable:
+        said.append(cannot_write(found.unwritable))
+    elif not found.led:
         leader = found.leader
         since = f", for {span(found.at - leader.until)}" if leader else ""
         said.append(f"no keeper leads{since}: `daybook keeper` starts one")

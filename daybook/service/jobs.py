@@ -17,7 +17,9 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home, mine, possible, views
 from daybook.spec import names, owners
+from daybook.spec.actions import AgentPrompt
 from daybook.spec.job import Job, edit, free_name, new_job
+from daybook.spec.owners import Actor
 from daybook.spec.schedule import At
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ _TOLD = frozenset({"notify", "channel", "chat_id", "on_complete", "on_fail"})
 async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Store a job and deploy it; ``fields`` are those of `daybook.spec.job.new_job`.
 
-    Returns it with ``notes``, what a person should know of it. Raises `Refused` (nothing is stored)
-    and `PrefectUnreachable` (nothing is stored).
+    A job of an agent that names no agent asks the one of its owner's name, if there is one, else
+    the default one. Returns it with ``notes``, what a person should know of it. Raises `Refused`
+    (nothing is stored) and `PrefectUnreachable` (nothing is stored).
     """
     from daybook.sync import client as prefect
 
@@ -46,18 +49,25 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
     async with home.ledger() as ledger:
         # Refused for its fields before Prefect is asked anything.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
+        if own := _agent_of_owner(draft, fields, actor):
+            draft = new_job(now=ledger.now(), default_timezone=zone, **{**fields, "agent": own})
         mine.check(draft, actor.owner, ledger.now())
         async with ledger.read() as session:
             await mine.check_count(session, actor.owner, draft.name)
         async with prefect.connected() as client:
+            if own and await possible.has_agent(client, own):
+                fields = {**fields, "agent": own}
+            elif own:
+                draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
+                mine.check(draft, actor.owner, ledger.now())
             with mine.telling(actor.owner, draft.name):
                 notes = await possible.asked(client, draft, actor.owner)
                 await possible.told(client, draft.notify, actor.owner)
             async with ledger.write() as session:
                 await mine.check_count(session, actor.owner, draft.name)
-                now, taken = ledger.now(), await jobs.names(session)
+                now, taken = ledger.now(), await jobs.names(session, actor.owner)
                 job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
-                slug = free_name(_slug(job.name), await jobs.slugs(session, job.kind))
+                slug = free_name(_slug(job.name, actor.owner), await jobs.slugs(session, job.kind))
                 stored = await jobs.add(
                     session,
                     job,
@@ -158,6 +168,14 @@ async def show(ref: str) -> dict[str, Any]:
         return view | {"told": _told(stored)}
 
 
+def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
+    """The name of the agent that owns the job, if the job asks an agent and ``fields`` name none;
+    else empty.
+    """
+    asks = isinstance(job.action, AgentPrompt) and fields.get("agent") is None
+    return owners.agent_id(actor.owner) if asks else ""
+
+
 def _told(stored: StoredJob) -> dict[str, list[str]]:
     return views.told(stored.job.notify, settings.load().alert_channel)
 
@@ -166,10 +184,15 @@ def _switched(job: Job, *, on: bool) -> Job:
     return job.model_copy(update={"enabled": on})
 
 
-def _slug(name: str) -> str:
+def _slug(name: str, owner: str) -> str:
+    """Return the wanted name of the deployment, for an agent's job with the agent's name before.
+
+    So a number at its end does not tell the agent that somebody else has a job of that name.
+    """
     from slugify import slugify
 
-    return slugify(name, max_length=60, word_boundary=True) or "job"
+    told = f"{owners.agent_id(owner)} {name}"
+    return slugify(told, max_length=60, word_boundary=True) or "job"
 
 
 async def _change(
@@ -186,7 +209,7 @@ async def _change(
     async with home.ledger() as ledger:
         async with ledger.read() as session:
             draft = await mine.job(session, ref)
-            others = (await jobs.names(session)) - {draft.row.name}
+            others = (await jobs.names(session, draft.row.owner)) - {draft.row.name}
             drafted = change(draft, others, ledger.now())
         owner = draft.row.owner
         if judged:
@@ -199,7 +222,7 @@ async def _change(
                     await possible.told(client, drafted.notify, owner)
             async with ledger.write() as session:
                 old = await mine.job(session, ref)
-                others = (await jobs.names(session)) - {old.row.name}
+                others = (await jobs.names(session, old.row.owner)) - {old.row.name}
                 now = ledger.now()
                 job = change(old, others, now)
                 if judged:

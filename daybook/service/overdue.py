@@ -11,6 +11,7 @@ from daybook.ledger import leads, slots
 from daybook.ledger.overdue import Overdue
 from daybook.service import views
 from daybook.spec.words import span
+from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from daybook.ledger.leads import Leader
@@ -29,7 +30,7 @@ NO_KEEPER = "no keeper leads, so nothing is observed, audited or carried on"
 class Known:
     """What may keep a run from its time. ``away`` says why Prefect does not answer; ``pool`` is
     None then. ``prefect_ahead`` and ``ledger_ahead`` are how far those clocks are ahead of this
-    machine's.
+    machine's. ``unwritable`` says why the ledger cannot be written.
     """
 
     now: datetime
@@ -38,12 +39,13 @@ class Known:
     prefect_ahead: timedelta = timedelta(0)
     ledger_ahead: timedelta = timedelta(0)
     leader: Leader | None = None
+    unwritable: str = ""
 
 
 def why(each: Overdue, known: Known) -> str:
     """What keeps this due time, the nearest cause first."""
     row = each.run
-    if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP):
+    if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP, slots.HOLDER):
         return f"it waits: {row.reason}"
     if known.away or known.pool is None:
         return "Prefect does not answer"
@@ -76,12 +78,26 @@ def keeper(known: Known) -> str:
     One that ended or was killed is followed within a lease.
     """
     leader = known.leader
-    if leader is None or leader.until + leads.LEASE < known.now:
-        return NO_KEEPER
+    if leader is None or leader.until + TIMING.leader_lease < known.now:
+        return cannot_write(known.unwritable) if known.unwritable else NO_KEEPER
     seen = observed_at(leader)
     if seen is not None and known.now - seen > UNSEEN:
         return f"Prefect was last observed {span(known.now - seen)} ago"
     return ""
+
+
+def cannot_write(why: str) -> str:
+    """That the ledger cannot be written, why, what comes of it, and what to do."""
+    return f"the ledger cannot be written ({why}), so no keeper leads; {to_write(why)}"
+
+
+def to_write(why: str) -> str:
+    """What to do about a ledger that cannot be written."""
+    if "full" in why or "no space" in why.lower():
+        return "free space on its disk"
+    if "locked" in why:
+        return "end the process that keeps it locked"
+    return "see to its disk and its permissions"
 
 
 def observed_at(leader: Leader) -> datetime | None:

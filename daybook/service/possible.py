@@ -102,6 +102,13 @@ async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
     ]
 
 
+async def has_agent(client: PrefectClient, name: str) -> bool:
+    """Return whether there is an agent of this name."""
+    from daybook.agents import documents
+
+    return name in await documents.names(client)
+
+
 async def _agent_is_there(client: PrefectClient, name: str, field: str) -> None:
     from daybook.agents import documents
 

@@ -10,6 +10,7 @@ import os
 import sys
 
 from daybook import home
+from daybook.errors import PrefectUnreachable
 
 _VARIABLE = "PREFECT_API_URL"
 
@@ -22,29 +23,57 @@ class _Here:
 def prefect() -> None:
     """Point Prefect at the right server, also where it is imported and another one runs now.
 
-    What the user's own settings name stays.
+    What the user's own settings name stays. The credential of this home's own server is set.
     """
-    imported = "prefect" in sys.modules
-    if _Here.ours is None and not imported:
-        if not home.configured_elsewhere():
-            _Here.ours = home.enter() or ""
+    if _Here.ours is None and "prefect" not in sys.modules:
+        theirs = home.configured_elsewhere()
+        entered = home.enter()
+        _Here.ours = None if theirs else entered or ""
         return
-    if imported and not _Here.ours and _names_one():
-        return
-    if os.environ.get(_VARIABLE, "") != (_Here.ours or ""):
-        return
-    address = (home.here().running() or {}).get("api_url")
-    if not address or address == _Here.ours:
-        return
-    os.environ[_VARIABLE] = _Here.ours = str(address)
-    if imported:
+    before = _set()
+    _follow()
+    if "prefect" in sys.modules and _set() != before:
         from daybook.host import prefect_private
 
         prefect_private.reread_settings()
 
 
-def _names_one() -> bool:
-    """Whether the settings of a Prefect that was imported, by whomever, name a server."""
+def _follow() -> None:
+    if "prefect" in sys.modules and not _Here.ours and (named := _named()):
+        home.use_credential(named)
+        return
+    if os.environ.get(_VARIABLE, "") != (_Here.ours or ""):
+        return
+    if address := (home.here().running() or {}).get("api_url"):
+        os.environ[_VARIABLE] = _Here.ours = str(address)
+        home.use_credential(_Here.ours)
+
+
+def _set() -> tuple[str | None, ...]:
+    return tuple(os.environ.get(name) for name in (_VARIABLE, home.CLIENT_CREDENTIAL))
+
+
+def _named() -> str | None:
+    """The server that the settings of a Prefect name that was imported, by whomever."""
     from prefect.settings import get_current_settings
 
-    return get_current_settings().api.url is not None
+    return get_current_settings().api.url
+
+
+def variables() -> dict[str, str]:
+    """The variables with which another program reaches the Prefect that is used here.
+
+    They hold its credential. To be called after `prefect`, or `daybook.home.enter`. Raises
+    `PrefectUnreachable` if no Prefect is known.
+    """
+    from prefect.settings import get_current_settings
+
+    api = get_current_settings().api
+    if api.url is None:
+        raise PrefectUnreachable(None)
+    found = {_VARIABLE: api.url}
+    if api.auth_string is not None:
+        found[home.CLIENT_CREDENTIAL] = api.auth_string.get_secret_value()
+    elif api.key is not None:
+        found["PREFECT_API_KEY"] = api.key.get_secret_value()
+    return {**found, "DO_NOT_TRACK": "1"}

@@ -78,11 +78,16 @@ async def run(
 
 
 async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-    """Runs, newest first; of one job, also a removed one, or of all. Needs no Prefect."""
+    """Runs, newest first; of one job, also a removed one, or of all. Needs no Prefect.
+
+    Each has, beside the fields of `views.run`, ``alert``: the delivery of its alert to the
+    operator, or None.
+    """
     async with home.ledger() as ledger, ledger.read() as session:
         of_job = None if ref is None else await mine.job(session, ref, archived=True)
         found = await mine.recent(session, of_job.id if of_job else None, limit)
-        return [views.run(row, job) for row, job in found]
+        alerts = await deliveries.alerts(session, [row.id for row, _ in found])
+        return [views.run(row, job) | {"alert": alerts.get(row.id)} for row, job in found]
 
 
 async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
@@ -168,20 +173,22 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
 async def _start(
     ledger: Ledger, client: PrefectClient, stored: jobs.StoredJob, row: RunRow
 ) -> None:
+    from daybook.runs import run_names
     from daybook.sync import deployments
     from daybook.sync.reconcile import Report, bring
 
     # The key makes a second try after a crash give the same Prefect run.
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
+    name = run_names.of_row(stored, row)
     known, flow_run_id = stored.row.deployment_id, None
     if known is not None and not stored.row.sync_pending:
-        flow_run_id = await deployments.start_run(client, known, key, row.parameters)
+        flow_run_id = await deployments.start_run(client, known, key, row.parameters, name)
     if flow_run_id is None:  # not in Prefect yet, or deleted there
         found = await deployments.read(client, known) if known else None
         await bring(ledger, client, stored, found, Report(), needed=True)
         async with ledger.read() as session:
             made = str((await jobs.find(session, stored.id)).row.deployment_id)
-        flow_run_id = await deployments.start_run(client, made, key, row.parameters)
+        flow_run_id = await deployments.start_run(client, made, key, row.parameters, name)
     if flow_run_id is not None:
         await claims.carried_by(ledger, row, flow_run_id)
 
@@ -233,7 +240,9 @@ async def _view(ledger: Ledger, run_id: str) -> dict[str, Any]:
 
 async def _whole(session: AsyncSession, row: RunRow, job: JobRow | None) -> dict[str, Any]:
     told = await deliveries.of_run(session, row.id)
-    return views.run(row, job) | {"deliveries": [views.delivery(each, job) for each in told]}
+    alerts = await deliveries.alerts(session, [row.id])
+    view = views.run(row, job) | {"alert": alerts.get(row.id)}
+    return view | {"deliveries": [views.delivery(each, job) for each in told]}
 
 
 async def _tried(ledger: Ledger, run_id: str) -> None:

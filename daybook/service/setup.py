@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from daybook import repository
+from daybook.errors import LedgerKeyMissing
+from daybook.service import home
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -14,15 +16,30 @@ _OTHER = "daybook agents add default --replace --model"
 
 
 async def prepare(client: PrefectClient) -> list[str]:
-    """Register the block types, make the pool and the agent `default`; idempotent.
+    """Register the block types, restore what Prefect lost, make the pool and the agent `default`.
 
-    Returns what a person should know of it, a line each.
+    Idempotent. Returns what a person should know of it, a line each.
     """
     from daybook.host import worker
+    from daybook.keeper.blocks import blocks
 
     await repository.load_door("blocks/__init__.py").register(client)
+    async with home.ledger() as ledger:
+        report = await blocks(ledger, client)
+    lines = []
+    if report.restored:
+        lines.append(f"Restored in Prefect from the ledger: {', '.join(report.restored)}")
+    if report.key_problem:
+        lost = f" Not restored: {', '.join(report.locked)}." if report.locked else ""
+        lines.append(
+            "The ledger's copies of agents and secrets cannot be used here: "
+            f"{report.key_problem}.{lost} `daybook doctor` says what to do"
+        )
     await worker.ensure_pool(client)
-    return await _first_agent(client)
+    try:
+        return lines + await _first_agent(client)
+    except LedgerKeyMissing:  # told above
+        return lines
 
 
 async def _first_agent(client: PrefectClient) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from daybook import home as homes
 from daybook.errors import PrefectUnreachable
-from daybook.ledger import history, jobs, leads, leases
+from daybook.ledger import history, jobs, leads, leases, prefects
 from daybook.ledger.engine import Ledger
 from daybook.ledger.overdue import Overdue, unattended
 from daybook.ledger.overdue import find as find_overdue
@@ -38,11 +38,24 @@ async def status() -> dict[str, Any]:
         outbox = await told_of.look(ledger)
         async with ledger.read() as session:
             tasks = await figures.read(session, now := ledger.now())
+            servers = prefects.conflict(await prefects.in_use(session, now))
         prefect, worker, ready, known = await _prefect(ledger, book["jobs"], problems)
         leader = await leads.read(ledger, overdue.LEAD)
-        known = replace(known, now=ledger.now(), leader=leader, ledger_ahead=ledger.skew())
+        led = leader is not None and leader.leads(ledger.now())
+        unwritable = "" if led else await ledger.why_unwritable()
+        known = replace(
+            known,
+            now=ledger.now(),
+            leader=leader,
+            ledger_ahead=ledger.skew(),
+            unwritable=unwritable,
+        )
     problems += filter(None, [overdue.clocks(known)])
-    if ready and leader and (missing := overdue.keeper(known)):  # else it has just begun
+    if servers:
+        problems.append(f"{servers}; {prefects.SEPARATE}")
+    if unwritable:
+        problems.append(overdue.cannot_write(unwritable))
+    elif ready and leader and (missing := overdue.keeper(known)):  # else it has just begun
         problems.append(f"{missing}; `daybook keeper` starts one")
     if waits := outbox.nobody_sends():
         told.append(f"{waits}; `daybook up` or `daybook keeper` does")

@@ -160,14 +160,14 @@ async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) 
 
 async def complete(run: str, token: str, output: str = "") -> dict[str, Any]:
     """It is done; ``output`` is kept with it. Raises `TokenRefused`, `Refused`."""
-    said = spec.without_tokens(output)
+    said = spec.without_tokens(spec.text(output, "output"))
     async with home.ledger() as ledger:
         return await _run(ledger, await claims.complete(ledger, run, token, said))
 
 
 async def fail(run: str, token: str, error: str) -> dict[str, Any]:
     """It could not be done, and why. Raises `TokenRefused`, `Refused`."""
-    said = spec.without_tokens(error)
+    said = spec.without_tokens(spec.text(error, "error"))
     async with home.ledger() as ledger:
         return await _run(ledger, await claims.fail(ledger, run, token, said))
 

@@ -57,13 +57,18 @@ class Told:
         return f"callbacks or messages wait since {since}, and nobody sends them"
 
     def away(self) -> list[str]:
-        """Of each destination that takes nothing: which, how often, until when it is left alone."""
+        """Describe each destination that takes nothing: which, how often, and the next try."""
         return [
             f"{each['lane'].removeprefix('channel:')} took nothing {each['failures']} times in a "
-            f"row, the next try is at {views.utc(each['paused_until'].replace(microsecond=0))}: "
-            f"{each['error']}"
+            f"row, {self._next_try(each['paused_until'])}: {each['error']}"
             for each in self.health["paused"]
         ]
+
+    def _next_try(self, at: datetime) -> str:
+        """Say when, by this machine's clock; a time that has passed is "now"."""
+        if at <= self.now:
+            return "the next try is due now"
+        return f"the next try is at {at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 async def look(ledger: Ledger) -> Told:

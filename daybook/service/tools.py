@@ -99,15 +99,20 @@ async def test(name: str | None = None) -> list[dict[str, Any]]:
 async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) -> dict[str, Any]:
     """Keep a server as a Prefect block; ``settings`` are those of `ToolServerSettings`.
 
-    The server as in `show`, without its jobs. That it cannot be reached now, or that a secret of
-    its is not there yet, is a problem, not a refusal: the worker may be elsewhere.
+    A program is kept with its path. The server as in `show`, without its jobs. That it cannot be
+    reached now, or that a secret of its is not there yet, is a problem, not a refusal: the worker
+    may be elsewhere.
     """
     from daybook.outgoing import block_documents
+    from daybook.programs import places
     from daybook.sync import client as prefect
     from daybook.tools.server_blocks import TYPE
 
     block_documents.check_name(TYPE, name)
-    checked(settings)
+    wanted = checked(settings)
+    if wanted.command:
+        command, _ = places.resolved(wanted.command, wanted.work_dir)
+        settings = {**settings, "command": command}
     async with prefect.connected() as client:
         await prefect.answers(client)
         servers = PrefectServers(client)

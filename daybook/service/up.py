@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
@@ -27,12 +27,14 @@ from httpx import URL
 from daybook import home as homes
 from daybook import repository, settings
 from daybook.clock import SYSTEM
-from daybook.errors import DaybookError, LedgerUnreachable, Refused
+from daybook.errors import DaybookError, LedgerUnreachable, PrefectUnreachable, Refused
 from daybook.host import children, prefect_here, record, server, supervision, web, worker
 from daybook.host.children import Child
 from daybook.ledger import claims, history, jobs, limited, offers
 from daybook.ledger.engine import Ledger
-from daybook.service import home, jobs_file, runs, setup, sync, views
+from daybook.ledger.states import LIVE
+from daybook.ledger.tables import JobRow, RunRow
+from daybook.service import browser, home, jobs_file, runs, setup, sync, views
 from daybook.service.jobs import add
 from daybook.tasks import ladder
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 EXAMPLE = "deployments/jobs/example.yaml"
 EXAMPLE_REQUEST = "first-light"
 """The example's first run has this request id, so that it happens once in a ledger's life."""
+EXAMPLE_SECONDS = 60.0
+"""How long `up --detach` waits for the answer of the example's first run."""
 
 LOOK = 0.5
 LONGEST_LOOK = 30.0
@@ -55,14 +59,20 @@ class UpTalk(Protocol):
         """A step of the start or of the stop."""
         ...
 
+    def progress(self, line: str) -> None:
+        """How far something is; called often, each call replaces what the one before showed."""
+        ...
+
     def synced(self, report: dict[str, Any]) -> None:
         """The first sync is done (`service.sync.plain`)."""
         ...
 
     def ready(self, facts: dict[str, Any]) -> None:
-        """Everything runs: `{"api_url", "ui_url", "web_url", "ledger", "jobs", "example"}`.
+        """Everything runs: `{"api_url", "ui_url", "open_url", "web_url", "ledger", "jobs",
+        "example"}`.
 
-        ``web_url`` is None while the health page does not listen.
+        ``open_url`` opens the UI once without a password, None if no link was wanted; ``web_url``
+        is None while the health page does not listen.
         """
         ...
 
@@ -71,8 +81,10 @@ class UpTalk(Protocol):
         ...
 
 
-async def up(talk: UpTalk) -> None:
+async def up(talk: UpTalk, *, link: bool = True) -> None:
     """Start all, and return when told to stop and all has stopped.
+
+    ``link``: make a link that opens Prefect's UI logged in.
 
     Raises `Refused` when this home's `up` runs already or a setting is wrong, `PrefectUnreachable`
     for a configured Prefect that does not answer, or a server or worker that does not start.
@@ -81,7 +93,7 @@ async def up(talk: UpTalk) -> None:
     ladder.here()
     here = homes.here()
     with record.hold(here) as written, _told_to_stop() as stop:
-        work = asyncio.create_task(_run(here, written, talk))
+        work = asyncio.create_task(_run(here, written, talk, link))
         waiting = asyncio.create_task(stop.wait())
         await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
@@ -97,8 +109,9 @@ async def up(talk: UpTalk) -> None:
 async def detach(talk: UpTalk, within: float = 180.0) -> None:
     """Start `daybook up` in the background, and return when all runs; its log is `logs/up.log`.
 
-    Raises `Refused` when this home's `up` runs already, `DaybookError` with the end of its log when
-    it ends before that or takes longer than ``within`` seconds.
+    If that runs the example job for the first time, its outcome is shown, too. Raises `Refused`
+    when this home's `up` runs already, `DaybookError` with the end of its log when it ends before
+    that or takes longer than ``within`` seconds.
     """
     here = homes.here().make()
     if here.running() is not None:
@@ -107,22 +120,58 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
     talk.say(f"Starting in the background; the log is {log}")
     # -P: not what is named daybook in the folder where this was typed, such as another checkout.
     child, begins = children.start_alone(
-        [sys.executable, "-P", "-m", "daybook", "up", "--no-browser"], log
+        [sys.executable, "-P", "-m", "daybook", "up", "--no-browser", "--no-link"], log
     )
-    end = time.monotonic() + within
-    while child.poll() is None and time.monotonic() < end:
+    since, began = SYSTEM.now(), time.monotonic()
+    while child.poll() is None and (waited := time.monotonic() - began) < within:
         facts = here.running() or {}
         if facts.get("pid") == child.pid and facts.get("ready_at"):
-            async with home.ledger() as ledger, ledger.read() as session:
-                count = len(await jobs.every(session))
-            talk.ready(_facts(facts, ledger, count, None))
             child.returncode = 0  # it goes on without us: nobody waits for it here
+            async with home.ledger() as ledger:
+                async with ledger.read() as session:
+                    count = len(await jobs.every(session))
+                example = await _first_run(ledger, since)
+                name = example[1].name if example else None
+                talk.ready(await _facts(facts, ledger, count, name, link=True))
+                if example is not None:
+                    await _show_first_run(ledger, talk, since)
             return
+        talk.progress(f"Waiting until everything is ready: {waited:.0f} s")
         await asyncio.sleep(LOOK)
     if child.poll() is None:
         child.terminate()
         child.wait()
     raise DaybookError(f"it did not start:\n{children.tail_of(log, begins)}")
+
+
+async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:
+    """Return the example job's first run, if it is live or ended after ``since``."""
+    async with ledger.read() as session:
+        live = await history.live(session)
+        rows = [*live, *(row for row, _ in await history.ended_since(session, since))]
+        for row in rows:
+            if _is_first(row) and (stored := await jobs.get(session, str(row.job_id))):
+                return row, stored.row
+    return None
+
+
+async def _show_first_run(ledger: Ledger, talk: UpTalk, since: datetime) -> None:
+    """Show the outcome of the example job's first run, unless it takes too long."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < EXAMPLE_SECONDS:
+        found = await _first_run(ledger, since)
+        if found is None or found[0].state not in LIVE:
+            break
+        talk.progress(f"Waiting for the answer: {waited:.0f} s")
+        await asyncio.sleep(LOOK)
+    if found is not None and found[0].state not in LIVE:
+        talk.outcome(views.run(*found))
+    else:
+        talk.say("The example job has not ended yet; `daybook runs` shows it later")
+
+
+def _is_first(row: RunRow) -> bool:
+    return row.occurrence == offers.request_key(str(row.job_id), EXAMPLE_REQUEST)
 
 
 async def down() -> bool:
@@ -162,16 +211,18 @@ async def _cared_for(care: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]
         await asyncio.wait({task})
 
 
-async def _run(here: homes.Home, written: record.Record, talk: UpTalk) -> None:
+async def _run(here: homes.Home, written: record.Record, talk: UpTalk, link: bool) -> None:
     from daybook.sync import client as connection
 
     for name in await written.end_leftovers():
         talk.say(f"Ended a {name} that an earlier `daybook up` had left")
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_cared_for(children.cut_logs(here.logs, talk.say)))
         ledger = await stack.enter_async_context(home.ledger())
+        written.opened(ledger.identity())
         talk.say(f"Ledger: {ledger.place}")
         since = ledger.now()
-        prefect = await prefect_here.find_or_start(here, written, talk.say)
+        prefect = await prefect_here.find_or_start(here, written, talk.say, progress=talk.progress)
         if (own := prefect.child) is not None:
             port = URL(prefect.api_url).port or server.PORT
             care = _kept(own, partial(server.start, here, port), written, talk)
@@ -191,19 +242,24 @@ async def _run(here: homes.Home, written: record.Record, talk: UpTalk) -> None:
         written.ready(SYSTEM.now())
         async with ledger.read() as session:
             count = len(await jobs.every(session))
-        talk.ready(_facts(vars(written), ledger, count, example))
+        talk.ready(await _facts(vars(written), ledger, count, example, link=link))
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST)
         await _watch(ledger, talk, since)
 
 
-def _facts(
-    running: dict[str, Any], ledger: Ledger, count: int, example: str | None
+async def _facts(
+    running: dict[str, Any], ledger: Ledger, count: int, example: str | None, *, link: bool
 ) -> dict[str, Any]:
     """``running`` is what the home has written down of this `up`."""
+    open_url = None
+    if link:
+        with suppress(PrefectUnreachable):  # `daybook open` makes another
+            open_url = (await browser.link())["url"]
     return {
         "api_url": running["api_url"],
         "ui_url": running["ui_url"],
+        "open_url": open_url,
         "web_url": running.get("web_url") or None,
         "ledger": ledger.place,
         "jobs": count,
@@ -230,8 +286,7 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str |
     # Asked for in the ledger with the job, so that it runs although this `up` may be killed first.
     async with ledger.read() as session:
         for row in await history.live(session):
-            first = row.occurrence == offers.request_key(str(row.job_id), EXAMPLE_REQUEST)
-            if first and row.flow_run_id is None:
+            if _is_first(row) and row.flow_run_id is None:
                 stored = await jobs.get(session, str(row.job_id))
                 return stored.row.name if stored else None
     return None

@@ -226,36 +226,44 @@ def is_address(tool: str) -> bool:
 def _params(params: dict[str, Any]) -> dict[str, Any]:
     """Only what is JSON to everybody, and what Prefect keeps as it is."""
     with for_pydantic():
-        _check_json(params, 0)
-        if len(json.dumps(params)) > LONGEST_BODY:
-            raise Refused("params", "is too long", f"legal: at most {LONGEST_BODY:,} characters")
+        check_json(params, "params", LONGEST_BODY)
     return params
 
 
-def _check_json(value: object, depth: int) -> None:
+def check_json(value: object, field: str, longest: int) -> None:
+    """Raise `Refused`, naming ``field``, unless ``value`` is JSON of at most ``longest`` characters
+    that every database and Prefect store unchanged.
+    """
+    _check_json(value, field, 0)
+    if len(json.dumps(value)) > longest:
+        raise Refused(field, "is too long", f"legal: at most {longest:,} characters")
+
+
+def _check_json(value: object, field: str, depth: int) -> None:
     if depth > DEEPEST:
-        raise Refused("params", "is nested too deeply", f"legal: at most {DEEPEST} levels")
+        raise Refused(field, "is nested too deeply", f"legal: at most {DEEPEST} levels")
     match value:
         case dict():
             for name, each in value.items():
                 if not isinstance(name, str):
-                    raise Refused("params", f"{name!r} is no name", "write a text")
+                    raise Refused(field, f"{name!r} is no name", "write a text")
+                _check_json(name, field, depth)
                 if name == _PREFECTS:
-                    raise Refused("params", f'"{name}" is Prefect\'s own word', "leave it out")
-                _check_json(each, depth + 1)
+                    raise Refused(field, f'"{name}" is Prefect\'s own word', "leave it out")
+                _check_json(each, field, depth + 1)
         case list():
             for each in value:
-                _check_json(each, depth + 1)
+                _check_json(each, field, depth + 1)
         case float() if not math.isfinite(value):
-            raise Refused("params", f"{value} is no JSON", "write a number, or null")
+            raise Refused(field, f"{value} is no JSON", "write a number, or null")
         case int() if not -(2**63) <= value < 2**63:
-            raise Refused("params", f"{value} has more than 64 bits", "write it as a text")
+            raise Refused(field, f"{value} has more than 64 bits", "write it as a text")
         case str() if _NO_TEXT.search(value):
-            raise Refused("params", "a text holds what no database keeps", "no NUL, no surrogates")
+            raise Refused(field, "a text holds what no database keeps", "no NUL, no surrogates")
         case str() | float() | int() | None:
             pass
         case _:
-            raise Refused("params", f"{value!r} is no JSON", "write texts, numbers, true, null")
+            raise Refused(field, f"{value!r} is no JSON", "write texts, numbers, true, null")
 
 
 class ToolCall(BaseModel):

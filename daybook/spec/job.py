@@ -6,12 +6,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 from daybook.errors import Refused
 from daybook.spec import actions, bounds, prompts, upcoming
@@ -126,20 +133,21 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag.strip() for tag in tags))
 
 
-def _metadata(metadata: dict[str, str]) -> dict[str, str]:
+def _metadata(metadata: object) -> dict[str, Any]:
     with for_pydantic():
-        if len(json.dumps(metadata)) > LONGEST_METADATA:
-            legal = f"legal: at most {LONGEST_METADATA:,} characters"
-            raise Refused("metadata", "is too long", legal)
-        for name in metadata:
-            if not name.strip():
-                raise Refused("metadata", "a name is blank")
-    return metadata
+        if not isinstance(metadata, Mapping):
+            legal = 'write an object, such as {"team": "blue"}'
+            raise Refused("metadata", f"{metadata!r} is no object", legal)
+        found = dict(metadata)
+        actions.check_json(found, "metadata", LONGEST_METADATA)
+        if not all(name.strip() for name in found):
+            raise Refused("metadata", "a name is blank")
+    return found
 
 
 def _name(name: str) -> str:
     with for_pydantic():
-        return validate_name(name)
+        return validate_name(name, stored=True)
 
 
 class Job(BaseModel):
@@ -151,7 +159,7 @@ class Job(BaseModel):
     kind: Kind = "agent-prompt"
     description: str = ""
     tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = ()
-    metadata: Annotated[dict[str, str], AfterValidator(_metadata)] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, Any], BeforeValidator(_metadata)] = Field(default_factory=dict)
     enabled: bool = True
     action: Action
     schedule: Schedule
@@ -393,7 +401,7 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
     flat = {name: given[name] for name in _POLICY if name in given}
     if "check" in flat:
         flat["check"] = checks.changed(base.get("check"), flat["check"])
-    with translated(policies.FIELDS):
+    with translated(policies.FIELDS_BY_NAME):
         return Policy.model_validate({**actions.POLICIES[kind], **base, **flat})
 
 

@@ -12,10 +12,21 @@ DEFAULT_LENGTH = 50
 
 _ZWJ = "\u200d"
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+_INVISIBLE = (*_CONTROLS, "Cf", "Cn", "Zs", "Mn", "Me")
+"""Unicode categories of which no character is seen on its own."""
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that are shown as blanks."""
+_REORDERS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Unicode's `Bidi_Control`: with one, two different names can look the same."""
 
 
-def validate_name(name: str) -> str:
-    """The name without blanks around it. Raises `Refused` for a blank, long or unprintable one."""
+def validate_name(name: str, *, stored: bool = False) -> str:
+    """The name without blanks around it.
+
+    Raises `Refused` for one that is blank or long, has a control character, or cannot be told from
+    another name by its looks. A ``stored`` name is not judged by its looks: a ledger can have one
+    from before that rule.
+    """
     stripped = name.strip()
     if not stripped:
         raise Refused("name", "is blank", f"legal: 1 to {LONGEST} characters")
@@ -23,7 +34,17 @@ def validate_name(name: str) -> str:
         raise Refused("name", f"has {len(stripped)} characters", f"legal: 1 to {LONGEST}")
     if any(unicodedata.category(letter) in _CONTROLS for letter in stripped):
         raise Refused("name", "has a line break or control character", "write it on one line")
+    if stored:
+        return stripped
+    if any(letter in _REORDERS for letter in stripped):
+        raise Refused("name", "has a character that changes the direction of text", "leave it out")
+    if not any(_is_visible(letter) for letter in stripped):
+        raise Refused("name", "has no visible character", "write at least one letter or digit")
     return stripped
+
+
+def _is_visible(letter: str) -> bool:
+    return unicodedata.category(letter) not in _INVISIBLE and letter not in _BLANK
 
 
 def default_name(prompt: str) -> str:
@@ -35,9 +56,11 @@ def default_name(prompt: str) -> str:
     kept = "".join(
         " " if letter.isspace() else letter
         for letter in prompt
-        if letter.isspace() or unicodedata.category(letter) not in _CONTROLS
+        if letter.isspace()
+        or (unicodedata.category(letter) not in _CONTROLS and letter not in _REORDERS)
     )
-    return cut(" ".join(kept.split()), DEFAULT_LENGTH) or "job"
+    name = cut(" ".join(kept.split()), DEFAULT_LENGTH)
+    return name if any(map(_is_visible, name)) else "job"
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:

@@ -241,8 +241,9 @@ class Policy(BaseModel):
         return data
 
 
-FIELDS = tuple(field.alias or name for name, field in Policy.model_fields.items())
-"""What a policy's fields are called, in texts and in JSON."""
+FIELDS_BY_NAME = {field.alias or name: field for name, field in Policy.model_fields.items()}
+"""A policy's fields by the names that texts and JSON use."""
+FIELDS = tuple(FIELDS_BY_NAME)
 
 
 def of_run(parameters: Mapping[str, object]) -> Policy:

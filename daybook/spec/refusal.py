@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from daybook.errors import NotYet, Refused
@@ -45,11 +46,14 @@ def translated(known: Iterable[str] = ()) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise from_details(error.errors()[0], known) from error
+        raise from_details(error.errors()[0], known) from None
 
 
 def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> Refused:
-    """One of pydantic's errors as a refusal that names the field."""
+    """One of pydantic's errors as a refusal that names the field.
+
+    If ``known`` maps names to a model's fields, a number out of range is refused with its range.
+    """
     context: Mapping[str, object] = details.get("ctx", {})
     if details["type"] == "not_yet":
         return not_yet(str(context["field"]), str(context["problem"]))
@@ -61,10 +65,28 @@ def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> Refused:
         return unknown_field(field, known)
     if details["type"] == "missing":
         return Refused(field, "is missing")
+    if context.keys() & _BOUNDS and isinstance(known, Mapping) and field in known:
+        return Refused(field, f"{details['input']!r} is not legal", _range(known[field]))
     if "expected" in context:
         return Refused(field, f"{details['input']!r} is not legal", f"legal: {context['expected']}")
     problem = details["msg"]
     return Refused(field, problem[:1].lower() + problem[1:])
+
+
+_BOUNDS = frozenset({"ge", "le"})
+
+
+def _range(field: FieldInfo) -> str:
+    """Return the legal range of a number field: `legal: 0 to 10`, `legal: 1 or more`."""
+    bounds = {
+        name: getattr(each, name)
+        for each in field.metadata
+        for name in _BOUNDS
+        if getattr(each, name, None) is not None
+    }
+    if len(bounds) == 2:
+        return f"legal: {bounds['ge']} to {bounds['le']}"
+    return f"legal: {bounds['ge']} or more" if "ge" in bounds else f"legal: at most {bounds['le']}"
 
 
 def unknown_field(field: str, known: Iterable[str]) -> Refused:

@@ -47,7 +47,7 @@ LONGEST_WORD = 100
 TOKEN = "dbt_"
 """How the token of a claim begins; `token_urlsafe` of 32 bytes follows."""
 
-_TOKEN = re.compile(rf"{TOKEN}(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{{43}}")
+_TOKEN = re.compile(rf"{TOKEN}(?=[a-z0-9_-]{{0,42}}[A-Z])[A-Za-z0-9_-]{{43}}")
 _CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}\Z")
 
 

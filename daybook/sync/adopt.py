@@ -30,7 +30,7 @@ from daybook.errors import Refused
 from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
-from daybook.spec import prompts
+from daybook.spec import owners, prompts
 from daybook.spec.actions import ORDERS, AgentPrompt, Heartbeat
 from daybook.spec.job import TAG_OF_OURS, Job, read_parameters
 from daybook.spec.names import LONGEST, cut, default_name, free_name, validate_name
@@ -68,15 +68,21 @@ async def all_of(
             job_id = await _one(ledger, client, each, report)
         except Refused as error:
             refused[each.id] = each.mark, math.inf
-            report.keep_foreign(each.name, f"it cannot be a job: {error}")
+            report.keep_foreign(_shown(each), f"it cannot be a job: {error}")
         except Exception as error:
             if not prefect.is_of_one(error):
                 raise
             refused[each.id] = each.mark, time.monotonic() + AGAIN
-            report.keep_foreign(each.name, f"it cannot be a job: {prefect.trouble(error)}")
+            report.keep_foreign(_shown(each), f"it cannot be a job: {prefect.trouble(error)}")
         else:
             made += [job_id] if job_id else []
     return made
+
+
+def _shown(each: Listed) -> str:
+    """Name the deployment: several flows may each have one of the same name."""
+    kind = form.kind_of(each.raw["entrypoint"]) if each.raw.get("entrypoint") else None
+    return f"{kind}/{each.name}" if kind else f"{each.name} ({each.id[:8]})"
 
 
 def _is_candidate(each: Listed, ledger_id: str) -> bool:
@@ -96,7 +102,7 @@ async def _one(ledger: Ledger, client: PrefectClient, each: Listed, report: Repo
         raise Refused("entrypoint", f"{found.entrypoint} is not of the flow {kind}")
     now = ledger.now()
     async with ledger.write() as session:
-        job = _job(found, kind, await jobs.names(session), now)
+        job = _job(found, kind, await jobs.names(session, owners.PREFECT), now)
         stored = await records.adopted(
             session,
             job,

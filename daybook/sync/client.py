@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from daybook.errors import DaybookError, LedgerError, PrefectUnreachable, Refused
+from daybook import home
+from daybook.errors import DaybookError, LedgerError, PrefectRefused, PrefectUnreachable, Refused
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -17,19 +18,20 @@ if TYPE_CHECKING:
 MOST_WORDS = 300
 """How many characters are told of a refusal."""
 _AWAY = {
+    httpx.codes.UNAUTHORIZED,
     httpx.codes.BAD_GATEWAY,
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.GATEWAY_TIMEOUT,
 }
-"""What is answered in place of a Prefect that is away or too busy."""
+"""What is answered in place of a Prefect that is away or too busy, or lets us do nothing."""
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[PrefectClient]:
     """A client of the Prefect server that this process was pointed at (`daybook.home.enter`).
 
-    Raises `PrefectUnreachable` when none is known, or when it does not answer; what Prefect itself
-    refuses comes through as it is.
+    Raises `PrefectUnreachable` when none is known, or when it does not answer, `PrefectRefused`
+    when it asks for another credential; what Prefect refuses otherwise comes through as it is.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import get_current_settings
@@ -45,14 +47,42 @@ async def connected() -> AsyncIterator[PrefectClient]:
     except httpx.HTTPStatusError as error:
         if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise PrefectUnreachable(address, "503, it is too busy") from error
+        if is_unauthorized(error):
+            raise refused_us(address) from error
         raise
 
 
 async def answers(client: PrefectClient) -> None:
-    """Raise `PrefectUnreachable` unless Prefect answers: asked before a change is written."""
+    """Raise `PrefectUnreachable` unless Prefect answers: asked before a change is written.
+
+    Raises `PrefectRefused` where it asks for another credential.
+    """
     problem = await client.api_healthcheck()
     if problem is not None:
-        raise PrefectUnreachable(str(client.api_url), str(problem) or type(problem).__name__)
+        address = str(client.api_url).rstrip("/")
+        raise PrefectUnreachable(address, str(problem) or type(problem).__name__)
+    try:
+        await client.api_version()  # the health check is open to all
+    except httpx.HTTPStatusError as error:
+        if is_unauthorized(error):
+            raise refused_us(str(client.api_url)) from error
+
+
+def is_unauthorized(error: BaseException) -> bool:
+    """Whether Prefect asks for another credential."""
+    if not isinstance(error, httpx.HTTPStatusError):
+        return False
+    return error.response.status_code == httpx.codes.UNAUTHORIZED
+
+
+def refused_us(address: str) -> PrefectRefused:
+    """The error for a Prefect that answers 401, as this process's settings are."""
+    from prefect.settings import get_current_settings
+
+    api = get_current_settings().api
+    sent = "PREFECT_API_KEY" if api.key else ""
+    sent = home.CLIENT_CREDENTIAL if api.auth_string else sent
+    return PrefectRefused(address.rstrip("/"), sent, own=home.is_own_server(address))
 
 
 def is_of_one(error: Exception) -> bool:

@@ -224,13 +224,13 @@ async def delete(client: PrefectClient, deployment_id: str) -> None:
 
 
 async def start_run(
-    client: PrefectClient, deployment_id: str, key: str, parameters: dict[str, Any]
+    client: PrefectClient, deployment_id: str, key: str, parameters: dict[str, Any], name: str
 ) -> str | None:
-    """Ask for a run now; the same key again gives the same run.
+    """Ask for a run now, of this ``name``; the same key again gives the same run.
 
     Returns its id, or None when the deployment is gone.
     """
-    run = await make_run(client, deployment_id, key, parameters)
+    run = await make_run(client, deployment_id, key, parameters, name=name)
     return None if run is None else str(run.id)
 
 
@@ -239,6 +239,8 @@ async def make_run(
     deployment_id: str,
     key: str,
     parameters: dict[str, Any],
+    *,
+    name: str,
     state: State[Any] | None = None,
 ) -> FlowRun | None:
     """Make a run, scheduled for now or as ``state`` says; None when the deployment is gone.
@@ -249,7 +251,7 @@ async def make_run(
 
     try:
         return await client.create_flow_run_from_deployment(
-            UUID(deployment_id), parameters=parameters, idempotency_key=key, state=state
+            UUID(deployment_id), parameters=parameters, idempotency_key=key, state=state, name=name
         )
     except PrefectHTTPStatusError as error:
         if error.response.status_code == HTTPStatus.NOT_FOUND:

@@ -48,7 +48,7 @@ EVENT = "task.wake"
 
 @dataclass(frozen=True)
 class Target:
-    """One to be woken, and for what."""
+    """One session to wake, the run to wake it for, and the reason."""
 
     task: TaskRow
     run: TaskRunRow
@@ -66,6 +66,7 @@ class Target:
             "priority": PRIORITIES[self.task.priority],
             "workspace": self.task.workspace,
             "channel": self.task.channel,
+            "reason": self.reason,
         }
 
 

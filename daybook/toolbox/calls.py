@@ -11,6 +11,7 @@ from typing import Any
 
 from daybook.errors import Refused
 from daybook.toolbox import words
+from daybook.toolbox.hints import hint
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,6 @@ NONE = "none"
 """What takes a field away in `cron_update`, where an empty text means that it was not given."""
 
 _TAKEN_AWAY = ("channel", "model", "body")
-_SCHEDULE = "give a new schedule with cron_update"
 
 
 async def add(given: dict[str, Any]) -> str:
@@ -90,7 +90,8 @@ async def enable(given: dict[str, Any]) -> str:
     except Refused as error:
         match error.field:
             case "at":
-                raise Refused("schedule", error.problem, _SCHEDULE) from None
+                legal = hint("cron_update", "give a new schedule with {}")
+                raise Refused("schedule", error.problem, legal) from None
             case "max_runs":
                 raise Refused(error.field, error.problem, "the operator may give it more") from None
         raise
@@ -118,9 +119,9 @@ async def trigger(given: dict[str, Any]) -> str:
     except TimeoutError:
         live = await runs.run(ref, request_id=key)
         why = f"\nwhy: {held.why}" if held.why else ""
-        later = f"cron_runs with job_id {job['id'][:8]} tells later what became of it."
+        later = f"{{}} with job_id {job['id'][:8]} tells later what became of it."
         told = words.run(live, timezone, "Asked for, and not ended yet: ")
-        return f"{told}{why}\n{later}"
+        return f"{told}{why}\n{hint('cron_runs', later)}".rstrip()
     return words.run(done, timezone, "Ran: ")
 
 

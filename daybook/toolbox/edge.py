@@ -17,6 +17,7 @@ from daybook.spec import owners
 from daybook.spec.tasks import without_tokens
 from daybook.toolbox import arguments
 from daybook.toolbox.arguments import Argument
+from daybook.toolbox.hints import hint
 
 log = logging.getLogger(__name__)
 
@@ -85,15 +86,16 @@ def _told(error: DaybookError) -> str:
     told = without_tokens(one_line(error))
     match error:
         case NotFound(noun="task session"):
-            told += "; task_session_register makes one"
+            told += hint("task_session_register", "; {} makes one")
         case NotFound(noun="task run"):
-            told += "; task_next claims one"
+            told += hint("task_next", "; {} claims one")
         case TokenRefused():
-            told += "; the run is not yours: stop working on it, task_next claims another"
+            told += "; the run is not yours: stop working on it"
+            told += hint("task_next", ", {} claims another")
         case NotFound(noun="job"):
-            told += "; cron_list shows the jobs that you have"
+            told += hint("cron_list", "; {} shows the jobs that you have")
         case NotFound() if "run" in error.noun:
-            told += "; cron_runs shows what became of a job's runs"
+            told += hint("cron_runs", "; {} shows what became of a job's runs")
         case Refused(field="schedule") if "duration" in error.problem:  # a day was meant, or a time
             told += '; for times of the day write a cron expression, such as "0 9 * * 1-5"'
         case Unreachable():

@@ -78,7 +78,7 @@ OF_JOBS: tuple[Tool, ...] = (
         _NAME,
         _CHANNEL,
         _CHAT,
-        Argument("agent", "The agent that is asked. Default: default."),
+        Argument("agent", "The agent that is asked. Default: the one named as you, else default."),
         Argument("model", "A model in place of the agent's own."),
         Argument("session", _SESSION, "reuse", legal=("reuse", "new", "chat")),
     ),

@@ -12,6 +12,7 @@ from typing import Any
 
 from daybook.spec.words import WEEKDAYS
 from daybook.spec.zones import zone
+from daybook.toolbox.hints import hint
 
 SHOWN = 3
 """So many due times are told of a job."""
@@ -77,7 +78,7 @@ def jobs(found: Sequence[dict[str, Any]], status: str) -> str:
     """The list: a line for each job."""
     if not found:
         which = "no jobs" if status == "all" else f"no jobs that are {status}"
-        return f"There are {which}. cron_add makes one."
+        return f"There are {which}." + hint("cron_add", " {} makes one.")
     lines = [f"{len(found)} job{'s' if len(found) > 1 else ''}:"]
     for each in found[:MOST_LISTED]:
         last = each["last_status"] or "not run yet"
@@ -104,8 +105,10 @@ def coming(found: dict[str, Any]) -> str:
     if times := found["next_due"][:SHOWN]:
         return ", ".join(map(due, times))
     if not found["enabled"]:
-        return "never while it is disabled; cron_enable switches it on, cron_trigger runs it now"
-    return "never by itself; cron_trigger runs it"
+        on, now = hint("cron_enable", "{} switches it on"), hint("cron_trigger", "{} runs it now")
+        ways = ", ".join(filter(None, (on, now)))
+        return "never while it is disabled" + (f"; {ways}" if ways else "")
+    return "never by itself" + hint("cron_trigger", "; {} runs it")
 
 
 def times(found: dict[str, Any]) -> str:
@@ -134,7 +137,7 @@ def run(found: dict[str, Any], timezone: str, begin: str, longest: int = OUTPUT)
 def runs(name: str, timezone: str, found: Sequence[dict[str, Any]]) -> str:
     """Runs, newest first; only the first with its whole answer."""
     if not found:
-        return f'"{name}" has not run yet; cron_trigger runs it now.'
+        return f'"{name}" has not run yet{hint("cron_trigger", "; {} runs it now")}.'
     first, *rest = found
     said = [run(first, timezone, "- "), *(run(each, timezone, "- ", BRIEF) for each in rest)]
     return "\n".join([f'Runs of "{name}", newest first:', *said])
@@ -179,6 +182,6 @@ def _told(found: dict[str, Any]) -> Iterable[str]:
     if answers := told.get("completed"):
         yield f"answer goes to: {', '.join(answers)}"
     else:
-        yield "answer goes to: no channel; it is kept, and cron_runs shows it"
+        yield "answer goes to: no channel; it is kept" + hint("cron_runs", ", and {} shows it")
     if failures := told.get("failed"):
         yield f"failures go to: {', '.join(failures)}"

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import httpcore2
+import httpx
 import httpx2
 
 import daybook
@@ -20,7 +21,8 @@ from daybook.errors import Refused
 from daybook.outgoing import guard as addresses
 from daybook.outgoing.guard import Guard
 from daybook.outgoing.http import untrusted
-from daybook.outgoing.transport import PROGRESS, SECRETS, GuardedTransport, Progress
+from daybook.outgoing.httpx2_transport import Httpx2Transport
+from daybook.outgoing.transport import PROGRESS, SECRETS, Progress
 from daybook.outgoing.webhook import TRY_AGAIN, retry_after, words_of
 from daybook.tools.wire import CALL, LONGEST, Fault
 
@@ -34,7 +36,7 @@ CONNECT = 15.0
 class HttpWire:
     """A connection to the server at ``url``; ``secret`` names the headers that hold secrets.
 
-    ``backend`` opens connections, as `GuardedTransport` has it.
+    ``backend`` opens connections, as `Httpx2Transport` has it.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class HttpWire:
     @property
     def shown(self) -> str:
         """Scheme, host and port: what a message may tell of an address."""
-        return addresses.origin(httpx2.URL(self._url))
+        return addresses.origin(httpx.URL(self._url))
 
     @property
     def sent(self) -> bool:
@@ -120,7 +122,7 @@ class HttpWire:
         return None
 
 
-class _Way(GuardedTransport):
+class _Way(Httpx2Transport):
     """The guarded way out, which keeps what became of the last request that wants an answer.
 
     ``called`` is set when a call is sent.

@@ -8,31 +8,38 @@ import sys
 
 from daybook import settings
 from daybook.errors import DaybookError
-from daybook.host import web
+from daybook.host import processes, web
 from daybook.service.health import Watch
 from daybook.web.app import application, serving
 from daybook.web.guard import Guard
 
 
-def run(host: str, port: int, names: list[str]) -> None:
-    """Listen on ``host``; ``names`` are further names by which it is asked."""
-    listener = web.listen(host, port)
+def run(listener: socket.socket, host: str, names: list[str]) -> None:
+    """Serve what listens on ``host``; ``names`` are further names by which it is asked."""
+    processes.deny_inspection()
     elsewhere = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if elsewhere else [])]
     watch = Watch(settings.load().ledger_address)
     guarded = Guard(application(watch), names, any_address=elsewhere)
-    print(f"Health: {web.url(host, port)}/health", file=sys.stderr, flush=True)
+    address = web.url(host, listener.getsockname()[1])
+    print(f"Health: {address}/health", file=sys.stderr, flush=True)
     serving(guarded).run(sockets=[listener])
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="daybook web")
     parser.add_argument("--host", required=True)
-    parser.add_argument("--port", type=int, required=True)
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--port", type=int)
+    place.add_argument("--descriptor", type=int, help="of an open socket that listens there")
     parser.add_argument("--name", action="append", default=[])
     given = parser.parse_args(arguments)
     try:
-        run(given.host, given.port, given.name)
+        if given.descriptor is None:
+            listener = web.listen(given.host, given.port, "DAYBOOK_WEB_PORT")
+        else:
+            listener = socket.socket(fileno=given.descriptor)
+        run(listener, given.host, given.name)
     except DaybookError as error:
         print(f"daybook: {error}", file=sys.stderr)
         return error.exit_code

@@ -13,11 +13,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from daybook.errors import DaybookError
+from daybook.host import connections
 from daybook.service.health import Watch
 from daybook.web import metrics
-
-MOST = 100
-"""How many connections are open at once; one more is answered 503."""
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -56,18 +54,5 @@ def application(watch: Watch) -> Starlette:
 
 
 def serving(guarded: ASGIApp) -> uvicorn.Server:
-    """The server of it: it says nothing of itself, and logs no questions."""
-    config = uvicorn.Config(
-        guarded,
-        http="h11",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MOST,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=1,
-        h11_max_incomplete_event_size=16_384,
-    )
-    return uvicorn.Server(config)
+    """The server of it."""
+    return uvicorn.Server(connections.config(guarded, graceful=1, log_level="warning"))

@@ -1,12 +1,14 @@
 """``python -m daybook.worker``: the worker of `daybook worker` and `daybook up`.
 
-SIGINT and SIGTERM end it gently (`work.FINISH`); a second one ends what is at work at once.
+SIGINT and SIGTERM end it gently (`Timing.shutdown_wait`); a second one ends all at once.
 """
 
 from __future__ import annotations
 
 from daybook import home
+from daybook.host import processes
 
+processes.deny_inspection()
 home.enter()  # before Prefect is imported: it reads its environment once
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 from contextlib import suppress
 
 from daybook.errors import DaybookError
+from daybook.programs import environment
 from daybook.worker.prefect_worker import DaybookWorker
 
 
@@ -45,6 +48,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--once", action="store_true")
     given = parser.parse_args(arguments)
+    environment.set_search_path()
     worker = DaybookWorker(work_pool_name=given.pool, name=given.name, limit=given.limit)
     try:
         asyncio.run(_work(worker, given.once))

@@ -26,7 +26,7 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.keeper import ends, ensure, mirror
-from daybook.ledger import claims, leases
+from daybook.ledger import claims
 from daybook.ledger.engine import Ledger
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, TERMINAL, Status
@@ -34,6 +34,7 @@ from daybook.ledger.tables import RunRow
 from daybook.runs import spool
 from daybook.spec.actions import TALKING
 from daybook.spec.durations import to_text
+from daybook.timing import TIMING
 from daybook.worker.supervise import Cause, Watched, words_of_the_end
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ async def _tell_prefect(
 
 
 async def _patiently(ledger: Ledger, work: Callable[[], Awaitable[RunRow | None]]) -> RunRow | None:
-    end = ledger.now() + 2 * leases.LEASE
+    end = ledger.now() + 2 * TIMING.run_lease
     while True:
         try:
             return await work()

@@ -20,8 +20,11 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
 
+from daybook.host.processes import deny_inspection
+from daybook.programs.environment import split_secrets
 from daybook.worker.messages import Task
 
 GO = b"g"
@@ -91,19 +94,31 @@ def become(output: int, parent: socket.socket, others: Iterable[int]) -> None:
     parent.close()
 
 
+def write_nameless(value: Any, folder: str | Path) -> int:
+    """Return a descriptor from which `read` gets ``value``; the file in ``folder`` has no name."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(json.dumps(value).encode())
+        file.seek(0)  # flushes
+        return os.dup(file.fileno())
+
+
+def read(descriptor: int) -> Any:
+    """Return what `write_nameless` has written, and close the descriptor."""
+    with os.fdopen(descriptor, "rb") as file:
+        return json.load(file)
+
+
 def exec_fresh(module: str, task: Task, status: int) -> NoReturn:
-    """Become a fresh interpreter that carries out ``task``."""
-    with tempfile.TemporaryFile(dir=os.getcwd()) as letter:
-        letter.write(json.dumps(task.as_json()).encode())
-        letter.seek(0)  # flushes
-        for descriptor in (letter.fileno(), status):
-            os.set_inheritable(descriptor, True)
-        arguments = [module, str(letter.fileno()), str(status)]
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "daybook.worker.entry", *arguments],
-            task.environment or dict(os.environ),
-        )
+    """Become a fresh interpreter that carries out ``task``.
+
+    It reads the secrets of its environment from where it reads the task.
+    """
+    public, secret = split_secrets(task.environment or os.environ)
+    letter = write_nameless({"task": task.as_json(), "secrets": secret}, os.getcwd())
+    for descriptor in (letter, status):
+        os.set_inheritable(descriptor, True)
+    arguments = [module, str(letter), str(status)]
+    os.execve(sys.executable, [sys.executable, "-m", "daybook.worker.entry", *arguments], public)
 
 
 def leave(work: Callable[[], int]) -> NoReturn:
@@ -160,14 +175,15 @@ def write_at_once() -> None:
 
 def main(arguments: list[str]) -> NoReturn:
     """A fresh child, begun by `exec_fresh`."""
+    deny_inspection()
     module, letter, status = arguments[0], int(arguments[1]), int(arguments[2])
     os.set_inheritable(status, False)
 
     def work() -> int:
         write_at_once()
-        with os.fdopen(letter, "rb") as written:
-            task = Task(**json.load(written))
-        return program(module).run(task, status, fresh=True)
+        found = read(letter)
+        os.environ.update(found["secrets"])
+        return program(module).run(Task(**found["task"]), status, fresh=True)
 
     leave(work)
 

@@ -3,7 +3,7 @@
 ::
 
     an event of the pool ─┐
-    every `POLL` seconds ─┼─► Prefect: scheduled within `AHEAD` ─► upcoming ─► at its time: take
+    every `Timing.poll` ──┼─► Prefect: scheduled within `AHEAD` ─► upcoming ─► at its time: take
     a slot became free  ──┘
 
 Events only shorten the wait: the scheduler's own inserts emit none, and a stream breaks.
@@ -26,11 +26,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from daybook.clock import SYSTEM
+from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-POLL = 2.0
-"""Seconds between two polls when nothing else asks for one."""
 AHEAD = timedelta(seconds=10)
 SLOWEST = 30.0
 """Seconds between two polls of a Prefect that does not answer."""
@@ -51,9 +50,18 @@ class Intake:
         self._upcoming: dict[UUID, tuple[datetime, FlowRun]] = {}
         self._in_hand: dict[UUID, asyncio.Task[None]] = {}
         self._taken: dict[UUID, float] = {}
+        self._again: dict[UUID, FlowRun] = {}
         self._wanted = asyncio.Event()
         self._changed = asyncio.Event()
         self.last_poll: datetime | None = None
+
+    def hand(self, run: FlowRun) -> None:
+        """Take this run now, whatever time Prefect has for it; if it is being taken, once more."""
+        self._upcoming.pop(run.id, None)
+        if run.id in self._in_hand:
+            self._again[run.id] = run
+        else:
+            self._begin(run)
 
     def poll_soon(self) -> None:
         """Ask Prefect at once rather than at the next turn."""
@@ -61,7 +69,7 @@ class Intake:
 
     async def poll(self) -> NoReturn:
         """Ask again and again, until cancelled; a Prefect that is away is asked less often."""
-        wait = POLL
+        wait = TIMING.poll.total_seconds()
         while True:
             try:
                 async with asyncio.timeout(wait):
@@ -71,7 +79,7 @@ class Intake:
             self._wanted.clear()
             try:
                 await self.look()
-                wait = POLL
+                wait = TIMING.poll.total_seconds()
             except (httpx.HTTPError, ObjectNotFound) as error:
                 wait = min(wait * 2, SLOWEST)
                 log.warning("Prefect cannot be polled: %s", error, extra={"action": "poll_failed"})
@@ -96,11 +104,9 @@ class Intake:
             self._changed.clear()
             now = SYSTEM.now()
             due = [(when, run) for when, run in self._upcoming.values() if when <= now]
-            for _, run in sorted(due, key=lambda each: (each[0], _expected(each[1]))):
+            for _, run in sorted(due, key=lambda each: (each[0], expected(each[1]))):
                 del self._upcoming[run.id]
-                task = asyncio.create_task(self._take(run))
-                self._in_hand[run.id] = task
-                task.add_done_callback(partial(self._done, run.id))
+                self._begin(run)
             first = min((when for when, _ in self._upcoming.values()), default=None)
             try:
                 # At most a second: a clock that is set must not let a run wait for the old time.
@@ -111,15 +117,22 @@ class Intake:
             except TimeoutError:
                 pass
 
+    def _begin(self, run: FlowRun) -> None:
+        task = asyncio.create_task(self._take(run))
+        self._in_hand[run.id] = task
+        task.add_done_callback(partial(self._done, run.id))
+
     def _done(self, run_id: UUID, task: asyncio.Task[None]) -> None:
         self._in_hand.pop(run_id)
         self._taken[run_id] = time.monotonic()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("not taken: %r", error, exc_info=error, extra={"action": "take_failed"})
+        if (again := self._again.pop(run_id, None)) is not None and not task.cancelled():
+            self._begin(again)
 
     async def finish(self) -> None:
         """Wait for what was handed out and is not taken yet."""
-        if self._in_hand:
+        while self._in_hand:
             await asyncio.wait(self._in_hand.values())
 
 
@@ -128,7 +141,8 @@ def _when(run: FlowRun) -> datetime:
     return SYSTEM.now() if scheduled is None else _plain(scheduled)
 
 
-def _expected(run: FlowRun) -> datetime:
+def expected(run: FlowRun) -> datetime:
+    """When the run was due, as Prefect knows it: waiting does not change it."""
     return _when(run) if run.expected_start_time is None else _plain(run.expected_start_time)
 
 

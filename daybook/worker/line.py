@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from daybook.host.processes import Process
+from daybook.programs.environment import split_secrets
 from daybook.worker import parent
 from daybook.worker.began import Began
+from daybook.worker.entry import write_nameless
 from daybook.worker.messages import Frames, Task, frame
 
 log = logging.getLogger(__name__)
@@ -205,20 +207,26 @@ class Line:
 
 
 async def open_line(config: parent.Config, folder: Path, environment: Mapping[str, str]) -> Line:
-    """Start a parent process and wait until it is ready. Raises OSError when it does not."""
+    """Start a parent process and wait until it is ready. Raises OSError when it does not.
+
+    It reads the secrets of ``environment`` from a file without a name.
+    """
+    public, secret = split_secrets(environment)
     here, there = socket.socketpair()
+    secrets = write_nameless(secret, folder)
     descriptor, name = tempfile.mkstemp(prefix="parent-", suffix=".log", dir=folder)
     try:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "daybook.worker.parent", str(there.fileno()), config.as_arguments()),
+            *("-m", "daybook.worker.parent", str(there.fileno())),
+            *(config.as_arguments(), str(secrets), str(folder)),
             stdin=asyncio.subprocess.DEVNULL,
             # No terminal: what is imported there must not paint what the children print.
             stdout=descriptor,
             stderr=descriptor,
-            env=dict(environment),
+            env=public,
             cwd=folder,
-            pass_fds=[there.fileno()],
+            pass_fds=[there.fileno(), secrets],
             start_new_session=True,  # Ctrl-C in a terminal is for the worker alone
         )
     except BaseException:
@@ -226,6 +234,7 @@ async def open_line(config: parent.Config, folder: Path, environment: Mapping[st
         raise
     finally:
         there.close()
+        os.close(secrets)
         os.close(descriptor)
     here.setblocking(False)
     line = Line(child, here, Path(name))

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+from daybook.timing import TIMING
 from daybook.worker import parent
 from daybook.worker.began import Began
 from daybook.worker.line import Line, Lost, open_line
@@ -26,10 +27,6 @@ from daybook.worker.messages import Task
 log = logging.getLogger(__name__)
 
 PROGRAM = "daybook.worker.child"
-TICK = 5.0
-"""Seconds between two words to the parent, so that it knows that this worker lives."""
-LAST_GRACE = 10.0
-"""Seconds from SIGTERM to SIGKILL for what still runs when the launcher is left."""
 
 
 class Nursery:
@@ -37,7 +34,9 @@ class Nursery:
 
     ``folder`` is for the output files (made if missing). ``environment`` is that of the parent
     process, and of tasks that bring none; by default this process's own. ``program`` is the module
-    that says what a child does (`entry.Program`). The other arguments are seconds.
+    that says what a child does (`entry.Program`). The other arguments are seconds: between two
+    messages to the parent, without one until it ends the runs, from SIGTERM to SIGKILL for what
+    still runs when the launcher is left.
     """
 
     preload: ClassVar[bool]
@@ -48,9 +47,9 @@ class Nursery:
         *,
         environment: Mapping[str, str] | None = None,
         program: str = PROGRAM,
-        tick: float = TICK,
-        silence: float = 60.0,
-        grace: float = LAST_GRACE,
+        tick: float = TIMING.worker_signal.total_seconds(),
+        silence: float = TIMING.run_lease.total_seconds(),
+        grace: float = TIMING.stop_grace.total_seconds(),
     ) -> None:
         self._folder = folder
         self._environment = {**(os.environ if environment is None else environment)}

@@ -19,13 +19,13 @@ import threading
 import time
 
 from daybook.host import processes
+from daybook.programs import environment
+from daybook.timing import TIMING
 
-GRACE = 10.0
-"""Seconds from SIGTERM to SIGKILL."""
 _LOOK_AGAIN = 1.0
 
 
-def watch(status: int, grace: float = GRACE) -> None:
+def watch(status: int, grace: float = TIMING.stop_grace.total_seconds()) -> None:
     """End this process and all that it began when neither its worker nor its parent is left.
 
     ``status`` is the pipe's writing end. Watches from a thread that keeps nobody from leaving.
@@ -49,6 +49,7 @@ def _watch(status: int, parent: int, grace: float) -> None:
     subprocess.Popen(
         [sys.executable, "-m", "daybook.worker.orphaned", *arguments],
         stdin=subprocess.DEVNULL,
+        env=environment.allowed((*environment.DEFAULT, "PYTHONPATH")),
         start_new_session=True,
     )
 
@@ -67,6 +68,7 @@ async def end(head: processes.Process, grace: float) -> None:
 
 def main(arguments: list[str]) -> None:
     """See the module."""
+    processes.deny_inspection()
     head = processes.find(int(arguments[0]), arguments[1])
     if head is not None:
         asyncio.run(end(head, float(arguments[2])))

@@ -1,8 +1,14 @@
-"""The parent of the runs' processes: ``python -m daybook.worker.parent DESCRIPTOR JSON``.
+"""The parent of the runs' processes.
+
+::
+
+    python -m daybook.worker.parent DESCRIPTOR JSON SECRETS FOLDER
 
 One thread, one loop, no asyncio and no logging: what it has imported its children share, and a
 fork copies the forking thread alone. The worker speaks to it over the socket ``DESCRIPTOR``
-(`daybook.worker.messages`); ``JSON`` are the fields of `Config`.
+(`daybook.worker.messages`); ``JSON`` are the fields of `Config`. ``SECRETS`` is a descriptor with
+those variables of its environment that may be secret: what is given at the start can be read by
+other processes of this user. ``FOLDER`` is for the eyes of whoever lists processes.
 
 A child from its start to the word about its end::
 
@@ -55,8 +61,8 @@ class Config:
 
     program: str
     preload: bool
-    silence: float = 60.0
-    grace: float = 10.0
+    silence: float
+    grace: float
 
     def as_arguments(self) -> str:
         return json.dumps(asdict(self))
@@ -337,6 +343,8 @@ def _reap(pid: int) -> bool:
 
 def main(arguments: list[str]) -> None:
     """See the module."""
+    processes.deny_inspection()
+    os.environ.update(entry.read(int(arguments[2])))
     worker = socket.socket(fileno=int(arguments[0]))
     worker.set_inheritable(False)
     Parent(worker, Config(**json.loads(arguments[1]))).serve()

@@ -22,7 +22,7 @@ from pydantic import Field
 from daybook import home, settings
 from daybook.clock import SYSTEM
 from daybook.errors import Refused
-from daybook.host import prefect_private
+from daybook.host import prefect_private, processes
 from daybook.ledger import limited
 from daybook.ledger.engine import Ledger
 from daybook.service import pool as pools
@@ -74,6 +74,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         Raises `Refused` when the pool is another ledger's (`docs/promise.md` 15), or a setting is
         wrong.
         """
+        processes.deny_inspection()
+        os.environ.setdefault("DO_NOT_TRACK", "1")
         limited.here()
         ladder.here()
         prefect_private.remember_time_zones()

@@ -24,15 +24,11 @@ from typing import Any
 from daybook.host.children import tail_of
 from daybook.ledger.states import TERMINAL, Status
 from daybook.spec.policy import Policy
+from daybook.timing import TIMING
 from daybook.worker.launch import Running
 
 log = logging.getLogger(__name__)
 
-GRACE = 10.0
-"""Seconds from SIGTERM to SIGKILL: an agent's program has half of it to end, then the flow."""
-HARD = timedelta(seconds=15)
-"""How much longer than its timeout an attempt may take before it is ended from outside: the flow
-ends its attempts itself, and that takes its own grace."""
 TAIL_LINES = 20
 PIPE_GRACE = 1.0
 """Seconds in which the last facts arrive after the process has ended."""
@@ -126,7 +122,7 @@ class Watched:
             if not ended.done():
                 log.info("ending %s: %s", self.flow_run.name, self.cause)
             # Also after an end of its own: what it began and left behind ends with it.
-            await self.running.end(0.0 if ended.done() else GRACE)
+            await self.running.end(0.0 if ended.done() else TIMING.stop_grace.total_seconds())
             self.exit_code = await ended
             await asyncio.wait({reading}, timeout=PIPE_GRACE)
         finally:
@@ -154,7 +150,7 @@ class Watched:
     def _times(self) -> dict[Cause, float]:
         times: dict[Cause, float] = {}
         if self.facts.acting_since is not None:
-            longest = (self.policy.timeout + HARD).total_seconds()
+            longest = (self.policy.timeout + TIMING.timeout_margin).total_seconds()
             times[Cause.TIMEOUT] = self.facts.acting_since + longest
         if self.ends_at is not None and not self.facts.ended:
             times[Cause.DEADLINE] = self.ends_at

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
@@ -29,26 +29,35 @@ from prefect.states import Pending
 from daybook.clock import SYSTEM
 from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, Unreachable
 from daybook.keeper import ends
-from daybook.ledger import claims, mirror
+from daybook.ledger import claims, jobs, mirror
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Ended, Granted, Offer, Taken, Waiting
-from daybook.runs import gate, occurrence, prefect_states
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import gate, occurrence, prefect_states, run_names
 from daybook.spec import policy as policies
 from daybook.sync.reconcile import Reconciliation
 from daybook.worker.foreign import How
+from daybook.worker.intake import expected
 from daybook.worker.launch import Launcher
 from daybook.worker.messages import Task
 from daybook.worker.supervise import Watched
+from daybook.worker.turns import Turns
 
 log = logging.getLogger(__name__)
 
 NEAR = timedelta(seconds=1)
+SETTING_BACK = 4
+"""How many runs are set back in Prefect at a time: the requests of runs at work go first."""
+REMEMBERED = 500
+"""How many runs that wait a worker remembers, so that it can start them without asking Prefect."""
 AWAY = (Unreachable, LedgerNewer, httpx.HTTPError)
 
 
 class Taker:
     """``watch`` is called with each process that was started; ``free`` says whether this worker
-    has a slot left. ``holder`` names the worker in its leases.
+    has a slot left. ``holder`` names the worker in its leases. ``call_up`` is called when a run has
+    to wait although a slot is free: the runs that were due earlier have to claim at once.
     """
 
     def __init__(
@@ -61,13 +70,17 @@ class Taker:
         most: int,
         free: Callable[[], bool],
         watch: Callable[[Watched], None],
+        call_up: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._most, self._free, self._watch = holder, most, free, watch
+        self._call_up = call_up
         self._reconciler = Reconciliation()
         # One claim after the other, in the order in which they were due: SQLite's own waiting for
         # its lock keeps no order.
-        self._claiming = asyncio.Lock()
+        self._claiming = Turns()
+        self._setting_back = asyncio.Semaphore(SETTING_BACK)
+        self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self.starting = 0
         """How many runs have a slot and are not watched yet."""
 
@@ -89,7 +102,8 @@ class Taker:
     async def _ours(self, run: FlowRun) -> bool:
         # Nothing is awaited before this lock, so it is taken in the order in which they were due:
         # of two due times of one job the later one must not have begun before the earlier is asked.
-        async with self._claiming:
+        self._waiting.pop(str(run.id), None)
+        async with self._claiming.turn(expected(run)):
             offer = await occurrence.offer(
                 self._ledger,
                 run,
@@ -103,13 +117,14 @@ class Taker:
             if offer.job_id is None:
                 return False
             answer = await self._decide(run, offer)
-        if isinstance(answer, Ended) and answer.flow_run_id == str(run.id):
+        its_own = isinstance(answer, Ended) and answer.flow_run_id == str(run.id)
+        if its_own or (isinstance(answer, Ended) and run.start_time is not None):
             # It has ended, and is scheduled again: by somebody's Retry, or because Prefect was not
-            # told yet. Prefect's own history knows.
-            ended = await occurrence.starts_when_ended(run)
-            if ended is not None and offer.flow_ended is None:
-                async with self._claiming:
-                    answer = await self._decide(run, replace(offer, flow_ended=ended))
+            # told yet. Prefect's own history knows. (Prefect writes a start time at each end.)
+            retries = await occurrence.retries(run)
+            if retries and not offer.retries:
+                async with self._claiming.turn(expected(run)):
+                    answer = await self._decide(run, replace(offer, retries=retries))
         match answer:
             case Granted():
                 try:
@@ -117,12 +132,42 @@ class Taker:
                 finally:
                     self.starting -= 1
             case Waiting():
-                await self._set_back(run, answer)
+                self._remember(run, answer)
+                async with self._setting_back:
+                    await self._set_back(run, answer)
+                if answer.free and self._call_up is not None:
+                    await self._call_up()
             case Ended():
                 await self._tell(run, answer)
             case Taken() if answer.flow_run_id != str(run.id):
                 await self._tell(run, gate.taken(answer))
+        if not isinstance(answer, Granted):  # the process of a granted run names it
+            await self._name(run, offer.job_id)
         return True
+
+    def _remember(self, run: FlowRun, answer: Waiting) -> None:
+        if answer.run_id is not None:
+            self._waiting[str(run.id)] = answer.fence, run
+            if len(self._waiting) > REMEMBERED:
+                del self._waiting[next(iter(self._waiting))]
+
+    def waiting(self, row: RunRow) -> FlowRun | None:
+        """The Prefect run of ``row``, if this worker set it back and nobody has had it since."""
+        fence, run = self._waiting.get(str(row.flow_run_id), (None, None))
+        return run if fence == row.fence else None
+
+    async def _name(self, run: FlowRun, job_id: str) -> None:
+        """Name a run that was faster than the keeper; a failure changes nothing."""
+        if run_names.is_ours(run.name):
+            return
+        try:
+            async with self._ledger.read() as session:
+                stored = await jobs.get(session, job_id)
+            name = stored and run_names.of_new(stored, run, self._ledger.id)
+            if name:
+                await run_names.give(self._client, run, name)
+        except AWAY as error:
+            log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
 
     async def _decide(self, run: FlowRun, offer: Offer) -> Granted | Waiting | Ended | Taken:
         """To be called under the lock."""
@@ -206,8 +251,23 @@ class Taker:
         until = answer.until + (ahead if ahead > timedelta(seconds=1) else timedelta(0))
         if waits and at is not None and abs(at.timestamp() - until.timestamp()) < 1:
             return
-        waiting = prefect_states.waiting(until, answer.why)
-        await self._state(run, waiting)
+        if answer.run_id is None:
+            await self._state(run, prefect_states.waiting(until, answer.why))
+        elif await self._still_waits(answer):
+            try:
+                await ends.let_wait(self._ledger, self._client, run, until, answer.why)
+            except httpx.HTTPError as error:
+                # It is still scheduled, and is taken again at the next poll.
+                log.warning("Prefect was not told: %s", error, extra={"action": "tell_failed"})
+
+    async def _still_waits(self, answer: Waiting) -> bool:
+        """Return whether the row still waits as it was answered.
+
+        If not, another claim came later, or the run was called up: then its state is not ours.
+        """
+        async with self._ledger.read() as session:
+            row = await session.get(RunRow, answer.run_id)
+        return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
     async def _tell(self, run: FlowRun, answer: Ended) -> None:
         """End the Prefect run as its occurrence has ended."""
@@ -215,7 +275,7 @@ class Taker:
         message = prefect_states.message(shown.status, shown.run_id, shown.error, shown.reason)
         state = prefect_states.state_of(shown.status, message)
         if await self._state(run, state) and answer.flow_run_id == str(run.id) and answer.run_id:
-            await mirror.mirrored(self._ledger, [answer.run_id])
+            await mirror.told(self._ledger, answer.run_id)
 
     async def _state(self, run: FlowRun, state: State[Any]) -> bool:
         try:

@@ -4,12 +4,12 @@
 
     intake ─► take ─► a process ─► watched ─► aftermath
       ▲         ▲                    ▲
-      │         │                    └ the leases of all of them in one transaction, every `RENEW`
+      │         │                    └ the leases of all of them in one transaction, in time
       │         └ a slot became free
       └ events, and a poll every 2 s;  beside it a keeper, which leads or stands by
 
-Stopped, it takes nothing more, gives what is at work `FINISH` seconds to end by itself, then ends
-it: softly, then hard.
+Stopped, it takes nothing more, gives what is at work `Timing.shutdown_wait` to end by itself, then
+ends it: softly, then hard.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -40,27 +39,19 @@ from daybook.keeper import ends, ensure, lead, leftovers
 from daybook.keeper.loops import Keeper
 from daybook.ledger import leases
 from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RunRow
+from daybook.runs import prefect_states
+from daybook.timing import TIMING
 from daybook.worker import aftermath, events, foreign
 from daybook.worker.intake import Intake
 from daybook.worker.launch import Launcher
-from daybook.worker.supervise import GRACE, Cause, Watched
+from daybook.worker.supervise import Cause, Watched
 from daybook.worker.take import Taker
 
 log = logging.getLogger(__name__)
 
-FINISH = 10.0
-"""Seconds that runs at work have to end by themselves when the worker is stopped."""
-LOOK = 1.0
-"""Seconds between two looks at the leases."""
-CANCELS = 5.0
-"""Seconds between two looks for cancels that were not heard of."""
 FOREIGN_END = foreign.HOOKS + 30.0
 """Seconds that telling Prefect of a foreign run's end may take, its hooks included."""
-LEFTOVERS = 30.0
-"""Seconds between two looks for what a dead worker left started: nothing there is judged sooner."""
-NEAR_THE_END = leases.LEASE - timedelta(seconds=GRACE + 5)
-"""After so long without a renewal a run with `on_lost: rerun` is ended: its group is dead before
-another one may begin."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +94,8 @@ class Work:
         self._taking: dict[str, bool] = {}
         """Flow runs that are being started, and whether a cancel was heard of meanwhile."""
         self._turned_away = False
-        self._stopping = False
+        self._going, self._stopping = False, False
+        self._calling = self._call_again = False
         self._hurry = asyncio.Event()
         self._taker = Taker(
             ledger,
@@ -113,6 +105,7 @@ class Work:
             most=place.most,
             free=self._has_room,
             watch=self._watch,
+            call_up=self._next,
         )
         self._caring = (self._renew, self._beat, self._cancels_in_prefect)
         """What runs at work need: leases, a sign of life, and the net under cancels."""
@@ -121,6 +114,7 @@ class Work:
 
     async def go_on(self) -> NoReturn:
         """Until cancelled; `wind_up` comes after it."""
+        self._going = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self.intake.hand_out())
             group.create_task(self.intake.poll())
@@ -206,16 +200,37 @@ class Work:
             logger.error("The last lines of its process:\n%s", tail)
 
     async def _next(self) -> None:
-        """A slot is free: the run that waited longest gets it (`docs/promise.md` 12)."""
-        if self._stopping:
+        """A slot is free: the run that waited longest gets it (`docs/promise.md` 12).
+
+        While this is at work for one slot, it is told once that there are more.
+        """
+        self._call_again = True
+        if self._calling:
             return
+        self._calling = True
         try:
-            woken = await ensure.wake(self._ledger, self._client, self._place.most)
-            if woken or self._turned_away:
-                self._turned_away = False
-                self.intake.poll_soon()
+            while self._call_again and not self._stopping:
+                self._call_again = False
+                await self._call_up()
         except (DaybookError, httpx.HTTPError) as error:
             log.warning("nobody was woken: %s", error)
+        finally:
+            self._calling = False
+
+    async def _call_up(self) -> None:
+        most = self._place.most
+        woken = await ensure.wake(self._ledger, self._client, most, at_hand=self._hand)
+        if woken or self._turned_away:
+            self._turned_away = False
+            self.intake.poll_soon()
+
+    def _hand(self, row: RunRow) -> bool:
+        """Start a run that this worker has set back: nothing has to be moved in Prefect for it."""
+        run = self._taker.waiting(row) if self._going and self._has_room() else None
+        if run is None:
+            return False
+        self.intake.hand(run)
+        return True
 
     async def _heard(self, flow_run_id: str, state: str) -> None:
         if state in events.SCHEDULED:
@@ -238,17 +253,17 @@ class Work:
     async def _renew(self) -> NoReturn:
         """Keep the leases of what is watched; end what lost its own."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(TIMING.lease_check.total_seconds())
             since = time.monotonic() - self._renewed
             ours = {w.run_id: w for w in self._watched.values() if w.ours}
             if not ours:
                 self._renewed = time.monotonic()
                 continue
-            if since >= NEAR_THE_END.total_seconds():
+            if since >= TIMING.rerun_stop.total_seconds():
                 for watched in ours.values():
                     if watched.policy.on_lost == "rerun":
                         watched.stop(Cause.LOST)
-            if since < leases.RENEW.total_seconds():
+            if since < TIMING.run_lease_renewal.total_seconds():
                 continue
             try:
                 known = await leases.renew_all(self._ledger, self._holder, list(ours))
@@ -271,7 +286,7 @@ class Work:
                     supervised=lambda: self._watched.keys() | self._taking.keys(),
                 )
             )
-            await asyncio.sleep(LEFTOVERS)
+            await asyncio.sleep(TIMING.leftover_check.total_seconds())
 
     async def _cancelled_in_prefect(self) -> None:
         """The net under the events: a cancel that was not heard of."""
@@ -285,7 +300,9 @@ class Work:
             ),
         )
         for run in found:
-            if (watched := self._watched.get(str(run.id))) is not None:
+            watched = self._watched.get(str(run.id))
+            # The process of a skipped run ends by itself: it has just set that state.
+            if watched is not None and prefect_states.is_being_cancelled(run.state):
                 watched.stop(Cause.CANCEL)
 
     async def _quietly(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -307,11 +324,12 @@ class Work:
         async with self._care():
             await self.intake.finish()
             if self._after:
-                log.info("waiting %g s for %d runs at work", FINISH, len(self._watched))
+                longest = TIMING.shutdown_wait.total_seconds()
+                log.info("waiting %g s for %d runs at work", longest, len(self._watched))
                 hurry = asyncio.create_task(self._hurry.wait())
                 done = asyncio.create_task(self._all_ended())
                 await asyncio.wait(
-                    {done, hurry}, timeout=FINISH, return_when=asyncio.FIRST_COMPLETED
+                    {done, hurry}, timeout=longest, return_when=asyncio.FIRST_COMPLETED
                 )
                 hurry.cancel()
                 done.cancel()
@@ -332,7 +350,7 @@ class Work:
     async def _cancels_in_prefect(self) -> NoReturn:
         while True:
             await self._quietly(self._cancelled_in_prefect())
-            await asyncio.sleep(CANCELS)
+            await asyncio.sleep(TIMING.cancel_check.total_seconds())
 
     async def _all_ended(self) -> None:
         while self._after:

@@ -12,9 +12,10 @@ from daybook.host import processes
 from tests.crew import SEEN, WORKS, Crew, so
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
+@pytest.mark.journey
 async def test_of_the_process_of_a_run_at_work(crew: Crew) -> None:
     agent = await crew.floor.agent(WORKS)
     job = await crew.floor.job(on_demand=True, agent=agent.name)

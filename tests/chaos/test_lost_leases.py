@@ -1,7 +1,7 @@
 """Whose worker is gone: its runs are judged by their leases, by another worker of the ledger.
 
-A lease and the time to judge it take two minutes. So the scenarios run side by side, each in a home
-of its own, and each test looks at what came of one of them.
+The scenarios run side by side, each in a home of its own and with `SHORT` times, and each test
+looks at what came of one of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pytest
 from daybook.clock import SYSTEM
 from daybook.host import processes
 from daybook.host.prefect_here import PrefectHere
-from daybook.ledger import leases
 from daybook.ledger.tables import AttemptRow, RunRow
 from tests.conftest import PrefectServer
 from tests.crew import (
@@ -34,6 +33,7 @@ from tests.crew import (
     stand_still,
 )
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+from tests.timings import SHORT
 
 pytestmark = [
     pytest.mark.anyio,
@@ -43,9 +43,9 @@ pytestmark = [
     *PREFECT_LEAVES_A_SOCKET,
 ]
 
-ENDED = 85.0
+ENDED = 3 * SHORT.run_lease.total_seconds()
 """Seconds after which nothing of a worker's runs is left that was stopped or killed: its silence is
-noticed after a minute, and a process has ten seconds to end."""
+noticed after a lease, and a process has a grace to end."""
 
 
 @dataclass
@@ -170,7 +170,7 @@ async def without_the_interpreter(crew: Crew) -> dict[str, Seen]:
     await agent.says("acting")
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGSTOP)
-    await run_on(leases.LEASE.total_seconds() + 10.0)
+    await run_on(2 * SHORT.run_lease.total_seconds() + 5.0)
     row = await crew.row(job)
     assert row.lease_until is not None
     assert row.lease_until > SYSTEM.now()
@@ -200,10 +200,8 @@ async def outcomes(
     here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
     async with AsyncExitStack() as stack:
         # One after the other: migrations are not for two ledgers at a time in one process.
-        crews = [
-            await stack.enter_async_context(hired(tmp_path_factory.mktemp(name), here))
-            for name in SCENARIOS
-        ]
+        roots = [tmp_path_factory.mktemp(name) for name in SCENARIOS]
+        crews = [await stack.enter_async_context(hired(root, here, timing=SHORT)) for root in roots]
         playing = [play(crew) for play, crew in zip(SCENARIOS.values(), crews, strict=True)]
         found = await asyncio.gather(*playing, return_exceptions=True)
         yield dict(zip(SCENARIOS, found, strict=True))

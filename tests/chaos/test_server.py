@@ -15,6 +15,7 @@ from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
 from tests.crew import JUDGED, SEEN, WORKS, hired
 from tests.floor import PREFECT_LEAVES_A_SOCKET
+from tests.timings import SHORT
 
 pytestmark = [
     pytest.mark.anyio,
@@ -39,7 +40,7 @@ async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
     here = PrefectHere(server.api_url(port), server.ui_url(port))
     try:
         with temporary_settings({PREFECT_API_URL: here.api_url}):
-            async with hired(tmp_path, here) as crew:
+            async with hired(tmp_path, here, timing=SHORT) as crew:
                 agent = await crew.floor.agent(WORKS)
                 job = await crew.floor.job(on_demand=True, agent=agent.name)
                 worker = await crew.worker()

@@ -11,7 +11,7 @@ import pytest
 from tests.crew import FOR_EVER, SEEN, WORKS, Crew, pending, so
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 FINISH = 10.0
 """Seconds that runs at work have to end by themselves."""

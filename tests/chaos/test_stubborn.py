@@ -8,7 +8,7 @@ from daybook.host import processes
 from tests.crew import CANCELLED, DEAF, SEEN, Crew
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 HARD = 5.0 + 10.0 + 10.0
 """Seconds until a cancel is noticed where no event tells of it, and from SIGTERM to SIGKILL."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from daybook.home import Home
+
 
 def environment(home: Path) -> dict[str, str]:
     """This process's environment with another home and no Prefect of its own."""
@@ -75,12 +77,14 @@ class Up:
         """The lines that tell of an ended run of ``job``."""
         return [line for line in self.lines if line.startswith(f"{job}: ")]
 
-    def daybook(self, *words: str, exits: int = 0) -> Any:
-        """What a `daybook … --json` of this home answers."""
+    def daybook(self, *words: str, exits: int = 0, given: str = "") -> Any:
+        """What a `daybook … --json` of this home answers; ``given`` is its standard input."""
+        end = words.index("--") if "--" in words else len(words)
         done = subprocess.run(
-            [*self._command, *words, "--json"],
+            [*self._command, *words[:end], "--json", *words[end:]],
             env=self._environment,
             cwd=self.folder,
+            input=given,
             text=True,
             capture_output=True,
             check=False,
@@ -88,9 +92,25 @@ class Up:
         assert done.returncode == exits, (words, done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout) if done.stdout.strip() else None
 
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        """What a person types in a shell of this home."""
+        return subprocess.run(
+            ["bash", "-c", script],
+            env=self._environment,
+            cwd=self.folder,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+
     def facts(self) -> Mapping[str, Any]:
         """What `up` wrote down: addresses and children."""
         return dict(json.loads((self.home / "up.json").read_text()))
+
+    def auth(self) -> tuple[str, str]:
+        """The credential of its Prefect server."""
+        user, _, password = Home(self.home).credential().partition(":")
+        return user, password
 
     def end(self) -> None:
         """Whatever a test left."""

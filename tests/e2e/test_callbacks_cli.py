@@ -30,7 +30,7 @@ from tests.at_prefect import Daybook, commands, with_client
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, laid
 from tests.unit.outgoing.wires import answer, serving
 
-pytestmark = [pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 TOKEN = "t0k3n-of-the-receiver"
@@ -289,7 +289,6 @@ async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int | N
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "receives", "code", "delivery"),
     [("print('Yes.')", 200, 0, "delivered"), ("print('Yes.')", 500, 0, "pending")],

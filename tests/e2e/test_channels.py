@@ -26,7 +26,7 @@ from tests.at_prefect import Daybook, commands, with_client
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, laid
 from tests.unit.outgoing.wires import Server, answer, serving
 
-pytestmark = [pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 TOKEN = "s3cr3t-of-the-channel"
 
@@ -206,7 +206,7 @@ async def told(floor: Floor, run: RunRow) -> OutboxRow:
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
+@pytest.mark.journey
 async def test_an_answer_arrives_when_the_run_ends(floor: Floor, endpoint: Server) -> None:
     agent = await floor.agent('print("x" * 39_990 + "\\nThe end.")')
     job = await floor.job(on_demand=True, agent=agent.name, channel="team")
@@ -224,7 +224,6 @@ async def test_an_answer_arrives_when_the_run_ends(floor: Floor, endpoint: Serve
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 async def test_only_an_answer_that_differs_is_sent(floor: Floor, endpoint: Server) -> None:
     agent = await floor.agent(
         'had(); n = open(sys.argv[1] + ".effects").read().count("\\n")\n'
@@ -245,7 +244,6 @@ class Later(SystemClock):
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 async def test_what_was_away_gets_it_when_it_is_back(floor: Floor, endpoint: Server) -> None:
     endpoint.steps = [answer(503), answer(200)]
     agent = await floor.agent('print("Here I am.")')
@@ -265,7 +263,6 @@ async def test_what_was_away_gets_it_when_it_is_back(floor: Floor, endpoint: Ser
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 async def test_a_job_has_a_file_of_its_own(floor: Floor) -> None:
     agent = await floor.agent('print("Kept.")')
     job = await floor.job(on_demand=True, agent=agent.name, channel="file")
@@ -278,7 +275,6 @@ async def test_a_job_has_a_file_of_its_own(floor: Floor) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.slow
 async def test_a_block_of_prefects_gets_the_answer(floor: Floor, endpoint: Server) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def test_a_name_from_the_prompt_gets_a_number_and_a_given_one_that_is_taken_is_r
     assert stored_jobs(daybook_home) == 2
 
 
+@pytest.mark.slow
 def test_an_unknown_agent_is_refused_with_the_known_ones(
     daybook: Daybook, daybook_home: Home
 ) -> None:
@@ -117,6 +119,7 @@ def test_an_unknown_agent_is_refused_with_the_known_ones(
     assert daybook("show", job["id"])["agent"] == "default"
 
 
+@pytest.mark.slow
 def test_edit_pause_resume_and_remove_are_seen_in_prefect(daybook: Daybook) -> None:
     job = daybook(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
     edited = daybook("edit", "brief", "--cron", "30 8 * * 1-5", "--timeout", "5m")
@@ -161,6 +164,7 @@ def test_a_second_pause_without_a_note_keeps_the_first_note(daybook: Daybook) ->
     ("typed", "on"),
     [(["--every", "1h"], True), (["--every", "1h", "--disabled"], False), (["--tag", "a"], False)],
 )
+@pytest.mark.slow
 def test_a_new_schedule_lets_a_job_that_fired_fire_again(
     daybook: Daybook, daybook_home: Home, typed: list[str], on: bool
 ) -> None:
@@ -172,6 +176,7 @@ def test_a_new_schedule_lets_a_job_that_fired_fire_again(
     assert deployment(job["deployment"]).paused is not on
 
 
+@pytest.mark.slow
 def test_a_job_that_is_added_switched_off_stays_off_in_prefect(daybook: Daybook) -> None:
     job = daybook(*ADD, "--every", "90m", "--disabled")
     assert (job["enabled"], job["next_due"], job["schedule"]["every"]) == (False, [], "1h30m")
@@ -254,7 +259,8 @@ def test_an_agent_is_added_asked_shown_and_removed(daybook: Daybook) -> None:
     there = daybook("agents", "list")
     can = ("--capability", "python", "--capability", "deploy:eu")
     made = daybook("agents", "add", "echo", "--env", "EDITOR", *can, "--command", "cat")
-    assert (made["kind"], made["settings"]["command"]) == ("command", ["cat"])
+    assert made.pop("notes") == []
+    assert (made["kind"], made["settings"]["command"]) == ("command", [shutil.which("cat")])
     assert made["settings"]["capabilities"] == ["deploy:eu", "python"]
     assert {"PATH", "EDITOR"} <= set(made["settings"]["environment"])
     try:
@@ -267,10 +273,15 @@ def test_an_agent_is_added_asked_shown_and_removed(daybook: Daybook) -> None:
         daybook("remove", job["id"], "--yes")
     finally:
         assert daybook("agents", "remove", "echo") == {"removed": "echo"}
+    absent = daybook("agents", "add", "echo", "--command", "no-such-program -x")
+    assert absent["settings"]["command"] == ["no-such-program", "-x"]
+    assert 'no program "no-such-program"' in absent["notes"][0]
+    daybook("agents", "remove", "echo")
     for verb in ("show", "test", "remove"):
         assert daybook("agents", verb, "echo", code=3)["error"]["code"] == "not_found"
 
 
+@pytest.mark.slow
 def test_a_bad_agent_is_refused_by_what_was_typed(daybook: Daybook) -> None:
     there = daybook("agents", "list")
     for typed, option in (
@@ -288,6 +299,7 @@ def test_a_bad_agent_is_refused_by_what_was_typed(daybook: Daybook) -> None:
     assert "default" in [each["name"] for each in there]
 
 
+@pytest.mark.slow
 def test_as_processes_a_person_gets_sentences_and_nothing_else(
     prefect_server: Any, daybook_home: Home
 ) -> None:

@@ -16,7 +16,7 @@ from prefect.client.orchestration import PrefectClient
 from sqlmodel import select
 
 from daybook import repository
-from daybook.home import Home
+from daybook.home import CLIENT_CREDENTIAL, Home
 from daybook.host import server
 from daybook.ledger import jobs as stored
 from daybook.ledger.engine import Ledger
@@ -53,6 +53,9 @@ class Machine:
         assert process.returncode == 0, said
         return said
 
+    def client(self) -> PrefectClient:
+        return PrefectClient(self.api_url, auth_string=self.home.credential())
+
     async def deploy(self) -> str:
         # The script that pip makes, which puts its own folder on the path and not the current one.
         script = Path(sys.executable).parent / "prefect"
@@ -80,6 +83,7 @@ async def machine(daybook_home: Home, tmp_path: Path) -> AsyncIterator[Machine]:
         environment = {
             **server.environment(daybook_home, port),
             "DAYBOOK_HOME": str(daybook_home.path),
+            CLIENT_CREDENTIAL: daybook_home.credential(),  # as `daybook env` gives it
             "PYTHONPATH": str(path),
         }
         yield Machine(clone, daybook_home, server.api_url(port), environment)
@@ -96,7 +100,7 @@ async def test_deploy_all_from_a_clone_twice_and_a_run_of_it(
     said = await machine.deploy()
     assert "'agent-prompt/on-demand' successfully created" in said
     assert machine.home.path.joinpath("ledger.db").exists()
-    async with PrefectClient(machine.api_url) as client:
+    async with machine.client() as client:
         first = await client.read_deployment_by_name("agent-prompt/on-demand")
         assert not deployments.carrier_differs("agent-prompt", first)
         assert (first.parameters, first.schedules, first.paused) == ({}, [], False)
@@ -154,9 +158,11 @@ async def test_what_is_deployed_with_a_prompt_is_a_job_and_stays_the_same_one(
     file.write_text(yaml.safe_dump(content))
     await machine.deploy()
     address = f"sqlite+aiosqlite:///{machine.home.path / 'ledger.db'}"
-    async with Ledger(address) as ledger, PrefectClient(machine.api_url) as client:
+    async with Ledger(address) as ledger, machine.client() as client:
         report = await reconcile.everything(ledger, client)
-        assert (report.adopted, list(report.foreign)) == (["morning"], ["on-demand"])
+        assert report.adopted == ["morning"]
+        kinds = ("agent-prompt", "heartbeat", "tool-call", "webhook")
+        assert sorted(report.foreign) == [f"{kind}/on-demand" for kind in kinds]
         async with ledger.read() as session:
             (before,) = await stored.every(session)
         tag = f"daybook:{ledger.id}"

@@ -129,6 +129,7 @@ async def _pool_is_there(client: Any) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.usefixtures("stranger")
+@pytest.mark.slow
 async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: Any) -> None:
     from prefect.flow_runs import wait_for_flow_run
     from prefect.states import Scheduled

@@ -62,6 +62,7 @@ async def test_a_channel_that_is_gone_is_named_with_its_jobs(
     assert not problem.harmless
 
 
+@pytest.mark.slow
 async def test_an_operators_channel_that_is_gone_is_named(
     client: Any, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -17,8 +21,10 @@ from tests.e2e.first_light import Up
 
 REPOSITORY = Path(__file__).parents[2]
 CHROMIUM = "/usr/bin/chromium"
+DAYBOOK = f"{sys.executable} -m daybook"
+PREFECT = f"{sys.executable} -m prefect"
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +67,13 @@ def _looked_at_since(up: Up, instant: datetime) -> bool:
 
 
 def _prefect(up: Up, method: str, path: str, **content: Any) -> Any:
-    answer = httpx.request(
-        method, up.facts()["api_url"] + path, trust_env=False, timeout=30, **content
-    )
+    url = up.facts()["api_url"] + path
+    answer = httpx.request(method, url, auth=up.auth(), trust_env=False, timeout=30, **content)
     answer.raise_for_status()
     return answer.json() if answer.content else None
 
 
+@pytest.mark.journey
 def test_the_examples_first_answer_is_on_the_screen_within_a_minute_of_being_ready(up: Up) -> None:
     _ready(up)
     lines = up.until(lambda _: bool(up.outcomes("first-light")), within=60)
@@ -170,15 +176,71 @@ def test_prefects_ui_shows_the_job_its_schedule_in_words_and_its_run(up: Up) -> 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
+        asked = set[str]()
+        page.on("request", lambda request: asked.add(urlsplit(request.url).hostname or ""))
+        # Without typing anything, by the link that `up` has printed; a second browser gets none.
+        link = next(word for line in up.lines for word in line.split() if "?token=" in word)
+        page.goto(link)
+        expect(page.get_by_role("link", name="Deployments").first).to_be_visible(timeout=30_000)
+        other = browser.new_context().new_page()
+        other.goto(link)
+        expect(other.get_by_text("This link was used before")).to_be_visible()
+        other.goto(up.daybook("open", "--no-browser")["url"])
+        expect(other.get_by_role("link", name="Deployments").first).to_be_visible(timeout=30_000)
         page.goto(f"{ui}/deployments/deployment/{deployment['id']}")
         expect(page.get_by_text("At 09:00 AM every day").first).to_be_visible(timeout=30_000)
         page.goto(f"{ui}/runs/flow-run/{run['flow_run_id']}")
         expect(page.get_by_text("Completed").first).to_be_visible(timeout=30_000)
         page.goto(f"{ui}/deployments/deployment/{deployment['id']}/run")
         expect(page.get_by_text("What the agent is asked.").first).to_be_visible(timeout=30_000)
+        assert asked - {""} == {"127.0.0.1"}  # nobody is told who uses it
         browser.close()
 
 
+def test_a_shell_prepared_by_daybook_env_runs_prefects_own_commands(up: Up) -> None:
+    _ready(up)
+    deployment = up.daybook("show", "first-light")["deployment"]
+    done = up.shell(
+        f'eval "$({DAYBOOK} env)" && {PREFECT} deployment ls && '
+        f"{PREFECT} deployment run {deployment} --watch"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "first-light" in done.stdout
+    assert "telemetry" not in (done.stdout + done.stderr).lower()
+    refused = up.shell(f'eval "$({DAYBOOK} env)" && PREFECT_API_AUTH_STRING=a:b {DAYBOOK} list')
+    assert refused.returncode == 0  # for its own server Daybook knows the credential
+
+
+def test_no_process_and_no_agent_has_the_credential_in_its_environment(up: Up) -> None:
+    """The root of these tests may read what the same user may not."""
+    _ready(up)
+    spy = "env; tr '\\0' '\\n' < /proc/$PPID/environ; tr '\\0' '\\n' < /proc/$PPID/cmdline"
+    up.daybook("agents", "add", "spy", "--command", shlex.join(["sh", "-c", spy]))
+    up.daybook("add", "Look around", "--agent", "spy", "--name", "spying", "--on-demand")
+    said = up.daybook("run", "spying", "--wait")["output"]
+    assert "PATH=" in said
+    _, secret = up.auth()
+    assert "PREFECT_API_AUTH_STRING" not in said
+    assert secret not in said
+    head = processes.find(up.process.pid)
+    assert head is not None
+    family = processes.family(head)
+    assert len(family) >= 5  # up, server, web, worker, and what starts the runs
+    for each in family:
+        folder = Path(f"/proc/{each.pid}")
+        for file in ("cmdline", "environ"):
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                assert secret.encode() not in (folder / file).read_bytes(), each
+    for log in (up.home / "logs").iterdir():
+        assert secret not in log.read_text(errors="replace")
+    told = up.shell(f"{DAYBOOK} status; {DAYBOOK} doctor; {DAYBOOK} status --json")
+    assert secret not in told.stdout + told.stderr
+    assert secret not in "\n".join(up.lines)
+    found = list(up.home.rglob("*telemetry*"))
+    assert found == []  # no device id of Prefect's
+
+
+@pytest.mark.journey
 def test_down_ends_all_of_it(up: Up) -> None:
     up.until(lambda lines: any(line.startswith("Health: ") for line in lines), within=120)
     facts = up.facts()

@@ -87,6 +87,7 @@ def test_on_makes_it_and_on_again_changes_what_is_given(
     assert deployed.entrypoint == "flows/heartbeat.py:heartbeat"
 
 
+@pytest.mark.slow
 def test_off_and_on_are_idempotent_and_keep_what_it_was_told(daybook: Daybook) -> None:
     daybook("heartbeat", "on", "--gate-agent", "fast")
     for _ in range(2):
@@ -109,6 +110,7 @@ def test_off_and_on_are_idempotent_and_keep_what_it_was_told(daybook: Daybook) -
         (("--session", "chat"), "name the channel"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_beat_is_refused_and_nothing_is_stored(
     daybook: Daybook, daybook_home: Home, typed: tuple[str, ...], words: str
 ) -> None:
@@ -118,6 +120,7 @@ def test_what_cannot_beat_is_refused_and_nothing_is_stored(
     assert jobs_stored(daybook_home) == 0
 
 
+@pytest.mark.slow
 def test_the_name_of_another_kind_is_refused(daybook: Daybook) -> None:
     daybook(*ADD, "--name", "brief")
     said = daybook("heartbeat", "on", "--name", "brief", code=2)
@@ -148,6 +151,7 @@ def test_a_check_goes_to_prefect_and_can_be_changed(daybook: Daybook) -> None:
         (("--check-prompt", "{{nobody}}"), "unknown variable"),
     ],
 )
+@pytest.mark.slow
 def test_a_check_that_cannot_be_asked_is_refused(
     daybook: Daybook, daybook_home: Home, typed: tuple[str, ...], words: str
 ) -> None:
@@ -157,6 +161,7 @@ def test_a_check_that_cannot_be_asked_is_refused(
     assert jobs_stored(daybook_home) == 0
 
 
+@pytest.mark.slow
 def test_who_is_asked_first_is_an_agent_in_use(daybook: Daybook) -> None:
     daybook(*ADD, "--name", "brief", "--check-prompt", "Any mail?", "--check-agent", "fast")
     said = daybook("agents", "remove", "fast", code=2)
@@ -167,6 +172,7 @@ def test_who_is_asked_first_is_an_agent_in_use(daybook: Daybook) -> None:
     assert "heartbeat" in json.dumps(said)
 
 
+@pytest.mark.slow
 def test_doctor_names_who_would_be_asked_first_and_is_gone(daybook: Daybook) -> None:
     daybook("heartbeat", "on", "--gate-agent", "fast")
 

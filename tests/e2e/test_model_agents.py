@@ -80,6 +80,7 @@ def test_an_agent_is_added_with_a_key_of_the_environment_asked_and_replaced(
     assert 'refused the key of agent "quick" (401)' in err
 
 
+@pytest.mark.slow
 def test_the_key_on_standard_input_and_an_error_in_json(
     daybook: Say, here: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ async def findings(check: str) -> list[dict[str, Any]]:
     return [each for each in await doctor.doctor() if each["check"] == check]
 
 
+@pytest.mark.slow
 async def test_another_daybooks_prefect_is_not_ready_and_named(
     client: Any, daybook_home: Home, mine: Ledger, other: str, beat: Beat
 ) -> None:
@@ -166,6 +167,7 @@ async def test_a_home_without_jobs_has_nothing_against_the_jobs_of_others(
     assert (await status.status())["ready"] is True
 
 
+@pytest.mark.slow
 async def test_a_worker_with_a_name_of_its_own_is_ours_while_the_pool_is(
     client: Any, mine: Ledger, beat: Beat, tmp_path: Path
 ) -> None:
@@ -176,6 +178,7 @@ async def test_a_worker_with_a_name_of_its_own_is_ours_while_the_pool_is(
     assert (await status.status())["ready"] is False
 
 
+@pytest.mark.slow
 async def test_among_many_deployments_of_others_our_own_is_found(
     client: Any, mine: Ledger, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

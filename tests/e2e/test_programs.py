@@ -34,6 +34,7 @@ async def crew(
         yield crew
 
 
+@pytest.mark.journey
 async def test_a_program_keeps_a_job_from_its_beginning_to_its_end(crew: Crew) -> None:
     await crew.worker()
     client = daybook.Client()

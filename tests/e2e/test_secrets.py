@@ -20,7 +20,7 @@ from daybook.service import setup
 from daybook.tools.server_blocks import PrefectServers
 from tests.at_prefect import with_client
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 VALUE = "s3cr3t-of-the-api"
 HOST = ("--host", "api.example.org")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -14,12 +16,24 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets import Subprotocol
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
-from daybook.host import children, prefect_here, prefect_private, processes, record, server
+from daybook.host import (
+    children,
+    login,
+    prefect_here,
+    prefect_private,
+    processes,
+    record,
+    server,
+)
+from tests.at_prefect import basic
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
 WRITERS = 16
 DEPLOYMENTS = 48
@@ -41,8 +55,16 @@ def unconfigured(daybook_home: Home) -> Iterator[pytest.MonkeyPatch]:
 
 
 async def read(url: str, **headers: str) -> httpx.Response:
+    """Without the credential."""
     async with httpx.AsyncClient(trust_env=False) as client:
         return await client.get(url, headers=headers)
+
+
+async def settings_of(api_url: str, credential: str) -> Any:
+    async with httpx.AsyncClient(trust_env=False, auth=basic(credential)) as client:
+        answer = await client.get(f"{api_url}/admin/settings")
+    assert credential not in answer.text
+    return answer.json()["server"]
 
 
 async def test_with_4200_taken_it_takes_another_port_and_says_so(
@@ -63,7 +85,7 @@ async def test_with_4200_taken_it_takes_another_port_and_says_so(
             assert (await read(f"{here.api_url}/health")).json() is True
             ui = (await read(f"{here.ui_url}/ui-settings")).json()
             assert ui["api_url"] == here.api_url == f"http://127.0.0.1:{port}/api"
-            settings = (await read(f"{here.api_url}/admin/settings")).json()["server"]
+            settings = await settings_of(here.api_url, daybook_home.credential())
             assert settings["analytics_enabled"] is False
             assert settings["services"]["scheduler"]["enabled"] is True
             assert "flow_runs" in settings["services"]["db_vacuum"]["enabled"]
@@ -74,6 +96,7 @@ async def test_with_4200_taken_it_takes_another_port_and_says_so(
             assert running["api_url"] == here.api_url
             assert [c["name"] for c in running["children"]] == ["server"]
             assert os.environ["PREFECT_API_URL"] == here.api_url
+            assert os.environ["PREFECT_API_AUTH_STRING"] == daybook_home.credential()
             assert await the_clients_address() == here.api_url + "/"
             for file in daybook_home.prefect.iterdir():
                 assert file.stat().st_mode & 0o077 == 0, file
@@ -138,19 +161,86 @@ async def test_a_start_that_is_interrupted_leaves_nothing(
 
 
 async def test_the_ui_is_there_and_strange_pages_are_kept_out(prefect_server: Any) -> None:
+    # A browser that is not logged in is told how to be.
     page = await read(f"{prefect_server.ui_url}/", accept="text/html")
+    assert page.status_code == 401
+    assert "daybook open" in page.text
+    cookie = await logged_in(prefect_server)
+    page = await read(f"{prefect_server.ui_url}/", accept="text/html", cookie=cookie)
     assert page.status_code == 307
     assert page.headers["location"] == "/v2/"
-    assert "<html" in (await read(f"{prefect_server.ui_url}/v2/", accept="text/html")).text
+    page = await read(f"{prefect_server.ui_url}/v2/", accept="text/html", cookie=cookie)
+    assert "<html" in page.text
     own = await read(f"{prefect_server.api_url}/health", origin=prefect_server.ui_url)
     assert own.headers["access-control-allow-origin"] == prefect_server.ui_url
     assert (await read(f"{prefect_server.api_url}/health", origin="http://a.b")).status_code == 403
     assert (await read(f"{prefect_server.api_url}/health", host="a.b")).status_code == 403
 
 
+async def logged_in(prefect_server: Any) -> str:
+    """The cookie of a browser that opened a link."""
+    async with httpx.AsyncClient(trust_env=False) as browser:
+        made = await browser.post(f"{prefect_server.ui_url}{login.LINKS}", auth=basic())
+        token = made.json()["token"]
+        await browser.get(f"{prefect_server.ui_url}{login.LOGIN}", params={"token": token})
+        return "; ".join(f"{name}={value}" for name, value in browser.cookies.items())
+
+
+async def test_who_has_no_credential_gets_nothing_of_the_api(prefect_server: Any) -> None:
+    """As another user of the machine, or an agent with a tool that fetches addresses."""
+    schema = (await read(f"{prefect_server.ui_url}/openapi.json")).json()
+    paths = {path: methods for path, methods in schema["paths"].items()}
+    assert len(paths) > 100
+    asked = Counter[int]()
+    async with httpx.AsyncClient(base_url=prefect_server.ui_url, trust_env=False) as client:
+        for path, methods in paths.items():
+            if path in ("/health", "/ready"):
+                continue
+            for method in methods:
+                where = re.sub(r"{\w+}", "00000000-0000-0000-0000-000000000000", path)
+                for auth in (None, ("daybook", "guessed"), ("", "")):
+                    given = {"include_secrets": "true"}
+                    answer = await client.request(
+                        method, f"/api{where}", params=given, json={}, auth=auth
+                    )
+                    asked[answer.status_code] += 1
+                    assert answer.status_code == 401, (method, path)
+    assert asked.total() > 300
+
+
+WEBSOCKETS = ("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled")
+
+
+@pytest.mark.parametrize("path", WEBSOCKETS)
+async def test_who_has_no_credential_gets_no_stream(prefect_server: Any, path: str) -> None:
+    address = f"{prefect_server.api_url.replace('http', 'ws')}/{path}"
+    for token in (None, "daybook:guessed"):
+        async with connect(address, subprotocols=[Subprotocol("prefect")]) as stream:
+            await stream.send(json.dumps({"type": "auth", "token": token}))
+            with pytest.raises(ConnectionClosed) as closed:
+                await stream.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1008
+    with pytest.raises((ConnectionClosed, InvalidStatus)):  # as clients of old spoke
+        async with connect(address) as stream:
+            await stream.recv()
+
+
+async def test_a_browser_that_is_logged_in_gets_the_streams(prefect_server: Any) -> None:
+    cookie = await logged_in(prefect_server)
+    headers = {"cookie": cookie, "origin": prefect_server.ui_url}
+    async with connect(
+        f"{prefect_server.api_url.replace('http', 'ws')}/events/out",
+        subprotocols=[Subprotocol("prefect")],
+        additional_headers=headers,
+    ) as stream:
+        await stream.send(json.dumps({"type": "auth", "token": None}))
+        assert json.loads(await stream.recv())["type"] == "auth_success"
+
+
 async def test_many_deployments_made_at_once_meet_no_503(prefect_server: Any) -> None:
     async with httpx.AsyncClient(
-        base_url=prefect_server.api_url, trust_env=False, timeout=60
+        base_url=prefect_server.api_url, auth=basic(), trust_env=False, timeout=60
     ) as client:
         flow = (await client.post("/flows/", json={"name": "at-once"})).json()["id"]
         gate = asyncio.Semaphore(WRITERS)
@@ -176,7 +266,9 @@ async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
     first = await server.start(daybook_home, port)
     try:
         await server.healthy(server.api_url(port), child=first)
-        async with httpx.AsyncClient(base_url=server.api_url(port), trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=server.api_url(port), auth=basic(), trust_env=False
+        ) as client:
             assert (await client.post("/variables/", json=variable)).status_code == 201
         os.kill(first.pid, signal.SIGKILL)
         assert await first.wait() == -signal.SIGKILL
@@ -185,7 +277,8 @@ async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
     second = await server.start(daybook_home, port)  # the same port at once
     try:
         await server.healthy(server.api_url(port), child=second)
-        kept = await read(f"{server.api_url(port)}/variables/name/kept")
+        async with httpx.AsyncClient(auth=basic(), trust_env=False) as client:
+            kept = await client.get(f"{server.api_url(port)}/variables/name/kept")
         assert kept.json()["value"] == "before the kill"
     finally:
         await second.terminate()
@@ -220,7 +313,7 @@ async def test_a_prefect_whose_database_changed_inside_still_gets_a_server(
     child = await changed(daybook_home, port, slot)
     try:
         await server.healthy(server.api_url(port), child=child)
-        settings = (await read(f"{server.api_url(port)}/admin/settings")).json()["server"]
+        settings = await settings_of(server.api_url(port), daybook_home.credential())
         assert settings["analytics_enabled"] is False
         ui = (await read(f"{server.ui_url(port)}/ui-settings")).json()
         assert ui["api_url"] == server.api_url(port)

@@ -14,7 +14,7 @@ import pytest
 
 from daybook.home import Home
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 DAYBOOK = [sys.executable, "-m", "daybook", "task"]
 Task = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,6 +42,7 @@ def printed(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.journey
 def test_from_the_queue_to_its_end(task: Task) -> None:
     made = printed(task("add", "Review", "--capability", "python", "--json"))
     assert task("next", "--session", "alpha").returncode == 3  # nobody of that name

@@ -75,6 +75,7 @@ def deployment(name: str) -> Any:
 
 
 @pytest.mark.parametrize("tool", ["reindex", "search.reindex"])
+@pytest.mark.slow
 def test_a_tool_job_comes_to_prefect_as_it_was_typed(daybook: Daybook, tool: str) -> None:
     job = daybook("add", "--tool", tool, "--params", '{"full": true}', *EVERY)
 
@@ -103,6 +104,7 @@ def test_a_tool_job_comes_to_prefect_as_it_was_typed(daybook: Daybook, tool: str
         *("python", "server", "no-server", "type", "missing", "literal", "misspelt", "metadata"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_called_is_refused_and_nothing_is_stored(
     daybook: Daybook, typed: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
@@ -117,6 +119,7 @@ def test_what_cannot_be_called_is_refused_and_nothing_is_stored(
     assert daybook("show", "renew")["updated_at"] == job["updated_at"]
 
 
+@pytest.mark.slow
 def test_a_tool_that_cannot_be_reached_is_accepted_and_said_so(daybook: Daybook) -> None:
     job = daybook("add", "--tool", "away.reindex", "--params", '{"n": 1}', *EVERY)
     (note,) = job["notes"]
@@ -139,6 +142,7 @@ def test_a_secret_that_is_not_there_yet_is_accepted_and_said_so(daybook: Daybook
     assert "the secret nobodys does not exist yet" in note
 
 
+@pytest.mark.slow
 def test_an_edit_in_prefects_ui_comes_back(daybook: Daybook) -> None:
     job = daybook("add", "--tool", "reindex", *EVERY, "--name", "renew")
     found = deployment(job["deployment"])

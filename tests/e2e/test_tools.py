@@ -18,7 +18,7 @@ from daybook.tools.server_blocks import PrefectServers
 from tests.at_prefect import with_client
 from tests.contract.tools.conftest import OURS, Told
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Typed = Callable[..., tuple[int, str, str]]
 

@@ -15,10 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daybook.clock import SYSTEM
 from daybook.host import processes
-from daybook.ledger import leads
+from daybook.timing import TIMING
 from tests.e2e.first_light import Up
 
-pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(420)]
 
 LOOK_AGAIN = timedelta(milliseconds=300)
 
@@ -61,7 +61,7 @@ async def test_the_health_of_a_daybook_that_lost_its_keeper_and_its_prefect(up: 
     assert view["ledger"]["id"] == status["ledger"]["id"]
 
     # It stands still, so nobody begins another; once it is dead, `up` does.
-    worker, lease = child(up, "worker"), leads.LEASE.total_seconds()
+    worker, lease = child(up, "worker"), TIMING.leader_lease.total_seconds()
     os.kill(worker, signal.SIGSTOP)
     view = await becomes(url, 503, within=lease + 10)
     assert view["keeper"]["leads"] is False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -50,12 +49,9 @@ def python(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     interpreter = place / "bin" / "python"
-    if uv := shutil.which("uv"):
-        install = [uv, "pip", "install", "--offline", "--python", str(interpreter)]
-    else:
-        install = [sys.executable, "-m", "pip", "--python", str(interpreter), "install"]
-    install += ["--quiet", "--no-deps", "--no-index", str(built.wheel)]
-    subprocess.run(install, check=True, capture_output=True)
+    uv, offline = str(Path(sys.executable).parent / "uv"), ["--offline", "--no-index", "--no-deps"]
+    install = [uv, "pip", "install", "--quiet", "--python", str(interpreter), *offline]
+    subprocess.run([*install, str(built.wheel)], check=True, capture_output=True)
     # The rest of the tests' environment, behind the wheel. A .pth file in a folder that a .pth
     # file names is not read: that is how the checkout, installed editable there, stays out of it.
     (folder,) = (place / "lib").glob("python*/site-packages")

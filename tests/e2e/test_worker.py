@@ -57,6 +57,7 @@ async def test_the_pool_is_made_once_and_another_type_is_refused(
         await worker.ensure_pool(client)
 
 
+@pytest.mark.slow
 async def test_a_worker_comes_online_and_takes_its_runs_with_it(
     client: Any, prefect_server: Any, daybook_home: Home, tmp_path: Path
 ) -> None:

@@ -14,12 +14,13 @@ import pytest
 from prefect.exceptions import CancelledRun, FailedRun
 
 from daybook.agents import documents
-from daybook.runs import attempt
+from daybook.runs import carry_out
 from flows.agent_prompt import agent_prompt
 from flows.tool_call import tool_call
 from flows.webhook import webhook
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 from tests.providers import KEY, Answer, Provider, Step, limited, provider
+from tests.timings import change
 from tests.toolbox import install, served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
@@ -27,6 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 # With a policy as JSON says it, and the state as the answer.
 call: Any = agent_prompt
 work: Any = tool_call
+CALLED = 'tried to call the tool "shell" instead of answering; this request offers no tools'
 other: Any = webhook
 
 # `gives` is the gate: it answers what it is given. `acts` is the work: it notes that it was done.
@@ -123,6 +125,7 @@ async def asked(floor: Floor) -> AsyncIterator[Asked]:
         ('{"action": "skip"}', False, "check: the tool gives gave no reason"),
     ],
 )
+@pytest.mark.slow
 async def test_a_tools_answer_opens_or_closes(
     floor: Floor, tools: Tools, answer: Any, opens: bool, reason: str
 ) -> None:
@@ -173,6 +176,7 @@ async def test_a_tool_that_is_not_there_fails_the_run(floor: Floor, tools: Tools
 
 
 @pytest.mark.parametrize(("word", "status"), [("True", "succeeded"), ("False", "skipped")])
+@pytest.mark.slow
 async def test_a_servers_tool_is_asked(floor: Floor, tools: Tools, word: str, status: str) -> None:
     source = f"@server.tool\ndef is_due() -> bool:\n    tell('asked')\n    return {word}\n"
     async with served(floor, source) as server:
@@ -184,6 +188,7 @@ async def test_a_servers_tool_is_asked(floor: Floor, tools: Tools, word: str, st
     assert tools.names == (["acts"] if status == "succeeded" else [])
 
 
+@pytest.mark.slow
 async def test_a_webhook_has_a_gate_as_well(floor: Floor, tools: Tools) -> None:
     check = {"tool": "gives", "params": {"answer": False}}
     url = "http://127.0.0.1:9/nobody-listens"
@@ -201,6 +206,7 @@ SKIP = '{"action": "skip", "reason": "nothing new"}'
 
 
 @pytest.mark.parametrize("said", [RUN, f"```json\n{RUN}\n```", f"\n```\n{RUN}\n```\n"])
+@pytest.mark.slow
 async def test_a_gate_that_says_run_is_followed_by_the_run(
     floor: Floor, asked: Asked, said: str
 ) -> None:
@@ -221,6 +227,7 @@ async def test_a_gate_that_says_run_is_followed_by_the_run(
     assert took == [2, 1_100, 210]
 
 
+@pytest.mark.slow
 async def test_a_gate_that_says_skip_is_all_that_the_run_cost(floor: Floor, asked: Asked) -> None:
     result = await asked.run(Answer(SKIP, input_tokens=100, output_tokens=10))
 
@@ -242,8 +249,8 @@ async def test_a_gate_that_says_skip_is_all_that_the_run_cost(floor: Floor, aske
         ('{"action": "run", "reason": 5}', "is not understood"),
         ('["run"]', "is not understood"),
         ("", "is no JSON"),
-        (Answer("", tool="shell", finish="tool_calls"), "did not answer as it should"),
-        (Answer(RUN, tool="shell", finish="tool_calls"), "did not answer as it should"),
+        (Answer("", tool="shell", finish="tool_calls"), CALLED),
+        (Answer(RUN, tool="shell", finish="tool_calls"), CALLED),
         (Answer(RUN, finish="length"), "was cut"),
         (limited(), "429"),
     ],
@@ -260,6 +267,7 @@ async def test_a_gate_that_says_skip_is_all_that_the_run_cost(floor: Floor, aske
         *("a-tool-call", "a-tool-call-beside-it", "cut", "429"),
     ],
 )
+@pytest.mark.slow
 async def test_anything_else_fails_the_run_after_one_question(
     floor: Floor, asked: Asked, step: Step, words: str
 ) -> None:
@@ -282,6 +290,7 @@ async def test_what_a_failed_gate_took_is_in_the_book(floor: Floor, asked: Asked
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (100, 10)
 
 
+@pytest.mark.slow
 async def test_the_question_has_the_variables_of_a_prompt(floor: Floor, asked: Asked) -> None:
     await asked.run(SKIP, prompt="Is it late? It is {{due}}.")
 
@@ -289,6 +298,7 @@ async def test_the_question_has_the_variables_of_a_prompt(floor: Floor, asked: A
     assert f"It is {row.due:%Y-%m-%dT%H:%M}" in question.prompt
 
 
+@pytest.mark.slow
 async def test_without_an_agent_of_its_own_the_jobs_agent_is_asked(
     floor: Floor, asked: Asked
 ) -> None:
@@ -320,6 +330,7 @@ def python(program: str) -> list[str]:
         ("raise SystemExit(1)", "skipped", f"check: {sys.executable} ended with exit code 1"),
     ],
 )
+@pytest.mark.slow
 async def test_a_commands_exit_code_decides(
     floor: Floor, tools: Tools, program: str, status: str, reason: str
 ) -> None:
@@ -342,6 +353,7 @@ async def test_a_commands_exit_code_decides(
     ],
     ids=["2", "3", "killed", "missing", "too-long"],
 )
+@pytest.mark.slow
 async def test_a_command_that_fails_fails_the_run(
     floor: Floor, tools: Tools, command: list[str], words: str
 ) -> None:
@@ -375,7 +387,7 @@ async def test_a_command_sees_nothing_of_ours(floor: Floor, tools: Tools) -> Non
 async def test_a_lease_that_is_refused_ends_the_gate(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "RENEW_EVERY", 0.05)
+    change(monkeypatch, carry_out, run_lease_renewal=0.05)
     gate, main = await floor.agent('tell("asked"); forever()'), await floor.agent("had()")
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(
@@ -395,6 +407,7 @@ async def test_a_lease_that_is_refused_ends_the_gate(
     assert (row.status, row.holder, main.had) == ("claimed", "there:2", 0)
 
 
+@pytest.mark.slow
 async def test_a_script_that_is_stopped_at_its_gate_is_cancelled(floor: Floor) -> None:
     gate, main = await floor.agent('tell("asked"); forever()'), await floor.agent("had()")
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
@@ -411,6 +424,7 @@ async def test_a_script_that_is_stopped_at_its_gate_is_cancelled(floor: Floor) -
     assert main.had == 0
 
 
+@pytest.mark.slow
 async def test_prefect_shows_a_closed_gate_as_skipped(floor: Floor, tools: Tools) -> None:
     check = {"command": python("raise SystemExit(1)")}
     job = await floor.job(prompt=None, tool="acts", on_demand=True, policy={"check": check})
@@ -418,7 +432,7 @@ async def test_prefect_shows_a_closed_gate_as_skipped(floor: Floor, tools: Tools
     state = await floor.executed(await floor.asked(job))
 
     row = await floor.row()
-    assert (state.name, state.type.value, row.status) == ("Skipped", "COMPLETED", "skipped")
+    assert (state.name, state.type.value, row.status) == ("Skipped", "CANCELLED", "skipped")
     assert "check: " in str(state.message)
     assert tools.names == []
 

@@ -15,10 +15,11 @@ import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from daybook.clock import SYSTEM
-from daybook.keeper import drain, loops, mirror
+from daybook.keeper import drain, loops
 from daybook.ledger import deliveries
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import OutboxRow, RunRow
+from daybook.timing import TIMING
 from tests.crew import so
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.unit.outgoing.wires import Server, answer, hang, serving
@@ -116,7 +117,7 @@ async def test_a_receiver_that_hangs_holds_the_process_for_a_while_only(
     began = SYSTEM.now()
     await execution.ends()
     # Not the receiver's time; and Prefect is told, and the process ends, on a busy machine.
-    assert SYSTEM.now() - began < mirror.OWN_TIME + timedelta(seconds=10)
+    assert SYSTEM.now() - began < TIMING.own_state_limit + timedelta(seconds=10)
     assert (await floor.row()).status == "succeeded"
     # Given back: no try is used up, and the next one has its whole time.
     [told] = await _told(floor)

@@ -98,7 +98,7 @@ async def test_what_another_holds_is_skipped(floor: Floor) -> None:
 
     state = await floor.executed(run)
 
-    assert (state.type.value, state.name) == ("COMPLETED", "Skipped")
+    assert (state.type.value, state.name) == ("CANCELLED", "Skipped")
     assert state.message == f"run {other.run_id[:8]} has it already"
     assert (await floor.row()).holder == "there:2"
     assert agent.had == 0

@@ -15,6 +15,7 @@ from daybook.errors import LedgerUnreachable, Refused
 from daybook.runs import attempt
 from flows.agent_prompt import agent_prompt
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
+from tests.timings import change
 
 call: Any = agent_prompt  # with what its signature forbids, or the state as its answer
 
@@ -27,6 +28,7 @@ async def _prefect_state(floor: Floor, flow_run_id: str | None) -> State[Any]:
     return state
 
 
+@pytest.mark.slow
 async def test_the_offline_agent_answers(floor: Floor) -> None:
     result: Any = await agent_prompt(prompt="What is on today?")
 
@@ -52,6 +54,7 @@ async def test_the_offline_agent_answers(floor: Floor) -> None:
     assert (await _prefect_state(floor, row.flow_run_id)).name == "Completed"
 
 
+@pytest.mark.slow
 async def test_an_agents_markdown_is_shown_harmless(floor: Floor) -> None:
     agent = await floor.agent('print("![x](http://evil.example/x.png) <script>x</script>")')
 
@@ -92,6 +95,7 @@ async def test_a_program_that_takes_too_long_times_out(floor: Floor) -> None:
     assert (state.name, state.type.value) == ("TimedOut", "FAILED")
 
 
+@pytest.mark.slow
 async def test_an_agent_that_does_not_exist_fails_the_run(floor: Floor) -> None:
     with pytest.raises(FailedRun, match='unknown "nobody"'):
         await agent_prompt(prompt="Do it", agent="nobody")
@@ -125,6 +129,7 @@ async def test_what_is_illegal_is_refused_and_nothing_is_written(
         ({"policy": {"timeout": "soon"}}, "timeout"),
     ],
 )
+@pytest.mark.slow
 async def test_what_is_of_another_form_is_refused_by_prefect(
     floor: Floor, given: dict[str, Any], named: str
 ) -> None:
@@ -136,6 +141,7 @@ async def test_what_is_of_another_form_is_refused_by_prefect(
     assert await floor.rows() == []
 
 
+@pytest.mark.slow
 async def test_a_subflow_is_a_run_of_its_own(floor: Floor) -> None:
     @flow
     async def parent() -> list[Any]:
@@ -160,12 +166,13 @@ async def test_without_a_ledger_there_is_no_effect(floor: Floor) -> None:
         await agent_prompt(prompt="Do it", agent=agent.name)
 
     assert agent.had == 0
+    (floor.home.path / "ledger.db").rmdir()
 
 
 async def test_a_refused_lease_ends_the_program(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "RENEW_EVERY", 0.05)
+    change(monkeypatch, attempt, run_lease_renewal=0.05)
     agent = await floor.agent('had(); tell("acting"); forever()')
     task = asyncio.create_task(call(prompt="Do it", agent=agent.name, return_state=True))
     pid = await agent.says("acting")
@@ -185,10 +192,11 @@ async def test_a_refused_lease_ends_the_program(
     assert (known["fence"], known["status"]) == (1, "unknown")
 
 
+@pytest.mark.slow
 async def test_judged_unknown_meanwhile_prefect_is_told_so(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "RENEW_EVERY", 0.05)
+    change(monkeypatch, attempt, run_lease_renewal=0.05)
     agent = await floor.agent('tell("acting"); forever()')
     task = asyncio.create_task(call(prompt="Do it", agent=agent.name, return_state=True))
     pid = await agent.says("acting")

@@ -19,7 +19,7 @@ from flows.heartbeat import heartbeat
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.providers import KEY, Answer, Provider, Step, limited, provider
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 call: Any = heartbeat
 

@@ -57,6 +57,7 @@ async def test_a_script_tells_its_own_listeners_before_its_flow_returns(floor: F
     assert "works" not in page
 
 
+@pytest.mark.slow
 async def test_a_runs_process_leaves_it_to_the_keeper_and_asks_nobody(floor: Floor) -> None:
     agent = await floor.agent("print('Forty-two.')")
     await listeners.announce(floor.ledger, ["elsewhere"])

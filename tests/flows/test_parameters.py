@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
@@ -50,9 +52,10 @@ async def test_a_run_of_another_ledger_is_left_to_its_own_worker(floor: Floor) -
     own = {"id": stored.row.deployment_id}
     tags = ["daybook:anotherbook"]
     await floor.client.request("PATCH", "/deployments/{id}", path_params=own, json={"tags": tags})
-    run = await floor.asked(stored)
-
-    state = await floor.executed(run)
+    try:
+        state = await floor.executed(await floor.asked(stored))
+    finally:  # the floor deletes by its own tag, and this one keeps later workers from starting
+        await floor.client.delete_deployment(UUID(str(stored.row.deployment_id)))
 
     assert (state.type, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert "DAYBOOK_HOME" in str(state.message)

@@ -15,7 +15,7 @@ from daybook.host.prefect_here import PrefectHere
 from tests.conftest import PrefectServer
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 # Deaf to SIGTERM: it is gone only when whoever runs it has killed it.
 DEAF = """

@@ -127,6 +127,7 @@ async def test_a_python_tool_is_called_with_exactly_what_the_job_says(
         *("no-secret", "misspelt", "literal", "metadata"),
     ],
 )
+@pytest.mark.slow
 async def test_what_cannot_be_called_fails_before_anything_is_called(
     floor: Floor, tools: Tools, tool: str, params: dict[str, Any], words: str
 ) -> None:
@@ -138,6 +139,7 @@ async def test_what_cannot_be_called_fails_before_anything_is_called(
     assert (row.status, row.attempts, tools.calls) == ("failed", 0, [])
 
 
+@pytest.mark.slow
 async def test_an_exception_fails_with_its_words_and_is_not_tried_again(
     floor: Floor, tools: Tools
 ) -> None:
@@ -178,6 +180,7 @@ async def test_a_secret_reaches_the_tool_and_nothing_that_is_kept(
     assert VALUE not in await floor.artifact(first.flow_run_id)
 
 
+@pytest.mark.slow
 async def test_the_tool_of_a_saved_server_is_called(floor: Floor) -> None:
     source = """
 @server.tool
@@ -201,6 +204,7 @@ def reindex(full: bool) -> dict[str, bool]:
     assert server.had == 1
 
 
+@pytest.mark.slow
 async def test_an_error_of_a_servers_tool_is_the_runs(floor: Floor) -> None:
     source = """
 @server.tool
@@ -236,6 +240,7 @@ async def test_a_server_that_ends_in_a_call_leaves_it_unknown(floor: Floor) -> N
     assert "not known" in row.reason
 
 
+@pytest.mark.slow
 async def test_an_idempotent_call_is_repeated(floor: Floor) -> None:
     async with served(floor, CUT) as server:
         result = await call(f"{server.name}.reindex", retries=1, retry_delay="1s", idempotent=True)

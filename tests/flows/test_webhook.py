@@ -34,6 +34,7 @@ async def call(**given: Any) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 async def test_an_answer_is_kept_and_the_request_carries_its_occurrence(
     floor: Floor, server: Server
 ) -> None:
@@ -64,6 +65,7 @@ async def test_another_status_fails_with_status_and_body_kept(floor: Floor, serv
     assert row.result == {"status_code": 500, "body": "no"}
 
 
+@pytest.mark.slow
 async def test_503_is_tried_as_often_as_promised_with_the_same_key(
     floor: Floor, server: Server
 ) -> None:
@@ -77,6 +79,7 @@ async def test_503_is_tried_as_often_as_promised_with_the_same_key(
     assert len({seen.headers["idempotency-key"] for seen in server.requests}) == 1
 
 
+@pytest.mark.slow
 async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
     floor: Floor, server: Server
 ) -> None:
@@ -112,6 +115,7 @@ async def test_the_metadata_service_is_refused_before_anything_is_sent(floor: Fl
     assert (row.status, row.attempts) == ("failed", 0)
 
 
+@pytest.mark.slow
 async def test_by_the_rule_of_who_wrote_the_address_last(floor: Floor, server: Server) -> None:
     """The operator's job whose address a model changed, and what the operator made of that."""
     name = f"http://localhost:{server.port}"  # refused by its text alone, were it an agent's
@@ -147,6 +151,7 @@ async def test_by_the_rule_of_who_wrote_the_address_last(floor: Floor, server: S
     assert (told.address, told.owner, told.writer) == (hook["on_complete"], "user", "mcp")
 
 
+@pytest.mark.slow
 async def test_who_edits_is_who_wrote(floor: Floor) -> None:
     stored = await floor.job(prompt=None, url="https://a.example.org/x", on_demand=True)
     wrote = []
@@ -158,6 +163,7 @@ async def test_who_edits_is_who_wrote(floor: Floor) -> None:
     assert wrote == ["mcp", "api", "run"]
 
 
+@pytest.mark.slow
 async def test_a_job_that_was_made_through_mcp_reaches_no_private_address(
     floor: Floor, server: Server
 ) -> None:

@@ -28,7 +28,7 @@ from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from tests import databases
 from tests.databases import Database, id_of, server_of, version_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -139,6 +139,7 @@ def _open(address: str, told: Pipe) -> None:
     told.send(asyncio.run(id_of(address)))
 
 
+@pytest.mark.slow
 async def test_two_processes_at_once_make_one_ledger(database: Database) -> None:
     pipes = [SPAWN.Pipe() for _ in range(2)]
     children = [SPAWN.Process(target=_open, args=(database.address, theirs)) for _, theirs in pipes]

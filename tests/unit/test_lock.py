@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 REPOSITORY = Path(__file__).parents[2]
 PYPROJECT = (REPOSITORY / "pyproject.toml").read_text()
 LOCK = (REPOSITORY / "requirements.lock").read_text()
+DEV_LOCK = (REPOSITORY / "requirements-dev.lock").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,16 @@ def lock() -> ModuleType:
     return module
 
 
-def test_the_committed_lock_belongs_to_pyproject(lock: ModuleType) -> None:
-    assert lock.problems(PYPROJECT, LOCK) == []
+@pytest.mark.parametrize("text", [LOCK, DEV_LOCK], ids=["run", "dev"])
+def test_the_committed_lock_belongs_to_pyproject(lock: ModuleType, text: str) -> None:
+    assert lock.problems(PYPROJECT, text) == []
+
+
+def test_both_locks_fit_together_and_only_one_has_the_tools() -> None:
+    run, dev = (set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)) for text in (LOCK, DEV_LOCK))
+    assert not run & dev
+    assert {"prefect", "uv", "hatchling", "editables"} <= run
+    assert {"pytest", "mypy", "ruff", "playwright"} <= dev
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import shlex
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import AgentMisconfigured, LedgerNewer, LedgerUnreachable, Refused
-from daybook.ledger import jobs
+from daybook.errors import (
+    AgentMisconfigured,
+    LedgerKeyMissing,
+    LedgerNewer,
+    LedgerReplaced,
+    LedgerUnreachable,
+    Refused,
+)
+from daybook.home import here
+from daybook.ledger import block_copies, jobs, prefects
 from daybook.ledger.jobs import StoredJob
-from daybook.service import home
+from daybook.service import home, overdue
 from daybook.service.doctoring import installation, machine
 from daybook.service.doctoring.problem import Problem
 from daybook.spec.actions import ToolCall
@@ -17,15 +26,27 @@ from daybook.spec.actions import ToolCall
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
+PATIENCE = timedelta(seconds=5)
+"""How long a write may wait for others before that is a problem."""
+_FIND_KEY = (
+    "copy the file ledger-key, with mode 0600, into this home from the home that wrote the copies "
+    "or from its backup; if it is lost for good: daybook ledger rekey"
+)
+
 
 async def ledger() -> list[Problem]:
-    """It can be opened by this program. One that is not there yet is no problem."""
+    """It can be opened by this program, and written. One that is not there yet is no problem."""
     if not _is_there():
         return []
     try:
         await stored()
+        async with home.ledger() as opened:
+            if why := await opened.why_unwritable(within=PATIENCE):
+                return [Problem(f"the ledger cannot be written: {why}", overdue.to_write(why))]
     except LedgerNewer as error:
         return [Problem(str(error), f"with the newer Daybook: {installation.again()}")]
+    except LedgerReplaced as error:
+        return [Problem(f"the ledger at {error.place} {error.what}", error.fix)]
     except LedgerUnreachable as error:
         files = machine.ledger_files()
         if not files:
@@ -53,9 +74,14 @@ async def whose() -> tuple[str, list[StoredJob]]:
 
 
 def _is_there() -> bool:
-    """A database of somebody's is there, or cannot be reached; a file of ours may not be yet."""
+    """A database of somebody's is there, or cannot be reached; a file of ours may not be yet.
+
+    If `up` runs, it has made one: a file that is missing then is a problem.
+    """
     files = machine.ledger_files()
-    return files[0].exists() if files else bool(machine.ledger_address())
+    if not files:
+        return bool(machine.ledger_address())
+    return files[0].exists() or bool((here().running() or {}).get("ledger"))
 
 
 async def sync() -> list[Problem]:
@@ -69,6 +95,49 @@ async def sync() -> list[Problem]:
         mend = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
         found.append(Problem(f"changed here and in Prefect: {', '.join(both)}", mend))
     return found
+
+
+async def ledger_key() -> list[Problem]:
+    """This home has the key of the ledger's copies of agents and secrets."""
+    if not _is_there():
+        return []
+    async with home.ledger() as opened, opened.read() as session:
+        count = len(await block_copies.every(session))
+        try:
+            await block_copies.key(session, here())
+        except LedgerKeyMissing as error:
+            what = f"{error}; none of its {count} copies can be restored here"
+            return [Problem(what, _FIND_KEY)]
+    return []
+
+
+async def copies(client: PrefectClient) -> list[Problem]:
+    """Prefect has every agent, secret, tool server, channel and destination of the ledger."""
+    from daybook.keeper import blocks
+    from daybook.outgoing import block_mirror
+
+    if not _is_there():
+        return []
+    async with home.ledger() as opened:
+        lost = await block_mirror.lost(opened, client, blocks.TYPES)
+        if not lost:
+            return []
+        what = f"Prefect has lost, and the ledger has a copy of: {', '.join(lost)}"
+        async with opened.read() as session:
+            try:
+                await block_copies.key(session, here())
+            except LedgerKeyMissing:
+                return [Problem(f"{what}; the key of the copies is missing", _FIND_KEY)]
+    return [Problem(what, "daybook up, whose keeper restores them within seconds")]
+
+
+async def one_prefect() -> list[Problem]:
+    """All workers and keepers of this ledger are connected to the same Prefect server."""
+    if not _is_there():
+        return []
+    async with home.ledger() as opened, opened.read() as session:
+        told = prefects.conflict(await prefects.in_use(session, opened.now()))
+    return [Problem(told, prefects.SEPARATE)] if told else []
 
 
 async def agents(client: PrefectClient) -> list[Problem]:

@@ -69,6 +69,8 @@ async def keeper(client: PrefectClient) -> list[Problem]:
     async with home.ledger() as ledger:
         leader = await leads.read(ledger, overdue.LEAD)
         told = overdue.keeper(Known(ledger.now(), leader=leader))
+        if told == overdue.NO_KEEPER and await ledger.why_unwritable():
+            return []  # `book.ledger` tells of it
     # Where none ever led, the first worker has just begun.
     return [Problem(told, "daybook keeper")] if told and leader else []
 

@@ -54,7 +54,8 @@ def modes() -> list[Problem]:
     """Nobody but the owner can read the home, the ledger and what `up` writes."""
     home = here()
     folders = [home.path, home.prefect, home.logs]
-    files = [home.up_file, home.up_lock, *home.logs.glob("*.log"), *ledger_files()]
+    files = [home.up_file, home.up_lock, home.ledger_key, home.webhook_secret]
+    files += [*home.logs.glob("*.log"), *ledger_files()]
     found = []
     for paths, mode in ((folders, "700"), (files, "600")):
         if open_ := [path for path in paths if _open_to_others(path)]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 from daybook.clock import SYSTEM
-from daybook.home import here
+from daybook.home import here, is_own_server
 from daybook.service.doctoring import book, installation
 from daybook.service.doctoring.problem import Problem
 
@@ -177,11 +177,12 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort, LogSort
 
+    from daybook.runs import prefect_states
     from daybook.runs.occurrence import belongs_elsewhere
     from daybook.sync import form
 
     ledger_id, _ = await book.whose()
-    ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED]
+    ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
     runs = await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=list(form.PROTOTYPES))),
         flow_run_filter=FlowRunFilter(
@@ -190,7 +191,8 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
         sort=FlowRunSort.END_TIME_DESC,
         limit=RUNS_LOOKED_AT,
     )
-    last = next((run for run in runs if not belongs_elsewhere(run, ledger_id)), None)
+    judged = (run for run in runs if not prefect_states.is_being_cancelled(run.state))
+    last = next((run for run in judged if not belongs_elsewhere(run, ledger_id)), None)
     if last is None or last.run_count or last.state_type != StateType.CRASHED:
         return []
     logs = await client.read_logs(
@@ -226,7 +228,9 @@ def _unwell(address: str, error: Exception) -> Problem:
         return Problem(f"what answers at {address} is no Prefect", _forget())
     code = error.response.status_code
     if code in (401, 403):
-        what = f"Prefect at {address} refuses us ({code})"
+        what = f"Prefect at {address} denies access ({code})"
+        if is_own_server(address):
+            return Problem(what, 'eval "$(daybook env)"')
         return Problem(what, "export PREFECT_API_AUTH_STRING=<user:password of that server>")
     if code < 500:
         return Problem(f"what answers at {address} is no Prefect ({code})", _forget())

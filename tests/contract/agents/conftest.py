@@ -6,11 +6,12 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 
 from daybook.agents import kinds
+from daybook.home import Home
 from tests.at_prefect import knowing_our_blocks
 
 
 @pytest.fixture
-async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
+async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no agent."""
     async with knowing_our_blocks(*kinds.KINDS) as client:
         yield client

@@ -53,6 +53,7 @@ def test_every_kind_is_held_to_the_contract() -> None:
     assert {kind.word for kind in kinds.KINDS.values()} <= set(AGENTS)
 
 
+@pytest.mark.slow
 async def test_it_answers_under_its_name(agent: Agent) -> None:
     reply = await agent.answer(_request())
     assert agent.name == reply.agent == "brief-writer"

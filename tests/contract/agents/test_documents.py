@@ -18,6 +18,7 @@ from daybook.agents import documents, kinds
 from daybook.agents.command import CommandAgent
 from daybook.agents.offline import OfflineAgent
 from daybook.errors import AgentMisconfigured, Ambiguous, NotFound, Refused, UnknownName
+from daybook.keeper.blocks import TYPES
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +48,13 @@ async def _add_beside(client: PrefectClient, name: str, slug: str, data: dict[st
     )
 
 
+async def test_the_ledger_copies_the_documents_of_every_block_type(client: PrefectClient) -> None:
+    registered = await client.read_block_types()
+    ours = {each.slug for each in registered if each.slug.startswith("daybook-")}
+    assert {each.slug for each in TYPES} == ours
+
+
+@pytest.mark.slow
 async def test_without_the_block_types_every_verb_says_how_to_register_them(
     bare: PrefectClient,
 ) -> None:
@@ -62,6 +70,7 @@ async def test_without_the_block_types_every_verb_says_how_to_register_them(
             await verb
 
 
+@pytest.mark.slow
 async def test_registering_twice_changes_nothing(bare: PrefectClient) -> None:
     seen = []
     for _ in range(2):
@@ -77,6 +86,16 @@ async def test_registering_twice_changes_nothing(bare: PrefectClient) -> None:
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
+async def test_processes_that_register_at_once_do_not_disturb_each_other(
+    bare: PrefectClient,
+) -> None:
+    await asyncio.gather(*(blocks.register(bare) for _ in range(8)))
+    types = [await bare.read_block_type_by_slug(slug) for slug in kinds.KINDS]
+    assert [each.slug for each in types] == list(kinds.KINDS)
+
+
+@pytest.mark.slow
 async def test_prefects_own_command_registers_them(bare: PrefectClient) -> None:
     done = await asyncio.to_thread(
         subprocess.run,
@@ -123,6 +142,7 @@ async def test_the_form_has_the_settings_and_nothing_else(client: PrefectClient)
     assert "PATH" in fields["environment"]["default"]
 
 
+@pytest.mark.slow
 async def test_an_agent_is_added_read_described_and_removed(client: PrefectClient) -> None:
     settings = {"command": ["cat", "-"], "output": "json"}
     await documents.add(client, "robot", COMMAND, settings)
@@ -192,6 +212,7 @@ async def test_a_block_keeps_the_checks_of_its_settings() -> None:
         blocks.CommandAgentBlock(command=["cat", "{who}"])
 
 
+@pytest.mark.slow
 async def test_an_unknown_name_is_told_with_the_known_ones(client: PrefectClient) -> None:
     await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
     await documents.ensure_default(client)
@@ -219,6 +240,7 @@ REFUSALS: list[tuple[str, str, dict[str, object], str]] = [
 ]
 
 
+@pytest.mark.slow
 async def test_a_refusal_names_the_field_and_stores_nothing(client: PrefectClient) -> None:
     await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
     for name, slug, settings, field in REFUSALS:
@@ -228,6 +250,7 @@ async def test_a_refusal_names_the_field_and_stores_nothing(client: PrefectClien
     assert await documents.names(client) == {"robot": COMMAND}
 
 
+@pytest.mark.slow
 async def test_two_of_one_name_made_in_the_ui_are_told_apart(client: PrefectClient) -> None:
     await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
     await _add_beside(client, "robot", OFFLINE, {})
@@ -255,6 +278,7 @@ async def test_the_default_agent_is_made_once_also_in_a_race(client: PrefectClie
     assert await documents.ensure_default(client) is False
 
 
+@pytest.mark.slow
 async def test_a_default_agent_of_the_operators_own_is_left_alone(client: PrefectClient) -> None:
     await documents.add(client, "default", COMMAND, {"command": ["cat"]})
     assert await documents.ensure_default(client) is False

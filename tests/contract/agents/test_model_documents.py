@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import BlockDocumentUpdate
 
 from blocks.agents import ModelAgentBlock
 from daybook.agents import documents, kinds
@@ -16,6 +17,7 @@ from daybook.agents.command import CommandAgent
 from daybook.agents.model import ModelAgent
 from daybook.agents.offline import OfflineAgent
 from daybook.errors import Refused
+from daybook.home import Home
 from daybook.service import setup
 from tests.providers import KEY, provider
 
@@ -32,6 +34,7 @@ def _on_disk(home: Path) -> str:
         return "\n".join(connection.iterdump())
 
 
+@pytest.mark.slow
 async def test_the_key_is_stored_encrypted_shown_never_and_used(
     client: PrefectClient, prefect_server: object
 ) -> None:
@@ -56,6 +59,7 @@ async def test_the_key_is_stored_encrypted_shown_never_and_used(
     assert KEY not in on_disk
 
 
+@pytest.mark.slow
 async def test_a_key_that_is_not_there_is_shown_as_none(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, {"model": "openai:gpt-6-luna"})
     assert (await documents.describe(client, "brief"))["settings"]["api_key"] == ""
@@ -64,6 +68,7 @@ async def test_a_key_that_is_not_there_is_shown_as_none(client: PrefectClient) -
     assert agent.settings.api_key.get_secret_value() == ""
 
 
+@pytest.mark.slow
 async def test_the_block_of_a_script_is_the_same_agent(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     block: Any = await ModelAgentBlock.aload("brief", client=client)
@@ -103,6 +108,7 @@ async def test_the_form_hides_the_key_and_has_plain_fields(client: PrefectClient
 # --- replacing
 
 
+@pytest.mark.slow
 async def test_a_taken_name_is_replaced_only_when_that_is_said(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     with pytest.raises(Refused, match="taken"):
@@ -118,6 +124,7 @@ async def test_a_taken_name_is_replaced_only_when_that_is_said(client: PrefectCl
     assert agent.settings.system_prompt == ""
 
 
+@pytest.mark.slow
 async def test_an_agent_of_another_kind_takes_its_place(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     await documents.add(client, "brief", "command", {"command": ["cat"]}, replace=True)
@@ -125,6 +132,7 @@ async def test_an_agent_of_another_kind_takes_its_place(client: PrefectClient) -
     assert isinstance(await documents.get(client, "brief"), CommandAgent)
 
 
+@pytest.mark.slow
 async def test_bad_settings_replace_nothing(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     for slug, settings in ((MODEL, {"model": ""}), ("command", {"command": []})):
@@ -157,6 +165,7 @@ async def test_at_first_start_a_key_makes_default_a_model_and_says_so(
     assert agent.settings.api_key.get_secret_value() == KEY
 
 
+@pytest.mark.slow
 async def test_without_a_key_it_is_offline_and_says_how_to_change_it(client: PrefectClient) -> None:
     (line,) = await setup.prepare(client)
     assert "offline" in line
@@ -164,6 +173,7 @@ async def test_without_a_key_it_is_offline_and_says_how_to_change_it(client: Pre
     assert isinstance(await documents.get(client, "default"), OfflineAgent)
 
 
+@pytest.mark.slow
 async def test_a_default_that_exists_is_left_as_it_is(
     client: PrefectClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,3 +181,56 @@ async def test_a_default_that_exists_is_left_as_it_is(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert await setup.prepare(client) == []
     assert await documents.names(client) == {"default": kinds.OFFLINE.slug}
+
+
+# --- a Prefect that lost its block types, and all that was below them
+
+
+async def _lose(client: PrefectClient) -> None:
+    for slug in kinds.KINDS:
+        await client.delete_block_type((await client.read_block_type_by_slug(slug)).id)
+
+
+@pytest.mark.slow
+async def test_at_the_next_start_a_lost_default_is_restored_and_not_made_anew(
+    client: PrefectClient,
+) -> None:
+    await documents.add(client, "default", MODEL, SETTINGS)
+    await documents.add(client, "robot", "command", {"command": ["cat"]})
+    await _lose(client)
+    (line,) = await setup.prepare(client)
+    assert line == "Restored in Prefect from the ledger: agent robot, agent default"
+    agent = await documents.get(client, "default")
+    assert isinstance(agent, ModelAgent)
+    assert agent.settings.api_key.get_secret_value() == KEY
+    assert await setup.prepare(client) == []
+
+
+async def test_without_the_key_it_is_neither_restored_nor_made_anew(
+    client: PrefectClient, daybook_home: Home
+) -> None:
+    await documents.add(client, "default", MODEL, SETTINGS)
+    await _lose(client)
+    daybook_home.ledger_key.rename(daybook_home.path / "elsewhere")
+    (line,) = await setup.prepare(client)
+    assert f"{daybook_home.ledger_key} does not exist" in line
+    assert "Not restored: agent default." in line
+    assert await documents.names(client) == {}
+    (daybook_home.path / "elsewhere").rename(daybook_home.ledger_key)
+    await setup.prepare(client)
+    assert isinstance(await documents.get(client, "default"), ModelAgent)
+
+
+async def test_what_is_edited_in_the_ui_is_what_is_restored(client: PrefectClient) -> None:
+    await documents.add(client, "brief", MODEL, SETTINGS)
+    await setup.prepare(client)
+    (document,) = await client.read_block_documents_by_type(MODEL)
+    edit = BlockDocumentUpdate(data={"api_key": "another-key"}, merge_existing_data=True)
+    await client.update_block_document(document.id, edit)
+    await setup.prepare(client)
+    await _lose(client)
+    await setup.prepare(client)
+    agent = await documents.get(client, "brief")
+    assert isinstance(agent, ModelAgent)
+    assert agent.settings.api_key.get_secret_value() == "another-key"
+    assert agent.settings.system_prompt == "Be brief."

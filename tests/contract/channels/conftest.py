@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prefect.client.orchestration import PrefectClient, get_client
 
-import blocks
 from daybook.channels import directory
 from daybook.clock import SYSTEM
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
+from tests.at_prefect import register_blocks
 from tests.unit.outgoing.wires import Server, serving
 
 _LINES = "\n".join(f"line {number} of a long answer" for number in range(1, 1601))
@@ -55,7 +55,7 @@ def row(channel: str, body: str = "All is well.", **given: Any) -> OutboxRow:
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no channel."""
     async with get_client() as client:
-        await blocks.register(client)
+        await register_blocks(client)
         await _forget_all(client)
         yield client
         await _forget_all(client)

@@ -36,6 +36,7 @@ async def test_a_file_grows_by_an_entry_a_message(daybook_home: Home) -> None:
     assert stat.S_IMODE((out / "brief.md").stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 async def test_senders_at_a_time_leave_whole_entries(daybook_home: Home) -> None:
     program = """
 import asyncio, sys

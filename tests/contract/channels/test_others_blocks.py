@@ -75,6 +75,7 @@ async def test_what_it_raises_is_told_without_its_secret(
     assert failed.value.temporary
 
 
+@pytest.mark.slow
 async def test_a_prefect_that_keeps_no_apprise_gets_less_and_the_log_says_so(
     client: PrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:

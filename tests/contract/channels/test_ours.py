@@ -38,6 +38,7 @@ def text_of(mail: Any, kind: str) -> str:
 # --- e-mail
 
 
+@pytest.mark.slow
 async def test_a_mail_arrives_and_nothing_in_it_is_a_tag(
     client: PrefectClient, letters: Letters
 ) -> None:
@@ -74,6 +75,7 @@ async def test_a_long_mail_is_one_and_says_how_much_is_missing(
 
 
 @pytest.mark.parametrize("reply", ["554 no such user", "451 later"])
+@pytest.mark.slow
 async def test_a_mail_that_is_refused_is_a_failure(
     client: PrefectClient, letters: Letters, reply: str
 ) -> None:
@@ -85,6 +87,7 @@ async def test_a_mail_that_is_refused_is_a_failure(
     assert letters.got == []
 
 
+@pytest.mark.slow
 async def test_a_mail_server_that_is_away_is_a_failure_and_the_password_is_not_told(
     client: PrefectClient, unused_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,6 +122,7 @@ async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Se
     "chat",
     ["../other", "..", "a/b", "a?b=c", "a&b=c", "a#b", "a%2Fb", "a b", "a\n", "a\r\nb", "a[b]"],
 )
+@pytest.mark.slow
 async def test_a_chat_id_leads_nowhere_else(
     client: PrefectClient, endpoint: Server, chat: str
 ) -> None:
@@ -137,6 +141,7 @@ async def test_a_chat_id_leads_nowhere_else(
     [f"a@one.example{join}b@two.example" for join in (",", ";", ":", "=", "!")]
     + [f"+491234567801{join}+491234567802" for join in ("", ",", "-")],
 )
+@pytest.mark.slow
 async def test_a_chat_id_is_one_recipient(
     client: PrefectClient, letters: Letters, chat: str
 ) -> None:
@@ -151,6 +156,7 @@ async def test_a_chat_id_is_one_recipient(
     assert letters.to == [["a+daybook@one.example"]]
 
 
+@pytest.mark.slow
 async def test_a_telegram_chat_gets_text_that_is_no_tag(
     client: PrefectClient, endpoint: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +180,7 @@ async def test_a_telegram_chat_gets_text_that_is_no_tag(
     assert "more characters" in read.rpartition("\n")[2]
 
 
+@pytest.mark.slow
 async def test_the_event_is_told_as_apprise_has_it(client: PrefectClient, endpoint: Server) -> None:
     await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
     for event in ("completed", "failed", "missed", "progress"):
@@ -185,6 +192,7 @@ async def test_the_event_is_told_as_apprise_has_it(client: PrefectClient, endpoi
     }
 
 
+@pytest.mark.slow
 async def test_a_message_without_words_says_its_subject(
     client: PrefectClient, endpoint: Server
 ) -> None:
@@ -197,6 +205,7 @@ async def test_a_message_without_words_says_its_subject(
 
 
 @pytest.mark.parametrize("query", ["", "?optional=yes", "?retry=2", "?optional=yes&retry=1"])
+@pytest.mark.slow
 async def test_what_apprise_would_hide_is_seen(
     client: PrefectClient, endpoint: Server, query: str
 ) -> None:
@@ -207,6 +216,7 @@ async def test_what_apprise_would_hide_is_seen(
     assert len(endpoint.requests) == 1
 
 
+@pytest.mark.slow
 async def test_one_that_hangs_ends_and_holds_nobody_up(
     client: PrefectClient, endpoint: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +252,7 @@ async def test_others_may_log_what_they_will(
 # --- the block
 
 
+@pytest.mark.slow
 async def test_one_is_kept_replaced_and_forgotten(client: PrefectClient) -> None:
     await ours.add(client, "team", "ntfy://first-topic")
     assert (await channels.names(client))["team"] == "daybook-channel"
@@ -306,6 +317,7 @@ async def test_one_made_illegal_in_prefect_says_so(client: PrefectClient) -> Non
     assert PASSWORD not in str(failed.value)
 
 
+@pytest.mark.slow
 async def test_without_the_block_type_there_are_the_others(client: PrefectClient) -> None:
     block_type = await client.read_block_type_by_slug(ours.SLUG)
     await client.delete_block_type(block_type.id)

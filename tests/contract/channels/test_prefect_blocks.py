@@ -230,6 +230,7 @@ async def service(kind: Kind, endpoint: Server, https: Server, client: PrefectCl
     return here
 
 
+@pytest.mark.slow
 async def test_the_service_is_sent_what_it_understands(
     kind: Kind, service: Server, client: PrefectClient
 ) -> None:
@@ -247,6 +248,7 @@ async def test_the_service_is_sent_what_it_understands(
     assert said == text
 
 
+@pytest.mark.slow
 async def test_a_long_message_is_one_and_says_how_much_is_missing(
     kind: Kind, service: Server, client: PrefectClient
 ) -> None:
@@ -267,6 +269,7 @@ async def test_a_long_message_is_one_and_says_how_much_is_missing(
 
 
 @pytest.mark.parametrize("status", [404, 500])
+@pytest.mark.slow
 async def test_a_failure_is_a_failure_and_tells_no_secret(
     kind: Kind,
     service: Server,
@@ -284,6 +287,7 @@ async def test_a_failure_is_a_failure_and_tells_no_secret(
     assert TOKEN not in str(failed.value) + caplog.text
 
 
+@pytest.mark.slow
 async def test_an_endpoint_that_is_away_is_a_failure(
     kind: Kind, service: Server, client: PrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -298,6 +302,7 @@ async def test_an_endpoint_that_is_away_is_a_failure(
     assert TOKEN not in str(failed.value) + caplog.text
 
 
+@pytest.mark.slow
 async def test_nobody_is_rung_by_what_a_model_wrote(
     kind: Kind, service: Server, client: PrefectClient
 ) -> None:
@@ -314,6 +319,7 @@ async def test_nobody_is_rung_by_what_a_model_wrote(
 # --- names
 
 
+@pytest.mark.slow
 async def test_a_block_is_a_channel_by_its_name(client: PrefectClient, endpoint: Server) -> None:
     built_in = {"inbox": "inbox", "file": "file", "console": "console"}
     assert await channels.names(client) == built_in

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 from prefect.client.orchestration import PrefectClient
 
+from daybook.home import Home
 from daybook.outbox import destinations
 from daybook.outgoing import secret_blocks
 from tests.at_prefect import knowing_our_blocks
 
 
 @pytest.fixture
-async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
+async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that holds no destination and no secret."""
     async with knowing_our_blocks(destinations.SLUG, secret_blocks.SLUG) as client:
         yield client

@@ -53,6 +53,7 @@ async def test_one_is_kept_found_listed_and_forgotten(client: PrefectClient) -> 
         await destinations.remove(client, "ops")
 
 
+@pytest.mark.slow
 async def test_the_longest_that_fits_up_to_a_slash_counts(client: PrefectClient) -> None:
     await destinations.add(client, "all", "https://ops.example.org")
     await destinations.add(client, "hook", f"{OPS}/")
@@ -114,6 +115,7 @@ async def test_a_rotation_has_two_secrets_for_a_day(client: PrefectClient) -> No
         ({"url": "https://kept.example.org:443/a/"}, "url"),
     ],
 )
+@pytest.mark.slow
 async def test_a_bad_one_is_refused_and_nothing_is_kept(
     client: PrefectClient, given: dict[str, Any], field: str
 ) -> None:

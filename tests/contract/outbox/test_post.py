@@ -63,6 +63,7 @@ async def test_what_is_signed_is_what_arrives(
     assert "authorization" not in headers
 
 
+@pytest.mark.slow
 async def test_a_destination_has_a_secret_and_a_token_of_its_own(
     client: PrefectClient, receiver: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,6 +82,7 @@ async def test_a_destination_has_a_secret_and_a_token_of_its_own(
     assert not [each for each in (*SECRETS, new.secret) if each in told]
 
 
+@pytest.mark.slow
 async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: Server) -> None:
     await secret_blocks.add(client, "ops-token", TOKEN, ["ops.example.org"])
     await destinations.add(client, "ops", receiver.address, token="ops-token")
@@ -101,6 +103,7 @@ async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: S
         ("user", "/admin/users?x=1"),
     ],
 )
+@pytest.mark.slow
 async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
     client: PrefectClient,
     receiver: Server,
@@ -122,6 +125,7 @@ async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
     assert seen.headers["webhook-signature"] == made
 
 
+@pytest.mark.slow
 async def test_a_token_that_is_not_there_is_told(client: PrefectClient, receiver: Server) -> None:
     await destinations.add(client, "ops", receiver.address, token="ops-token")
     tried = await _send(client, receiver)
@@ -136,6 +140,7 @@ async def test_any_2xx_is_delivered(client: PrefectClient, receiver: Server, sta
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 429, 500, 503])
+@pytest.mark.slow
 async def test_any_other_answer_is_tried_again(
     client: PrefectClient, receiver: Server, status: int
 ) -> None:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 import blocks
 from daybook.errors import NotFound, Refused, UnknownName
+from daybook.home import Home
 from daybook.outgoing import secret_blocks
 from daybook.outgoing.secret_blocks import SLUG, PrefectSecrets
 from daybook.outgoing.secrets import Secret
@@ -24,7 +25,7 @@ VALUE = "s3cr3t-of-the-api"
 
 
 @pytest.fixture
-async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
+async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no secret."""
     async with knowing_our_blocks(SLUG, "secret") as client:
         yield client
@@ -90,6 +91,7 @@ async def test_a_block_made_illegal_in_the_ui_is_refused(client: PrefectClient) 
     assert VALUE not in str(refused.value)
 
 
+@pytest.mark.slow
 async def test_without_the_block_type_none_is_known(client: PrefectClient) -> None:
     block_type = await client.read_block_type_by_slug(SLUG)
     await client.delete_block_type(block_type.id)

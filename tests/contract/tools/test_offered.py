@@ -17,7 +17,7 @@ from daybook.spec.owners import Actor
 from tests.contract.tools.conftest import OCCURRENCE, Caller, Saved, runs
 from tests.toolbox import nobody_there
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from daybook.outgoing.secrets import HIDDEN, Secret
 from daybook.tools import catalog
 from tests.contract.tools.conftest import OCCURRENCE, Caller, runs
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 MEBIBYTE = 2**20
 

@@ -48,6 +48,7 @@ async def test_its_answer_is_the_result() -> None:
     assert "T00:30:00+00:00" in str(outcome.output)
 
 
+@pytest.mark.slow
 async def test_what_it_refuses_is_a_failure() -> None:
     called = await call("get_current_time", timezone="Europe/Nowhere")
     assert (called.outcome.status, called.temporary) == (Status.FAILED, False)

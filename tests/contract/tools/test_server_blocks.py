@@ -12,6 +12,7 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 
 import blocks
 from daybook.errors import NotFound, Refused, UnknownName
+from daybook.home import Home
 from daybook.outgoing import block_documents, secret_blocks
 from daybook.outgoing.guard import Guard, Rule
 from daybook.tools import calls
@@ -25,12 +26,13 @@ VALUE = "hunter-2-and-more"
 
 
 @pytest.fixture
-async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
+async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no server."""
     async with knowing_our_blocks(TYPE.slug, secret_blocks.SLUG) as client:
         yield client
 
 
+@pytest.mark.slow
 async def test_a_server_is_read_as_it_was_kept(client: PrefectClient) -> None:
     servers = PrefectServers(client)
     await servers.add("time", {"command": ["uvx", "mcp-server-time"]})
@@ -79,6 +81,7 @@ async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClien
     assert [each["name"] for each in await servers.every()] == ["time"]
 
 
+@pytest.mark.slow
 async def test_a_tool_of_a_saved_server_is_called_with_a_secret(
     client: PrefectClient, told: Told
 ) -> None:

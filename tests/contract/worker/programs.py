@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ctypes
 import inspect
 import json
 import os
@@ -127,6 +128,19 @@ def _descriptors() -> Iterator[tuple[int, str]]:
     for name in sorted(os.listdir("/proc/self/fd"), key=int):
         with suppress(FileNotFoundError):  # the one that read the folder
             yield int(name), os.readlink(f"/proc/self/fd/{name}").split(":")[0]
+
+
+def secrets(task: Task, tell: Status) -> None:
+    """Tells what it knows of its environment, and what others could read of it."""
+    known = ("PREFECT_API_AUTH_STRING", "OPENAI_API_KEY", "PLAIN")
+    tell(
+        secrets={name: os.environ.get(name) for name in known},
+        environ=Path("/proc/self/environ").read_text().replace("\0", "\n"),
+        parent="".join(
+            Path(f"/proc/{os.getppid()}/{file}").read_text() for file in ("environ", "cmdline")
+        ),
+        dumpable=ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),  # PR_GET_DUMPABLE
+    )
 
 
 def learns(task: Task, tell: Status) -> None:

@@ -26,7 +26,7 @@ from daybook.worker.nursery import Nursery
 from tests.contract.worker.conftest import becomes
 from tests.contract.worker.programs import ADAPTERS
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 NOBODY = "http://127.0.0.1:9/api"
 

@@ -50,6 +50,7 @@ async def test_runs_end_by_themselves_when_all_that_watch_them_are_killed(
         await becomes(lambda: living(pids) == [], within=15.0)
 
 
+@pytest.mark.slow
 async def test_a_killed_parent_leaves_its_children_to_the_worker(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,6 +98,7 @@ async def test_a_parent_that_does_not_answer_is_replaced(
 
 
 @pytest.mark.parametrize("ticks", [False, True])
+@pytest.mark.slow
 async def test_a_parent_that_takes_nothing_is_replaced(
     make: Callable[..., Nursery],
     tmp_path: Path,
@@ -131,6 +133,7 @@ async def test_a_parent_that_takes_nothing_is_replaced(
                 await ticking
 
 
+@pytest.mark.slow
 async def test_no_signal_but_the_last_ends_the_parent(launching: Launching) -> None:
     """It has to outlive whatever is sent to all, to end the children in their order."""
     parent = launching.launcher.pid
@@ -156,6 +159,7 @@ async def test_the_runs_of_a_silent_worker_end_and_it_is_told(
         assert await (await launching.start("ends")).ended() == 0
 
 
+@pytest.mark.slow
 async def test_the_runs_of_a_worker_that_ticks_go_on(
     make: Callable[..., Nursery], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +172,7 @@ async def test_the_runs_of_a_worker_that_ticks_go_on(
         await began.end(0.0)
 
 
+@pytest.mark.slow
 async def test_a_stopped_worker_finds_its_runs_ended(adapter: str, tmp_path: Path) -> None:
     with worker(adapter, tmp_path, "ignores") as (pid, pids):
         os.kill(pid, signal.SIGSTOP)

@@ -28,6 +28,7 @@ async def test_a_stopped_one_is_woken_to_be_asked(launching: Launching) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ignores", "computes"])
+@pytest.mark.slow
 async def test_one_that_does_not_obey_is_killed_after_the_grace(
     launching: Launching, kind: str
 ) -> None:
@@ -39,6 +40,7 @@ async def test_one_that_does_not_obey_is_killed_after_the_grace(
     assert 0.5 <= time.monotonic() - before < 20.0
 
 
+@pytest.mark.slow
 async def test_what_it_began_ends_with_it_wherever_it_is(launching: Launching) -> None:
     """In its group, in a session of its own, and one whose own parent has ended."""
     began = await launching.start("begins")
@@ -57,6 +59,7 @@ async def test_ending_twice_and_after_the_end(launching: Launching) -> None:
     await began.end(grace=60.0)
 
 
+@pytest.mark.slow
 async def test_one_that_is_ended_as_it_starts_does_not_stay(launching: Launching) -> None:
     for _ in range(10):
         began = await launching.start("waits")
@@ -65,6 +68,7 @@ async def test_one_that_is_ended_as_it_starts_does_not_stay(launching: Launching
 
 
 @pytest.mark.parametrize("turns", range(1, 12, 2))
+@pytest.mark.slow
 async def test_a_start_that_is_given_up_leaves_no_process(launching: Launching, turns: int) -> None:
     """Wherever the cancellation strikes: before the task is sent, under way, answered."""
     starting = asyncio.create_task(launching.start("ignores"))

@@ -13,6 +13,7 @@ from tests.contract.worker.conftest import Launching, actions, children, living
 
 
 @pytest.mark.parametrize("code", [0, 3, 255])
+@pytest.mark.slow
 async def test_the_exit_code_is_that_of_the_work(launching: Launching, code: int) -> None:
     began = await launching.start("ends", flow_run={"code": code})
     assert await began.ended() == code
@@ -31,6 +32,7 @@ async def test_the_exit_code_is_that_of_the_work(launching: Launching, code: int
         ("is_terminated", -signal.SIGTERM, ""),
     ],
 )
+@pytest.mark.slow
 async def test_an_end_before_the_work_is_done(
     launching: Launching, kind: str, code: int, printed: str
 ) -> None:
@@ -46,6 +48,7 @@ async def test_an_end_before_the_work_is_done(
         ("is_interrupted", -signal.SIGINT, "KeyboardInterrupt"),
     ],
 )
+@pytest.mark.slow
 async def test_an_error_leaves_its_traceback(
     launching: Launching, kind: str, code: int, last: str
 ) -> None:
@@ -70,6 +73,7 @@ async def test_facts_arrive_whole_and_in_order(
     ]
 
 
+@pytest.mark.slow
 async def test_facts_can_be_read_after_the_end(launching: Launching) -> None:
     began = await launching.start("begins_and_ends")
     assert await began.ended() == 5
@@ -90,6 +94,7 @@ async def test_facts_end_with_a_killed_process(launching: Launching) -> None:
 @pytest.mark.parametrize(
     ("kind", "code"), [("begins_and_dies", -signal.SIGKILL), ("begins_and_ends", 5)]
 )
+@pytest.mark.slow
 async def test_what_a_process_left_behind_has_ended_before_its_end_is_told(
     launching: Launching, kind: str, code: int
 ) -> None:
@@ -100,6 +105,7 @@ async def test_what_a_process_left_behind_has_ended_before_its_end_is_told(
     assert living(pids) == []
 
 
+@pytest.mark.slow
 async def test_no_zombie_stays_with_the_parent(launching: Launching) -> None:
     for kind in ("begins_and_dies", "begins_and_ends", "ends"):
         await (await launching.start(kind)).ended()

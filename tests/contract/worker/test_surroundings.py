@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from daybook.worker.messages import Task
 from daybook.worker.nursery import Nursery
 from tests.contract.worker.conftest import Launching, actions, becomes
 
@@ -29,6 +32,7 @@ async def test_it_leads_a_session_and_has_nothing_but_its_own(
     assert await began.ended() == 0
 
 
+@pytest.mark.slow
 async def test_many_started_at_once_share_no_descriptor(launching: Launching) -> None:
     """Tasks that wait in the parent have descriptors there: they must not leak, or no end comes."""
     started = await asyncio.gather(*(launching.start("describes") for _ in range(12)))
@@ -40,6 +44,7 @@ async def test_many_started_at_once_share_no_descriptor(launching: Launching) ->
         assert await began.ended() == 0
 
 
+@pytest.mark.slow
 async def test_a_task_larger_than_any_buffer_arrives(launching: Launching) -> None:
     large, small = await asyncio.gather(
         launching.start("describes", flow_run={"payload": "x" * 5_000_000}),
@@ -49,6 +54,7 @@ async def test_a_task_larger_than_any_buffer_arrives(launching: Launching) -> No
     assert await launching.until(small, "given") == 3
 
 
+@pytest.mark.slow
 async def test_descriptors_do_not_add_up(launching: Launching) -> None:
     def count(pid: int | None) -> int:
         return len(os.listdir(f"/proc/{pid}/fd"))
@@ -68,6 +74,7 @@ async def test_descriptors_do_not_add_up(launching: Launching) -> None:
 
 
 @pytest.mark.parametrize("end", ["its own", "ours", "no reader any more", "given up"])
+@pytest.mark.slow
 async def test_descriptors_do_not_add_up_where_nobody_reads_to_the_end(
     launching: Launching, end: str
 ) -> None:
@@ -123,6 +130,7 @@ async def test_the_parent_has_one_thread(make: Callable[..., Nursery]) -> None:
         assert launcher.threads == 1
 
 
+@pytest.mark.slow
 async def test_what_one_had_to_import_the_next_one_has(
     adapter: str, launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,3 +148,52 @@ async def test_an_import_that_starts_a_thread_is_told(
     assert [fact async for fact in began.facts()] == [{"known": False}]
     assert await (await launching.start("ends")).ended() == 0
     assert actions(caplog) == (["parent_threaded"] if adapter == "zygote" else [])
+
+
+async def test_secrets_are_handed_on_without_the_environment_that_others_can_read(
+    make: Callable[..., Nursery],
+) -> None:
+    secrets = {"PREFECT_API_AUTH_STRING": "daybook:s3cr3t", "OPENAI_API_KEY": "sk-s3cr3t"}
+    async with make(environment={**os.environ, **secrets, "PLAIN": "word"}) as launcher:
+        own = await launcher.start(Task({"id": "a"}, "ours", "secrets"))
+        (told,) = [fact async for fact in own.facts()]
+        assert told["secrets"] == {**secrets, "PLAIN": "word"}
+        assert "PLAIN=word" in told["environ"]
+        assert "s3cr3t" not in told["environ"]
+        assert "s3cr3t" not in told["parent"]
+        assert told["dumpable"] == 0
+        await own.ended()
+
+
+def test_another_process_of_the_same_user_cannot_look_into_one_of_ours() -> None:
+    """Without privileges, as it is for everybody but root."""
+    script = (
+        "import os, sys; from pathlib import Path; os.getuid() or os.setuid(65534)\n"
+        "print(len(Path(f'/proc/{sys.argv[1]}/environ').read_bytes()))\n"
+    )
+    ours = (
+        "import os, sys; from daybook.host import processes; os.getuid() or os.setuid(65534)\n"
+        "import ctypes; ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # setuid has cleared it\n"
+        "if sys.argv[1] == 'closed': processes.deny_inspection()\n"
+        "print('ready', flush=True); sys.stdin.read()\n"
+    )
+    seen = {}
+    for how in ("open", "closed"):
+        with subprocess.Popen(
+            [sys.executable, "-c", ours, how],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as one:
+            assert one.stdout is not None
+            assert one.stdout.readline() == "ready\n"
+            other = subprocess.run(
+                [sys.executable, "-I", "-c", script, str(one.pid)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            one.communicate("")
+        seen[how] = other
+    assert seen["open"].returncode == 0, seen["open"].stderr
+    assert "PermissionError" in seen["closed"].stderr

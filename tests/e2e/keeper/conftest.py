@@ -31,7 +31,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.tables import RunRow
-from daybook.runs import prefect_states
+from daybook.runs import prefect_states, run_names
 from daybook.spec.job import new_job
 from daybook.sync.reconcile import Report, bring
 from tests.conftest import PrefectServer
@@ -116,7 +116,10 @@ class House:
         row = await self.asked(stored, until, **fields)
         key = f"{self.ledger.id}:{row.occurrence}:1"
         run = await self.ui.create_flow_run_from_deployment(
-            UUID(str(stored.row.deployment_id)), parameters=row.parameters, idempotency_key=key
+            UUID(str(stored.row.deployment_id)),
+            parameters=row.parameters,
+            idempotency_key=key,
+            name=run_names.of_row(stored, row),
         )
         await claims.carried_by(self.ledger, row, str(run.id))
         assert row.until is not None

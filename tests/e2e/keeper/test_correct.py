@@ -135,6 +135,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.slow
 async def test_what_is_queued_wrongly_is_right_before_it_is_due(house: House, name: str) -> None:
     given = CHANGES[name]
     case = await near(house, given.cron, given.zone, forward=given.forward)
@@ -187,6 +188,7 @@ async def test_a_corrected_due_time_is_granted_at_its_time(house: House) -> None
     assert (answer.due, answer.trigger) == (case.change, "schedule")
 
 
+@pytest.mark.slow
 async def test_killed_after_any_write_the_next_pass_ends_with_the_same(house: House) -> None:
     case = await near(house, "*/30 * * * *", "America/New_York", forward=False)
     expected = await case.expected()
@@ -205,6 +207,7 @@ async def test_killed_after_any_write_the_next_pass_ends_with_the_same(house: Ho
     assert passes == len(await case.instants(skipped=True))
 
 
+@pytest.mark.slow
 async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(house: House) -> None:
     await house.job(cron="0 9 * * *", timezone="UTC")
     await house.job(every="1h")

@@ -42,6 +42,7 @@ async def held(house: House, *, acting: bool) -> tuple[RunRow, FlowRun, Granted]
 # --- without a row
 
 
+@pytest.mark.slow
 async def test_a_future_run_that_was_cancelled_is_an_outcome(house: House) -> None:
     run = await scheduled(house)
     await house.ui.set_flow_run_state(run.id, Cancelling())  # as the UI's button does
@@ -63,6 +64,7 @@ async def test_a_future_run_that_was_cancelled_is_an_outcome(house: House) -> No
     assert (await mirror.mirror(house.ledger, house.client)).agreed == 1
 
 
+@pytest.mark.slow
 async def test_a_custom_run_that_fails_before_its_flow_is_an_outcome(house: House) -> None:
     stored = await house.job()
     run = await house.ui.create_flow_run_from_deployment(UUID(str(stored.row.deployment_id)))
@@ -75,6 +77,7 @@ async def test_a_custom_run_that_fails_before_its_flow_is_an_outcome(house: Hous
     assert "prompt: is no text" in str(row.error)
 
 
+@pytest.mark.slow
 async def test_what_we_showed_as_unknown_is_not_begun_again_when_its_row_is_gone(
     house: House,
 ) -> None:
@@ -138,6 +141,7 @@ async def test_only_what_ended_since_the_last_pass_is_read_whoever_leads(house: 
     assert house.requests["filter"] == 1
 
 
+@pytest.mark.slow
 async def test_a_run_cancelled_long_before_a_keeper_leads_again_is_an_outcome(house: House) -> None:
     run = await scheduled(house)
     await ends.unread(house.ledger, house.client)
@@ -172,6 +176,7 @@ async def test_many_ends_are_read_in_parts_and_each_pass_goes_on(
     assert most == 8 if shortest > timedelta(minutes=5) else 1 <= most < 3
 
 
+@pytest.mark.slow
 async def test_what_is_watched_and_not_told_yet_is_read_again(house: House) -> None:
     run = await scheduled(house)
     await house.set(run, Cancelled())
@@ -197,6 +202,7 @@ async def test_what_is_watched_and_not_told_yet_is_read_again(house: House) -> N
     ],
     ids=["cancelled", "completed", "crashed", "failed"],
 )
+@pytest.mark.slow
 async def test_a_waiting_row(house: House, state: State[Any], status: str) -> None:
     row, run = await house.carried(await house.job(), state, until=house.at(minutes=5))
 
@@ -243,6 +249,7 @@ async def test_refused_parameters_never_reach_the_flow(house: House) -> None:
     ],
     ids=lambda each: str(getattr(each, "name", each)),
 )
+@pytest.mark.slow
 async def test_a_holder_that_gives_no_sign_of_life_is_gone(
     house: House, acting: bool, state: State[Any], status: str
 ) -> None:
@@ -259,6 +266,7 @@ async def test_a_holder_that_gives_no_sign_of_life_is_gone(
     assert (await house.row(row.id)).status == status
 
 
+@pytest.mark.slow
 async def test_a_holder_that_renews_is_left_to_its_run(house: House) -> None:
     row, run, granted = await held(house, acting=True)
     await house.set(run, Failed(message="by hand"))
@@ -271,6 +279,7 @@ async def test_a_holder_that_renews_is_left_to_its_run(house: House) -> None:
     assert (await house.row(row.id)).status == "acting"
 
 
+@pytest.mark.slow
 async def test_cancelling_is_its_holders_to_end(house: House) -> None:
     row, run, _ = await held(house, acting=True)
     await house.set(run, Cancelling())
@@ -282,6 +291,7 @@ async def test_cancelling_is_its_holders_to_end(house: House) -> None:
     assert await house.shown(run) == ("CANCELLING", "Cancelling")
 
 
+@pytest.mark.slow
 async def test_a_row_that_is_begun_meanwhile_is_not_settled_by_an_old_end(house: House) -> None:
     row, _ = await house.carried(await house.job(), Crashed())
     house.after["filter"] = lambda: house.acting(row)
@@ -291,6 +301,7 @@ async def test_a_row_that_is_begun_meanwhile_is_not_settled_by_an_old_end(house:
     assert (await house.row(row.id)).status == "acting"
 
 
+@pytest.mark.slow
 async def test_an_end_of_a_run_that_ended_here_changes_nothing(house: House) -> None:
     row, run = await house.carried(await house.job())
     await claims.cancel(house.ledger, row.id)
@@ -302,6 +313,7 @@ async def test_an_end_of_a_run_that_ended_here_changes_nothing(house: House) -> 
     assert (await house.row(row.id)).status == "cancelled"
 
 
+@pytest.mark.slow
 async def test_one_that_has_not_ended_is_nothing(house: House) -> None:
     row, run = await house.carried(await house.job(), until=house.at(minutes=5))
 

@@ -65,6 +65,7 @@ async def test_a_waiting_row_gets_its_prefect_run(house: House) -> None:
     assert house.requests == {"filter": 1}
 
 
+@pytest.mark.slow
 async def test_one_that_is_scheduled_elsewhere_is_moved(house: House) -> None:
     stored = await house.job()
     row, run = await house.carried(stored)
@@ -96,6 +97,7 @@ async def test_two_processes_at_once_make_one_run(house: House) -> None:
     assert carried == {str(run.id) for run in runs}
 
 
+@pytest.mark.slow
 async def test_dead_after_the_run_was_made_the_next_pass_finds_it(house: House) -> None:
     stored = await house.job()
     row = await house.asked(stored)
@@ -111,6 +113,7 @@ async def test_dead_after_the_run_was_made_the_next_pass_finds_it(house: House) 
     assert (await house.row(row.id)).flow_run_id == str(run.id)
 
 
+@pytest.mark.slow
 async def test_a_run_that_nobody_knew_and_that_ended_is_followed_by_another(house: House) -> None:
     stored = await house.job()
     row = await house.asked(stored)
@@ -127,6 +130,7 @@ async def test_a_run_that_nobody_knew_and_that_ended_is_followed_by_another(hous
     assert await house.shown(row.flow_run_id) == SLOT
 
 
+@pytest.mark.slow
 async def test_a_run_that_was_deleted_is_made_again(house: House) -> None:
     stored = await house.job()
     row, run = await house.carried(stored, until=house.at(minutes=5))
@@ -141,6 +145,7 @@ async def test_a_run_that_was_deleted_is_made_again(house: House) -> None:
 
 
 @pytest.mark.parametrize("state", [Pending(), Running()], ids=["pending", "running"])
+@pytest.mark.slow
 async def test_a_started_one_is_left_to_its_process_for_a_minute(
     house: House, state: State[Any]
 ) -> None:
@@ -168,6 +173,7 @@ async def test_a_started_one_whose_process_is_gone_is_set_back_at_once(house: Ho
     assert len(await house.runs(stored)) == 1
 
 
+@pytest.mark.slow
 async def test_one_that_was_cancelled_is_not_made_again(house: House) -> None:
     stored = await house.job()
     row, run = await house.carried(stored, Cancelled(), until=house.at(minutes=5))
@@ -197,6 +203,7 @@ async def test_runs_that_end_again_and_again_before_they_begin_are_no_storm(hous
 
 
 @pytest.mark.parametrize("way", [Cancelled, Completed, Cancelling], ids=lambda way: way.__name__)
+@pytest.mark.slow
 async def test_what_a_person_does_while_it_is_moved_is_not_lost(
     house: House, way: Callable[[], State[Any]]
 ) -> None:
@@ -251,6 +258,7 @@ async def test_a_row_that_is_claimed_before_the_write_is_not_touched(house: Hous
     assert await house.shown(run) == ("RUNNING", "Running")
 
 
+@pytest.mark.slow
 async def test_who_asks_for_a_run_makes_it(house: House) -> None:
     stored = await house.job()
     row = await house.asked(stored)
@@ -263,6 +271,7 @@ async def test_who_asks_for_a_run_makes_it(house: House) -> None:
     assert (await ensure.ensure(house.ledger, house.client)).made
 
 
+@pytest.mark.slow
 async def test_of_a_job_the_next_ten_have_a_run(house: House) -> None:
     stored = await house.job()
     later = house.at(hours=1)
@@ -275,6 +284,7 @@ async def test_of_a_job_the_next_ten_have_a_run(house: House) -> None:
     assert without == [rows[0].id, rows[1].id]
 
 
+@pytest.mark.slow
 async def test_many_are_made_in_several_passes(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +299,7 @@ async def test_many_are_made_in_several_passes(
     assert last == [(await house.row(rows[2].id)).flow_run_id]
 
 
+@pytest.mark.slow
 async def test_without_a_deployment_a_row_is_left(house: House) -> None:
     stored, other = await house.job(), await house.job()
     gone, fine = await house.asked(stored), await house.asked(other)
@@ -413,6 +424,7 @@ async def test_a_refusal_that_is_no_fault_of_the_row_is_not_held_against_it(
     assert (found.status, found.prefect_runs, found.until) == ("waiting", 0, row.until)
 
 
+@pytest.mark.slow
 async def test_a_failed_run_of_a_waiting_row_is_followed_by_another(house: House) -> None:
     stored = await house.job()
     row, run = await house.carried(stored, Failed(message="no slot"))
@@ -449,6 +461,7 @@ async def test_a_free_slot_goes_to_the_earliest_due_time(house: House) -> None:
     assert await ensure.wake(house.ledger, house.client, 1) == []
 
 
+@pytest.mark.slow
 async def test_what_is_due_already_is_not_moved_again(house: House) -> None:
     stored = await house.job()
     _, run = await house.carried(stored, waits_for="slot")

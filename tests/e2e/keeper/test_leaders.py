@@ -32,16 +32,18 @@ from daybook.keeper.loops import Keeper
 from daybook.ledger import jobs, leads
 from daybook.ledger.tables import RunRow
 from daybook.spec.schedule import Cron
+from daybook.timing import TIMING
 from tests import databases
 from tests.conftest import PrefectServer
 from tests.crew import so, sqlite_is_free, stand_still
 from tests.databases import Database, Postgresql
 from tests.e2e.keeper.conftest import House, housed
 from tests.gate import Gate, opened
+from tests.timings import change
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
-FOLLOWED = leads.LEASE.total_seconds() + lead.LOOK + 15.0
+FOLLOWED = TIMING.leader_lease.total_seconds() + TIMING.leader_check.total_seconds() + 15.0
 """Seconds within which a leader that was killed has one that follows: its lease, a look, and what a
 loaded machine takes."""
 SOON = 90.0
@@ -175,7 +177,7 @@ async def killed_and_told_to_end(keepers: Keepers) -> None:
     os.kill(one.pid, signal.SIGTERM)
     assert await one.wait() == 0
     # No lease had to run out.
-    await keepers.leads(other, within=leads.LEASE.total_seconds() / 2)
+    await keepers.leads(other, within=TIMING.leader_lease.total_seconds() / 2)
     await keepers.carried(await keepers.waits())
     assert "Keeper stopped" in one.tail()
 
@@ -271,7 +273,7 @@ async def test_who_does_not_reach_prefect_lets_another_lead(
                 return await leads.acquire(house.ledger, lead.NAME, "there:2:b") is not None
 
             # Much sooner than a lease that nobody renews would run out.
-            assert await so(free, leads.LEASE.total_seconds() / 2)
+            assert await so(free, TIMING.leader_lease.total_seconds() / 2)
             work.cancel()
             await asyncio.wait({work})
 
@@ -284,7 +286,7 @@ async def test_a_client_asks_before_each_write(house: House) -> None:
     async with lead.client_of(mine) as client:
         deployment = await client.read_deployment(job.row.deployment_id or "")
         made = await client.create_flow_run_from_deployment(deployment.id)
-        house.passes(seconds=leads.LEASE.total_seconds())
+        house.passes(seconds=TIMING.leader_lease.total_seconds())
         assert await leads.acquire(house.ledger, lead.NAME, "there:2:b") is not None
 
         with pytest.raises(lead.LeadLost):
@@ -308,11 +310,11 @@ async def test_the_leader_tells_of_itself(keepers: Keepers) -> None:
     async def told() -> bool:
         found = await leads.read(keepers.house.ledger, lead.NAME)
         passes = found.note.get("passes", {}) if found else {}
-        wanted = {"drain", "expire", "ends", "ensure", "mirror", "unread"}
+        wanted = {"drain", "expire", "ends", "ensure", "wake", "mirror", "unread"}
         wanted |= {"observe", "correct", "audit", "prune"}
         return wanted <= passes.keys()
 
-    assert await so(told, SOON + leads.RENEW.total_seconds())
+    assert await so(told, SOON + TIMING.leader_lease_renewal.total_seconds())
     found = await leads.read(keepers.house.ledger, lead.NAME)
     assert found is not None
     assert {name: each["error"] for name, each in found.note["passes"].items()} == dict.fromkeys(
@@ -364,7 +366,7 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
 
     assert await so(taken_over, 15.0)
     # That pass has listed them all before; the next one is the event's.
-    monkeypatch.setattr(loops, "JOBS", 600.0)
+    change(monkeypatch, loops, jobs_pass=600)
     await house.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 
     async def off() -> bool:

@@ -58,6 +58,7 @@ async def custom(house: House, *states: State[Any]) -> FlowRun:
     [([Pending()], 60), ([Pending(), Running()], 300)],
     ids=["pending", "running"],
 )
+@pytest.mark.slow
 async def test_one_that_nobody_claims_is_scheduled_again(
     house: House, states: list[State[Any]], seconds: int
 ) -> None:
@@ -75,6 +76,7 @@ async def test_one_that_nobody_claims_is_scheduled_again(
     assert not await swept(house)
 
 
+@pytest.mark.slow
 async def test_one_that_is_to_start_later_is_left_to_who_fetched_it(house: House) -> None:
     details = StateDetails.model_validate({"scheduled_time": house.at(minutes=2)})
     pending: State[Any] = Pending(state_details=details)
@@ -113,6 +115,7 @@ async def test_a_retry_that_died_before_its_claim_is_tried_again(house: House) -
     assert [each.status for each in await house.rows()] == ["cancelled"]
 
 
+@pytest.mark.slow
 async def test_one_with_a_live_row_is_others_business(house: House) -> None:
     stored = await house.job()
     waiting, first = await house.carried(stored, Pending(), Running())
@@ -165,6 +168,7 @@ async def test_of_this_worker_before_it_was_started_again(house: House, theirs: 
     await house.set(mine, Completed())
 
 
+@pytest.mark.slow
 async def test_of_this_very_worker_when_prefect_was_away_at_its_end(
     house: House, theirs: UUID
 ) -> None:
@@ -184,6 +188,7 @@ async def test_one_that_ended_meanwhile_stays_as_it_ended(house: House, theirs: 
     assert await house.shown(run) == ("COMPLETED", "Completed")
 
 
+@pytest.mark.slow
 async def test_those_of_another_ledger_are_not_touched(house: House) -> None:
     flow = await house.ui.create_flow_from_name("theirs")
     deployment = await house.ui.create_deployment(
@@ -197,6 +202,7 @@ async def test_those_of_another_ledger_are_not_touched(house: House) -> None:
     await house.ui.delete_deployment(deployment)
 
 
+@pytest.mark.slow
 async def test_of_a_worker_that_prefect_holds_for_offline(house: House, theirs: UUID) -> None:
     online, offline = f"w-{uuid4().hex[:8]}", f"w-{uuid4().hex[:8]}"
     await house.ui.send_worker_heartbeat(POOL, online, heartbeat_interval_seconds=600)

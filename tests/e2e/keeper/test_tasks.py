@@ -87,6 +87,7 @@ async def starving(house: House, *, cycles: int, **fields: Any) -> TaskRunRow:
     return row
 
 
+@pytest.mark.slow
 async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
     house: House,
     agent: str,

@@ -15,17 +15,19 @@ from daybook.keeper import audit, expire, loops
 from daybook.keeper.budget import Budget
 from daybook.keeper.lead import client_of
 from daybook.keeper.loops import Keeper
-from daybook.ledger import jobs, leases
+from daybook.ledger import jobs
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
+from daybook.timing import TIMING
 from tests.crew import so
 from tests.e2e.keeper.conftest import House
+from tests.timings import change
 
 pytestmark = pytest.mark.e2e
 
-LOST = leases.LEASE + timedelta(seconds=1)
+LOST = TIMING.run_lease + timedelta(seconds=1)
 
 
 @asynccontextmanager
@@ -61,8 +63,7 @@ async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
 async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "JOBS", 0.5)
-    monkeypatch.setattr(loops, "SOONEST", 0.1)
+    change(monkeypatch, loops, jobs_pass=0.5, soonest_pass=0.1)
     monkeypatch.setattr(loops, "Budget", partial(Budget, 1e-6, 0.0))
     keeper = Keeper(house.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.go_on())
@@ -101,6 +102,7 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
     assert abs(row.due - run.expected_start_time) < timedelta(seconds=1)
 
 
+@pytest.mark.slow
 async def test_a_job_that_was_off_and_is_removed_is_audited_to_its_removal(house: House) -> None:
     stored, memory = await house.job(every="1h", enabled=False), audit.Memory()
     house.passes(minutes=5)

@@ -131,6 +131,7 @@ async def test_a_client_drives_all_tools(
         assert f"run {run_id[1]}: succeeded" in await told("cron_runs", job_id=job_id)
 
 
+@pytest.mark.journey
 async def test_a_run_that_goes_on_for_ever_is_ended(place: Place) -> None:
     agent = await place.crew.floor.agent(FOR_EVER)
     async with by_mcp(await place.over("stdio", f"agent:{agent.name}")) as talk:

@@ -15,7 +15,6 @@ from prefect.client.orchestration import PrefectClient, get_client
 from sqlalchemy import func
 from sqlmodel import col, select
 
-import blocks
 from daybook.home import Home
 from daybook.host import server
 from daybook.ledger.engine import Ledger
@@ -24,6 +23,7 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.outbox import destinations
 from daybook.outgoing import secret_blocks
+from tests.at_prefect import register_blocks
 from tests.databases import Database
 from tests.e2e.outbox.senders import Ahead
 
@@ -122,7 +122,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
 @pytest.fixture
 async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
     async with get_client() as client:
-        await blocks.register(client)
+        await register_blocks(client)
         yield client
         for slug in (destinations.SLUG, secret_blocks.SLUG):
             for document in await client.read_block_documents_by_type(slug):

@@ -34,6 +34,7 @@ async def _row(outbox: Outbox, id_: str) -> OutboxRow:
     return (await outbox.rows())[id_]
 
 
+@pytest.mark.slow
 async def test_what_is_due_is_sent_and_written_down(outbox: Outbox, receiver: Receiver) -> None:
     ids = await outbox.ask(*[f"{receiver.address}/hook"] * 3, run_id="r1")
     assert await _drain(outbox) == Sent(delivered=3, ended={"r1": None})
@@ -44,6 +45,7 @@ async def test_what_is_due_is_sent_and_written_down(outbox: Outbox, receiver: Re
     assert not await _drain(outbox)
 
 
+@pytest.mark.slow
 async def test_what_is_not_due_yet_waits(outbox: Outbox, receiver: Receiver) -> None:
     receiver.says("500")
     [id_] = await outbox.ask(f"{receiver.address}/hook")
@@ -85,6 +87,7 @@ async def _got(receiver: Receiver, count: int) -> bool:
     return len(receiver.got()) == count
 
 
+@pytest.mark.slow
 async def test_who_is_stopped_says_what_he_knows_and_gives_back_the_rest(
     outbox: Outbox, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +165,7 @@ async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_ot
     assert (again.delivered, again.again, again.held) == (1, 1, False)
 
 
+@pytest.mark.slow
 async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
     outbox: Outbox, receiver: Receiver
 ) -> None:

@@ -101,6 +101,7 @@ async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
     assert (await _cycle(outbox, receiver)).wakes_succeeded == 2
 
 
+@pytest.mark.slow
 async def test_where_nobody_listens_cycles_go_on(outbox: Outbox, receiver: Receiver) -> None:
     await _queued(outbox, "one")
     await receiver.kill()

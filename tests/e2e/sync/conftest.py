@@ -28,6 +28,7 @@ from daybook.ledger.tables import JobRow
 from daybook.spec.job import edit, new_job
 from daybook.sync import reconcile
 from daybook.sync.reconcile import Report
+from tests.at_prefect import basic
 from tests.floor import deployments_of
 
 READS = ("/filter", "/csrf-token")
@@ -111,7 +112,9 @@ class Both:
     async def ui(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """A request as the UI's JavaScript makes it."""
         base = str(self.client.api_url)
-        async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30) as browser:
+        async with httpx.AsyncClient(
+            base_url=base, auth=basic(), trust_env=False, timeout=30
+        ) as browser:
             answer = await browser.request(method, path, json=body)
         answer.raise_for_status()
         return answer
@@ -153,7 +156,7 @@ async def both(prefect_server: Any, tmp_path: Path) -> AsyncIterator[Both]:
     ):
         await worker.ensure_pool(client)
         yield Both(ledger, client, writes)
-        for found in (await deployments_of(client, ledger.id)).values():
+        for found in await client.read_deployments():  # also those that lost the ledger's tag
             await client.delete_deployment(found.id)
 
 

@@ -43,6 +43,7 @@ async def theirs(both: Any) -> Any:
         await both.client.delete_deployment(UUID(each))
 
 
+@pytest.mark.slow
 async def test_a_deployment_becomes_a_job_with_all_that_it_says(both: Any) -> None:
     deployment_id = await made(
         both,
@@ -81,6 +82,7 @@ async def test_a_deployment_becomes_a_job_with_all_that_it_says(both: Any) -> No
     assert (again.adopted, again.writes, again.unchanged) == ([], 0, 1)
 
 
+@pytest.mark.slow
 async def test_what_was_due_before_is_no_jobs(both: Any) -> None:
     """A run that Prefect had queued, and that comes late, runs as it would have without us."""
     deployment_id = await made(both, "a-job", schedules=[{"schedule": CRON, "active": True}])
@@ -103,6 +105,7 @@ async def test_what_was_due_before_is_no_jobs(both: Any) -> None:
         assert await records.job_of(session, own.row.deployment_id, before) == own.id
 
 
+@pytest.mark.slow
 async def test_deployed_again_it_stays_the_same_job(both: Any) -> None:
     """`prefect deploy` sets tags, pause and parameters back to its file's."""
     first = await made(both, "a-job", schedules=[{"schedule": CRON, "active": True}])
@@ -125,6 +128,7 @@ async def test_deployed_again_it_stays_the_same_job(both: Any) -> None:
     assert (await both.sync()).writes == 0
 
 
+@pytest.mark.slow
 async def test_what_the_ui_duplicates_is_a_job_that_can_run(both: Any) -> None:
     await both.add("one", every="1h", description="Words")
     await both.sync()
@@ -145,6 +149,7 @@ async def test_what_the_ui_duplicates_is_a_job_that_can_run(both: Any) -> None:
     assert found.pull_steps == one.pull_steps
 
 
+@pytest.mark.slow
 async def test_two_flows_may_have_one_name(both: Any) -> None:
     await made(both, "nightly")
     await made(both, "nightly", "webhook", parameters={"url": "https://a.example/x"})
@@ -187,6 +192,7 @@ async def test_two_flows_may_have_one_name(both: Any) -> None:
     ],
     ids=["paused", "schedule-off", "interval", "once-in-the-past"],
 )
+@pytest.mark.slow
 async def test_its_switch_and_schedule(
     both: Any, body: dict[str, Any], schedule: type, enabled: bool, reason: str
 ) -> None:
@@ -221,12 +227,17 @@ async def test_what_no_job_can_say_is_told_and_left(
     theirs.append(await made(both, "a-job", **body))
     before = await both.deployment("a-job")
     report = await both.sync()
-    assert (report.adopted, report.writes, list(report.foreign)) == ([], 0, ["a-job"])
-    assert word in report.foreign["a-job"]
+    assert (report.adopted, report.writes, list(report.foreign)) == (
+        [],
+        0,
+        ["agent-prompt/a-job"],
+    )
+    assert word in report.foreign["agent-prompt/a-job"]
     assert await both.deployment("a-job") == before
     assert await both.job_rows() == {}
 
 
+@pytest.mark.slow
 async def test_strangers_are_left_alone(both: Any, theirs: list[str], tmp_path: Path) -> None:
     theirs += [
         await made(both, "another-file", entrypoint="mine.py:agent_prompt"),
@@ -242,6 +253,7 @@ async def test_strangers_are_left_alone(both: Any, theirs: list[str], tmp_path: 
     assert list(await both.job_rows()) == ["a-job"]
 
 
+@pytest.mark.slow
 async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
     both: Any, theirs: list[str], tmp_path: Path
 ) -> None:
@@ -273,6 +285,7 @@ async def test_two_that_take_it_over_at_once_make_one_job(both: Any) -> None:
     assert list(await both.job_rows()) == ["a-job"]
 
 
+@pytest.mark.slow
 async def test_a_crash_after_it_was_stored_is_finished_by_the_next(both: Any) -> None:
     deployment_id = await made(both, "a-job", tags=["mine"])
     seen = list((await listing.read(both.client, both.ledger.id)).found.values())
@@ -284,6 +297,7 @@ async def test_a_crash_after_it_was_stored_is_finished_by_the_next(both: Any) ->
     assert (await both.job("a-job")).row.deployment_id == deployment_id
 
 
+@pytest.mark.slow
 async def test_a_removal_that_goes_on_is_not_taken_for_something_new(both: Any) -> None:
     """Listed before it was deleted there, judged after its id was forgotten here."""
     await both.add("a-job", every="1h")

@@ -27,6 +27,7 @@ async def disputed(both: Any, name: str = "a-job") -> dict[str, Any]:
     return {"cron": "0 9 * * *", "timezone": "UTC"}
 
 
+@pytest.mark.slow
 async def test_the_losing_version_is_kept_and_shown(both: Any, at_home: Any) -> None:
     lost = await disputed(both)
     began = both.ledger.now()
@@ -43,6 +44,7 @@ async def test_the_losing_version_is_kept_and_shown(both: Any, at_home: Any) -> 
     assert await conflicts.conflicts() == [shown]
 
 
+@pytest.mark.slow
 async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
     both: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +63,7 @@ async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
     assert (await both.sync()).conflicts == {"a-job": {"schedule": lost}}
 
 
+@pytest.mark.slow
 async def test_a_second_one_adds_to_the_first(both: Any, at_home: Any) -> None:
     lost = await disputed(both)
     await both.sync()
@@ -76,6 +79,7 @@ async def test_a_second_one_adds_to_the_first(both: Any, at_home: Any) -> None:
     }
 
 
+@pytest.mark.slow
 async def test_a_second_one_of_the_same_field_leaves_the_first(both: Any, at_home: Any) -> None:
     lost = await disputed(both)
     await both.sync()
@@ -114,6 +118,7 @@ async def test_prefer_ledger_of_one_job(both: Any, at_home: Any) -> None:
     ("prefer", "ref", "word"),
     [("both", None, "ledger or prefect"), (None, "a-job", "prefer"), ("ledger", "calm", "no conf")],
 )
+@pytest.mark.slow
 async def test_what_cannot_be_decided_is_refused(
     both: Any, at_home: Any, prefer: str | None, ref: str | None, word: str
 ) -> None:
@@ -153,6 +158,7 @@ async def test_a_schedule_of_prefects_own_that_lost_cannot_be_preferred(
     assert isinstance((await both.job("a-job")).job.schedule, Every)
 
 
+@pytest.mark.slow
 async def test_one_that_was_changed_meanwhile_is_compared_again(
     both: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

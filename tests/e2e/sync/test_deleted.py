@@ -30,6 +30,7 @@ async def missing(both: Any, name: str) -> bool:
     return name not in {each.name for each in (await both.mine()).values()}
 
 
+@pytest.mark.slow
 async def test_a_deletion_switches_the_job_off_until_it_is_resumed(both: Any) -> None:
     await both.add("other", every="1h")
     await deleted(both)
@@ -66,6 +67,7 @@ async def test_who_waited_is_skipped_and_says_why(both: Any) -> None:
     assert records.DELETED in ended.reason
 
 
+@pytest.mark.slow
 async def test_one_that_was_off_keeps_its_reason(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.edit("a-job", enabled=False, reason="paused: holidays")
@@ -78,6 +80,7 @@ async def test_one_that_was_off_keeps_its_reason(both: Any) -> None:
     assert (await both.sync()).writes == 0
 
 
+@pytest.mark.slow
 async def test_who_was_switched_on_here_since_is_made_again(
     both: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,6 +95,7 @@ async def test_who_was_switched_on_here_since_is_made_again(
     assert (await both.job("a-job")).job.enabled
 
 
+@pytest.mark.slow
 async def test_the_claims_compare_sees_a_deletion_too(both: Any, at_home: Any) -> None:
     old = await deleted(both)
     job = await both.job("a-job")
@@ -105,6 +109,7 @@ async def test_the_claims_compare_sees_a_deletion_too(both: Any, at_home: Any) -
     assert str(again.id) != old
 
 
+@pytest.mark.slow
 async def test_a_run_by_hand_needs_a_deployment_and_gets_one(both: Any) -> None:
     """`daybook run` runs a job that is off, and it stays off."""
     await deleted(both)
@@ -117,6 +122,7 @@ async def test_a_run_by_hand_needs_a_deployment_and_gets_one(both: Any) -> None:
 
 
 @pytest.mark.parametrize("noticed", [False, True])
+@pytest.mark.slow
 async def test_made_again_under_its_name_it_is_the_same_job(both: Any, noticed: bool) -> None:
     """As `prefect deploy` makes it: without our tag, with what its file says."""
     old = await deleted(both)
@@ -144,6 +150,7 @@ async def test_made_again_under_its_name_it_is_the_same_job(both: Any, noticed: 
     assert (await both.sync()).writes == 0
 
 
+@pytest.mark.slow
 async def test_in_another_prefect_everything_is_made_again(both: Any) -> None:
     """What an emptied database, or another server under the old address, looks like."""
     await deleted(both, "a-job")
@@ -176,6 +183,7 @@ async def test_a_crash_on_the_way_to_another_prefect_deletes_nothing(both: Any) 
     assert (job.row.deployment_id, job.row.sync_pending, job.job.enabled) == (None, True, True)
 
 
+@pytest.mark.slow
 async def test_what_has_another_ledgers_tag_by_now_is_not_ours(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.sync()

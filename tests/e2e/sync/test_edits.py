@@ -62,6 +62,7 @@ async def test_a_schedule_is_taken_over_from_the_time_of_the_edit_on(both: Any) 
     await settled(both, "a-job")
 
 
+@pytest.mark.slow
 async def test_an_interval_keeps_its_phase(both: Any) -> None:
     await both.add("a-job", cron="0 9 * * *", timezone="Asia/Tokyo")
     await both.sync()
@@ -78,6 +79,7 @@ async def test_an_interval_keeps_its_phase(both: Any) -> None:
     await settled(both, "a-job")
 
 
+@pytest.mark.slow
 async def test_a_zoned_interval_of_a_day_is_taken_over_and_rewritten_in_utc(both: Any) -> None:
     await both.add("a-job", cron="0 9 * * *")
     await both.sync()
@@ -95,6 +97,7 @@ async def test_a_zoned_interval_of_a_day_is_taken_over_and_rewritten_in_utc(both
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+@pytest.mark.slow
 async def test_a_one_time_rule_is_due_when_prefect_says(both: Any, zone: str) -> None:
     await both.add("a-job", on_demand=True)
     await both.sync()
@@ -110,6 +113,7 @@ async def test_a_one_time_rule_is_due_when_prefect_says(both: Any, zone: str) ->
     await settled(both, "a-job")
 
 
+@pytest.mark.slow
 async def test_the_switches(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.sync()
@@ -137,6 +141,7 @@ async def test_the_switches(both: Any) -> None:
     await settled(both, "a-job")
 
 
+@pytest.mark.slow
 async def test_other_edits_do_not_hide_why_a_job_is_off(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.edit("a-job", enabled=False, reason="paused: holidays")
@@ -172,6 +177,7 @@ async def test_tags_and_description_are_the_jobs_and_our_part_comes_back(both: A
         ({"tags": ["fine", " "]}, "tags"),
     ],
 )
+@pytest.mark.slow
 async def test_what_no_job_can_be_is_not_taken_over(
     both: Any, body: dict[str, Any], word: str
 ) -> None:
@@ -199,6 +205,7 @@ async def test_what_no_job_can_be_is_not_taken_over(
     ],
     ids=["rrule", "seven-fields", "day-and", "half-a-second"],
 )
+@pytest.mark.slow
 async def test_a_schedule_that_no_job_can_say_stays_prefects_own(
     both: Any, schedule: dict[str, Any]
 ) -> None:
@@ -237,6 +244,7 @@ async def test_cron_that_prefect_takes_and_we_refuse_is_written_back(both: Any) 
     await settled(both, "a-job")
 
 
+@pytest.mark.slow
 async def test_a_second_schedule_is_left_alone_and_told(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.sync()
@@ -252,6 +260,7 @@ async def test_a_second_schedule_is_left_alone_and_told(both: Any) -> None:
     assert (await both.sync()).writes == 0
 
 
+@pytest.mark.slow
 async def test_deleting_the_schedule_leaves_a_job_on_demand_and_a_new_one_is_taken(
     both: Any,
 ) -> None:
@@ -267,6 +276,7 @@ async def test_deleting_the_schedule_leaves_a_job_on_demand_and_a_new_one_is_tak
     await settled(both, "a-job")
 
 
+@pytest.mark.slow
 async def test_both_changed_the_ledger_wins_and_tells(both: Any) -> None:
     before = await both.add("a-job", every="1h", tags=["old"])
     await both.sync()
@@ -309,6 +319,7 @@ async def test_a_new_time_lets_a_fired_job_fire_again(both: Any) -> None:
     await settled(both, "a-job")
 
 
+@pytest.mark.slow
 async def test_parameters_on_a_schedule_are_told_and_kept(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.sync()

@@ -51,6 +51,7 @@ async def watch(both: Any) -> Watch:
     return Watch(both)
 
 
+@pytest.mark.slow
 async def test_nothing_changed_costs_two_requests_for_each_page(both: Any, watch: Watch) -> None:
     for name in ("one", "two", "three"):
         await both.add(name, every="1h")
@@ -66,6 +67,7 @@ async def test_nothing_changed_costs_two_requests_for_each_page(both: Any, watch
     assert 0 < seen.cpu_seconds < 1
 
 
+@pytest.mark.slow
 async def test_an_edit_is_found_by_the_next_look_and_the_runs_are_queued(
     both: Any, watch: Watch
 ) -> None:
@@ -82,6 +84,7 @@ async def test_an_edit_is_found_by_the_next_look_and_the_runs_are_queued(
     assert (await both.due("two"))[:3] == due
 
 
+@pytest.mark.slow
 async def test_a_switch_that_is_turned_on_has_its_runs_at_once(both: Any, watch: Watch) -> None:
     """The schedule's own switch: Prefect itself would look for it a minute later."""
     await both.add("a-job", every="1h")
@@ -107,6 +110,7 @@ async def test_a_schedule_saved_as_it_is_gets_its_runs_back(both: Any, watch: Wa
     assert (await watch.look()).requests == 2
 
 
+@pytest.mark.slow
 async def test_a_change_here_is_brought_there(both: Any, watch: Watch) -> None:
     await both.add("a-job", every="1h")
     await watch.settled()
@@ -115,6 +119,7 @@ async def test_a_change_here_is_brought_there(both: Any, watch: Watch) -> None:
     assert (await both.deployment("a-job")).parameters["prompt"] == "Newer"
 
 
+@pytest.mark.slow
 async def test_a_job_that_prefect_refuses_is_observed_and_told_once(
     both: Any, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,6 +157,7 @@ async def test_a_schedule_that_prefect_cannot_queue_holds_up_nobody(
     assert len(_told(caplog)) <= 2  # once more, for what was written there before it failed
 
 
+@pytest.mark.slow
 async def test_a_job_that_cannot_be_compared_is_told_once_and_the_others_are_observed(
     both: Any, watch: Watch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +188,7 @@ async def test_a_job_that_cannot_be_compared_is_told_once_and_the_others_are_obs
     assert (set(seen.jobs), seen.report.pulled) == ({odd.id, other.id}, ["a-job"])
 
 
+@pytest.mark.slow
 async def test_an_interval_of_ages_is_told_and_holds_up_nobody(both: Any, watch: Watch) -> None:
     """Its last due time before now is before the year 1."""
     both_ids = {(await both.add(name, every="1h")).id for name in ("a-job", "other")}
@@ -240,12 +247,13 @@ async def test_what_goes_wrong_in_taking_one_over_holds_up_nobody(
     with monkeypatch.context() as patched:
         patched.setattr(deployments, "read", stumbles)
         seen = await watch.look()
-        assert (seen.report.adopted, list(seen.report.foreign)) == (["sound"], ["odd"])
+        assert (seen.report.adopted, list(seen.report.foreign)) == (["sound"], ["agent-prompt/odd"])
         assert stored.id in seen.jobs
         assert (await watch.look()).report.foreign == {}
     await both.ui("DELETE", f"/deployments/{odd}")
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_a_job_is_told_once(
     both: Any, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,7 +261,7 @@ async def test_what_cannot_be_a_job_is_told_once(
     flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
     body = {"name": "template", "flow_id": flow, "entrypoint": "flows/agent_prompt.py:agent_prompt"}
     made = (await both.ui("POST", "/deployments/", body)).json()["id"]
-    for expected in (["template"], [], []):
+    for expected in (["agent-prompt/template"], [], []):
         assert list((await watch.look()).report.foreign) == expected
     assert (await watch.look()).requests == 2
     parameters = {"parameters": {"prompt": "Now it can be one"}}
@@ -283,6 +291,7 @@ async def test_what_there_was_no_time_for_is_not_observed(both: Any, watch: Watc
     assert seen.jobs == {each.id for each in stored}
 
 
+@pytest.mark.slow
 async def test_while_prefect_is_away_nothing_is_observed_and_nothing_lost(
     both: Any, watch: Watch
 ) -> None:

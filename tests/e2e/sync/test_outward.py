@@ -31,6 +31,7 @@ STRANGE = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
 
 
 @pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
+@pytest.mark.slow
 async def test_each_kind_of_schedule_is_queued_at_once_at_its_due_times(
     both: Any, fields: dict[str, Any]
 ) -> None:
@@ -58,6 +59,7 @@ async def test_each_kind_of_schedule_is_queued_at_once_at_its_due_times(
     assert await both.deployment("a-job") == found
 
 
+@pytest.mark.slow
 async def test_only_what_changed_is_sent_and_the_schedule_keeps_its_id(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.sync()
@@ -94,6 +96,7 @@ async def test_only_what_changed_is_sent_and_the_schedule_keeps_its_id(both: Any
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
+@pytest.mark.slow
 async def test_any_schedule_becomes_any_other(both: Any, first: str, second: str) -> None:
     await both.add("a-job", **KINDS[first])
     await both.sync()
@@ -115,6 +118,7 @@ async def test_any_schedule_becomes_any_other(both: Any, first: str, second: str
     assert (await both.sync()).writes == 0
 
 
+@pytest.mark.slow
 async def test_pause_and_resume(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.sync()
@@ -133,6 +137,7 @@ async def test_pause_and_resume(both: Any) -> None:
     assert (await both.sync()).writes == 0
 
 
+@pytest.mark.slow
 async def test_a_job_that_is_edited_while_it_is_off_stays_off(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.sync()
@@ -151,6 +156,7 @@ async def test_a_job_that_is_edited_while_it_is_off_stays_off(both: Any) -> None
     assert len(await both.due("a-job")) >= 3
 
 
+@pytest.mark.slow
 async def test_removing_takes_the_deployment_away_and_nothing_else(both: Any) -> None:
     for name in ("one", "two"):
         await both.add(name, every="1h")
@@ -173,6 +179,7 @@ async def test_removing_takes_the_deployment_away_and_nothing_else(both: Any) ->
     assert gone.row.deployment_id is None
 
 
+@pytest.mark.slow
 async def test_what_only_prefect_knows_is_kept(both: Any) -> None:
     await both.add("a-job", every="1h")
     await both.sync()

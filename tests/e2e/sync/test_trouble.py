@@ -26,6 +26,7 @@ from daybook.sync import client as prefect
 from daybook.sync import deployments, listing, reconcile
 from daybook.sync.adopt import all_of
 from daybook.sync.reconcile import Reconciliation, Report
+from tests.at_prefect import basic
 from tests.floor import deployments_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -78,6 +79,7 @@ async def test_what_was_made_anew_meanwhile_is_compared_again(both: Any, gone: s
         assert not job.job.enabled
 
 
+@pytest.mark.slow
 async def test_what_is_edited_there_after_such_a_crash_is_taken_over(
     both: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ async def unwritten(both: Any) -> str:
 
 
 @pytest.mark.parametrize("minutes", [0, 5])
+@pytest.mark.slow
 async def test_a_removed_job_whose_id_was_not_written_down_does_not_come_back(
     both: Any, minutes: int
 ) -> None:
@@ -287,7 +290,9 @@ async def busy(api_url: str, refusals: int) -> AsyncIterator[tuple[str, list[str
             refused.append(f"{method} {path}")
             status, answer = 503, b'{"exception_message": "Service Unavailable"}'
         else:
-            async with httpx.AsyncClient(base_url=origin, trust_env=False, timeout=30) as client:
+            async with httpx.AsyncClient(
+                base_url=origin, auth=basic(), trust_env=False, timeout=30
+            ) as client:
                 forwarded = await client.request(
                     method,
                     f"{path}?{scope['query_string'].decode()}",
@@ -311,6 +316,7 @@ async def busy(api_url: str, refusals: int) -> AsyncIterator[tuple[str, list[str
         await serving
 
 
+@pytest.mark.slow
 async def test_503_is_survived(both: Any, prefect_server: Any) -> None:
     await both.add("idle", every="1h")
     await both.sync()
@@ -326,6 +332,7 @@ async def test_503_is_survived(both: Any, prefect_server: Any) -> None:
     assert (await both.sync()).writes == 0
 
 
+@pytest.mark.slow
 async def test_a_prefect_that_stays_busy_is_said_to_be_unreachable(
     both: Any, prefect_server: Any
 ) -> None:

@@ -18,9 +18,10 @@ from daybook.runs import prefect_states
 from tests.crew import DEAF, FOR_EVER, SEEN, WORKS, Crew
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
+@pytest.mark.journey
 async def test_retry_in_the_ui_is_a_run_of_its_own(crew: Crew) -> None:
     agent = await crew.floor.agent(WORKS)
     job = await crew.floor.job(on_demand=True, agent=agent.name)

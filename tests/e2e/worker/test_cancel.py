@@ -13,7 +13,7 @@ from daybook.service import runs
 from tests.crew import CANCELLED, FOR_EVER, SEEN, WORKS, Crew
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Agent
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 LOOK = timedelta(seconds=0.05)
 
@@ -87,6 +87,7 @@ async def test_when_it_is_claimed_and_has_not_begun(crew: Crew) -> None:
     assert [each.had for each in agents] == [0, 0]
 
 
+@pytest.mark.journey
 async def test_while_it_is_at_work(crew: Crew) -> None:
     agents, jobs = await two(crew, FOR_EVER)
     await crew.worker()

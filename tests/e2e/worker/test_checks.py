@@ -12,7 +12,7 @@ from tests.crew import SEEN, Crew
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 from tests.toolbox import install
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 ITS_TIME = 60.0
 """A second, 15 s by which the worker waits longer, 10 s to end, and what a busy machine adds."""

@@ -14,7 +14,7 @@ from tests.floor import PREFECT_LEAVES_A_SOCKET
 from tests.providers import provider
 from tests.toolbox import install, served
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 ITS_TIME = 75.0
 """Its 25 s, 15 s by which the worker waits longer, 10 s to end, and what a busy machine adds."""

@@ -22,7 +22,7 @@ from daybook.worker.take import Taker
 from tests.crew import SEEN, WORKS, Crew, so
 from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 FOREIGN = """
 import os, signal, subprocess, sys
@@ -183,7 +183,7 @@ async def test_a_job_whose_deployment_is_deleted_before_its_run_is_claimed_loses
 
     state = await crew.floor.state(run)
     shown = (state.type.value, state.name, state.message)
-    assert shown == ("COMPLETED", "Skipped", "its deployment was deleted before it began")
+    assert shown == ("CANCELLED", "Skipped", "its deployment was deleted before it began")
 
 
 async def test_an_ended_run_without_its_deployment_is_not_taken_for_foreign(crew: Crew) -> None:

@@ -15,7 +15,7 @@ from daybook.ledger.jobs import StoredJob
 from tests.crew import SEEN, WORKS, Crew, so
 from tests.floor import PREFECT_LEAVES_A_SOCKET
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 JOBS, MOST = 20, 4
 
@@ -26,7 +26,6 @@ async def at_once(crew: Crew, agent: str) -> tuple[datetime, list[StoredJob]]:
     return due, [await crew.floor.job(at=due.isoformat(), agent=agent) for _ in range(JOBS)]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_twenty_that_are_due_in_the_same_second(crew: Crew) -> None:
     agent = await crew.floor.agent(WORKS)

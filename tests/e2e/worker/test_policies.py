@@ -15,7 +15,7 @@ from daybook.ledger.tables import RunRow
 from tests.crew import SEEN, WORKS, Crew, so
 from tests.floor import PREFECT_LEAVES_A_SOCKET
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 SOON = 20.0
 """Seconds: shorter than the half minute after which who waits looks again by itself."""
@@ -100,6 +100,7 @@ async def test_a_backfill_runs_oldest_first_and_one_at_a_time(crew: Crew) -> Non
     assert [each.due for each in rows] == due
 
 
+@pytest.mark.journey
 async def test_a_one_time_job_that_succeeded_is_gone_from_prefect(crew: Crew) -> None:
     agent = await crew.floor.agent('had(); print("done")\n')
     at = (SYSTEM.now() + timedelta(seconds=8)).replace(microsecond=0)

@@ -29,9 +29,10 @@ from daybook.clock import SYSTEM
 from daybook.host import children, processes, worker
 from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
-from daybook.ledger import engine, leases
+from daybook.ledger import engine
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import RunRow
+from daybook.timing import TIMING
 from tests import databases
 from tests.conftest import PrefectServer
 from tests.crew import JUDGED, SEEN, WORKS, Crew, hired, so
@@ -125,7 +126,7 @@ async def told_once(crew: Crew, job: StoredJob) -> None:
 async def until_the_ledger_is_back(crew: Crew, database: Database) -> None:
     job, row = await acting(crew)
     async with away(database):
-        lost = SYSTEM.now() + leases.LEASE
+        lost = SYSTEM.now() + TIMING.run_lease
         await kept(crew, row)
         # Nobody can have renewed it after that.
         await SYSTEM.wait_until(lost)

@@ -18,7 +18,7 @@ from tests.crew import CANCELLED, SEEN, Crew
 from tests.floor import PREFECT_LEAVES_A_SOCKET, Agent, alive
 from tests.toolbox import install, served
 
-pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 FOR_EVER = """
 @server.tool
@@ -53,6 +53,7 @@ async def at_work(crew: Crew, server: Agent, stored: StoredJob) -> list[int]:
     return [pid, int(begun)]
 
 
+@pytest.mark.journey
 async def test_an_installed_python_tool_is_called_by_the_worker(
     crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,15 @@ async def test_a_page_is_no_api(here: Provider) -> None:
         await ask(here)
 
 
+async def test_a_call_of_a_tool_that_was_not_offered_says_so(here: Provider) -> None:
+    here.script = [Answer("", tool="shell", finish="tool_calls")]
+    with pytest.raises(AgentFailed) as caught:
+        await ask(here)
+    assert 'tried to call the tool "shell" instead of answering' in str(caught.value)
+    assert caught.value.usage is not None
+    assert caught.value.usage["requests"] == 1
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_refused_connection_is_temporary(here: Provider, protocol: str) -> None:
     nobody = f"http://127.0.0.1:{server.free_port(0)}"

@@ -293,6 +293,7 @@ def test_show_of_a_job_says_who_is_told(daybook: Say) -> None:
 
 
 @pytest.mark.usefixtures("run_id")
+@pytest.mark.slow
 def test_they_start_without_prefect() -> None:
     for typed in (["list"], ["show", FAILED], ["retry", FAILED]):
         names = imported("callbacks", *typed)
@@ -362,3 +363,11 @@ TOLD_INBOX = {"to": "inbox", "chat_id": "", "status": "delivered", "attempts": 0
 )
 def test_who_was_told_of_a_run_in_words(run: dict[str, Any], said: str) -> None:
     assert words.told(run) == said
+
+
+def test_a_try_that_is_due_is_not_said_to_be_in_the_past() -> None:
+    past, later = "2026-11-02T08:00:00Z", LATER.isoformat()
+    assert words.next_try(past) == words.next_try(past, None) == "now"
+    assert words.next_try(past, later) == words.next_try(later, past) == words.local(later)
+    waits = {"status": "pending", "attempts": 2, "error": "refused", "next_at": past}
+    assert words.delivered(waits) == "pending, 2 tries, next now: refused"

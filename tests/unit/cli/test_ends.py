@@ -86,6 +86,7 @@ def test_what_is_said_while_a_run_is_waited_for(
     assert daybook("run", "weekly", "--wait").err == ""
 
 
+@pytest.mark.slow
 def test_without_prefect_no_promise_is_made_for_a_run_that_was_not_asked_for(stored: Path) -> None:
     said = process("run", "often", "--wait", PREFECT_API_URL=NOWHERE)
     assert (said.returncode, said.stdout) == (4, "")
@@ -124,7 +125,7 @@ def test_the_worker_refuses_a_limit_of_none_and_begins_as_it_was_told(
     daybook: Any, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda _, words: begun.append(words))
+    monkeypatch.setattr(os, "execve", lambda _, words, given: begun.append(words))
     for limit in ("0", "-1", "many"):
         said = daybook("worker", f"--limit={limit}")
         assert (said.code, said.out) == (2, "")
@@ -157,7 +158,7 @@ def test_with_a_version_out_of_bounds_nothing_is_begun(
         raise AssertionError
 
     monkeypatch.setattr(up, "up", begun)
-    monkeypatch.setattr(os, "execv", begun)
+    monkeypatch.setattr(os, "execve", begun)
     installed(tmp_path, "prefect", "3.4.0")
     monkeypatch.syspath_prepend(tmp_path)
     said = daybook(verb)
@@ -167,6 +168,7 @@ def test_with_a_version_out_of_bounds_nothing_is_begun(
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_without_prefect_a_change_is_refused_and_nothing_is_stored(stored: Path) -> None:
     said = process("add", "Say hello.", "--every", "5m", "--json", PREFECT_API_URL=NOWHERE)
     assert said.returncode == 4
@@ -314,6 +316,7 @@ VERBS = [
     *("remove", "next", "run", "runs", "logs", "cancel"),
     *(f"agents {verb}" for verb in ("add", "list", "show", "test", "remove")),
     "ledger prune",
+    "ledger rekey",
 ]
 
 
@@ -343,6 +346,7 @@ def test_a_help_breaks_its_lines_at_the_terminals_edge_only(daybook: Any, verb: 
             assert len(line) + 1 + len(following.split()[0]) > 80, line
 
 
+@pytest.mark.slow
 def test_what_is_started_in_the_background_is_this_daybook_wherever_it_is_typed(
     tmp_path: Path,
 ) -> None:

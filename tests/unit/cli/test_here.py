@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import webbrowser
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daybook.cli import here, runs
 from daybook.service import doctor as service_doctor
+from daybook.service import keeper as service_keeper
 from daybook.service import runs as service_runs
 from daybook.service import status as service_status
 from daybook.service import sync as service_sync
@@ -28,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("stored")
 FACTS = {
     "api_url": "http://127.0.0.1:4200/api",
     "ui_url": "http://127.0.0.1:4200",
+    "open_url": "http://127.0.0.1:4200/daybook/login?token=once",
     "web_url": "http://127.0.0.1:4280",
     "ledger": "sqlite+aiosqlite:////home/ledger.db",
     "jobs": 1,
@@ -49,17 +53,19 @@ INNER = ("observed", "left")
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An `up` that is ready at once, sees one run end, and ends."""
+    """An `up` that is ready at once, sees a job's run and a direct call end, and ends."""
 
-    async def up(talk: service_up.UpTalk) -> None:
+    async def up(talk: service_up.UpTalk, *, link: bool = True) -> None:
         talk.say("Starting the worker")
         talk.synced(service_sync.plain(SYNCED))
         talk.synced(service_sync.plain(Report(unchanged=3)))
         talk.ready(FACTS)
         (run,) = await service_runs.history("weekly")
         talk.outcome({**run, "status": "succeeded", "output": "Good morning."})
+        talk.outcome({**run, "job": None, "status": "succeeded", "output": "By a script."})
 
     monkeypatch.setattr(service_up, "up", up)
+    monkeypatch.setattr(service_up, "detach", up)
 
 
 @pytest.mark.usefixtures("started")
@@ -75,17 +81,107 @@ def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
         "! Prefect does not take it: f (too big)",
     ]
     assert said.err.splitlines()[6].startswith("Running the example job")
-    assert "http://127.0.0.1:4200\n" in said.out
+    assert "http://127.0.0.1:4200/daybook/login?token=once\n" in said.out
     assert "http://127.0.0.1:4280/health\n" in said.out
     assert "weekly: succeeded" in said.out
     assert "\n  Good morning.\n" in said.out
 
 
 @pytest.mark.usefixtures("started")
+def test_up_says_what_to_do_next_after_the_examples_answer(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "program", lambda: ".venv/bin/daybook")
+    monkeypatch.setitem(FACTS, "example", "weekly")
+    said = daybook("up", "--no-browser", "--detach")
+    assert said.code == 0
+    answer, following = said.out.partition("\nNext:\n")[::2]
+    assert "Prefect UI" in answer and answer.endswith("\n  Good morning.")
+    assert "Next:" not in following
+    commands = [line.split("  ")[-1].strip() for line in following.splitlines()[:3]]
+    assert [line.split()[:2] for line in commands] == [
+        [".venv/bin/daybook", "agents"],
+        [".venv/bin/daybook", "add"],
+        [".venv/bin/daybook", "runs"],
+    ]
+
+
+@pytest.mark.usefixtures("started")
+@pytest.mark.parametrize(("jobs", "said"), [(1, True), (2, False)])
+def test_without_an_example_that_is_said_until_there_is_an_own_job(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch, jobs: int, said: bool
+) -> None:
+    monkeypatch.setitem(FACTS, "example", None)
+    monkeypatch.setitem(FACTS, "jobs", jobs)
+    assert ("\nNext:\n" in daybook("up", "--no-browser").out) is said
+
+
+@pytest.mark.parametrize("words", [command.split()[:2] for _, command in here.NEXT])
+def test_what_is_to_be_done_next_is_a_command(daybook: Any, words: list[str]) -> None:
+    known = words if words[0] == "agents" else words[:1]
+    assert daybook(*known, "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "path", "called"),
+    [
+        ("clone", "/usr/bin", ".venv/bin/daybook"),
+        ("elsewhere", "/usr/bin", "{}/clone/.venv/bin/daybook"),
+        ("clone", "{}/clone/.venv/bin", "daybook"),
+    ],
+)
+def test_the_command_is_written_as_it_can_be_typed_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, path: str, called: str
+) -> None:
+    place = tmp_path / "clone" / ".venv" / "bin"
+    place.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (place / "daybook").write_text("")
+    (place / "daybook").chmod(0o700)
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.setenv("PATH", path.format(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(place / "python"))
+    assert here.program() == called.format(tmp_path)
+
+
+@pytest.mark.usefixtures("started")
 def test_up_for_programs_is_a_line_of_json_for_each_event(daybook: Any) -> None:
-    ready, ended = map(json.loads, daybook("up", "--json").out.splitlines())
+    ready, ended, _ = map(json.loads, daybook("up", "--json").out.splitlines())
     assert ready == {"ready": FACTS}
     assert (ended["run"]["job"], ended["run"]["output"]) == ("weekly", "Good morning.")
+
+
+OWN = str(Path(sys.executable).parent)
+
+
+@pytest.mark.parametrize("command", ["up", "keeper"])
+def test_what_is_started_finds_programs_beside_the_interpreter(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    seen: list[str] = []
+
+    async def started(_: object, **_options: object) -> None:
+        seen.append(os.environ["PATH"])
+
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(service_up, "up", started)
+    monkeypatch.setattr(service_keeper, "keep", started)
+    assert daybook(command).code == 0
+    assert seen == [f"{OWN}:/usr/bin:/bin"]
+
+
+def test_so_does_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    from daybook.worker import __main__ as worker
+
+    seen: list[str] = []
+
+    async def working(*_: object) -> None:
+        seen.append(os.environ["PATH"])
+
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(worker, "_work", working)
+    assert worker.main(["--pool", "daybook", "--name", "one"]) == 0
+    assert seen == [f"{OWN}:/usr/bin:/bin"]
 
 
 @pytest.mark.usefixtures("started")
@@ -111,7 +207,7 @@ def test_up_opens_a_browser_only_where_somebody_would_see_it(
     monkeypatch.setattr(here, "display_likely", lambda: "display" in there)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: "terminal" in there)
     assert daybook(*typed).code == 0
-    assert seen == ([FACTS["ui_url"]] if opened else [])
+    assert seen == ([FACTS["open_url"]] if opened else [])
 
 
 @pytest.mark.parametrize(

@@ -95,5 +95,9 @@ def test_metadata_are_names_and_values() -> None:
     typed = JobOptions(metadata=["team=blue", "query=a=b"])
     assert typed.fields() == {"metadata": {"team": "blue", "query": "a=b"}}
     assert JobOptions(metadata=[""]).fields() == {"metadata": {}}
+    typed = JobOptions(metadata=['{"team": {"size": 3}, "on": true}', "query=1"])
+    assert typed.fields() == {"metadata": {"team": {"size": 3}, "on": True, "query": "1"}}
+    with pytest.raises(Refused, match=r"^metadata: is no JSON"):
+        JobOptions(metadata=['{"team"']).fields()
     with pytest.raises(Refused, match=r'^metadata: "blue" has no name \(write name=value\)'):
         JobOptions(metadata=["blue"]).fields()

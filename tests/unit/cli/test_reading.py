@@ -10,6 +10,8 @@ import pty
 import re
 import subprocess
 import sys
+import time
+import unicodedata
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -329,6 +331,50 @@ def test_what_an_agent_wrote_cannot_drive_the_terminal(
     assert "\u202e" not in said
     assert "[red]d[/red]" in said
     assert said.endswith("é日\n")
+
+
+def test_nor_another_one_on_which_a_pipe_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = "a\x1b]0;title\x07b \x9b31mred\tnot 👩\u200d💻\n\r\x08end"
+    output.line(answer)
+    output.say(answer)
+    output.table(("A",), [(answer,)])
+    out, err = capsys.readouterr()
+    for said in (out, err):
+        assert not [
+            each for each in said if unicodedata.category(each) == "Cc" and each not in "\n\t"
+        ]
+        assert "\tnot 👩\u200d💻\n" in said
+        assert "\\x1b]0;title\\x07b \\x9b31mred" in said
+    output.data({"output": answer})
+    said = capsys.readouterr().out
+    assert not [each for each in said if unicodedata.category(each) == "Cc" and each != "\n"]
+    assert json.loads(said) == {"output": answer}
+
+
+def test_progress_is_one_line_that_is_rewritten_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for number in range(3):
+        output.progress(f"Waiting for Prefect: {number} s")
+    output.say("Prefect: started")
+    rewrite = "\r\x1b[K"
+    lines = [f"{rewrite}Waiting for Prefect" for _ in range(3)]
+    assert capsys.readouterr().err == "".join(lines) + f"{rewrite}Prefect: started\n"
+
+
+def test_elsewhere_it_is_a_plain_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(output, "_PROGRESS", output._Progress())
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for second in range(12):
+        now = 100.0 + second
+        output.progress(f"{second} s")
+    output.say("done")
+    assert capsys.readouterr().err == "0 s\n5 s\n10 s\ndone\n"
 
 
 @pytest.mark.parametrize(

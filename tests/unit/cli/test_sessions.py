@@ -108,6 +108,7 @@ def test_an_empty_ledger_says_how_a_conversation_begins(
     assert daybook("session", "list", "--json").json == []
 
 
+@pytest.mark.slow
 def test_it_starts_without_prefect(talked: str) -> None:
     for typed in (["session", "list"], ["session", "show", "brief"]):
         names = imported(*typed)

@@ -18,7 +18,8 @@ from daybook.agents.base import Tool
 from daybook.errors import DaybookError, Refused
 from daybook.home import Home
 from daybook.spec import owners
-from daybook.toolbox import TOOLS
+from daybook.toolbox import TOOLS, hints
+from daybook.toolbox import words as answers
 from tests.unit.embed.playing import plays
 
 pytestmark = pytest.mark.anyio
@@ -131,6 +132,43 @@ async def test_the_single_tool_says_what_each_action_needs(daybook_home: Home) -
     ):
         with pytest.raises(DaybookError, match=words):
             await tool.call(given)
+
+
+async def test_the_single_tool_names_no_tool_but_itself(daybook_home: Home) -> None:
+    tool = daybook.schedule_tool(agent="researcher")
+    said = [tool.description, json.dumps(tool.schema)]
+    said.append(await tool.call({"action": "list"}))
+    for given in (
+        {"action": "remove", "job_id": "x"},
+        {"action": "remove"},
+        {"action": "add", "prompt": "x", "schedule": "at 9"},
+        {"action": "add", "prompt": "x", "schedule": "30m"},
+    ):
+        with pytest.raises(DaybookError) as refused:
+            await tool.call(given)
+        said.append(str(refused.value))
+    assert not [each for each in said if any(name in each for name in NAMES)]
+    assert "There are no jobs. schedule with action add makes one." in said
+    assert any("; schedule with action list shows the jobs that you have" in each for each in said)
+
+
+async def test_answers_name_only_the_tools_that_the_caller_has(daybook_home: Home) -> None:
+    async with daybook.Skill(agent="researcher", tools=["cron_remove"]) as skill:
+        assert await skill.call("cron_remove", {"job_id": "x"}) == 'job "x" not found'
+
+
+def test_what_a_job_is_shown_with_names_only_the_tools_that_are_offered() -> None:
+    stored = {
+        **{"name": "a", "id": "1" * 32, "enabled": True, "words": "on demand", "next_due": []},
+        **{"kind": "agent-prompt", "prompt": "x", "agent": "default", "sync": "synced"},
+        "told": {"failed": ["inbox"]},
+    }
+    with hints.offering({}):
+        alone = [
+            answers.job({**stored, "enabled": on, "disabled_reason": ""}) for on in (True, False)
+        ]
+    assert not any(name in each for each in alone for name in NAMES)
+    assert "next due: never by itself; cron_trigger runs it" in answers.job(stored)
 
 
 def test_definitions_need_no_service_and_no_prefect() -> None:

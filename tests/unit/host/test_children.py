@@ -118,6 +118,23 @@ def test_a_long_log_keeps_its_newest_whole_lines(tmp_path: Path) -> None:
     children.trim(log, limit=5_000, kept=10)
     assert log.read_text().splitlines() == kept  # short enough: untouched
     children.trim(tmp_path / "none.log")
+
+
+def test_a_log_that_a_process_appends_to_is_cut(tmp_path: Path) -> None:
+    log = tmp_path / "up.log"
+    lines = [f"line {number}\n" for number in range(1_000)]
+    with log.open("a", buffering=1) as writing:
+        writing.writelines(lines)
+        children.cut(tmp_path, limit=20_000, kept=100)
+        assert log.read_text() == "".join(lines)  # not long enough
+        begins = log.stat().st_size
+        children.cut(tmp_path, limit=5_000, kept=100)
+        writing.write("later\n")
+    assert log.read_text() == "later\n"
+    older = tmp_path / "up.log.old"
+    assert older.read_text() == "".join(lines)[-100:].partition("\n")[2]
+    assert older.stat().st_mode & 0o777 == 0o600
+    assert children.tail_of(log, begins) == "later"
     assert not (tmp_path / "none.log").exists()
 
 

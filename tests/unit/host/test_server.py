@@ -79,6 +79,7 @@ def test_the_environment_of_a_server(daybook_home: Home, monkeypatch: pytest.Mon
     monkeypatch.setenv("PREFECT_UI_API_URL", "http://elsewhere/api")
     monkeypatch.setenv("PREFECT_SERVER_LOGGING_LEVEL", "DEBUG")
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "user:word")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "user:other")
     monkeypatch.delenv("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", raising=False)
     monkeypatch.setenv("PYTHONPATH", f"here{os.pathsep}/there")
     given = server.environment(daybook_home, 4217)
@@ -90,7 +91,8 @@ def test_the_environment_of_a_server(daybook_home: Home, monkeypatch: pytest.Mon
     assert given["PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS"] == (
         "http://127.0.0.1:4217,http://localhost:4217"
     )
-    assert given["PREFECT_API_AUTH_STRING"] == "user:word"
+    assert not [name for name in given if name.endswith("AUTH_STRING")]  # it is read from the home
+    assert given["DAYBOOK_HOME"] == str(daybook_home.path)
     assert given["PREFECT_SERVER_LOGGING_LEVEL"] == "DEBUG"  # the operator's word
     assert "PREFECT_PROFILE" not in given
     assert given["PYTHONPATH"] == f"{Path('here').absolute()}{os.pathsep}/there"
@@ -120,7 +122,7 @@ def test_flow_runs_are_kept_as_long_as_the_ledgers(
 
 
 async def test_waiting_for_nobody_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "SAY_FIRST", 0.1)
+    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.7)
     address = server.api_url(server.free_port(0))
     waits: list[float] = []
     with pytest.raises(PrefectUnreachable) as caught:
@@ -132,9 +134,7 @@ async def test_waiting_for_nobody_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert server.SAY_AGAIN >= 5
-    monkeypatch.setattr(server, "SAY_FIRST", 0.1)
-    monkeypatch.setattr(server, "SAY_AGAIN", 0.4)
+    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.4)
     waits: list[float] = []
     with pytest.raises(PrefectUnreachable):
         await server.healthy(server.api_url(server.free_port(0)), 3.0, progress=waits.append)

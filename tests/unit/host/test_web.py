@@ -12,11 +12,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from daybook.cli.main import main
 from daybook.cli.web import web_
 from daybook.errors import Refused
 from daybook.home import Home
@@ -83,6 +85,7 @@ async def test_it_answers_and_ends_with_its_care(daybook_home: Home) -> None:
     assert server.free_port(port) == port
 
 
+@pytest.mark.slow
 async def test_a_taken_port_hinders_nothing_and_the_next_one_is_kept(daybook_home: Home) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         wanted = taken.getsockname()[1]
@@ -101,6 +104,32 @@ async def test_a_taken_port_hinders_nothing_and_the_next_one_is_kept(daybook_hom
         assert facts(daybook_home)["web_url"] == f"http://127.0.0.1:{other}"
 
 
+async def test_two_that_begin_at_once_both_answer_at_the_place_that_is_told(
+    daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find the wanted port free, as where two homes are started in one second."""
+    other = Home(tmp_path / "other")
+    other.make()
+    wanted = server.free_port(0)
+    monkeypatch.setattr(server, "free_port", lambda preferred: preferred or wanted)
+    async with kept(daybook_home, wanted) as first, kept(other, wanted) as second:
+        for home, said in ((daybook_home, first), (other, second)):
+            await said.line("Health: ")
+            (child,) = facts(home)["children"]
+            port = int(facts(home)["web_url"].rpartition(":")[2])
+            assert listens(child["pid"], port)
+            assert (port == wanted) == ("Port" not in said.lines[0])
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether the process has a socket open that listens on ``port`` of 127.0.0.1."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "0A"}
+    held = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    return any(f"socket:[{inode}]" in held for inode in inodes)
+
+
+@pytest.mark.slow
 async def test_one_that_is_killed_is_begun_again_at_the_same_place(daybook_home: Home) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db") as ledger:
         until = ledger.now() + timedelta(hours=1)
@@ -117,6 +146,7 @@ async def test_one_that_is_killed_is_begun_again_at_the_same_place(daybook_home:
         assert again["pid"] != child["pid"]
 
 
+@pytest.mark.slow
 async def test_one_that_does_not_start_is_told_and_tried_again(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +167,18 @@ def test_a_taken_port_is_refused_with_what_to_do(daybook_home: Home) -> None:
     assert ended.returncode == 2
     assert f"cannot listen on http://127.0.0.1:{port}: " in ended.stderr
     assert "Health" not in ended.stderr
-    assert "another: --port" in ended.stderr
+    assert "another: --port, or DAYBOOK_WEB_PORT" in ended.stderr
+
+
+def test_the_mcp_servers_port_is_no_setting_of_the_health_page(
+    daybook_home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["mcp", "--http", "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert f"cannot listen on http://127.0.0.1:{port}: " in said
+    assert "another: --port" in said and "DAYBOOK_WEB_PORT" not in said
 
 
 @pytest.mark.parametrize("given", [{"port": 0}, {"port": 65536}, {"host": ""}])

@@ -20,6 +20,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.spec.job import new_job
+from tests.timings import change
 from tests.unit.ledger.conftest import Book
 
 pytestmark = pytest.mark.anyio
@@ -90,20 +91,17 @@ async def test_what_the_audit_judges_until_the_next_look_is_not_told(book: Book)
     assert await told(book) == []
 
 
-TEN = timedelta(seconds=10)
-
-
 async def kept(book: Book, job_id: str, until: datetime, memory: Memory) -> None:
-    """A keeper at work: it audits every ten seconds, and looks every half minute."""
+    """A keeper at work: it audits before each look, every half minute."""
     while book.clock.now() <= until:
         await judged(book, job_id)
-        if book.clock.now().second % 30 < 10:
-            await alarm.alarm(book.ledger, memory)
-        book.clock.move(TEN)
+        await alarm.alarm(book.ledger, memory)
+        book.clock.move(HALF)
 
 
 @pytest.mark.parametrize("catch_up", ["none", "latest"])
 @pytest.mark.parametrize("every", ["1m", "5m"])
+@pytest.mark.slow
 async def test_what_nobody_comes_for_is_told_however_soon_it_is_judged(
     book: Book, every: str, catch_up: str
 ) -> None:
@@ -136,7 +134,7 @@ async def test_a_job_that_is_run_at_its_times_is_no_alarm(book: Book, catch_up: 
     for _ in range(6):
         await book.settled(book.due(stored, due=due), Status.SUCCEEDED)
         due += 5 * MINUTE
-        await kept(book, stored.id, due - TEN, memory)
+        await kept(book, stored.id, due - HALF, memory)
         book.clock.set(due)
 
     assert await told(book) == []
@@ -157,6 +155,7 @@ async def test_what_was_due_in_a_night_without_a_machine_is_no_alarm(book: Book)
     assert await told(book) == []
 
 
+@pytest.mark.slow
 async def test_a_job_that_was_switched_off_is_overdue_no_more(book: Book) -> None:
     stored = await book.add(cron="*/5 * * * *", catch_up="none")
     memory = Memory()
@@ -188,6 +187,7 @@ async def test_that_nothing_is_overdue_any_more_is_told_once(book: Book) -> None
     )
 
 
+@pytest.mark.slow
 async def test_it_is_told_again_only_of_what_is_new_and_after_an_hour(book: Book) -> None:
     await book.add("first", cron="0 13 * * *")
     await book.add("later", cron="20 13 * * *")
@@ -200,6 +200,7 @@ async def test_it_is_told_again_only_of_what_is_new_and_after_an_hour(book: Book
     assert HOUR <= again.created_at - first.created_at < HOUR + MINUTE
 
 
+@pytest.mark.slow
 async def test_what_comes_and_goes_is_told_once_an_hour(book: Book) -> None:
     stored = await book.add(cron="*/10 * * * *", catch_up="none")
     memory = Memory()
@@ -287,6 +288,7 @@ async def test_the_operators_own_channel_gets_it(
 TEAM = {"channel": "team", "chat_id": "7", "progress": "10m"}
 
 
+@pytest.mark.slow
 async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(book: Book) -> None:
     stored = await book.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
     granted = await book.begun(book.due(stored))
@@ -370,7 +372,7 @@ def prefect_away() -> Iterator[None]:
 async def test_the_leading_keeper_looks_also_while_prefect_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "ALARM", 0.05)
+    change(monkeypatch, loops, alert_pass=0.05)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:
         made = ledger.now() - HOUR
         async with ledger.write() as session:

@@ -21,9 +21,10 @@ from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from daybook.spec.due import next_due
 from daybook.spec.job import edit, new_job
 from daybook.testing import MovedClock
+from daybook.timing import TIMING
 from tests import databases
 
-LOST = 2 * leases.LEASE
+LOST = 2 * TIMING.run_lease
 
 
 class Book:
@@ -32,7 +33,7 @@ class Book:
     def __init__(self, ledger: Ledger, clock: MovedClock, kind: str = "sqlite") -> None:
         self.ledger, self.clock, self.kind = ledger, clock, kind
 
-    async def add(self, name: str = "brief", **fields: Any) -> StoredJob:
+    async def add(self, name: str = "brief", owner: str = "user", **fields: Any) -> StoredJob:
         fields = {
             "prompt": "What is new?",
             **({"cron": "0 * * * *"} if not fields else {}),
@@ -40,7 +41,8 @@ class Book:
         }
         job = new_job(now=self.clock.now(), name=name, **fields)
         async with self.ledger.write() as session:
-            return await jobs.add(session, job, name, self.clock.now())
+            slug = name if owner == "user" else f"{owner} {name}"
+            return await jobs.add(session, job, slug, self.clock.now(), owner)
 
     async def edit(self, job_id: str, source: str = "ledger", **changes: Any) -> StoredJob:
         async with self.ledger.write() as session:
@@ -57,7 +59,7 @@ class Book:
 
     async def suspect(self) -> None:
         """Let every lease run out, and somebody find that."""
-        self.clock.move(leases.LEASE)
+        self.clock.move(TIMING.run_lease)
         async with self.ledger.write() as session:
             for row in (await session.execute(select(RunRow))).scalars():
                 assert not await leases.look(session, row, self.clock.now())
@@ -65,7 +67,7 @@ class Book:
     async def lose(self) -> None:
         """Let every lease run out, be found so, and stay so until it counts as lost."""
         await self.suspect()
-        self.clock.move(leases.LEASE)
+        self.clock.move(TIMING.run_lease)
 
     def due(self, stored: StoredJob, **changes: Any) -> Offer:
         """The offer of the job's next due time, as Prefect's scheduler makes it."""

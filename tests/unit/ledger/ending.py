@@ -17,7 +17,7 @@ SAID = "it broke"
 BY_HAND = "set to Completed by hand in Prefect"
 
 
-def end(offer: Offer, state: Type, **changes: Any) -> EndInPrefect:
+def end(offer: Offer, state: ends.Kind, **changes: Any) -> EndInPrefect:
     """The end of the offer's own Prefect run, as a pass over Prefect sees it."""
     made = EndInPrefect(str(offer.flow_run_id), state, state.title(), SAID, offer)
     return replace(made, **changes)

@@ -9,12 +9,12 @@ What is claimed and settled here is what a worker claims and settles, on a clock
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import func
 from sqlmodel import col, select
 
 from daybook.ledger import claims, jobs, leases, offers
@@ -169,16 +169,18 @@ class _Day:
 
     async def _became(self, stored: StoredJob, due: datetime) -> Became:
         async with self._ledger.read() as session:
-            rows = await _of(session, offers.due_key(stored.id, due))
-        (row,) = rows
+            rows = await session.execute(
+                select(RunRow).where(
+                    col(RunRow.job_id) == stored.id,
+                    col(RunRow.occurrence).startswith("due:"),
+                    col(RunRow.due) <= due,
+                    func.coalesce(col(RunRow.due_to), col(RunRow.due)) >= due,
+                )
+            )
+        (row,) = rows.scalars()
         assert row.finished_at is not None
         began = None if row.started_at is None else row.started_at - self._noon
         return Became(due - self._noon, row.status, began, row.finished_at - self._noon)
-
-
-async def _of(session: AsyncSession, occurrence: str) -> Sequence[RunRow]:
-    found = select(RunRow).where(col(RunRow.occurrence) == occurrence)
-    return (await session.execute(found)).scalars().all()
 
 
 def as_markdown(found: dict[Case, list[Became]], *, full: bool) -> str:

@@ -232,6 +232,7 @@ async def test_an_unknown_that_did_succeed_is_a_recovery(book: Book) -> None:
     assert await events(book) == ["failed", "recovered"]
 
 
+@pytest.mark.slow
 async def test_a_job_that_fails_and_succeeds_by_turns_is_no_storm(book: Book) -> None:
     stored = await book.add(every="5m", channel="team")
     sent = []

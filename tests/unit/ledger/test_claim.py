@@ -12,9 +12,10 @@ from daybook.ledger.offers import Compare, Ended, Granted, Taken, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
+from daybook.timing import TIMING
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
@@ -262,6 +263,8 @@ async def test_overlap_is_skipped_and_says_with_what(book: Book, begun: bool) ->
     first = book.due(stored)
     running = await (book.begun(first) if begun else book.granted(first))
     second = book.due(stored)
+    book.clock.set(second.due - timedelta(seconds=5))
+    assert await leases.renew(book.ledger, running.run_id, running.fence)
     book.clock.set(second.due)
 
     answer = await book.claim(second)
@@ -490,7 +493,7 @@ async def test_a_retry_that_nobody_comes_back_for_does_not_block_its_job(book: B
     failed = Outcome(Status.FAILED, error="429")
     until = book.clock.now() + timedelta(seconds=5)
     await claims.retry(book.ledger, running.run_id, running.fence, failed, until)
-    book.clock.set(until + leases.LEASE + timedelta(seconds=55))
+    book.clock.set(until + TIMING.run_lease + timedelta(seconds=55))
 
     granted = await book.claim(book.due(stored, due=book.clock.now().replace(second=0)))
 

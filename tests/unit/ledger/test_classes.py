@@ -144,6 +144,7 @@ async def test_a_run_without_a_class_is_medium(book: Book) -> None:
     assert answer.why == "1 of 1 medium runs are at work"
 
 
+@pytest.mark.slow
 async def test_of_fifty_that_claim_at_once_no_limit_is_exceeded(book: Book) -> None:
     left = _offers(book, await _jobs(book, "lmmmh" * 10), most=6)
     order = {each.occurrence: each.due for each in left}

@@ -58,6 +58,15 @@ async def test_a_waiting_one_that_is_completed_there_is_skipped(book: Book) -> N
     assert (await book.row(row.id)).reason == BY_HAND
 
 
+async def test_a_waiting_one_that_we_refused_there_has_the_reason_of_that(book: Book) -> None:
+    offer, row = await _waiting(book)
+
+    refused = end(offer, "SKIPPED", message="the job was removed")
+    assert await ends.take(book.ledger, refused) is Status.SKIPPED
+
+    assert (await book.row(row.id)).reason == "the job was removed"
+
+
 @pytest.mark.parametrize("state", ["CRASHED", "FAILED"])
 async def test_a_waiting_one_whose_run_broke_waits_for_another(book: Book, state: Type) -> None:
     offer, row = await _waiting(book)
@@ -161,7 +170,7 @@ async def test_our_own_refusal_is_no_persons_wish(book: Book) -> None:
     stored = await book.add(every="1h")
     row = await claims.request(book.ledger, stored, "1", "manual")
 
-    made = end(book.asked(row), "COMPLETED", name="Skipped")
+    made = end(book.asked(row), "SKIPPED")
     assert await ends.take(book.ledger, made) is None
 
     assert (await book.row(row.id)).status == "waiting"
@@ -297,7 +306,7 @@ async def test_a_row_is_found_without_an_offer_too(book: Book) -> None:
 async def test_of_several_starts_the_live_one_is_meant(book: Book) -> None:
     offer = book.due(await book.add())
     first = await book.settled(offer, Status.FAILED)
-    retried = await book.claim(replace(offer, flow_starts=2, flow_ended=1))
+    retried = await book.claim(replace(offer, flow_starts=2, retries=(1,)))
     assert isinstance(retried, Granted)
 
     assert await take(book, replace(offer, flow_starts=2), "CANCELLED") is Status.CANCELLED

@@ -109,7 +109,7 @@ async def test_what_is_not_due_has_no_outcome(book: Book, state: Type) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"offer": None}, {"name": "Skipped"}, {"job_id": None}, {"occurrence": "request"}]
+    "changes", [{"offer": None}, {"state": "SKIPPED"}, {"job_id": None}, {"occurrence": "request"}]
 )
 async def test_of_what_nothing_is_known_no_row_is_made(book: Book, changes: dict[str, Any]) -> None:
     stored = await book.add()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -98,7 +99,7 @@ async def test_by_hand_a_failing_job_runs_and_stays_off(book: Book) -> None:
     assert after.row.disabled_reason == "paused after 1 failures in a row, the last: first"
 
 
-async def _once(book: Book, **fields: object) -> str:
+async def _once(book: Book, **fields: Any) -> str:
     at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
     return (await book.add("once", at=at.isoformat(), **fields)).id
 
@@ -113,7 +114,7 @@ async def test_a_one_time_job_is_removed_when_its_run_has_succeeded(book: Book) 
     assert (after.row.archived_at, after.row.sync_pending) == (book.clock.now(), True)
     assert (await book.row(granted.run_id)).output == "done"
     async with book.ledger.read() as session:
-        assert "once" not in await jobs.names(session)
+        assert "once" not in await jobs.names(session, "user")
     told = await book.claim(replace(offer, flow_run_id="another"))
     assert isinstance(told, Ended)
     assert told.status is Status.SUCCEEDED

@@ -16,7 +16,7 @@ from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.spec.job import edit
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 
 async def _rename_id(book: Book, old: str, new: str) -> None:
@@ -50,6 +50,26 @@ async def test_a_name_wins_over_a_prefix(book: Book) -> None:
     named = await book.add("fade")
 
     assert (await _find(book, "fade")).id == named.id
+
+
+async def test_each_agent_has_names_of_its_own(book: Book) -> None:
+    """A refusal would tell an agent that somebody else has a job of that name."""
+    hers = await book.add("brief", owner="agent:her")
+    his = await book.add("brief", owner="agent:his")
+    async with book.ledger.read() as session:
+        assert (await jobs.find(session, "brief", owner="agent:her")).id == hers.id
+        assert (await jobs.find(session, "brief", owner="agent:his")).id == his.id
+    with pytest.raises(Ambiguous) as ambiguous:
+        await _find(book, "brief")
+    for stored in (hers, his):
+        assert f"{stored.id[:12]} (brief, of {stored.row.owner})" in str(ambiguous.value)
+
+    ours = await book.add("brief")
+    assert (await _find(book, "brief")).id == ours.id  # no agent can keep the operator from it
+    with pytest.raises(Refused, match="is taken"):
+        await book.add("brief", owner="prefect")
+    with pytest.raises(Refused, match="is taken"):
+        await book.add("brief", owner="agent:her")
 
 
 @pytest.mark.parametrize("ref", ["", "nobody", "%", "_"])
@@ -128,7 +148,7 @@ async def test_a_taken_name_is_refused_and_nothing_is_stored(book: Book) -> None
 
     assert (await book.stored(two.id)).job == two.job
     async with book.ledger.read() as session:
-        assert await jobs.names(session) == {"one", "two"}
+        assert await jobs.names(session, "user") == {"one", "two"}
 
 
 async def test_a_job_is_stored_without_loss(book: Book) -> None:
@@ -194,7 +214,7 @@ async def test_naive_instants_are_refused_and_nothing_is_stored(book: Book) -> N
             session.add(row)
 
     async with book.ledger.read() as session:
-        assert await jobs.names(session) == set()
+        assert await jobs.names(session, "user") == set()
 
 
 async def test_instants_come_back_in_utc_to_the_microsecond(book: Book) -> None:

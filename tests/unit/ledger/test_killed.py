@@ -12,12 +12,13 @@ import pytest
 from daybook.errors import FenceRefused
 from daybook.ledger import claims, leases
 from daybook.ledger.states import Status
+from daybook.timing import TIMING
 from tests.unit.ledger import killed
 from tests.unit.ledger.conftest import Book
 from tests.unit.ledger.ending import end
 from tests.unit.ledger.killed import VERBS, When
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +53,7 @@ async def _scene(book: Book, verb: str) -> tuple[Any, ...]:
             return ()
         case "renew_all":
             granted = await book.begun(offer)
-            book.clock.move(leases.RENEW)
+            book.clock.move(TIMING.run_lease_renewal)
             return "here:1", [granted.run_id]
         case _:
             granted = await book.settled(offer, Status.SUCCEEDED)
@@ -115,9 +116,9 @@ async def test_what_was_left_held_is_found_by_the_pass(book: Book) -> None:
     assert code == -signal.SIGKILL
     assert [row.status for row in await book.rows()] == ["claimed"]
 
-    book.clock.move(leases.LEASE)
+    book.clock.move(TIMING.run_lease)
     assert await leases.expire_all(book.ledger) == []
-    book.clock.move(leases.LEASE)
+    book.clock.move(TIMING.run_lease)
 
     assert [row.status for row in await leases.expire_all(book.ledger)] == ["waiting"]
     assert [row.until for row in await book.rows()] == [book.clock.now()]

@@ -8,17 +8,18 @@ from datetime import timedelta
 import pytest
 
 from daybook.ledger import leads
+from daybook.timing import TIMING
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 MICROSECOND = timedelta(microseconds=1)
 NAME = "keeper"
 
 
 def test_the_figures_of_the_page() -> None:
-    assert timedelta(seconds=30) == leads.LEASE
-    assert timedelta(seconds=10) == leads.RENEW
+    assert timedelta(seconds=30) == TIMING.leader_lease
+    assert timedelta(seconds=10) == TIMING.leader_lease_renewal
 
 
 async def test_the_first_leads_and_the_second_waits(book: Book) -> None:
@@ -28,7 +29,7 @@ async def test_the_first_leads_and_the_second_waits(book: Book) -> None:
     assert await leads.acquire(book.ledger, NAME, "there:2") is None
     assert await leads.check(book.ledger, NAME, first)
     leader = await leads.read(book.ledger, NAME)
-    assert leader == leads.Leader("here:1", book.clock.now() + leads.LEASE, {})
+    assert leader == leads.Leader("here:1", book.clock.now() + TIMING.leader_lease, {})
 
 
 async def test_of_many_at_once_one_leads(book: Book) -> None:
@@ -46,7 +47,7 @@ async def test_leads_of_two_names_have_nothing_to_do_with_each_other(book: Book)
 
 async def test_it_is_free_exactly_when_it_has_run_out(book: Book) -> None:
     await leads.acquire(book.ledger, NAME, "here:1")
-    book.clock.move(leads.LEASE - MICROSECOND)
+    book.clock.move(TIMING.leader_lease - MICROSECOND)
     assert await leads.check(book.ledger, NAME, 1)
     assert await leads.acquire(book.ledger, NAME, "there:2") is None
 
@@ -62,7 +63,7 @@ async def test_a_renewal_counts_from_the_renewal(book: Book) -> None:
     assert await leads.renew(book.ledger, NAME, 1, {"passes": {}})
 
     leader = await leads.read(book.ledger, NAME)
-    assert leader == leads.Leader("here:1", book.clock.now() + leads.LEASE, {"passes": {}})
+    assert leader == leads.Leader("here:1", book.clock.now() + TIMING.leader_lease, {"passes": {}})
     book.clock.move(timedelta(seconds=29))
     assert await leads.check(book.ledger, NAME, 1)
 
@@ -88,14 +89,14 @@ async def test_who_slept_and_was_not_missed_leads_on(book: Book) -> None:
 
 async def test_who_was_followed_can_neither_renew_nor_release(book: Book) -> None:
     await leads.acquire(book.ledger, NAME, "here:1")
-    book.clock.move(leads.LEASE)
+    book.clock.move(TIMING.leader_lease)
     await leads.acquire(book.ledger, NAME, "there:2")
 
     assert not await leads.renew(book.ledger, NAME, 1, {"told": "by the old one"})
     await leads.release(book.ledger, NAME, 1)
 
     leader = await leads.read(book.ledger, NAME)
-    assert leader == leads.Leader("there:2", book.clock.now() + leads.LEASE, {})
+    assert leader == leads.Leader("there:2", book.clock.now() + TIMING.leader_lease, {})
 
 
 async def test_who_gives_it_back_is_followed_at_once(book: Book) -> None:

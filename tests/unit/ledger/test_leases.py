@@ -9,19 +9,20 @@ import pytest
 
 from daybook.errors import FenceRefused, IllegalTransition
 from daybook.ledger import claims, leases
-from daybook.ledger.offers import Ended, Granted
+from daybook.ledger.offers import Ended, Granted, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
+from daybook.timing import TIMING
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 MICROSECOND = timedelta(microseconds=1)
 
 
 def test_the_figures_of_the_page() -> None:
-    assert timedelta(seconds=60) == leases.LEASE
-    assert timedelta(seconds=20) == leases.RENEW
+    assert timedelta(seconds=60) == TIMING.run_lease
+    assert timedelta(seconds=20) == TIMING.run_lease_renewal
 
 
 async def test_a_renewed_lease_counts_from_the_renewal(book: Book) -> None:
@@ -30,14 +31,14 @@ async def test_a_renewed_lease_counts_from_the_renewal(book: Book) -> None:
 
     assert await leases.renew(book.ledger, granted.run_id, granted.fence)
 
-    assert (await book.row(granted.run_id)).lease_until == book.clock.now() + leases.LEASE
+    assert (await book.row(granted.run_id)).lease_until == book.clock.now() + TIMING.run_lease
 
 
 async def test_a_lease_is_judged_one_lease_after_it_was_found_to_have_run_out(book: Book) -> None:
     stored = await book.add(every="10m")
     granted = await book.begun(book.due(stored))
     await book.suspect()
-    book.clock.move(leases.LEASE - MICROSECOND)
+    book.clock.move(TIMING.run_lease - MICROSECOND)
     async with book.ledger.write() as session:
         assert await leases.expire(session, stored.id, book.clock.now()) == 0
     book.clock.move(MICROSECOND)
@@ -52,12 +53,16 @@ async def test_a_machine_that_slept_loses_no_run(book: Book) -> None:
     granted = await book.begun(book.due(stored))
     book.clock.move(timedelta(hours=5))
 
-    answer = await book.claim(book.due(stored, due=book.clock.now()))
+    offer = book.due(stored, due=book.clock.now())
+    answer = await book.claim(offer)
 
+    assert isinstance(answer, Waiting)
+    assert answer.why.startswith("overlap: it is not known yet")
+    assert await leases.renew(book.ledger, granted.run_id, granted.fence)
+    answer = await book.claim(offer)
     assert isinstance(answer, Ended)
     assert answer.reason.startswith("overlap: ")
-    assert await leases.renew(book.ledger, granted.run_id, granted.fence)
-    book.clock.move(leases.LEASE - MICROSECOND)
+    book.clock.move(TIMING.run_lease - MICROSECOND)
     async with book.ledger.write() as session:
         assert await leases.expire(session, stored.id, book.clock.now()) == 0
     assert await book.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
@@ -201,7 +206,7 @@ async def test_begin_extends_the_lease_and_notes_the_start(book: Book) -> None:
 
     row = await book.row(granted.run_id)
     assert row.started_at == book.clock.now()
-    assert row.lease_until == book.clock.now() + leases.LEASE
+    assert row.lease_until == book.clock.now() + TIMING.run_lease
 
 
 async def test_postponed_it_waits_and_the_giver_is_fenced_off(book: Book) -> None:

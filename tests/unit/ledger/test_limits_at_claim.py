@@ -188,7 +188,7 @@ async def test_a_retry_in_prefects_ui_is_judged_again(book: Book) -> None:
     due = ruled(book.due(stored))
     await book.settled(due, Status.FAILED)
     book.clock.move(timedelta(minutes=20))
-    again = replace(due, flow_starts=2, flow_ended=1)
+    again = replace(due, flow_starts=2, retries=(1,))
     edited = Rules.of({"agents": []})
     why = await refused(book, replace(again, rules=edited))
     assert why.startswith('limits: agent: "default"')

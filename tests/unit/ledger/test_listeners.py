@@ -15,6 +15,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import Fact, OutboxRow
+from daybook.timing import TIMING
 from tests.unit.ledger import senders
 from tests.unit.ledger.conftest import Book
 from tests.unit.ledger.killed import When
@@ -131,6 +132,7 @@ async def test_a_late_outcome_is_told_once_more_and_says_what_it_corrects(book: 
     job = await book.add(prompt="x", cron="0 * * * *")
     granted = await book.begun(book.due(job))
     await claims.died(book.ledger, granted.run_id, granted.fence, "it vanished")
+    book.clock.move(timedelta(seconds=1))  # the two messages are sorted by when they were made
     await book.settle(granted, Status.SUCCEEDED)
     bodies = [json.loads(row.body) for row in await rows(book)]
     assert [(each["status"], each["corrects"]) for each in bodies] == [
@@ -306,6 +308,6 @@ async def test_who_is_killed_while_it_tells_leaves_it_to_the_next_one(
         done = [Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.0)]
         senders.killed(book.ledger.address, book.clock, "record", "before", done)
     assert await sending.claim(book.ledger, "next", most=1) == []
-    book.clock.move(sending.LEASE + timedelta(seconds=1))
+    book.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
     [row] = await sending.claim(book.ledger, "next", most=1)
     assert (row.address, row.event, row.attempts) == ("audit.log", "failed", 0)

@@ -12,6 +12,7 @@ from daybook.ledger.offers import Ended, Granted, Offer, Waiting
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RevisionRow
 from daybook.spec.policy import JITTER
+from daybook.timing import TIMING
 from tests.unit.ledger.conftest import Book
 
 pytestmark = pytest.mark.anyio
@@ -189,7 +190,7 @@ async def test_a_lost_lease_is_run_again_as_well(book: Book) -> None:
 async def test_a_pass_suspects_and_the_one_a_lease_later_judges(book: Book) -> None:
     one, two = [book.due(await book.add(name)) for name in ("one", "two")]
     held = [await book.granted(one), await book.begun(two)]
-    book.clock.move(leases.LEASE - MICROSECOND)
+    book.clock.move(TIMING.run_lease - MICROSECOND)
     assert await leases.expire_all(book.ledger) == []
     assert [(await book.row(each.run_id)).suspected_at for each in held] == [None, None]
     book.clock.move(MICROSECOND)
@@ -198,7 +199,7 @@ async def test_a_pass_suspects_and_the_one_a_lease_later_judges(book: Book) -> N
 
     suspected = book.clock.now()
     assert [(await book.row(each.run_id)).suspected_at for each in held] == [suspected] * 2
-    book.clock.move(leases.LEASE - MICROSECOND)
+    book.clock.move(TIMING.run_lease - MICROSECOND)
     assert await leases.expire_all(book.ledger) == []
     book.clock.move(MICROSECOND)
     changed = await leases.expire_all(book.ledger)
@@ -238,7 +239,7 @@ async def test_who_renews_after_the_suspicion_keeps_its_run(book: Book) -> None:
     book.clock.move(timedelta(hours=5))
     assert await leases.expire_all(book.ledger) == []
     assert await leases.renew(book.ledger, granted.run_id, granted.fence)
-    book.clock.move(leases.LEASE - MICROSECOND)
+    book.clock.move(TIMING.run_lease - MICROSECOND)
 
     assert await leases.expire_all(book.ledger) == []
     assert await book.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
@@ -293,7 +294,7 @@ async def test_all_of_one_holder_are_renewed_at_once(book: Book) -> None:
         others.run_id: None,
         "nobody": None,
     }
-    until = book.clock.now() + leases.LEASE
+    until = book.clock.now() + TIMING.run_lease
     for held in (claimed, acting):
         row = await book.row(held.run_id)
         assert (row.lease_until, row.suspected_at) == (until, None)

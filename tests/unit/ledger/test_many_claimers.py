@@ -10,21 +10,23 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import claims, leases, offers
+from daybook.ledger import claims, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Compare, Ended, Granted, Taken
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
+from daybook.timing import TIMING
 from tests import side_by_side
 from tests.databases import Database
 from tests.unit.ledger import claimers
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
-CROWD = {"sqlite": 50, "postgresql": 25}
+MOST = {"sqlite": 50, "postgresql": 25}
 """How many processes; a PostgreSQL server takes a hundred connections, and not from us alone."""
+crowds = pytest.mark.parametrize("many", [12, pytest.param(50, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,8 +49,9 @@ async def _offer(book: Book, name: str = "brief") -> offers.Offer:
     return book.due(stored)
 
 
-async def test_many_processes_and_one_occurrence(book: Book) -> None:
-    many = CROWD[book.kind]
+@crowds
+async def test_many_processes_and_one_occurrence(book: Book, many: int) -> None:
+    many = min(many, MOST[book.kind])
     offer = await _offer(book)
     book.clock.set(offer.due)
     offers = [replace(offer, holder=f"p:{n}", flow_run_id=f"flow {n}") for n in range(many)]
@@ -69,10 +72,13 @@ async def test_many_processes_and_one_occurrence(book: Book) -> None:
     assert (await book.job(str(offer.job_id))).run_count == 1
 
 
-async def test_many_processes_and_ten_jobs(book: Book) -> None:
+@crowds
+async def test_many_processes_and_ten_jobs(book: Book, many: int) -> None:
     jobs = [await _offer(book, f"job-{n}") for n in range(10)]
     book.clock.set(jobs[0].due)
-    offers = [replace(jobs[n % 10], flow_run_id=f"flow {n}") for n in range(CROWD[book.kind])]
+    offers = [
+        replace(jobs[n % 10], flow_run_id=f"flow {n}") for n in range(min(many, MOST[book.kind]))
+    ]
 
     told = claimers.at_once(book.ledger.address, offers, book.clock)
 
@@ -82,13 +88,16 @@ async def test_many_processes_and_ten_jobs(book: Book) -> None:
     assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 10
 
 
-async def test_many_processes_make_one_ledger(database: Database, clock: MovedClock) -> None:
+@crowds
+async def test_many_processes_make_one_ledger(
+    database: Database, clock: MovedClock, many: int
+) -> None:
     """They all find no file, or no table: one makes the schema, and all mean the same ledger."""
     offer = offers.Offer(
         offers.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", flow_run_id="f"
     )
 
-    told = claimers.at_once(database.address, [offer] * CROWD[database.kind], clock)
+    told = claimers.at_once(database.address, [offer] * min(many, MOST[database.kind]), clock)
 
     assert sum(isinstance(each.answer, Granted) for each in told) == 1
     assert len({_run_id(each) for each in told}) == 1
@@ -107,7 +116,7 @@ async def test_killed_between_claim_and_begin_it_waits_and_runs(book: Book) -> N
     assert (await book.row(run_id)).status == "claimed"
     other = replace(offer, flow_run_id="another")
     await book.suspect()
-    book.clock.move(leases.LEASE - timedelta(microseconds=1))
+    book.clock.move(TIMING.run_lease - timedelta(microseconds=1))
     assert isinstance(await book.claim(other), Taken)
     book.clock.move(timedelta(microseconds=1))
     granted = await book.claim(other)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from daybook.ledger import claims, leases, mirror, offers
+from daybook.ledger import audit, claims, deployments, leases, mirror, offers
 from daybook.ledger.offers import Ended, Granted, Offer
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -134,7 +134,7 @@ async def test_a_run_that_was_started_again_is_the_retrys_to_tell(book: Book) ->
     offer = book.due(await book.add())
     first = await book.begun(offer)
     await claims.died(book.ledger, first.run_id, first.fence, "killed")
-    retried = await book.claim(replace(offer, flow_starts=2, flow_ended=1))
+    retried = await book.claim(replace(offer, flow_starts=2, retries=(1,)))
     assert isinstance(retried, Granted)
     # Else Prefect's run, which is going again, would be ended as the first one's outcome says.
     assert await _marked(book) == []
@@ -146,6 +146,21 @@ async def test_a_run_that_was_started_again_is_the_retrys_to_tell(book: Book) ->
     await claims.begin(book.ledger, retried.run_id, retried.fence)
     await book.settle(retried, Status.SUCCEEDED)
     assert [each.id for each in await _marked(book)] == [retried.run_id]
+
+
+async def test_where_the_deployment_was_deleted_the_mark_is_to_go(book: Book) -> None:
+    stored = await book.add(every="10m", catch_up="none")
+    book.clock.move(timedelta(hours=1))
+    await audit.advance(book.ledger, stored.id, book.clock.now())
+    (missed,) = await book.rows()
+    assert missed.unmirrored and missed.flow_run_id is None
+    assert await _marked(book) == []  # it may get its deployment yet
+
+    async with book.ledger.write() as session:
+        await deployments.agreed(session, stored.id, "d", None, book.clock.now())
+        await deployments.lost(session, stored.id, "d", book.clock.now(), "deleted in Prefect")
+
+    assert await _marked(book) == [missed]
 
 
 async def test_a_look_at_what_is_marked_reads_no_history(book: Book) -> None:

@@ -36,7 +36,7 @@ from daybook.runs.spool import Spooled
 from daybook.spec.actions import LONGEST_URL
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 HOUR = timedelta(hours=1)
 DONE, FAIL = "https://ops.example.org/done", "https://ops.example.org/fail"
@@ -361,6 +361,28 @@ async def test_the_body_of_a_callback_is_the_run(book: Book) -> None:
     assert "delivery" not in body
     assert row.id.startswith("msg_")
     assert len(row.id) == len("msg_") + 32
+
+
+METADATA = {"team": "blue", "numbers": [1, 2.5, None, True], "nested": {"": []}}
+
+
+async def test_a_callback_says_of_which_job_it_is_whose_and_what_is_kept_with_it(
+    book: Book,
+) -> None:
+    job = (await hourly(book, on_complete=DONE)).job.model_copy(
+        update={"name": "kept", "tags": ("news", "daily"), "metadata": METADATA}
+    )
+    async with book.ledger.write() as session:
+        stored = await jobs.add(session, job, "kept", book.clock.now(), "user", user_id="u-17")
+
+    await book.settled(book.due(stored), Status.SUCCEEDED, output="Done.")
+
+    body = json.loads((await the(book, "callback")).body)
+    assert (body["job"], body["job_id"]) == ("kept", stored.id)
+    assert (body["owner"], body["user_id"]) == ("user", "u-17")
+    assert body["tags"] == ["news", "daily"]
+    assert body["metadata"] == METADATA
+    assert (await book.stored(stored.id)).job.metadata == METADATA
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from daybook.ledger import audit, claims, history, jobs, offers, overdue, slots
 from daybook.ledger.states import Status
+from daybook.spec import upcoming
 from tests.unit.ledger.conftest import Book
 
 pytestmark = pytest.mark.anyio
@@ -182,6 +184,7 @@ async def test_a_watch_sees_what_has_changed_since_its_last_look(book: Book) -> 
     assert list(memory.known) == []
 
 
+@pytest.mark.slow
 async def test_a_watch_asks_a_schedule_only_when_a_due_time_has_passed(book: Book) -> None:
     stored = await book.add(cron="0 * * * *", catch_up="none")
     memory, known = overdue.Memory(), list[object]()
@@ -229,3 +232,37 @@ async def test_what_nobody_comes_for_is_overdue_as_soon_as_it_is_late(book: Book
     async with book.ledger.read() as session:
         (late,) = await overdue.look(session, overdue.Memory(), book.clock.now())
     assert late.overdue_since == ONE + overdue.LATE
+
+
+async def test_jobs_that_were_overdue_for_long_are_found_by_their_first_due_times(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        await book.add(f"job {number}", cron="* * * * *")
+    asked = 0
+
+    def counted(*given: Any, **named: Any) -> Iterator[datetime]:
+        nonlocal asked
+        for due in due_times(*given, **named):
+            asked += 1
+            yield due
+
+    due_times = upcoming.due_times
+    book.clock.move(timedelta(hours=5))  # 300 due times of each
+    monkeypatch.setattr(upcoming, "due_times", counted)
+
+    assert len(await found(book)) == 20
+
+    assert asked <= 20 * 4  # `find` and `look` together
+
+
+async def test_the_first_without_a_row_is_found_behind_many_that_have_one(book: Book) -> None:
+    stored = await book.add(cron="* * * * *")
+    for _ in range(11):
+        await book.settled(book.due(stored), Status.SUCCEEDED)
+    last = book.clock.now().replace(second=0, microsecond=0)
+    book.clock.move(timedelta(minutes=5))
+
+    told = [(due, row) for due, row in await found(book) if not row]
+
+    assert told == [(last + timedelta(minutes=1), False)]

@@ -14,6 +14,7 @@ from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
+from daybook.timing import TIMING
 from tests.unit.ledger.conftest import Book
 
 pytestmark = pytest.mark.anyio
@@ -171,9 +172,9 @@ async def test_a_lost_run_lets_the_next_one_go(book: Book, overlap: str) -> None
     stored = await _job(book, overlap)
     lost = await book.begun(book.due(stored))
     offer, _ = await _next(book, stored)
-    book.clock.move(leases.LEASE)
+    book.clock.move(TIMING.run_lease)
     await leases.expire_all(book.ledger)
-    book.clock.move(leases.LEASE)
+    book.clock.move(TIMING.run_lease)
     await leases.expire_all(book.ledger)
 
     assert (await book.row(lost.run_id)).status == "unknown"

@@ -26,7 +26,7 @@ from tests.databases import Postgresql
 from tests.unit.ledger import still
 from tests.unit.ledger.between import between
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 SHORT = timedelta(milliseconds=50)
 ENOUGH = 100
@@ -156,9 +156,9 @@ async def test_cut_in_a_transaction_it_is_undone_and_the_next_is_whole(
             session.add(Fact(key="lost too", value="here"))
     with pytest.raises(LedgerUnreachable):
         async with ledger.read() as session:
-            await jobs.names(session)
+            await jobs.names(session, "user")
             there.cut_off()
-            await jobs.names(session)
+            await jobs.names(session, "user")
     await _writes(ledger, "kept")
     assert await _facts(ledger) == {"kept"}
 

@@ -19,7 +19,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlmodel import select
@@ -111,7 +112,7 @@ def test_an_offset_is_stable_and_spread() -> None:
     assert upcoming.offset("a", None) == timedelta(0)
 
 
-async def _staggered(book: Book, **fields: object) -> tuple[StoredJob, timedelta]:
+async def _staggered(book: Book, **fields: Any) -> tuple[StoredJob, timedelta]:
     """A job with a stagger that does put its runs off."""
     for number in range(20):
         given = {"cron": "0 * * * *", "stagger": "10m", **fields}

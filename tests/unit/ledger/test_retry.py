@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from daybook.ledger import claims, leases, offers
+from daybook.ledger import claims, offers
 from daybook.ledger.offers import Ended, Granted, Taken, Waiting
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.timing import TIMING
 from tests.unit.ledger.conftest import Book
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +28,7 @@ async def test_a_retry_is_a_run_of_its_own(book: Book, status: Status) -> None:
     first = await book.settled(offer, status)
     book.clock.move(timedelta(seconds=5))
 
-    again = await book.claim(replace(offer, flow_starts=2, flow_ended=1))
+    again = await book.claim(replace(offer, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Granted)
     assert (again.occurrence, again.trigger) == ("flow:f:1", "retry")
@@ -42,7 +43,7 @@ async def test_retries_are_counted_and_chained(book: Book) -> None:
     offer = book.due(await book.add(), flow_run_id="f")
     last = await book.settled(offer, Status.FAILED)
     for start in (2, 3, 4):
-        again = replace(offer, flow_starts=start, flow_ended=start - 1)
+        again = replace(offer, flow_starts=start, retries=tuple(range(1, start)))
         book.clock.move(-timedelta(seconds=1))  # not even a clock that goes back confuses them
         granted = await book.claim(again)
         assert isinstance(granted, Granted)
@@ -52,7 +53,7 @@ async def test_retries_are_counted_and_chained(book: Book) -> None:
         await book.settle(granted, Status.FAILED)
         last = granted
 
-    same_start = await book.claim(replace(offer, flow_starts=4, flow_ended=3))
+    same_start = await book.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
     assert isinstance(same_start, Ended)
     assert same_start.run_id == last.run_id
 
@@ -61,17 +62,18 @@ async def test_one_can_be_retried_when_its_first_retry_was_pruned(book: Book) ->
     offer = book.due(await book.add(), flow_run_id="f")
     await book.settled(offer, Status.FAILED)
     for start in (2, 3):
-        await book.settled(replace(offer, flow_starts=start, flow_ended=start - 1), Status.FAILED)
+        again = replace(offer, flow_starts=start, retries=tuple(range(1, start)))
+        await book.settled(again, Status.FAILED)
     async with book.ledger.write() as session:
         first = select(RunRow.id).where(col(RunRow.occurrence) == "flow:f:1")
         gone = (await session.execute(first)).scalar_one()
         await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id) == gone))
         await session.execute(delete(RunRow).where(col(RunRow.id) == gone))
 
-    again = await book.claim(replace(offer, flow_starts=4, flow_ended=3))
+    answer = await book.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
 
-    assert isinstance(again, Granted)
-    assert again.occurrence == "flow:f:3"
+    assert isinstance(answer, Granted)
+    assert answer.occurrence == "flow:f:3"
 
 
 async def test_a_skipped_run_can_be_retried(book: Book) -> None:
@@ -82,7 +84,7 @@ async def test_a_skipped_run_can_be_retried(book: Book) -> None:
     assert isinstance(await book.claim(offer), Ended)
     await book.settle(running, Status.SUCCEEDED)
 
-    again = await book.claim(replace(offer, flow_starts=2, flow_ended=1))
+    again = await book.claim(replace(offer, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Granted)
     assert (await book.row(again.run_id)).retry_of == row.id
@@ -94,11 +96,30 @@ async def test_a_retry_overlaps_as_any_run_does(book: Book) -> None:
     await book.settled(offer, Status.FAILED)
     await book.begun(book.due(stored))
 
-    again = await book.claim(replace(offer, flow_starts=2, flow_ended=1))
+    again = await book.claim(replace(offer, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Ended)
     assert again.status is Status.SKIPPED
     assert again.reason.startswith("overlap")
+
+
+async def test_two_workers_that_take_one_retry_make_one_run_of_it(book: Book) -> None:
+    stored = await book.add(every="10m")
+    offer = book.due(stored, flow_run_id="f")
+    await book.settled(offer, Status.FAILED)
+    running = await book.begun(book.due(stored))
+    again = replace(offer, flow_starts=2, retries=(1,), started=False)
+
+    first = await book.claim(again)
+    assert isinstance(first, Ended)  # it overlaps
+    await book.settle(running, Status.SUCCEEDED)
+    second = await book.claim(replace(again, holder="there:2"))
+
+    assert isinstance(second, Ended)
+    assert (second.status, second.run_id) == (Status.SKIPPED, first.run_id)
+    once_more = await book.claim(replace(again, retries=(1, 1)))
+    assert isinstance(once_more, Granted)
+    assert once_more.occurrence == "flow:f:2"
 
 
 async def test_a_start_that_prefect_had_not_ended_repeats_nothing(book: Book) -> None:
@@ -114,9 +135,9 @@ async def test_a_start_that_prefect_had_not_ended_repeats_nothing(book: Book) ->
 async def test_an_earlier_end_does_not_make_a_retry_of_a_later_start(book: Book) -> None:
     offer = book.due(await book.add(), flow_run_id="f")
     await book.settled(offer, Status.FAILED)
-    retried = await book.settled(replace(offer, flow_starts=2, flow_ended=1), Status.UNKNOWN)
+    retried = await book.settled(replace(offer, flow_starts=2, retries=(1,)), Status.UNKNOWN)
 
-    third = await book.claim(replace(offer, flow_starts=3, flow_ended=1))
+    third = await book.claim(replace(offer, flow_starts=3, retries=(1,)))
 
     assert isinstance(third, Ended)
     assert (third.status, third.run_id) == (Status.UNKNOWN, retried.run_id)
@@ -126,13 +147,13 @@ async def test_an_earlier_end_does_not_make_a_retry_of_a_later_start(book: Book)
 async def test_started_again_while_its_lease_holds_it_waits(book: Book, begun: bool) -> None:
     offer = book.due(await book.add(), flow_run_id="f")
     await (book.begun(offer) if begun else book.granted(offer))
-    ends = book.clock.now() + leases.LEASE
+    ends = book.clock.now() + TIMING.run_lease
     book.clock.move(timedelta(seconds=5))
-    again = replace(offer, flow_starts=2, flow_ended=1, holder="there:2")
+    again = replace(offer, flow_starts=2, retries=(1,), holder="there:2")
 
     assert await book.claim(again) == Waiting(ends, "here:1 may still be at work")
     book.clock.set(ends)
-    until = ends + leases.LEASE
+    until = ends + TIMING.run_lease
     assert await book.claim(again) == Waiting(until, "here:1 may still be at work")
     book.clock.set(until - timedelta(microseconds=1))
     assert isinstance(await book.claim(again), Waiting)
@@ -159,11 +180,12 @@ async def test_a_live_row_is_the_occurrence_of_its_flow_run(book: Book) -> None:
     stored = await book.add()
     offer = book.due(stored, flow_run_id="f")
     granted = await book.granted(offer)
-    until = book.clock.now() + leases.LEASE
+    until = book.clock.now() + TIMING.run_lease
     await claims.postpone(book.ledger, granted.run_id, granted.fence, until, "busy")
     again = replace(offer, occurrence=offers.flow_key("f"), trigger="manual", flow_starts=2)
 
-    assert await book.claim(again) == Waiting(until, "busy", granted.run_id)
+    waiting = Waiting(until, "busy", granted.run_id, fence=granted.fence + 1)
+    assert await book.claim(again) == waiting
     book.clock.set(until)
     answer = await book.claim(again)
 

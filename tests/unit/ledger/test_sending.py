@@ -16,10 +16,11 @@ from sqlmodel import col, select
 from daybook.errors import Ambiguous, NotFound
 from daybook.ledger import deliveries, outbox, sending
 from daybook.ledger.outcomes import Outcome
-from daybook.ledger.sending import IN_DOUBT, IN_FLIGHT, LEASE, PAUSE_AFTER, Tried
+from daybook.ledger.sending import IN_DOUBT, IN_FLIGHT, PAUSE_AFTER, Tried
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.outbox import backoff
+from daybook.timing import TIMING
 from tests import side_by_side
 from tests.unit.ledger import senders
 from tests.unit.ledger.conftest import Book
@@ -102,8 +103,8 @@ async def test_what_is_claimed_is_nobody_elses_until_its_lease_has_run_out(book:
     (id_,) = await asked(book, "a")
     (mine,) = await claimed(book)
     assert (mine.id, mine.fence, mine.holder) == (id_, 1, "test")
-    assert mine.lease_until == book.clock.now() + LEASE
-    book.clock.move(LEASE - SECOND)
+    assert mine.lease_until == book.clock.now() + TIMING.delivery_lease
+    book.clock.move(TIMING.delivery_lease - SECOND)
     assert await claimed(book) == []
 
     book.clock.move(SECOND)
@@ -114,7 +115,7 @@ async def test_what_is_claimed_is_nobody_elses_until_its_lease_has_run_out(book:
 async def test_who_lost_his_lease_changes_nothing(book: Book) -> None:
     await asked(book, "a")
     (late,) = await claimed(book)
-    book.clock.move(LEASE)
+    book.clock.move(TIMING.delivery_lease)
     (mine,) = await claimed(book)
 
     for status in (DELIVERED, FAILED, PENDING):
@@ -548,7 +549,7 @@ async def test_when_there_may_be_something_to_claim(book: Book) -> None:
     await record(book, [mine], DELIVERED)
     book.clock.move(MINUTE)
     (mine,) = await claimed(book)
-    assert await sending.next_due(book.ledger) == book.clock.now() + LEASE
+    assert await sending.next_due(book.ledger) == book.clock.now() + TIMING.delivery_lease
     await record(book, [mine], DELIVERED)
     assert await sending.next_due(book.ledger) is None
 
@@ -556,7 +557,7 @@ async def test_when_there_may_be_something_to_claim(book: Book) -> None:
 async def test_what_is_behind_a_pause_or_a_full_lane_is_not_looked_for_before(book: Book) -> None:
     await asked(book, "a", IN_FLIGHT + PAUSE_AFTER)
     rows = await claimed(book)
-    assert await sending.next_due(book.ledger) == book.clock.now() + LEASE
+    assert await sending.next_due(book.ledger) == book.clock.now() + TIMING.delivery_lease
     await record(book, rows, PENDING, book.clock.now())
     assert await sending.next_due(book.ledger) == book.clock.now() + 30 * SECOND
 
@@ -725,7 +726,7 @@ async def test_who_is_killed_after_a_claim_leaves_it_to_the_next(book: Book, whe
     assert code == -signal.SIGKILL
     found = await claimed(book)
     assert [each.id for each in found] == ([] if when == "after" else ids)
-    book.clock.move(LEASE)
+    book.clock.move(TIMING.delivery_lease)
     assert [each.id for each in await claimed(book)] == ids
 
 
@@ -746,5 +747,5 @@ async def test_who_is_killed_as_he_records_has_recorded_all_or_nothing(
         assert (shown, told) == ([("delivered", 1), ("failed", 1)], ["undelivered: 1 to a"])
     else:
         assert (shown, told) == ([("pending", 0), ("pending", 0)], [])
-        book.clock.move(LEASE)
+        book.clock.move(TIMING.delivery_lease)
         assert [each.fence for each in await claimed(book)] == [2, 2]

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from daybook.errors import Ambiguous, FenceRefused, NotFound
-from daybook.ledger import claims, offers, sessions
+from daybook.ledger import claims, jobs, offers, sessions
 from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.sessions import LOOK_AGAIN
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow
+from daybook.spec.job import new_job
 from tests.unit.ledger.conftest import Book
 
 pytestmark = pytest.mark.anyio
@@ -108,7 +109,7 @@ async def test_another_agent_begins_another_conversation(book: Book) -> None:
 async def test_new_is_fresh_for_each_occurrence_and_a_retry_is_another(book: Book) -> None:
     stored = await book.add(every="1h", session="new")
     first = await told(book, book.due(stored, flow_run_id="f"))
-    retried = book.due(stored, due=first.due, flow_run_id="f", flow_starts=2, flow_ended=1)
+    retried = book.due(stored, due=first.due, flow_run_id="f", flow_starts=2, retries=(1,))
     again = await told(book, retried)
     second = await told(book, book.due(stored))
 
@@ -150,6 +151,16 @@ async def test_the_pair_is_kept_in_full_with_its_source(book: Book) -> None:
     }
 
 
+async def test_the_source_of_a_message_names_the_person_for_whom_the_job_works(
+    book: Book,
+) -> None:
+    job = new_job(now=book.clock.now(), name="brief", prompt="What is new?", every="1h")
+    async with book.ledger.write() as session:
+        stored = await jobs.add(session, job, "brief", book.clock.now(), user_id="u-17")
+    granted = await told(book, book.due(stored))
+    assert [each.source["user"] for each in await said(book, granted.session_id)] == ["u-17"] * 2
+
+
 async def test_the_next_run_is_given_what_was_said_oldest_first(book: Book) -> None:
     stored = await book.add(every="1h")
     await told(book, book.due(stored), "one")
@@ -166,6 +177,7 @@ async def test_the_next_run_is_given_what_was_said_oldest_first(book: Book) -> N
     ]
 
 
+@pytest.mark.slow
 async def test_of_a_long_conversation_the_last_twenty_messages_are_given(book: Book) -> None:
     stored = await book.add(every="1h")
     for number in range(1, 50):

@@ -120,12 +120,106 @@ async def test_nobody_waits_for_one_that_nobody_comes_for(book: Book) -> None:
     assert isinstance(answer, Waiting)
     await book.settle(held, Status.SUCCEEDED)
 
-    book.clock.set(answer.until + slots.BELIEVED)
+    book.clock.set(answer.until + slots.KEPT)
     assert isinstance(await book.claim(late), Waiting)
     assert len(await _next(book, 1)) == 1
     book.clock.move(MICROSECOND)
     assert await _next(book, 1) != []  # the later one
     assert isinstance(await book.claim(late), Granted)
+
+
+async def _queued(book: Book, count: int, most: int) -> list[Offer]:
+    """Offers of runs that wait while nobody is at work any more; the last ones hold all slots."""
+    offered = _offers(book, await _jobs(book, most + count), most=most)
+    held = [await book.begun(each) for each in offered[:most]]
+    for each in offered[most:]:
+        assert isinstance(await book.claim(each), Waiting)
+    for granted in held:
+        await book.settle(granted, Status.SUCCEEDED)
+    return offered[most:]
+
+
+async def _call_up(book: Book, most: int, after: timedelta | None = None) -> list[str | None]:
+    async with book.ledger.write() as session:
+        called = await slots.call_up(session, book.clock.now(), most, {}, after=after)
+    return [each.flow_run_id for each in called]
+
+
+async def test_a_free_slot_is_not_kept_for_runs_that_nobody_claims_for(book: Book) -> None:
+    *gone, late = await _queued(book, 6, most=2)
+
+    answer = await book.claim(late)
+
+    # It tells its worker to call up those that stand ahead, and is back soon.
+    assert isinstance(answer, Waiting)
+    assert (answer.free, answer.until) == (True, book.clock.now() + slots.KEPT)
+    assert await _call_up(book, 2) == [each.flow_run_id for each in gone[:2]]
+    book.clock.set(answer.until)
+    assert isinstance(await book.claim(late), Waiting)
+    # Three more stand ahead, but the two that were called up have left the two slots free.
+    book.clock.move(MICROSECOND)
+    assert isinstance(await book.claim(late), Granted)
+    assert isinstance(await book.claim(gone[4]), Granted)
+    assert isinstance(await book.claim(gone[3]), Waiting)  # both slots are taken now
+
+
+async def test_of_the_slots_only_those_of_the_runs_that_do_not_come_are_given_away(
+    book: Book,
+) -> None:
+    gone, second, third, late = await _queued(book, 4, most=2)
+    assert await _call_up(book, 2) == [gone.flow_run_id, second.flow_run_id]
+    book.clock.move(slots.KEPT + MICROSECOND)
+
+    # Of the two that were called up one comes, though late.
+    assert isinstance(await book.claim(second), Granted)
+    assert isinstance(await book.claim(late), Granted)  # instead of the one that is gone
+    assert isinstance(await book.claim(third), Waiting)
+
+
+async def test_a_run_that_does_not_come_is_forgotten(book: Book) -> None:
+    gone, early, late = await _queued(book, 3, most=1)
+    assert await _call_up(book, 1) == [gone.flow_run_id]
+    book.clock.move(slots.KEPT + slots.LONGEST_LOOK)
+    assert isinstance(await book.claim(replace(early, full=True)), Waiting)  # it is there
+
+    book.clock.move(MICROSECOND)
+
+    assert isinstance(await book.claim(late), Granted)
+
+
+async def test_who_is_called_up_is_next_and_is_called_up_once(book: Book) -> None:
+    first, second, third = await _queued(book, 3, most=2)
+
+    assert await _call_up(book, 2) == [first.flow_run_id, second.flow_run_id]
+    # Their worker starts them; the leader's net leaves it some time for that.
+    seconds = timedelta(seconds=5)
+    assert await _call_up(book, 2, after=seconds) == []
+    book.clock.move(seconds)
+    assert await _call_up(book, 2, after=seconds) == [first.flow_run_id, second.flow_run_id]
+    rows = {row.flow_run_id: row for row in await book.rows()}
+    assert rows[first.flow_run_id].until == book.clock.now() - seconds
+    until = rows[third.flow_run_id].until
+    assert until is not None
+    assert until > book.clock.now()
+    assert isinstance(await book.claim(third), Waiting)
+    for each in (second, first):
+        assert isinstance(await book.claim(each), Granted)
+    assert await _call_up(book, 2) == []
+
+
+async def test_the_further_back_a_run_stands_the_later_it_looks_again_by_itself(
+    book: Book,
+) -> None:
+    offered = _offers(book, await _jobs(book, 26), most=2)
+    for each in offered[:2]:
+        await book.begun(each)
+    answers = [await book.claim(each) for each in offered[2:]]
+
+    waits = [each.until - book.clock.now() for each in answers if isinstance(each, Waiting)]
+    # Two slots: each two runs that stand ahead mean one more turn of half a minute.
+    assert waits[:3] == [slots.LOOK_AGAIN, 1.5 * slots.LOOK_AGAIN, 2 * slots.LOOK_AGAIN]
+    assert waits[-1] == slots.LONGEST_LOOK
+    assert not any(each.free for each in answers if isinstance(each, Waiting))
 
 
 async def test_a_lost_holder_frees_its_slot(book: Book) -> None:

@@ -16,7 +16,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from tests.unit.ledger.conftest import Book
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 BAD = "a\x00b\ud83dc"
 GOOD = "a\ufffdb\ufffdc"

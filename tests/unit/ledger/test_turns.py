@@ -21,7 +21,7 @@ from tests import side_by_side
 from tests.databases import Database
 from tests.unit.ledger import claimers, talkers
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 MANY = 20
 
@@ -44,6 +44,7 @@ def offer(number: int) -> Offer:
     return Offer(key, "agent-prompt", "direct", due, f"p:{number}", given, flow_run_id=f"f{number}")
 
 
+@pytest.mark.slow
 async def test_twenty_processes_that_wait_take_turns_by_due_time(
     database: Database, tmp_path: Path
 ) -> None:

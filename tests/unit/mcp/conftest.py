@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from daybook.home import Home
 from daybook.host import web
 from daybook.host.names import Names
 from daybook.ledger.engine import Ledger
-from daybook.mcp import heads, http
+from daybook.mcp import http
 from daybook.service import tokens
 
 HEADERS = {
@@ -33,6 +34,7 @@ class Served:
     url: str
     client: httpx.AsyncClient
     server: uvicorn.Server
+    gate: http.Gate
 
     async def post(
         self, token: str = "", method: str = "tools/list", **more: object
@@ -54,18 +56,17 @@ async def served(
     names: tuple[str, ...] = (),
     *,
     any_address: bool = False,
-    most: int = http.MOST,
-    patience: float = heads.PATIENCE,
+    **limits: Any,
 ) -> AsyncIterator[Served]:
     ledger = Ledger(settings.load().ledger_address)
     listener = web.listen("127.0.0.1", 0)
     application = http.application(ledger, Names(names, any_address=any_address))
-    server = http.serving(application, most=most, patience=patience)
+    server = http.serving(application, **limits)
     running = asyncio.create_task(server.serve([listener]))
     url = web.url(*listener.getsockname())
     try:
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60.0) as client:
-            yield Served(f"{url}{http.PATH}", client, server)
+            yield Served(f"{url}{http.PATH}", client, server, application)
     finally:
         server.should_exit = True
         await running

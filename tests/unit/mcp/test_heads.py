@@ -7,9 +7,12 @@ import json
 from contextlib import AsyncExitStack
 
 import httpx
+import pytest
+from anyio.lowlevel import checkpoint
 
 from daybook.home import Home
 from daybook.mcp import http
+from daybook.service import tokens
 from tests.unit.mcp.conftest import HEADERS, Served, served
 
 BUSY = 60.0
@@ -38,10 +41,49 @@ async def ended(connection: Connection) -> bool:
 async def test_the_silent_ones_are_closed_and_others_are_let_in(
     daybook_home: Home, token: str
 ) -> None:
-    async with served(most=3, patience=2.0) as here, AsyncExitStack() as stack:
+    async with served(most=3, waiting=3, head=2.0) as here, AsyncExitStack() as stack:
         half = f"POST {http.PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-".encode()
         silent = [await opened(stack, here, said) for said in (b"", b"", half)]
         assert [await ended(each) for each in silent] == [True, True, True]
+        assert (await here.post(token)).status_code == 200
+
+
+def head_of(token: str, length: int) -> bytes:
+    headers = HEADERS | {
+        "host": "127.0.0.1",
+        "authorization": f"Bearer {token}",
+        "content-length": str(length),
+    }
+    lines = [f"POST {http.PATH} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(daybook_home: Home, token: str) -> None:
+    async with served(body=0.5, head=BUSY) as here, AsyncExitStack() as stack:
+        slow = [await opened(stack, here, head_of(token, 500) + said) for said in (b"", b"{")]
+        assert [await ended(each) for each in slow] == [True, True]
+        assert (await here.post(token)).status_code == 200
+
+
+async def test_slow_bodies_of_one_owner_leave_places_for_others(
+    daybook_home: Home, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "OWNER", 2)
+    another = (await tokens.add("agent:cleo"))["token"]
+    other = (await tokens.add("agent:nora"))["token"]
+    async with served(most=4, body=BUSY) as here, AsyncExitStack() as stack:
+        slow = [await opened(stack, here, head_of(token, 500)) for _ in range(2)]
+        while here.gate.owners["agent:cleo"] < 2:
+            await checkpoint()
+        for shown in (token, another):
+            answer = await here.post(shown)
+            assert answer.status_code == 429
+            assert answer.text.startswith("2 requests of agent:cleo are in progress already")
+        assert (await here.post(other)).status_code == 200
+        for _, writer in slow:
+            writer.close()
+        while here.gate.owners["agent:cleo"]:
+            await checkpoint()
         assert (await here.post(token)).status_code == 200
 
 
@@ -49,14 +91,8 @@ async def test_a_request_that_began_is_waited_for_and_a_half_one_after_it_is_not
     daybook_home: Home, token: str
 ) -> None:
     body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
-    headers = HEADERS | {
-        "host": "127.0.0.1",
-        "authorization": f"Bearer {token}",
-        "content-length": str(len(body)),
-    }
-    lines = [f"POST {http.PATH} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
-    head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
-    async with served(patience=2.0) as here, AsyncExitStack() as stack:
+    head = head_of(token, len(body))
+    async with served(head=2.0) as here, AsyncExitStack() as stack:
         slow = await opened(stack, here, head)
         assert await ended(await opened(stack, here))  # it came later, and its time is over
         slow[1].write(body)

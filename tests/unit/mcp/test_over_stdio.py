@@ -60,6 +60,7 @@ async def client(mode: str, heard: Heard | None = None) -> AsyncIterator[Client]
         yield found
 
 
+@pytest.mark.slow
 async def test_an_older_client_subscribes_and_leaves(ledger: Ledger) -> None:
     hers, other = [await registered(ledger, "agent:cleo", each) for each in ("hers", "other")]
     noras = await registered(ledger, "agent:nora", "noras")

@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import httpx2
 import pytest
@@ -20,15 +20,17 @@ from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
 
 from daybook import settings
 from daybook.home import Home
+from daybook.host import connections
 from daybook.ledger import outbox
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.ledger.task_tables import TaskSessionRow
-from daybook.mcp import heads, http, resources, wakes
+from daybook.mcp import http, resources, wakes
 from daybook.service import task_waits, tokens
 from daybook.spec.owners import Actor, acting_as
 from daybook.tasks import queue, sessions
 from tests.crew import so
+from tests.timings import change
 from tests.unit.mcp.conftest import HEADERS, Served, served
 
 BUSY = 60.0
@@ -46,7 +48,7 @@ async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done now and then is done all the time."""
     monkeypatch.setattr(wakes, "LOOK", 0.05)
-    monkeypatch.setattr(wakes, "RENEW", 0.1)
+    change(monkeypatch, wakes, subscription_lease_renewal=0.1)
 
 
 @asynccontextmanager
@@ -208,7 +210,7 @@ async def test_a_stream_ends_with_what_it_was_opened_for(
 async def test_what_counts_as_connected_is_renewed(
     here: Served, token: str, ledger: Ledger, often: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakes, "LEASE", timedelta(hours=1))
+    change(monkeypatch, wakes, subscription_lease=3600)
     id_ = await registered(ledger, "agent:cleo", "hers")
 
     async def until() -> TaskSessionRow:
@@ -277,8 +279,7 @@ async def test_one_token_cannot_have_all_streams(
 async def test_a_stream_is_of_something_and_of_no_more_than_is_looked_up(
     here: Served, token: str, ledger: Ledger
 ) -> None:
-    gate = here.server.config.app
-    assert isinstance(gate, http.Gate)
+    gate = here.gate
     names = [f"s{number}" for number in range(resources.URIS + 1)]
     for each in names:
         await registered(ledger, "agent:cleo", each)
@@ -391,7 +392,7 @@ async def test_who_waits_for_a_task_and_goes_gets_none(
 async def test_who_does_not_read_is_let_go(
     token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
-    monkeypatch.setattr(heads.Heads, "unread", 0.5)
+    monkeypatch.setattr(connections.Connection, "unread", 0.5)
     name = "€" * 100  # each is nine letters of the URI
     id_ = await registered(ledger, "agent:cleo", name)
     asked = {
@@ -421,8 +422,7 @@ async def test_who_does_not_read_is_let_go(
         reader, writer = await asyncio.open_connection(sock=wire, limit=1_000)
         writer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode() + body)
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
-        gate = here.server.config.app
-        assert isinstance(gate, http.Gate)
+        gate = here.gate
         (held,) = gate.wakes._held
 
         async def gone() -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import stat
-import sys
 from datetime import timedelta
 
 import pytest
@@ -13,18 +11,8 @@ from daybook.errors import Refused
 from daybook.home import Home
 from daybook.outbox import home_secret
 from daybook.settings import signing_key
+from tests import key_makers, side_by_side
 from tests.unit.outbox.rows import NEW, NOON, OLD
-
-ONE_OF_MANY = """
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from daybook.home import Home
-from daybook.outbox import home_secret
-print("ready", flush=True)
-sys.stdin.read()
-print(home_secret.default_secret(Home(Path(sys.argv[1])), datetime(2026, 1, 15, tzinfo=UTC)))
-"""
 
 
 def test_it_is_made_when_it_is_needed_and_stays(daybook_home: Home) -> None:
@@ -44,20 +32,9 @@ def test_two_homes_have_two(daybook_home: Home) -> None:
     assert home_secret.default_secret(other, NOON) != home_secret.default_secret(daybook_home, NOON)
 
 
-@pytest.mark.anyio
-async def test_of_many_who_need_it_at_once_all_have_the_same(daybook_home: Home) -> None:
-    pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-c", ONE_OF_MANY, str(daybook_home.path)]
-    racers = [
-        await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe) for _ in range(4)
-    ]
-    for each in racers:
-        assert each.stdout is not None
-        assert await each.stdout.readline() == b"ready\n"
-    said = await asyncio.gather(*(each.communicate(b"") for each in racers))
-    assert [each.returncode for each in racers] == [0] * 4
-    assert len({out for out, _ in said}) == 1
-    assert said[0][0].decode().strip() == home_secret.default_secret(daybook_home, NOON)
+def test_of_many_who_need_it_at_once_all_have_the_same(daybook_home: Home) -> None:
+    found = side_by_side.at_once(key_makers.signing_secret, [(daybook_home, NOON)] * 4)
+    assert set(found) == {home_secret.default_secret(daybook_home, NOON)}
 
 
 def test_the_setting_comes_first(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.outbox import listening
 from daybook.service import home
+from daybook.timing import TIMING
 from tests.unit.ledger.conftest import Book, clock  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.anyio
@@ -409,7 +410,7 @@ async def test_a_process_killed_in_a_listener_leaves_it_to_the_next(
     assert died.returncode == -signal.SIGKILL
     registry.listener(name="dies")(lambda run: again.append(run["id"]))
     assert await told(book, "dies") == 0  # its lease
-    book.clock.move(sending.LEASE + timedelta(seconds=1))
+    book.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
     assert await told(book, "dies") == 1
     assert (heard.read_text().split(), again) == ([run_id], [run_id])
     assert (await book.row(run_id)).status == "succeeded"
@@ -421,7 +422,7 @@ async def test_one_that_ends_whoever_tells_it_does_so_five_times(book: Book) -> 
     run_id = await ended(book)
     for _ in range(5):
         assert len(await sending.claim(book.ledger, "killed", most=1)) == 1
-        book.clock.move(sending.LEASE + timedelta(seconds=1))
+        book.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
     assert await told(book, "kills") == 1
     row = (await rows(book))["kills"]
     why = "given up: 5 times nobody lived to say what became of it"

@@ -1,4 +1,4 @@
-"""A certificate authority of the tests' own."""
+"""The transports of both HTTP libraries, and a certificate authority of the tests' own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from daybook.clock import SYSTEM
+from daybook.outgoing.httpx2_transport import Httpx2Transport
+from daybook.outgoing.httpx_transport import HttpxTransport
+
+Kind = type[HttpxTransport] | type[Httpx2Transport]
+
+
+@pytest.fixture(params=[HttpxTransport, Httpx2Transport], ids=["httpx", "httpx2"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """The guarded transport of each library."""
+    found: Kind = request.param
+    return found
 
 
 @pytest.fixture(scope="session")

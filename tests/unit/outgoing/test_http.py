@@ -8,7 +8,7 @@ import zlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 
-import httpx2
+import httpx
 import pytest
 
 from daybook.clock import SYSTEM
@@ -16,7 +16,7 @@ from daybook.errors import Refused
 from daybook.outgoing import bodies, http
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.http import LIMIT, Answer, NoAnswer
-from daybook.outgoing.transport import GuardedTransport
+from daybook.outgoing.httpx_transport import HttpxTransport
 from tests.unit.outgoing.wires import (
     MEBIBYTE,
     Flood,
@@ -49,7 +49,7 @@ async def _ask(server: Server, step: Handler, timeout: float = 20, **given: obje
     server.steps = [step]
     headers = given.get("headers", {})
     assert isinstance(headers, Mapping)
-    transport = GuardedTransport(Guard(Rule.OPERATOR))
+    transport = HttpxTransport(Guard(Rule.OPERATOR))
     return await http.request(
         transport,
         str(given.get("method", "GET")),
@@ -91,6 +91,7 @@ async def test_other_methods_are_refused(server: Server, method: str) -> None:
         ("X-Team", " hush"),
         ("X-Team", "hüsh"),
         ("X-Team", "hush\x00"),
+        ("X-Team", "hush" * 4097),
     ],
 )
 async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
@@ -101,6 +102,12 @@ async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
     assert refused.value.field == "headers"
     assert "sh" not in str(refused.value).replace("such", "")
     assert server.requests == []
+
+
+async def test_no_more_headers_are_sent_than_servers_take() -> None:
+    http.check("GET", {f"X-{number}": "a" * http.LONGEST_VALUE for number in range(100)})
+    with pytest.raises(Refused, match=r"headers: are 101 .*at most 100"):
+        http.check("GET", {f"X-{number}": "a" for number in range(101)})
 
 
 async def test_our_headers_are_few_and_a_job_may_set_its_own(server: Server) -> None:
@@ -199,7 +206,7 @@ async def test_what_cannot_be_decompressed_is_told(
     ],
 )
 def test_a_body_is_read_in_its_charset(content_type: str, body: bytes, text: str) -> None:
-    assert bodies.text(body, httpx2.Headers({"Content-Type": content_type})) == text
+    assert bodies.text(body, httpx.Headers({"Content-Type": content_type})) == text
 
 
 async def _no_answer(server: Server, step: Handler, timeout: float = 20) -> NoAnswer:
@@ -275,6 +282,6 @@ async def test_what_was_had_before_a_redirect_to_nobody(
     server.steps = [redirect(gone.address, status)]
     with pytest.raises(NoAnswer) as failed:
         await http.request(
-            GuardedTransport(Guard(Rule.OPERATOR)), method, server.address, headers={}, timeout=20
+            HttpxTransport(Guard(Rule.OPERATOR)), method, server.address, headers={}, timeout=20
         )
     assert failed.value.sent is sent

@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 
-import httpx2
 import pytest
 
 from daybook.errors import OutgoingRefused, Refused
 from daybook.outgoing import http
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.http import Answer
+from daybook.outgoing.httpx2_transport import Httpx2Transport
+from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.transport import GuardedTransport
+from tests.unit.outgoing.conftest import Kind
 from tests.unit.outgoing.tricks import PRIVATE, PUBLIC, Answers, Dns
 from tests.unit.outgoing.wires import Server, Wires
 
@@ -69,15 +71,17 @@ async def staying() -> AsyncIterator[Staying]:
 
 @asynccontextmanager
 async def keeping(
+    kind: Kind,
     wires: Wires,
     dns: Dns,
     rule: Rule = Rule.AGENT,
     kept_for: float = LONG,
     *,
     follow: bool = True,
-) -> AsyncIterator[GuardedTransport]:
+) -> AsyncIterator[HttpxTransport | Httpx2Transport]:
+    wires.core = kind.library.core
     guard = Guard(rule, resolver=dns)
-    transport = GuardedTransport(guard, backend=wires, kept_for=kept_for, follow=follow)
+    transport = kind(guard, backend=wires, kept_for=kept_for, follow=follow)
     try:
         yield transport
     finally:
@@ -92,21 +96,21 @@ async def _post(transport: GuardedTransport, url: str, *, secret: bool = False) 
     )
 
 
-async def test_one_connection_serves_one_request_after_the_other() -> None:
+async def test_one_connection_serves_one_request_after_the_other(kind: Kind) -> None:
     dns = Dns(NAMES)
     async with staying() as server:
         wires = Wires({(PUBLIC, 80): server})
-        async with keeping(wires, dns) as transport:
+        async with keeping(kind, wires, dns) as transport:
             for path in ("a", "a?c=1", "a#d"):
                 answer = await _post(transport, f"http://public.example/{path}")
                 assert (answer.status, answer.body) == (200, b"done")
     assert (server.accepted, dns.asked) == (1, ["public.example"])
 
 
-async def test_as_many_connections_as_requests_at_a_time() -> None:
+async def test_as_many_connections_as_requests_at_a_time(kind: Kind) -> None:
     async with staying() as server:
         wires = Wires({(PUBLIC, 80): server})
-        async with keeping(wires, Dns({"public.example": ((PUBLIC,),)})) as transport:
+        async with keeping(kind, wires, Dns({"public.example": ((PUBLIC,),)})) as transport:
             every = [_post(transport, "http://public.example/") for _ in range(8)]
             assert {each.status for each in await asyncio.gather(*every)} == {200}
             connected = len(wires.connected)
@@ -115,11 +119,11 @@ async def test_as_many_connections_as_requests_at_a_time() -> None:
             assert {each.status for each in await asyncio.gather(*every)} == {200}
 
 
-async def test_after_its_time_an_address_is_judged_anew() -> None:
+async def test_after_its_time_an_address_is_judged_anew(kind: Kind) -> None:
     dns = Dns(NAMES)
     async with staying() as server, staying() as inside:
         wires = Wires({(PUBLIC, 80): server, (PRIVATE, 80): inside})
-        async with keeping(wires, dns, kept_for=1e-9) as transport:
+        async with keeping(kind, wires, dns, kept_for=1e-9) as transport:
             await _post(transport, "http://public.example/")
             with pytest.raises(OutgoingRefused):
                 await _post(transport, "http://public.example/")
@@ -127,11 +131,11 @@ async def test_after_its_time_an_address_is_judged_anew() -> None:
     assert inside.accepted == 0
 
 
-async def test_without_keeping_each_request_is_judged_and_has_a_connection() -> None:
+async def test_without_keeping_each_request_is_judged_and_has_a_connection(kind: Kind) -> None:
     dns = Dns({"public.example": ((PUBLIC,),)})
     async with staying() as server:
         wires = Wires({(PUBLIC, 80): server})
-        async with keeping(wires, dns, kept_for=0.0) as transport:
+        async with keeping(kind, wires, dns, kept_for=0.0) as transport:
             for _ in range(3):
                 await _post(transport, "http://public.example/")
     assert (server.accepted, len(dns.asked)) == (3, 3)
@@ -147,25 +151,27 @@ async def test_without_keeping_each_request_is_judged_and_has_a_connection() -> 
     ],
     ids=["port", "name", "longer name", "path"],
 )
-async def test_a_kept_connection_is_for_its_scheme_name_port_and_path_alone(url: str) -> None:
+async def test_a_kept_connection_is_for_its_scheme_name_port_and_path_alone(
+    kind: Kind, url: str
+) -> None:
     names = {host: ((ELSEWHERE,),) for host in ("other.example", "public.example.evil.example")}
     dns = Dns({"public.example": ((PUBLIC,), (ELSEWHERE,)), **names})
     async with staying() as server, staying() as other:
         wires = Wires({(PUBLIC, 80): server, (ELSEWHERE, 80): other, (ELSEWHERE, 8080): other})
-        async with keeping(wires, dns) as transport:
+        async with keeping(kind, wires, dns) as transport:
             await _post(transport, "http://public.example/")
             await _post(transport, url)
     assert (server.accepted, other.accepted) == (1, 1)
     assert len(dns.asked) == 2
 
 
-async def test_what_an_operator_opened_serves_no_agent() -> None:
+async def test_what_an_operator_opened_serves_no_agent(kind: Kind) -> None:
     dns = Dns({"intranet.example": ((PRIVATE,),)})
     async with staying() as inside:
         wires = Wires({(PRIVATE, 80): inside})
         async with (
-            keeping(wires, dns, Rule.OPERATOR) as operators,
-            keeping(wires, dns, Rule.AGENT) as agents,
+            keeping(kind, wires, dns, Rule.OPERATOR) as operators,
+            keeping(kind, wires, dns, Rule.AGENT) as agents,
         ):
             assert (await _post(operators, "http://intranet.example/")).status == 200
             with pytest.raises(OutgoingRefused):
@@ -173,11 +179,11 @@ async def test_what_an_operator_opened_serves_no_agent() -> None:
     assert inside.accepted == 1
 
 
-async def test_the_text_of_an_address_is_judged_each_time() -> None:
+async def test_the_text_of_an_address_is_judged_each_time(kind: Kind) -> None:
     dns = Dns({"public.example": ((PUBLIC,),)})
     async with staying() as server:
         wires = Wires({(PUBLIC, 80): server})
-        async with keeping(wires, dns) as transport:
+        async with keeping(kind, wires, dns) as transport:
             await _post(transport, "http://public.example/")
             with pytest.raises(Refused, match="password"):
                 await _post(transport, "http://a:b@public.example/")
@@ -187,11 +193,11 @@ async def test_the_text_of_an_address_is_judged_each_time() -> None:
     assert server.accepted == 1
 
 
-async def test_a_redirect_out_of_a_kept_connection_is_judged() -> None:
+async def test_a_redirect_out_of_a_kept_connection_is_judged(kind: Kind) -> None:
     dns = Dns({"public.example": ((PUBLIC,),), "intranet.example": ((PRIVATE,),)})
     async with staying() as server, staying() as inside:
         wires = Wires({(PUBLIC, 80): server, (PRIVATE, 80): inside})
-        async with keeping(wires, dns, Rule.OPERATOR) as transport:
+        async with keeping(kind, wires, dns, Rule.OPERATOR) as transport:
             # The private one is kept already, as the operator's own.
             await _post(transport, "http://intranet.example/")
             server.lead_to = "http://intranet.example/"
@@ -200,23 +206,23 @@ async def test_a_redirect_out_of_a_kept_connection_is_judged() -> None:
     assert inside.accepted == 1
 
 
-async def test_a_redirect_that_is_not_followed_is_an_answer() -> None:
+async def test_a_redirect_that_is_not_followed_is_an_answer(kind: Kind) -> None:
     dns = Dns({"public.example": ((PUBLIC,),)})
     async with staying() as server:
         server.lead_to = "http://public.example/there"
         wires = Wires({(PUBLIC, 80): server})
-        async with keeping(wires, dns, follow=False) as transport:
+        async with keeping(kind, wires, dns, follow=False) as transport:
             answer = await _post(transport, "http://public.example/")
     assert (answer.status, answer.turned) == (302, ())
     assert len(wires.connected) == 1
 
 
-async def test_closing_closes_what_is_kept_and_not_what_is_under_way() -> None:
+async def test_closing_closes_what_is_kept_and_not_what_is_under_way(kind: Kind) -> None:
     dns = Dns({"public.example": ((PUBLIC,),)})
     async with staying() as server:
         wires = Wires({(PUBLIC, 80): server})
-        async with keeping(wires, dns) as transport:
-            request = httpx2.Request("POST", "http://public.example/", content=b"x")
+        async with keeping(kind, wires, dns) as transport:
+            request = kind.library.http.Request("POST", "http://public.example/", content=b"x")
             server.go.clear()
             under_way = await transport.handle_async_request(request)
             await transport.aclose()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
+import httpx
 import pytest
 
 from daybook.errors import Refused, UnknownName
@@ -33,7 +33,7 @@ class Kept:
 
 
 def _to(url: str) -> Destination:
-    return Destination.of_url(httpx2.URL(url))
+    return Destination.of_url(httpx.URL(url))
 
 
 async def _filled(text: str, url: str, *hosts: str) -> str:

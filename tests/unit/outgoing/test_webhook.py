@@ -15,8 +15,8 @@ from daybook.errors import OutgoingRefused, Refused
 from daybook.ledger.states import Status
 from daybook.outgoing import webhook
 from daybook.outgoing.guard import Guard, Rule
+from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.secrets import Secret
-from daybook.outgoing.transport import GuardedTransport
 from daybook.outgoing.webhook import Sent
 from tests.unit.outgoing.tricks import PUBLIC, Dns
 from tests.unit.outgoing.wires import (
@@ -71,7 +71,7 @@ async def _send(
     guard = Guard(rule, resolver=Dns({}, ((PUBLIC,),)))
     prepared = await webhook.prepare(hook, occurrence, guard, OneSecret())
     assert VALUE not in repr(prepared)
-    transport = GuardedTransport(guard, backend=wires)
+    transport = HttpxTransport(guard, backend=wires)
     return await webhook.send(prepared, transport, timeout=timeout, idempotent=idempotent)
 
 

@@ -14,7 +14,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+import httpcore
 import httpcore2
 
 from daybook.clock import SYSTEM
@@ -197,12 +199,17 @@ def sends(parts: Iterable[bytes], headers: Mapping[str, str]) -> Handler:
     return step
 
 
-class Wires(httpcore2.AsyncNetworkBackend):
-    """``laid`` says which server stands at an address and port; ``connected`` is what was tried."""
+class Wires(  # type: ignore[misc]  # one double for the backends of both libraries
+    httpcore.AsyncNetworkBackend, httpcore2.AsyncNetworkBackend
+):
+    """``laid`` says which server stands at an address and port; ``connected`` is what was tried.
 
-    def __init__(self, laid: Mapping[tuple[str, int], Server]) -> None:
+    ``core`` is the library that connects, `httpcore` or `httpcore2`.
+    """
+
+    def __init__(self, laid: Mapping[tuple[str, int], Server], core: Any = httpcore) -> None:
         self._laid = laid
-        self._real = httpcore2.AnyIOBackend()
+        self.core = core
         self.connected: list[tuple[str, int]] = []
 
     async def connect_tcp(
@@ -211,9 +218,10 @@ class Wires(httpcore2.AsyncNetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
+        socket_options: Iterable[Any] | None = None,
+    ) -> Any:
         self.connected.append((host, port))
         if (host, port) not in self._laid:
-            raise httpcore2.ConnectError(f"nobody at {host}")
-        return await self._real.connect_tcp("127.0.0.1", self._laid[host, port].port, timeout)
+            raise self.core.ConnectError(f"nobody at {host}")
+        real = self.core.AnyIOBackend()
+        return await real.connect_tcp("127.0.0.1", self._laid[host, port].port, timeout)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
 from daybook.programs import environment
@@ -47,3 +50,26 @@ def test_an_answer_hides_only_what_is_named_a_secret() -> None:
     variables = {"AUTHOR": "Ada Lovelace", "API_KEY": "0123456789"}
     hidden = environment.without_secrets("Ada Lovelace has 0123456789", variables)
     assert hidden == "Ada Lovelace has [API_KEY]"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "expected"),
+    [
+        ("/venv", "/usr/bin:/bin", "/venv/bin:/usr/bin:/bin"),
+        ("/venv", "/usr/bin:/venv/bin", "/venv/bin:/usr/bin"),
+        ("/usr", "/home/me/bin:/usr/bin", "/home/me/bin:/usr/bin"),
+        ("/usr", "/home/me/bin", "/usr/bin:/home/me/bin"),
+    ],
+    ids=["not-there", "behind", "a-system-interpreter", "a-system-interpreter-not-there"],
+)
+def test_the_interpreters_own_programs_are_found_first(
+    monkeypatch: pytest.MonkeyPatch, prefix: str, path: str, expected: str
+) -> None:
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    monkeypatch.setattr(sys, "prefix", prefix)
+    monkeypatch.setattr(sys, "executable", f"{prefix}/bin/python")
+    monkeypatch.setenv("PATH", path)
+    environment.set_search_path()
+    assert os.environ["PATH"] == expected
+    environment.set_search_path()
+    assert os.environ["PATH"] == expected

@@ -82,3 +82,40 @@ def test_a_folder_goes_also_where_a_program_closed_a_part_of_it(here: Path) -> N
         (Path(there) / "closed" / "file").touch()
         (Path(there) / "closed").chmod(0o500)
     assert list(here.iterdir()) == []
+
+
+def _script(place: Path) -> str:
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("#!/bin/sh\n")
+    place.chmod(0o700)
+    return str(place)
+
+
+def test_a_program_is_kept_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = _script(tmp_path / "bin" / "agent")
+    _script(tmp_path / "work" / "here")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "bin")
+    beside = os.path.join(os.path.dirname(sys.executable), "python")
+    for command, work_dir, expected in (
+        (["agent", "-x"], "", [script, "-x"]),
+        (["python"], "", [beside]),
+        (["./agent"], "", [script]),
+        (["~/bin/agent"], "", ["~/bin/agent"]),
+        ([script], "", [script]),
+        (["./here"], "~/work", ["./here"]),
+    ):
+        assert places.resolved(command, work_dir) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "work_dir"), [("no-such-agent", ""), ("./agent", ""), ("/x/y", ""), ("./a", "/tmp")]
+)
+def test_a_program_that_is_not_there_is_kept_as_it_is_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, work_dir: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, warning = places.resolved([name, "-x"], work_dir)
+    assert command == [name, "-x"]
+    assert warning.startswith("there is no program ")

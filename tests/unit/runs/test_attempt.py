@@ -11,7 +11,6 @@ from anyio.lowlevel import checkpoint
 
 from daybook.clock import SYSTEM
 from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTransition
-from daybook.ledger import leases
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.runs import attempt, settling, spool
@@ -19,6 +18,8 @@ from daybook.runs.lease import LeaseLost
 from daybook.runs.settling import Unwritten
 from daybook.spec.policy import JITTER, MOST_RETRIES
 from daybook.testing import MovedClock
+from daybook.timing import TIMING
+from tests.timings import change
 from tests.unit.runs.conftest import Begun
 
 pytestmark = pytest.mark.anyio
@@ -154,7 +155,7 @@ async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun
     assert "succeeded, which could not be written down" in str(unwritten.value)
     assert unwritten.value.spooled
     tried = clock.now() - start
-    assert 2 * leases.LEASE - settling.LONGEST_WAIT <= tried < 2 * leases.LEASE
+    assert 2 * TIMING.run_lease - settling.LONGEST_WAIT <= tried < 2 * TIMING.run_lease
     assert (await begun.row()).status == "acting"
     # Whoever reaches the ledger next writes it.
     await spool.drain(begun.ledger)
@@ -213,7 +214,7 @@ async def test_a_temporary_failure_that_was_kept_leads_to_the_next_attempt(begun
 async def test_a_refused_lease_ends_the_agent_and_what_is_known_is_kept(
     begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "RENEW_EVERY", 0.02)
+    change(monkeypatch, attempt, run_lease_renewal=0.02)
     held = Held()
     task = asyncio.create_task(_carry(begun, held))
     await held.acting.wait()
@@ -232,7 +233,7 @@ async def test_a_refused_lease_ends_the_agent_and_what_is_known_is_kept(
 async def test_judged_unknown_meanwhile_it_stays_so_when_nothing_better_is_known(
     begun: Begun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "RENEW_EVERY", 0.02)
+    change(monkeypatch, attempt, run_lease_renewal=0.02)
     held = Held()
     task = asyncio.create_task(_carry(begun, held))
     await held.acting.wait()

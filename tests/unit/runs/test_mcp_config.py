@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import Refused, UnknownName
+from daybook.home import Home
 from daybook.outgoing.secrets import Secret
 from daybook.runs import mcp_config
 from daybook.spec.owners import Actor
@@ -85,7 +86,19 @@ async def test_daybook_is_a_server_that_works_for_the_actor_with_the_same_ledger
     assert ours.pop("DAYBOOK_HOME") == str(tmp_path)
     assert "DAYBOOK_WEBHOOK_SECRET" not in ours
     assert "PREFECT_LOGGING_LEVEL" not in ours
-    assert made.secrets == {"postgresql://u:pw@h/d"}
+    sent = ours.pop("PREFECT_API_AUTH_STRING")  # of a server that somebody else runs
+    assert made.secrets == {"postgresql://u:pw@h/d", sent}
+
+
+async def test_a_program_does_not_get_the_credential_of_the_server_of_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Daybook's own server, which the program starts, reads it from the home."""
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", Home(tmp_path).ensure_credential())
+    made = await mcp_config.made(await mcp_config.find(["daybook"], Kept()), ACTOR)
+    assert "PREFECT_API_AUTH_STRING" not in str(made.config)
+    assert "PREFECT_API_AUTH_STRING" not in made.variables
 
 
 async def test_a_secret_goes_to_no_other_host() -> None:

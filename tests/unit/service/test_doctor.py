@@ -47,7 +47,9 @@ async def test_each_check_is_told_and_what_is_sound_has_no_mend(nowhere: Home) -
         "leftovers",
         "outcomes",
         "ledger",
+        "ledger key",
         "sync",
+        "one prefect",
         "ledger clock",
         "outbox",
         "tasks",
@@ -109,6 +111,7 @@ async def test_a_home_in_the_way_of_a_file_is_a_finding_and_no_crash(
 BROKEN = "raise ModuleNotFoundError(\"No module named 'python_socks'\")\n"
 
 
+@pytest.mark.slow
 def test_a_prefect_that_cannot_be_imported_is_a_finding_beside_the_versions(
     daybook_home: Home, tmp_path: Path
 ) -> None:

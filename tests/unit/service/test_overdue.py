@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims, jobs, leads, slots
+from daybook.ledger import claims, jobs, slots
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.leads import Leader
@@ -21,6 +21,7 @@ from daybook.service.overdue import Known
 from daybook.service.pool import Pool
 from daybook.spec.job import new_job
 from daybook.testing import MovedClock
+from daybook.timing import TIMING
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +29,7 @@ NOW = MovedClock().now()
 MINE = {"name": "here-1", "last_heartbeat": None, "ours": True}
 POOL = Pool("daybook", [MINE], has_ours=True, others=[])
 SEEN = {"observed_at": (NOW - timedelta(seconds=10)).isoformat()}
-WELL = Known(NOW, pool=POOL, leader=Leader("here:1:a", NOW + leads.LEASE, SEEN))
+WELL = Known(NOW, pool=POOL, leader=Leader("here:1:a", NOW + TIMING.leader_lease, SEEN))
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ AFAR = timedelta(seconds=90)
         (replace(WELL, ledger_ahead=AFAR), "the ledger's clock is 90.0 s ahead"),
         (replace(WELL, leader=None), overdue.NO_KEEPER),
         (
-            replace(WELL, leader=Leader("", NOW - 2 * leads.LEASE, SEEN)),
+            replace(WELL, leader=Leader("", NOW - 2 * TIMING.leader_lease, SEEN)),
             overdue.NO_KEEPER,
         ),
         (
@@ -127,7 +128,7 @@ async def test_what_was_missed_is_told_as_that(job: tuple[Ledger, StoredJob]) ->
 
 def test_the_keeper_is_shown_as_it_told_of_itself() -> None:
     passes = {"observe": {"seconds": 0.1}}
-    leader = Leader("here:1:a", NOW + leads.LEASE, SEEN | {"passes": passes})
+    leader = Leader("here:1:a", NOW + TIMING.leader_lease, SEEN | {"passes": passes})
     assert overdue.as_view(leader, NOW) == {
         "running": True,
         "holder": "here:1:a",
@@ -135,7 +136,7 @@ def test_the_keeper_is_shown_as_it_told_of_itself() -> None:
         "observed_at": "2026-01-15T11:59:50Z",
         "passes": passes,
     }
-    assert overdue.as_view(leader, NOW + leads.LEASE)["running"] is False
+    assert overdue.as_view(leader, NOW + TIMING.leader_lease)["running"] is False
     assert overdue.as_view(None, NOW) == {
         "running": False,
         "holder": "",

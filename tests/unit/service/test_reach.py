@@ -18,10 +18,14 @@ from daybook.service import reach
 
 def told():
     from prefect.settings import get_current_settings
-    print(get_current_settings().api.url)
+    api = get_current_settings().api
+    print(api.url)
+    print("sent:", api.auth_string and api.auth_string.get_secret_value(), file=sys.stderr)
 
 def up(address):
-    here.up_file.write_text(json.dumps({"api_url": address}))
+    here.credential_file.unlink(missing_ok=True)
+    here.ensure_credential(f"up:{address}")
+    here.up_file.write_text(json.dumps({"api_url": address, "own_server": True}))
 
 here = home.here().make()
 if "IMPORTED" in os.environ:  # by the program, before Daybook was asked for anything
@@ -42,15 +46,18 @@ told()
 
 
 def lived(**variables: str) -> list[str]:
+    return run(**variables).stdout.split()
+
+
+def run(**variables: str) -> subprocess.CompletedProcess[str]:
     here = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", LIVES],
         env=here | variables,
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout.split()
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +72,19 @@ def test_it_follows_up_from_one_server_to_the_next(before: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("before", [{}, {"IMPORTED": "1"}], ids=["", "imported"])
+@pytest.mark.parametrize("named", [{}, {"PREFECT_API_URL": "http://localhost:4200/api"}])
+@pytest.mark.slow
+def test_it_sends_the_credential_of_the_server_that_up_runs(
+    before: dict[str, str], named: dict[str, str]
+) -> None:
+    said = [line for line in run(**before, **named).stderr.splitlines() if line.startswith("sent")]
+    first, second = (f"sent: up:http://127.0.0.1:{port}/api" for port in (4200, 4201))
+    # What the user's own settings name is asked, and gets no other server's credential.
+    assert said == ["sent: None", first, first if named else second, first if named else second]
+
+
+@pytest.mark.parametrize("before", [{}, {"IMPORTED": "1"}], ids=["", "imported"])
+@pytest.mark.slow
 def test_what_the_user_has_set_stays(before: dict[str, str]) -> None:
     theirs = "http://prefect.example.org/api"
     assert lived(PREFECT_API_URL=theirs, **before) == [theirs] * 4

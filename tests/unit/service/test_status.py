@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -49,3 +50,18 @@ async def test_a_prefect_that_does_not_answer_is_named_and_nobody_works_there(
     assert (found["prefect"]["reachable"], found["prefect"]["api_url"]) == (False, NOWHERE)
     assert found["worker"] == {"online": 0, "workers": []}
     assert await status.worker_online() is False
+
+
+async def test_a_ledger_that_cannot_be_written_is_named(nowhere: Home) -> None:
+    file = nowhere.path / "ledger.db"
+    async with Ledger(f"sqlite+aiosqlite:///{file}"):
+        pass
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        found = await status.status()
+        other.execute("ROLLBACK")
+    told = [each for each in found["problems"] if "cannot be written" in each]
+    assert told == [
+        "the ledger cannot be written (database is locked), so no keeper leads; "
+        "end the process that keeps it locked"
+    ]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from daybook.cli import words
 from daybook.home import Home
-from daybook.ledger import deliveries, jobs, outbox, sending
+from daybook.ledger import claims, deliveries, jobs, outbox, sending
 from daybook.ledger.engine import Ledger
 from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.service import status
+from daybook.outgoing import secret_blocks
+from daybook.service import destinations, runs, status, told
 from daybook.service.doctoring import telling
 from daybook.spec.job import new_job
 
@@ -169,6 +173,83 @@ async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None
     (problem,) = await telling.outbox()
     assert HOOK in problem.what
     assert "daybook callbacks retry" in problem.mend
+
+
+@pytest.fixture
+def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine's clock is nine hours ahead of UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("until", "said"),
+    [
+        (timedelta(minutes=5), "the next try is at 2026-11-20 21:05:00: it was 500"),
+        (timedelta(0), "the next try is due now: it was 500"),
+        (timedelta(minutes=-5), "the next try is due now: it was 500"),
+    ],
+)
+@pytest.mark.usefixtures("in_tokyo")
+def test_the_next_try_is_told_by_this_machines_clock_and_never_in_the_past(
+    until: timedelta, said: str
+) -> None:
+    noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    paused = {"lane": HOOK, "failures": 5, "error": "it was 500", "paused_until": noon + until}
+    (line,) = told.Told({"paused": [paused]}, "", None, noon).away()
+    assert line == f"{HOOK} took nothing 5 times in a row, {said}"
+
+
+async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger) -> None:
+    async with ledger.read() as session:
+        stored = await jobs.find(session, "brief")
+    row = await claims.request(ledger, stored, "first", "manual")
+    quiet = await claims.request(ledger, stored, "second", "manual")
+    async with ledger.write() as session:
+        await outbox.tell(
+            session,
+            key="alert",
+            purpose=outbox.ALERT,
+            event="failed",
+            channel="inbox",
+            subject="brief: failed",
+            body="brief failed",
+            run_id=row.id,
+            now=ledger.now(),
+        )
+    found = {each["id"]: each for each in await runs.history("brief")}
+    assert (found[row.id]["delivery"], found[row.id]["alert"]) == ("not_requested", "delivered")
+    assert words.delivery(found[row.id]) == "alert delivered"
+    assert words.delivery(found[quiet.id]) == "-"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "command"),
+    [
+        (None, "`daybook secrets add ops --host ops.example.org:443`"),
+        (
+            ["api.example.org"],
+            "`daybook secrets add ops --host api.example.org --host ops.example.org:443 --replace`",
+        ),
+        (["ops.example.org"], None),
+    ],
+    ids=["no-secret", "bound-elsewhere", "bound-here"],
+)
+async def test_the_hint_of_a_destinations_token_keeps_what_the_secret_is_bound_to(
+    monkeypatch: pytest.MonkeyPatch, hosts: list[str] | None, command: str | None
+) -> None:
+    async def every(_: object) -> list[dict[str, Any]]:
+        return [] if hosts is None else [{"name": "ops", "hosts": hosts, "problem": None}]
+
+    monkeypatch.setattr(secret_blocks, "every", every)
+    made: Any = SimpleNamespace(token="ops", url="https://ops.example.org/hook")
+    notes = await destinations._token_notes(cast(Any, None), made)
+    assert [note.partition("; ")[2].rpartition("`")[0] + "`" for note in notes] == (
+        [] if command is None else [command]
+    )
 
 
 async def test_what_failed_for_good_is_an_alert_until_it_was_read(ledger: Ledger) -> None:

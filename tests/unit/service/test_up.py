@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import AsyncAdaptedQueuePool
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from daybook.ledger import claims, jobs
 from daybook.ledger.engine import Ledger
@@ -26,6 +27,9 @@ class Talk:
         self.outcomes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     def say(self, line: str) -> None:
+        self.said.put_nowait(line)
+
+    def progress(self, line: str) -> None:
         self.said.put_nowait(line)
 
     def synced(self, report: dict[str, Any]) -> None:
@@ -63,9 +67,12 @@ async def test_a_ledger_that_is_away_ends_nothing_and_what_ended_meanwhile_is_sh
             assert (await talk.outcomes.get())["id"] == first
 
             async with AsyncExitStack() as taken:
-                while pool.checkedout() < pool.size() + pool._max_overflow:
+                held = 0
+                while held < pool.size() + pool._max_overflow:
                     session = await taken.enter_async_context(ledger.read())
-                    await session.connection()
+                    with suppress(PoolTimeout):  # the watcher has the last one for a moment
+                        await session.connection()
+                        held += 1
                 assert "not shown now" in await talk.said.get()
                 second = await _ended(other, "second")
 
@@ -73,3 +80,37 @@ async def test_a_ledger_that_is_away_ends_nothing_and_what_ended_meanwhile_is_sh
         assert await talk.said.get() == "Runs that end are shown again"
         assert talk.said.empty()
         assert not watching.done()
+
+
+@pytest.mark.parametrize("when", ["before", "after", "never"])
+async def test_the_answer_of_the_example_is_shown_when_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(up, "LOOK", 0.01)
+    talk = Talk()
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:
+        since = ledger.now()
+        assert await up._first_run(ledger, since) is None
+        async with ledger.write() as session:
+            job = new_job(now=since, name="first-light", prompt="Good morning", every="1h")
+            stored = await jobs.add(session, job, "first-light", since)
+        row = await claims.request(ledger, stored, up.EXAMPLE_REQUEST, "manual")
+        await claims.request(ledger, stored, "another", "manual")
+        if when == "before":
+            await claims.cancel(ledger, row.id, "enough")
+        if when == "never":
+            monkeypatch.setattr(up, "EXAMPLE_SECONDS", 0.05)
+        found = await up._first_run(ledger, since)
+        assert found is not None
+        assert (found[0].id, found[1].name) == (row.id, "first-light")
+
+        showing = asyncio.create_task(up._show_first_run(ledger, talk, since))
+        if when == "after":
+            assert (await talk.said.get()).startswith("Waiting for the answer")
+            await claims.cancel(ledger, row.id, "enough")
+        async with asyncio.timeout(30):
+            await showing
+    if when == "never":
+        assert talk.outcomes.empty()
+    else:
+        assert talk.outcomes.get_nowait()["id"] == row.id

@@ -39,6 +39,13 @@ def test_the_least_job() -> None:
     assert (job.description, job.tags) == ("", ())
 
 
+def test_metadata_is_any_json() -> None:
+    given = {"team": "blue", "size": 3, "on": True, "none": None, "deep": [{"a": 1.5}]}
+    job = make(metadata=given)
+    assert job.metadata == given
+    assert edit(job, {"metadata": {"size": {}}}, now=LATER).metadata == {"size": {}}
+
+
 def test_every_field() -> None:
     job = make(
         name=" Brief ",
@@ -110,6 +117,24 @@ REFUSALS = [
     ),
     ({"name": ""}, "name: is blank (legal: 1 to 100 characters)"),
     ({"name": 5}, "name: 5 is no text"),
+    (
+        {"metadata": "a"},
+        "metadata: 'a' is no object (write an object, such as {\"team\": \"blue\"})",
+    ),
+    ({"metadata": {" ": 1}}, "metadata: a name is blank"),
+    (
+        {"metadata": {"a": {"b": {1}}}},
+        "metadata: {1} is no JSON (write texts, numbers, true, null)",
+    ),
+    ({"metadata": {"a": [float("inf")]}}, "metadata: inf is no JSON (write a number, or null)"),
+    (
+        {"metadata": {"a\0": 1}},
+        "metadata: a text holds what no database keeps (no NUL, no surrogates)",
+    ),
+    (
+        {"metadata": {"a": "x" * 10_000}},
+        "metadata: is too long (legal: at most 10,000 characters)",
+    ),
     ({"tags": ["a", " "]}, "tags: a tag is blank"),
     ({"tags": "a"}, "tags: is one text (write a list of texts)"),
     ({"tags": ["daybook:1"]}, 'tags: "daybook:1" is Daybook\'s own (not daybook:…)'),

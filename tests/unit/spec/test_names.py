@@ -30,6 +30,8 @@ FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code po
         ("x" * 49 + " yes", "x" * 49),
         ("日" * 60, "日" * 50),
         ("\x00\x07", "job"),
+        ("\u200b\u3164 \u0308", "job"),
+        ("a\u202eb", "ab"),
         ("a\x00b", "ab"),
         ("a" + "\u0308" * 80, "a" + "\u0308" * 49),  # one character, longer than a name may be
     ],
@@ -84,6 +86,10 @@ def test_free_name() -> None:
         ("x" * 101, "name: has 101 characters (legal: 1 to 100)"),
         ("a\nb", "name: has a line break or control character (write it on one line)"),
         ("a\x1b[0m", "name: has a line break or control character (write it on one line)"),
+        ("brief\u202e", "name: has a character that changes the direction of text (leave it out)"),
+        ("\u200f", "name: has a character that changes the direction of text (leave it out)"),
+        ("\u200b", "name: has no visible character (write at least one letter or digit)"),
+        ("\u3164 \u0308", "name: has no visible character (write at least one letter or digit)"),
     ],
 )
 def test_a_name_that_is_refused(name: str, text: str) -> None:

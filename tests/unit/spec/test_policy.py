@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from daybook.errors import NotYet, Refused
 from daybook.spec import policy as policies
+from daybook.spec.job import new_job
 from daybook.spec.policy import Policy
 from daybook.spec.refusal import translated
 from tests.policies import DEFAULT
@@ -156,3 +158,18 @@ def test_a_delay_doubles_up_to_its_cap_and_is_never_shorter(
     assert min(drawn) >= timedelta(seconds=least)
     assert max(drawn) <= timedelta(seconds=least) * (1 + policies.JITTER)
     assert len(set(drawn)) > 1 or asked > least - 1
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"retries": 99}, "retries: 99 is not legal (legal: 0 to 10)"),
+        ({"retries": -1}, "retries: -1 is not legal (legal: 0 to 10)"),
+        ({"policy": {"retries": 11}}, "retries: 11 is not legal (legal: 0 to 10)"),
+        ({"max_runs": -2}, "max_runs: -2 is not legal (legal: 0 or more)"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_range(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refused) as refused:
+        new_job(now=datetime(2026, 11, 20, tzinfo=UTC), prompt="x", on_demand=True, **given)
+    assert str(refused.value) == told

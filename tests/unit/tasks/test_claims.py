@@ -18,7 +18,7 @@ from daybook.tasks.states import Status
 from tests.crew import so
 from tests.unit.tasks.conftest import AGENT, OTHER, Board
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 Act = Callable[..., Awaitable[TaskRunRow]]
 ACTS: list[Act] = [claims.heartbeat, claims.complete, claims.fail, claims.release]

@@ -109,6 +109,7 @@ async def test_the_third_lease_that_is_over_is_told_to_the_operator(board: Board
     assert len(await hall.alerts()) == 1
 
 
+@pytest.mark.slow
 async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(board: Board) -> None:
     hall = Hall(board)
     count = sweep.SWEEP_LIMIT + 3

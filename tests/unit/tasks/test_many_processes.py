@@ -13,7 +13,7 @@ from tests import side_by_side
 from tests.unit.tasks import claimers
 from tests.unit.tasks.conftest import Board
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 TWELVE = 12
 ENDS = {"complete": "completed", "fail": "failed", "release": "queued"}
@@ -78,6 +78,7 @@ async def test_twelve_end_one_claim_and_one_of_them_did(board: Board) -> None:
     assert sorted(ends) == sorted(["added", "claimed", past])
 
 
+@pytest.mark.slow
 async def test_twelve_of_whom_eleven_come_with_tokens_that_are_over(board: Board) -> None:
     first = await board.claimed("one", "60s")
     board.clock.move(timedelta(seconds=60))

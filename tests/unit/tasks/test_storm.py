@@ -65,8 +65,8 @@ class DyingLedger(Ledger):
     """Each of its transactions does all its work, and dies before it is committed."""
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncSession]:
-        async with super().write() as session:
+    async def write(self, within: timedelta | None = None) -> AsyncIterator[AsyncSession]:
+        async with super().write(within) as session:
             yield session
             await session.flush()
             raise Died
@@ -406,6 +406,7 @@ class Storm(RuleBasedStateMachine):
         return self.tokens[-1 - place % len(self.tokens)]
 
 
+@pytest.mark.slow
 def test_random_interleavings(tmp_path: Path) -> None:
     """Never two holders, never a lost run, and the counters add up."""
     path, clock, met = tmp_path / "ledger.db", MovedClock(), Counter[str]()

@@ -101,6 +101,7 @@ async def test_a_pass_takes_at_most_its_limit_the_longest_over_first(board: Boar
     assert (row.status, row.expiries) == ("claimed", 0)
 
 
+@pytest.mark.slow
 async def test_a_pass_takes_no_more_than_a_hundred(board: Board) -> None:
     for number in range(101):
         await board.claimed(f"s{number}", "1s")

@@ -57,7 +57,8 @@ async def test_a_connected_session_is_woken_through_its_own_lane(board: Board) -
     assert report.runs["woken"] == [run.id]
     (event,) = [each for each in await board.events(run.id) if each.event == "woken"]
     assert (event.actor, event.session, event.outbox_id) == ("scheduler", "one", wake.id)
-    assert event.reason
+    assert event.reason.startswith("queued for ")
+    assert target["reason"] == event.reason
 
 
 async def test_who_was_woken_is_left_alone_for_a_minute_and_no_longer(board: Board) -> None:

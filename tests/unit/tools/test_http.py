@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import httpcore2
 import pytest
 
 from daybook.errors import OutgoingRefused, Refused, ToolUnreachable
@@ -112,6 +113,7 @@ def _wire(
     secret: frozenset[str] = frozenset(),
     **headers: str,
 ) -> HttpWire:
+    wires.core = httpcore2
     guard = Guard(rule, Allowed.of(""), dns or Dns(NAMES))
     return HttpWire(guard, url, headers, secret, backend=wires)
 
@@ -144,7 +146,7 @@ async def test_no_job_of_an_agent_names_one_of_these(trick: Trick) -> None:
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize("trick", REFUSED, ids=str)
 async def test_nothing_is_sent_to_what_may_not_be_reached(trick: Trick, rule: Rule) -> None:
-    wires, guard = Wires({}), Guard(rule, None, Dns.of(trick))
+    wires, guard = Wires({}, httpcore2), Guard(rule, None, Dns.of(trick))
     reached = rule is Rule.OPERATOR and trick.operator
     with pytest.raises(ToolUnreachable if reached else Refused):
         guard.check(trick.url)

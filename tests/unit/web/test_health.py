@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
 
 from daybook.home import Home
 from daybook.host import server
-from daybook.ledger import audit, leads
+from daybook.ledger import audit, leads, overdue
 from daybook.ledger.overdue import LATE, MISSED_FOR
 from daybook.ledger.states import Status
 from daybook.service.health import PATIENCE
 from daybook.service.overdue import LEAD
+from daybook.timing import TIMING
 from tests.unit.ledger.conftest import Book
 from tests.unit.web.conftest import Served, served
 
@@ -70,7 +75,7 @@ async def test_it_fails_as_long_as_no_keeper_leads(book: Book, pages: Callable[[
         await lead(book)
         await health(page, well=True)
 
-        book.clock.move(leads.LEASE + 7 * MINUTE)  # it was killed
+        book.clock.move(TIMING.leader_lease + 7 * MINUTE)  # it was killed
         view = await health(page, well=False)
         said = "no keeper leads, for 7 minutes: `daybook keeper` starts one"
         assert view["problems"] == [said]
@@ -175,11 +180,73 @@ async def test_a_ledger_that_hangs_is_told_in_time_and_asked_once(daybook_home: 
     assert asked == 1
 
 
+async def test_a_look_that_computes_for_long_delays_no_answer(
+    book: Book, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lead(book)
+    computing, done = threading.Event(), threading.Event()
+    look = overdue.look
+
+    async def blocks(*given: Any) -> list[overdue.Overdue]:
+        computing.set()
+        done.wait(60)
+        return await look(*given)
+
+    async with served(book.ledger.address, book.clock, patience=0.2) as page:
+        await eventually_well(page)
+        monkeypatch.setattr(overdue, "look", blocks)
+        await health(page, well=True)  # the answer before: it is the first that is late
+        assert computing.is_set()
+        view = await health(page, well=False)
+        assert "no answer within 0.2 s" in str(view["problems"])
+        assert not done.is_set()
+        done.set()
+        await eventually_well(page)
+
+
+async def eventually_well(page: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(60):
+        while (await page.get("/health")).status_code != 200:
+            pass
+
+
+async def test_a_ledger_that_cannot_be_written_is_the_cause_and_not_the_keeper(
+    daybook_home: Home,
+) -> None:
+    path = daybook_home.path / "ledger.db"
+    async with served(f"sqlite+aiosqlite:///{path}") as page:
+        assert (await health(page, well=False))["problems"] == [
+            "no keeper leads: `daybook keeper` starts one"
+        ]
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            locked = await health(page, well=False)
+            other.execute("ROLLBACK")
+        assert locked["problems"] == [
+            "the ledger cannot be written (database is locked), so no keeper leads; "
+            "end the process that keeps it locked"
+        ]
+        assert locked["ledger"]["answers"] is True  # type: ignore[index]
+
+
+async def test_a_ledger_that_was_deleted_is_named(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = daybook_home.path / "ledger.db"
+    async with served(f"sqlite+aiosqlite:///{path}") as page:
+        await health(page, well=False)
+        path.unlink()
+        view = await health(page, well=False)
+    assert view["ledger"] == {"answers": False, "id": None, "clock_ahead_seconds": None}
+    assert "was deleted or moved away while it was in use" in str(view["problems"])
+    assert not path.exists()
+
+
 async def test_a_look_is_told_again_for_a_moment(book: Book, daybook_home: Home) -> None:
     await lead(book)
     async with served(book.ledger.address, book.clock, fresh=3600.0) as page:
         await health(page, well=True)
-        book.clock.move(leads.LEASE)
+        book.clock.move(TIMING.leader_lease)
         await health(page, well=True)
 
 

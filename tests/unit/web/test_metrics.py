@@ -113,6 +113,20 @@ async def test_every_figure_is_that_of_the_ledger(book: Book, pages: Callable[[]
     assert later["keeper_leads", ()] == 0
 
 
+async def test_of_two_owners_jobs_of_one_name_the_worse_is_shown(
+    book: Book, pages: Callable[[], Served]
+) -> None:
+    hourly = {"cron": "0 * * * *", "catch_up": "none"}
+    for owner, failures in (("user", 1), ("agent:writer", 3), ("agent:reader", 2)):
+        stored = await book.add("brief", owner, **hourly)
+        for _ in range(failures):
+            await book.settled(book.due(stored), Status.FAILED, error="no")
+    async with pages() as page:
+        found = await metrics(page)
+    failing = {labels: value for (name, labels), value in found.items() if "consecutive" in name}
+    assert failing == {by(job="brief"): 3}
+
+
 async def test_tasks_are_counted(book: Book, pages: Callable[[], Served]) -> None:
     for _ in range(3):
         await queue.add(book.ledger, "sweep", capabilities=["broom"])

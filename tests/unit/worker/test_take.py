@@ -36,6 +36,9 @@ class Asking(Taker):
         self.claimed.append(run.id)
         return Taken(run.name, "there:1", str(run.id))
 
+    async def _name(self, run: FlowRun, job_id: str) -> None:
+        """Nobody is asked to name it."""
+
 
 async def test_the_earliest_is_claimed_first_however_long_its_offer_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

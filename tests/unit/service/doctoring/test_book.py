@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from daybook.home import Home
+from daybook.host import record
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.schema import VERSION_TABLE
@@ -70,3 +72,30 @@ async def test_a_ledger_without_permission_is_opened_to_its_owner(file: Path) ->
     os.chmod(file, 0o000)
     (problem,) = await book.ledger()
     assert problem.mend.endswith(f"chmod 600 {file}")
+
+
+async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_anew(
+    file: Path, daybook_home: Home
+) -> None:
+    with record.hold(daybook_home) as written:
+        async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
+            written.opened(ledger.identity())
+            assert await book.ledger() == []
+            os.unlink(file)
+            (problem,) = await book.ledger()
+    assert "was deleted or moved away while it was in use" in problem.what
+    assert "move the same file back" in problem.mend
+    assert list(daybook_home.path.glob(file.name)) == []
+
+
+async def test_a_ledger_that_cannot_be_written_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "PATIENCE", timedelta(milliseconds=50))
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        (problem,) = await book.ledger()
+        other.execute("ROLLBACK")
+    assert problem.what == "the ledger cannot be written: database is locked"
+    assert problem.mend == "end the process that keeps it locked"
+    assert await book.ledger() == []

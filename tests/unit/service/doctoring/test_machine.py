@@ -35,7 +35,7 @@ def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
         file.write_text(content)
         (problem,) = machine.settings()
         assert problem.mend == f"edit {file}"
-    assert "limits.for.scout.jobs: input should be greater than or equal to 0" in problem.what
+    assert "limits.for.scout.jobs: -1 is not legal (legal: 0 or more)" in problem.what
     monkeypatch.setenv("DAYBOOK_LIMITS", "{jobs: 3")
     (problem,) = machine.settings()
     assert (problem.what, problem.mend) == ("DAYBOOK_LIMITS: is no JSON", "unset DAYBOOK_LIMITS")

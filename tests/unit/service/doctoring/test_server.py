@@ -80,7 +80,7 @@ async def test_a_prefect_that_refuses_us_asks_for_its_password(
     answers.paths = {"/api/health": (status, {"exception_message": "Unauthorized"})}
     async with connect(f"{answers.address}/api") as client:
         problem = await only(server.server(client))
-    assert f"refuses us ({status})" in problem.what
+    assert f"denies access ({status})" in problem.what
     assert problem.mend.startswith("export PREFECT_API_AUTH_STRING=")
 
 

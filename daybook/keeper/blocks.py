@@ -1,0 +1,64 @@
+"""Blocks: what was made or edited in Prefect's UI is in the ledger, what Prefect lost is restored.
+
+Agents, secrets, tool servers, channels and destinations are block documents of Prefect. No event
+tells of their edits, so each pass lists them (`daybook.outgoing.block_mirror`).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from daybook.agents import kinds
+from daybook.channels import ours
+from daybook.ledger.engine import Ledger
+from daybook.outbox import destinations
+from daybook.outgoing import block_mirror, secret_blocks
+from daybook.outgoing.block_mirror import Memory, Report
+from daybook.tools import server_blocks
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+log = logging.getLogger(__name__)
+
+TYPES = (
+    *kinds.TYPES,
+    secret_blocks.TYPE,
+    server_blocks.TYPE,
+    ours.TYPE,
+    destinations.TYPE,
+)
+"""Every block type whose documents the ledger has copies of."""
+
+
+async def blocks(ledger: Ledger, client: PrefectClient, memory: Memory | None = None) -> Report:
+    """One pass. Raises what a Prefect or a ledger raises that cannot be reached."""
+    memory = memory or Memory()
+    report = await block_mirror.agree(ledger, client, TYPES, memory)
+    if report.key_problem != memory.key_problem:
+        memory.key_problem = report.key_problem
+        if report.key_problem:
+            log.warning(
+                "agents and secrets are not copied to the ledger, nor restored from it: %s",
+                report.key_problem,
+                extra={"action": "ledger_key_missing"},
+            )
+    if report.registered:
+        log.warning(
+            "Prefect did not know Daybook's block types; they are registered again",
+            extra={"action": "blocks_registered"},
+        )
+    if report.restored:
+        log.warning(
+            "restored in Prefect: %s", ", ".join(report.restored), extra={"action": "restored"}
+        )
+    if report.removed:
+        log.info(
+            "deleted in Prefect, and so in the ledger: %s",
+            ", ".join(report.removed),
+            extra={"action": "copies_removed"},
+        )
+    for what, why in report.failed.items():
+        log.warning("%s is not restored: %s", what, why, extra={"action": "restore_failed"})
+    return report

@@ -1,0 +1,110 @@
+"""The Prefect servers that the processes of this ledger are connected to: there has to be one.
+
+Each worker and keeper records its server about once a minute. If two servers use one ledger, a
+waiting run gets a Prefect run in the server of the leading keeper only, so the workers of the other
+server never start it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit, urlunsplit
+
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import Fact
+
+RECORD_EVERY = timedelta(seconds=60)
+IN_USE_FOR = timedelta(minutes=3)
+"""How long after it was recorded a server counts as in use."""
+_KEPT_FOR = timedelta(days=1)
+_PREFIX = "prefect:"
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A server by the id of its work pool: one server may be reached at several addresses.
+
+    ``holder`` is the process that recorded it last, ``seen_at`` when that was (UTC).
+    """
+
+    pool_id: str
+    api_url: str
+    holder: str
+    seen_at: datetime
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The address and the machine that it was recorded on: `localhost` is another on each."""
+        return self.api_url, self.holder.partition(":")[0]
+
+
+async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> list[PrefectServer]:
+    """Write down that ``holder`` is connected to this server; returns all servers in use."""
+    async with ledger.write() as session:
+        server = PrefectServer(pool_id, _without_user(api_url), holder, ledger.now())
+        for each in await _all(session):
+            # The second: its pool was deleted and made again.
+            if each.seen_at < server.seen_at - _KEPT_FOR or each.place == server.place:
+                await _delete(session, each)
+        value = {"api_url": server.api_url, "holder": holder, "seen_at": server.seen_at.isoformat()}
+        await session.merge(Fact(key=_PREFIX + pool_id, value=json.dumps(value)))
+        await session.flush()
+        return await in_use(session, server.seen_at)
+
+
+async def forget(ledger: Ledger, holder: str) -> None:
+    """Remove what ``holder`` recorded: it ends. Others record the server again if they use it."""
+    async with ledger.write() as session:
+        for each in await _all(session):
+            if each.holder == holder:
+                await _delete(session, each)
+
+
+async def in_use(session: AsyncSession, now: datetime) -> list[PrefectServer]:
+    """Return the servers that a process was connected to lately, by address."""
+    found = [each for each in await _all(session) if each.seen_at >= now - IN_USE_FOR]
+    return sorted(found, key=lambda each: (each.api_url, each.pool_id))
+
+
+def conflict(servers: list[PrefectServer]) -> str:
+    """Say what is wrong if more than one server is in use; else empty."""
+    if len(servers) < 2:
+        return ""
+    each = " and ".join(f"{server.api_url} (process {server.holder})" for server in servers)
+    return (
+        f"{len(servers)} Prefect servers use this ledger: {each}; "
+        "runs of the one wait for workers of the other"
+    )
+
+
+SEPARATE = (
+    "stop the workers and keepers of all servers but one, or give each server a ledger of its own "
+    "(DAYBOOK_HOME or DAYBOOK_LEDGER_URL)"
+)
+"""What to do about a `conflict`."""
+
+
+async def _delete(session: AsyncSession, server: PrefectServer) -> None:
+    await session.execute(delete(Fact).where(col(Fact.key) == _PREFIX + server.pool_id))
+
+
+async def _all(session: AsyncSession) -> list[PrefectServer]:
+    facts = select(Fact).where(col(Fact.key).startswith(_PREFIX))
+    found = []
+    for fact in (await session.execute(facts)).scalars():
+        value = json.loads(fact.value)
+        seen_at = datetime.fromisoformat(value["seen_at"])
+        pool_id = fact.key.removeprefix(_PREFIX)
+        found.append(PrefectServer(pool_id, value["api_url"], value["holder"], seen_at))
+    return found
+
+
+def _without_user(api_url: str) -> str:
+    parts = urlsplit(api_url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")

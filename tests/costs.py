@@ -1,0 +1,93 @@
+"""What the tests cost: CPU seconds by file, and in all.
+
+CPU time says the same on a quiet machine and on a loaded one. It is that of the process of the
+tests, of every child that it has waited for, and of Prefect's server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+MOST = 10
+"""So many files are shown."""
+
+
+SERVERS = set[int]()
+"""Processes that live as long as the session; each adds its cost to the test that had it work."""
+
+
+def cpu() -> float:
+    """CPU seconds of this process, of the children that it has waited for, and of `SERVERS`."""
+    return sum(os.times()[:4]) + sum(map(_of, SERVERS))
+
+
+def _of(pid: int) -> float:
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0  # it has ended, and this process has waited for it
+    return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def examples(full: int) -> int:
+    """How many examples a property test tries: a tenth of ``full`` in `make test`, which has the
+    profile `few`.
+    """
+    return full * settings().max_examples // 100
+
+
+class Costs:
+    """A pytest plugin: the tests fail if all together use more CPU seconds than ``most``."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._counted = cpu()
+        self._files = defaultdict[str, float](float)
+        self._workers = list[float]()
+
+    def pytest_runtest_logstart(self) -> None:
+        """What came since the last test, such as collection, is of no file."""
+        self._counted = cpu()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: object) -> Any:
+        report = yield
+        now = cpu()
+        report.user_properties.append(("cpu", now - self._counted))
+        self._counted = now
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        file = report.nodeid.partition("::")[0]
+        for name, spent in report.user_properties:
+            if name == "cpu" and isinstance(spent, float):
+                self._files[file] += spent
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None:
+            output["cpu"] = cpu()
+        elif self._total() > self._most:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _total(self) -> float:
+        return sum(self._workers) or cpu()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self._workers.append(getattr(node, "workeroutput", {}).get("cpu", 0.0))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        total = self._total()
+        terminalreporter.section(f"CPU seconds: {total:.0f}")
+        if total > self._most:
+            terminalreporter.write_line(f"ERROR: that is more than {self._most:.0f}")
+        for file, spent in sorted(self._files.items(), key=lambda each: -each[1])[:MOST]:
+            terminalreporter.write_line(f"{spent:7.1f}  {file}")

@@ -1,0 +1,226 @@
+"""Run every console, bash and Python block of README.md and of the guides, page by page, in order.
+
+The reader has one terminal and a running Daybook, made as README says. Blocks of a page share a
+shell, so a variable or a file that one of them makes is there for the next. Only what lies outside
+of this machine is replaced: the hosts under example.org and the models' APIs are servers of this
+test, and `make up` and the wheel, which CI and other tests run, are given as done.
+
+A line that a block shows below a command has to be in the command's output; `…` stands for
+anything, and identifiers, instants and durations may differ.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+
+from daybook.cli.main import INTERRUPTED
+from tests import providers
+from tests.conftest import REPOSITORY
+from tests.e2e.first_light import Up, environment
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
+
+# Commands that are the test's own preparation, or that another test runs; by the whole command.
+DONE_ELSEWHERE = {
+    "make up": 'ln -s "$PREPARED_VENV" .venv',  # the `up` of this module; CI runs `make up`
+    "daybook up": "true",  # tests/e2e/test_wheel.py
+    "python3 -m venv somewhere && source somewhere/bin/activate": "true",
+    "pip install daybook-0.1.0-py3-none-any.whl": "true",
+}
+# These end at Ctrl-C: it is sent when the command has printed an address.
+UNTIL_INTERRUPTED = ("daybook mcp --http", "daybook web")
+
+# What may differ between the page and the output.
+VARIABLE = re.compile(
+    r"\b[0-9a-f]{8}(?:[0-9a-f]{24})?\b|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d)?|\d+(?:\.\d+)? s\b"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command or program of a page; ``shown`` are lines that its output has to contain."""
+
+    where: str
+    command: str
+    shown: list[str] = field(default_factory=list)
+
+
+def steps_of(page: str) -> Iterator[Step]:
+    """What a reader of the page runs, from top to bottom."""
+    text = (REPOSITORY / page).read_text()
+    fences = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+    for number, fence in enumerate(fences.finditer(text)):
+        indent, language, block = fence.groups()
+        where = f"{page}:{text.count(chr(10), 0, fence.start()) + 1}"
+        lines = [line.removeprefix(indent) for line in block.splitlines()]
+        if language == "console":
+            yield from _commands(where, lines)
+        elif language in ("python", "bash"):
+            named = re.match(r"# (\w+/\w+\.py)$", lines[0])
+            path = named[1] if named else f"block-{number}.{language}"
+            write = f"mkdir -p $(dirname {path}) && cat > {path} <<'END OF BLOCK'\n"
+            write += "\n".join([*lines, "END OF BLOCK"])
+            run = f"python -c 'import {path[:-3].replace('/', '.')}'" if named else None
+            yield Step(where, f"{write}\n{run or f'{language} {path}'}")
+
+
+def _commands(where: str, lines: list[str]) -> Iterator[Step]:
+    starts = [index for index, line in enumerate(lines) if line.startswith("$ ")]
+    assert starts[:1] == [0], f"{where}: a console block begins with a command"
+    for start, end in pairwise([*starts, len(lines)]):
+        last = start
+        while lines[last].endswith("\\"):
+            last += 1
+        command = "\n".join(lines[start : last + 1]).removeprefix("$ ")
+        yield Step(where, command, [line for line in lines[last + 1 : end] if line.strip(" …")])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A person at a terminal, in the folder of the clone."""
+
+    folder: Path
+    environment: dict[str, str]
+    replaced: dict[str, str]
+
+    def run(self, steps: list[Step]) -> list[str]:
+        """Run the commands in one shell; the output of each. Fails at the first that fails."""
+        script = ["set -u"]
+        for step in steps:
+            command = step.command
+            for pattern, replacement in self.replaced.items():
+                command = re.sub(pattern, replacement, command)
+            bare = command.partition(" #")[0].strip()
+            command = DONE_ELSEWHERE.get(bare, command)
+            if bare in UNTIL_INTERRUPTED:
+                command = f"python {__file__} {bare}"
+            script += [f'{{ {command}\n}} < "$FILES/stdin.txt"', 'printf "\\036%s\\n" $?']
+        (self.folder / "page.sh").write_text("\n".join(script) + "\n")
+        done = subprocess.run(
+            ["bash", "page.sh"],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        outputs = []
+        ends = re.findall(r"(.*?)\x1e(\d+)\n", done.stdout, re.DOTALL)
+        for step, (printed, code) in zip(steps, ends, strict=True):
+            assert code == "0", f"{step.where}: exit code {code} of\n{step.command}\n{printed}"
+            outputs.append(printed)
+        return outputs
+
+
+@contextmanager
+def servers() -> Iterator[str]:
+    """The host of the servers that the examples reach."""
+    with socket.create_server(("127.0.0.1", 0)) as listens:
+        listens.set_inheritable(True)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.documented_servers", str(listens.fileno())],
+            pass_fds=[listens.fileno()],
+            cwd=REPOSITORY,
+        )
+        try:
+            yield f"127.0.0.1:{listens.getsockname()[1]}"
+        finally:
+            child.kill()
+            child.wait()
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("terminal")
+    # As `uvx` would: it fetches the package and runs its command.
+    programs = tmp_path_factory.mktemp("bin")
+    for name, text in (("uvx", 'exec "$@"'), ("my-agent", "cat"), ("claude", "cat")):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o700)
+    path = os.pathsep.join([str(Path(sys.executable).parent), str(programs), os.environ["PATH"]])
+    with providers.provider() as provider, servers() as host:
+        up = Up(home, tmp_path_factory.mktemp("empty"), variables={"PATH": path})
+        try:
+            up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=120)
+            keys = dict.fromkeys(("ANTHROPIC_API_KEY", "OPENAI_API_KEY"), providers.KEY)
+            for name in ("stdin.txt", "token.txt"):
+                (folder / name).write_text("a-value-that-nobody-knows\n")
+            (folder / "url.txt").write_text(f"json://{host}/messages\n")
+            (folder / "chats-url.txt").write_text(f"json://{host}/chats/{{chat_id}}\n")
+            yield Reader(
+                folder,
+                environment(home)
+                | keys
+                | {"PATH": path, "PREPARED_VENV": sys.prefix, "FILES": str(folder)},
+                {
+                    r"<this repository>": str(REPOSITORY),
+                    r"< ([\w-]+\.txt)": r'< "$FILES/\1"',
+                    r"https://\w+\.example\.org": f"http://{host}",
+                    r"--host \w+\.example\.org": f"--host {host}",
+                    r"(--model anthropic:\S+)": rf"\1 --base-url {provider.origin}",
+                    r"\b(python \S+\.python)": rf"ANTHROPIC_BASE_URL={provider.origin} \1",
+                    r"http://127\.0\.0\.1:11434/v1": f"{provider.address} --key-env OPENAI_API_KEY",
+                    r"http://127\.0\.0\.1:4200": str(up.facts()["ui_url"]),
+                },
+            )
+        finally:
+            up.end()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_works(page: str, request: pytest.FixtureRequest) -> None:
+    steps = list(steps_of(page))
+    if not steps:
+        return
+    if shutil.which("jq") is None:
+        pytest.skip("service absent: jq")
+    outputs = request.getfixturevalue("reader").run(steps)
+    for step, printed in zip(steps, outputs, strict=True):
+        lines = iter([_plain(line) for line in printed.splitlines()])
+        for shown in step.shown:
+            wanted = re.compile(".*".join(map(re.escape, _plain(shown).split("…"))))
+            found = any(wanted.match(line) for line in lines)
+            assert found, f"{step.where}: {shown!r} is not in\n{printed}"
+
+
+def _plain(line: str) -> str:
+    """A line without what may differ, with single spaces."""
+    return " ".join(VARIABLE.sub("@", line).split())
+
+
+def _until_interrupted(command: list[str]) -> int:
+    """Run a server until it answers at the address that it prints, then press Ctrl-C.
+
+    Returns its exit code, 0 also for the one that says that Ctrl-C ended it.
+    """
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            print(line, end="")
+            if address := re.search(r"http://\S+", line):
+                httpx.get(address[0], timeout=60, trust_env=False)
+                child.send_signal(signal.SIGINT)
+        return 0 if child.wait() == INTERRUPTED else child.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(_until_interrupted(sys.argv[1:]))

@@ -1,0 +1,142 @@
+"""The key of the ledger's copies is lost: what `doctor` finds, and `daybook ledger rekey`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from daybook.errors import LedgerKeyMissing, Refused
+from daybook.home import Home
+from daybook.ledger import block_copies
+from daybook.ledger.engine import Ledger
+from daybook.outgoing import block_documents, secret_blocks
+from daybook.service import ledger_key, setup
+from daybook.service.doctoring import book, machine
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+HOSTS = ["api.example.org"]
+
+
+@pytest.fixture
+async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
+    """A Prefect that holds no secret, before and after."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        await setup.prepare(client)
+        await _forget(client)
+        yield client
+        await _forget(client)
+
+
+async def _forget(client: Any) -> None:
+    for each in await block_documents.every(client, secret_blocks.TYPE):
+        await client.delete_block_document(each.id)
+
+
+@contextmanager
+def _opened(home: Home) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(home.path / "ledger.db")) as opened, opened:
+        yield opened
+
+
+def _sealed(home: Home) -> dict[str, str]:
+    with _opened(home) as opened:
+        return dict(opened.execute("SELECT slug || '/' || name, sealed FROM block_copies"))
+
+
+async def _lose(client: Any, home: Home, name: str) -> None:
+    """As if Prefect had lost this one only: its copy was made below another type."""
+    with _opened(home) as opened:
+        opened.execute("UPDATE block_copies SET type_id = 'another' WHERE name = ?", (name,))
+    found = await block_documents.named(client, secret_blocks.TYPE, name)
+    assert found is not None
+    await client.delete_block_document(found.id)
+
+
+@pytest.mark.slow
+async def test_a_key_that_is_there_is_kept(client: Any, daybook_home: Home) -> None:
+    await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
+    assert await book.ledger_key() == await book.copies(client) == []
+    before = _sealed(daybook_home)
+    with pytest.raises(Refused, match="has the key"):
+        await ledger_key.renew()
+    assert _sealed(daybook_home) == before
+
+
+async def test_with_a_new_key_what_prefect_holds_is_copied_again(
+    client: Any, daybook_home: Home
+) -> None:
+    await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
+    before, old = _sealed(daybook_home), daybook_home.ledger_key.read_text()
+    daybook_home.ledger_key.unlink()
+    (problem,) = await book.ledger_key()
+    assert f"{daybook_home.ledger_key} does not exist" in problem.what
+    assert "daybook ledger rekey" in problem.mend
+    assert not problem.harmless
+
+    done = await ledger_key.renew()
+    assert "secret ops" in done["copied"]
+    assert done["discarded"] == []
+    assert daybook_home.ledger_key.read_text() != old
+    assert await book.ledger_key() == []
+    after = _sealed(daybook_home)
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+    address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
+    async with Ledger(address) as ledger, ledger.read() as session:
+        key = await block_copies.key(session, daybook_home)
+        row = await block_copies.get(session, (secret_blocks.SLUG, "ops"))
+    assert key is not None
+    assert row is not None
+    assert block_copies.data(row, key) == {"value": "s3cr3t", "hosts": HOSTS}
+
+
+async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
+    client: Any, daybook_home: Home
+) -> None:
+    await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
+    await secret_blocks.add(client, "lost", "an0ther", HOSTS)
+    await _lose(client, daybook_home, "lost")
+    (problem,) = await book.copies(client)
+    assert problem.what.endswith("has a copy of: secret lost")
+    assert "daybook up" in problem.mend
+    daybook_home.ledger_key.unlink()
+    (problem,) = await book.copies(client)
+    assert "the key of the copies is missing" in problem.what
+
+    before = _sealed(daybook_home)
+    with pytest.raises(Refused, match="secret lost"):
+        await ledger_key.renew()
+    assert _sealed(daybook_home) == before
+    assert not daybook_home.ledger_key.exists()
+
+    done = await ledger_key.renew(discard=True)
+    assert (done["discarded"], "secret ops" in done["copied"]) == (["secret lost"], True)
+    assert f"{secret_blocks.SLUG}/lost" not in _sealed(daybook_home)
+    assert await book.ledger_key() == await book.copies(client) == []
+
+
+@pytest.mark.slow
+async def test_a_file_that_holds_no_key_is_not_overwritten(client: Any, daybook_home: Home) -> None:
+    await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
+    before = _sealed(daybook_home)
+    daybook_home.ledger_key.write_text("nothing of ours\n")
+    with pytest.raises(LedgerKeyMissing, match="holds no key"):
+        await ledger_key.renew()
+    assert daybook_home.ledger_key.read_text() == "nothing of ours\n"
+    assert _sealed(daybook_home) == before
+    daybook_home.ledger_key.unlink()
+    assert "secret ops" in (await ledger_key.renew())["copied"]
+
+
+def test_a_key_that_others_can_read_is_told(daybook_home: Home) -> None:
+    daybook_home.ledger_key.write_text("")
+    daybook_home.ledger_key.chmod(0o640)
+    (problem,) = machine.modes()
+    assert problem.mend == f"chmod 600 {daybook_home.ledger_key}"

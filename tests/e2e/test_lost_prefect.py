@@ -1,0 +1,228 @@
+"""Prefect's database is deleted while `daybook up` runs: agents, secrets and the like come back.
+
+All against a real server: its file is deleted, its process killed, and `up` starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from daybook.keeper.blocks import TYPES
+from tests.crew import so
+from tests.e2e.first_light import Up
+from tests.providers import KEY, Provider, provider
+from tests.unit.outgoing.wires import Seen, Server, serving
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+
+VALUE = "s3cr3t-of-the-api"
+EDITED = "s3cr3t-that-was-edited-in-the-ui"
+SLUGS = [each.slug for each in TYPES]
+TIME = [sys.executable, "-m", "mcp_server_time", "--local-timezone", "Europe/Berlin"]
+
+
+class House:
+    """A running `up`, and what it talks to."""
+
+    def __init__(self, up: Up, model: Provider, web: Server) -> None:
+        self.up, self.model, self.web = up, model, web
+
+    async def daybook(self, *words: str, **given: Any) -> Any:
+        return await asyncio.to_thread(self.up.daybook, *words, **given)
+
+    async def prefect(self, method: str, path: str, **content: Any) -> Any:
+        address = self.up.facts()["api_url"] + path
+        auth = self.up.auth()
+        async with httpx.AsyncClient(auth=auth, trust_env=False, timeout=30) as client:
+            answer = (await client.request(method, address, **content)).raise_for_status()
+        return answer.json() if answer.content else None
+
+    async def documents(self, *, secrets: bool = False) -> dict[str, dict[str, Any]]:
+        """Those of our types in Prefect, by type and name."""
+        asked = {"block_types": {"slug": {"any_": SLUGS}}, "include_secrets": secrets}
+        found = await self.prefect("POST", "/block_documents/filter", json=asked)
+        return {f"{each['block_type']['slug']}/{each['name']}": each for each in found}
+
+    async def data(self) -> dict[str, Any]:
+        """Their data, with secrets."""
+        return {name: each["data"] for name, each in (await self.documents(secrets=True)).items()}
+
+    async def until(self, true: Callable[[], Awaitable[object]], within: float = 180.0) -> None:
+        async def now_so() -> object:
+            with suppress(httpx.HTTPError):
+                return await true()
+            return False
+
+        assert await so(now_so, within), "\n".join(self.up.lines)
+
+    async def passed(self) -> None:
+        """Wait until the keeper has compared the documents once more."""
+        since = datetime.now(UTC)  # noqa: TID251 - the keeper's pass tells the time by it
+
+        async def done() -> bool:
+            passes = ((await self.daybook("status"))["keeper"] or {}).get("passes") or {}
+            last = passes.get("blocks")
+            if last is None or last["error"]:
+                return False
+            ended = datetime.fromisoformat(last["at"]).timestamp()
+            return ended - float(last["seconds"]) > since.timestamp()
+
+        await self.until(done)
+
+    async def lose(self) -> None:
+        """Prefect's database is gone, and its server is killed."""
+        types = await self.prefect("POST", "/block_types/filter", json={})
+        before = {each["id"] for each in types}
+        (server,) = [each for each in self.up.facts()["children"] if each["name"] == "server"]
+        for file in (self.up.home / "prefect").glob("prefect.db*"):
+            file.unlink()
+        os.kill(server["pid"], signal.SIGKILL)
+
+        async def registered_again() -> bool:
+            now = await self.prefect("POST", "/block_types/filter", json={})
+            ours = {each["id"] for each in now if each["slug"] in SLUGS}
+            return len(ours) == len(SLUGS) and not ours & before
+
+        await self.until(registered_again)
+
+    async def runs(self, job: str) -> dict[str, Any]:
+        run: dict[str, Any] = await self.daybook("run", job, "--wait")
+        assert run["status"] == "succeeded", run
+        return run
+
+    def received(self, path: str) -> list[Seen]:
+        return [each for each in self.web.requests if each.path == path]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    (tmp_path / "empty").mkdir()
+    variables = {"DAYBOOK_ALLOWED_HOSTS": "127.0.0.1"}
+    async with serving() as web:
+        with provider() as model:
+            up = Up(tmp_path / "home", tmp_path / "empty", variables=variables)
+            try:
+                await asyncio.to_thread(
+                    up.until, lambda lines: any(each.startswith("Ready") for each in lines), 240
+                )
+                yield House(up, model, web)
+            finally:
+                await asyncio.to_thread(up.end)
+
+
+NAMES = [
+    "daybook-channel/team",
+    "daybook-destination/hook",
+    "daybook-model-agent/helper",
+    "daybook-offline-agent/default",
+    "daybook-secret/ops",
+    "daybook-tool-server/time",
+]
+
+
+async def made(house: House) -> str:
+    """One of each kind, and jobs that use them; the secret that signs callbacks."""
+    web, host = house.web.address, f"127.0.0.1:{house.web.port}"
+    model = ("--model", "openai:gpt-4o-mini", "--base-url", house.model.address)
+    await house.daybook("agents", "add", "helper", *model, "--key-stdin", given=KEY)
+    for name in ("ops", "removed", "deleted"):
+        await house.daybook("secrets", "add", name, "--host", host, given=VALUE)
+    await house.daybook("tools", "add", "time", "--", *TIME)
+    await house.daybook("channels", "add", "team", given=f"json://{host}/channel")
+    hook = await house.daybook("callbacks", "destinations", "add", f"{web}/hook", "--name", "hook")
+    demand = ("--on-demand", "--name")
+    await house.daybook("add", "Say hello", "--agent", "helper", *demand, "ask")
+    zone = ("--params", json.dumps({"timezone": "Europe/Berlin"}))
+    await house.daybook("add", "--tool", "time.get_current_time", *zone, *demand, "clock")
+    header = ("--header", "Authorization: Bearer {{secret:ops}}")
+    told = ("--on-complete", f"{web}/hook", "--channel", "team")
+    await house.daybook("add", "--webhook", f"{web}/export", *header, *told, *demand, "export")
+    return str(hook["secret"])
+
+
+async def removed_and_edited(house: House) -> None:
+    """Two are removed on purpose, and one is edited in Prefect's UI."""
+    await house.daybook("secrets", "remove", "removed")
+    there = await house.documents()
+    await house.prefect("DELETE", f"/block_documents/{there['daybook-secret/deleted']['id']}")
+    edit = {"data": {"value": EDITED}, "merge_existing_data": True}
+    await house.prefect("PATCH", f"/block_documents/{there['daybook-secret/ops']['id']}", json=edit)
+    await house.passed()
+
+
+async def jobs_run(house: House) -> None:
+    """With the key, the secret, the tool, the signature and the channel that were there before."""
+    assert (await house.runs("ask"))["output"] == "Hello."
+    assert house.model.requests[-1].key == KEY
+    assert "Europe/Berlin" in (await house.runs("clock"))["output"]
+    await house.runs("export")
+    (export,) = house.received("/export")
+    assert export.headers["authorization"] == f"Bearer {EDITED}"
+
+    async def told_of() -> bool:
+        return bool(house.received("/hook") and house.received("/channel"))
+
+    await house.until(told_of)
+    assert "webhook-signature" in house.received("/hook")[0].headers
+
+
+async def doctor_says_what_is_missing(house: House) -> None:
+    found = {each["check"]: each for each in await house.daybook("doctor", exits=1)}
+    assert "ledger-key does not exist" in found["ledger key"]["problem"]
+    assert "daybook ledger rekey" in found["ledger key"]["mend"]
+    missing = found["copies"]["problem"]
+    for each in (
+        *("agent default", "agent helper", "secret ops", "tool server time"),
+        *("channel team", "destination hook"),
+    ):
+        assert each in missing
+    assert "removed" not in missing
+    refused = await house.daybook("ledger", "rekey", exits=2)
+    assert "secret ops" in refused["error"]["message"]
+
+
+def texts_of(home: Path, pattern: str) -> bytes:
+    return b"".join(file.read_bytes() for file in home.glob(pattern))
+
+
+async def test_after_prefects_database_is_lost_all_comes_back_that_nobody_removed(
+    house: House,
+) -> None:
+    home = house.up.home
+    signs = await made(house)
+    await removed_and_edited(house)
+    before = await house.data()
+    assert sorted(before) == NAMES
+
+    await house.lose()
+    await house.passed()
+    assert await house.data() == before
+    await jobs_run(house)
+
+    # Without the key nothing is restored, and nothing is destroyed.
+    key = home / "ledger-key"
+    key.rename(home / "elsewhere")
+    await house.lose()
+    await house.passed()
+    assert await house.data() == {}
+    await doctor_says_what_is_missing(house)
+    (home / "elsewhere").rename(key)
+    await house.passed()
+    assert await house.data() == before
+
+    printed = "\n".join(house.up.lines).encode()
+    written = printed + texts_of(home, "ledger.db*") + texts_of(home, "logs/*")
+    for secret in (VALUE, EDITED, KEY, signs, f"127.0.0.1:{house.web.port}/channel"):
+        assert secret.encode() not in written

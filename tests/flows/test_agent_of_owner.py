@@ -1,0 +1,98 @@
+"""A job that an agent makes, and that names no agent, asks the agent of its owner's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+import daybook
+from daybook import toolbox
+from daybook.ledger import jobs
+from daybook.spec.owners import Actor, acting_as
+from tests.calling import Asked, calls
+from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.providers import Answer
+
+pytestmark = [pytest.mark.anyio, *PREFECT_LEAVES_A_SOCKET]
+
+ADD = {"prompt": "Read the news", "schedule": "0 8 * * *", "name": "news"}
+
+Makes = Callable[[str], Awaitable[object]]
+
+
+async def in_a_context(owner: str) -> object:
+    with daybook.context(agent=owner):
+        return await daybook.Client().add("Read the news", schedule="0 8 * * *", name="news")
+
+
+async def with_a_tool(owner: str) -> object:
+    async with daybook.Skill(agent=owner, tools=["cron_add"]) as skill:
+        return await skill.call("cron_add", ADD)
+
+
+async def over_mcp(owner: str) -> object:
+    with acting_as(Actor(f"agent:{owner}", via="mcp")):
+        return (await toolbox.call("cron_add", ADD)).text
+
+
+@pytest.fixture(params=[in_a_context, with_a_tool, over_mcp], ids=lambda made: made.__name__)
+def makes(request: pytest.FixtureRequest) -> Makes:
+    made: Makes = request.param
+    return made
+
+
+async def asked_by(floor: Floor) -> str:
+    async with floor.ledger.read() as session:
+        return (await jobs.find(session, "news")).job.agents()[0]
+
+
+def agent_in(answer: object) -> str:
+    """The agent that the answer names."""
+    if isinstance(answer, dict):
+        return str(answer["agent"])
+    (line,) = [each for each in str(answer).splitlines() if each.startswith("asks: ")]
+    return line.removeprefix("asks: the agent ").partition(",")[0]
+
+
+async def test_the_agent_of_the_owners_name_is_asked(floor: Floor, makes: Makes) -> None:
+    agent = await floor.agent("print('here')")
+    assert agent_in(await makes(agent.name)) == agent.name
+    assert await asked_by(floor) == agent.name
+
+
+@pytest.mark.slow
+async def test_without_one_it_is_the_default_agent(floor: Floor, makes: Makes) -> None:
+    assert agent_in(await makes("nobody-of-that-name")) == "default"
+    assert await asked_by(floor) == "default"
+
+
+@pytest.mark.slow
+async def test_an_agent_that_is_named_is_asked(floor: Floor) -> None:
+    agent = await floor.agent("print('here')")
+    with daybook.context(agent=agent.name):
+        made = await daybook.Client().add("Hi", schedule="0 8 * * *", agent="default")
+    assert made["agent"] == "default"
+
+
+async def test_a_program_of_the_operators_asks_the_default_agent(floor: Floor) -> None:
+    with daybook.context(user="u-17"):
+        made = await daybook.Client().add("Hi", schedule="0 8 * * *")
+    assert made["agent"] == "default"
+
+
+async def test_the_default_agent_may_be_forbidden_to_one_that_has_its_own(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LIMITS", json.dumps({"agents": []}))
+    agent = await floor.agent("print('here')")
+    assert agent_in(await over_mcp(agent.name)) == agent.name
+    refused = await over_mcp("nobody-of-that-name")
+    assert str(refused).startswith('agent: "default" is not allowed to agents here')
+
+
+async def test_a_runs_own_tools_ask_the_agent_that_runs(asked: Asked) -> None:
+    await asked.given("daybook")
+    await asked.run(calls("cron_add", **ADD), Answer("Done."))
+    assert await asked_by(asked.floor) == asked.name

@@ -1,0 +1,20 @@
+"""What `side_by_side` processes do that need a home's key at once; it imports little."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from daybook.home import Home
+from daybook.ledger import sealing
+from daybook.outbox import home_secret
+
+
+async def ledger_key(home: Home, barrier: Any) -> str:
+    barrier.wait(60)
+    return sealing.read_or_make(home.ledger_key).id
+
+
+async def signing_secret(home: Home, now: datetime, barrier: Any) -> str:
+    barrier.wait(60)
+    return home_secret.default_secret(home, now)

@@ -1,0 +1,312 @@
+"""How a browser logs in at the Prefect server that we start, and what its cookie is good for."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+import pytest
+
+from daybook.host import login, peers
+from daybook.host.login import BrowserLogin
+from daybook.host.origin import Receive, Scope, Send
+
+CREDENTIAL = "daybook:secret"
+BASIC = f"Basic {base64.b64encode(CREDENTIAL.encode()).decode()}"
+OWN = "http://127.0.0.1:4200"
+SETTINGS = {"api_url": f"{OWN}/api", "auth": "BASIC", "flags": []}
+
+
+@pytest.fixture(autouse=True)
+def asked_by_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of these tests come over no network, so no system lists their sockets."""
+    monkeypatch.setattr(login, "is_another_user", lambda scope: False)
+
+
+class Prefect:
+    """An application that remembers what reaches it; it answers as Prefect does about its UI."""
+
+    def __init__(self) -> None:
+        self.authorization: str | None = None
+        self.messages: list[Any] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        self.authorization = headers.get(b"authorization", b"").decode() or None
+        if scope["type"] == "websocket":
+            self.messages += [await receive(), await receive(), await receive()]
+            return
+        body = json.dumps(SETTINGS).encode()
+        head = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": body[:5], "more_body": True})
+        await send({"type": "http.response.body", "body": body[5:]})
+
+
+class Site:
+    """A server with the login, and a browser's cookies; ``now`` is its clock."""
+
+    def __init__(self, key: str = "key", credential: str = CREDENTIAL) -> None:
+        self.now = 1_000_000.0
+        self.prefect = Prefect()
+        self.login = BrowserLogin(self.prefect, credential, key, 4200, lambda: self.now)
+        transport = httpx.ASGITransport(self.login)
+        self.browser = httpx.AsyncClient(transport=transport, base_url=OWN)
+
+    async def token(self) -> str:
+        made = await self.browser.post(login.LINKS, headers={"Authorization": BASIC})
+        assert made.status_code == 201
+        return str(made.json()["token"])
+
+    async def open(self, token: str) -> httpx.Response:
+        return await self.browser.get(login.LOGIN, params={"token": token})
+
+    async def logged_in(self) -> Site:
+        assert (await self.open(await self.token())).status_code == 200
+        return self
+
+    async def sent(self, path: str = "/api/flows/", method: str = "GET", **headers: str) -> Any:
+        """The `Authorization` that Prefect got of a request with such headers."""
+        self.prefect.authorization = None
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        await self.browser.request(method, path, headers=headers)
+        return self.prefect.authorization
+
+
+async def test_a_link_logs_a_browser_in_once() -> None:
+    site = Site()
+    token = await site.token()
+    answer = await site.open(token)
+    assert answer.status_code == 200
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("daybook-session-4200=")
+    for word in ("HttpOnly", "SameSite=Strict", "Path=/"):
+        assert word in cookie
+    assert answer.headers["cache-control"] == "no-store"
+    assert CREDENTIAL not in cookie + answer.text
+    assert await site.sent() == BASIC
+
+    again = await Site.open(site, token)
+    assert again.status_code == 403
+    assert "set-cookie" not in again.headers
+    assert "daybook open" in again.text
+
+
+async def test_prefects_pages_may_ask_this_machine_only() -> None:
+    """Their analytics ask an address of the Internet, also where Prefect's setting is off."""
+    site = await Site().logged_in()
+    page = await site.browser.get("/dashboard", headers={"Accept": "text/html"})
+    (policy,) = page.headers.get_list("content-security-policy")
+    what, *allowed = policy.split()
+    assert what == "connect-src"
+    assert {urlsplit(each).hostname for each in allowed if each != "'self'"} == {
+        "127.0.0.1",
+        "localhost",
+    }
+
+
+async def test_a_link_ends_with_its_time_and_is_stored_as_a_hash() -> None:
+    site = Site()
+    token = await site.token()
+    assert token not in repr(vars(site.login))
+    site.now += login.LINK_SECONDS
+    assert (await site.open(token)).status_code == 403
+    assert (await site.open("")).status_code == 403
+    assert (await site.browser.get(login.LOGIN)).status_code == 403
+
+
+async def test_links_are_made_for_who_holds_the_credential_and_are_few() -> None:
+    site = await Site().logged_in()
+    for headers in ({}, {"Authorization": "Basic bm9ib2R5"}, {"Origin": OWN}):
+        assert (await site.browser.post(login.LINKS, headers=headers)).status_code == 401
+    tokens = [await site.token() for _ in range(login.MOST_LINKS + 1)]
+    assert (await site.open(tokens[0])).status_code == 403  # the oldest gave way
+    assert (await site.open(tokens[-1])).status_code == 200
+
+
+async def test_another_user_cannot_use_a_link_that_stands_in_a_browsers_arguments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site()
+    token = await site.token()
+    monkeypatch.setattr(login, "is_another_user", lambda scope: True)
+    assert (await site.open(token)).status_code == 403
+    monkeypatch.setattr(login, "is_another_user", lambda scope: False)
+    assert (await site.open(token)).status_code == 200  # it was not used up
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists sockets with their users")
+@pytest.mark.parametrize(
+    ("family", "address"),
+    [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::ffff:127.0.0.1")],
+    ids=["IPv4", "IPv4-mapped"],
+)
+def test_the_user_of_a_connection_is_found(
+    monkeypatch: pytest.MonkeyPatch, family: socket.AddressFamily, address: str
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(family) as client,
+    ):
+        client.connect((address, server.getsockname()[1]))
+        accepted, peer = server.accept()
+        with accepted:
+            scope = {"client": peer, "server": accepted.getsockname()}
+            assert peers.uid_of(peer, accepted.getsockname()) == os.getuid()
+            assert not peers.is_another_user(scope)
+            monkeypatch.setattr(os, "getuid", lambda: 1234567)
+            monkeypatch.setattr(peers, "_ROOT", -1)
+            assert peers.is_another_user(scope)
+
+
+def test_who_is_not_listed_is_another_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(peers, "TABLES", tmp_path)
+    scope = {"client": ("127.0.0.1", 40001), "server": ("127.0.0.1", 4200)}
+    assert not peers.is_another_user(scope)  # the system lists nobody
+    (tmp_path / "tcp").write_text("  sl  local_address rem_address   st tx_queue\n")
+    assert peers.is_another_user(scope)
+    assert peers.is_another_user(scope | {"client": ("10.0.0.1", 40001)})
+    assert not peers.is_another_user({"client": None, "server": None})
+
+
+async def test_another_user_cannot_use_a_session_that_it_was_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = await Site().logged_in()
+    page = {"Sec-Fetch-Site": "same-origin"}
+    await site.browser.get("/api/flows", headers=page)
+    assert site.prefect.authorization == BASIC
+    monkeypatch.setattr(login, "is_another_user", lambda scope: True)
+    await site.browser.get("/api/flows", headers=page)
+    assert site.prefect.authorization is None
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "accepted"),
+    [
+        ("GET", {}, True),
+        ("GET", {"sec-fetch-site": "same-origin"}, True),
+        ("GET", {"sec-fetch-site": "none"}, True),
+        # Another port of this machine is the same site, and gets the cookie sent along.
+        ("GET", {"sec-fetch-site": "same-site"}, False),
+        ("GET", {"sec-fetch-site": "cross-site"}, False),
+        ("GET", {"origin": "http://127.0.0.1:9999"}, False),
+        ("POST", {"origin": OWN}, True),
+        ("POST", {"origin": OWN, "sec-fetch-site": "same-origin"}, True),
+        ("POST", {"sec-fetch-site": "same-origin"}, True),
+        ("POST", {}, False),
+        ("POST", {"origin": "null"}, False),
+        ("POST", {"origin": "http://127.0.0.1:9999"}, False),
+        ("POST", {"origin": "http://[broken"}, False),
+        ("POST", {"origin": OWN, "sec-fetch-site": "same-site"}, False),
+        ("POST", {"sec-fetch-site": "none"}, False),
+        ("DELETE", {}, False),
+        ("PATCH", {"origin": "http://rebound.example:4200"}, False),
+    ],
+)
+async def test_the_cookie_counts_only_for_pages_of_this_server(
+    method: str, headers: dict[str, str], accepted: bool
+) -> None:
+    site = await Site().logged_in()
+    assert await site.sent(method=method, **headers) == (BASIC if accepted else None)
+
+
+async def test_a_password_that_the_browser_remembers_from_before_is_replaced() -> None:
+    site = await Site().logged_in()
+    assert await site.sent(authorization="Basic c3RhbGU=") == BASIC
+    site.browser.cookies.clear()
+    assert await site.sent(authorization="Basic c3RhbGU=") == "Basic c3RhbGU="
+
+
+async def test_a_session_outlives_a_restart_and_ends_with_its_time_key_and_credential() -> None:
+    site = await Site().logged_in()
+    (cookie,) = [f"{name}={value}" for name, value in site.browser.cookies.items()]
+    assert await Site().sent(cookie=cookie) == BASIC
+    assert await Site(key="other").sent(cookie=cookie) is None
+    assert await Site(credential="daybook:other").sent(cookie=cookie) is None
+    name, _, value = cookie.partition("=")
+    until, rest = value.split(".", 1)
+    for forged in ("", f"{int(until) + 1}.{rest}", value[:-1], "x.y", "..", "; ;"):
+        assert await Site().sent(cookie=f"{name}={forged}") is None
+    assert await Site().sent(cookie=f'theirs={{"a": [1]}}; {cookie}') == BASIC  # another port's
+    later = Site()
+    later.now += login.SESSION_SECONDS
+    assert await later.sent(cookie=cookie) is None
+
+
+async def test_the_ui_asks_for_no_password_where_the_browser_is_logged_in() -> None:
+    site = Site()
+    assert (await site.browser.get("/ui-settings")).json() == SETTINGS
+    await site.logged_in()
+    told = await site.browser.get("/ui-settings")
+    assert told.json() == {**SETTINGS, "auth": None}
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    assert (await site.browser.get("/ui-settings", headers=elsewhere)).json() == SETTINGS
+    named = {"host": "localhost:4200", "cookie": told.request.headers["cookie"]}
+    here = await site.browser.get("/v2/ui-settings", headers=named)
+    assert here.json()["api_url"] == "http://localhost:4200/api"  # which has the cookie
+
+
+async def test_a_page_that_is_opened_without_a_session_says_how_to_log_in() -> None:
+    site = Site()
+    html = {"accept": "text/html,*/*"}
+    page = await site.browser.get("/v2/dashboard", headers=html)
+    assert page.status_code == 401
+    assert "daybook open" in page.text
+    assert (await site.browser.get("/v2/assets/a.js")).status_code == 200
+    await site.logged_in()
+    assert (await site.browser.get("/v2/dashboard", headers=html)).status_code == 200
+
+
+async def test_a_person_can_type_the_credential() -> None:
+    site = Site()
+
+    async def typed(password: str, **headers: str) -> int:
+        form = urlencode({"password": password})
+        answer = await site.browser.post(login.LOGIN, content=form, headers=headers)
+        return answer.status_code
+
+    assert await typed("wrong", origin=OWN) == 403
+    assert await typed(CREDENTIAL) == 403  # from no page of ours
+    assert await typed(CREDENTIAL, origin="http://127.0.0.1:9999") == 403
+    assert await typed(CREDENTIAL + " " * login.MOST_BYTES, origin=OWN) == 403
+    assert await site.sent() is None
+    assert await typed(CREDENTIAL, origin=OWN) == 200
+    assert await site.sent() == BASIC
+
+
+@pytest.mark.parametrize(
+    ("origin", "session", "sent"),
+    [(OWN, True, CREDENTIAL), ("http://127.0.0.1:9999", True, None), (OWN, False, None)],
+)
+async def test_a_websocket_of_our_pages_carries_the_credential(
+    origin: str, session: bool, sent: str | None
+) -> None:
+    site = await Site().logged_in()
+    cookies = "; ".join(f"{name}={value}" for name, value in site.browser.cookies.items())
+    headers = {"host": "127.0.0.1:4200", "origin": origin, "cookie": cookies if session else ""}
+    told = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": json.dumps({"type": "auth", "token": None})},
+        {"type": "websocket.receive", "text": json.dumps({"type": "auth", "token": "second"})},
+    ]
+
+    async def receive() -> Any:
+        return told.pop(0)
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "websocket", "path": "/api/events/out", "headers": raw}
+    await site.login(scope, receive, send)
+    _, first, second = site.prefect.messages
+    assert json.loads(first["text"])["token"] == sent
+    assert json.loads(second["text"])["token"] == "second"

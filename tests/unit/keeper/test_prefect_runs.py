@@ -1,0 +1,80 @@
+"""What a state that was written in Prefect went over, also where another writer came in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.responses import (
+    OrchestrationResult,
+    SetStateStatus,
+    StateAcceptDetails,
+)
+from prefect.states import Cancelled, Scheduled
+
+from daybook.keeper import prefect_runs
+from daybook.runs.prefect_states import waiting
+
+pytestmark = pytest.mark.anyio
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def at(seconds: float, state: State[Any]) -> State[Any]:
+    return state.model_copy(update={"timestamp": cast(Any, NOW + timedelta(seconds=seconds))})
+
+
+class Prefect:
+    """Accepts one state of a run, and then shows ``states``, of which the last is the current."""
+
+    def __init__(self, run: FlowRun, states: Sequence[State[Any]]) -> None:
+        self._run, self._states = run, states
+
+    async def set_flow_run_state(self, flow_run_id: UUID, state: State[Any]) -> Any:
+        return OrchestrationResult[Any](
+            state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails()
+        )
+
+    async def read_flow_run_states(self, flow_run_id: UUID) -> list[State[Any]]:
+        return sorted(self._states, key=lambda each: each.timestamp)
+
+    async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
+        return self._run.model_copy(update={"state": self._states[-1]})
+
+
+async def changed(states: Sequence[State[Any]], written: State[Any]) -> prefect_runs.Change:
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), state=states[0])
+    client = cast(PrefectClient, Prefect(run, states))
+    return await prefect_runs.change(client, run, written)
+
+
+async def test_nothing_came_in_between() -> None:
+    read, ours = at(0, Scheduled()), at(1, waiting(NOW, "a slot"))
+
+    change = await changed([read, ours], ours)
+
+    assert (change.accepted, change.over, change.surprise) == (True, read, False)
+
+
+@pytest.mark.parametrize("cancelled_at", [1, 3])
+async def test_a_cancel_that_was_stored_before_is_a_surprise(cancelled_at: float) -> None:
+    # Also if Prefect dated it later than ours: both requests waited for its database.
+    cancelled, ours = at(cancelled_at, Cancelled()), at(2, waiting(NOW, "a slot"))
+
+    change = await changed([at(0, Scheduled()), cancelled, ours], ours)
+
+    assert (change.accepted, change.over, change.surprise) == (True, cancelled, True)
+
+
+@pytest.mark.parametrize("cancelled_at", [3, 4])
+async def test_a_cancel_that_was_stored_afterwards_is_none(cancelled_at: float) -> None:
+    read, ours = at(0, Scheduled()), at(2, waiting(NOW, "a slot"))
+
+    change = await changed([read, ours, at(cancelled_at, Cancelled())], ours)
+
+    assert (change.accepted, change.over, change.surprise) == (True, read, False)

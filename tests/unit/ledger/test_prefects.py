@@ -1,0 +1,75 @@
+"""Two Prefect servers on one ledger are noticed; one server at two addresses is none."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from daybook.ledger import prefects
+from tests.unit.ledger.conftest import Book
+
+pytestmark = pytest.mark.anyio
+
+ONE, OTHER = "http://127.0.0.1:4200/api", "http://10.0.0.2:4200/api"
+
+
+async def _in_use(book: Book) -> list[str]:
+    async with book.ledger.read() as session:
+        found = await prefects.in_use(session, book.clock.now())
+    return [each.api_url for each in found]
+
+
+async def test_one_server_is_no_conflict_whatever_its_addresses(book: Book) -> None:
+    await prefects.record(book.ledger, "pool-1", ONE, "here:1:a")
+    servers = await prefects.record(book.ledger, "pool-1", OTHER, "there:2:b")
+
+    assert [(each.api_url, each.holder) for each in servers] == [(OTHER, "there:2:b")]
+    assert prefects.conflict(servers) == ""
+
+
+async def test_two_servers_are_named_with_their_processes(book: Book) -> None:
+    await prefects.record(book.ledger, "pool-1", f"{ONE}/", "here:1:a")
+    servers = await prefects.record(book.ledger, "pool-2", OTHER, "there:2:b")
+
+    told = prefects.conflict(servers)
+
+    for part in ("2 Prefect servers", ONE, OTHER, "here:1:a", "there:2:b"):
+        assert part in told
+    assert await _in_use(book) == [OTHER, ONE]
+
+
+async def test_a_server_that_nobody_uses_any_more_is_no_conflict(book: Book) -> None:
+    await prefects.record(book.ledger, "pool-1", ONE, "here:1:a")
+    book.clock.move(prefects.IN_USE_FOR)
+    assert len(await prefects.record(book.ledger, "pool-2", OTHER, "here:1:a")) == 2
+
+    book.clock.move(timedelta(microseconds=1))
+
+    assert await _in_use(book) == [OTHER]
+
+
+async def test_a_server_whose_pool_was_made_again_is_the_same_server(book: Book) -> None:
+    await prefects.record(book.ledger, "pool-1", ONE, "here:1:a")
+    again = await prefects.record(book.ledger, "pool-2", ONE, "here:1:a")
+    assert [each.pool_id for each in again] == ["pool-2"]
+
+    # The same address on another machine is another server.
+    elsewhere = await prefects.record(book.ledger, "pool-3", ONE, "there:2:b")
+    assert prefects.conflict(elsewhere)
+
+
+async def test_a_process_that_ends_leaves_no_record(book: Book) -> None:
+    await prefects.record(book.ledger, "pool-1", ONE, "here:1:a")
+    await prefects.record(book.ledger, "pool-2", OTHER, "here:2:b")
+
+    await prefects.forget(book.ledger, "here:1:a")
+
+    assert await _in_use(book) == [OTHER]
+
+
+async def test_what_is_written_of_an_address_holds_no_password(book: Book) -> None:
+    with_password = "https://me:secret@prefect.example.org/api"
+    (server,) = await prefects.record(book.ledger, "pool-1", with_password, "here:1:a")
+
+    assert server.api_url == "https://prefect.example.org/api"

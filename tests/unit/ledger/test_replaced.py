@@ -1,0 +1,314 @@
+"""A ledger that is deleted or replaced while it is in use (promise 1: no effect without it)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from daybook.errors import LedgerReplaced
+from daybook.home import Home
+from daybook.host import record
+from daybook.ledger import engine
+from daybook.ledger.engine import Ledger
+from tests.databases import Database
+
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+
+MARK = "INSERT INTO facts (key, value) VALUES ('mark', 'kept')"
+
+
+def address(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+@pytest.fixture
+def path(daybook_home: Home) -> Path:
+    return daybook_home.path / "ledger.db"
+
+
+@pytest.fixture
+async def ledger(path: Path) -> AsyncIterator[Ledger]:
+    async with Ledger(address(path)) as opened:
+        async with opened.write() as session:
+            await session.execute(text(MARK))
+        yield opened
+
+
+async def read(ledger: Ledger) -> str:
+    async with ledger.read() as session:
+        found = await session.execute(text("SELECT value FROM facts WHERE key = 'mark'"))
+        return str(found.scalar_one())
+
+
+async def write(ledger: Ledger) -> None:
+    async with ledger.write() as session:
+        await session.execute(text("UPDATE facts SET value = 'lost' WHERE key = 'mark'"))
+
+
+def deleted(path: Path) -> None:
+    for each in path.parent.glob("ledger.db*"):
+        each.unlink()
+
+
+def moved_away(path: Path) -> None:
+    path.rename(path.with_name("away.db"))
+
+
+def restored(path: Path) -> None:
+    """A backup of the same ledger, put in its place."""
+    backup = path.with_name("backup.db")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as target:
+        source.backup(target)
+    backup.replace(path)
+
+
+def another(path: Path) -> None:
+    template = path.with_name("other.db")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(template)) as target:
+        source.backup(target)
+        target.execute("UPDATE facts SET value = 'other' WHERE key = 'id'")
+        target.commit()
+    template.replace(path)
+
+
+def emptied(path: Path) -> None:
+    path.with_name("empty").touch()
+    path.with_name("empty").replace(path)
+
+
+def without_wal(path: Path) -> None:
+    path.with_name("ledger.db-wal").unlink()
+
+
+def without_shm(path: Path) -> None:
+    path.with_name("ledger.db-shm").unlink()
+
+
+FATES = [
+    (deleted, "was deleted or moved away"),
+    (moved_away, "was deleted or moved away"),
+    (restored, "was replaced by another file"),
+    (another, "was replaced by another file"),
+    (emptied, "was replaced by another file"),
+    (without_wal, "lost its file ledger.db-wal or ledger.db-shm"),
+    (without_shm, "lost its file ledger.db-wal or ledger.db-shm"),
+]
+
+
+@pytest.mark.parametrize(("happens", "said"), FATES)
+async def test_each_transaction_is_refused_from_then_on(
+    ledger: Ledger, path: Path, happens: Callable[[Path], None], said: str
+) -> None:
+    assert await read(ledger) == "kept"
+    happens(path)
+    there = sorted(each.name for each in path.parent.glob("ledger.db*"))
+    for act in (read, write, read):
+        with pytest.raises(LedgerReplaced, match=said) as caught:
+            await act(ledger)
+        assert "`daybook up`" in str(caught.value)
+    assert sorted(each.name for each in path.parent.glob("ledger.db*")) == there  # none is made
+
+
+@pytest.mark.parametrize(("happens", "said"), FATES)
+async def test_beside_a_running_up_nobody_opens_or_makes_another(
+    ledger: Ledger, path: Path, daybook_home: Home, happens: Callable[[Path], None], said: str
+) -> None:
+    with record.hold(daybook_home) as written:
+        written.opened(ledger.identity())
+        async with Ledger(address(path)) as beside:
+            assert beside.id == ledger.id
+        happens(path)
+        there = sorted(each.name for each in path.parent.glob("ledger.db*"))
+        if happens is not without_shm:  # SQLite makes it anew for whoever comes
+            with pytest.raises(LedgerReplaced, match=said):
+                async with Ledger(address(path)):
+                    pytest.fail("it was opened")
+        assert sorted(each.name for each in path.parent.glob("ledger.db*")) == there
+
+
+async def test_what_is_put_back_is_used_again(ledger: Ledger, path: Path) -> None:
+    away = path.parent / "away"
+    away.mkdir()
+    for each in path.parent.glob("ledger.db*"):
+        each.rename(away / each.name)
+    with pytest.raises(LedgerReplaced):
+        await read(ledger)
+    for each in away.iterdir():
+        each.rename(path.parent / each.name)
+    assert await read(ledger) == "kept"
+    await write(ledger)
+    assert await read(ledger) == "lost"
+
+
+async def test_a_replaced_file_is_used_by_the_next_process_once_up_has_ended(
+    path: Path, daybook_home: Home
+) -> None:
+    with record.hold(daybook_home) as written:
+        async with Ledger(address(path)) as ledger:
+            written.opened(ledger.identity())
+            another(path)
+            with pytest.raises(LedgerReplaced):
+                await read(ledger)
+        # Nothing of the former one is left beside it, which SQLite would read into the new one.
+        assert not path.with_name("ledger.db-wal").exists()
+    async with Ledger(address(path)) as next_one:
+        assert next_one.id == "other"
+
+
+async def test_a_file_that_was_away_while_up_ended_has_its_last_changes_when_it_is_back(
+    path: Path, daybook_home: Home
+) -> None:
+    async with Ledger(address(path)) as ledger:
+        async with ledger.write() as session:
+            await session.execute(text(MARK))
+        moved_away(path)
+    async with Ledger(address(path)) as empty:
+        assert empty.id != ledger.id
+        path.with_name("away.db").replace(path)
+    async with Ledger(address(path)) as ledger:
+        assert await read(ledger) == "kept"
+
+
+async def test_a_copy_does_not_get_the_last_changes_of_the_former_file(
+    path: Path, daybook_home: Home
+) -> None:
+    async with Ledger(address(path)) as ledger:
+        shutil.copyfile(path, path.with_name("copy.db"))  # its rows are still in the -wal file
+        async with ledger.write() as session:
+            await session.execute(text(MARK))
+        os.unlink(path)
+    path.with_name("copy.db").replace(path)
+    with closing(sqlite3.connect(path)) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert copy.execute("SELECT count(*) FROM sqlite_master").fetchall() == [(0,)]
+
+
+async def test_a_backup_that_gets_the_inode_of_the_former_file_does_not_get_its_last_changes(
+    path: Path, daybook_home: Home
+) -> None:
+    """A file system gives a free inode to the next file, and `cp -p` keeps the time of a backup."""
+    backup = path.with_name("backup.db")
+    async with Ledger(address(path)):
+        pass
+    shutil.copy2(path, backup)
+    async with Ledger(address(path)) as ledger:
+        async with ledger.write() as session:
+            await session.execute(text(MARK))
+        with closing(sqlite3.connect(path)) as beside:
+            beside.execute("PRAGMA wal_checkpoint")
+        await write(ledger)
+        inode = os.stat(path).st_ino
+        os.unlink(path)
+    shutil.copy2(backup, path)
+    (aside,) = path.parent.glob("ledger.db-wal.of-*")
+    aside.rename(str(aside).replace(f"of-{inode}-", f"of-{os.stat(path).st_ino}-"))
+    async with Ledger(address(path)) as ledger, ledger.read() as session:
+        assert (await session.execute(text("SELECT 1 FROM facts WHERE key = 'mark'"))).all() == []
+    with closing(sqlite3.connect(path)) as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_a_commit_into_a_file_that_was_deleted_meanwhile_is_not_believed(
+    ledger: Ledger, path: Path
+) -> None:
+    with pytest.raises(LedgerReplaced):
+        async with ledger.write() as session:
+            await session.execute(text("UPDATE facts SET value = 'lost' WHERE key = 'mark'"))
+            deleted(path)
+
+
+async def test_what_a_lost_wal_held_is_saved_when_the_ledger_is_closed(
+    daybook_home: Home, path: Path
+) -> None:
+    async with Ledger(address(path)) as ledger:
+        async with ledger.write() as session:
+            await session.execute(text(MARK))
+        without_wal(path)
+        with pytest.raises(LedgerReplaced, match="`daybook down` saves what it held"):
+            await read(ledger)
+    async with Ledger(address(path)) as ledger:
+        assert await read(ledger) == "kept"
+
+
+async def test_a_ledger_that_never_was_in_use_is_made(daybook_home: Home, path: Path) -> None:
+    with record.hold(daybook_home):  # `up` begins, and has opened none yet
+        async with Ledger(address(path)) as ledger:
+            assert ledger.id
+    async with Ledger(address(path.with_name("second.db"))) as second:
+        assert second.id != ledger.id
+
+
+async def test_another_ledger_elsewhere_is_made_beside_a_running_up(
+    ledger: Ledger, path: Path, daybook_home: Home
+) -> None:
+    with record.hold(daybook_home) as written:
+        written.opened(ledger.identity())
+        async with Ledger(address(path.with_name("second.db"))) as second:
+            assert second.id != ledger.id
+
+
+async def test_it_is_the_same_ledger_through_a_symbolic_link(
+    ledger: Ledger, path: Path, daybook_home: Home, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(daybook_home.path)
+    with record.hold(daybook_home) as written:
+        written.opened(ledger.identity())
+        deleted(path)
+        with pytest.raises(LedgerReplaced):
+            async with Ledger(address(link / "ledger.db")):
+                pytest.fail("it was made anew")
+
+
+async def test_another_id_at_the_same_place_is_noticed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Ledger(database.address) as ledger:
+        database.query("UPDATE facts SET value = 'other' WHERE key = 'id'")
+        monkeypatch.setattr(engine, "VERIFIED_FOR", 0.0)
+        with pytest.raises(LedgerReplaced, match=f"it was {ledger.id}, and is other"):
+            async with ledger.write():
+                pytest.fail("it was written")
+        database.query(f"UPDATE facts SET value = '{ledger.id}' WHERE key = 'id'")
+        async with ledger.write():
+            pass
+
+
+async def test_a_ledger_without_its_tables_is_noticed(
+    database: Database, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "VERIFIED_FOR", 0.0)
+    async with Ledger(database.address) as ledger:
+        with record.hold(daybook_home) as written:
+            written.opened(ledger.identity())
+            database.query("DROP TABLE daybook_version")
+            with pytest.raises(LedgerReplaced, match="it holds no ledger"):
+                async with ledger.read():
+                    pytest.fail("it was read")
+            with pytest.raises(LedgerReplaced, match="it holds no ledger"):
+                async with Ledger(database.address):
+                    pytest.fail("it was made anew")
+
+
+async def test_overwritten_in_place_it_is_noticed(
+    daybook_home: Home, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "VERIFIED_FOR", 0.0)
+    async with Ledger(address(tmp_path / "other.db")):
+        pass
+    async with Ledger(address(path)) as ledger:
+        inode = os.stat(path).st_ino
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copyfile(tmp_path / "other.db", path)  # the inode stays
+        assert os.stat(path).st_ino == inode
+        with pytest.raises(LedgerReplaced):
+            async with ledger.read():
+                pytest.fail("it was read")

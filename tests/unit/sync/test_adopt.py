@@ -1,0 +1,34 @@
+"""Deployments that cannot be jobs are each named, whatever their names."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.sync import adopt, form
+from daybook.sync.listing import Listed
+from daybook.sync.report import Report
+
+pytestmark = pytest.mark.anyio
+
+
+def listed(id_: str, **raw: Any) -> Listed:
+    return Listed({"id": id_, "name": "on-demand", "tags": [], **raw}, id_.encode())
+
+
+async def test_deployments_of_one_name_are_each_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: object) -> str:
+        raise Refused("prompt", "is missing")
+
+    monkeypatch.setattr(adopt, "_one", refused)
+    of_flows = [listed(kind, entrypoint=form.entrypoint(kind)) for kind in form.PROTOTYPES]
+    without_one = listed("1234567890", entrypoint=None, work_pool_name=form.POOL)
+    nowhere: Any = cast(Any, SimpleNamespace(id="ledger"))
+    report = Report()
+    await adopt.all_of(nowhere, nowhere, [*of_flows, without_one], {}, report)
+    assert sorted(report.foreign) == sorted(
+        [*(f"{kind}/on-demand" for kind in form.PROTOTYPES), "on-demand (12345678)"]
+    )

@@ -1,0 +1,457 @@
+"""Each regular expression takes time that grows with the length of its text, not with its square.
+
+Outside text (a header, an answer of a model, a prompt) reaches most of them, some in a server that
+has one thread. `CASES` has for each pattern of the product the method by which it is used and
+texts that make a careless pattern slow. A pattern without a case fails.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import importlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.errors import Refused
+from daybook.outgoing import http, secrets
+from daybook.runs import artifact, checks
+from daybook.spec import tasks
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("daybook", "flows", "blocks", "deployments")
+
+SIZES = (2_000, 8_000, 32_000, 128_000)
+"""Characters. Each is four times the one before."""
+STEEPEST = 9.0
+"""Four times the text may take so many times as long: 4 is linear, 16 is quadratic."""
+NOTHING = 0.005
+"""Seconds of CPU below which a measurement says nothing, and needs to say nothing."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A hostile text of any length: ``pump`` again and again, between ``head`` and ``tail``."""
+
+    pump: str
+    head: str = ""
+    tail: str = ""
+
+    def of(self, size: int) -> str:
+        return self.head + self.pump * (size // len(self.pump)) + self.tail
+
+
+def _texts(*given: str | Text) -> tuple[Text, ...]:
+    return tuple(Text(each) if isinstance(each, str) else each for each in given)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a pattern is used, and on what it could be slow.
+
+    ``sample`` is the pattern where the code makes it at run time.
+    """
+
+    method: str
+    texts: tuple[Text, ...]
+    sample: str = ""
+
+
+def case(method: str, *texts: str | Text, sample: str = "") -> Case:
+    return Case(method, _texts(*texts), sample)
+
+
+CASES: dict[str, Case] = {
+    # --- spec
+    "daybook/spec/actions.py:_NO_TEXT": case("search", "a", "\ue000"),
+    "daybook/spec/bounds.py:_DAY": case("fullmatch", "1", "2026-01-01"),
+    "daybook/spec/bounds.py:_HOURS": case(
+        "fullmatch", Text(" ", "09:00", "x"), Text(" ", "09:00-")
+    ),
+    "daybook/spec/cron.py:_ITEM": case(
+        "fullmatch", "a", "a-a", Text("1", "", "/"), Text("1", "1-")
+    ),
+    "daybook/spec/cron.py:_NTH": case("fullmatch", "a", Text("1", "", "#"), Text("1", "1#", "!")),
+    "daybook/spec/cron.py:re.match('[hr](\\\\(|/|$)')": case("match", "h", "r", "h("),
+    "daybook/spec/cron.py:re.fullmatch('l\\\\d')": case("fullmatch", "l", Text("1", "l")),
+    "daybook/spec/durations.py:_FRACTION": case(
+        "fullmatch", "1", Text(" ", "1", "x"), Text("1", ".", "!"), Text("a", ".1", "!")
+    ),
+    "daybook/spec/durations.py:_SHAPE": case("fullmatch", "1", "1d", Text("1", "1d1h1m"), "d"),
+    "daybook/spec/notify.py:re.match('https?://')": case("match", "http", "https:/"),
+    "daybook/spec/prompts.py:_NAMED": case(
+        "finditer",
+        "{",
+        "{{",
+        "{{a",
+        "{{ ",
+        Text(" ", "{{"),
+        Text("a", "{{"),
+        Text(" ", "{{a"),
+        "}}",
+    ),
+    "daybook/spec/references.py:SECRET": case(
+        "findall",
+        "{{secret:",
+        "{{secret:a",
+        "{{ secret: a-",
+        Text(" ", "{{"),
+        Text(" ", "{{secret:"),
+        Text("a", "{{secret:"),
+        Text("a-", "{{secret:a"),
+        Text(" ", "{{secret:a"),
+    ),
+    "daybook/spec/schedule.py:_BARE": case(
+        "fullmatch", "1", "1a", "1 a", "a", Text(" ", "1"), Text("1", "1a"), Text(" 1a", "1a", "!")
+    ),
+    "daybook/spec/schedule.py:_DATE": case("match", "1", "2026-1-1"),
+    "daybook/spec/schedule.py:_RFC3339": case(
+        "fullmatch", "1", Text("1", "2026-01-01T00:00:00.", "!")
+    ),
+    "daybook/spec/tasks.py:_CAPABILITY": case("match", "a", "-", Text("a", "", "!")),
+    "daybook/spec/tasks.py:_TOKEN": case("sub", "dbt_", "dbt_a", "a", Text("a", "dbt_"), "dbt_-"),
+    # --- agents
+    "daybook/agents/json_text.py:_BRACKET": case("finditer", "[", "a"),
+    "daybook/agents/json_text.py:_BRACKET_OR_STRING": case(
+        "finditer", '"', "\\", '"\\', Text("a", '"'), Text("\\", '"'), Text('\\"', '"'), "a"
+    ),
+    "daybook/agents/json_text.py:_OPENING": case(
+        "fullmatch", "`", " ", "~", Text("a", "```", "`"), Text("`", "", "a`"), Text("~", "", "`")
+    ),
+    "daybook/agents/providers.py:_EXTRA": case(
+        "search", "pydantic-ai-slim[", "pydantic-ai-slim[a", Text("a", "pydantic-ai-slim[")
+    ),
+    "daybook/agents/providers.py:_VARIABLE": case("findall", "A", "A_", "A_KEY", "A_KEYA_", "A A_"),
+    "daybook/agents/template.py:_PATTERN": case(
+        "finditer", "{", "{a", "{{a", Text("a", "{{"), "{{a}"
+    ),
+    # --- channels
+    "daybook/channels/local.py:_NAME": case("match", "a", " ", "a ", Text("a", "", "!")),
+    "daybook/channels/ours.py:_CHAT": case(
+        "match", ".", "@", "+", "a", Text("a", "@"), Text("a", "+"), Text("+", "a", "!"), "a@", "a+"
+    ),
+    "daybook/channels/ours.py:re.split('[/?#]')": case("split", "/", "a"),
+    "daybook/channels/ours.py:re.split('[?&;]')": case("split", "?", "a"),
+    "daybook/channels/prefect_blocks.py:re.split('[&;]')": case("split", "&", "a"),
+    "daybook/channels/prefect_blocks.py:re.split('[^\\\\w-]+')": case("split", "/", "a", "a/"),
+    "daybook/channels/text.py:_BLANKS": case("sub", " ", "a ", "\n ", "a  "),
+    "daybook/channels/text.py:_FENCE": case("finditer", "`", "\n`", "\n ```", " ", "~"),
+    "daybook/channels/text.py:_RINGS": case(
+        "sub", "@", "@a", Text("a", "@"), "!", "@!", "@here", "@a@"
+    ),
+    # --- outgoing
+    "daybook/outgoing/block_documents.py:_NAME": case("match", "a", "a-", "-"),
+    "daybook/outgoing/guard.py:_LABEL": case("match", "a", "a-", "-"),
+    "daybook/outgoing/guard.py:_NUMBER": case(
+        "match", Text("1", "", "x"), Text("f", "0x", "x"), "0x"
+    ),
+    "daybook/outgoing/http.py:_NAME": case("match", "a", Text("a", "", ":")),
+    "daybook/outgoing/http.py:_VALUE": case(
+        "match", "a", Text(" ", "a"), Text("a", "", "\0"), "a "
+    ),
+    "daybook/outgoing/secret_blocks.py:_HOST": case(
+        "match",
+        ":",
+        Text(":", "", "!"),
+        "a",
+        "tool:",
+        "[",
+        Text("a:", "[", "!"),
+        Text("1:", "", "!"),
+    ),
+    "daybook/outgoing/secrets.py:_BEGINS": case(
+        "findall", "{", "{{", "{{ ", Text(" ", "{{"), "{{secret"
+    ),
+    "daybook/outgoing/secrets.py:_SECRET_HEADER": case(
+        "search", "-", "token", "-token", "api-", "a"
+    ),
+    "daybook/outgoing/secrets.py:_SECRET_PARAM": case("fullmatch", "secret", "client_", "api_key"),
+    "daybook/outgoing/secrets.py:_SECRET_VALUE": case(
+        "search",
+        "eyJ-",
+        "eyJ-a",
+        "-eyJ",
+        "eyJ.",
+        Text("a", "eyJ"),
+        Text("a-", "eyJ"),
+        Text("-eyJaaaaaaaa"),
+        Text("a", "eyJaaaaaaaa."),
+        Text("a-", "eyJaaaaaaaa."),
+        Text("eyJaaaaaaaa-", "", ".a"),
+        Text(" ", "Bearer"),
+        Text("a", "Bearer "),
+        "Bearer ",
+        "Bearer a",
+        "Bearer Bearer",
+        "-----BEGIN ",
+        "-----BEGIN PRIVATE KEY ",
+        Text(" ", "-----BEGIN "),
+        Text("PRIVATE KEY ", "-----BEGIN "),
+        "SG.",
+        "SG.aaaaaaaaaaaaaaaa",
+        "SG.aaaaaaaaaaaaaaaa-",
+        Text("a", "SG."),
+        "sk-",
+        "sk_a",
+        "ghp_",
+        "xoxb-a",
+        "AKIA",
+        "AIza",
+        "ya29.",
+        "whsec_",
+        "a",
+        " ",
+        "-",
+    ),
+    # --- runs
+    "daybook/runs/artifact.py:_CODE": case("search", "a", "~", "~~"),
+    "daybook/runs/artifact.py:_FENCE": case("findall", "`", "``a", "a"),
+    "daybook/runs/artifact.py:_MARKED": case("sub", "\ue000", Text("1", "\ue000"), "\ue0001"),
+    "daybook/runs/artifact.py:_RISKY": case(
+        "sub", "!", "!a", "![", "<", Text("!", "", "a["), "!!a"
+    ),
+    "daybook/runs/checks.py:_OPENING": case(
+        "match",
+        "`",
+        "~",
+        Text("\t", "```"),
+        Text("a", "```"),
+        Text("\t", "```a", "!"),
+        Text("a\t", "```"),
+        Text("\r", "```"),
+    ),
+    "daybook/runs/run_names.py:_OURS": case(
+        "fullmatch",
+        "a",
+        " 2026-01-01 00:00:00 UTC",
+        " 2026-01-01 00:00:00 UTC (",
+        Text(" to 2026-01-01 00:00:00 UTC", "a 2026-01-01 00:00:00 UTC"),
+        Text("1", "a 2026-01-01 00:00:00 UTC to 2026-01-01 00:00:00 UTC, "),
+    ),
+    "daybook/runs/run_names.py:_RANDOM": case("fullmatch", "a", "a-", Text("a", "a-", "!")),
+    "daybook/runs/offered.py:_ILLEGAL": case("sub", "a", "!"),
+    # --- ledger, sync, keeper, service, programs
+    "daybook/keeper/lead.py:_READS": case("search", "/", "/filter", "/count/", "/filter/a"),
+    "daybook/ledger/texts.py:_PERHAPS": case("search", "\\", "\\u", "\\u00", "\\ud"),
+    "daybook/ledger/texts.py:_UNKEPT": case("sub", "a", "\0"),
+    "daybook/programs/environment.py:_NAME": case("match", "a", Text("a", "", "-")),
+    "daybook/programs/environment.py:_SECRET": case("search", "KE", "TOK", "A", "CREDENTIA"),
+    "daybook/service/doctoring/server.py:SUBMITS": case(
+        "match", "Worker '", Text("a", "Worker '"), Text("' submitting flow", "Worker 'a")
+    ),
+    "daybook/service/pool.py:re.fullmatch(f'{own}(-\\\\d+)?')": case(
+        "fullmatch", Text("1", "daybook-", "x"), "daybook-", sample=r"daybook(-\d+)?"
+    ),
+    "daybook/service/pool.py:re.fullmatch(f'{re.escape(socket.gethostname())}-[0-9a-f]{{6}}(-\\\\d+)?')": case(  # noqa: E501
+        "fullmatch", Text("1", "host-abcdef-", "x"), "host-", sample=r"host-[0-9a-f]{6}(-\d+)?"
+    ),
+    "daybook/sync/projection.py:_ONCE": case(
+        "fullmatch",
+        "DTSTART;TZID=",
+        Text("a", "DTSTART;TZID="),
+        Text("\n", "DTSTART:20260101T000000"),
+        Text("=", "DTSTART:20260101T000000\nRRULE:", "!"),
+    ),
+    # --- what the operator writes
+    "daybook/cli/output.py:re.sub('[\\x7f-\\x9f]')": case("sub", "a", "\x7f"),
+    "daybook/cli/refusals.py:_CHOICES": case("sub", "cron", "cron ", "a"),
+    "daybook/cli/refusals.py:_UNDERSCORED": case(
+        "sub", "a_", "a_a", "a", Text("a_a", "", "1"), "a_a "
+    ),
+    "daybook/repository.py:re.sub('\\\\W')": case("sub", "a", "/"),
+    "daybook/settings.py:_NAME": case("match", "a", "a.", "1.", "1", Text("a.", "", "!"), "-."),
+    "daybook/settings.py:_POSTGRESQL": case(
+        "match",
+        Text("/", "postgres://", "#"),
+        Text("a/", "postgres://", "#"),
+        Text("a", "postgres://"),
+    ),
+    "daybook/settings.py:re.sub('([?&])sslmode=')": case("sub", "?", "?sslmode", "&sslmode="),
+    "daybook/settings.py:re.search('field \"(\\\\w+)\"')": case(
+        "search", 'field "', 'field "a', Text("a", 'field "')
+    ),
+}
+
+
+@cache
+def found() -> dict[str, ast.Call]:
+    """Each call that makes or uses a pattern of its own, by the name that `CASES` has for it."""
+    paths = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
+    return {name: call for path in paths for name, call in _found_in(path)}
+
+
+_FUNCTIONS = {
+    "compile",
+    "match",
+    "fullmatch",
+    "search",
+    "sub",
+    "subn",
+    "split",
+    "findall",
+    "finditer",
+}
+
+
+def _found_in(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    place, tree = path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+    named = {
+        id(statement.value): ast.unparse(target)
+        for statement in ast.walk(tree)
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="re"), attr=what)) if (
+                what in _FUNCTIONS
+            ):
+                used = f"re.{what}({ast.unparse(node.args[0])})"
+                name = named.get(id(node), used) if what == "compile" else used
+                yield f"{place}:{name}", node
+            case (
+                ast.ImportFrom(module="re" | "regex") | ast.Import(names=[ast.alias(name="regex")])
+            ):
+                raise AssertionError(f"{place}: write `import re`, so that patterns are found here")
+            case ast.keyword(arg="pattern" | "regex"):
+                raise AssertionError(
+                    f"{place}:{node.value.lineno}: a pattern that is not found here"
+                )
+
+
+def test_every_pattern_has_a_case() -> None:
+    assert set(found()) - set(CASES) == set(), "give each new pattern a case with hostile texts"
+    assert set(CASES) - set(found()) == set(), "there is no such pattern (anymore)"
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    place, _, variable = name.partition(":")
+    if not variable.startswith("re."):
+        module = importlib.import_module(place.removesuffix(".py").replace("/", "."))
+        pattern = getattr(module, variable)
+        assert isinstance(pattern, re.Pattern)
+        return pattern
+    if CASES[name].sample:
+        return re.compile(CASES[name].sample)
+    return re.compile(ast.literal_eval(found()[name].args[0]), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_pattern_takes_linear_time(name: str) -> None:
+    of, pattern = CASES[name], _pattern(name)
+
+    def use(text: str) -> None:
+        match of.method:
+            case "sub":
+                pattern.sub("", text)
+            case "finditer":
+                for _ in pattern.finditer(text):
+                    pass
+            case method:
+                getattr(pattern, method)(text)
+
+    for text in of.texts:
+        _check_is_linear(use, text)
+
+
+def _headers(text: str) -> None:
+    http.check("POST", {"X-Team": text})
+    secrets.refuse_literal_headers({"X-Team": text})
+
+
+_MARKDOWN = _texts(
+    *(
+        "[",
+        "![",
+        "`a",
+        "`a`",
+        "`a\nb` ",
+        "> ",
+        "- a\n",
+        "* a\n",
+        "*a_",
+        "**a ",
+        "<a",
+        "<!--",
+        "[a](",
+        "(",
+    ),
+    *(
+        "[a]: b\n",
+        "\\",
+        "|a",
+        "a\n\n",
+        "!",
+        "~~~\n",
+        "```\n",
+        "> `<b>\n`",
+        "`",
+        "[a](<b>",
+        "-\n",
+        "&a;",
+    ),
+    Text("[", "`<b>` "),
+    Text("[a][b] ", "`<b>` "),
+    Text("a\n", "|a|b|\n|-|-|\n", "\n`<b>`"),
+    Text("* a\n", "```\n<b>\n```\n"),
+)
+
+
+@pytest.mark.parametrize(
+    ("read", "texts"),
+    [
+        (tasks.without_tokens, _texts("dbt_", "dbt_a")),
+        (_headers, _texts("eyJ-", Text(" ", "Bearer", "a"), "a")),
+        (secrets.refuse_literal_params, _texts("eyJ-", Text("a", "eyJ"))),
+        (
+            checks._unfenced,
+            _texts(Text("\t", "```\n", "x"), Text("\n", "```\n", "x```"), Text("`", "```\n", "x")),
+        ),
+        (artifact.harmless, _MARKDOWN),
+        (artifact.quoted, _texts("`", "``a")),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_reads_outside_text_takes_linear_time(
+    read: Callable[[str], Any], texts: tuple[Text, ...]
+) -> None:
+    def use(text: str) -> None:
+        with suppress(Refused):
+            read(text)
+
+    for text in texts:
+        _check_is_linear(use, text)
+
+
+def _check_is_linear(use: Callable[[str], None], text: Text) -> None:
+    """Fail at the first size that takes too many times as long as the one before it."""
+    before = None
+    for size in SIZES:
+        whole = text.of(size)
+        took = _seconds(use, whole)
+        if before is not None and took > max(before, NOTHING) * STEEPEST:
+            took, before = (
+                min(_seconds(use, each) for _ in range(3)) for each in (whole, text.of(size // 4))
+            )
+            steep = took / max(before, NOTHING)
+            assert steep <= STEEPEST, f"{steep:.0f} times as long for four times {text} ({size})"
+        before = took
+
+
+def _seconds(use: Callable[[str], None], text: str) -> float:
+    """CPU time of this thread: what else the machine does is not in it."""
+    gc.disable()
+    try:
+        began = time.thread_time()
+        use(text)
+        return time.thread_time() - began
+    finally:
+        gc.enable()

@@ -1,0 +1,218 @@
+"""A run that waits: set back in Prefect once, and started from memory when it is called up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from anyio.lowlevel import checkpoint
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.responses import (
+    OrchestrationResult,
+    SetStateStatus,
+    StateAcceptDetails,
+)
+from prefect.exceptions import Abort
+from prefect.states import Cancelled, Scheduled
+from sqlmodel import select
+
+from daybook.clock import SYSTEM
+from daybook.ledger import claims, deployments, jobs, mirror, offers, slots
+from daybook.ledger.engine import Ledger
+from daybook.ledger.offers import Granted, Offer
+from daybook.ledger.tables import RunRow
+from daybook.runs import gate, occurrence, prefect_states
+from daybook.spec.job import new_job
+from daybook.sync.reconcile import Reconciliation
+from daybook.worker.intake import Intake
+from daybook.worker.take import Taker
+
+pytestmark = pytest.mark.anyio
+
+DEPLOYMENT = UUID("5a0b21ef-5a3c-4b3e-8c1c-1d9f0c9a0003")
+
+
+@dataclass
+class Prefect:
+    """Holds the states of one run; what is set goes over the last of them."""
+
+    states: list[State[Any]]
+    asked: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+    """What happens while the next state is written; that one has the earlier time, and stays."""
+
+    async def set_flow_run_state(self, run_id: UUID, state: State[Any], force: bool = False) -> Any:
+        self.asked.append(f"set {state.name}")
+        written = state.fresh_copy()
+        if meanwhile := self.meanwhile:
+            self.meanwhile = None
+            await meanwhile()
+        self.states.append(written)
+        return OrchestrationResult[Any](
+            state=self.states[-1], status=SetStateStatus.ACCEPT, details=StateAcceptDetails()
+        )
+
+    async def read_flow_run_states(self, run_id: UUID) -> list[State[Any]]:
+        return list(self.states)
+
+    async def read_flow_run(self, run_id: UUID) -> Any:
+        return SimpleNamespace(state=self.states[-1])
+
+    async def read_flow_runs(self, **_: Any) -> list[FlowRun]:
+        return []
+
+    async def update_flow_run(self, run_id: UUID, name: str) -> None:
+        """It is named after its job."""
+
+
+@dataclass
+class House:
+    """One job, all of whose slots (one) are taken by a direct call, and a worker of it."""
+
+    ledger: Ledger
+    taker: Taker
+    prefect: Prefect
+    run: FlowRun
+    held: Granted
+
+    async def row(self) -> RunRow:
+        async with self.ledger.read() as session:
+            those = select(RunRow).where(RunRow.flow_run_id == str(self.run.id))
+            found: RunRow = (await session.execute(those)).scalar_one()
+            return found
+
+
+@asynccontextmanager
+async def house(path: Path) -> AsyncIterator[House]:
+    now = SYSTEM.now()
+    due = now.replace(microsecond=0) - timedelta(seconds=1)
+    state: State[Any] = Scheduled()
+    run = FlowRun(
+        id=uuid4(),
+        flow_id=uuid4(),
+        deployment_id=DEPLOYMENT,
+        expected_start_time=cast(Any, due),
+        state=state,
+    )
+    prefect = Prefect([state])
+    async with Ledger(f"sqlite+aiosqlite:///{path / 'ledger.db'}") as ledger:
+        async with ledger.write() as session:
+            job = new_job(now=now, name="brief", prompt="Do it", every="1h")
+            stored = await jobs.add(session, job, "brief", now)
+            await deployments.agreed(session, stored.id, str(DEPLOYMENT), None, now)
+        run.parameters = stored.job.parameters()
+        direct = Offer(offers.flow_key("d"), "agent-prompt", "direct", now, "h", {"prompt": "Hi"})
+        held = await claims.claim(ledger, direct)
+        assert isinstance(held, Granted)
+        taker = Taker(
+            *(ledger, cast(PrefectClient, prefect), cast(Any, None)),
+            holder="here:1",
+            most=1,
+            free=lambda: True,
+            watch=lambda watched: None,
+        )
+        yield House(ledger, taker, prefect, run, held)
+
+
+async def test_it_is_set_back_and_remembered_until_somebody_else_has_it(tmp_path: Path) -> None:
+    async with house(tmp_path) as there:
+        assert await there.taker.take(there.run)
+
+        row = await there.row()
+        assert (row.status, row.waits_for) == ("waiting", slots.SLOT)
+        assert there.prefect.asked == ["set AwaitingConcurrencySlot"]
+        assert there.taker.waiting(row) is there.run
+        # Another worker had it in between: what is remembered here is out of date.
+        row.fence += 2
+        assert there.taker.waiting(row) is None
+
+
+async def test_one_that_is_called_up_meanwhile_is_not_set_back(tmp_path: Path) -> None:
+    async with house(tmp_path) as there, asyncio.timeout(60):
+        for _ in range(4):  # all that may be set back at a time are
+            await there.taker._setting_back.acquire()
+        taking = asyncio.create_task(there.taker.take(there.run))
+        while not there.taker._waiting:
+            await checkpoint()
+        await claims.postpone(
+            there.ledger, there.held.run_id, there.held.fence, SYSTEM.now(), "its slot is free"
+        )
+        async with there.ledger.write() as session:
+            (called,) = await slots.call_up(session, there.ledger.now(), 1, {})
+        assert there.taker.waiting(called) is there.run
+        there.taker._setting_back.release()
+        assert await taking
+
+        assert there.prefect.asked == []
+
+
+async def test_a_cancel_that_it_was_set_back_over_counts(tmp_path: Path) -> None:
+    async with house(tmp_path) as there:
+        there.prefect.states.append(Cancelled())  # after the worker's last poll
+
+        assert await there.taker.take(there.run)
+
+        row = await there.row()
+        assert (row.status, row.reason) == ("cancelled", "cancelled in Prefect")
+
+
+@pytest.mark.parametrize("who", ["worker", "process"])
+async def test_an_end_that_another_tells_at_the_same_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Prefect keeps of both states the one that was asked for first."""
+    async with house(tmp_path) as there:
+
+        async def another() -> None:
+            row = await there.row()
+            await claims.cancel(there.ledger, row.id, "not needed")
+            await there.prefect.set_flow_run_state(there.run.id, Cancelled())
+            await mirror.told(there.ledger, row.id)
+
+        there.prefect.meanwhile = another
+        if who == "worker":
+            assert await there.taker.take(there.run)
+        else:
+            monkeypatch.setattr(prefect_states, "get_client", lambda: nullcontext(there.prefect))
+            run, nothing = there.run, Reconciliation()
+            offer = await occurrence.offer(
+                there.ledger, run, run.parameters, nothing, holder="here:2", starts=1, most=1
+            )
+            entering = gate.enter(
+                *(there.ledger, offer, cast(Any, None), SYSTEM),
+                deployment_id=str(DEPLOYMENT),
+                patience=timedelta(0),
+            )
+            with pytest.raises(Abort):
+                await entering
+
+        assert there.prefect.asked[:2] == ["set AwaitingConcurrencySlot", "set Cancelled"]
+        assert there.prefect.states[-1].name == "Cancelled"
+        assert there.prefect.states[-1].message == "not needed"
+
+
+async def test_a_run_that_is_handed_while_it_is_taken_is_taken_once_more() -> None:
+    taken, let_go = list[UUID](), asyncio.Event()
+
+    async def take(run: FlowRun) -> None:
+        taken.append(run.id)
+        await let_go.wait()
+
+    intake = Intake(cast(Any, None), "pool", [], take)
+    run = FlowRun(id=uuid4(), flow_id=uuid4())
+    intake.hand(run)
+    for _ in range(2):
+        intake.hand(run)
+    let_go.set()
+    await intake.finish()
+
+    assert taken == [run.id] * 2
