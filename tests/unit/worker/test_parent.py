@@ -43,7 +43,7 @@ if worker_is == 0:
         worker.close()
     os._exit(0)
 worker.close()
-server = Parent(there, Config(programs.NAME, preload=True))
+server = Parent(there, Config(programs.NAME, preload=True, silence=60.0, grace=10.0))
 between = os.fork()
 if between == 0:
     theirs = os.fork()
