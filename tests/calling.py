@@ -10,8 +10,8 @@ from sqlmodel import select
 from daybook.agents import documents
 from daybook.ledger.tables import AttemptRow
 from flows.agent_prompt import agent_prompt
-from tests.floor import Floor
 from tests.providers import KEY, Answer, Provider, Step
+from tests.world import World
 
 LOOKS = """
 @server.tool(annotations={"readOnlyHint": True})
@@ -32,14 +32,14 @@ def write(text: str) -> str:
 class Asked:
     """A model agent at a provider of ours; its tools are a test's to say."""
 
-    def __init__(self, floor: Floor, here: Provider) -> None:
-        self.floor, self.here = floor, here
+    def __init__(self, world: World, here: Provider) -> None:
+        self.world, self.here = world, here
         self.name = f"m-{uuid4().hex[:8]}"
 
     async def given(self, *tools: str) -> Asked:
         settings = {"model": "openai:gpt-4o-mini", "base_url": self.here.address, "api_key": KEY}
-        await documents.add(self.floor.client, self.name, "model", settings | {"tools": [*tools]})
-        self.floor.models.append(self.name)
+        await documents.add(self.world.client, self.name, "model", settings | {"tools": [*tools]})
+        self.world.agents.models.append(self.name)
         return self
 
     async def run(self, *script: Step, **given: Any) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Asked:
         return result
 
     async def attempts(self) -> list[AttemptRow]:
-        async with self.floor.ledger.read() as session:
+        async with self.world.ledger.read() as session:
             return list((await session.execute(select(AttemptRow))).scalars())
 
 

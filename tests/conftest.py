@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from tests import costs
 
 if TYPE_CHECKING:
     from tests.databases import Database, Server
+    from tests.world import World
 
 # How fast an example is on a loaded machine is nothing that a test is about.
 settings.register_profile("without a deadline", deadline=None)
@@ -125,6 +126,17 @@ def daybook_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A fresh home, which `DAYBOOK_HOME` names for this test and the processes it begins."""
     monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "home"))
     return Home(tmp_path / "home").make()
+
+
+@pytest.fixture
+async def world(
+    prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path
+) -> AsyncIterator[World]:
+    """A home with its ledger, agents and workers at the session's Prefect."""
+    from tests.world import at_prefect
+
+    async with at_prefect(tmp_path, prefect_server) as world:
+        yield world
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,6 +1,6 @@
 """Tools that are there for one test: an installed distribution, saved servers that are programs.
 
-The programs tell by the pipes of `tests.floor` where they are, so no test guesses how long anything
+The programs tell by the pipes of `tests.world.agents` where they are, so no test guesses how long anything
 takes.
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from daybook.tools.server_blocks import PrefectServers
-from tests.floor import PRELUDE, Agent, Floor
+from tests.world import World
+from tests.world.agents import PRELUDE, Agent
 
 _METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
 
@@ -60,15 +61,15 @@ def nobody_there() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def served(floor: Floor, source: str) -> AsyncIterator[Agent]:
+async def served(world: World, source: str) -> AsyncIterator[Agent]:
     """A saved server whose tools are the functions of ``source`` under ``@server.tool``.
 
     Its name is the agent's, so that a tool of it is ``<agent.name>.<function>``.
     """
-    agent = Agent(f"s-{uuid4().hex[:8]}", floor.elsewhere)
+    agent = Agent(f"s-{uuid4().hex[:8]}", world.workers.elsewhere)
     script = agent.base.with_suffix(".py")
     script.write_text(PRELUDE + BEGUN + _BEGIN + source + _END)
-    servers = PrefectServers(floor.client)
+    servers = PrefectServers(world.client)
     await servers.add(agent.name, {"command": [sys.executable, str(script), str(agent.base)]})
     try:
         yield agent

@@ -9,71 +9,72 @@ import signal
 import pytest
 
 from daybook.host import processes
-from tests.crew import SEEN, WORKS, Crew, so
-from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world import World, so
+from tests.world.agents import WORKS
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
 @pytest.mark.journey
-async def test_of_the_process_of_a_run_at_work(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    worker = await crew.worker()
-    await crew.floor.asked(job)
+async def test_of_the_process_of_a_run_at_work(world: World) -> None:
+    agent = await world.agents.add(WORKS)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    worker = await world.workers.begin()
+    await world.prefect.custom_run(job)
     pid = await agent.says("acting")
     (head,) = worker.heads()
     assert pid in {each.pid for each in processes.family(head)}
     os.kill(head.pid, signal.SIGKILL)
-    row = await crew.ends(job, "unknown", within=SEEN)
+    row = await world.ends(job, "unknown", within=SEEN)
     assert row.reason == "its process was ended by SIGKILL"
-    await crew.idle(within=SEEN)
+    await world.workers.idle(within=SEEN)
     assert not alive(pid)
     assert agent.had == 1
-    (attempt,) = await crew.attempts(row)
+    (attempt,) = await world.attempts(row)
     assert attempt.status == "unknown"
 
 
-async def test_of_the_process_of_a_run_that_has_not_begun(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    gate = await crew.gate()
+async def test_of_the_process_of_a_run_that_has_not_begun(world: World) -> None:
+    agent = await world.agents.add(WORKS)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    gate = await world.workers.gate()
     gate.close_for(f"/name/{agent.name}")  # it finds out there whom to ask
-    worker = await crew.worker(api_url=gate.api_url)
-    asked = await crew.floor.asked(job)
+    worker = await world.workers.begin(api_url=gate.api_url)
+    asked = await world.prefect.custom_run(job)
     async with asyncio.timeout(30):
         await gate.held.wait()
-    first = await crew.row(job)
+    first = await world.row(job)
     assert first.status == "claimed"
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
 
     async def again() -> bool:
-        return (await crew.row(job)).fence > first.fence
+        return (await world.row(job)).fence > first.fence
 
-    assert await so(again, SEEN), crew.logs()
+    assert await so(again, SEEN), world.workers.logs()
     gate.let_go()
     agent.let_go()
-    row = await crew.ends(job, "succeeded", within=SEEN)
+    row = await world.ends(job, "succeeded", within=SEEN)
     assert row.fence > first.fence
     assert row.flow_run_id == str(asked.id)
     assert agent.had == row.attempts == 1
 
 
-async def test_of_the_process_that_begins_them(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    worker = await crew.worker()
-    await crew.floor.asked(job)
+async def test_of_the_process_that_begins_them(world: World) -> None:
+    agent = await world.agents.add(WORKS)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    worker = await world.workers.begin()
+    await world.prefect.custom_run(job)
     pid = await agent.says("acting")
     (head,) = worker.heads()
     zygote = worker.zygote
     os.kill(zygote.pid, signal.SIGKILL)
     assert await processes.gone([zygote], 5.0) == []
     # What was at work goes on, and what comes next has a new one to begin it.
-    other = await crew.floor.agent(WORKS)
-    following = await crew.floor.job(on_demand=True, agent=other.name)
-    await crew.floor.asked(following)
+    other = await world.agents.add(WORKS)
+    following = await world.deploy(on_demand=True, agent=other.name)
+    await world.prefect.custom_run(following)
     await other.says("acting")
     assert worker.zygote != zygote
     assert alive(pid)
@@ -81,7 +82,7 @@ async def test_of_the_process_that_begins_them(crew: Crew) -> None:
     for one in (agent, other):
         one.let_go()
     for each in (job, following):
-        row = await crew.ends(each, "succeeded", within=SEEN)
+        row = await world.ends(each, "succeeded", within=SEEN)
         assert row.output == "done"
     assert (agent.had, other.had) == (1, 1)
-    await crew.idle(within=SEEN)
+    await world.workers.idle(within=SEEN)

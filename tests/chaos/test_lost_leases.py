@@ -18,22 +18,20 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.host import processes
-from daybook.host.prefect_here import PrefectHere
 from daybook.ledger.tables import AttemptRow, RunRow
 from tests.conftest import PrefectServer
-from tests.crew import (
-    FOR_EVER,
+from tests.timings import SHORT
+from tests.world import World, at_prefect
+from tests.world.agents import FOR_EVER, WORKS
+from tests.world.workers import (
     JUDGED,
+    PREFECT_LEAVES_A_SOCKET,
     SEEN,
-    WORKS,
-    Crew,
     Worker,
-    hired,
+    alive,
     sqlite_is_free,
     stand_still,
 )
-from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
-from tests.timings import SHORT
 
 pytestmark = [
     pytest.mark.anyio,
@@ -61,37 +59,36 @@ async def run_on(seconds: float) -> None:
     await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=seconds))
 
 
-async def seen(crew: Crew, row: RunRow, effects: int) -> Seen:
-    return Seen(row, await crew.attempts(row), effects)
+async def seen(world: World, row: RunRow, effects: int) -> Seen:
+    return Seen(row, await world.attempts(row), effects)
 
 
-async def taken_over(crew: Crew, end: Callable[[Worker], Awaitable[None]]) -> dict[str, Seen]:
+async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> dict[str, Seen]:
     """Three runs of a worker that ``end`` ends: at work, at work and to be run again, claimed."""
-    floor = crew.floor
-    once, again = await floor.agent(FOR_EVER), await floor.agent(WORKS)
-    job = await floor.job(on_demand=True, agent=once.name)
-    rerun = await floor.job(on_demand=True, agent=again.name, on_lost="rerun", retries=2)
-    before = await floor.agent(WORKS)
-    not_begun = await floor.job(on_demand=True, agent=before.name)
-    gate = await crew.gate()
-    worker = await crew.worker(api_url=gate.api_url)
+    once, again = await world.agents.add(FOR_EVER), await world.agents.add(WORKS)
+    job = await world.deploy(on_demand=True, agent=once.name)
+    rerun = await world.deploy(on_demand=True, agent=again.name, on_lost="rerun", retries=2)
+    before = await world.agents.add(WORKS)
+    not_begun = await world.deploy(on_demand=True, agent=before.name)
+    gate = await world.workers.gate()
+    worker = await world.workers.begin(api_url=gate.api_url)
     for each in (job, rerun):
-        await floor.asked(each)
+        await world.prefect.custom_run(each)
     pids = [await once.says("acting"), await again.says("acting")]
     gate.close_for(f"/name/{before.name}")
-    await floor.asked(not_begun)
+    await world.prefect.custom_run(not_begun)
     async with asyncio.timeout(30):
         await gate.held.wait()
-    assert (await crew.row(not_begun)).status == "claimed"
+    assert (await world.row(not_begun)).status == "claimed"
     left = [process for pid in pids if (process := processes.find(pid)) is not None]
     assert len(left) == 2
-    await crew.worker()
+    await world.workers.begin()
     began = SYSTEM.now()
     await end(worker)
 
     async def at_its_end() -> Seen:
-        row = await crew.ends(job, "unknown", within=JUDGED)
-        return await seen(crew, row, once.had)
+        row = await world.ends(job, "unknown", within=JUDGED)
+        return await seen(world, row, once.had)
 
     async def again_somewhere() -> Seen:
         await again.says("acting", within=JUDGED)
@@ -99,13 +96,13 @@ async def taken_over(crew: Crew, end: Callable[[Worker], Awaitable[None]]) -> di
         assert not alive(pids[1])
         again.let_go()
         left = JUDGED + SEEN - (SYSTEM.now() - began).total_seconds()
-        row = await crew.ends(rerun, "succeeded", within=left)
-        return await seen(crew, row, again.had)
+        row = await world.ends(rerun, "succeeded", within=left)
+        return await seen(world, row, again.had)
 
     async def begun_elsewhere() -> Seen:
         before.let_go()
-        row = await crew.ends(not_begun, "succeeded", within=JUDGED + SEEN)
-        return await seen(crew, row, before.had)
+        row = await world.ends(not_begun, "succeeded", within=JUDGED + SEEN)
+        return await seen(world, row, before.had)
 
     async def all_gone() -> None:
         assert await processes.gone(left, ENDED) == []
@@ -114,70 +111,70 @@ async def taken_over(crew: Crew, end: Callable[[Worker], Awaitable[None]]) -> di
     return dict(zip(("acting", "rerun", "claimed"), found[:3], strict=True))
 
 
-async def killed(crew: Crew) -> dict[str, Seen]:
+async def killed(world: World) -> dict[str, Seen]:
     async def kill(worker: Worker) -> None:
         os.kill(worker.pid, signal.SIGKILL)
 
-    return await taken_over(crew, kill)
+    return await taken_over(world, kill)
 
 
-async def killed_with_its_runs(crew: Crew) -> dict[str, Seen]:
+async def killed_with_its_runs(world: World) -> dict[str, Seen]:
     async def kill(worker: Worker) -> None:
         for each in (worker.pid, *(head.pid for head in worker.heads())):
             os.kill(each, signal.SIGKILL)
 
-    return await taken_over(crew, kill)
+    return await taken_over(world, kill)
 
 
-async def killed_with_its_zygote(crew: Crew) -> dict[str, Seen]:
+async def killed_with_its_zygote(world: World) -> dict[str, Seen]:
     async def kill(worker: Worker) -> None:
         for each in (worker.zygote.pid, worker.pid):
             os.kill(each, signal.SIGKILL)
 
-    return await taken_over(crew, kill)
+    return await taken_over(world, kill)
 
 
-async def stopped(crew: Crew) -> dict[str, Seen]:
+async def stopped(world: World) -> dict[str, Seen]:
     """Afterwards it wakes, and works again."""
 
     async def stop(worker: Worker) -> None:
-        await stand_still(worker.pid, lambda: sqlite_is_free(crew.floor.ledger.address))
+        await stand_still(worker.pid, lambda: sqlite_is_free(world.ledger.address))
 
-    found = await taken_over(crew, stop)
-    first, second = crew.workers
+    found = await taken_over(world, stop)
+    first, second = world.workers.all
     await second.told(signal.SIGTERM)
     assert await second.ends(within=2 * SEEN) == 0
     os.kill(first.pid, signal.SIGCONT)
-    agent = await crew.floor.agent(WORKS)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    for gate in crew.gates:
+    agent = await world.agents.add(WORKS)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    for gate in world.workers.gates:
         gate.let_go()
-    await crew.floor.asked(job)
+    await world.prefect.custom_run(job)
     agent.let_go()
-    row = await crew.ends(job, "succeeded", within=2 * SEEN)
-    found["after"] = await seen(crew, row, agent.had)
+    row = await world.ends(job, "succeeded", within=2 * SEEN)
+    found["after"] = await seen(world, row, agent.had)
     for name in ("acting", "rerun", "claimed"):
-        found[name].row = await crew.row(found[name].row)
+        found[name].row = await world.row(found[name].row)
     return found
 
 
-async def without_the_interpreter(crew: Crew) -> dict[str, Seen]:
+async def without_the_interpreter(world: World) -> dict[str, Seen]:
     """A run's process that does nothing for longer than its lease; its worker renews that."""
-    agent = await crew.floor.agent(WORKS)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    worker = await crew.worker()
-    await crew.floor.asked(job)
+    agent = await world.agents.add(WORKS)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    worker = await world.workers.begin()
+    await world.prefect.custom_run(job)
     await agent.says("acting")
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGSTOP)
     await run_on(2 * SHORT.run_lease.total_seconds() + 5.0)
-    row = await crew.row(job)
+    row = await world.row(job)
     assert row.lease_until is not None
     assert row.lease_until > SYSTEM.now()
     os.kill(head.pid, signal.SIGCONT)
     agent.let_go()
-    row = await crew.ends(job, "succeeded", within=SEEN)
-    return {"acting": await seen(crew, row, agent.had)}
+    row = await world.ends(job, "succeeded", within=SEEN)
+    return {"acting": await seen(world, row, agent.had)}
 
 
 SCENARIOS = {
@@ -197,12 +194,14 @@ Outcomes = dict[str, dict[str, Seen] | BaseException]
 async def outcomes(
     anyio_backend: str, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Outcomes]:
-    here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
     async with AsyncExitStack() as stack:
         # One after the other: migrations are not for two ledgers at a time in one process.
         roots = [tmp_path_factory.mktemp(name) for name in SCENARIOS]
-        crews = [await stack.enter_async_context(hired(root, here, timing=SHORT)) for root in roots]
-        playing = [play(crew) for play, crew in zip(SCENARIOS.values(), crews, strict=True)]
+        worlds = [
+            await stack.enter_async_context(at_prefect(root, prefect_server, timing=SHORT))
+            for root in roots
+        ]
+        playing = [play(world) for play, world in zip(SCENARIOS.values(), worlds, strict=True)]
         found = await asyncio.gather(*playing, return_exceptions=True)
         yield dict(zip(SCENARIOS, found, strict=True))
 

@@ -13,9 +13,10 @@ from daybook.home import Home
 from daybook.host import server
 from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
-from tests.crew import JUDGED, SEEN, WORKS, hired
-from tests.floor import PREFECT_LEAVES_A_SOCKET
 from tests.timings import SHORT
+from tests.world import at_prefect
+from tests.world.agents import WORKS
+from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [
     pytest.mark.anyio,
@@ -40,27 +41,27 @@ async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
     here = PrefectHere(server.api_url(port), server.ui_url(port))
     try:
         with temporary_settings({PREFECT_API_URL: here.api_url}):
-            async with hired(tmp_path, here, timing=SHORT) as crew:
-                agent = await crew.floor.agent(WORKS)
-                job = await crew.floor.job(on_demand=True, agent=agent.name)
-                worker = await crew.worker()
-                await crew.floor.asked(job)
+            async with at_prefect(tmp_path, here, timing=SHORT) as world:
+                agent = await world.agents.add(WORKS)
+                job = await world.deploy(on_demand=True, agent=agent.name)
+                worker = await world.workers.begin()
+                await world.prefect.custom_run(job)
                 await agent.says("acting")
                 os.kill(child.pid, signal.SIGKILL)
                 await child.wait()
                 agent.let_go()
                 # The ledger needs no Prefect.
-                await crew.becomes(job, "succeeded", within=SEEN)
+                await world.becomes(job, "succeeded", within=SEEN)
                 child = await begun(home, port)
-                row = await crew.ends(job, "succeeded", within=JUDGED)
+                row = await world.ends(job, "succeeded", within=JUDGED)
                 assert row.output == "done"
                 assert agent.had == row.attempts == 1
-                await crew.idle(within=JUDGED)
+                await world.workers.idle(within=JUDGED)
                 # The same worker takes what comes now.
-                following = await crew.floor.job(on_demand=True, agent=agent.name)
-                await crew.floor.asked(following)
+                following = await world.deploy(on_demand=True, agent=agent.name)
+                await world.prefect.custom_run(following)
                 agent.let_go()
-                await crew.ends(following, "succeeded", within=JUDGED)
+                await world.ends(following, "succeeded", within=JUDGED)
                 assert worker.child.exit_code is None
                 assert agent.had == 2
     finally:

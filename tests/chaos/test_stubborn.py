@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from daybook.host import processes
-from tests.crew import CANCELLED, DEAF, SEEN, Crew
-from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world import World
+from tests.world.agents import DEAF
+from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -56,56 +57,56 @@ def was_cancelled(flow, run: FlowRun, state: State) -> None:
 """
 
 
-async def test_an_agent_that_ignores_sigterm(crew: Crew) -> None:
-    agent = await crew.floor.agent(DEAF)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    await crew.worker()
-    asked = await crew.floor.asked(job)
+async def test_an_agent_that_ignores_sigterm(world: World) -> None:
+    agent = await world.agents.add(DEAF)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    asked = await world.prefect.custom_run(job)
     pid = await agent.says("acting")
-    await crew.cancel_in_ui(asked)
-    await crew.idle(within=HARD)
+    await world.prefect.cancel(asked)
+    await world.workers.idle(within=HARD)
     assert not alive(pid)
-    await crew.ends(job, "cancelled", within=SEEN)
+    await world.ends(job, "cancelled", within=SEEN)
     assert agent.had == 1
 
 
 @pytest.mark.parametrize("holds", [False, True], ids=["ignores_sigterm", "holds_the_gil"])
-async def test_a_flow_that(crew: Crew, holds: bool) -> None:
-    agent = await crew.floor.agent("")
-    deployment = await crew.foreign(FOREIGN)
-    await crew.floor.job(on_demand=True)  # so that the pool is known to be this ledger's
-    await crew.worker()
-    run = await crew.run_foreign(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
+async def test_a_flow_that(world: World, holds: bool) -> None:
+    agent = await world.agents.add("")
+    deployment = await world.workers.foreign(FOREIGN)
+    await world.deploy(on_demand=True)  # so that the pool is known to be this ledger's
+    await world.workers.begin()
+    run = await world.workers.run_foreign(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
     pid = await agent.says("acting")
-    assert pid in crew.at_work()
-    await crew.cancel_in_ui(run)
-    await crew.shows(run, "CANCELLED", within=HARD + SEEN)
+    assert pid in world.workers.at_work()
+    await world.prefect.cancel(run)
+    await world.shows(run, "CANCELLED", within=HARD + SEEN)
     assert not alive(pid)
-    assert await crew.noted("hooks") == [str(run.id), "CANCELLED"]
-    await crew.idle(within=SEEN)
-    assert await crew.floor.rows() == []
+    assert await world.workers.noted("hooks") == [str(run.id), "CANCELLED"]
+    await world.workers.idle(within=SEEN)
+    assert await world.rows() == []
 
 
 @pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "ends"])
-async def test_one_that_has_grandchildren(crew: Crew, cancelled: bool) -> None:
+async def test_one_that_has_grandchildren(world: World, cancelled: bool) -> None:
     end = 'had(); tell("acting"); heed(); print("done")'
-    agent = await crew.floor.agent(CHILDREN + end)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    await crew.worker()
-    asked = await crew.floor.asked(job)
+    agent = await world.agents.add(CHILDREN + end)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    asked = await world.prefect.custom_run(job)
     told = [await agent.word() for _ in range(3)]
     begun = [processes.find(int(said.removeprefix("child "))) for _, said in told]
     pid = await agent.says("acting")
     living = [each for each in begun if each is not None]
     assert len(living) == 3
     if cancelled:
-        await crew.cancel_in_ui(asked)
+        await world.prefect.cancel(asked)
         # The program is gone at once, the deaf ones when the patience with them is at its end.
-        await crew.idle(within=HARD)
+        await world.workers.idle(within=HARD)
     else:
         agent.let_go()
-    row = await crew.ends(job, "cancelled" if cancelled else "succeeded", within=SEEN)
-    await crew.idle(within=SEEN)
+    row = await world.ends(job, "cancelled" if cancelled else "succeeded", within=SEEN)
+    await world.workers.idle(within=SEEN)
     assert not alive(pid)
     assert [each for each in living if processes.find(each.pid, each.started)] == []
     assert agent.had == row.attempts == 1
@@ -124,14 +125,14 @@ had(); tell("acting"); forever()
 """
 
 
-async def test_one_that_needs_a_second_to_end_gets_it(crew: Crew) -> None:
-    agent = await crew.floor.agent(ORDERLY)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    await crew.worker()
-    asked = await crew.floor.asked(job)
+async def test_one_that_needs_a_second_to_end_gets_it(world: World) -> None:
+    agent = await world.agents.add(ORDERLY)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    asked = await world.prefect.custom_run(job)
     await agent.says("acting")
-    await crew.cancel_in_ui(asked)
+    await world.prefect.cancel(asked)
     await agent.says("asked", within=HARD)
     await agent.says("in order", within=5.0)
-    await crew.idle(within=CANCELLED)
-    await crew.ends(job, "cancelled", within=SEEN)
+    await world.workers.idle(within=CANCELLED)
+    await world.ends(job, "cancelled", within=SEEN)

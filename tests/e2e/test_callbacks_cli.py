@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,8 +27,9 @@ from daybook.outbox import destinations
 from daybook.outgoing import secret_blocks
 from daybook.service import setup
 from tests.at_prefect import Daybook, commands, with_client
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, laid
 from tests.unit.outgoing.wires import answer, serving
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -272,12 +273,6 @@ def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
 # --- a run
 
 
-@pytest.fixture
-async def floor(prefect_server: Any, daybook_home: Home, tmp_path: Any) -> AsyncIterator[Floor]:
-    async with laid(tmp_path) as floor:
-        yield floor
-
-
 async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int | None, str]:
     """What `daybook run NAME --wait` says of a run that is there: the same request."""
     command = ["-m", "daybook", "run", name, "--wait", "--request-id", request_id, *more]
@@ -294,19 +289,19 @@ async def asked_to_wait(name: str, request_id: str, *more: str) -> tuple[int | N
     [("print('Yes.')", 200, 0, "delivered"), ("print('Yes.')", 500, 0, "pending")],
 )
 async def test_a_run_says_to_whom_it_was_told_and_ends_as_the_run_does(
-    floor: Floor, program: str, receives: int, code: int, delivery: str
+    world: World, program: str, receives: int, code: int, delivery: str
 ) -> None:
     async with serving() as receiver:
         receiver.steps = [answer(receives)]
-        agent = await floor.agent(program)
+        agent = await world.agents.add(program)
         url = f"{receiver.address}/hook"
-        job = await floor.job(
+        job = await world.deploy(
             on_demand=True, agent=agent.name, on_complete=url, channel="inbox", events=["completed"]
         )
-        row = await claims.request(floor.ledger, job, "once", "manual")
-        run = await floor.keyed(job, f"{floor.ledger.id}:{row.occurrence}:1")
-        await claims.carried_by(floor.ledger, row, str(run.id))
-        await floor.executed(run)
+        row = await claims.request(world.ledger, job, "once", "manual")
+        run = await world.prefect.keyed_run(job, f"{world.ledger.id}:{row.occurrence}:1")
+        await claims.carried_by(world.ledger, row, str(run.id))
+        await world.workers.executed(run)
 
         ended, said = await asked_to_wait(job.row.name, "once", "--json")
         told, words = await asked_to_wait(job.row.name, "once")

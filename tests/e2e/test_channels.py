@@ -23,8 +23,9 @@ from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.outbox.drain import drain
 from daybook.service import setup
 from tests.at_prefect import Daybook, commands, with_client
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, laid
 from tests.unit.outgoing.wires import Server, answer, serving
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -172,18 +173,17 @@ def test_a_test_tells_whether_it_arrived(daybook: Daybook, daybook_home: Home) -
 
 
 @pytest.fixture
-async def floor(prefect_server: Any, daybook_home: Home, tmp_path: Path) -> AsyncIterator[Floor]:
-    async with laid(tmp_path) as floor:
-        await forget_channels(floor.client)
-        yield floor
-        await forget_channels(floor.client)
+async def world(world: World) -> AsyncIterator[World]:
+    await forget_channels(world.client)
+    yield world
+    await forget_channels(world.client)
 
 
 @pytest.fixture
-async def endpoint(floor: Floor) -> AsyncIterator[Server]:
+async def endpoint(world: World) -> AsyncIterator[Server]:
     """What the channel `team` sends to."""
     async with serving() as here:
-        await ours.add(floor.client, "team", f"json://127.0.0.1:{here.port}")
+        await ours.add(world.client, "team", f"json://127.0.0.1:{here.port}")
         yield here
 
 
@@ -191,15 +191,15 @@ def messages(endpoint: Server) -> list[str]:
     return [json.loads(each.body)["message"] for each in endpoint.requests]
 
 
-async def ran(floor: Floor, stored: StoredJob) -> RunRow:
+async def ran(world: World, stored: StoredJob) -> RunRow:
     """Run the job to its end, and let what its process leaves be sent as the keeper sends it."""
-    await floor.executed(await floor.asked(stored))
-    await drain(floor.ledger, floor.client, "keeper")
-    return (await floor.rows())[-1]
+    await world.workers.executed(await world.prefect.custom_run(stored))
+    await drain(world.ledger, world.client, "keeper")
+    return (await world.rows())[-1]
 
 
-async def told(floor: Floor, run: RunRow) -> OutboxRow:
-    async with floor.ledger.read() as session:
+async def told(world: World, run: RunRow) -> OutboxRow:
+    async with world.ledger.read() as session:
         of_run = select(OutboxRow).where(col(OutboxRow.run_id) == run.id)
         row: OutboxRow = (await session.execute(of_run)).scalar_one()
         return row
@@ -207,10 +207,10 @@ async def told(floor: Floor, run: RunRow) -> OutboxRow:
 
 @pytest.mark.anyio
 @pytest.mark.journey
-async def test_an_answer_arrives_when_the_run_ends(floor: Floor, endpoint: Server) -> None:
-    agent = await floor.agent('print("x" * 39_990 + "\\nThe end.")')
-    job = await floor.job(on_demand=True, agent=agent.name, channel="team")
-    run = await ran(floor, job)
+async def test_an_answer_arrives_when_the_run_ends(world: World, endpoint: Server) -> None:
+    agent = await world.agents.add('print("x" * 39_990 + "\\nThe end.")')
+    job = await world.deploy(on_demand=True, agent=agent.name, channel="team")
+    run = await ran(world, job)
 
     assert (run.status, run.delivery) == ("succeeded", "delivered")
     [said] = messages(endpoint)
@@ -224,13 +224,13 @@ async def test_an_answer_arrives_when_the_run_ends(floor: Floor, endpoint: Serve
 
 
 @pytest.mark.anyio
-async def test_only_an_answer_that_differs_is_sent(floor: Floor, endpoint: Server) -> None:
-    agent = await floor.agent(
+async def test_only_an_answer_that_differs_is_sent(world: World, endpoint: Server) -> None:
+    agent = await world.agents.add(
         'had(); n = open(sys.argv[1] + ".effects").read().count("\\n")\n'
         'print("Nothing new." if n < 3 else "Something new.")'
     )
-    job = await floor.job(on_demand=True, agent=agent.name, channel="team", only_changed=True)
-    delivery = [(await ran(floor, job)).delivery for _ in range(4)]
+    job = await world.deploy(on_demand=True, agent=agent.name, channel="team", only_changed=True)
+    delivery = [(await ran(world, job)).delivery for _ in range(4)]
 
     assert delivery == ["delivered", "suppressed", "delivered", "suppressed"]
     assert messages(endpoint) == ["Nothing new.", "Something new."]
@@ -244,38 +244,38 @@ class Later(SystemClock):
 
 
 @pytest.mark.anyio
-async def test_what_was_away_gets_it_when_it_is_back(floor: Floor, endpoint: Server) -> None:
+async def test_what_was_away_gets_it_when_it_is_back(world: World, endpoint: Server) -> None:
     endpoint.steps = [answer(503), answer(200)]
-    agent = await floor.agent('print("Here I am.")')
-    job = await floor.job(on_demand=True, agent=agent.name, channel="team")
-    run = await ran(floor, job)
+    agent = await world.agents.add('print("Here I am.")')
+    job = await world.deploy(on_demand=True, agent=agent.name, channel="team")
+    run = await ran(world, job)
 
     assert (run.status, run.delivery) == ("succeeded", "pending")
-    row = await told(floor, run)
+    row = await told(world, run)
     assert (row.status, row.attempts) == ("pending", 1)
     assert "503" in str(row.error)
 
-    async with Ledger(floor.ledger.address, Later()) as later:
-        sent = await drain(later, floor.client, "test")
+    async with Ledger(world.ledger.address, Later()) as later:
+        sent = await drain(later, world.client, "test")
     assert (sent.delivered, sent.failed, sent.again) == (1, 0, 0)
     assert messages(endpoint) == ["Here I am."] * 2
-    assert (await floor.rows())[-1].delivery == "delivered"
+    assert (await world.rows())[-1].delivery == "delivered"
 
 
 @pytest.mark.anyio
-async def test_a_job_has_a_file_of_its_own(floor: Floor) -> None:
-    agent = await floor.agent('print("Kept.")')
-    job = await floor.job(on_demand=True, agent=agent.name, channel="file")
-    named = await floor.job(on_demand=True, agent=agent.name, channel="file", chat_id="all.txt")
+async def test_a_job_has_a_file_of_its_own(world: World) -> None:
+    agent = await world.agents.add('print("Kept.")')
+    job = await world.deploy(on_demand=True, agent=agent.name, channel="file")
+    named = await world.deploy(on_demand=True, agent=agent.name, channel="file", chat_id="all.txt")
     for each in (job, named):
-        assert (await ran(floor, each)).delivery == "delivered"
-    out = floor.home.path / "out"
+        assert (await ran(world, each)).delivery == "delivered"
+    out = world.home.path / "out"
     assert {each.name for each in out.iterdir()} == {f"{job.row.slug}.md", "all.txt"}
     assert "Kept." in (out / f"{job.row.slug}.md").read_text()
 
 
 @pytest.mark.anyio
-async def test_a_block_of_prefects_gets_the_answer(floor: Floor, endpoint: Server) -> None:
+async def test_a_block_of_prefects_gets_the_answer(world: World, endpoint: Server) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     block = CustomWebhookNotificationBlock(
@@ -284,9 +284,9 @@ async def test_a_block_of_prefects_gets_the_answer(floor: Floor, endpoint: Serve
         json_data={"message": "{{body}}"},
         secrets=SecretDict({"token": TOKEN}),
     )
-    await block.asave("hook", client=floor.client)
-    agent = await floor.agent('print("Here I am.")')
-    job = await floor.job(on_demand=True, agent=agent.name, channel="hook")
-    assert (await ran(floor, job)).delivery == "delivered"
+    await block.asave("hook", client=world.client)
+    agent = await world.agents.add('print("Here I am.")')
+    job = await world.deploy(on_demand=True, agent=agent.name, channel="hook")
+    assert (await ran(world, job)).delivery == "delivered"
     assert messages(endpoint) == ["Here I am."]
     assert endpoint.requests[0].path == f"/{TOKEN}"

@@ -21,7 +21,7 @@ import pytest
 from daybook.cli.main import main
 from daybook.home import Home
 from daybook.service import setup
-from tests.floor import forget_workers
+from tests.world.prefect import forget_workers
 
 pytestmark = pytest.mark.e2e
 

@@ -24,7 +24,7 @@ from daybook.service import doctor, setup
 from daybook.service.doctoring import server
 from daybook.spec.job import new_job
 from daybook.sync import form
-from tests.floor import forget_workers
+from tests.world.prefect import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 

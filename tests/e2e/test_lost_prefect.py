@@ -20,10 +20,10 @@ import httpx
 import pytest
 
 from daybook.keeper.blocks import TYPES
-from tests.crew import so
 from tests.e2e.first_light import Up
 from tests.providers import KEY, Provider, provider
 from tests.unit.outgoing.wires import Seen, Server, serving
+from tests.world import so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 

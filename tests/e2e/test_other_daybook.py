@@ -25,7 +25,7 @@ from daybook.runs import prefect_states
 from daybook.service import doctor, pool, runs, setup, status, sync
 from daybook.spec.job import new_job
 from daybook.sync import form, reconcile
-from tests.floor import forget_workers
+from tests.world.prefect import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 

@@ -24,12 +24,11 @@ from daybook import registry
 from daybook.errors import Refused
 from daybook.home import Home
 from daybook.host import processes
-from daybook.host.prefect_here import PrefectHere
 from daybook.ledger.tables import Fact, OutboxRow
 from tests.conftest import PrefectServer
-from tests.crew import Crew, hired, so, sqlite_is_free, stand_still
-from tests.floor import PREFECT_LEAVES_A_SOCKET
 from tests.unit.embed.playing import plays
+from tests.world import World, at_prefect, so
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, sqlite_is_free, stand_still
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -93,26 +92,25 @@ def program(
 
 
 @pytest.fixture
-async def crew(
+async def world(
     prefect_server: PrefectServer, program: Program, tmp_path: Path
-) -> AsyncIterator[Crew]:
-    here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
-    async with hired(tmp_path, here) as crew:
-        yield crew
+) -> AsyncIterator[World]:
+    async with at_prefect(tmp_path, prefect_server) as world:
+        yield world
 
 
-async def announced(crew: Crew) -> None:
+async def announced(world: World) -> None:
     """The worker's keeper leads, and has said who listens."""
 
     async def it_is() -> bool:
-        async with crew.floor.ledger.read() as session:
+        async with world.ledger.read() as session:
             return await session.get(Fact, "listeners") is not None
 
-    assert await so(it_is, 60.0), crew.logs()
+    assert await so(it_is, 60.0), world.workers.logs()
 
 
-async def test_a_plugins_job_reaches_its_callable_unchanged(crew: Crew, program: Program) -> None:
-    await crew.worker()
+async def test_a_plugins_job_reaches_its_callable_unchanged(world: World, program: Program) -> None:
+    await world.workers.begin()
     client = daybook.Client()
     payload = {"urls": ["https://example.org/a"], "depth": 2, "since": None, "ü": "→"}
     job = await client.plugin_job(
@@ -159,7 +157,7 @@ def _in_sync() -> dict[str, Any]:
     )
 
 
-async def test_two_programs_that_keep_one_plugins_job_have_one(crew: Crew) -> None:
+async def test_two_programs_that_keep_one_plugins_job_have_one(world: World) -> None:
     """At once, each in a thread of its own, and as a program without a loop writes it."""
     made = await asyncio.gather(*(asyncio.to_thread(_in_sync) for _ in range(3)))
     assert len({each["id"] for each in made}) == 1
@@ -167,10 +165,10 @@ async def test_two_programs_that_keep_one_plugins_job_have_one(crew: Crew) -> No
 
 
 async def test_a_plugins_job_fires_though_user_jobs_are_off(
-    crew: Crew, program: Program, monkeypatch: pytest.MonkeyPatch
+    world: World, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_USER_JOBS", "false")
-    await crew.worker()
+    await world.workers.begin()
     client = daybook.Client()
     user = await client.add("Hello", schedule="in 3s", name="mine")
     plugin = await client.plugin_job("feeds", "news", runtime_name="rss", schedule="in 3s")
@@ -179,7 +177,7 @@ async def test_a_plugins_job_fires_though_user_jobs_are_off(
         runs = [*await client.runs(user["id"]), *await client.runs(plugin["id"])]
         return [each["finished_at"] is not None for each in runs] == [True, True]
 
-    assert await so(both_ended, 90.0), crew.logs()
+    assert await so(both_ended, 90.0), world.workers.logs()
     [mine], [its] = await client.runs(user["id"]), await client.runs(plugin["id"])
     assert (its["status"], its["output"]) == ("succeeded", "refreshed news")
     assert (mine["status"], "switched off" in mine["reason"]) == ("skipped", True)
@@ -188,10 +186,10 @@ async def test_a_plugins_job_fires_though_user_jobs_are_off(
 
 
 async def test_every_outcome_is_told_to_every_listener_and_stays_what_it_is(
-    crew: Crew, program: Program
+    world: World, program: Program
 ) -> None:
-    await crew.worker()
-    await announced(crew)
+    await world.workers.begin()
+    await announced(world)
     client = daybook.Client()
     job = await client.add("Hello", schedule="on demand", name="hello")
     tool = await client.add_tool("feeds", _params("broken"), schedule="on demand", name="breaks")
@@ -204,9 +202,9 @@ async def test_every_outcome_is_told_to_every_listener_and_stays_what_it_is(
             {(each["run"], each["status"]) for each in program.lines(name)} == wanted
             and len(program.lines(name)) == 2
             for name in ("first", "second")
-        ) and not await _pending(crew)
+        ) and not await _pending(world)
 
-    assert await so(told, 60.0), crew.logs()
+    assert await so(told, 60.0), world.workers.logs()
     for run in (await client.run_of(done["id"]), await client.run_of(failed["id"])):
         assert (run["id"], run["status"]) in wanted
         assert run["delivery"] in ("not_requested", "delivered")
@@ -220,41 +218,41 @@ async def test_every_outcome_is_told_to_every_listener_and_stays_what_it_is(
 
 @pytest.mark.timeout(420)
 async def test_what_a_killed_worker_had_not_told_the_next_one_tells(
-    crew: Crew, program: Program
+    world: World, program: Program
 ) -> None:
     """The worker and all of its processes are killed with the outcome in the ledger, untold."""
-    worker = await crew.worker()
-    await announced(crew)
+    worker = await world.workers.begin()
+    await announced(world)
     client = daybook.Client()
     job = await client.add("Hello", schedule="on demand", name="hello")
     # The keeper tells nobody from here on.
-    await stand_still(worker.pid, lambda: sqlite_is_free(crew.floor.ledger.address))
-    row = await _cancelled(crew, client, job["id"])
+    await stand_still(worker.pid, lambda: sqlite_is_free(world.ledger.address))
+    row = await _cancelled(world, client, job["id"])
     head = processes.find(worker.pid)
     assert head is not None
     processes.tell(processes.family(head), signal.SIGKILL)
     await worker.child.wait()
     assert program.lines("second") == []
-    await crew.worker()
+    await world.workers.begin()
 
     async def told() -> bool:
         return [each["run"] for each in program.lines("second")] == [row]
 
-    assert await so(told, 150.0), crew.logs()
+    assert await so(told, 150.0), world.workers.logs()
     assert (await client.run_of(row))["status"] == "cancelled"
 
 
-async def _cancelled(crew: Crew, client: daybook.Client, job: str) -> str:
+async def _cancelled(world: World, client: daybook.Client, job: str) -> str:
     """The id of a run that was asked for and cancelled before it began."""
     run = await client.run(job)
     return str((await client.cancel(run["id"]))["id"])
 
 
-async def _pending(crew: Crew) -> list[OutboxRow]:
+async def _pending(world: World) -> list[OutboxRow]:
     pending = select(OutboxRow).where(
         col(OutboxRow.purpose) == "listener", col(OutboxRow.status) == "pending"
     )
-    async with crew.floor.ledger.read() as session:
+    async with world.ledger.read() as session:
         return list((await session.execute(pending)).scalars())
 
 
@@ -263,7 +261,7 @@ def _params(payload: object) -> dict[str, Any]:
 
 
 async def test_a_program_hears_of_runs_that_others_carry_out(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No worker has its listeners; what happened while it did not listen comes when it does."""
     monkeypatch.delenv("DAYBOOK_PLUGINS")
@@ -275,7 +273,7 @@ async def test_a_program_hears_of_runs_that_others_carry_out(
 
     client = daybook.Client()
     job = await client.add("Hello", schedule="on demand", name="hello")
-    await crew.worker()
+    await world.workers.begin()
     async with daybook.listening():
         first = await client.run(job["id"], wait=True)
     assert heard == [(first["id"], True)]
@@ -297,7 +295,7 @@ def _listens_in_sync(job: str) -> str:
         return str(client.run(job, wait=True)["id"])
 
 
-async def test_an_agent_of_a_program_schedules_for_itself(crew: Crew) -> None:
+async def test_an_agent_of_a_program_schedules_for_itself(world: World) -> None:
     model, read = plays(
         ("cron_add", {"prompt": "Read the news", "schedule": "0 9 * * 1-5", "name": "news"}),
         ("cron_remove", {"job_id": "mine"}),

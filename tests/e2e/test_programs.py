@@ -7,36 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import daybook
 from daybook.errors import NotFound, Refused
-from daybook.home import Home
-from daybook.host.prefect_here import PrefectHere
-from tests.conftest import PrefectServer
-from tests.crew import Crew, hired
-from tests.floor import PREFECT_LEAVES_A_SOCKET
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
-@pytest.fixture
-async def crew(
-    prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path
-) -> AsyncIterator[Crew]:
-    """A home whose Prefect is this process's, and who works there when a test begins somebody."""
-    here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
-    async with hired(tmp_path, here) as crew:
-        yield crew
-
-
 @pytest.mark.journey
-async def test_a_program_keeps_a_job_from_its_beginning_to_its_end(crew: Crew) -> None:
-    await crew.worker()
+async def test_a_program_keeps_a_job_from_its_beginning_to_its_end(world: World) -> None:
+    await world.workers.begin()
     client = daybook.Client()
 
     job = await client.add(
@@ -77,7 +62,7 @@ async def test_a_program_keeps_a_job_from_its_beginning_to_its_end(crew: Crew) -
     assert [each["id"] for each in await client.runs(job["id"])] == [run["id"]]
 
 
-async def test_what_is_refused_says_what_is_legal_and_stores_nothing(crew: Crew) -> None:
+async def test_what_is_refused_says_what_is_legal_and_stores_nothing(world: World) -> None:
     client = daybook.Client()
     with pytest.raises(Refused, match="schedule"):
         await client.add("Read the news", schedule="every day")
@@ -94,7 +79,7 @@ async def test_what_is_refused_says_what_is_legal_and_stores_nothing(crew: Crew)
     assert await client.list() == []
 
 
-async def test_what_is_made_in_a_context_is_its_agents_and_its_users(crew: Crew) -> None:
+async def test_what_is_made_in_a_context_is_its_agents_and_its_users(world: World) -> None:
     operator = daybook.Client()
     await operator.add("Mine", schedule="@daily", name="mine")
     with daybook.context(agent="researcher", user="u-17"):
@@ -130,7 +115,7 @@ def _in_sync() -> list[Any]:
         return [*told, client.list()]
 
 
-async def test_the_sync_face_does_the_same(crew: Crew) -> None:
+async def test_the_sync_face_does_the_same(world: World) -> None:
     """In a thread without a loop, and, as in a notebook, in one whose loop runs."""
     told = ["webhook", "POST", "u-1", "PUT", "hook", []]
     assert await asyncio.to_thread(_in_sync) == told

@@ -12,8 +12,9 @@ from daybook import toolbox
 from daybook.ledger import jobs
 from daybook.spec.owners import Actor, acting_as
 from tests.calling import Asked, calls
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.providers import Answer
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, *PREFECT_LEAVES_A_SOCKET]
 
@@ -43,8 +44,8 @@ def makes(request: pytest.FixtureRequest) -> Makes:
     return made
 
 
-async def asked_by(floor: Floor) -> str:
-    async with floor.ledger.read() as session:
+async def asked_by(world: World) -> str:
+    async with world.ledger.read() as session:
         return (await jobs.find(session, "news")).job.agents()[0]
 
 
@@ -56,37 +57,37 @@ def agent_in(answer: object) -> str:
     return line.removeprefix("asks: the agent ").partition(",")[0]
 
 
-async def test_the_agent_of_the_owners_name_is_asked(floor: Floor, makes: Makes) -> None:
-    agent = await floor.agent("print('here')")
+async def test_the_agent_of_the_owners_name_is_asked(world: World, makes: Makes) -> None:
+    agent = await world.agents.add("print('here')")
     assert agent_in(await makes(agent.name)) == agent.name
-    assert await asked_by(floor) == agent.name
+    assert await asked_by(world) == agent.name
 
 
 @pytest.mark.slow
-async def test_without_one_it_is_the_default_agent(floor: Floor, makes: Makes) -> None:
+async def test_without_one_it_is_the_default_agent(world: World, makes: Makes) -> None:
     assert agent_in(await makes("nobody-of-that-name")) == "default"
-    assert await asked_by(floor) == "default"
+    assert await asked_by(world) == "default"
 
 
 @pytest.mark.slow
-async def test_an_agent_that_is_named_is_asked(floor: Floor) -> None:
-    agent = await floor.agent("print('here')")
+async def test_an_agent_that_is_named_is_asked(world: World) -> None:
+    agent = await world.agents.add("print('here')")
     with daybook.context(agent=agent.name):
         made = await daybook.Client().add("Hi", schedule="0 8 * * *", agent="default")
     assert made["agent"] == "default"
 
 
-async def test_a_program_of_the_operators_asks_the_default_agent(floor: Floor) -> None:
+async def test_a_program_of_the_operators_asks_the_default_agent(world: World) -> None:
     with daybook.context(user="u-17"):
         made = await daybook.Client().add("Hi", schedule="0 8 * * *")
     assert made["agent"] == "default"
 
 
 async def test_the_default_agent_may_be_forbidden_to_one_that_has_its_own(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LIMITS", json.dumps({"agents": []}))
-    agent = await floor.agent("print('here')")
+    agent = await world.agents.add("print('here')")
     assert agent_in(await over_mcp(agent.name)) == agent.name
     refused = await over_mcp("nobody-of-that-name")
     assert str(refused).startswith('agent: "default" is not allowed to agents here')
@@ -95,4 +96,4 @@ async def test_the_default_agent_may_be_forbidden_to_one_that_has_its_own(
 async def test_a_runs_own_tools_ask_the_agent_that_runs(asked: Asked) -> None:
     await asked.given("daybook")
     await asked.run(calls("cron_add", **ADD), Answer("Done."))
-    assert await asked_by(asked.floor) == asked.name
+    assert await asked_by(asked.world) == asked.name

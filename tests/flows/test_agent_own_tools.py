@@ -17,9 +17,10 @@ from daybook.service import jobs as service
 from daybook.spec.owners import Actor, acting_as
 from flows.agent_prompt import agent_prompt
 from tests.calling import LOOKS, Asked, calls
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 from tests.providers import Answer, Status
 from tests.toolbox import install, served
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -50,7 +51,7 @@ async def test_a_python_tool_knows_the_same_call_by_the_same_key_in_every_attemp
     noted = [line.split(" ") for line in notes.read_text().splitlines()]
     assert [text for _, text in noted] == ["one", "other", "one", "one"]
     first, second, third, fourth = (key for key, _ in noted)
-    occurrence = (await asked.floor.row()).occurrence
+    occurrence = (await asked.world.row()).occurrence
     assert first == third  # of the second attempt
     assert len({first, second, fourth}) == 3
     assert all(key.startswith(f"{occurrence}/") for key, _ in noted)
@@ -65,7 +66,7 @@ async def test_daybooks_own_tools_work_for_the_agent_itself(asked: Asked) -> Non
     )
 
     assert result["output"] == "Done."
-    async with asked.floor.ledger.read() as session:
+    async with asked.world.ledger.read() as session:
         (job,) = (await session.execute(select(JobRow))).scalars()
     assert (job.name, job.owner, job.created_by) == ("plants", f"agent:{asked.name}", "run")
     assert "plants" in asked.here.requests[2].prompt
@@ -91,18 +92,18 @@ asyncio.run(main())
 """
 
 
-async def test_a_program_finds_its_servers_and_daybook_in_a_file(floor: Floor) -> None:
-    async with served(floor, LOOKS) as server:
-        agent = await floor.agent(CLIENT)
+async def test_a_program_finds_its_servers_and_daybook_in_a_file(world: World) -> None:
+    async with served(world, LOOKS) as server:
+        agent = await world.agents.add(CLIENT)
         program = [sys.executable, str(agent.base.with_suffix(".py")), str(agent.base)]
         settings = {"command": [*program, "{mcp_config}"], "tools": [server.name, "daybook"]}
-        await documents.add(floor.client, agent.name, "command", settings, replace=True)
+        await documents.add(world.client, agent.name, "command", settings, replace=True)
         result: Any = await agent_prompt(prompt="Go", agent=agent.name)
         pid = await server.says("look Rome")
 
     assert result["output"] == "2 rain in Rome"
     assert not alive(pid)
-    async with floor.ledger.read() as session:
+    async with world.ledger.read() as session:
         (job,) = (await session.execute(select(JobRow))).scalars()
     assert (job.name, job.owner) == ("plants", f"agent:{agent.name}")
 
@@ -119,11 +120,11 @@ async def test_in_the_run_of_an_agents_job_its_tools_are_that_agents(
     with acting_as(Actor("agent:researcher", "ana", "mcp")):
         fields = {"name": "own", "prompt": "Look", "agent": asked.name, "on_demand": True}
         added = await service.add(fields)
-    async with asked.floor.ledger.read() as session:
+    async with asked.world.ledger.read() as session:
         stored = await jobs.find(session, added["id"])
-    state = await asked.floor.executed(await asked.floor.asked(stored))
+    state = await asked.world.workers.executed(await asked.world.prefect.custom_run(stored))
     assert state.is_completed(), state.message
 
-    async with asked.floor.ledger.read() as session:
+    async with asked.world.ledger.read() as session:
         made = (await session.execute(select(JobRow).where(JobRow.name == "more"))).scalar_one()
     assert (made.owner, made.user_id, made.created_by) == ("agent:researcher", "ana", "run")

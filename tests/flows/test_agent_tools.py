@@ -13,15 +13,16 @@ from prefect.exceptions import FailedRun
 
 from daybook.tools.server_blocks import PrefectServers
 from tests.calling import LOOKS, Asked, calls
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 from tests.providers import Answer, Status, Step, provider
 from tests.toolbox import nobody_there, served
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
 async def test_a_model_calls_the_tools_of_a_server_which_is_gone_afterwards(asked: Asked) -> None:
-    async with served(asked.floor, LOOKS) as server:
+    async with served(asked.world, LOOKS) as server:
         await asked.given(server.name)
         look, write = (f"{server.name}_{each}" for each in ("look", "write"))
         result = await asked.run(
@@ -34,7 +35,7 @@ async def test_a_model_calls_the_tools_of_a_server_which_is_gone_afterwards(aske
     assert [seen.prompt for seen in asked.here.requests[1:]] == ["rain in Rome", "written"]
     assert first == second  # one connection for both
     assert not alive(first)
-    row = await asked.floor.row()
+    row = await asked.world.row()
     assert row.usage is not None
     assert (row.usage["requests"], row.usage["tool_calls"]) == (3, 2)
 
@@ -42,7 +43,7 @@ async def test_a_model_calls_the_tools_of_a_server_which_is_gone_afterwards(aske
 async def test_only_what_is_allowed_is_offered_and_nothing_else_can_be_called(
     asked: Asked,
 ) -> None:
-    async with served(asked.floor, LOOKS) as server:
+    async with served(asked.world, LOOKS) as server:
         await asked.given(f"{server.name}.lo*")
         result = await asked.run(calls(f"{server.name}_write", text="x"), Answer("I cannot."))
 
@@ -67,11 +68,11 @@ def look() -> str:
 """
 
 
-async def hung(floor: Floor, tool: str, *, idempotent: bool) -> int:
+async def hung(world: World, tool: str, *, idempotent: bool) -> int:
     """A run whose tool hangs, to its end, and nothing is left of the servers; how often it hung."""
     with provider() as here:
-        asked = Asked(floor, here)
-        async with served(floor, HANGS) as server:
+        asked = Asked(world, here)
+        async with served(world, HANGS) as server:
             await asked.given(server.name)
             # In it the server is begun as well, on a machine that has something else to do.
             policy = {"timeout": "40s", "retries": 1, "idempotent": idempotent}
@@ -80,17 +81,17 @@ async def hung(floor: Floor, tool: str, *, idempotent: bool) -> int:
                 await asked.run(calls(f"{server.name}_{tool}"), policy=policy)
             begun = [await server.says("begun") for _ in range(server.had)]
     assert not any(map(alive, begun))
-    (row,) = [each for each in await floor.rows() if each.parameters["agent"] == asked.name]
+    (row,) = [each for each in await world.rows() if each.parameters["agent"] == asked.name]
     assert (row.status, row.attempts) == ("timed_out", server.had)
     return server.had
 
 
 @pytest.mark.timeout(240)
-async def test_a_tool_that_hangs_is_ended_with_its_attempt_and_not_done_twice(floor: Floor) -> None:
+async def test_a_tool_that_hangs_is_ended_with_its_attempt_and_not_done_twice(world: World) -> None:
     async with asyncio.TaskGroup() as side_by_side:
-        writing = side_by_side.create_task(hung(floor, "write", idempotent=False))
-        again = side_by_side.create_task(hung(floor, "write", idempotent=True))
-        looking = side_by_side.create_task(hung(floor, "look", idempotent=False))
+        writing = side_by_side.create_task(hung(world, "write", idempotent=False))
+        again = side_by_side.create_task(hung(world, "write", idempotent=True))
+        looking = side_by_side.create_task(hung(world, "look", idempotent=False))
     assert (writing.result(), again.result(), looking.result()) == (1, 2, 2)
 
 
@@ -98,7 +99,7 @@ async def test_a_tool_that_hangs_is_ended_with_its_attempt_and_not_done_twice(fl
 async def test_a_model_that_is_busy_is_asked_again_unless_its_tools_have_changed_something(
     asked: Asked, tool: str, attempts: int
 ) -> None:
-    async with served(asked.floor, LOOKS) as server:
+    async with served(asked.world, LOOKS) as server:
         await asked.given(server.name)
         given = {"text": "x"} if tool == "write" else {"where": "x"}
         script: list[Step] = [calls(f"{server.name}_{tool}", **given), Status(503), "At last."]
@@ -109,7 +110,7 @@ async def test_a_model_that_is_busy_is_asked_again_unless_its_tools_have_changed
             assert (await asked.run(*script))["output"] == "At last."
 
     assert len(await asked.attempts()) == attempts
-    row = await asked.floor.row()
+    row = await asked.world.row()
     assert row.usage is not None
     assert row.usage["input_tokens"] >= 100
 
@@ -125,7 +126,7 @@ def long(size: int) -> str:
 async def test_an_answer_of_forty_megabytes_is_told_as_none_and_the_server_can_be_called_again(
     asked: Asked,
 ) -> None:
-    async with served(asked.floor, LARGE) as server:
+    async with served(asked.world, LARGE) as server:
         await asked.given(server.name)
         long = f"{server.name}_long"
         result = await asked.run(
@@ -157,11 +158,11 @@ async def test_a_secret_that_a_tool_says_reaches_no_model_and_no_book(
     asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOOR_TOKEN", "open-sesame-9931")
-    async with served(asked.floor, LEAKS) as server:
-        kept = await PrefectServers(asked.floor.client).read(server.name)
+    async with served(asked.world, LEAKS) as server:
+        kept = await PrefectServers(asked.world.client).read(server.name)
         fields = kept.settings.model_dump(mode="json")
         fields["environment"].append("DOOR_TOKEN")
-        await PrefectServers(asked.floor.client).add(server.name, fields, replace=True)
+        await PrefectServers(asked.world.client).add(server.name, fields, replace=True)
         await asked.given(server.name)
         tool = f"{server.name}_open_"
         await asked.run(calls(tool, door="front"), calls(tool, door="back"), Answer("Hm."))
@@ -176,7 +177,7 @@ async def test_a_server_that_is_away_is_tried_again_before_anything_was_asked(
     asked: Asked,
 ) -> None:
     name = f"s-{uuid4().hex[:8]}"
-    servers = PrefectServers(asked.floor.client)
+    servers = PrefectServers(asked.world.client)
     with nobody_there() as address:
         await servers.add(name, {"url": address})
         await asked.given(name)
@@ -201,7 +202,7 @@ async def test_a_name_that_nobody_knows_fails_before_anything_is_begun(
 async def test_a_tool_that_its_server_does_not_have_is_the_operators_to_mend(
     asked: Asked,
 ) -> None:
-    async with served(asked.floor, LOOKS) as server:
+    async with served(asked.world, LOOKS) as server:
         await asked.given(f"{server.name}.launch")
         with pytest.raises(FailedRun, match=r"has no tool launch \(it has: look, write\)"):
             await asked.run("Hello.")
@@ -222,7 +223,7 @@ def look(where: str) -> str:
 async def test_a_server_that_dies_is_told_and_started_anew_for_the_next_call(
     asked: Asked,
 ) -> None:
-    async with served(asked.floor, DIES) as server:
+    async with served(asked.world, DIES) as server:
         await asked.given(server.name)
         look = f"{server.name}_look"
         result = await asked.run(calls(look, where="abyss"), calls(look, where="up"), "Light.")
@@ -237,7 +238,7 @@ async def test_a_server_that_dies_is_told_and_started_anew_for_the_next_call(
 
 async def test_a_structured_answer_may_be_found_with_tools(asked: Asked) -> None:
     schema = {"type": "object", "properties": {"sky": {"type": "string"}}, "required": ["sky"]}
-    async with served(asked.floor, LOOKS) as server:
+    async with served(asked.world, LOOKS) as server:
         await asked.given(server.name)
         result = await asked.run(
             calls(f"{server.name}_write", text="x"),
@@ -259,7 +260,7 @@ async def test_a_structured_answer_may_be_found_with_tools(asked: Asked) -> None
 async def test_a_loop_of_calls_is_stopped_by_the_runs_tokens_and_not_tried_again(
     asked: Asked,
 ) -> None:
-    async with served(asked.floor, LOOKS) as server:
+    async with served(asked.world, LOOKS) as server:
         await asked.given(server.name)
         with pytest.raises(FailedRun, match="stopped: the token limit is reached"):
             await asked.run(
@@ -268,7 +269,7 @@ async def test_a_loop_of_calls_is_stopped_by_the_runs_tokens_and_not_tried_again
 
     # 120 tokens each: after the second 240, after the third 360.
     assert len(asked.here.requests) == 3
-    row = await asked.floor.row()
+    row = await asked.world.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "300 were left, and 3 requests took 360" in str(row.error)
     assert row.usage is not None
@@ -278,16 +279,18 @@ async def test_a_loop_of_calls_is_stopped_by_the_runs_tokens_and_not_tried_again
 async def test_a_run_that_is_stopped_in_a_call_is_unknown_and_the_server_is_gone(
     asked: Asked,
 ) -> None:
-    async with served(asked.floor, HANGS) as server:
+    async with served(asked.world, HANGS) as server:
         await asked.given(server.name)
         asked.here.script = [calls(f"{server.name}_write")]
-        run = await asked.floor.asked(await asked.floor.job(on_demand=True, agent=asked.name))
-        execution = await asked.floor.execute(run, bare=True)
+        run = await asked.world.prefect.custom_run(
+            await asked.world.deploy(on_demand=True, agent=asked.name)
+        )
+        execution = await asked.world.workers.execute(run, bare=True)
         pid = await server.says("begun")
         await execution.sent(signal.SIGTERM)
         _, said = await execution.ends()
 
     assert not alive(pid), said
-    assert (await asked.floor.row()).status == "unknown", said
+    assert (await asked.world.row()).status == "unknown", said
     assert server.had == 1
     assert len(asked.here.requests) == 1

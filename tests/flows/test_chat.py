@@ -13,8 +13,9 @@ import pytest
 
 from daybook.agents import documents
 from daybook.ledger.jobs import StoredJob
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.providers import KEY, Provider, provider
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -22,29 +23,29 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 class Chats:
     """Jobs that ask one model, each in a chat."""
 
-    def __init__(self, floor: Floor, here: Provider, agent: str) -> None:
-        self.floor, self.here, self.agent = floor, here, agent
+    def __init__(self, world: World, here: Provider, agent: str) -> None:
+        self.world, self.here, self.agent = world, here, agent
 
     async def job(self, prompt: str, channel: str = "inbox", **given: Any) -> StoredJob:
         given = {"on_demand": True, "agent": self.agent, "session": "chat", **given}
-        return await self.floor.job(prompt=prompt, channel=channel, **given)
+        return await self.world.deploy(prompt=prompt, channel=channel, **given)
 
     async def told(self, stored: StoredJob) -> list[tuple[str, str]]:
         """Run the job; who said what in that which the model was sent."""
         before = len(self.here.requests)
-        state = await self.floor.executed(await self.floor.asked(stored))
+        state = await self.world.workers.executed(await self.world.prefect.custom_run(stored))
         assert state.is_completed(), state.message
         [seen] = self.here.requests[before:]
         return seen.said
 
 
 @pytest.fixture
-async def chats(floor: Floor) -> AsyncIterator[Chats]:
+async def chats(world: World) -> AsyncIterator[Chats]:
     with provider() as here:
         name = f"m-{uuid4().hex[:8]}"
         settings = {"model": "openai:gpt-4o-mini", "base_url": here.address, "api_key": KEY}
-        await documents.add(floor.client, name, "model", settings)
-        yield Chats(floor, here, name)
+        await documents.add(world.client, name, "model", settings)
+        yield Chats(world, here, name)
 
 
 async def test_two_jobs_of_one_chat_go_on_with_one_conversation(chats: Chats) -> None:
@@ -57,7 +58,7 @@ async def test_two_jobs_of_one_chat_go_on_with_one_conversation(chats: Chats) ->
     assert await chats.told(advice) == [*spoken, ("user", "What shall I take?")]
     spoken += [("user", "What shall I take?"), ("assistant", "An umbrella.")]
     assert await chats.told(weather) == [*spoken, ("user", "What is the weather?")]
-    rows = await chats.floor.rows()
+    rows = await chats.world.rows()
     assert {each.session_id for each in rows} == {f"{chats.agent}:chat:inbox:-1001"}
 
 
@@ -81,9 +82,9 @@ async def test_a_job_that_is_moved_to_another_chat_goes_on_there(chats: Chats) -
     await chats.told(there)
 
     notify = mover.job.notify.model_copy(update={"chat_id": "-1001"})
-    moved = await chats.floor.asked(mover, notify=notify.model_dump(mode="json"))
+    moved = await chats.world.prefect.custom_run(mover, notify=notify.model_dump(mode="json"))
     before = len(chats.here.requests)
-    state = await chats.floor.executed(moved)
+    state = await chats.world.workers.executed(moved)
     assert state.is_completed(), state.message
     [seen] = chats.here.requests[before:]
     assert seen.said[:2] == [("user", "What is the weather?"), ("assistant", "It rains.")]

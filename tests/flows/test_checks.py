@@ -18,10 +18,11 @@ from daybook.runs import carry_out
 from flows.agent_prompt import agent_prompt
 from flows.tool_call import tool_call
 from flows.webhook import webhook
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 from tests.providers import KEY, Answer, Provider, Step, limited, provider
 from tests.timings import change
 from tests.toolbox import install, served
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
@@ -101,12 +102,12 @@ class Asked:
 
 
 @pytest.fixture
-async def asked(floor: Floor) -> AsyncIterator[Asked]:
+async def asked(world: World) -> AsyncIterator[Asked]:
     with provider() as here:
         made = Asked(here)
         for name, model in ((made.gate, "fast"), (made.main, "large")):
             settings = {"model": f"openai:{model}", "base_url": here.address, "api_key": KEY}
-            await documents.add(floor.client, name, "model", settings)
+            await documents.add(world.client, name, "model", settings)
         yield made
 
 
@@ -127,13 +128,13 @@ async def asked(floor: Floor) -> AsyncIterator[Asked]:
 )
 @pytest.mark.slow
 async def test_a_tools_answer_opens_or_closes(
-    floor: Floor, tools: Tools, answer: Any, opens: bool, reason: str
+    world: World, tools: Tools, answer: Any, opens: bool, reason: str
 ) -> None:
     check = {"tool": "gives", "params": {"answer": answer}}
 
     result: Any = await work(tool="acts", policy={"check": check})
 
-    row = await floor.row()
+    row = await world.row()
     expected = ("succeeded", 1) if opens else ("skipped", 0)
     assert (row.status, row.attempts) == expected
     assert (row.reason, result["reason"]) == (reason, reason)
@@ -155,31 +156,31 @@ async def test_a_tools_answer_opens_or_closes(
     ],
 )
 async def test_no_answer_of_a_tool_fails_the_run(
-    floor: Floor, tools: Tools, check: dict[str, Any], words: str
+    world: World, tools: Tools, check: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FailedRun):
         await work(tool="acts", policy={"check": check, "retries": 3})
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert str(row.error).startswith("check: ")
     assert words in str(row.error)
     assert tools.names == [str(check["tool"])]
 
 
-async def test_a_tool_that_is_not_there_fails_the_run(floor: Floor, tools: Tools) -> None:
+async def test_a_tool_that_is_not_there_fails_the_run(world: World, tools: Tools) -> None:
     with pytest.raises(FailedRun):
         await work(tool="acts", policy={"check": {"tool": "nobody"}})
 
-    assert "check: tool: " in str((await floor.row()).error)
+    assert "check: tool: " in str((await world.row()).error)
     assert tools.names == []
 
 
 @pytest.mark.parametrize(("word", "status"), [("True", "succeeded"), ("False", "skipped")])
 @pytest.mark.slow
-async def test_a_servers_tool_is_asked(floor: Floor, tools: Tools, word: str, status: str) -> None:
+async def test_a_servers_tool_is_asked(world: World, tools: Tools, word: str, status: str) -> None:
     source = f"@server.tool\ndef is_due() -> bool:\n    tell('asked')\n    return {word}\n"
-    async with served(floor, source) as server:
+    async with served(world, source) as server:
         check = {"tool": f"{server.name}.is_due"}
         result: Any = await work(tool="acts", policy={"check": check})
         await server.says("asked")
@@ -189,7 +190,7 @@ async def test_a_servers_tool_is_asked(floor: Floor, tools: Tools, word: str, st
 
 
 @pytest.mark.slow
-async def test_a_webhook_has_a_gate_as_well(floor: Floor, tools: Tools) -> None:
+async def test_a_webhook_has_a_gate_as_well(world: World, tools: Tools) -> None:
     check = {"tool": "gives", "params": {"answer": False}}
     url = "http://127.0.0.1:9/nobody-listens"
 
@@ -208,7 +209,7 @@ SKIP = '{"action": "skip", "reason": "nothing new"}'
 @pytest.mark.parametrize("said", [RUN, f"```json\n{RUN}\n```", f"\n```\n{RUN}\n```\n"])
 @pytest.mark.slow
 async def test_a_gate_that_says_run_is_followed_by_the_run(
-    floor: Floor, asked: Asked, said: str
+    world: World, asked: Asked, said: str
 ) -> None:
     gate = Answer(said, input_tokens=100, output_tokens=10)
     result = await asked.run(gate, Answer("Done.", input_tokens=1_000, output_tokens=200))
@@ -219,7 +220,7 @@ async def test_a_gate_that_says_run_is_followed_by_the_run(
     assert question.prompt.startswith("Anything new?\n\n")
     assert '{"action": "skip"' in question.prompt
     assert work.prompt == "Do it"
-    row = await floor.row()
+    row = await world.row()
     keys = [seen.headers["idempotency-key"] for seen in asked.here.requests]
     assert keys == [f"{row.occurrence}#check", row.occurrence]
     assert row.usage is not None
@@ -228,12 +229,12 @@ async def test_a_gate_that_says_run_is_followed_by_the_run(
 
 
 @pytest.mark.slow
-async def test_a_gate_that_says_skip_is_all_that_the_run_cost(floor: Floor, asked: Asked) -> None:
+async def test_a_gate_that_says_skip_is_all_that_the_run_cost(world: World, asked: Asked) -> None:
     result = await asked.run(Answer(SKIP, input_tokens=100, output_tokens=10))
 
     assert (result["status"], result["reason"]) == ("skipped", "check: nothing new")
     assert asked.models == ["fast"]
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.reason, row.attempts) == ("skipped", "check: nothing new", 0)
     assert row.usage is not None
     assert (row.usage["requests"], row.usage["input_tokens"]) == (1, 100)
@@ -269,50 +270,50 @@ async def test_a_gate_that_says_skip_is_all_that_the_run_cost(floor: Floor, aske
 )
 @pytest.mark.slow
 async def test_anything_else_fails_the_run_after_one_question(
-    floor: Floor, asked: Asked, step: Step, words: str
+    world: World, asked: Asked, step: Step, words: str
 ) -> None:
     with pytest.raises(FailedRun):
         await asked.run(step, policy={"retries": 2})
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert str(row.error).startswith("check: ")
     assert words in str(row.error)
     assert asked.models == ["fast"]
 
 
-async def test_what_a_failed_gate_took_is_in_the_book(floor: Floor, asked: Asked) -> None:
+async def test_what_a_failed_gate_took_is_in_the_book(world: World, asked: Asked) -> None:
     with pytest.raises(FailedRun):
         await asked.run(Answer("Hm.", input_tokens=100, output_tokens=10))
 
-    row = await floor.row()
+    row = await world.row()
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (100, 10)
 
 
 @pytest.mark.slow
-async def test_the_question_has_the_variables_of_a_prompt(floor: Floor, asked: Asked) -> None:
+async def test_the_question_has_the_variables_of_a_prompt(world: World, asked: Asked) -> None:
     await asked.run(SKIP, prompt="Is it late? It is {{due}}.")
 
-    row, [question] = await floor.row(), asked.here.requests
+    row, [question] = await world.row(), asked.here.requests
     assert f"It is {row.due:%Y-%m-%dT%H:%M}" in question.prompt
 
 
 @pytest.mark.slow
 async def test_without_an_agent_of_its_own_the_jobs_agent_is_asked(
-    floor: Floor, asked: Asked
+    world: World, asked: Asked
 ) -> None:
     await asked.run(SKIP, policy={"check": {"prompt": "Anything new?"}})
 
     assert asked.models == ["large"]
 
 
-async def test_a_further_attempt_is_not_asked_for_again(floor: Floor, asked: Asked) -> None:
+async def test_a_further_attempt_is_not_asked_for_again(world: World, asked: Asked) -> None:
     result = await asked.run(RUN, limited("1"), "Done.", policy={"retries": 1})
 
     assert result["status"] == "succeeded"
     assert asked.models == ["fast", "large", "large"]
-    assert (await floor.row()).attempts == 2
+    assert (await world.row()).attempts == 2
 
 
 # --- a command
@@ -332,7 +333,7 @@ def python(program: str) -> list[str]:
 )
 @pytest.mark.slow
 async def test_a_commands_exit_code_decides(
-    floor: Floor, tools: Tools, program: str, status: str, reason: str
+    world: World, tools: Tools, program: str, status: str, reason: str
 ) -> None:
     check = {"command": python(program)}
 
@@ -355,7 +356,7 @@ async def test_a_commands_exit_code_decides(
 )
 @pytest.mark.slow
 async def test_a_command_that_fails_fails_the_run(
-    floor: Floor, tools: Tools, command: list[str], words: str
+    world: World, tools: Tools, command: list[str], words: str
 ) -> None:
     with pytest.raises(FailedRun):
         await work(
@@ -363,14 +364,14 @@ async def test_a_command_that_fails_fails_the_run(
             policy={"check": {"command": command}, "timeout": "5s"},
         )
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert str(row.error).startswith("check: ")
     assert words in str(row.error)
     assert tools.names == []
 
 
-async def test_a_command_sees_nothing_of_ours(floor: Floor, tools: Tools) -> None:
+async def test_a_command_sees_nothing_of_ours(world: World, tools: Tools) -> None:
     program = (
         "import os; print([n for n in os.environ if n[:8] in ('DAYBOOK_', 'PREFECT_')], "
         "os.listdir()); raise SystemExit(1)"
@@ -378,38 +379,38 @@ async def test_a_command_sees_nothing_of_ours(floor: Floor, tools: Tools) -> Non
 
     await work(tool="acts", policy={"check": {"command": python(program)}})
 
-    assert (await floor.row()).reason == "check: [] []"
+    assert (await world.row()).reason == "check: [] []"
 
 
 # --- the claim, meanwhile
 
 
 async def test_a_lease_that_is_refused_ends_the_gate(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, carry_out, run_lease_renewal=0.05)
-    gate, main = await floor.agent('tell("asked"); forever()'), await floor.agent("had()")
+    gate, main = await world.agents.add('tell("asked"); forever()'), await world.agents.add("had()")
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(
         call(prompt="Do it", agent=main.name, policy=policy, return_state=True)
     )
     pid = await gate.says("asked")
 
-    async with floor.ledger.write() as session:
-        row = await floor.row()
+    async with world.ledger.write() as session:
+        row = await world.row()
         row.fence, row.holder, row.flow_run_id = row.fence + 1, "there:2", "another"
         await session.merge(row)
     state = await task
 
     assert not alive(pid)
     assert state.name == "Skipped"
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.holder, main.had) == ("claimed", "there:2", 0)
 
 
 @pytest.mark.slow
-async def test_a_script_that_is_stopped_at_its_gate_is_cancelled(floor: Floor) -> None:
-    gate, main = await floor.agent('tell("asked"); forever()'), await floor.agent("had()")
+async def test_a_script_that_is_stopped_at_its_gate_is_cancelled(world: World) -> None:
+    gate, main = await world.agents.add('tell("asked"); forever()'), await world.agents.add("had()")
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(call(prompt="Do it", agent=main.name, policy=policy))
     pid = await gate.says("asked")
@@ -419,19 +420,19 @@ async def test_a_script_that_is_stopped_at_its_gate_is_cancelled(floor: Floor) -
         await task
 
     assert not alive(pid)
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.reason, row.attempts) == ("cancelled", "stopped before it began", 0)
     assert main.had == 0
 
 
 @pytest.mark.slow
-async def test_prefect_shows_a_closed_gate_as_skipped(floor: Floor, tools: Tools) -> None:
+async def test_prefect_shows_a_closed_gate_as_skipped(world: World, tools: Tools) -> None:
     check = {"command": python("raise SystemExit(1)")}
-    job = await floor.job(prompt=None, tool="acts", on_demand=True, policy={"check": check})
+    job = await world.deploy(prompt=None, tool="acts", on_demand=True, policy={"check": check})
 
-    state = await floor.executed(await floor.asked(job))
+    state = await world.workers.executed(await world.prefect.custom_run(job))
 
-    row = await floor.row()
+    row = await world.row()
     assert (state.name, state.type.value, row.status) == ("Skipped", "CANCELLED", "skipped")
     assert "check: " in str(state.message)
     assert tools.names == []
@@ -440,7 +441,7 @@ async def test_prefect_shows_a_closed_gate_as_skipped(floor: Floor, tools: Tools
 # --- its tokens
 
 
-async def test_what_the_gate_took_is_missing_to_the_work(floor: Floor, asked: Asked) -> None:
+async def test_what_the_gate_took_is_missing_to_the_work(world: World, asked: Asked) -> None:
     gate = Answer(RUN, input_tokens=100, output_tokens=10)
     main = Answer("Done.", input_tokens=80, output_tokens=20)  # 90 are left, of 200
 
@@ -448,20 +449,20 @@ async def test_what_the_gate_took_is_missing_to_the_work(floor: Floor, asked: As
         await asked.run(gate, main, policy={"tokens_per_run": 200})
 
     assert asked.models == ["fast", "large"]
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "90" in str(row.error)
     assert row.usage is not None
     assert row.usage["input_tokens"] + row.usage["output_tokens"] == 210
 
 
-async def test_a_gate_beyond_the_runs_tokens_is_the_end_of_it(floor: Floor, asked: Asked) -> None:
+async def test_a_gate_beyond_the_runs_tokens_is_the_end_of_it(world: World, asked: Asked) -> None:
     gate = Answer(RUN, input_tokens=100, output_tokens=10)
 
     with pytest.raises(FailedRun):
         await asked.run(gate, "Done.", policy={"tokens_per_run": 110})
 
     assert asked.models == ["fast"]
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("failed", 0)
     assert "tokens: its gate took 110 of the 110" in str(row.error)

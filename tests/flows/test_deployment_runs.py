@@ -13,7 +13,8 @@ from prefect.states import AwaitingRetry, Cancelling, Scheduled
 from daybook.clock import SYSTEM
 from daybook.ledger import claims, offers
 from daybook.ledger.offers import Granted, Offer
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [
     pytest.mark.anyio,
@@ -25,19 +26,19 @@ pytestmark = [
 ACTS = 'had(); tell("acting"); forever()'
 
 
-async def test_a_due_run_begins_at_its_due_time_and_not_before(floor: Floor) -> None:
-    agent = await floor.agent("had(); print(sys.stdin.read())")
-    stored = await floor.job(prompt="What is new?", every="8s", agent=agent.name)
-    run = await floor.scheduled(stored)
+async def test_a_due_run_begins_at_its_due_time_and_not_before(world: World) -> None:
+    agent = await world.agents.add("had(); print(sys.stdin.read())")
+    stored = await world.deploy(prompt="What is new?", every="8s", agent=agent.name)
+    run = await world.prefect.scheduled(stored)
     expected = run.expected_start_time
     assert expected is not None
 
-    execution = await floor.execute(run)
+    execution = await world.workers.execute(run)
     assert SYSTEM.now() < expected  # it has to wait
     code, said = await execution.ends()
 
     assert code == 0, said
-    row = await floor.row()
+    row = await world.row()
     due = datetime.fromtimestamp(int(expected.timestamp()), UTC)
     assert row.occurrence == offers.due_key(stored.id, due)
     assert (row.status, row.trigger, row.due) == ("succeeded", "schedule", due)
@@ -45,24 +46,24 @@ async def test_a_due_run_begins_at_its_due_time_and_not_before(floor: Floor) -> 
     assert row.started_at is not None
     assert timedelta(0) <= row.started_at - due < timedelta(seconds=60)
     assert agent.had == 1
-    state = await floor.state(run)
+    state = await world.prefect.state(run)
     assert (state.name, state.message) == ("Completed", f"run {row.id[:8]} succeeded")
-    page = await floor.artifact(row.flow_run_id)
+    page = await world.prefect.artifact(row.flow_run_id)
     assert page.startswith(f"# {stored.job.name}\n")
     assert "What is new?" in page
 
 
-async def test_without_a_ledger_a_run_is_set_back_and_comes_again(floor: Floor) -> None:
-    agent = await floor.agent("had()")
-    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name))
-    ledger, away = floor.home.path / "ledger.db", floor.home.path / "away"
+async def test_without_a_ledger_a_run_is_set_back_and_comes_again(world: World) -> None:
+    agent = await world.agents.add("had()")
+    run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
+    ledger, away = world.home.path / "ledger.db", world.home.path / "away"
     away.mkdir()
-    for each in floor.home.path.glob("ledger.db*"):
+    for each in world.home.path.glob("ledger.db*"):
         each.rename(away / each.name)
     ledger.mkdir()
     before = SYSTEM.now()
 
-    state = await floor.executed(run)
+    state = await world.workers.executed(run)
 
     assert (state.type.value, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert str(ledger) in str(state.message)
@@ -74,85 +75,85 @@ async def test_without_a_ledger_a_run_is_set_back_and_comes_again(floor: Floor) 
 
     ledger.rmdir()
     for each in away.iterdir():
-        each.rename(floor.home.path / each.name)
-    await floor.client.set_flow_run_state(run.id, Scheduled(), force=True)
-    assert (await floor.executed(run)).is_completed()
+        each.rename(world.home.path / each.name)
+    await world.client.set_flow_run_state(run.id, Scheduled(), force=True)
+    assert (await world.workers.executed(run)).is_completed()
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.flow_starts, row.retry_of) == ("succeeded", 2, None)
     assert agent.had == 1
 
 
-async def test_what_another_holds_is_skipped(floor: Floor) -> None:
-    agent = await floor.agent("had()")
-    stored = await floor.job(every="3s", agent=agent.name)
-    run = await floor.scheduled(stored)
+async def test_what_another_holds_is_skipped(world: World) -> None:
+    agent = await world.agents.add("had()")
+    stored = await world.deploy(every="3s", agent=agent.name)
+    run = await world.prefect.scheduled(stored)
     assert run.expected_start_time is not None
     due = datetime.fromtimestamp(int(run.expected_start_time.timestamp()), UTC)
     await SYSTEM.wait_until(due)
     parameters = stored.job.parameters()
     key = offers.due_key(stored.id, due)
     offer = Offer(key, "agent-prompt", "schedule", due, "there:2", parameters, stored.id, "other")
-    other = await claims.claim(floor.ledger, offer)
+    other = await claims.claim(world.ledger, offer)
     assert isinstance(other, Granted)
 
-    state = await floor.executed(run)
+    state = await world.workers.executed(run)
 
     assert (state.type.value, state.name) == ("CANCELLED", "Skipped")
     assert state.message == f"run {other.run_id[:8]} has it already"
-    assert (await floor.row()).holder == "there:2"
+    assert (await world.row()).holder == "there:2"
     assert agent.had == 0
 
 
 @pytest.mark.parametrize("supervised", [True, False])
 async def test_cancelled_in_prefect_the_program_ends_and_both_sides_say_so(
-    floor: Floor, supervised: bool
+    world: World, supervised: bool
 ) -> None:
-    agent = await floor.agent(ACTS)
-    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name))
-    execution = await floor.execute(run, bare=not supervised)
+    agent = await world.agents.add(ACTS)
+    run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
+    execution = await world.workers.execute(run, bare=not supervised)
     pid = await agent.says("acting")
 
-    await floor.client.set_flow_run_state(run.id, Cancelling(), force=True)
+    await world.client.set_flow_run_state(run.id, Cancelling(), force=True)
     if not supervised:  # the supervisor sees it and sends the signal itself
         await execution.sent(signal.SIGTERM)
     _, said = await execution.ends()
 
     assert not alive(pid), said
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.reason) == ("cancelled", "cancelled"), said
     assert agent.had == 1
     if supervised:
-        assert (await floor.state(run)).name == "Cancelled"
+        assert (await world.prefect.state(run)).name == "Cancelled"
 
 
 async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run(
-    floor: Floor,
+    world: World,
 ) -> None:
-    agent = await floor.agent(ACTS)
-    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name))
-    execution = await floor.execute(run, bare=True)
+    agent = await world.agents.add(ACTS)
+    run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
+    execution = await world.workers.execute(run, bare=True)
     pid = await agent.says("acting")
 
     await execution.sent(signal.SIGTERM)
     _, said = await execution.ends()
 
     assert not alive(pid), said
-    first = await floor.row()
+    first = await world.row()
     assert (first.status, first.reason) == (
         "unknown",
         "the process was stopped while the agent was at work",
     ), said
-    assert (await floor.state(run)).is_crashed()
+    assert (await world.prefect.state(run)).is_crashed()
 
     # Retry in the UI.
-    await floor.client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"))
-    again = await floor.execute(run, bare=True)
+    await world.client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"))
+    again = await world.workers.execute(run, bare=True)
     pid = await agent.says("acting")
     os.kill(pid, signal.SIGKILL)
     await again.ends()
 
-    rows = await floor.rows()
+    rows = await world.rows()
     assert [row.status for row in rows] == ["unknown", "failed"]
     assert rows[1].occurrence == f"flow:{run.id}:1"
     assert (rows[1].retry_of, rows[1].trigger) == (first.id, "retry")
@@ -160,90 +161,90 @@ async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run
     assert agent.had == 2
 
 
-async def test_started_again_by_a_machine_what_is_unknown_is_not_repeated(floor: Floor) -> None:
-    agent = await floor.agent(ACTS)
-    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name))
+async def test_started_again_by_a_machine_what_is_unknown_is_not_repeated(world: World) -> None:
+    agent = await world.agents.add(ACTS)
+    run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     reschedules = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
-    execution = await floor.execute(run, variables=reschedules)
+    execution = await world.workers.execute(run, variables=reschedules)
     pid = await agent.says("acting")
 
     await execution.sent(signal.SIGTERM)
     _, said = await execution.ends()
     assert not alive(pid), said
-    assert (await floor.row()).status == "unknown", said
-    assert (await floor.state(run)).name == AwaitingRetry().name
+    assert (await world.row()).status == "unknown", said
+    assert (await world.prefect.state(run)).name == AwaitingRetry().name
 
-    state = await floor.executed(run)
+    state = await world.workers.executed(run)
 
     assert (state.type.value, state.name) == ("CRASHED", "Unknown")
     assert agent.had == 1
-    assert (await floor.row()).status == "unknown"
+    assert (await world.row()).status == "unknown"
 
 
-async def test_killed_at_work_the_next_start_waits_for_its_lease(floor: Floor) -> None:
-    agent = await floor.agent(ACTS)
-    stored = await floor.job(on_demand=True, agent=agent.name)
-    run = await floor.asked(stored)
-    execution = await floor.execute(run, bare=True)
+async def test_killed_at_work_the_next_start_waits_for_its_lease(world: World) -> None:
+    agent = await world.agents.add(ACTS)
+    stored = await world.deploy(on_demand=True, agent=agent.name)
+    run = await world.prefect.custom_run(stored)
+    execution = await world.workers.execute(run, bare=True)
     pid = await agent.says("acting")
     await execution.sent(signal.SIGKILL)
     await execution.ends()
     os.kill(pid, signal.SIGKILL)
-    row = await floor.row()
+    row = await world.row()
     assert row.status == "acting"
 
-    await floor.client.set_flow_run_state(run.id, Scheduled(), force=True)
-    state = await floor.executed(run)
+    await world.client.set_flow_run_state(run.id, Scheduled(), force=True)
+    state = await world.workers.executed(run)
 
     assert (state.type.value, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert state.message == f"{row.holder} may still be at work"
     assert state.state_details.scheduled_time == row.lease_until
     assert agent.had == 1
-    assert (await floor.row()).status == "acting"
+    assert (await world.row()).status == "acting"
 
 
-async def test_a_request_keeps_its_occurrence_and_its_parameters(floor: Floor) -> None:
-    agent = await floor.agent("had(); print(sys.stdin.read())")
-    stored = await floor.job(prompt="Then", on_demand=True, agent=agent.name)
-    row = await claims.request(floor.ledger, stored, "1", "api")
-    run = await floor.keyed(stored, f"{floor.ledger.id}:{row.occurrence}:1")
+async def test_a_request_keeps_its_occurrence_and_its_parameters(world: World) -> None:
+    agent = await world.agents.add("had(); print(sys.stdin.read())")
+    stored = await world.deploy(prompt="Then", on_demand=True, agent=agent.name)
+    row = await claims.request(world.ledger, stored, "1", "api")
+    run = await world.prefect.keyed_run(stored, f"{world.ledger.id}:{row.occurrence}:1")
 
-    state = await floor.executed(run)
+    state = await world.workers.executed(run)
 
     assert state.is_completed()
-    found = await floor.row()
+    found = await world.row()
     assert (found.id, found.trigger, found.status) == (row.id, "api", "succeeded")
     assert (found.occurrence, found.due) == (row.occurrence, row.due)
     assert found.output == "Then"
 
 
-async def test_removed_meanwhile_it_is_skipped(floor: Floor) -> None:
-    agent = await floor.agent("had()")
-    stored = await floor.job(on_demand=True, agent=agent.name)
-    run = await floor.asked(stored)
-    await floor.archive(stored)
+async def test_removed_meanwhile_it_is_skipped(world: World) -> None:
+    agent = await world.agents.add("had()")
+    stored = await world.deploy(on_demand=True, agent=agent.name)
+    run = await world.prefect.custom_run(stored)
+    await world.archive(stored)
 
-    state = await floor.executed(run)
+    state = await world.workers.executed(run)
 
     assert (state.name, state.message) == ("Skipped", "the job was removed")
     assert agent.had == 0
-    assert (await floor.row()).status == "skipped"
+    assert (await world.row()).status == "skipped"
 
 
-async def test_two_starts_of_one_run_at_once_have_one_effect(floor: Floor) -> None:
-    agent = await floor.agent(ACTS)
-    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name))
+async def test_two_starts_of_one_run_at_once_have_one_effect(world: World) -> None:
+    agent = await world.agents.add(ACTS)
+    run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     first, second = await asyncio.gather(
-        floor.execute(run, bare=True), floor.execute(run, bare=True)
+        world.workers.execute(run, bare=True), world.workers.execute(run, bare=True)
     )
     pid = await agent.says("acting")
     ended = [asyncio.create_task(each.ends()) for each in (first, second)]
     (done,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-    assert (await floor.row()).status == "acting"
+    assert (await world.row()).status == "acting"
     os.kill(pid, signal.SIGKILL)
     await asyncio.gather(*ended)
 
     assert agent.had == 1
-    (row,) = await floor.rows()
+    (row,) = await world.rows()
     assert row.status == "failed"
     assert done.result()[0] == 0

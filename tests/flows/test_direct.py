@@ -14,25 +14,26 @@ from prefect.exceptions import FailedRun
 from daybook.errors import LedgerUnreachable, Refused
 from daybook.runs import attempt
 from flows.agent_prompt import agent_prompt
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 from tests.timings import change
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 call: Any = agent_prompt  # with what its signature forbids, or the state as its answer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 
-async def _prefect_state(floor: Floor, flow_run_id: str | None) -> State[Any]:
-    state = (await floor.client.read_flow_run(UUID(str(flow_run_id)))).state
+async def _prefect_state(world: World, flow_run_id: str | None) -> State[Any]:
+    state = (await world.client.read_flow_run(UUID(str(flow_run_id)))).state
     assert state is not None
     return state
 
 
 @pytest.mark.slow
-async def test_the_offline_agent_answers(floor: Floor) -> None:
+async def test_the_offline_agent_answers(world: World) -> None:
     result: Any = await agent_prompt(prompt="What is on today?")
 
-    row = await floor.row()
+    row = await world.row()
     assert result == {
         "run_id": row.id,
         "status": "succeeded",
@@ -48,59 +49,59 @@ async def test_the_offline_agent_answers(floor: Floor) -> None:
     assert row.parameters["prompt"] == "What is on today?"
     assert row.due.microsecond == 0
     assert row.due <= row.started_at <= row.finished_at  # type: ignore[operator]
-    page = await floor.artifact(row.flow_run_id)
+    page = await world.prefect.artifact(row.flow_run_id)
     assert "What is on today?" in page
     assert str(row.output) in page
-    assert (await _prefect_state(floor, row.flow_run_id)).name == "Completed"
+    assert (await _prefect_state(world, row.flow_run_id)).name == "Completed"
 
 
 @pytest.mark.slow
-async def test_an_agents_markdown_is_shown_harmless(floor: Floor) -> None:
-    agent = await floor.agent('print("![x](http://evil.example/x.png) <script>x</script>")')
+async def test_an_agents_markdown_is_shown_harmless(world: World) -> None:
+    agent = await world.agents.add('print("![x](http://evil.example/x.png) <script>x</script>")')
 
     result: Any = await agent_prompt(prompt="Say `it`", agent=agent.name)
 
     assert result["output"].startswith("![x]")  # the ledger and the caller have the very words
-    page = await floor.artifact((await floor.row()).flow_run_id)
+    page = await world.prefect.artifact((await world.row()).flow_run_id)
     assert "[image: x](http://evil.example/x.png) &lt;script>" in page
     assert "![" not in page
     assert "<script" not in page
 
 
-async def test_a_program_that_fails_fails_the_run(floor: Floor) -> None:
-    agent = await floor.agent('print("so far"); sys.exit("no such repository")')
+async def test_a_program_that_fails_fails_the_run(world: World) -> None:
+    agent = await world.agents.add('print("so far"); sys.exit("no such repository")')
 
     with pytest.raises(FailedRun, match="no such repository"):
         await agent_prompt(prompt="Do it", agent=agent.name)
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.output) == ("failed", "so far")
     assert "no such repository" in str(row.error)
-    state = await _prefect_state(floor, row.flow_run_id)
+    state = await _prefect_state(world, row.flow_run_id)
     assert (state.name, state.type.value) == ("Failed", "FAILED")
     assert state.message == row.error
-    assert "no such repository" in await floor.artifact(row.flow_run_id)
+    assert "no such repository" in await world.prefect.artifact(row.flow_run_id)
 
 
-async def test_a_program_that_takes_too_long_times_out(floor: Floor) -> None:
-    agent = await floor.agent('print("so far", flush=True); tell("acting"); forever()')
+async def test_a_program_that_takes_too_long_times_out(world: World) -> None:
+    agent = await world.agents.add('print("so far", flush=True); tell("acting"); forever()')
 
     with pytest.raises(FailedRun, match="no answer within 5 s"):
         await call(prompt="Do it", agent=agent.name, policy={"timeout": "5s", "retries": 0})
 
     assert not alive(await agent.says("acting"))
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.output) == ("timed_out", "so far")
-    state = await _prefect_state(floor, row.flow_run_id)
+    state = await _prefect_state(world, row.flow_run_id)
     assert (state.name, state.type.value) == ("TimedOut", "FAILED")
 
 
 @pytest.mark.slow
-async def test_an_agent_that_does_not_exist_fails_the_run(floor: Floor) -> None:
+async def test_an_agent_that_does_not_exist_fails_the_run(world: World) -> None:
     with pytest.raises(FailedRun, match='unknown "nobody"'):
         await agent_prompt(prompt="Do it", agent="nobody")
 
-    assert (await floor.row()).status == "failed"
+    assert (await world.row()).status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -112,13 +113,13 @@ async def test_an_agent_that_does_not_exist_fails_the_run(floor: Floor) -> None:
     ],
 )
 async def test_what_is_illegal_is_refused_and_nothing_is_written(
-    floor: Floor, given: dict[str, str], named: str
+    world: World, given: dict[str, str], named: str
 ) -> None:
     with pytest.raises(Refused) as refused:
         await call(**given)
 
     assert refused.value.field == named
-    assert await floor.rows() == []
+    assert await world.rows() == []
 
 
 @pytest.mark.parametrize(
@@ -131,54 +132,54 @@ async def test_what_is_illegal_is_refused_and_nothing_is_written(
 )
 @pytest.mark.slow
 async def test_what_is_of_another_form_is_refused_by_prefect(
-    floor: Floor, given: dict[str, Any], named: str
+    world: World, given: dict[str, Any], named: str
 ) -> None:
     from prefect.exceptions import ParameterTypeError
 
     with pytest.raises(ParameterTypeError, match=named):
         await agent_prompt(prompt="Do it", **given)
 
-    assert await floor.rows() == []
+    assert await world.rows() == []
 
 
 @pytest.mark.slow
-async def test_a_subflow_is_a_run_of_its_own(floor: Floor) -> None:
+async def test_a_subflow_is_a_run_of_its_own(world: World) -> None:
     @flow
     async def parent() -> list[Any]:
         return [await agent_prompt(prompt="One"), await agent_prompt(prompt="Two")]
 
     results = await parent()
 
-    rows = await floor.rows()
+    rows = await world.rows()
     assert [row.parameters["prompt"] for row in rows] == ["One", "Two"]
     assert [each["run_id"] for each in results] == [row.id for row in rows]
     assert len({row.flow_run_id for row in rows}) == 2
 
 
-async def test_without_a_ledger_there_is_no_effect(floor: Floor) -> None:
-    agent = await floor.agent("had()")
-    await floor.ledger.close()
-    for each in floor.home.path.glob("ledger.db*"):
+async def test_without_a_ledger_there_is_no_effect(world: World) -> None:
+    agent = await world.agents.add("had()")
+    await world.ledger.close()
+    for each in world.home.path.glob("ledger.db*"):
         each.unlink()
-    (floor.home.path / "ledger.db").mkdir()
+    (world.home.path / "ledger.db").mkdir()
 
     with pytest.raises(LedgerUnreachable):
         await agent_prompt(prompt="Do it", agent=agent.name)
 
     assert agent.had == 0
-    (floor.home.path / "ledger.db").rmdir()
+    (world.home.path / "ledger.db").rmdir()
 
 
 async def test_a_refused_lease_ends_the_program(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.05)
-    agent = await floor.agent('had(); tell("acting"); forever()')
+    agent = await world.agents.add('had(); tell("acting"); forever()')
     task = asyncio.create_task(call(prompt="Do it", agent=agent.name, return_state=True))
     pid = await agent.says("acting")
 
-    async with floor.ledger.write() as session:
-        row = await floor.row()
+    async with world.ledger.write() as session:
+        row = await world.row()
         row.fence, row.holder, row.flow_run_id = row.fence + 1, "there:2", "another"
         await session.merge(row)
     state = await task
@@ -186,7 +187,7 @@ async def test_a_refused_lease_ends_the_program(
     assert not alive(pid)
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert "was taken over" in str(state.message)
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.holder) == ("acting", "there:2")
     (known,) = row.evidence
     assert (known["fence"], known["status"]) == (1, "unknown")
@@ -194,15 +195,15 @@ async def test_a_refused_lease_ends_the_program(
 
 @pytest.mark.slow
 async def test_judged_unknown_meanwhile_prefect_is_told_so(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.05)
-    agent = await floor.agent('tell("acting"); forever()')
+    agent = await world.agents.add('tell("acting"); forever()')
     task = asyncio.create_task(call(prompt="Do it", agent=agent.name, return_state=True))
     pid = await agent.says("acting")
 
-    async with floor.ledger.write() as session:
-        row = await floor.row()
+    async with world.ledger.write() as session:
+        row = await world.row()
         row.status, row.reason = "unknown", "the lease was lost"
         await session.merge(row)
     state = await task
@@ -212,8 +213,8 @@ async def test_judged_unknown_meanwhile_prefect_is_told_so(
     assert state.message == "the lease was lost"
 
 
-async def test_a_cancelled_call_leaves_word(floor: Floor) -> None:
-    agent = await floor.agent('had(); tell("acting"); forever()')
+async def test_a_cancelled_call_leaves_word(world: World) -> None:
+    agent = await world.agents.add('had(); tell("acting"); forever()')
     task = asyncio.create_task(agent_prompt(prompt="Do it", agent=agent.name))
     pid = await agent.says("acting")
 
@@ -222,15 +223,15 @@ async def test_a_cancelled_call_leaves_word(floor: Floor) -> None:
         await task
 
     assert not alive(pid)
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.reason) == (
         "unknown",
         "the process was stopped while the agent was at work",
     )
 
 
-async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(floor: Floor) -> None:
-    agent = await floor.agent(
+async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(world: World) -> None:
+    agent = await world.agents.add(
         'had(); print("none" if "does not fit" not in sys.stdin.read() else \'{"n": 3}\')'
     )
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -240,16 +241,16 @@ async def test_a_structured_answer_is_repaired_once_and_the_run_says_so(floor: F
     )
 
     assert (result["status"], result["result"]) == ("succeeded", {"n": 3})
-    row = await floor.row()
+    row = await world.row()
     assert (row.result, row.attempts) == ({"n": 3}, 1)
     assert row.reason.startswith("repaired: the first answer is no JSON")
     assert agent.had == 2
 
 
-async def test_whom_nobody_can_ask_is_found_out_before_begin(floor: Floor) -> None:
+async def test_whom_nobody_can_ask_is_found_out_before_begin(world: World) -> None:
     with pytest.raises(FailedRun, match='unknown "nobody"'):
         await agent_prompt(prompt="Do it", agent="nobody")
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, row.started_at) == ("failed", 0, None)
     assert 'unknown "nobody"' in str(row.error)

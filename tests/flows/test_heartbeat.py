@@ -16,8 +16,9 @@ from daybook.ledger import deliveries
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import OutboxRow, RunRow
 from flows.heartbeat import heartbeat
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.providers import KEY, Answer, Provider, Step, limited, provider
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -31,10 +32,10 @@ SKIP = '{"action": "skip", "reason": "all is well"}'
 class Beating:
     """A heartbeat's two agents at one server, its file, and what each agent was asked."""
 
-    def __init__(self, floor: Floor, here: Provider) -> None:
-        self.floor, self.here = floor, here
+    def __init__(self, world: World, here: Provider) -> None:
+        self.world, self.here = world, here
         self.gate, self.main = f"g-{uuid4().hex[:8]}", f"m-{uuid4().hex[:8]}"
-        self.file = floor.home.path / "HEARTBEAT.md"
+        self.file = world.home.path / "HEARTBEAT.md"
         self.file.write_text(ORDERS)
 
     async def beats(self, *script: Step, **given: Any) -> Any:
@@ -44,30 +45,30 @@ class Beating:
 
     async def job(self, **given: Any) -> StoredJob:
         fields: dict[str, Any] = {"kind": "heartbeat", "prompt": None, "every": "10m"}
-        return await self.floor.job(**fields, agent=self.main, gate_agent=self.gate, **given)
+        return await self.world.deploy(**fields, agent=self.main, gate_agent=self.gate, **given)
 
     async def run_of(self, job: StoredJob, *script: Step) -> RunRow:
         """A run of the job in a process of its own; its row."""
         self.here.script = list(script)
-        await self.floor.executed(await self.floor.asked(job))
-        return (await self.floor.rows())[-1]
+        await self.world.workers.executed(await self.world.prefect.custom_run(job))
+        return (await self.world.rows())[-1]
 
     @property
     def models(self) -> list[str]:
         return [seen.body["model"] for seen in self.here.requests]
 
     async def told(self, row: RunRow) -> list[OutboxRow]:
-        async with self.floor.ledger.read() as session:
+        async with self.world.ledger.read() as session:
             return await deliveries.of_run(session, row.id)
 
 
 @pytest.fixture
-async def heart(floor: Floor) -> AsyncIterator[Beating]:
+async def heart(world: World) -> AsyncIterator[Beating]:
     with provider() as here:
-        made = Beating(floor, here)
+        made = Beating(world, here)
         for name, model in ((made.gate, "fast"), (made.main, "large")):
             settings = {"model": f"openai:{model}", "base_url": here.address, "api_key": KEY}
-            await documents.add(floor.client, name, "model", settings)
+            await documents.add(world.client, name, "model", settings)
         yield made
 
 
@@ -80,7 +81,7 @@ async def test_without_its_file_nobody_is_asked(heart: Beating) -> None:
     result = await heart.beats(RUN)
 
     assert heart.models == []
-    row = await heart.floor.row()
+    row = await heart.world.row()
     assert (result["status"], row.status, row.attempts) == ("skipped", "skipped", 0)
     assert row.reason == "heartbeat: HEARTBEAT.md is missing"
     assert row.usage is None
@@ -93,7 +94,7 @@ async def test_while_its_file_is_blank_nobody_is_asked(heart: Beating, text: str
     await heart.beats(RUN)
 
     assert heart.models == []
-    row = await heart.floor.row()
+    row = await heart.world.row()
     assert (row.status, row.reason) == ("skipped", "heartbeat: HEARTBEAT.md is blank")
 
 
@@ -103,7 +104,7 @@ async def test_a_blank_file_is_looked_at_before_its_check(heart: Beating) -> Non
     await heart.beats(RUN, policy={"check": {"prompt": "Anything new?", "agent": heart.gate}})
 
     assert heart.models == []
-    assert (await heart.floor.row()).reason == "heartbeat: HEARTBEAT.md is blank"
+    assert (await heart.world.row()).reason == "heartbeat: HEARTBEAT.md is blank"
 
 
 async def test_a_file_elsewhere_is_read_where_it_is(heart: Beating, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ async def test_what_is_no_file_or_too_long_is_told(heart: Beating, tmp_path: Pat
         await heart.beats(RUN)
 
     assert heart.models == []
-    assert [row.status for row in await heart.floor.rows()] == ["failed", "failed"]
+    assert [row.status for row in await heart.world.rows()] == ["failed", "failed"]
 
 
 # --- the gate
@@ -136,7 +137,7 @@ async def test_skip_is_one_question_and_a_skipped_run(heart: Beating) -> None:
     assert heart.models == ["fast"]
     [question] = heart.here.requests
     assert ORDERS in question.prompt
-    row = await heart.floor.row()
+    row = await heart.world.row()
     assert (row.status, row.attempts) == ("skipped", 0)
     assert row.reason == result["reason"] == "heartbeat: all is well"
     assert row.usage is not None
@@ -151,7 +152,7 @@ async def test_run_asks_the_agent_and_both_are_paid_for(heart: Beating, said: st
 
     assert heart.models == ["fast", "large"]
     assert ORDERS in heart.here.requests[1].prompt
-    row = await heart.floor.row()
+    row = await heart.world.row()
     assert (result["output"], row.status, row.attempts) == ("It is.", "succeeded", 1)
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (550, 29)
@@ -176,7 +177,7 @@ async def test_no_answer_executes_nothing_and_is_an_error(heart: Beating, step: 
         await heart.beats(step)
 
     assert heart.models == ["fast"]
-    row = await heart.floor.row()
+    row = await heart.world.row()
     assert (row.status, row.attempts, row.output) == ("failed", 0, None)
     assert str(row.error).startswith("heartbeat: ")
 
@@ -184,7 +185,7 @@ async def test_no_answer_executes_nothing_and_is_an_error(heart: Beating, step: 
 async def test_a_tool_call_is_no_answer_however_often_the_agent_may_ask(heart: Beating) -> None:
     settings: dict[str, Any] = {"model": "openai:fast", "base_url": heart.here.address}
     settings |= {"api_key": KEY, "request_limit": 5}
-    await documents.add(heart.floor.client, heart.gate, "model", settings, replace=True)
+    await documents.add(heart.world.client, heart.gate, "model", settings, replace=True)
 
     with pytest.raises(FailedRun, match="heartbeat: "):
         await heart.beats(Answer("", tool="shell", finish="tool_calls"), RUN)
@@ -204,7 +205,7 @@ async def test_the_agents_own_error_is_the_runs(heart: Beating) -> None:
         await heart.beats(RUN, limited())
 
     assert heart.models == ["fast", "large"]
-    row = await heart.floor.row()
+    row = await heart.world.row()
     assert (row.status, row.attempts) == ("failed", 1)
 
 
@@ -232,7 +233,7 @@ async def test_a_reply_goes_to_the_channel(heart: Beating) -> None:
     row = await heart.run_of(job, RUN, "It is two days old.")
 
     assert (row.status, row.delivery) == ("succeeded", "delivered")
-    assert "It is two days old." in (heart.floor.home.path / "out" / "heart.txt").read_text()
+    assert "It is two days old." in (heart.world.home.path / "out" / "heart.txt").read_text()
 
 
 @pytest.mark.parametrize("reply", ["", "[SILENT]"])
@@ -243,7 +244,7 @@ async def test_a_blank_reply_is_not_told(heart: Beating, reply: str) -> None:
 
     assert heart.models == ["fast", "large"]
     assert (row.status, row.delivery) == ("succeeded", "suppressed")
-    assert not (heart.floor.home.path / "out" / "heart.txt").exists()
+    assert not (heart.world.home.path / "out" / "heart.txt").exists()
 
 
 async def test_a_notifier_that_fails_changes_nothing_but_the_delivery(heart: Beating) -> None:

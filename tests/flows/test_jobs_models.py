@@ -10,8 +10,8 @@ import pytest
 from daybook.agents import documents
 from daybook.errors import Refused, UnknownName
 from daybook.service import jobs
-from tests.floor import Floor
 from tests.providers import KEY
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
@@ -23,10 +23,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-async def _agent(floor: Floor, which: str) -> str:
+async def _agent(world: World, which: str) -> str:
     name = f"{which}-{uuid4().hex[:8]}"
     kind, settings = KINDS[which]
-    await documents.add(floor.client, name, kind, settings)
+    await documents.add(world.client, name, kind, settings)
     return name
 
 
@@ -44,9 +44,9 @@ async def _named() -> list[str]:
     ],
 )
 async def test_a_model_that_the_agent_cannot_be_asked_for_is_refused(
-    floor: Floor, which: str, model: str, words: str
+    world: World, which: str, model: str, words: str
 ) -> None:
-    agent = await _agent(floor, which)
+    agent = await _agent(world, which)
     given: dict[str, Any] = {"prompt": "x", "on_demand": True, "agent": agent, "model": model}
     with pytest.raises(Refused, match=words) as refused:
         await jobs.add(given)
@@ -61,8 +61,8 @@ async def test_a_model_that_the_agent_cannot_be_asked_for_is_refused(
     await jobs.remove(made["id"])
 
 
-async def test_another_agent_has_to_have_the_model_that_the_job_wants(floor: Floor) -> None:
-    keyed, offline = await _agent(floor, "keyed"), await _agent(floor, "offline")
+async def test_another_agent_has_to_have_the_model_that_the_job_wants(world: World) -> None:
+    keyed, offline = await _agent(world, "keyed"), await _agent(world, "offline")
     given = {"prompt": "x", "on_demand": True, "agent": keyed, "model": "gpt-6"}
     made = await jobs.add(given)
 
@@ -76,8 +76,8 @@ async def test_another_agent_has_to_have_the_model_that_the_job_wants(floor: Flo
     await jobs.remove(made["id"])
 
 
-async def test_behind_an_address_of_its_own_any_name_may_be_a_models(floor: Floor) -> None:
-    agent = await _agent(floor, "here")
+async def test_behind_an_address_of_its_own_any_name_may_be_a_models(world: World) -> None:
+    agent = await _agent(world, "here")
     for model in ("mistral:7b", "nosuchprovider:x", "small"):
         made = await jobs.add({"prompt": "x", "on_demand": True, "agent": agent, "model": model})
         assert made["model"] == model

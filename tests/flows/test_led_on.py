@@ -13,7 +13,8 @@ from daybook.clock import SYSTEM
 from daybook.ledger.states import Status
 from daybook.runs.occurrence import retries
 from daybook.runs.prefect_states import state_of, waiting
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
@@ -55,9 +56,9 @@ def nothing() -> None: ...
 )
 @pytest.mark.slow
 async def test_it_is_a_retry(
-    floor: Floor, states: list[State[Any]], expected: tuple[int, ...]
+    world: World, states: list[State[Any]], expected: tuple[int, ...]
 ) -> None:
-    run = await floor.client.create_flow_run(nothing)
+    run = await world.client.create_flow_run(nothing)
     for state in states:
-        await floor.client.set_flow_run_state(run.id, state.fresh_copy(), force=True)
+        await world.client.set_flow_run_state(run.id, state.fresh_copy(), force=True)
     assert await retries(run) == expected

@@ -13,7 +13,8 @@ from daybook.home import Home
 from daybook.ledger import deliveries, listeners
 from daybook.ledger.tables import OutboxRow
 from flows.agent_prompt import agent_prompt
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
@@ -24,13 +25,13 @@ def nobody_else(daybook_home: Home) -> Iterator[None]:
         yield
 
 
-async def _told(floor: Floor) -> list[OutboxRow]:
-    async with floor.ledger.read() as session:
-        return await deliveries.of_run(session, (await floor.row()).id)
+async def _told(world: World) -> list[OutboxRow]:
+    async with world.ledger.read() as session:
+        return await deliveries.of_run(session, (await world.row()).id)
 
 
-async def test_a_script_tells_its_own_listeners_before_its_flow_returns(floor: Floor) -> None:
-    agent = await floor.agent("print('Forty-two.')")
+async def test_a_script_tells_its_own_listeners_before_its_flow_returns(world: World) -> None:
+    agent = await world.agents.add("print('Forty-two.')")
     heard: list[tuple[dict[str, Any], bool]] = []
 
     @registry.listener(name="works")
@@ -42,33 +43,33 @@ async def test_a_script_tells_its_own_listeners_before_its_flow_returns(floor: F
         raise ValueError("no disk")
 
     result: Any = await agent_prompt(prompt="What is it?", agent=agent.name)
-    row = await floor.row()
+    row = await world.row()
     [(run, in_main)] = heard
     assert (run["id"], run["status"], run["output"]) == (row.id, "succeeded", "Forty-two.")
     assert not in_main
     assert (row.status, row.delivery, row.error) == ("succeeded", "not_requested", None)
     assert result["status"] == "succeeded"
-    assert {(each.address, each.status, each.error) for each in await _told(floor)} == {
+    assert {(each.address, each.status, each.error) for each in await _told(world)} == {
         ("works", "delivered", None),
         ("breaks", "failed", "ValueError: no disk"),
     }
-    page = await floor.artifact(row.flow_run_id)
+    page = await world.prefect.artifact(row.flow_run_id)
     assert "listener to breaks: **failed**; ValueError: no disk" in page
     assert "works" not in page
 
 
 @pytest.mark.slow
-async def test_a_runs_process_leaves_it_to_the_keeper_and_asks_nobody(floor: Floor) -> None:
-    agent = await floor.agent("print('Forty-two.')")
-    await listeners.announce(floor.ledger, ["elsewhere"])
-    job = await floor.job(agent=agent.name, on_demand=True)
-    state = await floor.executed(await floor.asked(job))
+async def test_a_runs_process_leaves_it_to_the_keeper_and_asks_nobody(world: World) -> None:
+    agent = await world.agents.add("print('Forty-two.')")
+    await listeners.announce(world.ledger, ["elsewhere"])
+    job = await world.deploy(agent=agent.name, on_demand=True)
+    state = await world.workers.executed(await world.prefect.custom_run(job))
     assert state.is_completed()
-    [told] = await _told(floor)
+    [told] = await _told(world)
     assert (told.address, told.event, told.status, told.fence) == (
         "elsewhere",
         "succeeded",
         "pending",
         0,
     )
-    assert "Delivery" not in await floor.artifact((await floor.row()).flow_run_id)
+    assert "Delivery" not in await world.prefect.artifact((await world.row()).flow_run_id)

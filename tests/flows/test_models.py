@@ -15,8 +15,9 @@ from daybook.agents import documents
 from daybook.ledger.tables import AttemptRow
 from daybook.service import agents
 from flows.agent_prompt import agent_prompt
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.providers import KEY, Answer, Cut, Hang, Provider, Status, Step, limited, provider
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -26,8 +27,8 @@ QUICK = {"timeout": "20s", "retries": 2, "retry_delay": "1s"}
 class Asked:
     """A model agent of one of the two protocols, and the server that it asks."""
 
-    def __init__(self, floor: Floor, here: Provider, name: str) -> None:
-        self.floor, self.here, self.name = floor, here, name
+    def __init__(self, world: World, here: Provider, name: str) -> None:
+        self.world, self.here, self.name = world, here, name
 
     async def run(self, *script: Step, **given: Any) -> dict[str, Any]:
         self.here.script = list(script)
@@ -38,7 +39,7 @@ class Asked:
         return result
 
     async def attempts(self) -> list[AttemptRow]:
-        async with self.floor.ledger.read() as session:
+        async with self.world.ledger.read() as session:
             found = await session.execute(select(AttemptRow).order_by(col(AttemptRow.number)))
             return list(found.scalars())
 
@@ -48,7 +49,7 @@ class Asked:
 
 
 @pytest.fixture(params=["openai", "anthropic"])
-async def asked(floor: Floor, request: pytest.FixtureRequest) -> AsyncIterator[Asked]:
+async def asked(world: World, request: pytest.FixtureRequest) -> AsyncIterator[Asked]:
     with provider() as here:
         openai = request.param == "openai"
         settings = {
@@ -57,15 +58,15 @@ async def asked(floor: Floor, request: pytest.FixtureRequest) -> AsyncIterator[A
             "api_key": KEY,
         }
         name = f"m-{uuid4().hex[:8]}"
-        await documents.add(floor.client, name, "model", settings)
-        yield Asked(floor, here, name)
+        await documents.add(world.client, name, "model", settings)
+        yield Asked(world, here, name)
 
 
 async def test_an_answer_its_tokens_and_its_cost_are_in_the_book(asked: Asked) -> None:
     result = await asked.run(Answer("Nothing.", input_tokens=1_000, output_tokens=200))
 
     assert (result["status"], result["output"]) == ("succeeded", "Nothing.")
-    row = await asked.floor.row()
+    row = await asked.world.row()
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (1_000, 200)
     assert row.usage["cost_usd"] > 0
@@ -82,7 +83,7 @@ async def test_429_is_tried_again_not_before_it_was_asked_for(asked: Asked) -> N
     assert "429" in str(first.error)
     assert first.finished_at is not None
     assert second.started_at - first.finished_at >= timedelta(seconds=2.5)  # it was counted before
-    occurrence = (await asked.floor.row()).occurrence
+    occurrence = (await asked.world.row()).occurrence
     assert asked.keys() == [occurrence, occurrence]
 
 
@@ -101,7 +102,7 @@ async def test_what_may_pass_is_tried_as_often_as_promised_and_no_more(
     with pytest.raises(FailedRun):
         await asked.run(step)
 
-    row = await asked.floor.row()
+    row = await asked.world.row()
     assert (row.status, row.attempts) == ("failed", 3)
     assert [each.status for each in await asked.attempts()] == ["failed"] * 3
     assert len(asked.here.requests) == 3
@@ -111,7 +112,7 @@ async def test_a_model_that_hangs_times_out_in_each_attempt(asked: Asked) -> Non
     with pytest.raises(FailedRun, match="no answer within 5 s"):
         await asked.run(Hang(), policy={"timeout": "5s", "retries": 1})
 
-    row = await asked.floor.row()
+    row = await asked.world.row()
     assert (row.status, row.attempts) == ("timed_out", 2)
     assert len(asked.here.requests) == 2
 
@@ -120,7 +121,7 @@ async def test_a_wrong_key_is_not_tried_again_and_not_told(asked: Asked) -> None
     with pytest.raises(FailedRun) as failed:
         await asked.run(Status(401, f"Incorrect API key provided: {KEY}"))
 
-    row = await asked.floor.row()
+    row = await asked.world.row()
     assert (row.status, row.attempts) == ("failed", 1)
     assert "401" in str(row.error)
     assert "key" in str(row.error)

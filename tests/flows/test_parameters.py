@@ -6,58 +6,61 @@ from uuid import UUID
 
 import pytest
 
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 
-async def test_a_prompt_blanked_in_the_ui_does_not_cost_a_due_time(floor: Floor) -> None:
-    agent = await floor.agent("had(); print(sys.stdin.read())")
-    stored = await floor.job(prompt="What is new?", every="20s", agent=agent.name)
+async def test_a_prompt_blanked_in_the_ui_does_not_cost_a_due_time(world: World) -> None:
+    agent = await world.agents.add("had(); print(sys.stdin.read())")
+    stored = await world.deploy(prompt="What is new?", every="20s", agent=agent.name)
     blank = stored.job.parameters() | {"prompt": " "}
     own = {"id": stored.row.deployment_id}
-    await floor.client.request(
+    await world.client.request(
         "PATCH", "/deployments/{id}", path_params=own, json={"parameters": blank}
     )
-    await floor.client.request("POST", "/deployments/{id}/schedule", path_params=own, json={})
-    run = await floor.scheduled(stored)
+    await world.client.request("POST", "/deployments/{id}/schedule", path_params=own, json={})
+    run = await world.prefect.scheduled(stored)
     assert run.parameters["prompt"] == " "
 
-    state = await floor.executed(run)
+    state = await world.workers.executed(run)
 
     assert state.is_completed(), state
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.output) == ("succeeded", "What is new?")
-    answer = await floor.client.request("GET", "/deployments/{id}", path_params=own)
+    answer = await world.client.request("GET", "/deployments/{id}", path_params=own)
     assert answer.json()["parameters"]["prompt"] == "What is new?"
 
 
-async def test_a_custom_run_with_a_blank_prompt_fails_in_the_book_too(floor: Floor) -> None:
-    agent = await floor.agent("had()")
-    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name), prompt=" ")
+async def test_a_custom_run_with_a_blank_prompt_fails_in_the_book_too(world: World) -> None:
+    agent = await world.agents.add("had()")
+    run = await world.prefect.custom_run(
+        await world.deploy(on_demand=True, agent=agent.name), prompt=" "
+    )
 
-    state = await floor.executed(run)
+    state = await world.workers.executed(run)
 
     assert state.is_failed()
     assert "prompt: is blank" in str(state.message)
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, row.flow_run_id) == ("failed", 0, str(run.id))
     assert "prompt: is blank" in str(row.error)
     assert agent.had == 0
 
 
-async def test_a_run_of_another_ledger_is_left_to_its_own_worker(floor: Floor) -> None:
-    agent = await floor.agent("had()")
-    stored = await floor.job(on_demand=True, agent=agent.name)
+async def test_a_run_of_another_ledger_is_left_to_its_own_worker(world: World) -> None:
+    agent = await world.agents.add("had()")
+    stored = await world.deploy(on_demand=True, agent=agent.name)
     own = {"id": stored.row.deployment_id}
     tags = ["daybook:anotherbook"]
-    await floor.client.request("PATCH", "/deployments/{id}", path_params=own, json={"tags": tags})
+    await world.client.request("PATCH", "/deployments/{id}", path_params=own, json={"tags": tags})
     try:
-        state = await floor.executed(await floor.asked(stored))
-    finally:  # the floor deletes by its own tag, and this one keeps later workers from starting
-        await floor.client.delete_deployment(UUID(str(stored.row.deployment_id)))
+        state = await world.workers.executed(await world.prefect.custom_run(stored))
+    finally:  # the world deletes by its own tag, and this one keeps later workers from starting
+        await world.client.delete_deployment(UUID(str(stored.row.deployment_id)))
 
     assert (state.type, state.name) == ("SCHEDULED", "AwaitingConcurrencySlot")
     assert "DAYBOOK_HOME" in str(state.message)
-    assert await floor.rows() == []
+    assert await world.rows() == []
     assert agent.had == 0

@@ -11,7 +11,8 @@ from sqlmodel import col, select
 
 from daybook.ledger.tables import AttemptRow
 from flows.agent_prompt import agent_prompt
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -23,8 +24,8 @@ print("the second time")
 """
 
 
-async def attempts(floor: Floor) -> list[AttemptRow]:
-    async with floor.ledger.read() as session:
+async def attempts(world: World) -> list[AttemptRow]:
+    async with world.ledger.read() as session:
         found = await session.execute(select(AttemptRow).order_by(col(AttemptRow.number)))
         return list(found.scalars())
 
@@ -34,16 +35,16 @@ async def call(**given: Any) -> dict[str, Any]:
     return result
 
 
-async def test_an_attempt_that_times_out_is_tried_again(floor: Floor) -> None:
-    agent = await floor.agent(HANGS_ONCE)
+async def test_an_attempt_that_times_out_is_tried_again(world: World) -> None:
+    agent = await world.agents.add(HANGS_ONCE)
     policy = {"timeout": "5s", "retries": 2, "retry_delay": "1s"}
 
     result = await call(prompt="Do it", agent=agent.name, policy=policy)
 
     assert (result["status"], result["output"]) == ("succeeded", "the second time")
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, row.fence) == ("succeeded", 2, 3)
-    first, second = await attempts(floor)
+    first, second = await attempts(world)
     assert (first.status, second.status) == ("timed_out", "succeeded")
     assert first.finished_at is not None
     assert second.started_at - first.finished_at >= timedelta(seconds=0.5)  # counted from before
@@ -51,39 +52,39 @@ async def test_an_attempt_that_times_out_is_tried_again(floor: Floor) -> None:
     assert agent.had == 2
 
 
-async def test_the_last_attempts_end_is_the_runs(floor: Floor) -> None:
-    agent = await floor.agent("had(); forever()")
+async def test_the_last_attempts_end_is_the_runs(world: World) -> None:
+    agent = await world.agents.add("had(); forever()")
     policy = {"timeout": "5s", "retries": 1, "retry_delay": "1s"}
 
     with pytest.raises(FailedRun, match="no answer within 5 s"):
         await call(prompt="Do it", agent=agent.name, policy=policy)
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("timed_out", 2)
-    assert [each.status for each in await attempts(floor)] == ["timed_out", "timed_out"]
+    assert [each.status for each in await attempts(world)] == ["timed_out", "timed_out"]
     assert agent.had == 2
 
 
-async def test_what_is_not_temporary_is_not_tried_again(floor: Floor) -> None:
-    agent = await floor.agent("had(); sys.exit(3)")
+async def test_what_is_not_temporary_is_not_tried_again(world: World) -> None:
+    agent = await world.agents.add("had(); sys.exit(3)")
 
     with pytest.raises(FailedRun):
         await call(prompt="Do it", agent=agent.name, policy={"retries": 5})
 
-    assert [each.status for each in await attempts(floor)] == ["failed"]
+    assert [each.status for each in await attempts(world)] == ["failed"]
     assert agent.had == 1
 
 
-async def test_a_long_wait_goes_back_to_prefect(floor: Floor) -> None:
-    agent = await floor.agent("had(); forever()")
-    stored = await floor.job(
+async def test_a_long_wait_goes_back_to_prefect(world: World) -> None:
+    agent = await world.agents.add("had(); forever()")
+    stored = await world.deploy(
         on_demand=True, agent=agent.name, timeout="5s", retries=1, retry_delay="2m"
     )
-    run = await floor.asked(stored)
+    run = await world.prefect.custom_run(stored)
 
-    state = await floor.executed(run)
+    state = await world.workers.executed(run)
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("waiting", 1)
     assert row.reason == "attempt 1 timed_out: no answer within 5 s; the agent was ended"
     assert row.until is not None
@@ -91,7 +92,7 @@ async def test_a_long_wait_goes_back_to_prefect(floor: Floor) -> None:
         "AwaitingConcurrencySlot",
         row.until,
     )
-    (first,) = await attempts(floor)
+    (first,) = await attempts(world)
     assert first.finished_at is not None
     waits = row.until - first.finished_at
     assert timedelta(minutes=2) - timedelta(seconds=5) < waits < timedelta(minutes=2, seconds=20)

@@ -17,7 +17,9 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow
 from flows.agent_prompt import agent_prompt
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Agent, Floor
+from tests.world import World
+from tests.world.agents import Agent
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -35,55 +37,55 @@ def sent(agent: Agent) -> str:
     return agent.base.with_suffix(f".{agent.had}").read_text()
 
 
-async def said(floor: Floor, session_id: str) -> Sequence[MessageRow]:
-    async with floor.ledger.read() as session:
+async def said(world: World, session_id: str) -> Sequence[MessageRow]:
+    async with world.ledger.read() as session:
         return await sessions.history(session, session_id, 1000)
 
 
-async def run(floor: Floor, stored: StoredJob) -> None:
-    state = await floor.executed(await floor.asked(stored))
+async def run(world: World, stored: StoredJob) -> None:
+    state = await world.workers.executed(await world.prefect.custom_run(stored))
     assert state.is_completed(), state.message
 
 
-async def earlier(floor: Floor, stored: StoredJob, runs: int) -> None:
+async def earlier(world: World, stored: StoredJob, runs: int) -> None:
     """Runs of the job that were answered, written by the ledger itself."""
     for number in range(1, runs + 1):
-        row = await claims.request(floor.ledger, stored, str(number), "manual")
+        row = await claims.request(world.ledger, stored, str(number), "manual")
         offer = Offer(
             row.occurrence, row.kind, row.trigger, row.due, "here:1", row.parameters, stored.id
         )
-        granted = await claims.claim(floor.ledger, offer)
+        granted = await claims.claim(world.ledger, offer)
         assert isinstance(granted, Granted)
-        await claims.begin(floor.ledger, granted.run_id, granted.fence)
+        await claims.begin(world.ledger, granted.run_id, granted.fence)
         outcome = Outcome(Status.SUCCEEDED, output=f"said {number}", prompt=f"asked {number}")
-        await claims.settle(floor.ledger, granted.run_id, granted.fence, outcome)
+        await claims.settle(world.ledger, granted.run_id, granted.fence, outcome)
 
 
-async def test_the_second_run_is_sent_what_the_first_said(floor: Floor) -> None:
-    agent = await floor.agent(KEEPS)
-    stored = await floor.job(on_demand=True, prompt="/reset {{job}}", agent=agent.name)
+async def test_the_second_run_is_sent_what_the_first_said(world: World) -> None:
+    agent = await world.agents.add(KEEPS)
+    stored = await world.deploy(on_demand=True, prompt="/reset {{job}}", agent=agent.name)
     prompt = f"/reset {stored.job.name}"
 
-    await run(floor, stored)
+    await run(world, stored)
     assert sent(agent) == prompt
-    await run(floor, stored)
+    await run(world, stored)
 
     before, _, now = sent(agent).partition("Now answer this:")
     assert before.index(prompt) < before.index("answer 1")
     assert now.strip() == prompt
-    rows = await floor.rows()
+    rows = await world.rows()
     assert {row.session_id for row in rows} == {f"{agent.name}:job:{stored.id}"}
-    messages = await said(floor, str(rows[0].session_id))
+    messages = await said(world, str(rows[0].session_id))
     assert [each.content for each in messages] == [prompt, "answer 1", prompt, "answer 2"]
-    assert prompt in await floor.artifact(rows[0].flow_run_id)
+    assert prompt in await world.prefect.artifact(rows[0].flow_run_id)
 
 
-async def test_the_fiftieth_run_is_sent_the_last_twenty_messages_and_its_own(floor: Floor) -> None:
-    agent = await floor.agent(KEEPS)
-    stored = await floor.job(on_demand=True, prompt="asked 50", agent=agent.name)
-    await earlier(floor, stored, 49)
+async def test_the_fiftieth_run_is_sent_the_last_twenty_messages_and_its_own(world: World) -> None:
+    agent = await world.agents.add(KEEPS)
+    stored = await world.deploy(on_demand=True, prompt="asked 50", agent=agent.name)
+    await earlier(world, stored, 49)
 
-    await run(floor, stored)
+    await run(world, stored)
 
     words = sent(agent)
     numbers = range(40, 50)
@@ -95,20 +97,20 @@ async def test_the_fiftieth_run_is_sent_the_last_twenty_messages_and_its_own(flo
     assert words.count("    said ") == 10
 
 
-async def test_new_is_sent_nothing_but_its_prompt(floor: Floor) -> None:
-    agent = await floor.agent(KEEPS)
-    stored = await floor.job(on_demand=True, prompt="Alone?", agent=agent.name, session="new")
+async def test_new_is_sent_nothing_but_its_prompt(world: World) -> None:
+    agent = await world.agents.add(KEEPS)
+    stored = await world.deploy(on_demand=True, prompt="Alone?", agent=agent.name, session="new")
 
     for _ in range(2):
-        await run(floor, stored)
+        await run(world, stored)
         assert sent(agent) == "Alone?"
 
-    rows = await floor.rows()
+    rows = await world.rows()
     assert [row.session_id for row in rows] == [f"{agent.name}:run:{row.id}" for row in rows]
 
 
-async def test_direct_calls_that_name_a_session_share_it(floor: Floor) -> None:
-    agent = await floor.agent(KEEPS)
+async def test_direct_calls_that_name_a_session_share_it(world: World) -> None:
+    agent = await world.agents.add(KEEPS)
     await agent_prompt(prompt="One?", agent=agent.name)
     await agent_prompt(prompt="Two?", agent=agent.name, session_key="ops")
     assert sent(agent) == "Two?"
@@ -120,34 +122,35 @@ async def test_direct_calls_that_name_a_session_share_it(floor: Floor) -> None:
     assert "One?" not in sent(agent)
 
 
-async def test_a_failed_run_is_not_in_the_conversation(floor: Floor) -> None:
-    agent = await floor.agent('had(); print("half"); sys.exit(sys.stdin.read() == "No")')
-    failed = await floor.job(on_demand=True, prompt="No", agent=agent.name, session_key="ops")
-    state = await floor.executed(await floor.asked(failed))
+async def test_a_failed_run_is_not_in_the_conversation(world: World) -> None:
+    agent = await world.agents.add('had(); print("half"); sys.exit(sys.stdin.read() == "No")')
+    failed = await world.deploy(on_demand=True, prompt="No", agent=agent.name, session_key="ops")
+    state = await world.workers.executed(await world.prefect.custom_run(failed))
 
     assert state.is_failed()
-    assert await said(floor, f"{agent.name}:ops") == ()
+    assert await said(world, f"{agent.name}:ops") == ()
 
 
-async def test_two_jobs_that_share_a_session_take_turns(floor: Floor) -> None:
-    agent = await floor.agent(
+async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
+    agent = await world.agents.add(
         'had(); tell("acting"); open(sys.argv[1] + ".turn").read(1); print("answer")'
     )
     go = agent.base.with_suffix(".turn")
     os.mkfifo(go)
     one, two = [
-        await floor.job(on_demand=True, prompt=prompt, agent=agent.name, session_key="ops")
+        await world.deploy(on_demand=True, prompt=prompt, agent=agent.name, session_key="ops")
         for prompt in ("One?", "Two?")
     ]
     executions = [
-        await floor.execute(await floor.asked(stored), bare=True) for stored in (one, two)
+        await world.workers.execute(await world.prefect.custom_run(stored), bare=True)
+        for stored in (one, two)
     ]
     await agent.says("acting")
     async with asyncio.timeout(60):
-        while {row.status for row in await floor.rows()} != {"acting", "waiting"}:
+        while {row.status for row in await world.rows()} != {"acting", "waiting"}:
             assert agent.had == 1
             await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
-    waiting = next(row for row in await floor.rows() if row.status == "waiting")
+    waiting = next(row for row in await world.rows() if row.status == "waiting")
     assert waiting.reason.startswith(f"session {agent.name}:ops is busy: run ")
     await asyncio.to_thread(go.write_text, "x")
     await agent.says("acting")
@@ -156,9 +159,9 @@ async def test_two_jobs_that_share_a_session_take_turns(floor: Floor) -> None:
         code, words = await execution.ends()
         assert code == 0, words
 
-    rows = await floor.rows()
+    rows = await world.rows()
     assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 2
-    messages = await said(floor, f"{agent.name}:ops")
+    messages = await said(world, f"{agent.name}:ops")
     assert sorted(each.content for each in messages[::2]) == ["One?", "Two?"]
     first, second = messages[0].run_id, messages[2].run_id
     assert [each.run_id for each in messages] == [first, first, second, second]

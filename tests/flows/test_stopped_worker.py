@@ -13,7 +13,8 @@ from daybook.host import processes, record, worker
 from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
 from tests.conftest import PrefectServer
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -24,43 +25,43 @@ had(); tell("acting"); forever()
 """
 
 
-async def stopped(floor: Floor, child: Child) -> None:
+async def stopped(world: World, child: Child) -> None:
     """As `up` ends it."""
     await child.terminate()
 
 
-async def left_behind(floor: Floor, child: Child) -> None:
+async def left_behind(world: World, child: Child) -> None:
     """As the next `up`, or `down`, ends what a killed `up` has left."""
-    with record.hold(floor.home) as killed:
+    with record.hold(world.home) as killed:
         killed.began(child)
-    with record.hold(floor.home) as following:
+    with record.hold(world.home) as following:
         assert await following.end_leftovers(worker.GRACE) == ["worker"]
 
 
 @pytest.mark.parametrize("end", [stopped, left_behind])
 async def test_its_run_is_unknown_and_its_program_gone(
-    floor: Floor, prefect_server: PrefectServer, end: Callable[[Floor, Child], Awaitable[None]]
+    world: World, prefect_server: PrefectServer, end: Callable[[World, Child], Awaitable[None]]
 ) -> None:
-    agent = await floor.agent(DEAF)
-    run = await floor.asked(await floor.job(on_demand=True, agent=agent.name))
+    agent = await world.agents.add(DEAF)
+    run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
-    child = await worker.start(floor.home, here)
+    child = await worker.start(world.home, here)
     try:
         pid = await agent.says("acting")
         family = processes.family(child.process)
         assert pid in {each.pid for each in family}
-        assert (await floor.row()).status == "acting"
+        assert (await world.row()).status == "acting"
         began = SYSTEM.now()
-        await end(floor, child)
+        await end(world, child)
         took = SYSTEM.now() - began
     finally:
         await child.terminate()
     said = child.log.read_text()
     assert not alive(pid), said
     assert [each for each in family if processes.find(each.pid, each.started)] == []
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.reason) == ("unknown", "the worker was stopped"), said
-    assert (await floor.state(run)).is_crashed(), said
+    assert (await world.prefect.state(run)).is_crashed(), said
     assert agent.had == 1
     # Ten seconds to end by itself, and ten from SIGTERM to SIGKILL.
     assert took < timedelta(seconds=worker.GRACE)

@@ -17,8 +17,9 @@ from daybook.ledger.states import Status
 from daybook.outgoing import secret_blocks
 from daybook.tools.server_blocks import PrefectServers
 from flows.tool_call import tool_call
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor, alive
 from tests.toolbox import install, nobody_there, served
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
@@ -88,13 +89,13 @@ async def call(tool: str, params: dict[str, Any] | None = None, **policy: Any) -
 
 
 async def test_a_python_tool_is_called_with_exactly_what_the_job_says(
-    floor: Floor, tools: Tools
+    world: World, tools: Tools
 ) -> None:
     params = {"full": True, "parts": [1, 2]}
 
     result = await call("reindex", params)
 
-    row = await floor.row()
+    row = await world.row()
     assert tools.calls == [{"key": row.occurrence, **params}]
     answer = {"tool_name": "reindex", "params": params, "result": {"parts": 2}}
     assert result["result"] == answer == row.result
@@ -104,7 +105,7 @@ async def test_a_python_tool_is_called_with_exactly_what_the_job_says(
         None,
         None,
     )
-    page = await floor.artifact(row.flow_run_id)
+    page = await world.prefect.artifact(row.flow_run_id)
     assert "tool reindex" in page
     assert '"full": true' in page
 
@@ -129,73 +130,73 @@ async def test_a_python_tool_is_called_with_exactly_what_the_job_says(
 )
 @pytest.mark.slow
 async def test_what_cannot_be_called_fails_before_anything_is_called(
-    floor: Floor, tools: Tools, tool: str, params: dict[str, Any], words: str
+    world: World, tools: Tools, tool: str, params: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(FailedRun):
         await call(tool, params, retries=3)
 
-    row = await floor.row()
+    row = await world.row()
     assert words in str(row.error)
     assert (row.status, row.attempts, tools.calls) == ("failed", 0, [])
 
 
 @pytest.mark.slow
 async def test_an_exception_fails_with_its_words_and_is_not_tried_again(
-    floor: Floor, tools: Tools
+    world: World, tools: Tools
 ) -> None:
     with pytest.raises(FailedRun, match="ValueError: it broke"):
         await call("breaks", retries=3)
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, len(tools.calls)) == ("failed", 1, 1)
 
 
 async def test_a_temporary_error_is_tried_as_often_as_promised_with_the_same_key(
-    floor: Floor, tools: Tools
+    world: World, tools: Tools
 ) -> None:
     result = await call("later", {"times": 2}, retries=2, retry_delay="1s")
 
-    row = await floor.row()
+    row = await world.row()
     assert result["output"] == "at last"
     assert row.attempts == 3
     assert tools.calls == [{"key": row.occurrence}] * 3
 
 
 async def test_a_secret_reaches_the_tool_and_nothing_that_is_kept(
-    floor: Floor, tools: Tools
+    world: World, tools: Tools
 ) -> None:
-    await secret_blocks.add(floor.client, "ops", VALUE, ["tool:echo"])
+    await secret_blocks.add(world.client, "ops", VALUE, ["tool:echo"])
     try:
         result = await call("echo", {"text": "{{secret:ops}}"})
         with pytest.raises(FailedRun, match="does not go to tool:breaks"):
             await call("breaks", {"why": "{{secret:ops}}"})
     finally:
-        await secret_blocks.remove(floor.client, "ops")
+        await secret_blocks.remove(world.client, "ops")
 
-    first, second = await floor.rows()
+    first, second = await world.rows()
     assert tools.calls == [{"key": first.occurrence, "text": VALUE}]
     assert result["result"]["params"] == {"text": "{{secret:ops}}"}
     assert result["output"] == "heard ********"
     assert VALUE not in json.dumps([result, first.result, first.parameters, second.error])
-    assert VALUE not in await floor.artifact(first.flow_run_id)
+    assert VALUE not in await world.prefect.artifact(first.flow_run_id)
 
 
 @pytest.mark.slow
-async def test_the_tool_of_a_saved_server_is_called(floor: Floor) -> None:
+async def test_the_tool_of_a_saved_server_is_called(world: World) -> None:
     source = """
 @server.tool
 def reindex(full: bool) -> dict[str, bool]:
     had()
     return {"full": full}
 """
-    async with served(floor, source) as server:
+    async with served(world, source) as server:
         result = await call(f"{server.name}.reindex", {"full": True})
         with pytest.raises(FailedRun):
             await call(f"{server.name}.reindex", {"full": 1.5})
         with pytest.raises(FailedRun):
             await call(f"{server.name}.other")
 
-    first, second, third = await floor.rows()
+    first, second, third = await world.rows()
     assert result["result"]["tool_name"] == f"{server.name}.reindex"
     assert result["result"]["result"] == {"full": True}
     assert (first.attempts, second.attempts, third.attempts) == (1, 0, 0)
@@ -205,18 +206,18 @@ def reindex(full: bool) -> dict[str, bool]:
 
 
 @pytest.mark.slow
-async def test_an_error_of_a_servers_tool_is_the_runs(floor: Floor) -> None:
+async def test_an_error_of_a_servers_tool_is_the_runs(world: World) -> None:
     source = """
 @server.tool
 def reindex() -> None:
     had()
     raise ToolError("the index is locked")
 """
-    async with served(floor, source) as server:
+    async with served(world, source) as server:
         with pytest.raises(FailedRun, match="the index is locked"):
             await call(f"{server.name}.reindex", retries=3)
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, server.had) == ("failed", 1, 1)
 
 
@@ -230,32 +231,32 @@ def reindex() -> str:
 """
 
 
-async def test_a_server_that_ends_in_a_call_leaves_it_unknown(floor: Floor) -> None:
-    async with served(floor, CUT) as server:
+async def test_a_server_that_ends_in_a_call_leaves_it_unknown(world: World) -> None:
+    async with served(world, CUT) as server:
         with pytest.raises(CrashedRun):
             await call(f"{server.name}.reindex", retries=3)
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, server.had) == ("unknown", 1, 1)
     assert "not known" in row.reason
 
 
 @pytest.mark.slow
-async def test_an_idempotent_call_is_repeated(floor: Floor) -> None:
-    async with served(floor, CUT) as server:
+async def test_an_idempotent_call_is_repeated(world: World) -> None:
+    async with served(world, CUT) as server:
         result = await call(f"{server.name}.reindex", retries=1, retry_delay="1s", idempotent=True)
 
-    row = await floor.row()
+    row = await world.row()
     assert (result["output"], row.attempts, server.had) == ("at last", 2, 2)
 
 
-async def test_a_call_that_is_late_is_unknown_and_its_server_is_ended(floor: Floor) -> None:
+async def test_a_call_that_is_late_is_unknown_and_its_server_is_ended(world: World) -> None:
     source = """
 @server.tool
 def reindex() -> None:
     had(); tell(str(begun())); forever()
 """
-    async with served(floor, source) as server:
+    async with served(world, source) as server:
         with pytest.raises(CrashedRun):
             await call(f"{server.name}.reindex", timeout="3s", retries=3)
         # It spoke, or was ended before it could: either way nothing of it lives.
@@ -263,29 +264,29 @@ def reindex() -> None:
         assert not alive(pid)
         assert not alive(int(begun))
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, server.had) == ("unknown", 1, 1)
 
 
-async def test_a_server_is_ended_when_the_claim_is_lost_before_the_call(floor: Floor) -> None:
+async def test_a_server_is_ended_when_the_claim_is_lost_before_the_call(world: World) -> None:
     source = """
 @server.tool
 def reindex() -> None:
     had()
 tell("started"); heed()
 """
-    async with served(floor, source) as server:
+    async with served(world, source) as server:
         calling = asyncio.create_task(call(f"{server.name}.reindex"))
         pid = await server.says("started")
-        row = await floor.row()
+        row = await world.row()
         taken = Outcome(Status.CANCELLED, "by hand")
-        await claims.settle(floor.ledger, row.id, row.fence, taken)
+        await claims.settle(world.ledger, row.id, row.fence, taken)
         server.let_go()
         with pytest.raises(CancelledRun):
             await calling
         assert not alive(pid)
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, server.had) == ("cancelled", 0, 0)
 
 
@@ -299,9 +300,9 @@ tell("started"); heed()
     ids=["no-program", "ends-at-once", "nobody-there"],
 )
 async def test_a_server_that_does_not_start_is_tried_again(
-    floor: Floor, settings: dict[str, Any], words: str, attempts: int
+    world: World, settings: dict[str, Any], words: str, attempts: int
 ) -> None:
-    servers = PrefectServers(floor.client)
+    servers = PrefectServers(world.client)
     with nobody_there() as url:
         await servers.add("away", settings or {"url": url})
         try:
@@ -310,5 +311,5 @@ async def test_a_server_that_does_not_start_is_tried_again(
         finally:
             await servers.remove("away")
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("failed", attempts)

@@ -17,8 +17,9 @@ from daybook.service import jobs as service
 from daybook.spec.job import edit
 from daybook.spec.owners import Actor, acting_as
 from flows.webhook import webhook
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Floor
 from tests.unit.outgoing.wires import Server, answer, hang, serving
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
@@ -36,65 +37,65 @@ async def call(**given: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 async def test_an_answer_is_kept_and_the_request_carries_its_occurrence(
-    floor: Floor, server: Server
+    world: World, server: Server
 ) -> None:
     server.steps = [answer(201, b'{"id": 7}', {"Content-Type": "application/json"})]
 
     result = await call(url=f"{server.address}/a", headers={"X-Team": "ops"}, body='{"a": 1}')
 
-    row = await floor.row()
+    row = await world.row()
     (seen,) = server.requests
     assert (seen.method, seen.path, seen.body) == ("POST", "/a", b'{"a": 1}')
     assert seen.headers["idempotency-key"] == row.occurrence
     assert (seen.headers["x-team"], seen.headers["content-type"]) == ("ops", "application/json")
     assert result["result"] == {"status_code": 201, "body": '{"id": 7}'} == row.result
     assert (row.kind, row.status, row.session_id, row.agent) == ("webhook", "succeeded", None, None)
-    page = await floor.artifact(row.flow_run_id)
+    page = await world.prefect.artifact(row.flow_run_id)
     assert f"POST {server.address}/a" in page
     assert '{"id": 7}' in page
 
 
-async def test_another_status_fails_with_status_and_body_kept(floor: Floor, server: Server) -> None:
+async def test_another_status_fails_with_status_and_body_kept(world: World, server: Server) -> None:
     server.steps = [answer(500, b"no")]
 
     with pytest.raises(FailedRun, match="500 Internal Server Error"):
         await call(url=server.address, policy={"retries": 3})
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, len(server.requests)) == ("failed", 1, 1)
     assert row.result == {"status_code": 500, "body": "no"}
 
 
 @pytest.mark.slow
 async def test_503_is_tried_as_often_as_promised_with_the_same_key(
-    floor: Floor, server: Server
+    world: World, server: Server
 ) -> None:
     server.steps = [answer(503), answer(429, headers={"Retry-After": "1"}), answer(200, b"at last")]
 
     result = await call(url=server.address, policy={"retries": 2, "retry_delay": "1s"})
 
     assert result["output"] == "at last"
-    assert (await floor.row()).attempts == 3
+    assert (await world.row()).attempts == 3
     assert len(server.requests) == 3
     assert len({seen.headers["idempotency-key"] for seen in server.requests}) == 1
 
 
 @pytest.mark.slow
 async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
-    floor: Floor, server: Server
+    world: World, server: Server
 ) -> None:
     server.steps = [hang]
 
     with pytest.raises(CrashedRun):
         await call(url=server.address, policy={"timeout": "5s", "retries": 3})
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts, len(server.requests)) == ("unknown", 1, 1)
     assert "whether it was done is not known" in row.reason
 
 
 async def test_an_idempotent_one_is_repeated_with_the_same_key(
-    floor: Floor, server: Server
+    world: World, server: Server
 ) -> None:
     server.steps = [hang, answer(200, b"at last")]
     policy = {"timeout": "5s", "retries": 1, "retry_delay": "1s", "idempotent": True}
@@ -104,35 +105,35 @@ async def test_an_idempotent_one_is_repeated_with_the_same_key(
     assert result["output"] == "at last"
     first, second = server.requests
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
-    assert (await floor.row()).attempts == 2
+    assert (await world.row()).attempts == 2
 
 
-async def test_the_metadata_service_is_refused_before_anything_is_sent(floor: Floor) -> None:
+async def test_the_metadata_service_is_refused_before_anything_is_sent(world: World) -> None:
     with pytest.raises(FailedRun, match="metadata service"):
         await call(url="http://169.254.169.254/latest")
 
-    row = await floor.row()
+    row = await world.row()
     assert (row.status, row.attempts) == ("failed", 0)
 
 
 @pytest.mark.slow
-async def test_by_the_rule_of_who_wrote_the_address_last(floor: Floor, server: Server) -> None:
+async def test_by_the_rule_of_who_wrote_the_address_last(world: World, server: Server) -> None:
     """The operator's job whose address a model changed, and what the operator made of that."""
     name = f"http://localhost:{server.port}"  # refused by its text alone, were it an agent's
-    stored = await floor.job(prompt=None, url="https://api.example.org/x", on_demand=True)
+    stored = await world.deploy(prompt=None, url="https://api.example.org/x", on_demand=True)
     hook = {"on_complete": f"{server.address}/told"}
 
     async def written(by: Actor, **changes: Any) -> StoredJob:
         """As `service.jobs` writes it, past the guard: what a name means is not known there."""
-        async with floor.ledger.write() as session:
+        async with world.ledger.write() as session:
             old = await jobs.find(session, stored.id)
-            job = edit(old.job, changes, now=floor.ledger.now())
-            return await jobs.change(session, old, job, floor.ledger.now(), writer=by.writer)
+            job = edit(old.job, changes, now=world.ledger.now())
+            return await jobs.change(session, old, job, world.ledger.now(), writer=by.writer)
 
     async def ran(job: StoredJob) -> RunRow:
-        asked = await floor.asked(stored, **job.job.parameters())
-        await floor.executed(asked)
-        (row,) = [each for each in await floor.rows() if each.flow_run_id == str(asked.id)]
+        asked = await world.prefect.custom_run(stored, **job.job.parameters())
+        await world.workers.executed(asked)
+        (row,) = [each for each in await world.rows() if each.flow_run_id == str(asked.id)]
         return row
 
     row = await ran(await written(Actor("user", via="mcp"), url=name, **hook))
@@ -142,41 +143,41 @@ async def test_by_the_rule_of_who_wrote_the_address_last(floor: Floor, server: S
     row = await ran(await written(Actor(), headers={"X-Team": "ops"}))
     assert (row.status, server.requests) == ("failed", [])
     edited = await service.edit_job(stored.id, {"url": f"{name}/mine"})
-    async with floor.ledger.read() as session:
+    async with world.ledger.read() as session:
         row = await ran(await jobs.find(session, edited["id"]))
     assert (row.status, len(server.requests)) == ("succeeded", 1)
-    async with floor.ledger.read() as session:
+    async with world.ledger.read() as session:
         callbacks = select(OutboxRow).where(col(OutboxRow.purpose) == CALLBACK)
         (told,) = (await session.execute(callbacks)).scalars()
     assert (told.address, told.owner, told.writer) == (hook["on_complete"], "user", "mcp")
 
 
 @pytest.mark.slow
-async def test_who_edits_is_who_wrote(floor: Floor) -> None:
-    stored = await floor.job(prompt=None, url="https://a.example.org/x", on_demand=True)
+async def test_who_edits_is_who_wrote(world: World) -> None:
+    stored = await world.deploy(prompt=None, url="https://a.example.org/x", on_demand=True)
     wrote = []
     for actor in (Actor("user", via="mcp"), Actor("plugin", via="api"), Actor("user", via="run")):
         with acting_as(actor):
             await service.edit_job(stored.id, {"url": f"https://a.example.org/{actor.via}"})
-        async with floor.ledger.read() as session:
+        async with world.ledger.read() as session:
             wrote.append((await jobs.find(session, stored.id)).revision.written_by["url"])
     assert wrote == ["mcp", "api", "run"]
 
 
 @pytest.mark.slow
 async def test_a_job_that_was_made_through_mcp_reaches_no_private_address(
-    floor: Floor, server: Server
+    world: World, server: Server
 ) -> None:
-    stored = await floor.job(prompt=None, url=server.address, on_demand=True)
-    async with floor.ledger.write() as session:
+    stored = await world.deploy(prompt=None, url=server.address, on_demand=True)
+    async with world.ledger.write() as session:
         row = await session.get(JobRow, stored.id)
         assert row is not None
         row.created_by = "mcp"
 
-    state = await floor.executed(await floor.asked(stored))
+    state = await world.workers.executed(await world.prefect.custom_run(stored))
 
     assert state.is_failed()
     assert server.requests == []
-    ended = await floor.row()
+    ended = await world.row()
     assert (ended.status, stored.row.owner) == ("failed", "user")
     assert "a job of an agent reaches public addresses only" in str(ended.error)

@@ -21,24 +21,24 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import gate, occurrence
 from daybook.sync.reconcile import Reconciliation
-from tests.e2e.keeper.conftest import House
+from tests.world import World
 
 pytestmark = pytest.mark.e2e
 
 TEN = timedelta(minutes=10)
 
 
-async def queued(house: House, stored: StoredJob) -> list[FlowRun]:
+async def queued(world: World, stored: StoredJob) -> list[FlowRun]:
     """What Prefect has queued up to now, by the ledger's clock."""
-    now = house.ledger.now()
-    runs = await house.runs(stored)
+    now = world.ledger.now()
+    runs = await world.prefect.runs(stored)
     return [each for each in runs if each.expected_start_time and each.expected_start_time <= now]
 
 
-async def offered(house: House, run: FlowRun) -> object:
+async def offered(world: World, run: FlowRun) -> object:
     """What a worker does with a late run, and what its flow does when it is granted."""
     found = await occurrence.offer(
-        house.ledger,
+        world.ledger,
         run,
         dict(run.parameters),
         Reconciliation(),
@@ -47,17 +47,17 @@ async def offered(house: House, run: FlowRun) -> object:
         started=False,
     )
     answer = await gate.decide(
-        house.ledger, found, Reconciliation(), deployment_id=str(run.deployment_id)
+        world.ledger, found, Reconciliation(), deployment_id=str(run.deployment_id)
     )
     if isinstance(answer, Granted):
-        await claims.begin(house.ledger, answer.run_id, answer.fence)
+        await claims.begin(world.ledger, answer.run_id, answer.fence)
         done = Outcome(Status.SUCCEEDED)
-        await claims.settle(house.ledger, answer.run_id, answer.fence, done)
+        await claims.settle(world.ledger, answer.run_id, answer.fence, done)
     return answer
 
 
-async def audited(house: House, stored: StoredJob) -> audit.Audit:
-    return await audit.audit(house.ledger, {stored.id: house.ledger.now()})
+async def audited(world: World, stored: StoredJob) -> audit.Audit:
+    return await audit.audit(world.ledger, {stored.id: world.ledger.now()})
 
 
 def apart(rows: Sequence[RunRow]) -> dict[datetime, str]:
@@ -87,34 +87,34 @@ def expected(stored: StoredJob, now: datetime, catch_up: str) -> dict[datetime, 
 @pytest.mark.parametrize("first", ["claims", "audit"])
 @pytest.mark.parametrize("catch_up", ["none", "latest", "all"])
 async def test_down_for_an_hour_each_due_time_has_its_outcome(
-    house: House, catch_up: str, first: str
+    world: World, catch_up: str, first: str
 ) -> None:
-    stored = await house.job(every="10m", catch_up=catch_up, overlap="allow")
-    house.passes(minutes=63)
-    late = await queued(house, stored)
+    stored = await world.deploy(every="10m", catch_up=catch_up, overlap="allow")
+    world.passes(minutes=63)
+    late = await queued(world, stored)
     assert len(late) == 6  # Prefect queues an hour ahead
     lost = late.pop(2)  # as when somebody deletes it
-    await house.ui.delete_flow_run(lost.id)
-    due = expected(stored, house.ledger.now(), catch_up)
+    await world.prefect.ui.delete_flow_run(lost.id)
+    due = expected(stored, world.ledger.now(), catch_up)
 
     if first == "claims":
         for run in late:
-            assert isinstance(await offered(house, run), Granted | Ended)
-        await audited(house, stored)
+            assert isinstance(await offered(world, run), Granted | Ended)
+        await audited(world, stored)
     else:
-        await audited(house, stored)
+        await audited(world, stored)
     # Again and again, until nobody waits: what Prefect has queued, and what is made for the rows.
     for _ in range(len(due)):
-        await ensure.ensure(house.ledger, house.client)
-        for run in await queued(house, stored):
-            answer = await offered(house, run)
+        await ensure.ensure(world.ledger, world.client)
+        for run in await queued(world, stored):
+            answer = await offered(world, run)
             assert isinstance(answer, Granted | Ended | Taken | Waiting)
-        if not any(row.status == "waiting" for row in await house.rows()):
+        if not any(row.status == "waiting" for row in await world.rows()):
             break
 
-    assert apart(await house.rows()) == due
-    assert not await audited(house, stored)
-    rows = await house.rows()
+    assert apart(await world.rows()) == due
+    assert not await audited(world, stored)
+    rows = await world.rows()
     assert [row.attempts for row in rows if row.status == "succeeded"] == [1] * sum(
         status == "succeeded" for status in due.values()
     )

@@ -14,8 +14,9 @@ from daybook.keeper import correct, ensure
 from daybook.ledger import claims
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Granted, Offer
-from tests.e2e.keeper.conftest import Died, House
 from tests.unit.spec import oracle
+from tests.world import World
+from tests.world.prefect import Died
 
 pytestmark = pytest.mark.e2e
 
@@ -39,7 +40,7 @@ def next_change(zone: str, forward: bool) -> datetime:
 class Case:
     """A job in Prefect, with the ledger's clock shortly before a change."""
 
-    house: House
+    world: World
     stored: StoredJob
     change: datetime
 
@@ -48,12 +49,12 @@ class Case:
         return self.change + correct.AFTER
 
     async def correct(self) -> correct.Corrected:
-        return await correct.correct(self.house.ledger, self.house.client)
+        return await correct.correct(self.world.ledger, self.world.client)
 
     async def queued(self) -> list[FlowRun]:
         """What Prefect's scheduler has queued from now on, by the ledger's clock."""
-        now = self.house.ledger.now()
-        runs = await self.house.runs(self.stored)
+        now = self.world.ledger.now()
+        runs = await self.world.prefect.runs(self.stored)
         return [
             each
             for each in runs
@@ -73,15 +74,15 @@ class Case:
     async def expected(self) -> list[datetime]:
         """Each due time up to the end, found by brute force."""
         schedule = self.stored.job.schedule
-        start = (self.house.ledger.now() + correct.AT_HAND).replace(microsecond=0)
+        start = (self.world.ledger.now() + correct.AT_HAND).replace(microsecond=0)
         return oracle.due(schedule.expr, schedule.timezone, start, self.end)  # type: ignore[union-attr]
 
     async def kept(self) -> list[datetime]:
         """What will run: what is queued and not skipped, and what waits for its due time."""
-        rows = [row.due for row in await self.house.rows() if row.status == "waiting"]
+        rows = [row.due for row in await self.world.rows() if row.status == "waiting"]
         left = await self.instants(skipped=False)
         assert not set(rows) & set(left)
-        start = self.house.ledger.now() + correct.AT_HAND
+        start = self.world.ledger.now() + correct.AT_HAND
         return sorted(each for each in (*rows, *left) if each > start)
 
 
@@ -91,12 +92,12 @@ def instant(run: FlowRun) -> datetime:
 
 
 async def near(
-    house: House, cron: str, zone: str, *, forward: bool, before: timedelta = BEFORE
+    world: World, cron: str, zone: str, *, forward: bool, before: timedelta = BEFORE
 ) -> Case:
     change = next_change(zone, forward)
-    stored = await house.job(cron=cron, timezone=zone, catch_up="none")
-    house.clock.by = change - before - SYSTEM.now()
-    await house.ui.request(
+    stored = await world.deploy(cron=cron, timezone=zone, catch_up="none")
+    world.clock.set(change - before)
+    await world.prefect.ui.request(
         "POST",
         "/deployments/{id}/schedule",
         path_params={"id": str(stored.row.deployment_id)},
@@ -107,7 +108,7 @@ async def near(
             "max_runs": 200,
         },
     )
-    return Case(house, stored, change)
+    return Case(world, stored, change)
 
 
 @dataclass
@@ -136,9 +137,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.slow
-async def test_what_is_queued_wrongly_is_right_before_it_is_due(house: House, name: str) -> None:
+async def test_what_is_queued_wrongly_is_right_before_it_is_due(world: World, name: str) -> None:
     given = CHANGES[name]
-    case = await near(house, given.cron, given.zone, forward=given.forward)
+    case = await near(world, given.cron, given.zone, forward=given.forward)
     expected = await case.expected()
     assert await case.kept() != expected  # Prefect has it wrong
 
@@ -146,7 +147,7 @@ async def test_what_is_queued_wrongly_is_right_before_it_is_due(house: House, na
 
     assert await case.kept() == expected
     assert [each - case.change for each in await case.instants(skipped=True)] == given.wrong
-    rows = [row for row in await house.rows() if row.status == "waiting"]
+    rows = [row for row in await world.rows() if row.status == "waiting"]
     assert sorted(row.due - case.change for row in rows) == given.missing
     assert {(row.until == row.due, row.waits_for) for row in rows} == {(True, "due")}
     for run in await case.queued():
@@ -156,22 +157,22 @@ async def test_what_is_queued_wrongly_is_right_before_it_is_due(house: House, na
     # A second look finds nothing to do, and what waits has its run in Prefect at its due time.
     assert not await case.correct()
     assert await case.kept() == expected
-    await ensure.ensure(house.ledger, house.client)
+    await ensure.ensure(world.ledger, world.client)
     first = min(rows, key=lambda row: row.due)
-    row = await house.row(first.id)
-    assert await house.start(await house.run(row.flow_run_id)) == row.due
+    row = await world.row(first.id)
+    assert await world.prefect.start(await world.prefect.run(row.flow_run_id)) == row.due
 
 
-async def test_a_corrected_due_time_is_granted_at_its_time(house: House) -> None:
-    case = await near(house, "30 2 * * *", "America/New_York", forward=True)
+async def test_a_corrected_due_time_is_granted_at_its_time(world: World) -> None:
+    case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     await case.correct()
-    (row,) = [row for row in await house.rows() if row.status == "waiting"]
-    await ensure.ensure(house.ledger, house.client)
-    row = await house.row(row.id)
-    house.clock.by = row.due - SYSTEM.now() + timedelta(seconds=1)
+    (row,) = [row for row in await world.rows() if row.status == "waiting"]
+    await ensure.ensure(world.ledger, world.client)
+    row = await world.row(row.id)
+    world.clock.set(row.due + timedelta(seconds=1))
 
     answer = await claims.claim(
-        house.ledger,
+        world.ledger,
         Offer(
             row.occurrence,
             row.kind,
@@ -189,10 +190,10 @@ async def test_a_corrected_due_time_is_granted_at_its_time(house: House) -> None
 
 
 @pytest.mark.slow
-async def test_killed_after_any_write_the_next_pass_ends_with_the_same(house: House) -> None:
-    case = await near(house, "*/30 * * * *", "America/New_York", forward=False)
+async def test_killed_after_any_write_the_next_pass_ends_with_the_same(world: World) -> None:
+    case = await near(world, "*/30 * * * *", "America/New_York", forward=False)
     expected = await case.expected()
-    house.deadly = True
+    world.prefect.deadly = True
     passes = 0
     while True:
         try:
@@ -200,7 +201,7 @@ async def test_killed_after_any_write_the_next_pass_ends_with_the_same(house: Ho
             break
         except Died:
             passes += 1
-    house.deadly = False
+    world.prefect.deadly = False
 
     assert await case.kept() == expected
     assert not await case.correct()
@@ -208,41 +209,41 @@ async def test_killed_after_any_write_the_next_pass_ends_with_the_same(house: Ho
 
 
 @pytest.mark.slow
-async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(house: House) -> None:
-    await house.job(cron="0 9 * * *", timezone="UTC")
-    await house.job(every="1h")
-    case = await near(house, "30 2 * * *", "America/New_York", forward=True)
+async def test_a_job_far_from_a_change_and_one_seen_lately_cost_no_request(world: World) -> None:
+    await world.deploy(cron="0 9 * * *", timezone="UTC")
+    await world.deploy(every="1h")
+    case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     memory = correct.Memory()
-    house.requests.clear()
+    world.prefect.requests.clear()
 
-    first = await correct.correct(house.ledger, house.client, memory)
+    first = await correct.correct(world.ledger, world.client, memory)
     assert (first.jobs, first.added, first.skipped) == (1, 1, 1)
-    asked = sum(house.requests.values())
-    house.requests.clear()
-    assert not await correct.correct(house.ledger, house.client, memory)
-    assert not house.requests
+    asked = sum(world.prefect.requests.values())
+    world.prefect.requests.clear()
+    assert not await correct.correct(world.ledger, world.client, memory)
+    assert not world.prefect.requests
 
-    house.passes(minutes=31)
-    again = await correct.correct(house.ledger, house.client, memory)
+    world.passes(minutes=31)
+    again = await correct.correct(world.ledger, world.client, memory)
     assert (again.jobs, bool(again)) == (1, False)
-    assert sum(house.requests.values()) == 2 < asked
+    assert sum(world.prefect.requests.values()) == 2 < asked
     assert len(memory.looked) == 3
-    house.clock.by = case.change + 4 * HOUR - SYSTEM.now()
-    assert (await correct.correct(house.ledger, house.client, memory)).jobs == 0
+    world.clock.set(case.change + 4 * HOUR)
+    assert (await correct.correct(world.ledger, world.client, memory)).jobs == 0
 
 
-async def test_what_is_not_in_agreement_is_left_until_it_is(house: House) -> None:
-    case = await near(house, "30 2 * * *", "America/New_York", forward=True)
-    deployment = await house.ui.read_deployment(str(case.stored.row.deployment_id))
+async def test_what_is_not_in_agreement_is_left_until_it_is(world: World) -> None:
+    case = await near(world, "30 2 * * *", "America/New_York", forward=True)
+    deployment = await world.prefect.ui.read_deployment(str(case.stored.row.deployment_id))
     memory = correct.Memory()
-    await house.ui.request(
+    await world.prefect.ui.request(
         "PATCH",
         "/deployments/{id}",
         path_params={"id": str(deployment.id)},
         json={"paused": True},
     )
 
-    assert not await correct.correct(house.ledger, house.client, memory)
+    assert not await correct.correct(world.ledger, world.client, memory)
 
     assert not memory.looked
-    assert await house.rows() == []
+    assert await world.rows() == []

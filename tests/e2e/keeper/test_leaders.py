@@ -1,7 +1,7 @@
 """Of any number of keepers one leads (`docs/promise.md` 16): real processes, ended in every way.
 
 Over both databases: a lead is a lease in the ledger. Those that wait for the end of one are played
-side by side, each in a house of its own, and a test looks at what came of each.
+side by side, each in a world of its own, and a test looks at what came of each.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -35,15 +36,15 @@ from daybook.spec.schedule import Cron
 from daybook.timing import TIMING
 from tests import databases
 from tests.conftest import PrefectServer
-from tests.crew import so, sqlite_is_free, stand_still
 from tests.databases import Database, Postgresql
-from tests.e2e.keeper.conftest import House, housed
 from tests.gate import Gate, opened
-from tests.timings import change
+from tests.timings import SHORT, change
+from tests.world import World, at_prefect, so
+from tests.world.workers import sqlite_is_free, stand_still
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
-FOLLOWED = TIMING.leader_lease.total_seconds() + TIMING.leader_check.total_seconds() + 15.0
+FOLLOWED = SHORT.leader_lease.total_seconds() + SHORT.leader_check.total_seconds() + 15.0
 """Seconds within which a leader that was killed has one that follows: its lease, a look, and what a
 loaded machine takes."""
 SOON = 90.0
@@ -53,26 +54,24 @@ _LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('daybook public', 0))
 
 @dataclass
 class Keepers:
-    """The keepers of one house, each a process."""
+    """The keepers of one world, each a process with `SHORT` times."""
 
-    house: House
-    home: Home
-    server: PrefectServer
-    database: Database
-    stack: AsyncExitStack
+    world: World
     begun: list[Child] = field(default_factory=list)
 
     async def another(self, gate: Gate | None = None) -> Child:
         """Begin one, and wait until it stands by or leads."""
-        api_url = gate.api_url if gate is not None else self.server.api_url
-        here = PrefectHere(api_url, self.server.ui_url)
+        here = self.world.workers.here
+        if gate is not None:
+            here = PrefectHere(gate.api_url, here.ui_url)
         child = await children.start(
             "keeper",
             [sys.executable, "-m", "daybook", "keeper"],
-            environment=worker.environment(self.home, here)
-            | {"DAYBOOK_LEDGER_URL": self.database.address},
-            log=self.home.logs / f"keeper-{len(self.begun) + 1}.log",
-            folder=self.home.path,
+            environment=worker.environment(self.world.home, here)
+            | {"DAYBOOK_LEDGER_URL": self.world.database.address}
+            | SHORT.environment(),
+            log=self.world.home.logs / f"keeper-{len(self.begun) + 1}.log",
+            folder=self.world.home.path,
         )
         self.begun.append(child)
 
@@ -83,13 +82,10 @@ class Keepers:
         assert await so(started, 90.0), child.tail()
         return child
 
-    async def gate(self) -> Gate:
-        return await self.stack.enter_async_context(opened(self.server.api_url))
-
     async def leader(self) -> Child | None:
         """The one that leads now, as the ledger says."""
-        found = await leads.read(self.house.ledger, lead.NAME)
-        if found is None or not found.leads(self.house.ledger.now()):
+        found = await leads.read(self.world.ledger, lead.NAME)
+        if found is None or not found.leads(self.world.ledger.now()):
             return None
         (pid,) = found.holder.split(":")[1:2]
         return next((each for each in self.begun if each.pid == int(pid)), None)
@@ -104,17 +100,17 @@ class Keepers:
         """The waiting row has its Prefect run: a leader was at work."""
 
         async def so_it_is() -> bool:
-            return (await self.house.row(row.id)).flow_run_id is not None
+            return (await self.world.row(row.id)).flow_run_id is not None
 
         assert await so(so_it_is, within), "\n".join(each.tail() for each in self.begun)
 
     async def waits(self) -> RunRow:
         """A row that waits for longer than the test takes, and has no Prefect run."""
-        job = await self.house.job()
-        return await self.house.asked(job, self.house.at(hours=1))
+        job = await self.world.deploy()
+        return await self.world.request(job, self.world.at(hours=1))
 
     async def stop(self, keeper: Child) -> None:
-        await stand_still(keeper.pid, lambda: _is_free(self.database))
+        await stand_still(keeper.pid, lambda: _is_free(self.world.database))
 
     async def close(self) -> None:
         for each in self.begun:
@@ -131,29 +127,21 @@ def _is_free(database: Database) -> bool:
 
 
 @asynccontextmanager
-async def hired(
-    house: House, home: Home, server: PrefectServer, database: Database
-) -> AsyncIterator[Keepers]:
-    async with AsyncExitStack() as stack:
-        found = Keepers(house, home, server, database, stack)
-        try:
-            yield found
-        finally:
-            await found.close()
+async def keepers_of(world: World) -> AsyncIterator[Keepers]:
+    found = Keepers(world)
+    try:
+        yield found
+    finally:
+        await found.close()
 
 
 @pytest.fixture
-def ledger_address(daybook_home: Home, database: Database) -> str:
-    """Each kind of database."""
-    return database.address
-
-
-@pytest.fixture
-async def keepers(
-    house: House, daybook_home: Home, prefect_server: PrefectServer, database: Database
-) -> AsyncIterator[Keepers]:
-    async with hired(house, daybook_home, prefect_server, database) as keepers:
-        yield keepers
+async def world(
+    prefect_server: PrefectServer, daybook_home: Home, tmp_path: Path, database: Database
+) -> AsyncIterator[World]:
+    """Its ledger is in each kind of database."""
+    async with at_prefect(tmp_path, prefect_server, database) as world:
+        yield world
 
 
 async def killed_and_told_to_end(keepers: Keepers) -> None:
@@ -176,14 +164,15 @@ async def killed_and_told_to_end(keepers: Keepers) -> None:
     (other,) = {second, third} - {one}
     os.kill(one.pid, signal.SIGTERM)
     assert await one.wait() == 0
-    # No lease had to run out.
-    await keepers.leads(other, within=TIMING.leader_lease.total_seconds() / 2)
+    # It gave its lease back, so none has to run out.
+    assert await keepers.leader() is not one
+    await keepers.leads(other)
     await keepers.carried(await keepers.waits())
     assert "Keeper stopped" in one.tail()
 
 
 async def stopped(keepers: Keepers) -> None:
-    house, gate = keepers.house, await keepers.gate()
+    world, gate = keepers.world, await keepers.world.workers.gate()
     first = await keepers.another(gate)
     await keepers.leads(first)
     await keepers.carried(await keepers.waits())
@@ -195,7 +184,7 @@ async def stopped(keepers: Keepers) -> None:
     await keepers.leads(second, FOLLOWED)
     await keepers.stop(second)
     row, woken = await keepers.waits(), SYSTEM.now()
-    held = await leads.read(house.ledger, lead.NAME)
+    held = await leads.read(world.ledger, lead.NAME)
     assert held is not None
     os.kill(first.pid, signal.SIGCONT)
 
@@ -224,17 +213,19 @@ async def outcomes(
         for kind in databases.KINDS:
             # Of a server a session has two databases, and one of them has its tables already.
             for play, prepared in ((killed_and_told_to_end, False), (stopped, True)):
-                home = Home(tmp_path_factory.mktemp(play.__name__)).make()
-                file, server = home.path / "ledger.db", databases.server_of(request)
+                root = tmp_path_factory.mktemp(play.__name__)
+                file, server = root / "ledger.db", databases.server_of(request)
                 try:
                     database = databases.of_kind(kind, file, server, prepared=prepared)
                 except pytest.skip.Exception as absent:
                     found[play.__name__, kind] = absent
                     continue
-                house = await stack.enter_async_context(housed(database.address))
-                await house.job()  # in a pool with another ledger's, a keeper wants one of its own
-                keepers = hired(house, home, prefect_server, database)
-                playing[play.__name__, kind] = play(await stack.enter_async_context(keepers))
+                there = at_prefect(root, prefect_server, database)
+                world = await stack.enter_async_context(there)
+                # In a pool with another ledger's, a keeper wants one of its own.
+                await world.deploy()
+                keepers = await stack.enter_async_context(keepers_of(world))
+                playing[play.__name__, kind] = play(keepers)
         ends = await asyncio.gather(*playing.values(), return_exceptions=True)
     yield found | dict(zip(playing, ends, strict=True))
 
@@ -258,19 +249,19 @@ def test_who_was_stopped_writes_nothing_until_it_leads_again(outcomes: Outcomes,
 
 
 async def test_who_does_not_reach_prefect_lets_another_lead(
-    house: House, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+    world: World, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loops, "UNHEARD", 1.0)
     monkeypatch.setattr(loops, "LONGEST", 2.0)
     async with opened(prefect_server.api_url) as gate:
         gate.close_for("")
         with temporary_settings({PREFECT_API_URL: gate.api_url}):
-            keeper = Keeper(house.ledger, "here:1:a")
+            keeper = Keeper(world.ledger, "here:1:a")
             work = asyncio.create_task(keeper.go_on())
             await keeper.lead.led()
 
             async def free() -> bool:
-                return await leads.acquire(house.ledger, lead.NAME, "there:2:b") is not None
+                return await leads.acquire(world.ledger, lead.NAME, "there:2:b") is not None
 
             # Much sooner than a lease that nobody renews would run out.
             assert await so(free, TIMING.leader_lease.total_seconds() / 2)
@@ -278,16 +269,16 @@ async def test_who_does_not_reach_prefect_lets_another_lead(
             await asyncio.wait({work})
 
 
-async def test_a_client_asks_before_each_write(house: House) -> None:
-    mine = lead.Lead(house.ledger, "here:1:a")
+async def test_a_client_asks_before_each_write(world: World) -> None:
+    mine = lead.Lead(world.ledger, "here:1:a")
     keeping = asyncio.create_task(mine.keep())
     await mine.led()
-    job = await house.job()
+    job = await world.deploy()
     async with lead.client_of(mine) as client:
         deployment = await client.read_deployment(job.row.deployment_id or "")
         made = await client.create_flow_run_from_deployment(deployment.id)
-        house.passes(seconds=TIMING.leader_lease.total_seconds())
-        assert await leads.acquire(house.ledger, lead.NAME, "there:2:b") is not None
+        world.passes(seconds=TIMING.leader_lease.total_seconds())
+        assert await leads.acquire(world.ledger, lead.NAME, "there:2:b") is not None
 
         with pytest.raises(lead.LeadLost):
             await client.create_flow_run_from_deployment(deployment.id)
@@ -298,24 +289,29 @@ async def test_a_client_asks_before_each_write(house: House) -> None:
 
         # It may look all the same.
         assert [run.name for run in await client.read_flow_runs()].count(made.name) == 1
-    assert [run.id for run in await house.runs(job)] == [made.id]
+    assert [run.id for run in await world.prefect.runs(job)] == [made.id]
     keeping.cancel()
     await asyncio.wait({keeping})
 
 
-async def test_the_leader_tells_of_itself(keepers: Keepers) -> None:
-    await keepers.house.job()
-    await keepers.another()
+async def test_the_leader_tells_of_itself(world: World) -> None:
+    await world.deploy()
+    async with keepers_of(world) as keepers:
+        await keepers.another()
+        await _tells(world)
+
+
+async def _tells(world: World) -> None:
 
     async def told() -> bool:
-        found = await leads.read(keepers.house.ledger, lead.NAME)
+        found = await leads.read(world.ledger, lead.NAME)
         passes = found.note.get("passes", {}) if found else {}
         wanted = {"drain", "expire", "ends", "ensure", "wake", "mirror", "unread"}
         wanted |= {"observe", "correct", "audit", "prune"}
         return wanted <= passes.keys()
 
-    assert await so(told, SOON + TIMING.leader_lease_renewal.total_seconds())
-    found = await leads.read(keepers.house.ledger, lead.NAME)
+    assert await so(told, SOON)
+    found = await leads.read(world.ledger, lead.NAME)
     assert found is not None
     assert {name: each["error"] for name, each in found.note["passes"].items()} == dict.fromkeys(
         found.note["passes"], ""
@@ -325,30 +321,28 @@ async def test_the_leader_tells_of_itself(keepers: Keepers) -> None:
     assert 0 < found.note["passes"]["observe"]["cpu_seconds"] < 5
     observed = found.note["observed_at"]
     assert (
-        timedelta(0)
-        < keepers.house.ledger.now() - datetime.fromisoformat(observed)
-        < timedelta(minutes=1)
+        timedelta(0) < world.ledger.now() - datetime.fromisoformat(observed) < timedelta(minutes=1)
     )
 
 
-async def _enabled(house: House, job_id: str) -> bool:
-    async with house.ledger.read() as session:
+async def _enabled(world: World, job_id: str) -> bool:
+    async with world.ledger.read() as session:
         return (await jobs.find(session, job_id)).job.enabled
 
 
-async def _cron(house: House, job_id: str) -> str:
-    async with house.ledger.read() as session:
+async def _cron(world: World, job_id: str) -> str:
+    async with world.ledger.read() as session:
         schedule = (await jobs.find(session, job_id)).job.schedule
     assert isinstance(schedule, Cron)
     return schedule.expr
 
 
 async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_event(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = await house.job(cron="0 9 * * *")
-    deployment = await house.ui.read_deployment(UUID(str(job.row.deployment_id)))
-    keeper = Keeper(house.ledger, "here:1:a")
+    job = await world.deploy(cron="0 9 * * *")
+    deployment = await world.prefect.ui.read_deployment(UUID(str(job.row.deployment_id)))
+    keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.go_on())
 
     async def passed() -> bool:
@@ -357,22 +351,22 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
     assert await so(passed, SOON)
     # No event tells of this: the next pass finds it.
     (schedule,) = deployment.schedules
-    await house.ui.update_deployment_schedule(
+    await world.prefect.ui.update_deployment_schedule(
         deployment.id, schedule.id, schedule=CronSchedule(cron="30 7 * * *", timezone="UTC")
     )
 
     async def taken_over() -> bool:
-        return await _cron(house, job.id) == "30 7 * * *"
+        return await _cron(world, job.id) == "30 7 * * *"
 
     assert await so(taken_over, 15.0)
     # That pass has listed them all before; the next one is the event's.
     change(monkeypatch, loops, jobs_pass=600)
-    await house.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
+    await world.prefect.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 
     async def off() -> bool:
-        return not await _enabled(house, job.id)
+        return not await _enabled(world, job.id)
 
     assert await so(off, SOON)
     keeping.cancel()
     await asyncio.wait({keeping})
-    assert await leads.acquire(house.ledger, lead.NAME, "there:2:b") == 2
+    assert await leads.acquire(world.ledger, lead.NAME, "there:2:b") == 2

@@ -26,7 +26,8 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.sync.reconcile import Report, bring
-from tests.e2e.keeper.conftest import Died, House, dies
+from tests.world import World
+from tests.world.prefect import Died, dies
 
 pytestmark = pytest.mark.e2e
 
@@ -40,42 +41,42 @@ SHOWN = {
 
 
 async def ended(
-    house: House, status: Status, *states: State[Any], by_now: float = 16
+    world: World, status: Status, *states: State[Any], by_now: float = 16
 ) -> tuple[RunRow, FlowRun]:
     """A run that ended ``by_now`` seconds ago, with its Prefect run in the last of the states."""
-    row, run = await house.carried(await house.job())
-    granted = await house.acting(row)
-    await house.set(run, Pending(), Running())
+    row, run = await world.prefect.carried(await world.deploy())
+    granted = await world.begun(world.offer_of(row))
+    await world.prefect.set(run, Pending(), Running())
     await claims.settle(
-        house.ledger, row.id, granted.fence, Outcome(status, reason="so it was", error="a reason")
+        world.ledger, row.id, granted.fence, Outcome(status, reason="so it was", error="a reason")
     )
-    await house.set(run, *states)
-    house.passes(seconds=by_now)
-    return await house.row(row.id), run
+    await world.prefect.set(run, *states)
+    world.passes(seconds=by_now)
+    return await world.row(row.id), run
 
 
 @pytest.mark.parametrize("status", SHOWN)
 @pytest.mark.slow
-async def test_each_outcome_is_shown_once(house: House, status: Status) -> None:
-    row, run = await ended(house, status)
+async def test_each_outcome_is_shown_once(world: World, status: Status) -> None:
+    row, run = await ended(world, status)
     assert row.unmirrored
 
-    assert (await mirror.mirror(house.ledger, house.client)).forced == 1
+    assert (await mirror.mirror(world.ledger, world.client)).forced == 1
 
-    assert await house.shown(run) == SHOWN[status]
-    state = (await house.run(run)).state
+    assert await world.prefect.shown(run) == SHOWN[status]
+    state = (await world.prefect.run(run)).state
     assert state is not None
     # What is not known says the reason, not the error.
     said = {Status.SUCCEEDED: f"run {row.id[:8]} succeeded", Status.UNKNOWN: "so it was"}
     assert state.message == said.get(status, "a reason")
-    assert not (await house.row(row.id)).unmirrored
+    assert not (await world.row(row.id)).unmirrored
 
     # From here on it is a person's to change.
-    await house.set(run, Failed(message="I say so"))
-    house.requests.clear()
-    assert not await mirror.mirror(house.ledger, house.client)
-    assert not house.requests
-    assert await house.shown(run) == ("FAILED", "Failed")
+    await world.prefect.set(run, Failed(message="I say so"))
+    world.prefect.requests.clear()
+    assert not await mirror.mirror(world.ledger, world.client)
+    assert not world.prefect.requests
+    assert await world.prefect.shown(run) == ("FAILED", "Failed")
 
 
 @pytest.mark.parametrize(
@@ -84,37 +85,37 @@ async def test_each_outcome_is_shown_once(house: House, status: Status) -> None:
     ids=["crashed", "completed", "cancelling", "pending"],
 )
 @pytest.mark.slow
-async def test_whatever_prefect_has_is_brought_to_it(house: House, state: State[Any]) -> None:
-    _, run = await ended(house, Status.FAILED, state)
+async def test_whatever_prefect_has_is_brought_to_it(world: World, state: State[Any]) -> None:
+    _, run = await ended(world, Status.FAILED, state)
 
-    assert (await mirror.mirror(house.ledger, house.client)).forced == 1
+    assert (await mirror.mirror(world.ledger, world.client)).forced == 1
 
-    assert await house.shown(run) == SHOWN[Status.FAILED]
+    assert await world.prefect.shown(run) == SHOWN[Status.FAILED]
 
 
 @pytest.mark.slow
-async def test_what_agrees_is_not_written_again(house: House) -> None:
-    row, run = await ended(house, Status.SUCCEEDED, Completed())
-    before = await house.states(run)
+async def test_what_agrees_is_not_written_again(world: World) -> None:
+    row, run = await ended(world, Status.SUCCEEDED, Completed())
+    before = await world.prefect.states(run)
 
-    done = await mirror.mirror(house.ledger, house.client)
+    done = await mirror.mirror(world.ledger, world.client)
 
     assert (done.agreed, done.forced) == (1, 0)
-    assert await house.states(run) == before
-    assert not (await house.row(row.id)).unmirrored
+    assert await world.prefect.states(run) == before
+    assert not (await world.row(row.id)).unmirrored
 
 
 @pytest.mark.slow
-async def test_a_flow_has_its_own_time_to_end(house: House) -> None:
-    row, run = await ended(house, Status.SUCCEEDED, by_now=3)
+async def test_a_flow_has_its_own_time_to_end(world: World) -> None:
+    row, run = await ended(world, Status.SUCCEEDED, by_now=3)
 
-    assert not await mirror.mirror(house.ledger, house.client)
-    assert not house.requests
-    assert await house.shown(run) == ("RUNNING", "Running")
+    assert not await mirror.mirror(world.ledger, world.client)
+    assert not world.prefect.requests
+    assert await world.prefect.shown(run) == ("RUNNING", "Running")
 
     # Whoever saw its process end does not wait.
-    assert (await mirror.now(house.ledger, house.client, row.id)).forced == 1
-    assert await house.shown(run) == SHOWN[Status.SUCCEEDED]
+    assert (await mirror.now(world.ledger, world.client, row.id)).forced == 1
+    assert await world.prefect.shown(run) == SHOWN[Status.SUCCEEDED]
 
 
 @pytest.mark.parametrize(
@@ -124,127 +125,127 @@ async def test_a_flow_has_its_own_time_to_end(house: House) -> None:
 )
 @pytest.mark.slow
 async def test_what_is_done_after_the_end_is_not_undone(
-    house: House, then: list[State[Any]]
+    world: World, then: list[State[Any]]
 ) -> None:
-    row, run = await ended(house, Status.SUCCEEDED, Completed(), *then)
+    row, run = await ended(world, Status.SUCCEEDED, Completed(), *then)
 
-    assert not await mirror.mirror(house.ledger, house.client)
+    assert not await mirror.mirror(world.ledger, world.client)
 
-    assert await house.shown(run) == (then[-1].type.value, then[-1].name)
-    assert not (await house.row(row.id)).unmirrored
-
-
-@pytest.mark.slow
-async def test_a_retry_of_a_run_that_prefect_ended_otherwise_goes_on(house: House) -> None:
-    row, run = await ended(house, Status.FAILED, Crashed(), AwaitingRetry())
-
-    assert not await mirror.mirror(house.ledger, house.client)
-
-    assert await house.shown(run) == ("SCHEDULED", "AwaitingRetry")
-    assert not (await house.row(row.id)).unmirrored
+    assert await world.prefect.shown(run) == (then[-1].type.value, then[-1].name)
+    assert not (await world.row(row.id)).unmirrored
 
 
 @pytest.mark.slow
-async def test_of_a_run_that_was_deleted_nothing_is_left_to_tell(house: House) -> None:
-    row, run = await ended(house, Status.SUCCEEDED)
-    await house.ui.delete_flow_run(run.id)
+async def test_a_retry_of_a_run_that_prefect_ended_otherwise_goes_on(world: World) -> None:
+    row, run = await ended(world, Status.FAILED, Crashed(), AwaitingRetry())
 
-    assert not await mirror.mirror(house.ledger, house.client)
+    assert not await mirror.mirror(world.ledger, world.client)
 
-    assert not (await house.row(row.id)).unmirrored
+    assert await world.prefect.shown(run) == ("SCHEDULED", "AwaitingRetry")
+    assert not (await world.row(row.id)).unmirrored
 
 
 @pytest.mark.slow
-async def test_dead_between_its_two_writes_the_next_pass_writes_one(house: House) -> None:
-    row, run = await ended(house, Status.FAILED)
-    house.after["set_state"] = dies
+async def test_of_a_run_that_was_deleted_nothing_is_left_to_tell(world: World) -> None:
+    row, run = await ended(world, Status.SUCCEEDED)
+    await world.prefect.ui.delete_flow_run(run.id)
+
+    assert not await mirror.mirror(world.ledger, world.client)
+
+    assert not (await world.row(row.id)).unmirrored
+
+
+@pytest.mark.slow
+async def test_dead_between_its_two_writes_the_next_pass_writes_one(world: World) -> None:
+    row, run = await ended(world, Status.FAILED)
+    world.prefect.after["set_state"] = dies
     with pytest.raises(Died):
-        await mirror.mirror(house.ledger, house.client)
-    assert (await house.row(row.id)).unmirrored
-    before = await house.states(run)
+        await mirror.mirror(world.ledger, world.client)
+    assert (await world.row(row.id)).unmirrored
+    before = await world.prefect.states(run)
 
-    done = await mirror.mirror(house.ledger, house.client)
+    done = await mirror.mirror(world.ledger, world.client)
 
     assert (done.agreed, done.forced) == (1, 0)
-    assert await house.states(run) == before
-    assert not (await house.row(row.id)).unmirrored
+    assert await world.prefect.states(run) == before
+    assert not (await world.row(row.id)).unmirrored
 
 
 @pytest.mark.parametrize("read", ["filter", ""], ids=["the run", "its history"])
-async def test_another_process_was_quicker(house: House, read: str) -> None:
-    _, run = await ended(house, Status.FAILED)
+async def test_another_process_was_quicker(world: World, read: str) -> None:
+    _, run = await ended(world, Status.FAILED)
 
     async def other() -> None:
-        assert (await mirror.mirror(house.ledger, house.ui)).forced == 1
-        await house.set(run, Completed())
+        assert (await mirror.mirror(world.ledger, world.prefect.ui)).forced == 1
+        await world.prefect.set(run, Completed())
 
-    house.after[read] = other
-    assert not await mirror.mirror(house.ledger, house.client)
+    world.prefect.after[read] = other
+    assert not await mirror.mirror(world.ledger, world.client)
 
-    assert await house.shown(run) == ("COMPLETED", "Completed")
+    assert await world.prefect.shown(run) == ("COMPLETED", "Completed")
 
 
-async def test_an_outcome_that_comes_late_is_shown_too(house: House) -> None:
-    row, run = await ended(house, Status.UNKNOWN)
+async def test_an_outcome_that_comes_late_is_shown_too(world: World) -> None:
+    row, run = await ended(world, Status.UNKNOWN)
 
     async def late() -> None:
-        house.passes(seconds=1)
+        world.passes(seconds=1)
         known = Outcome(Status.SUCCEEDED, output="done")
-        await claims.settle(house.ledger, row.id, row.fence, known)
+        await claims.settle(world.ledger, row.id, row.fence, known)
 
-    house.after["set_state"] = late
-    assert await mirror.mirror(house.ledger, house.client)
-    assert await house.shown(run) == SHOWN[Status.UNKNOWN]
-    assert (await house.row(row.id)).unmirrored
+    world.prefect.after["set_state"] = late
+    assert await mirror.mirror(world.ledger, world.client)
+    assert await world.prefect.shown(run) == SHOWN[Status.UNKNOWN]
+    assert (await world.row(row.id)).unmirrored
 
-    house.passes(seconds=16)
-    assert await mirror.mirror(house.ledger, house.client)
-    assert await house.shown(run) == SHOWN[Status.SUCCEEDED]
+    world.passes(seconds=16)
+    assert await mirror.mirror(world.ledger, world.client)
+    assert await world.prefect.shown(run) == SHOWN[Status.SUCCEEDED]
 
 
 @pytest.mark.slow
-async def test_a_hundred_in_one_request(house: House) -> None:
-    stored = await house.job()
+async def test_a_hundred_in_one_request(world: World) -> None:
+    stored = await world.deploy()
     for _ in range(5):
-        row, run = await house.carried(stored)
-        await claims.cancel(house.ledger, row.id)
-        await house.set(run, Cancelled())
-    house.passes(seconds=16)
+        row, run = await world.prefect.carried(stored)
+        await claims.cancel(world.ledger, row.id)
+        await world.prefect.set(run, Cancelled())
+    world.passes(seconds=16)
 
-    assert (await mirror.mirror(house.ledger, house.client)).agreed == 5
+    assert (await mirror.mirror(world.ledger, world.client)).agreed == 5
 
-    assert house.requests["filter"] == 1
-    assert set(house.requests) <= {"filter", "csrf-token", ""}
+    assert world.prefect.requests["filter"] == 1
+    assert set(world.prefect.requests) <= {"filter", "csrf-token", ""}
 
 
 # --- due times that nobody ran
 
 
 async def test_after_a_stop_the_missed_due_times_are_failures_named_by_job_and_due_time(
-    house: House,
+    world: World,
 ) -> None:
     """Three jobs and a quarter of an hour: two that Prefect had queued, one that it had not."""
     zone = {"timezone": "Asia/Kolkata", "catch_up": "none", "start": "2020-01-01"}
     # Begin two minutes after a multiple of ten, so that the stop ends four minutes after the last
     # due time: the audit does not judge the last minute.
-    house.passes(seconds=720 - house.ledger.now().timestamp() % 600)
-    often = await house.job(cron="*/5 * * * *", **zone)
-    seldom = await house.job(cron="*/10 * * * *", **zone)
-    unseen = await house.job(cron="*/5 * * * *", **zone)
-    for run in await house.runs(unseen):
-        await house.ui.delete_flow_run(run.id)  # as if the server, too, had been away
-    house.passes(minutes=17)
-    until = house.ledger.now()
+    world.passes(seconds=720 - world.ledger.now().timestamp() % 600)
+    often = await world.deploy(cron="*/5 * * * *", **zone)
+    seldom = await world.deploy(cron="*/10 * * * *", **zone)
+    unseen = await world.deploy(cron="*/5 * * * *", **zone)
+    for run in await world.prefect.runs(unseen):
+        await world.prefect.ui.delete_flow_run(run.id)  # as if the server, too, had been away
+    world.passes(minutes=17)
+    until = world.ledger.now()
 
-    await audit.audit(house.ledger, {each.id: until for each in (often, seldom, unseen)})
-    house.passes(seconds=16)
-    await mirror.mirror(house.ledger, house.client)
+    await audit.audit(world.ledger, {each.id: until for each in (often, seldom, unseen)})
+    world.passes(seconds=16)
+    await mirror.mirror(world.ledger, world.client)
 
     for stored, missed in ((often, 3), (seldom, 1), (unseen, 3)):
-        rows = [row for row in await house.rows() if row.job_id == stored.id]
+        rows = [row for row in await world.rows() if row.job_id == stored.id]
         assert sum(row.count for row in rows) == missed
         assert {row.status for row in rows} == {"missed"}
-        shown = {str(run.id): run for run in await house.runs(stored)}
+        shown = {str(run.id): run for run in await world.prefect.runs(stored)}
         for row in rows:
             run = shown[str(row.flow_run_id)]
             assert run.state is not None
@@ -253,94 +254,96 @@ async def test_after_a_stop_the_missed_due_times_are_failures_named_by_job_and_d
             assert run.name.startswith(f"{stored.row.name} {local:%Y-%m-%d %H:%M:%S} +05:30")
 
 
-async def missed_without_deployment(house: House) -> StoredJob:
+async def missed_without_deployment(world: World) -> StoredJob:
     """A job with a missed range, whose deployment Prefect has lost since."""
-    stored = await house.job(every="10m", catch_up="none")
-    house.passes(minutes=25)
-    await audit.audit(house.ledger, {stored.id: house.ledger.now()})
-    await house.ui.delete_deployment(UUID(str(stored.row.deployment_id)))
+    stored = await world.deploy(every="10m", catch_up="none")
+    world.passes(minutes=25)
+    await audit.audit(world.ledger, {stored.id: world.ledger.now()})
+    await world.prefect.ui.delete_deployment(UUID(str(stored.row.deployment_id)))
     return stored
 
 
-async def test_a_missed_due_time_is_shown_once_its_deployment_is_there_again(house: House) -> None:
-    stored = await missed_without_deployment(house)
-    assert not await mirror.mirror(house.ledger, house.client)
-    assert [row.unmirrored for row in await house.rows()] == [True]
+async def test_a_missed_due_time_is_shown_once_its_deployment_is_there_again(world: World) -> None:
+    stored = await missed_without_deployment(world)
+    assert not await mirror.mirror(world.ledger, world.client)
+    assert [row.unmirrored for row in await world.rows()] == [True]
 
-    await bring(house.ledger, house.ui, stored, None, Report())
+    await bring(world.ledger, world.prefect.ui, stored, None, Report())
 
-    assert (await mirror.mirror(house.ledger, house.client)).made == 1
-    (row,) = await house.rows()
-    assert await house.shown(row.flow_run_id) == ("FAILED", "Missed")
+    assert (await mirror.mirror(world.ledger, world.client)).made == 1
+    (row,) = await world.rows()
+    assert await world.prefect.shown(row.flow_run_id) == ("FAILED", "Missed")
     assert not row.unmirrored
 
 
-async def test_for_a_deployment_that_stays_away_it_waits_an_hour(house: House) -> None:
-    await missed_without_deployment(house)
-    house.passes(minutes=59)
-    await mirror.mirror(house.ledger, house.client)
-    assert [row.unmirrored for row in await house.rows()] == [True]
+async def test_for_a_deployment_that_stays_away_it_waits_an_hour(world: World) -> None:
+    await missed_without_deployment(world)
+    world.passes(minutes=59)
+    await mirror.mirror(world.ledger, world.client)
+    assert [row.unmirrored for row in await world.rows()] == [True]
 
-    house.passes(minutes=2)
-    assert not await mirror.mirror(house.ledger, house.client)
+    world.passes(minutes=2)
+    assert not await mirror.mirror(world.ledger, world.client)
 
-    assert [row.unmirrored for row in await house.rows()] == [False]
+    assert [row.unmirrored for row in await world.rows()] == [False]
 
 
 # --- expire
 
 
-async def expired(house: House) -> expire.Expired:
+async def expired(world: World) -> expire.Expired:
     """Two looks, one lease apart: the first one only suspects."""
-    house.passes(seconds=61)
-    assert not await expire.expire(house.ledger, house.client)
-    house.passes(seconds=61)
-    return await expire.expire(house.ledger, house.client)
+    world.passes(seconds=61)
+    assert not await expire.expire(world.ledger, world.client)
+    world.passes(seconds=61)
+    return await expire.expire(world.ledger, world.client)
 
 
-async def test_a_lease_lost_before_the_effect(house: House) -> None:
-    row, run = await house.carried(await house.job())
-    await house.claimed(row)
-    await house.set(run, Pending(), Running())
+async def test_a_lease_lost_before_the_effect(world: World) -> None:
+    row, run = await world.prefect.carried(await world.deploy())
+    await world.granted(world.offer_of(row))
+    await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(house) == expire.Expired(waiting=1)
+    assert await expired(world) == expire.Expired(waiting=1)
 
-    row = await house.row(row.id)
+    row = await world.row(row.id)
     assert (row.status, row.fence) == ("waiting", 2)
-    assert await house.shown(run) == ("SCHEDULED", "AwaitingConcurrencySlot")
-    assert await house.start(run) == row.until
+    assert await world.prefect.shown(run) == ("SCHEDULED", "AwaitingConcurrencySlot")
+    assert await world.prefect.start(run) == row.until
 
 
-async def test_a_lease_lost_after_the_effect_began(house: House) -> None:
-    row, run = await house.carried(await house.job())
-    await house.acting(row)
-    await house.set(run, Pending(), Running())
+async def test_a_lease_lost_after_the_effect_began(world: World) -> None:
+    row, run = await world.prefect.carried(await world.deploy())
+    await world.begun(world.offer_of(row))
+    await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(house) == expire.Expired(ended=1)
+    assert await expired(world) == expire.Expired(ended=1)
 
-    row = await house.row(row.id)
+    row = await world.row(row.id)
     assert (row.status, row.unmirrored) == ("unknown", False)
-    assert await house.shown(run) == SHOWN[Status.UNKNOWN]
+    assert await world.prefect.shown(run) == SHOWN[Status.UNKNOWN]
 
 
 @pytest.mark.slow
-async def test_on_lost_rerun_it_waits_for_its_next_attempt(house: House) -> None:
-    row, run = await house.carried(await house.job(on_lost="rerun"))
-    await house.acting(row)
-    await house.set(run, Pending(), Running())
+async def test_on_lost_rerun_it_waits_for_its_next_attempt(world: World) -> None:
+    row, run = await world.prefect.carried(await world.deploy(on_lost="rerun"))
+    await world.begun(world.offer_of(row))
+    await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(house) == expire.Expired(waiting=1)
+    assert await expired(world) == expire.Expired(waiting=1)
 
-    row = await house.row(row.id)
+    row = await world.row(row.id)
     assert (row.status, row.attempts) == ("waiting", 1)
-    assert await house.start(run) == row.until
+    assert await world.prefect.start(run) == row.until
 
 
-async def test_a_deadline_that_passes_while_it_waits(house: House) -> None:
-    row, run = await house.carried(await house.job(deadline="2h"), until=house.at(hours=3))
-    house.passes(hours=2)
+async def test_a_deadline_that_passes_while_it_waits(world: World) -> None:
+    row, run = await world.prefect.carried(
+        await world.deploy(deadline="2h"), until=world.at(hours=3)
+    )
+    world.passes(hours=2)
 
-    assert await expire.expire(house.ledger, house.client) == expire.Expired(ended=1)
+    assert await expire.expire(world.ledger, world.client) == expire.Expired(ended=1)
 
-    assert (await house.row(row.id)).status == "timed_out"
-    assert await house.shown(run) == SHOWN[Status.TIMED_OUT]
+    assert (await world.row(row.id)).status == "timed_out"
+    assert await world.prefect.shown(run) == SHOWN[Status.TIMED_OUT]

@@ -22,8 +22,7 @@ from daybook.ledger.task_tables import TaskRunRow
 from daybook.tasks import queue, sessions, sink
 from daybook.tasks.sink import Starving
 from tests.conftest import PrefectServer
-from tests.crew import so
-from tests.e2e.keeper.conftest import House
+from tests.world import World, so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -32,18 +31,18 @@ SOON = 60.0
 
 
 @pytest.fixture
-async def agent(house: House) -> AsyncIterator[str]:
+async def agent(world: World) -> AsyncIterator[str]:
     """One that can do something that no other agent can."""
-    await blocks.register(house.ui)
+    await blocks.register(world.prefect.ui)
     name = f"helper-{uuid4().hex[:8]}"
-    await documents.add(house.ui, name, "offline", {"capabilities": [name, "mail"]})
+    await documents.add(world.prefect.ui, name, "offline", {"capabilities": [name, "mail"]})
     yield name
-    await documents.remove(house.ui, name)
+    await documents.remove(world.prefect.ui, name)
 
 
 @pytest.fixture
 async def keeper(
-    house: House, daybook_home: Home, prefect_server: PrefectServer
+    world: World, daybook_home: Home, prefect_server: PrefectServer
 ) -> AsyncIterator[list[Child]]:
     """A place for keepers, which are ended with the test."""
     begun: list[Child] = []
@@ -65,21 +64,21 @@ async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
     return child
 
 
-async def events(house: House, run_id: str) -> list[dict[str, Any]]:
+async def events(world: World, run_id: str) -> list[dict[str, Any]]:
     """What Prefect has of a run of a task."""
     wanted = {
         "event": {"name": [sink.EVENT]},
         "resource": {"id": [f"daybook.task-run.{run_id}"]},
     }
-    answer = await house.ui._client.post("/events/filter", json={"filter": wanted})
+    answer = await world.prefect.ui._client.post("/events/filter", json={"filter": wanted})
     found: list[dict[str, Any]] = answer.json()["events"]
     return found
 
 
-async def starving(house: House, *, cycles: int, **fields: Any) -> TaskRunRow:
+async def starving(world: World, *, cycles: int, **fields: Any) -> TaskRunRow:
     """A run that has waited for an hour and starved for so many cycles."""
-    _, run = await queue.add(house.ledger, "review it", **fields)
-    async with house.ledger.write() as session:
+    _, run = await queue.add(world.ledger, "review it", **fields)
+    async with world.ledger.write() as session:
         row = await session.get(TaskRunRow, run.id)
         assert row is not None
         row.queued_at, row.starved_cycles = row.queued_at - timedelta(hours=1), cycles
@@ -89,19 +88,19 @@ async def starving(house: House, *, cycles: int, **fields: Any) -> TaskRunRow:
 
 @pytest.mark.slow
 async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
-    house: House,
+    world: World,
     agent: str,
     keeper: list[Child],
     daybook_home: Home,
     prefect_server: PrefectServer,
 ) -> None:
-    stored = await house.job(agent=agent, tags=["task-worker"])
-    await house.job(tags=["task-worker"])  # whose agent cannot do it
-    run = await starving(house, cycles=5, capabilities=[agent])
+    stored = await world.deploy(agent=agent, tags=["task-worker"])
+    await world.deploy(tags=["task-worker"])  # whose agent cannot do it
+    run = await starving(world, cycles=5, capabilities=[agent])
     child = await begin(keeper, daybook_home, prefect_server)
 
     async def row() -> TaskRunRow:
-        async with house.ledger.read() as session:
+        async with world.ledger.read() as session:
             found = await session.get(TaskRunRow, run.id)
         assert found is not None
         return found
@@ -109,68 +108,68 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
     async def spawned() -> bool:
         assert child.exit_code is None, child.tail()
         asked = (await row()).spawned_run_id
-        return asked is not None and (await house.row(asked)).flow_run_id is not None
+        return asked is not None and (await world.row(asked)).flow_run_id is not None
 
     async def told() -> bool:
-        return "starved" in (await row()).tiers and bool(await events(house, run.id))
+        return "starved" in (await row()).tiers and bool(await events(world, run.id))
 
     async def noted() -> bool:
-        leader = await leads.read(house.ledger, lead.NAME)
+        leader = await leads.read(world.ledger, lead.NAME)
         return leader is not None and "tasks" in leader.note.get("passes", {})
 
     assert await so(spawned, SOON), child.tail()
-    asked = await house.row(str((await row()).spawned_run_id))
+    asked = await world.row(str((await row()).spawned_run_id))
     assert asked.job_id == stored.id
-    flow_run = await house.run(asked.flow_run_id)
+    flow_run = await world.prefect.run(asked.flow_run_id)
     assert str(flow_run.deployment_id) == stored.row.deployment_id
     assert f"worker-{run.id[:8]}-0" in flow_run.parameters["prompt"]
     assert flow_run.parameters["prompt"].startswith("Do it\n\n")
 
     assert await so(told, SOON), child.tail()
-    (event,) = await events(house, run.id)
+    (event,) = await events(world, run.id)
     assert event["payload"]["title"] == "review it"
     assert event["payload"]["capabilities"] == [agent]
     # The leader says of the pass how it went.
     assert await so(noted, SOON), child.tail()
-    leader = await leads.read(house.ledger, lead.NAME)
+    leader = await leads.read(world.ledger, lead.NAME)
     assert leader is not None
     assert leader.note["passes"]["tasks"]["error"] == ""
 
 
 async def test_the_keeper_wakes_a_connected_session(
-    house: House, keeper: list[Child], daybook_home: Home, prefect_server: PrefectServer
+    world: World, keeper: list[Child], daybook_home: Home, prefect_server: PrefectServer
 ) -> None:
-    row = await sessions.register(house.ledger, "one")
-    await sessions.connected(house.ledger, [row.id], house.at(hours=1))
-    _, run = await queue.add(house.ledger, "tidy up")
+    row = await sessions.register(world.ledger, "one")
+    await sessions.connected(world.ledger, [row.id], world.at(hours=1))
+    _, run = await queue.add(world.ledger, "tidy up")
     child = await begin(keeper, daybook_home, prefect_server)
 
     async def woken() -> bool:
         assert child.exit_code is None, child.tail()
-        async with house.ledger.read() as session:
+        async with world.ledger.read() as session:
             told = await queue.events(session, run.id)
         return "woken" in [each.event for each in told]
 
     assert await so(woken, SOON), child.tail()
 
 
-async def test_an_event_that_is_told_again_is_the_same_to_prefect(house: House) -> None:
-    now = house.ledger.now()
+async def test_an_event_that_is_told_again_is_the_same_to_prefect(world: World) -> None:
+    now = world.ledger.now()
     run_id = uuid4().hex
-    starved = Starving(house.ledger.id, run_id, 0, "task", "twice", 1, (), now, 6, now)
-    tell = sink.of_prefect(house.client)
+    starved = Starving(world.ledger.id, run_id, 0, "task", "twice", 1, (), now, 6, now)
+    tell = sink.of_prefect(world.client)
     await tell(starved)
 
     async def there() -> bool:
-        return bool(await events(house, run_id))
+        return bool(await events(world, run_id))
 
     assert await so(there, SOON)
     await tell(starved)
-    other = Starving(house.ledger.id, uuid4().hex, 0, "task", "after", 1, (), now, 6, now)
+    other = Starving(world.ledger.id, uuid4().hex, 0, "task", "after", 1, (), now, 6, now)
     await tell(other)
 
     async def after() -> bool:
-        return bool(await events(house, other.run_id))
+        return bool(await events(world, other.run_id))
 
     assert await so(after, SOON)
-    assert [each["id"] for each in await events(house, run_id)] == [str(starved.event_id)]
+    assert [each["id"] for each in await events(world, run_id)] == [str(starved.event_id)]

@@ -17,7 +17,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.sync.form import POOL
-from tests.e2e.keeper.conftest import Died, House
+from tests.world import World
+from tests.world.prefect import Died
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -35,22 +36,22 @@ async def every_pass(ledger: Ledger, client: PrefectClient) -> int:
     return sum(map(bool, done))
 
 
-async def disorder(house: House) -> dict[str, str]:
+async def disorder(world: World) -> dict[str, str]:
     """A run in each trouble; what has to become of it, by its id."""
-    later = house.at(hours=3)
+    later = world.at(hours=3)
     wanted: dict[str, str] = {}
 
     async def add(
         status: str, *states: State[Any], acting: bool = False, until: datetime | None = None
     ) -> None:
-        row, run = await house.carried(await house.job(), until=until)
+        row, run = await world.prefect.carried(await world.deploy(), until=until)
         if acting:
-            await house.acting(row)
-        await house.set(run, *states)
+            await world.begun(world.offer_of(row))
+        await world.prefect.set(run, *states)
         wanted[row.id] = status
 
-    stored = await house.job()
-    wanted[(await house.asked(stored, later)).id] = "waiting"
+    stored = await world.deploy()
+    wanted[(await world.request(stored, later)).id] = "waiting"
     await add("waiting", until=later)
     await add("waiting", Pending(), Running())  # set back, as nobody comes
     await add("waiting", Crashed(), until=later)
@@ -62,66 +63,66 @@ async def disorder(house: House) -> dict[str, str]:
     await add("unknown", Crashed(), acting=True)
     await add("cancelled", Cancelled(), acting=True)
     for status in (Status.SUCCEEDED, Status.FAILED):
-        row, _ = await house.carried(await house.job(), Pending(), Running())
-        granted = await house.acting(row)
-        await claims.settle(house.ledger, row.id, granted.fence, Outcome(status, error="why"))
+        row, _ = await world.prefect.carried(await world.deploy(), Pending(), Running())
+        granted = await world.begun(world.offer_of(row))
+        await claims.settle(world.ledger, row.id, granted.fence, Outcome(status, error="why"))
         wanted[row.id] = str(status)
-    gone, run = await house.carried(await house.job(), until=later)
-    await house.ui.delete_flow_run(run.id)
+    gone, run = await world.prefect.carried(await world.deploy(), until=later)
+    await world.prefect.ui.delete_flow_run(run.id)
     wanted[gone.id] = "waiting"
     return wanted
 
 
-async def is_in_order(house: House, wanted: dict[str, str]) -> None:
-    for row in await house.rows():
+async def is_in_order(world: World, wanted: dict[str, str]) -> None:
+    for row in await world.rows():
         assert row.status == wanted[row.id]
         assert not row.unmirrored
-        async with house.ledger.read() as session:
+        async with world.ledger.read() as session:
             assert row.job_id is not None
             stored = await jobs.get(session, row.job_id)
         assert stored is not None
-        runs = await house.runs(stored)
+        runs = await world.prefect.runs(stored)
         open_ones = [run for run in runs if run.state is not None and not run.state.is_final()]
         if row.status == "waiting":
             (run,) = open_ones
             assert str(run.id) == row.flow_run_id
-            assert await house.shown(run) == ("SCHEDULED", "AwaitingConcurrencySlot")
+            assert await world.prefect.shown(run) == ("SCHEDULED", "AwaitingConcurrencySlot")
             assert row.until is not None
-            assert abs(await house.start(run) - row.until).total_seconds() < 1
+            assert abs(await world.prefect.start(run) - row.until).total_seconds() < 1
         else:
             assert not open_ones
             shown = {"succeeded": "Completed", "skipped": "Skipped", "failed": "Failed"}
             shown |= {"cancelled": "Cancelled", "unknown": "Unknown"}
-            assert (await house.shown(row.flow_run_id))[1] == shown[row.status]
+            assert (await world.prefect.shown(row.flow_run_id))[1] == shown[row.status]
 
 
-async def test_two_processes_at_once_bring_it_in_order(house: House) -> None:
-    wanted = await disorder(house)
-    async with get_client() as other, Ledger(house.ledger.address, house.clock) as ledger:
+async def test_two_processes_at_once_bring_it_in_order(world: World) -> None:
+    wanted = await disorder(world)
+    async with get_client() as other, Ledger(world.ledger.address, world.clock) as ledger:
         for _ in range(4):  # two looks at a lease, and what each turn leaves to the next
-            house.passes(seconds=65)
-            await asyncio.gather(every_pass(house.ledger, house.client), every_pass(ledger, other))
+            world.passes(seconds=65)
+            await asyncio.gather(every_pass(world.ledger, world.client), every_pass(ledger, other))
 
-    await is_in_order(house, wanted)
-    made = {row.id: row.prefect_runs for row in await house.rows()}
+    await is_in_order(world, wanted)
+    made = {row.id: row.prefect_runs for row in await world.rows()}
     assert set(made.values()) <= {1, 2}
     # And then there is peace.
-    assert await every_pass(house.ledger, house.client) == 0
+    assert await every_pass(world.ledger, world.client) == 0
 
 
-async def test_dying_at_each_write_in_prefect_it_is_brought_in_order(house: House) -> None:
-    wanted = await disorder(house)
-    house.deadly = True
+async def test_dying_at_each_write_in_prefect_it_is_brought_in_order(world: World) -> None:
+    wanted = await disorder(world)
+    world.prefect.deadly = True
     turns = 0
     while turns < 4:
         try:
-            await every_pass(house.ledger, house.client)
+            await every_pass(world.ledger, world.client)
         except Died:
             continue
         turns += 1
-        house.passes(seconds=65)
+        world.passes(seconds=65)
 
-    assert len(house.deaths) >= 10  # four runs made, one moved, five states forced
-    await is_in_order(house, wanted)
-    house.deadly = False
-    assert await every_pass(house.ledger, house.client) == 0
+    assert len(world.prefect.deaths) >= 10  # four runs made, one moved, five states forced
+    await is_in_order(world, wanted)
+    world.prefect.deadly = False
+    assert await every_pass(world.ledger, world.client) == 0

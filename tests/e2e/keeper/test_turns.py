@@ -21,9 +21,8 @@ from daybook.ledger.states import Status
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
 from daybook.timing import TIMING
-from tests.crew import so
-from tests.e2e.keeper.conftest import House
 from tests.timings import change
+from tests.world import World, so
 
 pytestmark = pytest.mark.e2e
 
@@ -31,9 +30,9 @@ LOST = TIMING.run_lease + timedelta(seconds=1)
 
 
 @asynccontextmanager
-async def leading(house: House) -> AsyncIterator[Keeper]:
+async def leading(world: World) -> AsyncIterator[Keeper]:
     """A keeper that leads; none of its loops is at work."""
-    keeper = Keeper(house.ledger, "here:1:a")
+    keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.lead.keep())
     await keeper.lead.led()
     yield keeper
@@ -42,30 +41,30 @@ async def leading(house: House) -> AsyncIterator[Keeper]:
 
 
 async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
-    house: House,
+    world: World,
 ) -> None:
-    row, run = await house.carried(await house.job(), Pending(), Running())
-    granted = await house.acting(row)
-    house.passes(seconds=LOST.total_seconds())
-    await expire.expire(house.ledger, house.client)  # found so, and not judged yet
-    house.passes(seconds=LOST.total_seconds())
+    row, run = await world.prefect.carried(await world.deploy(), Pending(), Running())
+    granted = await world.begun(world.offer_of(row))
+    world.passes(seconds=LOST.total_seconds())
+    await expire.expire(world.ledger, world.client)  # found so, and not judged yet
+    world.passes(seconds=LOST.total_seconds())
     done = Outcome(Status.SUCCEEDED)
-    spool.put(Spooled(house.ledger.id, row.id, granted.fence, done))
+    spool.put(Spooled(world.ledger.id, row.id, granted.fence, done))
 
-    async with leading(house) as keeper, client_of(keeper.lead) as client:
+    async with leading(world) as keeper, client_of(keeper.lead) as client:
         await keeper._over_runs(client, await keeper._leading())
 
-    assert (await house.row(row.id)).status == "succeeded"
-    names = [each.name for each in await house.ui.read_flow_run_states(run.id)]
+    assert (await world.row(row.id)).status == "succeeded"
+    names = [each.name for each in await world.prefect.ui.read_flow_run_states(run.id)]
     assert "Unknown" not in names
 
 
 async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, loops, jobs_pass=0.5, soonest_pass=0.1)
     monkeypatch.setattr(loops, "Budget", partial(Budget, 1e-6, 0.0))
-    keeper = Keeper(house.ledger, "here:1:a")
+    keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.go_on())
     looks, audits = set[datetime](), set[datetime]()
 
@@ -81,38 +80,38 @@ async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
 
 
 async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
-    house: House,
+    world: World,
 ) -> None:
-    stored = await house.job(every="1h", catch_up="all")
-    run = (await house.runs(stored))[0]
-    await house.set(run, Cancelled())
+    stored = await world.deploy(every="1h", catch_up="all")
+    run = (await world.prefect.runs(stored))[0]
+    await world.prefect.set(run, Cancelled())
     assert run.expected_start_time is not None
-    house.passes(hours=1, minutes=5)
+    world.passes(hours=1, minutes=5)
 
-    async with leading(house) as keeper, client_of(keeper.lead) as client:
+    async with leading(world) as keeper, client_of(keeper.lead) as client:
         term = await keeper._leading()
         await keeper._over_jobs(client, term)
         assert term.observed.keys() == {stored.id}
-        assert not await audit.audit(house.ledger, term.known())
+        assert not await audit.audit(world.ledger, term.known())
         await keeper._over_runs(client, term)
-        await audit.audit(house.ledger, term.known())
+        await audit.audit(world.ledger, term.known())
 
-    (row,) = [each for each in await house.rows() if each.flow_run_id == str(run.id)]
+    (row,) = [each for each in await world.rows() if each.flow_run_id == str(run.id)]
     assert row.status == "cancelled"
     assert abs(row.due - run.expected_start_time) < timedelta(seconds=1)
 
 
 @pytest.mark.slow
-async def test_a_job_that_was_off_and_is_removed_is_audited_to_its_removal(house: House) -> None:
-    stored, memory = await house.job(every="1h", enabled=False), audit.Memory()
-    house.passes(minutes=5)
-    await audit.audit(house.ledger, {stored.id: house.ledger.now()}, memory=memory)
-    house.passes(minutes=5)
-    await house.archive(stored)
-    house.passes(minutes=5)
+async def test_a_job_that_was_off_and_is_removed_is_audited_to_its_removal(world: World) -> None:
+    stored, memory = await world.deploy(every="1h", enabled=False), audit.Memory()
+    world.passes(minutes=5)
+    await audit.audit(world.ledger, {stored.id: world.ledger.now()}, memory=memory)
+    world.passes(minutes=5)
+    await world.archive(stored)
+    world.passes(minutes=5)
 
-    await audit.audit(house.ledger, {}, memory=memory)
+    await audit.audit(world.ledger, {}, memory=memory)
 
-    async with house.ledger.read() as session:
+    async with world.ledger.read() as session:
         row = (await jobs.find(session, stored.id, archived=True)).row
     assert row.audited_until == row.archived_at

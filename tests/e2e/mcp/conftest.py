@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from daybook.host import server
-from daybook.host.prefect_here import PrefectHere
 from daybook.service import tokens
 from tests.conftest import PrefectServer
-from tests.crew import Crew, hired
 from tests.e2e.mcp.clients import PROGRAM, Where
 from tests.toolbox import install
+from tests.world import World, at_prefect
 
 LIMITS = {"tools": ["reindex"], "models": [], "min_interval": "5m"}
 """What the operator allows to agents here, beside the defaults."""
@@ -29,7 +28,7 @@ LIMITS = {"tools": ["reindex"], "models": [], "min_interval": "5m"}
 class Place:
     """``over`` how: `stdio` or `http`; two are two agents, so that none sees the other's jobs."""
 
-    crew: Crew
+    world: World
     url: str
     variables: dict[str, str]
 
@@ -59,11 +58,10 @@ async def place(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
-        async with hired(root, here) as crew:
-            await crew.worker()
+        async with at_prefect(root, prefect_server) as world:
+            await world.workers.begin()
             async with listening(root) as url:
-                yield Place(crew, url, {**os.environ, **variables})
+                yield Place(world, url, {**os.environ, **variables})
 
 
 @asynccontextmanager

@@ -14,9 +14,9 @@ from daybook.channels import ours
 from daybook.ledger import jobs
 from daybook.ledger.jobs import StoredJob
 from daybook.service import channels
-from tests.crew import FOR_EVER
 from tests.e2e.mcp.clients import Talk, Where, by_fastmcp, by_javascript, by_mcp, sdk_in
 from tests.e2e.mcp.conftest import Place
+from tests.world.agents import FOR_EVER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -52,7 +52,7 @@ async def talking(client: str, where: Where, request: pytest.FixtureRequest) -> 
 
 
 async def stored(place: Place, owner: str) -> list[StoredJob]:
-    async with place.crew.floor.ledger.read() as session:
+    async with place.world.ledger.read() as session:
         return [each for each in await jobs.every(session) if each.row.owner == owner]
 
 
@@ -103,7 +103,7 @@ async def test_a_client_drives_all_tools(
         ran = await told("cron_trigger", job_id=job_id)
         run_id = re.search(r"run ([0-9a-f]{8}): ", ran)
         assert run_id is not None, ran
-        row = await place.crew.ends(job, "succeeded", 90.0)
+        row = await place.world.ends(job, "succeeded", 90.0)
         assert row.id.startswith(run_id[1])
         assert row.trigger == "mcp"
         history = await told("cron_runs", job_id=name)
@@ -133,7 +133,7 @@ async def test_a_client_drives_all_tools(
 
 @pytest.mark.journey
 async def test_a_run_that_goes_on_for_ever_is_ended(place: Place) -> None:
-    agent = await place.crew.floor.agent(FOR_EVER)
+    agent = await place.world.agents.add(FOR_EVER)
     async with by_mcp(await place.over("stdio", f"agent:{agent.name}")) as talk:
         given = {
             "prompt": "Go on.",
@@ -213,8 +213,8 @@ async def test_what_an_agent_may_not_do_is_refused_and_nothing_is_stored(
 
 @pytest.fixture(scope="module")
 async def refusing(place: Place) -> AsyncIterator[Talk]:
-    client = place.crew.floor.client
-    await place.crew.floor.job(name="the operator's", on_demand=True)
+    client = place.world.client
+    await place.world.deploy(name="the operator's", on_demand=True)
     await channels.add("chats", "json://127.0.0.1:9/{chat_id}/say")
     try:
         async with by_mcp(await place.over("stdio", "agent:refused")) as talk:

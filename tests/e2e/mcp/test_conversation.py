@@ -153,7 +153,7 @@ def masked(text: str) -> str:
 async def test_a_model_schedules_changes_pauses_runs_reads_and_removes(
     place: Place, model: Provider, how: str
 ) -> None:
-    client = place.crew.floor.client
+    client = place.world.client
     at = {"model": "openai:gpt-6-luna", "base_url": model.address, "api_key": KEY}
     await documents.add(client, "assistant", "model", at, replace=True)
     where = await place.over(how, "agent:assistant")
@@ -176,7 +176,7 @@ async def test_a_model_schedules_changes_pauses_runs_reads_and_removes(
     assert len(asked) == 1, "the run asked the model once"
     assert len(model.requests) == sum(len(steps) for _, steps in TURNS)
     assert len(model.requests[0].tools) == 20
-    async with place.crew.floor.ledger.read() as session:
+    async with place.world.ledger.read() as session:
         assert [each for each in await jobs.every(session) if each.row.name == NAME] == []
 
     found = "\n".join(page)

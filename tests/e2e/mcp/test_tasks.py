@@ -28,9 +28,9 @@ from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.ledger.task_tables import TaskEventRow, TaskRunRow
 from daybook.mcp import resources
 from daybook.service import tasks
-from tests.crew import so
 from tests.e2e.mcp.conftest import Place
 from tests.providers import KEY, Answer, Provider, Seen, provider
+from tests.world import so
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -106,13 +106,13 @@ def claim_of(told: str) -> dict[str, str]:
 
 
 async def run_of(place: Place, task: dict[str, Any]) -> TaskRunRow:
-    async with place.crew.floor.ledger.read() as session:
+    async with place.world.ledger.read() as session:
         return await session.get_one(TaskRunRow, task["run_id"])
 
 
 async def events_of(place: Place, task: dict[str, Any]) -> list[TaskEventRow]:
     wanted = select(TaskEventRow).where(TaskEventRow.run_id == task["run_id"])
-    async with place.crew.floor.ledger.read() as session:
+    async with place.world.ledger.read() as session:
         found = list((await session.execute(wanted)).scalars())
     return sorted(found, key=lambda each: each.at)
 
@@ -144,7 +144,7 @@ async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
             assert wake.session == one.name
 
             async def delivered(wake: TaskEventRow = wake) -> bool:
-                async with place.crew.floor.ledger.read() as session:
+                async with place.world.ledger.read() as session:
                     return (await session.get_one(OutboxRow, wake.outbox_id)).status == "delivered"
 
             assert await so(delivered, WOKEN)
@@ -152,7 +152,7 @@ async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
         try:
             search = await worked(place, model, tokens)
         finally:
-            await documents.remove(place.crew.floor.client, "scholar")
+            await documents.remove(place.world.client, "scholar")
         for one in (pia, dora):
             assert "Nothing to claim now: " in await one.call("task_next", session=one.name)
     assert (await run_of(place, search)).spawned_run_id is None  # a claim clears it
@@ -161,7 +161,7 @@ async def test_each_is_woken_for_what_it_can_do_and_a_worker_does_the_rest(
 
 async def worked(place: Place, model: Provider, tokens: list[str]) -> dict[str, Any]:
     """A task that nobody here can do, done by the worker that is begun for it."""
-    crew = place.crew
+    world = place.world
     settings = {
         "model": "openai:gpt-6-luna",
         "base_url": model.address,
@@ -169,8 +169,8 @@ async def worked(place: Place, model: Provider, tokens: list[str]) -> dict[str, 
         "tools": ["daybook.task_*"],
         "capabilities": ["research", "writing"],
     }
-    await documents.add(crew.floor.client, "scholar", "model", settings)
-    job = await crew.floor.job(
+    await documents.add(world.client, "scholar", "model", settings)
+    job = await world.deploy(
         name="helper", on_demand=True, prompt="Help out.", agent="scholar", tags=["task-worker"]
     )
 
@@ -198,8 +198,8 @@ async def worked(place: Place, model: Provider, tokens: list[str]) -> dict[str, 
     async def done() -> bool:
         return (await run_of(place, search)).status == "completed"
 
-    assert await so(done, WORKED), f"{await events_of(place, search)}\n{crew.logs()}"
-    row = await crew.ends(job, "succeeded", WORKED)
+    assert await so(done, WORKED), f"{await events_of(place, search)}\n{world.workers.logs()}"
+    row = await world.ends(job, "succeeded", WORKED)
     assert row.output == "Done, with dbt_…."
     run = await run_of(place, search)
     assert (run.done_by, run.output) == (f"worker-{run.id[:8]}-0", "It was found.")
@@ -227,18 +227,18 @@ def calls(tool: str, /, **arguments: Any) -> Answer:
 async def nowhere(place: Place, tokens: list[str]) -> None:
     """No token stands in what is kept: the ledger, logs, conversations, and what Prefect has."""
     assert len(set(tokens)) == 3
-    floor = place.crew.floor
-    files = [each for each in place.crew.root.rglob("*") if each.is_file()]
+    world = place.world
+    files = [each for each in place.world.workers.root.rglob("*") if each.is_file()]
     assert {"ledger.db", "worker-1.log"} <= {each.name for each in files}
     kept = b""
     for each in files:
         with suppress(FileNotFoundError):  # the worker takes away what an ended run has left
             kept += each.read_bytes()
-    async with floor.ledger.read() as session:
+    async with world.ledger.read() as session:
         (row,) = (await session.execute(select(RunRow))).scalars()
     of_run = LogFilterFlowRunId.model_validate({"any_": [row.flow_run_id]})
-    logs = await floor.client.read_logs(LogFilter(flow_run_id=of_run))
-    told = "".join(each.message for each in logs) + await floor.artifact(row.flow_run_id)
+    logs = await world.client.read_logs(LogFilter(flow_run_id=of_run))
+    told = "".join(each.message for each in logs) + await world.prefect.artifact(row.flow_run_id)
     assert "dbt_…" in told
     for token in tokens:
         assert token.encode() not in kept

@@ -19,9 +19,9 @@ from daybook.outbox import destinations
 from daybook.outbox import drain as module
 from daybook.outbox.drain import Sent, _Drain, drain
 from daybook.outgoing import secret_blocks
-from tests.crew import so
 from tests.e2e.outbox.conftest import Outbox, Receiver
 from tests.unit.outgoing.wires import answer, serving
+from tests.world import so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 

@@ -11,8 +11,8 @@ from prefect.client.orchestration import get_client
 from daybook.keeper import drain, lead
 from daybook.keeper.loops import Keeper
 from daybook.ledger import leads
-from tests.crew import so
 from tests.e2e.outbox.conftest import Outbox, Receiver
+from tests.world import so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 

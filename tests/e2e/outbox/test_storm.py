@@ -14,10 +14,10 @@ import pytest
 from daybook.home import Home
 from daybook.ledger import sending
 from daybook.outbox import destinations
-from tests.crew import so
 from tests.e2e.outbox import senders
 from tests.e2e.outbox.conftest import Outbox, Receiver
 from tests.unit.outbox.rows import OLD, signature
+from tests.world import so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -26,27 +26,29 @@ ENTRYPOINTS = {
 CRON = {"cron": "0 9 * * 1-5", "timezone": "America/New_York"}
 
 
-async def made(both: Any, name: str, kind: str = "agent-prompt", **body: Any) -> str:
+async def made(world: Any, name: str, kind: str = "agent-prompt", **body: Any) -> str:
     """A deployment as `prefect deploy` makes it; returns its id."""
-    flow = (await both.ui("POST", "/flows/", {"name": kind})).json()["id"]
+    flow = (await world.prefect.request("POST", "/flows/", {"name": kind})).json()["id"]
     given = {"entrypoint": ENTRYPOINTS[kind], "parameters": {"prompt": "Say so"}, **body}
-    answer = await both.ui("POST", "/deployments/", {"name": name, "flow_id": flow, **given})
+    answer = await world.prefect.request(
+        "POST", "/deployments/", {"name": name, "flow_id": flow, **given}
+    )
     return str(answer.json()["id"])
 
 
 @pytest.fixture
-async def theirs(both: Any) -> Any:
+async def theirs(world: Any) -> Any:
     """What is made here and left alone by us, to be deleted at the end."""
     ids: list[str] = []
     yield ids
     for each in ids:
-        await both.client.delete_deployment(UUID(each))
+        await world.client.delete_deployment(UUID(each))
 
 
 @pytest.mark.slow
-async def test_a_deployment_becomes_a_job_with_all_that_it_says(both: Any) -> None:
+async def test_a_deployment_becomes_a_job_with_all_that_it_says(world: Any) -> None:
     deployment_id = await made(
-        both,
+        world,
         "Morning brief!",
         tags=["mine", "daily"],
         description="My words",
@@ -54,10 +56,10 @@ async def test_a_deployment_becomes_a_job_with_all_that_it_says(both: Any) -> No
         parameters={"prompt": "Sum up", "policy": {"retries": 1}},
         schedules=[{"schedule": CRON, "active": True}],
     )
-    before = both.ledger.now()
-    report = await both.sync()
+    before = world.ledger.now()
+    report = await world.sync()
     assert (report.adopted, report.created) == (["Morning brief!"], [])
-    job = await both.job("Morning brief!")
+    job = await world.job("Morning brief!")
     assert (job.row.owner, job.row.slug, job.row.kind) == (
         "prefect",
         "Morning brief!",
@@ -73,23 +75,23 @@ async def test_a_deployment_becomes_a_job_with_all_that_it_says(both: Any) -> No
     )
     # Nobody's due time was before.
     assert before <= job.revision.effective_from == job.row.created_at == job.row.audited_until
-    found = await both.client.read_deployment(UUID(deployment_id))
-    assert found.tags == ["mine", "daily", f"daybook:{both.ledger.id}"]
+    found = await world.client.read_deployment(UUID(deployment_id))
+    assert found.tags == ["mine", "daily", f"daybook:{world.ledger.id}"]
     assert found.work_pool_name == "daybook"
     assert found.parameters == job.job.parameters()
     assert str(found.description).endswith("\n\nMy words")
-    again = await both.sync()
+    again = await world.sync()
     assert (again.adopted, again.writes, again.unchanged) == ([], 0, 1)
 
 
 @pytest.mark.slow
-async def test_what_was_due_before_is_no_jobs(both: Any) -> None:
+async def test_what_was_due_before_is_no_jobs(world: Any) -> None:
     """A run that Prefect had queued, and that comes late, runs as it would have without us."""
-    deployment_id = await made(both, "a-job", schedules=[{"schedule": CRON, "active": True}])
-    await both.sync()
-    job = await both.job("a-job")
+    deployment_id = await made(world, "a-job", schedules=[{"schedule": CRON, "active": True}])
+    await world.sync()
+    job = await world.job("a-job")
     moment = timedelta(seconds=1)
-    async with both.ledger.read() as session:
+    async with world.ledger.read() as session:
         for due, owner in (
             (job.row.created_at - moment, None),
             (job.row.created_at + moment, job.id),
@@ -97,42 +99,42 @@ async def test_what_was_due_before_is_no_jobs(both: Any) -> None:
         ):
             assert await records.job_of(session, deployment_id, due) == owner
     # One of our own making was never anything else.
-    await both.add("own", every="1h")
-    await both.sync()
-    own = await both.job("own")
-    async with both.ledger.read() as session:
+    await world.add("own", every="1h")
+    await world.sync()
+    own = await world.job("own")
+    async with world.ledger.read() as session:
         before = own.row.created_at - moment
         assert await records.job_of(session, own.row.deployment_id, before) == own.id
 
 
 @pytest.mark.slow
-async def test_deployed_again_it_stays_the_same_job(both: Any) -> None:
+async def test_deployed_again_it_stays_the_same_job(world: Any) -> None:
     """`prefect deploy` sets tags, pause and parameters back to its file's."""
-    first = await made(both, "a-job", schedules=[{"schedule": CRON, "active": True}])
-    await both.sync()
-    before = await both.job("a-job")
+    first = await made(world, "a-job", schedules=[{"schedule": CRON, "active": True}])
+    await world.sync()
+    before = await world.job("a-job")
     body: dict[str, Any] = {
         "tags": [],
         "paused": False,
         "description": None,
         "parameters": {"prompt": "Newer"},
     }
-    assert await made(both, "a-job", **body) == first
-    report = await both.sync()
+    assert await made(world, "a-job", **body) == first
+    report = await world.sync()
     assert (report.pulled, report.adopted) == (["a-job"], [])
-    job = await both.job("a-job")
+    job = await world.job("a-job")
     assert (job.id, job.job.action.prompt) == (before.id, "Newer")
     # Its file is silent about schedules: this request has taken them away.
     assert isinstance(job.job.schedule, OnDemand)
-    assert f"daybook:{both.ledger.id}" in (await both.deployment("a-job")).tags
-    assert (await both.sync()).writes == 0
+    assert f"daybook:{world.ledger.id}" in (await world.prefect.deployment("a-job")).tags
+    assert (await world.sync()).writes == 0
 
 
 @pytest.mark.slow
-async def test_what_the_ui_duplicates_is_a_job_that_can_run(both: Any) -> None:
-    await both.add("one", every="1h", description="Words")
-    await both.sync()
-    one = await both.deployment("one")
+async def test_what_the_ui_duplicates_is_a_job_that_can_run(world: Any) -> None:
+    await world.add("one", every="1h", description="Words")
+    await world.sync()
+    one = await world.prefect.deployment("one")
     copy = {
         "name": "one-copy",
         "flow_id": str(one.flow_id),
@@ -140,26 +142,26 @@ async def test_what_the_ui_duplicates_is_a_job_that_can_run(both: Any) -> None:
         "description": one.description,
         "parameters": one.parameters,
     }
-    await both.ui("POST", "/deployments/", copy)
-    assert (await both.sync()).adopted == ["one-copy"]
-    job = await both.job("one-copy")
+    await world.prefect.request("POST", "/deployments/", copy)
+    assert (await world.sync()).adopted == ["one-copy"]
+    job = await world.job("one-copy")
     assert (job.row.description, job.job.schedule.kind) == ("Words", "on_demand")
-    found = await both.deployment("one-copy")
+    found = await world.prefect.deployment("one-copy")
     assert (found.entrypoint, found.work_pool_name) == (one.entrypoint, "daybook")
     assert found.pull_steps == one.pull_steps
 
 
 @pytest.mark.slow
-async def test_two_flows_may_have_one_name(both: Any) -> None:
-    await made(both, "nightly")
-    await made(both, "nightly", "webhook", parameters={"url": "https://a.example/x"})
-    assert sorted((await both.sync()).adopted) == ["nightly", "nightly-2"]
-    found = [await both.job(name) for name in ("nightly", "nightly-2")]
+async def test_two_flows_may_have_one_name(world: Any) -> None:
+    await made(world, "nightly")
+    await made(world, "nightly", "webhook", parameters={"url": "https://a.example/x"})
+    assert sorted((await world.sync()).adopted) == ["nightly", "nightly-2"]
+    found = [await world.job(name) for name in ("nightly", "nightly-2")]
     assert {(each.row.kind, each.row.slug) for each in found} == {
         ("agent-prompt", "nightly"),
         ("webhook", "nightly"),
     }
-    assert (await both.sync()).writes == 0
+    assert (await world.sync()).writes == 0
 
 
 @pytest.mark.parametrize(
@@ -194,15 +196,15 @@ async def test_two_flows_may_have_one_name(both: Any) -> None:
 )
 @pytest.mark.slow
 async def test_its_switch_and_schedule(
-    both: Any, body: dict[str, Any], schedule: type, enabled: bool, reason: str
+    world: Any, body: dict[str, Any], schedule: type, enabled: bool, reason: str
 ) -> None:
-    await made(both, "a-job", **body)
-    assert (await both.sync()).adopted == ["a-job"]
-    job = await both.job("a-job")
+    await made(world, "a-job", **body)
+    assert (await world.sync()).adopted == ["a-job"]
+    job = await world.job("a-job")
     assert isinstance(job.job.schedule, schedule)
     assert job.job.enabled is enabled
     assert job.row.disabled_reason.startswith(reason)
-    assert (await both.sync()).writes == 0
+    assert (await world.sync()).writes == 0
 
 
 RULE = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
@@ -222,90 +224,92 @@ RULE = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
     ids=["nothing", "unknown", "policy", "schedule"],
 )
 async def test_what_no_job_can_say_is_told_and_left(
-    both: Any, theirs: list[str], body: dict[str, Any], word: str
+    world: Any, theirs: list[str], body: dict[str, Any], word: str
 ) -> None:
-    theirs.append(await made(both, "a-job", **body))
-    before = await both.deployment("a-job")
-    report = await both.sync()
+    theirs.append(await made(world, "a-job", **body))
+    before = await world.prefect.deployment("a-job")
+    report = await world.sync()
     assert (report.adopted, report.writes, list(report.foreign)) == (
         [],
         0,
         ["agent-prompt/a-job"],
     )
     assert word in report.foreign["agent-prompt/a-job"]
-    assert await both.deployment("a-job") == before
-    assert await both.job_rows() == {}
+    assert await world.prefect.deployment("a-job") == before
+    assert await world.ids() == {}
 
 
 @pytest.mark.slow
-async def test_strangers_are_left_alone(both: Any, theirs: list[str], tmp_path: Path) -> None:
+async def test_strangers_are_left_alone(world: Any, theirs: list[str], tmp_path: Path) -> None:
     theirs += [
-        await made(both, "another-file", entrypoint="mine.py:agent_prompt"),
-        await made(both, "another-kind", entrypoint=ENTRYPOINTS["webhook"]),
-        await made(both, "nothing-of-ours", entrypoint=None),
-        await made(both, "another-ledgers", tags=["daybook:another"]),
+        await made(world, "another-file", entrypoint="mine.py:agent_prompt"),
+        await made(world, "another-kind", entrypoint=ENTRYPOINTS["webhook"]),
+        await made(world, "nothing-of-ours", entrypoint=None),
+        await made(world, "another-ledgers", tags=["daybook:another"]),
     ]
-    await both.add("a-job", every="1h")  # by which this Prefect is ours as well
-    await both.sync()
-    before = [await both.client.read_deployment(UUID(each)) for each in theirs]
-    assert (await both.sync()).adopted == []
-    assert [await both.client.read_deployment(UUID(each)) for each in theirs] == before
-    assert list(await both.job_rows()) == ["a-job"]
+    await world.add("a-job", every="1h")  # by which this Prefect is ours as well
+    await world.sync()
+    before = [await world.client.read_deployment(UUID(each)) for each in theirs]
+    assert (await world.sync()).adopted == []
+    assert [await world.client.read_deployment(UUID(each)) for each in theirs] == before
+    assert list(await world.ids()) == ["a-job"]
 
 
 @pytest.mark.slow
 async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
-    both: Any, theirs: list[str], tmp_path: Path
+    world: Any, theirs: list[str], tmp_path: Path
 ) -> None:
     """A second home that was pointed at the same Prefect."""
-    await both.add("a-job", every="1h")
-    await both.sync()
-    theirs.append(await made(both, "untagged"))
-    before = await both.deployment("a-job")
+    await world.add("a-job", every="1h")
+    await world.sync()
+    theirs.append(await made(world, "untagged"))
+    before = await world.prefect.deployment("a-job")
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}") as ledger:
-        other = type(both)(ledger, both.client, both.writes)
+        other = type(world)(ledger, world.client, world.prefect.writes)
         for _ in range(2):
             report = await other.sync()
             assert (report.adopted, report.removed, report.writes) == ([], [], 0)
         assert await other.job_rows() == {}
-        assert both.writes == {}
-    assert await both.deployment("a-job") == before
-    assert (await both.sync()).adopted == ["untagged"]
+        assert world.prefect.writes == {}
+    assert await world.prefect.deployment("a-job") == before
+    assert (await world.sync()).adopted == ["untagged"]
     theirs.clear()
 
 
-async def test_two_that_take_it_over_at_once_make_one_job(both: Any) -> None:
-    await made(both, "a-job")
-    await place.is_known(both.ledger, both.client, Report())
-    seen = list((await listing.read(both.client, both.ledger.id)).found.values())
+async def test_two_that_take_it_over_at_once_make_one_job(world: Any) -> None:
+    await made(world, "a-job")
+    await place.is_known(world.ledger, world.client, Report())
+    seen = list((await listing.read(world.client, world.ledger.id)).found.values())
     report = Report()
     for _ in range(2):  # the second saw what the first did, before it was a job
-        await all_of(both.ledger, both.client, seen, {}, report)
+        await all_of(world.ledger, world.client, seen, {}, report)
     assert report.adopted == ["a-job"]
-    assert list(await both.job_rows()) == ["a-job"]
+    assert list(await world.ids()) == ["a-job"]
 
 
 @pytest.mark.slow
-async def test_a_crash_after_it_was_stored_is_finished_by_the_next(both: Any) -> None:
-    deployment_id = await made(both, "a-job", tags=["mine"])
-    seen = list((await listing.read(both.client, both.ledger.id)).found.values())
-    await all_of(both.ledger, both.client, seen, {}, Report())
-    assert (await both.deployment("a-job")).tags == ["mine"]  # it died before it wrote there
-    report = await both.sync()
+async def test_a_crash_after_it_was_stored_is_finished_by_the_next(world: Any) -> None:
+    deployment_id = await made(world, "a-job", tags=["mine"])
+    seen = list((await listing.read(world.client, world.ledger.id)).found.values())
+    await all_of(world.ledger, world.client, seen, {}, Report())
+    assert (await world.prefect.deployment("a-job")).tags == [
+        "mine"
+    ]  # it died before it wrote there
+    report = await world.sync()
     assert (report.adopted, report.updated) == ([], ["a-job"])
-    assert (await both.deployment("a-job")).tags == ["mine", f"daybook:{both.ledger.id}"]
-    assert (await both.job("a-job")).row.deployment_id == deployment_id
+    assert (await world.prefect.deployment("a-job")).tags == ["mine", f"daybook:{world.ledger.id}"]
+    assert (await world.job("a-job")).row.deployment_id == deployment_id
 
 
 @pytest.mark.slow
-async def test_a_removal_that_goes_on_is_not_taken_for_something_new(both: Any) -> None:
+async def test_a_removal_that_goes_on_is_not_taken_for_something_new(world: Any) -> None:
     """Listed before it was deleted there, judged after its id was forgotten here."""
-    await both.add("a-job", every="1h")
-    await both.sync()
-    seen = list((await listing.read(both.client, both.ledger.id)).found.values())
-    stored = await both.archive("a-job")
-    async with both.ledger.write() as session:
+    await world.add("a-job", every="1h")
+    await world.sync()
+    seen = list((await listing.read(world.client, world.ledger.id)).found.values())
+    stored = await world.archive("a-job")
+    async with world.ledger.write() as session:
         await records.agreed(session, stored.id, None, None, stored.row.updated_at)
     report = Report()
-    await all_of(both.ledger, both.client, seen, {}, report)
+    await all_of(world.ledger, world.client, seen, {}, report)
     assert report.adopted == []

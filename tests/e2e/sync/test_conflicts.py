@@ -18,37 +18,39 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 CRON = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
 
 
-async def disputed(both: Any, name: str = "a-job") -> dict[str, Any]:
+async def disputed(world: Any, name: str = "a-job") -> dict[str, Any]:
     """A job whose schedule was changed to another on each side; returns Prefect's version."""
-    await both.add(name, every="1h", prompt="Old")
-    await both.sync()
-    await both.ui_schedule(name, active=True, schedule=CRON)
-    await both.edit(name, every="2h")
+    await world.add(name, every="1h", prompt="Old")
+    await world.sync()
+    await world.prefect.edit_schedule(name, active=True, schedule=CRON)
+    await world.edit(name, every="2h")
     return {"cron": "0 9 * * *", "timezone": "UTC"}
 
 
 @pytest.mark.slow
-async def test_the_losing_version_is_kept_and_shown(both: Any, at_home: Any) -> None:
-    lost = await disputed(both)
-    began = both.ledger.now()
-    assert (await both.sync()).conflicts == {"a-job": {"schedule": lost}}
-    row = (await both.job("a-job")).row
+async def test_the_losing_version_is_kept_and_shown(world: Any, at_home: Any) -> None:
+    lost = await disputed(world)
+    began = world.ledger.now()
+    assert (await world.sync()).conflicts == {"a-job": {"schedule": lost}}
+    row = (await world.job("a-job")).row
     (shown,) = await conflicts.conflicts()
     assert (shown["job"], shown["id"]) == ("a-job", row.id)
     assert shown["fields"]["schedule"]["prefect"] == lost
     assert shown["fields"]["schedule"]["ledger"]["interval"] == 7200
-    assert began.isoformat() <= shown["at"] <= both.ledger.now().isoformat()
-    assert (await both.deployment("a-job")).schedules[0].schedule.interval.total_seconds() == 7200
+    assert began.isoformat() <= shown["at"] <= world.ledger.now().isoformat()
+    assert (await world.prefect.deployment("a-job")).schedules[
+        0
+    ].schedule.interval.total_seconds() == 7200
     # Agreement is not the end of it: somebody has to decide.
-    assert (await both.sync()).writes == 0
+    assert (await world.sync()).writes == 0
     assert await conflicts.conflicts() == [shown]
 
 
 @pytest.mark.slow
 async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
-    both: Any, monkeypatch: pytest.MonkeyPatch
+    world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = await disputed(both)
+    lost = await disputed(world)
 
     async def dies(*_: object) -> str:
         raise KeyboardInterrupt
@@ -56,61 +58,61 @@ async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
     with monkeypatch.context() as patched:
         patched.setattr(deployments, "write", dies)
         with pytest.raises(KeyboardInterrupt):
-            await both.sync()
-    conflict = (await both.job("a-job")).row.conflict
+            await world.sync()
+    conflict = (await world.job("a-job")).row.conflict
     assert conflict is not None
     assert conflict["fields"] == {"schedule": lost}
-    assert (await both.sync()).conflicts == {"a-job": {"schedule": lost}}
+    assert (await world.sync()).conflicts == {"a-job": {"schedule": lost}}
 
 
 @pytest.mark.slow
-async def test_a_second_one_adds_to_the_first(both: Any, at_home: Any) -> None:
-    lost = await disputed(both)
-    await both.sync()
-    job = await both.job("a-job")
+async def test_a_second_one_adds_to_the_first(world: Any, at_home: Any) -> None:
+    lost = await disputed(world)
+    await world.sync()
+    job = await world.job("a-job")
     theirs = job.job.parameters() | {"prompt": "Theirs"}
-    await both.ui_deployment("a-job", parameters=theirs)
-    await both.edit("a-job", prompt="Ours")
-    await both.sync()
+    await world.prefect.edit_deployment("a-job", parameters=theirs)
+    await world.edit("a-job", prompt="Ours")
+    await world.sync()
     (shown,) = await conflicts.conflicts()
-    assert {name: both["prefect"] for name, both in shown["fields"].items()} == {
+    assert {name: world["prefect"] for name, world in shown["fields"].items()} == {
         "schedule": lost,
         "parameters": theirs,
     }
 
 
 @pytest.mark.slow
-async def test_a_second_one_of_the_same_field_leaves_the_first(both: Any, at_home: Any) -> None:
-    lost = await disputed(both)
-    await both.sync()
+async def test_a_second_one_of_the_same_field_leaves_the_first(world: Any, at_home: Any) -> None:
+    lost = await disputed(world)
+    await world.sync()
     (shown,) = await conflicts.conflicts()
-    await both.ui_schedule("a-job", active=True, schedule=CRON | {"cron": "0 11 * * *"})
-    await both.edit("a-job", every="3h")
-    report = await both.sync()
+    await world.prefect.edit_schedule("a-job", active=True, schedule=CRON | {"cron": "0 11 * * *"})
+    await world.edit("a-job", every="3h")
+    report = await world.sync()
     assert report.conflicts["a-job"]["schedule"]["cron"] == "0 11 * * *"
     (again,) = await conflicts.conflicts()
     assert again["fields"]["schedule"]["prefect"] == lost
     assert again["at"] == shown["at"]
 
 
-async def test_prefer_prefect(both: Any, at_home: Any) -> None:
-    await disputed(both)
+async def test_prefer_prefect(world: Any, at_home: Any) -> None:
+    await disputed(world)
     told = await service.sync("prefect")  # found, and decided, in one go
     assert (told["decided"], list(told["conflicts"])) == (["a-job"], ["a-job"])
-    job = await both.job("a-job")
+    job = await world.job("a-job")
     assert job.job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
     assert (job.revision.source, job.row.conflict) == ("prefect", None)
-    assert (await both.deployment("a-job")).schedules[0].schedule.cron == "0 9 * * *"
+    assert (await world.prefect.deployment("a-job")).schedules[0].schedule.cron == "0 9 * * *"
     assert await conflicts.conflicts() == []
-    assert (await both.sync()).writes == 0
+    assert (await world.sync()).writes == 0
 
 
-async def test_prefer_ledger_of_one_job(both: Any, at_home: Any) -> None:
+async def test_prefer_ledger_of_one_job(world: Any, at_home: Any) -> None:
     for name in ("a-job", "other"):
-        await disputed(both, name)
+        await disputed(world, name)
     told = await service.sync("ledger", "a-job")
     assert told["decided"] == ["a-job"]
-    assert isinstance((await both.job("a-job")).job.schedule, Every)
+    assert isinstance((await world.job("a-job")).job.schedule, Every)
     assert [each["job"] for each in await conflicts.conflicts()] == ["other"]
 
 
@@ -120,20 +122,22 @@ async def test_prefer_ledger_of_one_job(both: Any, at_home: Any) -> None:
 )
 @pytest.mark.slow
 async def test_what_cannot_be_decided_is_refused(
-    both: Any, at_home: Any, prefer: str | None, ref: str | None, word: str
+    world: Any, at_home: Any, prefer: str | None, ref: str | None, word: str
 ) -> None:
-    await both.add("calm", every="1h")
-    await disputed(both)
+    await world.add("calm", every="1h")
+    await disputed(world)
     with pytest.raises(Refused, match=word):
         await service.sync(prefer, ref)
     assert len(await conflicts.conflicts()) == (ref == "calm")
 
 
-async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(both: Any, at_home: Any) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
-    await both.ui_deployment("a-job", enforce_parameter_schema=False, parameters={"prompt": " "})
-    assert "a-job" in (await both.sync()).refused
+async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any, at_home: Any) -> None:
+    await world.add("a-job", every="1h")
+    await world.sync()
+    await world.prefect.edit_deployment(
+        "a-job", enforce_parameter_schema=False, parameters={"prompt": " "}
+    )
+    assert "a-job" in (await world.sync()).refused
     (shown,) = await conflicts.conflicts()
     assert shown["fields"]["parameters"]["prefect"] == {"prompt": " "}
     with pytest.raises(Refused, match="prompt"):
@@ -141,32 +145,34 @@ async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(both: Any, at_
     told = await service.sync("prefect")
     assert (told["decided"], list(told["refused"])) == ([], ["a-job"])
     assert await conflicts.conflicts() == [shown]
-    assert (await both.job("a-job")).job.action.prompt == "Say so"
+    assert (await world.job("a-job")).job.action.prompt == "Say so"
 
 
 async def test_a_schedule_of_prefects_own_that_lost_cannot_be_preferred(
-    both: Any, at_home: Any
+    world: Any, at_home: Any
 ) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
+    await world.add("a-job", every="1h")
+    await world.sync()
     rule = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
-    await both.ui_schedule("a-job", active=True, schedule={"rrule": rule, "timezone": "UTC"})
-    await both.edit("a-job", every="2h")
-    await both.sync()
+    await world.prefect.edit_schedule(
+        "a-job", active=True, schedule={"rrule": rule, "timezone": "UTC"}
+    )
+    await world.edit("a-job", every="2h")
+    await world.sync()
     with pytest.raises(Refused, match="rrule"):
         await service.sync("prefect", "a-job")
-    assert isinstance((await both.job("a-job")).job.schedule, Every)
+    assert isinstance((await world.job("a-job")).job.schedule, Every)
 
 
 @pytest.mark.slow
 async def test_one_that_was_changed_meanwhile_is_compared_again(
-    both: Any, monkeypatch: pytest.MonkeyPatch
+    world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look and the write somebody edits here: what is written is the newest."""
-    await disputed(both)
-    seen = await both.deployment("a-job")
-    stale = await both.job("a-job")
-    await both.edit("a-job", every="3h")
-    await reconcile.bring(both.ledger, both.client, stale, seen, Report())
-    held = (await both.deployment("a-job")).schedules[0].schedule
+    await disputed(world)
+    seen = await world.prefect.deployment("a-job")
+    stale = await world.job("a-job")
+    await world.edit("a-job", every="3h")
+    await reconcile.bring(world.ledger, world.client, stale, seen, Report())
+    held = (await world.prefect.deployment("a-job")).schedules[0].schedule
     assert held.interval.total_seconds() == 3 * 3600

@@ -21,150 +21,156 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 STRANGE = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
 
 
-async def revisions(both: Any, name: str) -> list[RevisionRow]:
-    job_id = (await both.job(name)).id
+async def revisions(world: Any, name: str) -> list[RevisionRow]:
+    job_id = (await world.job(name)).id
     of_job = select(RevisionRow).where(col(RevisionRow.job_id) == job_id)
-    async with both.ledger.read() as session:
+    async with world.ledger.read() as session:
         rows = (await session.execute(of_job.order_by(col(RevisionRow.number)))).scalars()
         return list(rows)
 
 
-async def settled(both: Any, name: str) -> None:
+async def settled(world: Any, name: str) -> None:
     """Both sides say the same, and a sync finds nothing to do."""
-    report = await both.sync()
+    report = await world.sync()
     assert (report.writes, report.pulled, report.unchanged) == (0, [], 1)
-    job, found = await both.job(name), await both.deployment(name)
-    assert projection.of_job(job, both.ledger.id) == projection.of_deployment(found)
+    job, found = await world.job(name), await world.prefect.deployment(name)
+    assert projection.of_job(job, world.ledger.id) == projection.of_deployment(found)
 
 
-async def test_a_schedule_is_taken_over_from_the_time_of_the_edit_on(both: Any) -> None:
-    before = await both.add("a-job", cron="0 9 * * *")
-    await both.sync()
-    (held,) = (await both.deployment("a-job")).schedules
+async def test_a_schedule_is_taken_over_from_the_time_of_the_edit_on(world: Any) -> None:
+    before = await world.add("a-job", cron="0 9 * * *")
+    await world.sync()
+    (held,) = (await world.prefect.deployment("a-job")).schedules
     schedule = {"cron": "*/30 * * * * 15", "timezone": "America/New_York", "day_or": True}
-    edited = await both.ui_schedule("a-job", active=True, schedule=schedule)
+    edited = await world.prefect.edit_schedule("a-job", active=True, schedule=schedule)
     # Something else is edited later: it does not move the schedule's time.
-    await both.ui_deployment("a-job", parameters=before.job.parameters() | {"prompt": "New"})
-    prompted = (await both.deployment("a-job")).updated
-    report = await both.sync()
+    await world.prefect.edit_deployment(
+        "a-job", parameters=before.job.parameters() | {"prompt": "New"}
+    )
+    prompted = (await world.prefect.deployment("a-job")).updated
+    report = await world.sync()
     assert (report.pulled, report.updated, report.conflicts) == (["a-job"], ["a-job"], {})
-    job = await both.job("a-job")
+    job = await world.job("a-job")
     # Prefect has the seconds last.
     assert job.job.schedule == Cron(expr="15 */30 * * * *", timezone="America/New_York")
     assert job.job.action.prompt == "New"
-    told = [(row.effective_from, row.source) for row in await revisions(both, "a-job")][1:]
+    told = [(row.effective_from, row.source) for row in await revisions(world, "a-job")][1:]
     assert told == [(edited, "prefect"), (prompted, "prefect")]
-    found = await both.deployment("a-job")
+    found = await world.prefect.deployment("a-job")
     assert found.description == f"**a-job** — {in_words(job.job.schedule)}"
     assert found.schedules[0].id == held.id  # an open page of the UI goes on working
     due = list(islice(due_times(job.job.schedule, after=edited), 3))
-    assert (await both.due("a-job"))[:3] == due
-    await settled(both, "a-job")
+    assert (await world.prefect.due("a-job"))[:3] == due
+    await settled(world, "a-job")
 
 
 @pytest.mark.slow
-async def test_an_interval_keeps_its_phase(both: Any) -> None:
-    await both.add("a-job", cron="0 9 * * *", timezone="Asia/Tokyo")
-    await both.sync()
+async def test_an_interval_keeps_its_phase(world: Any) -> None:
+    await world.add("a-job", cron="0 9 * * *", timezone="Asia/Tokyo")
+    await world.sync()
     schedule = {"interval": 5400.0, "anchor_date": "2026-01-01T00:10:20.5Z", "timezone": "UTC"}
-    await both.ui_schedule("a-job", active=True, schedule=schedule)
-    assert (await both.sync()).pulled == ["a-job"]
-    taken = (await both.job("a-job")).job.schedule
+    await world.prefect.edit_schedule("a-job", active=True, schedule=schedule)
+    assert (await world.sync()).pulled == ["a-job"]
+    taken = (await world.job("a-job")).job.schedule
     assert isinstance(taken, Every)
     assert taken.every == timedelta(minutes=90)
     assert taken.timezone == "Asia/Tokyo"
     assert (taken.anchor - datetime(2026, 1, 1, 0, 10, 20, tzinfo=UTC)) % taken.every == timedelta()
-    due = list(islice(due_times(taken, after=both.ledger.now()), 3))
-    assert (await both.due("a-job"))[:3] == due
-    await settled(both, "a-job")
+    due = list(islice(due_times(taken, after=world.ledger.now()), 3))
+    assert (await world.prefect.due("a-job"))[:3] == due
+    await settled(world, "a-job")
 
 
 @pytest.mark.slow
-async def test_a_zoned_interval_of_a_day_is_taken_over_and_rewritten_in_utc(both: Any) -> None:
-    await both.add("a-job", cron="0 9 * * *")
-    await both.sync()
+async def test_a_zoned_interval_of_a_day_is_taken_over_and_rewritten_in_utc(world: Any) -> None:
+    await world.add("a-job", cron="0 9 * * *")
+    await world.sync()
     anchor = "2026-01-01T08:00:00Z"
     schedule = {"interval": 86400.0, "anchor_date": anchor, "timezone": "Europe/Berlin"}
-    await both.ui_schedule("a-job", active=True, schedule=schedule)
-    await both.ui("POST", f"/deployments/{(await both.deployment('a-job')).id}/schedule", {})
-    theirs = (await both.due("a-job"))[0]
-    report = await both.sync()
+    await world.prefect.edit_schedule("a-job", active=True, schedule=schedule)
+    await world.prefect.request(
+        "POST", f"/deployments/{(await world.prefect.deployment('a-job')).id}/schedule", {}
+    )
+    theirs = (await world.prefect.due("a-job"))[0]
+    report = await world.sync()
     assert (report.pulled, report.updated) == (["a-job"], ["a-job"])
-    held = (await both.deployment("a-job")).schedules[0].schedule
+    held = (await world.prefect.deployment("a-job")).schedules[0].schedule
     assert held.timezone == "UTC"
-    assert (await both.due("a-job"))[0] == theirs
-    await settled(both, "a-job")
+    assert (await world.prefect.due("a-job"))[0] == theirs
+    await settled(world, "a-job")
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
 @pytest.mark.slow
-async def test_a_one_time_rule_is_due_when_prefect_says(both: Any, zone: str) -> None:
-    await both.add("a-job", on_demand=True)
-    await both.sync()
+async def test_a_one_time_rule_is_due_when_prefect_says(world: Any, zone: str) -> None:
+    await world.add("a-job", on_demand=True)
+    await world.sync()
     rule = "DTSTART:20300115T143000Z\nRRULE:COUNT=1;FREQ=YEARLY"
-    await both.ui_add_schedule("a-job", {"rrule": rule, "timezone": zone})
-    assert (await both.sync()).pulled == ["a-job"]
-    taken = (await both.job("a-job")).job.schedule
+    await world.prefect.add_schedule("a-job", {"rrule": rule, "timezone": zone})
+    assert (await world.sync()).pulled == ["a-job"]
+    taken = (await world.job("a-job")).job.schedule
     assert isinstance(taken, At)
-    found = await both.deployment("a-job")
+    found = await world.prefect.deployment("a-job")
     far = {"start_time": "2030-01-01T00:00:00Z"}
-    await both.ui("POST", f"/deployments/{found.id}/schedule", far)
-    assert await both.due("a-job") == [taken.at]
-    await settled(both, "a-job")
+    await world.prefect.request("POST", f"/deployments/{found.id}/schedule", far)
+    assert await world.prefect.due("a-job") == [taken.at]
+    await settled(world, "a-job")
 
 
 @pytest.mark.slow
-async def test_the_switches(both: Any) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
-    await both.ui_deployment("a-job", paused=True)
-    assert (await both.sync()).pulled == ["a-job"]
-    job = await both.job("a-job")
+async def test_the_switches(world: Any) -> None:
+    await world.add("a-job", every="1h")
+    await world.sync()
+    await world.prefect.edit_deployment("a-job", paused=True)
+    assert (await world.sync()).pulled == ["a-job"]
+    job = await world.job("a-job")
     assert not job.job.enabled
     assert job.row.disabled_reason == "switched off in Prefect"
-    assert job.revision.effective_from == (await both.deployment("a-job")).updated
-    await settled(both, "a-job")
-    await both.ui_deployment("a-job", paused=False)
-    await both.sync()
-    assert (await both.job("a-job")).job.enabled
-    off = await both.ui_schedule("a-job", active=False)
-    await both.sync()
-    job = await both.job("a-job")
+    assert job.revision.effective_from == (await world.prefect.deployment("a-job")).updated
+    await settled(world, "a-job")
+    await world.prefect.edit_deployment("a-job", paused=False)
+    await world.sync()
+    assert (await world.job("a-job")).job.enabled
+    off = await world.prefect.edit_schedule("a-job", active=False)
+    await world.sync()
+    job = await world.job("a-job")
     assert not job.job.enabled
     assert job.revision.effective_from == off
-    await settled(both, "a-job")
-    on = await both.ui_schedule("a-job", active=True)
-    await both.sync()
-    job = await both.job("a-job")
+    await settled(world, "a-job")
+    on = await world.prefect.edit_schedule("a-job", active=True)
+    await world.sync()
+    job = await world.job("a-job")
     assert job.job.enabled
     assert job.revision.effective_from == on
-    await settled(both, "a-job")
+    await settled(world, "a-job")
 
 
 @pytest.mark.slow
-async def test_other_edits_do_not_hide_why_a_job_is_off(both: Any) -> None:
-    await both.add("a-job", every="1h")
-    await both.edit("a-job", enabled=False, reason="paused: holidays")
-    await both.sync()
-    await both.ui_deployment("a-job", tags=["new", f"daybook:{both.ledger.id}"])
-    assert (await both.sync()).pulled == ["a-job"]
-    row = (await both.job("a-job")).row
+async def test_other_edits_do_not_hide_why_a_job_is_off(world: Any) -> None:
+    await world.add("a-job", every="1h")
+    await world.edit("a-job", enabled=False, reason="paused: holidays")
+    await world.sync()
+    await world.prefect.edit_deployment("a-job", tags=["new", f"daybook:{world.ledger.id}"])
+    assert (await world.sync()).pulled == ["a-job"]
+    row = (await world.job("a-job")).row
     assert (row.tags, row.disabled_reason) == (["new"], "paused: holidays")
 
 
-async def test_tags_and_description_are_the_jobs_and_our_part_comes_back(both: Any) -> None:
-    await both.add("a-job", every="1h", tags=["old"], description="Old words")
-    await both.sync()
-    await both.ui_deployment("a-job", tags=["new", "newer"], description="New words\n\nand more")
-    report = await both.sync()
+async def test_tags_and_description_are_the_jobs_and_our_part_comes_back(world: Any) -> None:
+    await world.add("a-job", every="1h", tags=["old"], description="Old words")
+    await world.sync()
+    await world.prefect.edit_deployment(
+        "a-job", tags=["new", "newer"], description="New words\n\nand more"
+    )
+    report = await world.sync()
     assert (report.pulled, report.updated, report.created) == (["a-job"], ["a-job"], [])
-    row = (await both.job("a-job")).row
+    row = (await world.job("a-job")).row
     assert (row.tags, row.description) == (["new", "newer"], "New words\n\nand more")
-    found = await both.deployment("a-job")
-    assert found.tags == ["new", "newer", f"daybook:{both.ledger.id}"]
+    found = await world.prefect.deployment("a-job")
+    assert found.tags == ["new", "newer", f"daybook:{world.ledger.id}"]
     assert found.description == "**a-job** — every hour\n\nNew words\n\nand more"
-    assert len(await revisions(both, "a-job")) == 1
-    await settled(both, "a-job")
+    assert len(await revisions(world, "a-job")) == 1
+    await settled(world, "a-job")
 
 
 @pytest.mark.parametrize(
@@ -179,20 +185,22 @@ async def test_tags_and_description_are_the_jobs_and_our_part_comes_back(both: A
 )
 @pytest.mark.slow
 async def test_what_no_job_can_be_is_not_taken_over(
-    both: Any, body: dict[str, Any], word: str
+    world: Any, body: dict[str, Any], word: str
 ) -> None:
-    before = await both.add("a-job", every="1h")
-    await both.add("other", every="1h")
-    await both.sync()
-    await both.ui_deployment("a-job", enforce_parameter_schema=False, **body)
-    await both.ui_deployment("other", parameters=before.job.parameters() | {"prompt": "New"})
-    report = await both.sync()
+    before = await world.add("a-job", every="1h")
+    await world.add("other", every="1h")
+    await world.sync()
+    await world.prefect.edit_deployment("a-job", enforce_parameter_schema=False, **body)
+    await world.prefect.edit_deployment(
+        "other", parameters=before.job.parameters() | {"prompt": "New"}
+    )
+    report = await world.sync()
     assert word in report.refused["a-job"]
     assert (report.pulled, sorted(report.updated)) == (["other"], ["a-job"])
-    assert (await both.job("a-job")).job == before.job
-    assert (await both.job("other")).job.action.prompt == "New"
-    assert len(await revisions(both, "a-job")) == 1
-    assert (await both.sync()).writes == 0
+    assert (await world.job("a-job")).job == before.job
+    assert (await world.job("other")).job.action.prompt == "New"
+    assert len(await revisions(world, "a-job")) == 1
+    assert (await world.sync()).writes == 0
 
 
 @pytest.mark.parametrize(
@@ -207,124 +215,132 @@ async def test_what_no_job_can_be_is_not_taken_over(
 )
 @pytest.mark.slow
 async def test_a_schedule_that_no_job_can_say_stays_prefects_own(
-    both: Any, schedule: dict[str, Any]
+    world: Any, schedule: dict[str, Any]
 ) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
-    edited = await both.ui_schedule("a-job", active=True, schedule=schedule)
-    held = (await both.deployment("a-job")).schedules
-    report = await both.sync()
+    await world.add("a-job", every="1h")
+    await world.sync()
+    edited = await world.prefect.edit_schedule("a-job", active=True, schedule=schedule)
+    held = (await world.prefect.deployment("a-job")).schedules
+    report = await world.sync()
     assert (list(report.foreign), report.pulled) == (["a-job"], ["a-job"])
     # From the edit on no due time of the old schedule is the job's.
-    job = await both.job("a-job")
+    job = await world.job("a-job")
     assert (job.job.schedule, job.job.enabled) == (OnDemand(timezone="Europe/Berlin"), True)
     assert job.revision.effective_from == edited
     assert job.row.synced["foreign"] == [report.foreign["a-job"]]
-    report = await both.sync()
+    report = await world.sync()
     assert (list(report.foreign), report.pulled, report.writes) == (["a-job"], [], 0)
-    await both.edit("a-job", prompt="New")
-    assert (await both.sync()).updated == ["a-job"]
-    assert (await both.deployment("a-job")).schedules == held
+    await world.edit("a-job", prompt="New")
+    assert (await world.sync()).updated == ["a-job"]
+    assert (await world.prefect.deployment("a-job")).schedules == held
     # Only another schedule given here takes its place, and that is told.
-    await both.edit("a-job", every="2h")
-    report = await both.sync()
+    await world.edit("a-job", every="2h")
+    report = await world.sync()
     assert "foreign" in report.conflicts["a-job"]["schedule"]
-    await settled(both, "a-job")
+    await settled(world, "a-job")
 
 
-async def test_cron_that_prefect_takes_and_we_refuse_is_written_back(both: Any) -> None:
-    before = await both.add("a-job", every="1h")
-    await both.sync()
-    await both.ui_schedule(
+async def test_cron_that_prefect_takes_and_we_refuse_is_written_back(world: Any) -> None:
+    before = await world.add("a-job", every="1h")
+    await world.sync()
+    await world.prefect.edit_schedule(
         "a-job", active=True, schedule={"cron": "0 9 5-5 * *", "timezone": "UTC", "day_or": True}
     )
-    report = await both.sync()
+    report = await world.sync()
     assert "5-5" in report.refused["a-job"]
-    assert (await both.job("a-job")).job == before.job
-    await settled(both, "a-job")
+    assert (await world.job("a-job")).job == before.job
+    await settled(world, "a-job")
 
 
 @pytest.mark.slow
-async def test_a_second_schedule_is_left_alone_and_told(both: Any) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
-    await both.ui_add_schedule("a-job", {"cron": "0 9 * * *", "timezone": "UTC"})
-    report = await both.sync()
+async def test_a_second_schedule_is_left_alone_and_told(world: Any) -> None:
+    await world.add("a-job", every="1h")
+    await world.sync()
+    await world.prefect.add_schedule("a-job", {"cron": "0 9 * * *", "timezone": "UTC"})
+    report = await world.sync()
     assert (report.writes, report.pulled, list(report.foreign)) == (0, [], ["a-job"])
-    await both.ui("PATCH", f"/deployments/{(await both.deployment('a-job')).id}", {"paused": True})
-    assert (await both.sync()).pulled == ["a-job"]
-    await both.edit("a-job", enabled=True, every="3h")
-    await both.sync()
-    found = await both.deployment("a-job")
+    await world.prefect.request(
+        "PATCH", f"/deployments/{(await world.prefect.deployment('a-job')).id}", {"paused": True}
+    )
+    assert (await world.sync()).pulled == ["a-job"]
+    await world.edit("a-job", enabled=True, every="3h")
+    await world.sync()
+    found = await world.prefect.deployment("a-job")
     assert sorted(each.slug or "" for each in found.schedules) == ["", "daybook-every-3-hours"]
-    assert (await both.sync()).writes == 0
+    assert (await world.sync()).writes == 0
 
 
 @pytest.mark.slow
 async def test_deleting_the_schedule_leaves_a_job_on_demand_and_a_new_one_is_taken(
-    both: Any,
+    world: Any,
 ) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
-    found = await both.deployment("a-job")
-    await both.ui("DELETE", f"/deployments/{found.id}/schedules/{found.schedules[0].id}")
-    await both.sync()
-    assert isinstance((await both.job("a-job")).job.schedule, OnDemand)
-    await both.ui_add_schedule("a-job", {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True})
-    await both.sync()
-    assert (await both.job("a-job")).job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
-    await settled(both, "a-job")
+    await world.add("a-job", every="1h")
+    await world.sync()
+    found = await world.prefect.deployment("a-job")
+    await world.prefect.request(
+        "DELETE", f"/deployments/{found.id}/schedules/{found.schedules[0].id}"
+    )
+    await world.sync()
+    assert isinstance((await world.job("a-job")).job.schedule, OnDemand)
+    await world.prefect.add_schedule(
+        "a-job", {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
+    )
+    await world.sync()
+    assert (await world.job("a-job")).job.schedule == Cron(expr="0 9 * * *", timezone="UTC")
+    await settled(world, "a-job")
 
 
 @pytest.mark.slow
-async def test_both_changed_the_ledger_wins_and_tells(both: Any) -> None:
-    before = await both.add("a-job", every="1h", tags=["old"])
-    await both.sync()
+async def test_both_changed_the_ledger_wins_and_tells(world: Any) -> None:
+    before = await world.add("a-job", every="1h", tags=["old"])
+    await world.sync()
     theirs = before.job.parameters() | {"prompt": "Theirs"}
-    await both.ui_deployment("a-job", parameters=theirs, description="Their words")
-    await both.edit("a-job", prompt="Ours", tags=["ours"])
-    report = await both.sync()
+    await world.prefect.edit_deployment("a-job", parameters=theirs, description="Their words")
+    await world.edit("a-job", prompt="Ours", tags=["ours"])
+    report = await world.sync()
     assert report.conflicts == {"a-job": {"parameters": theirs}}
     assert report.pulled == ["a-job"]
-    job = await both.job("a-job")
+    job = await world.job("a-job")
     assert job.job.action.prompt == "Ours"
     assert (job.row.tags, job.row.description) == (["ours"], "Their words")
-    assert (await both.deployment("a-job")).parameters["prompt"] == "Ours"
-    await settled(both, "a-job")
+    assert (await world.prefect.deployment("a-job")).parameters["prompt"] == "Ours"
+    await settled(world, "a-job")
 
 
-async def test_a_new_time_lets_a_fired_job_fire_again(both: Any) -> None:
-    stored = await both.add("a-job", at="in 1h")
-    await both.sync()
-    async with both.ledger.write() as session:  # as the settling of its run does
+async def test_a_new_time_lets_a_fired_job_fire_again(world: Any) -> None:
+    stored = await world.add("a-job", at="in 1h")
+    await world.sync()
+    async with world.ledger.write() as session:  # as the settling of its run does
         newest = await jobs.get(session, stored.id)
         assert newest is not None
         off = newest.job.model_copy(update={"enabled": False})
         await jobs.change(
-            session, newest, off, both.ledger.now(), disabled_reason=f"{jobs.FIRED}: succeeded"
+            session, newest, off, world.ledger.now(), disabled_reason=f"{jobs.FIRED}: succeeded"
         )
-    await both.sync()
-    assert (await both.deployment("a-job")).paused
-    await both.ui_deployment("a-job", tags=["touched", f"daybook:{both.ledger.id}"])
-    await both.sync()
-    assert not (await both.job("a-job")).job.enabled
+    await world.sync()
+    assert (await world.prefect.deployment("a-job")).paused
+    await world.prefect.edit_deployment("a-job", tags=["touched", f"daybook:{world.ledger.id}"])
+    await world.sync()
+    assert not (await world.job("a-job")).job.enabled
     rule = "DTSTART:20300115T143000Z\nRRULE:FREQ=DAILY;COUNT=1"
-    await both.ui_schedule("a-job", active=True, schedule={"rrule": rule, "timezone": "UTC"})
-    assert (await both.sync()).pulled == ["a-job"]
-    job = await both.job("a-job")
+    await world.prefect.edit_schedule(
+        "a-job", active=True, schedule={"rrule": rule, "timezone": "UTC"}
+    )
+    assert (await world.sync()).pulled == ["a-job"]
+    job = await world.job("a-job")
     assert job.job.enabled
     assert job.row.disabled_reason == ""
     assert job.job.schedule.at == datetime(2030, 1, 15, 14, 30, tzinfo=UTC)
-    assert not (await both.deployment("a-job")).paused
-    await settled(both, "a-job")
+    assert not (await world.prefect.deployment("a-job")).paused
+    await settled(world, "a-job")
 
 
 @pytest.mark.slow
-async def test_parameters_on_a_schedule_are_told_and_kept(both: Any) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
-    await both.ui_schedule("a-job", parameters={"prompt": "Other"}, active=True)
-    assert "prompt" in (await both.sync()).foreign["a-job"]
-    await both.edit("a-job", every="2h")
-    await both.sync()
-    assert (await both.deployment("a-job")).schedules[0].parameters == {"prompt": "Other"}
+async def test_parameters_on_a_schedule_are_told_and_kept(world: Any) -> None:
+    await world.add("a-job", every="1h")
+    await world.sync()
+    await world.prefect.edit_schedule("a-job", parameters={"prompt": "Other"}, active=True)
+    assert "prompt" in (await world.sync()).foreign["a-job"]
+    await world.edit("a-job", every="2h")
+    await world.sync()
+    assert (await world.prefect.deployment("a-job")).schedules[0].parameters == {"prompt": "Other"}

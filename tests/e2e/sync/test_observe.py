@@ -32,8 +32,8 @@ def _told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 class Watch:
     """An observer of `both`, which has looked until nothing was new."""
 
-    def __init__(self, both: Any) -> None:
-        self._both, self._observer = both, Observer()
+    def __init__(self, world: Any) -> None:
+        self._both, self._observer = world, Observer()
 
     async def look(self, **given: Any) -> Observed:
         self._both.writes.clear()
@@ -47,122 +47,122 @@ class Watch:
 
 
 @pytest.fixture
-async def watch(both: Any) -> Watch:
-    return Watch(both)
+async def watch(world: Any) -> Watch:
+    return Watch(world)
 
 
 @pytest.mark.slow
-async def test_nothing_changed_costs_two_requests_for_each_page(both: Any, watch: Watch) -> None:
+async def test_nothing_changed_costs_two_requests_for_each_page(world: Any, watch: Watch) -> None:
     for name in ("one", "two", "three"):
-        await both.add(name, every="1h")
+        await world.add(name, every="1h")
     await watch.settled()
-    before = both.ledger.now()
+    before = world.ledger.now()
     seen = await watch.look()
     assert seen.requests == 2  # the list, which is shorter than a page, and the pool
-    assert len(await both.mine()) < PAGE
-    assert both.writes == {}
-    assert seen.jobs == set((await both.job_rows()).values())
+    assert len(await world.prefect.deployments()) < PAGE
+    assert world.prefect.writes == {}
+    assert seen.jobs == set((await world.ids()).values())
     assert seen.report.unchanged == 3
-    assert before <= seen.began <= both.ledger.now()
+    assert before <= seen.began <= world.ledger.now()
     assert 0 < seen.cpu_seconds < 1
 
 
 @pytest.mark.slow
 async def test_an_edit_is_found_by_the_next_look_and_the_runs_are_queued(
-    both: Any, watch: Watch
+    world: Any, watch: Watch
 ) -> None:
     for name in ("one", "two", "three"):
-        await both.add(name, every="1h")
+        await world.add(name, every="1h")
     await watch.settled()
-    edited = await both.ui_schedule("two", active=True, schedule=CRON)
+    edited = await world.prefect.edit_schedule("two", active=True, schedule=CRON)
     seen = await watch.look()
     assert (seen.report.pulled, seen.report.unchanged) == (["two"], 2)
     assert len(set(seen.jobs)) == 3
-    job = await both.job("two")
+    job = await world.job("two")
     assert job.revision.effective_from == edited
     due = list(islice(due_times(job.job.schedule, after=edited), 3))
-    assert (await both.due("two"))[:3] == due
+    assert (await world.prefect.due("two"))[:3] == due
 
 
 @pytest.mark.slow
-async def test_a_switch_that_is_turned_on_has_its_runs_at_once(both: Any, watch: Watch) -> None:
+async def test_a_switch_that_is_turned_on_has_its_runs_at_once(world: Any, watch: Watch) -> None:
     """The schedule's own switch: Prefect itself would look for it a minute later."""
-    await both.add("a-job", every="1h")
+    await world.add("a-job", every="1h")
     await watch.settled()
-    await both.ui_schedule("a-job", active=False)
+    await world.prefect.edit_schedule("a-job", active=False)
     assert (await watch.look()).report.pulled == ["a-job"]
-    assert await both.due("a-job") == []
+    assert await world.prefect.due("a-job") == []
     await watch.settled()
-    await both.ui_schedule("a-job", active=True)
+    await world.prefect.edit_schedule("a-job", active=True)
     assert (await watch.look()).report.pulled == ["a-job"]
-    assert len(await both.due("a-job")) >= 3
+    assert len(await world.prefect.due("a-job")) >= 3
 
 
-async def test_a_schedule_saved_as_it_is_gets_its_runs_back(both: Any, watch: Watch) -> None:
-    await both.add("a-job", cron="*/7 * * * *", timezone="UTC")
+async def test_a_schedule_saved_as_it_is_gets_its_runs_back(world: Any, watch: Watch) -> None:
+    await world.add("a-job", cron="*/7 * * * *", timezone="UTC")
     await watch.settled()
-    queued = await both.due("a-job")
-    await both.ui_schedule("a-job", active=True, schedule=CRON)
-    assert await both.due("a-job") == []  # that is what saving does
+    queued = await world.prefect.due("a-job")
+    await world.prefect.edit_schedule("a-job", active=True, schedule=CRON)
+    assert await world.prefect.due("a-job") == []  # that is what saving does
     seen = await watch.look()
     assert (seen.report.pulled, seen.report.writes) == ([], 0)
-    assert (await both.due("a-job"))[:3] == queued[:3]
+    assert (await world.prefect.due("a-job"))[:3] == queued[:3]
     assert (await watch.look()).requests == 2
 
 
 @pytest.mark.slow
-async def test_a_change_here_is_brought_there(both: Any, watch: Watch) -> None:
-    await both.add("a-job", every="1h")
+async def test_a_change_here_is_brought_there(world: Any, watch: Watch) -> None:
+    await world.add("a-job", every="1h")
     await watch.settled()
-    await both.edit("a-job", prompt="Newer")
+    await world.edit("a-job", prompt="Newer")
     assert (await watch.look()).report.updated == ["a-job"]
-    assert (await both.deployment("a-job")).parameters["prompt"] == "Newer"
+    assert (await world.prefect.deployment("a-job")).parameters["prompt"] == "Newer"
 
 
 @pytest.mark.slow
 async def test_a_job_that_prefect_refuses_is_observed_and_told_once(
-    both: Any, watch: Watch, caplog: pytest.LogCaptureFixture
+    world: Any, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its due times want an outcome all the same."""
-    stored = await both.add("a-big-one", every="1h", prompt="x" * 600_000)
+    stored = await world.add("a-big-one", every="1h", prompt="x" * 600_000)
     seen = await watch.look()
     assert (list(seen.report.failed), set(seen.jobs)) == (["a-big-one"], {stored.id})
     seen = await watch.look()
-    assert (seen.report.failed, set(seen.jobs), both.writes) == ({}, {stored.id}, {})
+    assert (seen.report.failed, set(seen.jobs), world.prefect.writes) == ({}, {stored.id}, {})
     assert len(_told(caplog)) == 1
-    await both.edit("a-big-one", prompt="Smaller")
+    await world.edit("a-big-one", prompt="Smaller")
     assert (await watch.look()).report.created == ["a-big-one"]
 
 
 async def test_a_schedule_that_prefect_cannot_queue_holds_up_nobody(
-    both: Any, watch: Watch, caplog: pytest.LogCaptureFixture
+    world: Any, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Prefect takes a cron that is never due, and answers 500 when it is to queue its runs."""
-    odd = await both.add("a-job", every="1h")
-    other = await both.add("other", every="1h")
+    odd = await world.add("a-job", every="1h")
+    other = await world.add("other", every="1h")
     await watch.settled()
     never = {"cron": "0 0 31 2 *", "timezone": "UTC", "day_or": True}
-    await both.ui_add_schedule("a-job", never)
-    await both.edit("a-job", prompt="Newer")
+    await world.prefect.add_schedule("a-job", never)
+    await world.edit("a-job", prompt="Newer")
     seen = await watch.look()
     assert list(seen.report.failed) == ["a-job"]
     assert seen.report.failed["a-job"].startswith("500")
     assert seen.jobs == {odd.id, other.id}  # what was edited there is in the ledger
-    assert (await both.deployment("a-job")).parameters["prompt"] == "Newer"
+    assert (await world.prefect.deployment("a-job")).parameters["prompt"] == "Newer"
     for _ in range(2):
         seen = await watch.look()
         assert seen.jobs == {odd.id, other.id}
-    await both.ui_schedule("other", active=False)
+    await world.prefect.edit_schedule("other", active=False)
     assert (await watch.look()).report.pulled == ["other"]
     assert len(_told(caplog)) <= 2  # once more, for what was written there before it failed
 
 
 @pytest.mark.slow
 async def test_a_job_that_cannot_be_compared_is_told_once_and_the_others_are_observed(
-    both: Any, watch: Watch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    world: Any, watch: Watch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = await both.add("a-job", every="1h")
-    other = await both.add("other", every="1h")
+    odd = await world.add("a-job", every="1h")
+    other = await world.add("other", every="1h")
     await watch.settled()
     held = projection.of_deployment
 
@@ -171,8 +171,8 @@ async def test_a_job_that_cannot_be_compared_is_told_once_and_the_others_are_obs
             raise OverflowError("with the prompt in it")
         return held(found)
 
-    await both.ui_deployment("a-job", description="Odd")
-    await both.ui_deployment("other", description="Edited")
+    await world.prefect.edit_deployment("a-job", description="Odd")
+    await world.prefect.edit_deployment("other", description="Edited")
     with monkeypatch.context() as patched:
         patched.setattr(projection, "of_deployment", stumbles)
         seen = await watch.look()
@@ -183,34 +183,34 @@ async def test_a_job_that_cannot_be_compared_is_told_once_and_the_others_are_obs
         assert (set(seen.jobs), seen.report.failed) == ({other.id}, {})
     assert len(_told(caplog)) == 1
     assert "with the prompt in it" not in caplog.text
-    await both.ui_deployment("a-job", description="Sound")
+    await world.prefect.edit_deployment("a-job", description="Sound")
     seen = await watch.look()
     assert (set(seen.jobs), seen.report.pulled) == ({odd.id, other.id}, ["a-job"])
 
 
 @pytest.mark.slow
-async def test_an_interval_of_ages_is_told_and_holds_up_nobody(both: Any, watch: Watch) -> None:
+async def test_an_interval_of_ages_is_told_and_holds_up_nobody(world: Any, watch: Watch) -> None:
     """Its last due time before now is before the year 1."""
-    both_ids = {(await both.add(name, every="1h")).id for name in ("a-job", "other")}
+    both_ids = {(await world.add(name, every="1h")).id for name in ("a-job", "other")}
     await watch.settled()
-    soon = (both.ledger.now() + timedelta(minutes=10)).isoformat()
-    await both.ui_schedule("a-job", schedule={"interval": 1e11, "anchor_date": soon})
+    soon = (world.ledger.now() + timedelta(minutes=10)).isoformat()
+    await world.prefect.edit_schedule("a-job", schedule={"interval": 1e11, "anchor_date": soon})
     seen = await watch.look()
     assert "schedule" in seen.report.refused["a-job"]
     assert seen.jobs == both_ids
-    assert (await both.job("a-job")).row.conflict is not None
+    assert (await world.job("a-job")).row.conflict is not None
 
 
 async def test_a_deployment_that_prefect_does_not_delete_holds_up_nobody(
-    both: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    world: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    odd = await both.add("a-job", every="1h")
-    gone = await both.add("gone", every="1h")
-    other = await both.add("other", every="1h")
+    odd = await world.add("a-job", every="1h")
+    gone = await world.add("gone", every="1h")
+    other = await world.add("other", every="1h")
     await watch.settled()
-    kept = (await both.job("a-job")).row.deployment_id
+    kept = (await world.job("a-job")).row.deployment_id
     for name in ("a-job", "gone"):
-        await both.archive(name)
+        await world.archive(name)
     delete = deployments.delete
 
     async def stumbles(client: Any, deployment_id: str) -> None:
@@ -228,15 +228,17 @@ async def test_a_deployment_that_prefect_does_not_delete_holds_up_nobody(
 
 
 async def test_what_goes_wrong_in_taking_one_over_holds_up_nobody(
-    both: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    world: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = await both.add("a-job", every="1h")
+    stored = await world.add("a-job", every="1h")
     await watch.settled()
-    flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
+    flow = (await world.prefect.request("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
     body = {"flow_id": flow, "entrypoint": "flows/agent_prompt.py:agent_prompt"}
     body |= {"parameters": {"prompt": "Say so"}}
-    odd = (await both.ui("POST", "/deployments/", body | {"name": "odd"})).json()["id"]
-    await both.ui("POST", "/deployments/", body | {"name": "sound"})
+    odd = (await world.prefect.request("POST", "/deployments/", body | {"name": "odd"})).json()[
+        "id"
+    ]
+    await world.prefect.request("POST", "/deployments/", body | {"name": "sound"})
     read = deployments.read
 
     async def stumbles(client: Any, deployment_id: str) -> DeploymentResponse | None:
@@ -250,57 +252,57 @@ async def test_what_goes_wrong_in_taking_one_over_holds_up_nobody(
         assert (seen.report.adopted, list(seen.report.foreign)) == (["sound"], ["agent-prompt/odd"])
         assert stored.id in seen.jobs
         assert (await watch.look()).report.foreign == {}
-    await both.ui("DELETE", f"/deployments/{odd}")
+    await world.prefect.request("DELETE", f"/deployments/{odd}")
 
 
 @pytest.mark.slow
 async def test_what_cannot_be_a_job_is_told_once(
-    both: Any, watch: Watch, caplog: pytest.LogCaptureFixture
+    world: Any, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
+    flow = (await world.prefect.request("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
     body = {"name": "template", "flow_id": flow, "entrypoint": "flows/agent_prompt.py:agent_prompt"}
-    made = (await both.ui("POST", "/deployments/", body)).json()["id"]
+    made = (await world.prefect.request("POST", "/deployments/", body)).json()["id"]
     for expected in (["agent-prompt/template"], [], []):
         assert list((await watch.look()).report.foreign) == expected
     assert (await watch.look()).requests == 2
     parameters = {"parameters": {"prompt": "Now it can be one"}}
-    await both.ui("PATCH", f"/deployments/{made}", parameters)
+    await world.prefect.request("PATCH", f"/deployments/{made}", parameters)
     assert (await watch.look()).report.adopted == ["template"]
-    assert await both.client.read_deployment(UUID(made))
+    assert await world.client.read_deployment(UUID(made))
     told = [record for record in caplog.records if getattr(record, "action", "") == "sync_foreign"]
     assert len(told) == 1
 
 
-async def test_a_deletion_is_found_once_and_stays(both: Any, watch: Watch) -> None:
-    stored = await both.add("a-job", every="1h")
+async def test_a_deletion_is_found_once_and_stays(world: Any, watch: Watch) -> None:
+    stored = await world.add("a-job", every="1h")
     await watch.settled()
-    await both.ui("DELETE", f"/deployments/{(await both.deployment('a-job')).id}")
+    await world.prefect.delete_deployment("a-job")
     seen = await watch.look()
     assert (seen.report.deleted, set(seen.jobs)) == (["a-job"], {stored.id})
     seen = await watch.settled()
     assert (seen.report.deleted, set(seen.jobs), seen.requests) == ([], {stored.id}, 2)
-    assert (await both.job("a-job")).row.disabled_reason == records.DELETED
+    assert (await world.job("a-job")).row.disabled_reason == records.DELETED
 
 
-async def test_what_there_was_no_time_for_is_not_observed(both: Any, watch: Watch) -> None:
-    stored = [await both.add(name, every="1h") for name in ("one", "two")]
+async def test_what_there_was_no_time_for_is_not_observed(world: Any, watch: Watch) -> None:
+    stored = [await world.add(name, every="1h") for name in ("one", "two")]
     seen = await watch.look(most_seconds=-1)
-    assert (set(seen.jobs), seen.report.left, both.writes) == (set(), 2, {})
+    assert (set(seen.jobs), seen.report.left, world.prefect.writes) == (set(), 2, {})
     seen = await watch.look()
     assert seen.jobs == {each.id for each in stored}
 
 
 @pytest.mark.slow
 async def test_while_prefect_is_away_nothing_is_observed_and_nothing_lost(
-    both: Any, watch: Watch
+    world: Any, watch: Watch
 ) -> None:
-    await both.add("a-job", every="1h")
+    await world.add("a-job", every="1h")
     await watch.settled()
-    await both.ui_schedule("a-job", active=True, schedule=CRON)
+    await world.prefect.edit_schedule("a-job", active=True, schedule=CRON)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with PrefectClient(server.api_url(server.free_port(0))) as nobody:
             observer = watch._observer
             with pytest.raises(Exception, match="connect"):
-                await observer.look(both.ledger, nobody)
+                await observer.look(world.ledger, nobody)
     assert (await watch.look()).report.pulled == ["a-job"]

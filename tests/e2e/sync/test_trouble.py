@@ -27,51 +27,50 @@ from daybook.sync import deployments, listing, reconcile
 from daybook.sync.adopt import all_of
 from daybook.sync.reconcile import Reconciliation, Report
 from tests.at_prefect import basic
-from tests.floor import deployments_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 JOBS = 200
 
 
-async def test_a_crash_before_the_id_was_written_down(both: Any) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
-    made = await both.deployment("a-job")
-    await both.forget("a-job")
-    await both.edit("a-job", prompt="Newer")
-    report = await both.sync()
+async def test_a_crash_before_the_id_was_written_down(world: Any) -> None:
+    await world.add("a-job", every="1h")
+    await world.sync()
+    made = await world.prefect.deployment("a-job")
+    await world.forget_deployment("a-job")
+    await world.edit("a-job", prompt="Newer")
+    report = await world.sync()
     # Nobody knows any more which side wrote the older one.
     lost = {"parameters": made.parameters}
     assert (report.created, report.updated) == ([], ["a-job"])
     assert report.conflicts == {"a-job": lost}
-    found = await both.deployment("a-job")
+    found = await world.prefect.deployment("a-job")
     assert (found.id, found.parameters["prompt"]) == (made.id, "Newer")
-    assert (await both.job("a-job")).row.deployment_id == str(made.id)
-    await both.forget("a-job")
-    report = await both.sync()
+    assert (await world.job("a-job")).row.deployment_id == str(made.id)
+    await world.forget_deployment("a-job")
+    report = await world.sync()
     assert report.writes == 0
-    assert not (await both.job("a-job")).row.sync_pending
+    assert not (await world.job("a-job")).row.sync_pending
 
 
 @pytest.mark.parametrize("gone", ["schedules", "deployment"])
-async def test_what_was_made_anew_meanwhile_is_compared_again(both: Any, gone: str) -> None:
+async def test_what_was_made_anew_meanwhile_is_compared_again(world: Any, gone: str) -> None:
     """Another process brings the same job: the schedule, or all, that was found is no more."""
-    await both.add("a-job", every="1h")
-    await both.sync()
-    found = await both.deployment("a-job")
+    await world.add("a-job", every="1h")
+    await world.sync()
+    found = await world.prefect.deployment("a-job")
     if gone == "schedules":
         kept = [{"schedule": each.schedule.model_dump(mode="json")} for each in found.schedules]
         same = {"name": found.name, "flow_id": str(found.flow_id), "schedules": kept}
-        (await both.ui("POST", "/deployments/", same)).raise_for_status()
+        (await world.prefect.request("POST", "/deployments/", same)).raise_for_status()
     else:
-        (await both.ui("DELETE", f"/deployments/{found.id}")).raise_for_status()
-    stored = await both.edit("a-job", every="2h")
+        (await world.prefect.request("DELETE", f"/deployments/{found.id}")).raise_for_status()
+    stored = await world.edit("a-job", every="2h")
     report = Report()
-    await reconcile.bring(both.ledger, both.client, stored, found, report)
-    job = await both.job("a-job")
+    await reconcile.bring(world.ledger, world.client, stored, found, report)
+    job = await world.job("a-job")
     if gone == "schedules":
-        (schedule,) = (await both.deployment("a-job")).schedules
+        (schedule,) = (await world.prefect.deployment("a-job")).schedules
         assert schedule.schedule.interval == timedelta(hours=2)
         assert not job.row.sync_pending
     else:
@@ -81,10 +80,10 @@ async def test_what_was_made_anew_meanwhile_is_compared_again(both: Any, gone: s
 
 @pytest.mark.slow
 async def test_what_is_edited_there_after_such_a_crash_is_taken_over(
-    both: Any, monkeypatch: pytest.MonkeyPatch
+    world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after the deployment was made, and before that was written down."""
-    await both.add("a-job", every="1h", prompt="Old")
+    await world.add("a-job", every="1h", prompt="Old")
     write = deployments.write
 
     async def dies(*given: Any) -> str:
@@ -94,182 +93,182 @@ async def test_what_is_edited_there_after_such_a_crash_is_taken_over(
     with monkeypatch.context() as patched:
         patched.setattr(deployments, "write", dies)
         with pytest.raises(KeyboardInterrupt):
-            await both.sync()
-    assert (await both.job("a-job")).row.deployment_id is None
+            await world.sync()
+    assert (await world.job("a-job")).row.deployment_id is None
     schedule = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
-    await both.ui_schedule("a-job", active=True, schedule=schedule)
-    await both.edit("a-job", prompt="Newer")
-    report = await both.sync()
+    await world.prefect.edit_schedule("a-job", active=True, schedule=schedule)
+    await world.edit("a-job", prompt="Newer")
+    report = await world.sync()
     assert (report.pulled, report.updated, report.conflicts) == (["a-job"], ["a-job"], {})
-    stored = await both.job("a-job")
+    stored = await world.job("a-job")
     assert (stored.job.schedule.expr, stored.job.action.prompt) == ("0 9 * * *", "Newer")
-    found = await both.deployment("a-job")
+    found = await world.prefect.deployment("a-job")
     assert (found.schedules[0].schedule.cron, found.parameters["prompt"]) == ("0 9 * * *", "Newer")
-    assert (await both.sync()).writes == 0
+    assert (await world.sync()).writes == 0
 
 
-async def unwritten(both: Any) -> str:
+async def unwritten(world: Any) -> str:
     """A job was removed whose deployment was made, and died before its id was written down."""
-    await both.add("a-job", every="1h")
-    await both.sync()
-    made = str((await both.deployment("a-job")).id)
-    await both.forget("a-job")
-    await both.archive("a-job")
+    await world.add("a-job", every="1h")
+    await world.sync()
+    made = str((await world.prefect.deployment("a-job")).id)
+    await world.forget_deployment("a-job")
+    await world.archive("a-job")
     return made
 
 
 @pytest.mark.parametrize("minutes", [0, 5])
 @pytest.mark.slow
 async def test_a_removed_job_whose_id_was_not_written_down_does_not_come_back(
-    both: Any, minutes: int
+    world: Any, minutes: int
 ) -> None:
-    made = await unwritten(both)
-    listed = list((await listing.read(both.client, both.ledger.id)).found.values())
-    async with both.ledger.write() as session:  # not as fresh as a removal that goes on
+    made = await unwritten(world)
+    listed = list((await listing.read(world.client, world.ledger.id)).found.values())
+    async with world.ledger.write() as session:  # not as fresh as a removal that goes on
         row = (await jobs.find(session, "a-job", archived=True)).row
-        row.archived_at = both.ledger.now() - timedelta(minutes=minutes)
+        row.archived_at = world.ledger.now() - timedelta(minutes=minutes)
         session.add(row)
-    await all_of(both.ledger, both.client, listed, {}, Report())
-    assert len(await both.job_rows()) == 1
-    report = await both.sync()
+    await all_of(world.ledger, world.client, listed, {}, Report())
+    assert len(await world.ids()) == 1
+    report = await world.sync()
     assert (report.removed, report.adopted) == (["a-job"], [])
-    assert await deployments.read(both.client, made) is None
-    assert (await both.sync()).removed == []
-    async with both.ledger.read() as session:
+    assert await deployments.read(world.client, made) is None
+    assert (await world.sync()).removed == []
+    async with world.ledger.read() as session:
         assert await records.left_over(session) == []
         assert await jobs.every(session) == []
 
 
-async def test_a_run_of_such_a_job_is_known_as_the_removed_ones(both: Any, at_home: Path) -> None:
-    made = await unwritten(both)
+async def test_a_run_of_such_a_job_is_known_as_the_removed_ones(world: Any, at_home: Path) -> None:
+    made = await unwritten(world)
     await Reconciliation().recognise(made)
-    async with both.ledger.read() as session:
+    async with world.ledger.read() as session:
         removed = (await jobs.find(session, "a-job", archived=True)).id
         assert await records.job_of(session, made) == removed
-    assert (await both.sync()).removed == ["a-job"]
+    assert (await world.sync()).removed == ["a-job"]
 
 
-async def test_what_a_new_job_of_that_name_has_is_not_deleted(both: Any) -> None:
-    made = await unwritten(both)
-    new = await both.add("a-job", every="2h")
-    report = await both.sync()
+async def test_what_a_new_job_of_that_name_has_is_not_deleted(world: Any) -> None:
+    made = await unwritten(world)
+    new = await world.add("a-job", every="2h")
+    report = await world.sync()
     assert (report.removed, report.created, report.adopted) == ([], [], [])
-    assert (await both.job("a-job")).row.deployment_id == made
-    assert (await both.job("a-job")).id == new.id
-    found = await both.deployment("a-job")
+    assert (await world.job("a-job")).row.deployment_id == made
+    assert (await world.job("a-job")).id == new.id
+    found = await world.prefect.deployment("a-job")
     assert found.schedules[0].schedule.interval == timedelta(hours=2)
-    report = await both.sync()
+    report = await world.sync()
     assert report.writes == 0
-    assert await deployments.read(both.client, made) is not None
+    assert await deployments.read(world.client, made) is not None
 
 
-async def test_a_name_of_anothers_is_not_deleted_with_a_removed_job(both: Any) -> None:
-    await both.add("a-job", every="1h")
-    await both.archive("a-job")
-    flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
+async def test_a_name_of_anothers_is_not_deleted_with_a_removed_job(world: Any) -> None:
+    await world.add("a-job", every="1h")
+    await world.archive("a-job")
+    flow = (await world.prefect.request("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
     body = {"name": "a-job", "flow_id": flow, "tags": ["mine"]}
-    other = (await both.ui("POST", "/deployments/", body)).json()["id"]
-    assert (await both.sync()).removed == []
-    assert await deployments.read(both.client, other) is not None
-    async with both.ledger.read() as session:
+    other = (await world.prefect.request("POST", "/deployments/", body)).json()["id"]
+    assert (await world.sync()).removed == []
+    assert await deployments.read(world.client, other) is not None
+    async with world.ledger.read() as session:
         assert await records.left_over(session) == []
-    await both.ui("DELETE", f"/deployments/{other}")
+    await world.prefect.request("DELETE", f"/deployments/{other}")
 
 
-async def test_a_run_finds_its_job_after_such_a_crash(both: Any, at_home: Path) -> None:
-    await both.add("a-job", every="1h")
-    await both.sync()
-    made = await both.deployment("a-job")
+async def test_a_run_finds_its_job_after_such_a_crash(world: Any, at_home: Path) -> None:
+    await world.add("a-job", every="1h")
+    await world.sync()
+    made = await world.prefect.deployment("a-job")
     copy = {"flow_id": str(made.flow_id), "tags": made.tags, "parameters": made.parameters}
-    answer = await both.ui("POST", "/deployments/", copy | {"name": "other"})
-    await both.add("other", every="1h")
-    await both.forget("a-job")
+    answer = await world.prefect.request("POST", "/deployments/", copy | {"name": "other"})
+    await world.add("other", every="1h")
+    await world.forget_deployment("a-job")
     await Reconciliation().recognise(answer.json()["id"])  # a duplicate is no job's
     await Reconciliation().recognise(str(made.id))
-    async with both.ledger.read() as session:
+    async with world.ledger.read() as session:
         assert await records.job_of(session, answer.json()["id"]) is None
-        assert await records.job_of(session, str(made.id)) == (await both.job("a-job")).id
+        assert await records.job_of(session, str(made.id)) == (await world.job("a-job")).id
 
 
-async def test_one_job_is_compared_and_pushed(both: Any, at_home: Path) -> None:
-    job_id = (await both.add("a-job", every="1h")).id
-    assert (await both.job("a-job")).row.sync_pending
+async def test_one_job_is_compared_and_pushed(world: Any, at_home: Path) -> None:
+    job_id = (await world.add("a-job", every="1h")).id
+    assert (await world.job("a-job")).row.sync_pending
     await Reconciliation().push(job_id)
-    assert not (await both.job("a-job")).row.sync_pending
+    assert not (await world.job("a-job")).row.sync_pending
     schedule = {"cron": "0 9 * * *", "timezone": "UTC", "day_or": True}
-    edited = await both.ui_schedule("a-job", active=True, schedule=schedule)
+    edited = await world.prefect.edit_schedule("a-job", active=True, schedule=schedule)
     await Reconciliation().push(job_id)  # nothing changed here
-    assert (await both.job("a-job")).revision.number == 1
-    deployment_id = str((await both.deployment("a-job")).id)
+    assert (await world.job("a-job")).revision.number == 1
+    deployment_id = str((await world.prefect.deployment("a-job")).id)
     assert await Reconciliation().compare(job_id, deployment_id) == frozenset()
-    assert (await both.job("a-job")).revision.effective_from == edited
-    await both.archive("a-job")
+    assert (await world.job("a-job")).revision.effective_from == edited
+    await world.archive("a-job")
     await Reconciliation().compare(job_id, deployment_id)
-    assert await deployments.read(both.client, deployment_id) is not None
+    assert await deployments.read(world.client, deployment_id) is not None
     await Reconciliation().push(job_id)  # a job that its own run removed
-    assert await deployments.read(both.client, deployment_id) is None
-    assert (await both.sync()).removed == []
+    assert await deployments.read(world.client, deployment_id) is None
+    assert (await world.sync()).removed == []
 
 
-async def test_a_removal_that_was_cut_off_is_finished_and_spares_the_next_job(both: Any) -> None:
+async def test_a_removal_that_was_cut_off_is_finished_and_spares_the_next_job(world: Any) -> None:
     """A new job of the same name must not get, and then lose, the old one's deployment."""
-    await both.add("a-job", every="1h")
-    await both.sync()
-    old = await both.deployment("a-job")
-    await both.archive("a-job")
-    stored = await both.add("a-job", every="2h")
+    await world.add("a-job", every="1h")
+    await world.sync()
+    old = await world.prefect.deployment("a-job")
+    await world.archive("a-job")
+    stored = await world.add("a-job", every="2h")
     report = Report()
-    await reconcile.bring(both.ledger, both.client, stored, None, report)
-    new = await both.deployment("a-job")
+    await reconcile.bring(world.ledger, world.client, stored, None, report)
+    new = await world.prefect.deployment("a-job")
     assert new.id != old.id
     assert (report.removed, report.created) == (["a-job"], ["a-job"])
-    assert (await both.sync()).writes == 0
-    assert await both.deployment("a-job") == new
+    assert (await world.sync()).writes == 0
+    assert await world.prefect.deployment("a-job") == new
 
 
-async def test_names_of_others_are_left_to_them(both: Any, tmp_path: Path) -> None:
+async def test_names_of_others_are_left_to_them(world: Any, tmp_path: Path) -> None:
     """Another ledger's job, and a deployment of nobody's, under the same name (rule 15)."""
-    flow = (await both.ui("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
+    flow = (await world.prefect.request("POST", "/flows/", {"name": "agent-prompt"})).json()["id"]
     made_by_hand = {"name": "a-job-2", "flow_id": flow, "tags": ["mine"]}
-    await both.ui("POST", "/deployments/", made_by_hand)
+    await world.prefect.request("POST", "/deployments/", made_by_hand)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}") as ledger:
-        other = type(both)(ledger, both.client, both.writes)
+        other = type(world)(ledger, world.client, world.prefect.writes)
         await other.add("a-job", every="1h")
         await other.sync()
-        before = {name: await both.deployment(name) for name in ("a-job", "a-job-2")}
-        await both.add("a-job", every="2h")
-        report = await both.sync()
+        before = {name: await world.prefect.deployment(name) for name in ("a-job", "a-job-2")}
+        await world.add("a-job", every="2h")
+        report = await world.sync()
         assert (report.created, report.writes) == (["a-job"], 1)
-        assert (await both.job("a-job")).row.slug == "a-job-3"
-        assert (await both.sync()).writes == 0
-        await both.archive("a-job")
-        await both.sync()
-        assert await both.mine() == {}
-        assert {name: await both.deployment(name) for name in before} == before
+        assert (await world.job("a-job")).row.slug == "a-job-3"
+        assert (await world.sync()).writes == 0
+        await world.archive("a-job")
+        await world.sync()
+        assert await world.prefect.deployments() == {}
+        assert {name: await world.prefect.deployment(name) for name in before} == before
         for found in before.values():
-            await both.client.delete_deployment(found.id)
+            await world.client.delete_deployment(found.id)
 
 
-async def test_one_that_prefect_refuses_does_not_hold_up_the_others(both: Any) -> None:
-    await both.add("a-big-one", every="1h", prompt="x" * 600_000)
-    await both.add("other", every="1h")
-    report = await both.sync()
+async def test_one_that_prefect_refuses_does_not_hold_up_the_others(world: Any) -> None:
+    await world.add("a-big-one", every="1h", prompt="x" * 600_000)
+    await world.add("other", every="1h")
+    report = await world.sync()
     assert list(report.failed) == ["a-big-one"]
     # Prefect's answer repeats all that it was sent.
     assert "parameters" in report.failed["a-big-one"]
     assert "524,288 bytes" in report.failed["a-big-one"]
     assert "xxx" not in report.failed["a-big-one"]
     assert report.created == ["other"]
-    assert (await both.job("a-big-one")).row.sync_pending
+    assert (await world.job("a-big-one")).row.sync_pending
 
 
-async def test_a_job_archived_meanwhile_leaves_nothing_behind(both: Any) -> None:
-    stored = await both.add("a-job", every="1h")
-    await both.archive("a-job")
-    assert (await both.sync()).writes == 0
-    await reconcile.bring(both.ledger, both.client, stored, None, Report())  # as it was before
-    assert (await both.sync()).removed == ["a-job"]
-    assert await both.mine() == {}
+async def test_a_job_archived_meanwhile_leaves_nothing_behind(world: Any) -> None:
+    stored = await world.add("a-job", every="1h")
+    await world.archive("a-job")
+    assert (await world.sync()).writes == 0
+    await reconcile.bring(world.ledger, world.client, stored, None, Report())  # as it was before
+    assert (await world.sync()).removed == ["a-job"]
+    assert await world.prefect.deployments() == {}
 
 
 @asynccontextmanager
@@ -317,52 +316,52 @@ async def busy(api_url: str, refusals: int) -> AsyncIterator[tuple[str, list[str
 
 
 @pytest.mark.slow
-async def test_503_is_survived(both: Any, prefect_server: Any) -> None:
-    await both.add("idle", every="1h")
-    await both.sync()
-    await both.edit("idle", prompt="New")
+async def test_503_is_survived(world: Any, prefect_server: Any) -> None:
+    await world.add("idle", every="1h")
+    await world.sync()
+    await world.edit("idle", prompt="New")
     async with (
         busy(prefect_server.api_url, refusals=1) as (address, refused),
         PrefectClient(address) as client,
     ):
-        report = await reconcile.everything(both.ledger, client)
+        report = await reconcile.everything(world.ledger, client)
     assert report.updated == ["idle"]
     assert len(refused) == 2
-    assert (await both.deployment("idle")).parameters["prompt"] == "New"
-    assert (await both.sync()).writes == 0
+    assert (await world.prefect.deployment("idle")).parameters["prompt"] == "New"
+    assert (await world.sync()).writes == 0
 
 
 @pytest.mark.slow
 async def test_a_prefect_that_stays_busy_is_said_to_be_unreachable(
-    both: Any, prefect_server: Any
+    world: Any, prefect_server: Any
 ) -> None:
-    await both.add("a-job", every="1h")
+    await world.add("a-job", every="1h")
     with pytest.raises(PrefectUnreachable, match="busy"):
         async with busy(prefect_server.api_url, refusals=99) as (address, _):
             with temporary_settings({PREFECT_API_URL: address, PREFECT_CLIENT_MAX_RETRIES: 0}):
                 async with prefect.connected() as client:
-                    await reconcile.everything(both.ledger, client)
-    assert (await both.job("a-job")).row.sync_pending
-    assert (await both.sync()).created == ["a-job"]
+                    await reconcile.everything(world.ledger, client)
+    assert (await world.job("a-job")).row.sync_pending
+    assert (await world.sync()).created == ["a-job"]
 
 
-async def test_nobody_there(both: Any) -> None:
-    await both.add("a-job", every="1h")
+async def test_nobody_there(world: Any) -> None:
+    await world.add("a-job", every="1h")
     address = server.api_url(server.free_port(0))
     with temporary_settings({PREFECT_API_URL: address}):
         with pytest.raises(PrefectUnreachable) as caught:
             async with prefect.connected() as client:
-                await reconcile.everything(both.ledger, client)
+                await reconcile.everything(world.ledger, client)
         assert caught.value.address == address
         with pytest.raises(PrefectUnreachable):
             async with prefect.connected() as client:
                 await prefect.answers(client)
-    assert (await both.job("a-job")).row.sync_pending
+    assert (await world.job("a-job")).row.sync_pending
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_200_jobs_and_the_second_sync_writes_nothing(both: Any) -> None:
+async def test_200_jobs_and_the_second_sync_writes_nothing(world: Any) -> None:
     kinds: list[dict[str, Any]] = [
         {"cron": "0 9 * * *"},
         {"every": "1h"},
@@ -370,29 +369,29 @@ async def test_200_jobs_and_the_second_sync_writes_nothing(both: Any) -> None:
         {"on_demand": True},
     ]
     for number in range(JOBS):
-        await both.add(f"job-{number}", **kinds[number % len(kinds)])
-    begun = both.ledger.now() - timedelta(seconds=1)
+        await world.add(f"job-{number}", **kinds[number % len(kinds)])
+    begun = world.ledger.now() - timedelta(seconds=1)
     began = time.monotonic()
-    report = await both.sync()
+    report = await world.sync()
     first = time.monotonic() - began
     assert (len(report.created), report.failed) == (JOBS, {})
     began = time.monotonic()
-    report = await both.sync()
+    report = await world.sync()
     second = time.monotonic() - began
     assert (report.unchanged, report.writes, report.pulled) == (JOBS, 0, [])
-    assert both.writes == {}
+    assert world.prefect.writes == {}
     print(f"{JOBS} jobs: first sync {first:.1f} s, second {second:.2f} s")
     assert second < first
     observer = Observer()
-    await observer.look(both.ledger, both.client)
-    seen = await observer.look(both.ledger, both.client)
+    await observer.look(world.ledger, world.client)
+    seen = await observer.look(world.ledger, world.client)
     print(f"an unchanged look: {seen.cpu_seconds:.3f} s of CPU, {seen.requests} requests")
     # A page of 200, the empty one after it, and the pool. A second at 1,000 jobs where nobody else
     # uses the cores: `make bench` measures it.
     assert (len(seen.jobs), seen.requests) == (JOBS, 3)
     assert seen.cpu_seconds < JOBS / 400
-    await both.ui_schedule("job-100", active=False)
-    assert (await observer.look(both.ledger, both.client)).report.pulled == ["job-100"]
-    found = list((await deployments_of(both.client, both.ledger.id)).values())
+    await world.prefect.edit_schedule("job-100", active=False)
+    assert (await observer.look(world.ledger, world.client)).report.pulled == ["job-100"]
+    found = list((await world.prefect.deployments()).values())
     assert len(found) == JOBS
     assert all(each.updated is not None and each.updated >= begun for each in found)

@@ -10,130 +10,131 @@ import pytest
 from daybook.clock import SYSTEM
 from daybook.ledger.jobs import StoredJob
 from daybook.service import runs
-from tests.crew import CANCELLED, FOR_EVER, SEEN, WORKS, Crew
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Agent
+from tests.world import World
+from tests.world.agents import FOR_EVER, WORKS, Agent
+from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 LOOK = timedelta(seconds=0.05)
 
 
-async def two(crew: Crew, program: str, **fields: object) -> tuple[list[Agent], list[StoredJob]]:
+async def two(world: World, program: str, **fields: object) -> tuple[list[Agent], list[StoredJob]]:
     """A job for each of the ways to cancel, with an agent of its own."""
-    agents = [await crew.floor.agent(program) for _ in range(2)]
+    agents = [await world.agents.add(program) for _ in range(2)]
     return agents, [
-        await crew.floor.job(on_demand=True, agent=agent.name, **fields) for agent in agents
+        await world.deploy(on_demand=True, agent=agent.name, **fields) for agent in agents
     ]
 
 
-async def cancelled(crew: Crew, jobs: list[StoredJob], others: int = 0) -> None:
+async def cancelled(world: World, jobs: list[StoredJob], others: int = 0) -> None:
     """Cancel the first as `daybook cancel` does and the second in the UI.
 
     What is left at work are the processes of ``others`` runs, within the time that is promised.
     """
-    rows = [await crew.row(job) for job in jobs]
+    rows = [await world.row(job) for job in jobs]
     began = SYSTEM.now()
 
     async def gone() -> float:
-        while len([each for worker in crew.workers for each in worker.heads()]) > others:
+        while len([each for worker in world.workers.all for each in worker.heads()]) > others:
             await SYSTEM.wait_until(SYSTEM.now() + LOOK)
         if not others:
-            await crew.idle(within=CANCELLED)
+            await world.workers.idle(within=CANCELLED)
         return (SYSTEM.now() - began).total_seconds()
 
     said, _, took, *_ = await asyncio.gather(
         runs.cancel(rows[0].id),
-        crew.cancel_in_ui(rows[1].flow_run_id),
+        world.prefect.cancel(rows[1].flow_run_id),
         gone(),
-        *(crew.ends(job, "cancelled", within=SEEN) for job in jobs),
+        *(world.ends(job, "cancelled", within=SEEN) for job in jobs),
     )
     assert said["status"] == "cancelled"
     assert took <= CANCELLED
 
 
-async def test_while_it_waits_for_a_slot(crew: Crew) -> None:
-    busy = await crew.floor.agent(WORKS)
-    first = await crew.floor.job(on_demand=True, agent=busy.name)
-    agents, jobs = await two(crew, FOR_EVER)
-    await crew.worker(most=1)
-    await crew.floor.asked(first)
+async def test_while_it_waits_for_a_slot(world: World) -> None:
+    busy = await world.agents.add(WORKS)
+    first = await world.deploy(on_demand=True, agent=busy.name)
+    agents, jobs = await two(world, FOR_EVER)
+    await world.workers.begin(most=1)
+    await world.prefect.custom_run(first)
     await busy.says("acting")
     for job in jobs:
-        await crew.floor.asked(job)
-        row = await crew.becomes(job, "waiting")
+        await world.prefect.custom_run(job)
+        row = await world.becomes(job, "waiting")
         assert row.waits_for == "slot"
-    await cancelled(crew, jobs, others=1)
+    await cancelled(world, jobs, others=1)
     busy.let_go()
-    await crew.ends(first, "succeeded", within=SEEN)
-    await crew.idle(within=SEEN)
+    await world.ends(first, "succeeded", within=SEEN)
+    await world.workers.idle(within=SEEN)
     assert [each.had for each in (busy, *agents)] == [1, 0, 0]
     for job in jobs:
-        row = await crew.row(job)
+        row = await world.row(job)
         assert (row.status, row.attempts) == ("cancelled", 0)
 
 
-async def test_when_it_is_claimed_and_has_not_begun(crew: Crew) -> None:
-    agents, jobs = await two(crew, FOR_EVER)
-    gate = await crew.gate()
-    await crew.worker(api_url=gate.api_url)
+async def test_when_it_is_claimed_and_has_not_begun(world: World) -> None:
+    agents, jobs = await two(world, FOR_EVER)
+    gate = await world.workers.gate()
+    await world.workers.begin(api_url=gate.api_url)
     for agent, job in zip(agents, jobs, strict=True):
         gate.close_for(f"/name/{agent.name}")
-        await crew.floor.asked(job)
+        await world.prefect.custom_run(job)
         async with asyncio.timeout(30):
             await gate.held.wait()
-        assert (await crew.row(job)).status == "claimed"
-    await cancelled(crew, jobs)
+        assert (await world.row(job)).status == "claimed"
+    await cancelled(world, jobs)
     gate.let_go()
     assert [each.had for each in agents] == [0, 0]
 
 
 @pytest.mark.journey
-async def test_while_it_is_at_work(crew: Crew) -> None:
-    agents, jobs = await two(crew, FOR_EVER)
-    await crew.worker()
+async def test_while_it_is_at_work(world: World) -> None:
+    agents, jobs = await two(world, FOR_EVER)
+    await world.workers.begin()
     for agent, job in zip(agents, jobs, strict=True):
-        await crew.floor.asked(job)
+        await world.prefect.custom_run(job)
         await agent.says("acting")
-    await cancelled(crew, jobs)
+    await cancelled(world, jobs)
     assert [each.had for each in agents] == [1, 1]
     for job in jobs:
-        (attempt,) = await crew.attempts(await crew.row(job))
+        (attempt,) = await world.attempts(await world.row(job))
         assert attempt.status == "cancelled"
 
 
 @pytest.mark.parametrize(
     ("delay", "kept"), [("20s", True), ("60s", False)], ids=["in_its_process", "in_prefect"]
 )
-async def test_in_a_backoff(crew: Crew, delay: str, kept: bool) -> None:
-    agents, jobs = await two(crew, FOR_EVER, timeout="5s", retries=1, retry_delay=delay)
-    worker = await crew.worker()
+async def test_in_a_backoff(world: World, delay: str, kept: bool) -> None:
+    agents, jobs = await two(world, FOR_EVER, timeout="5s", retries=1, retry_delay=delay)
+    worker = await world.workers.begin()
     for job in jobs:
-        await crew.floor.asked(job)
+        await world.prefect.custom_run(job)
     for job in jobs:
-        row = await crew.becomes(job, "waiting")
+        row = await world.becomes(job, "waiting")
         while row.attempts == 0:  # asked for, and waiting for its first
-            row = await crew.becomes(job, "waiting")
+            row = await world.becomes(job, "waiting")
     if kept:
         assert len(worker.heads()) == 2
     else:
-        await crew.idle(within=SEEN)
+        await world.workers.idle(within=SEEN)
         for job in jobs:
-            row = await crew.row(job)
-            await crew.shows(row.flow_run_id, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
-    await cancelled(crew, jobs)
+            row = await world.row(job)
+            await world.shows(row.flow_run_id, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
+    await cancelled(world, jobs)
     assert [each.had for each in agents] == [1, 1]
 
 
-async def test_twice_and_after_the_end(crew: Crew) -> None:
+async def test_twice_and_after_the_end(world: World) -> None:
     """A run that was cancelled is cancelled; one that has ended otherwise cannot be."""
-    agent = await crew.floor.agent(FOR_EVER)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    await crew.worker()
-    await crew.floor.asked(job)
+    agent = await world.agents.add(FOR_EVER)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    await world.prefect.custom_run(job)
     await agent.says("acting")
-    row = await crew.row(job)
+    row = await world.row(job)
     both = await asyncio.gather(runs.cancel(row.id), runs.cancel(row.id))
     assert [each["status"] for each in both] == ["cancelled", "cancelled"]
     assert (await runs.cancel(row.id))["status"] == "cancelled"
-    after = await crew.ends(job, "cancelled", within=SEEN)
+    after = await world.ends(job, "cancelled", within=SEEN)
     assert after.evidence == []

@@ -9,10 +9,10 @@ import pytest
 
 from daybook.service import runs
 from tests.calling import Asked, calls
-from tests.crew import SEEN, Crew
-from tests.floor import PREFECT_LEAVES_A_SOCKET
 from tests.providers import provider
 from tests.toolbox import install, served
+from tests.world import World
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -28,25 +28,25 @@ def write() -> str:
 """
 
 
-async def test_cancelled_its_tokens_are_in_the_book(crew: Crew) -> None:
+async def test_cancelled_its_tokens_are_in_the_book(world: World) -> None:
     with provider() as here:
-        async with served(crew.floor, HANGS) as server:
-            asked = await Asked(crew.floor, here).given(server.name)
+        async with served(world, HANGS) as server:
+            asked = await Asked(world, here).given(server.name)
             here.script = [calls(f"{server.name}_write")]
-            job = await crew.floor.job(on_demand=True, agent=asked.name)
-            await crew.worker()
-            await crew.floor.asked(job)
+            job = await world.deploy(on_demand=True, agent=asked.name)
+            await world.workers.begin()
+            await world.prefect.custom_run(job)
             await server.says("begun")
 
-            await runs.cancel((await crew.row(job)).id)
+            await runs.cancel((await world.row(job)).id)
 
-            row = await crew.ends(job, "cancelled", within=SEEN)
+            row = await world.ends(job, "cancelled", within=SEEN)
     assert row.usage is not None
     assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (100, 20)
 
 
 async def test_killed_after_its_tool_has_acted_it_is_not_asked_again(
-    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What goes on in a thread is ended by nothing but the end of its process.
     site, had = tmp_path / "site", tmp_path / "had"
@@ -59,15 +59,15 @@ async def test_killed_after_its_tool_has_acted_it_is_not_asked_again(
     install(site, source, "stuck")
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
     with provider() as here:
-        asked = await Asked(crew.floor, here).given("stuck")
+        asked = await Asked(world, here).given("stuck")
         here.script = [calls("stuck"), calls("stuck")]
         policy = {"timeout": "25s", "retries": 1, "retry_delay": "1s"}
-        job = await crew.floor.job(on_demand=True, agent=asked.name, policy=policy)
-        await crew.worker()
+        job = await world.deploy(on_demand=True, agent=asked.name, policy=policy)
+        await world.workers.begin()
 
-        await crew.floor.asked(job)
+        await world.prefect.custom_run(job)
 
-        row = await crew.ends(job, "timed_out", within=ITS_TIME)
+        row = await world.ends(job, "timed_out", within=ITS_TIME)
     assert (row.attempts, had.read_text()) == (1, "x")
     assert row.usage is not None
     assert row.usage["input_tokens"] == 100

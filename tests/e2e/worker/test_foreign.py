@@ -19,8 +19,9 @@ from daybook.sync import projection
 from daybook.worker import foreign
 from daybook.worker.foreign import How
 from daybook.worker.take import Taker
-from tests.crew import SEEN, WORKS, Crew, so
-from tests.floor import PREFECT_LEAVES_A_SOCKET, alive
+from tests.world import World, so
+from tests.world.agents import WORKS
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -55,74 +56,74 @@ def cancelled(flow, run, state) -> None:
 """
 
 
-def hooks(crew: Crew) -> set[str]:
+def hooks(world: World) -> set[str]:
     """The hooks that were called."""
-    return {each.name for each in crew.floor.elsewhere.iterdir()} & {"crashed", "cancelled"}
+    return {each.name for each in world.workers.elsewhere.iterdir()} & {"crashed", "cancelled"}
 
 
-async def test_it_runs_where_its_deployment_says(crew: Crew) -> None:
-    agent = await crew.floor.agent("")
-    deployment = await crew.foreign(FOREIGN)
-    worker = await crew.worker()
-    run = await crew.run_foreign(deployment, pipe=f"{agent.base}.pipe")
+async def test_it_runs_where_its_deployment_says(world: World) -> None:
+    agent = await world.agents.add("")
+    deployment = await world.workers.foreign(FOREIGN)
+    worker = await world.workers.begin()
+    run = await world.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe")
     pid, where = await agent.word()
-    assert where == str(crew.floor.elsewhere)
-    await crew.shows(run, "COMPLETED", within=SEEN)
-    await crew.idle(within=SEEN)
+    assert where == str(world.workers.elsewhere)
+    await world.shows(run, "COMPLETED", within=SEEN)
+    await world.workers.idle(within=SEEN)
     assert not alive(pid)
     assert worker.heads() == []
-    assert hooks(crew) == set()
+    assert hooks(world) == set()
     # It has no claim, no lease and no outcome of ours.
-    assert await crew.floor.rows() == []
+    assert await world.rows() == []
 
 
-async def test_killed_it_is_crashed_and_its_hook_is_called(crew: Crew) -> None:
-    agent = await crew.floor.agent("")
-    deployment = await crew.foreign(FOREIGN)
-    await crew.worker()
-    run = await crew.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+async def test_killed_it_is_crashed_and_its_hook_is_called(world: World) -> None:
+    agent = await world.agents.add("")
+    deployment = await world.workers.foreign(FOREIGN)
+    await world.workers.begin()
+    run = await world.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
     os.kill(pid, signal.SIGKILL)
-    await crew.shows(run, "CRASHED", within=SEEN)
-    assert await crew.noted("crashed") == [str(run.id), "CRASHED"]
-    await crew.idle(within=SEEN)
-    assert hooks(crew) == {"crashed"}
-    state = await crew.floor.state(run)
+    await world.shows(run, "CRASHED", within=SEEN)
+    assert await world.workers.noted("crashed") == [str(run.id), "CRASHED"]
+    await world.workers.idle(within=SEEN)
+    assert hooks(world) == {"crashed"}
+    state = await world.prefect.state(run)
     assert state.message == "its process was ended by SIGKILL"
 
 
-async def test_cancelled_its_hook_is_called(crew: Crew) -> None:
-    agent = await crew.floor.agent("")
-    deployment = await crew.foreign(FOREIGN)
-    worker = await crew.worker()
-    run = await crew.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+async def test_cancelled_its_hook_is_called(world: World) -> None:
+    agent = await world.agents.add("")
+    deployment = await world.workers.foreign(FOREIGN)
+    worker = await world.workers.begin()
+    run = await world.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
-    await crew.shows(run, "RUNNING", within=SEEN)
+    await world.shows(run, "RUNNING", within=SEEN)
     assert [each.pid for each in worker.heads()] == [pid]
-    await crew.cancel_in_ui(run)
+    await world.prefect.cancel(run)
 
     async def gone() -> bool:
         return not alive(pid)
 
     assert await so(gone, SEEN)
-    await crew.shows(run, "CANCELLED", within=SEEN)
-    assert await crew.noted("cancelled") == [str(run.id), "CANCELLED"]
-    await crew.idle(within=SEEN)
+    await world.shows(run, "CANCELLED", within=SEEN)
+    assert await world.workers.noted("cancelled") == [str(run.id), "CANCELLED"]
+    await world.workers.idle(within=SEEN)
 
 
-async def test_a_dead_workers_is_crashed_by_the_next_of_its_name(crew: Crew) -> None:
-    agent = await crew.floor.agent("")
-    deployment = await crew.foreign(FOREIGN)
-    worker = await crew.worker(name="its-name")
-    run = await crew.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
+async def test_a_dead_workers_is_crashed_by_the_next_of_its_name(world: World) -> None:
+    agent = await world.agents.add("")
+    deployment = await world.workers.foreign(FOREIGN)
+    worker = await world.workers.begin(name="its-name")
+    run = await world.workers.run_foreign(deployment, pipe=f"{agent.base}.pipe", ends=False)
     pid, _ = await agent.word()
-    await crew.shows(run, "RUNNING", within=SEEN)
+    await world.shows(run, "RUNNING", within=SEEN)
     os.kill(worker.pid, signal.SIGKILL)
     # No child outlives its worker.
-    await crew.nobody(within=SEEN)
+    await world.workers.nobody(within=SEEN)
     assert not alive(pid)
-    await crew.worker(name="its-name")
-    await crew.shows(run, "CRASHED", within=SEEN)
+    await world.workers.begin(name="its-name")
+    await world.shows(run, "CRASHED", within=SEEN)
 
 
 class NoRoom(Taker):
@@ -144,79 +145,79 @@ class NoRoom(Taker):
     ],
 )
 async def test_what_another_worker_has_begun_does_not_crash_here(
-    crew: Crew, meanwhile: State[Any], shown: str
+    world: World, meanwhile: State[Any], shown: str
 ) -> None:
-    run = await crew.run_foreign(await crew.foreign(FOREIGN))
+    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
 
     async def gone(_: FlowRun) -> How:
-        await crew.floor.client.set_flow_run_state(run.id, meanwhile, force=True)
+        await world.client.set_flow_run_state(run.id, meanwhile, force=True)
         raise LookupError("its deployment was deleted")
 
-    await foreign.start(NoRoom(), crew.floor.client, run, gone, "here:a")
+    await foreign.start(NoRoom(), world.client, run, gone, "here:a")
 
-    assert (await crew.shown(run))[0] == shown
+    assert (await world.prefect.shown(run))[0] == shown
 
 
-async def test_what_this_worker_cannot_start_crashes_with_the_reason(crew: Crew) -> None:
-    run = await crew.run_foreign(await crew.foreign(FOREIGN))
+async def test_what_this_worker_cannot_start_crashes_with_the_reason(world: World) -> None:
+    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
 
     async def configured(_: FlowRun) -> How:
-        await crew.floor.client.set_flow_run_state(run.id, Pending(), force=True)
+        await world.client.set_flow_run_state(run.id, Pending(), force=True)
         return How({}, "", "")
 
-    await foreign.start(NoRoom(), crew.floor.client, run, configured, "here:a")
+    await foreign.start(NoRoom(), world.client, run, configured, "here:a")
 
-    state = await crew.floor.state(run)
+    state = await world.prefect.state(run)
     assert (state.type.value, state.message) == ("CRASHED", "could not be started: no process")
 
 
 async def test_a_job_whose_deployment_is_deleted_before_its_run_is_claimed_loses_no_run(
-    crew: Crew,
+    world: World,
 ) -> None:
-    run = await crew.run_foreign(await crew.foreign(FOREIGN))
-    tagged = run.model_copy(update={"tags": [projection.ledger_tag(crew.floor.ledger.id)]})
+    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
+    tagged = run.model_copy(update={"tags": [projection.ledger_tag(world.ledger.id)]})
 
     async def gone(_: FlowRun) -> How:
         raise ObjectNotFound(LookupError("its deployment was deleted"))
 
-    await foreign.start(NoRoom(), crew.floor.client, tagged, gone, "here:a")
+    await foreign.start(NoRoom(), world.client, tagged, gone, "here:a")
 
-    state = await crew.floor.state(run)
+    state = await world.prefect.state(run)
     shown = (state.type.value, state.name, state.message)
     assert shown == ("CANCELLED", "Skipped", "its deployment was deleted before it began")
 
 
-async def test_an_ended_run_without_its_deployment_is_not_taken_for_foreign(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    await crew.worker()
-    run = await crew.floor.asked(job)
+async def test_an_ended_run_without_its_deployment_is_not_taken_for_foreign(world: World) -> None:
+    agent = await world.agents.add(WORKS)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    run = await world.prefect.custom_run(job)
     agent.let_go()
-    row = await crew.ends(job, "succeeded", within=60.0)
-    await crew.floor.client.delete_deployment(UUID(str(job.row.deployment_id)))
+    row = await world.ends(job, "succeeded", within=60.0)
+    await world.client.delete_deployment(UUID(str(job.row.deployment_id)))
 
     async def known() -> bool:
-        async with crew.floor.ledger.read() as session:
+        async with world.ledger.read() as session:
             return (await jobs.find(session, job.id)).row.deployment_id is None
 
-    assert await so(known, SEEN), crew.logs()
+    assert await so(known, SEEN), world.workers.logs()
     # As another worker sets it back that had asked before it ended.
-    await crew.floor.client.set_flow_run_state(
+    await world.client.set_flow_run_state(
         run.id, prefect_states.waiting(SYSTEM.now(), "late"), force=True
     )
 
-    await crew.shows(run, "COMPLETED", "Completed", within=SEEN)
-    states = [each.type.value for each in await crew.floor.client.read_flow_run_states(run.id)]
+    await world.shows(run, "COMPLETED", "Completed", within=SEEN)
+    states = [each.type.value for each in await world.client.read_flow_run_states(run.id)]
     assert "CRASHED" not in states
-    assert (await crew.row(row)).finished_at == row.finished_at
+    assert (await world.row(row)).finished_at == row.finished_at
     assert agent.had == 1
 
 
-async def test_a_run_that_was_deleted_meanwhile_is_nobodys(crew: Crew) -> None:
-    run = await crew.run_foreign(await crew.foreign(FOREIGN))
+async def test_a_run_that_was_deleted_meanwhile_is_nobodys(world: World) -> None:
+    run = await world.workers.run_foreign(await world.workers.foreign(FOREIGN))
 
     async def deleted(_: FlowRun) -> How:
-        await crew.floor.client.delete_flow_run(run.id)
+        await world.client.delete_flow_run(run.id)
         raise LookupError("its deployment was deleted")
 
-    await foreign.start(NoRoom(), crew.floor.client, run, deleted, "here:a")
+    await foreign.start(NoRoom(), world.client, run, deleted, "here:a")

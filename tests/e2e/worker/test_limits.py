@@ -12,67 +12,68 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from daybook.clock import SYSTEM
 from daybook.ledger import jobs as book
 from daybook.ledger.jobs import StoredJob
-from tests.crew import SEEN, WORKS, Crew, so
-from tests.floor import PREFECT_LEAVES_A_SOCKET
+from tests.world import World, so
+from tests.world.agents import WORKS
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 JOBS, MOST = 20, 4
 
 
-async def at_once(crew: Crew, agent: str) -> tuple[datetime, list[StoredJob]]:
+async def at_once(world: World, agent: str) -> tuple[datetime, list[StoredJob]]:
     """So many jobs that are due in the same second, soon."""
     due = (SYSTEM.now() + timedelta(seconds=40)).replace(microsecond=0)
-    return due, [await crew.floor.job(at=due.isoformat(), agent=agent) for _ in range(JOBS)]
+    return due, [await world.deploy(at=due.isoformat(), agent=agent) for _ in range(JOBS)]
 
 
 @pytest.mark.timeout(240)
-async def test_twenty_that_are_due_in_the_same_second(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
-    due, jobs = await at_once(crew, agent.name)
+async def test_twenty_that_are_due_in_the_same_second(world: World) -> None:
+    agent = await world.agents.add(WORKS)
+    due, jobs = await at_once(world, agent.name)
     assert SYSTEM.now() < due
-    await crew.worker(most=MOST)
+    await world.workers.begin(most=MOST)
 
     async def all_known() -> bool:
-        return len(await crew.floor.rows()) == JOBS
+        return len(await world.rows()) == JOBS
 
-    assert await so(all_known, 60.0), crew.logs()
+    assert await so(all_known, 60.0), world.workers.logs()
     for _ in range(MOST):
         await agent.says("acting")
-    rows = await crew.floor.rows()
+    rows = await world.rows()
     assert sorted(each.status for each in rows) == ["acting"] * MOST + ["waiting"] * (JOBS - MOST)
     waits = [each for each in rows if each.status == "waiting"]
     assert {each.waits_for for each in waits} == {"slot"}
     for each in waits:
-        await crew.shows(each.flow_run_id, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
+        await world.shows(each.flow_run_id, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
     # A pause and an edit of its deployment spare one that waits.
     spared = max(waits, key=lambda each: each.queued_at)
     (job,) = [each for each in jobs if each.id == spared.job_id]
     deployment = UUID(str(job.row.deployment_id))
-    client = crew.floor.client
+    client = world.client
     await client.pause_deployment(deployment)
     await client.resume_deployment(deployment)
     await client.update_deployment(deployment, DeploymentUpdate(description="edited"))
-    assert await crew.shown(spared.flow_run_id) == ("SCHEDULED", "AwaitingConcurrencySlot")
+    assert await world.prefect.shown(spared.flow_run_id) == ("SCHEDULED", "AwaitingConcurrencySlot")
 
     async def known() -> bool:  # off for a moment, it would be skipped if it were claimed now
-        async with crew.floor.ledger.read() as session:
+        async with world.ledger.read() as session:
             now = (await book.find(session, job.id)).job
             return now.enabled and now.description == "edited"
 
-    assert await so(known, 2 * SEEN), crew.logs()
+    assert await so(known, 2 * SEEN), world.workers.logs()
     agent.let_go(JOBS)
     for each in rows:
-        row = await crew.ends(each, "succeeded", within=120.0)
+        row = await world.ends(each, "succeeded", within=120.0)
         assert row.flow_run_id == each.flow_run_id
         assert row.attempts == 1
     assert agent.had == JOBS
-    await crew.idle(within=SEEN)
-    rows = await crew.floor.rows()
+    await world.workers.idle(within=SEEN)
+    rows = await world.rows()
     assert len(rows) == JOBS
     assert {each.due for each in rows} == {due}
     assert all(each.started_at is not None and each.started_at >= due for each in rows)
-    tries = [(await crew.attempts(each))[0] for each in rows]
+    tries = [(await world.attempts(each))[0] for each in rows]
     spans = [(each.started_at, each.finished_at or due) for each in tries]
     for started, _ in spans:
         assert sum(begin <= started < end for begin, end in spans) <= MOST
@@ -85,33 +86,33 @@ async def test_twenty_that_are_due_in_the_same_second(crew: Crew) -> None:
         assert abs(order.index(each.id) - place) < 2 * MOST
 
 
-async def test_a_worker_that_is_full_leaves_the_rest_to_another(crew: Crew) -> None:
-    agents = [await crew.floor.agent(WORKS) for _ in range(2)]
-    jobs = [await crew.floor.job(on_demand=True, agent=agent.name) for agent in agents]
-    await crew.worker(limit=1)
-    await crew.floor.asked(jobs[0])
+async def test_a_worker_that_is_full_leaves_the_rest_to_another(world: World) -> None:
+    agents = [await world.agents.add(WORKS) for _ in range(2)]
+    jobs = [await world.deploy(on_demand=True, agent=agent.name) for agent in agents]
+    await world.workers.begin(limit=1)
+    await world.prefect.custom_run(jobs[0])
     await agents[0].says("acting")
-    await crew.floor.asked(jobs[1])
-    row = await crew.becomes(jobs[1], "waiting")
+    await world.prefect.custom_run(jobs[1])
+    row = await world.becomes(jobs[1], "waiting")
     assert (row.waits_for, row.reason) == ("worker", "the worker has no free slot")
-    await crew.worker(limit=1)
+    await world.workers.begin(limit=1)
     await agents[1].says("acting")
-    holders = {(await crew.row(job)).holder for job in jobs}
+    holders = {(await world.row(job)).holder for job in jobs}
     assert len(holders) == 2
     for agent in agents:
         agent.let_go()
-    await asyncio.gather(*(crew.ends(job, "succeeded", within=SEEN) for job in jobs))
+    await asyncio.gather(*(world.ends(job, "succeeded", within=SEEN) for job in jobs))
     assert [agent.had for agent in agents] == [1, 1]
 
 
-async def test_two_workers_do_not_run_one_twice(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
-    jobs = [await crew.floor.job(on_demand=True, agent=agent.name) for _ in range(6)]
+async def test_two_workers_do_not_run_one_twice(world: World) -> None:
+    agent = await world.agents.add(WORKS)
+    jobs = [await world.deploy(on_demand=True, agent=agent.name) for _ in range(6)]
     for _ in range(2):
-        await crew.worker(most=20)
-    await asyncio.gather(*(crew.floor.asked(job) for job in jobs))
+        await world.workers.begin(most=20)
+    await asyncio.gather(*(world.prefect.custom_run(job) for job in jobs))
     agent.let_go(len(jobs))
     for job in jobs:
-        row = await crew.ends(job, "succeeded", within=60.0)
+        row = await world.ends(job, "succeeded", within=60.0)
         assert (row.attempts, row.fence) == (1, 1)
     assert agent.had == len(jobs)

@@ -22,9 +22,10 @@ from daybook.ledger.tables import JobRow, RunRow
 from daybook.service import jobs, runs
 from daybook.spec.owners import Actor, acting_as
 from tests.at_prefect import basic
-from tests.crew import SEEN, WORKS, Crew, so
-from tests.floor import PREFECT_LEAVES_A_SOCKET
 from tests.providers import KEY, Answer, provider
+from tests.world import World, so
+from tests.world.agents import WORKS
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -39,51 +40,52 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def hired(crew: Crew) -> AsyncIterator[Crew]:
+async def working(world: World) -> AsyncIterator[World]:
     """With one worker."""
-    await crew.worker()
-    yield crew
+    await world.workers.begin()
+    yield world
 
 
-async def owned(crew: Crew, **fields: Any) -> StoredJob:
+async def owned(world: World, **fields: Any) -> StoredJob:
     """A job of the scout's, made without asking anybody."""
-    stored = await crew.floor.job(**fields)
-    async with crew.floor.ledger.write() as session:
+    stored = await world.deploy(**fields)
+    async with world.ledger.write() as session:
         row = await session.get(JobRow, stored.id)
         assert row is not None
         row.owner = SCOUT.owner
     return stored
 
 
-async def edited(crew: Crew, stored: StoredJob, **parameters: Any) -> None:
+async def edited(world: World, stored: StoredJob, **parameters: Any) -> None:
     """Save other parameters in the deployment, as whoever has the credential can."""
     told = stored.job.parameters() | parameters
     path = f"/deployments/{stored.row.deployment_id}"
-    await asked_of(crew, "PATCH", path, {"parameters": told})
+    await asked_of(world, "PATCH", path, {"parameters": told})
 
 
-async def asked_of(crew: Crew, method: str, path: str, body: Any) -> None:
+async def asked_of(world: World, method: str, path: str, body: Any) -> None:
     """A request to Prefect's API by somebody who has the credential, past Daybook."""
     async with httpx.AsyncClient(auth=basic()) as anybody:
-        (await anybody.request(method, f"{crew.here.api_url}{path}", json=body)).raise_for_status()
+        url = f"{world.workers.here.api_url}{path}"
+        (await anybody.request(method, url, json=body)).raise_for_status()
 
 
-async def ended(crew: Crew, flow_run: FlowRun) -> RunRow:
+async def ended(world: World, flow_run: FlowRun) -> RunRow:
     """The row of that flow run, when it has ended."""
     found: list[RunRow] = []
 
     async def it_has() -> bool:
-        rows = await crew.floor.rows()
+        rows = await world.rows()
         found[:] = [each for each in rows if each.flow_run_id == str(flow_run.id)]
         return bool(found) and found[0].finished_at is not None
 
-    assert await so(it_has, 2 * SEEN), (await crew.floor.rows(), crew.logs())
+    assert await so(it_has, 2 * SEEN), (await world.rows(), world.workers.logs())
     return found[0]
 
 
-def logged(crew: Crew, why: str) -> bool:
+def logged(world: World, why: str) -> bool:
     """Whether a worker wrote it into its log."""
-    return any(why in each.child.log.read_text() for each in crew.workers)
+    return any(why in each.child.log.read_text() for each in world.workers.all)
 
 
 @contextmanager
@@ -109,11 +111,13 @@ def counting() -> Iterator[tuple[str, list[str]]]:
             thread.join()
 
 
-async def test_what_is_edited_in_prefect_is_judged_at_the_claim(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
-    asking = await owned(crew, agent=agent.name, on_demand=True)
-    calling = await owned(crew, prompt=None, tool="shout", params={"text": "a"}, on_demand=True)
-    await crew.worker()  # not before: a keeper that brings the new job as well undoes the edit
+async def test_what_is_edited_in_prefect_is_judged_at_the_claim(world: World) -> None:
+    agent = await world.agents.add(WORKS)
+    asking = await owned(world, agent=agent.name, on_demand=True)
+    calling = await owned(world, prompt=None, tool="shout", params={"text": "a"}, on_demand=True)
+    await (
+        world.workers.begin()
+    )  # not before: a keeper that brings the new job as well undoes the edit
     policy = asking.job.policy.model_dump(mode="json")
     cases: list[tuple[StoredJob, dict[str, Any], str]] = [
         (asking, {"model": "dear"}, 'limits: model: "dear" is not allowed'),
@@ -126,29 +130,31 @@ async def test_what_is_edited_in_prefect_is_judged_at_the_claim(crew: Crew) -> N
         (calling, {"params": {"text": "{{secret:ops}}"}}, 'limits: secret: "ops" is not allowed'),
     ]
     for stored, changes, told in cases:
-        await edited(crew, stored, **changes)
-        row = await ended(crew, await crew.floor.asked(stored))
+        await edited(world, stored, **changes)
+        row = await ended(world, await world.prefect.custom_run(stored))
         assert (row.status, row.attempts) == ("skipped", 0), row
         assert row.reason.startswith(told)
-        await crew.shows(row.flow_run_id, "CANCELLED", "Skipped", within=SEEN)
-        assert logged(crew, row.reason)
-        await edited(crew, stored)  # as it was
+        await world.shows(row.flow_run_id, "CANCELLED", "Skipped", within=SEEN)
+        assert logged(world, row.reason)
+        await edited(world, stored)  # as it was
         # The same in a run with parameters of its own.
-        row = await ended(crew, await crew.floor.asked(stored, **changes))
+        row = await ended(world, await world.prefect.custom_run(stored, **changes))
         assert row.reason.startswith(told)
     assert agent.had == 0
     # Within its limits the very same deployment runs.
     agent.let_go()
-    row = await ended(crew, await crew.floor.asked(asking))
+    row = await ended(world, await world.prefect.custom_run(asking))
     assert (row.status, agent.had) == ("succeeded", 1)
 
 
-async def test_a_private_address_is_not_reached(crew: Crew) -> None:
+async def test_a_private_address_is_not_reached(world: World) -> None:
     with counting() as (address, seen):
-        stored = await owned(crew, prompt=None, url="https://api.example.org/x", on_demand=True)
-        await crew.worker()  # not before: a keeper that brings the new job as well undoes the edit
-        await edited(crew, stored, url=address)
-        row = await ended(crew, await crew.floor.asked(stored))
+        stored = await owned(world, prompt=None, url="https://api.example.org/x", on_demand=True)
+        await (
+            world.workers.begin()
+        )  # not before: a keeper that brings the new job as well undoes the edit
+        await edited(world, stored, url=address)
+        row = await ended(world, await world.prefect.custom_run(stored))
         assert (row.status, seen) == ("failed", [])
         assert "a job of an agent reaches public addresses only" in str(row.error)
         lines: list[str] = []
@@ -159,50 +165,50 @@ async def test_a_private_address_is_not_reached(crew: Crew) -> None:
 
         assert await so(told, SEEN), lines
         # The operator's own job does reach it.
-        own = await crew.floor.job(prompt=None, url=address, on_demand=True)
-        assert (await ended(crew, await crew.floor.asked(own))).status == "succeeded"
+        own = await world.deploy(prompt=None, url=address, on_demand=True)
+        assert (await ended(world, await world.prefect.custom_run(own))).status == "succeeded"
         assert seen == ["/hook"]
 
 
-async def test_a_smaller_interval_fires_nothing(crew: Crew) -> None:
+async def test_a_smaller_interval_fires_nothing(world: World) -> None:
     """The schedule itself, as it is edited; each of its due times is refused."""
-    agent = await crew.floor.agent(WORKS)
-    stored = await owned(crew, agent=agent.name, every="1h", overlap="allow", session="new")
+    agent = await world.agents.add(WORKS)
+    stored = await owned(world, agent=agent.name, every="1h", overlap="allow", session="new")
     agent.let_go(9)
-    deployment = await crew.floor.client.read_deployment(str(stored.row.deployment_id))
+    deployment = await world.client.read_deployment(str(stored.row.deployment_id))
     body = {"schedule": {"interval": 1.0, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
     path = f"/deployments/{deployment.id}"
-    await asked_of(crew, "PATCH", f"{path}/schedules/{deployment.schedules[0].id}", body)
-    await asked_of(crew, "POST", f"{path}/schedule", {})
+    await asked_of(world, "PATCH", f"{path}/schedules/{deployment.schedules[0].id}", body)
+    await asked_of(world, "POST", f"{path}/schedule", {})
     # Not before: a keeper that is bringing the new job as well makes its schedule anew.
-    await crew.worker()
+    await world.workers.begin()
 
     async def refused() -> bool:
-        rows = await crew.floor.rows()
+        rows = await world.rows()
         return sum("limits: schedule: it is due every 1s" in each.reason for each in rows) >= 3
 
-    assert await so(refused, 2 * SEEN), (await crew.floor.rows(), crew.logs())
+    assert await so(refused, 2 * SEEN), (await world.rows(), world.workers.logs())
     assert agent.had == 0
-    assert logged(crew, "limits: schedule: it is due every 1s")
+    assert logged(world, "limits: schedule: it is due every 1s")
 
 
-async def test_many_runs_asked_for_in_prefect_are_one(hired: Crew) -> None:
-    crew = hired
-    agent = await crew.floor.agent(WORKS)
-    stored = await owned(crew, agent=agent.name, on_demand=True, overlap="allow", session="new")
+async def test_many_runs_asked_for_in_prefect_are_one(working: World) -> None:
+    world = working
+    agent = await world.agents.add(WORKS)
+    stored = await owned(world, agent=agent.name, on_demand=True, overlap="allow", session="new")
     agent.let_go(9)
-    asked = await asyncio.gather(*(crew.floor.asked(stored) for _ in range(4)))
-    rows = [await ended(crew, each) for each in asked]
+    asked = await asyncio.gather(*(world.prefect.custom_run(stored) for _ in range(4)))
+    rows = [await ended(world, each) for each in asked]
     assert sorted(each.status for each in rows) == ["skipped", "skipped", "skipped", "succeeded"]
     told = [each.reason for each in rows if each.status == "skipped"]
     assert all("another run came less than 1m before" in each for each in told)
     assert agent.had == 1
 
 
-async def test_the_verbs_of_an_agent(hired: Crew) -> None:
+async def test_the_verbs_of_an_agent(working: World) -> None:
     """Its own job from adding to removing; and of others' jobs, nothing."""
-    crew = hired
-    agent = await crew.floor.agent(WORKS)
+    world = working
+    agent = await world.agents.add(WORKS)
     agent.let_go(2)
     with acting_as(Actor(SCOUT.owner, user_id="ann", via="mcp")):
         fields = {"prompt": "Look", "agent": agent.name, "name": f"look-{uuid4().hex[:6]}"}
@@ -236,22 +242,22 @@ async def test_the_verbs_of_an_agent(hired: Crew) -> None:
         assert (await jobs.remove(added["id"]))["id"] == added["id"]
 
 
-async def test_the_days_tokens_are_used(hired: Crew) -> None:
-    crew = hired
+async def test_the_days_tokens_are_used(working: World) -> None:
+    world = working
     with provider() as here:
         here.script = [Answer("One.", input_tokens=900, output_tokens=100)]
         name = f"a-{uuid4().hex[:8]}"
         model = {"model": "openai:gpt-4o-mini", "base_url": here.address, "api_key": KEY}
-        await documents.add(crew.floor.client, name, "model", model)
-        stored = await owned(crew, agent=name, on_demand=True, tokens_per_day=1_000)
+        await documents.add(world.client, name, "model", model)
+        stored = await owned(world, agent=name, on_demand=True, tokens_per_day=1_000)
         try:
             with acting_as(SCOUT):
                 first = await runs.run(stored.id, wait=True)
                 second = await runs.run(stored.id, wait=True)
         finally:
-            await documents.remove(crew.floor.client, name)
+            await documents.remove(world.client, name)
     assert (first["status"], first["usage"]["output_tokens"]) == ("succeeded", 100)
     assert second["status"] == "skipped"
     assert second["reason"].startswith("tokens: 1,000 of 1,000 per day are used, until 20")
     assert len(here.requests) == 1
-    assert logged(crew, second["reason"])
+    assert logged(world, second["reason"])

@@ -12,8 +12,9 @@ from prefect.exceptions import ObjectNotFound
 from daybook.clock import SYSTEM
 from daybook.ledger import backfill
 from daybook.ledger.tables import RunRow
-from tests.crew import SEEN, WORKS, Crew, so
-from tests.floor import PREFECT_LEAVES_A_SOCKET
+from tests.world import World, so
+from tests.world.agents import WORKS
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -21,117 +22,117 @@ SOON = 20.0
 """Seconds: shorter than the half minute after which who waits looks again by itself."""
 
 
-async def _row(crew: Crew, flow_run: FlowRun, status: str) -> RunRow:
+async def _row(world: World, flow_run: FlowRun, status: str) -> RunRow:
     """Wait until the run of this flow run is so."""
     found: list[RunRow] = []
 
     async def it_is() -> bool:
-        rows = await crew.floor.rows()
+        rows = await world.rows()
         found[:] = [each for each in rows if each.flow_run_id == str(flow_run.id)]
         return bool(found) and found[0].status == status
 
-    assert await so(it_is, SEEN), (await crew.floor.rows(), crew.logs())
+    assert await so(it_is, SEEN), (await world.rows(), world.workers.logs())
     return found[0]
 
 
-async def test_the_next_in_a_queue_begins_when_the_one_before_has_ended(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
+async def test_the_next_in_a_queue_begins_when_the_one_before_has_ended(world: World) -> None:
+    agent = await world.agents.add(WORKS)
     fields = {"on_demand": True, "session": "new", "overlap": "queue_all"}
-    job = await crew.floor.job(agent=agent.name, **fields)
-    await crew.worker()
-    first = await crew.floor.asked(job)
+    job = await world.deploy(agent=agent.name, **fields)
+    await world.workers.begin()
+    first = await world.prefect.custom_run(job)
     await agent.says("acting")
-    second = await crew.floor.asked(job)
-    waits = await _row(crew, second, "waiting")
+    second = await world.prefect.custom_run(job)
+    waits = await _row(world, second, "waiting")
     assert waits.waits_for == "overlap"
-    await crew.shows(second, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
+    await world.shows(second, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
 
     agent.let_go()
     await agent.says("acting", within=SOON)
 
     agent.let_go()
     for flow_run in (first, second):
-        await crew.ends(await _row(crew, flow_run, "succeeded"), "succeeded", within=SEEN)
+        await world.ends(await _row(world, flow_run, "succeeded"), "succeeded", within=SEEN)
     assert agent.had == 2
 
 
-async def test_the_one_at_work_is_cancelled_for_the_next(crew: Crew) -> None:
-    agent = await crew.floor.agent(WORKS)
+async def test_the_one_at_work_is_cancelled_for_the_next(world: World) -> None:
+    agent = await world.agents.add(WORKS)
     fields = {"on_demand": True, "session": "new", "overlap": "cancel_running"}
-    job = await crew.floor.job(agent=agent.name, **fields)
-    await crew.worker()
-    first = await crew.floor.asked(job)
+    job = await world.deploy(agent=agent.name, **fields)
+    await world.workers.begin()
+    first = await world.prefect.custom_run(job)
     before = await agent.says("acting")
 
-    second = await crew.floor.asked(job)
+    second = await world.prefect.custom_run(job)
     after = await agent.says("acting", within=SEEN)
 
     assert before != after
-    cancelled = await _row(crew, first, "cancelled")
-    await crew.ends(cancelled, "cancelled", within=SEEN)
-    running = await _row(crew, second, "acting")
+    cancelled = await _row(world, first, "cancelled")
+    await world.ends(cancelled, "cancelled", within=SEEN)
+    running = await _row(world, second, "acting")
     assert cancelled.finished_at is not None
     assert running.started_at is not None
     assert cancelled.finished_at <= running.started_at  # never two at once
     agent.let_go()
-    await crew.ends(running, "succeeded", within=SEEN)
-    await crew.idle(within=SEEN)
+    await world.ends(running, "succeeded", within=SEEN)
+    await world.workers.idle(within=SEEN)
 
 
-async def test_a_backfill_runs_oldest_first_and_one_at_a_time(crew: Crew) -> None:
-    agent = await crew.floor.agent('had(); tell("acting"); heed(); print("x")\n')
-    job = await crew.floor.job(agent=agent.name, cron="0 0 1 1 *", timezone="UTC", session="new")
+async def test_a_backfill_runs_oldest_first_and_one_at_a_time(world: World) -> None:
+    agent = await world.agents.add('had(); tell("acting"); heed(); print("x")\n')
+    job = await world.deploy(agent=agent.name, cron="0 0 1 1 *", timezone="UTC", session="new")
     year = SYSTEM.now().year
     past = [SYSTEM.now().replace(year=each, month=1, day=1) for each in (year - 2, year - 1, year)]
     due = [each.replace(hour=0, minute=0, second=0, microsecond=0) for each in past]
-    assert await backfill.ask(crew.floor.ledger, job, due) == 3
-    await crew.worker()
+    assert await backfill.ask(world.ledger, job, due) == 3
+    await world.workers.begin()
 
     for place in range(3):
         await agent.says("acting")
-        rows = sorted(await crew.floor.rows(), key=lambda each: each.due)
+        rows = sorted(await world.rows(), key=lambda each: each.due)
         assert [each.status for each in rows] == (
             ["succeeded"] * place + ["acting"] + ["waiting"] * (2 - place)
         )
         agent.let_go()
 
     for row in rows:
-        await crew.ends(row, "succeeded", within=SEEN)
+        await world.ends(row, "succeeded", within=SEEN)
     assert [each.due for each in rows] == due
 
 
 @pytest.mark.journey
-async def test_a_one_time_job_that_succeeded_is_gone_from_prefect(crew: Crew) -> None:
-    agent = await crew.floor.agent('had(); print("done")\n')
+async def test_a_one_time_job_that_succeeded_is_gone_from_prefect(world: World) -> None:
+    agent = await world.agents.add('had(); print("done")\n')
     at = (SYSTEM.now() + timedelta(seconds=8)).replace(microsecond=0)
-    job = await crew.floor.job(agent=agent.name, at=at.isoformat(), delete_after_run=True)
-    await crew.worker()
+    job = await world.deploy(agent=agent.name, at=at.isoformat(), delete_after_run=True)
+    await world.workers.begin()
 
-    row = await crew.becomes(job, "succeeded", within=60.0)
+    row = await world.becomes(job, "succeeded", within=60.0)
 
     async def gone() -> bool:
         try:
-            await crew.floor.client.read_deployment(UUID(str(job.row.deployment_id)))
+            await world.client.read_deployment(UUID(str(job.row.deployment_id)))
         except ObjectNotFound:
             return True
         return False
 
-    assert await so(gone, SEEN), crew.logs()
+    assert await so(gone, SEEN), world.workers.logs()
     assert (row.status, agent.had) == ("succeeded", 1)
-    await crew.shows(row.flow_run_id, "COMPLETED", "Completed", within=SEEN)
+    await world.shows(row.flow_run_id, "COMPLETED", "Completed", within=SEEN)
 
 
-async def test_a_job_that_fails_too_often_is_off_in_prefect_too(crew: Crew) -> None:
-    agent = await crew.floor.agent('had(); sys.exit("broken")\n')
+async def test_a_job_that_fails_too_often_is_off_in_prefect_too(world: World) -> None:
+    agent = await world.agents.add('had(); sys.exit("broken")\n')
     fields = {"every": "1h", "retries": 0, "pause_after_failures": 1}
-    job = await crew.floor.job(agent=agent.name, **fields)
-    await crew.worker()
-    await crew.floor.asked(job)
+    job = await world.deploy(agent=agent.name, **fields)
+    await world.workers.begin()
+    await world.prefect.custom_run(job)
 
-    await crew.becomes(job, "failed", within=60.0)
+    await world.becomes(job, "failed", within=60.0)
 
     async def paused() -> bool:
-        found = await crew.floor.client.read_deployment(UUID(str(job.row.deployment_id)))
+        found = await world.client.read_deployment(UUID(str(job.row.deployment_id)))
         return found.paused
 
-    assert await so(paused, SEEN), crew.logs()
+    assert await so(paused, SEEN), world.workers.logs()

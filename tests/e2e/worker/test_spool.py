@@ -28,16 +28,17 @@ import pytest
 from daybook.clock import SYSTEM
 from daybook.host import children, processes, worker
 from daybook.host.children import Child
-from daybook.host.prefect_here import PrefectHere
 from daybook.ledger import engine
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import RunRow
 from daybook.timing import TIMING
 from tests import databases
 from tests.conftest import PrefectServer
-from tests.crew import JUDGED, SEEN, WORKS, Crew, hired, so
 from tests.databases import Database, Postgresql
-from tests.floor import PREFECT_LEAVES_A_SOCKET
+from tests.timings import SHORT
+from tests.world import World, at_prefect, so
+from tests.world.agents import WORKS
+from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET, SEEN
 
 pytestmark = [
     pytest.mark.anyio,
@@ -80,82 +81,82 @@ async def _refusing(database: Postgresql) -> AsyncIterator[None]:
         await elsewhere.close()
 
 
-def spooled(crew: Crew) -> list[Path]:
-    return list((crew.floor.home.path / "spool").glob("*.json"))
+def spooled(world: World) -> list[Path]:
+    return list((world.home.path / "spool").glob("*.json"))
 
 
-async def acting(crew: Crew) -> tuple[StoredJob, RunRow]:
+async def acting(world: World) -> tuple[StoredJob, RunRow]:
     """A job whose agent is at work, and waits to be let go."""
-    agent = await crew.floor.agent(WORKS)
-    job = await crew.floor.job(on_demand=True, agent=agent.name)
-    await crew.worker()
-    await crew.floor.asked(job)
+    agent = await world.agents.add(WORKS)
+    job = await world.deploy(on_demand=True, agent=agent.name)
+    await world.workers.begin()
+    await world.prefect.custom_run(job)
     await agent.says("acting")
-    return job, await crew.becomes(job, "acting")
+    return job, await world.becomes(job, "acting")
 
 
-async def kept(crew: Crew, row: RunRow) -> None:
+async def kept(world: World, row: RunRow) -> None:
     """Let the agent end, and wait until its run's outcome lies in the spool."""
-    crew.floor.agents[-1].let_go()
+    world.agents.all[-1].let_go()
 
     async def it_is() -> bool:
-        return bool(spooled(crew))
+        return bool(spooled(world))
 
-    assert await so(it_is, KEPT), crew.logs()
-    assert [each.name for each in spooled(crew)] == [f"{row.id}-1-1.json"]
+    assert await so(it_is, KEPT), world.workers.logs()
+    assert [each.name for each in spooled(world)] == [f"{row.id}-1-1.json"]
 
 
-async def told_once(crew: Crew, job: StoredJob) -> None:
+async def told_once(world: World, job: StoredJob) -> None:
     """Both sides know the outcome, of one attempt, and no other was ever told."""
-    row = await crew.ends(job, "succeeded", within=JUDGED)
-    await crew.idle(within=JUDGED)
+    row = await world.ends(job, "succeeded", within=JUDGED)
+    await world.workers.idle(within=JUDGED)
 
     async def all_done() -> bool:
-        return not spooled(crew) and not (await crew.row(job)).unmirrored
+        return not spooled(world) and not (await world.row(job)).unmirrored
 
-    assert await so(all_done, SEEN), crew.logs()
-    now = await crew.row(job)
+    assert await so(all_done, SEEN), world.workers.logs()
+    now = await world.row(job)
     assert (now.status, now.finished_at) == (row.status, row.finished_at)
     assert (now.output, now.evidence) == ("done", [])
-    assert [each.status for each in await crew.attempts(row)] == ["succeeded"]
-    assert crew.floor.agents[-1].had == row.attempts == 1
-    states = await crew.floor.client.read_flow_run_states(UUID(str(row.flow_run_id)))
+    assert [each.status for each in await world.attempts(row)] == ["succeeded"]
+    assert world.agents.all[-1].had == row.attempts == 1
+    states = await world.client.read_flow_run_states(UUID(str(row.flow_run_id)))
     assert {each.name for each in states if each.is_final()} == {"Completed"}
 
 
-async def until_the_ledger_is_back(crew: Crew, database: Database) -> None:
-    job, row = await acting(crew)
+async def until_the_ledger_is_back(world: World, database: Database) -> None:
+    job, row = await acting(world)
     async with away(database):
         lost = SYSTEM.now() + TIMING.run_lease
-        await kept(crew, row)
+        await kept(world, row)
         # Nobody can have renewed it after that.
         await SYSTEM.wait_until(lost)
-    await told_once(crew, job)
+    await told_once(world, job)
 
 
-async def by_another_keeper(crew: Crew, database: Database) -> None:
-    job, row = await acting(crew)
+async def by_another_keeper(world: World, database: Database) -> None:
+    job, row = await acting(world)
     async with away(database):
-        await kept(crew, row)
-        processes.tell(processes.family(crew.workers[-1].child.process), signal.SIGKILL)
-        await crew.nobody(within=SEEN)
-    assert (await crew.row(job)).status == "acting"
-    assert len(spooled(crew)) == 1
-    async with keeper(crew):
-        await told_once(crew, job)
+        await kept(world, row)
+        processes.tell(processes.family(world.workers.all[-1].child.process), signal.SIGKILL)
+        await world.workers.nobody(within=SEEN)
+    assert (await world.row(job)).status == "acting"
+    assert len(spooled(world)) == 1
+    async with keeper(world):
+        await told_once(world, job)
 
 
 @asynccontextmanager
-async def keeper(crew: Crew) -> AsyncIterator[Child]:
-    home = crew.floor.home
+async def keeper(world: World) -> AsyncIterator[Child]:
+    home = world.home
     child = await children.start(
         "keeper",
         [sys.executable, "-m", "daybook", "keeper"],
-        environment=worker.environment(home, crew.here) | crew.variables,
+        environment=worker.environment(home, world.workers.here) | world.workers.variables,
         log=home.logs / "keeper.log",
         folder=home.path,
     )
-    crew.apart.add(child.pid)
+    world.workers.apart.add(child.pid)
     try:
         yield child
     finally:
@@ -173,7 +174,7 @@ async def outcomes(
     request: pytest.FixtureRequest,
 ) -> AsyncIterator[Outcomes]:
     """How each was played over each database: side by side, as each takes a lease."""
-    here, found = PrefectHere(prefect_server.api_url, prefect_server.ui_url), Outcomes()
+    found = Outcomes()
     playing: dict[tuple[str, str], Coroutine[Any, Any, None]] = {}
     async with AsyncExitStack() as stack:
         for kind in databases.KINDS:
@@ -186,8 +187,10 @@ async def outcomes(
                 except pytest.skip.Exception as absent:
                     found[play.__name__, kind] = absent
                     continue
-                crew = await stack.enter_async_context(hired(root, here, database.address))
-                playing[play.__name__, kind] = play(crew, database)
+                world = await stack.enter_async_context(
+                    at_prefect(root, prefect_server, database, SHORT)
+                )
+                playing[play.__name__, kind] = play(world, database)
         ends = await asyncio.gather(*playing.values(), return_exceptions=True)
     yield found | dict(zip(playing, ends, strict=True))
 

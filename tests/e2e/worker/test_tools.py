@@ -14,9 +14,10 @@ import pytest
 
 from daybook.ledger.jobs import StoredJob
 from daybook.service import runs
-from tests.crew import CANCELLED, SEEN, Crew
-from tests.floor import PREFECT_LEAVES_A_SOCKET, Agent, alive
 from tests.toolbox import install, served
+from tests.world import World
+from tests.world.agents import Agent
+from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN, alive
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
@@ -41,38 +42,38 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-async def job(crew: Crew, tool: str, **fields: Any) -> StoredJob:
-    return await crew.floor.job(prompt=None, tool=tool, on_demand=True, **fields)
+async def job(world: World, tool: str, **fields: Any) -> StoredJob:
+    return await world.deploy(prompt=None, tool=tool, on_demand=True, **fields)
 
 
-async def at_work(crew: Crew, server: Agent, stored: StoredJob) -> list[int]:
+async def at_work(world: World, server: Agent, stored: StoredJob) -> list[int]:
     """Ask for a run, and wait until its tool is at work; the server's process, and one it began."""
-    await crew.floor.asked(stored)
+    await world.prefect.custom_run(stored)
     pid, begun = await server.word()
-    await crew.becomes(stored, "acting")
+    await world.becomes(stored, "acting")
     return [pid, int(begun)]
 
 
 @pytest.mark.journey
 async def test_an_installed_python_tool_is_called_by_the_worker(
-    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "site"
     source = "def shout(text: str) -> str:\n    return text.upper()\n"
     install(site, source, "shout")
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ['PYTHONPATH']}")
-    stored = await job(crew, "shout", params={"text": "aloud"})
-    await crew.worker()
+    stored = await job(world, "shout", params={"text": "aloud"})
+    await world.workers.begin()
 
-    await crew.floor.asked(stored)
+    await world.prefect.custom_run(stored)
 
-    row = await crew.ends(stored, "succeeded", within=SEEN)
+    row = await world.ends(stored, "succeeded", within=SEEN)
     assert row.output == "ALOUD"
     assert row.result == {"tool_name": "shout", "params": {"text": "aloud"}, "result": "ALOUD"}
 
 
 async def test_a_server_of_pipes_is_called_by_the_worker_and_ended(
-    crew: Crew, stack: AsyncExitStack
+    world: World, stack: AsyncExitStack
 ) -> None:
     source = """
 @server.tool
@@ -80,39 +81,41 @@ def reindex(full: bool) -> int:
     tell(str(begun()))
     return os.getpid()
 """
-    server = await stack.enter_async_context(served(crew.floor, source))
-    stored = await job(crew, f"{server.name}.reindex", params={"full": True})
-    await crew.worker()
+    server = await stack.enter_async_context(served(world, source))
+    stored = await job(world, f"{server.name}.reindex", params={"full": True})
+    await world.workers.begin()
 
-    await crew.floor.asked(stored)
+    await world.prefect.custom_run(stored)
 
     pid, begun = await server.word()
-    row = await crew.ends(stored, "succeeded", within=SEEN)
+    row = await world.ends(stored, "succeeded", within=SEEN)
     assert row.output == str(pid)
     assert not alive(pid)
     assert not alive(int(begun))
 
 
 async def test_a_cancel_ends_the_server_and_what_it_began(
-    crew: Crew, stack: AsyncExitStack
+    world: World, stack: AsyncExitStack
 ) -> None:
     """Both by `daybook cancel` and in the UI, within the time that is promised."""
-    servers = [await stack.enter_async_context(served(crew.floor, FOR_EVER)) for _ in range(2)]
-    jobs = [await job(crew, f"{each.name}.reindex") for each in servers]
-    await crew.worker()
+    servers = [await stack.enter_async_context(served(world, FOR_EVER)) for _ in range(2)]
+    jobs = [await job(world, f"{each.name}.reindex") for each in servers]
+    await world.workers.begin()
     pids = [
         pid
         for server, stored in zip(servers, jobs, strict=True)
-        for pid in await at_work(crew, server, stored)
+        for pid in await at_work(world, server, stored)
     ]
     assert all(map(alive, pids))
-    rows = [await crew.row(stored) for stored in jobs]
+    rows = [await world.row(stored) for stored in jobs]
 
     await asyncio.gather(
         runs.cancel(rows[0].id),
-        crew.cancel_in_ui(rows[1].flow_run_id),
-        crew.idle(within=CANCELLED + SEEN),  # its grace is over first, and then it is killed
-        *(crew.ends(stored, "cancelled", within=SEEN) for stored in jobs),
+        world.prefect.cancel(rows[1].flow_run_id),
+        world.workers.idle(
+            within=CANCELLED + SEEN
+        ),  # its grace is over first, and then it is killed
+        *(world.ends(stored, "cancelled", within=SEEN) for stored in jobs),
     )
 
     assert not any(map(alive, pids))
@@ -120,33 +123,33 @@ async def test_a_cancel_ends_the_server_and_what_it_began(
 
 
 async def test_a_call_that_is_late_is_unknown_and_its_server_is_ended(
-    crew: Crew, stack: AsyncExitStack
+    world: World, stack: AsyncExitStack
 ) -> None:
-    server = await stack.enter_async_context(served(crew.floor, FOR_EVER))
-    stored = await job(crew, f"{server.name}.reindex", timeout="10s", retries=3)
-    await crew.worker()
+    server = await stack.enter_async_context(served(world, FOR_EVER))
+    stored = await job(world, f"{server.name}.reindex", timeout="10s", retries=3)
+    await world.workers.begin()
 
-    pids = await at_work(crew, server, stored)
+    pids = await at_work(world, server, stored)
 
-    row = await crew.ends(stored, "unknown", within=10.0 + SEEN)
-    await crew.idle(within=SEEN)
+    row = await world.ends(stored, "unknown", within=10.0 + SEEN)
+    await world.workers.idle(within=SEEN)
     assert not any(map(alive, pids))
     assert (row.attempts, server.had) == (1, 1)
 
 
 async def test_when_the_runs_process_is_killed_so_is_the_server(
-    crew: Crew, stack: AsyncExitStack
+    world: World, stack: AsyncExitStack
 ) -> None:
-    server = await stack.enter_async_context(served(crew.floor, FOR_EVER))
-    stored = await job(crew, f"{server.name}.reindex", retries=3)
-    worker = await crew.worker()
-    pids = await at_work(crew, server, stored)
+    server = await stack.enter_async_context(served(world, FOR_EVER))
+    stored = await job(world, f"{server.name}.reindex", retries=3)
+    worker = await world.workers.begin()
+    pids = await at_work(world, server, stored)
 
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGKILL)
 
-    row = await crew.ends(stored, "unknown", within=SEEN)
-    await crew.idle(within=SEEN)
+    row = await world.ends(stored, "unknown", within=SEEN)
+    await world.workers.idle(within=SEEN)
     assert not any(map(alive, pids))
     assert (row.attempts, server.had) == (1, 1)
 
@@ -161,13 +164,13 @@ async def test_when_the_runs_process_is_killed_so_is_the_server(
     ids=["unknown", "no-retry-left", "idempotent"],
 )
 async def test_a_server_that_ends_in_a_call(
-    crew: Crew, stack: AsyncExitStack, policy: dict[str, Any], status: str, had: int
+    world: World, stack: AsyncExitStack, policy: dict[str, Any], status: str, had: int
 ) -> None:
-    server = await stack.enter_async_context(served(crew.floor, ONCE_CUT))
-    stored = await job(crew, f"{server.name}.reindex", retry_delay="1s", **policy)
-    await crew.worker()
+    server = await stack.enter_async_context(served(world, ONCE_CUT))
+    stored = await job(world, f"{server.name}.reindex", retry_delay="1s", **policy)
+    await world.workers.begin()
 
-    await crew.floor.asked(stored)
+    await world.prefect.custom_run(stored)
 
-    row = await crew.ends(stored, status, within=2 * SEEN)
+    row = await world.ends(stored, status, within=2 * SEEN)
     assert (row.attempts, server.had) == (had, had)

@@ -21,7 +21,7 @@ from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.spec.job import new_job
 from tests.timings import change
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -36,39 +36,39 @@ async def rows_of(ledger: Ledger) -> list[OutboxRow]:
         return list((await session.execute(rows)).scalars())
 
 
-async def told(book: Book) -> list[OutboxRow]:
-    return await rows_of(book.ledger)
+async def told(world: World) -> list[OutboxRow]:
+    return await rows_of(world.ledger)
 
 
-async def subjects(book: Book) -> list[str]:
-    return [row.subject for row in await told(book)]
+async def subjects(world: World) -> list[str]:
+    return [row.subject for row in await told(world)]
 
 
-async def looks(book: Book, memory: Memory, until: datetime) -> None:
+async def looks(world: World, memory: Memory, until: datetime) -> None:
     """A leader looks every half minute, from now until then."""
-    while book.clock.now() <= until:
-        await alarm.alarm(book.ledger, memory)
-        book.clock.move(HALF)
+    while world.clock.now() <= until:
+        await alarm.alarm(world.ledger, memory)
+        world.clock.move(HALF)
 
 
-async def judged(book: Book, job_id: str) -> None:
+async def judged(world: World, job_id: str) -> None:
     """The audit comes round; a job that catches nothing up has missed what passed."""
-    await audit.advance(book.ledger, job_id, book.clock.now() - MINUTE)
+    await audit.advance(world.ledger, job_id, world.clock.now() - MINUTE)
 
 
 HOURLY = {"cron": "0 * * * *", "catch_up": "none"}
 
 
-async def test_the_operator_gets_one_alert_of_all_that_is_overdue(book: Book) -> None:
+async def test_the_operator_gets_one_alert_of_all_that_is_overdue(world: World) -> None:
     for name in ("one", "two"):
-        await book.add(name, **HOURLY)
+        await world.add(name, **HOURLY)
     memory = Memory()
-    await looks(book, memory, LATE - HALF)
-    assert await told(book) == []
+    await looks(world, memory, LATE - HALF)
+    assert await told(world) == []
 
-    await looks(book, memory, ONE + timedelta(minutes=50))
+    await looks(world, memory, ONE + timedelta(minutes=50))
 
-    (row,) = await told(book)
+    (row,) = await told(world)
     assert (row.purpose, row.event, row.address) == ("alert", "overdue", "inbox")
     assert row.status == Delivery.DELIVERED
     assert row.subject == "overdue: one and 1 more"
@@ -78,208 +78,208 @@ async def test_the_operator_gets_one_alert_of_all_that_is_overdue(book: Book) ->
     assert row.created_at < LATE + 2 * HALF
 
 
-async def test_what_the_audit_judges_until_the_next_look_is_not_told(book: Book) -> None:
-    stored = await book.add(**HOURLY)
+async def test_what_the_audit_judges_until_the_next_look_is_not_told(world: World) -> None:
+    stored = await world.add(**HOURLY)
     memory = Memory()
     for hour in range(1, 4):  # each time a machine that slept over a due time
-        book.clock.set(ONE + hour * HOUR - timedelta(minutes=10))
-        await alarm.alarm(book.ledger, memory)
-        await judged(book, stored.id)
-        book.clock.move(HALF)
-        await alarm.alarm(book.ledger, memory)
+        world.clock.set(ONE + hour * HOUR - timedelta(minutes=10))
+        await alarm.alarm(world.ledger, memory)
+        await judged(world, stored.id)
+        world.clock.move(HALF)
+        await alarm.alarm(world.ledger, memory)
 
-    assert await told(book) == []
+    assert await told(world) == []
 
 
-async def kept(book: Book, job_id: str, until: datetime, memory: Memory) -> None:
+async def kept(world: World, job_id: str, until: datetime, memory: Memory) -> None:
     """A keeper at work: it audits before each look, every half minute."""
-    while book.clock.now() <= until:
-        await judged(book, job_id)
-        await alarm.alarm(book.ledger, memory)
-        book.clock.move(HALF)
+    while world.clock.now() <= until:
+        await judged(world, job_id)
+        await alarm.alarm(world.ledger, memory)
+        world.clock.move(HALF)
 
 
 @pytest.mark.parametrize("catch_up", ["none", "latest"])
 @pytest.mark.parametrize("every", ["1m", "5m"])
 @pytest.mark.slow
 async def test_what_nobody_comes_for_is_told_however_soon_it_is_judged(
-    book: Book, every: str, catch_up: str
+    world: World, every: str, catch_up: str
 ) -> None:
-    stored = await book.add(every=every, catch_up=catch_up)
-    began, memory = book.clock.now(), Memory()
-    await kept(book, stored.id, began + timedelta(minutes=70), memory)
+    stored = await world.add(every=every, catch_up=catch_up)
+    began, memory = world.clock.now(), Memory()
+    await kept(world, stored.id, began + timedelta(minutes=70), memory)
 
-    alerts = await told(book)
+    alerts = await told(world)
     assert {row.subject for row in alerts} == {"overdue: brief"}  # never that it was over
     first, again = alerts
     assert first.created_at - began < 9 * MINUTE
     assert HOUR <= again.created_at - first.created_at < HOUR + MINUTE
 
     # Somebody comes, also for what still waits.
-    async with book.ledger.read() as session:
+    async with world.ledger.read() as session:
         waiting = select(RunRow).where(col(RunRow.status) == Status.WAITING)
         dues = [row.due for row in (await session.execute(waiting)).scalars()]
     for due in dues:
-        await book.settled(book.due(stored, due=due), Status.SUCCEEDED)
-    await book.settled(book.due(stored), Status.SUCCEEDED)
-    await kept(book, stored.id, book.clock.now() + MINUTE, memory)
-    assert await subjects(book) == ["overdue: brief"] * 2 + ["nothing is overdue any more"]
+        await world.settled(world.offer(stored, due=due), Status.SUCCEEDED)
+    await world.settled(world.offer(stored), Status.SUCCEEDED)
+    await kept(world, stored.id, world.clock.now() + MINUTE, memory)
+    assert await subjects(world) == ["overdue: brief"] * 2 + ["nothing is overdue any more"]
 
 
 @pytest.mark.parametrize("catch_up", ["none", "latest"])
-async def test_a_job_that_is_run_at_its_times_is_no_alarm(book: Book, catch_up: str) -> None:
-    stored = await book.add(cron="*/5 * * * *", catch_up=catch_up)
+async def test_a_job_that_is_run_at_its_times_is_no_alarm(world: World, catch_up: str) -> None:
+    stored = await world.add(cron="*/5 * * * *", catch_up=catch_up)
     due, memory = ONE, Memory()
-    book.clock.set(ONE)
+    world.clock.set(ONE)
     for _ in range(6):
-        await book.settled(book.due(stored, due=due), Status.SUCCEEDED)
+        await world.settled(world.offer(stored, due=due), Status.SUCCEEDED)
         due += 5 * MINUTE
-        await kept(book, stored.id, due - HALF, memory)
-        book.clock.set(due)
+        await kept(world, stored.id, due - HALF, memory)
+        world.clock.set(due)
 
-    assert await told(book) == []
+    assert await told(world) == []
 
 
-async def test_what_was_due_in_a_night_without_a_machine_is_no_alarm(book: Book) -> None:
-    stored = await book.add(cron="*/20 * * * *", catch_up="none")
+async def test_what_was_due_in_a_night_without_a_machine_is_no_alarm(world: World) -> None:
+    stored = await world.add(cron="*/20 * * * *", catch_up="none")
     memory = Memory()
-    await judged(book, stored.id)
-    await alarm.alarm(book.ledger, memory)
-    book.clock.set(ONE + 8 * HOUR + timedelta(minutes=18))
-    await kept(book, stored.id, ONE + 8 * HOUR + timedelta(minutes=19), memory)
+    await judged(world, stored.id)
+    await alarm.alarm(world.ledger, memory)
+    world.clock.set(ONE + 8 * HOUR + timedelta(minutes=18))
+    await kept(world, stored.id, ONE + 8 * HOUR + timedelta(minutes=19), memory)
     due = ONE + 8 * HOUR + timedelta(minutes=20)
-    book.clock.set(due)
-    await book.settled(book.due(stored, due=due), Status.SUCCEEDED)
-    await kept(book, stored.id, due + timedelta(minutes=18), memory)
+    world.clock.set(due)
+    await world.settled(world.offer(stored, due=due), Status.SUCCEEDED)
+    await kept(world, stored.id, due + timedelta(minutes=18), memory)
 
-    assert await told(book) == []
+    assert await told(world) == []
 
 
 @pytest.mark.slow
-async def test_a_job_that_was_switched_off_is_overdue_no_more(book: Book) -> None:
-    stored = await book.add(cron="*/5 * * * *", catch_up="none")
+async def test_a_job_that_was_switched_off_is_overdue_no_more(world: World) -> None:
+    stored = await world.add(cron="*/5 * * * *", catch_up="none")
     memory = Memory()
-    await kept(book, stored.id, ONE, memory)
-    await book.edit(stored.id, enabled=False)
-    await kept(book, stored.id, ONE + 2 * HOUR, memory)
+    await kept(world, stored.id, ONE, memory)
+    await world.edit(stored.id, enabled=False)
+    await kept(world, stored.id, ONE + 2 * HOUR, memory)
 
-    assert await subjects(book) == ["overdue: brief", "nothing is overdue any more"]
+    assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
 
 
-async def test_that_nothing_is_overdue_any_more_is_told_once(book: Book) -> None:
-    stored = await book.add(**HOURLY)
+async def test_that_nothing_is_overdue_any_more_is_told_once(world: World) -> None:
+    stored = await world.add(**HOURLY)
     memory = Memory()
-    book.clock.set(LATE)
-    await looks(book, memory, LATE + MINUTE)
-    await judged(book, stored.id)
-    await looks(book, memory, LATE + timedelta(minutes=20))
-    assert await subjects(book) == ["overdue: brief"]  # it was missed, and nobody has come since
+    world.clock.set(LATE)
+    await looks(world, memory, LATE + MINUTE)
+    await judged(world, stored.id)
+    await looks(world, memory, LATE + timedelta(minutes=20))
+    assert await subjects(world) == ["overdue: brief"]  # it was missed, and nobody has come since
 
-    await book.settled(book.due(stored), Status.SUCCEEDED)
-    await looks(book, memory, book.clock.now() + timedelta(minutes=20))
+    await world.settled(world.offer(stored), Status.SUCCEEDED)
+    await looks(world, memory, world.clock.now() + timedelta(minutes=20))
 
-    assert await subjects(book) == ["overdue: brief", "nothing is overdue any more"]
-    over = (await told(book))[1]
+    assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
+    over = (await told(world))[1]
     assert (over.purpose, over.event, over.key) == (
         "alert",
         "on_time",
-        f"{(await told(book))[0].key}:over",
+        f"{(await told(world))[0].key}:over",
     )
 
 
 @pytest.mark.slow
-async def test_it_is_told_again_only_of_what_is_new_and_after_an_hour(book: Book) -> None:
-    await book.add("first", cron="0 13 * * *")
-    await book.add("later", cron="20 13 * * *")
-    book.clock.set(LATE)
+async def test_it_is_told_again_only_of_what_is_new_and_after_an_hour(world: World) -> None:
+    await world.add("first", cron="0 13 * * *")
+    await world.add("later", cron="20 13 * * *")
+    world.clock.set(LATE)
     memory = Memory()
-    await looks(book, memory, ONE + timedelta(hours=5))
+    await looks(world, memory, ONE + timedelta(hours=5))
 
-    first, again = await told(book)
+    first, again = await told(world)
     assert (first.subject, again.subject) == ("overdue: first", "overdue: first and 1 more")
     assert HOUR <= again.created_at - first.created_at < HOUR + MINUTE
 
 
 @pytest.mark.slow
-async def test_what_comes_and_goes_is_told_once_an_hour(book: Book) -> None:
-    stored = await book.add(cron="*/10 * * * *", catch_up="none")
+async def test_what_comes_and_goes_is_told_once_an_hour(world: World) -> None:
+    stored = await world.add(cron="*/10 * * * *", catch_up="none")
     memory = Memory()
-    book.clock.set(ONE)
-    while book.clock.now() < ONE + 3 * HOUR:
-        await looks(book, memory, book.clock.now() + timedelta(minutes=7))
-        await judged(book, stored.id)
-        await looks(book, memory, book.clock.now() + 3 * HALF)
+    world.clock.set(ONE)
+    while world.clock.now() < ONE + 3 * HOUR:
+        await looks(world, memory, world.clock.now() + timedelta(minutes=7))
+        await judged(world, stored.id)
+        await looks(world, memory, world.clock.now() + 3 * HALF)
 
-    alerts = [row for row in await told(book) if row.event == "overdue"]
+    alerts = [row for row in await told(world) if row.event == "overdue"]
     gaps = [b.created_at - a.created_at for a, b in pairwise(alerts)]
     assert 3 <= len(alerts) <= 4
     assert min(gaps) >= HOUR
     # Each has its end, and no end is without one.
-    overs = {row.key for row in await told(book) if row.event == "on_time"}
+    overs = {row.key for row in await told(world) if row.event == "on_time"}
     assert overs <= {f"{row.key}:over" for row in alerts}
 
 
-async def test_the_next_leader_goes_on_where_the_last_one_was(book: Book) -> None:
-    stored = await book.add(**HOURLY)
-    book.clock.set(LATE)
+async def test_the_next_leader_goes_on_where_the_last_one_was(world: World) -> None:
+    stored = await world.add(**HOURLY)
+    world.clock.set(LATE)
     for _ in range(5):  # each dies after some looks
-        await looks(book, Memory(), book.clock.now() + MINUTE)
-    assert await subjects(book) == ["overdue: brief"]
+        await looks(world, Memory(), world.clock.now() + MINUTE)
+    assert await subjects(world) == ["overdue: brief"]
 
-    await judged(book, stored.id)
-    await book.settled(book.due(stored), Status.SUCCEEDED)
+    await judged(world, stored.id)
+    await world.settled(world.offer(stored), Status.SUCCEEDED)
     for _ in range(3):
-        await looks(book, Memory(), book.clock.now() + HALF)
-    assert await subjects(book) == ["overdue: brief", "nothing is overdue any more"]
+        await looks(world, Memory(), world.clock.now() + HALF)
+    assert await subjects(world) == ["overdue: brief", "nothing is overdue any more"]
 
 
-async def test_two_that_lead_at_once_tell_it_once(book: Book) -> None:
-    await book.add(**HOURLY)
-    book.clock.set(LATE)
-    async with Ledger(book.ledger.address, book.clock) as other:
-        pair = [(book.ledger, Memory()), (other, Memory())]
+async def test_two_that_lead_at_once_tell_it_once(world: World) -> None:
+    await world.add(**HOURLY)
+    world.clock.set(LATE)
+    async with Ledger(world.ledger.address, world.clock) as other:
+        pair = [(world.ledger, Memory()), (other, Memory())]
         for _ in range(3):
             await asyncio.gather(*(alarm.alarm(ledger, memory) for ledger, memory in pair))
-            book.clock.move(HALF)
+            world.clock.move(HALF)
 
-    assert await subjects(book) == ["overdue: brief"]
+    assert await subjects(world) == ["overdue: brief"]
 
 
-async def test_who_waits_its_turn_is_no_alarm(book: Book) -> None:
-    stored = await book.add()
-    book.clock.set(ONE)
+async def test_who_waits_its_turn_is_no_alarm(world: World) -> None:
+    stored = await world.add()
+    world.clock.set(ONE)
     memory = Memory()
     for _ in range(20):
-        await book.claim(book.due(stored, due=ONE, most=0))
-        await looks(book, memory, book.clock.now())
-    assert await told(book) == []
+        await world.claim(world.offer(stored, due=ONE, most=0))
+        await looks(world, memory, world.clock.now())
+    assert await told(world) == []
 
-    await looks(book, memory, book.clock.now() + timedelta(minutes=3))  # nobody comes any more
-    (row,) = await told(book)
+    await looks(world, memory, world.clock.now() + timedelta(minutes=3))  # nobody comes any more
+    (row,) = await told(world)
     assert row.subject == "overdue: brief"
     assert "it waits: 0 of 0 runs are at work" in row.body
 
 
-async def test_a_long_list_is_cut(book: Book) -> None:
+async def test_a_long_list_is_cut(world: World) -> None:
     for number in range(25):
-        await book.add(f"job {number:02}", **HOURLY)
-    book.clock.set(LATE)
-    await looks(book, Memory(), LATE + MINUTE)
+        await world.add(f"job {number:02}", **HOURLY)
+    world.clock.set(LATE)
+    await looks(world, Memory(), LATE + MINUTE)
 
-    (row,) = await told(book)
+    (row,) = await told(world)
     assert row.body.count("\n- job ") == alarm.LISTED
     assert "- and 5 more" in row.body
 
 
 async def test_the_operators_own_channel_gets_it(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "ops")
-    await book.add(**HOURLY)
-    book.clock.set(LATE)
-    await looks(book, Memory(), LATE + MINUTE)
+    await world.add(**HOURLY)
+    world.clock.set(LATE)
+    await looks(world, Memory(), LATE + MINUTE)
 
-    (row,) = await told(book)
+    (row,) = await told(world)
     assert (row.address, row.status, row.job_id) == ("ops", Delivery.PENDING, None)
 
 
@@ -289,13 +289,13 @@ TEAM = {"channel": "team", "chat_id": "7", "progress": "10m"}
 
 
 @pytest.mark.slow
-async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
-    granted = await book.begun(book.due(stored))
-    began = book.clock.now()
-    await looks(book, Memory(), began + timedelta(minutes=35))
+async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
+    granted = await world.begun(world.offer(stored))
+    began = world.clock.now()
+    await looks(world, Memory(), began + timedelta(minutes=35))
 
-    rows = await told(book)
+    rows = await told(world)
     assert [row.key for row in rows] == [f"progress:{granted.run_id}:{n}" for n in (1, 2, 3)]
     for nth, row in enumerate(rows, 1):
         assert timedelta(0) <= row.created_at - (began + nth * timedelta(minutes=10)) < MINUTE
@@ -303,21 +303,21 @@ async def test_a_run_that_is_long_at_work_is_told_of_each_so_often(book: Book) -
         assert row.subject == "brief: still at work"
     assert "since 2026-01-15T14:00:00+01:00 (20 minutes)" in rows[1].body
     # It is no part of what becomes of the outcome.
-    assert (await book.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED
+    assert (await world.row(granted.run_id)).delivery == Delivery.NOT_REQUESTED
 
-    await book.settle(granted, Status.CANCELLED)
-    await looks(book, Memory(), book.clock.now() + HOUR)
-    assert len([row for row in await told(book) if row.event == "progress"]) == 3
+    await world.settle(granted, Status.CANCELLED)
+    await looks(world, Memory(), world.clock.now() + HOUR)
+    assert len([row for row in await told(world) if row.event == "progress"]) == 3
 
 
-async def test_after_an_absence_there_is_one_note_of_the_whole_time(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", notify=TEAM)
-    granted = await book.begun(book.due(stored))
-    book.clock.move(timedelta(minutes=45))
+async def test_after_an_absence_there_is_one_note_of_the_whole_time(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", notify=TEAM)
+    granted = await world.begun(world.offer(stored))
+    world.clock.move(timedelta(minutes=45))
     for _ in range(2):
-        await alarm.alarm(book.ledger, Memory())
+        await alarm.alarm(world.ledger, Memory())
 
-    assert [row.key for row in await told(book)] == [f"progress:{granted.run_id}:4"]
+    assert [row.key for row in await told(world)] == [f"progress:{granted.run_id}:4"]
 
 
 @pytest.mark.parametrize(
@@ -325,37 +325,37 @@ async def test_after_an_absence_there_is_one_note_of_the_whole_time(book: Book) 
     [{}, {"channel": "team"}, {"progress": "1m"}, TEAM | {"silent": True}],
     ids=["nothing", "no progress", "no channel", "silent"],
 )
-async def test_who_did_not_ask_is_not_told(book: Book, notify: dict[str, object]) -> None:
-    stored = await book.add(cron="0 * * * *", notify=notify)
-    await book.begun(book.due(stored))
-    await looks(book, Memory(), book.clock.now() + timedelta(minutes=20))
+async def test_who_did_not_ask_is_not_told(world: World, notify: dict[str, object]) -> None:
+    stored = await world.add(cron="0 * * * *", notify=notify)
+    await world.begun(world.offer(stored))
+    await looks(world, Memory(), world.clock.now() + timedelta(minutes=20))
 
-    assert await told(book) == []
+    assert await told(world) == []
 
 
-async def test_a_run_whose_parameters_cannot_be_read_tells_as_its_job(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", notify=TEAM)
-    granted = await book.begun(book.due(stored))
-    async with book.ledger.write() as session:
+async def test_a_run_whose_parameters_cannot_be_read_tells_as_its_job(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", notify=TEAM)
+    granted = await world.begun(world.offer(stored))
+    async with world.ledger.write() as session:
         row = await session.get(RunRow, granted.run_id)
         assert row is not None
         row.parameters = {**row.parameters, "notify": {"of": "a later version"}}
         session.add(row)
-    await looks(book, Memory(), book.clock.now() + timedelta(minutes=20))
+    await looks(world, Memory(), world.clock.now() + timedelta(minutes=20))
 
-    assert {row.address for row in await told(book)} == {"team"}
+    assert {row.address for row in await told(world)} == {"team"}
 
 
-async def test_a_run_that_only_waits_is_not_at_work(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", notify=TEAM)
-    await claims.request(book.ledger, stored, "now", "manual")
-    async with book.ledger.write() as session:
+async def test_a_run_that_only_waits_is_not_at_work(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", notify=TEAM)
+    await claims.request(world.ledger, stored, "now", "manual")
+    async with world.ledger.write() as session:
         row = (await session.execute(select(RunRow))).scalar_one()
-        row.until = book.clock.now() + 2 * HOUR
+        row.until = world.clock.now() + 2 * HOUR
         session.add(row)
-    await looks(book, Memory(), book.clock.now() + timedelta(minutes=20))
+    await looks(world, Memory(), world.clock.now() + timedelta(minutes=20))
 
-    assert await told(book) == []
+    assert await told(world) == []
 
 
 # --- the keeper

@@ -9,7 +9,7 @@ from daybook.ledger import ends
 from daybook.ledger.ends import EndInPrefect
 from daybook.ledger.offers import Offer
 from daybook.ledger.states import Status
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 Type = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 TYPES: tuple[Type, ...] = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -23,6 +23,6 @@ def end(offer: Offer, state: ends.Kind, **changes: Any) -> EndInPrefect:
     return replace(made, **changes)
 
 
-async def take(book: Book, offer: Offer, state: Type) -> Status | None:
+async def take(world: World, offer: Offer, state: Type) -> Status | None:
     """Bring that end to the ledger."""
-    return await ends.take(book.ledger, end(offer, state))
+    return await ends.take(world.ledger, end(offer, state))

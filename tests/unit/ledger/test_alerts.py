@@ -14,7 +14,7 @@ from daybook.ledger.jobs import StoredJob
 from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -22,28 +22,30 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 FAIL, WELL = Status.FAILED, Status.SUCCEEDED
 
 
-async def rows(book: Book) -> list[OutboxRow]:
-    async with book.ledger.read() as session:
+async def rows(world: World) -> list[OutboxRow]:
+    async with world.ledger.read() as session:
         ordered = select(OutboxRow).order_by(col(OutboxRow.created_at), col(OutboxRow.key))
         return list((await session.execute(ordered)).scalars())
 
 
-async def events(book: Book) -> list[str]:
-    return [row.event for row in await rows(book)]
+async def events(world: World) -> list[str]:
+    return [row.event for row in await rows(world)]
 
 
-async def run(book: Book, stored: StoredJob, status: Status) -> str:
+async def run(world: World, stored: StoredJob, status: Status) -> str:
     """The job's next due time, with this end; the run's id."""
-    stored = await book.stored(stored.id)
-    granted = await book.settled(book.due(stored), status, error="no network", output="[SILENT]")
+    stored = await world.job(stored.id)
+    granted = await world.settled(
+        world.offer(stored), status, error="no network", output="[SILENT]"
+    )
     return granted.run_id
 
 
-async def send_all(book: Book) -> list[str]:
+async def send_all(world: World) -> list[str]:
     """Deliver what is due; what it was."""
-    claimed = await sending.claim(book.ledger, "test", most=100)
+    claimed = await sending.claim(world.ledger, "test", most=100)
     tried = [Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.1) for row in claimed]
-    await sending.record(book.ledger, tried)
+    await sending.record(world.ledger, tried)
     return [row.event for row in claimed]
 
 
@@ -54,36 +56,36 @@ def minute_of(instant: datetime) -> int:
 # --- where they go
 
 
-async def test_with_nothing_configured_a_failure_is_in_the_inbox(book: Book) -> None:
-    stored = await book.add()
-    run_id = await run(book, stored, FAIL)
+async def test_with_nothing_configured_a_failure_is_in_the_inbox(world: World) -> None:
+    stored = await world.add()
+    run_id = await run(world, stored, FAIL)
 
-    async with book.ledger.read() as session:
+    async with world.ledger.read() as session:
         (row,) = await deliveries.inbox(session, unread_only=True)
-        health = await sending.health(session, book.clock.now())
+        health = await sending.health(session, world.clock.now())
     assert (row.purpose, row.event, row.subject) == ("alert", "failed", "brief: failed")
     assert row.body.splitlines()[0] == "brief failed: no network"
     assert (health["unread"], health["unread_alerts"], health["pending"]) == (1, 1, 0)
     # It is the operator's, and nothing of what the job asked for.
-    assert (await book.row(run_id)).delivery == "not_requested"
+    assert (await world.row(run_id)).delivery == "not_requested"
 
 
 async def test_the_operators_channel_is_a_setting(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "ops")
-    await run(book, await book.add(), FAIL)
-    (row,) = await rows(book)
+    await run(world, await world.add(), FAIL)
+    (row,) = await rows(world)
     assert (row.address, row.lane, row.status) == ("ops", "channel:ops", "pending")
 
 
 async def test_no_outcome_is_lost_for_a_setting_that_is_not_legal(
-    book: Book, daybook_home: Home
+    world: World, daybook_home: Home
 ) -> None:
     (daybook_home.path / "config.toml").write_text("alert_chanel = 'ops'\n")
-    run_id = await run(book, await book.add(), FAIL)
-    assert (await book.row(run_id)).status == "failed"
-    assert [row.address for row in await rows(book)] == ["inbox"]
+    run_id = await run(world, await world.add(), FAIL)
+    assert (await world.row(run_id)).status == "failed"
+    assert [row.address for row in await rows(world)] == ["inbox"]
 
 
 @pytest.mark.parametrize(
@@ -95,42 +97,42 @@ async def test_no_outcome_is_lost_for_a_setting_that_is_not_legal(
     ],
 )
 async def test_they_go_to_the_jobs_channel_if_it_gets_failures(
-    book: Book, fields: dict[str, Any], purpose: str, address: str, delivery: str
+    world: World, fields: dict[str, Any], purpose: str, address: str, delivery: str
 ) -> None:
-    stored = await book.add(cron="0 * * * *", **fields)
-    run_id = await run(book, stored, FAIL)
-    (row,) = await rows(book)
+    stored = await world.add(cron="0 * * * *", **fields)
+    run_id = await run(world, stored, FAIL)
+    (row,) = await rows(world)
     assert (row.purpose, row.address, row.event) == (purpose, address, "failed")
-    assert (await book.row(run_id)).delivery == delivery
+    assert (await world.row(run_id)).delivery == delivery
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN])
-async def test_each_kind_of_failure_is_told(book: Book, status: Status) -> None:
-    await run(book, await book.add(), status)
-    assert await events(book) == ["failed"]
+async def test_each_kind_of_failure_is_told(world: World, status: Status) -> None:
+    await run(world, await world.add(), status)
+    assert await events(world) == ["failed"]
 
 
 @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.CANCELLED])
-async def test_what_is_no_failure_is_not(book: Book, status: Status) -> None:
-    await run(book, await book.add(), status)
-    assert await events(book) == []
+async def test_what_is_no_failure_is_not(world: World, status: Status) -> None:
+    await run(world, await world.add(), status)
+    assert await events(world) == []
 
 
 # --- how often
 
 
-async def test_a_job_that_always_fails(book: Book) -> None:
-    stored = await book.add(cron="*/10 * * * *", channel="team")
+async def test_a_job_that_always_fails(world: World) -> None:
+    stored = await world.add(cron="*/10 * * * *", channel="team")
     began = 0
     for _ in range(12):
-        if (await book.stored(stored.id)).job.enabled:
-            await run(book, stored, FAIL)
+        if (await world.job(stored.id)).job.enabled:
+            await run(world, stored, FAIL)
             began += 1
         else:
-            book.clock.move(10 * MINUTE)
+            world.clock.move(10 * MINUTE)
 
     assert began == 10
-    told = await rows(book)
+    told = await rows(world)
     assert [(row.event, minute_of(row.created_at)) for row in told] == [
         ("failed", 10),
         ("failed", 70),
@@ -144,101 +146,101 @@ async def test_a_job_that_always_fails(book: Book) -> None:
     assert "daybook resume brief" in paused.body.splitlines()[1]
 
 
-async def test_a_pause_is_told_although_its_failure_would_not_be(book: Book) -> None:
-    stored = await book.add(every="1m", pause_after_failures=3)
+async def test_a_pause_is_told_although_its_failure_would_not_be(world: World) -> None:
+    stored = await world.add(every="1m", pause_after_failures=3)
     for _ in range(3):
-        await run(book, stored, FAIL)
-    assert await events(book) == ["failed", "paused"]
+        await run(world, stored, FAIL)
+    assert await events(world) == ["failed", "paused"]
 
 
-async def test_of_a_paused_job_that_fails_by_hand_no_second_pause_is_told(book: Book) -> None:
-    stored = await book.add(every="1m", pause_after_failures=2)
+async def test_of_a_paused_job_that_fails_by_hand_no_second_pause_is_told(world: World) -> None:
+    stored = await world.add(every="1m", pause_after_failures=2)
     for _ in range(2):
-        await run(book, stored, FAIL)
-    row = await claims.request(book.ledger, await book.stored(stored.id), "one", "manual")
-    granted = await book.begun(book.asked(row))
-    await book.settle(granted, FAIL, error="no network")
-    assert await events(book) == ["failed", "paused"]
+        await run(world, stored, FAIL)
+    row = await claims.request(world.ledger, await world.job(stored.id), "one", "manual")
+    granted = await world.begun(world.offer_of(row))
+    await world.settle(granted, FAIL, error="no network")
+    assert await events(world) == ["failed", "paused"]
 
 
-async def test_a_failure_that_is_held_back_is_shown_as_suppressed(book: Book) -> None:
-    stored = await book.add(every="1m", channel="team")
-    ids = [await run(book, stored, FAIL) for _ in range(2)]
-    assert [(await book.row(each)).delivery for each in ids] == ["pending", "suppressed"]
+async def test_a_failure_that_is_held_back_is_shown_as_suppressed(world: World) -> None:
+    stored = await world.add(every="1m", channel="team")
+    ids = [await run(world, stored, FAIL) for _ in range(2)]
+    assert [(await world.row(each)).delivery for each in ids] == ["pending", "suppressed"]
 
 
-async def test_callbacks_are_not_held_back(book: Book) -> None:
-    stored = await book.add(every="1m", on_fail="https://ops.example.org/fail")
+async def test_callbacks_are_not_held_back(world: World) -> None:
+    stored = await world.add(every="1m", on_fail="https://ops.example.org/fail")
     for _ in range(3):
-        await run(book, stored, FAIL)
-    assert [row.purpose for row in await rows(book)].count("callback") == 3
+        await run(world, stored, FAIL)
+    assert [row.purpose for row in await rows(world)].count("callback") == 3
 
 
-async def test_what_fails_once_a_day_is_told_each_time(book: Book) -> None:
-    stored = await book.add(cron="0 9 * * *")
+async def test_what_fails_once_a_day_is_told_each_time(world: World) -> None:
+    stored = await world.add(cron="0 9 * * *")
     for _ in range(3):
-        await run(book, stored, FAIL)
-    assert await events(book) == ["failed"] * 3
+        await run(world, stored, FAIL)
+    assert await events(world) == ["failed"] * 3
 
 
-async def test_each_job_is_told_of_on_its_own(book: Book) -> None:
+async def test_each_job_is_told_of_on_its_own(world: World) -> None:
     for name in ("one", "two"):
-        await run(book, await book.add(name, every="1m"), FAIL)
-    assert await events(book) == ["failed", "failed"]
+        await run(world, await world.add(name, every="1m"), FAIL)
+    assert await events(world) == ["failed", "failed"]
 
 
-async def test_a_clock_that_was_set_back_silences_nobody(book: Book) -> None:
-    stored = await book.add(every="1m")
-    book.clock.move(timedelta(days=7))
-    await run(book, stored, FAIL)
-    book.clock.move(timedelta(days=-6))
-    row = await claims.request(book.ledger, await book.stored(stored.id), "one", "manual")
-    granted = await book.begun(book.asked(row))
-    await book.settle(granted, FAIL, error="no network")
-    assert await events(book) == ["failed", "failed"]
+async def test_a_clock_that_was_set_back_silences_nobody(world: World) -> None:
+    stored = await world.add(every="1m")
+    world.clock.move(timedelta(days=7))
+    await run(world, stored, FAIL)
+    world.clock.move(timedelta(days=-6))
+    row = await claims.request(world.ledger, await world.job(stored.id), "one", "manual")
+    granted = await world.begun(world.offer_of(row))
+    await world.settle(granted, FAIL, error="no network")
+    assert await events(world) == ["failed", "failed"]
 
 
 # --- when it is over
 
 
-async def test_a_success_after_failures_gives_one_recovery_note(book: Book) -> None:
-    stored = await book.add(every="1m", channel="team")
+async def test_a_success_after_failures_gives_one_recovery_note(world: World) -> None:
+    stored = await world.add(every="1m", channel="team")
     for status in (FAIL, FAIL, WELL, WELL):
-        await run(book, stored, status)
-    told = await rows(book)
+        await run(world, stored, status)
+    told = await rows(world)
     assert [row.event for row in told] == ["failed", "recovered"]
     assert (told[1].address, told[1].subject) == ("team", "brief: recovered")
     assert told[1].body.startswith("brief succeeded again\n")
 
 
-async def test_a_success_after_a_pause_is_told(book: Book) -> None:
-    stored = await book.add(every="1m", pause_after_failures=1)
-    await run(book, stored, FAIL)
-    await book.edit(stored.id, enabled=True)
-    await run(book, stored, WELL)
-    assert await events(book) == ["paused", "recovered"]
+async def test_a_success_after_a_pause_is_told(world: World) -> None:
+    stored = await world.add(every="1m", pause_after_failures=1)
+    await run(world, stored, FAIL)
+    await world.edit(stored.id, enabled=True)
+    await run(world, stored, WELL)
+    assert await events(world) == ["paused", "recovered"]
 
 
-async def test_a_first_success_is_no_recovery(book: Book) -> None:
-    await run(book, await book.add(every="1m"), WELL)
-    assert await events(book) == []
+async def test_a_first_success_is_no_recovery(world: World) -> None:
+    await run(world, await world.add(every="1m"), WELL)
+    assert await events(world) == []
 
 
-async def test_an_unknown_that_did_succeed_is_a_recovery(book: Book) -> None:
-    stored = await book.add(every="1m")
-    granted = await book.begun(book.due(stored))
-    await claims.died(book.ledger, granted.run_id, granted.fence, "its process is gone")
-    await book.settle(granted, WELL, output="[SILENT]")
-    assert await events(book) == ["failed", "recovered"]
+async def test_an_unknown_that_did_succeed_is_a_recovery(world: World) -> None:
+    stored = await world.add(every="1m")
+    granted = await world.begun(world.offer(stored))
+    await claims.died(world.ledger, granted.run_id, granted.fence, "its process is gone")
+    await world.settle(granted, WELL, output="[SILENT]")
+    assert await events(world) == ["failed", "recovered"]
 
 
 @pytest.mark.slow
-async def test_a_job_that_fails_and_succeeds_by_turns_is_no_storm(book: Book) -> None:
-    stored = await book.add(every="5m", channel="team")
+async def test_a_job_that_fails_and_succeeds_by_turns_is_no_storm(world: World) -> None:
+    stored = await world.add(every="5m", channel="team")
     sent = []
     for turn in range(48):  # four hours
-        await run(book, stored, WELL if turn % 2 else FAIL)
-        sent += [(event, minute_of(book.clock.now()) // 60) for event in await send_all(book)]
+        await run(world, stored, WELL if turn % 2 else FAIL)
+        sent += [(event, minute_of(world.clock.now()) // 60) for event in await send_all(world)]
     assert sent.count(("failed", 0)) == 1
     for hour in range(4):
         told = [event for event, at in sent if at == hour]
@@ -248,35 +250,35 @@ async def test_a_job_that_fails_and_succeeds_by_turns_is_no_storm(book: Book) ->
 
 @pytest.mark.parametrize("channel", ["team", "inbox"])
 async def test_one_that_fails_again_soon_after_its_recovery_is_told_when_the_hour_is_over(
-    book: Book, channel: str
+    world: World, channel: str
 ) -> None:
-    stored = await book.add(cron="*/5 * * * *", channel=channel)
+    stored = await world.add(cron="*/5 * * * *", channel=channel)
     for status in (FAIL, WELL):
-        await run(book, stored, status)  # 12:05, 12:10
-    await send_all(book)
-    run_id = await run(book, stored, FAIL)  # 12:15
-    await run(book, stored, FAIL)
-    assert await send_all(book) == []
-    assert (await book.row(run_id)).delivery == "pending"
-    due = await sending.next_due(book.ledger)
+        await run(world, stored, status)  # 12:05, 12:10
+    await send_all(world)
+    run_id = await run(world, stored, FAIL)  # 12:15
+    await run(world, stored, FAIL)
+    assert await send_all(world) == []
+    assert (await world.row(run_id)).delivery == "pending"
+    due = await sending.next_due(world.ledger)
     assert due is not None
     assert minute_of(due) == 65
 
-    book.clock.set(due)
+    world.clock.set(due)
     # What is for the inbox has not to be sent.
-    assert await send_all(book) == ([] if channel == "inbox" else ["failed"])
-    assert (await book.row(run_id)).delivery == "delivered"
+    assert await send_all(world) == ([] if channel == "inbox" else ["failed"])
+    assert (await world.row(run_id)).delivery == "delivered"
     # And then not again for an hour.
     for _ in range(6):
-        await run(book, stored, FAIL)
-    assert await sending.next_due(book.ledger) is None
+        await run(world, stored, FAIL)
+    assert await sending.next_due(world.ledger) is None
 
 
-async def test_what_was_not_told_yet_is_withdrawn_by_a_pause(book: Book) -> None:
-    stored = await book.add(cron="*/5 * * * *", channel="team", pause_after_failures=2)
+async def test_what_was_not_told_yet_is_withdrawn_by_a_pause(world: World) -> None:
+    stored = await world.add(cron="*/5 * * * *", channel="team", pause_after_failures=2)
     for status in (FAIL, WELL, FAIL, FAIL):
-        await run(book, stored, status)
-    assert [(row.event, row.status) for row in await rows(book)] == [
+        await run(world, stored, status)
+    assert [(row.event, row.status) for row in await rows(world)] == [
         ("failed", "pending"),
         ("recovered", "pending"),
         ("failed", "suppressed"),
@@ -284,21 +286,21 @@ async def test_what_was_not_told_yet_is_withdrawn_by_a_pause(book: Book) -> None
     ]
 
 
-async def test_what_was_not_told_yet_is_withdrawn_by_a_success(book: Book) -> None:
-    stored = await book.add(cron="*/5 * * * *", channel="team")
+async def test_what_was_not_told_yet_is_withdrawn_by_a_success(world: World) -> None:
+    stored = await world.add(cron="*/5 * * * *", channel="team")
     for status in (FAIL, WELL, FAIL):
-        run_id = await run(book, stored, status)
-    await send_all(book)
-    await run(book, stored, WELL)
+        run_id = await run(world, stored, status)
+    await send_all(world)
+    await run(world, stored, WELL)
 
-    assert (await book.row(run_id)).delivery == "suppressed"
+    assert (await world.row(run_id)).delivery == "suppressed"
     # No recovery of what nobody heard of; and the hour still counts from the first one.
-    assert [(row.event, row.status) for row in await rows(book)] == [
+    assert [(row.event, row.status) for row in await rows(world)] == [
         ("failed", "delivered"),
         ("recovered", "delivered"),
         ("failed", "suppressed"),
     ]
-    book.clock.move(HOUR)
-    assert await send_all(book) == []
-    await run(book, stored, FAIL)
-    assert await send_all(book) == ["failed"]
+    world.clock.move(HOUR)
+    assert await send_all(world) == []
+    await run(world, stored, FAIL)
+    assert await send_all(world) == ["failed"]

@@ -13,7 +13,7 @@ from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -24,32 +24,32 @@ TIMED_OUT = Outcome(Status.TIMED_OUT, error="no answer within 1 s", usage=ONE)
 DELAY = timedelta(seconds=7)
 
 
-async def _retried(book: Book, granted: Granted, outcome: Outcome = LIMITED) -> Status:
-    until = book.clock.now() + DELAY
-    return await claims.retry(book.ledger, granted.run_id, granted.fence, outcome, until)
+async def _retried(world: World, granted: Granted, outcome: Outcome = LIMITED) -> Status:
+    until = world.clock.now() + DELAY
+    return await claims.retry(world.ledger, granted.run_id, granted.fence, outcome, until)
 
 
-async def _all(book: Book, run_id: str) -> list[Any]:
-    row = (await book.row(run_id)).model_dump()
-    return [row, *(each.model_dump() for each in await book.attempts(run_id))]
+async def _all(world: World, run_id: str) -> list[Any]:
+    row = (await world.row(run_id)).model_dump()
+    return [row, *(each.model_dump() for each in await world.attempts(run_id))]
 
 
 # --- what they took
 
 
-async def test_a_run_took_what_all_its_attempts_took(book: Book) -> None:
-    offer = book.due(await book.add())
-    first = await book.begun(offer)
-    await _retried(book, first, TIMED_OUT)
-    assert (await book.row(first.run_id)).usage == ONE
+async def test_a_run_took_what_all_its_attempts_took(world: World) -> None:
+    offer = world.offer(await world.add())
+    first = await world.begun(offer)
+    await _retried(world, first, TIMED_OUT)
+    assert (await world.row(first.run_id)).usage == ONE
 
-    book.clock.move(DELAY)
-    await _retried(book, await book.begun(offer))
-    assert (await book.row(first.run_id)).usage == ONE
-    book.clock.move(DELAY)
-    await book.settled(offer, Status.SUCCEEDED, usage=TWO)
+    world.clock.move(DELAY)
+    await _retried(world, await world.begun(offer))
+    assert (await world.row(first.run_id)).usage == ONE
+    world.clock.move(DELAY)
+    await world.settled(offer, Status.SUCCEEDED, usage=TWO)
 
-    row, *attempts = await _all(book, first.run_id)
+    row, *attempts = await _all(world, first.run_id)
     assert [each["usage"] for each in attempts] == [ONE, None, TWO]
     assert row["usage"] == {
         "requests": 3,
@@ -59,25 +59,25 @@ async def test_a_run_took_what_all_its_attempts_took(book: Book) -> None:
     }
 
 
-async def test_a_late_outcome_adds_what_it_took(book: Book) -> None:
-    offer = book.due(await book.add())
-    await _retried(book, await book.begun(offer), TIMED_OUT)
-    book.clock.move(DELAY)
-    lost = await book.settled(offer, Status.UNKNOWN)
-    assert (await book.row(lost.run_id)).usage == ONE
+async def test_a_late_outcome_adds_what_it_took(world: World) -> None:
+    offer = world.offer(await world.add())
+    await _retried(world, await world.begun(offer), TIMED_OUT)
+    world.clock.move(DELAY)
+    lost = await world.settled(offer, Status.UNKNOWN)
+    assert (await world.row(lost.run_id)).usage == ONE
 
-    await book.settle(lost, Status.SUCCEEDED, usage=ONE)
+    await world.settle(lost, Status.SUCCEEDED, usage=ONE)
 
-    assert (await book.row(lost.run_id)).usage == TWO
+    assert (await world.row(lost.run_id)).usage == TWO
 
 
-async def test_what_a_refused_writer_had_paid_for_is_in_its_evidence(book: Book) -> None:
-    granted = await book.settled(book.due(await book.add()), Status.CANCELLED)
+async def test_what_a_refused_writer_had_paid_for_is_in_its_evidence(world: World) -> None:
+    granted = await world.settled(world.offer(await world.add()), Status.CANCELLED)
 
     with pytest.raises(IllegalTransition):
-        await book.settle(granted, Status.SUCCEEDED, usage=ONE)
+        await world.settle(granted, Status.SUCCEEDED, usage=ONE)
 
-    (known,) = (await book.row(granted.run_id)).evidence
+    (known,) = (await world.row(granted.run_id)).evidence
     assert known["usage"] == ONE
 
 
@@ -101,108 +101,108 @@ def test_the_sum(parts: list[dict[str, Any] | None], total: dict[str, Any] | Non
 
 
 async def test_a_run_that_cannot_begin_again_leaves_its_last_attempt_as_it_ended(
-    book: Book,
+    world: World,
 ) -> None:
-    offer = book.due(await book.add())
-    await _retried(book, await book.begun(offer), TIMED_OUT)
-    book.clock.move(DELAY)
-    again = await book.granted(offer)
-    before = await book.attempts(again.run_id)
+    offer = world.offer(await world.add())
+    await _retried(world, await world.begun(offer), TIMED_OUT)
+    world.clock.move(DELAY)
+    again = await world.granted(offer)
+    before = await world.attempts(again.run_id)
 
-    await book.settle(again, Status.FAILED, error='unknown agent "x"')
+    await world.settle(again, Status.FAILED, error='unknown agent "x"')
 
-    assert await book.attempts(again.run_id) == before
+    assert await world.attempts(again.run_id) == before
     assert [each.status for each in before] == ["timed_out"]
-    row = await book.row(again.run_id)
+    row = await world.row(again.run_id)
     assert (row.status, row.error, row.usage) == ("failed", 'unknown agent "x"', ONE)
 
 
 async def test_of_a_lost_attempt_that_is_to_be_run_again_the_end_stays_unknown(
-    book: Book,
+    world: World,
 ) -> None:
-    granted = await book.begun(book.due(await book.add(every="1h", on_lost="rerun")))
-    await claims.died(book.ledger, granted.run_id, granted.fence, "killed")
-    before = await book.attempts(granted.run_id)
+    granted = await world.begun(world.offer(await world.add(every="1h", on_lost="rerun")))
+    await claims.died(world.ledger, granted.run_id, granted.fence, "killed")
+    before = await world.attempts(granted.run_id)
 
-    cancelled = await claims.cancel(book.ledger, granted.run_id)
+    cancelled = await claims.cancel(world.ledger, granted.run_id)
 
     assert cancelled.status == "cancelled"
-    assert await book.attempts(granted.run_id) == before
+    assert await world.attempts(granted.run_id) == before
     assert [each.status for each in before] == ["unknown"]
 
 
-async def test_an_attempt_that_has_ended_is_not_closed_again(book: Book) -> None:
-    ended = await book.settled(book.due(await book.add()), Status.SUCCEEDED, usage=ONE)
-    before = await _all(book, ended.run_id)
-    book.clock.move(DELAY)
+async def test_an_attempt_that_has_ended_is_not_closed_again(world: World) -> None:
+    ended = await world.settled(world.offer(await world.add()), Status.SUCCEEDED, usage=ONE)
+    before = await _all(world, ended.run_id)
+    world.clock.move(DELAY)
 
-    async with book.ledger.write() as session:
+    async with world.ledger.write() as session:
         row = await session.get(RunRow, ended.run_id)
         assert row is not None
-        await outcomes.close_attempt(session, row, LIMITED, book.clock.now())
+        await outcomes.close_attempt(session, row, LIMITED, world.clock.now())
 
-    assert await _all(book, ended.run_id) == before
+    assert await _all(world, ended.run_id) == before
 
 
-async def test_what_is_only_said_twice_is_kept_once(book: Book) -> None:
+async def test_what_is_only_said_twice_is_kept_once(world: World) -> None:
     said = {"reason": "no answer within 4 s", "error": "no answer within 4 s"}
-    ended = await book.settled(book.due(await book.add()), Status.TIMED_OUT, **said)
+    ended = await world.settled(world.offer(await world.add()), Status.TIMED_OUT, **said)
 
-    row = await book.row(ended.run_id)
+    row = await world.row(ended.run_id)
     assert (row.reason, row.error) == ("", "no answer within 4 s")
 
 
 # --- another attempt is to follow
 
 
-async def _begun(book: Book) -> tuple[Offer, Granted]:
-    offer = book.due(await book.add())
-    return offer, await book.begun(offer)
+async def _begun(world: World) -> tuple[Offer, Granted]:
+    offer = world.offer(await world.add())
+    return offer, await world.begun(offer)
 
 
-async def test_judged_unknown_meanwhile_it_ends_as_its_attempt_did(book: Book) -> None:
-    _, granted = await _begun(book)
-    await book.settle(granted, Status.UNKNOWN, reason="the lease was lost")
+async def test_judged_unknown_meanwhile_it_ends_as_its_attempt_did(world: World) -> None:
+    _, granted = await _begun(world)
+    await world.settle(granted, Status.UNKNOWN, reason="the lease was lost")
 
-    assert await _retried(book, granted, TIMED_OUT) is Status.TIMED_OUT
+    assert await _retried(world, granted, TIMED_OUT) is Status.TIMED_OUT
 
-    row, attempt = await _all(book, granted.run_id)
+    row, attempt = await _all(world, granted.run_id)
     assert (row["status"], row["error"]) == ("timed_out", TIMED_OUT.error)
     assert (row["until"], row["usage"], row["evidence"]) == (None, ONE, [])
     assert (attempt["status"], attempt["usage"]) == ("timed_out", ONE)
-    assert await _retried(book, granted, TIMED_OUT) is Status.TIMED_OUT
+    assert await _retried(world, granted, TIMED_OUT) is Status.TIMED_OUT
 
 
 @pytest.mark.parametrize("since", ["waiting", "claimed", "acting", "succeeded", "cancelled"])
 async def test_written_again_after_an_answer_that_was_lost_it_changes_nothing(
-    book: Book, since: str
+    world: World, since: str
 ) -> None:
-    offer, granted = await _begun(book)
-    assert await _retried(book, granted) is Status.WAITING
+    offer, granted = await _begun(world)
+    assert await _retried(world, granted) is Status.WAITING
     if since == "cancelled":
-        await claims.cancel(book.ledger, granted.run_id)
+        await claims.cancel(world.ledger, granted.run_id)
     elif since != "waiting":
-        book.clock.move(DELAY)
-        again = await book.granted(offer)
+        world.clock.move(DELAY)
+        again = await world.granted(offer)
         if since != "claimed":
-            await claims.begin(book.ledger, again.run_id, again.fence)
+            await claims.begin(world.ledger, again.run_id, again.fence)
         if since == "succeeded":
-            await book.settle(again, Status.SUCCEEDED)
-    before = await _all(book, granted.run_id)
+            await world.settle(again, Status.SUCCEEDED)
+    before = await _all(world, granted.run_id)
 
-    assert await _retried(book, granted) is Status(since)
+    assert await _retried(world, granted) is Status(since)
 
-    assert await _all(book, granted.run_id) == before
+    assert await _all(world, granted.run_id) == before
 
 
-async def test_who_lost_its_claim_is_refused_and_what_it_knew_is_kept(book: Book) -> None:
-    _, granted = await _begun(book)
-    await _retried(book, granted)
+async def test_who_lost_its_claim_is_refused_and_what_it_knew_is_kept(world: World) -> None:
+    _, granted = await _begun(world)
+    await _retried(world, granted)
 
     with pytest.raises(FenceRefused):
-        await _retried(book, granted, TIMED_OUT)
+        await _retried(world, granted, TIMED_OUT)
 
-    row, attempt = await _all(book, granted.run_id)
+    row, attempt = await _all(world, granted.run_id)
     assert (row["status"], row["fence"]) == ("waiting", granted.fence + 1)
     (known,) = row["evidence"]
     assert (known["fence"], known["status"]) == (granted.fence, "timed_out")
@@ -211,22 +211,22 @@ async def test_who_lost_its_claim_is_refused_and_what_it_knew_is_kept(book: Book
 
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.SUCCEEDED, Status.FAILED])
-async def test_what_has_another_outcome_keeps_it(book: Book, status: Status) -> None:
-    _, granted = await _begun(book)
-    await book.settle(granted, status, error="another")
+async def test_what_has_another_outcome_keeps_it(world: World, status: Status) -> None:
+    _, granted = await _begun(world)
+    await world.settle(granted, status, error="another")
 
     with pytest.raises(IllegalTransition):
-        await _retried(book, granted)
+        await _retried(world, granted)
 
-    row, attempt = await _all(book, granted.run_id)
+    row, attempt = await _all(world, granted.run_id)
     assert row["status"] == attempt["status"] == status
     assert [known["error"] for known in row["evidence"]] == ["429"]
 
 
-async def test_what_was_not_begun_has_no_attempt_to_end(book: Book) -> None:
-    granted = await book.granted(book.due(await book.add()))
+async def test_what_was_not_begun_has_no_attempt_to_end(world: World) -> None:
+    granted = await world.granted(world.offer(await world.add()))
 
     with pytest.raises(IllegalTransition, match="claimed"):
-        await _retried(book, granted)
+        await _retried(world, granted)
 
-    assert (await book.row(granted.run_id)).status == "claimed"
+    assert (await world.row(granted.run_id)).status == "claimed"

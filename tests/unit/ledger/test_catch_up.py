@@ -11,7 +11,7 @@ from daybook.ledger import claims
 from daybook.ledger.ends import EndInPrefect, take
 from daybook.ledger.offers import Ended, Granted, Offer, Waiting
 from daybook.ledger.states import Status
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -19,36 +19,36 @@ HOUR = timedelta(hours=1)
 DOWN = timedelta(hours=4, minutes=10)
 
 
-async def _away(book: Book, down: timedelta = DOWN, **fields: Any) -> list[Offer]:
+async def _away(world: World, down: timedelta = DOWN, **fields: Any) -> list[Offer]:
     """An hourly job, and what Prefect offers, oldest first, after ``down`` without a worker."""
-    stored = await book.add(cron="0 * * * *", **fields)
-    first = book.due(stored)
-    back = book.clock.now() + down
+    stored = await world.add(cron="0 * * * *", **fields)
+    first = world.offer(stored)
+    back = world.clock.now() + down
     count = (back - first.due) // HOUR + 1
-    offers = [book.due(stored, due=first.due + place * HOUR) for place in range(count)]
-    book.clock.set(back)
+    offers = [world.offer(stored, due=first.due + place * HOUR) for place in range(count)]
+    world.clock.set(back)
     return offers
 
 
-async def _seen_through(book: Book, offers: list[Offer]) -> None:
+async def _seen_through(world: World, offers: list[Offer]) -> None:
     """Offer all of them, again and again, and carry out what is granted, until none is left."""
     left = list(offers)
     while left:
         for offer in list(left):
-            answer = await book.claim(offer)
+            answer = await world.claim(offer)
             if isinstance(answer, Granted):
                 # Meanwhile the others are offered too.
                 for other in left:
                     if other is not offer:
-                        assert not isinstance(await book.claim(other), Granted)
-                await book.settle(await _begin(book, answer), Status.SUCCEEDED)
+                        assert not isinstance(await world.claim(other), Granted)
+                await world.settle(await _begin(world, answer), Status.SUCCEEDED)
             if not isinstance(answer, Waiting):
                 left.remove(offer)
 
 
-async def _begin(book: Book, granted: Granted) -> Granted:
-    await claims.begin(book.ledger, granted.run_id, granted.fence)
-    book.clock.move(timedelta(seconds=1))
+async def _begin(world: World, granted: Granted) -> Granted:
+    await claims.begin(world.ledger, granted.run_id, granted.fence)
+    world.clock.move(timedelta(seconds=1))
     return granted
 
 
@@ -61,11 +61,11 @@ async def _begin(book: Book, granted: Granted) -> Granted:
     ],
 )
 async def test_after_four_hours_without_a_worker(
-    book: Book, catch_up: str, became: list[str]
+    world: World, catch_up: str, became: list[str]
 ) -> None:
-    await _seen_through(book, await _away(book, catch_up=catch_up))
+    await _seen_through(world, await _away(world, catch_up=catch_up))
 
-    rows = await book.rows()
+    rows = await world.rows()
     assert [row.status for row in rows for _ in range(row.count)] == became
     assert [row.status for row in rows].count("missed") == ("missed" in became)  # one row
     assert [row.trigger for row in rows if row.status == "succeeded"] == ["catch_up"] * (
@@ -78,71 +78,71 @@ async def test_after_four_hours_without_a_worker(
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one", "cancel_running", "allow"])
 async def test_all_are_made_up_for_one_after_the_other_however_they_overlap(
-    book: Book, overlap: str
+    world: World, overlap: str
 ) -> None:
-    offers = await _away(book, catch_up="all", overlap=overlap)
+    offers = await _away(world, catch_up="all", overlap=overlap)
 
-    answers = [await book.claim(each) for each in offers]
+    answers = [await world.claim(each) for each in offers]
 
     assert [type(each) for each in answers] == [Granted, Waiting, Waiting, Waiting]
     assert not any(each.cancel for each in answers if isinstance(each, Waiting))
-    assert [row.waits_for for row in await book.rows()] == ["", *["overlap"] * 3]
+    assert [row.waits_for for row in await world.rows()] == ["", *["overlap"] * 3]
 
 
 @pytest.mark.slow
-async def test_all_is_not_for_ever(book: Book) -> None:
-    offers = await _away(book, timedelta(hours=26), catch_up="all")
+async def test_all_is_not_for_ever(world: World) -> None:
+    offers = await _away(world, timedelta(hours=26), catch_up="all")
 
-    await _seen_through(book, offers)
+    await _seen_through(world, offers)
 
-    became = [(row.status, row.count) for row in await book.rows()]
+    became = [(row.status, row.count) for row in await world.rows()]
     assert became == [("missed", 2)] + [("succeeded", 1)] * 24
 
 
-async def test_who_waits_to_be_made_up_for_never_becomes_late(book: Book) -> None:
-    first, second, *_ = await _away(book, catch_up="all")
-    running = await book.begun(first)
-    assert isinstance(await book.claim(second), Waiting)
-    book.clock.move(timedelta(days=3))
+async def test_who_waits_to_be_made_up_for_never_becomes_late(world: World) -> None:
+    first, second, *_ = await _away(world, catch_up="all")
+    running = await world.begun(first)
+    assert isinstance(await world.claim(second), Waiting)
+    world.clock.move(timedelta(days=3))
     # Alive: its lease was renewed all the time.
-    await book.settle(running, Status.SUCCEEDED)
+    await world.settle(running, Status.SUCCEEDED)
 
-    assert isinstance(await book.claim(second), Granted)
+    assert isinstance(await world.claim(second), Granted)
 
 
 @pytest.mark.parametrize("catch_up", ["none", "latest", "all"])
-async def test_a_minute_late_is_on_time(book: Book, catch_up: str) -> None:
-    stored = await book.add(cron="0 * * * *", catch_up=catch_up)
-    offer = book.due(stored)
-    book.clock.set(offer.due + timedelta(seconds=60))
+async def test_a_minute_late_is_on_time(world: World, catch_up: str) -> None:
+    stored = await world.add(cron="0 * * * *", catch_up=catch_up)
+    offer = world.offer(stored)
+    world.clock.set(offer.due + timedelta(seconds=60))
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
     assert isinstance(answer, Granted)
     assert answer.trigger == "schedule"
 
 
-async def test_a_one_time_job_that_catches_up_on_none_is_missed_and_off(book: Book) -> None:
-    at = book.clock.now().replace(microsecond=0) + HOUR
-    stored = await book.add(at=at.isoformat(), catch_up="none")
-    book.clock.set(at + timedelta(seconds=61))
+async def test_a_one_time_job_that_catches_up_on_none_is_missed_and_off(world: World) -> None:
+    at = world.clock.now().replace(microsecond=0) + HOUR
+    stored = await world.add(at=at.isoformat(), catch_up="none")
+    world.clock.set(at + timedelta(seconds=61))
 
-    answer = await book.claim(book.due(stored, due=at))
+    answer = await world.claim(world.offer(stored, due=at))
 
     assert isinstance(answer, Ended)
     assert answer.status is Status.MISSED
-    assert (await book.job(stored.id)).disabled_reason == "fired, missed"
+    assert (await world.job_row(stored.id)).disabled_reason == "fired, missed"
 
 
 @pytest.mark.parametrize(
     ("catch_up", "status"), [("none", "missed"), ("latest", "waiting"), ("all", "waiting")]
 )
 async def test_a_crash_before_the_claim_is_judged_by_the_same_function(
-    book: Book, catch_up: str, status: str
+    world: World, catch_up: str, status: str
 ) -> None:
-    offer = book.due(await book.add(cron="0 * * * *", catch_up=catch_up))
-    book.clock.set(offer.due + timedelta(minutes=20))
+    offer = world.offer(await world.add(cron="0 * * * *", catch_up=catch_up))
+    world.clock.set(offer.due + timedelta(minutes=20))
 
-    await take(book.ledger, EndInPrefect(str(offer.flow_run_id), "CRASHED", "Crashed", "", offer))
+    await take(world.ledger, EndInPrefect(str(offer.flow_run_id), "CRASHED", "Crashed", "", offer))
 
-    assert [row.status for row in await book.rows()] == [status]
+    assert [row.status for row in await world.rows()] == [status]

@@ -13,7 +13,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.testing import MovedClock
 from daybook.timing import TIMING
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
@@ -21,74 +21,74 @@ SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 
 
-async def test_granted_at_the_due_time_with_the_jobs_parameters(book: Book) -> None:
-    stored = await book.add(prompt="What is new?", cron="0 * * * *")
-    offer = book.due(stored)
-    book.clock.set(offer.due)
+async def test_granted_at_the_due_time_with_the_jobs_parameters(world: World) -> None:
+    stored = await world.add(prompt="What is new?", cron="0 * * * *")
+    offer = world.offer(stored)
+    world.clock.set(offer.due)
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
     assert isinstance(answer, Granted)
     assert (answer.fence, answer.due, answer.trigger) == (1, offer.due, "schedule")
     assert answer.parameters["prompt"] == "What is new?"
-    row = await book.row(answer.run_id)
+    row = await world.row(answer.run_id)
     assert (row.status, row.holder, row.revision, row.attempts) == ("claimed", "here:1", 1, 0)
     assert (row.started_at, row.agent, row.flow_run_id) == (None, "default", offer.flow_run_id)
 
 
-async def test_not_a_microsecond_before_the_due_time(book: Book) -> None:
-    offer = book.due(await book.add())
-    book.clock.set(offer.due - MICROSECOND)
+async def test_not_a_microsecond_before_the_due_time(world: World) -> None:
+    offer = world.offer(await world.add())
+    world.clock.set(offer.due - MICROSECOND)
 
-    assert await book.claim(offer) == Waiting(offer.due, "not due yet")
-    assert await book.rows() == []
+    assert await world.claim(offer) == Waiting(offer.due, "not due yet")
+    assert await world.rows() == []
 
 
-async def test_taken_while_another_holds_it(book: Book) -> None:
-    offer = book.due(await book.add())
-    granted = await book.granted(offer)
+async def test_taken_while_another_holds_it(world: World) -> None:
+    offer = world.offer(await world.add())
+    granted = await world.granted(offer)
 
-    other = await book.claim(replace(offer, holder="there:2", flow_run_id="another"))
+    other = await world.claim(replace(offer, holder="there:2", flow_run_id="another"))
 
     assert other == Taken(granted.run_id, "here:1", offer.flow_run_id)
 
 
-async def test_ended_once_it_has_its_outcome(book: Book) -> None:
-    offer = book.due(await book.add())
-    granted = await book.settled(offer, Status.FAILED, reason="no")
+async def test_ended_once_it_has_its_outcome(world: World) -> None:
+    offer = world.offer(await world.add())
+    granted = await world.settled(offer, Status.FAILED, reason="no")
 
-    other = await book.claim(replace(offer, flow_run_id="another"))
+    other = await world.claim(replace(offer, flow_run_id="another"))
 
     assert other == Ended(Status.FAILED, "no", granted.run_id, offer.flow_run_id)
-    assert len(await book.rows()) == 1
+    assert len(await world.rows()) == 1
 
 
 @pytest.mark.parametrize("instant", ["not by the schedule", "before the job was made"])
 async def test_what_is_not_due_is_compared_and_then_ended_without_a_row(
-    book: Book, instant: str
+    world: World, instant: str
 ) -> None:
-    stored = await book.add()
-    wrong = book.clock.now().replace(microsecond=0)
+    stored = await world.add()
+    wrong = world.clock.now().replace(microsecond=0)
     if instant == "not by the schedule":
         wrong += timedelta(minutes=5)
-        book.clock.set(wrong)
-    offer = book.due(stored, due=wrong)
+        world.clock.set(wrong)
+    offer = world.offer(stored, due=wrong)
 
-    assert await book.claim(offer) == Compare(stored.id)
-    ended = await book.claim(replace(offer, compared=True))
+    assert await world.claim(offer) == Compare(stored.id)
+    ended = await world.claim(replace(offer, compared=True))
 
     assert ended == Ended(Status.SKIPPED, "not due")
-    assert await book.rows() == []
+    assert await world.rows() == []
 
 
-async def test_other_parameters_are_compared_and_then_the_revision_decides(book: Book) -> None:
-    stored = await book.add(prompt="Ours", cron="0 * * * *")
-    offer = book.due(stored, parameters=stored.job.parameters() | {"prompt": "Theirs"})
-    book.clock.set(offer.due)
+async def test_other_parameters_are_compared_and_then_the_revision_decides(world: World) -> None:
+    stored = await world.add(prompt="Ours", cron="0 * * * *")
+    offer = world.offer(stored, parameters=stored.job.parameters() | {"prompt": "Theirs"})
+    world.clock.set(offer.due)
 
-    assert await book.claim(offer) == Compare(stored.id)
-    assert await book.rows() == []
-    answer = await book.claim(replace(offer, compared=True))
+    assert await world.claim(offer) == Compare(stored.id)
+    assert await world.rows() == []
+    answer = await world.claim(replace(offer, compared=True))
 
     assert isinstance(answer, Granted)
     assert answer.parameters["prompt"] == "Ours"
@@ -99,35 +99,35 @@ async def test_other_parameters_are_compared_and_then_the_revision_decides(book:
     [(-SECOND, "New"), (-MICROSECOND, "New"), (0 * SECOND, "New"), (MICROSECOND, "Old")],
 )
 async def test_the_revision_in_force_at_the_due_time_decides(
-    book: Book, edited: timedelta, prompt: str
+    world: World, edited: timedelta, prompt: str
 ) -> None:
-    stored = await book.add(prompt="Old", cron="0 * * * *")
-    offer = book.due(stored, compared=True)
-    book.clock.set(offer.due + edited)
-    await book.edit(stored.id, prompt="New")
-    book.clock.set(offer.due + SECOND)
+    stored = await world.add(prompt="Old", cron="0 * * * *")
+    offer = world.offer(stored, compared=True)
+    world.clock.set(offer.due + edited)
+    await world.edit(stored.id, prompt="New")
+    world.clock.set(offer.due + SECOND)
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
     assert isinstance(answer, Granted)
     assert answer.parameters["prompt"] == prompt
-    assert (await book.row(answer.run_id)).revision == (2 if prompt == "New" else 1)
+    assert (await world.row(answer.run_id)).revision == (2 if prompt == "New" else 1)
 
 
-async def test_a_schedule_changed_at_the_due_time_is_the_new_one(book: Book) -> None:
-    stored = await book.add()
-    offer = book.due(stored, compared=True)
-    book.clock.set(offer.due)
-    await book.edit(stored.id, cron="30 * * * *")
+async def test_a_schedule_changed_at_the_due_time_is_the_new_one(world: World) -> None:
+    stored = await world.add()
+    offer = world.offer(stored, compared=True)
+    world.clock.set(offer.due)
+    await world.edit(stored.id, cron="30 * * * *")
 
-    assert await book.claim(offer) == Ended(Status.SKIPPED, "not due")
+    assert await world.claim(offer) == Ended(Status.SKIPPED, "not due")
 
 
-async def test_two_edits_in_one_microsecond_both_stay(book: Book) -> None:
-    stored = await book.add(prompt="First", cron="0 * * * *")
-    second = await book.edit(stored.id, prompt="Second")
-    book.clock.move(-timedelta(hours=1))  # a clock that was set back changes nothing either
-    third = await book.edit(stored.id, prompt="Third")
+async def test_two_edits_in_one_microsecond_both_stay(world: World) -> None:
+    stored = await world.add(prompt="First", cron="0 * * * *")
+    second = await world.edit(stored.id, prompt="Second")
+    world.clock.move(-timedelta(hours=1))  # a clock that was set back changes nothing either
+    third = await world.edit(stored.id, prompt="Third")
 
     times = [each.revision.effective_from for each in (stored, second, third)]
     assert times == sorted(set(times))
@@ -136,78 +136,78 @@ async def test_two_edits_in_one_microsecond_both_stay(book: Book) -> None:
     assert versions == sorted(set(versions))
 
 
-async def test_an_edit_that_changes_nothing_makes_no_revision(book: Book) -> None:
-    stored = await book.add()
-    book.clock.move(SECOND)
+async def test_an_edit_that_changes_nothing_makes_no_revision(world: World) -> None:
+    stored = await world.add()
+    world.clock.move(SECOND)
 
-    again = await book.edit(stored.id, prompt="What is new?")
+    again = await world.edit(stored.id, prompt="What is new?")
 
     assert (again.revision.number, again.row.updated_at) == (1, stored.row.updated_at)
 
 
-async def test_a_new_description_makes_no_revision(book: Book) -> None:
-    stored = await book.add()
-    book.clock.move(SECOND)
+async def test_a_new_description_makes_no_revision(world: World) -> None:
+    stored = await world.add()
+    world.clock.move(SECOND)
 
-    described = await book.edit(stored.id, description="Every hour")
+    described = await world.edit(stored.id, description="Every hour")
 
     assert described.revision.number == 1
     assert described.row.updated_at > stored.row.updated_at
 
 
-async def test_off_at_its_claim(book: Book) -> None:
-    stored = await book.add()
-    offer = book.due(stored)
-    book.clock.set(offer.due + SECOND)
-    await book.edit(stored.id, enabled=False)
+async def test_off_at_its_claim(world: World) -> None:
+    stored = await world.add()
+    offer = world.offer(stored)
+    world.clock.set(offer.due + SECOND)
+    await world.edit(stored.id, enabled=False)
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
     assert isinstance(answer, Ended)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is off: disabled")
 
 
-async def test_off_at_its_due_time_is_not_due(book: Book) -> None:
-    stored = await book.add()
-    offer = book.due(stored, compared=True)
-    await book.edit(stored.id, enabled=False)
-    book.clock.set(offer.due + SECOND)
-    await book.edit(stored.id, enabled=True)
+async def test_off_at_its_due_time_is_not_due(world: World) -> None:
+    stored = await world.add()
+    offer = world.offer(stored, compared=True)
+    await world.edit(stored.id, enabled=False)
+    world.clock.set(offer.due + SECOND)
+    await world.edit(stored.id, enabled=True)
 
-    assert await book.claim(offer) == Ended(Status.SKIPPED, "not due")
+    assert await world.claim(offer) == Ended(Status.SKIPPED, "not due")
 
 
-async def test_removed_before_its_claim(book: Book) -> None:
-    stored = await book.add()
-    offer = book.due(stored)
-    book.clock.set(offer.due + SECOND)
-    await book.archive(stored.id)
+async def test_removed_before_its_claim(world: World) -> None:
+    stored = await world.add()
+    offer = world.offer(stored)
+    world.clock.set(offer.due + SECOND)
+    await world.archive(stored.id)
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
     assert isinstance(answer, Ended)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job is off: removed")
 
 
-async def test_a_run_asked_for_does_not_outlive_its_job(book: Book) -> None:
-    stored = await book.add()
-    row = await claims.request(book.ledger, stored, "1", "manual")
-    await book.archive(stored.id)
+async def test_a_run_asked_for_does_not_outlive_its_job(world: World) -> None:
+    stored = await world.add()
+    row = await claims.request(world.ledger, stored, "1", "manual")
+    await world.archive(stored.id)
 
-    answer = await book.claim(book.asked(row))
+    answer = await world.claim(world.offer_of(row))
 
     assert isinstance(answer, Ended)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "the job was removed")
 
 
-async def test_by_hand_a_job_that_is_off_runs_and_stays_off(book: Book) -> None:
-    stored = await book.add()
-    off = await book.edit(stored.id, enabled=False)
-    row = await claims.request(book.ledger, off, "1", "manual")
+async def test_by_hand_a_job_that_is_off_runs_and_stays_off(world: World) -> None:
+    stored = await world.add()
+    off = await world.edit(stored.id, enabled=False)
+    row = await claims.request(world.ledger, off, "1", "manual")
 
-    await book.settled(book.asked(row), Status.SUCCEEDED)
+    await world.settled(world.offer_of(row), Status.SUCCEEDED)
 
-    assert not (await book.stored(stored.id)).job.enabled
+    assert not (await world.job(stored.id)).job.enabled
 
 
 @pytest.mark.parametrize(
@@ -220,94 +220,94 @@ async def test_by_hand_a_job_that_is_off_runs_and_stays_off(book: Book) -> None:
     ],
 )
 async def test_an_hourly_run_may_be_half_an_hour_late(
-    book: Book, late: timedelta, runs: bool
+    world: World, late: timedelta, runs: bool
 ) -> None:
-    offer = book.due(await book.add())
-    book.clock.set(offer.due + late)
+    offer = world.offer(await world.add())
+    world.clock.set(offer.due + late)
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
     assert isinstance(answer, Granted) is runs
-    (row,) = await book.rows()
+    (row,) = await world.rows()
     assert row.status == ("claimed" if runs else "missed")
     assert ("late" in row.reason) is not runs
     assert (row.finished_at is None) is runs
 
 
-async def test_missed_when_a_later_due_time_has_passed(book: Book) -> None:
-    offer = book.due(await book.add(every="1m"))
-    book.clock.set(offer.due + timedelta(seconds=61))
+async def test_missed_when_a_later_due_time_has_passed(world: World) -> None:
+    offer = world.offer(await world.add(every="1m"))
+    world.clock.set(offer.due + timedelta(seconds=61))
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
     assert isinstance(answer, Ended)
     assert answer.status is Status.MISSED
     assert "a later due time has passed" in answer.reason
 
 
-async def test_a_waiting_run_never_becomes_late(book: Book) -> None:
-    offer = book.due(await book.add())
-    granted = await book.granted(offer)
-    await book.lose()
-    book.clock.move(timedelta(hours=5))  # the window has long passed
+async def test_a_waiting_run_never_becomes_late(world: World) -> None:
+    offer = world.offer(await world.add())
+    granted = await world.granted(offer)
+    await world.lose()
+    world.clock.move(timedelta(hours=5))  # the window has long passed
 
-    again = await book.claim(replace(offer, flow_run_id="another"))
+    again = await world.claim(replace(offer, flow_run_id="another"))
 
     assert isinstance(again, Granted)
     assert (again.run_id, again.fence) == (granted.run_id, 3)
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_overlap_is_skipped_and_says_with_what(book: Book, begun: bool) -> None:
-    stored = await book.add(every="1m")
-    first = book.due(stored)
-    running = await (book.begun(first) if begun else book.granted(first))
-    second = book.due(stored)
-    book.clock.set(second.due - timedelta(seconds=5))
-    assert await leases.renew(book.ledger, running.run_id, running.fence)
-    book.clock.set(second.due)
+async def test_overlap_is_skipped_and_says_with_what(world: World, begun: bool) -> None:
+    stored = await world.add(every="1m")
+    first = world.offer(stored)
+    running = await (world.begun(first) if begun else world.granted(first))
+    second = world.offer(stored)
+    world.clock.set(second.due - timedelta(seconds=5))
+    assert await leases.renew(world.ledger, running.run_id, running.fence)
+    world.clock.set(second.due)
 
-    answer = await book.claim(second)
+    answer = await world.claim(second)
 
     assert isinstance(answer, Ended)
     assert answer.status is Status.SKIPPED
     assert answer.reason.startswith(f"overlap: run {running.run_id[:8]} of {first.due:%F %T} UTC")
 
 
-async def test_no_overlap_with_what_has_ended_waits_or_is_lost(book: Book) -> None:
-    stored = await book.add(every="10m")
-    await book.settled(book.due(stored), Status.FAILED)
-    await claims.request(book.ledger, stored, "1", "manual")  # waits
-    lost = await book.begun(book.due(stored))
-    await book.lose()
+async def test_no_overlap_with_what_has_ended_waits_or_is_lost(world: World) -> None:
+    stored = await world.add(every="10m")
+    await world.settled(world.offer(stored), Status.FAILED)
+    await claims.request(world.ledger, stored, "1", "manual")  # waits
+    lost = await world.begun(world.offer(stored))
+    await world.lose()
 
-    await book.granted(book.due(stored))
+    await world.granted(world.offer(stored))
 
-    told = [row.status for row in await book.rows()]
+    told = [row.status for row in await world.rows()]
     assert sorted(told) == ["claimed", "failed", "unknown", "waiting"]
-    assert (await book.row(lost.run_id)).status == "unknown"
+    assert (await world.row(lost.run_id)).status == "unknown"
 
 
-async def test_other_jobs_do_not_overlap(book: Book) -> None:
-    one, two = await book.add("one"), await book.add("two")
-    await book.begun(book.due(one))
+async def test_other_jobs_do_not_overlap(world: World) -> None:
+    one, two = await world.add("one"), await world.add("two")
+    await world.begun(world.offer(one))
 
-    assert isinstance(await book.granted(book.due(two, due=book.clock.now())), Granted)
+    assert isinstance(await world.granted(world.offer(two, due=world.clock.now())), Granted)
 
 
-async def test_a_one_time_job_is_off_after_its_time(book: Book) -> None:
-    at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
-    stored = await book.add(at=at.isoformat())
-    offer = book.due(stored)
+async def test_a_one_time_job_is_off_after_its_time(world: World) -> None:
+    at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
+    stored = await world.add(at=at.isoformat())
+    offer = world.offer(stored)
 
-    await book.settled(offer, Status.FAILED, error="no such program")
+    await world.settled(offer, Status.FAILED, error="no such program")
 
-    after = await book.stored(stored.id)
+    after = await world.job(stored.id)
     assert not after.job.enabled
     assert after.row.disabled_reason == "fired, failed"
     assert after.row.last_error == "no such program"
     assert after.row.sync_pending
-    again = await book.claim(replace(offer, flow_run_id="another"))
+    again = await world.claim(replace(offer, flow_run_id="another"))
     assert isinstance(again, Ended)
 
 
@@ -315,16 +315,16 @@ async def test_a_one_time_job_is_off_after_its_time(book: Book) -> None:
     ("late", "status"), [(timedelta(hours=24), None), (timedelta(hours=24, seconds=1), "missed")]
 )
 async def test_a_one_time_job_may_be_a_day_late(
-    book: Book, late: timedelta, status: str | None
+    world: World, late: timedelta, status: str | None
 ) -> None:
-    at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
-    stored = await book.add(at=at.isoformat())
-    offer = book.due(stored)
-    book.clock.set(offer.due + late)
+    at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
+    stored = await world.add(at=at.isoformat())
+    offer = world.offer(stored)
+    world.clock.set(offer.due + late)
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
-    after = await book.stored(stored.id)
+    after = await world.job(stored.id)
     if status is None:
         assert isinstance(answer, Granted)
         assert after.job.enabled
@@ -334,167 +334,167 @@ async def test_a_one_time_job_may_be_a_day_late(
         assert not after.job.enabled
 
 
-async def test_a_new_time_given_meanwhile_is_not_undone(book: Book) -> None:
-    at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
-    stored = await book.add(at=at.isoformat())
-    granted = await book.begun(book.due(stored))
+async def test_a_new_time_given_meanwhile_is_not_undone(world: World) -> None:
+    at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
+    stored = await world.add(at=at.isoformat())
+    granted = await world.begun(world.offer(stored))
     later = at + timedelta(days=1)
-    await book.edit(stored.id, at=later.isoformat())
+    await world.edit(stored.id, at=later.isoformat())
 
-    await book.settle(granted, Status.SUCCEEDED)
+    await world.settle(granted, Status.SUCCEEDED)
 
-    after = await book.stored(stored.id)
+    after = await world.job(stored.id)
     assert after.job.enabled
-    assert isinstance(await book.granted(book.due(after, due=later)), Granted)
+    assert isinstance(await world.granted(world.offer(after, due=later)), Granted)
 
 
-async def test_a_one_time_job_run_by_hand_still_fires(book: Book) -> None:
-    at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
-    stored = await book.add(at=at.isoformat())
-    row = await claims.request(book.ledger, stored, "1", "manual")
-    await book.settled(book.asked(row), Status.SUCCEEDED)
+async def test_a_one_time_job_run_by_hand_still_fires(world: World) -> None:
+    at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
+    stored = await world.add(at=at.isoformat())
+    row = await claims.request(world.ledger, stored, "1", "manual")
+    await world.settled(world.offer_of(row), Status.SUCCEEDED)
 
-    assert (await book.stored(stored.id)).job.enabled
+    assert (await world.job(stored.id)).job.enabled
 
 
-async def test_the_end_of_a_run_does_not_undo_an_edit(book: Book) -> None:
-    stored = await book.add(prompt="Old", cron="0 * * * *")
-    granted = await book.begun(book.due(stored))
-    await book.edit(stored.id, prompt="New", enabled=False)
+async def test_the_end_of_a_run_does_not_undo_an_edit(world: World) -> None:
+    stored = await world.add(prompt="Old", cron="0 * * * *")
+    granted = await world.begun(world.offer(stored))
+    await world.edit(stored.id, prompt="New", enabled=False)
 
-    await book.settle(granted, Status.SUCCEEDED)
+    await world.settle(granted, Status.SUCCEEDED)
 
-    after = await book.stored(stored.id)
+    after = await world.job(stored.id)
     assert (after.job.parameters()["prompt"], after.job.enabled) == ("New", False)
     assert after.row.last_status == "succeeded"
 
 
-async def test_the_same_request_twice_is_one_run(book: Book) -> None:
-    stored = await book.add()
+async def test_the_same_request_twice_is_one_run(world: World) -> None:
+    stored = await world.add()
 
-    first = await claims.request(book.ledger, stored, "same", "api")
-    book.clock.move(SECOND)
-    second = await claims.request(book.ledger, stored, "same", "api")
-    other = await claims.request(book.ledger, stored, "other", "api")
+    first = await claims.request(world.ledger, stored, "same", "api")
+    world.clock.move(SECOND)
+    second = await claims.request(world.ledger, stored, "same", "api")
+    other = await claims.request(world.ledger, stored, "other", "api")
 
     assert first.id == second.id != other.id
     assert first.due == second.due
-    assert len(await book.rows()) == 2
+    assert len(await world.rows()) == 2
 
 
-async def test_a_request_acts_with_the_parameters_it_was_made_with(book: Book) -> None:
-    stored = await book.add(prompt="Then", cron="0 * * * *")
-    row = await claims.request(book.ledger, stored, "1", "manual")
-    book.clock.move(SECOND)
-    await book.edit(stored.id, prompt="Now")
+async def test_a_request_acts_with_the_parameters_it_was_made_with(world: World) -> None:
+    stored = await world.add(prompt="Then", cron="0 * * * *")
+    row = await claims.request(world.ledger, stored, "1", "manual")
+    world.clock.move(SECOND)
+    await world.edit(stored.id, prompt="Now")
 
-    granted = await book.granted(book.asked(row))
+    granted = await world.granted(world.offer_of(row))
 
     assert granted.parameters["prompt"] == "Then"
 
 
-async def test_a_request_ended_is_not_run_again_by_a_second_prefect_run(book: Book) -> None:
-    row = await claims.request(book.ledger, await book.add(), "1", "manual")
-    await claims.carried_by(book.ledger, row, "first")
-    await book.settled(book.asked(row, flow_run_id="first"), Status.SUCCEEDED)
+async def test_a_request_ended_is_not_run_again_by_a_second_prefect_run(world: World) -> None:
+    row = await claims.request(world.ledger, await world.add(), "1", "manual")
+    await claims.carried_by(world.ledger, row, "first")
+    await world.settled(world.offer_of(row, flow_run_id="first"), Status.SUCCEEDED)
 
-    answer = await book.claim(book.asked(row, flow_run_id="second"))
+    answer = await world.claim(world.offer_of(row, flow_run_id="second"))
 
     assert isinstance(answer, Ended)
     assert answer.status is Status.SUCCEEDED
 
 
-async def test_carried_by_counts_the_prefect_runs_of_a_waiting_row_only(book: Book) -> None:
-    row = await claims.request(book.ledger, await book.add(), "1", "manual")
-    assert await claims.carried_by(book.ledger, row, "first")
-    assert await claims.carried_by(book.ledger, await book.row(row.id), "second")
-    await book.granted(book.asked(row, flow_run_id="second"))
-    assert not await claims.carried_by(book.ledger, await book.row(row.id), "third")
+async def test_carried_by_counts_the_prefect_runs_of_a_waiting_row_only(world: World) -> None:
+    row = await claims.request(world.ledger, await world.add(), "1", "manual")
+    assert await claims.carried_by(world.ledger, row, "first")
+    assert await claims.carried_by(world.ledger, await world.row(row.id), "second")
+    await world.granted(world.offer_of(row, flow_run_id="second"))
+    assert not await claims.carried_by(world.ledger, await world.row(row.id), "third")
 
-    found = await book.row(row.id)
+    found = await world.row(row.id)
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
 
 
-async def test_a_prefect_run_that_two_have_made_at_once_counts_once(book: Book) -> None:
-    row = await claims.request(book.ledger, await book.add(), "1", "manual")
-    assert await claims.carried_by(book.ledger, row, "first")
-    assert not await claims.carried_by(book.ledger, row, "first")
-    assert (await book.row(row.id)).prefect_runs == 1
+async def test_a_prefect_run_that_two_have_made_at_once_counts_once(world: World) -> None:
+    row = await claims.request(world.ledger, await world.add(), "1", "manual")
+    assert await claims.carried_by(world.ledger, row, "first")
+    assert not await claims.carried_by(world.ledger, row, "first")
+    assert (await world.row(row.id)).prefect_runs == 1
 
     # Who is late does not put it in the place of the one that came after it.
-    assert await claims.carried_by(book.ledger, await book.row(row.id), "second")
-    assert not await claims.carried_by(book.ledger, row, "first")
-    found = await book.row(row.id)
+    assert await claims.carried_by(world.ledger, await world.row(row.id), "second")
+    assert not await claims.carried_by(world.ledger, row, "first")
+    found = await world.row(row.id)
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
 
 
-async def test_a_run_without_a_job_needs_none(book: Book, clock: MovedClock) -> None:
+async def test_a_run_without_a_job_needs_none(world: World, clock: MovedClock) -> None:
     offer = offers.Offer(
         offers.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", {"prompt": "Hi"}
     )
 
-    granted = await book.settled(replace(offer, flow_run_id="f"), Status.SUCCEEDED)
+    granted = await world.settled(replace(offer, flow_run_id="f"), Status.SUCCEEDED)
 
     assert granted.job is None
-    assert (await book.row(granted.run_id)).job_id is None
+    assert (await world.row(granted.run_id)).job_id is None
 
 
-async def test_a_foreign_schedule_is_not_judged(book: Book, clock: MovedClock) -> None:
+async def test_a_foreign_schedule_is_not_judged(world: World, clock: MovedClock) -> None:
     # What Prefect schedules of a deployment that is no job of ours has a `flow:` key.
     offer = offers.Offer(
         offers.flow_key("f"), "agent-prompt", "schedule", clock.now(), "here:1", flow_run_id="f"
     )
     clock.move(timedelta(days=1))
 
-    assert isinstance(await book.claim(offer), Granted)
+    assert isinstance(await world.claim(offer), Granted)
 
 
-async def test_a_custom_run_of_a_job_acts_with_what_it_was_given(book: Book) -> None:
-    stored = await book.add()
+async def test_a_custom_run_of_a_job_acts_with_what_it_was_given(world: World) -> None:
+    stored = await world.add()
     given = stored.job.parameters() | {"prompt": "Something else"}
-    offer = book.due(
+    offer = world.offer(
         stored,
-        due=book.clock.now(),
+        due=world.clock.now(),
         occurrence=offers.flow_key("f"),
         trigger="manual",
         parameters=given,
     )
 
-    granted = await book.granted(offer)
+    granted = await world.granted(offer)
 
     assert granted.parameters == given
-    assert (await book.row(granted.run_id)).job_id == stored.id
+    assert (await world.row(granted.run_id)).job_id == stored.id
 
 
-async def test_between_two_attempts_a_run_is_still_at_work(book: Book) -> None:
-    stored = await book.add(every="1m")
-    first = book.due(stored)
-    running = await book.begun(first)
-    until = book.clock.now() + timedelta(seconds=90)
+async def test_between_two_attempts_a_run_is_still_at_work(world: World) -> None:
+    stored = await world.add(every="1m")
+    first = world.offer(stored)
+    running = await world.begun(first)
+    until = world.clock.now() + timedelta(seconds=90)
     failed = Outcome(Status.FAILED, error="429")
-    await claims.retry(book.ledger, running.run_id, running.fence, failed, until)
+    await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
 
-    skipped = await book.claim(book.due(stored))  # due in a minute, before the retry
+    skipped = await world.claim(world.offer(stored))  # due in a minute, before the retry
     assert isinstance(skipped, Waiting)
-    book.clock.set(skipped.until)
-    skipped = await book.claim(book.due(stored, due=book.clock.now()))
+    world.clock.set(skipped.until)
+    skipped = await world.claim(world.offer(stored, due=world.clock.now()))
 
     assert isinstance(skipped, Ended)
     assert skipped.reason.startswith(f"overlap: run {running.run_id[:8]}")
-    book.clock.set(until)
-    again = await book.claim(first)
+    world.clock.set(until)
+    again = await world.claim(first)
     assert isinstance(again, Granted)
     assert (again.run_id, again.fence) == (running.run_id, 3)
 
 
-async def test_a_retry_that_nobody_comes_back_for_does_not_block_its_job(book: Book) -> None:
-    stored = await book.add(every="1m")
-    running = await book.begun(book.due(stored))
+async def test_a_retry_that_nobody_comes_back_for_does_not_block_its_job(world: World) -> None:
+    stored = await world.add(every="1m")
+    running = await world.begun(world.offer(stored))
     failed = Outcome(Status.FAILED, error="429")
-    until = book.clock.now() + timedelta(seconds=5)
-    await claims.retry(book.ledger, running.run_id, running.fence, failed, until)
-    book.clock.set(until + TIMING.run_lease + timedelta(seconds=55))
+    until = world.clock.now() + timedelta(seconds=5)
+    await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
+    world.clock.set(until + TIMING.run_lease + timedelta(seconds=55))
 
-    granted = await book.claim(book.due(stored, due=book.clock.now().replace(second=0)))
+    granted = await world.claim(world.offer(stored, due=world.clock.now().replace(second=0)))
 
     assert isinstance(granted, Granted)

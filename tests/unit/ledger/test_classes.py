@@ -15,7 +15,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Granted, Offer, Waiting
 from daybook.ledger.states import Status
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -23,18 +23,18 @@ LIGHT, HEAVY = "light", "resource-intensive"
 LIMITS = {HEAVY: 1, LIGHT: 2}
 
 
-async def _jobs(book: Book, kinds: str) -> list[StoredJob]:
+async def _jobs(world: World, kinds: str) -> list[StoredJob]:
     """A job for each letter: l for light, m for medium, h for resource-intensive."""
     names = {"l": LIGHT, "m": "medium", "h": HEAVY}
     return [
-        await book.add(f"{kind}{place}", every="1h", **{"class": names[kind]})
+        await world.add(f"{kind}{place}", every="1h", **{"class": names[kind]})
         for place, kind in enumerate(kinds)
     ]
 
 
-def _offers(book: Book, jobs: list[StoredJob], most: int) -> list[Offer]:
+def _offers(world: World, jobs: list[StoredJob], most: int) -> list[Offer]:
     """Of each job one run, whose due times rise by a second and have all passed."""
-    due = book.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
+    due = world.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
     return [
         Offer(
             offers.flow_key(job.row.name),
@@ -52,106 +52,111 @@ def _offers(book: Book, jobs: list[StoredJob], most: int) -> list[Offer]:
     ]
 
 
-async def _next(book: Book, most: int) -> list[str | None]:
-    async with book.ledger.read() as session:
-        found = await claims.next_for_slot(session, book.clock.now(), most, LIMITS)
+async def _next(world: World, most: int) -> list[str | None]:
+    async with world.ledger.read() as session:
+        found = await claims.next_for_slot(session, world.clock.now(), most, LIMITS)
     return [row.flow_run_id for row in found]
 
 
-async def test_a_class_waits_for_its_own_and_holds_no_other_up(book: Book) -> None:
-    first, second, other = _offers(book, await _jobs(book, "hhm"), most=4)
-    held = await book.begun(first)
+async def test_a_class_waits_for_its_own_and_holds_no_other_up(world: World) -> None:
+    first, second, other = _offers(world, await _jobs(world, "hhm"), most=4)
+    held = await world.begun(first)
 
-    answer = await book.claim(second)
+    answer = await world.claim(second)
 
     assert isinstance(answer, Waiting)
     assert answer.why == "1 of 1 resource-intensive runs are at work"
-    assert (await book.row(str(answer.run_id))).waits_for == "slot"
-    assert isinstance(await book.claim(other), Granted)  # though it was due later
-    assert await _next(book, 4) == []
+    assert (await world.row(str(answer.run_id))).waits_for == "slot"
+    assert isinstance(await world.claim(other), Granted)  # though it was due later
+    assert await _next(world, 4) == []
 
-    await book.settle(held, Status.SUCCEEDED)
-    assert await _next(book, 4) == ["h1"]
-    assert isinstance(await book.claim(second), Granted)
+    await world.settle(held, Status.SUCCEEDED)
+    assert await _next(world, 4) == ["h1"]
+    assert isinstance(await world.claim(second), Granted)
 
 
-async def test_a_free_slot_of_a_class_is_its_earliest_due_ones(book: Book) -> None:
-    *three, late = _offers(book, await _jobs(book, "hhhh"), most=4)
-    held = await book.begun(three[0])
+async def test_a_free_slot_of_a_class_is_its_earliest_due_ones(world: World) -> None:
+    *three, late = _offers(world, await _jobs(world, "hhhh"), most=4)
+    held = await world.begun(three[0])
     for each in (*three[:0:-1], late):
-        assert isinstance(await book.claim(each), Waiting)
-    await book.settle(held, Status.SUCCEEDED)
+        assert isinstance(await world.claim(each), Waiting)
+    await world.settle(held, Status.SUCCEEDED)
 
-    answer = await book.claim(late)
+    answer = await world.claim(late)
     assert isinstance(answer, Waiting)
     assert (
         answer.why == "0 of 1 resource-intensive runs are at work, and 2 that were due earlier wait"
     )
-    assert isinstance(await book.claim(three[1]), Granted)
+    assert isinstance(await world.claim(three[1]), Granted)
 
 
-async def test_the_limit_of_all_binds_every_class(book: Book) -> None:
-    one, two, third = _offers(book, await _jobs(book, "lhl"), most=2)
-    await book.begun(one)
-    await book.begun(two)
+async def test_the_limit_of_all_binds_every_class(world: World) -> None:
+    one, two, third = _offers(world, await _jobs(world, "lhl"), most=2)
+    await world.begun(one)
+    await world.begun(two)
 
-    answer = await book.claim(third)
+    answer = await world.claim(third)
 
     assert isinstance(answer, Waiting)
     assert answer.why == "2 of 2 runs are at work"
 
 
-async def test_those_woken_are_what_can_begin_and_no_more(book: Book) -> None:
-    jobs = await _jobs(book, "mmm" + "hhh" + "lll" + "mm")
+async def test_those_woken_are_what_can_begin_and_no_more(world: World) -> None:
+    jobs = await _jobs(world, "mmm" + "hhh" + "lll" + "mm")
     blockers, others = jobs[:3], jobs[3:]
-    all_of_them = _offers(book, [*blockers, *others], most=3)
-    held = [await book.begun(each) for each in all_of_them[:3]]
+    all_of_them = _offers(world, [*blockers, *others], most=3)
+    held = [await world.begun(each) for each in all_of_them[:3]]
     for each in all_of_them[3:]:
-        assert isinstance(await book.claim(each), Waiting)
+        assert isinstance(await world.claim(each), Waiting)
     for blocker in held:
-        await book.settle(blocker, Status.SUCCEEDED)
+        await world.settle(blocker, Status.SUCCEEDED)
 
-    assert await _next(book, 3) == ["h3", "l6", "l7"]
-    assert await _next(book, 5) == ["h3", "l6", "l7", "m9", "m10"]
+    assert await _next(world, 3) == ["h3", "l6", "l7"]
+    assert await _next(world, 5) == ["h3", "l6", "l7", "m9", "m10"]
     # What is woken is what the claim grants, in whatever order they come.
     by_name = {each.flow_run_id: each for each in all_of_them}
     granted = [
         name
         for name in ("m10", "m9", "l8", "l7", "l6", "h5", "h4", "h3")
-        if isinstance(await book.claim(by_name[name]), Granted)
+        if isinstance(await world.claim(by_name[name]), Granted)
     ]
     assert sorted(granted) == ["h3", "l6", "l7"]
 
 
-async def test_without_limits_of_their_own_only_that_of_all_binds(book: Book) -> None:
-    many = _offers(book, await _jobs(book, "hhhhh"), most=4)
-    answers = [await book.claim(replace(each, classes={})) for each in many]
+async def test_without_limits_of_their_own_only_that_of_all_binds(world: World) -> None:
+    many = _offers(world, await _jobs(world, "hhhhh"), most=4)
+    answers = [await world.claim(replace(each, classes={})) for each in many]
     assert [type(each) for each in answers] == [Granted] * 4 + [Waiting]
 
 
-async def test_a_run_without_a_class_is_medium(book: Book) -> None:
+async def test_a_run_without_a_class_is_medium(world: World) -> None:
     """A direct call, or one that a version before this one wrote down."""
     limits = {"medium": 1}
     direct = Offer(
-        offers.flow_key("d"), "agent-prompt", "direct", book.clock.now(), "here:1", {"prompt": "Hi"}
+        offers.flow_key("d"),
+        "agent-prompt",
+        "direct",
+        world.clock.now(),
+        "here:1",
+        {"prompt": "Hi"},
     )
-    await book.granted(direct)
-    (job,) = _offers(book, await _jobs(book, "m"), most=4)
+    await world.granted(direct)
+    (job,) = _offers(world, await _jobs(world, "m"), most=4)
 
-    answer = await book.claim(replace(job, classes=limits))
+    answer = await world.claim(replace(job, classes=limits))
 
     assert isinstance(answer, Waiting)
     assert answer.why == "1 of 1 medium runs are at work"
 
 
 @pytest.mark.slow
-async def test_of_fifty_that_claim_at_once_no_limit_is_exceeded(book: Book) -> None:
-    left = _offers(book, await _jobs(book, "lmmmh" * 10), most=6)
+async def test_of_fifty_that_claim_at_once_no_limit_is_exceeded(world: World) -> None:
+    left = _offers(world, await _jobs(world, "lmmmh" * 10), most=6)
     order = {each.occurrence: each.due for each in left}
     began: list[str] = []
     async with AsyncExitStack() as opened:
         ledgers = [
-            await opened.enter_async_context(Ledger(book.ledger.address, book.clock))
+            await opened.enter_async_context(Ledger(world.ledger.address, world.clock))
             for _ in range(10)
         ]
         while left:
@@ -166,11 +171,11 @@ async def test_of_fifty_that_claim_at_once_no_limit_is_exceeded(book: Book) -> N
             began += [each.occurrence for each in granted]
             left = [each for each in left if each.occurrence not in began]
             for each in granted:
-                await claims.begin(book.ledger, each.run_id, each.fence)
-                await book.settle(each, Status.SUCCEEDED)
+                await claims.begin(world.ledger, each.run_id, each.fence)
+                await world.settle(each, Status.SUCCEEDED)
 
     assert len(began) == len(set(began)) == 50
-    assert {row.status for row in await book.rows()} == {"succeeded"}  # none missed for waiting
+    assert {row.status for row in await world.rows()} == {"succeeded"}  # none missed for waiting
     # From the second round on the ledger knew who waits: of a class each began when it was due.
     for kind in "lmh":
         of_kind = [order[each] for each in began if each.startswith(f"flow:{kind}")]

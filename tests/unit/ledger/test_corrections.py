@@ -15,7 +15,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import upcoming
 from daybook.spec.job import edit
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -23,147 +23,147 @@ SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hou
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 
-async def advance(book: Book, stored: StoredJob) -> audit.Audited:
-    done = await audit.advance(book.ledger, stored.id, book.clock.now())
+async def advance(world: World, stored: StoredJob) -> audit.Audited:
+    done = await audit.advance(world.ledger, stored.id, world.clock.now())
     assert done is not None
     return done
 
 
-async def test_a_corrected_due_time_waits_for_its_time_and_is_judged_then(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", catch_up="none")
+async def test_a_corrected_due_time_waits_for_its_time_and_is_judged_then(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", catch_up="none")
     dues = [NOON + HOUR, NOON + 2 * HOUR]
-    assert await corrections.ask(book.ledger, stored.id, 1, dues, "a change of the clocks") == 2
-    assert await corrections.ask(book.ledger, stored.id, 1, dues, "a change of the clocks") == 0
-    first, second = await book.rows()
+    assert await corrections.ask(world.ledger, stored.id, 1, dues, "a change of the clocks") == 2
+    assert await corrections.ask(world.ledger, stored.id, 1, dues, "a change of the clocks") == 0
+    first, second = await world.rows()
 
-    assert isinstance(await book.claim(book.asked(first)), Waiting)
-    granted = await book.granted(book.asked(first))
+    assert isinstance(await world.claim(world.offer_of(first)), Waiting)
+    granted = await world.granted(world.offer_of(first))
     assert (granted.due, granted.trigger) == (dues[0], "schedule")
 
-    book.clock.set(dues[1] + 2 * MINUTE)
-    late = await book.claim(book.asked(second))
+    world.clock.set(dues[1] + 2 * MINUTE)
+    late = await world.claim(world.offer_of(second))
     assert isinstance(late, Ended)
     assert late.status is Status.MISSED
 
 
-async def test_one_for_which_nobody_came_is_judged_by_the_audit(book: Book) -> None:
-    none = await book.add("none", cron="0 * * * *", catch_up="none")
-    latest = await book.add("latest", cron="0 * * * *", catch_up="latest")
+async def test_one_for_which_nobody_came_is_judged_by_the_audit(world: World) -> None:
+    none = await world.add("none", cron="0 * * * *", catch_up="none")
+    latest = await world.add("latest", cron="0 * * * *", catch_up="latest")
     for stored in (none, latest):
-        await corrections.ask(book.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
-    book.clock.set(NOON + HOUR + 2 * MINUTE)
+        await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+    world.clock.set(NOON + HOUR + 2 * MINUTE)
 
-    assert (await advance(book, none)).missed == 1
-    assert (await advance(book, latest)).waiting == 1
+    assert (await advance(world, none)).missed == 1
+    assert (await advance(world, latest)).waiting == 1
 
-    by_job = {row.job_id: (row.status, row.trigger, row.waits_for) for row in await book.rows()}
+    by_job = {row.job_id: (row.status, row.trigger, row.waits_for) for row in await world.rows()}
     assert by_job == {none.id: ("missed", "schedule", ""), latest.id: ("waiting", "catch_up", "")}
 
 
-async def test_one_that_is_not_due_any_more_is_skipped(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *")
-    await corrections.ask(book.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
-    (row,) = await book.rows()
-    await book.edit(stored.id, cron="30 * * * *")
-    assert await corrections.ask(book.ledger, stored.id, 1, [NOON + 2 * HOUR], "by the old") == 0
-    book.clock.set(NOON + HOUR)
+async def test_one_that_is_not_due_any_more_is_skipped(world: World) -> None:
+    stored = await world.add(cron="0 * * * *")
+    await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+    (row,) = await world.rows()
+    await world.edit(stored.id, cron="30 * * * *")
+    assert await corrections.ask(world.ledger, stored.id, 1, [NOON + 2 * HOUR], "by the old") == 0
+    world.clock.set(NOON + HOUR)
 
-    answer = await book.claim(book.asked(row))
+    answer = await world.claim(world.offer_of(row))
 
     assert isinstance(answer, Ended)
     assert (answer.status, answer.reason) == (Status.SKIPPED, "not due any more")
 
 
-async def _corrected(book: Book, how: str, **fields: str) -> tuple[StoredJob, RunRow]:
+async def _corrected(world: World, how: str, **fields: str) -> tuple[StoredJob, RunRow]:
     """A job with a row for its next due time, made an hour ahead, and then edited."""
-    stored = await book.add(cron="0 * * * *", prompt="The old", deadline="30s", **fields)
+    stored = await world.add(cron="0 * * * *", prompt="The old", deadline="30s", **fields)
     if how == "crashed":
-        crashed = EndInPrefect("f", "CRASHED", "Crashed", "", book.due(stored, flow_run_id="f"))
-        assert await ends.take(book.ledger, crashed) is Status.WAITING
+        crashed = EndInPrefect("f", "CRASHED", "Crashed", "", world.offer(stored, flow_run_id="f"))
+        assert await ends.take(world.ledger, crashed) is Status.WAITING
     else:
-        await corrections.ask(book.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
-    book.clock.move(MINUTE)
-    edited = await book.edit(stored.id, prompt="The new", agent="other", deadline="")
-    (row,) = await book.rows()
+        await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+    world.clock.move(MINUTE)
+    edited = await world.edit(stored.id, prompt="The new", agent="other", deadline="")
+    (row,) = await world.rows()
     return edited, row
 
 
 @pytest.mark.parametrize("how", ["asked", "crashed"])
 @pytest.mark.parametrize("late", [0, 40])
 async def test_one_acts_with_the_revision_in_force_at_its_due_time(
-    book: Book, how: str, late: int
+    world: World, how: str, late: int
 ) -> None:
-    edited, row = await _corrected(book, how)
-    book.clock.set(NOON + HOUR + late * SECOND)
-    await leases.expire_all(book.ledger)  # the deadline of before is withdrawn
+    edited, row = await _corrected(world, how)
+    world.clock.set(NOON + HOUR + late * SECOND)
+    await leases.expire_all(world.ledger)  # the deadline of before is withdrawn
 
-    granted = await book.granted(book.asked(row))
+    granted = await world.granted(world.offer_of(row))
 
     assert granted.parameters == edited.job.parameters()
     assert granted.parameters["prompt"] == "The new"
     assert (granted.due, granted.queued_at) == (NOON + HOUR, NOON + HOUR)
-    row = await book.row(granted.run_id)
+    row = await world.row(granted.run_id)
     assert (row.revision, row.agent, row.parameters) == (2, "other", granted.parameters)
 
 
 @pytest.mark.parametrize("how", ["asked", "crashed"])
 @pytest.mark.parametrize(("catch_up", "status"), [("none", "missed"), ("latest", "waiting")])
 async def test_the_audit_judges_one_by_the_revision_in_force_at_its_due_time(
-    book: Book, how: str, catch_up: str, status: str
+    world: World, how: str, catch_up: str, status: str
 ) -> None:
-    edited, row = await _corrected(book, how, catch_up=catch_up)
-    book.clock.set(NOON + HOUR + 2 * MINUTE)
-    await book.edit(edited.id, prompt="Later than that")
+    edited, row = await _corrected(world, how, catch_up=catch_up)
+    world.clock.set(NOON + HOUR + 2 * MINUTE)
+    await world.edit(edited.id, prompt="Later than that")
 
-    await advance(book, edited)
+    await advance(world, edited)
 
-    (row,) = await book.rows()
+    (row,) = await world.rows()
     assert (row.status, row.revision, row.agent) == (status, 2, "other")
     assert row.parameters == edited.job.parameters()
 
 
-async def test_one_is_staggered_by_the_revision_in_force_at_its_due_time(book: Book) -> None:
+async def test_one_is_staggered_by_the_revision_in_force_at_its_due_time(world: World) -> None:
     for name in ("a", "b", "c", "d", "e", "f"):
-        stored = await book.add(name, cron="0 * * * *", stagger="30m", catch_up="none")
+        stored = await world.add(name, cron="0 * * * *", stagger="30m", catch_up="none")
         if upcoming.offset(stored.id, timedelta(minutes=30)) > 2 * MINUTE:
             break
-    await corrections.ask(book.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
-    (row,) = await book.rows()
-    book.clock.move(MINUTE)
-    await book.edit(stored.id, stagger="")
-    book.clock.set(NOON + HOUR)
+    await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
+    (row,) = await world.rows()
+    world.clock.move(MINUTE)
+    await world.edit(stored.id, stagger="")
+    world.clock.set(NOON + HOUR)
 
-    assert isinstance(await book.claim(book.asked(row)), Granted)
+    assert isinstance(await world.claim(world.offer_of(row)), Granted)
 
 
-async def test_what_began_goes_on_with_what_it_began_with(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", prompt="The old")
-    offer = book.due(stored)
-    granted = await book.begun(offer)
+async def test_what_began_goes_on_with_what_it_began_with(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", prompt="The old")
+    offer = world.offer(stored)
+    granted = await world.begun(offer)
     broke = Outcome(Status.FAILED, error="it broke")
-    until = book.clock.now() + MINUTE
-    await claims.retry(book.ledger, granted.run_id, granted.fence, broke, until)
-    await _known_late(book, stored, prompt="The new")
-    book.clock.set(until)
+    until = world.clock.now() + MINUTE
+    await claims.retry(world.ledger, granted.run_id, granted.fence, broke, until)
+    await _known_late(world, stored, prompt="The new")
+    world.clock.set(until)
 
-    assert (await book.granted(offer)).parameters["prompt"] == "The old"
+    assert (await world.granted(offer)).parameters["prompt"] == "The old"
 
 
-async def _known_late(book: Book, stored: StoredJob, **changes: str) -> None:
+async def _known_late(world: World, stored: StoredJob, **changes: str) -> None:
     """An edit in Prefect of a minute after the job was made, of which the ledger knows only now."""
-    async with book.ledger.write() as session:
-        now, at = book.clock.now(), stored.row.created_at + MINUTE
+    async with world.ledger.write() as session:
+        now, at = world.clock.now(), stored.row.created_at + MINUTE
         job = edit(stored.job, changes, now=now)
         await jobs.change(session, stored, job, now, edited=at, source="prefect")
 
 
-async def test_one_edited_in_prefect_before_its_time_acts_as_edited(book: Book) -> None:
+async def test_one_edited_in_prefect_before_its_time_acts_as_edited(world: World) -> None:
     # It waits for a slot that another has, when the ledger gets to know of the edit.
-    stored = await book.add(cron="0 * * * *", prompt="The old")
-    other = await book.begun(book.due(await book.add("other")))
-    offer = book.due(stored, due=other.due, most=1)
-    assert isinstance(await book.claim(offer), Waiting)
-    await _known_late(book, stored, prompt="The new")
-    await book.settle(other, Status.SUCCEEDED)
+    stored = await world.add(cron="0 * * * *", prompt="The old")
+    other = await world.begun(world.offer(await world.add("other")))
+    offer = world.offer(stored, due=other.due, most=1)
+    assert isinstance(await world.claim(offer), Waiting)
+    await _known_late(world, stored, prompt="The new")
+    await world.settle(other, Status.SUCCEEDED)
 
-    assert (await book.granted(offer)).parameters["prompt"] == "The new"
+    assert (await world.granted(offer)).parameters["prompt"] == "The new"

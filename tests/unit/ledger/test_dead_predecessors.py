@@ -14,7 +14,7 @@ from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, Status
 from daybook.spec import upcoming
 from daybook.timing import TIMING
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -24,135 +24,135 @@ NEW = "there:2"
 """The process that claims after the crash; `Book` claims as another one."""
 
 
-async def _job(book: Book, **fields: Any) -> StoredJob:
-    return await book.add(**{"every": "1h", "session": "new", **fields})
+async def _job(world: World, **fields: Any) -> StoredJob:
+    return await world.add(**{"every": "1h", "session": "new", **fields})
 
 
-async def _dead(book: Book, stored: StoredJob, *, began: bool = True) -> Granted:
+async def _dead(world: World, stored: StoredJob, *, began: bool = True) -> Granted:
     """The job's next due time is at work when its machine dies, 50 minutes later."""
-    first = book.due(stored)
-    granted = await (book.begun(first) if began else book.granted(first))
-    book.clock.move(50 * MINUTE)
-    await leases.renew(book.ledger, granted.run_id, granted.fence)
+    first = world.offer(stored)
+    granted = await (world.begun(first) if began else world.granted(first))
+    world.clock.move(50 * MINUTE)
+    await leases.renew(world.ledger, granted.run_id, granted.fence)
     return granted
 
 
-async def _claimed(book: Book, stored: StoredJob, at: timedelta) -> tuple[Offer, Answer]:
+async def _claimed(world: World, stored: StoredJob, at: timedelta) -> tuple[Offer, Answer]:
     """Claim the job's next due time, so long after it."""
-    offer = book.due(stored, holder=NEW)
-    book.clock.set(offer.due + at)
-    return offer, await book.claim(offer)
+    offer = world.offer(stored, holder=NEW)
+    world.clock.set(offer.due + at)
+    return offer, await world.claim(offer)
 
 
-async def _judged(book: Book) -> None:
+async def _judged(world: World) -> None:
     """What the keeper does until every lost lease is judged."""
     for _ in range(3):
-        await leases.expire_all(book.ledger)
-        if not any(row.state in HELD for row in await book.rows()):
+        await leases.expire_all(world.ledger)
+        if not any(row.state in HELD for row in await world.rows()):
             return
-        book.clock.move(TIMING.run_lease)
+        world.clock.move(TIMING.run_lease)
     raise AssertionError("a lease was not judged")
 
 
-async def _became(book: Book) -> list[tuple[str, str, int]]:
-    return [(row.status, row.trigger, row.attempts) for row in await book.rows()]
+async def _became(world: World) -> list[tuple[str, str, int]]:
+    return [(row.status, row.trigger, row.attempts) for row in await world.rows()]
 
 
-async def test_a_catch_up_waits_for_the_judgement_of_its_dead_predecessor(book: Book) -> None:
-    stored = await _job(book)
-    dead = await _dead(book, stored)
+async def test_a_catch_up_waits_for_the_judgement_of_its_dead_predecessor(world: World) -> None:
+    stored = await _job(world)
+    dead = await _dead(world, stored)
 
-    offer, answer = await _claimed(book, stored, at=20 * MINUTE)
+    offer, answer = await _claimed(world, stored, at=20 * MINUTE)
 
     assert isinstance(answer, Waiting)
-    assert answer.until == book.clock.now() + TIMING.run_lease
+    assert answer.until == world.clock.now() + TIMING.run_lease
     why = f"overlap: it is not known yet whether run {dead.run_id[:8]} of "
     assert answer.why.startswith(why)
-    row = await book.row(str(answer.run_id))
+    row = await world.row(str(answer.run_id))
     assert (row.status, row.waits_for, row.reason) == ("waiting", "holder", answer.why)
 
-    book.clock.set(answer.until)
-    assert isinstance(await book.claim(offer), Granted)
-    assert await _became(book) == [("unknown", "schedule", 1), ("claimed", "catch_up", 0)]
+    world.clock.set(answer.until)
+    assert isinstance(await world.claim(offer), Granted)
+    assert await _became(world) == [("unknown", "schedule", 1), ("claimed", "catch_up", 0)]
 
 
-async def test_the_keeper_s_judgement_wakes_what_waits_for_it(book: Book) -> None:
-    stored = await _job(book)
-    await _dead(book, stored)
-    offer, _ = await _claimed(book, stored, at=20 * MINUTE)
+async def test_the_keeper_s_judgement_wakes_what_waits_for_it(world: World) -> None:
+    stored = await _job(world)
+    await _dead(world, stored)
+    offer, _ = await _claimed(world, stored, at=20 * MINUTE)
 
-    await _judged(book)
+    await _judged(world)
 
-    async with book.ledger.read() as session:
-        (woken,) = await claims.next_for_slot(session, book.clock.now(), 1)
+    async with world.ledger.read() as session:
+        (woken,) = await claims.next_for_slot(session, world.clock.now(), 1)
     assert (woken.occurrence, woken.status) == (offer.occurrence, "waiting")
-    assert isinstance(await book.claim(offer), Granted)
+    assert isinstance(await world.claim(offer), Granted)
 
 
-async def test_judged_before_the_first_claim_it_runs_at_once(book: Book) -> None:
-    stored = await _job(book)
-    await _dead(book, stored)
-    await _judged(book)
+async def test_judged_before_the_first_claim_it_runs_at_once(world: World) -> None:
+    stored = await _job(world)
+    await _dead(world, stored)
+    await _judged(world)
 
-    _, answer = await _claimed(book, stored, at=20 * MINUTE)
+    _, answer = await _claimed(world, stored, at=20 * MINUTE)
 
     assert isinstance(answer, Granted)
 
 
-async def test_a_holder_that_renews_is_at_work_and_what_waited_is_skipped(book: Book) -> None:
+async def test_a_holder_that_renews_is_at_work_and_what_waited_is_skipped(world: World) -> None:
     """The ledger was away for longer than a lease; the run went on."""
-    stored = await _job(book)
-    running = await _dead(book, stored)
-    offer, answer = await _claimed(book, stored, at=SECOND)
+    stored = await _job(world)
+    running = await _dead(world, stored)
+    offer, answer = await _claimed(world, stored, at=SECOND)
     assert isinstance(answer, Waiting)
 
-    assert await leases.renew(book.ledger, running.run_id, running.fence)
-    book.clock.set(answer.until)
-    await leases.renew(book.ledger, running.run_id, running.fence)
-    told = await book.claim(offer)
+    assert await leases.renew(world.ledger, running.run_id, running.fence)
+    world.clock.set(answer.until)
+    await leases.renew(world.ledger, running.run_id, running.fence)
+    told = await world.claim(offer)
 
     assert isinstance(told, Ended)
     assert told.status is Status.SKIPPED
     assert told.reason.startswith(f"overlap: run {running.run_id[:8]} of ")
-    assert await book.settle(running, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert await world.settle(running, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
 async def test_an_outcome_that_comes_in_time_proves_that_the_holder_was_at_work(
-    book: Book,
+    world: World,
 ) -> None:
-    stored = await _job(book)
-    running = await _dead(book, stored)
-    _, answer = await _claimed(book, stored, at=SECOND)
+    stored = await _job(world)
+    running = await _dead(world, stored)
+    _, answer = await _claimed(world, stored, at=SECOND)
     assert isinstance(answer, Waiting)
-    assert await leases.renew(book.ledger, running.run_id, running.fence)
+    assert await leases.renew(world.ledger, running.run_id, running.fence)
 
-    await book.settle(running, Status.SUCCEEDED)
+    await world.settle(running, Status.SUCCEEDED)
 
-    row = await book.row(str(answer.run_id))
+    row = await world.row(str(answer.run_id))
     assert (row.status, row.attempts) == ("skipped", 0)
     assert row.reason.startswith(f"overlap: run {running.run_id[:8]} of ")
 
 
-async def test_an_outcome_that_comes_after_the_lease_proves_nothing(book: Book) -> None:
+async def test_an_outcome_that_comes_after_the_lease_proves_nothing(world: World) -> None:
     """Such as one that lay in the spool when the machine died."""
-    stored = await _job(book)
-    running = await _dead(book, stored)
-    offer, _ = await _claimed(book, stored, at=20 * MINUTE)
+    stored = await _job(world)
+    running = await _dead(world, stored)
+    offer, _ = await _claimed(world, stored, at=20 * MINUTE)
 
-    await book.settle(running, Status.SUCCEEDED)
+    await world.settle(running, Status.SUCCEEDED)
 
-    assert isinstance(await book.claim(offer), Granted)
+    assert isinstance(await world.claim(offer), Granted)
 
 
 async def test_a_lease_that_still_runs_proves_nothing_about_the_time_after_the_last_renewal(
-    book: Book,
+    world: World,
 ) -> None:
-    stored = await _job(book, every="1m")
-    dead = await book.begun(book.due(stored))
-    book.clock.move(40 * SECOND)
-    assert await leases.renew(book.ledger, dead.run_id, dead.fence)  # and it dies
+    stored = await _job(world, every="1m")
+    dead = await world.begun(world.offer(stored))
+    world.clock.move(40 * SECOND)
+    assert await leases.renew(world.ledger, dead.run_id, dead.fence)  # and it dies
 
-    offer, answer = await _claimed(book, stored, at=timedelta())
+    offer, answer = await _claimed(world, stored, at=timedelta())
 
     assert isinstance(answer, Waiting)
     heard = offer.due - 20 * SECOND
@@ -160,241 +160,241 @@ async def test_a_lease_that_still_runs_proves_nothing_about_the_time_after_the_l
     looks = []
     while isinstance(answer, Waiting):
         looks.append(answer.until - heard)
-        book.clock.set(answer.until)
-        answer = await book.claim(offer)
+        world.clock.set(answer.until)
+        answer = await world.claim(offer)
     assert looks == [25 * SECOND, TIMING.run_lease, 2 * TIMING.run_lease]
     assert isinstance(answer, Granted)
 
 
-async def test_a_holder_that_was_heard_of_since_the_due_time_is_at_work(book: Book) -> None:
-    stored = await _job(book, every="1m")
-    running = await book.begun(book.due(stored))
-    offer = book.due(stored, holder=NEW)
-    book.clock.set(offer.due)
-    assert await leases.renew(book.ledger, running.run_id, running.fence)
-    book.clock.move(30 * SECOND)
+async def test_a_holder_that_was_heard_of_since_the_due_time_is_at_work(world: World) -> None:
+    stored = await _job(world, every="1m")
+    running = await world.begun(world.offer(stored))
+    offer = world.offer(stored, holder=NEW)
+    world.clock.set(offer.due)
+    assert await leases.renew(world.ledger, running.run_id, running.fence)
+    world.clock.move(30 * SECOND)
 
-    assert isinstance(await book.claim(offer), Ended)
-
-
-async def test_the_process_that_claims_knows_that_its_own_run_is_at_work(book: Book) -> None:
-    stored = await _job(book, every="1m")
-    running = await book.begun(book.due(stored))
-    book.clock.move(40 * SECOND)
-    assert await leases.renew(book.ledger, running.run_id, running.fence)
-
-    assert isinstance((await _claimed(book, stored, at=timedelta()))[1], Waiting)
-    second = book.due(stored, due=book.clock.now())
-    assert isinstance(await book.claim(second), Ended)
+    assert isinstance(await world.claim(offer), Ended)
 
 
-async def test_it_is_not_missed_when_its_window_ends_while_it_waits(book: Book) -> None:
-    stored = await _job(book)
-    await _dead(book, stored)
-    offer, answer = await _claimed(book, stored, at=30 * MINUTE)  # the end of its window
+async def test_the_process_that_claims_knows_that_its_own_run_is_at_work(world: World) -> None:
+    stored = await _job(world, every="1m")
+    running = await world.begun(world.offer(stored))
+    world.clock.move(40 * SECOND)
+    assert await leases.renew(world.ledger, running.run_id, running.fence)
+
+    assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Waiting)
+    second = world.offer(stored, due=world.clock.now())
+    assert isinstance(await world.claim(second), Ended)
+
+
+async def test_it_is_not_missed_when_its_window_ends_while_it_waits(world: World) -> None:
+    stored = await _job(world)
+    await _dead(world, stored)
+    offer, answer = await _claimed(world, stored, at=30 * MINUTE)  # the end of its window
     assert isinstance(answer, Waiting)
-    book.clock.set(answer.until)
+    world.clock.set(answer.until)
 
-    assert isinstance(await book.claim(offer), Granted)
+    assert isinstance(await world.claim(offer), Granted)
 
 
 @pytest.mark.parametrize(("again", "expected"), [(25 * MINUTE, "claimed"), (40 * MINUTE, "missed")])
 async def test_left_undecided_by_a_second_standstill_it_is_judged_anew(
-    book: Book, again: timedelta, expected: str
+    world: World, again: timedelta, expected: str
 ) -> None:
-    stored = await _job(book)
-    await _dead(book, stored)
-    offer, answer = await _claimed(book, stored, at=10 * MINUTE)
+    stored = await _job(world)
+    await _dead(world, stored)
+    offer, answer = await _claimed(world, stored, at=10 * MINUTE)
     assert isinstance(answer, Waiting)
-    book.clock.set(offer.due + again)
-    answer = await book.claim(offer)
+    world.clock.set(offer.due + again)
+    answer = await world.claim(offer)
     assert isinstance(answer, Granted if expected == "claimed" else Ended)
 
-    assert (await book.rows())[-1].status == expected
+    assert (await world.rows())[-1].status == expected
 
 
-async def test_of_several_that_wait_the_latest_stays(book: Book) -> None:
-    stored = await _job(book, every="30s")
-    await book.begun(book.due(stored))
-    offers = [(await _claimed(book, stored, at=timedelta()))[0] for _ in range(2)]
+async def test_of_several_that_wait_the_latest_stays(world: World) -> None:
+    stored = await _job(world, every="30s")
+    await world.begun(world.offer(stored))
+    offers = [(await _claimed(world, stored, at=timedelta()))[0] for _ in range(2)]
 
-    rows = await book.rows()
+    rows = await world.rows()
     assert [row.status for row in rows] == ["acting", "skipped", "waiting"]
     assert rows[1].reason == f"overlap: the run of {offers[1].due:%F %T} UTC took its place"
-    earlier = book.due(stored, due=offers[0].due, holder=NEW)
-    assert isinstance(await book.claim(earlier), Ended)
-    await _judged(book)
-    assert isinstance(await book.claim(offers[1]), Granted)
+    earlier = world.offer(stored, due=offers[0].due, holder=NEW)
+    assert isinstance(await world.claim(earlier), Ended)
+    await _judged(world)
+    assert isinstance(await world.claim(offers[1]), Granted)
 
 
 @pytest.mark.parametrize("lost_first", [False, True])
 async def test_what_was_lost_before_its_effect_gives_way_to_the_later_due_time(
-    book: Book, lost_first: bool
+    world: World, lost_first: bool
 ) -> None:
-    stored = await _job(book)
-    first = book.due(stored, holder=NEW)
-    await _dead(book, stored, began=False)
-    offer, _ = await _claimed(book, stored, at=10 * MINUTE)
-    await _judged(book)
+    stored = await _job(world)
+    first = world.offer(stored, holder=NEW)
+    await _dead(world, stored, began=False)
+    offer, _ = await _claimed(world, stored, at=10 * MINUTE)
+    await _judged(world)
 
     answers = [
-        await book.claim(each) for each in ((first, offer) if lost_first else (offer, first))
+        await world.claim(each) for each in ((first, offer) if lost_first else (offer, first))
     ]
 
     assert sorted(type(each).__name__ for each in answers) == ["Ended", "Granted"]
-    assert await _became(book) == [("skipped", "schedule", 0), ("claimed", "catch_up", 0)]
+    assert await _became(world) == [("skipped", "schedule", 0), ("claimed", "catch_up", 0)]
 
 
-async def test_what_was_lost_before_its_effect_runs_where_no_later_one_waits(book: Book) -> None:
-    stored = await _job(book)
-    first = book.due(stored, holder=NEW)
-    await _dead(book, stored, began=False)
-    await _judged(book)
+async def test_what_was_lost_before_its_effect_runs_where_no_later_one_waits(world: World) -> None:
+    stored = await _job(world)
+    first = world.offer(stored, holder=NEW)
+    await _dead(world, stored, began=False)
+    await _judged(world)
 
-    assert isinstance(await book.claim(first), Granted)
+    assert isinstance(await world.claim(first), Granted)
 
 
 @pytest.mark.parametrize("judged_first", [False, True])
 @pytest.mark.parametrize("lost_first", [False, True])
 async def test_a_run_that_is_run_again_comes_after_the_due_time_that_waited(
-    book: Book, lost_first: bool, judged_first: bool
+    world: World, lost_first: bool, judged_first: bool
 ) -> None:
-    stored = await _job(book, on_lost="rerun", retry_delay="1s", retries=1)
-    first = book.due(stored, holder=NEW)
-    await _dead(book, stored)
-    offer = book.due(stored, holder=NEW)
-    book.clock.set(offer.due + 10 * MINUTE)
+    stored = await _job(world, on_lost="rerun", retry_delay="1s", retries=1)
+    first = world.offer(stored, holder=NEW)
+    await _dead(world, stored)
+    offer = world.offer(stored, holder=NEW)
+    world.clock.set(offer.due + 10 * MINUTE)
     if judged_first:  # by the keeper, whose audit also makes the row of what no worker claimed
-        await _judged(book)
-        await audit.advance(book.ledger, stored.id, book.clock.now())
+        await _judged(world)
+        await audit.advance(world.ledger, stored.id, world.clock.now())
     else:
-        assert isinstance(await book.claim(offer), Waiting)
-        await _judged(book)
-    book.clock.move(5 * SECOND)  # the pause before the rerun is over
+        assert isinstance(await world.claim(offer), Waiting)
+        await _judged(world)
+    world.clock.move(5 * SECOND)  # the pause before the rerun is over
     for each in (first, offer) if lost_first else (offer, first):
-        answer = await book.claim(each)
+        answer = await world.claim(each)
         assert isinstance(answer, Waiting if each is first else Granted), answer
-    granted = answer if isinstance(answer, Granted) else await _granted_as(book, offer)
+    granted = answer if isinstance(answer, Granted) else await _granted_as(world, offer)
 
-    await claims.begin(book.ledger, granted.run_id, granted.fence)
-    assert isinstance(await book.claim(first), Waiting)
-    await book.settle(granted, Status.SUCCEEDED)
+    await claims.begin(world.ledger, granted.run_id, granted.fence)
+    assert isinstance(await world.claim(first), Waiting)
+    await world.settle(granted, Status.SUCCEEDED)
 
-    assert isinstance(await book.claim(first), Granted)
-    assert await _became(book) == [("claimed", "schedule", 1), ("succeeded", "catch_up", 1)]
+    assert isinstance(await world.claim(first), Granted)
+    assert await _became(world) == [("claimed", "schedule", 1), ("succeeded", "catch_up", 1)]
 
 
-async def _granted_as(book: Book, offer: Offer) -> Granted:
-    (row,) = [each for each in await book.rows() if each.occurrence == offer.occurrence]
-    return await claims.granted(book.ledger, row.id, row.fence)
+async def _granted_as(world: World, offer: Offer) -> Granted:
+    (row,) = [each for each in await world.rows() if each.occurrence == offer.occurrence]
+    return await claims.granted(world.ledger, row.id, row.fence)
 
 
 async def test_a_due_time_that_comes_after_the_judgement_is_skipped_for_the_rerun(
-    book: Book,
+    world: World,
 ) -> None:
-    stored = await _job(book, on_lost="rerun", retry_delay="5m", retries=1)
-    dead = await _dead(book, stored)
-    book.clock.move(6 * MINUTE)
-    await _judged(book)
-    assert (await book.row(dead.run_id)).status == "waiting"
+    stored = await _job(world, on_lost="rerun", retry_delay="5m", retries=1)
+    dead = await _dead(world, stored)
+    world.clock.move(6 * MINUTE)
+    await _judged(world)
+    assert (await world.row(dead.run_id)).status == "waiting"
 
-    assert isinstance((await _claimed(book, stored, at=timedelta()))[1], Ended)
+    assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Ended)
 
 
-async def test_one_between_two_attempts_is_alive(book: Book) -> None:
-    stored = await _job(book, every="1m", retries=1)
-    running = await book.begun(book.due(stored))
-    until = book.clock.now() + 5 * MINUTE
+async def test_one_between_two_attempts_is_alive(world: World) -> None:
+    stored = await _job(world, every="1m", retries=1)
+    running = await world.begun(world.offer(stored))
+    until = world.clock.now() + 5 * MINUTE
     failed = Outcome(Status.FAILED, error="429")
-    await claims.retry(book.ledger, running.run_id, running.fence, failed, until)
+    await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
 
-    assert isinstance((await _claimed(book, stored, at=timedelta()))[1], Ended)
+    assert isinstance((await _claimed(world, stored, at=timedelta()))[1], Ended)
 
 
 @pytest.mark.parametrize("alive", [False, True])
-async def test_queue_one_is_decided_when_the_holder_is_judged(book: Book, alive: bool) -> None:
-    stored = await _job(book, overlap="queue_one")
-    running = await _dead(book, stored)
-    queued, answer = await _claimed(book, stored, at=timedelta())
+async def test_queue_one_is_decided_when_the_holder_is_judged(world: World, alive: bool) -> None:
+    stored = await _job(world, overlap="queue_one")
+    running = await _dead(world, stored)
+    queued, answer = await _claimed(world, stored, at=timedelta())
     assert isinstance(answer, Waiting)
-    assert (await book.row(str(answer.run_id))).waits_for == "overlap"
-    last = book.due(stored, holder=NEW)
-    book.clock.set(last.due - 2 * MINUTE)
-    assert await leases.renew(book.ledger, running.run_id, running.fence)
-    book.clock.set(last.due + MINUTE)
-    assert isinstance(await book.claim(queued), Waiting)  # it looks again by itself
-    first = await book.claim(last)
+    assert (await world.row(str(answer.run_id))).waits_for == "overlap"
+    last = world.offer(stored, holder=NEW)
+    world.clock.set(last.due - 2 * MINUTE)
+    assert await leases.renew(world.ledger, running.run_id, running.fence)
+    world.clock.set(last.due + MINUTE)
+    assert isinstance(await world.claim(queued), Waiting)  # it looks again by itself
+    first = await world.claim(last)
     assert isinstance(first, Waiting)
-    assert (await book.row(str(first.run_id))).waits_for == "holder"
+    assert (await world.row(str(first.run_id))).waits_for == "holder"
 
     if alive:
-        await leases.renew(book.ledger, running.run_id, running.fence)
-        answer = await book.claim(last)
+        await leases.renew(world.ledger, running.run_id, running.fence)
+        answer = await world.claim(last)
         assert isinstance(answer, Ended)
         assert answer.reason.endswith("was still at work, and another one waited already")
         return
-    await _judged(book)
-    granted = await book.begun(queued)
-    assert isinstance(await book.claim(last), Waiting)
-    await book.settle(granted, Status.SUCCEEDED)
-    assert isinstance(await book.claim(last), Granted)
+    await _judged(world)
+    granted = await world.begun(queued)
+    assert isinstance(await world.claim(last), Waiting)
+    await world.settle(granted, Status.SUCCEEDED)
+    assert isinstance(await world.claim(last), Granted)
 
 
 @pytest.mark.parametrize("overlap", ["skip", "allow"])
-async def test_a_run_in_doubt_is_not_yet_the_last_of_max_runs(book: Book, overlap: str) -> None:
-    stored = await _job(book, max_runs=1, overlap=overlap)
-    first = book.due(stored, holder=NEW)
-    dead = await _dead(book, stored, began=False)
-    offer, answer = await _claimed(book, stored, at=10 * MINUTE)
+async def test_a_run_in_doubt_is_not_yet_the_last_of_max_runs(world: World, overlap: str) -> None:
+    stored = await _job(world, max_runs=1, overlap=overlap)
+    first = world.offer(stored, holder=NEW)
+    dead = await _dead(world, stored, began=False)
+    offer, answer = await _claimed(world, stored, at=10 * MINUTE)
     assert isinstance(answer, Waiting)
     assert answer.why.startswith(f"max runs: it is not known yet whether run {dead.run_id[:8]}")
-    book.clock.set(answer.until)
+    world.clock.set(answer.until)
 
-    granted = await book.begun(offer)
-    await book.settle(granted, Status.SUCCEEDED)
+    granted = await world.begun(offer)
+    await world.settle(granted, Status.SUCCEEDED)
 
-    assert isinstance(await book.claim(first), Ended)
-    assert [row.status for row in await book.rows()] == ["skipped", "succeeded"]
+    assert isinstance(await world.claim(first), Ended)
+    assert [row.status for row in await world.rows()] == ["skipped", "succeeded"]
 
 
-async def test_a_run_in_doubt_that_has_begun_is_the_last_of_max_runs(book: Book) -> None:
-    stored = await _job(book, max_runs=1)
-    await _dead(book, stored)
+async def test_a_run_in_doubt_that_has_begun_is_the_last_of_max_runs(world: World) -> None:
+    stored = await _job(world, max_runs=1)
+    await _dead(world, stored)
 
-    _, answer = await _claimed(book, stored, at=10 * MINUTE)
+    _, answer = await _claimed(world, stored, at=10 * MINUTE)
 
     assert isinstance(answer, Ended)
     assert answer.reason == "max runs: 1 are done or at work"
 
 
-async def test_the_audit_leaves_what_hangs_on_a_run_in_doubt_to_the_claim(book: Book) -> None:
-    stored = await _job(book, max_runs=1)
-    await _dead(book, stored, began=False)
-    offer = book.due(stored, holder=NEW)
-    book.clock.set(offer.due + 10 * MINUTE)
+async def test_the_audit_leaves_what_hangs_on_a_run_in_doubt_to_the_claim(world: World) -> None:
+    stored = await _job(world, max_runs=1)
+    await _dead(world, stored, began=False)
+    offer = world.offer(stored, holder=NEW)
+    world.clock.set(offer.due + 10 * MINUTE)
 
-    await audit.advance(book.ledger, stored.id, book.clock.now())
+    await audit.advance(world.ledger, stored.id, world.clock.now())
 
-    assert [row.status for row in await book.rows()] == ["claimed", "waiting"]
-    answer = await book.claim(offer)
+    assert [row.status for row in await world.rows()] == ["claimed", "waiting"]
+    answer = await world.claim(offer)
     assert isinstance(answer, Waiting)
-    book.clock.set(answer.until)
-    assert isinstance(await book.claim(offer), Granted)
+    world.clock.set(answer.until)
+    assert isinstance(await world.claim(offer), Granted)
 
 
-async def test_a_staggered_due_time_asks_for_a_word_since_its_own_beginning(book: Book) -> None:
-    stored = await _job(book, stagger="30m")
+async def test_a_staggered_due_time_asks_for_a_word_since_its_own_beginning(world: World) -> None:
+    stored = await _job(world, stagger="30m")
     later = upcoming.offset(stored.id, stored.job.policy.stagger)
-    first = book.due(stored)
-    book.clock.set(first.due + later)
-    dead = await book.begun(first)
-    offer = book.due(stored, holder=NEW)
+    first = world.offer(stored)
+    world.clock.set(first.due + later)
+    dead = await world.begun(first)
+    offer = world.offer(stored, holder=NEW)
     begins = offer.due + later
-    book.clock.set(begins - 10 * SECOND)
-    assert await leases.renew(book.ledger, dead.run_id, dead.fence)
-    book.clock.set(begins)
+    world.clock.set(begins - 10 * SECOND)
+    assert await leases.renew(world.ledger, dead.run_id, dead.fence)
+    world.clock.set(begins)
 
-    answer = await book.claim(offer)
+    answer = await world.claim(offer)
 
     assert isinstance(answer, Waiting)
     assert answer.until == begins + 15 * SECOND

@@ -9,19 +9,19 @@ import pytest
 from daybook.errors import NotFound
 from daybook.ledger import claims, history
 from daybook.ledger.states import Status
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_history_is_newest_first_and_by_job(book: Book) -> None:
-    one, two = await book.add("one", every="10m"), await book.add("two", every="15m")
+async def test_history_is_newest_first_and_by_job(world: World) -> None:
+    one, two = await world.add("one", every="10m"), await world.add("two", every="15m")
     for stored in (one, one, two, one):
-        granted = await book.begun(book.due(stored))
-        await book.settle(granted, Status.SUCCEEDED)
-    book.clock.move(timedelta(seconds=1))
+        granted = await world.begun(world.offer(stored))
+        await world.settle(granted, Status.SUCCEEDED)
+    world.clock.move(timedelta(seconds=1))
 
-    async with book.ledger.read() as session:
+    async with world.ledger.read() as session:
         every = await history.recent(session, None, 10)
         of_one = await history.recent(session, one.id, 2)
 
@@ -32,11 +32,11 @@ async def test_history_is_newest_first_and_by_job(book: Book) -> None:
     assert of_one[0][0].due == max(row.due for row, _ in every if row.job_id == one.id)
 
 
-async def test_a_run_is_found_by_its_id_and_by_the_beginning_of_it(book: Book) -> None:
-    stored = await book.add()
-    ran = await book.settled(book.due(stored), Status.SUCCEEDED)
+async def test_a_run_is_found_by_its_id_and_by_the_beginning_of_it(world: World) -> None:
+    stored = await world.add()
+    ran = await world.settled(world.offer(stored), Status.SUCCEEDED)
 
-    async with book.ledger.read() as session:
+    async with world.ledger.read() as session:
         for ref in (ran.run_id, ran.run_id[:12]):
             row, job = await history.find(session, ref)
             assert (row.id, job and job.name) == (ran.run_id, "brief")
@@ -45,17 +45,17 @@ async def test_a_run_is_found_by_its_id_and_by_the_beginning_of_it(book: Book) -
                 await history.find(session, ref)
 
 
-async def test_the_log_meant_is_that_of_the_newest_run_which_prefect_knows(book: Book) -> None:
-    stored = await book.add()
-    async with book.ledger.read() as session:
+async def test_the_log_meant_is_that_of_the_newest_run_which_prefect_knows(world: World) -> None:
+    stored = await world.add()
+    async with world.ledger.read() as session:
         with pytest.raises(NotFound, match='log of "brief"'):
             await history.find_logged(session, "brief")
-    ran = await book.settled(book.due(stored), Status.SUCCEEDED)
-    book.clock.move(timedelta(seconds=1))
-    asked = await claims.request(book.ledger, stored, "later", "manual")
+    ran = await world.settled(world.offer(stored), Status.SUCCEEDED)
+    world.clock.move(timedelta(seconds=1))
+    asked = await claims.request(world.ledger, stored, "later", "manual")
 
     async def meant(ref: str) -> str:
-        async with book.ledger.read() as session:
+        async with world.ledger.read() as session:
             return (await history.find_logged(session, ref))[0].id
 
     for ref in ("brief", stored.id, ran.run_id[:12]):
@@ -63,5 +63,5 @@ async def test_the_log_meant_is_that_of_the_newest_run_which_prefect_knows(book:
     with pytest.raises(NotFound, match="log of"):
         await meant(asked.id)
 
-    await book.archive(stored.id)
+    await world.archive(stored.id)
     assert await meant("brief") == ran.run_id

@@ -14,13 +14,13 @@ from daybook.errors import Ambiguous, NotFound, Refused
 from daybook.ledger import deployments, jobs
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.spec.job import edit
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 
-async def _rename_id(book: Book, old: str, new: str) -> None:
-    async with book.ledger.write() as session:
+async def _rename_id(world: World, old: str, new: str) -> None:
+    async with world.ledger.write() as session:
         revision = await session.get(RevisionRow, (old, 1))
         assert revision is not None
         await session.execute(delete(RevisionRow).where(col(RevisionRow.job_id) == old))
@@ -28,68 +28,68 @@ async def _rename_id(book: Book, old: str, new: str) -> None:
         session.add(RevisionRow(**{**revision.model_dump(), "job_id": new}))
 
 
-async def _find(book: Book, ref: str) -> jobs.StoredJob:
-    async with book.ledger.read() as session:
+async def _find(world: World, ref: str) -> jobs.StoredJob:
+    async with world.ledger.read() as session:
         return await jobs.find(session, ref)
 
 
-async def test_found_by_name_id_and_unique_prefix(book: Book) -> None:
+async def test_found_by_name_id_and_unique_prefix(world: World) -> None:
     for name, job_id in (("one", "abc111"), ("two", "abc222")):
-        await _rename_id(book, (await book.add(name)).id, job_id)
+        await _rename_id(world, (await world.add(name)).id, job_id)
 
     for ref in ("one", "abc111", "abc1"):
-        assert (await _find(book, ref)).id == "abc111"
+        assert (await _find(world, ref)).id == "abc111"
     with pytest.raises(Ambiguous, match=r'"abc" is ambiguous') as ambiguous:
-        await _find(book, "abc")
+        await _find(world, "abc")
     assert "abc111 (one)" in str(ambiguous.value)
     assert "abc222 (two)" in str(ambiguous.value)
 
 
-async def test_a_name_wins_over_a_prefix(book: Book) -> None:
-    await _rename_id(book, (await book.add("one")).id, "fade00")
-    named = await book.add("fade")
+async def test_a_name_wins_over_a_prefix(world: World) -> None:
+    await _rename_id(world, (await world.add("one")).id, "fade00")
+    named = await world.add("fade")
 
-    assert (await _find(book, "fade")).id == named.id
+    assert (await _find(world, "fade")).id == named.id
 
 
-async def test_each_agent_has_names_of_its_own(book: Book) -> None:
+async def test_each_agent_has_names_of_its_own(world: World) -> None:
     """A refusal would tell an agent that somebody else has a job of that name."""
-    hers = await book.add("brief", owner="agent:her")
-    his = await book.add("brief", owner="agent:his")
-    async with book.ledger.read() as session:
+    hers = await world.add("brief", owner="agent:her")
+    his = await world.add("brief", owner="agent:his")
+    async with world.ledger.read() as session:
         assert (await jobs.find(session, "brief", owner="agent:her")).id == hers.id
         assert (await jobs.find(session, "brief", owner="agent:his")).id == his.id
     with pytest.raises(Ambiguous) as ambiguous:
-        await _find(book, "brief")
+        await _find(world, "brief")
     for stored in (hers, his):
         assert f"{stored.id[:12]} (brief, of {stored.row.owner})" in str(ambiguous.value)
 
-    ours = await book.add("brief")
-    assert (await _find(book, "brief")).id == ours.id  # no agent can keep the operator from it
+    ours = await world.add("brief")
+    assert (await _find(world, "brief")).id == ours.id  # no agent can keep the operator from it
     with pytest.raises(Refused, match="is taken"):
-        await book.add("brief", owner="prefect")
+        await world.add("brief", owner="prefect")
     with pytest.raises(Refused, match="is taken"):
-        await book.add("brief", owner="agent:her")
+        await world.add("brief", owner="agent:her")
 
 
 @pytest.mark.parametrize("ref", ["", "nobody", "%", "_"])
-async def test_what_is_not_there_is_not_found(book: Book, ref: str) -> None:
-    await book.add()
+async def test_what_is_not_there_is_not_found(world: World, ref: str) -> None:
+    await world.add()
     with pytest.raises(NotFound, match=f'job "{ref}" not found'):
-        await _find(book, ref)
+        await _find(world, ref)
 
 
-async def test_a_removed_job_is_not_found_and_its_name_is_free(book: Book) -> None:
-    old = await book.add("brief")
-    await book.archive(old.id)
+async def test_a_removed_job_is_not_found_and_its_name_is_free(world: World) -> None:
+    old = await world.add("brief")
+    await world.archive(old.id)
     with pytest.raises(NotFound):
-        await _find(book, "brief")
+        await _find(world, "brief")
 
-    new = await book.add("brief")
+    new = await world.add("brief")
 
-    assert (await _find(book, "brief")).id == new.id
-    assert not (await book.stored(old.id)).job.enabled
-    async with book.ledger.read() as session:
+    assert (await _find(world, "brief")).id == new.id
+    assert not (await world.job(old.id)).job.enabled
+    async with world.ledger.read() as session:
         assert [each.id for each in await jobs.every(session)] == [new.id]
 
 
@@ -104,55 +104,55 @@ async def test_a_removed_job_is_not_found_and_its_name_is_free(book: Book) -> No
     ],
 )
 async def test_a_new_schedule_lets_a_fired_job_fire_again(
-    book: Book, reason: str, changes: dict[str, Any], on: bool
+    world: World, reason: str, changes: dict[str, Any], on: bool
 ) -> None:
-    stored = await book.add(at="in 1h")
+    stored = await world.add(at="in 1h")
     off = stored.job.model_copy(update={"enabled": False})
-    async with book.ledger.write() as session:
-        stored = await jobs.change(session, stored, off, book.clock.now(), disabled_reason=reason)
+    async with world.ledger.write() as session:
+        stored = await jobs.change(session, stored, off, world.clock.now(), disabled_reason=reason)
 
-    edited = edit(stored.job, changes, now=book.clock.now())
+    edited = edit(stored.job, changes, now=world.clock.now())
 
     assert jobs.with_new_time(stored, edited) == edited.model_copy(update={"enabled": on})
 
 
 async def test_of_the_removed_jobs_of_a_name_the_last_one_is_found_while_there_is_no_live_one(
-    book: Book,
+    world: World,
 ) -> None:
     async def find(ref: str) -> str:
-        async with book.ledger.read() as session:
+        async with world.ledger.read() as session:
             return (await jobs.find(session, ref, archived=True)).id
 
     gone = []
     for minute in range(2):
-        gone.append((await book.add("brief")).id)
-        book.clock.move(timedelta(minutes=1 + minute))
-        await book.archive(gone[-1])
+        gone.append((await world.add("brief")).id)
+        world.clock.move(timedelta(minutes=1 + minute))
+        await world.archive(gone[-1])
     assert await find("brief") == gone[1]
     assert await find(gone[0][:12]) == gone[0]
 
-    live = await book.add("brief")
+    live = await world.add("brief")
     assert await find("brief") == live.id
     with pytest.raises(NotFound):
         await find("")
 
 
-async def test_a_taken_name_is_refused_and_nothing_is_stored(book: Book) -> None:
-    await book.add("one")
-    two = await book.add("two")
+async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> None:
+    await world.add("one")
+    two = await world.add("two")
 
     with pytest.raises(Refused, match="name"):
-        await book.add("one")
+        await world.add("one")
     with pytest.raises(Refused, match="name"):
-        await book.edit(two.id, name="one", prompt="changed")
+        await world.edit(two.id, name="one", prompt="changed")
 
-    assert (await book.stored(two.id)).job == two.job
-    async with book.ledger.read() as session:
+    assert (await world.job(two.id)).job == two.job
+    async with world.ledger.read() as session:
         assert await jobs.names(session, "user") == {"one", "two"}
 
 
-async def test_a_job_is_stored_without_loss(book: Book) -> None:
-    added = await book.add(
+async def test_a_job_is_stored_without_loss(world: World) -> None:
+    added = await world.add(
         prompt="Büro ☕\n",
         cron="0 30 2 * * 1-5",
         timezone="Europe/Berlin",
@@ -160,24 +160,24 @@ async def test_a_job_is_stored_without_loss(book: Book) -> None:
         timeout="90s",
     )
 
-    assert (await book.stored(added.id)).job == added.job
+    assert (await world.job(added.id)).job == added.job
 
 
-async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(book: Book) -> None:
+async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(world: World) -> None:
     async def job_of() -> str | None:
-        async with book.ledger.read() as session:
+        async with world.ledger.read() as session:
             return await deployments.job_of(session, "d")
 
     async def agree(job_id: str, deployment: str | None) -> None:
-        async with book.ledger.write() as session:
-            await deployments.agreed(session, job_id, deployment, None, book.clock.now())
+        async with world.ledger.write() as session:
+            await deployments.agreed(session, job_id, deployment, None, world.clock.now())
 
     assert await job_of() is None
-    old = await book.add("brief")
+    old = await world.add("brief")
     await agree(old.id, "d")
-    await book.archive(old.id)
+    await world.archive(old.id)
     assert await job_of() == old.id
-    new = await book.add("brief")
+    new = await world.add("brief")
     await agree(new.id, "d")
     assert await job_of() == new.id
     await agree(new.id, None)
@@ -185,20 +185,20 @@ async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(book
     assert await job_of() is None
 
 
-async def test_what_changed_meanwhile_stays_pending(book: Book) -> None:
-    stored = await book.add()
+async def test_what_changed_meanwhile_stays_pending(world: World) -> None:
+    stored = await world.add()
     projected = stored.row.updated_at
-    edited = await book.edit(stored.id, prompt="New")  # in the same microsecond
-    async with book.ledger.write() as session:
+    edited = await world.edit(stored.id, prompt="New")  # in the same microsecond
+    async with world.ledger.write() as session:
         await deployments.agreed(session, stored.id, "d", {}, projected)
-    assert (await book.job(stored.id)).sync_pending
+    assert (await world.job_row(stored.id)).sync_pending
 
-    async with book.ledger.write() as session:
+    async with world.ledger.write() as session:
         await deployments.agreed(session, stored.id, "d", {}, edited.row.updated_at)
-    assert not (await book.job(stored.id)).sync_pending
+    assert not (await world.job_row(stored.id)).sync_pending
 
 
-async def test_naive_instants_are_refused_and_nothing_is_stored(book: Book) -> None:
+async def test_naive_instants_are_refused_and_nothing_is_stored(world: World) -> None:
     naive = datetime(2026, 1, 15, 12, 0)  # noqa: DTZ001
     row = JobRow(
         name="n",
@@ -210,18 +210,18 @@ async def test_naive_instants_are_refused_and_nothing_is_stored(book: Book) -> N
     )
 
     with pytest.raises(StatementError, match="naive"):
-        async with book.ledger.write() as session:
+        async with world.ledger.write() as session:
             session.add(row)
 
-    async with book.ledger.read() as session:
+    async with world.ledger.read() as session:
         assert await jobs.names(session, "user") == set()
 
 
-async def test_instants_come_back_in_utc_to_the_microsecond(book: Book) -> None:
+async def test_instants_come_back_in_utc_to_the_microsecond(world: World) -> None:
     from zoneinfo import ZoneInfo
 
-    book.clock.set(datetime(2026, 7, 1, 14, 0, 0, 123456, tzinfo=ZoneInfo("Asia/Kathmandu")))
-    stored = await book.add()
+    world.clock.set(datetime(2026, 7, 1, 14, 0, 0, 123456, tzinfo=ZoneInfo("Asia/Kathmandu")))
+    stored = await world.add()
 
-    created = (await book.job(stored.id)).created_at
+    created = (await world.job_row(stored.id)).created_at
     assert created.isoformat() == "2026-07-01T08:15:00.123456+00:00"

@@ -9,7 +9,7 @@ import pytest
 
 from daybook.ledger import leads
 from daybook.timing import TIMING
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
@@ -22,105 +22,105 @@ def test_the_figures_of_the_page() -> None:
     assert timedelta(seconds=10) == TIMING.leader_lease_renewal
 
 
-async def test_the_first_leads_and_the_second_waits(book: Book) -> None:
-    first = await leads.acquire(book.ledger, NAME, "here:1")
+async def test_the_first_leads_and_the_second_waits(world: World) -> None:
+    first = await leads.acquire(world.ledger, NAME, "here:1")
 
     assert first == 1
-    assert await leads.acquire(book.ledger, NAME, "there:2") is None
-    assert await leads.check(book.ledger, NAME, first)
-    leader = await leads.read(book.ledger, NAME)
-    assert leader == leads.Leader("here:1", book.clock.now() + TIMING.leader_lease, {})
+    assert await leads.acquire(world.ledger, NAME, "there:2") is None
+    assert await leads.check(world.ledger, NAME, first)
+    leader = await leads.read(world.ledger, NAME)
+    assert leader == leads.Leader("here:1", world.clock.now() + TIMING.leader_lease, {})
 
 
-async def test_of_many_at_once_one_leads(book: Book) -> None:
-    asked = (leads.acquire(book.ledger, NAME, f"here:{n}") for n in range(12))
+async def test_of_many_at_once_one_leads(world: World) -> None:
+    asked = (leads.acquire(world.ledger, NAME, f"here:{n}") for n in range(12))
 
     found = await asyncio.gather(*asked)
 
     assert sorted(fence for fence in found if fence is not None) == [1]
 
 
-async def test_leads_of_two_names_have_nothing_to_do_with_each_other(book: Book) -> None:
-    assert await leads.acquire(book.ledger, NAME, "here:1") == 1
-    assert await leads.acquire(book.ledger, "other", "there:2") == 1
+async def test_leads_of_two_names_have_nothing_to_do_with_each_other(world: World) -> None:
+    assert await leads.acquire(world.ledger, NAME, "here:1") == 1
+    assert await leads.acquire(world.ledger, "other", "there:2") == 1
 
 
-async def test_it_is_free_exactly_when_it_has_run_out(book: Book) -> None:
-    await leads.acquire(book.ledger, NAME, "here:1")
-    book.clock.move(TIMING.leader_lease - MICROSECOND)
-    assert await leads.check(book.ledger, NAME, 1)
-    assert await leads.acquire(book.ledger, NAME, "there:2") is None
+async def test_it_is_free_exactly_when_it_has_run_out(world: World) -> None:
+    await leads.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(TIMING.leader_lease - MICROSECOND)
+    assert await leads.check(world.ledger, NAME, 1)
+    assert await leads.acquire(world.ledger, NAME, "there:2") is None
 
-    book.clock.move(MICROSECOND)
-    assert not await leads.check(book.ledger, NAME, 1)
-    assert await leads.acquire(book.ledger, NAME, "there:2") == 2
-
-
-async def test_a_renewal_counts_from_the_renewal(book: Book) -> None:
-    await leads.acquire(book.ledger, NAME, "here:1")
-    book.clock.move(timedelta(seconds=29))
-
-    assert await leads.renew(book.ledger, NAME, 1, {"passes": {}})
-
-    leader = await leads.read(book.ledger, NAME)
-    assert leader == leads.Leader("here:1", book.clock.now() + TIMING.leader_lease, {"passes": {}})
-    book.clock.move(timedelta(seconds=29))
-    assert await leads.check(book.ledger, NAME, 1)
+    world.clock.move(MICROSECOND)
+    assert not await leads.check(world.ledger, NAME, 1)
+    assert await leads.acquire(world.ledger, NAME, "there:2") == 2
 
 
-async def test_a_renewal_without_a_note_leaves_the_last_one(book: Book) -> None:
-    await leads.acquire(book.ledger, NAME, "here:1")
-    await leads.renew(book.ledger, NAME, 1, {"told": 1})
-    await leads.renew(book.ledger, NAME, 1)
+async def test_a_renewal_counts_from_the_renewal(world: World) -> None:
+    await leads.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(timedelta(seconds=29))
 
-    leader = await leads.read(book.ledger, NAME)
+    assert await leads.renew(world.ledger, NAME, 1, {"passes": {}})
+
+    leader = await leads.read(world.ledger, NAME)
+    assert leader == leads.Leader("here:1", world.clock.now() + TIMING.leader_lease, {"passes": {}})
+    world.clock.move(timedelta(seconds=29))
+    assert await leads.check(world.ledger, NAME, 1)
+
+
+async def test_a_renewal_without_a_note_leaves_the_last_one(world: World) -> None:
+    await leads.acquire(world.ledger, NAME, "here:1")
+    await leads.renew(world.ledger, NAME, 1, {"told": 1})
+    await leads.renew(world.ledger, NAME, 1)
+
+    leader = await leads.read(world.ledger, NAME)
     assert leader is not None
     assert leader.note == {"told": 1}
 
 
-async def test_who_slept_and_was_not_missed_leads_on(book: Book) -> None:
-    await leads.acquire(book.ledger, NAME, "here:1")
-    book.clock.move(timedelta(hours=5))
+async def test_who_slept_and_was_not_missed_leads_on(world: World) -> None:
+    await leads.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(timedelta(hours=5))
 
-    assert not await leads.check(book.ledger, NAME, 1)
-    assert await leads.renew(book.ledger, NAME, 1)
-    assert await leads.check(book.ledger, NAME, 1)
-
-
-async def test_who_was_followed_can_neither_renew_nor_release(book: Book) -> None:
-    await leads.acquire(book.ledger, NAME, "here:1")
-    book.clock.move(TIMING.leader_lease)
-    await leads.acquire(book.ledger, NAME, "there:2")
-
-    assert not await leads.renew(book.ledger, NAME, 1, {"told": "by the old one"})
-    await leads.release(book.ledger, NAME, 1)
-
-    leader = await leads.read(book.ledger, NAME)
-    assert leader == leads.Leader("there:2", book.clock.now() + TIMING.leader_lease, {})
+    assert not await leads.check(world.ledger, NAME, 1)
+    assert await leads.renew(world.ledger, NAME, 1)
+    assert await leads.check(world.ledger, NAME, 1)
 
 
-async def test_who_gives_it_back_is_followed_at_once(book: Book) -> None:
-    await leads.acquire(book.ledger, NAME, "here:1")
+async def test_who_was_followed_can_neither_renew_nor_release(world: World) -> None:
+    await leads.acquire(world.ledger, NAME, "here:1")
+    world.clock.move(TIMING.leader_lease)
+    await leads.acquire(world.ledger, NAME, "there:2")
 
-    await leads.release(book.ledger, NAME, 1)
+    assert not await leads.renew(world.ledger, NAME, 1, {"told": "by the old one"})
+    await leads.release(world.ledger, NAME, 1)
 
-    assert not await leads.check(book.ledger, NAME, 1)
-    assert not await leads.renew(book.ledger, NAME, 1)
-    leader = await leads.read(book.ledger, NAME)
+    leader = await leads.read(world.ledger, NAME)
+    assert leader == leads.Leader("there:2", world.clock.now() + TIMING.leader_lease, {})
+
+
+async def test_who_gives_it_back_is_followed_at_once(world: World) -> None:
+    await leads.acquire(world.ledger, NAME, "here:1")
+
+    await leads.release(world.ledger, NAME, 1)
+
+    assert not await leads.check(world.ledger, NAME, 1)
+    assert not await leads.renew(world.ledger, NAME, 1)
+    leader = await leads.read(world.ledger, NAME)
     assert leader is not None
-    assert not leader.leads(book.clock.now())
-    assert await leads.acquire(book.ledger, NAME, "there:2") == 2
+    assert not leader.leads(world.clock.now())
+    assert await leads.acquire(world.ledger, NAME, "there:2") == 2
 
 
-async def test_whose_answer_was_lost_takes_its_own_lead_again(book: Book) -> None:
-    await leads.acquire(book.ledger, NAME, "here:1")
+async def test_whose_answer_was_lost_takes_its_own_lead_again(world: World) -> None:
+    await leads.acquire(world.ledger, NAME, "here:1")
 
-    assert await leads.acquire(book.ledger, NAME, "here:1") == 2
-    assert not await leads.check(book.ledger, NAME, 1)
+    assert await leads.acquire(world.ledger, NAME, "here:1") == 2
+    assert not await leads.check(world.ledger, NAME, 1)
 
 
-async def test_nobody_leads_what_nobody_took(book: Book) -> None:
-    assert await leads.read(book.ledger, NAME) is None
-    assert not await leads.check(book.ledger, NAME, 1)
-    assert not await leads.renew(book.ledger, NAME, 1)
-    await leads.release(book.ledger, NAME, 1)
+async def test_nobody_leads_what_nobody_took(world: World) -> None:
+    assert await leads.read(world.ledger, NAME) is None
+    assert not await leads.check(world.ledger, NAME, 1)
+    assert not await leads.renew(world.ledger, NAME, 1)
+    await leads.release(world.ledger, NAME, 1)

@@ -16,7 +16,7 @@ from daybook.ledger.offers import Ended, Granted, Offer, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.spec.limits import Rules
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -24,32 +24,32 @@ AGENT = "agent:scout"
 RULES = Rules.of({"min_interval": "10m", "tools": ["look"], "hosts": ["*.example.org"]})
 
 
-async def owned(book: Book, owner: str = AGENT, name: str = "brief", **fields: Any) -> StoredJob:
-    stored = await book.add(name, **fields)
-    async with book.ledger.write() as session:
+async def owned(world: World, owner: str = AGENT, name: str = "brief", **fields: Any) -> StoredJob:
+    stored = await world.add(name, **fields)
+    async with world.ledger.write() as session:
         row = await session.merge(stored.row)
         row.owner = owner
-    return await book.stored(stored.id)
+    return await world.job(stored.id)
 
 
 def ruled(offer: Offer, rules: Rules = RULES) -> Offer:
     return replace(offer, rules=rules)
 
 
-async def refused(book: Book, offer: Offer) -> str:
+async def refused(world: World, offer: Offer) -> str:
     """Why, of one that leaves a row behind, and nothing more."""
-    book.clock.set(max(book.clock.now(), offer.due))
-    answer = await book.claim(offer)
+    world.clock.set(max(world.clock.now(), offer.due))
+    answer = await world.claim(offer)
     assert isinstance(answer, Ended), answer
     assert answer.status is Status.SKIPPED
-    row = await book.row(str(answer.run_id))
+    row = await world.row(str(answer.run_id))
     assert (row.status, row.reason, row.attempts) == ("skipped", answer.reason, 0)
     return answer.reason
 
 
-async def test_within_its_limits_it_runs(book: Book) -> None:
-    stored = await owned(book)
-    granted = await book.granted(ruled(book.due(stored)))
+async def test_within_its_limits_it_runs(world: World) -> None:
+    stored = await owned(world)
+    granted = await world.granted(ruled(world.offer(stored)))
     assert granted.tokens == 200_000  # of a run, by default
 
 
@@ -65,11 +65,11 @@ async def test_within_its_limits_it_runs(book: Book) -> None:
     ],
 )
 async def test_an_edit_in_prefect_beyond_them_is_refused(
-    book: Book, changes: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+    world: World, changes: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stored = await owned(book)
-    edited = await book.edit(stored.id, source="prefect", **changes)
-    why = await refused(book, ruled(book.due(edited)))
+    stored = await owned(world)
+    edited = await world.edit(stored.id, source="prefect", **changes)
+    why = await refused(world, ruled(world.offer(edited)))
     assert why.startswith(told)
     (record,) = [each for each in caplog.records if vars(each).get("action") == "limit_refused"]
     assert (record.levelno, vars(record)["owner"]) == (logging.WARNING, AGENT)
@@ -77,136 +77,136 @@ async def test_an_edit_in_prefect_beyond_them_is_refused(
     assert why in record.getMessage()
 
 
-async def test_webhooks_and_tools_too(book: Book) -> None:
-    hook = await book.add("hook", url="https://evil.net/x", every="1h", prompt=None)
-    tool = await book.add("tool", tool="wipe", every="1h", prompt=None)
+async def test_webhooks_and_tools_too(world: World) -> None:
+    hook = await world.add("hook", url="https://evil.net/x", every="1h", prompt=None)
+    tool = await world.add("tool", tool="wipe", every="1h", prompt=None)
     for stored in (hook, tool):
-        async with book.ledger.write() as session:
+        async with world.ledger.write() as session:
             (await session.merge(stored.row)).owner = AGENT
-    assert 'url: "evil.net"' in await refused(book, ruled(book.due(hook, kind="webhook")))
-    assert 'tool: "wipe"' in await refused(book, ruled(book.due(tool, kind="tool-call")))
+    assert 'url: "evil.net"' in await refused(world, ruled(world.offer(hook, kind="webhook")))
+    assert 'tool: "wipe"' in await refused(world, ruled(world.offer(tool, kind="tool-call")))
 
 
-async def test_the_same_of_the_operators_runs(book: Book) -> None:
-    stored = await owned(book, "user", model="dear", every="1s")
-    await book.granted(ruled(book.due(stored)))
+async def test_the_same_of_the_operators_runs(world: World) -> None:
+    stored = await owned(world, "user", model="dear", every="1s")
+    await world.granted(ruled(world.offer(stored)))
 
 
-def by_hand(book: Book, stored: StoredJob, flow_run: str, **parameters: Any) -> Offer:
+def by_hand(world: World, stored: StoredJob, flow_run: str, **parameters: Any) -> Offer:
     """A quick or custom run, as Prefect's UI and its API make it."""
     return ruled(
-        book.due(
+        world.offer(
             stored,
             occurrence=offers.flow_key(flow_run),
             flow_run_id=flow_run,
             trigger="manual",
-            due=book.clock.now(),
+            due=world.clock.now(),
             parameters={**stored.job.parameters(), **parameters},
         )
     )
 
 
-async def test_a_run_with_parameters_of_its_own_is_judged_by_them(book: Book) -> None:
-    stored = await owned(book)
-    why = await refused(book, by_hand(book, stored, "custom", model="dear"))
+async def test_a_run_with_parameters_of_its_own_is_judged_by_them(world: World) -> None:
+    stored = await owned(world)
+    why = await refused(world, by_hand(world, stored, "custom", model="dear"))
     assert why.startswith('limits: model: "dear"')
     policy = {"check": {"command": ["true"]}}
-    assert "limits: check" in await refused(book, by_hand(book, stored, "second", policy=policy))
+    assert "limits: check" in await refused(world, by_hand(world, stored, "second", policy=policy))
     # What is refused is no run, and stands in nobody's way.
-    assert isinstance(await book.claim(by_hand(book, stored, "plain")), Granted)
+    assert isinstance(await world.claim(by_hand(world, stored, "plain")), Granted)
 
 
-async def test_parameters_that_are_anothers_are_refused(book: Book) -> None:
+async def test_parameters_that_are_anothers_are_refused(world: World) -> None:
     """As of a flow run whose deployment was pointed to another flow."""
-    stored = await owned(book)
-    offer = by_hand(book, stored, "custom")
+    stored = await owned(world)
+    offer = by_hand(world, stored, "custom")
     offer = replace(offer, kind="webhook", parameters={"url": "https://a.example.org"})
-    assert (await refused(book, offer)).startswith("limits: ")
+    assert (await refused(world, offer)).startswith("limits: ")
 
 
-async def test_runs_asked_for_in_prefect_keep_the_interval(book: Book) -> None:
-    stored = await owned(book)
-    await book.settled(ruled(book.due(stored)), Status.SUCCEEDED)
-    book.clock.move(timedelta(minutes=9))
+async def test_runs_asked_for_in_prefect_keep_the_interval(world: World) -> None:
+    stored = await owned(world)
+    await world.settled(ruled(world.offer(stored)), Status.SUCCEEDED)
+    world.clock.move(timedelta(minutes=9))
     told = "limits: schedule: another run came less than 10m before"
-    assert (await refused(book, by_hand(book, stored, "one"))).startswith(told)
-    book.clock.move(timedelta(minutes=1))
-    await book.settled(by_hand(book, stored, "two"), Status.SUCCEEDED)
-    assert (await refused(book, by_hand(book, stored, "three"))).startswith(told)
+    assert (await refused(world, by_hand(world, stored, "one"))).startswith(told)
+    world.clock.move(timedelta(minutes=1))
+    await world.settled(by_hand(world, stored, "two"), Status.SUCCEEDED)
+    assert (await refused(world, by_hand(world, stored, "three"))).startswith(told)
     # A key of ours that an agent made up, of a request or of another due time, is no due time.
-    made_up = by_hand(book, stored, "made up")
-    why = await refused(book, replace(made_up, occurrence=offers.request_key(stored.id, "x")))
+    made_up = by_hand(world, stored, "made up")
+    why = await refused(world, replace(made_up, occurrence=offers.request_key(stored.id, "x")))
     assert why.startswith(told)
-    due = ruled(book.due(stored))
-    await book.settled(due, Status.SUCCEEDED)
+    due = ruled(world.offer(stored))
+    await world.settled(due, Status.SUCCEEDED)
     again = replace(due, occurrence=f"due:{stored.id}:2026-01-01T00:00:00Z", flow_run_id="again")
-    assert (await refused(book, again)).startswith(told)
+    assert (await refused(world, again)).startswith(told)
     # The schedule's own due times, and what Daybook was asked for, are not held up by them.
-    asked = await claims.request(book.ledger, stored, "by hand", "mcp")
-    assert isinstance(await book.claim(ruled(book.asked(asked))), Granted)
+    asked = await claims.request(world.ledger, stored, "by hand", "mcp")
+    assert isinstance(await world.claim(ruled(world.offer_of(asked))), Granted)
 
 
-async def test_runs_that_would_wait_for_their_turn_keep_the_interval(book: Book) -> None:
+async def test_runs_that_would_wait_for_their_turn_keep_the_interval(world: World) -> None:
     """With an overlap of their own they would wait, and run one after the other."""
-    stored = await owned(book)
-    await book.begun(ruled(book.due(stored)))
-    book.clock.move(timedelta(minutes=1))
+    stored = await owned(world)
+    await world.begun(ruled(world.offer(stored)))
+    world.clock.move(timedelta(minutes=1))
     policy = stored.job.policy.model_dump(mode="json") | {"overlap": "queue_all"}
     for flow_run in ("one", "two"):
-        why = await refused(book, by_hand(book, stored, flow_run, policy=policy))
+        why = await refused(world, by_hand(world, stored, flow_run, policy=policy))
         assert why == (
             "limits: schedule: another run came less than 10m before "
             "(`daybook run` asks for one at once)"
         )
-    book.clock.move(timedelta(minutes=9))
-    assert isinstance(await book.claim(by_hand(book, stored, "three", policy=policy)), Waiting)
+    world.clock.move(timedelta(minutes=9))
+    assert isinstance(await world.claim(by_hand(world, stored, "three", policy=policy)), Waiting)
 
 
 @pytest.mark.parametrize("field", ["on_fail", "url"])
-async def test_what_cannot_be_read_is_refused(book: Book, field: str) -> None:
+async def test_what_cannot_be_read_is_refused(world: World, field: str) -> None:
     """A claim that raised would be tried for ever."""
-    hook = await book.add("hook", url="https://a.example.org/x", every="1h", prompt=None)
-    async with book.ledger.write() as session:
+    hook = await world.add("hook", url="https://a.example.org/x", every="1h", prompt=None)
+    async with world.ledger.write() as session:
         (await session.merge(hook.row)).owner = AGENT
     bad = "https://[a.example.org/x"
     changes: dict[str, Any] = {"url": bad} if field == "url" else {"notify": {"on_fail": bad}}
-    offer = replace(by_hand(book, hook, "custom", **changes), kind="webhook")
-    assert (await refused(book, offer)).startswith("limits: ")
+    offer = replace(by_hand(world, hook, "custom", **changes), kind="webhook")
+    assert (await refused(world, offer)).startswith("limits: ")
 
 
-async def test_what_is_logged_is_one_line(book: Book, caplog: pytest.LogCaptureFixture) -> None:
-    stored = await owned(book)
-    why = await refused(book, by_hand(book, stored, "x", model="a\nERROR forged" + "b" * 9_000))
+async def test_what_is_logged_is_one_line(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    stored = await owned(world)
+    why = await refused(world, by_hand(world, stored, "x", model="a\nERROR forged" + "b" * 9_000))
     assert why.startswith("limits: ")
     (record,) = [each for each in caplog.records if vars(each).get("action") == "limit_refused"]
     assert "\n" not in record.getMessage()
     assert len(record.getMessage()) < 3_000
 
 
-async def test_a_retry_in_prefects_ui_is_judged_again(book: Book) -> None:
-    stored = await owned(book)
-    due = ruled(book.due(stored))
-    await book.settled(due, Status.FAILED)
-    book.clock.move(timedelta(minutes=20))
+async def test_a_retry_in_prefects_ui_is_judged_again(world: World) -> None:
+    stored = await owned(world)
+    due = ruled(world.offer(stored))
+    await world.settled(due, Status.FAILED)
+    world.clock.move(timedelta(minutes=20))
     again = replace(due, flow_starts=2, retries=(1,))
     edited = Rules.of({"agents": []})
-    why = await refused(book, replace(again, rules=edited))
+    why = await refused(world, replace(again, rules=edited))
     assert why.startswith('limits: agent: "default"')
 
 
-async def test_a_further_attempt_is_judged_too(book: Book) -> None:
+async def test_a_further_attempt_is_judged_too(world: World) -> None:
     """The operator took the model away between two attempts: the run fails, and is not retried."""
-    stored = await owned(book, AGENT, model="small", every="1h")
+    stored = await owned(world, AGENT, model="small", every="1h")
     allowed = Rules.of({"models": ["small"]})
-    granted = await book.begun(ruled(book.due(stored), allowed))
-    row = await book.row(granted.run_id)
+    granted = await world.begun(ruled(world.offer(stored), allowed))
+    row = await world.row(granted.run_id)
     failed = Outcome(Status.FAILED, error="busy")
-    until = book.clock.now() + timedelta(minutes=1)
-    await claims.retry(book.ledger, row.id, granted.fence, failed, until)
-    book.clock.set(until)
-    answer = await book.claim(ruled(replace(book.asked(row), flow_run_id=row.flow_run_id)))
+    until = world.clock.now() + timedelta(minutes=1)
+    await claims.retry(world.ledger, row.id, granted.fence, failed, until)
+    world.clock.set(until)
+    answer = await world.claim(ruled(replace(world.offer_of(row), flow_run_id=row.flow_run_id)))
     assert isinstance(answer, Ended)
-    row = await book.row(row.id)
+    row = await world.row(row.id)
     assert (row.status, row.attempts) == ("failed", 1)
     assert str(row.error).startswith('limits: model: "small" is not allowed')
 
@@ -215,44 +215,44 @@ async def test_a_further_attempt_is_judged_too(book: Book) -> None:
     ("owner", "runs"),
     [("user", False), (AGENT, False), ("file", False), ("prefect", False), ("plugin", True)],
 )
-async def test_user_jobs_switched_off(book: Book, owner: str, runs: bool) -> None:
+async def test_user_jobs_switched_off(world: World, owner: str, runs: bool) -> None:
     off = Rules.of({}, user_jobs=False)
-    stored = await owned(book, owner)
-    due = ruled(book.due(stored), off)
+    stored = await owned(world, owner)
+    due = ruled(world.offer(stored), off)
     if runs:
-        await book.granted(due)
+        await world.granted(due)
         return
-    assert await refused(book, due) == "user jobs are switched off"
-    foreign = replace(by_hand(book, stored, "own"), rules=off, trigger="schedule")
-    assert await refused(book, foreign) == "user jobs are switched off"
+    assert await refused(world, due) == "user jobs are switched off"
+    foreign = replace(by_hand(world, stored, "own"), rules=off, trigger="schedule")
+    assert await refused(world, foreign) == "user jobs are switched off"
     # By hand it runs.
-    asked = await claims.request(book.ledger, stored, "by hand", "manual")
-    assert isinstance(await book.claim(ruled(book.asked(asked), off)), Granted)
+    asked = await claims.request(world.ledger, stored, "by hand", "manual")
+    assert isinstance(await world.claim(ruled(world.offer_of(asked), off)), Granted)
 
 
-async def test_a_heartbeat_beats_on(book: Book) -> None:
-    stored = await book.add("beat", kind="heartbeat", every="10m", prompt=None)
-    await book.granted(ruled(book.due(stored, kind="heartbeat"), Rules.of({}, user_jobs=False)))
+async def test_a_heartbeat_beats_on(world: World) -> None:
+    stored = await world.add("beat", kind="heartbeat", every="10m", prompt=None)
+    await world.granted(ruled(world.offer(stored, kind="heartbeat"), Rules.of({}, user_jobs=False)))
 
 
-async def test_what_nothing_limits_costs_no_query(book: Book) -> None:
+async def test_what_nothing_limits_costs_no_query(world: World) -> None:
     """The claim of the operator's job asks the ledger the same with rules and without."""
     said: list[str] = []
-    engine = book.ledger._engine.sync_engine
+    engine = world.ledger._engine.sync_engine
 
     def note(_: Any, __: Any, statement: str, *rest: Any) -> None:
         said.append(statement)
 
     counts = []
     for name, rules in (("warm", Rules()), ("one", Rules()), ("two", RULES)):
-        stored = await book.add(name)
-        offer = ruled(book.due(stored), rules)
-        book.clock.set(max(book.clock.now(), offer.due))
+        stored = await world.add(name)
+        offer = ruled(world.offer(stored), rules)
+        world.clock.set(max(world.clock.now(), offer.due))
         event.listen(engine, "before_cursor_execute", note)
-        assert isinstance(await book.claim(offer), Granted)
+        assert isinstance(await world.claim(offer), Granted)
         event.remove(engine, "before_cursor_execute", note)
         counts.append(len(said))
         assert not [each for each in said if "attempts" in each and "JOIN" in each]
         said.clear()
-        book.clock.move(timedelta(minutes=1))
+        world.clock.move(timedelta(minutes=1))
     assert counts[1] == counts[2]

@@ -13,7 +13,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RevisionRow
 from daybook.spec.policy import JITTER
 from daybook.timing import TIMING
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -23,268 +23,273 @@ TAIL = "Killed\nlast words"
 RERUN = {"every": "1h", "on_lost": "rerun", "retry_delay": "10s"}
 
 
-async def _died(book: Book, granted: Granted) -> Status:
-    return await claims.died(book.ledger, granted.run_id, granted.fence, WHY, error=TAIL)
+async def _died(world: World, granted: Granted) -> Status:
+    return await claims.died(world.ledger, granted.run_id, granted.fence, WHY, error=TAIL)
 
 
-async def _again(book: Book, offer: Offer, run_id: str) -> Granted:
+async def _again(world: World, offer: Offer, run_id: str) -> Granted:
     """The next attempt, when the row lets it begin."""
-    until = (await book.row(run_id)).until
+    until = (await world.row(run_id)).until
     assert until is not None
-    book.clock.set(max(until, book.clock.now()))
-    return await book.begun(offer)
+    world.clock.set(max(until, world.clock.now()))
+    return await world.begun(offer)
 
 
 # --- died
 
 
-async def test_dead_before_the_effect_it_waits_and_may_go_at_once(book: Book) -> None:
-    offer = book.due(await book.add())
-    granted = await book.granted(offer)
+async def test_dead_before_the_effect_it_waits_and_may_go_at_once(world: World) -> None:
+    offer = world.offer(await world.add())
+    granted = await world.granted(offer)
 
-    assert await _died(book, granted) is Status.WAITING
+    assert await _died(world, granted) is Status.WAITING
 
-    row = await book.row(granted.run_id)
-    assert (row.status, row.until, row.reason) == ("waiting", book.clock.now(), WHY)
+    row = await world.row(granted.run_id)
+    assert (row.status, row.until, row.reason) == ("waiting", world.clock.now(), WHY)
     assert (row.fence, row.holder, row.lease_until, row.attempts) == (2, "", None, 0)
-    assert isinstance(await book.claim(offer), Granted)
+    assert isinstance(await world.claim(offer), Granted)
 
 
-async def test_what_dies_whenever_it_is_started_is_started_ever_more_seldom(book: Book) -> None:
-    offer = book.due(await book.add())
+async def test_what_dies_whenever_it_is_started_is_started_ever_more_seldom(world: World) -> None:
+    offer = world.offer(await world.add())
     waits = []
     for _ in range(12):
-        granted = await book.granted(offer)
-        await _died(book, granted)
-        until = (await book.row(granted.run_id)).until
+        granted = await world.granted(offer)
+        await _died(world, granted)
+        until = (await world.row(granted.run_id)).until
         assert until is not None
-        waits.append((until - book.clock.now()).total_seconds())
+        waits.append((until - world.clock.now()).total_seconds())
         if waits[-1]:
-            assert isinstance(await book.claim(offer), Waiting)
-        book.clock.set(until)
+            assert isinstance(await world.claim(offer), Waiting)
+        world.clock.set(until)
 
     assert waits == [0, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
 
-async def test_dead_after_begin_it_is_unknown_with_what_is_known(book: Book) -> None:
-    stored = await book.add()
-    granted = await book.begun(book.due(stored))
+async def test_dead_after_begin_it_is_unknown_with_what_is_known(world: World) -> None:
+    stored = await world.add()
+    granted = await world.begun(world.offer(stored))
 
-    assert await _died(book, granted) is Status.UNKNOWN
+    assert await _died(world, granted) is Status.UNKNOWN
 
-    row = await book.row(granted.run_id)
+    row = await world.row(granted.run_id)
     assert (row.status, row.reason, row.error) == ("unknown", WHY, TAIL)
-    assert (row.fence, row.finished_at) == (granted.fence, book.clock.now())
+    assert (row.fence, row.finished_at) == (granted.fence, world.clock.now())
     assert row.unmirrored
-    (attempt,) = await book.attempts(granted.run_id)
+    (attempt,) = await world.attempts(granted.run_id)
     assert (attempt.status, attempt.error) == ("unknown", TAIL)
-    assert (await book.job(stored.id)).last_error == TAIL
+    assert (await world.job_row(stored.id)).last_error == TAIL
     # An outcome that was on its way overwrites it.
-    assert await book.settle(granted, Status.SUCCEEDED, output="yes") is Status.SUCCEEDED
+    assert await world.settle(granted, Status.SUCCEEDED, output="yes") is Status.SUCCEEDED
 
 
-async def test_dead_after_it_settled_changes_nothing(book: Book) -> None:
-    granted = await book.settled(book.due(await book.add()), Status.SUCCEEDED, output="yes")
-    before = await book.row(granted.run_id)
-    book.clock.move(timedelta(seconds=1))
+async def test_dead_after_it_settled_changes_nothing(world: World) -> None:
+    granted = await world.settled(world.offer(await world.add()), Status.SUCCEEDED, output="yes")
+    before = await world.row(granted.run_id)
+    world.clock.move(timedelta(seconds=1))
 
-    assert await _died(book, granted) is Status.SUCCEEDED
-    assert await claims.died(book.ledger, granted.run_id, 7, WHY) is Status.SUCCEEDED
+    assert await _died(world, granted) is Status.SUCCEEDED
+    assert await claims.died(world.ledger, granted.run_id, 7, WHY) is Status.SUCCEEDED
 
-    assert await book.row(granted.run_id) == before
+    assert await world.row(granted.run_id) == before
 
 
-async def test_who_lost_the_claim_is_refused_and_heard(book: Book) -> None:
-    offer = book.due(await book.add())
-    old = await book.granted(offer)
-    await _died(book, old)
-    new = await book.begun(offer)
+async def test_who_lost_the_claim_is_refused_and_heard(world: World) -> None:
+    offer = world.offer(await world.add())
+    old = await world.granted(offer)
+    await _died(world, old)
+    new = await world.begun(offer)
 
     with pytest.raises(FenceRefused) as refused:
-        await _died(book, old)
+        await _died(world, old)
 
     assert (refused.value.fence, refused.value.current) == (1, 3)
-    row = await book.row(new.run_id)
+    row = await world.row(new.run_id)
     assert row.status == "acting"
     known = {"fence": 1, "status": "unknown", "reason": WHY, "error": TAIL, "output": None}
-    assert row.evidence == [known | {"at": book.clock.now().isoformat()}]
+    assert row.evidence == [known | {"at": world.clock.now().isoformat()}]
 
 
-async def test_one_that_was_given_back_has_no_holder_to_die(book: Book) -> None:
-    granted = await book.granted(book.due(await book.add()))
-    until = book.clock.now() + timedelta(minutes=1)
-    await claims.postpone(book.ledger, granted.run_id, granted.fence, until, "busy")
+async def test_one_that_was_given_back_has_no_holder_to_die(world: World) -> None:
+    granted = await world.granted(world.offer(await world.add()))
+    until = world.clock.now() + timedelta(minutes=1)
+    await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "busy")
 
     with pytest.raises(FenceRefused):
-        await _died(book, granted)
+        await _died(world, granted)
 
-    row = await book.row(granted.run_id)
+    row = await world.row(granted.run_id)
     assert (row.status, row.until, row.reason) == ("waiting", until, "busy")
 
 
-async def test_a_run_that_is_nowhere_is_not_found(book: Book) -> None:
+async def test_a_run_that_is_nowhere_is_not_found(world: World) -> None:
     with pytest.raises(NotFound):
-        await claims.died(book.ledger, "nobody", 1, WHY)
+        await claims.died(world.ledger, "nobody", 1, WHY)
 
 
 # --- on_lost: rerun
 
 
-async def test_where_the_job_says_so_it_is_run_again(book: Book) -> None:
-    stored = await book.add(**RERUN)
-    offer = book.due(stored)
-    granted = await book.begun(offer)
+async def test_where_the_job_says_so_it_is_run_again(world: World) -> None:
+    stored = await world.add(**RERUN)
+    offer = world.offer(stored)
+    granted = await world.begun(offer)
 
-    assert await _died(book, granted) is Status.WAITING
+    assert await _died(world, granted) is Status.WAITING
 
-    row = await book.row(granted.run_id)
+    row = await world.row(granted.run_id)
     assert (row.reason, row.finished_at) == (f"{WHY}; it is to be run again", None)
     assert row.fence == granted.fence + 1
     assert row.until is not None
-    wait = (row.until - book.clock.now()).total_seconds()
+    wait = (row.until - world.clock.now()).total_seconds()
     assert 10 <= wait <= 10 * (1 + JITTER)
-    (attempt,) = await book.attempts(granted.run_id)
+    (attempt,) = await world.attempts(granted.run_id)
     assert (attempt.status, attempt.error) == ("unknown", TAIL)
-    assert (await book.job(stored.id)).run_count == 0  # nothing has ended yet
+    assert (await world.job_row(stored.id)).run_count == 0  # nothing has ended yet
     # What the dead one knew is not taken for the outcome of the next.
     with pytest.raises(FenceRefused):
-        await book.settle(granted, Status.FAILED)
-    again = await _again(book, offer, granted.run_id)
-    assert await book.settle(again, Status.SUCCEEDED) is Status.SUCCEEDED
-    assert [each.status for each in await book.attempts(granted.run_id)] == ["unknown", "succeeded"]
+        await world.settle(granted, Status.FAILED)
+    again = await _again(world, offer, granted.run_id)
+    assert await world.settle(again, Status.SUCCEEDED) is Status.SUCCEEDED
+    assert [each.status for each in await world.attempts(granted.run_id)] == [
+        "unknown",
+        "succeeded",
+    ]
 
 
 @pytest.mark.parametrize(("retries", "attempts"), [(0, 2), (1, 2), (2, 3), (3, 4)])
 async def test_it_is_run_again_as_often_as_there_are_retries_and_at_least_once(
-    book: Book, retries: int, attempts: int
+    world: World, retries: int, attempts: int
 ) -> None:
-    offer = book.due(await book.add(**RERUN, retries=retries))
-    granted = await book.begun(offer)
+    offer = world.offer(await world.add(**RERUN, retries=retries))
+    granted = await world.begun(offer)
     for number in range(1, attempts):
-        assert await _died(book, granted) is Status.WAITING, number
-        granted = await _again(book, offer, granted.run_id)
+        assert await _died(world, granted) is Status.WAITING, number
+        granted = await _again(world, offer, granted.run_id)
 
-    assert await _died(book, granted) is Status.UNKNOWN
+    assert await _died(world, granted) is Status.UNKNOWN
 
-    assert [each.status for each in await book.attempts(granted.run_id)] == ["unknown"] * attempts
-    assert isinstance(await book.claim(offer), Ended)
+    assert [each.status for each in await world.attempts(granted.run_id)] == ["unknown"] * attempts
+    assert isinstance(await world.claim(offer), Ended)
 
 
-async def test_a_lost_lease_is_run_again_as_well(book: Book) -> None:
-    offer = book.due(await book.add(**RERUN))
-    granted = await book.begun(offer)
-    await book.lose()
+async def test_a_lost_lease_is_run_again_as_well(world: World) -> None:
+    offer = world.offer(await world.add(**RERUN))
+    granted = await world.begun(offer)
+    await world.lose()
 
-    (row,) = await leases.expire_all(book.ledger)
+    (row,) = await leases.expire_all(world.ledger)
 
     assert (row.id, row.status) == (granted.run_id, "waiting")
     why = "the lease of here:1 was lost while it was acting; it is to be run again"
     assert row.reason == why
     with pytest.raises(FenceRefused):
-        await book.settle(granted, Status.SUCCEEDED)
+        await world.settle(granted, Status.SUCCEEDED)
 
 
 # --- the pass over all leases
 
 
-async def test_a_pass_suspects_and_the_one_a_lease_later_judges(book: Book) -> None:
-    one, two = [book.due(await book.add(name)) for name in ("one", "two")]
-    held = [await book.granted(one), await book.begun(two)]
-    book.clock.move(TIMING.run_lease - MICROSECOND)
-    assert await leases.expire_all(book.ledger) == []
-    assert [(await book.row(each.run_id)).suspected_at for each in held] == [None, None]
-    book.clock.move(MICROSECOND)
+async def test_a_pass_suspects_and_the_one_a_lease_later_judges(world: World) -> None:
+    one, two = [world.offer(await world.add(name)) for name in ("one", "two")]
+    held = [await world.granted(one), await world.begun(two)]
+    world.clock.move(TIMING.run_lease - MICROSECOND)
+    assert await leases.expire_all(world.ledger) == []
+    assert [(await world.row(each.run_id)).suspected_at for each in held] == [None, None]
+    world.clock.move(MICROSECOND)
 
-    assert await leases.expire_all(book.ledger) == []  # suspected
+    assert await leases.expire_all(world.ledger) == []  # suspected
 
-    suspected = book.clock.now()
-    assert [(await book.row(each.run_id)).suspected_at for each in held] == [suspected] * 2
-    book.clock.move(TIMING.run_lease - MICROSECOND)
-    assert await leases.expire_all(book.ledger) == []
-    book.clock.move(MICROSECOND)
-    changed = await leases.expire_all(book.ledger)
+    suspected = world.clock.now()
+    assert [(await world.row(each.run_id)).suspected_at for each in held] == [suspected] * 2
+    world.clock.move(TIMING.run_lease - MICROSECOND)
+    assert await leases.expire_all(world.ledger) == []
+    world.clock.move(MICROSECOND)
+    changed = await leases.expire_all(world.ledger)
     assert {each.id: each.status for each in changed} == {
         held[0].run_id: "waiting",
         held[1].run_id: "unknown",
     }
-    assert await leases.expire_all(book.ledger) == []
+    assert await leases.expire_all(world.ledger) == []
 
 
 async def test_one_that_cannot_be_judged_holds_up_no_other(
-    book: Book, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken, well = [await book.begun(book.due(await book.add(each))) for each in ("one", "two")]
-    late = await book.add("three", every="1h", deadline="10m")
-    waiting = await claims.request(book.ledger, late, "one", "manual")
-    job_id = (await book.row(broken.run_id)).job_id
-    async with book.ledger.write() as session:
+    broken, well = [
+        await world.begun(world.offer(await world.add(each))) for each in ("one", "two")
+    ]
+    late = await world.add("three", every="1h", deadline="10m")
+    waiting = await claims.request(world.ledger, late, "one", "manual")
+    job_id = (await world.row(broken.run_id)).job_id
+    async with world.ledger.write() as session:
         revision = await session.get(RevisionRow, (job_id, 1))
         assert revision is not None
         revision.schedule = {"kind": "of a later version"}
-    await book.suspect()
-    book.clock.move(timedelta(minutes=20))
+    await world.suspect()
+    world.clock.move(timedelta(minutes=20))
 
-    changed = await leases.expire_all(book.ledger)
+    changed = await leases.expire_all(world.ledger)
 
     assert {row.id: row.status for row in changed} == {
         well.run_id: "unknown",
         waiting.id: "timed_out",
     }
-    assert (await book.row(broken.run_id)).status == "acting"
+    assert (await world.row(broken.run_id)).status == "acting"
     assert f"{broken.run_id} cannot be judged" in caplog.text
 
 
-async def test_who_renews_after_the_suspicion_keeps_its_run(book: Book) -> None:
-    granted = await book.begun(book.due(await book.add()))
-    book.clock.move(timedelta(hours=5))
-    assert await leases.expire_all(book.ledger) == []
-    assert await leases.renew(book.ledger, granted.run_id, granted.fence)
-    book.clock.move(TIMING.run_lease - MICROSECOND)
+async def test_who_renews_after_the_suspicion_keeps_its_run(world: World) -> None:
+    granted = await world.begun(world.offer(await world.add()))
+    world.clock.move(timedelta(hours=5))
+    assert await leases.expire_all(world.ledger) == []
+    assert await leases.renew(world.ledger, granted.run_id, granted.fence)
+    world.clock.move(TIMING.run_lease - MICROSECOND)
 
-    assert await leases.expire_all(book.ledger) == []
-    assert await book.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
-
-
-async def test_a_pass_without_work_asks_for_no_lock(book: Book) -> None:
-    await book.settled(book.due(await book.add("one")), Status.SUCCEEDED)
-    await book.begun(book.due(await book.add("two")))
-    async with book.ledger.write():  # nobody else could write now
-        assert await leases.expire_all(book.ledger) == []
+    assert await leases.expire_all(world.ledger) == []
+    assert await world.settle(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
-async def test_a_pass_looks_at_no_more_than_its_limit(book: Book) -> None:
+async def test_a_pass_without_work_asks_for_no_lock(world: World) -> None:
+    await world.settled(world.offer(await world.add("one")), Status.SUCCEEDED)
+    await world.begun(world.offer(await world.add("two")))
+    async with world.ledger.write():  # nobody else could write now
+        assert await leases.expire_all(world.ledger) == []
+
+
+async def test_a_pass_looks_at_no_more_than_its_limit(world: World) -> None:
     for number in range(3):
-        await book.begun(book.due(await book.add(f"job-{number}", every="1h")))
-    await book.lose()
+        await world.begun(world.offer(await world.add(f"job-{number}", every="1h")))
+    await world.lose()
 
-    first = await leases.expire_all(book.ledger, limit=2)
-    second = await leases.expire_all(book.ledger, limit=2)
+    first = await leases.expire_all(world.ledger, limit=2)
+    second = await leases.expire_all(world.ledger, limit=2)
 
     assert (len(first), len(second)) == (2, 1)
-    assert {row.status for row in await book.rows()} == {"unknown"}
+    assert {row.status for row in await world.rows()} == {"unknown"}
 
 
 # --- renewal of all that one holds
 
 
-async def test_all_of_one_holder_are_renewed_at_once(book: Book) -> None:
-    jobs = [await book.add(f"job-{number}", every="1h") for number in range(5)]
-    claimed = await book.granted(book.due(jobs[0]))
-    acting = await book.begun(book.due(jobs[1]))
-    ended = await book.settled(book.due(jobs[2]), Status.SUCCEEDED)
-    lost = await book.granted(book.due(jobs[3]))
-    await claims.postpone(book.ledger, lost.run_id, lost.fence, book.clock.now(), "later")
-    others = await book.granted(book.due(jobs[4], holder="there:2"))
-    before = await book.row(others.run_id)
-    async with book.ledger.write() as session:
+async def test_all_of_one_holder_are_renewed_at_once(world: World) -> None:
+    jobs = [await world.add(f"job-{number}", every="1h") for number in range(5)]
+    claimed = await world.granted(world.offer(jobs[0]))
+    acting = await world.begun(world.offer(jobs[1]))
+    ended = await world.settled(world.offer(jobs[2]), Status.SUCCEEDED)
+    lost = await world.granted(world.offer(jobs[3]))
+    await claims.postpone(world.ledger, lost.run_id, lost.fence, world.clock.now(), "later")
+    others = await world.granted(world.offer(jobs[4], holder="there:2"))
+    before = await world.row(others.run_id)
+    async with world.ledger.write() as session:
         row = await session.get(type(before), acting.run_id)
         assert row is not None
-        row.suspected_at = book.clock.now()
+        row.suspected_at = world.clock.now()
         session.add(row)
-    book.clock.move(timedelta(seconds=20))
+    world.clock.move(timedelta(seconds=20))
 
     all_ = [each.run_id for each in (claimed, acting, ended, lost, others)]
-    answer = await leases.renew_all(book.ledger, "here:1", [*all_, "nobody"])
+    answer = await leases.renew_all(world.ledger, "here:1", [*all_, "nobody"])
 
     assert answer == {
         claimed.run_id: Status.CLAIMED,
@@ -294,13 +299,13 @@ async def test_all_of_one_holder_are_renewed_at_once(book: Book) -> None:
         others.run_id: None,
         "nobody": None,
     }
-    until = book.clock.now() + TIMING.run_lease
+    until = world.clock.now() + TIMING.run_lease
     for held in (claimed, acting):
-        row = await book.row(held.run_id)
+        row = await world.row(held.run_id)
         assert (row.lease_until, row.suspected_at) == (until, None)
-    assert await book.row(others.run_id) == before
+    assert await world.row(others.run_id) == before
 
 
-async def test_who_holds_nothing_asks_for_no_lock(book: Book) -> None:
-    async with book.ledger.write():
-        assert await leases.renew_all(book.ledger, "here:1", []) == {}
+async def test_who_holds_nothing_asks_for_no_lock(world: World) -> None:
+    async with world.ledger.write():
+        assert await leases.renew_all(world.ledger, "here:1", []) == {}

@@ -20,7 +20,7 @@ from daybook.timing import TIMING
 from tests import side_by_side
 from tests.databases import Database
 from tests.unit.ledger import claimers
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
@@ -44,19 +44,19 @@ def _run_id(told: claimers.Told) -> str | None:
     return told.answer.run_id
 
 
-async def _offer(book: Book, name: str = "brief") -> offers.Offer:
-    stored = await book.add(name)
-    return book.due(stored)
+async def _offer(world: World, name: str = "brief") -> offers.Offer:
+    stored = await world.add(name)
+    return world.offer(stored)
 
 
 @crowds
-async def test_many_processes_and_one_occurrence(book: Book, many: int) -> None:
-    many = min(many, MOST[book.kind])
-    offer = await _offer(book)
-    book.clock.set(offer.due)
+async def test_many_processes_and_one_occurrence(world: World, many: int) -> None:
+    many = min(many, MOST[world.database.kind])
+    offer = await _offer(world)
+    world.clock.set(offer.due)
     offers = [replace(offer, holder=f"p:{n}", flow_run_id=f"flow {n}") for n in range(many)]
 
-    told = claimers.at_once(book.ledger.address, offers, book.clock)
+    told = claimers.at_once(world.ledger.address, offers, world.clock)
 
     assert len({each.pid for each in told}) == many
     kinds = Counter(type(each.answer) for each in told)
@@ -66,25 +66,26 @@ async def test_many_processes_and_one_occurrence(book: Book, many: int) -> None:
     ended = [each.answer for each in told if isinstance(each.answer, Ended)]
     assert {each.status for each in ended} <= {Status.SUCCEEDED}
     assert {_run_id(each) for each in told} == {granted.run_id}
-    (row,) = await book.rows()
+    (row,) = await world.rows()
     assert (row.status, row.fence, row.attempts) == ("succeeded", 1, 1)
-    assert len(await book.attempts(row.id)) == 1
-    assert (await book.job(str(offer.job_id))).run_count == 1
+    assert len(await world.attempts(row.id)) == 1
+    assert (await world.job_row(str(offer.job_id))).run_count == 1
 
 
 @crowds
-async def test_many_processes_and_ten_jobs(book: Book, many: int) -> None:
-    jobs = [await _offer(book, f"job-{n}") for n in range(10)]
-    book.clock.set(jobs[0].due)
+async def test_many_processes_and_ten_jobs(world: World, many: int) -> None:
+    jobs = [await _offer(world, f"job-{n}") for n in range(10)]
+    world.clock.set(jobs[0].due)
     offers = [
-        replace(jobs[n % 10], flow_run_id=f"flow {n}") for n in range(min(many, MOST[book.kind]))
+        replace(jobs[n % 10], flow_run_id=f"flow {n}")
+        for n in range(min(many, MOST[world.database.kind]))
     ]
 
-    told = claimers.at_once(book.ledger.address, offers, book.clock)
+    told = claimers.at_once(world.ledger.address, offers, world.clock)
 
     granted = [each.answer for each in told if isinstance(each.answer, Granted)]
     assert sorted(each.occurrence for each in granted) == sorted(job.occurrence for job in jobs)
-    rows = await book.rows()
+    rows = await world.rows()
     assert [(row.status, row.attempts) for row in rows] == [("succeeded", 1)] * 10
 
 
@@ -105,53 +106,53 @@ async def test_many_processes_make_one_ledger(
         assert ledger.id
 
 
-async def test_killed_between_claim_and_begin_it_waits_and_runs(book: Book) -> None:
-    offer = await _offer(book)
-    book.clock.set(offer.due)
-    with claimers.walked(book.ledger.address, offer, book.clock, "claimed") as (child, run_id):
+async def test_killed_between_claim_and_begin_it_waits_and_runs(world: World) -> None:
+    offer = await _offer(world)
+    world.clock.set(offer.due)
+    with claimers.walked(world.ledger.address, offer, world.clock, "claimed") as (child, run_id):
         child.kill()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL
 
-    assert (await book.row(run_id)).status == "claimed"
+    assert (await world.row(run_id)).status == "claimed"
     other = replace(offer, flow_run_id="another")
-    await book.suspect()
-    book.clock.move(TIMING.run_lease - timedelta(microseconds=1))
-    assert isinstance(await book.claim(other), Taken)
-    book.clock.move(timedelta(microseconds=1))
-    granted = await book.claim(other)
+    await world.suspect()
+    world.clock.move(TIMING.run_lease - timedelta(microseconds=1))
+    assert isinstance(await world.claim(other), Taken)
+    world.clock.move(timedelta(microseconds=1))
+    granted = await world.claim(other)
 
     assert isinstance(granted, Granted)
     assert (granted.run_id, granted.fence) == (run_id, 3)
-    assert await book.attempts(run_id) == []
+    assert await world.attempts(run_id) == []
 
 
-async def test_killed_between_begin_and_settle_it_is_unknown_and_not_repeated(book: Book) -> None:
-    offer = await _offer(book)
-    book.clock.set(offer.due)
-    with claimers.walked(book.ledger.address, offer, book.clock, "acting") as (child, run_id):
+async def test_killed_between_begin_and_settle_it_is_unknown_and_not_repeated(world: World) -> None:
+    offer = await _offer(world)
+    world.clock.set(offer.due)
+    with claimers.walked(world.ledger.address, offer, world.clock, "acting") as (child, run_id):
         child.kill()
         child.join(60)
 
-    assert (await book.row(run_id)).status == "acting"
-    await book.lose()
-    answer = await book.claim(replace(offer, flow_run_id="another"))
+    assert (await world.row(run_id)).status == "acting"
+    await world.lose()
+    answer = await world.claim(replace(offer, flow_run_id="another"))
 
     assert isinstance(answer, Ended)
     assert answer.status is Status.UNKNOWN
-    (row,) = await book.rows()
+    (row,) = await world.rows()
     assert (row.status, row.attempts) == ("unknown", 1)
-    assert (await book.job(str(offer.job_id))).last_status == "unknown"
+    assert (await world.job_row(str(offer.job_id))).last_status == "unknown"
 
 
-async def test_killed_in_the_middle_of_settling_nothing_of_it_is_written(book: Book) -> None:
-    offer = await _offer(book)
-    book.clock.set(offer.due)
-    with claimers.walked(book.ledger.address, offer, book.clock, "settling") as (child, run_id):
+async def test_killed_in_the_middle_of_settling_nothing_of_it_is_written(world: World) -> None:
+    offer = await _offer(world)
+    world.clock.set(offer.due)
+    with claimers.walked(world.ledger.address, offer, world.clock, "settling") as (child, run_id):
         child.kill()
         child.join(60)
 
-    row = await book.row(run_id)
+    row = await world.row(run_id)
     assert (row.status, row.fence) == ("acting", 1)
-    settled = await claims.settle(book.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
+    settled = await claims.settle(world.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
     assert settled is Status.SUCCEEDED

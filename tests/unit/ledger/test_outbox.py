@@ -34,7 +34,7 @@ from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
 from daybook.spec.actions import LONGEST_URL
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
@@ -46,40 +46,40 @@ TOLD: dict[str, Any] = {**EVERY, "on_complete": DONE, "on_fail": FAIL, "channel"
 Told = tuple[str, str, str]
 
 
-async def rows(book: Book) -> list[OutboxRow]:
-    async with book.ledger.read() as session:
+async def rows(world: World) -> list[OutboxRow]:
+    async with world.ledger.read() as session:
         ordered = select(OutboxRow).order_by(OutboxRow.created_at, OutboxRow.key)  # type: ignore[arg-type]
         return list((await session.execute(ordered)).scalars())
 
 
-async def told(book: Book) -> set[Told]:
+async def told(world: World) -> set[Told]:
     """Purpose, event and address of each row."""
-    return {(row.purpose, row.event, row.address) for row in await rows(book)}
+    return {(row.purpose, row.event, row.address) for row in await rows(world)}
 
 
-async def the(book: Book, purpose: str) -> OutboxRow:
-    (row,) = [each for each in await rows(book) if each.purpose == purpose]
+async def the(world: World, purpose: str) -> OutboxRow:
+    (row,) = [each for each in await rows(world) if each.purpose == purpose]
     return row
 
 
-async def delivery(book: Book, run_id: str) -> str:
-    return (await book.row(run_id)).delivery
+async def delivery(world: World, run_id: str) -> str:
+    return (await world.row(run_id)).delivery
 
 
-async def hourly(book: Book, **fields: Any) -> StoredJob:
-    return await book.add(**{"cron": "0 * * * *", **fields})
+async def hourly(world: World, **fields: Any) -> StoredJob:
+    return await world.add(**{"cron": "0 * * * *", **fields})
 
 
-async def sent(book: Book, which: str, status: Delivery) -> None:
+async def sent(world: World, which: str, status: Delivery) -> None:
     """Let all that is due to ``which`` be sent, with this end."""
-    claimed = await sending.claim(book.ledger, "test", most=100)
-    await sending.release(book.ledger, [row for row in claimed if row.address != which])
+    claimed = await sending.claim(world.ledger, "test", most=100)
+    await sending.release(world.ledger, [row for row in claimed if row.address != which])
     tried = [
         Tried(row.id, row.fence, status, None, 0.1, 200 if status is Delivery.DELIVERED else 500)
         for row in claimed
         if row.address == which
     ]
-    await sending.record(book.ledger, tried)
+    await sending.record(world.ledger, tried)
 
 
 # --- which end is told to whom
@@ -96,15 +96,15 @@ async def sent(book: Book, which: str, status: Delivery) -> None:
     ],
 )
 async def test_each_end_goes_to_its_callback_and_to_the_channel(
-    book: Book, status: Status, event: str, url: str
+    world: World, status: Status, event: str, url: str
 ) -> None:
-    stored = await hourly(book, **TOLD)
+    stored = await hourly(world, **TOLD)
 
-    granted = await book.settled(book.due(stored), status, output="All is well.", reason="so")
+    granted = await world.settled(world.offer(stored), status, output="All is well.", reason="so")
 
-    assert await told(book) == {("callback", event, url), ("message", event, "team")}
-    assert await delivery(book, granted.run_id) == "pending"
-    callback = json.loads((await the(book, "callback")).body)
+    assert await told(world) == {("callback", event, url), ("message", event, "team")}
+    assert await delivery(world, granted.run_id) == "pending"
+    callback = json.loads((await the(world, "callback")).body)
     assert (callback["status"], callback["event"], callback["id"]) == (
         status,
         event,
@@ -113,66 +113,66 @@ async def test_each_end_goes_to_its_callback_and_to_the_channel(
 
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.FAILED, Status.SUCCEEDED])
-async def test_what_is_not_among_the_events_goes_nowhere(book: Book, status: Status) -> None:
+async def test_what_is_not_among_the_events_goes_nowhere(world: World, status: Status) -> None:
     fields: dict[Status, dict[str, Any]] = {
         Status.CANCELLED: {"channel": "team", "on_complete": DONE, "on_fail": FAIL},
         Status.FAILED: {"channel": "team", "on_complete": DONE, "events": ["completed"]},
         Status.SUCCEEDED: {"channel": "team", "on_fail": FAIL, "events": ["failed"]},
     }
-    stored = await hourly(book, **fields[status])
+    stored = await hourly(world, **fields[status])
 
-    granted = await book.settled(book.due(stored), status, output="x")
+    granted = await world.settled(world.offer(stored), status, output="x")
 
     # A failure is told to the operator all the same: see `test_alerts`.
-    assert {each for each in await told(book) if each[0] != "alert"} == set()
-    assert await delivery(book, granted.run_id) == "not_requested"
+    assert {each for each in await told(world) if each[0] != "alert"} == set()
+    assert await delivery(world, granted.run_id) == "not_requested"
 
 
-async def test_who_asks_for_nothing_gets_nothing(book: Book) -> None:
-    stored = await hourly(book)
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    assert await rows(book) == []
-    assert await delivery(book, granted.run_id) == "not_requested"
+async def test_who_asks_for_nothing_gets_nothing(world: World) -> None:
+    stored = await hourly(world)
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    assert await rows(world) == []
+    assert await delivery(world, granted.run_id) == "not_requested"
 
 
-async def test_a_direct_call_tells_by_its_own_parameters(book: Book) -> None:
-    stored = await hourly(book)
-    offer = book.due(stored)
+async def test_a_direct_call_tells_by_its_own_parameters(world: World) -> None:
+    stored = await hourly(world)
+    offer = world.offer(stored)
     parameters = {**offer.parameters, "notify": {"channel": "team", "on_fail": FAIL}}
     direct = {"job_id": None, "occurrence": "flow:f", "trigger": "direct"}
-    granted = await book.begun(book.due(stored, **direct, parameters=parameters))
-    await book.settle(granted, Status.FAILED, error="no")
+    granted = await world.begun(world.offer(stored, **direct, parameters=parameters))
+    await world.settle(granted, Status.FAILED, error="no")
 
-    assert await told(book) == {("callback", "failed", FAIL), ("message", "failed", "team")}
-    assert (await the(book, "message")).job_id is None
+    assert await told(world) == {("callback", "failed", FAIL), ("message", "failed", "team")}
+    assert (await the(world, "message")).job_id is None
 
 
-async def test_a_run_tells_by_what_was_in_force_when_it_was_due(book: Book) -> None:
-    stored = await hourly(book, channel="before")
-    granted = await book.begun(book.due(stored))
-    await book.edit(stored.id, channel="after")
-    await book.settle(granted, Status.SUCCEEDED, output="x")
-    assert (await the(book, "message")).address == "before"
+async def test_a_run_tells_by_what_was_in_force_when_it_was_due(world: World) -> None:
+    stored = await hourly(world, channel="before")
+    granted = await world.begun(world.offer(stored))
+    await world.edit(stored.id, channel="after")
+    await world.settle(granted, Status.SUCCEEDED, output="x")
+    assert (await the(world, "message")).address == "before"
 
 
 async def test_a_run_whose_parameters_say_nothing_that_can_be_read_tells_as_its_job(
-    book: Book,
+    world: World,
 ) -> None:
-    stored = await hourly(book, channel="team")
+    stored = await hourly(world, channel="team")
     parameters = {**stored.job.parameters(), "notify": {"chan": "x"}}
     row = RunRow(
         occurrence="flow:f",
         job_id=stored.id,
         kind="agent-prompt",
         trigger="manual",
-        due=book.clock.now(),
+        due=world.clock.now(),
         status="",
         parameters=parameters,
-        queued_at=book.clock.now(),
+        queued_at=world.clock.now(),
     )
-    async with book.ledger.write() as session:
-        await outcomes.write(session, row, Outcome(Status.FAILED, error="no"), book.clock.now())
-    assert await told(book) == {("message", "failed", "team")}
+    async with world.ledger.write() as session:
+        await outcomes.write(session, row, Outcome(Status.FAILED, error="no"), world.clock.now())
+    assert await told(world) == {("message", "failed", "team")}
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ async def test_a_run_whose_parameters_say_nothing_that_can_be_read_tells_as_its_
     ],
 )
 async def test_all_who_ask_whom_a_run_tells_get_the_same_answer(
-    book: Book, parameters: dict[str, Any], channel: str
+    world: World, parameters: dict[str, Any], channel: str
 ) -> None:
-    stored = await hourly(book, channel="jobs", progress="1m")
+    stored = await hourly(world, channel="jobs", progress="1m")
     assert outbox.notify_of(parameters, stored).channel == channel
     chat = {**parameters, "session": "chat"}
     session_id = sessions.id_of(chat, job_id=stored.id, run_id="r", stored=stored)
@@ -198,126 +198,126 @@ async def test_all_who_ask_whom_a_run_tells_get_the_same_answer(
 # --- whoever writes the outcome
 
 
-async def test_what_died_is_told_as_failed(book: Book) -> None:
-    stored = await hourly(book, **TOLD)
-    granted = await book.begun(book.due(stored))
-    await claims.died(book.ledger, granted.run_id, granted.fence, "its process is gone")
-    body = json.loads((await the(book, "callback")).body)
+async def test_what_died_is_told_as_failed(world: World) -> None:
+    stored = await hourly(world, **TOLD)
+    granted = await world.begun(world.offer(stored))
+    await claims.died(world.ledger, granted.run_id, granted.fence, "its process is gone")
+    body = json.loads((await the(world, "callback")).body)
     assert (body["status"], body["reason"]) == ("unknown", "its process is gone")
 
 
-async def test_what_waits_and_is_cancelled_is_told(book: Book) -> None:
-    stored = await hourly(book, **TOLD)
-    row = await claims.request(book.ledger, stored, "one", "manual")
-    await claims.cancel(book.ledger, row.id)
-    assert await told(book) == {
+async def test_what_waits_and_is_cancelled_is_told(world: World) -> None:
+    stored = await hourly(world, **TOLD)
+    row = await claims.request(world.ledger, stored, "one", "manual")
+    await claims.cancel(world.ledger, row.id)
+    assert await told(world) == {
         ("callback", "cancelled", FAIL),
         ("message", "cancelled", "team"),
     }
 
 
-async def test_a_lease_that_was_lost_is_told_of_by_who_finds_it(book: Book) -> None:
-    stored = await hourly(book, **TOLD)
-    granted = await book.begun(book.due(stored))
-    await book.lose()
-    assert [row.id for row in await leases.expire_all(book.ledger)] == [granted.run_id]
-    assert ("callback", "failed", FAIL) in await told(book)
+async def test_a_lease_that_was_lost_is_told_of_by_who_finds_it(world: World) -> None:
+    stored = await hourly(world, **TOLD)
+    granted = await world.begun(world.offer(stored))
+    await world.lose()
+    assert [row.id for row in await leases.expire_all(world.ledger)] == [granted.run_id]
+    assert ("callback", "failed", FAIL) in await told(world)
 
 
-async def test_an_end_in_prefect_is_told(book: Book) -> None:
-    stored = await hourly(book, **TOLD)
-    offer = book.due(stored)
-    book.clock.set(offer.due)
+async def test_an_end_in_prefect_is_told(world: World) -> None:
+    stored = await hourly(world, **TOLD)
+    offer = world.offer(stored)
+    world.clock.set(offer.due)
     assert offer.flow_run_id is not None
     end = EndInPrefect(offer.flow_run_id, "FAILED", "Failed", "Validation of the parameters", offer)
-    assert await ends.take(book.ledger, end) is Status.FAILED
-    assert ("callback", "failed", FAIL) in await told(book)
+    assert await ends.take(world.ledger, end) is Status.FAILED
+    assert ("callback", "failed", FAIL) in await told(world)
 
 
-async def test_the_spool_brings_the_whole_answer(book: Book) -> None:
-    stored = await hourly(book, channel="team")
-    granted = await book.begun(book.due(stored))
+async def test_the_spool_brings_the_whole_answer(world: World) -> None:
+    stored = await hourly(world, channel="team")
+    granted = await world.begun(world.offer(stored))
     answer = "All is well. " * 1_000
     known = Outcome(Status.SUCCEEDED, output=answer)
-    spool.put(Spooled(book.ledger.id, granted.run_id, granted.fence, known))
+    spool.put(Spooled(world.ledger.id, granted.run_id, granted.fence, known))
 
-    assert (await spool.drain(book.ledger)).written == 1
+    assert (await spool.drain(world.ledger)).written == 1
 
-    assert len((await book.row(granted.run_id)).output or "") < len(answer)
-    assert (await the(book, "message")).body == answer.strip()
+    assert len((await world.row(granted.run_id)).output or "") < len(answer)
+    assert (await the(world, "message")).body == answer.strip()
 
 
-async def test_missed_due_times_are_told_as_one_and_grow_until_they_are_sent(book: Book) -> None:
+async def test_missed_due_times_are_told_as_one_and_grow_until_they_are_sent(world: World) -> None:
     fields: dict[str, Any] = {"channel": "team", "on_fail": FAIL, **EVERY}
-    stored = await book.add(cron="*/10 * * * *", catch_up="none", **fields)
-    book.clock.move(timedelta(minutes=35))
-    await audit.advance(book.ledger, stored.id, book.clock.now())
-    row = await the(book, "callback")
+    stored = await world.add(cron="*/10 * * * *", catch_up="none", **fields)
+    world.clock.move(timedelta(minutes=35))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+    row = await the(world, "callback")
     assert json.loads(row.body)["count"] == 3
-    assert "3 due times" in (await the(book, "message")).body
+    assert "3 due times" in (await the(world, "message")).body
 
-    book.clock.move(timedelta(minutes=20))
-    await audit.advance(book.ledger, stored.id, book.clock.now())
-    again = await the(book, "callback")
+    world.clock.move(timedelta(minutes=20))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+    again = await the(world, "callback")
     assert (again.id, json.loads(again.body)["count"]) == (row.id, 5)
-    assert "5 due times" in (await the(book, "message")).body
+    assert "5 due times" in (await the(world, "message")).body
 
     # What is on its way, or has arrived, says what it said.
     (sending_now,) = [
         each
-        for each in await sending.claim(book.ledger, "me", most=10)
+        for each in await sending.claim(world.ledger, "me", most=10)
         if each.purpose == "callback"
     ]
-    book.clock.move(timedelta(minutes=20))
-    await audit.advance(book.ledger, stored.id, book.clock.now())
-    assert (await the(book, "callback")).body == sending_now.body
+    world.clock.move(timedelta(minutes=20))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+    assert (await the(world, "callback")).body == sending_now.body
 
 
 # --- once, and with the outcome or not at all
 
 
-async def test_settling_again_asks_for_nothing_more(book: Book) -> None:
-    stored = await hourly(book, **TOLD)
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    before = await rows(book)
+async def test_settling_again_asks_for_nothing_more(world: World) -> None:
+    stored = await hourly(world, **TOLD)
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    before = await rows(world)
 
-    await book.settle(granted, Status.SUCCEEDED, output="x")
+    await world.settle(granted, Status.SUCCEEDED, output="x")
     with pytest.raises(IllegalTransition):
-        await book.settle(granted, Status.FAILED, error="later")
+        await world.settle(granted, Status.FAILED, error="later")
     with pytest.raises(FenceRefused):
         await claims.settle(
-            book.ledger, granted.run_id, granted.fence + 1, Outcome(Status.FAILED, error="no")
+            world.ledger, granted.run_id, granted.fence + 1, Outcome(Status.FAILED, error="no")
         )
 
-    assert await rows(book) == before
+    assert await rows(world) == before
 
 
-async def test_what_is_told_is_undone_with_its_outcome(book: Book) -> None:
-    stored = await hourly(book, **TOLD)
-    granted = await book.begun(book.due(stored))
+async def test_what_is_told_is_undone_with_its_outcome(world: World) -> None:
+    stored = await hourly(world, **TOLD)
+    granted = await world.begun(world.offer(stored))
 
     with pytest.raises(RuntimeError):
-        async with book.ledger.write() as session:
+        async with world.ledger.write() as session:
             row = await session.get(RunRow, granted.run_id)
             assert row is not None
-            await outcomes.write(session, row, Outcome(Status.FAILED), book.clock.now())
+            await outcomes.write(session, row, Outcome(Status.FAILED), world.clock.now())
             assert (await session.execute(select(OutboxRow))).first() is not None
             raise RuntimeError
 
-    assert await rows(book) == []
-    assert await delivery(book, granted.run_id) == "not_requested"
+    assert await rows(world) == []
+    assert await delivery(world, granted.run_id) == "not_requested"
 
 
-async def test_the_same_message_is_told_once(book: Book) -> None:
+async def test_the_same_message_is_told_once(world: World) -> None:
     asked: dict[str, Any] = {"purpose": "alert", "event": "overdue", "channel": "team"}
-    asked |= {"subject": "late", "body": "late", "now": book.clock.now()}
-    async with book.ledger.write() as session:
+    asked |= {"subject": "late", "body": "late", "now": world.clock.now()}
+    async with world.ledger.write() as session:
         assert await outbox.tell(session, key="overdue:1", **asked) is not None
         assert await outbox.tell(session, key="overdue:1", **asked) is None
-    async with book.ledger.write() as session:
+    async with world.ledger.write() as session:
         assert await outbox.tell(session, key="overdue:1", **asked) is None
         assert await outbox.tell(session, key="overdue:2", **asked) is not None
-    assert len(await rows(book)) == 2
+    assert len(await rows(world)) == 2
 
 
 @pytest.mark.parametrize(
@@ -325,34 +325,34 @@ async def test_the_same_message_is_told_once(book: Book) -> None:
     [(Status.SUCCEEDED, "completed", DONE), (Status.FAILED, "failed", FAIL)],
 )
 async def test_a_late_outcome_is_told_as_a_correction(
-    book: Book, late: Status, event: str, url: str
+    world: World, late: Status, event: str, url: str
 ) -> None:
-    stored = await hourly(book, **TOLD)
-    granted = await book.begun(book.due(stored))
-    await claims.died(book.ledger, granted.run_id, granted.fence, "its process is gone")
-    first = {row.id for row in await rows(book)}
+    stored = await hourly(world, **TOLD)
+    granted = await world.begun(world.offer(stored))
+    await claims.died(world.ledger, granted.run_id, granted.fence, "its process is gone")
+    first = {row.id for row in await rows(world)}
 
-    await book.settle(granted, late, output="All is well.")
+    await world.settle(granted, late, output="All is well.")
 
-    (row,) = [e for e in await rows(book) if e.purpose == "callback" and e.id not in first]
+    (row,) = [e for e in await rows(world) if e.purpose == "callback" and e.id not in first]
     body = json.loads(row.body)
     assert (row.event, row.address) == (event, url)
     assert (body["corrects"], body["status"]) == ("unknown", late)
     if late is Status.SUCCEEDED:
-        messages = [e for e in await rows(book) if e.event == "completed" and e.address == "team"]
+        messages = [e for e in await rows(world) if e.event == "completed" and e.address == "team"]
         assert [each.subject for each in messages] == ["brief: succeeded (was unknown)"]
 
 
 # --- what is said
 
 
-async def test_the_body_of_a_callback_is_the_run(book: Book) -> None:
-    stored = await hourly(book, on_complete=DONE)
-    granted = await book.settled(
-        book.due(stored), Status.SUCCEEDED, output="Grüße \u2713", result={"n": 1}
+async def test_the_body_of_a_callback_is_the_run(world: World) -> None:
+    stored = await hourly(world, on_complete=DONE)
+    granted = await world.settled(
+        world.offer(stored), Status.SUCCEEDED, output="Grüße \u2713", result={"n": 1}
     )
 
-    row = await the(book, "callback")
+    row = await the(world, "callback")
     body = json.loads(row.body)
     assert (body["version"], body["event"], body["corrects"]) == (1, "completed", None)
     assert (body["id"], body["job"], body["trigger"]) == (granted.run_id, "brief", "schedule")
@@ -367,22 +367,22 @@ METADATA = {"team": "blue", "numbers": [1, 2.5, None, True], "nested": {"": []}}
 
 
 async def test_a_callback_says_of_which_job_it_is_whose_and_what_is_kept_with_it(
-    book: Book,
+    world: World,
 ) -> None:
-    job = (await hourly(book, on_complete=DONE)).job.model_copy(
+    job = (await hourly(world, on_complete=DONE)).job.model_copy(
         update={"name": "kept", "tags": ("news", "daily"), "metadata": METADATA}
     )
-    async with book.ledger.write() as session:
-        stored = await jobs.add(session, job, "kept", book.clock.now(), "user", user_id="u-17")
+    async with world.ledger.write() as session:
+        stored = await jobs.add(session, job, "kept", world.clock.now(), "user", user_id="u-17")
 
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="Done.")
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="Done.")
 
-    body = json.loads((await the(book, "callback")).body)
+    body = json.loads((await the(world, "callback")).body)
     assert (body["job"], body["job_id"]) == ("kept", stored.id)
     assert (body["owner"], body["user_id"]) == ("user", "u-17")
     assert body["tags"] == ["news", "daily"]
     assert body["metadata"] == METADATA
-    assert (await book.stored(stored.id)).job.metadata == METADATA
+    assert (await world.job(stored.id)).job.metadata == METADATA
 
 
 @pytest.mark.parametrize(
@@ -393,22 +393,22 @@ async def test_a_callback_says_of_which_job_it_is_whose_and_what_is_kept_with_it
     ],
 )
 async def test_of_an_agents_job_no_answer_leaves_by_a_callback(
-    book: Book, status: Status, said: dict[str, Any]
+    world: World, status: Status, said: dict[str, Any]
 ) -> None:
     told = {"on_complete": DONE, "on_fail": DONE, "channel": "team"}
-    job = (await hourly(book)).job.model_copy(update={"name": "agents"})
+    job = (await hourly(world)).job.model_copy(update={"name": "agents"})
     job = job.model_copy(update={"notify": job.notify.model_copy(update=told)})
-    async with book.ledger.write() as session:
-        stored = await jobs.add(session, job, "agents", book.clock.now(), owner="agent:default")
+    async with world.ledger.write() as session:
+        stored = await jobs.add(session, job, "agents", world.clock.now(), owner="agent:default")
 
-    await book.settled(book.due(stored), status, **said)
+    await world.settled(world.offer(stored), status, **said)
 
-    row = await the(book, "callback")
+    row = await the(world, "callback")
     assert "secret" not in row.body
     body = json.loads(row.body)
     assert (body["output"], body["result"], body["error"]) == (None, None, None)
     assert row.owner == "agent:default"
-    assert "secret" in (await the(book, "message")).body
+    assert "secret" in (await the(world, "message")).body
 
 
 @pytest.mark.parametrize(
@@ -416,11 +416,11 @@ async def test_of_an_agents_job_no_answer_leaves_by_a_callback(
     [("progress", "agent:default", "agents.md"), ("alert", "user", "")],
 )
 async def test_a_note_goes_where_its_job_chose_and_an_alert_where_the_operator_did(
-    book: Book, purpose: str, owner: str, chat_id: str
+    world: World, purpose: str, owner: str, chat_id: str
 ) -> None:
-    job = (await hourly(book)).job.model_copy(update={"name": "agents"})
-    async with book.ledger.write() as session:
-        stored = await jobs.add(session, job, "agents", book.clock.now(), owner="agent:default")
+    job = (await hourly(world)).job.model_copy(update={"name": "agents"})
+    async with world.ledger.write() as session:
+        stored = await jobs.add(session, job, "agents", world.clock.now(), owner="agent:default")
         row = await outbox.tell(
             session,
             key="x",
@@ -430,29 +430,29 @@ async def test_a_note_goes_where_its_job_chose_and_an_alert_where_the_operator_d
             subject="x",
             body="x",
             job_id=stored.id,
-            now=book.clock.now(),
+            now=world.clock.now(),
         )
     assert row is not None
     assert (row.owner, row.chat_id) == (owner, chat_id)
 
 
-async def test_the_lane_is_the_address_without_what_may_be_secret(book: Book) -> None:
-    stored = await hourly(book, on_complete="HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x")
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    row = await the(book, "callback")
+async def test_the_lane_is_the_address_without_what_may_be_secret(world: World) -> None:
+    stored = await hourly(world, on_complete="HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x")
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    row = await the(world, "callback")
     assert row.lane == "https://ops.example.org:8443/a/B"
     assert row.address == "HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x"
 
 
-async def test_an_address_as_long_as_may_be_has_a_lane_of_its_own(book: Book) -> None:
+async def test_an_address_as_long_as_may_be_has_a_lane_of_its_own(world: World) -> None:
     generator = random.Random(1)  # so that no index can make it shorter
     path = "".join(generator.choices(string.ascii_letters, k=LONGEST_URL - 40))
     one, other = f"https://ops.example.org/{path}1", f"https://ops.example.org/{path}2"
-    stored = await hourly(book, on_complete=f"{one}?token=1", on_fail=other)
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    await book.settled(book.due(stored), Status.FAILED, error="no")
+    stored = await hourly(world, on_complete=f"{one}?token=1", on_fail=other)
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    await world.settled(world.offer(stored), Status.FAILED, error="no")
 
-    made = [row for row in await rows(book) if row.purpose == "callback"]
+    made = [row for row in await rows(world) if row.purpose == "callback"]
     assert {row.address for row in made} == {f"{one}?token=1", other}
     lanes = {row.lane for row in made}
     assert len(lanes) == 2
@@ -460,9 +460,9 @@ async def test_an_address_as_long_as_may_be_has_a_lane_of_its_own(book: Book) ->
     assert max(len(each.encode()) for each in lanes) <= outbox.LONGEST_NAME
 
 
-async def test_a_long_conversation_and_a_long_key_are_taken(book: Book) -> None:
+async def test_a_long_conversation_and_a_long_key_are_taken(world: World) -> None:
     async def tell(key: str) -> OutboxRow | None:
-        async with book.ledger.write() as session:
+        async with world.ledger.write() as session:
             return await outbox.tell(
                 session,
                 key=key,
@@ -472,7 +472,7 @@ async def test_a_long_conversation_and_a_long_key_are_taken(book: Book) -> None:
                 chat_id="ß" * 200,
                 subject="late",
                 body="late",
-                now=book.clock.now(),
+                now=world.clock.now(),
             )
 
     generator = random.Random(1)
@@ -485,17 +485,17 @@ async def test_a_long_conversation_and_a_long_key_are_taken(book: Book) -> None:
     assert await tell(f"{key}.") is not None
 
 
-async def test_each_conversation_of_a_channel_is_a_lane(book: Book) -> None:
-    stored = await hourly(book, channel="team", chat_id="42")
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    row = await the(book, "message")
+async def test_each_conversation_of_a_channel_is_a_lane(world: World) -> None:
+    stored = await hourly(world, channel="team", chat_id="42")
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    row = await the(world, "message")
     assert (row.lane, row.chat_id) == ("channel:team/42", "42")
 
 
-async def test_what_went_wrong_is_said_with_where_to_look(book: Book) -> None:
-    stored = await hourly(book, channel="team", timezone="Europe/Berlin")
-    granted = await book.settled(book.due(stored), Status.TIMED_OUT, error="no answer in 30 s")
-    row = await the(book, "message")
+async def test_what_went_wrong_is_said_with_where_to_look(world: World) -> None:
+    stored = await hourly(world, channel="team", timezone="Europe/Berlin")
+    granted = await world.settled(world.offer(stored), Status.TIMED_OUT, error="no answer in 30 s")
+    row = await the(world, "message")
     assert row.subject == "brief: timed out"
     assert row.body.splitlines() == [
         "brief timed out: no answer in 30 s",
@@ -511,31 +511,33 @@ async def test_what_went_wrong_is_said_with_where_to_look(book: Book) -> None:
         (Status.FAILED, "brief was failed at 2026-01-15T13:00:00+00:00: "),
     ],
 )
-async def test_a_template_says_it_in_the_jobs_words(book: Book, status: Status, text: str) -> None:
+async def test_a_template_says_it_in_the_jobs_words(
+    world: World, status: Status, text: str
+) -> None:
     template = "{{job}} was {{status}} at {{due}}: {{output}}"
-    stored = await hourly(book, channel="team", template=template)
+    stored = await hourly(world, channel="team", template=template)
     # An answer that looks like a variable is no variable.
-    await book.settled(book.due(stored), status, output="{{job}}" if "{{" in text else None)
-    assert (await the(book, "message")).body == text
+    await world.settled(world.offer(stored), status, output="{{job}}" if "{{" in text else None)
+    assert (await the(world, "message")).body == text
 
 
-async def test_a_template_that_says_nothing_of_a_failure_gives_way(book: Book) -> None:
-    stored = await hourly(book, channel="team", template="{{output}}")
-    await book.settled(book.due(stored), Status.FAILED, error="no network")
-    assert (await the(book, "message")).body.startswith("brief failed: no network\n")
+async def test_a_template_that_says_nothing_of_a_failure_gives_way(world: World) -> None:
+    stored = await hourly(world, channel="team", template="{{output}}")
+    await world.settled(world.offer(stored), Status.FAILED, error="no network")
+    assert (await the(world, "message")).body.startswith("brief failed: no network\n")
 
 
-async def test_a_long_answer_is_kept_up_to_a_bound(book: Book) -> None:
-    stored = await hourly(book, channel="team")
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="x" * 100_007)
-    body = (await the(book, "message")).body
+async def test_a_long_answer_is_kept_up_to_a_bound(world: World) -> None:
+    stored = await hourly(world, channel="team")
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x" * 100_007)
+    body = (await the(world, "message")).body
     assert body == "x" * 100_000 + "\n… (7 more characters)"
 
 
-async def test_a_result_without_a_text_is_told_as_json(book: Book) -> None:
-    stored = await hourly(book, channel="team")
-    await book.settled(book.due(stored), Status.SUCCEEDED, result={"n": 1})
-    assert json.loads((await the(book, "message")).body) == {"n": 1}
+async def test_a_result_without_a_text_is_told_as_json(world: World) -> None:
+    stored = await hourly(world, channel="team")
+    await world.settled(world.offer(stored), Status.SUCCEEDED, result={"n": 1})
+    assert json.loads((await the(world, "message")).body) == {"n": 1}
 
 
 # --- what is held back
@@ -543,109 +545,109 @@ async def test_a_result_without_a_text_is_told_as_json(book: Book) -> None:
 
 @pytest.mark.parametrize("answer", [None, "", " \n", "[SILENT]", " [silent]\n"])
 async def test_an_answer_that_says_nothing_is_delivered_to_nobody(
-    book: Book, answer: str | None
+    world: World, answer: str | None
 ) -> None:
-    stored = await hourly(book, channel="team", template="said: {{output}}")
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output=answer)
-    assert await rows(book) == []
-    row = await book.row(granted.run_id)
+    stored = await hourly(world, channel="team", template="said: {{output}}")
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output=answer)
+    assert await rows(world) == []
+    row = await world.row(granted.run_id)
     assert (row.status, row.delivery) == ("succeeded", "suppressed")
 
 
-async def test_an_answer_that_only_names_the_word_is_delivered(book: Book) -> None:
-    stored = await hourly(book, channel="team")
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="I was told to say [SILENT].")
-    assert (await the(book, "message")).body == "I was told to say [SILENT]."
+async def test_an_answer_that_only_names_the_word_is_delivered(world: World) -> None:
+    stored = await hourly(world, channel="team")
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="I was told to say [SILENT].")
+    assert (await the(world, "message")).body == "I was told to say [SILENT]."
 
 
-async def test_a_silent_answer_still_goes_to_the_callback(book: Book) -> None:
-    stored = await hourly(book, channel="team", on_complete=DONE)
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output="[SILENT]")
-    assert await told(book) == {("callback", "completed", DONE)}
-    assert await delivery(book, granted.run_id) == "pending"
+async def test_a_silent_answer_still_goes_to_the_callback(world: World) -> None:
+    stored = await hourly(world, channel="team", on_complete=DONE)
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="[SILENT]")
+    assert await told(world) == {("callback", "completed", DONE)}
+    assert await delivery(world, granted.run_id) == "pending"
 
 
-async def test_a_silent_job_tells_nobody(book: Book) -> None:
-    stored = await hourly(book, **TOLD, silent=True)
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    assert await rows(book) == []
-    assert await delivery(book, granted.run_id) == "suppressed"
+async def test_a_silent_job_tells_nobody(world: World) -> None:
+    stored = await hourly(world, **TOLD, silent=True)
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    assert await rows(world) == []
+    assert await delivery(world, granted.run_id) == "suppressed"
 
 
-async def test_only_what_changed_is_sent(book: Book) -> None:
-    stored = await hourly(book, channel="team", only_changed=True)
+async def test_only_what_changed_is_sent(world: World) -> None:
+    stored = await hourly(world, channel="team", only_changed=True)
     shown = []
     for answer in ("same", "same \n", "other", "other", "same"):
-        granted = await book.settled(book.due(stored), Status.SUCCEEDED, output=answer)
-        shown.append(await delivery(book, granted.run_id))
+        granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output=answer)
+        shown.append(await delivery(world, granted.run_id))
     assert shown == ["pending", "suppressed", "pending", "suppressed", "pending"]
-    assert [row.body for row in await rows(book)] == ["same", "other", "same"]
+    assert [row.body for row in await rows(world)] == ["same", "other", "same"]
 
 
-async def test_what_never_arrived_is_sent_again_although_it_is_the_same(book: Book) -> None:
-    stored = await hourly(book, channel="team", only_changed=True)
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="same")
-    await sent(book, "team", Delivery.FAILED)
-    again = await book.settled(book.due(stored), Status.SUCCEEDED, output="same")
-    assert await delivery(book, again.run_id) == "pending"
+async def test_what_never_arrived_is_sent_again_although_it_is_the_same(world: World) -> None:
+    stored = await hourly(world, channel="team", only_changed=True)
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="same")
+    await sent(world, "team", Delivery.FAILED)
+    again = await world.settled(world.offer(stored), Status.SUCCEEDED, output="same")
+    assert await delivery(world, again.run_id) == "pending"
 
 
-async def test_what_another_channel_was_told_is_new_to_this_one(book: Book) -> None:
-    stored = await hourly(book, channel="team", chat_id="1", only_changed=True)
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="same")
+async def test_what_another_channel_was_told_is_new_to_this_one(world: World) -> None:
+    stored = await hourly(world, channel="team", chat_id="1", only_changed=True)
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="same")
     for changes in ({"chat_id": "2"}, {"channel": "ops"}):
-        await book.edit(stored.id, **changes)
-        granted = await book.settled(
-            book.due(await book.stored(stored.id)), Status.SUCCEEDED, output="same"
+        await world.edit(stored.id, **changes)
+        granted = await world.settled(
+            world.offer(await world.job(stored.id)), Status.SUCCEEDED, output="same"
         )
-        assert await delivery(book, granted.run_id) == "pending"
+        assert await delivery(world, granted.run_id) == "pending"
 
 
 # --- the inbox, and what became of it all
 
 
-async def test_what_goes_to_the_inbox_is_delivered_as_it_is_written(book: Book) -> None:
-    stored = await hourly(book, channel="inbox")
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output="All is well.")
+async def test_what_goes_to_the_inbox_is_delivered_as_it_is_written(world: World) -> None:
+    stored = await hourly(world, channel="inbox")
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="All is well.")
 
-    assert await delivery(book, granted.run_id) == "delivered"
-    assert await sending.claim(book.ledger, "me", most=10) == []
-    async with book.ledger.read() as session:
+    assert await delivery(world, granted.run_id) == "delivered"
+    assert await sending.claim(world.ledger, "me", most=10) == []
+    async with world.ledger.read() as session:
         (row,) = await deliveries.inbox(session, unread_only=True)
     assert (row.subject, row.body) == ("brief: succeeded", "All is well.")
-    assert await deliveries.mark_read(book.ledger, [row.id]) == 1
-    async with book.ledger.read() as session:
+    assert await deliveries.mark_read(world.ledger, [row.id]) == 1
+    async with world.ledger.read() as session:
         assert await deliveries.inbox(session, unread_only=True) == []
         assert [each.id for each in await deliveries.inbox(session)] == [row.id]
-    assert await deliveries.mark_read(book.ledger) == 0
+    assert await deliveries.mark_read(world.ledger) == 0
 
 
-async def test_the_delivery_of_a_run_is_that_of_its_worst_part(book: Book) -> None:
-    stored = await hourly(book, channel="team", on_complete=DONE)
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    shown = [await delivery(book, granted.run_id)]
-    await sent(book, "team", Delivery.DELIVERED)
-    shown.append(await delivery(book, granted.run_id))
-    await sent(book, DONE, Delivery.FAILED)
-    shown.append(await delivery(book, granted.run_id))
-    assert await sending.retry(book.ledger) == 1
-    shown.append(await delivery(book, granted.run_id))
-    await sent(book, DONE, Delivery.DELIVERED)
-    shown.append(await delivery(book, granted.run_id))
+async def test_the_delivery_of_a_run_is_that_of_its_worst_part(world: World) -> None:
+    stored = await hourly(world, channel="team", on_complete=DONE)
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    shown = [await delivery(world, granted.run_id)]
+    await sent(world, "team", Delivery.DELIVERED)
+    shown.append(await delivery(world, granted.run_id))
+    await sent(world, DONE, Delivery.FAILED)
+    shown.append(await delivery(world, granted.run_id))
+    assert await sending.retry(world.ledger) == 1
+    shown.append(await delivery(world, granted.run_id))
+    await sent(world, DONE, Delivery.DELIVERED)
+    shown.append(await delivery(world, granted.run_id))
     assert shown == ["pending", "pending", "failed", "pending", "delivered"]
 
 
-async def test_what_is_pending_of_a_removed_job_is_delivered(book: Book) -> None:
-    stored = await hourly(book, on_complete=DONE)
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    await book.archive(stored.id)
-    await sent(book, DONE, Delivery.DELIVERED)
-    assert await delivery(book, granted.run_id) == "delivered"
+async def test_what_is_pending_of_a_removed_job_is_delivered(world: World) -> None:
+    stored = await hourly(world, on_complete=DONE)
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    await world.archive(stored.id)
+    await sent(world, DONE, Delivery.DELIVERED)
+    assert await delivery(world, granted.run_id) == "delivered"
 
 
-async def test_a_job_that_is_undone_leaves_what_was_told_of_it(book: Book) -> None:
-    stored = await hourly(book)
-    async with book.ledger.write() as session:
+async def test_a_job_that_is_undone_leaves_what_was_told_of_it(world: World) -> None:
+    stored = await hourly(world)
+    async with world.ledger.write() as session:
         await outbox.tell(
             session,
             key="overdue:x",
@@ -655,18 +657,18 @@ async def test_a_job_that_is_undone_leaves_what_was_told_of_it(book: Book) -> No
             subject="late",
             body="late",
             job_id=stored.id,
-            now=book.clock.now(),
+            now=world.clock.now(),
         )
-    async with book.ledger.write() as session:
+    async with world.ledger.write() as session:
         await jobs.forget(session, stored.id)
-    (row,) = await rows(book)
+    (row,) = await rows(world)
     assert (row.job_id, row.status) == (None, "pending")
 
 
-async def test_progress_counts_while_the_run_is_at_work(book: Book) -> None:
-    stored = await hourly(book, channel="team")
-    granted = await book.begun(book.due(stored))
-    async with book.ledger.write() as session:
+async def test_progress_counts_while_the_run_is_at_work(world: World) -> None:
+    stored = await hourly(world, channel="team")
+    granted = await world.begun(world.offer(stored))
+    async with world.ledger.write() as session:
         await outbox.tell(
             session,
             key=f"progress:{granted.run_id}:1",
@@ -677,20 +679,20 @@ async def test_progress_counts_while_the_run_is_at_work(book: Book) -> None:
             body="at work for 10m",
             run_id=granted.run_id,
             job_id=stored.id,
-            now=book.clock.now(),
+            now=world.clock.now(),
         )
-    assert await delivery(book, granted.run_id) == "pending"
-    await sent(book, "team", Delivery.DELIVERED)
-    await book.settle(granted, Status.SUCCEEDED, output="[SILENT]")
-    assert await delivery(book, granted.run_id) == "delivered"
+    assert await delivery(world, granted.run_id) == "pending"
+    await sent(world, "team", Delivery.DELIVERED)
+    await world.settle(granted, Status.SUCCEEDED, output="[SILENT]")
+    assert await delivery(world, granted.run_id) == "delivered"
 
 
-async def test_rows_are_found_by_run_job_status_and_the_beginning_of_their_id(book: Book) -> None:
-    stored, other = await hourly(book, **TOLD), await hourly(book, name="other", on_complete=DONE)
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
-    await book.settled(book.due(other, due=granted.due), Status.SUCCEEDED, output="x")
-    await sent(book, "team", Delivery.DELIVERED)
-    async with book.ledger.read() as session:
+async def test_rows_are_found_by_run_job_status_and_the_beginning_of_their_id(world: World) -> None:
+    stored, other = await hourly(world, **TOLD), await hourly(world, name="other", on_complete=DONE)
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    await world.settled(world.offer(other, due=granted.due), Status.SUCCEEDED, output="x")
+    await sent(world, "team", Delivery.DELIVERED)
+    async with world.ledger.read() as session:
         of_run = await deliveries.of_run(session, granted.run_id)
         assert {row.purpose for row in of_run} == {"callback", "message"}
         assert len(await deliveries.recent(session)) == 3
@@ -703,13 +705,13 @@ async def test_rows_are_found_by_run_job_status_and_the_beginning_of_their_id(bo
             assert (await deliveries.find(session, ref)).id == of_other.id
 
 
-async def test_each_field_of_the_body_is_explained_in_the_docs(book: Book) -> None:
-    stored = await hourly(book, on_complete=DONE)
-    await book.settled(book.due(stored), Status.SUCCEEDED, output="x")
+async def test_each_field_of_the_body_is_explained_in_the_docs(world: World) -> None:
+    stored = await hourly(world, on_complete=DONE)
+    await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
     page = (repository.root() / "docs" / "callbacks.md").read_text(encoding="utf-8")
     table = page.partition("| field | is |")[2].partition("\n## ")[0]
     columns = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {name for column in columns for name in column.replace("`", " ").split()}
     assert {name.rstrip(",") for name in named} - {""} == set(
-        json.loads((await the(book, "callback")).body)
+        json.loads((await the(world, "callback")).body)
     )

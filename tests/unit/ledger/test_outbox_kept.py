@@ -15,7 +15,7 @@ from daybook.ledger.prune import Keep
 from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow, RunRow
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -24,33 +24,33 @@ DAYS = Keep(90 * DAY, 1000)
 HOOK = "https://ops.example.org/hook"
 
 
-async def run(book: Book, stored: StoredJob, answer: str = "All is well.") -> str:
-    granted = await book.settled(book.due(stored), Status.SUCCEEDED, output=answer)
-    async with book.ledger.write() as session:  # as if Prefect was told, and the audit had passed
+async def run(world: World, stored: StoredJob, answer: str = "All is well.") -> str:
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output=answer)
+    async with world.ledger.write() as session:  # as if Prefect was told, and the audit had passed
         row, job = await session.get(RunRow, granted.run_id), await session.get(JobRow, stored.id)
         assert row is not None
         assert job is not None
-        row.unmirrored, job.audited_until = False, book.clock.now()
+        row.unmirrored, job.audited_until = False, world.clock.now()
     return granted.run_id
 
 
-async def send(book: Book, status: Delivery = Delivery.DELIVERED) -> None:
-    rows = await sending.claim(book.ledger, "test", most=100)
+async def send(world: World, status: Delivery = Delivery.DELIVERED) -> None:
+    rows = await sending.claim(world.ledger, "test", most=100)
     tried = [Tried(row.id, row.fence, status, None, 0.1, error="no") for row in rows]
-    await sending.record(book.ledger, tried)
+    await sending.record(world.ledger, tried)
 
 
-async def left(book: Book, table: Any) -> list[Any]:
-    async with book.ledger.read() as session:
+async def left(world: World, table: Any) -> list[Any]:
+    async with world.ledger.read() as session:
         return list((await session.execute(select(table))).scalars())
 
 
-async def left_of(book: Book, run_id: str) -> set[str]:
-    return {row.purpose for row in await left(book, OutboxRow) if row.run_id == run_id}
+async def left_of(world: World, run_id: str) -> set[str]:
+    return {row.purpose for row in await left(world, OutboxRow) if row.run_id == run_id}
 
 
-async def alert(book: Book, key: str, channel: str = "inbox") -> None:
-    async with book.ledger.write() as session:
+async def alert(world: World, key: str, channel: str = "inbox") -> None:
+    async with world.ledger.write() as session:
         await outbox.tell(
             session,
             key=key,
@@ -59,120 +59,120 @@ async def alert(book: Book, key: str, channel: str = "inbox") -> None:
             channel=channel,
             subject=key,
             body=key,
-            now=book.clock.now(),
+            now=world.clock.now(),
         )
 
 
-async def test_what_was_told_of_a_run_goes_with_it(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", on_complete=HOOK)
-    ids = [await run(book, stored) for _ in range(5)]
-    await send(book)
+async def test_what_was_told_of_a_run_goes_with_it(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", on_complete=HOOK)
+    ids = [await run(world, stored) for _ in range(5)]
+    await send(world)
 
-    done = await prune.prune(book.ledger, Keep(None, 2))
+    done = await prune.prune(world.ledger, Keep(None, 2))
 
     assert done.runs == 3
-    assert [row.id for row in await book.rows()] == ids[3:]
-    assert {row.run_id for row in await left(book, OutboxRow)} == set(ids[3:])
+    assert [row.id for row in await world.rows()] == ids[3:]
+    assert {row.run_id for row in await left(world, OutboxRow)} == set(ids[3:])
 
 
-async def test_what_is_pending_stays_and_its_run_with_it(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", on_complete=HOOK)
-    pending = await run(book, stored)
-    book.clock.move(200 * DAY)
-    last = await run(book, stored)
+async def test_what_is_pending_stays_and_its_run_with_it(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", on_complete=HOOK)
+    pending = await run(world, stored)
+    world.clock.move(200 * DAY)
+    last = await run(world, stored)
 
-    await prune.prune(book.ledger, DAYS)
-    assert [row.id for row in await book.rows()] == [pending, last]
+    await prune.prune(world.ledger, DAYS)
+    assert [row.id for row in await world.rows()] == [pending, last]
 
-    await send(book)
-    await prune.prune(book.ledger, DAYS)
-    assert [row.id for row in await book.rows()] == [last]
-    assert await left_of(book, pending) == set()
+    await send(world)
+    await prune.prune(world.ledger, DAYS)
+    assert [row.id for row in await world.rows()] == [last]
+    assert await left_of(world, pending) == set()
 
 
-async def test_what_is_of_no_run_goes_by_its_age(book: Book) -> None:
-    await alert(book, "old")
-    await alert(book, "still to be sent", "team")
-    book.clock.move(90 * DAY + timedelta(seconds=1))
-    await alert(book, "new")
+async def test_what_is_of_no_run_goes_by_its_age(world: World) -> None:
+    await alert(world, "old")
+    await alert(world, "still to be sent", "team")
+    world.clock.move(90 * DAY + timedelta(seconds=1))
+    await alert(world, "new")
 
-    done = await prune.prune(book.ledger, DAYS)
+    done = await prune.prune(world.ledger, DAYS)
 
     assert done.told == 1
-    assert {row.key for row in await left(book, OutboxRow)} == {"still to be sent", "new"}
-    assert not await prune.prune(book.ledger, DAYS)
-    assert not await prune.prune(book.ledger, Keep(None, None))
+    assert {row.key for row in await left(world, OutboxRow)} == {"still to be sent", "new"}
+    assert not await prune.prune(world.ledger, DAYS)
+    assert not await prune.prune(world.ledger, Keep(None, None))
 
 
-async def test_what_failed_is_kept_as_long_as_what_arrived(book: Book) -> None:
-    await alert(book, "failed", "team")
-    await send(book, Delivery.FAILED)
-    book.clock.move(80 * DAY)
-    await prune.prune(book.ledger, DAYS)
-    assert "failed" in {row.key for row in await left(book, OutboxRow)}
-    book.clock.move(20 * DAY)
-    await prune.prune(book.ledger, DAYS)
-    assert await left(book, OutboxRow) == []
+async def test_what_failed_is_kept_as_long_as_what_arrived(world: World) -> None:
+    await alert(world, "failed", "team")
+    await send(world, Delivery.FAILED)
+    world.clock.move(80 * DAY)
+    await prune.prune(world.ledger, DAYS)
+    assert "failed" in {row.key for row in await left(world, OutboxRow)}
+    world.clock.move(20 * DAY)
+    await prune.prune(world.ledger, DAYS)
+    assert await left(world, OutboxRow) == []
 
 
-async def test_the_answer_that_the_next_one_is_compared_with_stays(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", channel="team", on_complete=HOOK, only_changed=True)
-    first = await run(book, stored)
-    await send(book)
+async def test_the_answer_that_the_next_one_is_compared_with_stays(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", channel="team", on_complete=HOOK, only_changed=True)
+    first = await run(world, stored)
+    await send(world)
     for _ in range(3):
-        await run(book, stored)
-        await send(book)
+        await run(world, stored)
+        await send(world)
 
-    await prune.prune(book.ledger, Keep(None, 1))
+    await prune.prune(world.ledger, Keep(None, 1))
 
-    assert await left_of(book, first) == {"message"}
-    again = await run(book, stored)
-    assert await left_of(book, again) == {"callback"}
+    assert await left_of(world, first) == {"message"}
+    again = await run(world, stored)
+    assert await left_of(world, again) == {"callback"}
     # Once another answer is what arrived last, it goes.
-    await run(book, stored, "All is lost.")
-    await send(book)
-    book.clock.move(100 * DAY)
-    await prune.prune(book.ledger, DAYS)
-    assert [row.body for row in await left(book, OutboxRow)] == ["All is lost."]
+    await run(world, stored, "All is lost.")
+    await send(world)
+    world.clock.move(100 * DAY)
+    await prune.prune(world.ledger, DAYS)
+    assert [row.body for row in await left(world, OutboxRow)] == ["All is lost."]
 
 
-async def test_an_archived_job_goes_when_nothing_is_told_of_it_any_more(book: Book) -> None:
-    stored = await book.add(cron="0 * * * *", channel="team", only_changed=True)
-    await run(book, stored)
-    await book.archive(stored.id)
-    book.clock.move(100 * DAY)
-    async with book.ledger.write() as session:
+async def test_an_archived_job_goes_when_nothing_is_told_of_it_any_more(world: World) -> None:
+    stored = await world.add(cron="0 * * * *", channel="team", only_changed=True)
+    await run(world, stored)
+    await world.archive(stored.id)
+    world.clock.move(100 * DAY)
+    async with world.ledger.write() as session:
         job = await session.get(JobRow, stored.id)
         assert job is not None
-        job.audited_until = book.clock.now()
-    assert not (await prune.prune(book.ledger, DAYS)).jobs
+        job.audited_until = world.clock.now()
+    assert not (await prune.prune(world.ledger, DAYS)).jobs
 
-    await send(book)
-    done = await prune.prune(book.ledger, DAYS)
+    await send(world)
+    done = await prune.prune(world.ledger, DAYS)
     assert (done.runs, done.jobs) == (1, ["brief"])
-    assert await left(book, OutboxRow) == []
+    assert await left(world, OutboxRow) == []
 
 
-async def test_a_destination_that_nothing_is_for_any_more_is_forgotten(book: Book) -> None:
+async def test_a_destination_that_nothing_is_for_any_more_is_forgotten(world: World) -> None:
     for channel in ("gone", "awaited"):
-        await alert(book, channel, channel)
-    rows = {row.lane: row for row in await sending.claim(book.ledger, "test", most=10)}
+        await alert(world, channel, channel)
+    rows = {row.lane: row for row in await sending.claim(world.ledger, "test", most=10)}
     ends = {"channel:gone": Delivery.FAILED, "channel:awaited": Delivery.PENDING}
     tried = [
-        Tried(row.id, row.fence, ends[lane], book.clock.now(), 0.1, error="no")
+        Tried(row.id, row.fence, ends[lane], world.clock.now(), 0.1, error="no")
         for lane, row in rows.items()
     ]
-    await sending.record(book.ledger, tried)
-    book.clock.move(100 * DAY)
+    await sending.record(world.ledger, tried)
+    world.clock.move(100 * DAY)
 
-    await prune.prune(book.ledger, DAYS)
+    await prune.prune(world.ledger, DAYS)
 
-    assert [row.lane for row in await left(book, LaneRow)] == ["channel:awaited"]
+    assert [row.lane for row in await left(world, LaneRow)] == ["channel:awaited"]
 
 
-async def test_a_long_history_goes_in_batches(book: Book) -> None:
-    now = book.clock.now()
-    async with book.ledger.write() as session:
+async def test_a_long_history_goes_in_batches(world: World) -> None:
+    now = world.clock.now()
+    async with world.ledger.write() as session:
         for number in range(1_100):
             session.add(
                 OutboxRow(
@@ -188,6 +188,6 @@ async def test_a_long_history_goes_in_batches(book: Book) -> None:
                     finished_at=now,
                 )
             )
-    book.clock.move(91 * DAY)
-    assert (await prune.prune(book.ledger, DAYS)).told == 1_100
-    assert await left(book, OutboxRow) == []
+    world.clock.move(91 * DAY)
+    assert (await prune.prune(world.ledger, DAYS)).told == 1_100
+    assert await left(world, OutboxRow) == []

@@ -14,7 +14,7 @@ from daybook.ledger.offers import Waiting
 from daybook.ledger.outcomes import OUTPUT_LIMIT, Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -24,8 +24,8 @@ def _fields(job: JobRow) -> dict[str, Any]:
     return {name: getattr(job, name) for name in names}
 
 
-async def test_the_jobs_fields_after_each_outcome(book: Book) -> None:
-    stored = await book.add(every="10m")
+async def test_the_jobs_fields_after_each_outcome(world: World) -> None:
+    stored = await world.add(every="10m")
     told: list[tuple[object, ...]] = []
     outcomes = [
         (Status.SUCCEEDED, {}),
@@ -36,8 +36,8 @@ async def test_the_jobs_fields_after_each_outcome(book: Book) -> None:
         (Status.SUCCEEDED, {}),
     ]
     for status, fields in outcomes:
-        granted = await book.settled(book.due(stored), status, **fields)
-        job = await book.job(stored.id)
+        granted = await world.settled(world.offer(stored), status, **fields)
+        job = await world.job_row(stored.id)
         assert (job.last_run_id, job.last_run_at) == (granted.run_id, granted.due)
         told.append(tuple(_fields(job).values()))
 
@@ -51,28 +51,28 @@ async def test_the_jobs_fields_after_each_outcome(book: Book) -> None:
     ]
 
 
-async def test_half_a_surrogate_pair_is_replaced_wherever_it_stands(book: Book) -> None:
-    stored = await book.add()
-    ran = await book.settled(
-        book.due(stored),
+async def test_half_a_surrogate_pair_is_replaced_wherever_it_stands(world: World) -> None:
+    stored = await world.add()
+    ran = await world.settled(
+        world.offer(stored),
         Status.SUCCEEDED,
         output="a\ud83db",
         result={"k\udc00": ["\ud83d", 1, None, "😀"]},
         reason="\ud800",
     )
 
-    row = await book.row(ran.run_id)
+    row = await world.row(ran.run_id)
     assert (row.output, row.reason) == ("a\ufffdb", "\ufffd")
     assert row.result == {"k\ufffd": ["\ufffd", 1, None, "😀"]}
 
 
-async def test_what_was_not_run_is_not_counted_as_a_run(book: Book) -> None:
-    stored = await book.add(every="1m")
-    offer = book.due(stored)
-    book.clock.set(offer.due + timedelta(minutes=5))
-    await book.claim(offer)
+async def test_what_was_not_run_is_not_counted_as_a_run(world: World) -> None:
+    stored = await world.add(every="1m")
+    offer = world.offer(stored)
+    world.clock.set(offer.due + timedelta(minutes=5))
+    await world.claim(offer)
 
-    assert _fields(await book.job(stored.id)) == {
+    assert _fields(await world.job_row(stored.id)) == {
         "last_status": "missed",
         "last_error": None,
         "run_count": 0,
@@ -80,13 +80,13 @@ async def test_what_was_not_run_is_not_counted_as_a_run(book: Book) -> None:
     }
 
 
-async def test_failed_before_the_effect_is_a_failure_and_no_run(book: Book) -> None:
-    stored = await book.add()
-    granted = await book.granted(book.due(stored))
+async def test_failed_before_the_effect_is_a_failure_and_no_run(world: World) -> None:
+    stored = await world.add()
+    granted = await world.granted(world.offer(stored))
 
-    await book.settle(granted, Status.FAILED, error="parameters do not fit")
+    await world.settle(granted, Status.FAILED, error="parameters do not fit")
 
-    job = await book.job(stored.id)
+    job = await world.job_row(stored.id)
     assert (job.run_count, job.consecutive_failures) == (0, 1)
     assert job.last_error == "parameters do not fit"
 
@@ -101,17 +101,17 @@ async def test_failed_before_the_effect_is_a_failure_and_no_run(book: Book) -> N
     ],
 )
 async def test_a_late_outcome_corrects_the_job(
-    book: Book, late: Status, failures: int, error: str | None
+    world: World, late: Status, failures: int, error: str | None
 ) -> None:
-    stored = await book.add(every="10m")
-    await book.settled(book.due(stored), Status.FAILED, error="the first")
-    lost = await book.settled(book.due(stored), Status.UNKNOWN, reason="gone")
-    assert (await book.job(stored.id)).consecutive_failures == 2
-    book.clock.move(timedelta(seconds=1))
+    stored = await world.add(every="10m")
+    await world.settled(world.offer(stored), Status.FAILED, error="the first")
+    lost = await world.settled(world.offer(stored), Status.UNKNOWN, reason="gone")
+    assert (await world.job_row(stored.id)).consecutive_failures == 2
+    world.clock.move(timedelta(seconds=1))
 
-    await book.settle(lost, late, error="after all" if late is not Status.SUCCEEDED else None)
+    await world.settle(lost, late, error="after all" if late is not Status.SUCCEEDED else None)
 
-    assert _fields(await book.job(stored.id)) == {
+    assert _fields(await world.job_row(stored.id)) == {
         "last_status": late,
         "last_error": error,
         "run_count": 2,
@@ -119,16 +119,16 @@ async def test_a_late_outcome_corrects_the_job(
     }
 
 
-async def test_a_late_failure_counts_from_the_last_success(book: Book) -> None:
-    stored = await book.add(every="10m")
+async def test_a_late_failure_counts_from_the_last_success(world: World) -> None:
+    stored = await world.add(every="10m")
     for status in (Status.FAILED, Status.SUCCEEDED):
-        await book.settled(book.due(stored), status, error="before")
-    lost = await book.settled(book.due(stored), Status.UNKNOWN, reason="gone")
-    book.clock.move(timedelta(seconds=1))
+        await world.settled(world.offer(stored), status, error="before")
+    lost = await world.settled(world.offer(stored), Status.UNKNOWN, reason="gone")
+    world.clock.move(timedelta(seconds=1))
 
-    await book.settle(lost, Status.TIMED_OUT, error="too long")
+    await world.settle(lost, Status.TIMED_OUT, error="too long")
 
-    assert _fields(await book.job(stored.id)) == {
+    assert _fields(await world.job_row(stored.id)) == {
         "last_status": "timed_out",
         "last_error": "too long",
         "run_count": 3,
@@ -136,68 +136,68 @@ async def test_a_late_failure_counts_from_the_last_success(book: Book) -> None:
     }
 
 
-async def test_a_late_outcome_leaves_what_a_later_run_said(book: Book) -> None:
-    stored = await book.add(every="10m")
-    lost = await book.settled(book.due(stored), Status.UNKNOWN, reason="gone")
-    later = await book.settled(book.due(stored), Status.FAILED, error="no")
-    before = _fields(await book.job(stored.id))
+async def test_a_late_outcome_leaves_what_a_later_run_said(world: World) -> None:
+    stored = await world.add(every="10m")
+    lost = await world.settled(world.offer(stored), Status.UNKNOWN, reason="gone")
+    later = await world.settled(world.offer(stored), Status.FAILED, error="no")
+    before = _fields(await world.job_row(stored.id))
     assert before["consecutive_failures"] == 2
 
-    await book.settle(lost, Status.CANCELLED)
+    await world.settle(lost, Status.CANCELLED)
 
-    job = await book.job(stored.id)
+    job = await world.job_row(stored.id)
     assert (job.last_run_id, job.last_run_at) == (later.run_id, later.due)
     assert _fields(job) == before | {"consecutive_failures": 1}
 
 
-async def test_a_late_outcome_tells_a_one_time_jobs_end(book: Book) -> None:
-    at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
-    stored = await book.add(at=at.isoformat())
-    granted = await book.settled(book.due(stored), Status.UNKNOWN)
-    assert (await book.job(stored.id)).disabled_reason == "fired, unknown"
+async def test_a_late_outcome_tells_a_one_time_jobs_end(world: World) -> None:
+    at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
+    stored = await world.add(at=at.isoformat())
+    granted = await world.settled(world.offer(stored), Status.UNKNOWN)
+    assert (await world.job_row(stored.id)).disabled_reason == "fired, unknown"
 
-    await book.settle(granted, Status.SUCCEEDED)
+    await world.settle(granted, Status.SUCCEEDED)
 
-    assert (await book.job(stored.id)).disabled_reason == "fired, succeeded"
-
-
-async def test_a_late_outcome_leaves_another_reason_to_be_off(book: Book) -> None:
-    at = book.clock.now().replace(microsecond=0) + timedelta(minutes=5)
-    stored = await book.add(at=at.isoformat())
-    granted = await book.begun(book.due(stored))
-    await book.archive(stored.id)
-
-    await book.settle(granted, Status.SUCCEEDED)
-
-    assert (await book.job(stored.id)).disabled_reason == "removed"
+    assert (await world.job_row(stored.id)).disabled_reason == "fired, succeeded"
 
 
-async def test_what_waits_when_its_job_is_removed_ends_as_any_run_does(book: Book) -> None:
-    stored = await book.add()
-    other = await book.begun(book.due(await book.add("other")))
-    first = await book.claim(book.due(stored, due=other.due, most=1))
+async def test_a_late_outcome_leaves_another_reason_to_be_off(world: World) -> None:
+    at = world.clock.now().replace(microsecond=0) + timedelta(minutes=5)
+    stored = await world.add(at=at.isoformat())
+    granted = await world.begun(world.offer(stored))
+    await world.archive(stored.id)
+
+    await world.settle(granted, Status.SUCCEEDED)
+
+    assert (await world.job_row(stored.id)).disabled_reason == "removed"
+
+
+async def test_what_waits_when_its_job_is_removed_ends_as_any_run_does(world: World) -> None:
+    stored = await world.add()
+    other = await world.begun(world.offer(await world.add("other")))
+    first = await world.claim(world.offer(stored, due=other.due, most=1))
     assert isinstance(first, Waiting)
-    lost = await book.begun(book.due(stored))  # begun, and waits for its second attempt
-    until = book.clock.now() + timedelta(hours=2)
+    lost = await world.begun(world.offer(stored))  # begun, and waits for its second attempt
+    until = world.clock.now() + timedelta(hours=2)
     broke = Outcome(Status.FAILED, error="no")
-    await claims.retry(book.ledger, lost.run_id, lost.fence, broke, until)
+    await claims.retry(world.ledger, lost.run_id, lost.fence, broke, until)
 
-    await book.archive(stored.id)
+    await world.archive(stored.id)
 
     for run_id in (first.run_id, lost.run_id):
-        row = await book.row(str(run_id))
+        row = await world.row(str(run_id))
         assert (row.status, row.reason) == ("skipped", "the job was removed")
         assert (row.until, row.waits_for, row.lease_until) == (None, "", None)
-        assert (row.finished_at, row.unmirrored) == (book.clock.now(), True)
-    job = await book.job(stored.id)
+        assert (row.finished_at, row.unmirrored) == (world.clock.now(), True)
+    job = await world.job_row(stored.id)
     assert (job.last_run_id, job.last_status, job.run_count) == (lost.run_id, "skipped", 1)
     assert (job.last_run_at, job.disabled_reason) == (lost.due, "removed")
-    assert job.archived_at == book.clock.now()
+    assert job.archived_at == world.clock.now()
 
 
-async def test_all_that_is_known_is_written(book: Book) -> None:
-    granted = await book.settled(
-        book.due(await book.add()),
+async def test_all_that_is_known_is_written(world: World) -> None:
+    granted = await world.settled(
+        world.offer(await world.add()),
         Status.SUCCEEDED,
         output="Three things.",
         result={"things": 3},
@@ -206,10 +206,10 @@ async def test_all_that_is_known_is_written(book: Book) -> None:
         usage={"tokens": 12},
     )
 
-    row = await book.row(granted.run_id)
+    row = await world.row(granted.run_id)
     assert (row.output, row.result, row.error) == ("Three things.", {"things": 3}, None)
     assert (row.agent, row.model, row.usage) == ("claude", "large", {"tokens": 12})
-    assert (row.until, row.lease_until, row.finished_at) == (None, None, book.clock.now())
+    assert (row.until, row.lease_until, row.finished_at) == (None, None, world.clock.now())
 
 
 @pytest.mark.parametrize(
@@ -221,43 +221,43 @@ async def test_all_that_is_known_is_written(book: Book) -> None:
     ],
 )
 async def test_a_long_answer_is_cut_and_marked(
-    book: Book, length: int, kept: int, mark: str
+    world: World, length: int, kept: int, mark: str
 ) -> None:
     answer = "😀" * length
-    granted = await book.settled(book.due(await book.add()), Status.SUCCEEDED, output=answer)
+    granted = await world.settled(world.offer(await world.add()), Status.SUCCEEDED, output=answer)
 
-    assert (await book.row(granted.run_id)).output == "😀" * kept + mark
+    assert (await world.row(granted.run_id)).output == "😀" * kept + mark
 
 
-async def test_evidence_is_cut_as_well(book: Book) -> None:
-    granted = await book.settled(book.due(await book.add()), Status.CANCELLED)
+async def test_evidence_is_cut_as_well(world: World) -> None:
+    granted = await world.settled(world.offer(await world.add()), Status.CANCELLED)
     with pytest.raises(IllegalTransition):
-        await book.settle(granted, Status.SUCCEEDED, output="x" * 10 * OUTPUT_LIMIT)
+        await world.settle(granted, Status.SUCCEEDED, output="x" * 10 * OUTPUT_LIMIT)
 
-    (known,) = (await book.row(granted.run_id)).evidence
+    (known,) = (await world.row(granted.run_id)).evidence
     assert len(known["output"]) < OUTPUT_LIMIT + 100
 
 
-async def test_a_claim_that_was_lost_before_the_effect_is_no_attempt(book: Book) -> None:
-    offer = book.due(await book.add())
-    granted = await book.granted(offer)
-    await book.lose()
-    again = await book.begun(replace(offer, flow_run_id="another"))
-    await book.settle(again, Status.SUCCEEDED)
+async def test_a_claim_that_was_lost_before_the_effect_is_no_attempt(world: World) -> None:
+    offer = world.offer(await world.add())
+    granted = await world.granted(offer)
+    await world.lose()
+    again = await world.begun(replace(offer, flow_run_id="another"))
+    await world.settle(again, Status.SUCCEEDED)
 
     assert again.run_id == granted.run_id
-    (attempt,) = await book.attempts(granted.run_id)
+    (attempt,) = await world.attempts(granted.run_id)
     assert (attempt.number, attempt.fence, attempt.status) == (1, 3, "succeeded")
 
 
-async def test_no_outcome_is_one_that_is_live(book: Book) -> None:
-    granted = await book.begun(book.due(await book.add()))
+async def test_no_outcome_is_one_that_is_live(world: World) -> None:
+    granted = await world.begun(world.offer(await world.add()))
     for status in (Status.WAITING, Status.CLAIMED, Status.ACTING):
         with pytest.raises(IllegalTransition):
-            await book.settle(granted, status)
-    assert (await book.row(granted.run_id)).status == "acting"
+            await world.settle(granted, status)
+    assert (await world.row(granted.run_id)).status == "acting"
 
 
-async def test_a_run_nobody_knows_is_not_found(book: Book) -> None:
+async def test_a_run_nobody_knows_is_not_found(world: World) -> None:
     with pytest.raises(NotFound, match='run "nobody" not found'):
-        await claims.begin(book.ledger, "nobody", 1)
+        await claims.begin(world.ledger, "nobody", 1)

@@ -15,152 +15,154 @@ from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.timing import TIMING
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
 GAP = timedelta(seconds=10)
 
 
-async def _job(book: Book, overlap: str, name: str = "brief") -> StoredJob:
-    return await book.add(name, every="10s", session="new", overlap=overlap)
+async def _job(world: World, overlap: str, name: str = "brief") -> StoredJob:
+    return await world.add(name, every="10s", session="new", overlap=overlap)
 
 
-async def _next(book: Book, stored: StoredJob, **changes: object) -> tuple[Offer, Answer]:
+async def _next(world: World, stored: StoredJob, **changes: object) -> tuple[Offer, Answer]:
     """Let the next due time come, and claim it."""
-    offer = book.due(stored, **changes)
-    book.clock.set(offer.due)
-    return offer, await book.claim(offer)
+    offer = world.offer(stored, **changes)
+    world.clock.set(offer.due)
+    return offer, await world.claim(offer)
 
 
-async def _woken(book: Book, most: int = 4) -> list[str]:
+async def _woken(world: World, most: int = 4) -> list[str]:
     """What the end of a run wakes: the due times, as minutes and seconds."""
-    async with book.ledger.read() as session:
-        found = await claims.next_for_slot(session, book.clock.now(), most)
+    async with world.ledger.read() as session:
+        found = await claims.next_for_slot(session, world.clock.now(), most)
     return [f"{row.due:%M:%S}" for row in found]
 
 
-async def _became(book: Book) -> list[str]:
-    return [row.status for row in await book.rows()]
+async def _became(world: World) -> list[str]:
+    return [row.status for row in await world.rows()]
 
 
-async def test_queue_all_runs_each_in_the_order_in_which_it_was_due(book: Book) -> None:
-    stored = await _job(book, "queue_all")
-    running = await book.begun(book.due(stored))
-    queued = [await _next(book, stored) for _ in range(3)]
+async def test_queue_all_runs_each_in_the_order_in_which_it_was_due(world: World) -> None:
+    stored = await _job(world, "queue_all")
+    running = await world.begun(world.offer(stored))
+    queued = [await _next(world, stored) for _ in range(3)]
 
     for offer, answer in queued:
         assert isinstance(answer, Waiting)
-        row = await book.row(str(answer.run_id))
+        row = await world.row(str(answer.run_id))
         assert (row.waits_for, answer.cancel) == ("overlap", ())
         assert row.reason.startswith(f"overlap: run {running.run_id[:8]}")
         assert row.flow_run_id == offer.flow_run_id
-    assert await _woken(book) == []
+    assert await _woken(world) == []
 
     for place, (offer, _) in enumerate(queued):
-        await book.settle(running, Status.SUCCEEDED)
-        assert await _woken(book) == [f"{offer.due:%M:%S}"]
+        await world.settle(running, Status.SUCCEEDED)
+        assert await _woken(world) == [f"{offer.due:%M:%S}"]
         for later, _ in queued[place + 1 :]:
-            assert isinstance(await book.claim(later), Waiting)
-        running = await book.begun(offer)
-    await book.settle(running, Status.FAILED)
+            assert isinstance(await world.claim(later), Waiting)
+        running = await world.begun(offer)
+    await world.settle(running, Status.FAILED)
 
-    assert await _became(book) == ["succeeded"] * 3 + ["failed"]
+    assert await _became(world) == ["succeeded"] * 3 + ["failed"]
 
 
-async def test_queue_one_lets_one_wait_and_skips_the_next(book: Book) -> None:
-    stored = await _job(book, "queue_one")
-    running = await book.begun(book.due(stored))
-    second, answer = await _next(book, stored)
+async def test_queue_one_lets_one_wait_and_skips_the_next(world: World) -> None:
+    stored = await _job(world, "queue_one")
+    running = await world.begun(world.offer(stored))
+    second, answer = await _next(world, stored)
     assert isinstance(answer, Waiting)
 
-    _, third = await _next(book, stored)
+    _, third = await _next(world, stored)
 
     assert isinstance(third, Ended)
     assert third.status is Status.SKIPPED
     assert third.reason.endswith("was still at work, and another one waited already")
-    assert isinstance(await book.claim(second), Waiting)  # to look again costs it nothing
-    await book.settle(running, Status.SUCCEEDED)
-    assert isinstance(await book.claim(second), Granted)
-    assert isinstance((await _next(book, stored))[1], Waiting)
-    assert await _became(book) == ["succeeded", "claimed", "skipped", "waiting"]
+    assert isinstance(await world.claim(second), Waiting)  # to look again costs it nothing
+    await world.settle(running, Status.SUCCEEDED)
+    assert isinstance(await world.claim(second), Granted)
+    assert isinstance((await _next(world, stored))[1], Waiting)
+    assert await _became(world) == ["succeeded", "claimed", "skipped", "waiting"]
 
 
-async def test_allow_begins_beside_what_is_at_work(book: Book) -> None:
-    stored = await _job(book, "allow")
+async def test_allow_begins_beside_what_is_at_work(world: World) -> None:
+    stored = await _job(world, "allow")
     for _ in range(3):
-        assert isinstance((await _next(book, stored))[1], Granted)
+        assert isinstance((await _next(world, stored))[1], Granted)
 
 
-async def test_allow_in_one_conversation_takes_turns_all_the_same(book: Book) -> None:
-    stored = await book.add(every="10s", session="reuse", overlap="allow")
-    await book.begun(book.due(stored))
+async def test_allow_in_one_conversation_takes_turns_all_the_same(world: World) -> None:
+    stored = await world.add(every="10s", session="reuse", overlap="allow")
+    await world.begun(world.offer(stored))
 
-    _, answer = await _next(book, stored)
+    _, answer = await _next(world, stored)
 
     assert isinstance(answer, Waiting)
     assert answer.why.startswith("session default:job:")
 
 
-async def test_cancel_running_names_what_is_to_be_cancelled_until_it_has_ended(book: Book) -> None:
-    stored = await _job(book, "cancel_running")
-    first = book.due(stored)
-    running = await book.begun(first)
+async def test_cancel_running_names_what_is_to_be_cancelled_until_it_has_ended(
+    world: World,
+) -> None:
+    stored = await _job(world, "cancel_running")
+    first = world.offer(stored)
+    running = await world.begun(first)
 
-    offer, answer = await _next(book, stored)
+    offer, answer = await _next(world, stored)
 
     assert isinstance(answer, Waiting)
     assert answer.cancel == (first.flow_run_id,)
     assert answer.why.endswith("was still at work and is being cancelled")
-    again = await book.claim(offer)
+    again = await world.claim(offer)
     assert isinstance(again, Waiting)
     assert again.cancel == answer.cancel
 
-    await book.settle(running, Status.CANCELLED, reason="as asked")
-    assert await _woken(book) == [f"{offer.due:%M:%S}"]
-    assert isinstance(await book.claim(offer), Granted)
+    await world.settle(running, Status.CANCELLED, reason="as asked")
+    assert await _woken(world) == [f"{offer.due:%M:%S}"]
+    assert isinstance(await world.claim(offer), Granted)
 
 
-async def test_cancel_running_skips_what_waited_already(book: Book) -> None:
-    stored = await _job(book, "cancel_running")
-    running = await book.begun(book.due(stored))
-    second, _ = await _next(book, stored)
-    third, answer = await _next(book, stored)
+async def test_cancel_running_skips_what_waited_already(world: World) -> None:
+    stored = await _job(world, "cancel_running")
+    running = await world.begun(world.offer(stored))
+    second, _ = await _next(world, stored)
+    third, answer = await _next(world, stored)
 
     assert isinstance(answer, Waiting)
-    told = await book.claim(second)
+    told = await world.claim(second)
     assert isinstance(told, Ended)
     assert (told.status, told.reason) == (
         Status.SKIPPED,
         f"overlap: the run of {third.due:%F %T} UTC took its place",
     )
-    await book.settle(running, Status.CANCELLED)
-    assert isinstance(await book.claim(third), Granted)
+    await world.settle(running, Status.CANCELLED)
+    assert isinstance(await world.claim(third), Granted)
 
 
-async def test_cancel_running_ends_one_between_two_attempts_at_once(book: Book) -> None:
-    stored = await _job(book, "cancel_running")
-    first = book.due(stored)
-    running = await book.begun(first)
-    until = book.clock.now() + timedelta(minutes=5)
+async def test_cancel_running_ends_one_between_two_attempts_at_once(world: World) -> None:
+    stored = await _job(world, "cancel_running")
+    first = world.offer(stored)
+    running = await world.begun(first)
+    until = world.clock.now() + timedelta(minutes=5)
     failed = Outcome(Status.FAILED, error="429")
-    await claims.retry(book.ledger, running.run_id, running.fence, failed, until)
+    await claims.retry(world.ledger, running.run_id, running.fence, failed, until)
 
-    _, answer = await _next(book, stored)
+    _, answer = await _next(world, stored)
 
     assert isinstance(answer, Granted)
-    row = await book.row(running.run_id)
+    row = await world.row(running.run_id)
     assert (row.status, row.attempts, row.unmirrored) == ("cancelled", 1, True)
 
 
-async def test_cancel_running_cancels_nothing_that_was_due_later(book: Book) -> None:
-    stored = await _job(book, "cancel_running")
-    early = book.due(stored)
-    late = book.due(stored, due=early.due + GAP)
-    book.clock.set(late.due)
-    await book.begun(late)
+async def test_cancel_running_cancels_nothing_that_was_due_later(world: World) -> None:
+    stored = await _job(world, "cancel_running")
+    early = world.offer(stored)
+    late = world.offer(stored, due=early.due + GAP)
+    world.clock.set(late.due)
+    await world.begun(late)
 
-    answer = await book.claim(early)
+    answer = await world.claim(early)
 
     assert isinstance(answer, Ended)
     assert answer.status is Status.SKIPPED
@@ -168,57 +170,57 @@ async def test_cancel_running_cancels_nothing_that_was_due_later(book: Book) -> 
 
 
 @pytest.mark.parametrize("overlap", ["queue_one", "queue_all"])
-async def test_a_lost_run_lets_the_next_one_go(book: Book, overlap: str) -> None:
-    stored = await _job(book, overlap)
-    lost = await book.begun(book.due(stored))
-    offer, _ = await _next(book, stored)
-    book.clock.move(TIMING.run_lease)
-    await leases.expire_all(book.ledger)
-    book.clock.move(TIMING.run_lease)
-    await leases.expire_all(book.ledger)
+async def test_a_lost_run_lets_the_next_one_go(world: World, overlap: str) -> None:
+    stored = await _job(world, overlap)
+    lost = await world.begun(world.offer(stored))
+    offer, _ = await _next(world, stored)
+    world.clock.move(TIMING.run_lease)
+    await leases.expire_all(world.ledger)
+    world.clock.move(TIMING.run_lease)
+    await leases.expire_all(world.ledger)
 
-    assert (await book.row(lost.run_id)).status == "unknown"
-    assert await _woken(book) == [f"{offer.due:%M:%S}"]
-    assert isinstance(await book.claim(offer), Granted)
+    assert (await world.row(lost.run_id)).status == "unknown"
+    assert await _woken(world) == [f"{offer.due:%M:%S}"]
+    assert isinstance(await world.claim(offer), Granted)
 
 
-async def test_the_next_in_a_queue_goes_before_what_is_due_later_elsewhere(book: Book) -> None:
+async def test_the_next_in_a_queue_goes_before_what_is_due_later_elsewhere(world: World) -> None:
     """Its job's end and its place among those that wait for a slot are one transaction."""
-    queueing, other = await _job(book, "queue_all"), await _job(book, "skip", "other")
-    running = await book.begun(book.due(queueing, most=1))
-    queued, _ = await _next(book, queueing, most=1)
-    elsewhere, answer = await _next(book, other, most=1)
+    queueing, other = await _job(world, "queue_all"), await _job(world, "skip", "other")
+    running = await world.begun(world.offer(queueing, most=1))
+    queued, _ = await _next(world, queueing, most=1)
+    elsewhere, answer = await _next(world, other, most=1)
     assert isinstance(answer, Waiting)
 
-    await book.settle(running, Status.SUCCEEDED)
+    await world.settle(running, Status.SUCCEEDED)
 
-    assert await _woken(book, 1) == [f"{queued.due:%M:%S}"]
-    assert isinstance(await book.claim(elsewhere), Waiting)
-    assert isinstance(await book.claim(queued), Granted)
-
-
-async def test_a_run_asked_for_queues_as_a_due_time_does(book: Book) -> None:
-    stored = await _job(book, "queue_all")
-    running = await book.begun(book.due(stored))
-    row = await claims.request(book.ledger, stored, "1", "manual")
-    assert isinstance(await book.claim(book.asked(row)), Waiting)
-    await book.settle(running, Status.SUCCEEDED)
-
-    assert isinstance(await book.claim(book.asked(row)), Granted)
+    assert await _woken(world, 1) == [f"{queued.due:%M:%S}"]
+    assert isinstance(await world.claim(elsewhere), Waiting)
+    assert isinstance(await world.claim(queued), Granted)
 
 
-async def test_who_waits_in_a_queue_is_cancelled_and_removed_as_any(book: Book) -> None:
-    stored = await _job(book, "queue_all")
-    running = await book.begun(book.due(stored))
-    answers = [(await _next(book, stored))[1] for _ in range(3)]
+async def test_a_run_asked_for_queues_as_a_due_time_does(world: World) -> None:
+    stored = await _job(world, "queue_all")
+    running = await world.begun(world.offer(stored))
+    row = await claims.request(world.ledger, stored, "1", "manual")
+    assert isinstance(await world.claim(world.offer_of(row)), Waiting)
+    await world.settle(running, Status.SUCCEEDED)
+
+    assert isinstance(await world.claim(world.offer_of(row)), Granted)
+
+
+async def test_who_waits_in_a_queue_is_cancelled_and_removed_as_any(world: World) -> None:
+    stored = await _job(world, "queue_all")
+    running = await world.begun(world.offer(stored))
+    answers = [(await _next(world, stored))[1] for _ in range(3)]
     ids = [str(answer.run_id) for answer in answers if isinstance(answer, Waiting)]
 
-    await claims.cancel(book.ledger, ids[0])
-    assert (await book.row(ids[1])).waits_for == "overlap"  # one is at work still
-    await book.archive(stored.id)
-    await book.settle(running, Status.SUCCEEDED)
+    await claims.cancel(world.ledger, ids[0])
+    assert (await world.row(ids[1])).waits_for == "overlap"  # one is at work still
+    await world.archive(stored.id)
+    await world.settle(running, Status.SUCCEEDED)
 
-    assert await _became(book) == ["succeeded", "cancelled", "skipped", "skipped"]
+    assert await _became(world) == ["succeeded", "cancelled", "skipped", "skipped"]
 
 
 @pytest.mark.parametrize(
@@ -231,16 +233,16 @@ async def test_who_waits_in_a_queue_is_cancelled_and_removed_as_any(book: Book) 
     ],
 )
 async def test_of_many_that_are_asked_for_and_claim_at_once(
-    book: Book, overlap: str, became: dict[str, int]
+    world: World, overlap: str, became: dict[str, int]
 ) -> None:
-    stored = await _job(book, overlap)
-    rows = [await claims.request(book.ledger, stored, str(each), "manual") for each in range(12)]
+    stored = await _job(world, overlap)
+    rows = [await claims.request(world.ledger, stored, str(each), "manual") for each in range(12)]
 
     async def ask(offer: Offer) -> Answer:
-        async with Ledger(book.ledger.address, book.clock) as ledger:
+        async with Ledger(world.ledger.address, world.clock) as ledger:
             return await claims.claim(ledger, offer)
 
     async with asyncio.timeout(60):
-        await asyncio.gather(*(ask(book.asked(row)) for row in rows))
+        await asyncio.gather(*(ask(world.offer_of(row)) for row in rows))
 
-    assert Counter(await _became(book)) == became
+    assert Counter(await _became(world)) == became

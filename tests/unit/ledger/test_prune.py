@@ -17,7 +17,7 @@ from daybook.ledger.jobs import StoredJob
 from daybook.ledger.prune import Keep
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
@@ -26,10 +26,10 @@ NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 DAYS = Keep(timedelta(days=90), 1000)
 
 
-async def ended(book: Book, stored: StoredJob | None, count: int, **fields: Any) -> list[str]:
+async def ended(world: World, stored: StoredJob | None, count: int, **fields: Any) -> list[str]:
     """So many ended runs of a job, one a minute up to now, each with its attempt."""
-    now, ids = book.clock.now(), []
-    async with book.ledger.write() as session:
+    now, ids = world.clock.now(), []
+    async with world.ledger.write() as session:
         for place in range(count, 0, -1):
             due = (now - place * MINUTE).replace(microsecond=0)
             key = f"due:{stored.id}:{due.isoformat()}" if stored else f"flow:{place}"
@@ -56,130 +56,130 @@ async def ended(book: Book, stored: StoredJob | None, count: int, **fields: Any)
     return ids
 
 
-async def left(book: Book) -> list[str]:
-    return [row.id for row in await book.rows()]
+async def left(world: World) -> list[str]:
+    return [row.id for row in await world.rows()]
 
 
-async def count(book: Book, table: Any) -> int:
-    async with book.ledger.read() as session:
+async def count(world: World, table: Any) -> int:
+    async with world.ledger.read() as session:
         return len((await session.execute(select(table))).all())
 
 
-async def test_by_count_the_newest_of_each_job_stay(book: Book) -> None:
-    many, few = await book.add("many"), await book.add("few")
-    ids = await ended(book, many, 12)
-    others = await ended(book, few, 5)
-    direct = await ended(book, None, 7)
+async def test_by_count_the_newest_of_each_job_stay(world: World) -> None:
+    many, few = await world.add("many"), await world.add("few")
+    ids = await ended(world, many, 12)
+    others = await ended(world, few, 5)
+    direct = await ended(world, None, 7)
 
-    done = await prune.prune(book.ledger, Keep(None, 5))
+    done = await prune.prune(world.ledger, Keep(None, 5))
 
     assert done.runs == 7 + 2
-    assert sorted(await left(book)) == sorted([*ids[-5:], *others, *direct[-5:]])
-    assert await count(book, AttemptRow) == 15
-    assert not await prune.prune(book.ledger, Keep(None, 5))
+    assert sorted(await left(world)) == sorted([*ids[-5:], *others, *direct[-5:]])
+    assert await count(world, AttemptRow) == 15
+    assert not await prune.prune(world.ledger, Keep(None, 5))
 
 
-async def test_by_age_what_ended_before_goes(book: Book) -> None:
-    stored = await book.add()
-    old = await ended(book, stored, 3)
-    book.clock.move(90 * DAY - 2 * MINUTE - timedelta(seconds=1))
-    new = await ended(book, stored, 2)
+async def test_by_age_what_ended_before_goes(world: World) -> None:
+    stored = await world.add()
+    old = await ended(world, stored, 3)
+    world.clock.move(90 * DAY - 2 * MINUTE - timedelta(seconds=1))
+    new = await ended(world, stored, 2)
 
-    done = await prune.prune(book.ledger, DAYS)
+    done = await prune.prune(world.ledger, DAYS)
 
     # The first of them ended 90 days and a minute ago, the second a second less than 90 days.
-    assert (done.runs, await left(book)) == (1, [*old[1:], *new])
-    assert not await prune.prune(book.ledger, Keep(None, None))
+    assert (done.runs, await left(world)) == (1, [*old[1:], *new])
+    assert not await prune.prune(world.ledger, Keep(None, None))
 
 
 async def test_a_backlog_goes_in_batches_and_others_write_in_between(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(book_of, "BATCH", 4)
-    stored = await book.add()
-    ids = await ended(book, stored, 11)
+    stored = await world.add()
+    ids = await ended(world, stored, 11)
 
-    first = await prune.prune(book.ledger, Keep(None, 1), most_seconds=0)
-    assert (first.runs, first.left, await left(book)) == (4, True, ids[4:])
-    rest = await prune.prune(book.ledger, Keep(None, 1))
-    assert (rest.runs, rest.left, await left(book)) == (6, False, ids[-1:])
+    first = await prune.prune(world.ledger, Keep(None, 1), most_seconds=0)
+    assert (first.runs, first.left, await left(world)) == (4, True, ids[4:])
+    rest = await prune.prune(world.ledger, Keep(None, 1))
+    assert (rest.runs, rest.left, await left(world)) == (6, False, ids[-1:])
 
 
-async def test_what_is_not_settled_stays(book: Book) -> None:
-    stored = await book.add()
-    waiting = (await claims.request(book.ledger, stored, "1", "manual")).id
-    unmirrored = await ended(book, stored, 1, unmirrored=True, flow_run_id="f", occurrence="u")
-    tried = await ended(book, stored, 1, occurrence="flow:1")
-    await ended(book, stored, 1, occurrence="flow:1:1", retry_of=tried[0], status="waiting")
-    book.clock.move(91 * DAY)
-    fresh = await ended(book, stored, 1, occurrence=f"request:{stored.id}:2")
-    await ended(book, stored, 3)
+async def test_what_is_not_settled_stays(world: World) -> None:
+    stored = await world.add()
+    waiting = (await claims.request(world.ledger, stored, "1", "manual")).id
+    unmirrored = await ended(world, stored, 1, unmirrored=True, flow_run_id="f", occurrence="u")
+    tried = await ended(world, stored, 1, occurrence="flow:1")
+    await ended(world, stored, 1, occurrence="flow:1:1", retry_of=tried[0], status="waiting")
+    world.clock.move(91 * DAY)
+    fresh = await ended(world, stored, 1, occurrence=f"request:{stored.id}:2")
+    await ended(world, stored, 3)
 
-    await prune.prune(book.ledger, Keep(DAY, 1))
+    await prune.prune(world.ledger, Keep(DAY, 1))
 
-    kept = set(await left(book))
+    kept = set(await left(world))
     assert {waiting, *unmirrored, *tried, *fresh} <= kept
     assert len(kept) == 4 + 1 + 1  # and the live retry, and the newest
 
 
-async def test_the_id_of_a_request_is_kept_for_a_week(book: Book) -> None:
-    stored = await book.add()
-    await ended(book, stored, 1, occurrence=f"request:{stored.id}:1")
-    await ended(book, stored, 3)
-    book.clock.move(6 * DAY)
-    assert (await prune.prune(book.ledger, Keep(DAY, None))).runs == 3
-    book.clock.move(DAY)
-    assert (await prune.prune(book.ledger, Keep(DAY, None))).runs == 1
+async def test_the_id_of_a_request_is_kept_for_a_week(world: World) -> None:
+    stored = await world.add()
+    await ended(world, stored, 1, occurrence=f"request:{stored.id}:1")
+    await ended(world, stored, 3)
+    world.clock.move(6 * DAY)
+    assert (await prune.prune(world.ledger, Keep(DAY, None))).runs == 3
+    world.clock.move(DAY)
+    assert (await prune.prune(world.ledger, Keep(DAY, None))).runs == 1
 
 
 async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_again(
-    book: Book,
+    world: World,
 ) -> None:
-    stored = await book.add(on_demand=True)
-    offer = book.due(stored, due=book.clock.now(), occurrence="flow:f", flow_run_id="f")
+    stored = await world.add(on_demand=True)
+    offer = world.offer(stored, due=world.clock.now(), occurrence="flow:f", flow_run_id="f")
     crashed = ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", offer)
-    await book.settled(offer, Status.UNKNOWN)
-    await mirror.mirrored(book.ledger, await left(book))
-    await ended(book, stored, 3)
-    settled = book.clock.now()
+    await world.settled(offer, Status.UNKNOWN)
+    await mirror.mirrored(world.ledger, await left(world))
+    await ended(world, stored, 3)
+    settled = world.clock.now()
     # Nobody read for months, then somebody reads.
     for passed, read_to in ((100 * DAY, None), (DAY, settled), (DAY, settled + 2 * DAY - MINUTE)):
-        book.clock.move(passed)
+        world.clock.move(passed)
         if read_to is not None:
-            await ends_read.advance(book.ledger, read_to)
-        await prune.prune(book.ledger, Keep(MINUTE, 1))
+            await ends_read.advance(world.ledger, read_to)
+        await prune.prune(world.ledger, Keep(MINUTE, 1))
         # With its row the same end, read again by another leader, changes nothing.
-        assert await ends.take(book.ledger, crashed) is None
-    await ends_read.advance(book.ledger, settled + 2 * DAY)
+        assert await ends.take(world.ledger, crashed) is None
+    await ends_read.advance(world.ledger, settled + 2 * DAY)
 
-    await prune.prune(book.ledger, Keep(MINUTE, 1))
+    await prune.prune(world.ledger, Keep(MINUTE, 1))
 
-    assert "flow:f" not in [row.occurrence for row in await book.rows()]
+    assert "flow:f" not in [row.occurrence for row in await world.rows()]
 
 
-async def test_what_came_after_the_watermark_stays_and_is_not_judged_again(book: Book) -> None:
-    stored = await book.add(every="1h", catch_up="none")
+async def test_what_came_after_the_watermark_stays_and_is_not_judged_again(world: World) -> None:
+    stored = await world.add(every="1h", catch_up="none")
     for _ in range(3):
-        await book.settled(book.due(stored), Status.SUCCEEDED)
-    book.clock.move(2 * MINUTE)
-    await mirror.mirrored(book.ledger, await left(book))
-    assert not await prune.prune(book.ledger, Keep(timedelta(0), 1))
+        await world.settled(world.offer(stored), Status.SUCCEEDED)
+    world.clock.move(2 * MINUTE)
+    await mirror.mirrored(world.ledger, await left(world))
+    assert not await prune.prune(world.ledger, Keep(timedelta(0), 1))
 
-    await audit.advance(book.ledger, stored.id, book.clock.now())
-    assert (await prune.prune(book.ledger, Keep(None, 1))).runs == 2
-    done = await audit.advance(book.ledger, stored.id, book.clock.now())
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+    assert (await prune.prune(world.ledger, Keep(None, 1))).runs == 2
+    done = await audit.advance(world.ledger, stored.id, world.clock.now())
 
     assert done is not None
     assert done.missed == done.waiting == 0
-    assert len(await left(book)) == 1
+    assert len(await left(world)) == 1
 
 
 # --- conversations
 
 
-async def talk(book: Book, session_id: str, turns: int, job_id: str | None = None) -> None:
-    now = book.clock.now()
-    async with book.ledger.write() as session:
+async def talk(world: World, session_id: str, turns: int, job_id: str | None = None) -> None:
+    now = world.clock.now()
+    async with world.ledger.write() as session:
         agent = session_id.partition(":")[0]
         if await session.get(SessionRow, session_id) is None:
             session.add(
@@ -212,108 +212,108 @@ async def _numbers(session: AsyncSession, session_id: str) -> Sequence[int]:
     return (await session.execute(of.order_by(col(MessageRow.number)))).scalars().all()
 
 
-async def numbers(book: Book, session_id: str) -> Sequence[int]:
-    async with book.ledger.read() as session:
+async def numbers(world: World, session_id: str) -> Sequence[int]:
+    async with world.ledger.read() as session:
         return await _numbers(session, session_id)
 
 
-async def test_a_long_conversation_is_bounded_and_what_a_model_is_given_stays(book: Book) -> None:
-    stored = await book.add()
-    await talk(book, "default:job:1", 40, stored.id)
-    await talk(book, "default:key", 12)
+async def test_a_long_conversation_is_bounded_and_what_a_model_is_given_stays(world: World) -> None:
+    stored = await world.add()
+    await talk(world, "default:job:1", 40, stored.id)
+    await talk(world, "default:key", 12)
 
-    await prune.prune(book.ledger, Keep(None, 15))
-    assert list(await numbers(book, "default:job:1")) == list(range(51, 81))
-    assert len(await numbers(book, "default:key")) == 24
+    await prune.prune(world.ledger, Keep(None, 15))
+    assert list(await numbers(world, "default:job:1")) == list(range(51, 81))
+    assert len(await numbers(world, "default:key")) == 24
 
     # Of fewer runs, and long ago, the last messages that a model is given are still there.
-    book.clock.move(100 * DAY)
-    await prune.prune(book.ledger, Keep(90 * DAY, 1))
-    assert list(await numbers(book, "default:job:1")) == list(range(61, 81))
-    assert len(await numbers(book, "default:job:1")) == sessions.HISTORY
+    world.clock.move(100 * DAY)
+    await prune.prune(world.ledger, Keep(90 * DAY, 1))
+    assert list(await numbers(world, "default:job:1")) == list(range(61, 81))
+    assert len(await numbers(world, "default:job:1")) == sessions.HISTORY
     # Nobody's: a key that no run has named for so long.
-    assert await numbers(book, "default:key") == []
-    assert await count(book, SessionRow) == 1
+    assert await numbers(world, "default:key") == []
+    assert await count(world, SessionRow) == 1
 
 
-async def test_what_is_old_in_a_conversation_goes(book: Book) -> None:
-    stored = await book.add()
-    await talk(book, "default:job:1", 20, stored.id)
-    book.clock.move(100 * DAY)
-    await talk(book, "default:job:1", 15, stored.id)
+async def test_what_is_old_in_a_conversation_goes(world: World) -> None:
+    stored = await world.add()
+    await talk(world, "default:job:1", 20, stored.id)
+    world.clock.move(100 * DAY)
+    await talk(world, "default:job:1", 15, stored.id)
 
-    await prune.prune(book.ledger, DAYS)
+    await prune.prune(world.ledger, DAYS)
 
-    assert list(await numbers(book, "default:job:1")) == list(range(41, 71))
+    assert list(await numbers(world, "default:job:1")) == list(range(41, 71))
 
 
-async def test_a_conversation_of_one_run_goes_with_it(book: Book) -> None:
-    stored = await book.add()
-    ids = await ended(book, stored, 3)
-    async with book.ledger.write() as session:
+async def test_a_conversation_of_one_run_goes_with_it(world: World) -> None:
+    stored = await world.add()
+    ids = await ended(world, stored, 3)
+    async with world.ledger.write() as session:
         for row in (await session.execute(select(RunRow))).scalars():
             row.session_id = f"default:run:{row.id}"
             session.add(row)
     for each in ids:
-        await talk(book, f"default:run:{each}", 1, stored.id)
-    await talk(book, "default:a:run:b", 1)
+        await talk(world, f"default:run:{each}", 1, stored.id)
+    await talk(world, "default:a:run:b", 1)
 
-    await prune.prune(book.ledger, Keep(None, 1))
+    await prune.prune(world.ledger, Keep(None, 1))
 
-    assert await numbers(book, f"default:run:{ids[2]}") == [1, 2]
-    assert await numbers(book, "default:a:run:b") == [1, 2]
-    assert await count(book, SessionRow) == 2
+    assert await numbers(world, f"default:run:{ids[2]}") == [1, 2]
+    assert await numbers(world, "default:a:run:b") == [1, 2]
+    assert await count(world, SessionRow) == 2
 
 
 # --- jobs
 
 
-async def test_an_archived_job_goes_when_nothing_of_it_is_left(book: Book) -> None:
-    stored, other = await book.add("gone"), await book.add("there")
-    await book.edit(stored.id, prompt="Another")
-    await ended(book, stored, 2)
-    await talk(book, "default:job:1", 1, stored.id)
-    book.clock.move(HOUR)
-    await book.archive(stored.id)
-    book.clock.move(89 * DAY)
-    assert not (await prune.prune(book.ledger, DAYS)).jobs
-    book.clock.move(2 * DAY)
-    assert not (await prune.prune(book.ledger, DAYS)).jobs  # not audited to its removal
-    await audit.advance(book.ledger, stored.id, book.clock.now())
+async def test_an_archived_job_goes_when_nothing_of_it_is_left(world: World) -> None:
+    stored, other = await world.add("gone"), await world.add("there")
+    await world.edit(stored.id, prompt="Another")
+    await ended(world, stored, 2)
+    await talk(world, "default:job:1", 1, stored.id)
+    world.clock.move(HOUR)
+    await world.archive(stored.id)
+    world.clock.move(89 * DAY)
+    assert not (await prune.prune(world.ledger, DAYS)).jobs
+    world.clock.move(2 * DAY)
+    assert not (await prune.prune(world.ledger, DAYS)).jobs  # not audited to its removal
+    await audit.advance(world.ledger, stored.id, world.clock.now())
 
-    done = await prune.prune(book.ledger, DAYS)
+    done = await prune.prune(world.ledger, DAYS)
 
     assert done.jobs == []  # the audit has written a row, which is no older than now
-    book.clock.move(91 * DAY)
-    done = await prune.prune(book.ledger, DAYS)
+    world.clock.move(91 * DAY)
+    done = await prune.prune(world.ledger, DAYS)
     assert (done.runs, done.jobs) == (1, ["gone"])
-    assert await count(book, JobRow) == 1
-    assert await count(book, RevisionRow) == 1
-    assert (await book.job(other.id)).name == "there"
+    assert await count(world, JobRow) == 1
+    assert await count(world, RevisionRow) == 1
+    assert (await world.job_row(other.id)).name == "there"
 
 
-async def test_one_whose_deployment_is_still_to_be_deleted_stays(book: Book) -> None:
-    stored = await book.add(on_demand=True)
-    async with book.ledger.write() as session:
+async def test_one_whose_deployment_is_still_to_be_deleted_stays(world: World) -> None:
+    stored = await world.add(on_demand=True)
+    async with world.ledger.write() as session:
         row = (await jobs.find(session, stored.id)).row
         row.deployment_id = "d"
         session.add(row)
-    await book.archive(stored.id)
-    book.clock.move(91 * DAY)
-    await audit.advance(book.ledger, stored.id, book.clock.now())
+    await world.archive(stored.id)
+    world.clock.move(91 * DAY)
+    await audit.advance(world.ledger, stored.id, world.clock.now())
 
-    assert not await prune.prune(book.ledger, DAYS)
+    assert not await prune.prune(world.ledger, DAYS)
 
 
-async def test_jobs_that_are_off_for_long_are_found(book: Book) -> None:
-    off, on, lately = [await book.add(name) for name in ("off", "on", "lately")]
-    await book.edit(off.id, enabled=False)
-    book.clock.move(80 * DAY)
-    await book.edit(lately.id, enabled=False)
-    book.clock.move(11 * DAY)
+async def test_jobs_that_are_off_for_long_are_found(world: World) -> None:
+    off, on, lately = [await world.add(name) for name in ("off", "on", "lately")]
+    await world.edit(off.id, enabled=False)
+    world.clock.move(80 * DAY)
+    await world.edit(lately.id, enabled=False)
+    world.clock.move(11 * DAY)
 
-    async with book.ledger.read() as session:
-        found = await book_of.off_since(session, book.clock.now() - 90 * DAY)
+    async with world.ledger.read() as session:
+        found = await book_of.off_since(session, world.clock.now() - 90 * DAY)
 
     assert [each.row.name for each in found] == ["off"]
-    assert (await book.job(on.id)).archived_at is None
+    assert (await world.job_row(on.id)).archived_at is None

@@ -113,7 +113,7 @@ def test_whatever_crashes_when(tmp_path: Path) -> None:
     with start_blocking_portal("asyncio") as portal:
         ledger = Ledger(there.address, clock)
         with portal.wrap_async_context_manager(ledger):
-            book = _Book(portal, ledger, clock)
+            world = _Book(portal, ledger, clock)
 
             @settings(
                 max_examples=examples(20),
@@ -125,7 +125,7 @@ def test_whatever_crashes_when(tmp_path: Path) -> None:
             @example(_HOURLY)
             @example(_SOON)
             def holds(case: Case) -> None:
-                _check(book.seen(case))
+                _check(world.seen(case))
 
             holds()
 

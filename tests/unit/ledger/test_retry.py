@@ -14,7 +14,7 @@ from daybook.ledger.offers import Ended, Granted, Taken, Waiting
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.timing import TIMING
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -22,172 +22,172 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize(
     "status", [Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN]
 )
-async def test_a_retry_is_a_run_of_its_own(book: Book, status: Status) -> None:
-    stored = await book.add()
-    offer = book.due(stored, flow_run_id="f")
-    first = await book.settled(offer, status)
-    book.clock.move(timedelta(seconds=5))
+async def test_a_retry_is_a_run_of_its_own(world: World, status: Status) -> None:
+    stored = await world.add()
+    offer = world.offer(stored, flow_run_id="f")
+    first = await world.settled(offer, status)
+    world.clock.move(timedelta(seconds=5))
 
-    again = await book.claim(replace(offer, flow_starts=2, retries=(1,)))
+    again = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Granted)
     assert (again.occurrence, again.trigger) == ("flow:f:1", "retry")
-    assert again.due == book.clock.now()
-    row = await book.row(again.run_id)
+    assert again.due == world.clock.now()
+    row = await world.row(again.run_id)
     assert (row.retry_of, row.job_id, row.fence) == (first.run_id, stored.id, 1)
     assert again.parameters == first.parameters
-    assert (await book.row(first.run_id)).status == status
+    assert (await world.row(first.run_id)).status == status
 
 
-async def test_retries_are_counted_and_chained(book: Book) -> None:
-    offer = book.due(await book.add(), flow_run_id="f")
-    last = await book.settled(offer, Status.FAILED)
+async def test_retries_are_counted_and_chained(world: World) -> None:
+    offer = world.offer(await world.add(), flow_run_id="f")
+    last = await world.settled(offer, Status.FAILED)
     for start in (2, 3, 4):
         again = replace(offer, flow_starts=start, retries=tuple(range(1, start)))
-        book.clock.move(-timedelta(seconds=1))  # not even a clock that goes back confuses them
-        granted = await book.claim(again)
+        world.clock.move(-timedelta(seconds=1))  # not even a clock that goes back confuses them
+        granted = await world.claim(again)
         assert isinstance(granted, Granted)
         assert granted.occurrence == f"flow:f:{start - 1}"
-        assert (await book.row(granted.run_id)).retry_of == last.run_id
-        await claims.begin(book.ledger, granted.run_id, granted.fence)
-        await book.settle(granted, Status.FAILED)
+        assert (await world.row(granted.run_id)).retry_of == last.run_id
+        await claims.begin(world.ledger, granted.run_id, granted.fence)
+        await world.settle(granted, Status.FAILED)
         last = granted
 
-    same_start = await book.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
+    same_start = await world.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
     assert isinstance(same_start, Ended)
     assert same_start.run_id == last.run_id
 
 
-async def test_one_can_be_retried_when_its_first_retry_was_pruned(book: Book) -> None:
-    offer = book.due(await book.add(), flow_run_id="f")
-    await book.settled(offer, Status.FAILED)
+async def test_one_can_be_retried_when_its_first_retry_was_pruned(world: World) -> None:
+    offer = world.offer(await world.add(), flow_run_id="f")
+    await world.settled(offer, Status.FAILED)
     for start in (2, 3):
         again = replace(offer, flow_starts=start, retries=tuple(range(1, start)))
-        await book.settled(again, Status.FAILED)
-    async with book.ledger.write() as session:
+        await world.settled(again, Status.FAILED)
+    async with world.ledger.write() as session:
         first = select(RunRow.id).where(col(RunRow.occurrence) == "flow:f:1")
         gone = (await session.execute(first)).scalar_one()
         await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id) == gone))
         await session.execute(delete(RunRow).where(col(RunRow.id) == gone))
 
-    answer = await book.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
+    answer = await world.claim(replace(offer, flow_starts=4, retries=(1, 2, 3)))
 
     assert isinstance(answer, Granted)
     assert answer.occurrence == "flow:f:3"
 
 
-async def test_a_skipped_run_can_be_retried(book: Book) -> None:
-    stored = await book.add(every="10m")
-    running = await book.begun(book.due(stored))
-    row = await claims.request(book.ledger, stored, "1", "manual")
-    offer = book.asked(row)
-    assert isinstance(await book.claim(offer), Ended)
-    await book.settle(running, Status.SUCCEEDED)
+async def test_a_skipped_run_can_be_retried(world: World) -> None:
+    stored = await world.add(every="10m")
+    running = await world.begun(world.offer(stored))
+    row = await claims.request(world.ledger, stored, "1", "manual")
+    offer = world.offer_of(row)
+    assert isinstance(await world.claim(offer), Ended)
+    await world.settle(running, Status.SUCCEEDED)
 
-    again = await book.claim(replace(offer, flow_starts=2, retries=(1,)))
+    again = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Granted)
-    assert (await book.row(again.run_id)).retry_of == row.id
+    assert (await world.row(again.run_id)).retry_of == row.id
 
 
-async def test_a_retry_overlaps_as_any_run_does(book: Book) -> None:
-    stored = await book.add(every="10m")
-    offer = book.due(stored, flow_run_id="f")
-    await book.settled(offer, Status.FAILED)
-    await book.begun(book.due(stored))
+async def test_a_retry_overlaps_as_any_run_does(world: World) -> None:
+    stored = await world.add(every="10m")
+    offer = world.offer(stored, flow_run_id="f")
+    await world.settled(offer, Status.FAILED)
+    await world.begun(world.offer(stored))
 
-    again = await book.claim(replace(offer, flow_starts=2, retries=(1,)))
+    again = await world.claim(replace(offer, flow_starts=2, retries=(1,)))
 
     assert isinstance(again, Ended)
     assert again.status is Status.SKIPPED
     assert again.reason.startswith("overlap")
 
 
-async def test_two_workers_that_take_one_retry_make_one_run_of_it(book: Book) -> None:
-    stored = await book.add(every="10m")
-    offer = book.due(stored, flow_run_id="f")
-    await book.settled(offer, Status.FAILED)
-    running = await book.begun(book.due(stored))
+async def test_two_workers_that_take_one_retry_make_one_run_of_it(world: World) -> None:
+    stored = await world.add(every="10m")
+    offer = world.offer(stored, flow_run_id="f")
+    await world.settled(offer, Status.FAILED)
+    running = await world.begun(world.offer(stored))
     again = replace(offer, flow_starts=2, retries=(1,), started=False)
 
-    first = await book.claim(again)
+    first = await world.claim(again)
     assert isinstance(first, Ended)  # it overlaps
-    await book.settle(running, Status.SUCCEEDED)
-    second = await book.claim(replace(again, holder="there:2"))
+    await world.settle(running, Status.SUCCEEDED)
+    second = await world.claim(replace(again, holder="there:2"))
 
     assert isinstance(second, Ended)
     assert (second.status, second.run_id) == (Status.SKIPPED, first.run_id)
-    once_more = await book.claim(replace(again, retries=(1, 1)))
+    once_more = await world.claim(replace(again, retries=(1, 1)))
     assert isinstance(once_more, Granted)
     assert once_more.occurrence == "flow:f:2"
 
 
-async def test_a_start_that_prefect_had_not_ended_repeats_nothing(book: Book) -> None:
+async def test_a_start_that_prefect_had_not_ended_repeats_nothing(world: World) -> None:
     # SIGTERM with Prefect's behaviour "reschedule", a pod that is started again, a run set back.
-    offer = book.due(await book.add(), flow_run_id="f")
-    first = await book.settled(offer, Status.UNKNOWN, reason="stopped")
+    offer = world.offer(await world.add(), flow_run_id="f")
+    first = await world.settled(offer, Status.UNKNOWN, reason="stopped")
 
-    again = await book.claim(replace(offer, flow_starts=2))
+    again = await world.claim(replace(offer, flow_starts=2))
 
     assert again == Ended(Status.UNKNOWN, "stopped", first.run_id, "f")
 
 
-async def test_an_earlier_end_does_not_make_a_retry_of_a_later_start(book: Book) -> None:
-    offer = book.due(await book.add(), flow_run_id="f")
-    await book.settled(offer, Status.FAILED)
-    retried = await book.settled(replace(offer, flow_starts=2, retries=(1,)), Status.UNKNOWN)
+async def test_an_earlier_end_does_not_make_a_retry_of_a_later_start(world: World) -> None:
+    offer = world.offer(await world.add(), flow_run_id="f")
+    await world.settled(offer, Status.FAILED)
+    retried = await world.settled(replace(offer, flow_starts=2, retries=(1,)), Status.UNKNOWN)
 
-    third = await book.claim(replace(offer, flow_starts=3, retries=(1,)))
+    third = await world.claim(replace(offer, flow_starts=3, retries=(1,)))
 
     assert isinstance(third, Ended)
     assert (third.status, third.run_id) == (Status.UNKNOWN, retried.run_id)
 
 
 @pytest.mark.parametrize("begun", [False, True])
-async def test_started_again_while_its_lease_holds_it_waits(book: Book, begun: bool) -> None:
-    offer = book.due(await book.add(), flow_run_id="f")
-    await (book.begun(offer) if begun else book.granted(offer))
-    ends = book.clock.now() + TIMING.run_lease
-    book.clock.move(timedelta(seconds=5))
+async def test_started_again_while_its_lease_holds_it_waits(world: World, begun: bool) -> None:
+    offer = world.offer(await world.add(), flow_run_id="f")
+    await (world.begun(offer) if begun else world.granted(offer))
+    ends = world.clock.now() + TIMING.run_lease
+    world.clock.move(timedelta(seconds=5))
     again = replace(offer, flow_starts=2, retries=(1,), holder="there:2")
 
-    assert await book.claim(again) == Waiting(ends, "here:1 may still be at work")
-    book.clock.set(ends)
+    assert await world.claim(again) == Waiting(ends, "here:1 may still be at work")
+    world.clock.set(ends)
     until = ends + TIMING.run_lease
-    assert await book.claim(again) == Waiting(until, "here:1 may still be at work")
-    book.clock.set(until - timedelta(microseconds=1))
-    assert isinstance(await book.claim(again), Waiting)
-    book.clock.set(until)
-    answer = await book.claim(again)
+    assert await world.claim(again) == Waiting(until, "here:1 may still be at work")
+    world.clock.set(until - timedelta(microseconds=1))
+    assert isinstance(await world.claim(again), Waiting)
+    world.clock.set(until)
+    answer = await world.claim(again)
 
     assert isinstance(answer, Granted)
-    rows = [(row.occurrence, row.status, row.fence) for row in await book.rows()]
+    rows = [(row.occurrence, row.status, row.fence) for row in await world.rows()]
     if begun:
         assert rows == [(offer.occurrence, "unknown", 1), ("flow:f:1", "claimed", 1)]
     else:
         assert rows == [(offer.occurrence, "claimed", 3)]
 
 
-async def test_the_same_start_twice_is_taken(book: Book) -> None:
-    offer = book.due(await book.add(), flow_run_id="f")
-    granted = await book.granted(offer)
+async def test_the_same_start_twice_is_taken(world: World) -> None:
+    offer = world.offer(await world.add(), flow_run_id="f")
+    granted = await world.granted(offer)
 
-    assert await book.claim(offer) == Taken(granted.run_id, "here:1", "f")
+    assert await world.claim(offer) == Taken(granted.run_id, "here:1", "f")
 
 
-async def test_a_live_row_is_the_occurrence_of_its_flow_run(book: Book) -> None:
+async def test_a_live_row_is_the_occurrence_of_its_flow_run(world: World) -> None:
     # The row waits; the same Prefect run comes back for it under whatever key.
-    stored = await book.add()
-    offer = book.due(stored, flow_run_id="f")
-    granted = await book.granted(offer)
-    until = book.clock.now() + TIMING.run_lease
-    await claims.postpone(book.ledger, granted.run_id, granted.fence, until, "busy")
+    stored = await world.add()
+    offer = world.offer(stored, flow_run_id="f")
+    granted = await world.granted(offer)
+    until = world.clock.now() + TIMING.run_lease
+    await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "busy")
     again = replace(offer, occurrence=offers.flow_key("f"), trigger="manual", flow_starts=2)
 
     waiting = Waiting(until, "busy", granted.run_id, fence=granted.fence + 1)
-    assert await book.claim(again) == waiting
-    book.clock.set(until)
-    answer = await book.claim(again)
+    assert await world.claim(again) == waiting
+    world.clock.set(until)
+    answer = await world.claim(again)
 
     assert isinstance(answer, Granted)
     assert (answer.run_id, answer.trigger, answer.fence) == (granted.run_id, "schedule", 3)

@@ -17,37 +17,37 @@ from daybook.ledger.sessions import LOOK_AGAIN
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow
 from daybook.spec.job import new_job
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
 SECOND = timedelta(seconds=1)
 
 
-def direct(book: Book, name: str, **parameters: Any) -> Offer:
+def direct(world: World, name: str, **parameters: Any) -> Offer:
     """A run of no job."""
     given = {"prompt": f"{name}?", "agent": "default", "session": "reuse", **parameters}
     return Offer(
         offers.flow_key(name),
         "agent-prompt",
         "direct",
-        book.clock.now(),
+        world.clock.now(),
         "here:1",
         given,
         flow_run_id=name,
     )
 
 
-async def said(book: Book, session_id: str, limit: int = 100) -> Sequence[MessageRow]:
-    async with book.ledger.read() as session:
+async def said(world: World, session_id: str, limit: int = 100) -> Sequence[MessageRow]:
+    async with world.ledger.read() as session:
         return await sessions.history(session, session_id, limit)
 
 
-async def told(book: Book, offer: Offer, answer: str = "Nothing.") -> Granted:
+async def told(world: World, offer: Offer, answer: str = "Nothing.") -> Granted:
     """Carry a run to its succeeded end."""
-    granted = await book.begun(offer)
+    granted = await world.begun(offer)
     prompt = str(granted.parameters["prompt"])
-    await book.settle(granted, Status.SUCCEEDED, output=answer, prompt=prompt)
+    await world.settle(granted, Status.SUCCEEDED, output=answer, prompt=prompt)
     return granted
 
 
@@ -81,37 +81,37 @@ def test_the_session_of_a_run(
     assert sessions.id_of(parameters, job_id=job_id, run_id="r") == expected
 
 
-async def test_a_jobs_session_is_the_same_for_all_its_runs(book: Book) -> None:
-    stored = await book.add(every="1h", agent="scribe")
-    first = await told(book, book.due(stored))
-    row = await claims.request(book.ledger, stored, "by hand", "manual")
-    by_hand = await told(book, book.asked(row))
-    await book.edit(stored.id, name="renamed", prompt="Another?")
-    custom = replace(direct(book, "custom", agent="scribe"), job_id=stored.id)
-    in_ui = await told(book, custom)
+async def test_a_jobs_session_is_the_same_for_all_its_runs(world: World) -> None:
+    stored = await world.add(every="1h", agent="scribe")
+    first = await told(world, world.offer(stored))
+    row = await claims.request(world.ledger, stored, "by hand", "manual")
+    by_hand = await told(world, world.offer_of(row))
+    await world.edit(stored.id, name="renamed", prompt="Another?")
+    custom = replace(direct(world, "custom", agent="scribe"), job_id=stored.id)
+    in_ui = await told(world, custom)
 
     ids = {each.session_id for each in (first, by_hand, in_ui)}
     assert ids == {f"scribe:job:{stored.id}"}
-    assert {(await book.row(each.run_id)).session_id for each in (first, by_hand)} == ids
+    assert {(await world.row(each.run_id)).session_id for each in (first, by_hand)} == ids
 
 
-async def test_another_agent_begins_another_conversation(book: Book) -> None:
-    stored = await book.add(every="1h", agent="scribe")
-    await told(book, book.due(stored))
-    stored = await book.edit(stored.id, agent="poet")
+async def test_another_agent_begins_another_conversation(world: World) -> None:
+    stored = await world.add(every="1h", agent="scribe")
+    await told(world, world.offer(stored))
+    stored = await world.edit(stored.id, agent="poet")
 
-    granted = await book.granted(book.due(stored))
+    granted = await world.granted(world.offer(stored))
 
     assert granted.session_id == f"poet:job:{stored.id}"
     assert granted.history == ()
 
 
-async def test_new_is_fresh_for_each_occurrence_and_a_retry_is_another(book: Book) -> None:
-    stored = await book.add(every="1h", session="new")
-    first = await told(book, book.due(stored, flow_run_id="f"))
-    retried = book.due(stored, due=first.due, flow_run_id="f", flow_starts=2, retries=(1,))
-    again = await told(book, retried)
-    second = await told(book, book.due(stored))
+async def test_new_is_fresh_for_each_occurrence_and_a_retry_is_another(world: World) -> None:
+    stored = await world.add(every="1h", session="new")
+    first = await told(world, world.offer(stored, flow_run_id="f"))
+    retried = world.offer(stored, due=first.due, flow_run_id="f", flow_starts=2, retries=(1,))
+    again = await told(world, retried)
+    second = await told(world, world.offer(stored))
 
     assert [each.session_id for each in (first, again, second)] == [
         f"default:run:{each.run_id}" for each in (first, again, second)
@@ -123,12 +123,12 @@ async def test_new_is_fresh_for_each_occurrence_and_a_retry_is_another(book: Boo
 # --- what was said
 
 
-async def test_the_pair_is_kept_in_full_with_its_source(book: Book) -> None:
-    stored = await book.add("brief", every="1h", agent="scribe")
+async def test_the_pair_is_kept_in_full_with_its_source(world: World) -> None:
+    stored = await world.add("brief", every="1h", agent="scribe")
     long = "é" * 9_000
-    granted = await told(book, book.due(stored), long)
+    granted = await told(world, world.offer(stored), long)
 
-    prompt, answer = await said(book, granted.session_id)
+    prompt, answer = await said(world, granted.session_id)
 
     assert [(each.number, each.role) for each in (prompt, answer)] == [
         (1, "user"),
@@ -136,8 +136,8 @@ async def test_the_pair_is_kept_in_full_with_its_source(book: Book) -> None:
     ]
     assert prompt.content == "What is new?"
     assert answer.content == long
-    assert len(str((await book.row(granted.run_id)).output)) < len(long)
-    assert (answer.run_id, answer.at) == (granted.run_id, book.clock.now())
+    assert len(str((await world.row(granted.run_id)).output)) < len(long)
+    assert (answer.run_id, answer.at) == (granted.run_id, world.clock.now())
     assert prompt.source == answer.source
     assert prompt.source == {
         "kind": "agent-prompt",
@@ -152,21 +152,21 @@ async def test_the_pair_is_kept_in_full_with_its_source(book: Book) -> None:
 
 
 async def test_the_source_of_a_message_names_the_person_for_whom_the_job_works(
-    book: Book,
+    world: World,
 ) -> None:
-    job = new_job(now=book.clock.now(), name="brief", prompt="What is new?", every="1h")
-    async with book.ledger.write() as session:
-        stored = await jobs.add(session, job, "brief", book.clock.now(), user_id="u-17")
-    granted = await told(book, book.due(stored))
-    assert [each.source["user"] for each in await said(book, granted.session_id)] == ["u-17"] * 2
+    job = new_job(now=world.clock.now(), name="brief", prompt="What is new?", every="1h")
+    async with world.ledger.write() as session:
+        stored = await jobs.add(session, job, "brief", world.clock.now(), user_id="u-17")
+    granted = await told(world, world.offer(stored))
+    assert [each.source["user"] for each in await said(world, granted.session_id)] == ["u-17"] * 2
 
 
-async def test_the_next_run_is_given_what_was_said_oldest_first(book: Book) -> None:
-    stored = await book.add(every="1h")
-    await told(book, book.due(stored), "one")
-    await told(book, book.due(stored), "two")
+async def test_the_next_run_is_given_what_was_said_oldest_first(world: World) -> None:
+    stored = await world.add(every="1h")
+    await told(world, world.offer(stored), "one")
+    await told(world, world.offer(stored), "two")
 
-    granted = await book.granted(book.due(stored))
+    granted = await world.granted(world.offer(stored))
 
     given = [(each.role, each.content) for each in granted.history]
     assert given == [
@@ -178,115 +178,115 @@ async def test_the_next_run_is_given_what_was_said_oldest_first(book: Book) -> N
 
 
 @pytest.mark.slow
-async def test_of_a_long_conversation_the_last_twenty_messages_are_given(book: Book) -> None:
-    stored = await book.add(every="1h")
+async def test_of_a_long_conversation_the_last_twenty_messages_are_given(world: World) -> None:
+    stored = await world.add(every="1h")
     for number in range(1, 50):
-        await told(book, book.due(stored), f"answer {number}")
+        await told(world, world.offer(stored), f"answer {number}")
 
-    granted = await book.granted(book.due(stored))
+    granted = await world.granted(world.offer(stored))
 
     assert [each.number for each in granted.history] == list(range(79, 99))
     assert granted.history[-1].content == "answer 49"
-    assert len(await said(book, granted.session_id)) == 98
+    assert len(await said(world, granted.session_id)) == 98
 
 
 @pytest.mark.parametrize(
     "status", [Status.FAILED, Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN]
 )
-async def test_a_run_that_did_not_succeed_leaves_nothing(book: Book, status: Status) -> None:
-    granted = await book.begun(book.due(await book.add()))
-    await book.settle(granted, status, output="half an answer", prompt="What is new?")
+async def test_a_run_that_did_not_succeed_leaves_nothing(world: World, status: Status) -> None:
+    granted = await world.begun(world.offer(await world.add()))
+    await world.settle(granted, status, output="half an answer", prompt="What is new?")
 
-    assert await said(book, granted.session_id) == ()
-    async with book.ledger.read() as session:
+    assert await said(world, granted.session_id) == ()
+    async with world.ledger.read() as session:
         assert await sessions.recent(session, 10) == []
 
 
-async def test_settled_twice_it_is_said_once(book: Book) -> None:
-    granted = await told(book, book.due(await book.add()), "one")
-    await book.settle(granted, Status.SUCCEEDED, output="one", prompt="What is new?")
+async def test_settled_twice_it_is_said_once(world: World) -> None:
+    granted = await told(world, world.offer(await world.add()), "one")
+    await world.settle(granted, Status.SUCCEEDED, output="one", prompt="What is new?")
 
-    assert len(await said(book, granted.session_id)) == 2
+    assert len(await said(world, granted.session_id)) == 2
 
 
-async def test_a_late_answer_is_said_after_what_came_meanwhile(book: Book) -> None:
-    stored = await book.add(every="1h")
-    slow = await book.begun(book.due(stored))
-    await book.settle(slow, Status.UNKNOWN)
-    quick = await told(book, book.due(stored), "quick")
+async def test_a_late_answer_is_said_after_what_came_meanwhile(world: World) -> None:
+    stored = await world.add(every="1h")
+    slow = await world.begun(world.offer(stored))
+    await world.settle(slow, Status.UNKNOWN)
+    quick = await told(world, world.offer(stored), "quick")
 
-    await book.settle(slow, Status.SUCCEEDED, output="slow", prompt="What is new?")
+    await world.settle(slow, Status.SUCCEEDED, output="slow", prompt="What is new?")
 
-    messages = await said(book, quick.session_id)
+    messages = await said(world, quick.session_id)
     assert [each.run_id for each in messages] == [quick.run_id] * 2 + [slow.run_id] * 2
     assert messages[-1].content == "slow"
 
 
-async def test_who_lost_the_claim_says_nothing(book: Book) -> None:
-    granted = await book.granted(book.due(await book.add()))
-    await claims.postpone(book.ledger, granted.run_id, granted.fence, book.clock.now(), "later")
+async def test_who_lost_the_claim_says_nothing(world: World) -> None:
+    granted = await world.granted(world.offer(await world.add()))
+    await claims.postpone(world.ledger, granted.run_id, granted.fence, world.clock.now(), "later")
 
     with pytest.raises(FenceRefused):
-        await book.settle(granted, Status.SUCCEEDED, output="late", prompt="What is new?")
+        await world.settle(granted, Status.SUCCEEDED, output="late", prompt="What is new?")
 
-    assert await said(book, granted.session_id) == ()
+    assert await said(world, granted.session_id) == ()
 
 
-async def test_the_last_output_is_read_only_where_the_prompt_names_it(book: Book) -> None:
-    stored = await book.add(every="1h", prompt="Before it was: {{ last_output }}")
-    assert (await told(book, book.due(stored), "one")).last_output == ""
-    failed = await book.begun(book.due(stored))
+async def test_the_last_output_is_read_only_where_the_prompt_names_it(world: World) -> None:
+    stored = await world.add(every="1h", prompt="Before it was: {{ last_output }}")
+    assert (await told(world, world.offer(stored), "one")).last_output == ""
+    failed = await world.begun(world.offer(stored))
     assert failed.last_output == "one"
-    await book.settle(failed, Status.FAILED, output="no")
-    assert (await told(book, book.due(stored), "two")).last_output == "one"
-    assert (await told(book, book.due(stored), "three")).last_output == "two"
-    await book.edit(stored.id, prompt="It goes alone")
-    assert (await told(book, book.due(await book.stored(stored.id)))).last_output == ""
+    await world.settle(failed, Status.FAILED, output="no")
+    assert (await told(world, world.offer(stored), "two")).last_output == "one"
+    assert (await told(world, world.offer(stored), "three")).last_output == "two"
+    await world.edit(stored.id, prompt="It goes alone")
+    assert (await told(world, world.offer(await world.job(stored.id)))).last_output == ""
 
 
 # --- the lock
 
 
-async def test_of_two_jobs_that_share_a_session_the_second_waits(book: Book) -> None:
-    one = await book.add("one", every="1h", session_key="ops")
-    two = await book.add("two", every="1h", session_key="ops", prompt="And you?")
-    first = await book.begun(book.due(one))
-    offer = book.due(two, due=first.due)
+async def test_of_two_jobs_that_share_a_session_the_second_waits(world: World) -> None:
+    one = await world.add("one", every="1h", session_key="ops")
+    two = await world.add("two", every="1h", session_key="ops", prompt="And you?")
+    first = await world.begun(world.offer(one))
+    offer = world.offer(two, due=first.due)
 
-    answer = waits(await book.claim(offer))
+    answer = waits(await world.claim(offer))
 
     why = f"session default:ops is busy: run {first.run_id[:8]} holds it"
-    assert answer == Waiting(book.clock.now() + LOOK_AGAIN, why, answer.run_id)
-    row = await book.row(str(answer.run_id))
+    assert answer == Waiting(world.clock.now() + LOOK_AGAIN, why, answer.run_id)
+    row = await world.row(str(answer.run_id))
     assert (row.status, row.until, row.reason) == ("waiting", answer.until, why)
     assert (row.occurrence, row.job_id, row.revision) == (offer.occurrence, two.id, 1)
     assert (row.parameters, row.session_id) == (two.job.parameters(), "default:ops")
     assert (row.flow_run_id, row.fence, row.attempts) == (offer.flow_run_id, 0, 0)
 
-    await book.settle(first, Status.SUCCEEDED, output="Fine.", prompt="How are you?")
-    assert await book.claim(offer) == answer  # not before it should look again
-    book.clock.set(answer.until)
-    second = await book.claim(offer)
+    await world.settle(first, Status.SUCCEEDED, output="Fine.", prompt="How are you?")
+    assert await world.claim(offer) == answer  # not before it should look again
+    world.clock.set(answer.until)
+    second = await world.claim(offer)
 
     assert isinstance(second, Granted)
     assert second.run_id == answer.run_id
     assert [each.content for each in second.history] == ["How are you?", "Fine."]
-    row = await book.row(second.run_id)
+    row = await world.row(second.run_id)
     assert (row.status, row.until, row.reason, row.fence) == ("claimed", None, "", 1)
 
 
-async def test_who_waits_acts_with_what_was_due_and_is_never_late(book: Book) -> None:
-    one = await book.add("one", every="1h", session_key="ops")
-    two = await book.add("two", every="1h", session_key="ops", prompt="As it was")
-    first = await book.begun(book.due(one))
-    offer = book.due(two, due=first.due)
-    answer = waits(await book.claim(offer))
-    book.clock.move(SECOND)
-    await book.edit(two.id, prompt="As it is now")
-    await book.settle(first, Status.SUCCEEDED)
-    book.clock.move(timedelta(days=2))
+async def test_who_waits_acts_with_what_was_due_and_is_never_late(world: World) -> None:
+    one = await world.add("one", every="1h", session_key="ops")
+    two = await world.add("two", every="1h", session_key="ops", prompt="As it was")
+    first = await world.begun(world.offer(one))
+    offer = world.offer(two, due=first.due)
+    answer = waits(await world.claim(offer))
+    world.clock.move(SECOND)
+    await world.edit(two.id, prompt="As it is now")
+    await world.settle(first, Status.SUCCEEDED)
+    world.clock.move(timedelta(days=2))
 
-    second = await book.claim(offer)
+    second = await world.claim(offer)
 
     assert isinstance(second, Granted)
     assert (second.run_id, second.parameters["prompt"]) == (answer.run_id, "As it was")
@@ -295,113 +295,115 @@ async def test_who_waits_acts_with_what_was_due_and_is_never_late(book: Book) ->
 
 
 async def test_a_custom_run_in_the_second_in_which_its_job_was_made_keeps_its_job(
-    book: Book,
+    world: World,
 ) -> None:
-    holder = await book.begun(direct(book, "holder", session_key="ops"))
-    stored = await book.add(on_demand=True, session_key="ops")
-    floored = book.clock.now().replace(microsecond=0)  # as Prefect's time is
-    offer = direct(book, "custom", session_key="ops")
+    holder = await world.begun(direct(world, "holder", session_key="ops"))
+    stored = await world.add(on_demand=True, session_key="ops")
+    floored = world.clock.now().replace(microsecond=0)  # as Prefect's time is
+    offer = direct(world, "custom", session_key="ops")
     offer = replace(offer, job_id=stored.id, due=floored)
-    answer = waits(await book.claim(offer))
-    await book.settle(holder, Status.SUCCEEDED)
-    book.clock.set(answer.until)
+    answer = waits(await world.claim(offer))
+    await world.settle(holder, Status.SUCCEEDED)
+    world.clock.set(answer.until)
 
-    granted = await book.claim(offer)
+    granted = await world.claim(offer)
 
     assert isinstance(granted, Granted)
     assert granted.job is not None
     assert granted.job.id == stored.id
 
 
-async def test_of_two_that_wait_the_earlier_due_goes_first(book: Book) -> None:
-    holder = await book.begun(direct(book, "holder", session_key="ops"))
-    book.clock.move(SECOND)
-    early = direct(book, "early", session_key="ops")
-    book.clock.move(SECOND)
-    late = direct(book, "late", session_key="ops")
-    waits(await book.claim(late))
-    first = waits(await book.claim(early))
-    await book.settle(holder, Status.SUCCEEDED)
-    book.clock.move(LOOK_AGAIN)
+async def test_of_two_that_wait_the_earlier_due_goes_first(world: World) -> None:
+    holder = await world.begun(direct(world, "holder", session_key="ops"))
+    world.clock.move(SECOND)
+    early = direct(world, "early", session_key="ops")
+    world.clock.move(SECOND)
+    late = direct(world, "late", session_key="ops")
+    waits(await world.claim(late))
+    first = waits(await world.claim(early))
+    await world.settle(holder, Status.SUCCEEDED)
+    world.clock.move(LOOK_AGAIN)
 
-    behind = waits(await book.claim(late))
+    behind = waits(await world.claim(late))
     assert behind.why == f"session default:ops is busy: run {str(first.run_id)[:8]} goes first"
-    granted = await book.begun(early)
+    granted = await world.begun(early)
     assert granted.run_id == first.run_id
-    await book.settle(granted, Status.SUCCEEDED)
-    book.clock.set(behind.until)
-    assert isinstance(await book.claim(late), Granted)
+    await world.settle(granted, Status.SUCCEEDED)
+    world.clock.set(behind.until)
+    assert isinstance(await world.claim(late), Granted)
 
 
-async def test_who_comes_new_lets_those_due_earlier_go_first(book: Book) -> None:
-    holder = await book.begun(direct(book, "holder", session_key="ops"))
-    early = direct(book, "early", session_key="ops")
-    waits(await book.claim(early))
-    await book.settle(holder, Status.SUCCEEDED)
-    book.clock.move(SECOND)
+async def test_who_comes_new_lets_those_due_earlier_go_first(world: World) -> None:
+    holder = await world.begun(direct(world, "holder", session_key="ops"))
+    early = direct(world, "early", session_key="ops")
+    waits(await world.claim(early))
+    await world.settle(holder, Status.SUCCEEDED)
+    world.clock.move(SECOND)
 
-    assert waits(await book.claim(direct(book, "late", session_key="ops"))).why.endswith("first")
-
-
-async def test_one_that_waited_and_is_gone_holds_nobody_up_for_long(book: Book) -> None:
-    holder = await book.begun(direct(book, "holder", session_key="ops"))
-    gone = waits(await book.claim(direct(book, "gone", session_key="ops")))
-    await book.settle(holder, Status.SUCCEEDED)
-    book.clock.set(gone.until + sessions.BELIEVED)
-    late = direct(book, "late", session_key="ops")
-
-    waits(await book.claim(late))
-    book.clock.move(LOOK_AGAIN)
-
-    assert isinstance(await book.claim(late), Granted)
-    assert (await book.row(str(gone.run_id))).status == "waiting"  # it is not lost
+    assert waits(await world.claim(direct(world, "late", session_key="ops"))).why.endswith("first")
 
 
-async def test_one_in_a_backoff_holds_nobody_up(book: Book) -> None:
-    first = await book.begun(direct(book, "first", session_key="ops"))
-    until = book.clock.now() + timedelta(minutes=5)
+async def test_one_that_waited_and_is_gone_holds_nobody_up_for_long(world: World) -> None:
+    holder = await world.begun(direct(world, "holder", session_key="ops"))
+    gone = waits(await world.claim(direct(world, "gone", session_key="ops")))
+    await world.settle(holder, Status.SUCCEEDED)
+    world.clock.set(gone.until + sessions.BELIEVED)
+    late = direct(world, "late", session_key="ops")
+
+    waits(await world.claim(late))
+    world.clock.move(LOOK_AGAIN)
+
+    assert isinstance(await world.claim(late), Granted)
+    assert (await world.row(str(gone.run_id))).status == "waiting"  # it is not lost
+
+
+async def test_one_in_a_backoff_holds_nobody_up(world: World) -> None:
+    first = await world.begun(direct(world, "first", session_key="ops"))
+    until = world.clock.now() + timedelta(minutes=5)
     outcome = Outcome(Status.FAILED, error="429")
-    await claims.retry(book.ledger, first.run_id, first.fence, outcome, until)
-    book.clock.move(SECOND)
+    await claims.retry(world.ledger, first.run_id, first.fence, outcome, until)
+    world.clock.move(SECOND)
 
-    second = await told(book, direct(book, "second", session_key="ops"), "Done.")
-    book.clock.set(until)
-    again = await book.claim(replace(direct(book, "first"), due=first.due))
+    second = await told(world, direct(world, "second", session_key="ops"), "Done.")
+    world.clock.set(until)
+    again = await world.claim(replace(direct(world, "first"), due=first.due))
 
     assert isinstance(again, Granted)
     assert (again.run_id, again.session_id) == (first.run_id, second.session_id)
     assert [each.content for each in again.history] == ["second?", "Done."]
 
 
-async def test_a_run_of_the_same_job_is_skipped_and_does_not_wait(book: Book) -> None:
-    stored = await book.add(every="1h")
-    await book.begun(book.due(stored))
-    row = await claims.request(book.ledger, stored, "by hand", "manual")
+async def test_a_run_of_the_same_job_is_skipped_and_does_not_wait(world: World) -> None:
+    stored = await world.add(every="1h")
+    await world.begun(world.offer(stored))
+    row = await claims.request(world.ledger, stored, "by hand", "manual")
 
-    answer = await book.claim(book.asked(row))
+    answer = await world.claim(world.offer_of(row))
 
     assert isinstance(answer, Ended)
     assert answer.status is Status.SKIPPED
     assert answer.reason.startswith("overlap: ")
 
 
-async def test_an_agents_sessions_of_the_same_key_are_its_own(book: Book) -> None:
-    await book.begun(direct(book, "one", session_key="ops", agent="a"))
+async def test_an_agents_sessions_of_the_same_key_are_its_own(world: World) -> None:
+    await world.begun(direct(world, "one", session_key="ops", agent="a"))
 
-    assert isinstance(await book.claim(direct(book, "two", session_key="ops", agent="b")), Granted)
-    assert isinstance(await book.claim(direct(book, "three", agent="a")), Granted)
+    assert isinstance(
+        await world.claim(direct(world, "two", session_key="ops", agent="b")), Granted
+    )
+    assert isinstance(await world.claim(direct(world, "three", agent="a")), Granted)
 
 
-async def test_a_job_switched_off_while_it_waits_is_skipped(book: Book) -> None:
-    one = await book.add("one", every="1h", session_key="ops")
-    two = await book.add("two", every="1h", session_key="ops")
-    first = await book.begun(book.due(one))
-    offer = book.due(two, due=first.due)
-    answer = waits(await book.claim(offer))
-    await book.edit(two.id, enabled=False)
-    book.clock.set(answer.until)
+async def test_a_job_switched_off_while_it_waits_is_skipped(world: World) -> None:
+    one = await world.add("one", every="1h", session_key="ops")
+    two = await world.add("two", every="1h", session_key="ops")
+    first = await world.begun(world.offer(one))
+    offer = world.offer(two, due=first.due)
+    answer = waits(await world.claim(offer))
+    await world.edit(two.id, enabled=False)
+    world.clock.set(answer.until)
 
-    assert await book.claim(offer) == Ended(
+    assert await world.claim(offer) == Ended(
         Status.SKIPPED, "the job is off: disabled", answer.run_id, offer.flow_run_id
     )
 
@@ -409,59 +411,59 @@ async def test_a_job_switched_off_while_it_waits_is_skipped(book: Book) -> None:
 # --- for those who read
 
 
-async def listed(book: Book, limit: int = 10) -> list[tuple[str, str | None, int]]:
-    async with book.ledger.read() as session:
+async def listed(world: World, limit: int = 10) -> list[tuple[str, str | None, int]]:
+    async with world.ledger.read() as session:
         found = await sessions.recent(session, limit)
     return [(each.row.id, each.job, each.messages) for each in found]
 
 
-async def found(book: Book, ref: str) -> str:
-    async with book.ledger.read() as session:
+async def found(world: World, ref: str) -> str:
+    async with world.ledger.read() as session:
         return (await sessions.find(session, ref)).row.id
 
 
-async def test_sessions_are_listed_last_used_first(book: Book) -> None:
-    own = await book.add("own", every="1h")
-    shared = await book.add("shared", every="1h", session_key="ops")
-    await told(book, book.due(own))
-    await told(book, book.due(shared))
-    await told(book, book.due(own))
+async def test_sessions_are_listed_last_used_first(world: World) -> None:
+    own = await world.add("own", every="1h")
+    shared = await world.add("shared", every="1h", session_key="ops")
+    await told(world, world.offer(own))
+    await told(world, world.offer(shared))
+    await told(world, world.offer(own))
 
-    assert await listed(book) == [(f"default:job:{own.id}", "own", 4), ("default:ops", None, 2)]
-    assert len(await listed(book, 1)) == 1
+    assert await listed(world) == [(f"default:job:{own.id}", "own", 4), ("default:ops", None, 2)]
+    assert len(await listed(world, 1)) == 1
 
 
-async def test_a_session_is_found_by_its_key_where_one_agent_has_it(book: Book) -> None:
+async def test_a_session_is_found_by_its_key_where_one_agent_has_it(world: World) -> None:
     for name, agent in (("one", "oa"), ("two", "oa"), ("three", "an")):
         key = "cat" if name == "one" else "dog"
-        stored = await book.add(name, every="1h", agent=agent, session_key=key)
-        await told(book, book.due(stored))
+        stored = await world.add(name, every="1h", agent=agent, session_key=key)
+        await told(world, world.offer(stored))
 
-    assert await found(book, "cat") == "oa:cat"
+    assert await found(world, "cat") == "oa:cat"
     with pytest.raises(Ambiguous, match="an:dog") as ambiguous:
-        await found(book, "dog")
+        await found(world, "dog")
     assert "oa:dog" in str(ambiguous.value)
     for ref in ("at", "oa:ca%", "c_t", ""):
         with pytest.raises(NotFound):
-            await found(book, ref)
+            await found(world, ref)
 
 
-async def test_a_session_is_found_by_id_beginning_and_job(book: Book) -> None:
-    own = await book.add("own", every="1h")
-    shared = await book.add("shared", every="1h", session_key="ops")
-    fresh = await book.add("fresh", every="1h", session="new", agent="poet")
-    unused = await book.add("unused", every="1h")
+async def test_a_session_is_found_by_id_beginning_and_job(world: World) -> None:
+    own = await world.add("own", every="1h")
+    shared = await world.add("shared", every="1h", session_key="ops")
+    fresh = await world.add("fresh", every="1h", session="new", agent="poet")
+    unused = await world.add("unused", every="1h")
     for each in (own, shared, fresh):
-        await told(book, book.due(each))
-    last = await told(book, book.due(fresh))
+        await told(world, world.offer(each))
+    last = await told(world, world.offer(fresh))
     id_of_own = f"default:job:{own.id}"
 
-    assert await found(book, id_of_own) == id_of_own
-    assert await found(book, id_of_own[:20]) == id_of_own
-    assert await found(book, "own") == id_of_own
-    assert await found(book, own.id[:12]) == id_of_own
-    assert await found(book, "shared") == await found(book, "default:op") == "default:ops"
-    assert await found(book, "fresh") == last.session_id
+    assert await found(world, id_of_own) == id_of_own
+    assert await found(world, id_of_own[:20]) == id_of_own
+    assert await found(world, "own") == id_of_own
+    assert await found(world, own.id[:12]) == id_of_own
+    assert await found(world, "shared") == await found(world, "default:op") == "default:ops"
+    assert await found(world, "fresh") == last.session_id
     for ref, sentence in [
         ("unused", 'session of "unused" not found'),
         ("default:x", 'session "default:x" not found'),
@@ -470,7 +472,7 @@ async def test_a_session_is_found_by_id_beginning_and_job(book: Book) -> None:
         ("%", 'session "%" not found'),
     ]:
         with pytest.raises(NotFound) as missing:
-            await found(book, ref)
+            await found(world, ref)
         assert str(missing.value) == sentence
     with pytest.raises(Ambiguous, match="default:ops"):
-        await found(book, "default")
+        await found(world, "default")

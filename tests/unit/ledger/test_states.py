@@ -17,7 +17,7 @@ from daybook.ledger.offers import Answer, Ended, Granted, Offer
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -60,50 +60,50 @@ def test_the_check_knows_the_table(old: str, new: str) -> None:
             states.check("run", _status(old), Status(new))
 
 
-async def _bring(book: Book, state: str) -> tuple[Offer, RunRow | None]:
+async def _bring(world: World, state: str) -> tuple[Offer, RunRow | None]:
     """A run in that state, made by the functions that really make it, and its offer."""
-    stored = await book.add()
-    offer = book.due(stored)
+    stored = await world.add()
+    offer = world.offer(stored)
     match state:
         case "none":
             return offer, None
         case "waiting":
-            row = await claims.request(book.ledger, stored, "1", "manual")
-            return book.asked(row), row
+            row = await claims.request(world.ledger, stored, "1", "manual")
+            return world.offer_of(row), row
         case "skipped":
-            answer = await _switched_off(book, offer, None)
+            answer = await _switched_off(world, offer, None)
         case "missed":
-            book.clock.set(offer.due + timedelta(hours=1))
-            answer = await book.claim(offer)
+            world.clock.set(offer.due + timedelta(hours=1))
+            answer = await world.claim(offer)
         case "claimed":
-            answer = await book.granted(offer)
+            answer = await world.granted(offer)
         case "unknown":
-            answer = await book.begun(offer)
-            await book.lose()
-            await book.claim(offer)
+            answer = await world.begun(offer)
+            await world.lose()
+            await world.claim(offer)
         case "acting":
-            answer = await book.begun(offer)
+            answer = await world.begun(offer)
         case _:
-            answer = await book.settled(offer, Status(state))
+            answer = await world.settled(offer, Status(state))
     assert isinstance(answer, Granted | Ended)
-    row = await book.row(str(answer.run_id))
+    row = await world.row(str(answer.run_id))
     assert row.status == state
     return offer, row
 
 
-async def _step(book: Book, offer: Offer, row: RunRow | None, new: str) -> Answer | None:
+async def _step(world: World, offer: Offer, row: RunRow | None, new: str) -> Answer | None:
     """Try to make the step by the one function whose work it would be."""
     run_id, fence = (row.id, row.fence) if row else ("nobody", 0)
     match new:
         case "waiting":
-            until = book.clock.now() + timedelta(minutes=1)
-            await claims.postpone(book.ledger, run_id, fence, until, "not now")
+            until = world.clock.now() + timedelta(minutes=1)
+            await claims.postpone(world.ledger, run_id, fence, until, "not now")
         case "claimed":
-            return await book.claim(offer)
+            return await world.claim(offer)
         case "acting":
-            await claims.begin(book.ledger, run_id, fence)
+            await claims.begin(world.ledger, run_id, fence)
         case _:
-            await claims.settle(book.ledger, run_id, fence, Outcome(Status(new)))
+            await claims.settle(world.ledger, run_id, fence, Outcome(Status(new)))
     return None
 
 
@@ -112,100 +112,100 @@ def _told(row: RunRow) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("old", "new"), ILLEGAL)
-async def test_what_the_page_does_not_join_is_refused(book: Book, old: str, new: str) -> None:
-    offer, row = await _bring(book, old)
+async def test_what_the_page_does_not_join_is_refused(world: World, old: str, new: str) -> None:
+    offer, row = await _bring(world, old)
 
     if new == "claimed":
-        assert not isinstance(await _step(book, offer, row, new), Granted)
+        assert not isinstance(await _step(world, offer, row, new), Granted)
     elif old == new and old not in ("waiting", "acting"):
         # The same outcome again is a commit whose answer was lost: no step, and no refusal.
-        await _step(book, offer, row, new)
+        await _step(world, offer, row, new)
     else:
         with pytest.raises((LedgerError, NotFound)):
-            await _step(book, offer, row, new)
+            await _step(world, offer, row, new)
 
     if row is None:
-        assert await book.rows() == []
+        assert await world.rows() == []
     else:
-        assert _told(await book.row(row.id)) == _told(row)
+        assert _told(await world.row(row.id)) == _told(row)
 
 
-Way = Callable[[Book, Offer, RunRow | None], Awaitable[object]]
+Way = Callable[[World, Offer, RunRow | None], Awaitable[object]]
 
 
-async def _ask(book: Book, offer: Offer, row: RunRow | None) -> object:
-    stored = await book.stored(str(offer.job_id))
-    return await claims.request(book.ledger, stored, "2", "manual")
+async def _ask(world: World, offer: Offer, row: RunRow | None) -> object:
+    stored = await world.job(str(offer.job_id))
+    return await claims.request(world.ledger, stored, "2", "manual")
 
 
-async def _switched_off(book: Book, offer: Offer, row: RunRow | None) -> Answer:
+async def _switched_off(world: World, offer: Offer, row: RunRow | None) -> Answer:
     # After the due time and before its claim: a job that was off at its due time has none.
-    book.clock.set(offer.due + timedelta(seconds=1))
-    await book.edit(str(offer.job_id), enabled=False)
-    return await book.claim(offer)
+    world.clock.set(offer.due + timedelta(seconds=1))
+    await world.edit(str(offer.job_id), enabled=False)
+    return await world.claim(offer)
 
 
-async def _removed(book: Book, offer: Offer, row: RunRow | None) -> object:
-    await book.archive(str(offer.job_id))
-    return await book.claim(offer)
+async def _removed(world: World, offer: Offer, row: RunRow | None) -> object:
+    await world.archive(str(offer.job_id))
+    return await world.claim(offer)
 
 
-async def _in_time(book: Book, offer: Offer, row: RunRow | None) -> object:
-    book.clock.set(max(book.clock.now(), offer.due))
-    return await book.claim(offer)
+async def _in_time(world: World, offer: Offer, row: RunRow | None) -> object:
+    world.clock.set(max(world.clock.now(), offer.due))
+    return await world.claim(offer)
 
 
-async def _too_late(book: Book, offer: Offer, row: RunRow | None) -> object:
-    book.clock.set(offer.due + timedelta(hours=1))
-    return await book.claim(offer)
+async def _too_late(world: World, offer: Offer, row: RunRow | None) -> object:
+    world.clock.set(offer.due + timedelta(hours=1))
+    return await world.claim(offer)
 
 
-async def _cancelled_in_prefect(book: Book, offer: Offer, row: RunRow | None) -> object:
+async def _cancelled_in_prefect(world: World, offer: Offer, row: RunRow | None) -> object:
     end = EndInPrefect(str(offer.flow_run_id), "CANCELLED", "Cancelled", "", offer)
-    return await ends.take(book.ledger, end)
+    return await ends.take(world.ledger, end)
 
 
-async def _parameters_do_not_fit(book: Book, offer: Offer, row: RunRow | None) -> object:
-    book.clock.set(offer.due)
+async def _parameters_do_not_fit(world: World, offer: Offer, row: RunRow | None) -> object:
+    world.clock.set(offer.due)
     key = offers.flow_key(str(offer.flow_run_id))
-    return await book.claim(replace(offer, occurrence=key, refused="prompt: is blank"))
+    return await world.claim(replace(offer, occurrence=key, refused="prompt: is blank"))
 
 
-async def _cancelled(book: Book, offer: Offer, row: RunRow | None) -> object:
+async def _cancelled(world: World, offer: Offer, row: RunRow | None) -> object:
     assert row is not None
-    return await claims.cancel(book.ledger, row.id)
+    return await claims.cancel(world.ledger, row.id)
 
 
-async def _past_its_deadline(book: Book, offer: Offer, row: RunRow | None) -> object:
+async def _past_its_deadline(world: World, offer: Offer, row: RunRow | None) -> object:
     assert row is not None
-    async with book.ledger.write() as session:
+    async with world.ledger.write() as session:
         row.parameters = row.parameters | {"policy": {"deadline": "1s"}}
         session.add(row)
-    book.clock.move(timedelta(seconds=1))
-    return await book.claim(offer)
+    world.clock.move(timedelta(seconds=1))
+    return await world.claim(offer)
 
 
-async def _nobody_came(book: Book, offer: Offer, row: RunRow | None) -> object:
+async def _nobody_came(world: World, offer: Offer, row: RunRow | None) -> object:
     assert row is not None
-    offer = book.due(await book.stored(str(offer.job_id)), flow_run_id=offer.flow_run_id)
-    async with book.ledger.write() as session:
+    offer = world.offer(await world.job(str(offer.job_id)), flow_run_id=offer.flow_run_id)
+    async with world.ledger.write() as session:
         row.occurrence, row.due, row.until = offer.occurrence, offer.due, offer.due
         row.waits_for = corrections.DUE
         session.add(row)
-    return await _too_late(book, offer, row)
+    return await _too_late(world, offer, row)
 
 
-async def _temporary_error(book: Book, offer: Offer, row: RunRow | None) -> object:
+async def _temporary_error(world: World, offer: Offer, row: RunRow | None) -> object:
     assert row is not None
-    until = book.clock.now() + timedelta(minutes=1)
+    until = world.clock.now() + timedelta(minutes=1)
     failed = Outcome(Status.FAILED, error="429")
-    await claims.retry(book.ledger, row.id, row.fence, failed, until)
+    await claims.retry(world.ledger, row.id, row.fence, failed, until)
     return None
 
 
-async def _killed(book: Book, offer: Offer, row: RunRow | None) -> object:
+async def _killed(world: World, offer: Offer, row: RunRow | None) -> object:
     assert row is not None
-    return await claims.died(book.ledger, row.id, row.fence, "killed")
+    return await claims.died(world.ledger, row.id, row.fence, "killed")
 
 
 WAYS: dict[tuple[str, str], Way] = {
@@ -225,20 +225,20 @@ WAYS: dict[tuple[str, str], Way] = {
 
 
 @pytest.mark.parametrize(("old", "new"), LEGAL)
-async def test_what_the_page_joins_can_be_gone(book: Book, old: str, new: str) -> None:
-    offer, row = await _bring(book, old)
+async def test_what_the_page_joins_can_be_gone(world: World, old: str, new: str) -> None:
+    offer, row = await _bring(world, old)
 
     if way := WAYS.get((old, new)):
-        await way(book, offer, row)
+        await way(world, offer, row)
     else:
-        await _step(book, offer, row, new)
+        await _step(world, offer, row, new)
 
-    (found,) = await book.rows()
+    (found,) = await world.rows()
     assert found.status == new
 
 
-async def test_what_has_begun_is_never_given_back(book: Book) -> None:
-    offer, row = await _bring(book, "acting")
+async def test_what_has_begun_is_never_given_back(world: World) -> None:
+    offer, row = await _bring(world, "acting")
 
     with pytest.raises(IllegalTransition):
-        await _step(book, offer, row, "waiting")
+        await _step(world, offer, row, "waiting")

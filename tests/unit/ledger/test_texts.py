@@ -14,7 +14,7 @@ from daybook.ledger.ends import EndInPrefect, take
 from daybook.ledger.offers import flow_key
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
@@ -40,8 +40,8 @@ def test_json_is_kept_by_every_database(value: Any, kept: Any) -> None:
     assert texts.sound(kept) == kept
 
 
-async def test_no_outcome_is_lost_for_what_it_says(book: Book) -> None:
-    granted = await book.begun(book.due(await book.add()))
+async def test_no_outcome_is_lost_for_what_it_says(world: World) -> None:
+    granted = await world.begun(world.offer(await world.add()))
     outcome = Outcome(
         Status.SUCCEEDED,
         reason=BAD,
@@ -53,41 +53,41 @@ async def test_no_outcome_is_lost_for_what_it_says(book: Book) -> None:
         usage={BAD: math.inf},
     )
     for _ in range(2):  # the answer to the first commit was lost
-        await claims.settle(book.ledger, granted.run_id, granted.fence, outcome)
+        await claims.settle(world.ledger, granted.run_id, granted.fence, outcome)
 
-    row = await book.row(granted.run_id)
+    row = await world.row(granted.run_id)
     assert (row.status, row.reason, row.model) == ("succeeded", GOOD, GOOD)
     assert (row.output, row.error) == (GOOD + WHOLE, GOOD + "!")
     assert (row.result, row.usage) == ({"is": [GOOD, None]}, {GOOD: None})
 
 
-async def test_what_prefect_says_of_an_end_is_kept(book: Book) -> None:
-    offer = book.due(await book.add())
-    await book.granted(offer)
+async def test_what_prefect_says_of_an_end_is_kept(world: World) -> None:
+    offer = world.offer(await world.add())
+    await world.granted(offer)
 
     ended = EndInPrefect(str(offer.flow_run_id), "CRASHED", BAD, BAD, offer)
-    assert await take(book.ledger, ended) is Status.WAITING
-    (row,) = await book.rows()
+    assert await take(world.ledger, ended) is Status.WAITING
+    (row,) = await world.rows()
     assert row.reason == f"its Prefect run ended as {GOOD}: {GOOD}"
 
 
-async def test_parameters_that_one_run_was_given_cost_no_other_its_turn(book: Book) -> None:
+async def test_parameters_that_one_run_was_given_cost_no_other_its_turn(world: World) -> None:
     # PostgreSQL looks into the JSON of every row for the class and the deadline of one.
-    stored = await book.add()
-    offer = book.due(stored, occurrence=flow_key("f"), parameters={"prompt": BAD, "n": math.nan})
-    await book.granted(offer)
-    await claims.request(book.ledger, stored, "1", "manual")
+    stored = await world.add()
+    offer = world.offer(stored, occurrence=flow_key("f"), parameters={"prompt": BAD, "n": math.nan})
+    await world.granted(offer)
+    await claims.request(world.ledger, stored, "1", "manual")
 
-    async with book.ledger.read() as session:
-        assert await slots.next_up(session, book.clock.now(), 4, {"light": 1}) == []
-        assert await waits.all_overdue(session, book.clock.now(), 10) == []
-    (row, _) = sorted(await book.rows(), key=lambda row: row.status, reverse=False)
+    async with world.ledger.read() as session:
+        assert await slots.next_up(session, world.clock.now(), 4, {"light": 1}) == []
+        assert await waits.all_overdue(session, world.clock.now(), 10) == []
+    (row, _) = sorted(await world.rows(), key=lambda row: row.status, reverse=False)
     assert row.parameters == {"prompt": GOOD, "n": None}
 
 
-async def test_what_is_looked_for_may_hold_anything(book: Book) -> None:
-    await book.add()
-    async with book.ledger.read() as session:
+async def test_what_is_looked_for_may_hold_anything(world: World) -> None:
+    await world.add()
+    async with world.ledger.read() as session:
         for ref in (BAD, "%", "\\", "/", "'", "x" * 10_000):
             with pytest.raises(Exception, match="not found"):
                 await jobs.find(session, ref)
@@ -95,22 +95,22 @@ async def test_what_is_looked_for_may_hold_anything(book: Book) -> None:
                 await history.find(session, ref)
 
 
-async def test_the_longest_names_are_kept_and_a_longer_request_is_refused(book: Book) -> None:
+async def test_the_longest_names_are_kept_and_a_longer_request_is_refused(world: World) -> None:
     # Letters of four bytes, none like the other: an index compresses nothing of them.
     letters = "".join(chr(0x1F300 + n) for n in range(200))
-    stored = await book.add(letters[:100])
-    row = await claims.request(book.ledger, stored, letters, "manual")
-    assert (await claims.request(book.ledger, stored, letters, "manual")).id == row.id
+    stored = await world.add(letters[:100])
+    row = await claims.request(world.ledger, stored, letters, "manual")
+    assert (await claims.request(world.ledger, stored, letters, "manual")).id == row.id
 
     with pytest.raises(Refused, match="201 characters"):
-        await claims.request(book.ledger, stored, letters + "!", "manual")
-    assert len(await book.rows()) == 1
+        await claims.request(world.ledger, stored, letters + "!", "manual")
+    assert len(await world.rows()) == 1
 
 
-async def test_the_longest_session_is_kept(book: Book) -> None:
+async def test_the_longest_session_is_kept(world: World) -> None:
     letters = "".join(chr(0x1F300 + n) for n in range(100))
-    stored = await book.add(prompt="x", cron="0 * * * *", agent=letters, session_key=letters)
-    granted = await book.granted(book.due(stored))
-    await claims.begin(book.ledger, granted.run_id, granted.fence)
-    await book.settle(granted, Status.SUCCEEDED, output="said", prompt="asked")
+    stored = await world.add(prompt="x", cron="0 * * * *", agent=letters, session_key=letters)
+    granted = await world.granted(world.offer(stored))
+    await claims.begin(world.ledger, granted.run_id, granted.fence)
+    await world.settle(granted, Status.SUCCEEDED, output="said", prompt="asked")
     assert granted.session_id == f"{letters}:{letters}"

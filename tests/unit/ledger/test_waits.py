@@ -10,73 +10,73 @@ from daybook.ledger import claims, offers, waits
 from daybook.ledger.offers import Offer, Waiting
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from tests.unit.ledger.conftest import Book
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
 
-async def _to_ensure(book: Book, **given: int) -> list[RunRow]:
-    async with book.ledger.read() as session:
-        return await waits.to_ensure(session, book.clock.now(), **given)
+async def _to_ensure(world: World, **given: int) -> list[RunRow]:
+    async with world.ledger.read() as session:
+        return await waits.to_ensure(session, world.clock.now(), **given)
 
 
-async def test_of_each_job_the_next_ten_by_due_time(book: Book) -> None:
-    busy, other = await book.add("busy"), await book.add("other")
+async def test_of_each_job_the_next_ten_by_due_time(world: World) -> None:
+    busy, other = await world.add("busy"), await world.add("other")
     asked = []
     for number in range(12):
-        asked.append(await claims.request(book.ledger, busy, str(number), "api"))
-        book.clock.move(timedelta(seconds=1))
-    last = await claims.request(book.ledger, other, "1", "api")
+        asked.append(await claims.request(world.ledger, busy, str(number), "api"))
+        world.clock.move(timedelta(seconds=1))
+    last = await claims.request(world.ledger, other, "1", "api")
 
-    assert [row.id for row in await _to_ensure(book)] == [*(row.id for row in asked[:10]), last.id]
-    first = [row.id for row in await _to_ensure(book, per_job=1)]
+    assert [row.id for row in await _to_ensure(world)] == [*(row.id for row in asked[:10]), last.id]
+    first = [row.id for row in await _to_ensure(world, per_job=1)]
     assert first == [asked[0].id, last.id]
 
-    await claims.cancel(book.ledger, asked[0].id)
-    assert [row.id for row in await _to_ensure(book, per_job=1)] == [asked[1].id, last.id]
+    await claims.cancel(world.ledger, asked[0].id)
+    assert [row.id for row in await _to_ensure(world, per_job=1)] == [asked[1].id, last.id]
 
 
-async def test_only_what_waits(book: Book) -> None:
-    one, two = await book.add("one", every="1h"), await book.add("two", every="1h")
-    await book.granted(book.due(one))
-    await book.settled(book.due(two), Status.SUCCEEDED)
-    granted = await book.granted(book.due(two))
-    assert await _to_ensure(book) == []
+async def test_only_what_waits(world: World) -> None:
+    one, two = await world.add("one", every="1h"), await world.add("two", every="1h")
+    await world.granted(world.offer(one))
+    await world.settled(world.offer(two), Status.SUCCEEDED)
+    granted = await world.granted(world.offer(two))
+    assert await _to_ensure(world) == []
 
-    await claims.died(book.ledger, granted.run_id, granted.fence, "killed")
+    await claims.died(world.ledger, granted.run_id, granted.fence, "killed")
 
-    assert [row.id for row in await _to_ensure(book)] == [granted.run_id]
+    assert [row.id for row in await _to_ensure(world)] == [granted.run_id]
 
 
-async def test_runs_without_a_job_are_all_among_them(book: Book) -> None:
+async def test_runs_without_a_job_are_all_among_them(world: World) -> None:
     def direct(number: int) -> Offer:
         given = {"prompt": "Hi", "session_key": "ops"}
         key = offers.flow_key(f"d{number}")
-        now = book.clock.now()
+        now = world.clock.now()
         return Offer(key, "agent-prompt", "direct", now, "w", given, flow_run_id=f"d{number}")
 
-    held = await book.begun(direct(0))
+    held = await world.begun(direct(0))
     for number in range(1, 13):
-        assert isinstance(await book.claim(direct(number)), Waiting)
+        assert isinstance(await world.claim(direct(number)), Waiting)
 
-    assert len(await _to_ensure(book)) == 12
+    assert len(await _to_ensure(world)) == 12
 
-    async with book.ledger.read() as session:
+    async with world.ledger.read() as session:
         live = await waits.live_of_prefect(session)
     assert {row.flow_run_id for row in live} == {f"d{number}" for number in range(13)}
-    await book.settle(held, Status.SUCCEEDED)
-    async with book.ledger.read() as session:
+    await world.settle(held, Status.SUCCEEDED)
+    async with world.ledger.read() as session:
         live = await waits.live_of_prefect(session)
     assert "d0" not in {row.flow_run_id for row in live}
 
 
-async def test_live_ones_without_a_prefect_run_are_not_prefects(book: Book) -> None:
-    stored = await book.add("one", every="1h")
-    row = await claims.request(book.ledger, stored, "1", "api")
-    async with book.ledger.read() as session:
+async def test_live_ones_without_a_prefect_run_are_not_prefects(world: World) -> None:
+    stored = await world.add("one", every="1h")
+    row = await claims.request(world.ledger, stored, "1", "api")
+    async with world.ledger.read() as session:
         assert await waits.live_of_prefect(session) == []
 
-    await claims.carried_by(book.ledger, row, "f1")
+    await claims.carried_by(world.ledger, row, "f1")
 
-    async with book.ledger.read() as session:
+    async with world.ledger.read() as session:
         assert [each.id for each in await waits.live_of_prefect(session)] == [row.id]

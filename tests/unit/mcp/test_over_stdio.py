@@ -25,7 +25,6 @@ from mcp_types import (
 
 from daybook.ledger.engine import Ledger
 from daybook.mcp import resources
-from tests.crew import so
 from tests.unit.mcp.test_subscriptions import (
     BUSY,
     MODERN,
@@ -35,6 +34,7 @@ from tests.unit.mcp.test_subscriptions import (
     state,
     woken,
 )
+from tests.world import so
 
 __all__ = ["ledger"]
 

@@ -29,9 +29,9 @@ from daybook.mcp import http, resources, wakes
 from daybook.service import task_waits, tokens
 from daybook.spec.owners import Actor, acting_as
 from daybook.tasks import queue, sessions
-from tests.crew import so
 from tests.timings import change
 from tests.unit.mcp.conftest import HEADERS, Served, served
+from tests.world import so
 
 BUSY = 60.0
 """Seconds that a busy machine may take."""

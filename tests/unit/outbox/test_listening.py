@@ -31,7 +31,7 @@ from daybook.ledger.tables import OutboxRow
 from daybook.outbox import listening
 from daybook.service import home
 from daybook.timing import TIMING
-from tests.unit.ledger.conftest import Book, clock  # noqa: F401 - a fixture
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -43,31 +43,31 @@ def nobody_else() -> Iterator[None]:
 
 
 @pytest.fixture
-async def book(tmp_path: Path, clock: Any) -> AsyncIterator[Book]:  # noqa: F811
+async def world(tmp_path: Path, clock: Any) -> AsyncIterator[World]:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", clock) as ledger:
-        yield Book(ledger, clock)
+        yield World(ledger, clock)
 
 
-async def ended(book: Book, status: Status = Status.SUCCEEDED, name: str = "brief") -> str:
+async def ended(world: World, status: Status = Status.SUCCEEDED, name: str = "brief") -> str:
     """A run of a job has ended so; its id."""
-    job = await book.add(name, prompt="x", cron="0 * * * *")
-    return (await book.settled(book.due(job), status, output="Forty-two.")).run_id
+    job = await world.add(name, prompt="x", cron="0 * * * *")
+    return (await world.settled(world.offer(job), status, output="Forty-two.")).run_id
 
 
-async def told(book: Book, *names: str, **more: Any) -> int:
-    return await listening.listen(book.ledger, "here", names, **more)
+async def told(world: World, *names: str, **more: Any) -> int:
+    return await listening.listen(world.ledger, "here", names, **more)
 
 
-async def every(book: Book) -> list[OutboxRow]:
-    async with book.ledger.read() as session:
+async def every(world: World) -> list[OutboxRow]:
+    async with world.ledger.read() as session:
         return await deliveries.recent(session)
 
 
-async def rows(book: Book) -> dict[str, OutboxRow]:
-    return {row.address: row for row in await every(book)}
+async def rows(world: World) -> dict[str, OutboxRow]:
+    return {row.address: row for row in await every(world)}
 
 
-async def test_all_are_called_though_one_fails_and_the_outcome_stays(book: Book) -> None:
+async def test_all_are_called_though_one_fails_and_the_outcome_stays(world: World) -> None:
     heard: list[tuple[str, Any, bool]] = []
 
     @registry.listener(name="a.fails")
@@ -88,13 +88,13 @@ async def test_all_are_called_though_one_fails_and_the_outcome_stays(book: Book)
     def leaves(run: dict[str, Any]) -> None:
         sys.exit("bye")
 
-    run_id = await ended(book)
-    assert await told(book, "a.fails", "b.sync", "c.async", "d.leaves") == 4
+    run_id = await ended(world)
+    assert await told(world, "a.fails", "b.sync", "c.async", "d.leaves") == 4
     assert sorted(kind for kind, _, _ in heard) == ["async", "sync"]
     for _, run, in_main in heard:
         assert (run["id"], run["status"], run["output"]) == (run_id, "succeeded", "Forty-two.")
         assert not in_main
-    found = await rows(book)
+    found = await rows(world)
     assert {name: (row.status, row.error) for name, row in found.items()} == {
         "a.fails": ("failed", "ValueError: the disk is full"),
         "b.sync": ("delivered", None),
@@ -102,32 +102,32 @@ async def test_all_are_called_though_one_fails_and_the_outcome_stays(book: Book)
         "d.leaves": ("failed", "RuntimeError: SystemExit: bye"),
         "inbox": ("delivered", None),  # the operator is told of what failed, once an hour
     }
-    run = await book.row(run_id)
+    run = await world.row(run_id)
     assert (run.status, run.error, run.delivery) == ("succeeded", None, "not_requested")
-    assert await told(book, *found) == 0  # never again
+    assert await told(world, *found) == 0  # never again
 
 
-async def test_one_that_hangs_holds_up_no_other_and_not_its_caller(book: Book) -> None:
+async def test_one_that_hangs_holds_up_no_other_and_not_its_caller(world: World) -> None:
     release, heard = threading.Event(), []
     registry.listener(name="async.hangs")(lambda run: asyncio.Event().wait())
     registry.listener(name="sync.hangs")(lambda run: release.wait())
     registry.listener(name="works")(lambda run: heard.append(run["job"]))
-    await ended(book)
-    await ended(book, name="later")
+    await ended(world)
+    await ended(world, name="later")
     try:
-        assert await told(book, "async.hangs", "sync.hangs", "works", within=0.2) == 6
+        assert await told(world, "async.hangs", "sync.hangs", "works", within=0.2) == 6
     finally:
         release.set()
     assert heard == ["brief", "later"]
-    found = [row for row in await every(book) if row.address != "works"]
+    found = [row for row in await every(world) if row.address != "works"]
     assert {(row.address, row.status, row.attempts, row.error) for row in found} == {
         ("async.hangs", "pending", 1, "no end within 0.2 s; it was cancelled"),
         ("sync.hangs", "pending", 1, "no end within 0.2 s; it runs on in a thread"),
     }
-    assert len(found) == 4 and all(row.next_at > book.clock.now() for row in found)
+    assert len(found) == 4 and all(row.next_at > world.clock.now() for row in found)
 
 
-async def test_one_that_cannot_now_is_told_later(book: Book) -> None:
+async def test_one_that_cannot_now_is_told_later(world: World) -> None:
     said = [Temporary("busy", retry_after=90), None]
 
     @registry.listener(name="later")
@@ -135,32 +135,32 @@ async def test_one_that_cannot_now_is_told_later(book: Book) -> None:
         if (error := said.pop(0)) is not None:
             raise error
 
-    await ended(book)
-    assert await told(book, "later") == 1
-    row = (await rows(book))["later"]
+    await ended(world)
+    assert await told(world, "later") == 1
+    row = (await rows(world))["later"]
     assert (row.status, row.error) == ("pending", "Temporary: busy")
-    assert row.next_at == book.clock.now() + timedelta(seconds=90)
-    assert await told(book, "later") == 0
-    book.clock.move(timedelta(seconds=90))
-    assert await told(book, "later") == 1
-    assert (await rows(book))["later"].status == "delivered"
+    assert row.next_at == world.clock.now() + timedelta(seconds=90)
+    assert await told(world, "later") == 0
+    world.clock.move(timedelta(seconds=90))
+    assert await told(world, "later") == 1
+    assert (await rows(world))["later"].status == "delivered"
 
 
-async def test_one_that_is_not_here_waits_for_who_has_it(book: Book) -> None:
-    await listeners.announce(book.ledger, ["elsewhere"])
-    await ended(book)
-    assert await told(book) == 0
+async def test_one_that_is_not_here_waits_for_who_has_it(world: World) -> None:
+    await listeners.announce(world.ledger, ["elsewhere"])
+    await ended(world)
+    assert await told(world) == 0
     # Whoever sends callbacks leaves it alone, and does not look for it each second.
     assert (
-        await sending.next_due(book.ledger, lambda lane: not lane.startswith("listener:")) is None
+        await sending.next_due(world.ledger, lambda lane: not lane.startswith("listener:")) is None
     )
     heard: list[str] = []
     registry.listener(name="elsewhere")(lambda run: heard.append(run["status"]))
-    assert await told(book, "elsewhere") == 1
+    assert await told(world, "elsewhere") == 1
     assert heard == ["succeeded"]
 
 
-async def test_at_home_an_async_one_runs_in_the_programs_own_loop(book: Book) -> None:
+async def test_at_home_an_async_one_runs_in_the_programs_own_loop(world: World) -> None:
     here, heard = asyncio.get_running_loop(), []
 
     @registry.listener(name="mine")
@@ -168,13 +168,13 @@ async def test_at_home_an_async_one_runs_in_the_programs_own_loop(book: Book) ->
         heard.append(asyncio.get_running_loop() is here)
         raise asyncio.CancelledError
 
-    await ended(book)
-    assert await told(book, "mine", at_home=True) == 1
+    await ended(world)
+    assert await told(world, "mine", at_home=True) == 1
     assert heard == [True]
-    assert (await rows(book))["mine"].error == "CancelledError: "
+    assert (await rows(world))["mine"].error == "CancelledError: "
 
 
-async def test_who_is_stopped_gives_back_what_it_tells(book: Book) -> None:
+async def test_who_is_stopped_gives_back_what_it_tells(world: World) -> None:
     begun, release = threading.Event(), threading.Event()
 
     def hangs(run: dict[str, Any]) -> None:
@@ -182,13 +182,13 @@ async def test_who_is_stopped_gives_back_what_it_tells(book: Book) -> None:
         release.wait()
 
     registry.listener(name="hangs")(hangs)
-    await ended(book)
-    task = asyncio.create_task(told(book, "hangs"))
+    await ended(world)
+    task = asyncio.create_task(told(world, "hangs"))
     await asyncio.to_thread(begun.wait, 30)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    row = (await rows(book))["hangs"]
+    row = (await rows(world))["hangs"]
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
     release.set()
 
@@ -235,40 +235,40 @@ class Held:
 
 
 async def test_who_is_stopped_gives_back_what_it_has_just_claimed(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held("claim", monkeypatch)
-    await ended(book)
-    task = asyncio.create_task(told(book, "held"))
+    await ended(world)
+    task = asyncio.create_task(told(world, "held"))
     await held.there.wait()
     task.cancel()
     held.go()
     with pytest.raises(asyncio.CancelledError):
         await task
-    row = (await rows(book))["held"]
+    row = (await rows(world))["held"]
     assert (row.status, row.attempts, row.lease_until, held.heard) == ("pending", 0, None, [])
 
 
 async def test_who_is_stopped_writes_down_what_was_told(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held("record", monkeypatch)
-    run_id = await ended(book)
-    task = asyncio.create_task(told(book, "held"))
+    run_id = await ended(world)
+    task = asyncio.create_task(told(world, "held"))
     await held.there.wait()
     task.cancel()
     held.go()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert ((await rows(book))["held"].status, held.heard) == ("delivered", [run_id])
+    assert ((await rows(world))["held"].status, held.heard) == ("delivered", [run_id])
 
 
 async def test_who_is_stopped_twice_gives_back_what_it_tells(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held("release", monkeypatch)
-    await ended(book)
-    task = asyncio.create_task(told(book, "held", at_home=True))
+    await ended(world)
+    task = asyncio.create_task(told(world, "held", at_home=True))
     await held.there.wait()
     held.there.clear()
     task.cancel()
@@ -277,24 +277,24 @@ async def test_who_is_stopped_twice_gives_back_what_it_tells(
     held.go()
     with pytest.raises(asyncio.CancelledError):
         await task
-    row = (await rows(book))["held"]
+    row = (await rows(world))["held"]
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
 
 
 @pytest.fixture
-def program(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def program(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """`daybook.listening` finds the test's ledger."""
-    monkeypatch.setattr(home, "ledger", lambda: Ledger(book.ledger.address, book.clock))
+    monkeypatch.setattr(home, "ledger", lambda: Ledger(world.ledger.address, world.clock))
 
 
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("end", ["returns", "raises", "is cancelled"])
 @pytest.mark.parametrize("where", ["claim", "listener", "thread", "record"])
 async def test_a_program_that_ends_meanwhile_tells_it_once(
-    book: Book, monkeypatch: pytest.MonkeyPatch, where: str, end: str
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str, end: str
 ) -> None:
     held = Held(where, monkeypatch)
-    run_id = await ended(book)
+    run_id = await ended(world)
     with anyio.CancelScope() as scope, suppress(ZeroDivisionError):
         async with daybook.listening():
             await held.there.wait()
@@ -303,15 +303,15 @@ async def test_a_program_that_ends_meanwhile_tells_it_once(
                 raise ZeroDivisionError
             if end == "is cancelled":
                 scope.cancel()
-    row = (await rows(book))["held"]
+    row = (await rows(world))["held"]
     assert (row.status, row.lease_until, held.heard) == ("delivered", None, [run_id])
 
 
 @pytest.mark.usefixtures("program")
-async def test_the_end_of_a_program_tells_what_is_due_by_then(book: Book) -> None:
+async def test_the_end_of_a_program_tells_what_is_due_by_then(world: World) -> None:
     heard: list[str] = []
     registry.listener(name="later")(lambda run: heard.append(run["id"]))
-    run_id = await ended(book)
+    run_id = await ended(world)
     async with daybook.listening():
         pass
     assert heard == [run_id]
@@ -320,14 +320,14 @@ async def test_the_end_of_a_program_tells_what_is_due_by_then(book: Book) -> Non
 @pytest.mark.usefixtures("program")
 @pytest.mark.parametrize("where", ["listener", "thread"])
 async def test_one_that_hangs_does_not_hold_a_program_for_longer_than_its_last_seconds(
-    book: Book, monkeypatch: pytest.MonkeyPatch, where: str
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     monkeypatch.setattr(programs, "LAST", 0.0)
     held = Held(where, monkeypatch)
-    run_id = await ended(book)
+    run_id = await ended(world)
     async with daybook.listening():
         await held.there.wait()
-    row = (await rows(book))["held"]
+    row = (await rows(world))["held"]
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
     assert held.heard == [run_id]
     held.go()
@@ -335,7 +335,7 @@ async def test_one_that_hangs_does_not_hold_a_program_for_longer_than_its_last_s
 
 @pytest.mark.usefixtures("program")
 async def test_one_that_takes_no_notice_of_being_stopped_is_told_no_more(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(programs, "LAST", 0.0)
     begun, heard = asyncio.Event(), list[str]()
@@ -347,19 +347,19 @@ async def test_one_that_takes_no_notice_of_being_stopped_is_told_no_more(
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
 
-    first = await ended(book)
-    await ended(book, name="later")
+    first = await ended(world)
+    await ended(world, name="later")
     async with daybook.listening():
         await begun.wait()
     assert heard == [first]
-    found = {row.run_id == first: row for row in await every(book)}
+    found = {row.run_id == first: row for row in await every(world)}
     assert (found[True].status, found[False].status) == ("delivered", "pending")
     assert found[False].lease_until is None
 
 
 @pytest.mark.usefixtures("program")
 async def test_the_end_of_a_program_can_itself_be_cancelled(
-    book: Book, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(programs, "LAST", 600.0)
     held = Held("listener", monkeypatch)
@@ -369,11 +369,11 @@ async def test_the_end_of_a_program_can_itself_be_cancelled(
             await held.there.wait()
             asyncio.get_running_loop().call_soon(task.cancel)  # once the end has begun
 
-    run_id = await ended(book)
+    run_id = await ended(world)
     task = asyncio.create_task(runs())
     with pytest.raises(asyncio.CancelledError):
         await task
-    row = (await rows(book))["held"]
+    row = (await rows(world))["held"]
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
     assert held.heard == [run_id]
 
@@ -400,36 +400,36 @@ asyncio.run(main())
 
 
 async def test_a_process_killed_in_a_listener_leaves_it_to_the_next(
-    book: Book, tmp_path: Path
+    world: World, tmp_path: Path
 ) -> None:
-    await listeners.announce(book.ledger, ["dies"])
-    run_id = await ended(book)
+    await listeners.announce(world.ledger, ["dies"])
+    run_id = await ended(world)
     heard, again = tmp_path / "told", list[str]()
-    given = [book.ledger.address, book.clock.now().isoformat(), str(heard)]
+    given = [world.ledger.address, world.clock.now().isoformat(), str(heard)]
     died = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", DIES, *given])
     assert died.returncode == -signal.SIGKILL
     registry.listener(name="dies")(lambda run: again.append(run["id"]))
-    assert await told(book, "dies") == 0  # its lease
-    book.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
-    assert await told(book, "dies") == 1
+    assert await told(world, "dies") == 0  # its lease
+    world.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
+    assert await told(world, "dies") == 1
     assert (heard.read_text().split(), again) == ([run_id], [run_id])
-    assert (await book.row(run_id)).status == "succeeded"
+    assert (await world.row(run_id)).status == "succeeded"
 
 
-async def test_one_that_ends_whoever_tells_it_does_so_five_times(book: Book) -> None:
+async def test_one_that_ends_whoever_tells_it_does_so_five_times(world: World) -> None:
     heard: list[str] = []
     registry.listener(name="kills")(lambda run: heard.append(run["id"]))
-    run_id = await ended(book)
+    run_id = await ended(world)
     for _ in range(5):
-        assert len(await sending.claim(book.ledger, "killed", most=1)) == 1
-        book.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
-    assert await told(book, "kills") == 1
-    row = (await rows(book))["kills"]
+        assert len(await sending.claim(world.ledger, "killed", most=1)) == 1
+        world.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
+    assert await told(world, "kills") == 1
+    row = (await rows(world))["kills"]
     why = "given up: 5 times nobody lived to say what became of it"
     assert (row.status, row.error, heard) == ("failed", why, [])
-    await sending.retry(book.ledger, [row.id])  # as the operator asks for it
-    assert await told(book, "kills") == 1
-    assert ((await rows(book))["kills"].status, heard) == ("delivered", [run_id])
+    await sending.retry(world.ledger, [row.id])  # as the operator asks for it
+    assert await told(world, "kills") == 1
+    assert ((await rows(world))["kills"].status, heard) == ("delivered", [run_id])
 
 
 PLUGIN = """
@@ -442,7 +442,7 @@ async def heard(run):
 
 
 async def test_the_leader_tells_those_of_the_setting_plugins(
-    book: Book, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that cannot be imported keeps no other from being told."""
     (tmp_path / "site").mkdir()
@@ -453,17 +453,17 @@ async def test_the_leader_tells_those_of_the_setting_plugins(
     monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
     monkeypatch.delitem(sys.modules, "plugin_of_a_test", raising=False)
     memory = listen.Memory()
-    assert await listen.listen(book.ledger, "here", memory) == listen.IDLE
+    assert await listen.listen(world.ledger, "here", memory) == listen.IDLE
     assert memory.names == ["plugin_of_a_test.heard"]
     assert list(registry.broken()) == ["broken_of_a_test"]
-    await ended(book)
-    assert await listen.listen(book.ledger, "here", memory) == listen.SOON
+    await ended(world)
+    assert await listen.listen(world.ledger, "here", memory) == listen.SOON
     assert (tmp_path / "heard").read_text() == "brief succeeded\n"
-    assert await listen.listen(book.ledger, "here", memory) == listen.IDLE
+    assert await listen.listen(world.ledger, "here", memory) == listen.IDLE
 
 
 async def test_entry_points_are_told_and_looked_up_once(
-    book: Book, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = tmp_path / "site/listening_of_a_test-1.0.dist-info"
     about.mkdir(parents=True)
@@ -475,14 +475,14 @@ async def test_entry_points_are_told_and_looked_up_once(
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
     memory = listen.Memory()
-    await listen.listen(book.ledger, "here", memory)
+    await listen.listen(world.ledger, "here", memory)
     assert memory.names == ["heard", "lost"]
     (about / "entry_points.txt").unlink()
     assert registry.names(registry.LISTENERS) == ["heard", "lost"]  # not looked for again
-    await ended(book, Status.FAILED)
-    await listen.listen(book.ledger, "here", memory)
+    await ended(world, Status.FAILED)
+    await listen.listen(world.ledger, "here", memory)
     assert (tmp_path / "heard").read_text() == "brief failed\n"
-    lost = (await rows(book))["lost"]
+    lost = (await rows(world))["lost"]
     why = "not_there_at_all:heard cannot be loaded: ModuleNotFoundError: "
     assert (lost.status, str(lost.error).startswith(why)) == ("pending", True)
 
@@ -503,7 +503,7 @@ def heard(run):
 
 @pytest.mark.parametrize("at_home", [False, True])
 async def test_one_is_imported_in_a_thread_and_ends_nobody_there(
-    book: Book, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_home: bool
+    world: World, daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_home: bool
 ) -> None:
     """The loop is the worker's: it renews leases."""
     module = f"imported_of_a_test_{at_home}".lower()
@@ -514,44 +514,44 @@ async def test_one_is_imported_in_a_thread_and_ends_nobody_there(
     (tmp_path / f"site/{module}.py").write_text(IMPORTED)
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("HEARD", str(tmp_path / "heard"))
-    await listeners.announce(book.ledger, ["slow.one"])
-    await ended(book)
-    assert await told(book, "slow.one", at_home=at_home) == 1
+    await listeners.announce(world.ledger, ["slow.one"])
+    await ended(world)
+    assert await told(world, "slow.one", at_home=at_home) == 1
     assert (tmp_path / "heard").read_text() == "daybook-listener"
-    assert (await rows(book))["slow.one"].status == "delivered"
+    assert (await rows(world))["slow.one"].status == "delivered"
 
     del sys.modules[module]
-    await ended(book, name="later")
-    assert await told(book, "slow.one", at_home=at_home) == 1
-    [row] = [row for row in await every(book) if row.status == "pending"]
+    await ended(world, name="later")
+    assert await told(world, "slow.one", at_home=at_home) == 1
+    [row] = [row for row in await every(world) if row.status == "pending"]
     assert row.error == f"{module}:heard cannot be loaded: SystemExit: no licence"
 
 
 async def test_where_nothing_can_be_told_the_leader_rests_and_writes_nothing(
-    book: Book, daybook_home: Home, tmp_path: Path
+    world: World, daybook_home: Home, tmp_path: Path
 ) -> None:
     registry.listener(name="told")(lambda run: None)
     registry.listener(name="rests")(lambda run: None)
     memory = listen.Memory()
-    await listen.listen(book.ledger, "here", memory)
-    await ended(book)
-    assert await told(book, "told") == 1
+    await listen.listen(world.ledger, "here", memory)
+    await ended(world)
+    assert await told(world, "told") == 1
     for _ in range(sending.PAUSE_AFTER):
-        [row] = await sending.claim(book.ledger, "here", most=1)
-        again = sending.Tried(row.id, row.fence, Delivery.PENDING, book.clock.now(), 0.1)
-        await sending.record(book.ledger, [again])
+        [row] = await sending.claim(world.ledger, "here", most=1)
+        again = sending.Tried(row.id, row.fence, Delivery.PENDING, world.clock.now(), 0.1)
+        await sending.record(world.ledger, [again])
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")  # nobody else can write now
-        assert await listen.listen(book.ledger, "here", memory) == listen.IDLE
-    book.clock.move(sending.FIRST_PAUSE)
-    assert await listen.listen(book.ledger, "here", memory) == listen.SOON
-    assert (await rows(book))["rests"].status == "delivered"
+        assert await listen.listen(world.ledger, "here", memory) == listen.IDLE
+    world.clock.move(sending.FIRST_PAUSE)
+    assert await listen.listen(world.ledger, "here", memory) == listen.SOON
+    assert (await rows(world))["rests"].status == "delivered"
 
 
-async def test_without_listeners_the_leader_rests(book: Book, daybook_home: Home) -> None:
+async def test_without_listeners_the_leader_rests(world: World, daybook_home: Home) -> None:
     memory = listen.Memory()
-    assert await listen.listen(book.ledger, "here", memory) == listen.NONE
-    job = await book.add(prompt="x", cron="0 * * * *")
-    granted = await book.begun(book.due(job))
-    await claims.settle(book.ledger, granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
-    assert await rows(book) == {}
+    assert await listen.listen(world.ledger, "here", memory) == listen.NONE
+    job = await world.add(prompt="x", cron="0 * * * *")
+    granted = await world.begun(world.offer(job))
+    await claims.settle(world.ledger, granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
+    assert await rows(world) == {}

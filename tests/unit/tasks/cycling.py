@@ -22,7 +22,7 @@ from daybook.tasks import sessions
 from daybook.tasks.scheduler import Scheduler
 from daybook.tasks.sink import Starving
 from daybook.tasks.statistics import Report
-from tests.unit.tasks.conftest import Board
+from tests.world import World
 
 CYCLE = timedelta(seconds=15)
 STARVED = timedelta(minutes=2)
@@ -38,7 +38,7 @@ class Hall:
     with ``away`` both fail.
     """
 
-    board: Board
+    world: World
     ladder: Ladder = field(default_factory=Ladder)
     capable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     told: list[Starving] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Hall:
 
     def scheduler(self, ledger: Ledger | None = None) -> Scheduler:
         return Scheduler(
-            ledger or self.board.ledger,
+            ledger or self.world.ledger,
             ladder=lambda: self.ladder,
             sink=self.sink,
             capabilities_of=self.capabilities,
@@ -66,19 +66,19 @@ class Hall:
 
     async def cycle(self, after: timedelta = timedelta(0)) -> Report:
         """One, so much later."""
-        self.board.clock.move(after)
+        self.world.clock.move(after)
         return await self.scheduler().cycle()
 
     async def there(self, name: str = "one", **fields: Any) -> TaskSessionRow:
         """A session to which an MCP server is connected for a day."""
-        row = await self.board.session(name, **fields)
-        until = self.board.now() + timedelta(days=1)
-        await sessions.connected(self.board.ledger, [row.id], until)
+        row = await self.world.tasks.register(name, **fields)
+        until = self.world.ledger.now() + timedelta(days=1)
+        await sessions.connected(self.world.ledger, [row.id], until)
         return row
 
     async def end(self, status: Delivery = Delivery.DELIVERED) -> int:
         """Send all wakes of connected sessions, which ends so; returns how many."""
-        ledger, lanes = self.board.ledger, outbox.is_of_task_session
+        ledger, lanes = self.world.ledger, outbox.is_of_task_session
         found = await sending.claim(ledger, "server", most=100, wanted=lanes)
         error = "" if status is Delivery.DELIVERED else "the connection is gone"
         tried = [Tried(row.id, row.fence, status, None, 0.01, error=error) for row in found]
@@ -88,7 +88,7 @@ class Hall:
     async def wakes(self) -> list[OutboxRow]:
         """All that were asked for, oldest first."""
         of_ours = select(OutboxRow).where(col(OutboxRow.purpose) == outbox.WAKE)
-        async with self.board.ledger.read() as session:
+        async with self.world.ledger.read() as session:
             rows = (await session.execute(of_ours)).scalars().all()
         return sorted(rows, key=lambda row: (row.created_at, row.lane))
 
@@ -100,17 +100,17 @@ class Hall:
             "tags": ["task-worker"],
             **fields,
         }
-        job = new_job(now=self.board.now(), name=name, **given)
-        async with self.board.ledger.write() as session:
-            return await jobs.add(session, job, name, self.board.now())
+        job = new_job(now=self.world.ledger.now(), name=name, **given)
+        async with self.world.ledger.write() as session:
+            return await jobs.add(session, job, name, self.world.ledger.now())
 
     async def requests(self) -> list[RunRow]:
         """The runs of jobs that were asked for."""
-        async with self.board.ledger.read() as session:
+        async with self.world.ledger.read() as session:
             return list((await session.execute(select(RunRow))).scalars())
 
     async def alerts(self) -> list[OutboxRow]:
         """What the operator was told."""
         told = select(OutboxRow).where(col(OutboxRow.purpose) == outbox.ALERT)
-        async with self.board.ledger.read() as session:
+        async with self.world.ledger.read() as session:
             return list((await session.execute(told)).scalars())

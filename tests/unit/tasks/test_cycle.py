@@ -13,8 +13,8 @@ from daybook.spec.tasks import Ladder
 from daybook.tasks import ladder, statistics, sweep, switch
 from daybook.tasks.scheduler import Cycle, Scheduler
 from daybook.tasks.statistics import COUNTERS, FACT, IDS_KEPT, Report
-from tests.unit.tasks.conftest import Board
 from tests.unit.tasks.cycling import CYCLE, Hall
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -30,21 +30,21 @@ def check(report: Report) -> None:
     assert list(told) == ["at", *COUNTERS, "runs", "errors"]
 
 
-async def kept(board: Board) -> dict[str, Any]:
-    async with board.ledger.read() as session:
+async def kept(world: World) -> dict[str, Any]:
+    async with world.ledger.read() as session:
         return await statistics.read(session)
 
 
-def facts(board: Board) -> list[tuple[Any, ...]]:
-    outbox = board.database.query("SELECT * FROM outbox")
-    return [*board.database.query("SELECT key, value FROM facts ORDER BY key"), *outbox]
+def facts(world: World) -> list[tuple[Any, ...]]:
+    outbox = world.database.query("SELECT * FROM outbox")
+    return [*world.database.query("SELECT key, value FROM facts ORDER BY key"), *outbox]
 
 
-async def test_each_pending_run_is_in_one_place(board: Board) -> None:
-    hall = Hall(board, Ladder(wake_url="https://hooks.example.org/wake"))
-    await board.task("held", priority="urgent", capabilities=["held"])
-    await board.session("holder", capabilities=["held", "busy"])
-    await board.claim("holder")
+async def test_each_pending_run_is_in_one_place(world: World) -> None:
+    hall = Hall(world, Ladder(wake_url="https://hooks.example.org/wake"))
+    await world.tasks.add("held", priority="urgent", capabilities=["held"])
+    await world.tasks.register("holder", capabilities=["held", "busy"])
+    await world.tasks.claim("holder")
     await hall.there("idle", capabilities=["idle"])
     wanted: dict[str, dict[str, Any]] = {
         "woken": {"capabilities": ["idle"], "priority": "high"},
@@ -54,7 +54,7 @@ async def test_each_pending_run_is_in_one_place(board: Board) -> None:
         "persons": {"owner": "user"},
         "paused": {"paused": True},
     }
-    runs = {name: (await board.task(name, **fields)).id for name, fields in wanted.items()}
+    runs = {name: (await world.tasks.add(name, **fields)).id for name, fields in wanted.items()}
     report = await hall.cycle()
     check(report)
     assert (report.pending, report.active, report.scanned) == (6, 1, 7)
@@ -71,32 +71,32 @@ async def test_each_pending_run_is_in_one_place(board: Board) -> None:
     assert (report.wakes_tried, report.wakes_succeeded, report.wakes_failed) == (1, 1, 0)
 
 
-async def test_a_session_that_expired_fits_nothing(board: Board) -> None:
-    hall = Hall(board)
+async def test_a_session_that_expired_fits_nothing(world: World) -> None:
+    hall = Hall(world)
     await hall.there("one")
-    board.clock.move(timedelta(minutes=15))
-    run = await board.task()
+    world.clock.move(timedelta(minutes=15))
+    run = await world.tasks.add()
     report = await hall.cycle()
     assert report.runs["unclaimable"] == [run.id]
 
 
-async def test_what_was_taken_back_is_matched_in_the_same_cycle(board: Board) -> None:
-    hall = Hall(board)
-    held = await board.claimed("one")
+async def test_what_was_taken_back_is_matched_in_the_same_cycle(world: World) -> None:
+    hall = Hall(world)
+    held = await world.tasks.claimed("one")
     await hall.there("two")
-    board.clock.move(timedelta(minutes=5))
+    world.clock.move(timedelta(minutes=5))
     report = await hall.cycle()
     check(report)
     assert report.runs["recovered"] == report.runs["woken"] == [held.run.id]
     assert report.active == 0
 
 
-async def test_the_third_lease_that_is_over_is_told_to_the_operator(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task("slippery")
+async def test_the_third_lease_that_is_over_is_told_to_the_operator(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add("slippery")
     for expiries in (1, 2, 3):
-        await board.session("one")
-        await board.claim("one", "30s")
+        await world.tasks.register("one")
+        await world.tasks.claim("one", "30s")
         report = await hall.cycle(timedelta(seconds=30))
         check(report)
         assert report.count("needs_attention") == (expiries == 3)
@@ -110,17 +110,17 @@ async def test_the_third_lease_that_is_over_is_told_to_the_operator(board: Board
 
 
 @pytest.mark.slow
-async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(board: Board) -> None:
-    hall = Hall(board)
+async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) -> None:
+    hall = Hall(world)
     count = sweep.SWEEP_LIMIT + 3
     for number in range(count):
-        await board.task(f"task {number}")
-        await board.session(f"s{number}")
-        await board.claim(f"s{number}")
+        await world.tasks.add(f"task {number}")
+        await world.tasks.register(f"s{number}")
+        await world.tasks.claim(f"s{number}")
     report = await hall.cycle(timedelta(minutes=5))
     check(report)
     assert report.count("recovered") == sweep.SWEEP_LIMIT
-    assert len((await kept(board))["last_cycle"]["runs"]["recovered"]) == IDS_KEPT
+    assert len((await kept(world))["last_cycle"]["runs"]["recovered"]) == IDS_KEPT
     report = await hall.cycle(CYCLE)
     assert (report.count("recovered"), report.active) == (3, 0)
 
@@ -128,69 +128,69 @@ async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(board: Board) ->
 # --- nothing to do
 
 
-async def test_nothing_is_written_where_there_is_nothing_to_do(board: Board) -> None:
-    hall = Hall(board)
+async def test_nothing_is_written_where_there_is_nothing_to_do(world: World) -> None:
+    hall = Hall(world)
     await hall.there("idle")
-    await board.claimed("one", "1h")
-    third = await board.task("third", capabilities=["x"])
-    await board.session("x", capabilities=["x"])
+    await world.tasks.claimed("one", "1h")
+    third = await world.tasks.add("third", capabilities=["x"])
+    await world.tasks.register("x", capabilities=["x"])
     for _ in range(3):
-        await board.claim("x", "30s")
-        board.clock.move(timedelta(seconds=30))
-        await board.sweep()
-    assert (await board.run(third.id)).status == "needs_attention"
-    before = board.everything(), facts(board)
+        await world.tasks.claim("x", "30s")
+        world.clock.move(timedelta(seconds=30))
+        await world.tasks.sweep()
+    assert (await world.tasks.run(third.id)).status == "needs_attention"
+    before = world.tasks.everything(), facts(world)
     for _ in range(3):
         report = await hall.cycle(CYCLE)
-    assert (board.everything(), facts(board)) == before
+    assert (world.tasks.everything(), facts(world)) == before
     assert (report.pending, report.active, report.scanned) == (0, 1, 2)
     assert report.runs == {"needs_attention": [third.id]}
-    assert (await kept(board))["cycles"] == 0
+    assert (await kept(world))["cycles"] == 0
 
 
-async def test_a_wake_under_way_is_counted_though_its_run_was_claimed(board: Board) -> None:
-    hall = Hall(board)
-    await board.task()
+async def test_a_wake_under_way_is_counted_though_its_run_was_claimed(world: World) -> None:
+    hall = Hall(world)
+    await world.tasks.add()
     await hall.there()
     await hall.cycle()
-    await board.claim("one")
+    await world.tasks.claim("one")
     await hall.end()
     report = await hall.cycle(CYCLE)
     assert (report.pending, report.wakes_succeeded) == (0, 1)
-    before = facts(board)
+    before = facts(world)
     assert (await hall.cycle(CYCLE)).wakes_succeeded == 0
-    assert facts(board) == before
+    assert facts(world) == before
 
 
 async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hall = Hall(board)
-    await board.claimed()
-    board.clock.move(timedelta(minutes=5))
-    before = board.everything(), facts(board)
+    hall = Hall(world)
+    await world.tasks.claimed()
+    world.clock.move(timedelta(minutes=5))
+    before = world.tasks.everything(), facts(world)
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
     scheduler = Scheduler(
-        board.ledger,
+        world.ledger,
         ladder=ladder.here,
         sink=hall.sink,
         capabilities_of=hall.capabilities,
     )
     with pytest.raises(Refused, match="DAYBOOK_TASKS: starved: "):
         await scheduler.cycle()
-    assert (board.everything(), facts(board)) == before
+    assert (world.tasks.everything(), facts(world)) == before
     # The next cycle reads the settings anew.
     monkeypatch.delenv("DAYBOOK_TASKS")
     assert (await scheduler.cycle()).count("recovered") == 1
 
 
 async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hall = Hall(board)
-    held, waiting = await board.claimed(), await board.task(capabilities=["gpu"])
+    hall = Hall(world)
+    held, waiting = await world.tasks.claimed(), await world.tasks.add(capabilities=["gpu"])
     scheduler = Scheduler(
-        board.ledger,
+        world.ledger,
         ladder=ladder.here,
         sink=hall.sink,
         capabilities_of=hall.capabilities,
@@ -199,37 +199,37 @@ async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
     await scheduler.cycle()
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "1m", "starved": 3}')
     for minutes, cycles in ((3, 0), (1, 1)):
-        board.clock.move(timedelta(minutes=minutes))
+        world.clock.move(timedelta(minutes=minutes))
         report = await scheduler.cycle()
-        assert (await board.run(waiting.id)).starved_cycles == cycles
+        assert (await world.tasks.run(waiting.id)).starved_cycles == cycles
     (error,) = report.errors
     assert "DAYBOOK_TASKS: starved: 3 is not more than" in error
-    assert [each["error"] for each in (await kept(board))["errors"]] == [error]
-    board.clock.move(timedelta(minutes=1))
+    assert [each["error"] for each in (await kept(world))["errors"]] == [error]
+    world.clock.move(timedelta(minutes=1))
     assert (await scheduler.cycle()).runs["recovered"] == [held.run.id]
     # Mended, it holds from the next cycle on.
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "6m"}')
     report = await scheduler.cycle()
     assert "DAYBOOK_TASKS" not in str(report.errors)
-    assert (await board.run(waiting.id)).starved_cycles == 2
+    assert (await world.tasks.run(waiting.id)).starved_cycles == 2
 
 
 async def test_who_leads_late_knows_the_ladder_from_its_start(
-    board: Board, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hall = Hall(board)
+    hall = Hall(world)
     scheduler = Scheduler(
-        board.ledger,
+        world.ledger,
         ladder=ladder.here,
         sink=hall.sink,
         capabilities_of=hall.capabilities,
     )
-    await board.claimed()
+    await world.tasks.claimed()
     reports: list[Report] = []
 
     async def turn(cycle: Cycle) -> None:
         monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
-        board.clock.move(timedelta(minutes=5))
+        world.clock.move(timedelta(minutes=5))
         reports.append(await cycle())
         scheduler.stop()
 
@@ -241,14 +241,14 @@ async def test_who_leads_late_knows_the_ladder_from_its_start(
 # --- statistics
 
 
-async def test_what_cycles_did_adds_up_and_the_last_one_is_shown(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task()
+async def test_what_cycles_did_adds_up_and_the_last_one_is_shown(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
     await hall.there()
     for _ in range(3):
         report = await hall.cycle(timedelta(seconds=60))
         await hall.end()
-    found = await kept(board)
+    found = await kept(world)
     assert found["cycles"] == 3
     assert found["totals"]["wakes_tried"] == 3
     assert found["totals"]["wakes_succeeded"] == 2  # the last one is counted by the next
@@ -257,39 +257,39 @@ async def test_what_cycles_did_adds_up_and_the_last_one_is_shown(board: Board) -
     assert (found["rebuilds"], found["recovery_errors"], found["errors"]) == (0, 0, [])
 
 
-async def test_statistics_that_cannot_be_read_are_begun_anew(board: Board) -> None:
-    async with board.ledger.write() as session:
+async def test_statistics_that_cannot_be_read_are_begun_anew(world: World) -> None:
+    async with world.ledger.write() as session:
         session.add(Fact(key=FACT, value='{"cycles": "many"}'))
-    assert (await kept(board))["cycles"] == 0
-    await board.task()
-    await Hall(board).cycle()
-    assert (await kept(board))["cycles"] == 1
+    assert (await kept(world))["cycles"] == 0
+    await world.tasks.add()
+    await Hall(world).cycle()
+    assert (await kept(world))["cycles"] == 1
 
 
 @pytest.mark.parametrize("board", ["sqlite"], indirect=True)
-async def test_a_sweep_that_fails_is_counted_and_wakes_go_on(board: Board) -> None:
-    hall = Hall(board)
-    held = await board.claimed("one")
-    waiting = await board.task("waiting", owner="session:two")
+async def test_a_sweep_that_fails_is_counted_and_wakes_go_on(world: World) -> None:
+    hall = Hall(world)
+    held = await world.tasks.claimed("one")
+    waiting = await world.tasks.add("waiting", owner="session:two")
     await hall.there("two")
     # What no program of ours writes: SQLite takes it.
-    board.database.query(f"UPDATE task_runs SET expiries = 'x' WHERE id = '{held.run.id}'")
-    board.clock.move(timedelta(minutes=5))
+    world.database.query(f"UPDATE task_runs SET expiries = 'x' WHERE id = '{held.run.id}'")
+    world.clock.move(timedelta(minutes=5))
     await hall.there("two")
     report = await hall.cycle()
     assert report.count("recovered") == 0
     assert report.runs["woken"] == [waiting.id]
     assert report.errors[0].startswith("sweep: ")
-    found = await kept(board)
+    found = await kept(world)
     assert found["recovery_errors"] == 1
     assert found["errors"][0]["error"] == report.errors[0]
 
 
-async def test_a_paused_scheduler_is_counted_too(board: Board) -> None:
-    hall = Hall(board)
-    runs = [(await board.task(f"task {n}")).id for n in range(3)]
+async def test_a_paused_scheduler_is_counted_too(world: World) -> None:
+    hall = Hall(world)
+    runs = [(await world.tasks.add(f"task {n}")).id for n in range(3)]
     await hall.there()
-    await switch.pause(board.ledger)
+    await switch.pause(world.ledger)
     report = await hall.cycle()
     check(report)
     assert sorted(report.runs["paused"]) == sorted(runs)

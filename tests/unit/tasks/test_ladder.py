@@ -23,8 +23,8 @@ from daybook.tasks.cycle import cycle
 from daybook.tasks.sink import NotTaken, Starving, event
 from daybook.testing import MovedClock
 from tests.unit.tasks import killed
-from tests.unit.tasks.conftest import Board
 from tests.unit.tasks.cycling import CYCLE, STARVED, Hall
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -32,12 +32,12 @@ PYTHON = {"default": frozenset({"python"})}
 TICK = timedelta(microseconds=1)
 
 
-async def starving(board: Board, **fields: Any) -> tuple[Hall, str]:
+async def starving(world: World, **fields: Any) -> tuple[Hall, str]:
     """A run that starves from the next cycle on, and a job that may be run for it."""
-    hall = Hall(board, capable=PYTHON)
+    hall = Hall(world, capable=PYTHON)
     await hall.worker()
-    run = await board.task("review it", capabilities=["python"], **fields)
-    board.clock.move(STARVED - CYCLE)
+    run = await world.tasks.add("review it", capabilities=["python"], **fields)
+    world.clock.move(STARVED - CYCLE)
     return hall, run.id
 
 
@@ -46,82 +46,82 @@ async def cycles(hall: Hall, count: int) -> None:
         await hall.cycle(CYCLE)
 
 
-async def test_each_step_is_taken_once_at_its_cycle_across_restarts(board: Board) -> None:
-    hall, run_id = await starving(board)
+async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World) -> None:
+    hall, run_id = await starving(world)
     await hall.there("one", capabilities=["python"])
     await hall.there("two", capabilities=["python"])
     taken: dict[int, list[str]] = {}
     before: list[str] = []
     for number in range(1, 15):
-        board.clock.move(CYCLE)
+        world.clock.move(CYCLE)
         # Another process each time: it knows what stands in the ledger.
-        async with Ledger(board.ledger.address, board.clock) as ledger:
+        async with Ledger(world.ledger.address, world.clock) as ledger:
             await hall.scheduler(ledger).cycle()
         await hall.end()
-        run = await board.run(run_id)
+        run = await world.tasks.run(run_id)
         assert run.starved_cycles == number
         if run.tiers != before:
             taken[number], before = run.tiers[len(before) :], run.tiers
 
     defaults = Ladder()
     assert taken == {getattr(defaults, step): [step] for step in STEPS}
-    counted = Counter(each.event for each in await board.events(run_id))
+    counted = Counter(each.event for each in await world.tasks.events(run_id))
     once = ("fan_out", "worker_requested", "starved", "needs_attention")
     assert [counted[name] for name in once] == [1, 1, 1, 1]
     assert [(each.run_id, each.cycles) for each in hall.told] == [(run_id, 6)]
     (asked,) = await hall.requests()
-    assert (await board.run(run_id)).spawned_run_id == asked.id
+    assert (await world.tasks.run(run_id)).spawned_run_id == asked.id
     (alert,) = await hall.alerts()
     assert (alert.event, alert.status) == ("needs_attention", "delivered")
     assert "review it" in str(alert.subject)
     # Whoever comes after all may claim it.
-    run = await board.run(run_id)
+    run = await world.tasks.run(run_id)
     assert run.status == "queued"
     assert run.attention
-    assert (await board.claim("one")).run.id == run_id
+    assert (await world.tasks.claim("one")).run.id == run_id
 
 
-async def test_the_operator_is_told_since_when_nobody_claims_it(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task()
-    told = f"obody has claimed it since {board.now():%Y-%m-%dT%H:%M:%S}+00:00"
-    board.clock.move(STARVED)
+async def test_the_operator_is_told_since_when_nobody_claims_it(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
+    told = f"obody has claimed it since {world.ledger.now():%Y-%m-%dT%H:%M:%S}+00:00"
+    world.clock.move(STARVED)
     await cycles(hall, 12)
-    assert (await board.run(run.id)).attention == f"n{told}"
-    assert (await board.events(run.id))[-1].reason == f"n{told}"
+    assert (await world.tasks.run(run.id)).attention == f"n{told}"
+    assert (await world.tasks.events(run.id))[-1].reason == f"n{told}"
     (alert,) = await hall.alerts()
     assert str(alert.body).splitlines()[0] == f"N{told}"
 
 
-async def test_a_run_starves_exactly_after_its_time(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task()
+async def test_a_run_starves_exactly_after_its_time(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
     await hall.cycle(STARVED - TICK)
-    assert (await board.run(run.id)).starved_cycles == 0
+    assert (await world.tasks.run(run.id)).starved_cycles == 0
     await hall.cycle(TICK)
-    assert (await board.run(run.id)).starved_cycles == 1
+    assert (await world.tasks.run(run.id)).starved_cycles == 1
 
 
-async def test_an_age_of_nothing_switches_it_off(board: Board) -> None:
-    hall, run_id = await starving(board)
+async def test_an_age_of_nothing_switches_it_off(world: World) -> None:
+    hall, run_id = await starving(world)
     hall.ladder = Ladder(starve_after=timedelta(0))
     await cycles(hall, 15)
-    run = await board.run(run_id)
+    run = await world.tasks.run(run_id)
     assert (run.starved_cycles, run.tiers, hall.told, hall.asked) == (0, [], [], 0)
 
 
-async def test_a_claim_begins_it_anew(board: Board) -> None:
-    hall, run_id = await starving(board)
+async def test_a_claim_begins_it_anew(world: World) -> None:
+    hall, run_id = await starving(world)
     await cycles(hall, 6)
-    await board.session("late", capabilities=["python"])
-    claimed = await board.claim("late")
-    run = await board.run(run_id)
+    await world.tasks.register("late", capabilities=["python"])
+    claimed = await world.tasks.claim("late")
+    run = await world.tasks.run(run_id)
     assert (run.starved_cycles, run.tiers, run.spawned_run_id) == (0, [], None)
 
-    await claims.release(board.ledger, run_id, claimed.token)
-    await board.session("late")  # cannot do it any more
+    await claims.release(world.ledger, run_id, claimed.token)
+    await world.tasks.register("late")  # cannot do it any more
     await cycles(hall, 6)
-    assert (await board.run(run_id)).tiers == ["request_worker", "starved"]
+    assert (await world.tasks.run(run_id)).tiers == ["request_worker", "starved"]
     first, second = await hall.requests()
     assert first.occurrence != second.occurrence
     assert hall.told[0].event_id != hall.told[1].event_id
@@ -130,8 +130,8 @@ async def test_a_claim_begins_it_anew(board: Board) -> None:
 # --- a worker
 
 
-async def test_the_worker_is_asked_for_as_any_run_is_and_told_what_to_do(board: Board) -> None:
-    hall, run_id = await starving(board, workspace="w", channel="c", preferred=["sql", "perl"])
+async def test_the_worker_is_asked_for_as_any_run_is_and_told_what_to_do(world: World) -> None:
+    hall, run_id = await starving(world, workspace="w", channel="c", preferred=["sql", "perl"])
     hall.capable = {"default": frozenset({"python", "sql", "mail"})}
     await cycles(hall, 4)
     (asked,) = await hall.requests()
@@ -152,12 +152,12 @@ async def test_the_worker_is_asked_for_as_any_run_is_and_told_what_to_do(board: 
 @pytest.mark.parametrize(
     "job", [{}, {"session_key": "shared"}, {"session": "chat", "notify": {"channel": "ops"}}]
 )
-async def test_each_worker_has_a_conversation_of_its_own(board: Board, job: dict[str, Any]) -> None:
-    hall = Hall(board, capable=PYTHON)
+async def test_each_worker_has_a_conversation_of_its_own(world: World, job: dict[str, Any]) -> None:
+    hall = Hall(world, capable=PYTHON)
     stored = await hall.worker(**job)
     for title in ("one", "two"):
-        await board.task(title, capabilities=["python"])
-    board.clock.move(STARVED)
+        await world.tasks.add(title, capabilities=["python"])
+    world.clock.move(STARVED)
     await cycles(hall, 4)
     rows = await hall.requests()
     assert len(rows) == 2
@@ -168,76 +168,76 @@ async def test_each_worker_has_a_conversation_of_its_own(board: Board, job: dict
         assert named == f"default:run:{row.id}"
 
 
-async def test_a_full_queue_has_four_workers_at_a_time(board: Board) -> None:
-    hall = Hall(board, capable=PYTHON)
+async def test_a_full_queue_has_four_workers_at_a_time(world: World) -> None:
+    hall = Hall(world, capable=PYTHON)
     stored = await hall.worker()
-    mine = await claims_of_runs.request(board.ledger, stored, "task", "manual")  # is no worker
+    mine = await claims_of_runs.request(world.ledger, stored, "task", "manual")  # is no worker
     for number in range(6):
-        await board.task(f"task {number}", capabilities=["python"])
-    board.clock.move(STARVED)
+        await world.tasks.add(f"task {number}", capabilities=["python"])
+    world.clock.move(STARVED)
     await cycles(hall, 6)
     rows = [row for row in await hall.requests() if row.id != mine.id]
     assert len(rows) == spawn.AT_ONCE == 4
     # The next one, in the cycle after one of them has ended.
-    await claims_of_runs.cancel(board.ledger, rows[0].id)
+    await claims_of_runs.cancel(world.ledger, rows[0].id)
     await cycles(hall, 2)
     again = [row for row in await hall.requests() if row.id != mine.id]
     assert len(again) == 5
     assert sum(row.status == "waiting" for row in again) == 4
 
 
-async def test_a_run_that_its_workers_give_back_gets_three_and_no_more(board: Board) -> None:
-    hall, run_id = await starving(board)
+async def test_a_run_that_its_workers_give_back_gets_three_and_no_more(world: World) -> None:
+    hall, run_id = await starving(world)
     for given_back in range(1, 6):
         await cycles(hall, 6)
-        assert (await board.run(run_id)).tiers == ["request_worker", "starved"]
+        assert (await world.tasks.run(run_id)).tiers == ["request_worker", "starved"]
         assert len(await hall.requests()) == min(given_back, spawn.MOST_WORKERS)
-        await board.session("worker", capabilities=["python"])
-        claimed = await board.claim("worker")
-        await claims.release(board.ledger, run_id, claimed.token)
-        await sessions.remove(board.ledger, "worker")
+        await world.tasks.register("worker", capabilities=["python"])
+        claimed = await world.tasks.claim("worker")
+        await claims.release(world.ledger, run_id, claimed.token)
+        await sessions.remove(world.ledger, "worker")
     prompts = [str(row.parameters["prompt"]) for row in await hall.requests()]
     names = {each.split('"name": "')[1].split('"')[0] for each in prompts}
     assert names == {f"worker-{run_id[:8]}-{fence}" for fence in range(3)}
     # The others still come, and Prefect is not asked in vain for ever.
     asked = hall.asked
     await cycles(hall, 10)
-    assert "needs_attention" in (await board.run(run_id)).tiers
+    assert "needs_attention" in (await world.tasks.run(run_id)).tiers
     assert hall.asked <= asked + 1
 
 
-async def test_for_a_paused_task_nobody_asks_what_agents_can_do(board: Board) -> None:
-    hall, run_id = await starving(board, paused=True)
-    async with board.ledger.write() as session:
+async def test_for_a_paused_task_nobody_asks_what_agents_can_do(world: World) -> None:
+    hall, run_id = await starving(world, paused=True)
+    async with world.ledger.write() as session:
         row = await session.get_one(TaskRunRow, run_id)
         row.starved_cycles = 5
     await cycles(hall, 2)
     assert hall.asked == 0
-    await queue.resume(board.ledger, run_id)
+    await queue.resume(world.ledger, run_id)
     await cycles(hall, 1)
     assert hall.asked == 1
 
 
-async def test_no_capable_agent_skips_that_step_alone(board: Board) -> None:
-    hall, run_id = await starving(board)
+async def test_no_capable_agent_skips_that_step_alone(world: World) -> None:
+    hall, run_id = await starving(world)
     hall.capable = {"default": frozenset({"mail"})}
     await hall.there("one", capabilities=["python"])
     for _ in range(10):
         report = await hall.cycle(CYCLE)
         await hall.end()
         assert report.errors == []
-    assert (await board.run(run_id)).tiers == ["fan_out", "starved", "needs_attention"]
+    assert (await world.tasks.run(run_id)).tiers == ["fan_out", "starved", "needs_attention"]
     assert await hall.requests() == []
 
 
 @pytest.mark.parametrize("before", [7, 13])
 async def test_an_agent_that_comes_later_is_found_also_after_somebody_was_told(
-    board: Board, before: int
+    world: World, before: int
 ) -> None:
-    hall, run_id = await starving(board)
+    hall, run_id = await starving(world)
     hall.capable = {}
     await cycles(hall, before)
-    assert ("needs_attention" in (await board.run(run_id)).tiers) == (before == 13)
+    assert ("needs_attention" in (await world.tasks.run(run_id)).tiers) == (before == 13)
     hall.capable = PYTHON
     report = await hall.cycle(CYCLE)
     assert report.runs["spawn_requested"] == [run_id]
@@ -245,28 +245,31 @@ async def test_an_agent_that_comes_later_is_found_also_after_somebody_was_told(
     assert len(await hall.requests()) == 1
 
 
-async def test_prefect_is_not_asked_before_there_is_a_job_for_a_worker(board: Board) -> None:
-    hall = Hall(board, capable=PYTHON)
-    run = await board.task(capabilities=["python"])
+async def test_prefect_is_not_asked_before_there_is_a_job_for_a_worker(world: World) -> None:
+    hall = Hall(world, capable=PYTHON)
+    run = await world.tasks.add(capabilities=["python"])
     await hall.worker("other", tags=[])
     await hall.worker("off", enabled=False)
-    board.clock.move(STARVED)
+    world.clock.move(STARVED)
     await cycles(hall, 12)
-    assert (hall.asked, (await board.run(run.id)).tiers) == (0, ["starved", "needs_attention"])
+    assert (hall.asked, (await world.tasks.run(run.id)).tiers) == (
+        0,
+        ["starved", "needs_attention"],
+    )
     await hall.worker()
     assert (await hall.cycle(CYCLE)).runs["spawn_requested"] == [run.id]
     assert hall.asked == 1
 
 
-async def test_while_prefect_is_away_the_step_is_owed_and_sessions_are_woken(board: Board) -> None:
-    hall, run_id = await starving(board)
+async def test_while_prefect_is_away_the_step_is_owed_and_sessions_are_woken(world: World) -> None:
+    hall, run_id = await starving(world)
     await cycles(hall, 3)
     hall.away = True
     await hall.there("one", capabilities=["python"])
     report = await hall.cycle(CYCLE)
     assert report.runs["woken"] == [run_id]
     assert "no answer" in report.errors[0]
-    assert "request_worker" not in (await board.run(run_id)).tiers
+    assert "request_worker" not in (await world.tasks.run(run_id)).tiers
     hall.away = False
     assert (await hall.cycle(CYCLE)).runs["spawn_requested"] == [run_id]
 
@@ -281,55 +284,55 @@ async def test_while_prefect_is_away_the_step_is_owed_and_sessions_are_woken(boa
     ],
 )
 async def test_only_an_enabled_prompt_with_the_tag_and_a_capable_agent_is_run(
-    board: Board, job: dict[str, Any]
+    world: World, job: dict[str, Any]
 ) -> None:
-    hall = Hall(board, capable=PYTHON)
+    hall = Hall(world, capable=PYTHON)
     await hall.worker(**job)
-    run = await board.task(capabilities=["python"])
-    board.clock.move(STARVED)
+    run = await world.tasks.add(capabilities=["python"])
+    world.clock.move(STARVED)
     await cycles(hall, 6)
     assert await hall.requests() == []
-    assert (await board.run(run.id)).tiers == ["starved"]
+    assert (await world.tasks.run(run.id)).tiers == ["starved"]
 
 
-async def test_of_several_that_whose_agent_is_needed_least_elsewhere(board: Board) -> None:
-    hall = Hall(board, capable={"wide": frozenset({"python", "sql"}), "fit": frozenset({"python"})})
+async def test_of_several_that_whose_agent_is_needed_least_elsewhere(world: World) -> None:
+    hall = Hall(world, capable={"wide": frozenset({"python", "sql"}), "fit": frozenset({"python"})})
     await hall.worker("a", agent="wide")
     fit = await hall.worker("b", agent="fit")
-    await board.task(capabilities=["python"])
-    board.clock.move(STARVED)
+    await world.tasks.add(capabilities=["python"])
+    world.clock.move(STARVED)
     await cycles(hall, 4)
     assert [row.job_id for row in await hall.requests()] == [fit.id]
 
 
-async def test_for_a_task_of_one_session_no_worker_is_of_use(board: Board) -> None:
-    hall = Hall(board, capable=PYTHON)
+async def test_for_a_task_of_one_session_no_worker_is_of_use(world: World) -> None:
+    hall = Hall(world, capable=PYTHON)
     await hall.worker()
-    run = await board.task(owner="session:mine")
-    board.clock.move(STARVED)
+    run = await world.tasks.add(owner="session:mine")
+    world.clock.move(STARVED)
     await cycles(hall, 10)
-    assert (await board.run(run.id)).tiers == ["starved", "needs_attention"]
+    assert (await world.tasks.run(run.id)).tiers == ["starved", "needs_attention"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_worker_is_asked_for_once_though_the_cycle_is_killed(
-    board: Board, when: killed.When
+    world: World, when: killed.When
 ) -> None:
-    hall, run_id = await starving(board)
+    hall, run_id = await starving(world)
     hall.ladder = Ladder(fan_out=1, request_worker=2, starved=3)
     await cycles(hall, 1)
     if when == "after":  # both steps in one cycle: it is killed when Prefect was told
         hall.ladder = Ladder(fan_out=3, request_worker=4, starved=5)
         await cycles(hall, 2)
         hall.ladder = Ladder(fan_out=1, request_worker=3, starved=4)
-    board.clock.move(CYCLE)
-    code = killed.killed(board.ledger.address, board.clock, hall.ladder, when)
+    world.clock.move(CYCLE)
+    code = killed.killed(world.ledger.address, world.clock, hall.ladder, when)
     assert code == -signal.SIGKILL
     assert len(await hall.requests()) == (when == "after")
 
     await cycles(hall, 4)
     assert len(await hall.requests()) == 1
-    counted = Counter(each.event for each in await board.events(run_id))
+    counted = Counter(each.event for each in await world.tasks.events(run_id))
     assert (counted["worker_requested"], counted["starved"]) == (1, 1)
     # What Prefect is told once more is the same event to it.
     assert len({each.event_id for each in hall.told}) == 1
@@ -338,18 +341,18 @@ async def test_a_worker_is_asked_for_once_though_the_cycle_is_killed(
 # --- the event
 
 
-async def test_a_sink_that_fails_is_asked_again_and_the_counts_are_kept(board: Board) -> None:
-    hall, run_id = await starving(board)
+async def test_a_sink_that_fails_is_asked_again_and_the_counts_are_kept(world: World) -> None:
+    hall, run_id = await starving(world)
     await cycles(hall, 5)
     hall.away = True
     for cycles_then in (6, 7):
         report = await hall.cycle(CYCLE)
         assert report.count("starved") == 0
         assert "no answer" in report.errors[-1]
-        run = await board.run(run_id)
+        run = await world.tasks.run(run_id)
         assert run.starved_cycles == cycles_then
         assert "starved" not in run.tiers
-    async with board.ledger.read() as session:
+    async with world.ledger.read() as session:
         kept = await statistics.read(session)
     assert "no answer" in kept["errors"][-1]["error"]
     hall.away = False
@@ -357,12 +360,12 @@ async def test_a_sink_that_fails_is_asked_again_and_the_counts_are_kept(board: B
     assert report.runs["starved"] == [run_id]
     await cycles(hall, 3)
     assert [each.cycles for each in hall.told] == [8]
-    async with board.ledger.read() as session:
+    async with world.ledger.read() as session:
         assert (await statistics.read(session))["totals"]["starved"] == 1
 
 
-async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(board: Board) -> None:
-    bad, good = [await board.task(name, priority=name) for name in ("high", "low")]
+async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(world: World) -> None:
+    bad, good = [await world.tasks.add(name, priority=name) for name in ("high", "low")]
     told: list[str] = []
 
     async def particular(each: Starving) -> None:
@@ -374,33 +377,33 @@ async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(board: 
         return {}
 
     steps = Ladder(fan_out=1, request_worker=2, starved=3)
-    board.clock.move(STARVED)
+    world.clock.move(STARVED)
     for _ in range(4):
-        report = await cycle(board.ledger, ladder=steps, sink=particular, capabilities_of=capable)
-        board.clock.move(CYCLE)
+        report = await cycle(world.ledger, ladder=steps, sink=particular, capabilities_of=capable)
+        world.clock.move(CYCLE)
     assert told == ["low"]
-    assert "starved" in (await board.run(good.id)).tiers
-    assert "starved" not in (await board.run(bad.id)).tiers
+    assert "starved" in (await world.tasks.run(good.id)).tiers
+    assert "starved" not in (await world.tasks.run(bad.id)).tiers
     assert "HTTP 422" in report.errors[-1]
 
 
-async def test_a_run_that_is_claimed_while_it_is_told_begins_anew(board: Board) -> None:
-    hall, run_id = await starving(board)
+async def test_a_run_that_is_claimed_while_it_is_told_begins_anew(world: World) -> None:
+    hall, run_id = await starving(world)
     await cycles(hall, 5)
-    await board.session("late", capabilities=["python"])
+    await world.tasks.register("late", capabilities=["python"])
     told: list[Starving] = []
 
     async def slow(each: Starving) -> None:
         told.append(each)
-        await board.claim("late")
+        await world.tasks.claim("late")
 
     async def capable() -> dict[str, frozenset[str]]:
         return {}
 
-    board.clock.move(CYCLE)
-    await cycle(board.ledger, ladder=Ladder(), sink=slow, capabilities_of=capable)
+    world.clock.move(CYCLE)
+    await cycle(world.ledger, ladder=Ladder(), sink=slow, capabilities_of=capable)
     assert [each.run_id for each in told] == [run_id]
-    assert (await board.run(run_id)).tiers == []
+    assert (await world.tasks.run(run_id)).tiers == []
 
 
 def test_the_event_is_one_that_prefect_takes() -> None:
@@ -415,18 +418,18 @@ def test_the_event_is_one_that_prefect_takes() -> None:
 # --- whom it leaves alone
 
 
-async def test_what_is_paused_or_a_persons_does_not_climb(board: Board) -> None:
-    hall = Hall(board)
-    mine = await board.task("mine", owner="user")
-    paused = await board.task("paused", paused=True)
-    board.clock.move(STARVED)
+async def test_what_is_paused_or_a_persons_does_not_climb(world: World) -> None:
+    hall = Hall(world)
+    mine = await world.tasks.add("mine", owner="user")
+    paused = await world.tasks.add("paused", paused=True)
+    world.clock.move(STARVED)
     await cycles(hall, 12)
     for run in (mine, paused):
-        row = await board.run(run.id)
+        row = await world.tasks.run(run.id)
         assert (row.starved_cycles, row.tiers, row.attention) == (0, [], "")
-    await queue.resume(board.ledger, "paused")
+    await queue.resume(world.ledger, "paused")
     await hall.cycle(CYCLE)
-    assert (await board.run(paused.id)).starved_cycles == 1
+    assert (await world.tasks.run(paused.id)).starved_cycles == 1
 
 
 # --- the settings

@@ -13,7 +13,7 @@ from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.spec import tasks
 from daybook.tasks import matching, queue, sessions
 from daybook.tasks.matching import Candidate, Wanted
-from tests.unit.tasks.conftest import Board
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -155,54 +155,54 @@ def test_the_table_is_long_enough() -> None:
     assert sum(not pair.no for pair in PAIRS.values()) >= 12
 
 
-async def _seen(board: Board, run_id: str) -> tuple[Wanted, Candidate]:
+async def _seen(world: World, run_id: str) -> tuple[Wanted, Candidate]:
     """What the scheduler sees of the run and of the session `one`."""
-    async with board.ledger.read() as session:
+    async with world.ledger.read() as session:
         task, run = await queue.find(session, run_id)
         row = await sessions.find(session, "one")
         return Wanted.of(task, run), Candidate.of(
-            row, row.id in await sessions.holding(session, board.now())
+            row, row.id in await sessions.holding(session, world.ledger.now())
         )
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
-async def test_the_same_verdict_at_a_wake_and_at_a_claim(board: Board, pair: Pair) -> None:
-    await board.session("one", **pair.session)
+async def test_the_same_verdict_at_a_wake_and_at_a_claim(world: World, pair: Pair) -> None:
+    await world.tasks.register("one", **pair.session)
     if pair.holds:
-        await board.task("held", owner="session:one")
-        await board.claim("one", "1h")
+        await world.tasks.add("held", owner="session:one")
+        await world.tasks.claim("one", "1h")
     if pair.report:
-        await sessions.report(board.ledger, "one", **pair.report)
-    run = await board.task("the task", **pair.task)
-    board.clock.move(pair.silent)
-    wanted, candidate = await _seen(board, run.id)
+        await sessions.report(world.ledger, "one", **pair.report)
+    run = await world.tasks.add("the task", **pair.task)
+    world.clock.move(pair.silent)
+    wanted, candidate = await _seen(world, run.id)
 
-    at_wake = matching.verdict(wanted, candidate, board.now())
+    at_wake = matching.verdict(wanted, candidate, world.ledger.now())
 
     assert (pair.no in at_wake) if pair.no else (at_wake == "")
     assert bool(at_wake) == bool(pair.no)
     assert (not matching.fits_ever(wanted, candidate)) == (not pair.no or pair.later)
     if pair.no:
         with pytest.raises(NothingClaimable, match=pair.at_claim or pair.no):
-            await board.claim("one")
-        assert (await board.run(run.id)).status == "queued"
+            await world.tasks.claim("one")
+        assert (await world.tasks.run(run.id)).status == "queued"
     else:
-        assert (await board.claim("one")).run.id == run.id
+        assert (await world.tasks.claim("one")).run.id == run.id
 
 
-async def test_a_run_with_a_lease_that_is_over_holds_its_session_at_neither(board: Board) -> None:
-    await board.session("one")
-    await board.task("held")
-    await board.claim("one", "60s")
-    run = await board.task("the task", priority="urgent")
-    board.clock.move(timedelta(seconds=60) - INSTANT)
-    assert "holds" in matching.verdict(*await _seen(board, run.id), board.now())
+async def test_a_run_with_a_lease_that_is_over_holds_its_session_at_neither(world: World) -> None:
+    await world.tasks.register("one")
+    await world.tasks.add("held")
+    await world.tasks.claim("one", "60s")
+    run = await world.tasks.add("the task", priority="urgent")
+    world.clock.move(timedelta(seconds=60) - INSTANT)
+    assert "holds" in matching.verdict(*await _seen(world, run.id), world.ledger.now())
     with pytest.raises(NothingClaimable, match="holds"):
-        await board.claim("one")
-    board.clock.move(INSTANT)
+        await world.tasks.claim("one")
+    world.clock.move(INSTANT)
 
-    assert matching.verdict(*await _seen(board, run.id), board.now()) == ""
-    assert (await board.claim("one")).run.id == run.id
+    assert matching.verdict(*await _seen(world, run.id), world.ledger.now()) == ""
+    assert (await world.tasks.claim("one")).run.id == run.id
 
 
 # --- orders

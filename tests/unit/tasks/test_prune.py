@@ -10,8 +10,8 @@ from daybook.keeper import prune as keeper
 from daybook.ledger.outbox import lane_of_task_session
 from daybook.ledger.prune import Keep
 from daybook.tasks import claims, prune, queue
-from tests.unit.tasks.conftest import Board
 from tests.unit.tasks.cycling import Hall
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -19,68 +19,68 @@ DAYS_90 = Keep(timedelta(days=90), None)
 TICK = timedelta(microseconds=1)
 
 
-async def test_a_task_goes_with_all_its_runs_long_after_the_last_one(board: Board) -> None:
-    first = await board.claimed()
-    await claims.fail(board.ledger, first.run.id, first.token, "no")
-    board.clock.move(timedelta(days=50))
-    await queue.retry(board.ledger, first.task.id)
-    await board.session("one")
-    again = await board.claim("one")
-    await claims.complete(board.ledger, again.run.id, again.token)
+async def test_a_task_goes_with_all_its_runs_long_after_the_last_one(world: World) -> None:
+    first = await world.tasks.claimed()
+    await claims.fail(world.ledger, first.run.id, first.token, "no")
+    world.clock.move(timedelta(days=50))
+    await queue.retry(world.ledger, first.task.id)
+    await world.tasks.register("one")
+    again = await world.tasks.claim("one")
+    await claims.complete(world.ledger, again.run.id, again.token)
 
-    board.clock.move(timedelta(days=90))
-    assert await prune.ended(board.ledger, DAYS_90) == 0
-    board.clock.move(TICK)
-    assert await prune.ended(board.ledger, Keep(None, None)) == 0
-    assert await prune.ended(board.ledger, DAYS_90) == 2
-    left = board.everything()
+    world.clock.move(timedelta(days=90))
+    assert await prune.ended(world.ledger, DAYS_90) == 0
+    world.clock.move(TICK)
+    assert await prune.ended(world.ledger, Keep(None, None)) == 0
+    assert await prune.ended(world.ledger, DAYS_90) == 2
+    left = world.tasks.everything()
     assert [left[name] for name in ("tasks", "task_runs", "task_events")] == [[], [], []]
 
 
-async def test_a_task_with_a_live_run_stays_whole(board: Board) -> None:
-    first = await board.claimed()
-    await claims.fail(board.ledger, first.run.id, first.token, "no")
-    await queue.retry(board.ledger, first.task.id)
-    before = board.everything()
-    board.clock.move(timedelta(days=1000))
-    assert await prune.ended(board.ledger, DAYS_90) == 0
-    assert board.everything() == before
+async def test_a_task_with_a_live_run_stays_whole(world: World) -> None:
+    first = await world.tasks.claimed()
+    await claims.fail(world.ledger, first.run.id, first.token, "no")
+    await queue.retry(world.ledger, first.task.id)
+    before = world.tasks.everything()
+    world.clock.move(timedelta(days=1000))
+    assert await prune.ended(world.ledger, DAYS_90) == 0
+    assert world.tasks.everything() == before
 
 
-async def test_wakes_go_after_a_week_and_what_else_happened_stays(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task()
+async def test_wakes_go_after_a_week_and_what_else_happened_stays(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
     await hall.there()
     await hall.cycle()
     await hall.end()
-    board.clock.move(prune.GONE - TICK)
+    world.clock.move(prune.GONE - TICK)
     two = await hall.there("two")
     await hall.cycle()
-    board.clock.move(2 * TICK)
-    assert await prune.wakes(board.ledger) == 1
+    world.clock.move(2 * TICK)
+    assert await prune.wakes(world.ledger) == 1
     assert [row.lane for row in await hall.wakes()] == [lane_of_task_session(two.id)]
-    told = [(each.event, each.session) for each in await board.events(run.id)]
+    told = [(each.event, each.session) for each in await world.tasks.events(run.id)]
     assert sorted(told) == [("added", ""), ("woken", "two")]
 
 
-async def test_a_wake_that_was_never_sent_goes_too(board: Board) -> None:
-    hall = Hall(board)
-    await board.task()
+async def test_a_wake_that_was_never_sent_goes_too(world: World) -> None:
+    hall = Hall(world)
+    await world.tasks.add()
     await hall.there()
     await hall.cycle()
-    board.clock.move(prune.GONE + TICK)
-    assert await prune.wakes(board.ledger) == 1
+    world.clock.move(prune.GONE + TICK)
+    assert await prune.wakes(world.ledger) == 1
     assert await hall.wakes() == []
 
 
-async def test_sessions_that_are_gone_go_unless_they_hold_a_run(board: Board) -> None:
-    await board.claimed("holder", "24h")
-    await board.session("gone")
-    board.clock.move(prune.GONE + timedelta(minutes=15))
-    await board.session("new")
-    assert await prune.sessions(board.ledger) == 0
-    board.clock.move(TICK)
-    done = await keeper.prune(board.ledger, DAYS_90)
+async def test_sessions_that_are_gone_go_unless_they_hold_a_run(world: World) -> None:
+    await world.tasks.claimed("holder", "24h")
+    await world.tasks.register("gone")
+    world.clock.move(prune.GONE + timedelta(minutes=15))
+    await world.tasks.register("new")
+    assert await prune.sessions(world.ledger) == 0
+    world.clock.move(TICK)
+    done = await keeper.prune(world.ledger, DAYS_90)
     assert not done
-    names = {row[1] for row in board.database.query("SELECT id, name FROM task_sessions")}
+    names = {row[1] for row in world.database.query("SELECT id, name FROM task_sessions")}
     assert names == {"holder", "new"}

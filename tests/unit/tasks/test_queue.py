@@ -11,29 +11,30 @@ from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.spec import owners
 from daybook.tasks import claims, queue
 from daybook.tasks.states import Status
-from tests.unit.tasks.conftest import AGENT, Board
+from tests.world import World
+from tests.world.tasks import AGENT
 
 pytestmark = pytest.mark.anyio
 
 
-async def _find(board: Board, ref: str) -> tuple[TaskRow, TaskRunRow]:
-    async with board.ledger.read() as session:
+async def _find(world: World, ref: str) -> tuple[TaskRow, TaskRunRow]:
+    async with world.ledger.read() as session:
         return await queue.find(session, ref)
 
 
-async def _attention(board: Board, run_id: str) -> None:
+async def _attention(world: World, run_id: str) -> None:
     """Let three leases of it run out; a session `one` is there."""
     for _ in range(3):
-        await board.session()
-        await board.claim(lease="1s")
-        board.clock.move(timedelta(seconds=1))
-        assert await board.sweep() == [run_id]
+        await world.tasks.register()
+        await world.tasks.claim(lease="1s")
+        world.clock.move(timedelta(seconds=1))
+        assert await world.tasks.sweep() == [run_id]
 
 
-async def test_a_task_and_its_first_run(board: Board) -> None:
+async def test_a_task_and_its_first_run(world: World) -> None:
     with owners.acting_as(AGENT):
         task, run = await queue.add(
-            board.ledger,
+            world.ledger,
             " tidy up ",
             instructions="the shed,\nthen the house",
             priority="high",
@@ -45,11 +46,11 @@ async def test_a_task_and_its_first_run(board: Board) -> None:
             paused=True,
         )
 
-    assert await _find(board, run.id) == (task, run)
+    assert await _find(world, run.id) == (task, run)
     assert (task.title, task.instructions) == ("tidy up", "the shed,\nthen the house")
     assert (task.priority, task.owner, task.created_by) == (1, "agent:maria", "agent:maria")
     assert (task.capabilities, task.preferred) == (["carry", "dig"], ["sing"])
-    assert (run.number, run.status, run.queued_at) == (1, "queued", board.now())
+    assert (run.number, run.status, run.queued_at) == (1, "queued", world.ledger.now())
     assert (task.workspace, task.channel, task.paused) == ("garden", "mail", True)
 
 
@@ -71,25 +72,25 @@ async def test_a_task_and_its_first_run(board: Board) -> None:
     ],
 )
 async def test_what_is_wrong_is_refused_and_nothing_stored(
-    board: Board, wrong: dict[str, object]
+    world: World, wrong: dict[str, object]
 ) -> None:
     with pytest.raises(Refused) as refused:
-        await board.task(**{"title": "tidy up", **wrong})  # type: ignore[arg-type]
+        await world.tasks.add(**{"title": "tidy up", **wrong})  # type: ignore[arg-type]
 
     assert refused.value.field in wrong
-    assert board.everything()["tasks"] == board.everything()["task_runs"] == []
+    assert world.tasks.everything()["tasks"] == world.tasks.everything()["task_runs"] == []
 
 
-async def test_the_list_is_in_the_order_of_claims_and_the_ended_newest_first(board: Board) -> None:
+async def test_the_list_is_in_the_order_of_claims_and_the_ended_newest_first(world: World) -> None:
     for title, priority in (("a", "low"), ("b", "urgent"), ("c", "urgent")):
-        await board.task(title, priority=priority)
-        board.clock.move(timedelta(seconds=1))
-    await board.session()
-    claimed = await board.claim()
-    await queue.cancel(board.ledger, "c")
+        await world.tasks.add(title, priority=priority)
+        world.clock.move(timedelta(seconds=1))
+    await world.tasks.register()
+    claimed = await world.tasks.claim()
+    await queue.cancel(world.ledger, "c")
 
     async def titles(status: list[Status] | None, limit: int | None = None) -> list[str]:
-        async with board.ledger.read() as session:
+        async with world.ledger.read() as session:
             found = await queue.runs(session, status=status, limit=limit)
         return [task.title for task, _ in found]
 
@@ -101,114 +102,114 @@ async def test_the_list_is_in_the_order_of_claims_and_the_ended_newest_first(boa
     assert await titles([]) == []
 
 
-async def test_a_task_is_found_by_its_title_its_id_or_that_of_a_run(board: Board) -> None:
-    run = await board.task("tidy up")
-    await queue.cancel(board.ledger, run.id)
-    again = await queue.retry(board.ledger, run.id)
+async def test_a_task_is_found_by_its_title_its_id_or_that_of_a_run(world: World) -> None:
+    run = await world.tasks.add("tidy up")
+    await queue.cancel(world.ledger, run.id)
+    again = await queue.retry(world.ledger, run.id)
 
-    assert (await _find(board, "tidy up"))[1].id == again.id
-    assert (await _find(board, run.task_id))[1].id == again.id
-    assert (await _find(board, run.task_id[:16]))[1].id == again.id
-    assert (await _find(board, run.id))[1].id == run.id
+    assert (await _find(world, "tidy up"))[1].id == again.id
+    assert (await _find(world, run.task_id))[1].id == again.id
+    assert (await _find(world, run.task_id[:16]))[1].id == again.id
+    assert (await _find(world, run.id))[1].id == run.id
     for nobody in ("", "%", "tidy", "zz"):
         with pytest.raises(NotFound):
-            await _find(board, nobody)
-    await board.task("tidy up")
+            await _find(world, nobody)
+    await world.tasks.add("tidy up")
     with pytest.raises(Ambiguous, match="tidy up"):
-        await _find(board, "tidy up")
+        await _find(world, "tidy up")
 
 
 # --- pause
 
 
-async def test_a_paused_task_is_not_claimed_and_who_holds_it_goes_on(board: Board) -> None:
-    held = await board.claimed("one")
-    await queue.pause(board.ledger, held.run.id, "too loud")
-    await claims.heartbeat(board.ledger, held.run.id, held.token)
-    await claims.release(board.ledger, held.run.id, held.token)
+async def test_a_paused_task_is_not_claimed_and_who_holds_it_goes_on(world: World) -> None:
+    held = await world.tasks.claimed("one")
+    await queue.pause(world.ledger, held.run.id, "too loud")
+    await claims.heartbeat(world.ledger, held.run.id, held.token)
+    await claims.release(world.ledger, held.run.id, held.token)
     with pytest.raises(NothingClaimable, match="the task is paused"):
-        await board.claim("one")
-    task, _ = await _find(board, held.run.id)
+        await world.tasks.claim("one")
+    task, _ = await _find(world, held.run.id)
     assert (task.paused, task.paused_reason) == (True, "too loud")
 
-    await queue.resume(board.ledger, task.id)
-    await queue.resume(board.ledger, task.id)
+    await queue.resume(world.ledger, task.id)
+    await queue.resume(world.ledger, task.id)
 
-    assert (await board.claim("one")).run.id == held.run.id
-    names = [event.event for event in await board.events(held.run.id)]
+    assert (await world.tasks.claim("one")).run.id == held.run.id
+    names = [event.event for event in await world.tasks.events(held.run.id)]
     assert (names.count("paused"), names.count("resumed")) == (1, 1)
 
 
 # --- retries
 
 
-async def test_retries_are_a_chain_of_at_most_ten(board: Board) -> None:
-    run = await board.task()
-    await board.session()
+async def test_retries_are_a_chain_of_at_most_ten(world: World) -> None:
+    run = await world.tasks.add()
+    await world.tasks.register()
     chain = [run.id]
     for number in range(1, 11):
-        claimed = await board.claim()
+        claimed = await world.tasks.claim()
         assert (claimed.run.id, claimed.run.number) == (chain[-1], number)
-        await claims.fail(board.ledger, claimed.run.id, claimed.token, "no broom")
+        await claims.fail(world.ledger, claimed.run.id, claimed.token, "no broom")
         if number < 10:
-            chain.append((await queue.retry(board.ledger, run.task_id)).id)
-    before = board.everything()
+            chain.append((await queue.retry(world.ledger, run.task_id)).id)
+    before = world.tasks.everything()
 
     with pytest.raises(Refused, match="has had its 10 runs"):
-        await queue.retry(board.ledger, run.task_id)
+        await queue.retry(world.ledger, run.task_id)
 
-    assert board.everything() == before
-    rows = sorted(await board.runs(), key=lambda row: row.number)
+    assert world.tasks.everything() == before
+    rows = sorted(await world.tasks.runs(), key=lambda row: row.number)
     assert [row.id for row in rows] == chain
     assert [row.number for row in rows] == list(range(1, 11))
     assert {row.status for row in rows} == {"failed"}
 
 
-async def test_only_what_did_not_do_it_is_retried_and_once(board: Board) -> None:
-    run = await board.task()
+async def test_only_what_did_not_do_it_is_retried_and_once(world: World) -> None:
+    run = await world.tasks.add()
     with pytest.raises(Refused, match=f"^run: {run.id[:8]} is queued"):
-        await queue.retry(board.ledger, run.id)
-    await board.session()
-    claimed = await board.claim()
+        await queue.retry(world.ledger, run.id)
+    await world.tasks.register()
+    claimed = await world.tasks.claim()
     with pytest.raises(Refused, match="is claimed"):
-        await queue.retry(board.ledger, run.id)
-    await claims.fail(board.ledger, run.id, claimed.token)
-    again = await queue.retry(board.ledger, run.id)
-    (event,) = await board.events(again.id)
+        await queue.retry(world.ledger, run.id)
+    await claims.fail(world.ledger, run.id, claimed.token)
+    again = await queue.retry(world.ledger, run.id)
+    (event,) = await world.tasks.events(again.id)
     assert (event.event, event.reason) == ("retried", f"after {run.id[:8]}")
     with pytest.raises(Refused, match=f"^run: {run.id[:8]} was retried already"):
-        await queue.retry(board.ledger, run.id)
-    claimed = await board.claim()
-    await claims.complete(board.ledger, again.id, claimed.token)
+        await queue.retry(world.ledger, run.id)
+    claimed = await world.tasks.claim()
+    await claims.complete(world.ledger, again.id, claimed.token)
     with pytest.raises(Refused, match=r"is completed \(legal: needs_attention, failed, cancelled"):
-        await queue.retry(board.ledger, run.task_id)
-    assert len(await board.runs()) == 2
+        await queue.retry(world.ledger, run.task_id)
+    assert len(await world.tasks.runs()) == 2
 
 
-async def test_retried_one_that_needs_attention_is_cancelled(board: Board) -> None:
-    run = await board.task()
-    await _attention(board, run.id)
+async def test_retried_one_that_needs_attention_is_cancelled(world: World) -> None:
+    run = await world.tasks.add()
+    await _attention(world, run.id)
 
-    again = await queue.retry(board.ledger, run.task_id)
+    again = await queue.retry(world.ledger, run.task_id)
 
-    old = await board.run(run.id)
-    assert (old.status, old.finished_at, old.attention) == ("cancelled", board.now(), "")
+    old = await world.tasks.run(run.id)
+    assert (old.status, old.finished_at, old.attention) == ("cancelled", world.ledger.now(), "")
     assert (again.number, again.status, again.expiries) == (2, "queued", 0)
-    assert (await board.claim()).run.id == again.id
+    assert (await world.tasks.claim()).run.id == again.id
 
 
 # --- recover, cancel
 
 
-async def test_recovered_from_its_holder(board: Board) -> None:
-    claimed = await board.claimed()
-    board.clock.move(timedelta(seconds=3))
+async def test_recovered_from_its_holder(world: World) -> None:
+    claimed = await world.tasks.claimed()
+    world.clock.move(timedelta(seconds=3))
 
-    await queue.recover(board.ledger, claimed.run.id, "it hangs")
+    await queue.recover(world.ledger, claimed.run.id, "it hangs")
 
-    row = await board.run(claimed.run.id)
-    assert (row.status, row.session_id, row.queued_at) == ("queued", None, board.now())
-    event = (await board.events(row.id))[-1]
+    row = await world.tasks.run(claimed.run.id)
+    assert (row.status, row.session_id, row.queued_at) == ("queued", None, world.ledger.now())
+    event = (await world.tasks.events(row.id))[-1]
     assert (event.event, event.actor, event.reason, event.session) == (
         "recovered",
         "user",
@@ -217,42 +218,42 @@ async def test_recovered_from_its_holder(board: Board) -> None:
     )
     for legal_no_more in (queue.recover,):
         with pytest.raises(Refused, match="is queued"):
-            await legal_no_more(board.ledger, row.id)
+            await legal_no_more(world.ledger, row.id)
 
 
-async def test_one_that_starves_waits_anew_and_its_budget_is_kept(board: Board) -> None:
-    run = await board.task()
-    async with board.ledger.write() as session:
+async def test_one_that_starves_waits_anew_and_its_budget_is_kept(world: World) -> None:
+    run = await world.tasks.add()
+    async with world.ledger.write() as session:
         row = await session.get(TaskRunRow, run.id)
         assert row is not None
         row.starved_cycles, row.tiers, row.attention = 10, ["fan_out"], "nobody came"
-    board.clock.move(timedelta(seconds=3))
+    world.clock.move(timedelta(seconds=3))
 
-    await queue.recover(board.ledger, run.id)
+    await queue.recover(world.ledger, run.id)
 
-    row = await board.run(run.id)
-    assert (row.status, row.queued_at, row.attention) == ("queued", board.now(), "")
+    row = await world.tasks.run(run.id)
+    assert (row.status, row.queued_at, row.attention) == ("queued", world.ledger.now(), "")
     assert (row.starved_cycles, row.tiers) == (10, ["fan_out"])
 
 
 @pytest.mark.parametrize("state", ["queued", "claimed", "needs_attention"])
-async def test_what_is_live_is_cancelled(board: Board, state: str) -> None:
-    run = await board.task()
-    await board.session()
+async def test_what_is_live_is_cancelled(world: World, state: str) -> None:
+    run = await world.tasks.add()
+    await world.tasks.register()
     if state == "needs_attention":
-        await _attention(board, run.id)
+        await _attention(world, run.id)
     if state == "claimed":
-        await board.claim()
+        await world.tasks.claim()
 
-    await queue.cancel(board.ledger, run.id, "not needed")
+    await queue.cancel(world.ledger, run.id, "not needed")
 
-    row = await board.run(run.id)
-    assert (row.status, row.finished_at, row.session_id) == ("cancelled", board.now(), None)
+    row = await world.tasks.run(run.id)
+    assert (row.status, row.finished_at, row.session_id) == ("cancelled", world.ledger.now(), None)
     assert row.attention == ""
-    event = next(each for each in await board.events(run.id) if each.event == "cancelled")
+    event = next(each for each in await world.tasks.events(run.id) if each.event == "cancelled")
     assert event.reason == "not needed"
     for act in (queue.cancel, queue.recover):
         with pytest.raises(Refused, match="is cancelled"):
-            await act(board.ledger, run.id)
+            await act(world.ledger, run.id)
     with pytest.raises(NothingClaimable):
-        await board.claim()
+        await world.tasks.claim()

@@ -13,8 +13,9 @@ from daybook.ledger.tables import Fact
 from daybook.spec import owners
 from daybook.tasks import claims, switch
 from daybook.tasks.switch import FACT, Switch
-from tests.unit.tasks.conftest import AGENT, Board
 from tests.unit.tasks.cycling import CYCLE, STARVED, Hall
+from tests.world import World
+from tests.world.tasks import AGENT
 
 pytestmark = pytest.mark.anyio
 
@@ -24,34 +25,34 @@ async def read(ledger: Ledger) -> Switch:
         return await switch.read(session)
 
 
-async def test_it_is_on_until_somebody_pauses_it(board: Board) -> None:
-    assert await read(board.ledger) == Switch()
+async def test_it_is_on_until_somebody_pauses_it(world: World) -> None:
+    assert await read(world.ledger) == Switch()
 
 
-async def test_a_pause_outlives_the_process_with_its_reason_and_who_did_it(board: Board) -> None:
+async def test_a_pause_outlives_the_process_with_its_reason_and_who_did_it(world: World) -> None:
     with owners.acting_as(AGENT):
-        await switch.pause(board.ledger, "moving house")
-    async with Ledger(board.ledger.address, board.clock) as ledger:
-        assert await read(ledger) == Switch(True, "moving house", board.now(), "agent:maria")
+        await switch.pause(world.ledger, "moving house")
+    async with Ledger(world.ledger.address, world.clock) as ledger:
+        assert await read(ledger) == Switch(True, "moving house", world.ledger.now(), "agent:maria")
 
 
-async def test_pausing_again_keeps_since_when(board: Board) -> None:
-    since = (await switch.pause(board.ledger, "one")).at
-    board.clock.move(timedelta(hours=1))
-    assert await switch.pause(board.ledger, "two") == Switch(True, "two", since, "user")
-    board.clock.move(timedelta(hours=1))
-    resumed = await switch.resume(board.ledger)
-    assert (resumed.paused, resumed.at) == (False, board.now())
-    board.clock.move(timedelta(hours=1))
-    assert await switch.resume(board.ledger) == resumed
-    assert await read(board.ledger) == resumed
+async def test_pausing_again_keeps_since_when(world: World) -> None:
+    since = (await switch.pause(world.ledger, "one")).at
+    world.clock.move(timedelta(hours=1))
+    assert await switch.pause(world.ledger, "two") == Switch(True, "two", since, "user")
+    world.clock.move(timedelta(hours=1))
+    resumed = await switch.resume(world.ledger)
+    assert (resumed.paused, resumed.at) == (False, world.ledger.now())
+    world.clock.move(timedelta(hours=1))
+    assert await switch.resume(world.ledger) == resumed
+    assert await read(world.ledger) == resumed
 
 
-async def test_a_reason_of_two_lines_is_refused_and_nothing_is_paused(board: Board) -> None:
+async def test_a_reason_of_two_lines_is_refused_and_nothing_is_paused(world: World) -> None:
     with pytest.raises(Refused) as caught:
-        await switch.pause(board.ledger, "one\ntwo")
+        await switch.pause(world.ledger, "one\ntwo")
     assert caught.value.field == "reason"
-    assert not (await read(board.ledger)).paused
+    assert not (await read(world.ledger)).paused
 
 
 UNREADABLE = [
@@ -67,85 +68,85 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize("kept", UNREADABLE)
-async def test_one_that_cannot_be_read_counts_as_paused(board: Board, kept: str) -> None:
-    hall = Hall(board)
-    run = await board.task()
+async def test_one_that_cannot_be_read_counts_as_paused(world: World, kept: str) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
     await hall.there()
-    async with board.ledger.write() as session:
+    async with world.ledger.write() as session:
         session.add(Fact(key=FACT, value=kept))
-    found = await read(board.ledger)
+    found = await read(world.ledger)
     assert (found.paused, found.at) == (True, None)
     assert "cannot be read" in found.reason
     report = await hall.cycle()
     assert (report.runs["paused"], report.wakes_tried) == ([run.id], 0)
     with pytest.raises(NothingClaimable, match="paused"):
-        await board.claim()
+        await world.tasks.claim()
 
-    await switch.resume(board.ledger)
+    await switch.resume(world.ledger)
     assert (await hall.cycle()).runs["woken"] == [run.id]
 
 
-async def test_while_it_is_paused_leases_end_and_nobody_is_woken_or_claims(board: Board) -> None:
-    hall = Hall(board)
-    held = await board.claimed("one")
-    waiting = await board.task("waiting")
+async def test_while_it_is_paused_leases_end_and_nobody_is_woken_or_claims(world: World) -> None:
+    hall = Hall(world)
+    held = await world.tasks.claimed("one")
+    waiting = await world.tasks.add("waiting")
     await hall.there("two")
-    await switch.pause(board.ledger, "stop")
+    await switch.pause(world.ledger, "stop")
 
     assert held.run.lease_until is not None
-    board.clock.set(held.run.lease_until - timedelta(seconds=1))
-    extended = await claims.heartbeat(board.ledger, held.run.id, held.token)
-    assert extended.lease_until == board.now() + timedelta(minutes=5)
-    board.clock.move(timedelta(minutes=5))
+    world.clock.set(held.run.lease_until - timedelta(seconds=1))
+    extended = await claims.heartbeat(world.ledger, held.run.id, held.token)
+    assert extended.lease_until == world.ledger.now() + timedelta(minutes=5)
+    world.clock.move(timedelta(minutes=5))
     report = await hall.cycle()
     assert report.runs["recovered"] == [held.run.id]
     assert sorted(report.runs["paused"]) == sorted([held.run.id, waiting.id])
     assert await hall.wakes() == []
     with pytest.raises(NothingClaimable, match="paused"):
-        await board.claim("two")
+        await world.tasks.claim("two")
 
 
-async def test_while_it_is_paused_no_run_starves(board: Board) -> None:
-    hall = Hall(board, capable={"default": frozenset()})
+async def test_while_it_is_paused_no_run_starves(world: World) -> None:
+    hall = Hall(world, capable={"default": frozenset()})
     await hall.worker()
-    run = await board.task()
-    await switch.pause(board.ledger)
-    board.clock.move(STARVED)
+    run = await world.tasks.add()
+    await switch.pause(world.ledger)
+    world.clock.move(STARVED)
     for _ in range(12):
         await hall.cycle(CYCLE)
-    row = await board.run(run.id)
+    row = await world.tasks.run(run.id)
     assert (row.starved_cycles, row.tiers, hall.told, hall.asked) == (0, [], [], 0)
     assert await hall.requests() == []
 
 
-async def test_it_is_drained_when_nobody_is_at_work(board: Board) -> None:
+async def test_it_is_drained_when_nobody_is_at_work(world: World) -> None:
     async def drained() -> bool:
-        async with board.ledger.read() as session:
-            return await switch.drained(session, board.now())
+        async with world.ledger.read() as session:
+            return await switch.drained(session, world.ledger.now())
 
-    await switch.pause(board.ledger)
+    await switch.pause(world.ledger)
     assert await drained()
-    await switch.resume(board.ledger)
-    one = await board.claimed("one")
-    await switch.pause(board.ledger)
+    await switch.resume(world.ledger)
+    one = await world.tasks.claimed("one")
+    await switch.pause(world.ledger)
     assert not await drained()
-    async with board.ledger.read() as session:
-        assert await switch.holding(session, board.now()) == [one.run.id]
-    await claims.complete(board.ledger, one.run.id, one.token)
+    async with world.ledger.read() as session:
+        assert await switch.holding(session, world.ledger.now()) == [one.run.id]
+    await claims.complete(world.ledger, one.run.id, one.token)
     assert await drained()
 
 
-async def test_a_lease_that_is_over_holds_up_no_drain(board: Board) -> None:
-    held = await board.claimed("one", "30s")
-    async with board.ledger.read() as session:
-        at = board.now() + timedelta(seconds=30)
+async def test_a_lease_that_is_over_holds_up_no_drain(world: World) -> None:
+    held = await world.tasks.claimed("one", "30s")
+    async with world.ledger.read() as session:
+        at = world.ledger.now() + timedelta(seconds=30)
         assert not await switch.drained(session, at - timedelta(microseconds=1))
         assert await switch.drained(session, at)
-    assert (await board.run(held.run.id)).session_id
+    assert (await world.tasks.run(held.run.id)).session_id
 
 
-async def test_a_stopped_scheduler_is_not_started_again(board: Board) -> None:
-    scheduler = Hall(board).scheduler()
+async def test_a_stopped_scheduler_is_not_started_again(world: World) -> None:
+    scheduler = Hall(world).scheduler()
     turns: list[int] = []
 
     async def turn(cycle: object) -> None:

@@ -15,8 +15,8 @@ from daybook.ledger.tables import OutboxRow
 from daybook.spec.tasks import Ladder
 from daybook.tasks import statistics
 from daybook.tasks.wakes import COOLDOWN, WITHIN
-from tests.unit.tasks.conftest import Board
 from tests.unit.tasks.cycling import CYCLE, Hall
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -30,21 +30,21 @@ def told(wake: OutboxRow) -> list[str]:
 
 
 async def test_a_session_that_is_called_inbox_is_woken_and_fills_nobodys_inbox(
-    board: Board,
+    world: World,
 ) -> None:
-    hall = Hall(board)
+    hall = Hall(world)
     await hall.there("inbox")
-    await board.task("one")
+    await world.tasks.add("one")
     await hall.cycle()
     assert [row.status for row in await hall.wakes()] == [Delivery.PENDING]
     assert await hall.end() == 1
-    async with board.ledger.read() as session:
+    async with world.ledger.read() as session:
         assert await deliveries.inbox(session, unread_only=False, job_id=None, limit=10) == []
 
 
-async def test_a_connected_session_is_woken_through_its_own_lane(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task("tidy up", priority="high")
+async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add("tidy up", priority="high")
     row = await hall.there("one")
     report = await hall.cycle()
 
@@ -55,15 +55,15 @@ async def test_a_connected_session_is_woken_through_its_own_lane(board: Board) -
     assert (target["session"], target["run_id"], target["priority"]) == ("one", run.id, "high")
     assert not outbox.is_sent(wake.lane)
     assert report.runs["woken"] == [run.id]
-    (event,) = [each for each in await board.events(run.id) if each.event == "woken"]
+    (event,) = [each for each in await world.tasks.events(run.id) if each.event == "woken"]
     assert (event.actor, event.session, event.outbox_id) == ("scheduler", "one", wake.id)
     assert event.reason.startswith("queued for ")
     assert target["reason"] == event.reason
 
 
-async def test_who_was_woken_is_left_alone_for_a_minute_and_no_longer(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task()
+async def test_who_was_woken_is_left_alone_for_a_minute_and_no_longer(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
     await hall.there()
     await hall.cycle()
     assert await hall.end() == 1
@@ -75,20 +75,20 @@ async def test_who_was_woken_is_left_alone_for_a_minute_and_no_longer(board: Boa
     assert len(await hall.wakes()) == 2
 
 
-async def test_the_minute_counts_from_when_the_wake_arrived(board: Board) -> None:
-    hall = Hall(board)
-    await board.task()
+async def test_the_minute_counts_from_when_the_wake_arrived(world: World) -> None:
+    hall = Hall(world)
+    await world.tasks.add()
     await hall.there()
     await hall.cycle()
-    board.clock.move(timedelta(seconds=40))
+    world.clock.move(timedelta(seconds=40))
     await hall.end()
     assert (await hall.cycle(COOLDOWN - TICK)).count("recently_notified") == 1
     assert (await hall.cycle(TICK)).count("woken") == 1
 
 
-async def test_a_failed_wake_does_not_fail_the_cycle_and_does_not_count(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task()
+async def test_a_failed_wake_does_not_fail_the_cycle_and_does_not_count(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
     await hall.there()
     await hall.cycle()
     assert await hall.end(Delivery.FAILED) == 1
@@ -98,15 +98,15 @@ async def test_a_failed_wake_does_not_fail_the_cycle_and_does_not_count(board: B
     assert "the connection is gone" in report.errors[0]
     # Nobody is told of it, and nobody can send it once more: the next wake is the next cycle's.
     assert await hall.alerts() == []
-    assert await sending.retry(board.ledger) == 0
-    async with board.ledger.read() as session:
-        assert (await sending.health(session, board.now()))["failed"] == 0
+    assert await sending.retry(world.ledger) == 0
+    async with world.ledger.read() as session:
+        assert (await sending.health(session, world.ledger.now()))["failed"] == 0
         assert await deliveries.recent(session) == []
 
 
-async def test_a_wake_that_is_on_its_way_is_not_sent_twice_and_not_for_ever(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task()
+async def test_a_wake_that_is_on_its_way_is_not_sent_twice_and_not_for_ever(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
     await hall.there()
     await hall.cycle()
     report = await hall.cycle(WITHIN - TICK)
@@ -119,44 +119,44 @@ async def test_a_wake_that_is_on_its_way_is_not_sent_twice_and_not_for_ever(boar
     assert "60 s" in str(first.error)
 
 
-async def test_a_wake_that_no_statistics_know_of_is_withdrawn_too(board: Board) -> None:
-    hall = Hall(board)
-    await board.task()
+async def test_a_wake_that_no_statistics_know_of_is_withdrawn_too(world: World) -> None:
+    hall = Hall(world)
+    await world.tasks.add()
     await hall.there()
     await hall.cycle()
-    board.database.query(f"DELETE FROM facts WHERE key = '{statistics.FACT}' RETURNING key")
+    world.database.query(f"DELETE FROM facts WHERE key = '{statistics.FACT}' RETURNING key")
     await hall.cycle(WITHIN)
     first, second = await hall.wakes()
     assert (first.status, second.status) == (Delivery.SUPPRESSED, Delivery.PENDING)
 
 
-async def test_a_wake_that_waits_is_no_backlog_of_the_outbox(board: Board) -> None:
-    hall = Hall(board)
-    await board.task()
+async def test_a_wake_that_waits_is_no_backlog_of_the_outbox(world: World) -> None:
+    hall = Hall(world)
+    await world.tasks.add()
     await hall.there()
     await hall.cycle()
-    async with board.ledger.read() as session:
-        found = await sending.health(session, board.now())
+    async with world.ledger.read() as session:
+        found = await sending.health(session, world.ledger.now())
     assert (found["pending"], found["oldest_pending_at"]) == (0, None)
 
 
-async def test_what_is_being_sent_is_not_withdrawn(board: Board) -> None:
-    hall = Hall(board)
-    await board.task()
+async def test_what_is_being_sent_is_not_withdrawn(world: World) -> None:
+    hall = Hall(world)
+    await world.tasks.add()
     await hall.there()
     await hall.cycle()
-    board.clock.move(timedelta(seconds=50))
+    world.clock.move(timedelta(seconds=50))
     lanes = outbox.is_of_task_session
-    assert len(await sending.claim(board.ledger, "server", most=9, wanted=lanes)) == 1
+    assert len(await sending.claim(world.ledger, "server", most=9, wanted=lanes)) == 1
     report = await hall.cycle(timedelta(seconds=30))
     assert report.count("recently_notified") == 1
     assert [row.status for row in await hall.wakes()] == [Delivery.PENDING]
 
 
-async def test_a_session_is_woken_once_in_a_cycle_for_what_comes_first(board: Board) -> None:
-    hall = Hall(board)
-    low = await board.task("low", priority="low")
-    urgent = await board.task("urgent", priority="urgent")
+async def test_a_session_is_woken_once_in_a_cycle_for_what_comes_first(world: World) -> None:
+    hall = Hall(world)
+    low = await world.tasks.add("low", priority="low")
+    urgent = await world.tasks.add("urgent", priority="urgent")
     await hall.there()
     report = await hall.cycle()
     assert report.runs["woken"] == [urgent.id]
@@ -167,68 +167,68 @@ async def test_a_session_is_woken_once_in_a_cycle_for_what_comes_first(board: Bo
     assert report.runs["recently_notified"] == [urgent.id]
 
 
-async def test_whom_it_fits_best_is_woken(board: Board) -> None:
-    hall = Hall(board)
+async def test_whom_it_fits_best_is_woken(world: World) -> None:
+    hall = Hall(world)
     await hall.there("idle longest", capabilities=["python"])
-    board.clock.move(timedelta(seconds=1))
+    world.clock.move(timedelta(seconds=1))
     await hall.there("knows more", capabilities=["python", "sql"])
-    await board.task(capabilities=["python"], preferred=["sql"])
+    await world.tasks.add(capabilities=["python"], preferred=["sql"])
     await hall.cycle()
     assert [told(row) for row in await hall.wakes()] == [["knows more"]]
 
 
-async def test_without_a_way_the_wake_has_failed_and_says_what_is_missing(board: Board) -> None:
-    hall = Hall(board)
-    run = await board.task()
-    await board.session("alone")
+async def test_without_a_way_the_wake_has_failed_and_says_what_is_missing(world: World) -> None:
+    hall = Hall(world)
+    run = await world.tasks.add()
+    await world.tasks.register("alone")
     for _ in range(2):
         report = await hall.cycle(CYCLE)
         assert (report.wakes_tried, report.wakes_failed) == (1, 1)
         assert report.runs["woken"] == [run.id]
         assert "wake_url" in report.errors[0]
     assert await hall.wakes() == []
-    async with board.ledger.read() as session:
+    async with world.ledger.read() as session:
         kept = await statistics.read(session)
     assert len(kept["errors"]) == 1
     assert kept["totals"]["wakes_failed"] == 2
 
 
-async def test_sessions_without_a_way_leave_room_for_other_errors(board: Board) -> None:
-    hall = Hall(board)
+async def test_sessions_without_a_way_leave_room_for_other_errors(world: World) -> None:
+    hall = Hall(world)
     for number in range(12):
-        await board.session(f"s{number}", capabilities=[f"c{number}"])
-        await board.task(capabilities=[f"c{number}"])
+        await world.tasks.register(f"s{number}", capabilities=[f"c{number}"])
+        await world.tasks.add(capabilities=[f"c{number}"])
         report = await hall.cycle(CYCLE)
         assert report.wakes_failed == number + 1
-    async with board.ledger.read() as session:
+    async with world.ledger.read() as session:
         assert len((await statistics.read(session))["errors"]) == 1
 
 
-async def test_who_can_be_reached_goes_before_who_cannot(board: Board) -> None:
-    hall = Hall(board)
-    await board.session("alone", capabilities=["sql"])
+async def test_who_can_be_reached_goes_before_who_cannot(world: World) -> None:
+    hall = Hall(world)
+    await world.tasks.register("alone", capabilities=["sql"])
     await hall.there("connected")
-    await board.task(preferred=["sql"])
+    await world.tasks.add(preferred=["sql"])
     assert (await hall.cycle()).wakes_failed == 0
     assert [told(row) for row in await hall.wakes()] == [["connected"]]
 
 
-async def test_a_connection_that_is_over_is_none(board: Board) -> None:
-    hall = Hall(board, Ladder(wake_url=URL))
+async def test_a_connection_that_is_over_is_none(world: World) -> None:
+    hall = Hall(world, Ladder(wake_url=URL))
     await hall.there("one")
-    board.clock.move(timedelta(days=1))
-    await board.session("one")
-    await board.task()
+    world.clock.move(timedelta(days=1))
+    await world.tasks.register("one")
+    await world.tasks.add()
     await hall.cycle()
     assert [row.address for row in await hall.wakes()] == [URL]
 
 
-async def test_the_address_is_asked_once_for_all_of_a_cycle(board: Board) -> None:
-    hall = Hall(board, Ladder(wake_url=URL))
+async def test_the_address_is_asked_once_for_all_of_a_cycle(world: World) -> None:
+    hall = Hall(world, Ladder(wake_url=URL))
     await hall.there("connected", capabilities=["c"])
     for name in "ab":
-        await board.session(name, capabilities=[name])
-    runs = {name: await board.task(name, capabilities=[name]) for name in "abc"}
+        await world.tasks.register(name, capabilities=[name])
+    runs = {name: await world.tasks.add(name, capabilities=[name]) for name in "abc"}
     report = await hall.cycle()
     assert report.wakes_tried == 3
     own, together = sorted(await hall.wakes(), key=lambda row: not row.lane.startswith("task-"))
@@ -245,55 +245,57 @@ async def test_the_address_is_asked_once_for_all_of_a_cycle(board: Board) -> Non
 
 
 async def test_fan_out_wakes_the_others_and_is_owed_until_it_has_woken_somebody(
-    board: Board,
+    world: World,
 ) -> None:
-    hall = Hall(board, Ladder(starve_after=timedelta(seconds=30), fan_out=1))
-    run = await board.task()
+    hall = Hall(world, Ladder(starve_after=timedelta(seconds=30), fan_out=1))
+    run = await world.tasks.add()
     await hall.there("one")
-    board.clock.move(timedelta(seconds=20))
+    world.clock.move(timedelta(seconds=20))
     await hall.cycle()
     await hall.end()
     report = await hall.cycle(CYCLE)
     # The only one that fits was woken 15 s ago.
     assert report.runs["recently_notified"] == [run.id]
-    assert (await board.run(run.id)).tiers == []
+    assert (await world.tasks.run(run.id)).tiers == []
     await hall.there("two")
     await hall.there("three")
     before = len(await hall.wakes())
     await hall.cycle(CYCLE)
     assert sorted(map(told, (await hall.wakes())[before:])) == [["three"], ["two"]]
-    assert (await board.run(run.id)).tiers == ["fan_out"]
+    assert (await world.tasks.run(run.id)).tiers == ["fan_out"]
 
 
 async def test_rebuild_forgets_who_was_woken_and_keeps_what_the_ladder_has_done(
-    board: Board,
+    world: World,
 ) -> None:
-    hall = Hall(board, Ladder(fan_out=1))
-    run = await board.task()
-    board.clock.move(timedelta(minutes=3))
+    hall = Hall(world, Ladder(fan_out=1))
+    run = await world.tasks.add()
+    world.clock.move(timedelta(minutes=3))
     await hall.there()
     await hall.cycle()
     await hall.end()
     assert (await hall.cycle(CYCLE)).count("recently_notified") == 1
-    before = await board.run(run.id)
+    before = await world.tasks.run(run.id)
     assert (before.starved_cycles, before.tiers) == (2, ["fan_out"])
-    kept = await statistics.rebuild(board.ledger)
+    kept = await statistics.rebuild(world.ledger)
     assert kept["rebuilds"] == 1
     assert kept["last_rebuild_at"]
-    after = await board.run(run.id)
+    after = await world.tasks.run(run.id)
     assert (after.starved_cycles, after.tiers) == (2, ["fan_out"])
     assert (await hall.cycle()).runs["woken"] == [run.id]
 
 
-async def test_two_cycles_at_once_wake_each_pair_once(board: Board) -> None:
-    hall = Hall(board)
-    runs = [await board.task(f"task {n}", capabilities=[f"c{n}"]) for n in range(5)]
+async def test_two_cycles_at_once_wake_each_pair_once(world: World) -> None:
+    hall = Hall(world)
+    runs = [await world.tasks.add(f"task {n}", capabilities=[f"c{n}"]) for n in range(5)]
     for n in range(5):
         await hall.there(f"s{n}", capabilities=[f"c{n}"])
-    async with Ledger(board.ledger.address, board.clock) as other:
+    async with Ledger(world.ledger.address, world.clock) as other:
         both = [hall.scheduler(), hall.scheduler(other)]
         reports = await asyncio.gather(*(each.cycle() for each in both))
     assert sorted(each.wakes_tried for each in reports) == [0, 5]
     assert len(await hall.wakes()) == 5
-    woken = [[e.session for e in await board.events(run.id) if e.event == "woken"] for run in runs]
+    woken = [
+        [e.session for e in await world.tasks.events(run.id) if e.event == "woken"] for run in runs
+    ]
     assert woken == [[f"s{n}"] for n in range(5)]

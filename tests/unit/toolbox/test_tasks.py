@@ -19,7 +19,7 @@ from daybook.spec.owners import Actor, acting_as
 from daybook.spec.tasks import without_tokens
 from daybook.tasks import claims, queue, sessions, switch
 from daybook.toolbox import Answer, call, task_calls
-from tests.crew import so
+from tests.world import so
 
 WRONG = "dbt_" + "Abc-_12" * 6 + "x"
 

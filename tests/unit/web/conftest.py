@@ -15,9 +15,7 @@ from daybook.host import web
 from daybook.service.health import Watch
 from daybook.web.app import application, serving
 from daybook.web.guard import Guard
-from tests.unit.ledger.conftest import Book, book, clock
-
-__all__ = ["book", "clock"]
+from tests.world import World
 
 Served = AbstractAsyncContextManager[httpx.AsyncClient]
 
@@ -50,7 +48,9 @@ async def served(
 
 
 @pytest.fixture
-def pages(book: Book, daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Served]:
+def pages(
+    world: World, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Served]:
     """The pages of the test's ledger, at the time that it moves, beside a Prefect that is away."""
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    return lambda: served(book.ledger.address, book.clock)
+    return lambda: served(world.ledger.address, world.clock)

@@ -22,8 +22,8 @@ from daybook.ledger.states import Status
 from daybook.service.health import PATIENCE
 from daybook.service.overdue import LEAD
 from daybook.timing import TIMING
-from tests.unit.ledger.conftest import Book
 from tests.unit.web.conftest import Served, served
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -39,21 +39,21 @@ async def health(page: httpx.AsyncClient, *, well: bool) -> dict[str, object]:
     return view
 
 
-async def lead(book: Book) -> None:
-    assert await leads.acquire(book.ledger, LEAD, "here:1:a") is not None
+async def lead(world: World) -> None:
+    assert await leads.acquire(world.ledger, LEAD, "here:1:a") is not None
 
 
-async def test_all_is_well(book: Book, pages: Callable[[], Served]) -> None:
-    await book.add()
-    await lead(book)
-    book.clock.move(timedelta(seconds=4))
+async def test_all_is_well(world: World, pages: Callable[[], Served]) -> None:
+    await world.add()
+    await lead(world)
+    world.clock.move(timedelta(seconds=4))
     async with pages() as page:
         view = await health(page, well=True)
     skew = view["ledger"]["clock_ahead_seconds"]  # type: ignore[index]
     assert view == {
         "status": "ok",
         "problems": [],
-        "ledger": {"answers": True, "id": book.ledger.id, "clock_ahead_seconds": skew},
+        "ledger": {"answers": True, "id": world.ledger.id, "clock_ahead_seconds": skew},
         "keeper": {"leads": True, "renewed_seconds_ago": 4.0, "observed_seconds_ago": None},
         "late": 0,
         "overdue": 0,
@@ -68,32 +68,36 @@ async def test_all_is_well(book: Book, pages: Callable[[], Served]) -> None:
     }
 
 
-async def test_it_fails_as_long_as_no_keeper_leads(book: Book, pages: Callable[[], Served]) -> None:
+async def test_it_fails_as_long_as_no_keeper_leads(
+    world: World, pages: Callable[[], Served]
+) -> None:
     async with pages() as page:
         view = await health(page, well=False)
         assert view["problems"] == ["no keeper leads: `daybook keeper` starts one"]
-        await lead(book)
+        await lead(world)
         await health(page, well=True)
 
-        book.clock.move(TIMING.leader_lease + 7 * MINUTE)  # it was killed
+        world.clock.move(TIMING.leader_lease + 7 * MINUTE)  # it was killed
         view = await health(page, well=False)
         said = "no keeper leads, for 7 minutes: `daybook keeper` starts one"
         assert view["problems"] == [said]
 
-        fence = await leads.acquire(book.ledger, LEAD, "there:1:b")
+        fence = await leads.acquire(world.ledger, LEAD, "there:1:b")
         await health(page, well=True)
         assert fence is not None
-        await leads.release(book.ledger, LEAD, fence)
+        await leads.release(world.ledger, LEAD, fence)
         await health(page, well=False)
 
 
-async def test_it_fails_while_something_is_overdue(book: Book, pages: Callable[[], Served]) -> None:
-    stored = [await book.add(f"job {n}", cron="0 * * * *", catch_up="none") for n in range(5)]
-    book.clock.move(timedelta(hours=1) + LATE - timedelta(seconds=1))
-    await lead(book)
+async def test_it_fails_while_something_is_overdue(
+    world: World, pages: Callable[[], Served]
+) -> None:
+    stored = [await world.add(f"job {n}", cron="0 * * * *", catch_up="none") for n in range(5)]
+    world.clock.move(timedelta(hours=1) + LATE - timedelta(seconds=1))
+    await lead(world)
     async with pages() as page:
         await health(page, well=True)
-        book.clock.move(timedelta(seconds=1))
+        world.clock.move(timedelta(seconds=1))
         view = await health(page, well=False)
         assert view["overdue"] == view["late"] == 5
         problems = view["problems"]
@@ -106,38 +110,38 @@ async def test_it_fails_while_something_is_overdue(book: Book, pages: Callable[[
         assert problems[3] == "and 2 more are overdue: `daybook status`"
 
         for each in stored:
-            await audit.advance(book.ledger, each.id, book.clock.now() - MINUTE)
+            await audit.advance(world.ledger, each.id, world.clock.now() - MINUTE)
         problems = (await health(page, well=False))["problems"]
         assert isinstance(problems, list)
         assert (
             "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and was missed"
             in (problems[0])
         )
-        book.clock.move(MISSED_FOR)
-        await lead(book)
+        world.clock.move(MISSED_FOR)
+        await lead(world)
         await health(page, well=True)
 
 
 async def test_a_job_that_fails_is_its_owners_matter(
-    book: Book, pages: Callable[[], Served]
+    world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await book.add(cron="0 * * * *")
-    await book.settled(book.due(stored), Status.FAILED, error="no")
-    await lead(book)
+    stored = await world.add(cron="0 * * * *")
+    await world.settled(world.offer(stored), Status.FAILED, error="no")
+    await lead(world)
     async with pages() as page:
         await health(page, well=True)
 
 
 async def test_who_waits_its_turn_is_late_and_not_overdue(
-    book: Book, pages: Callable[[], Served]
+    world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await book.add()
-    offer = book.due(stored, most=0)
-    book.clock.set(offer.due)
+    stored = await world.add()
+    offer = world.offer(stored, most=0)
+    world.clock.set(offer.due)
     for _ in range(12):
-        await book.claim(offer)
-        book.clock.move(timedelta(seconds=15))
-    await lead(book)
+        await world.claim(offer)
+        world.clock.move(timedelta(seconds=15))
+    await lead(world)
     async with pages() as page:
         view = await health(page, well=True)
     assert (view["late"], view["overdue"]) == (1, 0)
@@ -181,9 +185,9 @@ async def test_a_ledger_that_hangs_is_told_in_time_and_asked_once(daybook_home: 
 
 
 async def test_a_look_that_computes_for_long_delays_no_answer(
-    book: Book, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+    world: World, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await lead(book)
+    await lead(world)
     computing, done = threading.Event(), threading.Event()
     look = overdue.look
 
@@ -192,7 +196,7 @@ async def test_a_look_that_computes_for_long_delays_no_answer(
         done.wait(60)
         return await look(*given)
 
-    async with served(book.ledger.address, book.clock, patience=0.2) as page:
+    async with served(world.ledger.address, world.clock, patience=0.2) as page:
         await eventually_well(page)
         monkeypatch.setattr(overdue, "look", blocks)
         await health(page, well=True)  # the answer before: it is the first that is late
@@ -242,16 +246,16 @@ async def test_a_ledger_that_was_deleted_is_named(
     assert not path.exists()
 
 
-async def test_a_look_is_told_again_for_a_moment(book: Book, daybook_home: Home) -> None:
-    await lead(book)
-    async with served(book.ledger.address, book.clock, fresh=3600.0) as page:
+async def test_a_look_is_told_again_for_a_moment(world: World, daybook_home: Home) -> None:
+    await lead(world)
+    async with served(world.ledger.address, world.clock, fresh=3600.0) as page:
         await health(page, well=True)
-        book.clock.move(TIMING.leader_lease)
+        world.clock.move(TIMING.leader_lease)
         await health(page, well=True)
 
 
 async def test_whether_prefect_answers_is_told_and_is_no_fault(
-    book: Book,
+    world: World,
     pages: Callable[[], Served],
     daybook_home: Home,
     monkeypatch: pytest.MonkeyPatch,
@@ -263,7 +267,7 @@ async def test_whether_prefect_answers_is_told_and_is_no_fault(
         writer.close()
         await writer.wait_closed()
 
-    await lead(book)
+    await lead(world)
     there = await asyncio.start_server(healthy, "127.0.0.1", 0)
     port = there.sockets[0].getsockname()[1]
     said = []

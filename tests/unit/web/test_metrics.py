@@ -23,8 +23,8 @@ from daybook.ledger.task_tables import TaskRunRow
 from daybook.service.overdue import LEAD
 from daybook.tasks import claims, queue, sessions, switch
 from daybook.tasks import states as tasks_states
-from tests.unit.ledger.conftest import Book
 from tests.unit.web.conftest import Served, served
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -46,20 +46,20 @@ def by(**labels: str) -> Labels:
     return tuple(sorted(labels.items()))
 
 
-async def full(book: Book) -> None:
+async def full(world: World) -> None:
     """A ledger in which every figure differs from zero."""
     hourly = {"cron": "0 * * * *", "catch_up": "none"}
-    first = await book.add("first", **hourly)
-    await book.add("off", **hourly, enabled=False)
-    awkward = await book.add('say "hi"\\n', **hourly)
-    slow = await book.add("slow", **hourly)
+    first = await world.add("first", **hourly)
+    await world.add("off", **hourly, enabled=False)
+    awkward = await world.add('say "hi"\\n', **hourly)
+    slow = await world.add("slow", **hourly)
     for _ in range(2):
-        await book.settled(book.due(awkward), Status.FAILED, error="no")
-    await book.settled(book.due(first), Status.SUCCEEDED)
-    await book.begun(book.due(slow))
-    await leads.acquire(book.ledger, LEAD, "here:1:a")
-    async with book.ledger.write() as session:
-        now = book.clock.now()
+        await world.settled(world.offer(awkward), Status.FAILED, error="no")
+    await world.settled(world.offer(first), Status.SUCCEEDED)
+    await world.begun(world.offer(slow))
+    await leads.acquire(world.ledger, LEAD, "here:1:a")
+    async with world.ledger.write() as session:
+        now = world.clock.now()
         for channel, event in (("ops", "one"), ("inbox", "overdue")):
             await outbox.tell(
                 session,
@@ -73,19 +73,21 @@ async def full(book: Book) -> None:
             )
         lane = LaneRow(lane="channel:ops", failures=5, since=now, paused_until=now, error="no")
         session.add(lane)
-    book.clock.move(timedelta(seconds=12))
+    world.clock.move(timedelta(seconds=12))
 
 
-async def test_every_figure_is_that_of_the_ledger(book: Book, pages: Callable[[], Served]) -> None:
+async def test_every_figure_is_that_of_the_ledger(
+    world: World, pages: Callable[[], Served]
+) -> None:
     async with pages() as page:
         await metrics(page)  # from now on it counts
-        await full(book)
+        await full(world)
         found = await metrics(page)
-        book.clock.move(timedelta(minutes=55))
+        world.clock.move(timedelta(minutes=55))
         later = await metrics(page)
 
     assert found["ledger_up", ()] == 1
-    assert found["info", by(version="0.1.0", ledger=book.ledger.id)] == 1
+    assert found["info", by(version="0.1.0", ledger=world.ledger.id)] == 1
     assert found["jobs", by(enabled="true")] == 3
     assert found["jobs", by(enabled="false")] == 1
     assert found["consecutive_failures", by(job='say "hi"\\n')] == 2
@@ -114,38 +116,38 @@ async def test_every_figure_is_that_of_the_ledger(book: Book, pages: Callable[[]
 
 
 async def test_of_two_owners_jobs_of_one_name_the_worse_is_shown(
-    book: Book, pages: Callable[[], Served]
+    world: World, pages: Callable[[], Served]
 ) -> None:
     hourly = {"cron": "0 * * * *", "catch_up": "none"}
     for owner, failures in (("user", 1), ("agent:writer", 3), ("agent:reader", 2)):
-        stored = await book.add("brief", owner, **hourly)
+        stored = await world.add("brief", owner, **hourly)
         for _ in range(failures):
-            await book.settled(book.due(stored), Status.FAILED, error="no")
+            await world.settled(world.offer(stored), Status.FAILED, error="no")
     async with pages() as page:
         found = await metrics(page)
     failing = {labels: value for (name, labels), value in found.items() if "consecutive" in name}
     assert failing == {by(job="brief"): 3}
 
 
-async def test_tasks_are_counted(book: Book, pages: Callable[[], Served]) -> None:
+async def test_tasks_are_counted(world: World, pages: Callable[[], Served]) -> None:
     for _ in range(3):
-        await queue.add(book.ledger, "sweep", capabilities=["broom"])
-    await queue.add(book.ledger, "call", owner="user")
+        await queue.add(world.ledger, "sweep", capabilities=["broom"])
+    await queue.add(world.ledger, "call", owner="user")
     for name in ("alpha", "beta", "gamma"):
-        await sessions.register(book.ledger, name, capabilities=["broom"])
-    done = await claims.claim(book.ledger, "alpha")
-    await claims.complete(book.ledger, done.run.id, done.token)
-    await claims.claim(book.ledger, "beta")
-    await sessions.report(book.ledger, "gamma", prompting=True)
-    await switch.pause(book.ledger, "later")
-    async with book.ledger.write() as session:
+        await sessions.register(world.ledger, name, capabilities=["broom"])
+    done = await claims.claim(world.ledger, "alpha")
+    await claims.complete(world.ledger, done.run.id, done.token)
+    await claims.claim(world.ledger, "beta")
+    await sessions.report(world.ledger, "gamma", prompting=True)
+    await switch.pause(world.ledger, "later")
+    async with world.ledger.write() as session:
         last = (await session.execute(select(TaskRunRow).order_by(TaskRunRow.id))).scalars()
         queued = [each for each in last if each.status == "queued"]
         queued[0].starved_cycles, queued[0].attention = 10, "nobody came"
-    book.clock.move(timedelta(seconds=30))
+    world.clock.move(timedelta(seconds=30))
     async with pages() as page:
         found = await metrics(page)
-        book.clock.move(timedelta(days=1))
+        world.clock.move(timedelta(days=1))
         later = await metrics(page)
 
     live = {status: found["tasks_live", by(status=status)] for status in tasks_states.LIVE}
@@ -162,9 +164,9 @@ async def test_tasks_are_counted(book: Book, pages: Callable[[], Served]) -> Non
 
 
 async def test_both_formats_are_sound_and_every_name_keeps_the_conventions(
-    book: Book, pages: Callable[[], Served]
+    world: World, pages: Callable[[], Served]
 ) -> None:
-    await full(book)
+    await full(world)
     async with pages() as page:
         plain = await page.get("/metrics")
         kind = "application/openmetrics-text; version=1.0.0"
@@ -195,47 +197,47 @@ async def test_a_ledger_that_is_away_is_a_figure_and_no_failed_scrape(daybook_ho
 
 
 async def test_a_counter_never_falls_whatever_is_pruned(
-    book: Book, pages: Callable[[], Served]
+    world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await book.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.add(cron="*/10 * * * *", catch_up="none")
     key = "ended_runs_total", by(status="succeeded")
     async with pages() as page:
         before = await metrics(page)
         for _ in range(3):
-            await book.settled(book.due(stored), Status.SUCCEEDED)
+            await world.settled(world.offer(stored), Status.SUCCEEDED)
             assert await metrics(page)
         three = await metrics(page)
-        async with book.ledger.write() as session:
+        async with world.ledger.write() as session:
             await session.execute(delete(AttemptRow))
             await session.execute(delete(RunRow))
         pruned = await metrics(page)
-        await book.settled(book.due(stored), Status.SUCCEEDED)
+        await world.settled(world.offer(stored), Status.SUCCEEDED)
         four = await metrics(page)
     assert [each[key] for each in (before, three, pruned, four)] == [0, 3, 3, 4]
     assert pruned["ended_runs_last_day", by(status="succeeded")] == 0
 
 
 async def test_each_missed_due_time_counts_and_a_corrected_outcome_counts_anew(
-    book: Book, pages: Callable[[], Served]
+    world: World, pages: Callable[[], Served]
 ) -> None:
-    stored = await book.add(cron="*/10 * * * *", catch_up="none")
+    stored = await world.add(cron="*/10 * * * *", catch_up="none")
     missed = by(status="missed")
     async with pages() as page:
         await metrics(page)
         counts = []
         for _ in range(2):  # the second time the range grows
-            book.clock.move(timedelta(minutes=31))
-            await audit.advance(book.ledger, stored.id, book.clock.now() - timedelta(minutes=1))
+            world.clock.move(timedelta(minutes=31))
+            await audit.advance(world.ledger, stored.id, world.clock.now() - timedelta(minutes=1))
             counts.append((await metrics(page))["ended_runs_total", missed])
-        async with book.ledger.read() as session:
+        async with world.ledger.read() as session:
             (row,) = (await session.execute(select(RunRow))).scalars()
         assert counts == [3, row.count] == [3, 6]
 
-        granted = await book.begun(book.due(stored))
-        await book.lose()
-        await leases.expire_all(book.ledger)
+        granted = await world.begun(world.offer(stored))
+        await world.lose()
+        await leases.expire_all(world.ledger)
         lost = await metrics(page)
-        await book.settle(granted, Status.SUCCEEDED)
+        await world.settle(granted, Status.SUCCEEDED)
         corrected = await metrics(page)
     keys = [("ended_runs_total", by(status=each)) for each in ("unknown", "succeeded")]
     assert [[each[key] for key in keys] for each in (lost, corrected)] == [[1, 0], [1, 1]]

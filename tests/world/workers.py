@@ -1,4 +1,4 @@
-"""Real workers at a floor: begun, killed, stopped; what both sides say of a run, and who lives.
+"""Real workers and executions: begun, killed, stopped; and who of them lives.
 
 What lives is found by the test's folder, which stands in the environment or the command line of
 all that its workers begin, and not by the program's own way of finding a family.
@@ -7,34 +7,45 @@ all that its workers begin, and not by the program's own way of finding a family
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+import warnings
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelling, Scheduled
-from sqlmodel import col, select
+import pytest
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM
 from daybook.host import children, processes, worker
 from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
 from daybook.host.processes import Process
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.timing import TIMING, Timing
-from tests.floor import Floor, forget_workers, laid
 from tests.gate import Gate, opened
 from tests.timings import SHORT
+from tests.world import so
+from tests.world.prefect import forget_workers
+
+if TYPE_CHECKING:
+    from tests.world import World
+
+# Prefect reads where results are stored through a client that it does not close, at each flow run.
+PREFECT_LEAVES_A_SOCKET = [
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 JUDGED = 2 * SHORT.run_lease.total_seconds() + 30.0
 """Seconds within which a run whose holder is gone has its end, where the workers have `SHORT`
@@ -45,36 +56,13 @@ has anything to do with that: it is the shortest time between two renewals."""
 CANCELLED = 5.0
 """Seconds within which nothing is left of the processes of a cancelled run."""
 
-AS_PREFECT_SHOWS_IT = {
-    "succeeded": ("COMPLETED", "Completed"),
-    "skipped": ("CANCELLED", "Skipped"),
-    "failed": ("FAILED", "Failed"),
-    "timed_out": ("FAILED", "TimedOut"),
-    "cancelled": ("CANCELLED", "Cancelled"),
-    "unknown": ("CRASHED", "Unknown"),
-}
 
-# Begins with what an agent is to do: says so, has its effect once, and answers when let go.
-WORKS = 'had(); tell("acting"); heed(); print("done")\n'
-FOR_EVER = 'had(); tell("acting"); forever()\n'
-DEAF = 'signal.signal(signal.SIGTERM, signal.SIG_IGN); had(); tell("acting"); forever()\n'
-
-Which = StoredJob | RunRow | str
-"""A job that has one run, or a run."""
-
-
-def _id(flow_run: FlowRun | str | None) -> UUID:
-    return flow_run.id if isinstance(flow_run, FlowRun) else UUID(str(flow_run))
-
-
-async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
-    """Whether it becomes so within that many seconds."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(within):
-            while not await true():
-                await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.05))
-            return True
-    return False
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):  # the second one: gone since it was opened
+        return False
 
 
 async def stand_still(pid: int, free: Callable[[], bool]) -> None:
@@ -111,6 +99,41 @@ def pending(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
+
+
+class Execution:
+    """A process that executes one flow run, as Prefect's process worker starts it."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self.child = child
+
+    async def sent(self, number: signal.Signals) -> None:
+        """Send it a signal while its main thread sleeps.
+
+        Prefect raises an exception where the signal meets the process. In a step of a task, asyncio
+        keeps it as that task's: then nothing ends, unless somebody kills it after a while.
+        """
+        async with asyncio.timeout(60):
+            before = ""
+            while (now := self._woken()) != before:
+                before = now
+                await SYSTEM.wait_until(SYSTEM.now() + timedelta(milliseconds=50))
+        with suppress(ProcessLookupError):
+            self.child.send_signal(number)
+
+    def _woken(self) -> str:
+        """How often its main thread has slept, and run, by now."""
+        try:
+            status = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""  # it has ended by itself
+        return "".join(line for line in status.splitlines() if "ctxt_switches" in line)
+
+    async def ends(self) -> tuple[int, str]:
+        """Wait for its end; its exit code and what it said."""
+        async with asyncio.timeout(90):
+            said, _ = await self.child.communicate()
+        return self.child.returncode or 0, said.decode()
 
 
 @dataclass(eq=False)
@@ -156,23 +179,28 @@ class Worker:
 
 
 @dataclass
-class Crew:
-    """The workers of one floor, whose files are all in the folder ``root``."""
+class Workers:
+    """The workers and executions of one world, whose files are all in the folder ``root``."""
 
-    floor: Floor
+    world: World
     root: Path
     here: PrefectHere
-    workers: list[Worker] = field(default_factory=list)
+    variables: dict[str, str]
+    """What its processes are told beside this one's environment."""
+    all: list[Worker] = field(default_factory=list)
+    executions: list[Execution] = field(default_factory=list)
     deployments: list[UUID] = field(default_factory=list)
     apart: set[int] = field(default_factory=set)
-    variables: dict[str, str] = field(default_factory=dict)
-    """What its processes are told beside this one's environment."""
+    """Processes that are no worker's, though the test's folder stands in them."""
     gates: list[Gate] = field(default_factory=list)
     stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
-    # --- workers
+    @property
+    def elsewhere(self) -> Path:
+        """The folder in which executions and foreign flows run: not the repository."""
+        return self.root / "elsewhere"
 
-    async def worker(
+    async def begin(
         self,
         *,
         most: int | None = None,
@@ -182,21 +210,21 @@ class Crew:
         api_url: str = "",
     ) -> Worker:
         """Begin one, and wait until it takes runs; ``by_prefect`` with `prefect worker start`."""
-        name = name or f"{self.root.name}-{len(self.workers) + 1}"
+        name = name or f"{self.root.name}-{len(self.all) + 1}"
         here = PrefectHere(api_url or self.here.api_url, self.here.ui_url)
-        variables = worker.environment(self.floor.home, here) | self.variables
+        variables = worker.environment(self.world.home, here) | self.variables
         if most is not None:
             variables["DAYBOOK_MAX_CONCURRENT"] = str(most)
-        command = worker.command(self.floor.home, name=name, limit=limit)
+        command = worker.command(self.world.home, name=name, limit=limit)
         if by_prefect:
             words = f"worker start --pool {worker.POOL} --type {worker.POOL_TYPE} --name {name}"
             command = [sys.executable, "-m", "prefect", *words.split()]
-        log = self.floor.home.logs / f"worker-{len(self.workers) + 1}.log"
+        log = self.world.home.logs / f"worker-{len(self.all) + 1}.log"
         child = await children.start(
             "worker", command, environment=variables, log=log, folder=self.root
         )
         begun = Worker(child)
-        self.workers.append(begun)
+        self.all.append(begun)
 
         async def started() -> bool:
             assert child.exit_code is None, child.tail()
@@ -211,76 +239,35 @@ class Crew:
         self.gates.append(gate)
         return gate
 
-    # --- both sides
+    async def execute(
+        self, run: FlowRun, *, bare: bool = False, variables: Mapping[str, str] | None = None
+    ) -> Execution:
+        """Execute the flow run with the command of the process worker, in a folder elsewhere.
 
-    async def row(self, which: Which) -> RunRow:
-        """The run as the ledger has it; AssertionError when there is none."""
-        found = await self._row(which)
-        assert found is not None, self.logs()
-        return found
+        ``bare`` leaves the supervisor out: only the process in which the flow runs.
+        """
+        arguments = ["prefect.engine", str(run.id)] if bare else ["prefect", "flow-run", "execute"]
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            *([] if bare else [str(run.id)]),
+            cwd=self.elsewhere,
+            env={**os.environ, **(variables or {})},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        execution = Execution(child)
+        self.executions.append(execution)
+        return execution
 
-    async def _row(self, which: Which) -> RunRow | None:
-        wanted = select(RunRow)
-        if isinstance(which, StoredJob):
-            wanted = wanted.where(col(RunRow.job_id) == which.id)
-        else:
-            wanted = wanted.where(col(RunRow.id) == (which if isinstance(which, str) else which.id))
-        async with self.floor.ledger.read() as session:
-            found: RunRow | None = (await session.execute(wanted)).scalar_one_or_none()
-        return found
-
-    async def attempts(self, row: RunRow) -> list[AttemptRow]:
-        tries = select(AttemptRow).where(col(AttemptRow.run_id) == row.id)
-        async with self.floor.ledger.read() as session:
-            found = await session.execute(tries.order_by(col(AttemptRow.number)))
-            return list(found.scalars())
-
-    async def shown(self, flow_run: FlowRun | str | None) -> tuple[str, str]:
-        """Type and name of the state that Prefect shows."""
-        state = (await self.floor.client.read_flow_run(_id(flow_run))).state
-        assert state is not None
-        return state.type.value, str(state.name)
-
-    async def shows(self, flow_run: FlowRun | str | None, *wanted: str, within: float) -> None:
-        """Wait until Prefect shows the state of that type and, where given, that name."""
-
-        async def it_does() -> bool:
-            return (await self.shown(flow_run))[: len(wanted)] == wanted
-
-        if not await so(it_does, within):
-            raise AssertionError(f"{await self.shown(flow_run)}, not {wanted}\n{self.logs()}")
-
-    async def becomes(self, which: Which, status: str, within: float = 30.0) -> RunRow:
-        """Wait until the ledger says so of the run."""
-
-        async def it_is() -> bool:
-            row = await self._row(which)
-            return row is not None and row.status == status
-
-        if not await so(it_is, within):
-            raise AssertionError(f"{await self.floor.rows()}, not {status}\n{self.logs()}")
-        return await self.row(which)
-
-    async def ends(self, which: Which, status: str, within: float) -> RunRow:
-        """Wait until both sides say that the run has ended so; the row."""
-        since = SYSTEM.now()
-        row = await self.becomes(which, status, within)
-        left = within - (SYSTEM.now() - since).total_seconds()
-        await self.shows(row.flow_run_id, *AS_PREFECT_SHOWS_IT[status], within=max(left, 5.0))
-        assert row.finished_at is not None
-        return row
-
-    async def has_ended(self, which: Which, status: str) -> RunRow:
-        """The row of a run of which both sides say already that it has ended so."""
-        row = await self.row(which)
-        assert row.status == status, self.logs()
-        assert await self.shown(row.flow_run_id) == AS_PREFECT_SHOWS_IT[status], self.logs()
-        assert row.finished_at is not None
-        return row
-
-    async def cancel_in_ui(self, flow_run: FlowRun | str | None) -> None:
-        """As Prefect's UI does."""
-        await self.floor.client.set_flow_run_state(_id(flow_run), Cancelling())
+    async def executed(self, run: FlowRun) -> State[Any]:
+        """Execute it to its end; the state that Prefect has then."""
+        code, said = await (await self.execute(run, bare=True)).ends()
+        state = await self.world.prefect.state(run)
+        assert code == 0 or not state.is_completed(), said
+        return state
 
     # --- who lives
 
@@ -298,7 +285,7 @@ class Crew:
 
     def at_work(self) -> dict[int, str]:
         """The same without the workers and what they have for themselves."""
-        living, mine = self.living(), {each.pid for each in self.workers}
+        living, mine = self.living(), {each.pid for each in self.all}
         mine |= {each.pid for each in processes.living().values() if each.parent in mine}
         return {pid: line for pid, line in living.items() if pid not in mine}
 
@@ -321,14 +308,14 @@ class Crew:
             raise AssertionError(f"after {within} s there lives {self.living()}\n{self.logs()}")
 
     def logs(self) -> str:
-        return "\n".join(f"{each.child.log.name}:\n{each.child.tail(40)}" for each in self.workers)
+        return "\n".join(f"{each.child.log.name}:\n{each.child.tail(40)}" for each in self.all)
 
     # --- flows of somebody else's
 
     async def foreign(self, program: str, **given: Any) -> UUID:
         """The deployment in our pool of a flow that is not ours, called `foreign`."""
-        (self.floor.elsewhere / "foreign.py").write_text(program)
-        client, folder = self.floor.client, str(self.floor.elsewhere)
+        (self.elsewhere / "foreign.py").write_text(program)
+        client, folder = self.world.client, str(self.elsewhere)
         deployment = await client.create_deployment(
             await client.create_flow_from_name("foreign"),
             name=self.root.name,
@@ -342,7 +329,7 @@ class Crew:
 
     async def noted(self, name: str, within: float = SEEN) -> list[str]:
         """Wait for a line that such a flow wrote into the file ``name``; the words of all."""
-        path = self.floor.elsewhere / name
+        path = self.elsewhere / name
 
         async def there() -> bool:
             return path.exists() and path.read_text().endswith("\n")
@@ -351,15 +338,20 @@ class Crew:
         return path.read_text().split()
 
     async def run_foreign(self, deployment: UUID, **parameters: Any) -> FlowRun:
-        return await self.floor.client.create_flow_run_from_deployment(
+        return await self.world.client.create_flow_run_from_deployment(
             deployment, parameters=parameters, state=Scheduled()
         )
 
     # --- the end
 
     async def close(self) -> None:
-        """End the workers; AssertionError when something outlives them."""
-        for each in self.workers:
+        """End them; AssertionError when something outlives a worker."""
+        for execution in self.executions:
+            if execution.child.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(execution.child.pid, signal.SIGKILL)
+                await execution.child.communicate()
+        for each in self.all:
             while each.child.exit_code is None:  # asked again, it hurries
                 with suppress(ProcessLookupError):
                     os.kill(each.pid, signal.SIGCONT)
@@ -368,8 +360,10 @@ class Crew:
                     async with asyncio.timeout(1.0):
                         await each.child.wait()
         for deployment in self.deployments:
-            await self.floor.client.delete_deployment(deployment)
-        await forget_workers(self.floor.client)
+            await self.world.client.delete_deployment(deployment)
+        if not self.all:
+            return
+        await forget_workers(self.world.client)
         try:
             await self.nobody(within=15.0)
         finally:
@@ -379,19 +373,17 @@ class Crew:
 
 
 @asynccontextmanager
-async def hired(
-    root: Path, here: PrefectHere, address: str = "", timing: Timing = TIMING
-) -> AsyncIterator[Crew]:
-    """A floor in ``root`` and the workers that a test begins there; ``address`` as `laid` says.
-
-    ``timing`` is that of the workers and of what they start.
-    """
-    async with laid(root, address) as floor:
-        crew = Crew(floor, root, here, variables=timing.environment())
-        if address:
-            crew.variables["DAYBOOK_LEDGER_URL"] = address
-        async with crew.stack:
-            try:
-                yield crew
-            finally:
-                await crew.close()
+async def of(
+    world: World, root: Path, here: PrefectHere, variables: dict[str, str]
+) -> AsyncIterator[Workers]:
+    """Those of ``world``; none is there yet."""
+    workers = Workers(world, root, here, variables)
+    async with workers.stack:
+        try:
+            yield workers
+        finally:
+            await workers.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # here, not in somebody else's test
+    gc.freeze()  # the next collection skips what survived this one

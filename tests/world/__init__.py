@@ -1,0 +1,391 @@
+"""What a test acts on: a ledger, and where it needs them a Prefect, agents and workers.
+
+`World` is the ledger's side, with a clock that the test moves. ``world.tasks`` is the queue of
+tasks, ``world.prefect`` what people and workers do in Prefect, ``world.workers`` real workers.
+Without more it is only a ledger, in a database of the test's own; `at_prefect` adds the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from sqlmodel import col, select
+
+from daybook.clock import SYSTEM
+from daybook.home import Home
+from daybook.ledger import claims, jobs, leases, offers
+from daybook.ledger import deployments as records
+from daybook.ledger.engine import Ledger
+from daybook.ledger.jobs import StoredJob
+from daybook.ledger.offers import Answer, Granted, Offer
+from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Status
+from daybook.ledger.tables import AttemptRow, JobRow, RunRow
+from daybook.spec.due import next_due
+from daybook.spec.job import edit, new_job
+from daybook.testing import MovedClock
+from daybook.timing import TIMING, Timing
+from tests import databases
+from tests.world.tasks import Tasks
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+    from daybook.host.prefect_here import PrefectHere
+    from daybook.sync.reconcile import Report
+    from tests.conftest import PrefectServer
+    from tests.databases import Database
+    from tests.world.agents import Agents
+    from tests.world.prefect import Prefect
+    from tests.world.workers import Workers
+
+LOST = 2 * TIMING.run_lease
+"""After so long without a renewal a run counts as lost."""
+
+AS_PREFECT_SHOWS_IT = {
+    "succeeded": ("COMPLETED", "Completed"),
+    "skipped": ("CANCELLED", "Skipped"),
+    "failed": ("FAILED", "Failed"),
+    "timed_out": ("FAILED", "TimedOut"),
+    "cancelled": ("CANCELLED", "Cancelled"),
+    "unknown": ("CRASHED", "Unknown"),
+}
+
+Which = StoredJob | RunRow | str | None
+"""A run: itself, its id, its job if that has one run only, or None for the ledger's only run."""
+
+
+async def so(true: Callable[[], Awaitable[object]], within: float) -> bool:
+    """Whether it becomes so within that many seconds."""
+    import asyncio
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while not await true():
+                await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.05))
+            return True
+    return False
+
+
+class World:
+    """A ledger and what belongs to it; ``database`` is there if the test made it by itself."""
+
+    prefect: Prefect
+    agents: Agents
+    workers: Workers
+    home: Home
+
+    def __init__(self, ledger: Ledger, clock: MovedClock, database: Database | None = None) -> None:
+        self.ledger, self.clock, self._database = ledger, clock, database
+        self.tasks = Tasks(self)
+        self.timezone = "UTC"
+        """That of jobs which name none."""
+
+    @property
+    def database(self) -> Database:
+        assert self._database is not None
+        return self._database
+
+    @property
+    def client(self) -> PrefectClient:
+        """What the code under test talks to Prefect with."""
+        return self.prefect.client
+
+    # --- time
+
+    def passes(self, **given: float) -> None:
+        """Let so much time pass for the ledger."""
+        self.clock.move(timedelta(**given))
+
+    def at(self, **given: float) -> datetime:
+        """So much from now on, for the ledger."""
+        return self.ledger.now() + timedelta(**given)
+
+    # --- jobs
+
+    async def add(
+        self, name: str = "brief", owner: str = "user", *, slug: str = "", **fields: Any
+    ) -> StoredJob:
+        """A job in the ledger; hourly if nothing else is said of it."""
+        fields = {
+            "prompt": "What is new?",
+            **({"cron": "0 * * * *"} if not fields else {}),
+            **fields,
+        }
+        now = self.ledger.now()
+        job = new_job(now=now, default_timezone=self.timezone, name=name, **fields)
+        slug = slug or (name if owner == "user" else f"{owner} {name}")
+        async with self.ledger.write() as session:
+            return await jobs.add(session, job, slug, now, owner)
+
+    async def deploy(self, **fields: Any) -> StoredJob:
+        """A job in the ledger with its deployment; on demand if nothing else is said of it."""
+        from daybook.sync.reconcile import Report, bring
+
+        when = {"cron", "every", "at", "on_demand"} & fields.keys()
+        name = f"job-{uuid4().hex[:8]}"
+        given = {"name": name, "prompt": "Do it", **({} if when else {"on_demand": True}), **fields}
+        stored = await self.add(slug=name, **given)
+        await bring(self.ledger, self.prefect.ui, stored, None, Report())
+        return await self.job(stored.id)
+
+    async def job(self, ref: str) -> StoredJob:
+        """The job of that id, archived or not, or the live one of that name."""
+        async with self.ledger.read() as session:
+            return await jobs.get(session, ref) or await jobs.find(session, ref)
+
+    async def job_row(self, job_id: str) -> JobRow:
+        async with self.ledger.read() as session:
+            row = await session.get(JobRow, job_id)
+        assert row is not None
+        return row
+
+    async def ids(self) -> dict[str, str]:
+        """The id of every job by its name, archived ones too."""
+        async with self.ledger.read() as session:
+            rows = (await session.execute(select(JobRow))).scalars()
+            return {row.name: row.id for row in rows}
+
+    async def edit(
+        self, ref: str, *, source: str = "ledger", reason: str = "", **changes: Any
+    ) -> StoredJob:
+        """Change the job; ``reason`` is why it is switched off."""
+        now = self.ledger.now()
+        async with self.ledger.write() as session:
+            stored = await jobs.find(session, ref)
+            job = edit(stored.job, changes, now=now)
+            return await jobs.change(
+                session, stored, job, now, source=source, disabled_reason=reason
+            )
+
+    async def archive(self, which: StoredJob | str) -> StoredJob:
+        """Remove the job; what it has in Prefect is still to be deleted."""
+        async with self.ledger.write() as session:
+            ref = which if isinstance(which, str) else which.id
+            found = await jobs.find(session, ref)
+            await jobs.archive(session, found, self.ledger.now())
+        return found
+
+    async def forget_deployment(self, name: str) -> None:
+        """As if the program had died before it wrote down what it made in Prefect."""
+        async with self.ledger.write() as session:
+            stored = await jobs.find(session, name)
+            await records.agreed(session, stored.id, None, None, stored.row.created_at)
+            stored.row.sync_pending = True
+
+    async def sync(self) -> Report:
+        """Reconcile all jobs with Prefect; the writes there are counted from here on."""
+        from daybook.sync import reconcile
+
+        self.prefect.writes.clear()
+        return await reconcile.everything(self.ledger, self.client)
+
+    # --- claims
+
+    def offer(self, stored: StoredJob, **changes: Any) -> Offer:
+        """The offer of the job's next due time, as Prefect's scheduler makes it."""
+        due = changes.pop("due", None) or next_due(stored.job.schedule, self.ledger.now())
+        assert isinstance(due, datetime)
+        offer = Offer(
+            occurrence=offers.due_key(stored.id, due),
+            kind="agent-prompt",
+            trigger="schedule",
+            due=due,
+            holder="here:1",
+            parameters=stored.job.parameters(),
+            job_id=stored.id,
+            flow_run_id=f"{stored.row.name} {due:%d %H:%M:%S}",
+        )
+        return replace(offer, **changes)
+
+    def offer_of(self, row: RunRow, **changes: Any) -> Offer:
+        """The offer of a run that was asked for."""
+        offer = Offer(
+            occurrence=row.occurrence,
+            kind=row.kind,
+            trigger=row.trigger,
+            due=row.due,
+            holder="here:1",
+            parameters=row.parameters,
+            job_id=row.job_id,
+            flow_run_id=row.flow_run_id or f"flow of {row.occurrence}",
+        )
+        return replace(offer, **changes)
+
+    async def request(
+        self, stored: StoredJob, until: datetime | None = None, **fields: Any
+    ) -> RunRow:
+        """A waiting row that was asked for a while ago, and has no Prefect run."""
+        row = await claims.request(self.ledger, stored, uuid4().hex[:8], "manual")
+        long_ago = row.queued_at - timedelta(seconds=10)
+        return await self.set_row(row, until=until or row.until, queued_at=long_ago, **fields)
+
+    async def claim(self, offer: Offer) -> Answer:
+        return await claims.claim(self.ledger, offer)
+
+    async def granted(self, offer: Offer) -> Granted:
+        """Claim at the due time, and expect to get it."""
+        self.clock.move(max(offer.due - self.clock.now(), timedelta(0)))
+        answer = await self.claim(offer)
+        assert isinstance(answer, Granted), answer
+        return answer
+
+    async def begun(self, offer: Offer) -> Granted:
+        granted = await self.granted(offer)
+        await claims.begin(self.ledger, granted.run_id, granted.fence)
+        return granted
+
+    async def settled(self, offer: Offer, status: Status, **fields: Any) -> Granted:
+        granted = await self.begun(offer)
+        await self.settle(granted, status, **fields)
+        return granted
+
+    async def settle(self, granted: Granted, status: Status, **fields: Any) -> Status:
+        outcome = Outcome(status, **fields)
+        return await claims.settle(self.ledger, granted.run_id, granted.fence, outcome)
+
+    async def suspect(self) -> None:
+        """Let every lease run out, and somebody find that."""
+        self.clock.move(TIMING.run_lease)
+        async with self.ledger.write() as session:
+            for row in (await session.execute(select(RunRow))).scalars():
+                assert not await leases.look(session, row, self.clock.now())
+
+    async def lose(self) -> None:
+        """Let every lease run out, be found so, and stay so until it counts as lost."""
+        await self.suspect()
+        self.clock.move(TIMING.run_lease)
+
+    # --- runs
+
+    async def row(self, which: Which = None) -> RunRow:
+        """The run as the ledger has it; AssertionError when there is none."""
+        found = await self._row(which)
+        assert found is not None, self._logs()
+        return found
+
+    async def _row(self, which: Which) -> RunRow | None:
+        wanted = select(RunRow)
+        if isinstance(which, StoredJob):
+            wanted = wanted.where(col(RunRow.job_id) == which.id)
+        elif which is not None:
+            wanted = wanted.where(col(RunRow.id) == (which if isinstance(which, str) else which.id))
+        async with self.ledger.read() as session:
+            found: RunRow | None = (await session.execute(wanted)).scalar_one_or_none()
+        return found
+
+    async def rows(self) -> list[RunRow]:
+        """All runs, the earliest due first."""
+        in_order = select(RunRow).order_by(col(RunRow.due), col(RunRow.queued_at))
+        async with self.ledger.read() as session:
+            return list((await session.execute(in_order)).scalars())
+
+    async def set_row(self, row: RunRow, **fields: Any) -> RunRow:
+        """Write into the row what no code of ours would."""
+        async with self.ledger.write() as session:
+            found = await session.get(RunRow, row.id)
+            assert found is not None
+            found.sqlmodel_update(fields)
+            session.add(found)
+        return found
+
+    async def attempts(self, which: Which = None) -> list[AttemptRow]:
+        """The attempts of the run, in their order."""
+        run = which if isinstance(which, str) else (await self.row(which)).id
+        of_run = select(AttemptRow).where(col(AttemptRow.run_id) == run)
+        async with self.ledger.read() as session:
+            found = await session.execute(of_run.order_by(col(AttemptRow.number)))
+            return list(found.scalars())
+
+    # --- runs in both, the ledger and Prefect
+
+    async def becomes(self, which: Which, status: str, within: float = 30.0) -> RunRow:
+        """Wait until the ledger says so of the run."""
+
+        async def it_is() -> bool:
+            row = await self._row(which)
+            return row is not None and row.status == status
+
+        if not await so(it_is, within):
+            raise AssertionError(f"{await self.rows()}, not {status}\n{self._logs()}")
+        return await self.row(which)
+
+    async def ends(self, which: Which, status: str, within: float) -> RunRow:
+        """Wait until both sides say that the run has ended so; the row."""
+        since = SYSTEM.now()
+        row = await self.becomes(which, status, within)
+        left = within - (SYSTEM.now() - since).total_seconds()
+        await self.shows(row.flow_run_id, *AS_PREFECT_SHOWS_IT[status], within=max(left, 5.0))
+        assert row.finished_at is not None
+        return row
+
+    async def has_ended(self, which: Which, status: str) -> RunRow:
+        """The row of a run of which both sides say already that it has ended so."""
+        row = await self.row(which)
+        assert row.status == status, self._logs()
+        shown = await self.prefect.shown(row.flow_run_id)
+        assert shown == AS_PREFECT_SHOWS_IT[status], self._logs()
+        assert row.finished_at is not None
+        return row
+
+    async def shows(self, run: Any, *wanted: str, within: float) -> None:
+        """Wait until Prefect shows the state of that type and, where given, that name."""
+
+        async def it_does() -> bool:
+            return (await self.prefect.shown(run))[: len(wanted)] == wanted
+
+        if not await so(it_does, within):
+            shown = await self.prefect.shown(run)
+            raise AssertionError(f"{shown}, not {wanted}\n{self._logs()}")
+
+    def _logs(self) -> str:
+        return self.workers.logs() if hasattr(self, "workers") else ""
+
+
+@asynccontextmanager
+async def in_database(
+    request: pytest.FixtureRequest, path: Path, clock: MovedClock
+) -> AsyncIterator[World]:
+    """A ledger in the kind of database that the fixture's parameter names; ``path`` if a file."""
+    there = databases.of_kind(request.param, path, databases.server_of(request), prepared=True)
+    async with Ledger(there.address, clock) as ledger:
+        yield World(ledger, clock, there)
+
+
+@asynccontextmanager
+async def at_prefect(
+    root: Path,
+    server: PrefectServer | PrefectHere,
+    database: Database | None = None,
+    timing: Timing = TIMING,
+) -> AsyncIterator[World]:
+    """A home below ``root``, at the Prefect that this process talks to.
+
+    Its clock goes with the machine's, and the test can put it forward. The ledger is the home's
+    unless there is a ``database``. ``timing`` is that of its workers and of what they start.
+    """
+    from daybook.host.prefect_here import PrefectHere
+    from tests.world import agents, prefect, workers
+
+    home = Home(root / "home").make()
+    address = database.address if database else f"sqlite+aiosqlite:///{home.path}/ledger.db"
+    clock = prefect.Ahead()
+    variables = timing.environment()
+    if database:
+        variables["DAYBOOK_LEDGER_URL"] = address
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(Ledger(address, clock))
+        world = World(ledger, clock, database)
+        world.home = home
+        world.prefect = await stack.enter_async_context(prefect.connected(world))
+        world.agents = await stack.enter_async_context(agents.of(world, root))
+        here = PrefectHere(server.api_url, server.ui_url)
+        world.workers = await stack.enter_async_context(workers.of(world, root, here, variables))
+        yield world

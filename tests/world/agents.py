@@ -1,0 +1,141 @@
+"""Command agents whose programs are a test's.
+
+They tell through a named pipe where they are, and wait at another one until they are let go, so no
+test guesses how long anything takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from daybook.agents import documents
+from daybook.errors import NotFound
+
+if TYPE_CHECKING:
+    from tests.world import World
+
+# tell(word): one line into the pipe. had(): one more line in the file of effects. heed(): waits
+# until the test lets one go.
+PRELUDE = """
+import os, signal, sys
+def tell(word):
+    with open(sys.argv[1] + ".pipe", "a") as pipe:
+        pipe.write(f"{os.getpid()} {word}\\n")
+def had():
+    with open(sys.argv[1] + ".effects", "a") as effects:
+        effects.write("had\\n")
+def heed():
+    with open(sys.argv[1] + ".go", "rb", buffering=0) as go:
+        go.read(1)
+def forever():
+    while True:
+        signal.pause()
+"""
+
+# Begins with what an agent is to do: says so, has its effect once, and answers when let go.
+WORKS = 'had(); tell("acting"); heed(); print("done")\n'
+FOR_EVER = 'had(); tell("acting"); forever()\n'
+DEAF = 'signal.signal(signal.SIGTERM, signal.SIG_IGN); had(); tell("acting"); forever()\n'
+
+
+class Agent:
+    """A command agent whose program is a test's."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.base = folder / name
+        self.effects = self.base.with_suffix(".effects")
+        self._pipe, self._go = (self._fifo(suffix) for suffix in (".pipe", ".go"))
+        self._text = b""
+
+    def _fifo(self, suffix: str) -> int:
+        path = self.base.with_suffix(suffix)
+        os.mkfifo(path)
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    @property
+    def had(self) -> int:
+        """How often its effect was had."""
+        return len(self.effects.read_text().splitlines()) if self.effects.exists() else 0
+
+    async def _line(self) -> str:
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._pipe, ready.set)
+        try:
+            while b"\n" not in self._text:
+                await ready.wait()
+                ready.clear()
+                with suppress(BlockingIOError):
+                    self._text += os.read(self._pipe, 4096)
+        finally:
+            loop.remove_reader(self._pipe)
+        line, _, self._text = self._text.partition(b"\n")
+        return line.decode()
+
+    async def word(self, within: float = 60.0) -> tuple[int, str]:
+        """Wait for what it says next; the process that says it, and what."""
+        try:
+            async with asyncio.timeout(within):
+                pid, said = (await self._line()).split(" ", 1)
+        except TimeoutError:
+            raise AssertionError(f"agent {self.name} said nothing for {within} s") from None
+        return int(pid), said
+
+    async def says(self, word: str, within: float = 60.0) -> int:
+        """Wait for the word, which is to be the next; returns the process that said it."""
+        pid, said = await self.word(within)
+        assert said == word
+        return pid
+
+    def let_go(self, count: int = 1) -> None:
+        """Let so many of those that `heed` go on, also who comes to it later."""
+        os.write(self._go, b"." * count)
+
+    def close(self) -> None:
+        os.close(self._go)
+        os.close(self._pipe)
+
+
+class Agents:
+    """The agents of a test; ``models`` are names of others, which end with it too."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self._world, self._folder = world, folder
+        self.all = list[Agent]()
+        self.models = list[str]()
+
+    async def add(self, program: str) -> Agent:
+        """A new command agent whose program is Python."""
+        agent = Agent(f"a-{uuid4().hex[:8]}", self._folder)
+        self.all.append(agent)
+        script = agent.base.with_suffix(".py")
+        script.write_text(PRELUDE + program)
+        command = [sys.executable, str(script), str(agent.base)]
+        await documents.add(self._world.client, agent.name, "command", {"command": command})
+        return agent
+
+    async def close(self) -> None:
+        for agent in self.all:
+            agent.close()
+        for name in [*(agent.name for agent in self.all), *self.models]:
+            with suppress(NotFound):
+                await documents.remove(self._world.client, name)
+
+
+@asynccontextmanager
+async def of(world: World, root: Path) -> AsyncIterator[Agents]:
+    """Those of ``world``, with their files in ``root/elsewhere``."""
+    folder = root / "elsewhere"
+    folder.mkdir()
+    agents = Agents(world, folder)
+    try:
+        yield agents
+    finally:
+        await agents.close()

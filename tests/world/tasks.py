@@ -1,0 +1,69 @@
+"""The queue of tasks of a `World`, and short ways to its rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlmodel import select
+
+from daybook.ledger.task_tables import TaskEventRow, TaskRunRow, TaskSessionRow
+from daybook.spec import owners
+from daybook.tasks import claims, queue, sessions, sweep
+
+if TYPE_CHECKING:
+    from tests.world import World
+
+AGENT = owners.Actor("agent:maria", via="mcp")
+OTHER = owners.Actor("agent:otto", via="mcp")
+
+
+class Tasks:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def add(self, title: str = "tidy up", **fields: Any) -> TaskRunRow:
+        """A task; its first run."""
+        _, run = await queue.add(self._world.ledger, title, **fields)
+        return run
+
+    async def register(self, name: str = "one", **fields: Any) -> TaskSessionRow:
+        """A session."""
+        return await sessions.register(self._world.ledger, name, **fields)
+
+    async def claim(self, name: str = "one", lease: str | None = None) -> claims.Claimed:
+        return await claims.claim(self._world.ledger, name, lease)
+
+    async def claimed(self, name: str = "one", lease: str | None = None) -> claims.Claimed:
+        """A task and a session that has claimed it."""
+        await self.add()
+        await self.register(name)
+        return await self.claim(name, lease)
+
+    async def sweep(self, limit: int = sweep.SWEEP_LIMIT) -> list[str]:
+        """One pass; the ids of what it took back."""
+        async with self._world.ledger.write() as session:
+            return [run.id for run in await sweep.sweep(session, self._world.ledger.now(), limit)]
+
+    async def run(self, run_id: str) -> TaskRunRow:
+        async with self._world.ledger.read() as session:
+            row = await session.get(TaskRunRow, run_id)
+        assert row is not None
+        return row
+
+    async def runs(self) -> list[TaskRunRow]:
+        async with self._world.ledger.read() as session:
+            return list((await session.execute(select(TaskRunRow))).scalars())
+
+    async def session(self, name: str = "one") -> TaskSessionRow:
+        async with self._world.ledger.read() as session:
+            return await sessions.find(session, name)
+
+    async def events(self, run_id: str) -> list[TaskEventRow]:
+        async with self._world.ledger.read() as session:
+            return await queue.events(session, run_id)
+
+    def everything(self) -> dict[str, list[tuple[Any, ...]]]:
+        """All rows of all the tables of tasks, in every column."""
+        tables = ("tasks", "task_runs", "task_sessions", "task_events")
+        query = self._world.database.query
+        return {name: sorted(query(f"SELECT * FROM {name}"), key=str) for name in tables}
