@@ -1,7 +1,7 @@
 """Tools that are there for one test: an installed distribution, saved servers that are programs.
 
-The programs tell by the pipes of `tests.world.agents` where they are, so no test guesses how long anything
-takes.
+The programs tell by the pipes of `tests.world.agents` where they are, so no test guesses how long
+anything takes.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ SLUGS = [each.slug for each in TYPES]
 TIME = [sys.executable, "-m", "mcp_server_time", "--local-timezone", "Europe/Berlin"]
 
 
-class House:
+class Running:
     """A running `up`, and what it talks to."""
 
     def __init__(self, up: Up, model: Provider, web: Server) -> None:
@@ -107,7 +107,7 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
     (tmp_path / "empty").mkdir()
     variables = {"DAYBOOK_ALLOWED_HOSTS": "127.0.0.1"}
     async with serving() as web:
@@ -117,7 +117,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
                 await asyncio.to_thread(
                     up.until, lambda lines: any(each.startswith("Ready") for each in lines), 240
                 )
-                yield House(up, model, web)
+                yield Running(up, model, web)
             finally:
                 await asyncio.to_thread(up.end)
 
@@ -132,54 +132,58 @@ NAMES = [
 ]
 
 
-async def made(house: House) -> str:
+async def made(running: Running) -> str:
     """One of each kind, and jobs that use them; the secret that signs callbacks."""
-    web, host = house.web.address, f"127.0.0.1:{house.web.port}"
-    model = ("--model", "openai:gpt-4o-mini", "--base-url", house.model.address)
-    await house.daybook("agents", "add", "helper", *model, "--key-stdin", given=KEY)
+    web, host = running.web.address, f"127.0.0.1:{running.web.port}"
+    model = ("--model", "openai:gpt-4o-mini", "--base-url", running.model.address)
+    await running.daybook("agents", "add", "helper", *model, "--key-stdin", given=KEY)
     for name in ("ops", "removed", "deleted"):
-        await house.daybook("secrets", "add", name, "--host", host, given=VALUE)
-    await house.daybook("tools", "add", "time", "--", *TIME)
-    await house.daybook("channels", "add", "team", given=f"json://{host}/channel")
-    hook = await house.daybook("callbacks", "destinations", "add", f"{web}/hook", "--name", "hook")
+        await running.daybook("secrets", "add", name, "--host", host, given=VALUE)
+    await running.daybook("tools", "add", "time", "--", *TIME)
+    await running.daybook("channels", "add", "team", given=f"json://{host}/channel")
+    hook = await running.daybook(
+        "callbacks", "destinations", "add", f"{web}/hook", "--name", "hook"
+    )
     demand = ("--on-demand", "--name")
-    await house.daybook("add", "Say hello", "--agent", "helper", *demand, "ask")
+    await running.daybook("add", "Say hello", "--agent", "helper", *demand, "ask")
     zone = ("--params", json.dumps({"timezone": "Europe/Berlin"}))
-    await house.daybook("add", "--tool", "time.get_current_time", *zone, *demand, "clock")
+    await running.daybook("add", "--tool", "time.get_current_time", *zone, *demand, "clock")
     header = ("--header", "Authorization: Bearer {{secret:ops}}")
     told = ("--on-complete", f"{web}/hook", "--channel", "team")
-    await house.daybook("add", "--webhook", f"{web}/export", *header, *told, *demand, "export")
+    await running.daybook("add", "--webhook", f"{web}/export", *header, *told, *demand, "export")
     return str(hook["secret"])
 
 
-async def removed_and_edited(house: House) -> None:
+async def removed_and_edited(running: Running) -> None:
     """Two are removed on purpose, and one is edited in Prefect's UI."""
-    await house.daybook("secrets", "remove", "removed")
-    there = await house.documents()
-    await house.prefect("DELETE", f"/block_documents/{there['daybook-secret/deleted']['id']}")
+    await running.daybook("secrets", "remove", "removed")
+    there = await running.documents()
+    await running.prefect("DELETE", f"/block_documents/{there['daybook-secret/deleted']['id']}")
     edit = {"data": {"value": EDITED}, "merge_existing_data": True}
-    await house.prefect("PATCH", f"/block_documents/{there['daybook-secret/ops']['id']}", json=edit)
-    await house.passed()
+    await running.prefect(
+        "PATCH", f"/block_documents/{there['daybook-secret/ops']['id']}", json=edit
+    )
+    await running.passed()
 
 
-async def jobs_run(house: House) -> None:
+async def jobs_run(running: Running) -> None:
     """With the key, the secret, the tool, the signature and the channel that were there before."""
-    assert (await house.runs("ask"))["output"] == "Hello."
-    assert house.model.requests[-1].key == KEY
-    assert "Europe/Berlin" in (await house.runs("clock"))["output"]
-    await house.runs("export")
-    (export,) = house.received("/export")
+    assert (await running.runs("ask"))["output"] == "Hello."
+    assert running.model.requests[-1].key == KEY
+    assert "Europe/Berlin" in (await running.runs("clock"))["output"]
+    await running.runs("export")
+    (export,) = running.received("/export")
     assert export.headers["authorization"] == f"Bearer {EDITED}"
 
     async def told_of() -> bool:
-        return bool(house.received("/hook") and house.received("/channel"))
+        return bool(running.received("/hook") and running.received("/channel"))
 
-    await house.until(told_of)
-    assert "webhook-signature" in house.received("/hook")[0].headers
+    await running.until(told_of)
+    assert "webhook-signature" in running.received("/hook")[0].headers
 
 
-async def doctor_says_what_is_missing(house: House) -> None:
-    found = {each["check"]: each for each in await house.daybook("doctor", exits=1)}
+async def doctor_says_what_is_missing(running: Running) -> None:
+    found = {each["check"]: each for each in await running.daybook("doctor", exits=1)}
     assert "ledger-key does not exist" in found["ledger key"]["problem"]
     assert "daybook ledger rekey" in found["ledger key"]["mend"]
     missing = found["copies"]["problem"]
@@ -189,7 +193,7 @@ async def doctor_says_what_is_missing(house: House) -> None:
     ):
         assert each in missing
     assert "removed" not in missing
-    refused = await house.daybook("ledger", "rekey", exits=2)
+    refused = await running.daybook("ledger", "rekey", exits=2)
     assert "secret ops" in refused["error"]["message"]
 
 
@@ -198,31 +202,31 @@ def texts_of(home: Path, pattern: str) -> bytes:
 
 
 async def test_after_prefects_database_is_lost_all_comes_back_that_nobody_removed(
-    house: House,
+    running: Running,
 ) -> None:
-    home = house.up.home
-    signs = await made(house)
-    await removed_and_edited(house)
-    before = await house.data()
+    home = running.up.home
+    signs = await made(running)
+    await removed_and_edited(running)
+    before = await running.data()
     assert sorted(before) == NAMES
 
-    await house.lose()
-    await house.passed()
-    assert await house.data() == before
-    await jobs_run(house)
+    await running.lose()
+    await running.passed()
+    assert await running.data() == before
+    await jobs_run(running)
 
     # Without the key nothing is restored, and nothing is destroyed.
     key = home / "ledger-key"
     key.rename(home / "elsewhere")
-    await house.lose()
-    await house.passed()
-    assert await house.data() == {}
-    await doctor_says_what_is_missing(house)
+    await running.lose()
+    await running.passed()
+    assert await running.data() == {}
+    await doctor_says_what_is_missing(running)
     (home / "elsewhere").rename(key)
-    await house.passed()
-    assert await house.data() == before
+    await running.passed()
+    assert await running.data() == before
 
-    printed = "\n".join(house.up.lines).encode()
+    printed = "\n".join(running.up.lines).encode()
     written = printed + texts_of(home, "ledger.db*") + texts_of(home, "logs/*")
-    for secret in (VALUE, EDITED, KEY, signs, f"127.0.0.1:{house.web.port}/channel"):
+    for secret in (VALUE, EDITED, KEY, signs, f"127.0.0.1:{running.web.port}/channel"):
         assert secret.encode() not in written

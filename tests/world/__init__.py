@@ -365,6 +365,7 @@ async def at_prefect(
     server: PrefectServer | PrefectHere,
     database: Database | None = None,
     timing: Timing = TIMING,
+    clock: MovedClock | None = None,
 ) -> AsyncIterator[World]:
     """A home below ``root``, at the Prefect that this process talks to.
 
@@ -376,7 +377,7 @@ async def at_prefect(
 
     home = Home(root / "home").make()
     address = database.address if database else f"sqlite+aiosqlite:///{home.path}/ledger.db"
-    clock = prefect.Ahead()
+    clock = clock or prefect.Ahead()
     variables = timing.environment()
     if database:
         variables["DAYBOOK_LEDGER_URL"] = address

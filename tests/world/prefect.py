@@ -65,15 +65,14 @@ class Ahead(MovedClock):
         return SYSTEM.now() + self._by
 
     def set(self, instant: datetime) -> datetime:
-        self._by = instant - SYSTEM.now()
-        return instant
+        return self.move(instant - self.now())
 
     def move(self, by: timedelta) -> datetime:
         self._by += by
         return self.now()
 
     async def wait_until(self, instant: datetime) -> None:
-        await SYSTEM.wait_until(instant - self._by)
+        await SYSTEM.wait_until(SYSTEM.now() + (instant - self.now()))
 
 
 @dataclass

@@ -11,21 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import PrefectClient, get_client
 from sqlalchemy import func
 from sqlmodel import col, select
 
 from daybook.home import Home
 from daybook.host import server
-from daybook.ledger.engine import Ledger
 from daybook.ledger.outbox import lane_of_url
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.outbox import destinations
 from daybook.outgoing import secret_blocks
-from tests.at_prefect import register_blocks
+from tests.conftest import PrefectServer
 from tests.databases import Database
-from tests.e2e.outbox.senders import Ahead
+from tests.e2e.outbox.senders import SharedClock
+from tests.world import World, at_prefect
 
 
 class Receiver:
@@ -66,47 +65,47 @@ class Receiver:
         return [json.loads(line) for line in lines if line.endswith("\n")]  # not one half written
 
 
-class Outbox:
-    """The ledger's outbox, as the test fills it and looks at it."""
+async def ask(world: World, *addresses: str, **fields: Any) -> list[str]:
+    """A callback to each; their ids."""
+    now = world.ledger.now()
+    rows = [
+        OutboxRow(
+            key=f"test:{number}:{address}",
+            purpose="callback",
+            event="completed",
+            lane=lane_of_url(address),
+            address=address,
+            body=json.dumps({"version": 1, "number": number, "output": "Grüße, 世界"}),
+            next_at=now,
+            created_at=now,
+            **fields,
+        )
+        for number, address in enumerate(addresses)
+    ]
+    ids = [row.id for row in rows]
+    async with world.ledger.write() as session:
+        session.add_all(rows)
+    return ids
 
-    def __init__(self, ledger: Ledger, clock: Ahead, client: PrefectClient) -> None:
-        self.ledger, self.clock, self.client = ledger, clock, client
 
-    async def ask(self, *addresses: str, **fields: Any) -> list[str]:
-        """A callback to each; their ids."""
-        now = self.ledger.now()
-        rows = [
-            OutboxRow(
-                key=f"test:{number}:{address}",
-                purpose="callback",
-                event="completed",
-                lane=lane_of_url(address),
-                address=address,
-                body=json.dumps({"version": 1, "number": number, "output": "Grüße, 世界"}),
-                next_at=now,
-                created_at=now,
-                **fields,
-            )
-            for number, address in enumerate(addresses)
-        ]
-        ids = [row.id for row in rows]
-        async with self.ledger.write() as session:
-            session.add_all(rows)
-        return ids
+async def callbacks(world: World) -> dict[str, OutboxRow]:
+    """All of them, by id."""
+    async with world.ledger.read() as session:
+        found = await session.execute(select(OutboxRow).where(OutboxRow.purpose == "callback"))
+        return {row.id: row for row in found.scalars()}
 
-    async def rows(self) -> dict[str, OutboxRow]:
-        async with self.ledger.read() as session:
-            found = await session.execute(select(OutboxRow).where(OutboxRow.purpose == "callback"))
-            return {row.id: row for row in found.scalars()}
 
-    async def tries(self) -> int:
-        async with self.ledger.read() as session:
-            return int((await session.execute(select(func.sum(OutboxRow.attempts)))).scalar_one())
+async def tries(world: World) -> int:
+    """How often all that is in the outbox was tried, together."""
+    async with world.ledger.read() as session:
+        return int((await session.execute(select(func.sum(OutboxRow.attempts)))).scalar_one())
 
-    async def pending(self) -> int:
-        waiting = select(func.count()).where(col(OutboxRow.status) == Delivery.PENDING)
-        async with self.ledger.read() as session:
-            return int((await session.execute(waiting)).scalar_one())
+
+async def pending(world: World) -> int:
+    """How much is still to be sent."""
+    waiting = select(func.count()).where(col(OutboxRow.status) == Delivery.PENDING)
+    async with world.ledger.read() as session:
+        return int((await session.execute(waiting)).scalar_one())
 
 
 @pytest.fixture
@@ -120,21 +119,13 @@ async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def client(prefect_server: object) -> AsyncIterator[PrefectClient]:
-    async with get_client() as client:
-        await register_blocks(client)
-        yield client
+async def world(
+    prefect_server: PrefectServer, daybook_home: Home, database: Database, tmp_path: Path
+) -> AsyncIterator[World]:
+    """With a clock that processes of the test's share; no destination and no secret is left."""
+    clock = SharedClock(tmp_path / "ahead")
+    async with at_prefect(tmp_path, prefect_server, database, clock=clock) as world:
+        yield world
         for slug in (destinations.SLUG, secret_blocks.SLUG):
-            for document in await client.read_block_documents_by_type(slug):
-                await client.delete_block_document(document.id)
-
-
-@pytest.fixture
-async def outbox(
-    client: PrefectClient, daybook_home: Home, database: Database, tmp_path: Path
-) -> AsyncIterator[Outbox]:
-    file = tmp_path / "ahead"
-    file.write_text("0")
-    clock = Ahead(file)
-    async with Ledger(database.address, clock) as ledger:
-        yield Outbox(ledger, clock, client)
+            for document in await world.client.read_block_documents_by_type(slug):
+                await world.client.delete_block_document(document.id)

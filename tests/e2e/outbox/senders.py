@@ -13,30 +13,37 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 
-from daybook.clock import SYSTEM, SystemClock
+from daybook.clock import SYSTEM
 from daybook.keeper import drain, lead
 from daybook.ledger.engine import Ledger
+from daybook.testing import MovedClock
+from tests.world.prefect import Ahead
 
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-class Ahead(SystemClock):
-    """The machine's clock, put forward by what stands in ``file``."""
+class SharedClock(Ahead):
+    """Put forward by what stands in ``file``, for all processes that have this clock."""
 
     def __init__(self, file: Path) -> None:
+        super().__init__()
         self._file = file
+        file.write_text("0")
+
+    def _ahead(self) -> float:
+        return float(self._file.read_text())
 
     def now(self) -> datetime:
-        return super().now() + timedelta(seconds=float(self._file.read_text()))
+        return SYSTEM.now() + timedelta(seconds=self._ahead())
 
-    def move(self, **by: float) -> None:
-        seconds = float(self._file.read_text()) + timedelta(**by).total_seconds()
+    def move(self, by: timedelta) -> datetime:
         draft = self._file.with_suffix(".new")
-        draft.write_text(str(seconds))
+        draft.write_text(str(self._ahead() + by.total_seconds()))
         draft.rename(self._file)
+        return self.now()
 
 
-async def _send(address: str, clock: Ahead) -> None:
+async def _send(address: str, clock: MovedClock) -> None:
     memory = drain.Memory()
     async with Ledger(address, clock) as ledger, get_client() as client:
         while True:
@@ -44,12 +51,12 @@ async def _send(address: str, clock: Ahead) -> None:
             await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=min(pause, 0.05)))
 
 
-def _sender(address: str, clock: Ahead, home: str) -> None:
+def _sender(address: str, clock: MovedClock, home: str) -> None:
     os.environ["DAYBOOK_HOME"] = home
     asyncio.run(_send(address, clock))
 
 
-def begin(address: str, clock: Ahead, home: Path) -> multiprocessing.process.BaseProcess:
+def begin(address: str, clock: MovedClock, home: Path) -> multiprocessing.process.BaseProcess:
     """Start one."""
     child = CONTEXT.Process(target=_sender, args=(address, clock, str(home)), daemon=True)
     child.start()

@@ -11,25 +11,25 @@ from prefect.client.orchestration import get_client
 from daybook.keeper import drain, lead
 from daybook.keeper.loops import Keeper
 from daybook.ledger import leads
-from tests.e2e.outbox.conftest import Outbox, Receiver
-from tests.world import so
+from tests.e2e.outbox.conftest import Receiver, ask, callbacks
+from tests.world import World, so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
 async def test_the_leader_sends_what_is_due_and_again_what_failed(
-    outbox: Outbox, receiver: Receiver
+    world: World, receiver: Receiver
 ) -> None:
     receiver.says("500")
-    [id_] = await outbox.ask(f"{receiver.address}/hook")
-    keeper = Keeper(outbox.ledger, lead.new_holder())
+    [id_] = await ask(world, f"{receiver.address}/hook")
+    keeper = Keeper(world.ledger, lead.new_holder())
     working = asyncio.create_task(keeper.go_on())
 
     async def tried() -> bool:
-        return (await outbox.rows())[id_].attempts >= 1
+        return (await callbacks(world))[id_].attempts >= 1
 
     async def delivered() -> bool:
-        return (await outbox.rows())[id_].status == "delivered"
+        return (await callbacks(world))[id_].status == "delivered"
 
     try:
         assert await so(tried, 30)
@@ -42,9 +42,9 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
         await asyncio.wait({working})
 
 
-async def test_one_that_stands_by_sends_nothing(outbox: Outbox, receiver: Receiver) -> None:
-    assert await leads.acquire(outbox.ledger, lead.NAME, "there:2") is not None
-    keeper = Keeper(outbox.ledger, lead.new_holder())
+async def test_one_that_stands_by_sends_nothing(world: World, receiver: Receiver) -> None:
+    assert await leads.acquire(world.ledger, lead.NAME, "there:2") is not None
+    keeper = Keeper(world.ledger, lead.new_holder())
     working = asyncio.create_task(keeper.go_on())
 
     # What every keeper does, whoever leads. Cancelled while it connects to Prefect for that, the
@@ -53,25 +53,25 @@ async def test_one_that_stands_by_sends_nothing(outbox: Outbox, receiver: Receiv
         return {"drain", "server"} <= keeper.costs.keys()
 
     try:
-        [id_] = await outbox.ask(f"{receiver.address}/hook")
+        [id_] = await ask(world, f"{receiver.address}/hook")
         assert await so(has_done_its_own, 30)
         assert "outbox" not in keeper.costs
-        assert ((await outbox.rows())[id_].fence, receiver.got()) == (0, [])
+        assert ((await callbacks(world))[id_].fence, receiver.got()) == (0, [])
     finally:
         working.cancel()
         await asyncio.wait({working})
 
 
 async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
-    outbox: Outbox, receiver: Receiver
+    world: World, receiver: Receiver
 ) -> None:
-    [id_] = await outbox.ask(f"{receiver.address}/hook", run_id="r1")
-    await outbox.ask(f"{receiver.address}/hang", run_id="r2")
+    [id_] = await ask(world, f"{receiver.address}/hook", run_id="r1")
+    await ask(world, f"{receiver.address}/hang", run_id="r2")
     memory = drain.Memory()
-    working = asyncio.create_task(drain.drain(outbox.ledger, outbox.client, "here:1", memory))
+    working = asyncio.create_task(drain.drain(world.ledger, world.client, "here:1", memory))
 
     async def delivered() -> bool:
-        return (await outbox.rows())[id_].status == "delivered"
+        return (await callbacks(world))[id_].status == "delivered"
 
     assert await so(delivered, 20)
     working.cancel()
@@ -81,14 +81,14 @@ async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
 
 
 async def test_while_prefect_is_away_what_is_to_be_shown_there_is_remembered(
-    outbox: Outbox, receiver: Receiver
+    world: World, receiver: Receiver
 ) -> None:
-    await outbox.ask(f"{receiver.address}/hook")
+    await ask(world, f"{receiver.address}/hook")
     memory = drain.Memory()
     memory.note(["r1"])
     async with get_client() as lost:
         lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        assert await drain.drain(outbox.ledger, lost, "here:1", memory) == drain.AWAY
+        assert await drain.drain(world.ledger, lost, "here:1", memory) == drain.AWAY
     assert list(memory.ended) == ["r1"]
-    await drain.drain(outbox.ledger, outbox.client, "here:1", memory)
+    await drain.drain(world.ledger, world.client, "here:1", memory)
     assert not memory.ended

@@ -15,9 +15,9 @@ from daybook.home import Home
 from daybook.ledger import sending
 from daybook.outbox import destinations
 from tests.e2e.outbox import senders
-from tests.e2e.outbox.conftest import Outbox, Receiver
+from tests.e2e.outbox.conftest import Receiver, ask, callbacks, pending, tries
 from tests.unit.outbox.rows import OLD, signature
-from tests.world import so
+from tests.world import World, so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -38,16 +38,16 @@ def fork_server() -> Iterator[None]:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-class Crew:
+class Senders:
     """Three senders at any time; which is killed next nobody knows."""
 
-    def __init__(self, outbox: Outbox, home: Home, seed: int) -> None:
-        self._outbox, self._home, self._chance = outbox, home, random.Random(seed)
+    def __init__(self, world: World, home: Home, seed: int) -> None:
+        self._world, self._home, self._chance = world, home, random.Random(seed)
         self._all = [self._begin() for _ in range(SENDERS)]
         self.killed = 0
 
     def _begin(self) -> BaseProcess:
-        return senders.begin(self._outbox.ledger.address, self._outbox.clock, self._home.path)
+        return senders.begin(self._world.ledger.address, self._world.clock, self._home.path)
 
     def kill_one(self) -> None:
         number = self._chance.randrange(SENDERS)
@@ -65,13 +65,13 @@ class Crew:
 
 
 async def test_all_are_delivered_once_the_receiver_is_well(
-    outbox: Outbox, receiver: Receiver, daybook_home: Home
+    world: World, receiver: Receiver, daybook_home: Home
 ) -> None:
-    await destinations.add(outbox.client, "storm", receiver.address, secret=OLD, timeout=1)
+    await destinations.add(world.client, "storm", receiver.address, secret=OLD, timeout=1)
     paths = [f"/{number}/{'gone' if number == 0 else 'hook'}" for number in range(LANES)]
-    ids = await outbox.ask(*(f"{receiver.address}{path}" for path in paths * EACH))
+    ids = await ask(world, *(f"{receiver.address}{path}" for path in paths * EACH))
     gone = set(ids[::LANES])
-    crew = Crew(outbox, daybook_home, seed=7)
+    crew = Senders(world, daybook_home, seed=7)
     try:
         for mode in ("dead", "500", "hang", "429", "mixed"):
             await receiver.kill()
@@ -79,28 +79,28 @@ async def test_all_are_delivered_once_the_receiver_is_well(
             if mode != "dead":
                 await receiver.start()
             if mode == "429":
-                await destinations.rotate(outbox.client, "storm", outbox.ledger.now())
+                await destinations.rotate(world.client, "storm", world.ledger.now())
             for _ in range(3):
-                before = await outbox.tries()
-                outbox.clock.move(minutes=12)
+                before = await tries(world)
+                world.passes(minutes=12)
 
                 async def tried(before: int = before) -> bool:
-                    return await outbox.tries() >= before + LANES // 2
+                    return await tries(world) >= before + LANES // 2
 
-                assert await so(tried, PATIENCE), (mode, before, await outbox.tries())
+                assert await so(tried, PATIENCE), (mode, before, await tries(world))
                 crew.kill_one()
         receiver.says("well")
         for _ in range(60):
             with suppress(AssertionError):
-                assert await so(lambda: _none(outbox), 3.0)
+                assert await so(lambda: _none(world), 3.0)
                 break
             crew.kill_one()
-            outbox.clock.move(minutes=12)
+            world.passes(minutes=12)
     finally:
         crew.end()
     assert crew.killed > 15
 
-    rows = await outbox.rows()
+    rows = await callbacks(world)
     assert {id_ for id_, row in rows.items() if row.status == "delivered"} == set(ids) - gone
     assert {id_ for id_, row in rows.items() if row.status == "failed"} == gone
     assert {row.tries[-1]["status_code"] for id_, row in rows.items() if id_ in gone} == {410}
@@ -126,33 +126,33 @@ async def test_all_are_delivered_once_the_receiver_is_well(
     for stamps in times.values():
         for stamp in stamps:
             assert datetime.fromtimestamp(int(stamp) + 1, UTC) >= begun
-            assert datetime.fromtimestamp(int(stamp), UTC) <= outbox.ledger.now()
+            assert datetime.fromtimestamp(int(stamp), UTC) <= world.ledger.now()
 
 
-async def _none(outbox: Outbox) -> bool:
-    return not await outbox.pending()
+async def _none(world: World) -> bool:
+    return not await pending(world)
 
 
 async def test_one_that_hangs_among_twenty_delays_nobody_by_an_attempt(
-    outbox: Outbox, receiver: Receiver, daybook_home: Home
+    world: World, receiver: Receiver, daybook_home: Home
 ) -> None:
     """The nineteen others are all delivered before its first try is over."""
-    await destinations.add(outbox.client, "storm", receiver.address, timeout=45)
-    hanging = await outbox.ask(*[f"{receiver.address}/hang"] * HANGING)
-    sender = senders.begin(outbox.ledger.address, outbox.clock, daybook_home.path)
+    await destinations.add(world.client, "storm", receiver.address, timeout=45)
+    hanging = await ask(world, *[f"{receiver.address}/hang"] * HANGING)
+    sender = senders.begin(world.ledger.address, world.clock, daybook_home.path)
 
     async def hangs() -> bool:  # as much of it as one lane is given
         return len(receiver.got()) >= sending.IN_FLIGHT
 
     async def done() -> bool:
-        return await outbox.pending() == HANGING
+        return await pending(world) == HANGING
 
     try:
         assert await so(hangs, PATIENCE)
         paths = [f"/{number}/hook" for number in range(1, LANES)]
-        others = await outbox.ask(*(f"{receiver.address}{path}" for path in paths * 20))
+        others = await ask(world, *(f"{receiver.address}{path}" for path in paths * 20))
         assert await so(done, 40.0)
-        rows = await outbox.rows()
+        rows = await callbacks(world)
         assert {rows[id_].attempts for id_ in hanging} == {0}
         assert {rows[id_].status for id_ in others} == {"delivered"}
     finally:
@@ -161,11 +161,11 @@ async def test_one_that_hangs_among_twenty_delays_nobody_by_an_attempt(
 
 
 async def test_what_is_killed_before_it_is_recorded_comes_again_under_the_same_id(
-    outbox: Outbox, receiver: Receiver, daybook_home: Home
+    world: World, receiver: Receiver, daybook_home: Home
 ) -> None:
     receiver.says("hang")
-    [id_] = await outbox.ask(f"{receiver.address}/hook")
-    sender = senders.begin(outbox.ledger.address, outbox.clock, daybook_home.path)
+    [id_] = await ask(world, f"{receiver.address}/hook")
+    sender = senders.begin(world.ledger.address, world.clock, daybook_home.path)
 
     async def came(times: int = 1) -> bool:
         return len(receiver.got()) == times
@@ -174,17 +174,17 @@ async def test_what_is_killed_before_it_is_recorded_comes_again_under_the_same_i
     sender.kill()
     sender.join()
     receiver.says("well")
-    sender = senders.begin(outbox.ledger.address, outbox.clock, daybook_home.path)
+    sender = senders.begin(world.ledger.address, world.clock, daybook_home.path)
     try:
-        outbox.clock.move(seconds=20)  # the lease of the one that was killed still holds
-        other = senders.begin(outbox.ledger.address, outbox.clock, daybook_home.path)
+        world.passes(seconds=20)  # the lease of the one that was killed still holds
+        other = senders.begin(world.ledger.address, world.clock, daybook_home.path)
         other.kill()
         other.join()
-        assert (await outbox.rows())[id_].attempts == 0
-        outbox.clock.move(seconds=100)
-        assert await so(lambda: _none(outbox), PATIENCE)
+        assert (await callbacks(world))[id_].attempts == 0
+        world.passes(seconds=100)
+        assert await so(lambda: _none(world), PATIENCE)
     finally:
         sender.kill()
         sender.join()
     assert [each["headers"]["webhook-id"] for each in receiver.got()] == [id_, id_]
-    assert (await outbox.rows())[id_].attempts == 1
+    assert (await callbacks(world))[id_].attempts == 1

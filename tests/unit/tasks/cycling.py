@@ -1,4 +1,4 @@
-"""Cycles over a board: what the scheduler is given, and what it told."""
+"""Cycles over the queue of tasks: what the scheduler is given, and what it told."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Away(Exception):
 
 
 @dataclass
-class Hall:
-    """A board with its scheduler. ``capable`` is what agents can do, ``told`` what the sink got;
+class Cycling:
+    """A queue with its scheduler. ``capable`` is what agents can do, ``told`` what the sink got;
     with ``away`` both fail.
     """
 

@@ -13,7 +13,7 @@ from daybook.spec.tasks import Ladder
 from daybook.tasks import ladder, statistics, sweep, switch
 from daybook.tasks.scheduler import Cycle, Scheduler
 from daybook.tasks.statistics import COUNTERS, FACT, IDS_KEPT, Report
-from tests.unit.tasks.cycling import CYCLE, Hall
+from tests.unit.tasks.cycling import CYCLE, Cycling
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -41,11 +41,11 @@ def facts(world: World) -> list[tuple[Any, ...]]:
 
 
 async def test_each_pending_run_is_in_one_place(world: World) -> None:
-    hall = Hall(world, Ladder(wake_url="https://hooks.example.org/wake"))
+    cycling = Cycling(world, Ladder(wake_url="https://hooks.example.org/wake"))
     await world.tasks.add("held", priority="urgent", capabilities=["held"])
     await world.tasks.register("holder", capabilities=["held", "busy"])
     await world.tasks.claim("holder")
-    await hall.there("idle", capabilities=["idle"])
+    await cycling.there("idle", capabilities=["idle"])
     wanted: dict[str, dict[str, Any]] = {
         "woken": {"capabilities": ["idle"], "priority": "high"},
         "no_match": {"capabilities": ["busy"]},
@@ -55,7 +55,7 @@ async def test_each_pending_run_is_in_one_place(world: World) -> None:
         "paused": {"paused": True},
     }
     runs = {name: (await world.tasks.add(name, **fields)).id for name, fields in wanted.items()}
-    report = await hall.cycle()
+    report = await cycling.cycle()
     check(report)
     assert (report.pending, report.active, report.scanned) == (6, 1, 7)
     assert report.runs["woken"] == [runs["woken"]]
@@ -63,8 +63,8 @@ async def test_each_pending_run_is_in_one_place(world: World) -> None:
     assert sorted(report.runs["unclaimable"]) == sorted([runs["unclaimable"], runs["persons"]])
     assert report.runs["paused"] == [runs["paused"]]
 
-    await hall.end()
-    report = await hall.cycle(CYCLE)
+    await cycling.end()
+    report = await cycling.cycle(CYCLE)
     check(report)
     assert report.runs["recently_notified"] == [runs["woken"]]
     assert report.runs["woken"] == [runs["second"]]
@@ -72,56 +72,56 @@ async def test_each_pending_run_is_in_one_place(world: World) -> None:
 
 
 async def test_a_session_that_expired_fits_nothing(world: World) -> None:
-    hall = Hall(world)
-    await hall.there("one")
+    cycling = Cycling(world)
+    await cycling.there("one")
     world.clock.move(timedelta(minutes=15))
     run = await world.tasks.add()
-    report = await hall.cycle()
+    report = await cycling.cycle()
     assert report.runs["unclaimable"] == [run.id]
 
 
 async def test_what_was_taken_back_is_matched_in_the_same_cycle(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     held = await world.tasks.claimed("one")
-    await hall.there("two")
+    await cycling.there("two")
     world.clock.move(timedelta(minutes=5))
-    report = await hall.cycle()
+    report = await cycling.cycle()
     check(report)
     assert report.runs["recovered"] == report.runs["woken"] == [held.run.id]
     assert report.active == 0
 
 
 async def test_the_third_lease_that_is_over_is_told_to_the_operator(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add("slippery")
     for expiries in (1, 2, 3):
         await world.tasks.register("one")
         await world.tasks.claim("one", "30s")
-        report = await hall.cycle(timedelta(seconds=30))
+        report = await cycling.cycle(timedelta(seconds=30))
         check(report)
         assert report.count("needs_attention") == (expiries == 3)
-        assert len(await hall.alerts()) == (expiries == 3)
-    (alert,) = await hall.alerts()
+        assert len(await cycling.alerts()) == (expiries == 3)
+    (alert,) = await cycling.alerts()
     assert (alert.event, report.pending, report.scanned) == ("needs_attention", 0, 1)
     assert "slippery" in str(alert.subject)
     assert run.id[:12] in str(alert.body)
-    await hall.cycle(CYCLE)
-    assert len(await hall.alerts()) == 1
+    await cycling.cycle(CYCLE)
+    assert len(await cycling.alerts()) == 1
 
 
 @pytest.mark.slow
 async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     count = sweep.SWEEP_LIMIT + 3
     for number in range(count):
         await world.tasks.add(f"task {number}")
         await world.tasks.register(f"s{number}")
         await world.tasks.claim(f"s{number}")
-    report = await hall.cycle(timedelta(minutes=5))
+    report = await cycling.cycle(timedelta(minutes=5))
     check(report)
     assert report.count("recovered") == sweep.SWEEP_LIMIT
     assert len((await kept(world))["last_cycle"]["runs"]["recovered"]) == IDS_KEPT
-    report = await hall.cycle(CYCLE)
+    report = await cycling.cycle(CYCLE)
     assert (report.count("recovered"), report.active) == (3, 0)
 
 
@@ -129,8 +129,8 @@ async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) ->
 
 
 async def test_nothing_is_written_where_there_is_nothing_to_do(world: World) -> None:
-    hall = Hall(world)
-    await hall.there("idle")
+    cycling = Cycling(world)
+    await cycling.there("idle")
     await world.tasks.claimed("one", "1h")
     third = await world.tasks.add("third", capabilities=["x"])
     await world.tasks.register("x", capabilities=["x"])
@@ -141,7 +141,7 @@ async def test_nothing_is_written_where_there_is_nothing_to_do(world: World) -> 
     assert (await world.tasks.run(third.id)).status == "needs_attention"
     before = world.tasks.everything(), facts(world)
     for _ in range(3):
-        report = await hall.cycle(CYCLE)
+        report = await cycling.cycle(CYCLE)
     assert (world.tasks.everything(), facts(world)) == before
     assert (report.pending, report.active, report.scanned) == (0, 1, 2)
     assert report.runs == {"needs_attention": [third.id]}
@@ -149,23 +149,23 @@ async def test_nothing_is_written_where_there_is_nothing_to_do(world: World) -> 
 
 
 async def test_a_wake_under_way_is_counted_though_its_run_was_claimed(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
+    await cycling.there()
+    await cycling.cycle()
     await world.tasks.claim("one")
-    await hall.end()
-    report = await hall.cycle(CYCLE)
+    await cycling.end()
+    report = await cycling.cycle(CYCLE)
     assert (report.pending, report.wakes_succeeded) == (0, 1)
     before = facts(world)
-    assert (await hall.cycle(CYCLE)).wakes_succeeded == 0
+    assert (await cycling.cycle(CYCLE)).wakes_succeeded == 0
     assert facts(world) == before
 
 
 async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     await world.tasks.claimed()
     world.clock.move(timedelta(minutes=5))
     before = world.tasks.everything(), facts(world)
@@ -173,8 +173,8 @@ async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing
     scheduler = Scheduler(
         world.ledger,
         ladder=ladder.here,
-        sink=hall.sink,
-        capabilities_of=hall.capabilities,
+        sink=cycling.sink,
+        capabilities_of=cycling.capabilities,
     )
     with pytest.raises(Refused, match="DAYBOOK_TASKS: starved: "):
         await scheduler.cycle()
@@ -187,13 +187,13 @@ async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing
 async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     held, waiting = await world.tasks.claimed(), await world.tasks.add(capabilities=["gpu"])
     scheduler = Scheduler(
         world.ledger,
         ladder=ladder.here,
-        sink=hall.sink,
-        capabilities_of=hall.capabilities,
+        sink=cycling.sink,
+        capabilities_of=cycling.capabilities,
     )
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "4m"}')
     await scheduler.cycle()
@@ -217,12 +217,12 @@ async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
 async def test_who_leads_late_knows_the_ladder_from_its_start(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     scheduler = Scheduler(
         world.ledger,
         ladder=ladder.here,
-        sink=hall.sink,
-        capabilities_of=hall.capabilities,
+        sink=cycling.sink,
+        capabilities_of=cycling.capabilities,
     )
     await world.tasks.claimed()
     reports: list[Report] = []
@@ -242,12 +242,12 @@ async def test_who_leads_late_knows_the_ladder_from_its_start(
 
 
 async def test_what_cycles_did_adds_up_and_the_last_one_is_shown(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
-    await hall.there()
+    await cycling.there()
     for _ in range(3):
-        report = await hall.cycle(timedelta(seconds=60))
-        await hall.end()
+        report = await cycling.cycle(timedelta(seconds=60))
+        await cycling.end()
     found = await kept(world)
     assert found["cycles"] == 3
     assert found["totals"]["wakes_tried"] == 3
@@ -262,21 +262,21 @@ async def test_statistics_that_cannot_be_read_are_begun_anew(world: World) -> No
         session.add(Fact(key=FACT, value='{"cycles": "many"}'))
     assert (await kept(world))["cycles"] == 0
     await world.tasks.add()
-    await Hall(world).cycle()
+    await Cycling(world).cycle()
     assert (await kept(world))["cycles"] == 1
 
 
-@pytest.mark.parametrize("board", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 async def test_a_sweep_that_fails_is_counted_and_wakes_go_on(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     held = await world.tasks.claimed("one")
     waiting = await world.tasks.add("waiting", owner="session:two")
-    await hall.there("two")
+    await cycling.there("two")
     # What no program of ours writes: SQLite takes it.
     world.database.query(f"UPDATE task_runs SET expiries = 'x' WHERE id = '{held.run.id}'")
     world.clock.move(timedelta(minutes=5))
-    await hall.there("two")
-    report = await hall.cycle()
+    await cycling.there("two")
+    report = await cycling.cycle()
     assert report.count("recovered") == 0
     assert report.runs["woken"] == [waiting.id]
     assert report.errors[0].startswith("sweep: ")
@@ -286,10 +286,10 @@ async def test_a_sweep_that_fails_is_counted_and_wakes_go_on(world: World) -> No
 
 
 async def test_a_paused_scheduler_is_counted_too(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     runs = [(await world.tasks.add(f"task {n}")).id for n in range(3)]
-    await hall.there()
+    await cycling.there()
     await switch.pause(world.ledger)
-    report = await hall.cycle()
+    report = await cycling.cycle()
     check(report)
     assert sorted(report.runs["paused"]) == sorted(runs)

@@ -23,7 +23,7 @@ from daybook.tasks.cycle import cycle
 from daybook.tasks.sink import NotTaken, Starving, event
 from daybook.testing import MovedClock
 from tests.unit.tasks import killed
-from tests.unit.tasks.cycling import CYCLE, STARVED, Hall
+from tests.unit.tasks.cycling import CYCLE, STARVED, Cycling
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -32,32 +32,32 @@ PYTHON = {"default": frozenset({"python"})}
 TICK = timedelta(microseconds=1)
 
 
-async def starving(world: World, **fields: Any) -> tuple[Hall, str]:
+async def starving(world: World, **fields: Any) -> tuple[Cycling, str]:
     """A run that starves from the next cycle on, and a job that may be run for it."""
-    hall = Hall(world, capable=PYTHON)
-    await hall.worker()
+    cycling = Cycling(world, capable=PYTHON)
+    await cycling.worker()
     run = await world.tasks.add("review it", capabilities=["python"], **fields)
     world.clock.move(STARVED - CYCLE)
-    return hall, run.id
+    return cycling, run.id
 
 
-async def cycles(hall: Hall, count: int) -> None:
+async def cycles(cycling: Cycling, count: int) -> None:
     for _ in range(count):
-        await hall.cycle(CYCLE)
+        await cycling.cycle(CYCLE)
 
 
 async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World) -> None:
-    hall, run_id = await starving(world)
-    await hall.there("one", capabilities=["python"])
-    await hall.there("two", capabilities=["python"])
+    cycling, run_id = await starving(world)
+    await cycling.there("one", capabilities=["python"])
+    await cycling.there("two", capabilities=["python"])
     taken: dict[int, list[str]] = {}
     before: list[str] = []
     for number in range(1, 15):
         world.clock.move(CYCLE)
         # Another process each time: it knows what stands in the ledger.
         async with Ledger(world.ledger.address, world.clock) as ledger:
-            await hall.scheduler(ledger).cycle()
-        await hall.end()
+            await cycling.scheduler(ledger).cycle()
+        await cycling.end()
         run = await world.tasks.run(run_id)
         assert run.starved_cycles == number
         if run.tiers != before:
@@ -68,10 +68,10 @@ async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World
     counted = Counter(each.event for each in await world.tasks.events(run_id))
     once = ("fan_out", "worker_requested", "starved", "needs_attention")
     assert [counted[name] for name in once] == [1, 1, 1, 1]
-    assert [(each.run_id, each.cycles) for each in hall.told] == [(run_id, 6)]
-    (asked,) = await hall.requests()
+    assert [(each.run_id, each.cycles) for each in cycling.told] == [(run_id, 6)]
+    (asked,) = await cycling.requests()
     assert (await world.tasks.run(run_id)).spawned_run_id == asked.id
-    (alert,) = await hall.alerts()
+    (alert,) = await cycling.alerts()
     assert (alert.event, alert.status) == ("needs_attention", "delivered")
     assert "review it" in str(alert.subject)
     # Whoever comes after all may claim it.
@@ -82,37 +82,37 @@ async def test_each_step_is_taken_once_at_its_cycle_across_restarts(world: World
 
 
 async def test_the_operator_is_told_since_when_nobody_claims_it(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
     told = f"obody has claimed it since {world.ledger.now():%Y-%m-%dT%H:%M:%S}+00:00"
     world.clock.move(STARVED)
-    await cycles(hall, 12)
+    await cycles(cycling, 12)
     assert (await world.tasks.run(run.id)).attention == f"n{told}"
     assert (await world.tasks.events(run.id))[-1].reason == f"n{told}"
-    (alert,) = await hall.alerts()
+    (alert,) = await cycling.alerts()
     assert str(alert.body).splitlines()[0] == f"N{told}"
 
 
 async def test_a_run_starves_exactly_after_its_time(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
-    await hall.cycle(STARVED - TICK)
+    await cycling.cycle(STARVED - TICK)
     assert (await world.tasks.run(run.id)).starved_cycles == 0
-    await hall.cycle(TICK)
+    await cycling.cycle(TICK)
     assert (await world.tasks.run(run.id)).starved_cycles == 1
 
 
 async def test_an_age_of_nothing_switches_it_off(world: World) -> None:
-    hall, run_id = await starving(world)
-    hall.ladder = Ladder(starve_after=timedelta(0))
-    await cycles(hall, 15)
+    cycling, run_id = await starving(world)
+    cycling.ladder = Ladder(starve_after=timedelta(0))
+    await cycles(cycling, 15)
     run = await world.tasks.run(run_id)
-    assert (run.starved_cycles, run.tiers, hall.told, hall.asked) == (0, [], [], 0)
+    assert (run.starved_cycles, run.tiers, cycling.told, cycling.asked) == (0, [], [], 0)
 
 
 async def test_a_claim_begins_it_anew(world: World) -> None:
-    hall, run_id = await starving(world)
-    await cycles(hall, 6)
+    cycling, run_id = await starving(world)
+    await cycles(cycling, 6)
     await world.tasks.register("late", capabilities=["python"])
     claimed = await world.tasks.claim("late")
     run = await world.tasks.run(run_id)
@@ -120,21 +120,21 @@ async def test_a_claim_begins_it_anew(world: World) -> None:
 
     await claims.release(world.ledger, run_id, claimed.token)
     await world.tasks.register("late")  # cannot do it any more
-    await cycles(hall, 6)
+    await cycles(cycling, 6)
     assert (await world.tasks.run(run_id)).tiers == ["request_worker", "starved"]
-    first, second = await hall.requests()
+    first, second = await cycling.requests()
     assert first.occurrence != second.occurrence
-    assert hall.told[0].event_id != hall.told[1].event_id
+    assert cycling.told[0].event_id != cycling.told[1].event_id
 
 
 # --- a worker
 
 
 async def test_the_worker_is_asked_for_as_any_run_is_and_told_what_to_do(world: World) -> None:
-    hall, run_id = await starving(world, workspace="w", channel="c", preferred=["sql", "perl"])
-    hall.capable = {"default": frozenset({"python", "sql", "mail"})}
-    await cycles(hall, 4)
-    (asked,) = await hall.requests()
+    cycling, run_id = await starving(world, workspace="w", channel="c", preferred=["sql", "perl"])
+    cycling.capable = {"default": frozenset({"python", "sql", "mail"})}
+    await cycles(cycling, 4)
+    (asked,) = await cycling.requests()
     assert asked.occurrence == offers.request_key(str(asked.job_id), f"task-{run_id}-0")
     assert (asked.status, asked.trigger) == ("waiting", "api")
     prompt = str(asked.parameters["prompt"])
@@ -153,13 +153,13 @@ async def test_the_worker_is_asked_for_as_any_run_is_and_told_what_to_do(world: 
     "job", [{}, {"session_key": "shared"}, {"session": "chat", "notify": {"channel": "ops"}}]
 )
 async def test_each_worker_has_a_conversation_of_its_own(world: World, job: dict[str, Any]) -> None:
-    hall = Hall(world, capable=PYTHON)
-    stored = await hall.worker(**job)
+    cycling = Cycling(world, capable=PYTHON)
+    stored = await cycling.worker(**job)
     for title in ("one", "two"):
         await world.tasks.add(title, capabilities=["python"])
     world.clock.move(STARVED)
-    await cycles(hall, 4)
-    rows = await hall.requests()
+    await cycles(cycling, 4)
+    rows = await cycling.requests()
     assert len(rows) == 2
     for row in rows:
         # The flow takes the parameters.
@@ -169,109 +169,109 @@ async def test_each_worker_has_a_conversation_of_its_own(world: World, job: dict
 
 
 async def test_a_full_queue_has_four_workers_at_a_time(world: World) -> None:
-    hall = Hall(world, capable=PYTHON)
-    stored = await hall.worker()
+    cycling = Cycling(world, capable=PYTHON)
+    stored = await cycling.worker()
     mine = await claims_of_runs.request(world.ledger, stored, "task", "manual")  # is no worker
     for number in range(6):
         await world.tasks.add(f"task {number}", capabilities=["python"])
     world.clock.move(STARVED)
-    await cycles(hall, 6)
-    rows = [row for row in await hall.requests() if row.id != mine.id]
+    await cycles(cycling, 6)
+    rows = [row for row in await cycling.requests() if row.id != mine.id]
     assert len(rows) == spawn.AT_ONCE == 4
     # The next one, in the cycle after one of them has ended.
     await claims_of_runs.cancel(world.ledger, rows[0].id)
-    await cycles(hall, 2)
-    again = [row for row in await hall.requests() if row.id != mine.id]
+    await cycles(cycling, 2)
+    again = [row for row in await cycling.requests() if row.id != mine.id]
     assert len(again) == 5
     assert sum(row.status == "waiting" for row in again) == 4
 
 
 async def test_a_run_that_its_workers_give_back_gets_three_and_no_more(world: World) -> None:
-    hall, run_id = await starving(world)
+    cycling, run_id = await starving(world)
     for given_back in range(1, 6):
-        await cycles(hall, 6)
+        await cycles(cycling, 6)
         assert (await world.tasks.run(run_id)).tiers == ["request_worker", "starved"]
-        assert len(await hall.requests()) == min(given_back, spawn.MOST_WORKERS)
+        assert len(await cycling.requests()) == min(given_back, spawn.MOST_WORKERS)
         await world.tasks.register("worker", capabilities=["python"])
         claimed = await world.tasks.claim("worker")
         await claims.release(world.ledger, run_id, claimed.token)
         await sessions.remove(world.ledger, "worker")
-    prompts = [str(row.parameters["prompt"]) for row in await hall.requests()]
+    prompts = [str(row.parameters["prompt"]) for row in await cycling.requests()]
     names = {each.split('"name": "')[1].split('"')[0] for each in prompts}
     assert names == {f"worker-{run_id[:8]}-{fence}" for fence in range(3)}
     # The others still come, and Prefect is not asked in vain for ever.
-    asked = hall.asked
-    await cycles(hall, 10)
+    asked = cycling.asked
+    await cycles(cycling, 10)
     assert "needs_attention" in (await world.tasks.run(run_id)).tiers
-    assert hall.asked <= asked + 1
+    assert cycling.asked <= asked + 1
 
 
 async def test_for_a_paused_task_nobody_asks_what_agents_can_do(world: World) -> None:
-    hall, run_id = await starving(world, paused=True)
+    cycling, run_id = await starving(world, paused=True)
     async with world.ledger.write() as session:
         row = await session.get_one(TaskRunRow, run_id)
         row.starved_cycles = 5
-    await cycles(hall, 2)
-    assert hall.asked == 0
+    await cycles(cycling, 2)
+    assert cycling.asked == 0
     await queue.resume(world.ledger, run_id)
-    await cycles(hall, 1)
-    assert hall.asked == 1
+    await cycles(cycling, 1)
+    assert cycling.asked == 1
 
 
 async def test_no_capable_agent_skips_that_step_alone(world: World) -> None:
-    hall, run_id = await starving(world)
-    hall.capable = {"default": frozenset({"mail"})}
-    await hall.there("one", capabilities=["python"])
+    cycling, run_id = await starving(world)
+    cycling.capable = {"default": frozenset({"mail"})}
+    await cycling.there("one", capabilities=["python"])
     for _ in range(10):
-        report = await hall.cycle(CYCLE)
-        await hall.end()
+        report = await cycling.cycle(CYCLE)
+        await cycling.end()
         assert report.errors == []
     assert (await world.tasks.run(run_id)).tiers == ["fan_out", "starved", "needs_attention"]
-    assert await hall.requests() == []
+    assert await cycling.requests() == []
 
 
 @pytest.mark.parametrize("before", [7, 13])
 async def test_an_agent_that_comes_later_is_found_also_after_somebody_was_told(
     world: World, before: int
 ) -> None:
-    hall, run_id = await starving(world)
-    hall.capable = {}
-    await cycles(hall, before)
+    cycling, run_id = await starving(world)
+    cycling.capable = {}
+    await cycles(cycling, before)
     assert ("needs_attention" in (await world.tasks.run(run_id)).tiers) == (before == 13)
-    hall.capable = PYTHON
-    report = await hall.cycle(CYCLE)
+    cycling.capable = PYTHON
+    report = await cycling.cycle(CYCLE)
     assert report.runs["spawn_requested"] == [run_id]
-    await cycles(hall, 3)
-    assert len(await hall.requests()) == 1
+    await cycles(cycling, 3)
+    assert len(await cycling.requests()) == 1
 
 
 async def test_prefect_is_not_asked_before_there_is_a_job_for_a_worker(world: World) -> None:
-    hall = Hall(world, capable=PYTHON)
+    cycling = Cycling(world, capable=PYTHON)
     run = await world.tasks.add(capabilities=["python"])
-    await hall.worker("other", tags=[])
-    await hall.worker("off", enabled=False)
+    await cycling.worker("other", tags=[])
+    await cycling.worker("off", enabled=False)
     world.clock.move(STARVED)
-    await cycles(hall, 12)
-    assert (hall.asked, (await world.tasks.run(run.id)).tiers) == (
+    await cycles(cycling, 12)
+    assert (cycling.asked, (await world.tasks.run(run.id)).tiers) == (
         0,
         ["starved", "needs_attention"],
     )
-    await hall.worker()
-    assert (await hall.cycle(CYCLE)).runs["spawn_requested"] == [run.id]
-    assert hall.asked == 1
+    await cycling.worker()
+    assert (await cycling.cycle(CYCLE)).runs["spawn_requested"] == [run.id]
+    assert cycling.asked == 1
 
 
 async def test_while_prefect_is_away_the_step_is_owed_and_sessions_are_woken(world: World) -> None:
-    hall, run_id = await starving(world)
-    await cycles(hall, 3)
-    hall.away = True
-    await hall.there("one", capabilities=["python"])
-    report = await hall.cycle(CYCLE)
+    cycling, run_id = await starving(world)
+    await cycles(cycling, 3)
+    cycling.away = True
+    await cycling.there("one", capabilities=["python"])
+    report = await cycling.cycle(CYCLE)
     assert report.runs["woken"] == [run_id]
     assert "no answer" in report.errors[0]
     assert "request_worker" not in (await world.tasks.run(run_id)).tiers
-    hall.away = False
-    assert (await hall.cycle(CYCLE)).runs["spawn_requested"] == [run_id]
+    cycling.away = False
+    assert (await cycling.cycle(CYCLE)).runs["spawn_requested"] == [run_id]
 
 
 @pytest.mark.parametrize(
@@ -286,31 +286,33 @@ async def test_while_prefect_is_away_the_step_is_owed_and_sessions_are_woken(wor
 async def test_only_an_enabled_prompt_with_the_tag_and_a_capable_agent_is_run(
     world: World, job: dict[str, Any]
 ) -> None:
-    hall = Hall(world, capable=PYTHON)
-    await hall.worker(**job)
+    cycling = Cycling(world, capable=PYTHON)
+    await cycling.worker(**job)
     run = await world.tasks.add(capabilities=["python"])
     world.clock.move(STARVED)
-    await cycles(hall, 6)
-    assert await hall.requests() == []
+    await cycles(cycling, 6)
+    assert await cycling.requests() == []
     assert (await world.tasks.run(run.id)).tiers == ["starved"]
 
 
 async def test_of_several_that_whose_agent_is_needed_least_elsewhere(world: World) -> None:
-    hall = Hall(world, capable={"wide": frozenset({"python", "sql"}), "fit": frozenset({"python"})})
-    await hall.worker("a", agent="wide")
-    fit = await hall.worker("b", agent="fit")
+    cycling = Cycling(
+        world, capable={"wide": frozenset({"python", "sql"}), "fit": frozenset({"python"})}
+    )
+    await cycling.worker("a", agent="wide")
+    fit = await cycling.worker("b", agent="fit")
     await world.tasks.add(capabilities=["python"])
     world.clock.move(STARVED)
-    await cycles(hall, 4)
-    assert [row.job_id for row in await hall.requests()] == [fit.id]
+    await cycles(cycling, 4)
+    assert [row.job_id for row in await cycling.requests()] == [fit.id]
 
 
 async def test_for_a_task_of_one_session_no_worker_is_of_use(world: World) -> None:
-    hall = Hall(world, capable=PYTHON)
-    await hall.worker()
+    cycling = Cycling(world, capable=PYTHON)
+    await cycling.worker()
     run = await world.tasks.add(owner="session:mine")
     world.clock.move(STARVED)
-    await cycles(hall, 10)
+    await cycles(cycling, 10)
     assert (await world.tasks.run(run.id)).tiers == ["starved", "needs_attention"]
 
 
@@ -318,35 +320,35 @@ async def test_for_a_task_of_one_session_no_worker_is_of_use(world: World) -> No
 async def test_a_worker_is_asked_for_once_though_the_cycle_is_killed(
     world: World, when: killed.When
 ) -> None:
-    hall, run_id = await starving(world)
-    hall.ladder = Ladder(fan_out=1, request_worker=2, starved=3)
-    await cycles(hall, 1)
+    cycling, run_id = await starving(world)
+    cycling.ladder = Ladder(fan_out=1, request_worker=2, starved=3)
+    await cycles(cycling, 1)
     if when == "after":  # both steps in one cycle: it is killed when Prefect was told
-        hall.ladder = Ladder(fan_out=3, request_worker=4, starved=5)
-        await cycles(hall, 2)
-        hall.ladder = Ladder(fan_out=1, request_worker=3, starved=4)
+        cycling.ladder = Ladder(fan_out=3, request_worker=4, starved=5)
+        await cycles(cycling, 2)
+        cycling.ladder = Ladder(fan_out=1, request_worker=3, starved=4)
     world.clock.move(CYCLE)
-    code = killed.killed(world.ledger.address, world.clock, hall.ladder, when)
+    code = killed.killed(world.ledger.address, world.clock, cycling.ladder, when)
     assert code == -signal.SIGKILL
-    assert len(await hall.requests()) == (when == "after")
+    assert len(await cycling.requests()) == (when == "after")
 
-    await cycles(hall, 4)
-    assert len(await hall.requests()) == 1
+    await cycles(cycling, 4)
+    assert len(await cycling.requests()) == 1
     counted = Counter(each.event for each in await world.tasks.events(run_id))
     assert (counted["worker_requested"], counted["starved"]) == (1, 1)
     # What Prefect is told once more is the same event to it.
-    assert len({each.event_id for each in hall.told}) == 1
+    assert len({each.event_id for each in cycling.told}) == 1
 
 
 # --- the event
 
 
 async def test_a_sink_that_fails_is_asked_again_and_the_counts_are_kept(world: World) -> None:
-    hall, run_id = await starving(world)
-    await cycles(hall, 5)
-    hall.away = True
+    cycling, run_id = await starving(world)
+    await cycles(cycling, 5)
+    cycling.away = True
     for cycles_then in (6, 7):
-        report = await hall.cycle(CYCLE)
+        report = await cycling.cycle(CYCLE)
         assert report.count("starved") == 0
         assert "no answer" in report.errors[-1]
         run = await world.tasks.run(run_id)
@@ -355,11 +357,11 @@ async def test_a_sink_that_fails_is_asked_again_and_the_counts_are_kept(world: W
     async with world.ledger.read() as session:
         kept = await statistics.read(session)
     assert "no answer" in kept["errors"][-1]["error"]
-    hall.away = False
-    report = await hall.cycle(CYCLE)
+    cycling.away = False
+    report = await cycling.cycle(CYCLE)
     assert report.runs["starved"] == [run_id]
-    await cycles(hall, 3)
-    assert [each.cycles for each in hall.told] == [8]
+    await cycles(cycling, 3)
+    assert [each.cycles for each in cycling.told] == [8]
     async with world.ledger.read() as session:
         assert (await statistics.read(session))["totals"]["starved"] == 1
 
@@ -388,8 +390,8 @@ async def test_an_event_that_is_not_taken_keeps_no_other_from_being_told(world: 
 
 
 async def test_a_run_that_is_claimed_while_it_is_told_begins_anew(world: World) -> None:
-    hall, run_id = await starving(world)
-    await cycles(hall, 5)
+    cycling, run_id = await starving(world)
+    await cycles(cycling, 5)
     await world.tasks.register("late", capabilities=["python"])
     told: list[Starving] = []
 
@@ -419,16 +421,16 @@ def test_the_event_is_one_that_prefect_takes() -> None:
 
 
 async def test_what_is_paused_or_a_persons_does_not_climb(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     mine = await world.tasks.add("mine", owner="user")
     paused = await world.tasks.add("paused", paused=True)
     world.clock.move(STARVED)
-    await cycles(hall, 12)
+    await cycles(cycling, 12)
     for run in (mine, paused):
         row = await world.tasks.run(run.id)
         assert (row.starved_cycles, row.tiers, row.attention) == (0, [], "")
     await queue.resume(world.ledger, "paused")
-    await hall.cycle(CYCLE)
+    await cycling.cycle(CYCLE)
     assert (await world.tasks.run(paused.id)).starved_cycles == 1
 
 

@@ -10,7 +10,7 @@ from daybook.keeper import prune as keeper
 from daybook.ledger.outbox import lane_of_task_session
 from daybook.ledger.prune import Keep
 from daybook.tasks import claims, prune, queue
-from tests.unit.tasks.cycling import Hall
+from tests.unit.tasks.cycling import Cycling
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -48,29 +48,29 @@ async def test_a_task_with_a_live_run_stays_whole(world: World) -> None:
 
 
 async def test_wakes_go_after_a_week_and_what_else_happened_stays(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
-    await hall.end()
+    await cycling.there()
+    await cycling.cycle()
+    await cycling.end()
     world.clock.move(prune.GONE - TICK)
-    two = await hall.there("two")
-    await hall.cycle()
+    two = await cycling.there("two")
+    await cycling.cycle()
     world.clock.move(2 * TICK)
     assert await prune.wakes(world.ledger) == 1
-    assert [row.lane for row in await hall.wakes()] == [lane_of_task_session(two.id)]
+    assert [row.lane for row in await cycling.wakes()] == [lane_of_task_session(two.id)]
     told = [(each.event, each.session) for each in await world.tasks.events(run.id)]
     assert sorted(told) == [("added", ""), ("woken", "two")]
 
 
 async def test_a_wake_that_was_never_sent_goes_too(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
+    await cycling.there()
+    await cycling.cycle()
     world.clock.move(prune.GONE + TICK)
     assert await prune.wakes(world.ledger) == 1
-    assert await hall.wakes() == []
+    assert await cycling.wakes() == []
 
 
 async def test_sessions_that_are_gone_go_unless_they_hold_a_run(world: World) -> None:

@@ -13,7 +13,7 @@ from daybook.ledger.tables import Fact
 from daybook.spec import owners
 from daybook.tasks import claims, switch
 from daybook.tasks.switch import FACT, Switch
-from tests.unit.tasks.cycling import CYCLE, STARVED, Hall
+from tests.unit.tasks.cycling import CYCLE, STARVED, Cycling
 from tests.world import World
 from tests.world.tasks import AGENT
 
@@ -69,28 +69,28 @@ UNREADABLE = [
 
 @pytest.mark.parametrize("kept", UNREADABLE)
 async def test_one_that_cannot_be_read_counts_as_paused(world: World, kept: str) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
-    await hall.there()
+    await cycling.there()
     async with world.ledger.write() as session:
         session.add(Fact(key=FACT, value=kept))
     found = await read(world.ledger)
     assert (found.paused, found.at) == (True, None)
     assert "cannot be read" in found.reason
-    report = await hall.cycle()
+    report = await cycling.cycle()
     assert (report.runs["paused"], report.wakes_tried) == ([run.id], 0)
     with pytest.raises(NothingClaimable, match="paused"):
         await world.tasks.claim()
 
     await switch.resume(world.ledger)
-    assert (await hall.cycle()).runs["woken"] == [run.id]
+    assert (await cycling.cycle()).runs["woken"] == [run.id]
 
 
 async def test_while_it_is_paused_leases_end_and_nobody_is_woken_or_claims(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     held = await world.tasks.claimed("one")
     waiting = await world.tasks.add("waiting")
-    await hall.there("two")
+    await cycling.there("two")
     await switch.pause(world.ledger, "stop")
 
     assert held.run.lease_until is not None
@@ -98,25 +98,25 @@ async def test_while_it_is_paused_leases_end_and_nobody_is_woken_or_claims(world
     extended = await claims.heartbeat(world.ledger, held.run.id, held.token)
     assert extended.lease_until == world.ledger.now() + timedelta(minutes=5)
     world.clock.move(timedelta(minutes=5))
-    report = await hall.cycle()
+    report = await cycling.cycle()
     assert report.runs["recovered"] == [held.run.id]
     assert sorted(report.runs["paused"]) == sorted([held.run.id, waiting.id])
-    assert await hall.wakes() == []
+    assert await cycling.wakes() == []
     with pytest.raises(NothingClaimable, match="paused"):
         await world.tasks.claim("two")
 
 
 async def test_while_it_is_paused_no_run_starves(world: World) -> None:
-    hall = Hall(world, capable={"default": frozenset()})
-    await hall.worker()
+    cycling = Cycling(world, capable={"default": frozenset()})
+    await cycling.worker()
     run = await world.tasks.add()
     await switch.pause(world.ledger)
     world.clock.move(STARVED)
     for _ in range(12):
-        await hall.cycle(CYCLE)
+        await cycling.cycle(CYCLE)
     row = await world.tasks.run(run.id)
-    assert (row.starved_cycles, row.tiers, hall.told, hall.asked) == (0, [], [], 0)
-    assert await hall.requests() == []
+    assert (row.starved_cycles, row.tiers, cycling.told, cycling.asked) == (0, [], [], 0)
+    assert await cycling.requests() == []
 
 
 async def test_it_is_drained_when_nobody_is_at_work(world: World) -> None:
@@ -146,7 +146,7 @@ async def test_a_lease_that_is_over_holds_up_no_drain(world: World) -> None:
 
 
 async def test_a_stopped_scheduler_is_not_started_again(world: World) -> None:
-    scheduler = Hall(world).scheduler()
+    scheduler = Cycling(world).scheduler()
     turns: list[int] = []
 
     async def turn(cycle: object) -> None:

@@ -15,7 +15,7 @@ from daybook.ledger.tables import OutboxRow
 from daybook.spec.tasks import Ladder
 from daybook.tasks import statistics
 from daybook.tasks.wakes import COOLDOWN, WITHIN
-from tests.unit.tasks.cycling import CYCLE, Hall
+from tests.unit.tasks.cycling import CYCLE, Cycling
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -32,23 +32,23 @@ def told(wake: OutboxRow) -> list[str]:
 async def test_a_session_that_is_called_inbox_is_woken_and_fills_nobodys_inbox(
     world: World,
 ) -> None:
-    hall = Hall(world)
-    await hall.there("inbox")
+    cycling = Cycling(world)
+    await cycling.there("inbox")
     await world.tasks.add("one")
-    await hall.cycle()
-    assert [row.status for row in await hall.wakes()] == [Delivery.PENDING]
-    assert await hall.end() == 1
+    await cycling.cycle()
+    assert [row.status for row in await cycling.wakes()] == [Delivery.PENDING]
+    assert await cycling.end() == 1
     async with world.ledger.read() as session:
         assert await deliveries.inbox(session, unread_only=False, job_id=None, limit=10) == []
 
 
 async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add("tidy up", priority="high")
-    row = await hall.there("one")
-    report = await hall.cycle()
+    row = await cycling.there("one")
+    report = await cycling.cycle()
 
-    (wake,) = await hall.wakes()
+    (wake,) = await cycling.wakes()
     assert wake.lane == wake.address == outbox.lane_of_task_session(row.id)
     assert told(wake) == ["one"]
     (target,) = json.loads(wake.body)["targets"]
@@ -62,42 +62,42 @@ async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -
 
 
 async def test_who_was_woken_is_left_alone_for_a_minute_and_no_longer(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
-    assert await hall.end() == 1
-    report = await hall.cycle(COOLDOWN - TICK)
+    await cycling.there()
+    await cycling.cycle()
+    assert await cycling.end() == 1
+    report = await cycling.cycle(COOLDOWN - TICK)
     assert report.runs["recently_notified"] == [run.id]
     assert report.wakes_succeeded == 1
-    report = await hall.cycle(TICK)
+    report = await cycling.cycle(TICK)
     assert report.runs["woken"] == [run.id]
-    assert len(await hall.wakes()) == 2
+    assert len(await cycling.wakes()) == 2
 
 
 async def test_the_minute_counts_from_when_the_wake_arrived(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
+    await cycling.there()
+    await cycling.cycle()
     world.clock.move(timedelta(seconds=40))
-    await hall.end()
-    assert (await hall.cycle(COOLDOWN - TICK)).count("recently_notified") == 1
-    assert (await hall.cycle(TICK)).count("woken") == 1
+    await cycling.end()
+    assert (await cycling.cycle(COOLDOWN - TICK)).count("recently_notified") == 1
+    assert (await cycling.cycle(TICK)).count("woken") == 1
 
 
 async def test_a_failed_wake_does_not_fail_the_cycle_and_does_not_count(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
-    assert await hall.end(Delivery.FAILED) == 1
-    report = await hall.cycle(CYCLE)
+    await cycling.there()
+    await cycling.cycle()
+    assert await cycling.end(Delivery.FAILED) == 1
+    report = await cycling.cycle(CYCLE)
     assert (report.wakes_failed, report.wakes_succeeded) == (1, 0)
     assert report.runs["woken"] == [run.id]
     assert "the connection is gone" in report.errors[0]
     # Nobody is told of it, and nobody can send it once more: the next wake is the next cycle's.
-    assert await hall.alerts() == []
+    assert await cycling.alerts() == []
     assert await sending.retry(world.ledger) == 0
     async with world.ledger.read() as session:
         assert (await sending.health(session, world.ledger.now()))["failed"] == 0
@@ -105,88 +105,88 @@ async def test_a_failed_wake_does_not_fail_the_cycle_and_does_not_count(world: W
 
 
 async def test_a_wake_that_is_on_its_way_is_not_sent_twice_and_not_for_ever(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
-    report = await hall.cycle(WITHIN - TICK)
+    await cycling.there()
+    await cycling.cycle()
+    report = await cycling.cycle(WITHIN - TICK)
     assert report.runs["recently_notified"] == [run.id]
-    report = await hall.cycle(TICK)
+    report = await cycling.cycle(TICK)
     assert report.runs["woken"] == [run.id]
     assert (report.wakes_failed, report.wakes_tried) == (1, 1)
-    first, second = await hall.wakes()
+    first, second = await cycling.wakes()
     assert (first.status, second.status) == (Delivery.SUPPRESSED, Delivery.PENDING)
     assert "60 s" in str(first.error)
 
 
 async def test_a_wake_that_no_statistics_know_of_is_withdrawn_too(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
+    await cycling.there()
+    await cycling.cycle()
     world.database.query(f"DELETE FROM facts WHERE key = '{statistics.FACT}' RETURNING key")
-    await hall.cycle(WITHIN)
-    first, second = await hall.wakes()
+    await cycling.cycle(WITHIN)
+    first, second = await cycling.wakes()
     assert (first.status, second.status) == (Delivery.SUPPRESSED, Delivery.PENDING)
 
 
 async def test_a_wake_that_waits_is_no_backlog_of_the_outbox(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
+    await cycling.there()
+    await cycling.cycle()
     async with world.ledger.read() as session:
         found = await sending.health(session, world.ledger.now())
     assert (found["pending"], found["oldest_pending_at"]) == (0, None)
 
 
 async def test_what_is_being_sent_is_not_withdrawn(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     await world.tasks.add()
-    await hall.there()
-    await hall.cycle()
+    await cycling.there()
+    await cycling.cycle()
     world.clock.move(timedelta(seconds=50))
     lanes = outbox.is_of_task_session
     assert len(await sending.claim(world.ledger, "server", most=9, wanted=lanes)) == 1
-    report = await hall.cycle(timedelta(seconds=30))
+    report = await cycling.cycle(timedelta(seconds=30))
     assert report.count("recently_notified") == 1
-    assert [row.status for row in await hall.wakes()] == [Delivery.PENDING]
+    assert [row.status for row in await cycling.wakes()] == [Delivery.PENDING]
 
 
 async def test_a_session_is_woken_once_in_a_cycle_for_what_comes_first(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     low = await world.tasks.add("low", priority="low")
     urgent = await world.tasks.add("urgent", priority="urgent")
-    await hall.there()
-    report = await hall.cycle()
+    await cycling.there()
+    report = await cycling.cycle()
     assert report.runs["woken"] == [urgent.id]
     assert report.runs["no_match"] == [low.id]
     # The cooldown is that of the pair: for another run it may be woken in the next.
-    report = await hall.cycle(CYCLE)
+    report = await cycling.cycle(CYCLE)
     assert report.runs["woken"] == [low.id]
     assert report.runs["recently_notified"] == [urgent.id]
 
 
 async def test_whom_it_fits_best_is_woken(world: World) -> None:
-    hall = Hall(world)
-    await hall.there("idle longest", capabilities=["python"])
+    cycling = Cycling(world)
+    await cycling.there("idle longest", capabilities=["python"])
     world.clock.move(timedelta(seconds=1))
-    await hall.there("knows more", capabilities=["python", "sql"])
+    await cycling.there("knows more", capabilities=["python", "sql"])
     await world.tasks.add(capabilities=["python"], preferred=["sql"])
-    await hall.cycle()
-    assert [told(row) for row in await hall.wakes()] == [["knows more"]]
+    await cycling.cycle()
+    assert [told(row) for row in await cycling.wakes()] == [["knows more"]]
 
 
 async def test_without_a_way_the_wake_has_failed_and_says_what_is_missing(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     run = await world.tasks.add()
     await world.tasks.register("alone")
     for _ in range(2):
-        report = await hall.cycle(CYCLE)
+        report = await cycling.cycle(CYCLE)
         assert (report.wakes_tried, report.wakes_failed) == (1, 1)
         assert report.runs["woken"] == [run.id]
         assert "wake_url" in report.errors[0]
-    assert await hall.wakes() == []
+    assert await cycling.wakes() == []
     async with world.ledger.read() as session:
         kept = await statistics.read(session)
     assert len(kept["errors"]) == 1
@@ -194,44 +194,44 @@ async def test_without_a_way_the_wake_has_failed_and_says_what_is_missing(world:
 
 
 async def test_sessions_without_a_way_leave_room_for_other_errors(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     for number in range(12):
         await world.tasks.register(f"s{number}", capabilities=[f"c{number}"])
         await world.tasks.add(capabilities=[f"c{number}"])
-        report = await hall.cycle(CYCLE)
+        report = await cycling.cycle(CYCLE)
         assert report.wakes_failed == number + 1
     async with world.ledger.read() as session:
         assert len((await statistics.read(session))["errors"]) == 1
 
 
 async def test_who_can_be_reached_goes_before_who_cannot(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     await world.tasks.register("alone", capabilities=["sql"])
-    await hall.there("connected")
+    await cycling.there("connected")
     await world.tasks.add(preferred=["sql"])
-    assert (await hall.cycle()).wakes_failed == 0
-    assert [told(row) for row in await hall.wakes()] == [["connected"]]
+    assert (await cycling.cycle()).wakes_failed == 0
+    assert [told(row) for row in await cycling.wakes()] == [["connected"]]
 
 
 async def test_a_connection_that_is_over_is_none(world: World) -> None:
-    hall = Hall(world, Ladder(wake_url=URL))
-    await hall.there("one")
+    cycling = Cycling(world, Ladder(wake_url=URL))
+    await cycling.there("one")
     world.clock.move(timedelta(days=1))
     await world.tasks.register("one")
     await world.tasks.add()
-    await hall.cycle()
-    assert [row.address for row in await hall.wakes()] == [URL]
+    await cycling.cycle()
+    assert [row.address for row in await cycling.wakes()] == [URL]
 
 
 async def test_the_address_is_asked_once_for_all_of_a_cycle(world: World) -> None:
-    hall = Hall(world, Ladder(wake_url=URL))
-    await hall.there("connected", capabilities=["c"])
+    cycling = Cycling(world, Ladder(wake_url=URL))
+    await cycling.there("connected", capabilities=["c"])
     for name in "ab":
         await world.tasks.register(name, capabilities=[name])
     runs = {name: await world.tasks.add(name, capabilities=[name]) for name in "abc"}
-    report = await hall.cycle()
+    report = await cycling.cycle()
     assert report.wakes_tried == 3
-    own, together = sorted(await hall.wakes(), key=lambda row: not row.lane.startswith("task-"))
+    own, together = sorted(await cycling.wakes(), key=lambda row: not row.lane.startswith("task-"))
     assert [each["session"] for each in json.loads(own.body)["targets"]] == ["connected"]
     targets = json.loads(together.body)["targets"]
     assert {each["session"]: each["run_id"] for each in targets} == {
@@ -247,34 +247,34 @@ async def test_the_address_is_asked_once_for_all_of_a_cycle(world: World) -> Non
 async def test_fan_out_wakes_the_others_and_is_owed_until_it_has_woken_somebody(
     world: World,
 ) -> None:
-    hall = Hall(world, Ladder(starve_after=timedelta(seconds=30), fan_out=1))
+    cycling = Cycling(world, Ladder(starve_after=timedelta(seconds=30), fan_out=1))
     run = await world.tasks.add()
-    await hall.there("one")
+    await cycling.there("one")
     world.clock.move(timedelta(seconds=20))
-    await hall.cycle()
-    await hall.end()
-    report = await hall.cycle(CYCLE)
+    await cycling.cycle()
+    await cycling.end()
+    report = await cycling.cycle(CYCLE)
     # The only one that fits was woken 15 s ago.
     assert report.runs["recently_notified"] == [run.id]
     assert (await world.tasks.run(run.id)).tiers == []
-    await hall.there("two")
-    await hall.there("three")
-    before = len(await hall.wakes())
-    await hall.cycle(CYCLE)
-    assert sorted(map(told, (await hall.wakes())[before:])) == [["three"], ["two"]]
+    await cycling.there("two")
+    await cycling.there("three")
+    before = len(await cycling.wakes())
+    await cycling.cycle(CYCLE)
+    assert sorted(map(told, (await cycling.wakes())[before:])) == [["three"], ["two"]]
     assert (await world.tasks.run(run.id)).tiers == ["fan_out"]
 
 
 async def test_rebuild_forgets_who_was_woken_and_keeps_what_the_ladder_has_done(
     world: World,
 ) -> None:
-    hall = Hall(world, Ladder(fan_out=1))
+    cycling = Cycling(world, Ladder(fan_out=1))
     run = await world.tasks.add()
     world.clock.move(timedelta(minutes=3))
-    await hall.there()
-    await hall.cycle()
-    await hall.end()
-    assert (await hall.cycle(CYCLE)).count("recently_notified") == 1
+    await cycling.there()
+    await cycling.cycle()
+    await cycling.end()
+    assert (await cycling.cycle(CYCLE)).count("recently_notified") == 1
     before = await world.tasks.run(run.id)
     assert (before.starved_cycles, before.tiers) == (2, ["fan_out"])
     kept = await statistics.rebuild(world.ledger)
@@ -282,19 +282,19 @@ async def test_rebuild_forgets_who_was_woken_and_keeps_what_the_ladder_has_done(
     assert kept["last_rebuild_at"]
     after = await world.tasks.run(run.id)
     assert (after.starved_cycles, after.tiers) == (2, ["fan_out"])
-    assert (await hall.cycle()).runs["woken"] == [run.id]
+    assert (await cycling.cycle()).runs["woken"] == [run.id]
 
 
 async def test_two_cycles_at_once_wake_each_pair_once(world: World) -> None:
-    hall = Hall(world)
+    cycling = Cycling(world)
     runs = [await world.tasks.add(f"task {n}", capabilities=[f"c{n}"]) for n in range(5)]
     for n in range(5):
-        await hall.there(f"s{n}", capabilities=[f"c{n}"])
+        await cycling.there(f"s{n}", capabilities=[f"c{n}"])
     async with Ledger(world.ledger.address, world.clock) as other:
-        both = [hall.scheduler(), hall.scheduler(other)]
+        both = [cycling.scheduler(), cycling.scheduler(other)]
         reports = await asyncio.gather(*(each.cycle() for each in both))
     assert sorted(each.wakes_tried for each in reports) == [0, 5]
-    assert len(await hall.wakes()) == 5
+    assert len(await cycling.wakes()) == 5
     woken = [
         [e.session for e in await world.tasks.events(run.id) if e.event == "woken"] for run in runs
     ]

@@ -75,7 +75,7 @@ class Prefect:
 
 
 @dataclass
-class House:
+class OneJob:
     """One job, all of whose slots (one) are taken by a direct call, and a worker of it."""
 
     ledger: Ledger
@@ -92,7 +92,7 @@ class House:
 
 
 @asynccontextmanager
-async def house(path: Path) -> AsyncIterator[House]:
+async def one_job(path: Path) -> AsyncIterator[OneJob]:
     now = SYSTEM.now()
     due = now.replace(microsecond=0) - timedelta(seconds=1)
     state: State[Any] = Scheduled()
@@ -120,11 +120,11 @@ async def house(path: Path) -> AsyncIterator[House]:
             free=lambda: True,
             watch=lambda watched: None,
         )
-        yield House(ledger, taker, prefect, run, held)
+        yield OneJob(ledger, taker, prefect, run, held)
 
 
 async def test_it_is_set_back_and_remembered_until_somebody_else_has_it(tmp_path: Path) -> None:
-    async with house(tmp_path) as there:
+    async with one_job(tmp_path) as there:
         assert await there.taker.take(there.run)
 
         row = await there.row()
@@ -137,7 +137,7 @@ async def test_it_is_set_back_and_remembered_until_somebody_else_has_it(tmp_path
 
 
 async def test_one_that_is_called_up_meanwhile_is_not_set_back(tmp_path: Path) -> None:
-    async with house(tmp_path) as there, asyncio.timeout(60):
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
         for _ in range(4):  # all that may be set back at a time are
             await there.taker._setting_back.acquire()
         taking = asyncio.create_task(there.taker.take(there.run))
@@ -156,7 +156,7 @@ async def test_one_that_is_called_up_meanwhile_is_not_set_back(tmp_path: Path) -
 
 
 async def test_a_cancel_that_it_was_set_back_over_counts(tmp_path: Path) -> None:
-    async with house(tmp_path) as there:
+    async with one_job(tmp_path) as there:
         there.prefect.states.append(Cancelled())  # after the worker's last poll
 
         assert await there.taker.take(there.run)
@@ -170,7 +170,7 @@ async def test_an_end_that_another_tells_at_the_same_moment_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     """Prefect keeps of both states the one that was asked for first."""
-    async with house(tmp_path) as there:
+    async with one_job(tmp_path) as there:
 
         async def another() -> None:
             row = await there.row()
