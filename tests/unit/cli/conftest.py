@@ -86,7 +86,7 @@ async def fill(file: Path, removed: Collection[str] = ()) -> None:
                 await jobs.archive(session, await jobs.find(session, name), MADE)
 
 
-class Floor:
+class TaskCommands:
     """`daybook task` in a home of its own; `json` is what a command prints that ends so."""
 
     def __init__(self, home: Path, say: Say, patch: pytest.MonkeyPatch) -> None:
@@ -121,6 +121,6 @@ class Floor:
 
 
 @pytest.fixture
-def floor(daybook_home: Home, daybook: Say, monkeypatch: pytest.MonkeyPatch) -> Floor:
+def tasks(daybook_home: Home, daybook: Say, monkeypatch: pytest.MonkeyPatch) -> TaskCommands:
     monkeypatch.delenv("DAYBOOK_TASK_TOKEN", raising=False)
-    return Floor(daybook_home.path, daybook, monkeypatch)
+    return TaskCommands(daybook_home.path, daybook, monkeypatch)

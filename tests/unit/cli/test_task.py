@@ -6,30 +6,30 @@ import json
 
 import pytest
 
-from tests.unit.cli.conftest import Floor
+from tests.unit.cli.conftest import TaskCommands
 
 TITLE = "Review pull request 12"
 
 
-def test_add_tells_the_task_and_its_run(floor: Floor) -> None:
+def test_add_tells_the_task_and_its_run(tasks: TaskCommands) -> None:
     wants = ["--capability", "python", "--capability", "deploy:eu", "--prefer-capability", "fast"]
     where = ["--workspace", "shop", "--channel", "ops", "--owner", "agent:eva"]
-    made = floor.json("add", TITLE, "--priority", "urgent", *wants, *where)
+    made = tasks.json("add", TITLE, "--priority", "urgent", *wants, *where)
     assert made["title"] == TITLE and made["status"] == "queued"
     assert made["run"]["run_id"] == made["run_id"] != made["id"]
     assert made["capabilities"] == ["deploy:eu", "python"] and made["preferred"] == ["fast"]
     assert (made["priority"], made["owner"]) == ("urgent", "agent:eva")
     assert (made["workspace"], made["channel"]) == ("shop", "ops")
-    assert floor.json("show", made["id"][:8])["title"] == TITLE
-    assert floor.json("show", made["run_id"])["id"] == made["id"]
+    assert tasks.json("show", made["id"][:8])["title"] == TITLE
+    assert tasks.json("show", made["run_id"])["id"] == made["id"]
 
 
-def test_instructions_come_from_a_file(floor: Floor) -> None:
-    file = floor.home / "todo.md"
+def test_instructions_come_from_a_file(tasks: TaskCommands) -> None:
+    file = tasks.home / "todo.md"
     file.write_text("Read it.\nSay what you think.\n")
-    made = floor.json("add", TITLE, "--instructions", f"@{file}")
+    made = tasks.json("add", TITLE, "--instructions", f"@{file}")
     assert made["instructions"] == "Read it.\nSay what you think.\n"
-    said = floor("add", TITLE, "--instructions", "@nowhere.md")
+    said = tasks("add", TITLE, "--instructions", "@nowhere.md")
     assert (said.code, said.out) == (2, "")
     assert "--instructions: nowhere.md cannot be read" in said.err
 
@@ -55,31 +55,31 @@ def test_instructions_come_from_a_file(floor: Floor) -> None:
     ],
 )
 def test_a_refusal_names_the_option_and_what_is_legal(
-    floor: Floor, typed: tuple[str, ...], option: str, legal: str
+    tasks: TaskCommands, typed: tuple[str, ...], option: str, legal: str
 ) -> None:
-    said = floor(*typed)
+    said = tasks(*typed)
     assert (said.code, said.out) == (2, "")
     assert option in said.err and legal in said.err, said.err
-    assert floor.json("list") == [] and floor.json("session", "list") == []
+    assert tasks.json("list") == [] and tasks.json("session", "list") == []
 
 
-def test_next_gives_run_token_lease_and_task(floor: Floor) -> None:
-    found = floor.claimed("--lease", "60s")
+def test_next_gives_run_token_lease_and_task(tasks: TaskCommands) -> None:
+    found = tasks.claimed("--lease", "60s")
     assert set(found) == {"run_id", "token", "lease_until", "task"}
     assert found["task"]["title"] == TITLE
-    held = floor.json("show", TITLE)["run"]
+    held = tasks.json("show", TITLE)["run"]
     assert (held["session"], held["lease_until"]) == ("alpha", found["lease_until"])
     assert held["run_id"] == found["run_id"]
 
 
-def test_three_ways_in_which_nothing_is_claimed_end_with_3(floor: Floor) -> None:
-    assert floor.json("next", "--session", "alpha", code=3)["error"]["code"] == "not_found"
-    floor.json("session", "register", "alpha")
-    floor.json("add", TITLE, "--capability", "python")
-    assert floor.json("next", "--session", "alpha", code=3)["error"]["code"] == "nothing_claimable"
-    floor.json("session", "register", "alpha", "--capability", "python")
-    floor.json("next", "--session", "alpha")
-    said = floor("next", "--session", "alpha")
+def test_three_ways_in_which_nothing_is_claimed_end_with_3(tasks: TaskCommands) -> None:
+    assert tasks.json("next", "--session", "alpha", code=3)["error"]["code"] == "not_found"
+    tasks.json("session", "register", "alpha")
+    tasks.json("add", TITLE, "--capability", "python")
+    assert tasks.json("next", "--session", "alpha", code=3)["error"]["code"] == "nothing_claimable"
+    tasks.json("session", "register", "alpha", "--capability", "python")
+    tasks.json("next", "--session", "alpha")
+    said = tasks("next", "--session", "alpha")
     assert (said.code, said.out) == (3, "")
     assert "holds run" in said.err
 
@@ -95,23 +95,23 @@ def test_three_ways_in_which_nothing_is_claimed_end_with_3(floor: Floor) -> None
 )
 @pytest.mark.parametrize("way", ["environment", "standard input"])
 def test_a_token_comes_by_the_environment_or_standard_input(
-    floor: Floor, typed: tuple[str, ...], status: str, way: str
+    tasks: TaskCommands, typed: tuple[str, ...], status: str, way: str
 ) -> None:
-    found = floor.claimed()
+    found = tasks.claimed()
     if way == "standard input":
-        floor.shows(stdin=found["token"] + "\n")
-    run = floor.json(typed[0], found["run_id"], *typed[1:])
+        tasks.shows(stdin=found["token"] + "\n")
+    run = tasks.json(typed[0], found["run_id"], *typed[1:])
     assert run["status"] == status
-    shown = floor.json("show", TITLE)
+    shown = tasks.json("show", TITLE)
     assert shown["status"] == status
     if status != "queued":  # what it was told is kept
         assert typed[-1] in (run["output"], run["error"], "10m")
 
 
 @pytest.mark.parametrize("verb", ["heartbeat", "complete", "fail", "release"])
-def test_without_the_token_nothing_changes(floor: Floor, verb: str) -> None:
-    found = floor.claimed()
-    before = floor.execute("SELECT * FROM task_runs"), floor.execute("SELECT * FROM task_events")
+def test_without_the_token_nothing_changes(tasks: TaskCommands, verb: str) -> None:
+    found = tasks.claimed()
+    before = tasks.execute("SELECT * FROM task_runs"), tasks.execute("SELECT * FROM task_events")
     typed = (verb, found["run_id"], *(("--error", "no") if verb == "fail" else ()))
     wrong = found["token"][:-1] + ("A" if found["token"][-1] != "A" else "B")
     for token, why in (
@@ -119,11 +119,11 @@ def test_without_the_token_nothing_changes(floor: Floor, verb: str) -> None:
         (wrong, "token"),
         ("dbt_é", "token"),
     ):
-        floor.shows(token)
-        said = floor(*typed)
+        tasks.shows(token)
+        said = tasks(*typed)
         assert (said.code, said.out) == (2, ""), said
         assert why in said.err and (not token or token not in said.err)
-    after = floor.execute("SELECT * FROM task_runs"), floor.execute("SELECT * FROM task_events")
+    after = tasks.execute("SELECT * FROM task_runs"), tasks.execute("SELECT * FROM task_events")
     assert after == before
 
 
@@ -132,22 +132,22 @@ def test_without_the_token_nothing_changes(floor: Floor, verb: str) -> None:
 )
 @pytest.mark.parametrize("verb", ["heartbeat", "complete", "fail", "release"])
 def test_a_token_as_an_argument_is_refused_and_not_repeated(
-    floor: Floor, verb: str, typed: tuple[str, ...]
+    tasks: TaskCommands, verb: str, typed: tuple[str, ...]
 ) -> None:
-    floor.claimed()
+    tasks.claimed()
     error = ("--error", "no") if verb == "fail" else ()
-    said = floor(verb, "0f3a", *typed, *error)
+    said = tasks(verb, "0f3a", *typed, *error)
     assert (said.code, said.out) == (2, "")
     assert "is never an argument" in said.err and "DAYBOOK_TASK_TOKEN" in said.err
     assert "dbt_secret" not in said.err
-    assert floor.json("show", TITLE)["status"] == "claimed"
+    assert tasks.json("show", TITLE)["status"] == "claimed"
 
 
-def test_the_token_is_in_one_answer_and_nowhere_else(floor: Floor) -> None:
-    token = floor.claimed()["token"]
-    run = floor.json("show", TITLE)["run_id"]
+def test_the_token_is_in_one_answer_and_nowhere_else(tasks: TaskCommands) -> None:
+    token = tasks.claimed()["token"]
+    run = tasks.json("show", TITLE)["run_id"]
     told = [
-        floor(*typed)
+        tasks(*typed)
         for command in (
             ("list",),
             ("show", TITLE),
@@ -164,7 +164,7 @@ def test_the_token_is_in_one_answer_and_nowhere_else(floor: Floor) -> None:
         for typed in (command, (*command, "--json"))
     ]
     assert {each.code for each in told} == {0, 1, 2, 3}
-    kept = b"".join(file.read_bytes() for file in floor.home.rglob("*") if file.is_file())
+    kept = b"".join(file.read_bytes() for file in tasks.home.rglob("*") if file.is_file())
     assert len(kept) > 1000
     for part in (token, token.removeprefix("dbt_"), token[-20:]):
         assert not [each for each in told if part in each.out + each.err]
@@ -172,163 +172,167 @@ def test_the_token_is_in_one_answer_and_nowhere_else(floor: Floor) -> None:
 
 
 @pytest.mark.parametrize(("verb", "option"), [("complete", "output"), ("fail", "error")])
-def test_a_token_in_what_came_of_it_is_not_kept(floor: Floor, verb: str, option: str) -> None:
-    found = floor.claimed()
-    run = floor.json(verb, found["run_id"], f"--{option}", f"done with {found['token']}")
+def test_a_token_in_what_came_of_it_is_not_kept(
+    tasks: TaskCommands, verb: str, option: str
+) -> None:
+    found = tasks.claimed()
+    run = tasks.json(verb, found["run_id"], f"--{option}", f"done with {found['token']}")
     assert run[option] == "done with dbt_…"
-    kept = b"".join(file.read_bytes() for file in floor.home.rglob("*") if file.is_file())
+    kept = b"".join(file.read_bytes() for file in tasks.home.rglob("*") if file.is_file())
     assert b"done with dbt_" in kept
     assert found["token"].removeprefix("dbt_").encode() not in kept
 
 
-def test_the_token_stands_in_what_a_person_is_told_once(floor: Floor) -> None:
-    floor.json("session", "register", "alpha")
-    floor.json("add", TITLE)
-    said = floor("next", "--session", "alpha")
+def test_the_token_stands_in_what_a_person_is_told_once(tasks: TaskCommands) -> None:
+    tasks.json("session", "register", "alpha")
+    tasks.json("add", TITLE)
+    said = tasks("next", "--session", "alpha")
     assert said.out.count("dbt_") == 1 and "dbt_" not in said.err
 
 
-def test_a_lease_that_is_over_is_told_and_refused(floor: Floor) -> None:
-    found = floor.claimed()
-    floor.execute("UPDATE task_runs SET lease_until = '2026-01-01 00:00:00.000000'")
-    run = floor.json("show", TITLE)["run"]
+def test_a_lease_that_is_over_is_told_and_refused(tasks: TaskCommands) -> None:
+    found = tasks.claimed()
+    tasks.execute("UPDATE task_runs SET lease_until = '2026-01-01 00:00:00.000000'")
+    run = tasks.json("show", TITLE)["run"]
     assert (run["session"], run["lease_over"]) == ("alpha", True)
-    assert "alpha, whose lease is over" in floor("list").out
-    assert floor.json("complete", found["run_id"], code=2)["error"]["code"] == "token_refused"
-    assert floor.json("scheduler", "cycle")["recovered"] == 1
-    assert floor.json("show", TITLE)["run"]["expiries"] == 1
+    assert "alpha, whose lease is over" in tasks("list").out
+    assert tasks.json("complete", found["run_id"], code=2)["error"]["code"] == "token_refused"
+    assert tasks.json("scheduler", "cycle")["recovered"] == 1
+    assert tasks.json("show", TITLE)["run"]["expiries"] == 1
 
 
-def test_retry_chains_runs_and_show_has_all_of_them(floor: Floor) -> None:
-    found = floor.claimed()
-    floor.json("fail", found["run_id"], "--error", "no disk")
-    again = floor.json("retry", TITLE)
+def test_retry_chains_runs_and_show_has_all_of_them(tasks: TaskCommands) -> None:
+    found = tasks.claimed()
+    tasks.json("fail", found["run_id"], "--error", "no disk")
+    again = tasks.json("retry", TITLE)
     assert again["id"] == found["task"]["id"] and again["run_id"] != found["run_id"]
-    shown = floor.json("show", TITLE)
+    shown = tasks.json("show", TITLE)
     assert [each["number"] for each in shown["runs"]] == [2, 1]
     assert [each["event"] for each in shown["history"]] == ["added", "claimed", "failed", "retried"]
     assert {each["actor"] for each in shown["history"]} == {"user"}
-    listed = floor.json("list")
+    listed = tasks.json("list")
     assert [(each["run"]["number"], each["status"]) for each in listed] == [(2, "queued")]
-    assert floor.json("list", "--status", "failed") == []
-    said = floor("show", TITLE).out
+    assert tasks.json("list", "--status", "failed") == []
+    said = tasks("show", TITLE).out
     assert "try 2 of at most 10" in said and "TRY" in said
-    assert floor("retry", TITLE).code == 2
+    assert tasks("retry", TITLE).code == 2
 
 
-def test_recover_takes_a_run_from_its_session(floor: Floor) -> None:
-    found = floor.claimed()
-    back = floor.json("recover", found["run_id"], "--reason", "alpha hangs")
+def test_recover_takes_a_run_from_its_session(tasks: TaskCommands) -> None:
+    found = tasks.claimed()
+    back = tasks.json("recover", found["run_id"], "--reason", "alpha hangs")
     assert (back["status"], back["run"]["session"]) == ("queued", None)
-    assert floor.json("complete", found["run_id"], code=2)["error"]["code"] == "token_refused"
-    (last,) = [each for each in floor.json("show", TITLE)["history"] if each["reason"]]
+    assert tasks.json("complete", found["run_id"], code=2)["error"]["code"] == "token_refused"
+    (last,) = [each for each in tasks.json("show", TITLE)["history"] if each["reason"]]
     assert (last["event"], last["session"], last["reason"]) == (
         "recovered",
         "alpha",
         "alpha hangs",
     )
-    assert "alpha hangs" in floor("show", TITLE).out
+    assert "alpha hangs" in tasks("show", TITLE).out
 
 
-def test_cancel_ends_it_for_whoever_holds_it(floor: Floor) -> None:
-    found = floor.claimed()
-    assert floor.json("cancel", TITLE, "--reason", "done by hand")["status"] == "cancelled"
-    assert floor.json("heartbeat", found["run_id"], code=2)["error"]["code"] == "token_refused"
-    assert floor("cancel", TITLE).code == 2
+def test_cancel_ends_it_for_whoever_holds_it(tasks: TaskCommands) -> None:
+    found = tasks.claimed()
+    assert tasks.json("cancel", TITLE, "--reason", "done by hand")["status"] == "cancelled"
+    assert tasks.json("heartbeat", found["run_id"], code=2)["error"]["code"] == "token_refused"
+    assert tasks("cancel", TITLE).code == 2
 
 
-def test_a_paused_task_is_nobodys_until_resume(floor: Floor) -> None:
-    floor.json("session", "register", "alpha")
-    made = floor.json("add", TITLE)
-    assert floor.json("pause", made["id"], "--reason", "wait for the release")["paused"] is True
-    assert floor("next", "--session", "alpha").code == 3
-    assert "paused: wait for the release" in floor("list").out
-    assert floor.json("resume", TITLE)["paused"] is False
-    assert floor.json("next", "--session", "alpha")["run_id"] == made["run_id"]
+def test_a_paused_task_is_nobodys_until_resume(tasks: TaskCommands) -> None:
+    tasks.json("session", "register", "alpha")
+    made = tasks.json("add", TITLE)
+    assert tasks.json("pause", made["id"], "--reason", "wait for the release")["paused"] is True
+    assert tasks("next", "--session", "alpha").code == 3
+    assert "paused: wait for the release" in tasks("list").out
+    assert tasks.json("resume", TITLE)["paused"] is False
+    assert tasks.json("next", "--session", "alpha")["run_id"] == made["run_id"]
 
 
-def test_list_has_the_order_in_which_is_claimed_then_what_ended(floor: Floor) -> None:
+def test_list_has_the_order_in_which_is_claimed_then_what_ended(tasks: TaskCommands) -> None:
     for title, priority in (("a", "low"), ("b", "urgent"), ("c", "medium"), ("d", "urgent")):
-        floor.json("add", title, "--priority", priority)
-    floor.json("session", "register", "alpha")
-    first = floor.json("next", "--session", "alpha")
-    floor.shows(first["token"])
-    floor.json("complete", first["run_id"], "--output", "fine\nindeed")
-    assert [each["title"] for each in floor.json("list")] == ["d", "c", "a", "b"]
-    assert [each["title"] for each in floor.json("list", "--limit", "2")] == ["d", "c"]
-    assert [each["title"] for each in floor.json("list", "--status", "completed")] == ["b"]
-    lines = floor("list").out.splitlines()
+        tasks.json("add", title, "--priority", priority)
+    tasks.json("session", "register", "alpha")
+    first = tasks.json("next", "--session", "alpha")
+    tasks.shows(first["token"])
+    tasks.json("complete", first["run_id"], "--output", "fine\nindeed")
+    assert [each["title"] for each in tasks.json("list")] == ["d", "c", "a", "b"]
+    assert [each["title"] for each in tasks.json("list", "--limit", "2")] == ["d", "c"]
+    assert [each["title"] for each in tasks.json("list", "--status", "completed")] == ["b"]
+    lines = tasks("list").out.splitlines()
     assert lines[0].split() == ["TASK", "TITLE", "PRIORITY", "STATUS", "SINCE", "NOTE"]
     assert lines[-1].endswith("alpha: fine")
 
 
-def test_what_is_not_there_ends_with_3(floor: Floor) -> None:
+def test_what_is_not_there_ends_with_3(tasks: TaskCommands) -> None:
     for typed in (("show", "x"), ("pause", "x"), ("retry", "x"), ("session", "remove", "x")):
-        assert floor(*typed).code == 3
-    floor.shows("dbt_x")
-    assert floor("heartbeat", "x").code == 3
+        assert tasks(*typed).code == 3
+    tasks.shows("dbt_x")
+    assert tasks("heartbeat", "x").code == 3
 
 
-def test_a_session_is_registered_reported_and_removed(floor: Floor) -> None:
+def test_a_session_is_registered_reported_and_removed(tasks: TaskCommands) -> None:
     where = ["--workspace", "shop", "--channel", "ops", "--type", "terminal"]
-    made = floor.json("session", "register", "alpha", "--agent", "eva", *where)
+    made = tasks.json("session", "register", "alpha", "--agent", "eva", *where)
     assert (made["state"], made["prompting"], made["expired"]) == ("idle", False, False)
     assert (made["agent"], made["type"]) == ("eva", "terminal")
-    floor.json("add", TITLE)
-    reported = floor.json("session", "report", "alpha", "--state", "idle", "--prompting")
+    tasks.json("add", TITLE)
+    reported = tasks.json("session", "report", "alpha", "--state", "idle", "--prompting")
     assert (reported["state"], reported["prompting"]) == ("idle", True)
-    assert "prompt" in floor("next", "--session", "alpha").err
-    assert "prompting" in floor("session", "list").out
-    floor.json("session", "report", "alpha", "--state", "active")
-    assert floor("next", "--session", "alpha").code == 3
-    assert floor.json("session", "report", "alpha", "--state", "idle")["prompting"] is False
-    held = floor.json("next", "--session", "alpha")["run_id"]
-    assert f"holds {held[:8]}" in floor("session", "list").out
-    assert floor.json("session", "show", "alpha") == floor.json("session", "list")[0]
-    said = floor("session", "show", "alpha").out
+    assert "prompt" in tasks("next", "--session", "alpha").err
+    assert "prompting" in tasks("session", "list").out
+    tasks.json("session", "report", "alpha", "--state", "active")
+    assert tasks("next", "--session", "alpha").code == 3
+    assert tasks.json("session", "report", "alpha", "--state", "idle")["prompting"] is False
+    held = tasks.json("next", "--session", "alpha")["run_id"]
+    assert f"holds {held[:8]}" in tasks("session", "list").out
+    assert tasks.json("session", "show", "alpha") == tasks.json("session", "list")[0]
+    said = tasks("session", "show", "alpha").out
     assert f"alpha (holds {held[:8]})" in said and "woken by       nothing" in said
-    reported = floor("session", "report", "alpha", "--state", "idle").out
+    reported = tasks("session", "report", "alpha", "--state", "idle").out
     assert reported == f"alpha (holds {held[:8]})\n"
-    assert floor.json("session", "remove", "alpha")["run_id"] == held
-    assert floor.json("session", "list") == []
-    assert floor.json("show", TITLE)["status"] == "queued"
+    assert tasks.json("session", "remove", "alpha")["run_id"] == held
+    assert tasks.json("session", "list") == []
+    assert tasks.json("show", TITLE)["status"] == "queued"
 
 
-def test_a_session_is_woken_by_what_there_is(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = floor("session", "register", "a b/c")
+def test_a_session_is_woken_by_what_there_is(
+    tasks: TaskCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tasks("session", "register", "a b/c")
     assert "daybook task next --session 'a b/c'" in said.err
-    assert floor.json("session", "show", "a b/c")["woken_by"] is None
-    floor.json("add", TITLE)
-    (waits,) = floor.json("scheduler", "backlog")["runs"]
+    assert tasks.json("session", "show", "a b/c")["woken_by"] is None
+    tasks.json("add", TITLE)
+    (waits,) = tasks.json("scheduler", "backlog")["runs"]
     assert waits["why"] == "a b/c could claim it, but cannot be woken"
     monkeypatch.setenv("DAYBOOK_TASKS", json.dumps({"wake_url": "https://example.org/wake"}))
-    assert floor.json("session", "show", "a b/c")["woken_by"] == "webhook"
-    (waits,) = floor.json("scheduler", "backlog")["runs"]
+    assert tasks.json("session", "show", "a b/c")["woken_by"] == "webhook"
+    (waits,) = tasks.json("scheduler", "backlog")["runs"]
     assert waits["why"] == "a b/c could claim it"
-    floor.execute("UPDATE task_sessions SET connected_until = '2999-01-01 00:00:00.000000'")
+    tasks.execute("UPDATE task_sessions SET connected_until = '2999-01-01 00:00:00.000000'")
     monkeypatch.delenv("DAYBOOK_TASKS")
-    assert floor.json("session", "show", "a b/c")["woken_by"] == "stream"
-    assert floor.json("scheduler", "backlog")["runs"][0]["why"] == "a b/c could claim it"
+    assert tasks.json("session", "show", "a b/c")["woken_by"] == "stream"
+    assert tasks.json("scheduler", "backlog")["runs"][0]["why"] == "a b/c could claim it"
 
 
-def test_what_failed_was_tried_and_not_done(floor: Floor) -> None:
-    found = floor.claimed()
-    floor.json("fail", found["run_id"], "--error", "no disk\n\n")
-    said = floor("show", TITLE).out
+def test_what_failed_was_tried_and_not_done(tasks: TaskCommands) -> None:
+    found = tasks.claimed()
+    tasks.json("fail", found["run_id"], "--error", "no disk\n\n")
+    said = tasks("show", TITLE).out
     assert "tried by  alpha" in said and "done by" not in said
     assert "\n\n\n" not in said
-    again = floor.json("retry", TITLE)
-    floor.execute("UPDATE task_runs SET status = 'needs_attention' WHERE id = ?", again["run_id"])
-    floor.json("recover", TITLE)
-    found = floor.json("next", "--session", "alpha")
-    floor.shows(found["token"])
-    floor.json("complete", found["run_id"], "--output", "\n")
-    assert "output" not in floor("show", TITLE).out
+    again = tasks.json("retry", TITLE)
+    tasks.execute("UPDATE task_runs SET status = 'needs_attention' WHERE id = ?", again["run_id"])
+    tasks.json("recover", TITLE)
+    found = tasks.json("next", "--session", "alpha")
+    tasks.shows(found["token"])
+    tasks.json("complete", found["run_id"], "--output", "\n")
+    assert "output" not in tasks("show", TITLE).out
 
 
-def test_help_of_each_command_has_an_example(floor: Floor) -> None:
+def test_help_of_each_command_has_an_example(tasks: TaskCommands) -> None:
     said = [
-        (path, floor(*path, name, "--help").out)
+        (path, tasks(*path, name, "--help").out)
         for path, names in (
             ((), "add list show next heartbeat complete fail release retry recover cancel"),
             ((), "pause resume"),
@@ -342,7 +346,7 @@ def test_help_of_each_command_has_an_example(floor: Floor) -> None:
     assert not any("--token" in told for _, told in said)
 
 
-def test_json_stands_alone_on_stdout(floor: Floor) -> None:
-    floor.json("session", "register", "alpha")
+def test_json_stands_alone_on_stdout(tasks: TaskCommands) -> None:
+    tasks.json("session", "register", "alpha")
     for typed in (("add", TITLE), ("next", "--session", "alpha"), ("list",), ("show", TITLE)):
-        json.loads(floor(*typed, "--json").out)
+        json.loads(tasks(*typed, "--json").out)
