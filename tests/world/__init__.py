@@ -98,6 +98,12 @@ class World:
         """What the code under test talks to Prefect with."""
         return self.prefect.client
 
+    def beside(self, ledger: Ledger) -> World:
+        """Another ledger at the same Prefect."""
+        other = World(ledger, self.clock)
+        other.prefect = replace(self.prefect, world=other)
+        return other
+
     # --- time
 
     def passes(self, **given: float) -> None:
@@ -215,7 +221,7 @@ class World:
             holder="here:1",
             parameters=row.parameters,
             job_id=row.job_id,
-            flow_run_id=row.flow_run_id or f"flow of {row.occurrence}",
+            flow_run_id=row.flow_run_id or str(uuid4()),
         )
         return replace(offer, **changes)
 

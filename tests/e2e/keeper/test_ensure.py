@@ -346,7 +346,7 @@ async def test_of_a_job_that_is_off_since_its_deployment_was_deleted_it_is_skipp
 async def test_of_a_removed_job_it_is_cancelled(world: World) -> None:
     stored = await world.deploy()
     row = await world.request(stored)
-    granted = await world.granted(world.offer_of(row))
+    granted = await world.granted(world.offer_of(row, flow_run_id=None))
     await world.archive(stored)
     await claims.postpone(world.ledger, row.id, granted.fence, world.at(seconds=-1), "no ledger")
 

@@ -1,4 +1,4 @@
-"""All passes over a floor in disorder: by two processes at once, and dying at each write."""
+"""All passes over a world in disorder: by two processes at once, and dying at each write."""
 
 from __future__ import annotations
 

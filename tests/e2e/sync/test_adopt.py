@@ -265,11 +265,11 @@ async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
     theirs.append(await made(world, "untagged"))
     before = await world.prefect.deployment("a-job")
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}") as ledger:
-        other = type(world)(ledger, world.client, world.prefect.writes)
+        other = world.beside(ledger)
         for _ in range(2):
             report = await other.sync()
             assert (report.adopted, report.removed, report.writes) == ([], [], 0)
-        assert await other.job_rows() == {}
+        assert await other.ids() == {}
         assert world.prefect.writes == {}
     assert await world.prefect.deployment("a-job") == before
     assert (await world.sync()).adopted == ["untagged"]

@@ -28,7 +28,7 @@ async def disputed(world: Any, name: str = "a-job") -> dict[str, Any]:
 
 
 @pytest.mark.slow
-async def test_the_losing_version_is_kept_and_shown(world: Any, at_home: Any) -> None:
+async def test_the_losing_version_is_kept_and_shown(world: Any) -> None:
     lost = await disputed(world)
     began = world.ledger.now()
     assert (await world.sync()).conflicts == {"a-job": {"schedule": lost}}
@@ -66,7 +66,7 @@ async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
 
 
 @pytest.mark.slow
-async def test_a_second_one_adds_to_the_first(world: Any, at_home: Any) -> None:
+async def test_a_second_one_adds_to_the_first(world: Any) -> None:
     lost = await disputed(world)
     await world.sync()
     job = await world.job("a-job")
@@ -82,7 +82,7 @@ async def test_a_second_one_adds_to_the_first(world: Any, at_home: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_a_second_one_of_the_same_field_leaves_the_first(world: Any, at_home: Any) -> None:
+async def test_a_second_one_of_the_same_field_leaves_the_first(world: Any) -> None:
     lost = await disputed(world)
     await world.sync()
     (shown,) = await conflicts.conflicts()
@@ -95,7 +95,7 @@ async def test_a_second_one_of_the_same_field_leaves_the_first(world: Any, at_ho
     assert again["at"] == shown["at"]
 
 
-async def test_prefer_prefect(world: Any, at_home: Any) -> None:
+async def test_prefer_prefect(world: Any) -> None:
     await disputed(world)
     told = await service.sync("prefect")  # found, and decided, in one go
     assert (told["decided"], list(told["conflicts"])) == (["a-job"], ["a-job"])
@@ -107,7 +107,7 @@ async def test_prefer_prefect(world: Any, at_home: Any) -> None:
     assert (await world.sync()).writes == 0
 
 
-async def test_prefer_ledger_of_one_job(world: Any, at_home: Any) -> None:
+async def test_prefer_ledger_of_one_job(world: Any) -> None:
     for name in ("a-job", "other"):
         await disputed(world, name)
     told = await service.sync("ledger", "a-job")
@@ -122,7 +122,7 @@ async def test_prefer_ledger_of_one_job(world: Any, at_home: Any) -> None:
 )
 @pytest.mark.slow
 async def test_what_cannot_be_decided_is_refused(
-    world: Any, at_home: Any, prefer: str | None, ref: str | None, word: str
+    world: Any, prefer: str | None, ref: str | None, word: str
 ) -> None:
     await world.add("calm", every="1h")
     await disputed(world)
@@ -131,7 +131,7 @@ async def test_what_cannot_be_decided_is_refused(
     assert len(await conflicts.conflicts()) == (ref == "calm")
 
 
-async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any, at_home: Any) -> None:
+async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()
     await world.prefect.edit_deployment(
@@ -148,9 +148,7 @@ async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any, at
     assert (await world.job("a-job")).job.action.prompt == "Say so"
 
 
-async def test_a_schedule_of_prefects_own_that_lost_cannot_be_preferred(
-    world: Any, at_home: Any
-) -> None:
+async def test_a_schedule_of_prefects_own_that_lost_cannot_be_preferred(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()
     rule = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"

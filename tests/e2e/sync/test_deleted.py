@@ -96,7 +96,7 @@ async def test_who_was_switched_on_here_since_is_made_again(
 
 
 @pytest.mark.slow
-async def test_the_claims_compare_sees_a_deletion_too(world: Any, at_home: Any) -> None:
+async def test_the_claims_compare_sees_a_deletion_too(world: Any) -> None:
     old = await deleted(world)
     job = await world.job("a-job")
     await world.sync()

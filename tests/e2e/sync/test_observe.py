@@ -30,14 +30,14 @@ def _told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 
 class Watch:
-    """An observer of `both`, which has looked until nothing was new."""
+    """An observer of the world, which has looked until nothing was new."""
 
     def __init__(self, world: Any) -> None:
-        self._both, self._observer = world, Observer()
+        self._world, self._observer = world, Observer()
 
     async def look(self, **given: Any) -> Observed:
-        self._both.writes.clear()
-        return await self._observer.look(self._both.ledger, self._both.client, **given)
+        self._world.prefect.writes.clear()
+        return await self._observer.look(self._world.ledger, self._world.client, **given)
 
     async def settled(self) -> Observed:
         for _ in range(3):

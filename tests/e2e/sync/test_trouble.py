@@ -139,7 +139,7 @@ async def test_a_removed_job_whose_id_was_not_written_down_does_not_come_back(
         assert await jobs.every(session) == []
 
 
-async def test_a_run_of_such_a_job_is_known_as_the_removed_ones(world: Any, at_home: Path) -> None:
+async def test_a_run_of_such_a_job_is_known_as_the_removed_ones(world: Any) -> None:
     made = await unwritten(world)
     await Reconciliation().recognise(made)
     async with world.ledger.read() as session:
@@ -175,7 +175,7 @@ async def test_a_name_of_anothers_is_not_deleted_with_a_removed_job(world: Any) 
     await world.prefect.request("DELETE", f"/deployments/{other}")
 
 
-async def test_a_run_finds_its_job_after_such_a_crash(world: Any, at_home: Path) -> None:
+async def test_a_run_finds_its_job_after_such_a_crash(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()
     made = await world.prefect.deployment("a-job")
@@ -190,7 +190,7 @@ async def test_a_run_finds_its_job_after_such_a_crash(world: Any, at_home: Path)
         assert await records.job_of(session, str(made.id)) == (await world.job("a-job")).id
 
 
-async def test_one_job_is_compared_and_pushed(world: Any, at_home: Path) -> None:
+async def test_one_job_is_compared_and_pushed(world: Any) -> None:
     job_id = (await world.add("a-job", every="1h")).id
     assert (await world.job("a-job")).row.sync_pending
     await Reconciliation().push(job_id)
@@ -232,7 +232,7 @@ async def test_names_of_others_are_left_to_them(world: Any, tmp_path: Path) -> N
     made_by_hand = {"name": "a-job-2", "flow_id": flow, "tags": ["mine"]}
     await world.prefect.request("POST", "/deployments/", made_by_hand)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'other.db'}") as ledger:
-        other = type(world)(ledger, world.client, world.prefect.writes)
+        other = world.beside(ledger)
         await other.add("a-job", every="1h")
         await other.sync()
         before = {name: await world.prefect.deployment(name) for name in ("a-job", "a-job-2")}
