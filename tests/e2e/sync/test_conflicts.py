@@ -132,7 +132,7 @@ async def test_what_cannot_be_decided_is_refused(
 
 
 async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any) -> None:
-    await world.add("a-job", every="1h")
+    await world.add("a-job", every="1h", prompt="Say so")
     await world.sync()
     await world.prefect.edit_deployment(
         "a-job", enforce_parameter_schema=False, parameters={"prompt": " "}
