@@ -12,13 +12,12 @@ import hmac
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
@@ -27,7 +26,7 @@ from daybook.outbox import destinations
 from daybook.outgoing import secret_blocks
 from daybook.service import setup
 from tests.at_prefect import Daybook, commands, with_client
-from tests.unit.outgoing.wires import answer, serving
+from tests.receiver import Receiver, Request, answer, serving
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
@@ -37,52 +36,22 @@ SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 TOKEN = "t0k3n-of-the-receiver"
 
 
-class Receiver(ThreadingHTTPServer):
-    """Answers with ``status``; ``seen`` are the requests, as headers in lowercase and body."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.status = 200
-        self.seen: list[tuple[dict[str, str], bytes]] = []
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self.server_port}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}/hook"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append(({name.lower(): v for name, v in self.headers.items()}, body))
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """The test's output is not for it."""
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with (
+        start_blocking_portal("asyncio") as portal,
+        portal.wrap_async_context_manager(serving()) as here,
+    ):
+        yield here
 
 
-def valid(secret: str, seen: tuple[dict[str, str], bytes]) -> bool:
+def hook(receiver: Receiver) -> str:
+    return f"{receiver.address}/hook"
+
+
+def valid(secret: str, request: Request) -> bool:
     """Whether one of the request's signatures is made by this secret."""
-    headers, body = seen
+    headers, body = request.headers, request.body
     content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     key = base64.b64decode(secret.removeprefix("whsec_"))
     made = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
@@ -129,12 +98,12 @@ def typed(*tokens: str, given: str = "") -> subprocess.CompletedProcess[str]:
 def test_a_destination_signs_with_its_own_secret_and_rotates(
     daybook: Daybook, receiver: Receiver
 ) -> None:
-    made = daybook(*DESTINATIONS, "add", receiver.url, "--timeout", "20s", "--tries", "3")
+    made = daybook(*DESTINATIONS, "add", hook(receiver), "--timeout", "20s", "--tries", "3")
     name, first = made["name"], made["secret"]
-    assert name == f"127-0-0-1-{receiver.server_port}-hook"
+    assert name == f"127-0-0-1-{receiver.port}-hook"
     assert made == {
         "name": name,
-        "url": receiver.url,
+        "url": hook(receiver),
         "token": "",
         "timeout": 20.0,
         "tries": 3,
@@ -144,10 +113,10 @@ def test_a_destination_signs_with_its_own_secret_and_rotates(
 
     tried = daybook(*DESTINATIONS, "test", name)
     assert (tried["ok"], tried["status_code"], tried["error"]) == (True, 200, "")
-    headers, body = receiver.seen[-1]
+    headers, body = receiver.requests[-1].headers, receiver.requests[-1].body
     assert (headers["webhook-id"], headers["x-cronevent"]) == (tried["id"], "test")
     assert json.loads(body).keys() == {"version", "event", "corrects", "message"}
-    assert valid(first, receiver.seen[-1])
+    assert valid(first, receiver.requests[-1])
 
     rotated = daybook(*DESTINATIONS, "rotate", name)
     until = datetime.fromisoformat(rotated["rotating_until"])
@@ -155,24 +124,27 @@ def test_a_destination_signs_with_its_own_secret_and_rotates(
     (listed,) = daybook(*DESTINATIONS, "list")
     assert listed["rotating_until"] == rotated["rotating_until"]
     daybook(*DESTINATIONS, "test", name)
-    assert valid(first, receiver.seen[-1])
-    assert valid(rotated["secret"], receiver.seen[-1])
+    assert valid(first, receiver.requests[-1])
+    assert valid(rotated["secret"], receiver.requests[-1])
 
     refused = daybook(*DESTINATIONS, "rotate", name, code=2)["error"]["message"]
     assert "--now" in refused
     last = daybook(*DESTINATIONS, "rotate", name, "--now")
     assert last["rotating_until"] is None
     daybook(*DESTINATIONS, "test", name)
-    assert [valid(each, receiver.seen[-1]) for each in (first, rotated["secret"])] == [False, False]
-    assert valid(last["secret"], receiver.seen[-1])
+    assert [valid(each, receiver.requests[-1]) for each in (first, rotated["secret"])] == [
+        False,
+        False,
+    ]
+    assert valid(last["secret"], receiver.requests[-1])
 
 
 def test_no_list_shows_a_secret_and_who_uses_it_is_told(
     daybook: Daybook, receiver: Receiver
 ) -> None:
-    secret = daybook(*DESTINATIONS, "add", receiver.url, "--name", "ops")["secret"]
-    job = daybook("add", "Hello", "--on-demand", "--on-fail", f"{receiver.url}/deep?x=1")
-    other = daybook("add", "Hi", "--on-demand", "--on-fail", f"{receiver.url}s")
+    secret = daybook(*DESTINATIONS, "add", hook(receiver), "--name", "ops")["secret"]
+    job = daybook("add", "Hello", "--on-demand", "--on-fail", f"{hook(receiver)}/deep?x=1")
+    other = daybook("add", "Hi", "--on-demand", "--on-fail", f"{hook(receiver)}s")
     shown = typed(*DESTINATIONS, "list")
     assert "ops" in shown.stdout
     assert secret not in shown.stdout + shown.stderr
@@ -192,51 +164,51 @@ def test_no_list_shows_a_secret_and_who_uses_it_is_told(
 def test_an_address_without_one_is_signed_by_the_homes_secret(
     daybook: Daybook, prepared: Home, receiver: Receiver
 ) -> None:
-    receiver.status = 500
-    tried = daybook(*DESTINATIONS, "test", f"{receiver.url}?token=abc", code=1)
-    assert (tried["ok"], tried["status_code"], tried["url"]) == (False, 500, receiver.url)
+    receiver.steps = [answer(500)]
+    tried = daybook(*DESTINATIONS, "test", f"{hook(receiver)}?token=abc", code=1)
+    assert (tried["ok"], tried["status_code"], tried["url"]) == (False, 500, hook(receiver))
     assert "500" in tried["error"]
     assert "home's secret" in tried["note"]
     first = prepared.webhook_secret.read_text().strip()
-    assert valid(first, receiver.seen[-1])
+    assert valid(first, receiver.requests[-1])
 
     new = daybook(*DESTINATIONS, "rotate", "--home")["secret"]
-    receiver.status = 204
-    assert daybook(*DESTINATIONS, "test", receiver.url)["status_code"] == 204
-    assert valid(first, receiver.seen[-1])
-    assert valid(new, receiver.seen[-1])
+    receiver.steps = [answer(204)]
+    assert daybook(*DESTINATIONS, "test", hook(receiver))["status_code"] == 204
+    assert valid(first, receiver.requests[-1])
+    assert valid(new, receiver.requests[-1])
 
 
 def test_a_token_is_a_secret_bound_to_the_host(daybook: Daybook, receiver: Receiver) -> None:
-    made = daybook(*DESTINATIONS, "add", receiver.url, "--name", "ops", "--token", "ops-token")
+    made = daybook(*DESTINATIONS, "add", hook(receiver), "--name", "ops", "--token", "ops-token")
     (note,) = made["notes"]
     assert f"daybook secrets add ops-token --host {receiver.host}" in note
     assert "ops-token" in daybook(*DESTINATIONS, "test", "ops", code=1)["error"]
-    assert receiver.seen == []
+    assert receiver.requests == []
 
     kept = typed("secrets", "add", "ops-token", "--host", receiver.host, given=TOKEN)
     assert kept.returncode == 0, kept.stderr
     again = daybook(
-        *(*DESTINATIONS, "add", receiver.url, "--name", "ops"),
+        *(*DESTINATIONS, "add", hook(receiver), "--name", "ops"),
         *("--token", "ops-token", "--tries", "2", "--replace"),
     )
     assert (again["notes"], again["secret"], again["tries"]) == ([], None, 2)  # its secret stays
     daybook(*DESTINATIONS, "test", "ops")
-    headers, _ = receiver.seen[-1]
+    headers = receiver.requests[-1].headers
     assert headers["authorization"] == f"Bearer {TOKEN}"
-    assert valid(made["secret"], receiver.seen[-1])
+    assert valid(made["secret"], receiver.requests[-1])
 
     refused = daybook("secrets", "remove", "ops-token", code=2)["error"]["message"]
     assert "the destination ops" in refused
 
 
 def test_a_secret_comes_by_standard_input_and_never_out(prepared: Home, receiver: Receiver) -> None:
-    add = (*DESTINATIONS, "add", receiver.url, "--name", "ops")
+    add = (*DESTINATIONS, "add", hook(receiver), "--name", "ops")
     said = typed(*add, "--secret-from-stdin", given=f"{SECRET}\n")
     assert said.returncode == 0, said.stderr
     tried = typed(*DESTINATIONS, "test", "ops")
     assert tried.returncode == 0, tried.stderr
-    assert valid(SECRET, receiver.seen[-1])
+    assert valid(SECRET, receiver.requests[-1])
     for each in (said, tried, typed(*DESTINATIONS, "list", "--json")):
         assert SECRET not in each.stdout + each.stderr
 
@@ -245,7 +217,7 @@ def test_a_secret_comes_by_standard_input_and_never_out(prepared: Home, receiver
 def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
     prepared: Home, receiver: Receiver
 ) -> None:
-    add, bad = (*DESTINATIONS, "add", receiver.url), SECRET.replace("whsec_", "wsec_")
+    add, bad = (*DESTINATIONS, "add", hook(receiver)), SECRET.replace("whsec_", "wsec_")
     for tokens, given, code, words in (
         ((*add, "--secret-from-stdin"), bad, 2, "whsec_ and 24 to 64 bytes"),
         ((*add, "--secret-from-stdin"), "", 2, "none on standard input"),
@@ -254,7 +226,7 @@ def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
         ((*add, "--timeout", "2m"), "", 2, "--timeout"),
         ((*add, "--tries", "0"), "", 2, "--tries"),
         ((*add, "--name", "Ops"), "", 2, "--name"),
-        ((*DESTINATIONS, "add", f"{receiver.url}?token=abc"), "", 2, "query"),
+        ((*DESTINATIONS, "add", f"{hook(receiver)}?token=abc"), "", 2, "query"),
         ((*DESTINATIONS, "add", "http://169.254.169.254/x"), "", 2, "metadata"),
         ((*DESTINATIONS, "test", "nobody"), "", 3, 'destination "nobody" not found'),
         ((*DESTINATIONS, "test", "http://169.254.169.254/x"), "", 2, "metadata"),
@@ -267,7 +239,7 @@ def test_what_is_refused_keeps_nothing_and_repeats_no_secret(
         assert words in said.stderr, said.stderr
         assert SECRET[6:] not in said.stderr
     assert typed(*DESTINATIONS, "list", "--json").stdout == "[]\n"
-    assert receiver.seen == []
+    assert receiver.requests == []
 
 
 # --- a run

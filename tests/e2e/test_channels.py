@@ -23,7 +23,7 @@ from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.outbox.drain import drain
 from daybook.service import setup
 from tests.at_prefect import Daybook, commands, with_client
-from tests.unit.outgoing.wires import Server, answer, serving
+from tests.receiver import Receiver, answer, serving
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
@@ -180,14 +180,14 @@ async def world(world: World) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def endpoint(world: World) -> AsyncIterator[Server]:
+async def endpoint(world: World) -> AsyncIterator[Receiver]:
     """What the channel `team` sends to."""
     async with serving() as here:
         await ours.add(world.client, "team", f"json://127.0.0.1:{here.port}")
         yield here
 
 
-def messages(endpoint: Server) -> list[str]:
+def messages(endpoint: Receiver) -> list[str]:
     return [json.loads(each.body)["message"] for each in endpoint.requests]
 
 
@@ -207,7 +207,7 @@ async def told(world: World, run: RunRow) -> OutboxRow:
 
 @pytest.mark.anyio
 @pytest.mark.journey
-async def test_an_answer_arrives_when_the_run_ends(world: World, endpoint: Server) -> None:
+async def test_an_answer_arrives_when_the_run_ends(world: World, endpoint: Receiver) -> None:
     agent = await world.agents.add('print("x" * 39_990 + "\\nThe end.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="team")
     run = await ran(world, job)
@@ -224,7 +224,7 @@ async def test_an_answer_arrives_when_the_run_ends(world: World, endpoint: Serve
 
 
 @pytest.mark.anyio
-async def test_only_an_answer_that_differs_is_sent(world: World, endpoint: Server) -> None:
+async def test_only_an_answer_that_differs_is_sent(world: World, endpoint: Receiver) -> None:
     agent = await world.agents.add(
         'had(); n = open(sys.argv[1] + ".effects").read().count("\\n")\n'
         'print("Nothing new." if n < 3 else "Something new.")'
@@ -244,7 +244,7 @@ class Later(SystemClock):
 
 
 @pytest.mark.anyio
-async def test_what_was_away_gets_it_when_it_is_back(world: World, endpoint: Server) -> None:
+async def test_what_was_away_gets_it_when_it_is_back(world: World, endpoint: Receiver) -> None:
     endpoint.steps = [answer(503), answer(200)]
     agent = await world.agents.add('print("Here I am.")')
     job = await world.deploy(on_demand=True, agent=agent.name, channel="team")
@@ -275,7 +275,7 @@ async def test_a_job_has_a_file_of_its_own(world: World) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_block_of_prefects_gets_the_answer(world: World, endpoint: Server) -> None:
+async def test_a_block_of_prefects_gets_the_answer(world: World, endpoint: Receiver) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     block = CustomWebhookNotificationBlock(

@@ -22,7 +22,7 @@ import pytest
 from daybook.keeper.blocks import TYPES
 from tests.e2e.first_light import Up
 from tests.providers import KEY, Provider, provider
-from tests.unit.outgoing.wires import Seen, Server, serving
+from tests.receiver import Receiver, Request, serving
 from tests.world import so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -36,7 +36,7 @@ TIME = [sys.executable, "-m", "mcp_server_time", "--local-timezone", "Europe/Ber
 class Running:
     """A running `up`, and what it talks to."""
 
-    def __init__(self, up: Up, model: Provider, web: Server) -> None:
+    def __init__(self, up: Up, model: Provider, web: Receiver) -> None:
         self.up, self.model, self.web = up, model, web
 
     async def daybook(self, *words: str, **given: Any) -> Any:
@@ -102,7 +102,7 @@ class Running:
         assert run["status"] == "succeeded", run
         return run
 
-    def received(self, path: str) -> list[Seen]:
+    def received(self, path: str) -> list[Request]:
         return [each for each in self.web.requests if each.path == path]
 
 

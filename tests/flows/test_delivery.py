@@ -20,7 +20,7 @@ from daybook.ledger import deliveries
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.timing import TIMING
-from tests.unit.outgoing.wires import Server, answer, hang, serving
+from tests.receiver import Receiver, answer, hang, serving
 from tests.world import World, so
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
@@ -33,12 +33,12 @@ pytestmark = [
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
+async def server() -> AsyncIterator[Receiver]:
     async with serving() as here:
         yield here
 
 
-async def _job(world: World, server: Server, **more: str) -> StoredJob:
+async def _job(world: World, server: Receiver, **more: str) -> StoredJob:
     """A job whose runs succeed, and whose callback goes to the server."""
     agent = await world.agents.add("print('Forty-two.')")
     given = {"on_complete": f"{server.address}/done?t=s3cr3t"} | more
@@ -51,7 +51,7 @@ async def _told(world: World) -> list[OutboxRow]:
 
 
 async def test_the_process_that_settles_sends_and_the_artifact_says_so(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     state = await world.workers.executed(await world.prefect.custom_run(await _job(world, server)))
     assert state.is_completed()
@@ -67,7 +67,9 @@ async def test_the_process_that_settles_sends_and_the_artifact_says_so(
     assert "s3cr3t" not in page
 
 
-async def test_a_run_that_tells_nobody_asks_and_shows_nothing(world: World, server: Server) -> None:
+async def test_a_run_that_tells_nobody_asks_and_shows_nothing(
+    world: World, server: Receiver
+) -> None:
     await world.workers.executed(
         await world.prefect.custom_run(await _job(world, server, on_complete=""))
     )
@@ -77,7 +79,7 @@ async def test_a_run_that_tells_nobody_asks_and_shows_nothing(world: World, serv
 
 
 async def test_what_failed_at_once_is_sent_by_the_keeper_and_shown_again(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     server.steps = [answer(503), answer(200)]
     await world.workers.executed(await world.prefect.custom_run(await _job(world, server)))
@@ -100,7 +102,7 @@ async def test_what_failed_at_once_is_sent_by_the_keeper_and_shown_again(
     assert "s3cr3t" not in later
 
 
-async def _asked(server: Server) -> bool:
+async def _asked(server: Receiver) -> bool:
     return len(server.requests) == 1
 
 
@@ -111,7 +113,7 @@ async def _artifacts(world: World, row: RunRow) -> list[str]:
 
 
 async def test_a_receiver_that_hangs_holds_the_process_for_a_while_only(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     server.steps = [hang]
     execution = await world.workers.execute(
@@ -129,7 +131,7 @@ async def test_a_receiver_that_hangs_holds_the_process_for_a_while_only(
 
 
 async def test_a_receiver_that_hangs_leaves_the_end_to_the_flow_beside_a_keeper(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     server.steps = [hang, answer(200)]
     run = await world.prefect.custom_run(await _job(world, server))
@@ -157,7 +159,7 @@ async def test_a_receiver_that_hangs_leaves_the_end_to_the_flow_beside_a_keeper(
 
 
 async def test_a_process_that_is_told_to_end_meanwhile_loses_nothing(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     server.steps = [hang]
     execution = await world.workers.execute(
@@ -183,7 +185,7 @@ async def test_a_process_that_is_told_to_end_meanwhile_loses_nothing(
     assert len({seen.headers["webhook-id"] for seen in server.requests}) == 1
 
 
-async def test_what_could_not_begin_is_told_at_once_too(world: World, server: Server) -> None:
+async def test_what_could_not_begin_is_told_at_once_too(world: World, server: Receiver) -> None:
     more = {"on_complete": "", "on_fail": f"{server.address}/failed"}
     stored = await world.deploy(agent="nobody", on_demand=True, **more)
     await world.workers.executed(await world.prefect.custom_run(stored))

@@ -17,7 +17,7 @@ from daybook.service import jobs as service
 from daybook.spec.job import edit
 from daybook.spec.owners import Actor, acting_as
 from flows.webhook import webhook
-from tests.unit.outgoing.wires import Server, answer, hang, serving
+from tests.receiver import Receiver, answer, hang, serving
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, *PREFECT_LEAVES_A_SOCKET]
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
+async def server() -> AsyncIterator[Receiver]:
     async with serving() as here:
         yield here
 
@@ -37,7 +37,7 @@ async def call(**given: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 async def test_an_answer_is_kept_and_the_request_carries_its_occurrence(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     server.steps = [answer(201, b'{"id": 7}', {"Content-Type": "application/json"})]
 
@@ -55,7 +55,9 @@ async def test_an_answer_is_kept_and_the_request_carries_its_occurrence(
     assert '{"id": 7}' in page
 
 
-async def test_another_status_fails_with_status_and_body_kept(world: World, server: Server) -> None:
+async def test_another_status_fails_with_status_and_body_kept(
+    world: World, server: Receiver
+) -> None:
     server.steps = [answer(500, b"no")]
 
     with pytest.raises(FailedRun, match="500 Internal Server Error"):
@@ -68,7 +70,7 @@ async def test_another_status_fails_with_status_and_body_kept(world: World, serv
 
 @pytest.mark.slow
 async def test_503_is_tried_as_often_as_promised_with_the_same_key(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     server.steps = [answer(503), answer(429, headers={"Retry-After": "1"}), answer(200, b"at last")]
 
@@ -82,7 +84,7 @@ async def test_503_is_tried_as_often_as_promised_with_the_same_key(
 
 @pytest.mark.slow
 async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     server.steps = [hang]
 
@@ -95,7 +97,7 @@ async def test_no_answer_after_it_was_sent_is_unknown_and_not_repeated(
 
 
 async def test_an_idempotent_one_is_repeated_with_the_same_key(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     server.steps = [hang, answer(200, b"at last")]
     policy = {"timeout": "5s", "retries": 1, "retry_delay": "1s", "idempotent": True}
@@ -117,7 +119,7 @@ async def test_the_metadata_service_is_refused_before_anything_is_sent(world: Wo
 
 
 @pytest.mark.slow
-async def test_by_the_rule_of_who_wrote_the_address_last(world: World, server: Server) -> None:
+async def test_by_the_rule_of_who_wrote_the_address_last(world: World, server: Receiver) -> None:
     """The operator's job whose address a model changed, and what the operator made of that."""
     name = f"http://localhost:{server.port}"  # refused by its text alone, were it an agent's
     stored = await world.deploy(prompt=None, url="https://api.example.org/x", on_demand=True)
@@ -166,7 +168,7 @@ async def test_who_edits_is_who_wrote(world: World) -> None:
 
 @pytest.mark.slow
 async def test_a_job_that_was_made_through_mcp_reaches_no_private_address(
-    world: World, server: Server
+    world: World, server: Receiver
 ) -> None:
     stored = await world.deploy(prompt=None, url=server.address, on_demand=True)
     async with world.ledger.write() as session:

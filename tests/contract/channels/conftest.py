@@ -26,7 +26,7 @@ from daybook.clock import SYSTEM
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
 from tests.at_prefect import register_blocks
-from tests.unit.outgoing.wires import Server, serving
+from tests.receiver import Receiver, serving
 
 _LINES = "\n".join(f"line {number} of a long answer" for number in range(1, 1601))
 LONG = f"{_LINES[:39_991]} the end."
@@ -70,7 +70,7 @@ async def _forget_all(client: PrefectClient) -> None:
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Server]:
+async def endpoint() -> AsyncIterator[Receiver]:
     """A server on localhost; a test says what it answers."""
     async with serving() as here:
         yield here
@@ -108,7 +108,7 @@ def localhost(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def https(localhost: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+async def https(localhost: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Receiver]:
     """The same over TLS, by a certificate that this process trusts."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(localhost)

@@ -23,7 +23,7 @@ from daybook.channels.base import UNBOUNDED
 from daybook.errors import NotFound, Refused, UnknownName
 from daybook.outgoing import block_documents
 from tests.contract.channels.conftest import LONG, Letters, row
-from tests.unit.outgoing.wires import Server, answer, hang
+from tests.receiver import Receiver, answer, hang
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +102,7 @@ async def test_a_mail_server_that_is_away_is_a_failure_and_the_password_is_not_t
 # --- chats
 
 
-async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Server) -> None:
+async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Receiver) -> None:
     await ours.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/{{chat_id}}/say")
     await channels.check(client, "chats", "general")
     with pytest.raises(Refused, match="has several") as refused:
@@ -124,7 +124,7 @@ async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Se
 )
 @pytest.mark.slow
 async def test_a_chat_id_leads_nowhere_else(
-    client: PrefectClient, endpoint: Server, chat: str
+    client: PrefectClient, endpoint: Receiver, chat: str
 ) -> None:
     await ours.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/to/{{chat_id}}/say")
     with pytest.raises(Refused, match="is none") as refused:
@@ -158,7 +158,7 @@ async def test_a_chat_id_is_one_recipient(
 
 @pytest.mark.slow
 async def test_a_telegram_chat_gets_text_that_is_no_tag(
-    client: PrefectClient, endpoint: Server, monkeypatch: pytest.MonkeyPatch
+    client: PrefectClient, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NotifyTelegram, "notify_url", f"{endpoint.address}/bot")
     endpoint.steps = [answer(200, b'{"ok": true, "result": {}}')]
@@ -181,7 +181,9 @@ async def test_a_telegram_chat_gets_text_that_is_no_tag(
 
 
 @pytest.mark.slow
-async def test_the_event_is_told_as_apprise_has_it(client: PrefectClient, endpoint: Server) -> None:
+async def test_the_event_is_told_as_apprise_has_it(
+    client: PrefectClient, endpoint: Receiver
+) -> None:
     await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
     for event in ("completed", "failed", "missed", "progress"):
         await channels.send(client, row("team", event=event))
@@ -194,7 +196,7 @@ async def test_the_event_is_told_as_apprise_has_it(client: PrefectClient, endpoi
 
 @pytest.mark.slow
 async def test_a_message_without_words_says_its_subject(
-    client: PrefectClient, endpoint: Server
+    client: PrefectClient, endpoint: Receiver
 ) -> None:
     await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
     await channels.send(client, row("team", "  \n"))
@@ -207,7 +209,7 @@ async def test_a_message_without_words_says_its_subject(
 @pytest.mark.parametrize("query", ["", "?optional=yes", "?retry=2", "?optional=yes&retry=1"])
 @pytest.mark.slow
 async def test_what_apprise_would_hide_is_seen(
-    client: PrefectClient, endpoint: Server, query: str
+    client: PrefectClient, endpoint: Receiver, query: str
 ) -> None:
     endpoint.steps = [answer(503)]
     await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}/{query}")
@@ -218,7 +220,7 @@ async def test_what_apprise_would_hide_is_seen(
 
 @pytest.mark.slow
 async def test_one_that_hangs_ends_and_holds_nobody_up(
-    client: PrefectClient, endpoint: Server, monkeypatch: pytest.MonkeyPatch
+    client: PrefectClient, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint.steps = [hang, answer(200)]
     await ours.add(client, "slow", f"json://127.0.0.1:{endpoint.port}/a?rto=600")
@@ -235,7 +237,7 @@ async def test_one_that_hangs_ends_and_holds_nobody_up(
 
 
 async def test_others_may_log_what_they_will(
-    client: PrefectClient, endpoint: Server, caplog: pytest.LogCaptureFixture
+    client: PrefectClient, endpoint: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only what our own thread logs is kept; the embedding program's apprise says what it does."""
     endpoint.steps = [answer(500)]
@@ -269,7 +271,7 @@ async def test_one_is_kept_replaced_and_forgotten(client: PrefectClient) -> None
 
 
 async def test_a_block_saved_as_a_block_is_a_channel(
-    client: PrefectClient, endpoint: Server
+    client: PrefectClient, endpoint: Receiver
 ) -> None:
     url = f"json://127.0.0.1:{endpoint.port}/{PASSWORD}"
     block = blocks.ChannelBlock(url=SecretStr(url))

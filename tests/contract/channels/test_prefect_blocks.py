@@ -43,7 +43,7 @@ from daybook import channels
 from daybook.channels import NotDelivered
 from daybook.errors import Ambiguous, Refused, UnknownName
 from tests.contract.channels.conftest import LONG, row
-from tests.unit.outgoing.wires import Seen, Server, answer
+from tests.receiver import Receiver, Request, answer
 
 pytestmark = pytest.mark.anyio
 
@@ -51,25 +51,25 @@ TOKEN = "JHMHI8qBe7bk2ZwO5U711o3dV"
 UI = "http://127.0.0.1:4200/runs/flow-run/7d1"
 
 
-def slack(server: Server) -> NotificationBlock:
+def slack(server: Receiver) -> NotificationBlock:
     return SlackWebhook(url=SecretStr(f"https://hooks.slack.com/services/T0JJ3/B0TD4/{TOKEN}"))
 
 
-def discord(server: Server) -> NotificationBlock:
+def discord(server: Receiver) -> NotificationBlock:
     return DiscordWebhook(webhook_id=SecretStr("4174216298"), webhook_token=SecretStr(TOKEN))
 
 
-def teams(server: Server) -> NotificationBlock:
+def teams(server: Receiver) -> NotificationBlock:
     flow = f"https://127.0.0.1:{server.port}/workflows/a1b2c3/triggers/manual/paths/invoke"
     query = f"api-version=2016-06-01&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig={TOKEN}"
     return MicrosoftTeamsWebhook(url=SecretStr(f"{flow}?{query}"))
 
 
-def mattermost(server: Server) -> NotificationBlock:
+def mattermost(server: Receiver) -> NotificationBlock:
     return MattermostWebhook(hostname="127.0.0.1", port=server.port, token=SecretStr(TOKEN))
 
 
-def custom(server: Server) -> NotificationBlock:
+def custom(server: Receiver) -> NotificationBlock:
     return CustomWebhookNotificationBlock(
         name="custom",
         url=f"{server.address}/told?key={{{{key}}}}",
@@ -78,15 +78,15 @@ def custom(server: Server) -> NotificationBlock:
     )
 
 
-def pager_duty(server: Server) -> NotificationBlock:
+def pager_duty(server: Receiver) -> NotificationBlock:
     return PagerDutyWebHook(integration_key=SecretStr("i" * 32), api_key=SecretStr(TOKEN))
 
 
-def opsgenie(server: Server) -> NotificationBlock:
+def opsgenie(server: Receiver) -> NotificationBlock:
     return OpsgenieWebhook(apikey=SecretStr(TOKEN))
 
 
-def sendgrid(server: Server) -> NotificationBlock:
+def sendgrid(server: Receiver) -> NotificationBlock:
     return SendgridEmail(
         api_key=SecretStr(TOKEN),
         sender_email="daybook@here.example",
@@ -94,7 +94,7 @@ def sendgrid(server: Server) -> NotificationBlock:
     )
 
 
-def twilio(server: Server) -> NotificationBlock:
+def twilio(server: Receiver) -> NotificationBlock:
     return TwilioSMS(
         account_sid="AC" + "0" * 32,
         auth_token=SecretStr(TOKEN),
@@ -103,21 +103,21 @@ def twilio(server: Server) -> NotificationBlock:
     )
 
 
-def slack_says(seen: Seen) -> tuple[str, str]:
+def slack_says(seen: Request) -> tuple[str, str]:
     body = json.loads(seen.body)
     [told] = body["attachments"]
     assert body["mrkdwn"] is True
     return told["title"], told["text"]
 
 
-def discord_says(seen: Seen) -> tuple[str, str]:
+def discord_says(seen: Request) -> tuple[str, str]:
     body = json.loads(seen.body)
     assert "allow_mentions" not in body
     title, _, text = body["content"].partition("\r\n")
     return title, text
 
 
-def teams_says(seen: Seen) -> tuple[str, str]:
+def teams_says(seen: Request) -> tuple[str, str]:
     body = json.loads(seen.body)
     assert body["type"] == "message"
     [card] = body["attachments"]
@@ -128,30 +128,30 @@ def teams_says(seen: Seen) -> tuple[str, str]:
     return title["text"], text["text"]
 
 
-def mattermost_says(seen: Seen) -> tuple[str, str]:
+def mattermost_says(seen: Request) -> tuple[str, str]:
     title, _, text = json.loads(seen.body)["text"].partition("\r\n")
     return title, text
 
 
-def custom_says(seen: Seen) -> tuple[str, str]:
+def custom_says(seen: Request) -> tuple[str, str]:
     body = json.loads(seen.body)
     return body["title"], body["text"]
 
 
-def pager_duty_says(seen: Seen) -> tuple[str, str]:
+def pager_duty_says(seen: Request) -> tuple[str, str]:
     body = json.loads(seen.body)
     assert (body["routing_key"], body["event_action"]) == ("i" * 32, "trigger")
     payload = body["payload"]
     return payload["summary"].strip(), payload["custom_details"]["Prefect Notification Body"]
 
 
-def opsgenie_says(seen: Seen) -> tuple[str, str]:
+def opsgenie_says(seen: Request) -> tuple[str, str]:
     assert seen.headers["authorization"] == f"GenieKey {TOKEN}"
     body = json.loads(seen.body)
     return body["message"], body["description"]
 
 
-def sendgrid_says(seen: Seen) -> tuple[str, str]:
+def sendgrid_says(seen: Request) -> tuple[str, str]:
     assert seen.headers["authorization"] == f"Bearer {TOKEN}"
     body = json.loads(seen.body)
     assert body["personalizations"] == [{"to": [{"email": "me@there.example"}]}]
@@ -162,7 +162,7 @@ def sendgrid_says(seen: Seen) -> tuple[str, str]:
     return body["subject"], text.replace("\xa0", " ")
 
 
-def twilio_says(seen: Seen) -> tuple[str, str]:
+def twilio_says(seen: Request) -> tuple[str, str]:
     form = dict(parse_qsl(seen.body.decode()))
     assert (form["From"], form["To"]) == ("+15551230000", "+15551230001")
     title, _, text = form["Body"].partition("\r\n")
@@ -178,9 +178,9 @@ class Kind:
     """
 
     name: str
-    make: Callable[[Server], NotificationBlock]
+    make: Callable[[Receiver], NotificationBlock]
     path: str
-    says: Callable[[Seen], tuple[str, str]]
+    says: Callable[[Request], tuple[str, str]]
     limit: int | None
     shared: bool = False
     tls: bool = False
@@ -213,8 +213,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-async def service(kind: Kind, endpoint: Server, https: Server, client: PrefectClient,
-                  monkeypatch: pytest.MonkeyPatch) -> Server:  # fmt: skip
+async def service(kind: Kind, endpoint: Receiver, https: Receiver, client: PrefectClient,
+                  monkeypatch: pytest.MonkeyPatch) -> Receiver:  # fmt: skip
     """The server that the channel `team`, a block of the kind, sends to."""
     here = https if kind.tls else endpoint
     monkeypatch.setattr(NotifySlack, "webhook_url", f"{endpoint.address}/services")
@@ -232,7 +232,7 @@ async def service(kind: Kind, endpoint: Server, https: Server, client: PrefectCl
 
 @pytest.mark.slow
 async def test_the_service_is_sent_what_it_understands(
-    kind: Kind, service: Server, client: PrefectClient
+    kind: Kind, service: Receiver, client: PrefectClient
 ) -> None:
     text = "**All** is <well> & quiet.\n\n```\n  if x:\n```"
     await channels.send(client, row("team", text))
@@ -250,7 +250,7 @@ async def test_the_service_is_sent_what_it_understands(
 
 @pytest.mark.slow
 async def test_a_long_message_is_one_and_says_how_much_is_missing(
-    kind: Kind, service: Server, client: PrefectClient
+    kind: Kind, service: Receiver, client: PrefectClient
 ) -> None:
     assert len(LONG) == 40_000
     await channels.send(client, row("team", LONG), UI)
@@ -272,7 +272,7 @@ async def test_a_long_message_is_one_and_says_how_much_is_missing(
 @pytest.mark.slow
 async def test_a_failure_is_a_failure_and_tells_no_secret(
     kind: Kind,
-    service: Server,
+    service: Receiver,
     client: PrefectClient,
     status: int,
     caplog: pytest.LogCaptureFixture,
@@ -289,7 +289,7 @@ async def test_a_failure_is_a_failure_and_tells_no_secret(
 
 @pytest.mark.slow
 async def test_an_endpoint_that_is_away_is_a_failure(
-    kind: Kind, service: Server, client: PrefectClient, caplog: pytest.LogCaptureFixture
+    kind: Kind, service: Receiver, client: PrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
 
@@ -304,7 +304,7 @@ async def test_an_endpoint_that_is_away_is_a_failure(
 
 @pytest.mark.slow
 async def test_nobody_is_rung_by_what_a_model_wrote(
-    kind: Kind, service: Server, client: PrefectClient
+    kind: Kind, service: Receiver, client: PrefectClient
 ) -> None:
     text = "<!channel> <@U123> @everyone <@&77> !here>"
     await channels.send(client, row("team", text))
@@ -320,7 +320,7 @@ async def test_nobody_is_rung_by_what_a_model_wrote(
 
 
 @pytest.mark.slow
-async def test_a_block_is_a_channel_by_its_name(client: PrefectClient, endpoint: Server) -> None:
+async def test_a_block_is_a_channel_by_its_name(client: PrefectClient, endpoint: Receiver) -> None:
     built_in = {"inbox": "inbox", "file": "file", "console": "console"}
     assert await channels.names(client) == built_in
     await custom(endpoint).asave("ops", client=client)
@@ -339,7 +339,7 @@ async def test_a_block_is_a_channel_by_its_name(client: PrefectClient, endpoint:
 
 
 async def test_two_blocks_of_one_name_are_told_apart_by_their_types(
-    client: PrefectClient, endpoint: Server
+    client: PrefectClient, endpoint: Receiver
 ) -> None:
     for name in ("ops", "inbox"):
         await custom(endpoint).asave(name, client=client)
@@ -368,7 +368,7 @@ async def test_a_block_with_an_address_that_is_none_says_so_at_once(client: Pref
 
 
 async def test_a_block_that_was_broken_in_prefect_says_so(
-    client: PrefectClient, https: Server
+    client: PrefectClient, https: Receiver
 ) -> None:
     await teams(https).asave("team", client=client)
     document = await client.read_block_document_by_name(

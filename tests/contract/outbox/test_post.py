@@ -17,8 +17,8 @@ from daybook.ledger.states import Delivery
 from daybook.outbox import destinations, home_secret
 from daybook.outbox.post import HOMES, KEPT_BACK, Post
 from daybook.outgoing import secret_blocks
+from tests.receiver import Handler, Receiver, answer, cut, hang, redirect, serving
 from tests.unit.outbox.rows import NEW, NOON, OLD, callback, signature
-from tests.unit.outgoing.wires import Handler, Server, answer, cut, hang, redirect, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -27,14 +27,14 @@ SECRETS = (TOKEN, "s3cr3t", NEW.removeprefix("whsec_"), OLD.removeprefix("whsec_
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Server]:
+async def receiver() -> AsyncIterator[Receiver]:
     async with serving() as server:
         yield server
 
 
 async def _send(
     client: PrefectClient,
-    server: Server,
+    server: Receiver,
     step: Handler | None = None,
     now: datetime = NOON,
     **fields: object,
@@ -47,7 +47,7 @@ async def _send(
 
 
 async def test_what_is_signed_is_what_arrives(
-    client: PrefectClient, receiver: Server, daybook_home: Home
+    client: PrefectClient, receiver: Receiver, daybook_home: Home
 ) -> None:
     tried = await _send(client, receiver)
     assert (tried.status, tried.status_code, tried.error) == (Delivery.DELIVERED, 200, "")
@@ -65,7 +65,7 @@ async def test_what_is_signed_is_what_arrives(
 
 @pytest.mark.slow
 async def test_a_destination_has_a_secret_and_a_token_of_its_own(
-    client: PrefectClient, receiver: Server, caplog: pytest.LogCaptureFixture
+    client: PrefectClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     await secret_blocks.add(client, "ops-token", TOKEN, ["127.0.0.1"])
@@ -83,7 +83,7 @@ async def test_a_destination_has_a_secret_and_a_token_of_its_own(
 
 
 @pytest.mark.slow
-async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: Server) -> None:
+async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: Receiver) -> None:
     await secret_blocks.add(client, "ops-token", TOKEN, ["ops.example.org"])
     await destinations.add(client, "ops", receiver.address, token="ops-token")
     tried = await _send(client, receiver)
@@ -106,7 +106,7 @@ async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: S
 @pytest.mark.slow
 async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
     client: PrefectClient,
-    receiver: Server,
+    receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
     owner: str,
     below: str,
@@ -126,7 +126,7 @@ async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
 
 
 @pytest.mark.slow
-async def test_a_token_that_is_not_there_is_told(client: PrefectClient, receiver: Server) -> None:
+async def test_a_token_that_is_not_there_is_told(client: PrefectClient, receiver: Receiver) -> None:
     await destinations.add(client, "ops", receiver.address, token="ops-token")
     tried = await _send(client, receiver)
     assert (tried.status, receiver.requests) == (Delivery.PENDING, [])
@@ -134,7 +134,7 @@ async def test_a_token_that_is_not_there_is_told(client: PrefectClient, receiver
 
 
 @pytest.mark.parametrize("status", [201, 204, 299])
-async def test_any_2xx_is_delivered(client: PrefectClient, receiver: Server, status: int) -> None:
+async def test_any_2xx_is_delivered(client: PrefectClient, receiver: Receiver, status: int) -> None:
     tried = await _send(client, receiver, answer(status, b""))
     assert (tried.status, tried.status_code) == (Delivery.DELIVERED, status)
 
@@ -142,7 +142,7 @@ async def test_any_2xx_is_delivered(client: PrefectClient, receiver: Server, sta
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 429, 500, 503])
 @pytest.mark.slow
 async def test_any_other_answer_is_tried_again(
-    client: PrefectClient, receiver: Server, status: int
+    client: PrefectClient, receiver: Receiver, status: int
 ) -> None:
     tried = await _send(client, receiver, answer(status, b"s3cr3t and more"))
     assert (tried.status, tried.status_code) == (Delivery.PENDING, status)
@@ -151,12 +151,12 @@ async def test_any_other_answer_is_tried_again(
     assert tried.next_at is not None and 5 <= (tried.next_at - NOON).total_seconds() <= 5.5
 
 
-async def test_410_ends_at_once(client: PrefectClient, receiver: Server) -> None:
+async def test_410_ends_at_once(client: PrefectClient, receiver: Receiver) -> None:
     tried = await _send(client, receiver, answer(410))
     assert (tried.status, tried.status_code, tried.next_at) == (Delivery.FAILED, 410, None)
 
 
-async def test_a_redirect_is_a_failed_try(client: PrefectClient, receiver: Server) -> None:
+async def test_a_redirect_is_a_failed_try(client: PrefectClient, receiver: Receiver) -> None:
     tried = await _send(client, receiver, redirect(f"{receiver.address}/there", 308))
     assert (tried.status, tried.status_code) == (Delivery.PENDING, 308)
     assert len(receiver.requests) == 1
@@ -164,7 +164,7 @@ async def test_a_redirect_is_a_failed_try(client: PrefectClient, receiver: Serve
 
 @pytest.mark.parametrize("as_date", [False, True])
 async def test_a_retry_after_is_kept(
-    client: PrefectClient, receiver: Server, as_date: bool
+    client: PrefectClient, receiver: Receiver, as_date: bool
 ) -> None:
     at = NOON + timedelta(seconds=90)
     said = format_datetime(at, usegmt=True) if as_date else "90"
@@ -173,7 +173,7 @@ async def test_a_retry_after_is_kept(
 
 
 async def test_the_last_try_of_the_destination_fails(
-    client: PrefectClient, receiver: Server
+    client: PrefectClient, receiver: Receiver
 ) -> None:
     await destinations.add(client, "ops", receiver.address, tries=3)
     assert (await _send(client, receiver, answer(500), attempts=1)).status is Delivery.PENDING
@@ -188,7 +188,7 @@ async def test_nobody_there_is_a_failed_try(client: PrefectClient) -> None:
     assert "cannot be reached" in tried.error and "s3cr3t" not in tried.error
 
 
-async def test_one_that_hangs_is_given_its_time(client: PrefectClient, receiver: Server) -> None:
+async def test_one_that_hangs_is_given_its_time(client: PrefectClient, receiver: Receiver) -> None:
     await destinations.add(client, "ops", receiver.address, timeout=1)
     began = SYSTEM.now()
     tried = await _send(client, receiver, hang)
@@ -201,14 +201,14 @@ async def test_one_that_hangs_is_given_its_time(client: PrefectClient, receiver:
 
 
 async def test_a_2xx_whose_rest_is_missing_was_taken(
-    client: PrefectClient, receiver: Server
+    client: PrefectClient, receiver: Receiver
 ) -> None:
     assert (await _send(client, receiver, cut())).status is Delivery.DELIVERED
     assert (await _send(client, receiver, cut(status=500))).status_code == 500
 
 
 async def test_an_agents_callback_reaches_public_addresses_only(
-    client: PrefectClient, receiver: Server, monkeypatch: pytest.MonkeyPatch
+    client: PrefectClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for owner, writer in (("agent:writer", "api"), ("user", "mcp"), ("user", "agent:writer")):
         tried = await _send(client, receiver, owner=owner, writer=writer)
@@ -219,7 +219,7 @@ async def test_an_agents_callback_reaches_public_addresses_only(
 
 
 async def test_a_home_whose_secret_is_spoilt_sends_nothing(
-    client: PrefectClient, receiver: Server, daybook_home: Home
+    client: PrefectClient, receiver: Receiver, daybook_home: Home
 ) -> None:
     daybook_home.webhook_secret.write_text("s3cr3t")
     tried = await _send(client, receiver)
@@ -228,7 +228,7 @@ async def test_a_home_whose_secret_is_spoilt_sends_nothing(
 
 
 async def test_without_prefect_no_try_is_made(
-    receiver: Server, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import httpx
 
@@ -241,7 +241,7 @@ async def test_without_prefect_no_try_is_made(
 
 
 async def test_an_agents_callback_goes_to_the_hosts_of_its_limits(
-    client: PrefectClient, receiver: Server, monkeypatch: pytest.MonkeyPatch
+    client: PrefectClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "127.0.0.1")
     monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["*.example.org"]}')

@@ -27,7 +27,7 @@ from tests.e2e.outbox.senders import SharedClock
 from tests.world import World, at_prefect
 
 
-class Receiver:
+class ReceiverProcess:
     """The program `receiver`, which is there between `start` and `kill`."""
 
     def __init__(self, folder: Path) -> None:
@@ -109,10 +109,10 @@ async def pending(world: World) -> int:
 
 
 @pytest.fixture
-async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
+async def receiver(tmp_path: Path) -> AsyncIterator[ReceiverProcess]:
     folder = tmp_path / "receiver"
     folder.mkdir()
-    receiver = Receiver(folder)
+    receiver = ReceiverProcess(folder)
     await receiver.start()
     yield receiver
     await receiver.kill()

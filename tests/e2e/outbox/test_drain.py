@@ -19,8 +19,8 @@ from daybook.outbox import destinations
 from daybook.outbox import drain as module
 from daybook.outbox.drain import Sent, _Drain, drain
 from daybook.outgoing import secret_blocks
-from tests.e2e.outbox.conftest import Receiver, ask, callbacks, pending, tries
-from tests.unit.outgoing.wires import answer, serving
+from tests.e2e.outbox.conftest import ReceiverProcess, ask, callbacks, pending, tries
+from tests.receiver import answer, serving
 from tests.world import World, so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -35,7 +35,9 @@ async def _row(world: World, id_: str) -> OutboxRow:
 
 
 @pytest.mark.slow
-async def test_what_is_due_is_sent_and_written_down(world: World, receiver: Receiver) -> None:
+async def test_what_is_due_is_sent_and_written_down(
+    world: World, receiver: ReceiverProcess
+) -> None:
     ids = await ask(world, *[f"{receiver.address}/hook"] * 3, run_id="r1")
     assert await _drain(world) == Sent(delivered=3, ended={"r1": None})
     for row in (await callbacks(world)).values():
@@ -46,7 +48,7 @@ async def test_what_is_due_is_sent_and_written_down(world: World, receiver: Rece
 
 
 @pytest.mark.slow
-async def test_what_is_not_due_yet_waits(world: World, receiver: Receiver) -> None:
+async def test_what_is_not_due_yet_waits(world: World, receiver: ReceiverProcess) -> None:
     receiver.says("500")
     [id_] = await ask(world, f"{receiver.address}/hook")
     assert await _drain(world) == Sent(again=1)
@@ -58,7 +60,9 @@ async def test_what_is_not_due_yet_waits(world: World, receiver: Receiver) -> No
     assert [each["status_code"] for each in row.tries] == [500, 200]
 
 
-async def test_who_settled_a_run_sends_that_runs_alone(world: World, receiver: Receiver) -> None:
+async def test_who_settled_a_run_sends_that_runs_alone(
+    world: World, receiver: ReceiverProcess
+) -> None:
     [mine] = await ask(world, f"{receiver.address}/mine", run_id="r1")
     [other] = await ask(world, f"{receiver.address}/other", run_id="r2")
     assert await _drain(world, run_id="r1", hurried=True) == Sent(delivered=1, ended={"r1": None})
@@ -67,7 +71,7 @@ async def test_who_settled_a_run_sends_that_runs_alone(world: World, receiver: R
 
 
 async def test_what_comes_while_another_hangs_is_sent_meanwhile(
-    world: World, receiver: Receiver
+    world: World, receiver: ReceiverProcess
 ) -> None:
     [hangs] = await ask(world, f"{receiver.address}/hang")
     working = asyncio.create_task(_drain(world))
@@ -83,13 +87,13 @@ async def test_what_comes_while_another_hangs_is_sent_meanwhile(
     await asyncio.wait({working})
 
 
-async def _got(receiver: Receiver, count: int) -> bool:
+async def _got(receiver: ReceiverProcess, count: int) -> bool:
     return len(receiver.got()) == count
 
 
 @pytest.mark.slow
 async def test_who_is_stopped_says_what_he_knows_and_gives_back_the_rest(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What came of the tries stays with him for a while, so that he is stopped before he says it.
     monkeypatch.setattr(module, "GATHERING", 60.0)
@@ -121,7 +125,7 @@ async def test_who_is_stopped_says_what_he_knows_and_gives_back_the_rest(
 
 
 async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_waits(
-    world: World, receiver: Receiver, daybook_home: Home
+    world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     """However many addresses wait before it, an alert to a file arrives."""
     ids = await ask(world, *(f"{receiver.address}/{number}" for number in range(module.AT_ONCE)))
@@ -143,7 +147,7 @@ async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_wait
 
 
 async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_other(
-    world: World, receiver: Receiver
+    world: World, receiver: ReceiverProcess
 ) -> None:
     await secret_blocks.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
     await destinations.add(world.client, "ops", f"{receiver.address}/ops", token="ops-token")
@@ -167,7 +171,7 @@ async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_ot
 
 @pytest.mark.slow
 async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
-    world: World, receiver: Receiver
+    world: World, receiver: ReceiverProcess
 ) -> None:
     await secret_blocks.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
     await destinations.add(world.client, "ops", f"{receiver.address}/hook", token="ops-token")
@@ -184,7 +188,7 @@ async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
 
 
 async def test_one_that_cannot_be_sent_stops_no_other(
-    world: World, receiver: Receiver, caplog: pytest.LogCaptureFixture
+    world: World, receiver: ReceiverProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     bad = await ask(world, "http://[s3cr3t", "ftp://s3cr3t.example", "http://127.0.0.1:0/?s3cr3t")
@@ -223,7 +227,7 @@ async def test_a_message_goes_to_its_channel(world: World, daybook_home: Home) -
 
 
 async def test_who_may_be_cut_short_begins_no_message_that_would_arrive_twice(
-    world: World, receiver: Receiver, daybook_home: Home
+    world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     await ask(world, f"{receiver.address}/hook", run_id="r1")
     await _tell(world, "file", chat_id="out.md")
@@ -235,14 +239,16 @@ async def test_who_may_be_cut_short_begins_no_message_that_would_arrive_twice(
     assert (left.address, left.attempts, left.lease_until) == ("nobody-knows-it", 0, None)
 
 
-async def test_after_a_while_a_drain_claims_no_more(world: World, receiver: Receiver) -> None:
+async def test_after_a_while_a_drain_claims_no_more(
+    world: World, receiver: ReceiverProcess
+) -> None:
     await ask(world, f"{receiver.address}/hook")
     assert not await _drain(world, claims_for=-1.0)
     assert await _drain(world, claims_for=20.0) == Sent(delivered=1)
 
 
 async def test_one_whose_lease_went_to_another_writes_nothing(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK", 60.0)  # it would take its own row again, once it may
     receiver.says("hang")

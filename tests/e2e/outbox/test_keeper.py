@@ -11,14 +11,14 @@ from prefect.client.orchestration import get_client
 from daybook.keeper import drain, lead
 from daybook.keeper.loops import Keeper
 from daybook.ledger import leads
-from tests.e2e.outbox.conftest import Receiver, ask, callbacks
+from tests.e2e.outbox.conftest import ReceiverProcess, ask, callbacks
 from tests.world import World, so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
 async def test_the_leader_sends_what_is_due_and_again_what_failed(
-    world: World, receiver: Receiver
+    world: World, receiver: ReceiverProcess
 ) -> None:
     receiver.says("500")
     [id_] = await ask(world, f"{receiver.address}/hook")
@@ -42,7 +42,7 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
         await asyncio.wait({working})
 
 
-async def test_one_that_stands_by_sends_nothing(world: World, receiver: Receiver) -> None:
+async def test_one_that_stands_by_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
     assert await leads.acquire(world.ledger, lead.NAME, "there:2") is not None
     keeper = Keeper(world.ledger, lead.new_holder())
     working = asyncio.create_task(keeper.go_on())
@@ -63,7 +63,7 @@ async def test_one_that_stands_by_sends_nothing(world: World, receiver: Receiver
 
 
 async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
-    world: World, receiver: Receiver
+    world: World, receiver: ReceiverProcess
 ) -> None:
     [id_] = await ask(world, f"{receiver.address}/hook", run_id="r1")
     await ask(world, f"{receiver.address}/hang", run_id="r2")
@@ -81,7 +81,7 @@ async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
 
 
 async def test_while_prefect_is_away_what_is_to_be_shown_there_is_remembered(
-    world: World, receiver: Receiver
+    world: World, receiver: ReceiverProcess
 ) -> None:
     await ask(world, f"{receiver.address}/hook")
     memory = drain.Memory()

@@ -15,7 +15,7 @@ from daybook.home import Home
 from daybook.ledger import sending
 from daybook.outbox import destinations
 from tests.e2e.outbox import senders
-from tests.e2e.outbox.conftest import Receiver, ask, callbacks, pending, tries
+from tests.e2e.outbox.conftest import ReceiverProcess, ask, callbacks, pending, tries
 from tests.unit.outbox.rows import OLD, signature
 from tests.world import World, so
 
@@ -65,7 +65,7 @@ class Senders:
 
 
 async def test_all_are_delivered_once_the_receiver_is_well(
-    world: World, receiver: Receiver, daybook_home: Home
+    world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     await destinations.add(world.client, "storm", receiver.address, secret=OLD, timeout=1)
     paths = [f"/{number}/{'gone' if number == 0 else 'hook'}" for number in range(LANES)]
@@ -134,7 +134,7 @@ async def _none(world: World) -> bool:
 
 
 async def test_one_that_hangs_among_twenty_delays_nobody_by_an_attempt(
-    world: World, receiver: Receiver, daybook_home: Home
+    world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     """The nineteen others are all delivered before its first try is over."""
     await destinations.add(world.client, "storm", receiver.address, timeout=45)
@@ -161,7 +161,7 @@ async def test_one_that_hangs_among_twenty_delays_nobody_by_an_attempt(
 
 
 async def test_what_is_killed_before_it_is_recorded_comes_again_under_the_same_id(
-    world: World, receiver: Receiver, daybook_home: Home
+    world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     receiver.says("hang")
     [id_] = await ask(world, f"{receiver.address}/hook")

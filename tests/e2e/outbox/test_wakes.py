@@ -19,7 +19,7 @@ from daybook.spec.tasks import Ladder
 from daybook.tasks import cycle, queue, sessions
 from daybook.tasks.sink import Starving
 from daybook.tasks.statistics import Report
-from tests.e2e.outbox.conftest import Receiver
+from tests.e2e.outbox.conftest import ReceiverProcess
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -33,7 +33,7 @@ async def _told(starving: Starving) -> None:
     raise AssertionError(starving)
 
 
-async def _cycle(world: World, receiver: Receiver) -> Report:
+async def _cycle(world: World, receiver: ReceiverProcess) -> Report:
     ladder = Ladder(wake_url=f"{receiver.address}/wake?key=private")
     return await cycle.cycle(world.ledger, ladder=ladder, sink=_told, capabilities_of=_capable)
 
@@ -56,7 +56,7 @@ async def _queued(world: World, *names: str) -> dict[str, str]:
 
 
 async def test_one_signed_request_wakes_all_of_a_cycle(
-    world: World, receiver: Receiver, daybook_home: Home
+    world: World, receiver: ReceiverProcess, daybook_home: Home
 ) -> None:
     runs = await _queued(world, "one", "two", "three")
     assert (await _cycle(world, receiver)).wakes_tried == 3
@@ -80,7 +80,7 @@ async def test_one_signed_request_wakes_all_of_a_cycle(
 
 
 async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
-    world: World, receiver: Receiver
+    world: World, receiver: ReceiverProcess
 ) -> None:
     await _queued(world, "one", "two")
     receiver.says("500")
@@ -103,7 +103,7 @@ async def test_a_wake_that_is_refused_is_not_tried_again_and_the_next_cycle_is(
 
 
 @pytest.mark.slow
-async def test_where_nobody_listens_cycles_go_on(world: World, receiver: Receiver) -> None:
+async def test_where_nobody_listens_cycles_go_on(world: World, receiver: ReceiverProcess) -> None:
     await _queued(world, "one")
     await receiver.kill()
     for number in range(3):

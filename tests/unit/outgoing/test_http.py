@@ -17,11 +17,11 @@ from daybook.outgoing import bodies, http
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.http import LIMIT, Answer, NoAnswer
 from daybook.outgoing.httpx_transport import HttpxTransport
-from tests.unit.outgoing.wires import (
+from tests.receiver import (
     MEBIBYTE,
     Flood,
     Handler,
-    Server,
+    Receiver,
     answer,
     bomb,
     cut,
@@ -40,12 +40,12 @@ GIBIBYTE = 2**30
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
+async def server() -> AsyncIterator[Receiver]:
     async with serving() as here:
         yield here
 
 
-async def _ask(server: Server, step: Handler, timeout: float = 20, **given: object) -> Answer:
+async def _ask(server: Receiver, step: Handler, timeout: float = 20, **given: object) -> Answer:
     server.steps = [step]
     headers = given.get("headers", {})
     assert isinstance(headers, Mapping)
@@ -60,14 +60,14 @@ async def _ask(server: Server, step: Handler, timeout: float = 20, **given: obje
 
 
 @pytest.mark.parametrize("method", http.METHODS)
-async def test_every_method_arrives(server: Server, method: str) -> None:
+async def test_every_method_arrives(server: Receiver, method: str) -> None:
     given = await _ask(server, answer(200), method=method)
     assert given.body == (b"" if method == "HEAD" else b"done")
     assert server.requests[0].method == method
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE", "get", "", "GET / HTTP/1.1\r\nA: b"])
-async def test_other_methods_are_refused(server: Server, method: str) -> None:
+async def test_other_methods_are_refused(server: Receiver, method: str) -> None:
     with pytest.raises(Refused, match="legal: GET, HEAD") as refused:
         await _ask(server, answer(200), method=method)
     assert refused.value.field == "method"
@@ -95,7 +95,7 @@ async def test_other_methods_are_refused(server: Server, method: str) -> None:
     ],
 )
 async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
-    server: Server, name: str, value: str
+    server: Receiver, name: str, value: str
 ) -> None:
     with pytest.raises(Refused) as refused:
         await _ask(server, answer(200), headers={name: value})
@@ -110,7 +110,7 @@ async def test_no_more_headers_are_sent_than_servers_take() -> None:
         http.check("GET", {f"X-{number}": "a" for number in range(101)})
 
 
-async def test_our_headers_are_few_and_a_job_may_set_its_own(server: Server) -> None:
+async def test_our_headers_are_few_and_a_job_may_set_its_own(server: Receiver) -> None:
     await _ask(server, answer(200), headers={"User-Agent": "mine", "X-Empty": ""})
     seen = server.requests[0].headers
     assert seen.pop("host") == f"127.0.0.1:{server.port}"
@@ -122,14 +122,14 @@ async def test_our_headers_are_few_and_a_job_may_set_its_own(server: Server) -> 
     }
 
 
-async def test_a_body_of_just_the_limit_is_whole_and_one_byte_more_is_cut(server: Server) -> None:
+async def test_a_body_of_just_the_limit_is_whole_and_one_byte_more_is_cut(server: Receiver) -> None:
     whole = await _ask(server, answer(200, b"x" * LIMIT))
     assert (len(whole.body), whole.cut) == (LIMIT, "")
     more = await _ask(server, answer(200, b"x" * (LIMIT + 1)))
     assert (len(more.body), more.cut) == (LIMIT, "longer than the 1,048,576 bytes that are kept")
 
 
-async def test_of_a_gibibyte_little_is_read(server: Server) -> None:
+async def test_of_a_gibibyte_little_is_read(server: Receiver) -> None:
     flood = Flood(GIBIBYTE)
     given = await _ask(server, flood)
     assert (given.status, len(given.body)) == (200, LIMIT)
@@ -138,20 +138,20 @@ async def test_of_a_gibibyte_little_is_read(server: Server) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate"])
-async def test_what_is_compressed_is_kept_as_it_was(server: Server, encoding: str) -> None:
+async def test_what_is_compressed_is_kept_as_it_was(server: Receiver, encoding: str) -> None:
     text = b"an answer " * 1000
     packed = zlib.compress(text) if encoding == "deflate" else gzip.compress(text, mtime=0)
     given = await _ask(server, answer(200, packed, {"Content-Encoding": encoding}))
     assert (given.body, given.cut) == (text, "")
 
 
-async def test_gzip_files_one_after_the_other_and_padding(server: Server) -> None:
+async def test_gzip_files_one_after_the_other_and_padding(server: Receiver) -> None:
     packed = gzip.compress(b"one ", mtime=0) + gzip.compress(b"two", mtime=0) + b"\0\0"
     given = await _ask(server, answer(200, packed, {"Content-Encoding": "gzip"}))
     assert (given.body, given.cut) == (b"one two", "")
 
 
-async def test_a_bomb_costs_what_is_kept_of_it(server: Server) -> None:
+async def test_a_bomb_costs_what_is_kept_of_it(server: Receiver) -> None:
     step = sends(bomb(1024), {"Content-Encoding": "gzip"})
     tracemalloc.start()
     try:
@@ -163,7 +163,7 @@ async def test_a_bomb_costs_what_is_kept_of_it(server: Server) -> None:
     assert peak < 16 * MEBIBYTE
 
 
-async def test_compressed_bytes_that_say_nothing_come_to_an_end(server: Server) -> None:
+async def test_compressed_bytes_that_say_nothing_come_to_an_end(server: Receiver) -> None:
     made = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     first = made.compress(b"a") + made.flush(zlib.Z_FULL_FLUSH)
     nothing = b"\x00\x00\x00\xff\xff" * 13107  # an empty block, again and again
@@ -187,7 +187,7 @@ async def test_compressed_bytes_that_say_nothing_come_to_an_end(server: Server) 
     ],
 )
 async def test_what_cannot_be_decompressed_is_told(
-    server: Server, body: bytes, encoding: str, why: str
+    server: Receiver, body: bytes, encoding: str, why: str
 ) -> None:
     given = await _ask(server, answer(200, body, {"Content-Encoding": encoding}))
     assert given.status == 200
@@ -209,21 +209,21 @@ def test_a_body_is_read_in_its_charset(content_type: str, body: bytes, text: str
     assert bodies.text(body, httpx.Headers({"Content-Type": content_type})) == text
 
 
-async def _no_answer(server: Server, step: Handler, timeout: float = 20) -> NoAnswer:
+async def _no_answer(server: Receiver, step: Handler, timeout: float = 20) -> NoAnswer:
     with pytest.raises(NoAnswer) as failed:
         await _ask(server, step, timeout)
     assert "127.0.0.1" in str(failed.value)
     return failed.value
 
 
-async def test_nobody_there(server: Server) -> None:
+async def test_nobody_there(server: Receiver) -> None:
     async with serving() as gone:
         pass
     failed = await _no_answer(gone, answer(200))
     assert (failed.sent, failed.timed_out, failed.part) == (False, False, None)
 
 
-async def test_an_answer_that_never_comes(server: Server) -> None:
+async def test_an_answer_that_never_comes(server: Receiver) -> None:
     failed = await _no_answer(server, hang, timeout=2)
     assert (failed.sent, failed.timed_out, failed.part) == (True, True, None)
     assert "within 2 s" in str(failed)
@@ -233,7 +233,7 @@ async def test_an_answer_that_never_comes(server: Server) -> None:
 @pytest.mark.parametrize(
     "first", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX-Slow: "], ids=["a", "b", "c"]
 )
-async def test_a_head_that_comes_a_byte_at_a_time(server: Server, first: bytes) -> None:
+async def test_a_head_that_comes_a_byte_at_a_time(server: Receiver, first: bytes) -> None:
     began = SYSTEM.now()
     failed = await _no_answer(server, drip(first), timeout=2)
     assert failed.sent
@@ -241,7 +241,7 @@ async def test_a_head_that_comes_a_byte_at_a_time(server: Server, first: bytes) 
     assert failed.part is None
 
 
-async def test_a_body_that_comes_a_byte_at_a_time(server: Server) -> None:
+async def test_a_body_that_comes_a_byte_at_a_time(server: Receiver) -> None:
     failed = await _no_answer(server, drip(head(200, {"Content-Length": "100000"})), timeout=2)
     assert (failed.sent, failed.timed_out) == (True, True)
     assert failed.part is not None
@@ -250,12 +250,12 @@ async def test_a_body_that_comes_a_byte_at_a_time(server: Server) -> None:
 
 
 @pytest.mark.parametrize("step", [raw(b""), raw(b"HTTP/1.1 200 OK\r\nX-"), raw(b"\x16\x03\x01 no")])
-async def test_a_connection_that_ends_before_an_answer(server: Server, step: Handler) -> None:
+async def test_a_connection_that_ends_before_an_answer(server: Receiver, step: Handler) -> None:
     failed = await _no_answer(server, step)
     assert (failed.sent, failed.timed_out, failed.part) == (True, False, None)
 
 
-async def test_a_connection_that_ends_in_the_answer(server: Server) -> None:
+async def test_a_connection_that_ends_in_the_answer(server: Receiver) -> None:
     failed = await _no_answer(server, cut())
     assert (failed.sent, failed.timed_out) == (True, False)
     assert failed.part is not None
@@ -275,7 +275,7 @@ async def test_a_connection_that_ends_in_the_answer(server: Server) -> None:
     ],
 )
 async def test_what_was_had_before_a_redirect_to_nobody(
-    server: Server, status: int, method: str, sent: bool
+    server: Receiver, status: int, method: str, sent: bool
 ) -> None:
     async with serving() as gone:
         pass

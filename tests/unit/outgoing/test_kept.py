@@ -15,9 +15,9 @@ from daybook.outgoing.http import Answer
 from daybook.outgoing.httpx2_transport import Httpx2Transport
 from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.transport import GuardedTransport
+from tests.receiver import Receiver, Wires
 from tests.unit.outgoing.conftest import Kind
 from tests.unit.outgoing.tricks import PRIVATE, PUBLIC, Answers, Dns
-from tests.unit.outgoing.wires import Server, Wires
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ NAMES: Mapping[str, Answers] = {"public.example": ((PUBLIC,), (PRIVATE,))}
 """A name that means something else at the second look-up."""
 
 
-class Staying(Server):
+class Staying(Receiver):
     """Answers one request after the other on each connection; ``accepted`` counts those.
 
     In the middle of an answer it waits for ``go``.

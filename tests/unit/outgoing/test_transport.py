@@ -19,6 +19,7 @@ from daybook.outgoing.http import Answer, NoAnswer
 from daybook.outgoing.httpx2_transport import Httpx2Transport
 from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.transport import GuardedTransport
+from tests.receiver import Handler, Receiver, Wires, answer, redirect, serving
 from tests.unit.outgoing.conftest import Kind
 from tests.unit.outgoing.tricks import (
     PRIVATE,
@@ -31,7 +32,6 @@ from tests.unit.outgoing.tricks import (
     Trick,
     Turn,
 )
-from tests.unit.outgoing.wires import Handler, Server, Wires, answer, redirect, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -381,7 +381,7 @@ async def test_a_streamed_body_is_not_sent_twice(kind: Kind) -> None:
     assert [seen.body for seen in server.requests] == [b"once"]
 
 
-async def _tls(kind: Kind, server: Server, authority: Path, url: str) -> Answer:
+async def _tls(kind: Kind, server: Receiver, authority: Path, url: str) -> Answer:
     trusted = ssl.create_default_context(cafile=str(authority))
     wires = Wires({(PUBLIC, 443): server, (ELSEWHERE, 443): server}, kind.library.core)
     guard = Guard(Rule.AGENT, resolver=Dns(NAMES))

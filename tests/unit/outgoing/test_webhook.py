@@ -18,11 +18,10 @@ from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.secrets import Secret
 from daybook.outgoing.webhook import Sent
-from tests.unit.outgoing.tricks import PUBLIC, Dns
-from tests.unit.outgoing.wires import (
+from tests.receiver import (
     Handler,
-    Seen,
-    Server,
+    Receiver,
+    Request,
     Wires,
     answer,
     cut,
@@ -33,6 +32,7 @@ from tests.unit.outgoing.wires import (
     redirect,
     serving,
 )
+from tests.unit.outgoing.tricks import PUBLIC, Dns
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ class OneSecret:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
+async def server() -> AsyncIterator[Receiver]:
     async with serving() as here:
         yield here
 
@@ -75,7 +75,7 @@ async def _send(
     return await webhook.send(prepared, transport, timeout=timeout, idempotent=idempotent)
 
 
-async def test_a_body_is_json_unless_it_says_otherwise(server: Server) -> None:
+async def test_a_body_is_json_unless_it_says_otherwise(server: Receiver) -> None:
     sent = await _send(Hook(server.address, body='{"name": "grüß"}'))
     assert sent.outcome.status is Status.SUCCEEDED
     assert sent.outcome.result == {"status_code": 200, "body": "done"}
@@ -89,21 +89,21 @@ async def test_a_body_is_json_unless_it_says_otherwise(server: Server) -> None:
 
 
 @pytest.mark.parametrize("body", [None, ""])
-async def test_without_a_body_there_is_no_content_type(server: Server, body: str | None) -> None:
+async def test_without_a_body_there_is_no_content_type(server: Receiver, body: str | None) -> None:
     await _send(Hook(server.address, body=body))
     assert "content-type" not in server.requests[0].headers
     assert server.requests[0].body == b""
 
 
-async def test_the_occurrence_is_sent_the_same_in_every_attempt(server: Server) -> None:
+async def test_the_occurrence_is_sent_the_same_in_every_attempt(server: Receiver) -> None:
     for _ in range(2):
         await _send(Hook(server.address), occurrence="request:4f1c:a b%ü\r\n")
     keys = [seen.headers["idempotency-key"] for seen in server.requests]
     assert keys == ["request:4f1c:a%20b%25%C3%BC%0D%0A"] * 2
 
 
-async def test_a_secret_is_sent_and_not_told_although_it_comes_back(server: Server) -> None:
-    async def echo(seen: Seen, writer: object) -> None:
+async def test_a_secret_is_sent_and_not_told_although_it_comes_back(server: Receiver) -> None:
+    async def echo(seen: Request, writer: object) -> None:
         said = json.dumps(seen.headers).encode()
         await answer(400, said)(seen, writer)  # type: ignore[arg-type]
 
@@ -114,7 +114,7 @@ async def test_a_secret_is_sent_and_not_told_although_it_comes_back(server: Serv
     assert VALUE not in repr(sent)
 
 
-async def test_a_secret_goes_over_https_only_where_the_public_listens(server: Server) -> None:
+async def test_a_secret_goes_over_https_only_where_the_public_listens(server: Receiver) -> None:
     wires = Wires({(PUBLIC, 80): server})
     hook = Hook("http://public.example/", headers={"X-Team": "{{secret:key}}"})
     with pytest.raises(OutgoingRefused, match="over plain http"):
@@ -135,7 +135,7 @@ async def test_a_certificate_that_is_not_trusted_is_not_tried_again(
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-async def test_2xx_is_success(server: Server, status: int) -> None:
+async def test_2xx_is_success(server: Receiver, status: int) -> None:
     server.steps = [raw(head(status))]
     sent = await _send(Hook(server.address))
     assert sent.outcome.status is Status.SUCCEEDED
@@ -143,7 +143,7 @@ async def test_2xx_is_success(server: Server, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 408, 409, 500, 502, 504, 599])
-async def test_any_other_status_is_a_failure_with_its_words(server: Server, status: int) -> None:
+async def test_any_other_status_is_a_failure_with_its_words(server: Receiver, status: int) -> None:
     server.steps = [answer(status, b"the reason")]
     sent = await _send(Hook(server.address), idempotent=True)
     assert (sent.outcome.status, sent.temporary) == (Status.FAILED, False)
@@ -157,7 +157,7 @@ async def test_any_other_status_is_a_failure_with_its_words(server: Server, stat
     ("header", "seconds"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("1.5", None)]
 )
 async def test_not_now_is_temporary_and_says_when(
-    server: Server, status: int, header: str, seconds: float | None
+    server: Receiver, status: int, header: str, seconds: float | None
 ) -> None:
     server.steps = [answer(status, b"busy", {"Retry-After": header} if header else {})]
     sent = await _send(Hook(server.address))
@@ -197,7 +197,7 @@ async def test_a_refused_connection_is_temporary(idempotent: bool) -> None:
     ids=["no answer", "a slow body", "no answer at all", "half a body"],
 )
 async def test_what_was_sent_and_not_answered_is_unknown_unless_it_may_be_repeated(
-    server: Server, step: Handler, timeout: float, then: Status
+    server: Receiver, step: Handler, timeout: float, then: Status
 ) -> None:
     server.steps = [step]
     sent = await _send(Hook(server.address), timeout=timeout)
@@ -208,7 +208,7 @@ async def test_what_was_sent_and_not_answered_is_unknown_unless_it_may_be_repeat
     assert len({seen.headers["idempotency-key"] for seen in server.requests}) == 1
 
 
-async def test_what_had_come_of_the_answer_is_kept(server: Server) -> None:
+async def test_what_had_come_of_the_answer_is_kept(server: Receiver) -> None:
     server.steps = [cut(b"half", 200)]
     sent = await _send(Hook(server.address))
     assert sent.outcome.result == {"status_code": 200, "body": "half"}
@@ -216,7 +216,7 @@ async def test_what_had_come_of_the_answer_is_kept(server: Server) -> None:
 
 @pytest.mark.parametrize(("status", "temporary"), [(500, False), (503, True), (404, False)])
 async def test_half_a_body_of_a_failure_is_that_failure(
-    server: Server, status: int, temporary: bool
+    server: Receiver, status: int, temporary: bool
 ) -> None:
     server.steps = [cut(b"half", status)]
     sent = await _send(Hook(server.address))
@@ -224,14 +224,14 @@ async def test_half_a_body_of_a_failure_is_that_failure(
     assert sent.outcome.result == {"status_code": status, "body": "half"}
 
 
-async def test_a_redirect_that_drops_the_body_is_told(server: Server) -> None:
+async def test_a_redirect_that_drops_the_body_is_told(server: Receiver) -> None:
     server.steps = [redirect("/new", 301), answer(200)]
     sent = await _send(Hook(server.address, body="{}"))
     assert sent.outcome.status is Status.SUCCEEDED
     assert sent.outcome.reason == f"redirected: 301 to {server.address}, asked as GET"
 
 
-async def test_a_long_answer_is_cut_and_told(server: Server) -> None:
+async def test_a_long_answer_is_cut_and_told(server: Receiver) -> None:
     server.steps = [answer(200, b"x" * (2**20 + 1))]
     sent = await _send(Hook(server.address))
     assert sent.outcome.status is Status.SUCCEEDED
@@ -239,7 +239,7 @@ async def test_a_long_answer_is_cut_and_told(server: Server) -> None:
     assert sent.outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
 
 
-async def test_an_agents_webhook_does_not_reach_this_machine(server: Server) -> None:
+async def test_an_agents_webhook_does_not_reach_this_machine(server: Receiver) -> None:
     with pytest.raises(OutgoingRefused, match="this host"):
         await _send(Hook(server.address), rule=Rule.AGENT)
     assert server.requests == []

@@ -21,11 +21,10 @@ from daybook.tools.calls import Prepared
 from daybook.tools.connection import Connection, Unanswered
 from daybook.tools.http import HttpWire
 from tests.contract.tools.conftest import Saved
-from tests.unit.outgoing.tricks import PRIVATE, PUBLIC, REFUSED, TURNS, Answers, Dns, Trick, Turn
-from tests.unit.outgoing.wires import (
+from tests.receiver import (
     Handler,
-    Seen,
-    Server,
+    Receiver,
+    Request,
     Wires,
     answer,
     cut,
@@ -35,6 +34,7 @@ from tests.unit.outgoing.wires import (
     redirect,
     serving,
 )
+from tests.unit.outgoing.tricks import PRIVATE, PUBLIC, REFUSED, TURNS, Answers, Dns, Trick, Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +53,7 @@ HELLO = {
 def speaks(call: Handler) -> Handler:
     """A server with one tool, which does ``call`` when that is called."""
 
-    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
         message = json.loads(seen.body) if seen.body else {}
         match message.get("method"):
             case "initialize":
@@ -81,7 +81,7 @@ def _says(number: Any, told: Mapping[str, Any]) -> Handler:
 def says(told: Mapping[str, Any], *, events: bool = False) -> Handler:
     """A message of the protocol, as the answer to what was asked."""
 
-    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
         number = json.loads(seen.body)["id"]
         if not events:
             await _says(number, told)(seen, writer)
@@ -96,12 +96,12 @@ DONE = says({"result": {"content": [{"type": "text", "text": "done"}]}})
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
+async def server() -> AsyncIterator[Receiver]:
     async with serving() as server:
         yield server
 
 
-def _wires(server: Server) -> Wires:
+def _wires(server: Receiver) -> Wires:
     return Wires({(PUBLIC, 80): server})
 
 
@@ -125,7 +125,7 @@ async def _opened(wire: HttpWire, within: float = 30) -> Connection:
 
 
 async def _call(
-    server: Server, step: Handler, *, idempotent: bool = False, timeout: float = 30
+    server: Receiver, step: Handler, *, idempotent: bool = False, timeout: float = 30
 ) -> Called:
     server.steps = [speaks(step)]
     there = await _opened(_wire(_wires(server)))
@@ -156,7 +156,7 @@ async def test_nothing_is_sent_to_what_may_not_be_reached(trick: Trick, rule: Ru
 
 @pytest.mark.parametrize("rule", Rule)
 @pytest.mark.parametrize("turn", TURNS, ids=str)
-async def test_no_redirect_leads_there(turn: Turn, rule: Rule, server: Server) -> None:
+async def test_no_redirect_leads_there(turn: Turn, rule: Rule, server: Receiver) -> None:
     server.steps = [redirect(turn.location, turn.status), speaks(DONE)]
     laid = {(address, 80): server for address in (PUBLIC, PRIVATE, "127.0.0.1")}
     wires = Wires(laid)
@@ -166,7 +166,7 @@ async def test_no_redirect_leads_there(turn: Turn, rule: Rule, server: Server) -
     assert wires.connected == [(PUBLIC, 80)]
 
 
-async def test_params_do_not_go_to_another_address(server: Server) -> None:
+async def test_params_do_not_go_to_another_address(server: Receiver) -> None:
     """A redirect as harmless as can be: another name, as public as the first."""
     server.steps = [speaks(redirect("http://other.example/mcp", 307))]
     wires = _wires(server)
@@ -178,8 +178,8 @@ async def test_params_do_not_go_to_another_address(server: Server) -> None:
     assert [each.headers["host"] for each in asked] == ["public.example"]
 
 
-async def test_a_redirect_at_the_same_address_is_followed(server: Server) -> None:
-    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+async def test_a_redirect_at_the_same_address_is_followed(server: Receiver) -> None:
+    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
         moved = redirect("/mcp/", 307) if seen.path == "/mcp" else speaks(DONE)
         await moved(seen, writer)
 
@@ -190,7 +190,7 @@ async def test_a_redirect_at_the_same_address_is_followed(server: Server) -> Non
     assert called.outcome.output == "done"
 
 
-async def test_a_secret_does_not_go_in_plain_through_the_internet(server: Server) -> None:
+async def test_a_secret_does_not_go_in_plain_through_the_internet(server: Receiver) -> None:
     server.steps = [speaks(DONE)]
     wires = _wires(server)
     secret = frozenset({"authorization"})
@@ -199,7 +199,7 @@ async def test_a_secret_does_not_go_in_plain_through_the_internet(server: Server
     assert wires.connected == []
 
 
-async def test_every_request_says_who_asks_and_wants_it_plain(server: Server) -> None:
+async def test_every_request_says_who_asks_and_wants_it_plain(server: Receiver) -> None:
     await _call(server, DONE)
     for seen in server.requests:
         assert seen.headers["user-agent"].startswith("daybook/")
@@ -207,7 +207,7 @@ async def test_every_request_says_who_asks_and_wants_it_plain(server: Server) ->
 
 
 @pytest.mark.parametrize("events", [False, True], ids=["plain", "events"])
-async def test_an_answer_is_an_answer(server: Server, events: bool) -> None:
+async def test_an_answer_is_an_answer(server: Receiver, events: bool) -> None:
     told = {"result": {"content": [{"type": "text", "text": "done"}]}}
     called = await _call(server, says(told, events=events))
     assert (called.outcome.status, called.outcome.output) == (Status.SUCCEEDED, "done")
@@ -217,7 +217,7 @@ async def test_an_answer_is_an_answer(server: Server, events: bool) -> None:
 @pytest.mark.parametrize("events", [False, True], ids=["plain", "events"])
 @pytest.mark.parametrize("code", [-32000, -32001, -32600, -32603, -32700])
 async def test_an_error_of_the_servers_is_a_failure(
-    server: Server, code: int, events: bool
+    server: Receiver, code: int, events: bool
 ) -> None:
     """Also one by whose code the library tells that a connection broke."""
     told = {"error": {"code": code, "message": "the index is gone"}}
@@ -256,19 +256,19 @@ UNANSWERED: dict[str, Handler] = {
 
 
 @pytest.mark.parametrize("step", UNANSWERED.values(), ids=UNANSWERED.keys())
-async def test_what_was_sent_and_not_answered_is_not_known(server: Server, step: Handler) -> None:
+async def test_what_was_sent_and_not_answered_is_not_known(server: Receiver, step: Handler) -> None:
     called = await _call(server, step)
     assert (called.outcome.status, called.temporary) == (Status.UNKNOWN, False)
     assert sum(b"tools/call" in each.body for each in server.requests) == 1
 
 
 @pytest.mark.parametrize("step", UNANSWERED.values(), ids=UNANSWERED.keys())
-async def test_where_it_is_idempotent_it_is_tried_again(server: Server, step: Handler) -> None:
+async def test_where_it_is_idempotent_it_is_tried_again(server: Receiver, step: Handler) -> None:
     called = await _call(server, step, idempotent=True)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
 
 
-async def test_no_answer_in_time_is_not_known(server: Server) -> None:
+async def test_no_answer_in_time_is_not_known(server: Receiver) -> None:
     called = await _call(server, hang, timeout=2)
     assert called.outcome.status is Status.UNKNOWN
     called = await _call(server, hang, timeout=2, idempotent=True)
@@ -289,7 +289,7 @@ async def test_no_answer_in_time_is_not_known(server: Server) -> None:
 )
 @pytest.mark.parametrize("idempotent", [False, True])
 async def test_a_status_says_that_it_was_not_done(
-    server: Server, status: int, temporary: bool, idempotent: bool
+    server: Receiver, status: int, temporary: bool, idempotent: bool
 ) -> None:
     step = answer(status, b"sorry", {"Retry-After": "7"})
     called = await _call(server, step, idempotent=idempotent)
@@ -311,14 +311,14 @@ BUSY = json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": -32000, "mess
     ],
     ids=["cut", "cut JSON", "compressed", "an error of the protocol"],
 )
-async def test_a_status_counts_whatever_its_words_are(server: Server, step: Handler) -> None:
+async def test_a_status_counts_whatever_its_words_are(server: Receiver, step: Handler) -> None:
     called = await _call(server, step)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
     assert "answered 503" in str(called.outcome.error)
 
 
-async def test_a_status_counts_also_where_its_words_do_not_come_in_time(server: Server) -> None:
-    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+async def test_a_status_counts_also_where_its_words_do_not_come_in_time(server: Receiver) -> None:
+    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(head(429, {**JSON, "Content-Length": "1000"}) + b"{")
         await hang(seen, writer)
 
@@ -327,13 +327,13 @@ async def test_a_status_counts_also_where_its_words_do_not_come_in_time(server: 
 
 
 async def test_an_error_of_the_protocol_has_its_words_with_any_other_status(
-    server: Server,
+    server: Receiver,
 ) -> None:
     called = await _call(server, answer(400, BUSY.encode(), JSON))
     assert (called.outcome.status, called.outcome.error) == (Status.FAILED, "busy")
 
 
-async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Server) -> None:
+async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Receiver) -> None:
     server.steps = [speaks(DONE)]
     laid = {(PUBLIC, 80): server}
     there = await _opened(_wire(Wires(laid)))
@@ -345,7 +345,7 @@ async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Se
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_before_the_call_it_may_pass(server: Server, status: int) -> None:
+async def test_before_the_call_it_may_pass(server: Receiver, status: int) -> None:
     server.steps = [answer(status, b"", {"Retry-After": "9"})]
     with pytest.raises(ToolUnreachable, match=f"answered {status}") as caught:
         await _opened(_wire(_wires(server)))
@@ -353,29 +353,29 @@ async def test_before_the_call_it_may_pass(server: Server, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-async def test_or_somebody_has_to_change_something(server: Server, status: int) -> None:
+async def test_or_somebody_has_to_change_something(server: Receiver, status: int) -> None:
     server.steps = [answer(status, b"")]
     with pytest.raises(Refused, match=f"answered {status}"):
         await _opened(_wire(_wires(server)))
 
 
-async def test_who_does_not_speak_the_protocol_is_refused(server: Server) -> None:
+async def test_who_does_not_speak_the_protocol_is_refused(server: Receiver) -> None:
     server.steps = [answer(200, b"<html>", {"Content-Type": "text/html"})]
     with pytest.raises(Refused, match=r"http://public\.example does not speak MCP"):
         await _opened(_wire(_wires(server)))
 
 
-async def test_who_does_not_answer_cannot_be_reached(server: Server) -> None:
+async def test_who_does_not_answer_cannot_be_reached(server: Receiver) -> None:
     server.steps = [hang]
     with pytest.raises(ToolUnreachable, match=r"did not answer within 0\.3 s"):
         await _opened(_wire(_wires(server)), within=0.3)
 
 
-async def test_endless_tools_are_not_listened_to(server: Server) -> None:
+async def test_endless_tools_are_not_listened_to(server: Receiver) -> None:
     """Each page is short; all of them together are not."""
     page = {"tools": [{**TOOL, "description": "x" * 2**20}], "nextCursor": "more"}
 
-    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
         listed = b"tools/list" in seen.body
         await (says({"result": page}) if listed else speaks(DONE))(seen, writer)
 
@@ -386,7 +386,7 @@ async def test_endless_tools_are_not_listened_to(server: Server) -> None:
 
 
 async def test_a_secret_that_a_server_says_back_when_it_is_opened_is_hidden(
-    server: Server,
+    server: Receiver,
 ) -> None:
     server.steps = [says({"error": {"code": -32001, "message": "no such token: hunter-2"}})]
     wire = _wire(_wires(server), Authorization="Bearer hunter-2")
@@ -414,7 +414,7 @@ async def test_a_secret_that_no_header_can_hold_is_refused(value: str) -> None:
     assert value not in str(caught.value)
 
 
-async def test_its_names_and_words_are_made_harmless(server: Server) -> None:
+async def test_its_names_and_words_are_made_harmless(server: Receiver) -> None:
     tools = [
         {**TOOL, "description": "a\x1b[31mred\x07 one"},
         {**TOOL, "name": "a\x1b[2J"},
@@ -422,7 +422,7 @@ async def test_its_names_and_words_are_made_harmless(server: Server) -> None:
         {**TOOL, "name": ""},
     ]
 
-    async def step(seen: Seen, writer: asyncio.StreamWriter) -> None:
+    async def step(seen: Request, writer: asyncio.StreamWriter) -> None:
         message = json.loads(seen.body) if seen.body else {}
         if message.get("method") == "tools/list":
             await says({"result": {"tools": tools}})(seen, writer)
@@ -451,7 +451,7 @@ async def test_a_name_that_names_nothing_is_refused(name: str, said: str) -> Non
     assert caught.value.field == "tool"
 
 
-async def test_a_call_that_never_left_is_not_taken_for_the_one_before_it(server: Server) -> None:
+async def test_a_call_that_never_left_is_not_taken_for_the_one_before_it(server: Receiver) -> None:
     server.steps = [speaks(DONE)]
     listening = {(PUBLIC, 80): server}
     there = await _opened(_wire(Wires(listening)))

@@ -1,6 +1,6 @@
 """Real servers on localhost, and wires that lead to them from addresses that are not theirs.
 
-A `Server` does with each request what a test says, byte by byte. `Wires` is the network below a
+A `Receiver` does with each request what a test says, byte by byte. `Wires` is the network below a
 `GuardedTransport`: a connection to an address that was laid goes to a server, any other is refused,
 and it keeps where connections went.
 """
@@ -25,7 +25,7 @@ MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
-class Seen:
+class Request:
     """A request; the names of headers in lowercase."""
 
     method: str
@@ -34,10 +34,10 @@ class Seen:
     body: bytes
 
 
-Handler = Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Server:
+class Receiver:
     """Does the steps one after the other, the last one again and again.
 
     ``left`` is set when the other side has closed a connection, ``names`` are those that TLS was
@@ -46,15 +46,19 @@ class Server:
 
     def __init__(self) -> None:
         self.steps: list[Handler] = [answer(200)]
-        self.requests: list[Seen] = []
+        self.requests: list[Request] = []
         self.names: list[str | None] = []
         self.left = asyncio.Event()
         self.port = 0
         self.connections: set[asyncio.Task[None]] = set()
 
     @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -77,7 +81,7 @@ class Server:
         pairs = (line.split(":", 1) for line in lines)
         headers = {name.lower(): value.strip() for name, value in pairs}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        self.requests.append(Seen(method, path, headers, body))
+        self.requests.append(Request(method, path, headers, body))
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
         gone = asyncio.ensure_future(reader.read())
         work = asyncio.ensure_future(step(self.requests[-1], writer))
@@ -92,9 +96,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+async def serving(context: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
     """A server that listens for as long as the block lasts."""
-    here = Server()
+    here = Receiver()
     if context is not None:
         context.sni_callback = lambda _, name, __: here.names.append(name)
     listening = await asyncio.start_server(here.serve, "127.0.0.1", 0, ssl=context)
@@ -117,7 +121,7 @@ def head(status: int = 200, headers: Mapping[str, str] | None = None) -> bytes:
 def answer(
     status: int = 200, body: bytes = b"done", headers: Mapping[str, str] | None = None
 ) -> Handler:
-    async def step(_: Seen, writer: asyncio.StreamWriter) -> None:
+    async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         length = {"Content-Length": str(len(body))} | dict(headers or {})
         writer.write(head(status, length) + (b"" if _.method == "HEAD" else body))
         await writer.drain()
@@ -132,7 +136,7 @@ def redirect(where: str, status: int = 302) -> Handler:
 def raw(text: bytes) -> Handler:
     """These bytes, and the end of the connection."""
 
-    async def step(_: Seen, writer: asyncio.StreamWriter) -> None:
+    async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(text)
         await writer.drain()
 
@@ -144,7 +148,7 @@ def cut(body: bytes = b"the first ha", status: int = 200) -> Handler:
     return raw(head(status, {"Content-Length": "1000"}) + body)
 
 
-async def hang(_: Seen, writer: asyncio.StreamWriter) -> None:
+async def hang(_: Request, writer: asyncio.StreamWriter) -> None:
     """No answer, for as long as the other side waits."""
     await asyncio.Event().wait()
 
@@ -152,7 +156,7 @@ async def hang(_: Seen, writer: asyncio.StreamWriter) -> None:
 def drip(first: bytes) -> Handler:
     """``first``, and then a byte every few milliseconds, for ever."""
 
-    async def step(_: Seen, writer: asyncio.StreamWriter) -> None:
+    async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(first)
         while True:
             writer.write(b"x")
@@ -169,7 +173,7 @@ class Flood:
     total: int
     sent: int = 0
 
-    async def __call__(self, _: Seen, writer: asyncio.StreamWriter) -> None:
+    async def __call__(self, _: Request, writer: asyncio.StreamWriter) -> None:
         part = b"x" * 65536
         writer.write(head(200, {"Content-Length": str(self.total)}))
         while self.sent < self.total:
@@ -190,7 +194,7 @@ def bomb(mebibytes: int) -> Iterable[bytes]:
 def sends(parts: Iterable[bytes], headers: Mapping[str, str]) -> Handler:
     """The parts in one go."""
 
-    async def step(_: Seen, writer: asyncio.StreamWriter) -> None:
+    async def step(_: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(head(200, headers))
         for part in parts:
             writer.write(part)
@@ -207,7 +211,7 @@ class Wires(  # type: ignore[misc]  # one double for the backends of both librar
     ``core`` is the library that connects, `httpcore` or `httpcore2`.
     """
 
-    def __init__(self, laid: Mapping[tuple[str, int], Server], core: Any = httpcore) -> None:
+    def __init__(self, laid: Mapping[tuple[str, int], Receiver], core: Any = httpcore) -> None:
         self._laid = laid
         self.core = core
         self.connected: list[tuple[str, int]] = []
