@@ -18,53 +18,32 @@ pytestmark = pytest.mark.usefixtures("stored")
 CRON = "--cron"
 EVERY = "--every"
 
-STRUCTURED = [EVERY, "5m", "--output-format", "structured", "--output-schema"]
-
-# What is typed after `daybook add "Say hello."`, the option that is named, and what else is said.
+# What is typed after `daybook add "Say hello."`, the option that is named, and what else is said: a
+# case or two of each option. What else its value cannot be is a matter of `tests/unit/spec`.
 ADD: list[tuple[int, list[str], str, list[str]]] = [
     (1, [], "schedule", ["--cron, --every, --at", "--on-demand"]),
     (1, [CRON, "0 9 * * *", EVERY, "5m"], "--cron and --every", ["only one"]),
     (1, [EVERY, "5m", "--on-demand"], "--every and --on-demand", ["only one"]),
     (1, [CRON, "@daily", EVERY, "5m", "--at", "in 5m"], "--cron and --every and --at", ["only"]),
-    (2, [CRON, "0 0 9 * * 1 2027"], CRON, ["seven fields"]),
-    (2, [CRON, "H 9 * * *"], CRON, ["H and R"]),
-    (2, [CRON, "R 9 * * *"], CRON, ["H and R"]),
     (2, [CRON, "0 0 30 2 *"], CRON, ["never fires"]),
-    (2, [CRON, "60 9 * * *"], CRON, ["minute", "0 to 59"]),
-    (2, [CRON, "@fortnightly"], CRON, ["@hourly", "@daily"]),
     (2, [CRON, "every day"], CRON, ["five fields"]),
     (3, [CRON, "0 9 * * *", "--tz", "Europe/Berln"], "--tz", ["Europe/Berlin"]),
-    (3, [CRON, "0 9 * * *", "--tz", "europe/berlin"], "--tz", ["Europe/Berlin"]),
-    (4, [EVERY, "0s"], EVERY, ["zero", "30m"]),
     (4, ["--every=-5m"], EVERY, ["negative", "30m"]),
     (4, [EVERY, "500ms"], EVERY, ["below 1 s"]),
-    (4, [EVERY, "1.5s"], EVERY, ["fraction"]),
-    (4, [EVERY, "90"], EVERY, ["no unit"]),
-    (4, [EVERY, "soon"], EVERY, ["no duration", "1h30m"]),
     (5, ["--at", "2020-01-15T14:30:00+01:00"], "--at", ["in the past"]),
-    (5, ["--at", "30m"], "--at", ["ambiguous", "write `every 30m` or `in 30m`"]),
-    (5, ["--at", "tomorrow"], "--at", ["2027-01-15T14:30:00+01:00", "in 30m"]),
-    (5, ["--at", "2027-02-30T09:00:00Z"], "--at", ["does not exist"]),
     (5, ["--at=in -5m"], "--at", ["negative"]),
     (10, [EVERY, "5m", "--name", " "], "--name", ["blank", "1 to 100"]),
-    (10, [EVERY, "5m", "--name", "n" * 101], "--name", ["101 characters", "1 to 100"]),
-    (10, [EVERY, "5m", "--name", "a\nb"], "--name", ["line break"]),
     (11, [EVERY, "5m", "--timeout", "0s"], "--timeout", ["zero"]),
     (11, [EVERY, "5m", "--overlap", "maybe"], "--overlap", ["'skip'", "'queue_all'"]),
     (11, [EVERY, "5m", "--retries", "11"], "--retries", ["10"]),
     (11, [EVERY, "5m", "--retries=-1"], "--retries", ["0"]),
-    (11, [EVERY, "5m", "--retry-delay", "soon"], "--retry-delay", ["no duration"]),
     (11, [EVERY, "5m", "--retry-delay", "6m"], "--retry-delay", ["longer than 5m", "1s to 5m"]),
     (26, [EVERY, "5m", "--session", "chat"], "--session", ["name the channel"]),
-    (26, [EVERY, "5m", "--session", "old"], "--session", ["'reuse', 'new' or 'chat'"]),
     (28, [EVERY, "5m", "--output-format", "xml"], "--output-format", ["'structured'"]),
     (28, [EVERY, "5m", "--output-format", "structured"], "--output-schema", ["is missing"]),
     (28, [EVERY, "5m", "--output-schema", '{"type": 1}'], "--output-schema", ["--output-format"]),
     (28, [EVERY, "5m", "--output-schema", "{"], "--output-schema", ["no JSON", "@schema.json"]),
-    (28, [EVERY, "5m", "--output-schema", "[]"], "--output-schema", ["no JSON object"]),
     (28, [EVERY, "5m", "--output-schema", "@/none"], "--output-schema", ["/none", "No such file"]),
-    (28, [*STRUCTURED, '{"type": 1}'], "--output-schema", ["no JSON schema"]),
-    (9, [EVERY, "5m", "--tag", ""], "--tag", ["blank"]),
     (9, [EVERY, "5m", "--tag", "daybook:mine"], "--tag", ["daybook:"]),
 ]
 
@@ -115,7 +94,14 @@ def test_a_variable_that_there_is_not_is_refused(daybook: Any, stored: Path) -> 
 @pytest.mark.parametrize(
     ("typed", "option", "words"),
     [
-        *((typed, option, words) for number, typed, option, words in ADD if typed),
+        ([CRON, "0 0 30 2 *"], CRON, ["never fires"]),
+        (["--every=-5m"], EVERY, ["negative", "30m"]),
+        (["--at", "2020-01-15T14:30:00+01:00"], "--at", ["in the past"]),
+        ([CRON, "0 9 * * *", EVERY, "5m"], "--cron and --every", ["only one"]),
+        (["--tz", "Europe/Berln"], "--tz", ["Europe/Berlin"]),
+        (["--overlap", "maybe"], "--overlap", ["'skip'", "'queue_all'"]),
+        (["--output-schema", "{"], "--output-schema", ["no JSON", "@schema.json"]),
+        (["--tag", "daybook:mine"], "--tag", ["daybook:"]),
         (["--name", "often"], "--name", ["taken"]),
         (["--prompt", " "], "PROMPT", ["blank"]),
         ([" "], "PROMPT", ["blank"]),
