@@ -57,7 +57,7 @@ async def test_retry_of_one_that_was_cancelled_before_it_began(world: World) -> 
 
     await agent.says("acting")
     agent.let_go()
-    rows = await world.rows()
+    rows = sorted(await world.rows(), key=lambda row: row.queued_at)
     assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
     again = await world.ends(rows[1], "succeeded", within=SEEN)
     assert (again.trigger, again.retry_of, agent.had) == ("retry", first.id, 1)
