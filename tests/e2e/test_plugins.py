@@ -26,6 +26,7 @@ from daybook.home import Home
 from daybook.host import processes
 from daybook.ledger.tables import Fact, OutboxRow
 from tests.conftest import PrefectServer
+from tests.timings import SHORT
 from tests.unit.embed.playing import plays
 from tests.world import World, at_prefect, so
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, sqlite_is_free, stand_still
@@ -95,7 +96,7 @@ def program(
 async def world(
     prefect_server: PrefectServer, program: Program, tmp_path: Path
 ) -> AsyncIterator[World]:
-    async with at_prefect(tmp_path, prefect_server) as world:
+    async with at_prefect(tmp_path, prefect_server, timing=SHORT) as world:
         yield world
 
 

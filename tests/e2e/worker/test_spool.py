@@ -31,7 +31,6 @@ from daybook.host.children import Child
 from daybook.ledger import engine
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import RunRow
-from daybook.timing import TIMING
 from tests import databases
 from tests.conftest import PrefectServer
 from tests.databases import Database, Postgresql
@@ -127,7 +126,7 @@ async def told_once(world: World, job: StoredJob) -> None:
 async def until_the_ledger_is_back(world: World, database: Database) -> None:
     job, row = await acting(world)
     async with away(database):
-        lost = SYSTEM.now() + TIMING.run_lease
+        lost = SYSTEM.now() + SHORT.run_lease
         await kept(world, row)
         # Nobody can have renewed it after that.
         await SYSTEM.wait_until(lost)
