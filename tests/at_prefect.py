@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import httpx
@@ -63,6 +66,26 @@ async def _forget(client: PrefectClient, slugs: tuple[str, ...]) -> None:
     for slug in slugs:
         for document in await client.read_block_documents_by_type(slug):
             await client.delete_block_document(document.id)
+
+
+def typed(*tokens: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Carry out a command line in this process, with ``given`` as its standard input.
+
+    That of a real process is seen in `tests/e2e/test_documented.py`, with all the guides.
+    """
+    given_there, said, complained = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(3))
+    given_there.write(given)
+    given_there.seek(0)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(said),
+        redirect_stderr(complained),
+    ):
+        patch.setattr(sys, "stdin", given_there)
+        code = main(tokens)
+    for each in (said, complained):
+        each.seek(0)
+    return subprocess.CompletedProcess(tokens, code, said.read(), complained.read())
 
 
 @contextmanager

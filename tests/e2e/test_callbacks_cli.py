@@ -10,7 +10,6 @@ import base64
 import hashlib
 import hmac
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -25,7 +24,7 @@ from daybook.ledger import claims
 from daybook.outbox import destinations
 from daybook.outgoing import secret_blocks
 from daybook.service import setup
-from tests.at_prefect import Daybook, commands, with_client
+from tests.at_prefect import Daybook, commands, typed, with_client
 from tests.receiver import Receiver, Request, answer, serving
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
@@ -83,16 +82,6 @@ def daybook(prepared: Home, capsys: pytest.CaptureFixture[str]) -> Iterator[Dayb
 
 
 DESTINATIONS = ("callbacks", "destinations")
-
-
-def typed(*tokens: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "daybook", *tokens],
-        input=given,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_a_destination_signs_with_its_own_secret_and_rotates(

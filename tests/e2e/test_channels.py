@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +21,7 @@ from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.outbox.drain import drain
 from daybook.service import setup
-from tests.at_prefect import Daybook, commands, with_client
+from tests.at_prefect import Daybook, commands, typed, with_client
 from tests.receiver import Receiver, answer, serving
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
@@ -61,13 +60,7 @@ def daybook(prepared: None, capsys: pytest.CaptureFixture[str]) -> Iterator[Dayb
 
 
 def added(*tokens: str, url: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "daybook", "channels", "add", *tokens],
-        input=url,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return typed("channels", "add", *tokens, given=url)
 
 
 def test_a_channel_is_added_listed_used_and_removed(daybook: Daybook, tmp_path: Path) -> None:

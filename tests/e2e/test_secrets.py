@@ -18,6 +18,7 @@ from daybook.outgoing import secret_blocks
 from daybook.outgoing.secrets import Secret
 from daybook.service import setup
 from daybook.tools.server_blocks import PrefectServers
+from tests.at_prefect import typed as typed_here
 from tests.at_prefect import with_client
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -30,7 +31,7 @@ Typed = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
-    """Carry out `daybook secrets …` as a process. No secret is there, before and after."""
+    """Carry out `daybook secrets …`. No secret is there, before and after."""
     with_client(setup.prepare)
 
     async def forget(client: Any) -> None:
@@ -38,13 +39,7 @@ def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
             await secret_blocks.remove(client, each["name"])
 
     def carry_out(*tokens: str, value: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "daybook", "secrets", *tokens],
-            input=value,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return typed_here("secrets", *tokens, given=value)
 
     with_client(forget)
     yield carry_out
