@@ -92,6 +92,15 @@ async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: R
     assert receiver.requests == []
 
 
+async def test_a_token_does_not_go_in_clear_text(client: PrefectClient) -> None:
+    await secret_blocks.add(client, "ops-token", TOKEN, ["8.8.8.8"])
+    await destinations.add(client, "ops", "http://8.8.8.8", token="ops-token", timeout=1)
+    async with Post(client, lambda: NOON) as post:
+        tried = await post.send(callback(address="http://8.8.8.8/hook"))
+    assert tried.status is Delivery.FAILED
+    assert "does not go over plain http" in tried.error
+
+
 @pytest.mark.parametrize(
     ("owner", "below"),
     [

@@ -299,7 +299,6 @@ async def test_cancelling_is_its_holders_to_end(world: World) -> None:
     assert await world.prefect.shown(run) == ("CANCELLING", "Cancelling")
 
 
-@pytest.mark.slow
 async def test_a_row_that_is_begun_meanwhile_is_not_settled_by_an_old_end(world: World) -> None:
     row, _ = await world.prefect.carried(await world.deploy(), Crashed())
     world.prefect.after["filter"] = lambda: world.begun(world.offer_of(row))

@@ -66,7 +66,6 @@ async def test_a_waiting_row_gets_its_prefect_run(world: World) -> None:
     assert world.prefect.requests == {"filter": 1}
 
 
-@pytest.mark.slow
 async def test_one_that_is_scheduled_elsewhere_is_moved(world: World) -> None:
     stored = await world.deploy()
     row, run = await world.prefect.carried(stored)

@@ -185,6 +185,22 @@ async def test_another_process_was_quicker(world: World, read: str) -> None:
     assert await world.prefect.shown(run) == ("COMPLETED", "Completed")
 
 
+async def test_an_outcome_that_was_corrected_meanwhile_is_not_shown_as_it_was(world: World) -> None:
+    row, run = await ended(world, Status.UNKNOWN)
+    before = await world.prefect.shown(run)
+
+    async def corrected() -> None:
+        world.passes(seconds=1)
+        known = Outcome(Status.SUCCEEDED, output="done")
+        await claims.settle(world.ledger, row.id, row.fence, known)
+
+    world.prefect.after["filter"] = corrected
+
+    assert not await mirror.mirror(world.ledger, world.client)
+    assert await world.prefect.shown(run) == before
+    assert (await world.row(row.id)).unmirrored
+
+
 async def test_an_outcome_that_comes_late_is_shown_too(world: World) -> None:
     row, run = await ended(world, Status.UNKNOWN)
 

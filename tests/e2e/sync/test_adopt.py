@@ -255,7 +255,6 @@ async def test_strangers_are_left_alone(world: Any, theirs: list[str], tmp_path:
     assert list(await world.ids()) == ["a-job"]
 
 
-@pytest.mark.slow
 async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
     world: Any, theirs: list[str], tmp_path: Path
 ) -> None:

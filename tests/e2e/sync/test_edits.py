@@ -335,7 +335,6 @@ async def test_a_new_time_lets_a_fired_job_fire_again(world: Any) -> None:
     await settled(world, "a-job")
 
 
-@pytest.mark.slow
 async def test_parameters_on_a_schedule_are_told_and_kept(world: Any) -> None:
     await world.add("a-job", every="1h")
     await world.sync()

@@ -78,7 +78,6 @@ async def test_what_was_made_anew_meanwhile_is_compared_again(world: Any, gone: 
         assert not job.job.enabled
 
 
-@pytest.mark.slow
 async def test_what_is_edited_there_after_such_a_crash_is_taken_over(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims
+from daybook.ledger import audit, claims
 from daybook.ledger.ends import EndInPrefect, take
 from daybook.ledger.offers import Ended, Granted, Offer, Waiting
+from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from tests.world import World
 
@@ -146,3 +147,21 @@ async def test_a_crash_before_the_claim_is_judged_by_the_same_function(
     await take(world.ledger, EndInPrefect(str(offer.flow_run_id), "CRASHED", "Crashed", "", offer))
 
     assert [row.status for row in await world.rows()] == [status]
+
+
+async def test_one_that_waits_for_its_next_attempt_is_not_skipped_for_a_later_one(
+    world: World,
+) -> None:
+    stored = await world.add(every="10m", catch_up="latest", retries=3)
+    offer = world.offer(stored)
+    world.clock.set(offer.due + timedelta(minutes=2))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+    granted = await world.begun(offer)
+    assert granted.trigger == "catch_up"
+    failed, again = Outcome(Status.FAILED, error="busy"), world.at(minutes=30)
+    await claims.retry(world.ledger, granted.run_id, granted.fence, failed, again)
+
+    world.passes(minutes=10)
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+
+    assert (await world.row(granted.run_id)).status == "waiting"

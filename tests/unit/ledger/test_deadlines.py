@@ -42,9 +42,10 @@ async def test_at_its_deadline_the_claim_ends_it(world: World) -> None:
     stored, row = await _asked(world)
     world.clock.move(timedelta(hours=2))
 
-    answer = await world.claim(world.offer_of(row))
+    offer = world.offer_of(row)
+    answer = await world.claim(offer)
 
-    assert answer == Ended(Status.TIMED_OUT, WHY, row.id, "flow of " + row.occurrence)
+    assert answer == Ended(Status.TIMED_OUT, WHY, row.id, offer.flow_run_id)
     found = await world.row(row.id)
     assert (found.status, found.finished_at, found.attempts) == ("timed_out", world.clock.now(), 0)
     assert found.unmirrored

@@ -52,6 +52,18 @@ async def test_what_has_its_outcome_or_is_at_work_is_not_late(world: World) -> N
     assert await found(world) == []
 
 
+async def test_a_job_that_is_at_work_is_attended_whatever_was_missed_meanwhile(
+    world: World,
+) -> None:
+    stored = await world.add(every="1m", catch_up="none")
+    await world.begun(world.offer(stored))
+    world.passes(minutes=4)
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+
+    async with world.ledger.read() as session:
+        assert await overdue.unattended(session, world.clock.now()) == []
+
+
 async def test_what_was_judged_after_a_standstill_is_not_late(world: World) -> None:
     stored = await world.add(cron="0 * * * *", catch_up="none")
     world.clock.set(ONE + timedelta(minutes=30))

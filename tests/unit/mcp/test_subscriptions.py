@@ -434,3 +434,20 @@ async def test_who_does_not_read_is_let_go(
 
         assert await so(gone, BUSY)
         writer.close()
+
+
+async def test_of_two_streams_of_a_session_one_keeps_it_connected(
+    here: Served, token: str, ledger: Ledger
+) -> None:
+    id_ = await registered(ledger, "agent:cleo", "hers")
+    uri, held = resources.uri("hers"), here.gate.wakes._held
+    async with client(here, token) as one, one.listen(resource_subscriptions=[uri]):
+        async with client(here, token) as two, two.listen(resource_subscriptions=[uri]):
+            assert len(held) == 2
+
+        async def told() -> bool:  # that the second one has left
+            written = not here.gate.wakes._writes.locked()
+            return len(held) == 1 and written and sum(here.gate.owners.values()) == 1
+
+        assert await so(told, BUSY)
+        assert await connected(ledger, id_)

@@ -463,3 +463,19 @@ def test_the_ladder_of_the_settings_is_read(monkeypatch: pytest.MonkeyPatch) -> 
     found = ladder.here()
     assert found.starve_after == timedelta(seconds=30)
     assert (found.wake_url, found.fan_out) == ("https://a.example", 2)
+
+
+async def test_one_that_is_given_back_while_it_is_told_begins_anew(world: World) -> None:
+    cycling, run_id = await starving(world)
+    await cycles(cycling, 5)
+    await world.tasks.register("late", capabilities=["python"])
+
+    async def slow(_: Starving) -> None:
+        claimed = await world.tasks.claim("late")
+        await claims.release(world.ledger, claimed.run.id, claimed.token)
+
+    world.clock.move(CYCLE)
+    await cycle(world.ledger, ladder=Ladder(), sink=slow, capabilities_of=cycling.capabilities)
+
+    run = await world.tasks.run(run_id)
+    assert (run.status, run.tiers) == ("queued", [])

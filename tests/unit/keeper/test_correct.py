@@ -1,0 +1,40 @@
+"""Which of the runs that Prefect has queued a keeper corrects around a change of the clocks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from daybook.keeper import correct, prefect_runs
+
+NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.anyio
+async def test_runs_of_a_schedule_that_somebody_added_in_prefect_are_not_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = uuid4(), uuid4()
+
+    def made_by(schedule: UUID, minute: int) -> FlowRun:
+        return FlowRun.model_validate(
+            {
+                "flow_id": uuid4(),
+                "auto_scheduled": True,
+                "expected_start_time": NOON.replace(minute=minute),
+                "created_by": {"id": schedule, "type": "SCHEDULE", "display_value": "one"},
+            }
+        )
+
+    async def queued(*_: Any) -> list[FlowRun]:
+        return [made_by(ours, 1), made_by(theirs, 2)]
+
+    monkeypatch.setattr(prefect_runs, "queued", queued)
+
+    found = await correct._queued(cast(Any, None), "d", NOON, {str(theirs)})
+
+    assert list(found) == [NOON.replace(minute=1)]

@@ -1,0 +1,24 @@
+"""Who gives the lead back lets others have it (`docs/promise.md` 16)."""
+
+from __future__ import annotations
+
+import pytest
+
+from daybook.keeper.lead import Lead
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_who_gave_it_back_to_rest_leaves_it_to_another(world: World) -> None:
+    one, two = Lead(world.ledger, "one"), Lead(world.ledger, "two")
+    leading = []
+    await one._turn()
+    leading.append((one.fence, two.fence))
+
+    await one.release(rest=60.0)
+
+    assert 0 < await one._turn() <= 60.0
+    await two._turn()
+    leading.append((one.fence, two.fence))
+    assert leading == [(1, None), (None, 2)]

@@ -1,0 +1,17 @@
+"""When what was edited in Prefect was edited."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+from daybook.sync import pull
+
+NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
+
+
+def test_where_prefects_clock_is_ahead_an_edit_is_of_now() -> None:
+    edited = SimpleNamespace(updated=NOON + timedelta(hours=1), schedules=[], paused=False)
+
+    assert pull._edits(cast(Any, edited), ["description"], NOON) == [(NOON, ["description"])]
