@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 HOUR = 60 * MINUTE
 NEW = "there:2"
-"""The process that claims after the crash; `Book` claims as another one."""
+"""The process that claims after the crash; `World` claims as another one."""
 
 
 async def _job(world: World, **fields: Any) -> StoredJob:
