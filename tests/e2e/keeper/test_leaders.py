@@ -30,7 +30,7 @@ from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
 from daybook.keeper import lead, loops
 from daybook.keeper.loops import Keeper
-from daybook.ledger import jobs, leads
+from daybook.ledger import leads
 from daybook.ledger.tables import RunRow
 from daybook.spec.schedule import Cron
 from daybook.timing import TIMING
@@ -325,18 +325,6 @@ async def _tells(world: World) -> None:
     )
 
 
-async def _enabled(world: World, job_id: str) -> bool:
-    async with world.ledger.read() as session:
-        return (await jobs.find(session, job_id)).job.enabled
-
-
-async def _cron(world: World, job_id: str) -> str:
-    async with world.ledger.read() as session:
-        schedule = (await jobs.find(session, job_id)).job.schedule
-    assert isinstance(schedule, Cron)
-    return schedule.expr
-
-
 async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_event(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,7 +344,8 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
     )
 
     async def taken_over() -> bool:
-        return await _cron(world, job.id) == "30 7 * * *"
+        schedule = (await world.job(job.id)).job.schedule
+        return isinstance(schedule, Cron) and schedule.expr == "30 7 * * *"
 
     assert await so(taken_over, 15.0)
     # That pass has listed them all before; the next one is the event's.
@@ -364,7 +353,7 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
     await world.prefect.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 
     async def off() -> bool:
-        return not await _enabled(world, job.id)
+        return not (await world.job(job.id)).job.enabled
 
     assert await so(off, SOON)
     keeping.cancel()

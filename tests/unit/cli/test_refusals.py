@@ -43,6 +43,7 @@ ADD: list[tuple[int, list[str], str, list[str]]] = [
     (28, [EVERY, "5m", "--output-format", "structured"], "--output-schema", ["is missing"]),
     (28, [EVERY, "5m", "--output-schema", '{"type": 1}'], "--output-schema", ["--output-format"]),
     (28, [EVERY, "5m", "--output-schema", "{"], "--output-schema", ["no JSON", "@schema.json"]),
+    (28, [EVERY, "5m", "--output-schema", "[]"], "--output-schema", ["no JSON object"]),
     (28, [EVERY, "5m", "--output-schema", "@/none"], "--output-schema", ["/none", "No such file"]),
     (9, [EVERY, "5m", "--tag", "daybook:mine"], "--tag", ["daybook:"]),
 ]
