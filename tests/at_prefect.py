@@ -17,8 +17,10 @@ import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 
 import blocks
+from daybook.agents import documents
 from daybook.cli.main import main
 from daybook.home import CLIENT_CREDENTIAL
+from daybook.host import worker
 
 Daybook = Callable[..., Any]
 
@@ -40,6 +42,7 @@ def with_client(ask: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
 
 
 _REGISTERED = set[str]()
+_PREPARED = set[str]()
 
 
 async def register_blocks(client: PrefectClient) -> None:
@@ -48,6 +51,19 @@ async def register_blocks(client: PrefectClient) -> None:
     if address not in _REGISTERED:
         await blocks.register(client)
         _REGISTERED.add(address)
+
+
+async def prepare(client: PrefectClient) -> None:
+    """Make what each home has at its Prefect: block types, the agent `default`, the work pool.
+
+    Once for each server: a test that deletes them makes them again itself.
+    """
+    address = str(client.api_url)
+    if address not in _PREPARED:
+        await register_blocks(client)
+        await documents.ensure_default(client)
+        await worker.ensure_pool(client)
+        _PREPARED.add(address)
 
 
 @asynccontextmanager
@@ -63,6 +79,7 @@ async def knowing_our_blocks(*slugs: str) -> AsyncIterator[PrefectClient]:
 
 
 async def _forget(client: PrefectClient, slugs: tuple[str, ...]) -> None:
+    _PREPARED.discard(str(client.api_url))  # the agent `default` may be among them
     for slug in slugs:
         for document in await client.read_block_documents_by_type(slug):
             await client.delete_block_document(document.id)

@@ -12,8 +12,6 @@ import math
 import os
 import shutil
 import signal
-import socket
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from hypothesis import settings
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from daybook.host import server
 from tests import costs
+from tests.servers import free_port, keep_migrated, migrate
 
 if TYPE_CHECKING:
     from tests.databases import Database, Server
@@ -39,13 +38,7 @@ settings.register_profile("few", max_examples=settings().max_examples // 10, dea
 
 REPOSITORY = Path(__file__).parent.parent
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="daybook-tests-"))
-SESSION_PORT = server.free_port(0)
-# Nobody else may be given the port until the server starts: another process runs tests as well. On
-# Linux a server may take a port that is bound and not listened on.
-_KEPT = socket.socket()
-if sys.platform == "linux":
-    _KEPT.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _KEPT.bind((server.HOST, SESSION_PORT))
+SESSION_PORT = free_port()
 
 # A script's shell has what it begins in the background ignore SIGINT, and so would all that the
 # tests begin. Prefect's own command of a worker ends by it, also when it is told SIGTERM.
@@ -88,7 +81,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[PrefectServer]:
     """Our own server, as `daybook up` starts it; `PREFECT_API_URL` points at it."""
-    home, address = Home(SESSION_HOME), server.api_url(SESSION_PORT)
+    home, address = migrate(Home(SESSION_HOME)), server.api_url(SESSION_PORT)
     with start_blocking_portal("asyncio") as portal:
         child = portal.call(server.start, home, SESSION_PORT)
         costs.SERVERS.add(child.pid)
@@ -98,6 +91,7 @@ def prefect_server() -> Iterator[PrefectServer]:
 
         try:
             portal.call(answers)
+            keep_migrated(home)
             yield PrefectServer(address, server.ui_url(SESSION_PORT), home)
         finally:
             portal.call(child.terminate)
@@ -179,5 +173,4 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure() -> None:
-    _KEPT.close()
     shutil.rmtree(SESSION_HOME, ignore_errors=True)

@@ -13,6 +13,7 @@ from daybook.home import Home
 from daybook.host import server
 from daybook.host.children import Child
 from daybook.host.prefect_here import PrefectHere
+from tests.servers import free_port, migrate
 from tests.timings import SHORT
 from tests.world import at_prefect
 from tests.world.agents import WORKS
@@ -28,7 +29,7 @@ pytestmark = [
 
 
 async def begun(home: Home, port: int) -> Child:
-    child = await server.start(home, port)
+    child = await server.start(migrate(home), port)
     await server.healthy(server.api_url(port), child=child)
     return child
 
@@ -36,7 +37,7 @@ async def begun(home: Home, port: int) -> Child:
 async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    home, port = Home(tmp_path_factory.mktemp("server")), server.free_port(0)
+    home, port = Home(tmp_path_factory.mktemp("server")), free_port()
     child = await begun(home, port)
     here = PrefectHere(server.api_url(port), server.ui_url(port))
     try:

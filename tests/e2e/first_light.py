@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from daybook.home import Home
+from tests import preloaded
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -53,6 +55,7 @@ class Up:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        self._programs = ExitStack()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -72,6 +75,14 @@ class Up:
             assert line is not None, "it ended:\n" + "\n".join(self.lines)
             self.lines.append(line)
         return self.lines
+
+    def preload(self, folder: Path) -> None:
+        """Have commands of this home need no start, and make `daybook` in ``folder`` one of them.
+
+        It has to be ready: a process knows its Prefect before it imports everything.
+        """
+        program = preloaded.program(folder, self._environment)
+        self._command = [str(self._programs.enter_context(program))]
 
     def outcomes(self, job: str) -> list[str]:
         """The lines that tell of an ended run of ``job``."""
@@ -114,6 +125,7 @@ class Up:
 
     def end(self) -> None:
         """Whatever a test left."""
+        self._programs.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:

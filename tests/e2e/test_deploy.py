@@ -25,6 +25,7 @@ from daybook.service import jobs_file
 from daybook.spec.job import new_job
 from daybook.spec.words import in_words
 from daybook.sync import deployments, form, reconcile
+from tests.servers import free_port, migrate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
@@ -76,8 +77,8 @@ async def machine(daybook_home: Home, tmp_path: Path) -> AsyncIterator[Machine]:
             shutil.copy(source, clone / name)
     path.mkdir()
     (path / "daybook").symlink_to(clone / "daybook")
-    port = server.free_port(0)
-    child = await server.start(daybook_home, port)
+    port = free_port()
+    child = await server.start(migrate(daybook_home), port)
     try:
         await server.healthy(server.api_url(port), child=child)
         environment = {

@@ -28,9 +28,11 @@ import httpx
 import pytest
 
 from daybook.cli.main import INTERRUPTED
+from daybook.home import Home
 from tests import providers
 from tests.conftest import REPOSITORY
 from tests.e2e.first_light import Up, environment
+from tests.servers import migrate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -149,16 +151,18 @@ def servers() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("terminal")
+    migrate(Home(home))
     # As `uvx` would: it fetches the package and runs its command.
     programs = tmp_path_factory.mktemp("bin")
     for name, text in (("uvx", 'exec "$@"'), ("my-agent", "cat"), ("claude", "cat")):
         (programs / name).write_text(f"#!/bin/sh\n{text}\n")
         (programs / name).chmod(0o700)
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(programs), os.environ["PATH"]])
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     with providers.provider() as provider, servers() as host:
         up = Up(home, tmp_path_factory.mktemp("empty"), variables={"PATH": path})
         try:
             up.until(lambda lines: any(line.startswith("Ready") for line in lines), within=120)
+            up.preload(programs)
             keys = dict.fromkeys(("ANTHROPIC_API_KEY", "OPENAI_API_KEY"), providers.KEY)
             for name in ("stdin.txt", "token.txt"):
                 (folder / name).write_text("a-value-that-nobody-knows\n")

@@ -19,10 +19,12 @@ from typing import Any
 import httpx
 import pytest
 
+from daybook.home import Home
 from daybook.keeper.blocks import TYPES
 from tests.e2e.first_light import Up
 from tests.providers import KEY, Provider, provider
 from tests.receiver import Receiver, Request, serving
+from tests.servers import migrate
 from tests.world import so
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -112,11 +114,13 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     variables = {"DAYBOOK_ALLOWED_HOSTS": "127.0.0.1"}
     async with serving() as web:
         with provider() as model:
-            up = Up(tmp_path / "home", tmp_path / "empty", variables=variables)
+            home = migrate(Home(tmp_path / "home"))
+            up = Up(home.path, tmp_path / "empty", variables=variables)
             try:
                 await asyncio.to_thread(
                     up.until, lambda lines: any(each.startswith("Ready") for each in lines), 240
                 )
+                up.preload(tmp_path)
                 yield Running(up, model, web)
             finally:
                 await asyncio.to_thread(up.end)

@@ -32,6 +32,7 @@ from daybook.host import (
     server,
 )
 from tests.at_prefect import basic
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 
@@ -128,7 +129,7 @@ async def test_a_configured_server_is_used(daybook_home: Home, prefect_server: A
 async def test_a_configured_server_that_does_not_answer_is_an_error(
     daybook_home: Home, unconfigured: pytest.MonkeyPatch
 ) -> None:
-    address = server.api_url(server.free_port(0))
+    address = server.api_url(free_port())
     unconfigured.setenv("PREFECT_API_URL", address)
     prefect_private.reread_settings()
     with record.hold(daybook_home) as mine, pytest.raises(PrefectUnreachable) as caught:
@@ -261,7 +262,7 @@ async def test_many_deployments_made_at_once_meet_no_503(prefect_server: Any) ->
 
 
 async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
-    port = server.free_port(0)
+    port = free_port()
     variable = {"name": "kept", "value": "before the kill"}
     first = await server.start(daybook_home, port)
     try:
@@ -308,7 +309,7 @@ async def test_a_prefect_whose_database_changed_inside_still_gets_a_server(
     daybook_home: Home,
 ) -> None:
     """The fallback of `prefect_private`: said in the log, and the server runs."""
-    port = server.free_port(0)
+    port = free_port()
     slot = 'dependencies.MODELS_DEPENDENCIES["database_config"]'
     child = await changed(daybook_home, port, slot)
     try:
@@ -324,7 +325,7 @@ async def test_a_prefect_whose_database_changed_inside_still_gets_a_server(
 
 async def test_a_prefect_that_cannot_be_guarded_is_not_started(daybook_home: Home) -> None:
     """What `up` shows then says what to do instead."""
-    port = server.free_port(0)
+    port = free_port()
     child = await changed(daybook_home, port, "api.create_app")
     try:
         with pytest.raises(PrefectUnreachable) as caught:

@@ -14,9 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from daybook.clock import SYSTEM
+from daybook.home import Home
 from daybook.host import processes
 from daybook.timing import TIMING
 from tests.e2e.first_light import Up
+from tests.servers import migrate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(420)]
 
@@ -25,7 +27,8 @@ LOOK_AGAIN = timedelta(milliseconds=300)
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    running = Up(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty"))
+    home = migrate(Home(tmp_path_factory.mktemp("home")))
+    running = Up(home.path, tmp_path_factory.mktemp("empty"))
     try:
         running.until(lambda lines: any(line.startswith("Health: ") for line in lines), 150)
         # Who is killed with a run at work is judged by its lease, which is another test's.

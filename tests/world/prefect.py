@@ -25,7 +25,6 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.states import Cancelling
 
-from daybook.agents import documents
 from daybook.clock import SYSTEM
 from daybook.host import worker
 from daybook.ledger import claims
@@ -34,7 +33,7 @@ from daybook.ledger.tables import RunRow
 from daybook.runs import prefect_states, run_names
 from daybook.sync import projection
 from daybook.testing import MovedClock
-from tests.at_prefect import basic, register_blocks
+from tests.at_prefect import basic, prepare
 
 if TYPE_CHECKING:
     from tests.world import World
@@ -102,15 +101,16 @@ class Prefect:
         """All with this ledger's tag, by id, as Prefect's own client reads them."""
         tags = DeploymentFilterTags(all_=[projection.ledger_tag(self.world.ledger.id)])
         found: dict[str, DeploymentResponse] = {}
-        page: list[DeploymentResponse] | None = None
-        while page is None or page:
+        while True:
             page = await self.ui.read_deployments(
                 deployment_filter=DeploymentFilter(tags=tags),
                 sort=DeploymentSort.NAME_ASC,
+                limit=200,
                 offset=len(found),
             )
             found |= {str(each.id): each for each in page}
-        return found
+            if len(page) < 200:
+                return found
 
     async def deployment(self, name: str) -> DeploymentResponse:
         """That of the agent prompt with this name."""
@@ -272,9 +272,7 @@ def _id(run: Run) -> UUID:
 async def connected(world: World) -> AsyncIterator[Prefect]:
     """The Prefect that this process talks to; at the end the ledger's deployments are deleted."""
     async with get_client() as client, get_client() as ui:
-        await register_blocks(ui)
-        await documents.ensure_default(ui)
-        await worker.ensure_pool(ui)
+        await prepare(ui)
         prefect = Prefect(world, client, ui)
         client._client.event_hooks = {"request": [prefect._asked], "response": [prefect._answered]}
         yield prefect

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from daybook.host import server
 from daybook.service import tokens
 from tests.conftest import PrefectServer
 from tests.e2e.mcp.clients import PROGRAM, Where
+from tests.servers import free_port
 from tests.toolbox import install
 from tests.world import World, at_prefect
 
@@ -67,7 +67,7 @@ async def place(
 @asynccontextmanager
 async def listening(root: Path) -> AsyncIterator[str]:
     """The address of `daybook mcp --http`, as a process of its own."""
-    port = server.free_port(0)
+    port = free_port()
     child = await asyncio.create_subprocess_exec(
         *(*PROGRAM, "--http", "--port", str(port)),
         stderr=asyncio.subprocess.PIPE,

@@ -15,7 +15,6 @@ from sqlalchemy import func
 from sqlmodel import col, select
 
 from daybook.home import Home
-from daybook.host import server
 from daybook.ledger.outbox import lane_of_url
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
@@ -24,6 +23,7 @@ from daybook.outgoing import secret_blocks
 from tests.conftest import PrefectServer
 from tests.databases import Database
 from tests.e2e.outbox.senders import SharedClock
+from tests.servers import free_port
 from tests.world import World, at_prefect
 
 
@@ -31,7 +31,7 @@ class ReceiverProcess:
     """The program `receiver`, which is there between `start` and `kill`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self.port = folder, server.free_port(0)
+        self._folder, self.port = folder, free_port()
         self._process: Process | None = None
         self.says("well")
 

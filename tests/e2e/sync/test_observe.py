@@ -19,6 +19,7 @@ from daybook.ledger import deployments as records
 from daybook.spec.due import due_times
 from daybook.sync import deployments, projection
 from daybook.sync.listing import PAGE
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -301,7 +302,7 @@ async def test_while_prefect_is_away_nothing_is_observed_and_nothing_lost(
     await watch.settled()
     await world.prefect.edit_schedule("a-job", active=True, schedule=CRON)
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-        async with PrefectClient(server.api_url(server.free_port(0))) as nobody:
+        async with PrefectClient(server.api_url(free_port())) as nobody:
             observer = watch._observer
             with pytest.raises(Exception, match="connect"):
                 await observer.look(world.ledger, nobody)

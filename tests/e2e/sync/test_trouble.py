@@ -27,6 +27,7 @@ from daybook.sync import deployments, listing, reconcile
 from daybook.sync.adopt import all_of
 from daybook.sync.reconcile import Reconciliation, Report
 from tests.at_prefect import basic
+from tests.servers import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -302,7 +303,7 @@ async def busy(api_url: str, refusals: int) -> AsyncIterator[tuple[str, list[str
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
-    port = server.free_port(0)
+    port = free_port()
     config = uvicorn.Config(application, port=port, log_level="error", lifespan="off")
     shim = uvicorn.Server(config)
     serving = asyncio.create_task(shim.serve())
@@ -346,7 +347,7 @@ async def test_a_prefect_that_stays_busy_is_said_to_be_unreachable(
 
 async def test_nobody_there(world: Any) -> None:
     await world.add("a-job", every="1h")
-    address = server.api_url(server.free_port(0))
+    address = server.api_url(free_port())
     with temporary_settings({PREFECT_API_URL: address}):
         with pytest.raises(PrefectUnreachable) as caught:
             async with prefect.connected() as client:

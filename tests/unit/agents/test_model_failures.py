@@ -17,8 +17,8 @@ from daybook.errors import (
     AgentTemporary,
     NonRetryable,
 )
-from daybook.host import server
 from tests.providers import KEY, Answer, Cut, Page, Provider, Status, Step, limited
+from tests.servers import free_port
 from tests.unit.agents.asking import PROTOCOLS, agent, ask, request
 
 pytestmark = pytest.mark.anyio
@@ -106,7 +106,7 @@ async def test_a_call_of_a_tool_that_was_not_offered_says_so(here: Provider) -> 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_refused_connection_is_temporary(here: Provider, protocol: str) -> None:
-    nobody = f"http://127.0.0.1:{server.free_port(0)}"
+    nobody = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(AgentTemporary, match=f"{nobody} cannot be reached: .*Connect call failed"):
         await ask(here, protocol, base_url=nobody)
 

@@ -8,12 +8,13 @@ import pytest
 
 from daybook.home import Home
 from daybook.host import prefect_here, server
+from tests.servers import free_port
 
 
 @pytest.fixture
 def first_choice(monkeypatch: pytest.MonkeyPatch) -> int:
     """A port in the place of 4200 that nobody listens on."""
-    port = server.free_port(0)
+    port = free_port()
     monkeypatch.setattr(server, "PORT", port)
     return port
 
@@ -35,7 +36,7 @@ def test_without_a_port_of_its_own_a_home_gets_the_first_choice(
 def test_the_port_of_the_last_start_is_taken_again_without_a_word(
     daybook_home: Home, first_choice: int
 ) -> None:
-    last = server.free_port(0)
+    last = free_port()
     (daybook_home.path / "port").write_text(f"{last}\n")
     assert next_port(daybook_home) == (last, [])
 

@@ -17,6 +17,7 @@ from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.host import server
 from daybook.host.origin import OwnOrigin, Receive, Scope, Send
+from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +58,7 @@ def test_the_server_says_that_its_port_is_taken(daybook_home: Home) -> None:
 
 async def test_an_answer_in_parts_does_not_wait_for_the_client() -> None:
     accepted = asyncio.get_running_loop().create_future()
-    listening = server.listen(server.free_port(0))
+    listening = server.listen(free_port())
     serving = await asyncio.start_server(
         lambda _, writer: accepted.set_result(writer), sock=listening
     )
@@ -123,7 +124,7 @@ def test_flow_runs_are_kept_as_long_as_the_ledgers(
 
 async def test_waiting_for_nobody_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.7)
-    address = server.api_url(server.free_port(0))
+    address = server.api_url(free_port())
     waits: list[float] = []
     with pytest.raises(PrefectUnreachable) as caught:
         await server.healthy(address, 1.3, progress=waits.append)
@@ -137,7 +138,7 @@ async def test_a_long_wait_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.4)
     waits: list[float] = []
     with pytest.raises(PrefectUnreachable):
-        await server.healthy(server.api_url(server.free_port(0)), 3.0, progress=waits.append)
+        await server.healthy(server.api_url(free_port()), 3.0, progress=waits.append)
     assert len(waits) >= 2
     assert all(later - before >= 0.4 for before, later in pairwise(waits))
 
@@ -149,7 +150,7 @@ async def test_waiting_for_a_server_that_died_ends_at_once_with_its_words(
         port = taken.getsockname()[1]
         child = await server.start(daybook_home, port)
         with pytest.raises(server.NotStarted, match=f"port {port}") as caught:
-            await server.healthy(server.api_url(server.free_port(0)), 60, child=child)
+            await server.healthy(server.api_url(free_port()), 60, child=child)
     assert child.exit_code == server.TAKEN
     assert "PREFECT_API_URL" not in str(caught.value)  # nobody has set it
     assert (caught.value.code, caught.value.exit_code) == ("prefect_unreachable", 4)

@@ -26,6 +26,7 @@ from daybook.host import processes, record, server, web
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import LeadRow
 from daybook.service.overdue import LEAD
+from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +73,7 @@ async def status(url: str) -> int:
 
 
 async def test_it_answers_and_ends_with_its_care(daybook_home: Home) -> None:
-    port = server.free_port(0)
+    port = free_port()
     async with kept(daybook_home, port) as said:
         line = await said.line("Health: ")
         url = f"http://127.0.0.1:{port}"
@@ -98,7 +99,7 @@ async def test_a_taken_port_hinders_nothing_and_the_next_one_is_kept(daybook_hom
     async with kept(daybook_home, wanted) as said:
         await said.line("Health: ")
         assert facts(daybook_home)["web_url"] == first
-    other = server.free_port(0)
+    other = free_port()
     async with kept(daybook_home, other) as said:
         await said.line("Health: ")
         assert facts(daybook_home)["web_url"] == f"http://127.0.0.1:{other}"
@@ -110,7 +111,7 @@ async def test_two_that_begin_at_once_both_answer_at_the_place_that_is_told(
     """Both find the wanted port free, as where two homes are started in one second."""
     other = Home(tmp_path / "other")
     other.make()
-    wanted = server.free_port(0)
+    wanted = free_port()
     monkeypatch.setattr(server, "free_port", lambda preferred: preferred or wanted)
     async with kept(daybook_home, wanted) as first, kept(other, wanted) as second:
         for home, said in ((daybook_home, first), (other, second)):
@@ -135,7 +136,7 @@ async def test_one_that_is_killed_is_begun_again_at_the_same_place(daybook_home:
         until = ledger.now() + timedelta(hours=1)
         async with ledger.write() as session:
             session.add(LeadRow(name=LEAD, holder="here:1:a", until=until, fence=1))
-    async with kept(daybook_home, server.free_port(0)) as said:
+    async with kept(daybook_home, free_port()) as said:
         await said.line("Health: ")
         url, (child,) = facts(daybook_home)["web_url"], facts(daybook_home)["children"]
         await server.healthy(url, 60)
@@ -152,7 +153,7 @@ async def test_one_that_does_not_start_is_told_and_tried_again(
 ) -> None:
     config = daybook_home.path / "config.toml"
     config.write_text("nothing = 1\n")
-    async with kept(daybook_home, server.free_port(0)) as said:
+    async with kept(daybook_home, free_port()) as said:
         line = await said.line("The health page did not start")
         assert "unknown: nothing" in line
         config.unlink()

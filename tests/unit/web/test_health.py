@@ -22,6 +22,7 @@ from daybook.ledger.states import Status
 from daybook.service.health import PATIENCE
 from daybook.service.overdue import LEAD
 from daybook.timing import TIMING
+from tests.servers import free_port
 from tests.unit.web.conftest import Served, served
 from tests.world import World
 
@@ -272,7 +273,7 @@ async def test_whether_prefect_answers_is_told_and_is_no_fault(
     port = there.sockets[0].getsockname()[1]
     said = []
     async with there:
-        for address in (f"http://127.0.0.1:{port}/api", server.api_url(server.free_port(0)), ""):
+        for address in (f"http://127.0.0.1:{port}/api", server.api_url(free_port()), ""):
             monkeypatch.setenv("PREFECT_API_URL", address)
             async with pages() as page:
                 said.append((await health(page, well=True))["prefect"])

@@ -14,6 +14,7 @@ from daybook.home import Home
 from daybook.host import record
 from daybook.host import server as own
 from daybook.service.doctoring import server
+from tests.servers import free_port
 from tests.unit.service.doctoring.conftest import Answers, Connect, as_prefect
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +95,7 @@ async def test_a_prefect_in_trouble_is_no_stranger(
 
 
 async def test_a_server_that_does_not_answer_is_begun(daybook_home: Home, connect: Connect) -> None:
-    address = own.api_url(own.free_port(0))
+    address = own.api_url(free_port())
     async with connect(address) as client:
         problem = await only(server.server(client))
     assert problem.what.startswith(f"Prefect at {address} does not answer")
@@ -164,7 +165,7 @@ async def test_a_ui_that_is_not_there_or_asks_somewhere_else_is_named(
         for right in (here, "/api"):
             answers.paths["/ui-settings"] = (200, {"api_url": right})
             assert await server.ui(client) == []
-        nobody = own.api_url(own.free_port(0))
+        nobody = own.api_url(free_port())
         answers.paths["/ui-settings"] = (200, {"api_url": nobody})
         problem = await only(server.ui(client))
         assert f"the UI asks {nobody}, where no Prefect is" in problem.what
