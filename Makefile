@@ -34,9 +34,10 @@ $(DEV): requirements.lock requirements-dev.lock pyproject.toml
 up: $(READY) ## start everything, and run the example job
 	@$(BIN)/daybook up $(ARGS)
 
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes keep two cores busy: many tests wait for a while.
+PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test: $(DEV) ## run the tests but the slow ones, two files at a time (ARGS="-n 0 -x": one, in this process)
+test: $(DEV) ## run the tests but the slow ones, three files at a time (ARGS="-n 0 -x": one, in this process)
 	@$(PYTEST) -m "not slow or journey" --hypothesis-profile=few --timeout=60 $(ARGS)
 
 test-rest: $(DEV) ## run those that `make test` leaves out, property tests at full strength

@@ -54,9 +54,9 @@ async def register_blocks(client: PrefectClient) -> None:
 
 
 async def prepare(client: PrefectClient) -> None:
-    """Make what each home has at its Prefect: block types, the agent `default`, the work pool.
+    """Register our block types, the agent `default` and the work pool, once for each server.
 
-    Once for each server: a test that deletes them makes them again itself.
+    A test that deletes one of them has to create it again.
     """
     address = str(client.api_url)
     if address not in _PREPARED:

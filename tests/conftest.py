@@ -24,8 +24,9 @@ from hypothesis import settings
 
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from daybook.host import server
+from daybook.host.children import Child
 from tests import costs
-from tests.servers import free_port, keep_migrated, migrate
+from tests.servers import free_port, migrated
 
 if TYPE_CHECKING:
     from tests.databases import Database, Server
@@ -81,17 +82,22 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[PrefectServer]:
     """Our own server, as `daybook up` starts it; `PREFECT_API_URL` points at it."""
-    home, address = migrate(Home(SESSION_HOME)), server.api_url(SESSION_PORT)
+    home, address = Home(SESSION_HOME), server.api_url(SESSION_PORT)
     with start_blocking_portal("asyncio") as portal:
-        child = portal.call(server.start, home, SESSION_PORT)
-        costs.SERVERS.add(child.pid)
 
-        async def answers() -> None:
-            await server.healthy(address, 120.0, child=child)
+        async def begin() -> Child:
+            child = await server.start(home, SESSION_PORT)
+            costs.SERVERS.add(child.pid)
+            try:
+                await server.healthy(address, 120.0, child=child)
+            except BaseException:
+                await child.terminate()
+                raise
+            return child
 
+        with migrated(home):
+            child = portal.call(begin)
         try:
-            portal.call(answers)
-            keep_migrated(home)
             yield PrefectServer(address, server.ui_url(SESSION_PORT), home)
         finally:
             portal.call(child.terminate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,20 @@ def examples(full: int) -> int:
     profile `few`.
     """
     return full * settings().max_examples // 100
+
+
+def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
+    """Return the cases of a `parametrize`: `make test` runs the first of each ``number`` of them.
+
+    The others are marked `slow`. A tuple is a case of several arguments.
+    """
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=pytest.mark.slow if place % number else (),
+        )
+        for place, case in enumerate(cases)
+    ]
 
 
 class Costs:

@@ -1,12 +1,10 @@
-"""`daybook` without its start: for tests of which the start of a process is not the point.
+"""A `daybook` command that starts at once, for tests that type many commands.
 
-Each command runs in a fork of one process that has imported everything. It has the descriptors, the
-folder and the environment of who typed it, and what it prints and its exit code are those of the
-real command. One whose settings of Daybook or Prefect are others than those that were imported
-under runs as the real command does.
+A server process imports everything once and forks for each command. The fork has the caller's
+descriptors, folder and environment, and its output and exit code are those of the real command. A
+command whose `DAYBOOK_` or `PREFECT_` variables differ from the server's runs as a new process.
 
-`python -m tests.preloaded DESCRIPTOR` is that process, which listens there; a program that
-`program` writes stands for the command.
+`python -m tests.preloaded DESCRIPTOR` is the server; `program` starts it and writes the command.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ REAL = [sys.executable, "-m", "daybook"]
 
 PROGRAM = """#!{python} -IS
 import os, socket, sys
-if sys.argv[1:2] in (["up"], ["web"], ["mcp"]):  # they run until somebody sends them a signal
+if sys.argv[1:2] in (["up"], ["web"], ["mcp"]):  # these run until they get a signal
     os.execv("{python}", ["{python}", "-m", "daybook", *sys.argv[1:]])
 import json
 line = socket.socket(socket.AF_UNIX)
@@ -45,7 +43,7 @@ sys.exit(int(line.makefile().read() or 70))
 
 @contextmanager
 def program(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
-    """A program in ``folder`` that is `daybook` with this environment, and there until the end."""
+    """Start the server with this environment; yield the path of the command, in ``folder``."""
     address, path = folder / "commands", folder / "daybook"
     with socket.socket(socket.AF_UNIX) as listens:
         listens.bind(str(address))
@@ -65,7 +63,7 @@ def program(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a process reads once, before its imports."""
+    """Return the variables that a process reads once, before its imports."""
     return {
         name: value
         for name, value in environment.items()
@@ -94,7 +92,7 @@ def _serve(listens: socket.socket) -> None:
 
 
 def _execute(line: socket.socket, settings: Mapping[str, str]) -> NoReturn:
-    """Be the command that is asked for, and tell its exit code."""
+    """Run the requested command in this process and send its exit code."""
     code = os.EX_SOFTWARE
     try:
         text, descriptors, _, _ = socket.recv_fds(line, 1 << 20, 3)

@@ -1,11 +1,13 @@
-"""What Prefect servers of tests have: a port, and a database that needs no migration."""
+"""Free ports, and a migrated database for the Prefect servers that tests start."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
@@ -13,38 +15,47 @@ from pathlib import Path
 from daybook.home import Home
 from daybook.host import server
 
-# Below those that systems give to connections and to who asks for any port: between the choice and
-# the start nobody else comes to have it. Two processes of tests begin at different ones.
+# Below the ephemeral range of Linux and macOS: the system gives such a port to no connection and to
+# no listener on port 0 before the test's server starts. Each test process begins at another number.
 _BEGIN, _COUNT = 10_000, 20_000
 _numbers = cycle(_BEGIN + (os.getpid() * 101 + each) % _COUNT for each in range(_COUNT))
 
-# Prefect needs 5 to 12 seconds to bring an empty database to its newest version. One that is there
-# already is kept beside what pytest keeps, for each version of Prefect.
+# Prefect needs 5 to 12 seconds to migrate an empty database, so the first server's is kept for the
+# next ones, one file for each version of Prefect.
 _MIGRATED = Path(__file__).parents[1] / ".pytest_cache" / f"prefect-{version('prefect')}.db"
 
 
 def free_port() -> int:
-    """One that nobody listens on; another one at each call."""
+    """Return a port on which nothing listens, a different one at each call."""
     return next(port for port in _numbers if server.free_port(port) == port)
 
 
 def migrate(home: Home) -> Home:
-    """Give the home a database of Prefect's newest version, if one was kept."""
+    """Copy the kept database into the home, if there is one and the home has none."""
     database = home.make().prefect / "prefect.db"
     if _MIGRATED.exists() and not database.exists():
         shutil.copy(_MIGRATED, database)
     return home
 
 
-def keep_migrated(home: Home) -> None:
-    """Keep the database of this home, whose server has just begun to answer."""
-    if _MIGRATED.exists():
-        return
+@contextmanager
+def migrated(home: Home) -> Iterator[None]:
+    """Give the home a migrated database; the body starts its server and waits until it is healthy.
+
+    If no database is kept, that of this home is, and other test processes wait for it.
+    """
     _MIGRATED.parent.mkdir(exist_ok=True)
-    copy = _MIGRATED.with_suffix(f".{os.getpid()}")
-    with (
-        closing(sqlite3.connect(home.prefect / "prefect.db")) as there,
-        closing(sqlite3.connect(copy)) as here,
-    ):
-        there.backup(here)
-    copy.replace(_MIGRATED)
+    with _MIGRATED.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _MIGRATED.exists():
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        migrate(home)
+        yield
+        if not _MIGRATED.exists():
+            copy = _MIGRATED.with_suffix(".new")
+            with (
+                closing(sqlite3.connect(home.prefect / "prefect.db")) as there,
+                closing(sqlite3.connect(copy)) as here,
+            ):
+                there.backup(here)
+            copy.replace(_MIGRATED)

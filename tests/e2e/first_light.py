@@ -77,9 +77,9 @@ class Up:
         return self.lines
 
     def preload(self, folder: Path) -> None:
-        """Have commands of this home need no start, and make `daybook` in ``folder`` one of them.
+        """Run further commands without a process start, by a program `daybook` in ``folder``.
 
-        It has to be ready: a process knows its Prefect before it imports everything.
+        Call it when `up` is ready: the server process finds its Prefect before its imports.
         """
         program = preloaded.program(folder, self._environment)
         self._command = [str(self._programs.enter_context(program))]

@@ -94,6 +94,7 @@ def test_a_cron_job_comes_to_prefect_as_it_was_typed(daybook: Daybook) -> None:
     assert daybook("show", job["name"])["last_run"] is None
 
 
+@pytest.mark.slow
 def test_a_name_from_the_prompt_gets_a_number_and_a_given_one_that_is_taken_is_refused(
     daybook: Daybook, daybook_home: Home
 ) -> None:
@@ -150,6 +151,7 @@ def test_edit_pause_resume_and_remove_are_seen_in_prefect(daybook: Daybook) -> N
     assert daybook("resume", job["id"], code=3)["error"]["code"] == "not_found"
 
 
+@pytest.mark.slow
 def test_a_second_pause_without_a_note_keeps_the_first_note(daybook: Daybook) -> None:
     daybook(*ADD, "--every", "1h", "--name", "noted")
     reasons = [
@@ -227,6 +229,7 @@ def test_a_job_whose_deployment_was_deleted_in_prefect_runs_all_the_same(daybook
     ]
 
 
+@pytest.mark.slow
 def test_jobs_that_are_off_for_long_are_removed_with_their_deployments(
     daybook: Daybook, daybook_home: Home
 ) -> None:

@@ -127,6 +127,7 @@ def test_the_name_of_another_kind_is_refused(daybook: Daybook) -> None:
     assert "is a job of the kind agent-prompt" in said["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_check_goes_to_prefect_and_can_be_changed(daybook: Daybook) -> None:
     typed = ("--check-prompt", "Any mail?", "--check-agent", "fast", "--tokens-per-day", "5000")
     job = daybook(*ADD, *typed)

@@ -159,6 +159,7 @@ async def test_two_homes_may_share_one_prefect(
     assert OTHERS in of_worker["problem"]
 
 
+@pytest.mark.slow
 async def test_a_home_without_jobs_has_nothing_against_the_jobs_of_others(
     client: Any, daybook_home: Home, other: str, beat: Beat
 ) -> None:
@@ -188,6 +189,7 @@ async def test_among_many_deployments_of_others_our_own_is_found(
         assert (await pool.read(client, ledger_id)).has_ours is has_ours
 
 
+@pytest.mark.slow
 async def test_a_pool_of_another_type_is_named(client: Any, mine: Ledger) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate
 
@@ -218,6 +220,7 @@ class Hears:
         self._doing.append(asyncio.ensure_future(self._then(why)))
 
 
+@pytest.mark.slow
 async def test_a_run_that_nobody_begins_says_why(
     client: Any, daybook_home: Home, mine: Ledger, other: str, beat: Beat
 ) -> None:

@@ -231,6 +231,7 @@ def reindex() -> str:
 """
 
 
+@pytest.mark.slow
 async def test_a_server_that_ends_in_a_call_leaves_it_unknown(world: World) -> None:
     async with served(world, CUT) as server:
         with pytest.raises(CrashedRun):
@@ -268,6 +269,7 @@ def reindex() -> None:
     assert (row.status, row.attempts, server.had) == ("unknown", 1, 1)
 
 
+@pytest.mark.slow
 async def test_a_server_is_ended_when_the_claim_is_lost_before_the_call(world: World) -> None:
     source = """
 @server.tool
@@ -290,6 +292,7 @@ tell("started"); heed()
     assert (row.status, row.attempts, server.had) == ("cancelled", 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words", "attempts"),
     [

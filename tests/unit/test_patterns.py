@@ -405,6 +405,7 @@ _MARKDOWN = _texts(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("read", "texts"),
     [

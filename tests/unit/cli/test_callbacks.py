@@ -21,6 +21,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow, RunRow
 from daybook.spec.job import new_job
+from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, Say
 from tests.unit.cli.test_imports import imported
 from tests.unit.cli.test_reading import on_a_terminal
@@ -166,7 +167,7 @@ def test_people_see_to_whom_and_why_not(daybook: Say) -> None:
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "There are none of these.\n")
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", one_in(3, [40, 80, 120]))
 @pytest.mark.usefixtures("run_id")
 def test_on_a_terminal_one_of_them_is_one_line(columns: int) -> None:
     head, *lines = on_a_terminal(columns, "callbacks", "list")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.costs import one_in
+
 # Runs one command line and then tells, on stderr, which of the heavy packages were imported.
 TELL = """
 import sys
@@ -31,7 +33,8 @@ def imported(*typed: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "typed", [["list"], ["list", "--json"], ["show", "weekly"], ["runs"], ["next", "weekly"]]
+    "typed",
+    one_in(5, [["runs"], ["list"], ["list", "--json"], ["show", "weekly"], ["next", "weekly"]]),
 )
 def test_what_reads_the_ledger_starts_without_prefect(stored: Path, typed: list[str]) -> None:
     names = imported(*typed)
@@ -40,13 +43,13 @@ def test_what_reads_the_ledger_starts_without_prefect(stored: Path, typed: list[
 
 
 @pytest.mark.parametrize(
-    "typed", [BARE, [*BARE, "--json"], ["next", "--every", "5m", "--tz", "UTC"]]
+    "typed", one_in(3, [BARE, [*BARE, "--json"], ["next", "--every", "5m", "--tz", "UTC"]])
 )
 def test_a_bare_schedule_needs_next_to_nothing(typed: list[str]) -> None:
     assert imported(*typed) == set()
 
 
-@pytest.mark.parametrize("typed", [["--help"], ["add", "--help"], ["agents"]])
+@pytest.mark.parametrize("typed", one_in(3, [["--help"], ["add", "--help"], ["agents"]]))
 def test_help_needs_neither_prefect_nor_a_database(typed: list[str]) -> None:
     assert not imported(*typed) & {"prefect", "sqlalchemy", "sqlmodel"}
 

@@ -16,6 +16,7 @@ import pytest
 from daybook.ledger import jobs, outbox
 from daybook.ledger.engine import Ledger
 from daybook.spec.job import new_job
+from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, Say
 from tests.unit.cli.test_callbacks import row
 from tests.unit.cli.test_imports import imported
@@ -99,7 +100,7 @@ def test_people_see_a_line_each_and_alerts_stand_out(daybook: Say, ids: list[str
     assert "daybook inbox --read" in said.err
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("columns", one_in(3, [60, 80, 120]))
 @pytest.mark.usefixtures("ids")
 def test_on_a_terminal_a_message_is_one_line(columns: int) -> None:
     lines = on_a_terminal(columns, "inbox")

@@ -21,6 +21,7 @@ import pytest
 from daybook.cli import output, words
 from daybook.cli.jobs import _failures as failed
 from daybook.cli.runs import show_run, show_whole_run
+from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, fill
 
 pytestmark = pytest.mark.usefixtures("stored")
@@ -196,7 +197,7 @@ def test_on_a_narrow_terminal_it_is_still_seen_which_job_is_on() -> None:
     assert any(re.search(r"Mon \d+ \w{3} 09:00", line) for line in lines)
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+@pytest.mark.parametrize("columns", one_in(4, [40, 60, 80, 120]))
 def test_a_run_is_one_line_however_narrow_the_terminal(columns: int) -> None:
     head, run = on_a_terminal(columns, "runs")
     assert head.split()[:4] == ["RUN", "JOB", "DUE", "STATUS"]

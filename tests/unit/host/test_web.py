@@ -105,6 +105,7 @@ async def test_a_taken_port_hinders_nothing_and_the_next_one_is_kept(daybook_hom
         assert facts(daybook_home)["web_url"] == f"http://127.0.0.1:{other}"
 
 
+@pytest.mark.slow
 async def test_two_that_begin_at_once_both_answer_at_the_place_that_is_told(
     daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

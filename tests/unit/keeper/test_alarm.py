@@ -20,6 +20,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.spec.job import new_job
+from tests.costs import one_in
 from tests.timings import change
 from tests.world import World
 
@@ -126,7 +127,7 @@ async def test_what_nobody_comes_for_is_told_however_soon_it_is_judged(
     assert await subjects(world) == ["overdue: brief"] * 2 + ["nothing is overdue any more"]
 
 
-@pytest.mark.parametrize("catch_up", ["none", "latest"])
+@pytest.mark.parametrize("catch_up", one_in(2, ["latest", "none"]))
 async def test_a_job_that_is_run_at_its_times_is_no_alarm(world: World, catch_up: str) -> None:
     stored = await world.add(cron="*/5 * * * *", catch_up=catch_up)
     due, memory = ONE, Memory()

@@ -9,7 +9,7 @@ What is claimed and settled here is what a worker claims and settles, on a clock
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -69,12 +69,12 @@ class Became:
 CASES = tuple(Case(*each) for each in product(OVERLAPS, CATCH_UPS, (False, True)))
 
 
-async def all_of_them(address: str) -> dict[Case, list[Became]]:
+async def all_of_them(address: str, cases: Sequence[Case] = CASES) -> dict[Case, list[Became]]:
     """Each case on a day of its own, in one ledger at ``address``."""
     clock = MovedClock(NOON)
     found = {}
     async with Ledger(address, clock) as ledger:
-        for number, case in enumerate(CASES):
+        for number, case in enumerate(cases):
             found[case] = await _Day(ledger, clock, NOON + number * _DAY, case).seen()
     return found
 

@@ -23,6 +23,7 @@ from daybook.clock import SYSTEM
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
+from tests.costs import one_in
 from tests.databases import Database
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -122,7 +123,7 @@ except LedgerUnreachable as error:
 """
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("there", one_in(2, [False, True]))
 def test_a_folder_that_is_read_only(tmp_path: Path, there: bool) -> None:
     # Not under `tmp_path`, which another user may not even enter.
     folder = Path(tempfile.mkdtemp(prefix="daybook-read-only-"))

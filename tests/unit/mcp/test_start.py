@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from daybook.home import Home
+from tests.costs import one_in
 
 TELL = """
 import sys
@@ -89,7 +90,7 @@ def test_what_anything_prints_is_not_the_protocols(daybook_home: Home) -> None:
         assert said in errors
 
 
-@pytest.mark.parametrize("line", ["", "no json", '{"jsonrpc": "2.0"}', "[]", "\x00"])
+@pytest.mark.parametrize("line", one_in(5, ["no json", "", '{"jsonrpc": "2.0"}', "[]", "\x00"]))
 def test_what_is_no_message_ends_nothing(daybook_home: Home, line: str) -> None:
     hello = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO})
     with subprocess.Popen(

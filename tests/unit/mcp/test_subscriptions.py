@@ -387,7 +387,13 @@ async def test_who_waits_for_a_task_and_goes_gets_none(
         assert (await here.call(token, "task_next", session="hers")).startswith("Claimed. ")
 
 
-@pytest.mark.parametrize("turns", [0, 20], ids=["more than lies before it", "until it is stuck"])
+@pytest.mark.parametrize(
+    "turns",
+    [
+        pytest.param(0, id="more than lies before it"),
+        pytest.param(20, id="until it is stuck", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("often")
 async def test_who_does_not_read_is_let_go(
     token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, turns: int

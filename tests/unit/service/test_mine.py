@@ -24,6 +24,7 @@ from daybook.service import backfill, due, home, jobs, mine, possible, preview, 
 from daybook.spec.job import new_job
 from daybook.spec.notify import Notify
 from daybook.spec.owners import Actor, acting_as
+from tests.costs import one_in
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +98,7 @@ VERBS: dict[str, Callable[[str], Awaitable[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", one_in(2, VERBS))
 async def test_what_is_anothers_is_not_there(
     there: There, verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,6 +14,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.spec.owners import Actor, acting_as
 from daybook.toolbox import BY_NAME, call, words
+from tests.costs import one_in
 
 ADD = {"prompt": "Sum up.", "schedule": "0 9 * * 1-5"}
 
@@ -114,7 +115,7 @@ async def held(file: Path) -> list[Any]:
         return [each.model_dump() for each in (*jobs, *revisions)]
 
 
-@pytest.mark.parametrize(("name", "given", "told"), REFUSED)
+@pytest.mark.parametrize(("name", "given", "told"), one_in(4, REFUSED))
 async def test_a_refusal_says_what_to_write_and_nothing_is_stored(
     stored: Path,
     caplog: pytest.LogCaptureFixture,
