@@ -144,9 +144,9 @@ def test_those_of_one_job(daybook: Say, ids: list[str]) -> None:
 @pytest.mark.parametrize(
     ("typed", "refused"),
     [
-        (["99"], (3, "not found")),
+        (["no-id"], (3, "not found")),
         (["f" * 32], (3, "not found")),  # a callback
-        (["--read", "{0}", "99"], (3, "not found")),
+        (["--read", "{0}", "no-id"], (3, "not found")),
         (["--job", "nobody"], (3, 'job "nobody" not found')),
         (["--limit", "0"], (2, "--limit: 0 is not legal (legal: 1 or more)")),
         (["--read", "--job", "brief"], (2, "--job: ")),
