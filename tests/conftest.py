@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,7 +139,23 @@ async def world(
         yield world
 
 
+@pytest.fixture
+def snapshot(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with the file of that name in `tests/snapshots`, or write that file."""
+
+    def compare(name: str, text: str) -> None:
+        path = REPOSITORY / "tests" / "snapshots" / name
+        if request.config.getoption("--write-snapshots"):
+            path.write_text(text)
+        assert text.splitlines() == path.read_text().splitlines()
+
+    return compare
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-snapshots", action="store_true", help="write tests/snapshots instead of comparing"
+    )
     parser.addoption(
         "--cpu-seconds", type=float, default=math.inf, help="fail if all tests use more of them"
     )

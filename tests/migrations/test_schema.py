@@ -340,3 +340,11 @@ def test_alembics_own_commands_need_our_connection() -> None:
     # There is one way to migrate, and it holds the lock.
     with pytest.raises(KeyError):
         command.upgrade(_config(), "head")
+
+
+async def test_the_schema_is_that_of_the_snapshot(
+    database: Database, snapshot: Callable[[str, str], None]
+) -> None:
+    await id_of(database.address)
+    rows = sorted(" ".join(map(str, row)) for row in database.tables() if row[-1] is not None)
+    snapshot(f"ledger-{database.kind}.txt", "\n".join(rows))

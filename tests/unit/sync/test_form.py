@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,3 +69,8 @@ def test_a_tool_calls_parameters_fit_its_form() -> None:
 
 def test_there_is_one_pool() -> None:
     assert form.carrier("agent-prompt")["work_pool_name"] == worker.POOL
+
+
+def test_the_parameters_are_those_of_the_snapshot(snapshot: Callable[[str, str], None]) -> None:
+    schemas = {kind: form.schema(kind) for kind in form.PROTOTYPES}
+    snapshot("prefect-parameters.json", json.dumps(schemas, indent=1))

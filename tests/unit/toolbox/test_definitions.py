@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from daybook.agents.base import Tool
+from daybook.mcp.server import _listed
 from daybook.toolbox import TOOLS
 
 CRON_ADD = (
@@ -105,3 +107,8 @@ def test_the_definitions_need_neither_prefect_nor_a_database() -> None:
     )
     done = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_tools_are_those_of_the_snapshot(snapshot: Callable[[str, str], None]) -> None:
+    tools = [_listed(each).model_dump(mode="json", exclude_none=True) for each in TOOLS]
+    snapshot("mcp-tools.json", json.dumps(tools, indent=1))

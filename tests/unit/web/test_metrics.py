@@ -241,3 +241,16 @@ async def test_each_missed_due_time_counts_and_a_corrected_outcome_counts_anew(
         corrected = await metrics(page)
     keys = [("ended_runs_total", by(status=each)) for each in ("unknown", "succeeded")]
     assert [[each[key] for key in keys] for each in (lost, corrected)] == [[1, 0], [1, 1]]
+
+
+async def test_the_metrics_are_those_of_the_snapshot(
+    world: World, pages: Callable[[], Served], snapshot: Callable[[str, str], None]
+) -> None:
+    await full(world)
+    async with pages() as page:
+        text = (await page.get("/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("#")]
+    for family in text_string_to_metric_families(text):
+        labels = {name for sample in family.samples for name in sample.labels}
+        lines += [f"{family.name} {' '.join(sorted(labels))}".rstrip()]
+    snapshot("metrics.txt", "\n".join(sorted(lines)))

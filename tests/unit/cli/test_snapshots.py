@@ -1,0 +1,88 @@
+"""Snapshots of the command line: the help of every command, and the shapes of `--json`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from cyclopts import App
+
+from daybook.cli.main import app
+from daybook.home import Home
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Status
+from daybook.testing import MovedClock
+from tests.unit.cli.conftest import Say, TaskCommands
+from tests.world import World
+
+Snapshot = Callable[[str, str], None]
+
+
+def _commands(above: App, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name in above.resolved_commands():
+        if not name.startswith("-"):
+            yield from _commands(above[name], *path, name)
+
+
+def test_the_help_of_every_command(
+    daybook: Say, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    helps = []
+    for path in _commands(app):
+        said = daybook(*path, "--help")
+        assert said.code == 0, path
+        helps.append(f"$ {' '.join(['daybook', *path, '--help'])}\n{said.out.strip()}\n")
+    snapshot("cli-help.txt", "\n".join(line.rstrip() for line in "\n".join(helps).splitlines()))
+
+
+def _shape(value: Any) -> Any:
+    """The value with each scalar replaced by the name of its type; a list keeps one of each."""
+    if isinstance(value, dict):
+        return {name: _shape(each) for name, each in value.items()}
+    if isinstance(value, list):
+        shapes = [_shape(each) for each in value]
+        return [each for place, each in enumerate(shapes) if each not in shapes[:place]]
+    return type(value).__name__
+
+
+async def _fill(home: Home) -> None:
+    """A job with a run that succeeded, one that failed, and one that waits."""
+    clock = MovedClock()
+    async with Ledger(f"sqlite+aiosqlite:///{home.path}/ledger.db", clock) as ledger:
+        world = World(ledger, clock)
+        notify = {"on_complete": "https://ops.example.org/hook", "channel": "inbox"}
+        brief = await world.add("brief", cron="0 9 * * *", tags=["team"], **notify)
+        other = await world.add("other", on_demand=True)
+        await world.settled(world.offer(brief), Status.SUCCEEDED, output="All is well.")
+        await world.settled(world.offer(brief), Status.FAILED, error="no answer")
+        await world.request(other)
+
+
+JOBS = [
+    *("list", "show brief", "runs brief", "next brief", "next --every 5m", "inbox"),
+    *("callbacks list", "session list", "tokens list", "ledger prune --dry-run"),
+]
+
+
+def test_the_shapes_of_json(
+    daybook: Say, daybook_home: Home, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_fill(daybook_home))
+    shapes = {}
+    for typed in JOBS:
+        said = daybook(*typed.split(), "--json")
+        assert said.code == 0, said.err
+        shapes[typed] = _shape(said.json)
+    tasks = TaskCommands(daybook_home.path, daybook, monkeypatch)
+    claimed = tasks.claimed()
+    shapes["task next"] = _shape(claimed)
+    for typed in ("list", "show", "session list", "session show alpha", "scheduler status"):
+        words = [*typed.split(), *([claimed["task"]["id"]] if typed == "show" else [])]
+        shapes[f"task {typed}"] = _shape(tasks.json(*words))
+    shapes["task complete"] = _shape(tasks.json("complete", claimed["run_id"]))
+    snapshot("json-shapes.json", json.dumps(shapes, indent=1))
