@@ -63,7 +63,7 @@ def switch(job: dict[str, Any]) -> str:
 
 
 def run_in_brief(run: dict[str, Any]) -> str:
-    """One line of a run: `failed at 2026-11-20 09:00:01 (exit code 1)`, `acting, due …`."""
+    """One line of a run: `failed at 2026-11-20 09:00:01 (exit code 1)`, `running, due …`."""
     if run["finished_at"] is None:
         said = f"{run['status']}, due {local(run['scheduled_for'])}"
     else:

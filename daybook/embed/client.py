@@ -205,7 +205,7 @@ class Client:
     async def run_of(self, run: str) -> Json:
         """One run, by its id or the unique beginning of it.
 
-        Among it `status` (`waiting`, `claimed`, `acting`, or how it ended), `reason`, `output`,
+        Among it `status` (`waiting`, `claimed`, `running`, or how it ended), `reason`, `output`,
         `result`, `error`, `attempts`, `usage`, `delivery`, and `deliveries`: the callbacks,
         messages and listeners that were told of it, each with what became of it.
         """

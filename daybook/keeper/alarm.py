@@ -168,8 +168,8 @@ async def _progress(ledger: Ledger) -> int:
     Who was not looked after for longer is told once, of the whole time.
     """
     async with ledger.read() as session:
-        acting = select(RunRow).where(col(RunRow.status) == Status.ACTING)
-        rows = (await session.execute(acting)).scalars().all()
+        running = select(RunRow).where(col(RunRow.status) == Status.RUNNING)
+        rows = (await session.execute(running)).scalars().all()
         due = await _unknown(session, await _wanted(session, rows, ledger.now()))
     if not due:
         return 0
@@ -177,7 +177,7 @@ async def _progress(ledger: Ledger) -> int:
         now, told = ledger.now(), 0
         for run_id in due.values():
             row = await session.get(RunRow, run_id)
-            if row is None or row.state is not Status.ACTING:
+            if row is None or row.state is not Status.RUNNING:
                 continue  # it has ended meanwhile
             for key in await _wanted(session, [row], now):
                 told += await _tell(session, row, key, now)

@@ -73,7 +73,7 @@ async def granted(ledger: Ledger, run_id: str, fence: int) -> Granted:
 async def begin(
     ledger: Ledger, run_id: str, fence: int, *, usage: dict[str, Any] | None = None
 ) -> int:
-    """Write `acting`, immediately before the effect; returns the attempt's number.
+    """Write `running`, immediately before the effect; returns the attempt's number.
 
     ``usage`` is what the run has taken since its claim, by the gate that let it through.
     Raises `FenceRefused` when the claim was lost: then nothing may happen.
@@ -81,8 +81,8 @@ async def begin(
     async with ledger.write() as session:
         row = await rows.held(session, run_id, fence)
         now = ledger.now()
-        states.check(row.id, row.state, Status.ACTING)
-        row.status = Status.ACTING
+        states.check(row.id, row.state, Status.RUNNING)
+        row.status = Status.RUNNING
         row.attempts += 1
         row.started_at = row.started_at or now
         row.lease_until, row.suspected_at = now + TIMING.run_lease, None
@@ -172,7 +172,7 @@ def _keep_evidence(
 async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why: str) -> None:
     """Give a claim back before its effect: the run waits until ``until``.
 
-    Raises `FenceRefused` when the claim was lost, `IllegalTransition` when the run is acting: the
+    Raises `FenceRefused` when the claim was lost, `IllegalTransition` when the run is running: the
     effect may have been had.
     """
     async with ledger.write() as session:
@@ -189,16 +189,16 @@ async def retry(
     """End the attempt with ``outcome`` and let the run wait until ``until`` for its next one.
 
     Returns the status that the run has now. One that was judged `unknown` meanwhile is not tried
-    again: ``outcome`` is its own then. Refuses as `settle` does, with evidence, and
-    `IllegalTransition` also where the run is not acting. The same again after a commit whose answer
-    was lost changes nothing, whatever became of the run since.
+    again: ``outcome`` is its own then. Refuses as `settle` does, with evidence, and with
+    `IllegalTransition` if the run is not running. The same call again, after a commit whose answer
+    was lost, changes nothing, whatever became of the run since.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, run_id), ledger.now()
         if await _is_ended(session, row, fence, outcome):
             return row.state
         refused = _refused(row, fence, Status.WAITING)
-        if refused is None and row.state not in (Status.ACTING, Status.UNKNOWN):
+        if refused is None and row.state not in (Status.RUNNING, Status.UNKNOWN):
             refused = IllegalTransition(row.id, row.state, Status.WAITING)
         if refused is not None:
             _keep_evidence(session, row, fence, outcome, now)

@@ -7,7 +7,7 @@ waiting      cancelled    waiting for another  waiting (the same  skipped
                           Prefect run; failed  as crashed)
                           after some of them
 claimed      cancelled    waiting, at once     failed             skipped
-acting       cancelled    unknown, or rerun    unknown, or rerun  unknown, or rerun
+running      cancelled    unknown, or rerun    unknown, or rerun  unknown, or rerun
 missing      cancelled    waiting, or missed   failed             skipped
 judged       nothing      nothing              nothing            nothing
 ended        nothing      nothing              nothing            nothing
@@ -128,7 +128,7 @@ async def _with_row(session: AsyncSession, row: RunRow, end: EndInPrefect, now: 
     match row.state, end.state:
         case _, "CANCELLED":
             await outcomes.write(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
-        case Status.ACTING, _:
+        case Status.RUNNING, _:
             await leases.lost(session, row, now, end.told())
         case _, "COMPLETED":
             await outcomes.write(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)

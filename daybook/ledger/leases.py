@@ -3,7 +3,7 @@
 ::
 
     claimed ──holder lost──► waiting   nothing was begun, so it may be tried again; the fence rises
-    acting  ──holder lost─┬► unknown   the effect may have happened, so it is never repeated; the
+    running ──holder lost─┬► unknown   the effect may have happened, so it is never repeated; the
                           │            fence stays, and its holder may still bring the outcome late
                           └► waiting   only where the job says `on_lost: rerun`; the fence rises
 
@@ -126,7 +126,7 @@ async def give_up(session: AsyncSession, row: RunRow, now: datetime) -> None:
     if row.state is Status.CLAIMED:
         why = "the lease was lost before the effect"
     else:
-        why = f"the lease of {row.holder} was lost while it was acting"
+        why = f"the lease of {row.holder} was lost while it was running"
     await lost(session, row, now, why)
 
 

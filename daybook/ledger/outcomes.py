@@ -23,7 +23,7 @@ from daybook.spec.schedule import At
 OUTPUT_LIMIT = 8_000
 """Characters of an answer that the ledger keeps; the full text is in Prefect's artifact."""
 
-_OPEN = (Status.ACTING, Status.UNKNOWN)
+_OPEN = (Status.RUNNING, Status.UNKNOWN)
 """What an attempt is of which the end is not known."""
 
 

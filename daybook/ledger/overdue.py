@@ -183,7 +183,7 @@ async def unattended(
     came = of_job.where(
         col(later.due) > func.coalesce(col(RunRow.due_to), col(RunRow.due)), _came(later)
     )
-    at_work = of_job.where(col(later.status).in_((Status.CLAIMED, Status.ACTING)))
+    at_work = of_job.where(col(later.status).in_((Status.CLAIMED, Status.RUNNING)))
     rows = (
         select(RunRow)
         .where(

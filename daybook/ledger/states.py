@@ -6,12 +6,12 @@
             │                  │                           │ lease lost before the effect ·
             │                  │                           │ attempts left · on_lost: rerun
      none ──┼──────────────►   ▼                           │
-            │               claimed(fence) ──begin──► acting(fence) ──settle──► succeeded failed
-            │                                              │                    timed_out cancelled
+            │               claimed(fence) ──begin──► running(fence) ──settle──► succeeded failed
+            │                                              │                     timed_out cancelled
             │                                              └─ lease lost ─► unknown ─► (late outcome
-            └──► skipped(why) · missed(why)                                  of the last fence)
+            └──► skipped(why) · missed(why)                                   of the last fence)
 
-Live is waiting, claimed, acting. A step that `STEPS` does not hold is refused with
+Live is waiting, claimed, running. A step that `STEPS` does not hold is refused with
 `IllegalTransition`; `None` stands for "no row yet".
 """
 
@@ -27,7 +27,7 @@ class Status(StrEnum):
 
     WAITING = "waiting"
     CLAIMED = "claimed"
-    ACTING = "acting"
+    RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
@@ -51,14 +51,14 @@ class Delivery(StrEnum):
     FAILED = "failed"
 
 
-LIVE = frozenset({Status.WAITING, Status.CLAIMED, Status.ACTING})
+LIVE = frozenset({Status.WAITING, Status.CLAIMED, Status.RUNNING})
 TERMINAL = frozenset(Status) - LIVE
 FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT, Status.UNKNOWN})
 """The outcomes that count as failures, for a job's pause and for who is told."""
-HELD = frozenset({Status.CLAIMED, Status.ACTING})
+HELD = frozenset({Status.CLAIMED, Status.RUNNING})
 """The states in which somebody holds the run by a lease and a fence."""
 
-_W, _C, _A = Status.WAITING, Status.CLAIMED, Status.ACTING
+_W, _C, _R = Status.WAITING, Status.CLAIMED, Status.RUNNING
 _OUTCOMES = {
     Status.SUCCEEDED: "the effect was had",
     Status.FAILED: "the attempt failed, none is left",
@@ -83,14 +83,14 @@ STEPS: dict[Status | None, dict[Status, str]] = {
         Status.TIMED_OUT: "the deadline passed while it waited",
     },
     _C: {
-        _A: "begin: written immediately before the effect",
+        _R: "begin: written immediately before the effect",
         _W: "the lease was lost before the effect, or the holder has to wait",
         Status.SKIPPED: "its check was closed",
         Status.CANCELLED: "cancelled before the effect",
         Status.FAILED: "parameters or schema do not fit, its check failed, or a limit stopped it",
         Status.TIMED_OUT: "the deadline passed before the effect",
     },
-    _A: {
+    _R: {
         **_OUTCOMES,
         _W: "attempts are left, or the job says on_lost: rerun",
         Status.UNKNOWN: "the lease was lost after begin: the effect cannot be known",

@@ -247,14 +247,14 @@ class RunRow(SQLModel, table=True):
 
 
 class AttemptRow(SQLModel, table=True):
-    """One try at the effect. Its status is `acting` or one of the outcomes of a try."""
+    """One try at the effect. Its status is `running` or one of the outcomes of a try."""
 
     __tablename__ = "attempts"
 
     run_id: str = Field(primary_key=True, foreign_key="runs.id")
     number: int = Field(primary_key=True)
     fence: int
-    status: str = Status.ACTING.value
+    status: str = Status.RUNNING.value
     started_at: datetime = Field(sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     error: str | None = None

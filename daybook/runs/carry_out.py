@@ -186,7 +186,7 @@ async def _carried_out(run: _Run) -> State[Any]:
 
 
 async def _begun(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Ended:
-    """Claim, prepare, and write `acting`: what comes back has begun its attempt of that number."""
+    """Claim, prepare, and write `running`: what comes back has begun its attempt of that number."""
     flow_run, given = run.flow_run, run.given
     if given is not None:
         with suppress(FenceRefused):  # taken back meanwhile, or this is a later attempt: claim
@@ -271,7 +271,7 @@ async def _prepared(
         log.warning("%s", error, extra={"action": "fence_refused"})
         return None
     if run.given is not None:
-        run.given.tell(acting=number)
+        run.given.tell(running=number)
     return prepared, number, act
 
 

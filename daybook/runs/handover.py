@@ -10,7 +10,7 @@ when an attempt began, never asks.
     {"claimed": fence}                        a claim of its own, between two attempts
     {"checking": fence}                       the job's gate is asked, before the first attempt;
                                               it is answered where {"claimed": fence} follows
-    {"acting": attempt}                       begun, immediately before the effect
+    {"running": attempt}                      begun, immediately before the effect
     {"waiting": "<until>"}                    the attempt ended, the next one begins here
     {"took": usage}                           of the attempt so far, where it may be ended in a call
     {"changed": tool}                         a tool that changes something is being called

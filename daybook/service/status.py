@@ -169,7 +169,7 @@ async def _ledger(
     return facts, _soon(stored, now), late
 
 
-_LIVE = (Status.WAITING, Status.CLAIMED, Status.ACTING)
+_LIVE = (Status.WAITING, Status.CLAIMED, Status.RUNNING)
 
 
 def _soon(stored: list[jobs.StoredJob], now: datetime) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ Class = Literal["light", "medium", "resource-intensive"]
 """How much a run takes; the settings may limit each (requirement 12)."""
 
 OnLost = Literal["unknown", "rerun"]
-"""What becomes of a run whose process vanished while it was acting (requirement 17)."""
+"""What becomes of a run whose process vanished while it was running (requirement 17)."""
 
 Overlap = Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
 """What becomes of a run that is due while one of its job is at work (requirement 22)."""

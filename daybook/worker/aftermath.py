@@ -4,15 +4,16 @@ A process that settled its run has done both; one that could only leave its outc
 settled too. Whatever else it was, the run's state and the cause of the end decide
 (`docs/promise.md` 3, 8, 13)::
 
-    settled                        Prefect is brought to that state if the process did not
-    waiting                        cancelled, or it waits on; its Prefect run is scheduled again
-    claimed, acting ─ CANCEL       cancelled
-                    ─ TIMEOUT      waiting while attempts are left (webhooks, tools, and agents
-                                   that have called a tool which changes something, only where
-                                   they are idempotent), else timed_out
-                    ─ DEADLINE     timed_out
-                    ─ LOST         somebody else's
-                    ─ anything     claimed: waiting again; acting: unknown, or again by `on_lost`
+    settled                         Prefect is brought to that state if the process did not
+    waiting                         cancelled, or it waits on; its Prefect run is scheduled again
+    claimed, running ─ CANCEL       cancelled
+                     ─ TIMEOUT      waiting while attempts are left (webhooks, tools, and agents
+                                    that have called a tool which changes something, only where
+                                    they are idempotent), else timed_out
+                     ─ DEADLINE     timed_out
+                     ─ LOST         somebody else's
+                     ─ anything     claimed: waiting again; running: unknown, or again by
+                                    `on_lost`
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ async def _end(ledger: Ledger, client: PrefectClient, watched: Watched, row: Run
             # kind is asked again unbidden.
             talked = row.kind in TALKING and not watched.facts.changed
             again = talked or policy.idempotent
-            if again and row.state is Status.ACTING and row.attempts <= policy.retries:
+            if again and row.state is Status.RUNNING and row.attempts <= policy.retries:
                 until = ledger.now() + policy.delay(row.attempts)
                 await claims.retry(ledger, run_id, fence, outcome, until)
                 return

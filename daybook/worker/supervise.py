@@ -49,7 +49,7 @@ class Facts:
     """What the process told so far (`daybook.runs.handover`)."""
 
     attempt: int = 0
-    acting_since: float | None = None
+    running_since: float | None = None
     ended: str = ""
     took: dict[str, Any] | None = None
     changed: bool = False
@@ -132,26 +132,26 @@ class Watched:
     async def _read(self) -> None:
         async for fact in self.running.facts():
             facts = self.facts
-            if "acting" in fact:
-                facts.attempt, facts.acting_since = fact["acting"], time.monotonic()
+            if "running" in fact:
+                facts.attempt, facts.running_since = fact["running"], time.monotonic()
                 facts.took, facts.changed = None, False
             elif "took" in fact:
                 facts.took = fact["took"]
             elif "changed" in fact:
                 facts.changed = True
             elif "checking" in fact:  # bounded as an attempt is
-                facts.acting_since = time.monotonic()
+                facts.running_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:
-                facts.acting_since = None
+                facts.running_since = None
             elif "ended" in fact:
-                facts.ended, facts.acting_since = fact["ended"], None
+                facts.ended, facts.running_since = fact["ended"], None
             self._changed.set()
 
     def _times(self) -> dict[Cause, float]:
         times: dict[Cause, float] = {}
-        if self.facts.acting_since is not None:
+        if self.facts.running_since is not None:
             longest = (self.policy.timeout + TIMING.timeout_margin).total_seconds()
-            times[Cause.TIMEOUT] = self.facts.acting_since + longest
+            times[Cause.TIMEOUT] = self.facts.running_since + longest
         if self.ends_at is not None and not self.facts.ended:
             times[Cause.DEADLINE] = self.ends_at
         return times

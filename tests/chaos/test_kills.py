@@ -22,7 +22,7 @@ async def test_of_the_process_of_a_run_at_work(world: World) -> None:
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
     await world.prefect.custom_run(job)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     (head,) = worker.heads()
     assert pid in {each.pid for each in processes.family(head)}
     os.kill(head.pid, signal.SIGKILL)
@@ -66,7 +66,7 @@ async def test_of_the_process_that_begins_them(world: World) -> None:
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
     await world.prefect.custom_run(job)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     (head,) = worker.heads()
     zygote = worker.zygote
     os.kill(zygote.pid, signal.SIGKILL)
@@ -75,7 +75,7 @@ async def test_of_the_process_that_begins_them(world: World) -> None:
     other = await world.agents.add(WORKS)
     following = await world.deploy(on_demand=True, agent=other.name)
     await world.prefect.custom_run(following)
-    await other.says("acting")
+    await other.says("running")
     assert worker.zygote != zygote
     assert alive(pid)
     assert processes.find(head.pid, head.started) is not None

@@ -74,7 +74,7 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
     worker = await world.workers.begin(api_url=gate.api_url)
     for each in (job, rerun):
         await world.prefect.custom_run(each)
-    pids = [await once.says("acting"), await again.says("acting")]
+    pids = [await once.says("running"), await again.says("running")]
     gate.close_for(f"/name/{before.name}")
     await world.prefect.custom_run(not_begun)
     async with asyncio.timeout(30):
@@ -91,7 +91,7 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
         return await seen(world, row, once.had)
 
     async def again_somewhere() -> Seen:
-        await again.says("acting", within=JUDGED)
+        await again.says("running", within=JUDGED)
         # Not before the first one was gone.
         assert not alive(pids[1])
         again.let_go()
@@ -108,7 +108,7 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
         assert await processes.gone(left, ENDED) == []
 
     found = await asyncio.gather(at_its_end(), again_somewhere(), begun_elsewhere(), all_gone())
-    return dict(zip(("acting", "rerun", "claimed"), found[:3], strict=True))
+    return dict(zip(("running", "rerun", "claimed"), found[:3], strict=True))
 
 
 async def killed(world: World) -> dict[str, Seen]:
@@ -153,7 +153,7 @@ async def stopped(world: World) -> dict[str, Seen]:
     agent.let_go()
     row = await world.ends(job, "succeeded", within=2 * SEEN)
     found["after"] = await seen(world, row, agent.had)
-    for name in ("acting", "rerun", "claimed"):
+    for name in ("running", "rerun", "claimed"):
         found[name].row = await world.row(found[name].row)
     return found
 
@@ -164,7 +164,7 @@ async def without_the_interpreter(world: World) -> dict[str, Seen]:
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
     await world.prefect.custom_run(job)
-    await agent.says("acting")
+    await agent.says("running")
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGSTOP)
     await run_on(2 * SHORT.run_lease.total_seconds() + 5.0)
@@ -174,7 +174,7 @@ async def without_the_interpreter(world: World) -> dict[str, Seen]:
     os.kill(head.pid, signal.SIGCONT)
     agent.let_go()
     row = await world.ends(job, "succeeded", within=SEEN)
-    return {"acting": await seen(world, row, agent.had)}
+    return {"running": await seen(world, row, agent.had)}
 
 
 SCENARIOS = {
@@ -220,7 +220,7 @@ class TestOfAWorker:
     """That is gone, killed or stopped."""
 
     def test_what_was_at_work_is_unknown(self, outcomes: Outcomes, scenario: str) -> None:
-        run = of(outcomes, scenario, "acting")
+        run = of(outcomes, scenario, "running")
         assert run.row.status == "unknown"
         assert "the lease of" in run.row.reason
         assert run.effects == 1
@@ -247,5 +247,5 @@ def test_a_worker_that_was_stopped_works_again(outcomes: Outcomes) -> None:
 
 
 def test_a_process_that_holds_the_interpreter_keeps_its_lease(outcomes: Outcomes) -> None:
-    run = of(outcomes, "without_the_interpreter", "acting")
+    run = of(outcomes, "without_the_interpreter", "running")
     assert (run.row.status, run.row.fence, run.effects) == ("succeeded", 1, 1)

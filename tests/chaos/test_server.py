@@ -47,7 +47,7 @@ async def test_the_run_goes_on_and_its_end_is_shown_when_the_server_is_back(
                 job = await world.deploy(on_demand=True, agent=agent.name)
                 worker = await world.workers.begin()
                 await world.prefect.custom_run(job)
-                await agent.says("acting")
+                await agent.says("running")
                 os.kill(child.pid, signal.SIGKILL)
                 await child.wait()
                 agent.let_go()

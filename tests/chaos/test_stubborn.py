@@ -44,7 +44,7 @@ from prefect.client.schemas.objects import FlowRun, State
 def foreign(pipe: str, holds: bool) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with open(pipe, "a") as out:
-        print(os.getpid(), "acting", file=out, flush=True)
+        print(os.getpid(), "running", file=out, flush=True)
     if holds:
         sum(range(1 << 60))
     while True:
@@ -62,7 +62,7 @@ async def test_an_agent_that_ignores_sigterm(world: World) -> None:
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
     asked = await world.prefect.custom_run(job)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     await world.prefect.cancel(asked)
     await world.workers.idle(within=HARD)
     assert not alive(pid)
@@ -77,7 +77,7 @@ async def test_a_flow_that(world: World, holds: bool) -> None:
     await world.deploy(on_demand=True)  # so that the pool is known to be this ledger's
     await world.workers.begin()
     run = await world.workers.run_foreign(deployment, pipe=str(agent.base) + ".pipe", holds=holds)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     assert pid in world.workers.at_work()
     await world.prefect.cancel(run)
     await world.shows(run, "CANCELLED", within=HARD + SEEN)
@@ -89,14 +89,14 @@ async def test_a_flow_that(world: World, holds: bool) -> None:
 
 @pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "ends"])
 async def test_one_that_has_grandchildren(world: World, cancelled: bool) -> None:
-    end = 'had(); tell("acting"); heed(); print("done")'
+    end = 'had(); tell("running"); heed(); print("done")'
     agent = await world.agents.add(CHILDREN + end)
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
     asked = await world.prefect.custom_run(job)
     told = [await agent.word() for _ in range(3)]
     begun = [processes.find(int(said.removeprefix("child "))) for _, said in told]
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     living = [each for each in begun if each is not None]
     assert len(living) == 3
     if cancelled:
@@ -121,7 +121,7 @@ def put_in_order(number, frame):
     tell("in order")
     sys.exit(0)
 signal.signal(signal.SIGTERM, put_in_order)
-had(); tell("acting"); forever()
+had(); tell("running"); forever()
 """
 
 
@@ -130,7 +130,7 @@ async def test_one_that_needs_a_second_to_end_gets_it(world: World) -> None:
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
     asked = await world.prefect.custom_run(job)
-    await agent.says("acting")
+    await agent.says("running")
     await world.prefect.cancel(asked)
     await agent.says("asked", within=HARD)
     await agent.says("in order", within=5.0)

@@ -23,7 +23,7 @@ pytestmark = [
     *PREFECT_LEAVES_A_SOCKET,
 ]
 
-ACTS = 'had(); tell("acting"); forever()'
+ACTS = 'had(); tell("running"); forever()'
 
 
 async def test_a_due_run_begins_at_its_due_time_and_not_before(world: World) -> None:
@@ -112,7 +112,7 @@ async def test_cancelled_in_prefect_the_program_ends_and_both_sides_say_so(
     agent = await world.agents.add(ACTS)
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     execution = await world.workers.execute(run, bare=not supervised)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
 
     await world.client.set_flow_run_state(run.id, Cancelling(), force=True)
     if not supervised:  # the supervisor sees it and sends the signal itself
@@ -133,7 +133,7 @@ async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run
     agent = await world.agents.add(ACTS)
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     execution = await world.workers.execute(run, bare=True)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
 
     await execution.sent(signal.SIGTERM)
     _, said = await execution.ends()
@@ -149,7 +149,7 @@ async def test_a_process_that_is_stopped_leaves_unknown_and_a_retry_is_a_new_run
     # Retry in the UI.
     await world.client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"))
     again = await world.workers.execute(run, bare=True)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     os.kill(pid, signal.SIGKILL)
     await again.ends()
 
@@ -166,7 +166,7 @@ async def test_started_again_by_a_machine_what_is_unknown_is_not_repeated(world:
     run = await world.prefect.custom_run(await world.deploy(on_demand=True, agent=agent.name))
     reschedules = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "reschedule"}
     execution = await world.workers.execute(run, variables=reschedules)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
 
     await execution.sent(signal.SIGTERM)
     _, said = await execution.ends()
@@ -186,12 +186,12 @@ async def test_killed_at_work_the_next_start_waits_for_its_lease(world: World) -
     stored = await world.deploy(on_demand=True, agent=agent.name)
     run = await world.prefect.custom_run(stored)
     execution = await world.workers.execute(run, bare=True)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     await execution.sent(signal.SIGKILL)
     await execution.ends()
     os.kill(pid, signal.SIGKILL)
     row = await world.row()
-    assert row.status == "acting"
+    assert row.status == "running"
 
     await world.client.set_flow_run_state(run.id, Scheduled(), force=True)
     state = await world.workers.executed(run)
@@ -200,7 +200,7 @@ async def test_killed_at_work_the_next_start_waits_for_its_lease(world: World) -
     assert state.message == f"{row.holder} may still be at work"
     assert state.state_details.scheduled_time == row.lease_until
     assert agent.had == 1
-    assert (await world.row()).status == "acting"
+    assert (await world.row()).status == "running"
 
 
 async def test_a_request_keeps_its_occurrence_and_its_parameters(world: World) -> None:
@@ -237,10 +237,10 @@ async def test_two_starts_of_one_run_at_once_have_one_effect(world: World) -> No
     first, second = await asyncio.gather(
         world.workers.execute(run, bare=True), world.workers.execute(run, bare=True)
     )
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     ended = [asyncio.create_task(each.ends()) for each in (first, second)]
     (done,), _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-    assert (await world.row()).status == "acting"
+    assert (await world.row()).status == "running"
     os.kill(pid, signal.SIGKILL)
     await asyncio.gather(*ended)
 

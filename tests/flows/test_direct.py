@@ -84,12 +84,12 @@ async def test_a_program_that_fails_fails_the_run(world: World) -> None:
 
 
 async def test_a_program_that_takes_too_long_times_out(world: World) -> None:
-    agent = await world.agents.add('print("so far", flush=True); tell("acting"); forever()')
+    agent = await world.agents.add('print("so far", flush=True); tell("running"); forever()')
 
     with pytest.raises(FailedRun, match="no answer within 5 s"):
         await call(prompt="Do it", agent=agent.name, policy={"timeout": "5s", "retries": 0})
 
-    assert not alive(await agent.says("acting"))
+    assert not alive(await agent.says("running"))
     row = await world.row()
     assert (row.status, row.output) == ("timed_out", "so far")
     state = await _prefect_state(world, row.flow_run_id)
@@ -174,9 +174,9 @@ async def test_a_refused_lease_ends_the_program(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.05)
-    agent = await world.agents.add('had(); tell("acting"); forever()')
+    agent = await world.agents.add('had(); tell("running"); forever()')
     task = asyncio.create_task(call(prompt="Do it", agent=agent.name, return_state=True))
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
 
     async with world.ledger.write() as session:
         row = await world.row()
@@ -188,7 +188,7 @@ async def test_a_refused_lease_ends_the_program(
     assert (state.name, state.type.value) == ("Skipped", "COMPLETED")
     assert "was taken over" in str(state.message)
     row = await world.row()
-    assert (row.status, row.holder) == ("acting", "there:2")
+    assert (row.status, row.holder) == ("running", "there:2")
     (known,) = row.evidence
     assert (known["fence"], known["status"]) == (1, "unknown")
 
@@ -198,9 +198,9 @@ async def test_judged_unknown_meanwhile_prefect_is_told_so(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, attempt, run_lease_renewal=0.05)
-    agent = await world.agents.add('tell("acting"); forever()')
+    agent = await world.agents.add('tell("running"); forever()')
     task = asyncio.create_task(call(prompt="Do it", agent=agent.name, return_state=True))
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
 
     async with world.ledger.write() as session:
         row = await world.row()
@@ -214,9 +214,9 @@ async def test_judged_unknown_meanwhile_prefect_is_told_so(
 
 
 async def test_a_cancelled_call_leaves_word(world: World) -> None:
-    agent = await world.agents.add('had(); tell("acting"); forever()')
+    agent = await world.agents.add('had(); tell("running"); forever()')
     task = asyncio.create_task(agent_prompt(prompt="Do it", agent=agent.name))
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

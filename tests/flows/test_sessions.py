@@ -133,7 +133,7 @@ async def test_a_failed_run_is_not_in_the_conversation(world: World) -> None:
 
 async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
     agent = await world.agents.add(
-        'had(); tell("acting"); open(sys.argv[1] + ".turn").read(1); print("answer")'
+        'had(); tell("running"); open(sys.argv[1] + ".turn").read(1); print("answer")'
     )
     go = agent.base.with_suffix(".turn")
     os.mkfifo(go)
@@ -145,15 +145,15 @@ async def test_two_jobs_that_share_a_session_take_turns(world: World) -> None:
         await world.workers.execute(await world.prefect.custom_run(stored), bare=True)
         for stored in (one, two)
     ]
-    await agent.says("acting")
+    await agent.says("running")
     async with asyncio.timeout(60):
-        while {row.status for row in await world.rows()} != {"acting", "waiting"}:
+        while {row.status for row in await world.rows()} != {"running", "waiting"}:
             assert agent.had == 1
             await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.1))
     waiting = next(row for row in await world.rows() if row.status == "waiting")
     assert waiting.reason.startswith(f"session {agent.name}:ops is busy: run ")
     await asyncio.to_thread(go.write_text, "x")
-    await agent.says("acting")
+    await agent.says("running")
     await asyncio.to_thread(go.write_text, "x")
     for execution in executions:
         code, words = await execution.ends()

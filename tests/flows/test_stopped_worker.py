@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEA
 # Deaf to SIGTERM: it is gone only when whoever runs it has killed it.
 DEAF = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-had(); tell("acting"); forever()
+had(); tell("running"); forever()
 """
 
 
@@ -47,10 +47,10 @@ async def test_its_run_is_unknown_and_its_program_gone(
     here = PrefectHere(prefect_server.api_url, prefect_server.ui_url)
     child = await worker.start(world.home, here)
     try:
-        pid = await agent.says("acting")
+        pid = await agent.says("running")
         family = processes.family(child.process)
         assert pid in {each.pid for each in family}
-        assert (await world.row()).status == "acting"
+        assert (await world.row()).status == "running"
         began = SYSTEM.now()
         await end(world, child)
         took = SYSTEM.now() - began

@@ -40,9 +40,9 @@ def forever():
 """
 
 # Begins with what an agent is to do: says so, has its effect once, and answers when let go.
-WORKS = 'had(); tell("acting"); heed(); print("done")\n'
-FOR_EVER = 'had(); tell("acting"); forever()\n'
-DEAF = 'signal.signal(signal.SIGTERM, signal.SIG_IGN); had(); tell("acting"); forever()\n'
+WORKS = 'had(); tell("running"); heed(); print("done")\n'
+FOR_EVER = 'had(); tell("running"); forever()\n'
+DEAF = 'signal.signal(signal.SIGTERM, signal.SIG_IGN); had(); tell("running"); forever()\n'
 
 
 class Agent:

@@ -33,10 +33,10 @@ async def scheduled(world: World) -> FlowRun:
     return (await world.prefect.runs(await world.deploy(cron="0 0 1 1 *")))[0]
 
 
-async def held(world: World, *, acting: bool) -> tuple[RunRow, FlowRun, Granted]:
+async def held(world: World, *, running: bool) -> tuple[RunRow, FlowRun, Granted]:
     row, run = await world.prefect.carried(await world.deploy())
     granted = await (
-        world.begun(world.offer_of(row)) if acting else world.granted(world.offer_of(row))
+        world.begun(world.offer_of(row)) if running else world.granted(world.offer_of(row))
     )
     await world.prefect.set(run, Pending(), Running())
     return await world.row(row.id), run, granted
@@ -237,7 +237,7 @@ async def test_cancelling_without_a_process_ends_on_both_sides(world: World) -> 
 
 
 async def test_refused_parameters_never_reach_the_flow(world: World) -> None:
-    row, run, _ = await held(world, acting=False)
+    row, run, _ = await held(world, running=False)
     await world.prefect.set(run, Failed(message="Validation failed"))
 
     assert await ends.one(world.ledger, world.client, str(run.id)) is None
@@ -248,7 +248,7 @@ async def test_refused_parameters_never_reach_the_flow(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("acting", "state", "status"),
+    ("running", "state", "status"),
     [
         (False, Crashed(), "waiting"),
         (False, Cancelled(), "cancelled"),
@@ -260,9 +260,9 @@ async def test_refused_parameters_never_reach_the_flow(world: World) -> None:
 )
 @pytest.mark.slow
 async def test_a_holder_that_gives_no_sign_of_life_is_gone(
-    world: World, acting: bool, state: State[Any], status: str
+    world: World, running: bool, state: State[Any], status: str
 ) -> None:
-    row, run, _ = await held(world, acting=acting)
+    row, run, _ = await held(world, running=running)
     await world.prefect.set(run, state)
     await seen(world)
     assert (await world.row(row.id)).state is row.state
@@ -277,7 +277,7 @@ async def test_a_holder_that_gives_no_sign_of_life_is_gone(
 
 @pytest.mark.slow
 async def test_a_holder_that_renews_is_left_to_its_run(world: World) -> None:
-    row, run, granted = await held(world, acting=True)
+    row, run, granted = await held(world, running=True)
     await world.prefect.set(run, Failed(message="by hand"))
     world.passes(seconds=20)
     assert await leases.renew(world.ledger, row.id, granted.fence)
@@ -285,18 +285,18 @@ async def test_a_holder_that_renews_is_left_to_its_run(world: World) -> None:
 
     await seen(world)
 
-    assert (await world.row(row.id)).status == "acting"
+    assert (await world.row(row.id)).status == "running"
 
 
 @pytest.mark.slow
 async def test_cancelling_is_its_holders_to_end(world: World) -> None:
-    row, run, _ = await held(world, acting=True)
+    row, run, _ = await held(world, running=True)
     await world.prefect.set(run, Cancelling())
     world.passes(seconds=50)
 
     await seen(world)
 
-    assert (await world.row(row.id)).status == "acting"
+    assert (await world.row(row.id)).status == "running"
     assert await world.prefect.shown(run) == ("CANCELLING", "Cancelling")
 
 
@@ -306,7 +306,7 @@ async def test_a_row_that_is_begun_meanwhile_is_not_settled_by_an_old_end(world:
 
     await seen(world)
 
-    assert (await world.row(row.id)).status == "acting"
+    assert (await world.row(row.id)).status == "running"
 
 
 @pytest.mark.slow

@@ -236,7 +236,7 @@ async def test_one_that_starts_while_it_is_moved_goes_on(world: World) -> None:
     await ensure.ensure(world.ledger, world.client)
 
     now = await world.row(row.id)
-    assert (now.status, now.fence, now.holder) == ("acting", 1, "here:1")
+    assert (now.status, now.fence, now.holder) == ("running", 1, "here:1")
     # Whoever fetches it now is told that another has it; its flow ends it as ever.
     await world.prefect.set(run, Completed())
     await claims.settle(world.ledger, row.id, 1, Outcome(Status.SUCCEEDED, output="done"))

@@ -42,10 +42,10 @@ async def disorder(world: World) -> dict[str, str]:
     wanted: dict[str, str] = {}
 
     async def add(
-        status: str, *states: State[Any], acting: bool = False, until: datetime | None = None
+        status: str, *states: State[Any], running: bool = False, until: datetime | None = None
     ) -> None:
         row, run = await world.prefect.carried(await world.deploy(), until=until)
-        if acting:
+        if running:
             await world.begun(world.offer_of(row))
         await world.prefect.set(run, *states)
         wanted[row.id] = status
@@ -59,9 +59,9 @@ async def disorder(world: World) -> dict[str, str]:
     await add("cancelled", Cancelled())
     await add("cancelled", Pending(), Cancelling())
     await add("skipped", Completed())
-    await add("unknown", Pending(), Running(), acting=True)
-    await add("unknown", Crashed(), acting=True)
-    await add("cancelled", Cancelled(), acting=True)
+    await add("unknown", Pending(), Running(), running=True)
+    await add("unknown", Crashed(), running=True)
+    await add("cancelled", Cancelled(), running=True)
     for status in (Status.SUCCEEDED, Status.FAILED):
         row, _ = await world.prefect.carried(await world.deploy(), Pending(), Running())
         granted = await world.begun(world.offer_of(row))

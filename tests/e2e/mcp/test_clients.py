@@ -143,9 +143,9 @@ async def test_a_run_that_goes_on_for_ever_is_ended(place: Place) -> None:
         }
         assert not (await talk.call("cron_add", **given)).refused
         asked = asyncio.create_task(talk.call("cron_trigger", job_id="endless"))
-        await agent.says("acting")
+        await agent.says("running")
         live = await talk.call("cron_runs", job_id="endless")
-        assert ": acting, asked for " in live.text
+        assert ": running, asked for " in live.text
         ended = await talk.call("cron_cancel", job_id="endless")
         assert re.match(r"Ended: run [0-9a-f]{8}: cancelled", ended.text), ended.text
         assert (await asked).text.startswith("Ran: run ")

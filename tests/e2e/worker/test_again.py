@@ -31,8 +31,8 @@ async def test_retry_in_the_ui_is_a_run_of_its_own(world: World) -> None:
     agent.let_go(2)
     first = await world.ends(job, "succeeded", within=30.0)
     await world.client.set_flow_run_state(asked.id, Scheduled(), force=True)
-    await agent.says("acting")
-    await agent.says("acting")
+    await agent.says("running")
+    await agent.says("running")
     rows = await world.rows()
     assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
     again = await world.ends(rows[1], "succeeded", within=SEEN)
@@ -55,7 +55,7 @@ async def test_retry_of_one_that_was_cancelled_before_it_began(world: World) -> 
 
     await world.client.set_flow_run_state(asked.id, Scheduled(), force=True)
 
-    await agent.says("acting")
+    await agent.says("running")
     agent.let_go()
     rows = sorted(await world.rows(), key=lambda row: row.queued_at)
     assert [each.occurrence for each in rows] == [f"flow:{asked.id}", f"flow:{asked.id}:1"]
@@ -88,11 +88,11 @@ async def test_a_lost_run_is_run_again_once_for_each_loss(world: World, losses: 
     worker = await world.workers.begin()
     await world.prefect.custom_run(job)
     for _ in range(losses):
-        pid = await agent.says("acting")
+        pid = await agent.says("running")
         (head,) = worker.heads()
         os.kill(head.pid, signal.SIGKILL)
     if losses == 1:
-        await agent.says("acting")
+        await agent.says("running")
         assert not alive(pid)
         agent.let_go()
     row = await world.ends(job, "succeeded" if losses == 1 else "unknown", within=SEEN)
@@ -107,7 +107,7 @@ async def test_the_deadline_ends_what_is_at_work(world: World) -> None:
     job = await world.deploy(on_demand=True, agent=agent.name, deadline="15s", retries=3)
     await world.workers.begin()
     await world.prefect.custom_run(job)
-    pid = await agent.says("acting")
+    pid = await agent.says("running")
     row = await world.ends(job, "timed_out", within=15.0 + SEEN)
     assert row.error == "the deadline of 15s passed"
     await world.workers.idle(within=SEEN)
@@ -123,7 +123,7 @@ async def test_the_deadline_ends_what_waits(world: World) -> None:
     job = await world.deploy(on_demand=True, agent=agent.name, deadline="3s")
     await world.workers.begin(most=1)
     await world.prefect.custom_run(first)
-    await busy.says("acting")
+    await busy.says("running")
     await world.prefect.custom_run(job)
     row = await world.ends(job, "timed_out", within=3.0 + SEEN)
     assert row.reason == "the deadline of 3s passed while it waited"
@@ -139,8 +139,8 @@ async def test_no_attempt_begins_while_a_deaf_one_runs(world: World) -> None:
     )
     await world.workers.begin()
     await world.prefect.custom_run(job)
-    first = await agent.says("acting")
-    second = await agent.says("acting")
+    first = await agent.says("running")
+    second = await agent.says("running")
     assert not alive(first)
     row = await world.ends(job, "timed_out", within=30.0 + SEEN)
     assert not alive(second)
@@ -159,7 +159,7 @@ async def test_an_edited_run_is_made_once(world: World) -> None:
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin(most=1)
     await world.prefect.custom_run(first)
-    await busy.says("acting")
+    await busy.says("running")
     asked = await world.prefect.custom_run(job)
     await world.becomes(job, "waiting")
     await world.client.delete_flow_run(asked.id)

@@ -58,7 +58,7 @@ async def test_while_it_waits_for_a_slot(world: World) -> None:
     agents, jobs = await two(world, FOR_EVER)
     await world.workers.begin(most=1)
     await world.prefect.custom_run(first)
-    await busy.says("acting")
+    await busy.says("running")
     for job in jobs:
         await world.prefect.custom_run(job)
         row = await world.becomes(job, "waiting")
@@ -94,7 +94,7 @@ async def test_while_it_is_at_work(world: World) -> None:
     await world.workers.begin()
     for agent, job in zip(agents, jobs, strict=True):
         await world.prefect.custom_run(job)
-        await agent.says("acting")
+        await agent.says("running")
     await cancelled(world, jobs)
     assert [each.had for each in agents] == [1, 1]
     for job in jobs:
@@ -131,7 +131,7 @@ async def test_twice_and_after_the_end(world: World) -> None:
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
     await world.prefect.custom_run(job)
-    await agent.says("acting")
+    await agent.says("running")
     row = await world.row(job)
     both = await asyncio.gather(runs.cancel(row.id), runs.cancel(row.id))
     assert [each["status"] for each in both] == ["cancelled", "cancelled"]

@@ -39,9 +39,9 @@ async def test_twenty_that_are_due_in_the_same_second(world: World) -> None:
 
     assert await so(all_known, 60.0), world.workers.logs()
     for _ in range(MOST):
-        await agent.says("acting")
+        await agent.says("running")
     rows = await world.rows()
-    assert sorted(each.status for each in rows) == ["acting"] * MOST + ["waiting"] * (JOBS - MOST)
+    assert sorted(each.status for each in rows) == ["running"] * MOST + ["waiting"] * (JOBS - MOST)
     waits = [each for each in rows if each.status == "waiting"]
     assert {each.waits_for for each in waits} == {"slot"}
     for each in waits:
@@ -91,12 +91,12 @@ async def test_a_worker_that_is_full_leaves_the_rest_to_another(world: World) ->
     jobs = [await world.deploy(on_demand=True, agent=agent.name) for agent in agents]
     await world.workers.begin(limit=1)
     await world.prefect.custom_run(jobs[0])
-    await agents[0].says("acting")
+    await agents[0].says("running")
     await world.prefect.custom_run(jobs[1])
     row = await world.becomes(jobs[1], "waiting")
     assert (row.waits_for, row.reason) == ("worker", "the worker has no free slot")
     await world.workers.begin(limit=1)
-    await agents[1].says("acting")
+    await agents[1].says("running")
     holders = {(await world.row(job)).holder for job in jobs}
     assert len(holders) == 2
     for agent in agents:

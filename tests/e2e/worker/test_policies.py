@@ -41,14 +41,14 @@ async def test_the_next_in_a_queue_begins_when_the_one_before_has_ended(world: W
     job = await world.deploy(agent=agent.name, **fields)
     await world.workers.begin()
     first = await world.prefect.custom_run(job)
-    await agent.says("acting")
+    await agent.says("running")
     second = await world.prefect.custom_run(job)
     waits = await _row(world, second, "waiting")
     assert waits.waits_for == "overlap"
     await world.shows(second, "SCHEDULED", "AwaitingConcurrencySlot", within=SEEN)
 
     agent.let_go()
-    await agent.says("acting", within=SOON)
+    await agent.says("running", within=SOON)
 
     agent.let_go()
     for flow_run in (first, second):
@@ -62,15 +62,15 @@ async def test_the_one_at_work_is_cancelled_for_the_next(world: World) -> None:
     job = await world.deploy(agent=agent.name, **fields)
     await world.workers.begin()
     first = await world.prefect.custom_run(job)
-    before = await agent.says("acting")
+    before = await agent.says("running")
 
     second = await world.prefect.custom_run(job)
-    after = await agent.says("acting", within=SEEN)
+    after = await agent.says("running", within=SEEN)
 
     assert before != after
     cancelled = await _row(world, first, "cancelled")
     await world.ends(cancelled, "cancelled", within=SEEN)
-    running = await _row(world, second, "acting")
+    running = await _row(world, second, "running")
     assert cancelled.finished_at is not None
     assert running.started_at is not None
     assert cancelled.finished_at <= running.started_at  # never two at once
@@ -80,7 +80,7 @@ async def test_the_one_at_work_is_cancelled_for_the_next(world: World) -> None:
 
 
 async def test_a_backfill_runs_oldest_first_and_one_at_a_time(world: World) -> None:
-    agent = await world.agents.add('had(); tell("acting"); heed(); print("x")\n')
+    agent = await world.agents.add('had(); tell("running"); heed(); print("x")\n')
     job = await world.deploy(agent=agent.name, cron="0 0 1 1 *", timezone="UTC", session="new")
     year = SYSTEM.now().year
     past = [SYSTEM.now().replace(year=each, month=1, day=1) for each in (year - 2, year - 1, year)]
@@ -89,10 +89,10 @@ async def test_a_backfill_runs_oldest_first_and_one_at_a_time(world: World) -> N
     await world.workers.begin()
 
     for place in range(3):
-        await agent.says("acting")
+        await agent.says("running")
         rows = sorted(await world.rows(), key=lambda each: each.due)
         assert [each.status for each in rows] == (
-            ["succeeded"] * place + ["acting"] + ["waiting"] * (2 - place)
+            ["succeeded"] * place + ["running"] + ["waiting"] * (2 - place)
         )
         agent.let_go()
 

@@ -84,14 +84,14 @@ def spooled(world: World) -> list[Path]:
     return list((world.home.path / "spool").glob("*.json"))
 
 
-async def acting(world: World) -> tuple[StoredJob, RunRow]:
+async def running(world: World) -> tuple[StoredJob, RunRow]:
     """A job whose agent is at work, and waits to be let go."""
     agent = await world.agents.add(WORKS)
     job = await world.deploy(on_demand=True, agent=agent.name)
     await world.workers.begin()
     await world.prefect.custom_run(job)
-    await agent.says("acting")
-    return job, await world.becomes(job, "acting")
+    await agent.says("running")
+    return job, await world.becomes(job, "running")
 
 
 async def kept(world: World, row: RunRow) -> None:
@@ -124,7 +124,7 @@ async def told_once(world: World, job: StoredJob) -> None:
 
 
 async def until_the_ledger_is_back(world: World, database: Database) -> None:
-    job, row = await acting(world)
+    job, row = await running(world)
     async with away(database):
         lost = SYSTEM.now() + SHORT.run_lease
         await kept(world, row)
@@ -134,12 +134,12 @@ async def until_the_ledger_is_back(world: World, database: Database) -> None:
 
 
 async def by_another_keeper(world: World, database: Database) -> None:
-    job, row = await acting(world)
+    job, row = await running(world)
     async with away(database):
         await kept(world, row)
         processes.tell(processes.family(world.workers.all[-1].child.process), signal.SIGKILL)
         await world.workers.nobody(within=SEEN)
-    assert (await world.row(job)).status == "acting"
+    assert (await world.row(job)).status == "running"
     assert len(spooled(world)) == 1
     async with keeper(world):
         await told_once(world, job)

@@ -50,7 +50,7 @@ async def at_work(world: World, server: Agent, stored: StoredJob) -> list[int]:
     """Ask for a run, and wait until its tool is at work; the server's process, and one it began."""
     await world.prefect.custom_run(stored)
     pid, begun = await server.word()
-    await world.becomes(stored, "acting")
+    await world.becomes(stored, "running")
     return [pid, int(begun)]
 
 

@@ -93,7 +93,7 @@ def test_without_prefect_no_promise_is_made_for_a_run_that_was_not_asked_for(sto
     assert "Ctrl-C" not in said.stderr
 
 
-@pytest.mark.parametrize(("status", "code"), [("cancelled", 0), ("succeeded", 1), ("acting", 1)])
+@pytest.mark.parametrize(("status", "code"), [("cancelled", 0), ("succeeded", 1), ("running", 1)])
 @pytest.mark.usefixtures("stored")
 def test_cancel_ends_by_whether_the_run_is_cancelled(
     daybook: Any, monkeypatch: pytest.MonkeyPatch, status: str, code: int

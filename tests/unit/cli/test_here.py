@@ -375,7 +375,7 @@ def test_following_a_log_ends_some_looks_after_the_run(
     async def show(ref: str) -> dict[str, Any]:
         nonlocal looks
         looks += 1
-        return {"id": ref, "status": "acting" if looks < 3 else "succeeded"}
+        return {"id": ref, "status": "running" if looks < 3 else "succeeded"}
 
     async def logged(ref: str) -> dict[str, Any]:
         return {"id": f"the run of {ref}", "job_removed": False}

@@ -58,7 +58,7 @@ def _walker(
         async with Ledger(address, clock) as ledger:
             answer = await claims.claim(ledger, offer)
             assert isinstance(answer, Granted)
-            if stop == "acting":
+            if stop == "running":
                 await claims.begin(ledger, answer.run_id, answer.fence)
             here.send(answer.run_id)
             if stop == "settling":

@@ -173,7 +173,7 @@ async def test_judged_unknown_meanwhile_it_ends_as_its_attempt_did(world: World)
     assert await _retried(world, granted, TIMED_OUT) is Status.TIMED_OUT
 
 
-@pytest.mark.parametrize("since", ["waiting", "claimed", "acting", "succeeded", "cancelled"])
+@pytest.mark.parametrize("since", ["waiting", "claimed", "running", "succeeded", "cancelled"])
 async def test_written_again_after_an_answer_that_was_lost_it_changes_nothing(
     world: World, since: str
 ) -> None:

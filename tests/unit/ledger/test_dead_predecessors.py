@@ -219,7 +219,7 @@ async def test_of_several_that_wait_the_latest_stays(world: World) -> None:
     offers = [(await _claimed(world, stored, at=timedelta()))[0] for _ in range(2)]
 
     rows = await world.rows()
-    assert [row.status for row in rows] == ["acting", "skipped", "waiting"]
+    assert [row.status for row in rows] == ["running", "skipped", "waiting"]
     assert rows[1].reason == f"overlap: the run of {offers[1].due:%F %T} UTC took its place"
     earlier = world.offer(stored, due=offers[0].due, holder=NEW)
     assert isinstance(await world.claim(earlier), Ended)

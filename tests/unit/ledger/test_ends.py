@@ -214,7 +214,7 @@ async def test_a_claimed_one_that_crashed_there_waits_at_once(world: World) -> N
         await claims.begin(world.ledger, granted.run_id, granted.fence)
 
 
-# --- acting
+# --- running
 
 
 async def test_an_acting_one_that_was_cancelled_there_is_cancelled(world: World) -> None:
@@ -289,7 +289,7 @@ async def test_an_end_seen_before_the_last_claim_changes_nothing(world: World) -
     again = await world.begun(offer)
 
     assert await ends.take(world.ledger, end(offer, "CRASHED"), seen) is None
-    assert (await world.row(granted.run_id)).status == "acting"
+    assert (await world.row(granted.run_id)).status == "running"
     assert await ends.take(world.ledger, end(offer, "CRASHED"), again.fence) is Status.UNKNOWN
 
 

@@ -110,7 +110,7 @@ async def test_a_cancel_between_two_attempts_leaves_the_first_as_it_ended(world:
 
 async def test_what_is_held_is_its_holders_to_end(world: World) -> None:
     granted = await world.granted(world.offer(await world.add()))
-    for status in (Status.CLAIMED, Status.ACTING):
+    for status in (Status.CLAIMED, Status.RUNNING):
         before = await world.row(granted.run_id)
         assert before.status == status
         assert await claims.cancel(world.ledger, granted.run_id) == before

@@ -91,7 +91,7 @@ async def test_a_write_is_there_whole_or_not_at_all(world: World, verb: str, whe
         "died": ("waiting", 1, 0),
         "take": ("failed", 0, 1),
         "expire_all": ("waiting", 1, 0),
-        "renew_all": ("acting", 1, 0),
+        "renew_all": ("running", 1, 0),
         "mirrored": ("succeeded", 1, 0),
     }
     assert (row.status, row.attempts, job.consecutive_failures) == expected[verb]

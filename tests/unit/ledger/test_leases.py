@@ -115,7 +115,7 @@ async def test_lost_after_begin_it_is_unknown_and_never_repeated(world: World) -
     assert answer.status is Status.UNKNOWN
     row = await world.row(granted.run_id)
     assert (row.status, row.fence, row.finished_at) == ("unknown", 1, world.clock.now())
-    assert row.reason == "the lease of here:1 was lost while it was acting"
+    assert row.reason == "the lease of here:1 was lost while it was running"
     (attempt,) = await world.attempts(granted.run_id)
     assert (attempt.status, attempt.finished_at) == ("unknown", world.clock.now())
 
@@ -152,7 +152,7 @@ async def test_a_lower_fence_is_refused_and_what_it_knew_is_kept(world: World) -
 
     assert (refused.value.fence, refused.value.current) == (1, 3)
     row = await world.row(old.run_id)
-    assert (row.status, row.output) == ("acting", None)
+    assert (row.status, row.output) == ("running", None)
     known = {"fence": 1, "status": "failed", "reason": "r", "error": "cut off", "output": "half"}
     assert row.evidence == [known | {"at": world.clock.now().isoformat()}]
 
@@ -232,4 +232,4 @@ async def test_only_the_leases_of_one_job_are_judged(world: World) -> None:
     async with world.ledger.write() as session:
         assert await leases.expire(session, one.id, world.clock.now()) == 1
 
-    assert (await world.row(other.run_id)).status == "acting"
+    assert (await world.row(other.run_id)).status == "running"

@@ -290,7 +290,7 @@ async def test_a_process_killed_around_its_outcome_leaves_both_or_neither(
     granted = await world.begun(world.offer(await world.add(prompt="x", cron="0 * * * *")))
     given = (granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
     senders.killed(world.ledger.address, world.clock, "settle", when, *given)
-    told = {"before": ("acting", []), "after": ("succeeded", [("audit.log", "succeeded")])}
+    told = {"before": ("running", []), "after": ("succeeded", [("audit.log", "succeeded")])}
     found = [(name, event) for name, event, _ in await asked(world)]
     assert ((await world.row(granted.run_id)).status, found) == told[when]
 

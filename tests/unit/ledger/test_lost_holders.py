@@ -105,7 +105,7 @@ async def test_who_lost_the_claim_is_refused_and_heard(world: World) -> None:
 
     assert (refused.value.fence, refused.value.current) == (1, 3)
     row = await world.row(new.run_id)
-    assert row.status == "acting"
+    assert row.status == "running"
     known = {"fence": 1, "status": "unknown", "reason": WHY, "error": TAIL, "output": None}
     assert row.evidence == [known | {"at": world.clock.now().isoformat()}]
 
@@ -181,7 +181,7 @@ async def test_a_lost_lease_is_run_again_as_well(world: World) -> None:
     (row,) = await leases.expire_all(world.ledger)
 
     assert (row.id, row.status) == (granted.run_id, "waiting")
-    why = "the lease of here:1 was lost while it was acting; it is to be run again"
+    why = "the lease of here:1 was lost while it was running; it is to be run again"
     assert row.reason == why
     with pytest.raises(FenceRefused):
         await world.settle(granted, Status.SUCCEEDED)
@@ -235,7 +235,7 @@ async def test_one_that_cannot_be_judged_holds_up_no_other(
         well.run_id: "unknown",
         waiting.id: "timed_out",
     }
-    assert (await world.row(broken.run_id)).status == "acting"
+    assert (await world.row(broken.run_id)).status == "running"
     assert f"{broken.run_id} cannot be judged" in caplog.text
 
 
@@ -275,32 +275,32 @@ async def test_a_pass_looks_at_no_more_than_its_limit(world: World) -> None:
 async def test_all_of_one_holder_are_renewed_at_once(world: World) -> None:
     jobs = [await world.add(f"job-{number}", every="1h") for number in range(5)]
     claimed = await world.granted(world.offer(jobs[0]))
-    acting = await world.begun(world.offer(jobs[1]))
+    running = await world.begun(world.offer(jobs[1]))
     ended = await world.settled(world.offer(jobs[2]), Status.SUCCEEDED)
     lost = await world.granted(world.offer(jobs[3]))
     await claims.postpone(world.ledger, lost.run_id, lost.fence, world.clock.now(), "later")
     others = await world.granted(world.offer(jobs[4], holder="there:2"))
     before = await world.row(others.run_id)
     async with world.ledger.write() as session:
-        row = await session.get(type(before), acting.run_id)
+        row = await session.get(type(before), running.run_id)
         assert row is not None
         row.suspected_at = world.clock.now()
         session.add(row)
     world.clock.move(timedelta(seconds=20))
 
-    all_ = [each.run_id for each in (claimed, acting, ended, lost, others)]
+    all_ = [each.run_id for each in (claimed, running, ended, lost, others)]
     answer = await leases.renew_all(world.ledger, "here:1", [*all_, "nobody"])
 
     assert answer == {
         claimed.run_id: Status.CLAIMED,
-        acting.run_id: Status.ACTING,
+        running.run_id: Status.RUNNING,
         ended.run_id: Status.SUCCEEDED,
         lost.run_id: Status.WAITING,
         others.run_id: None,
         "nobody": None,
     }
     until = world.clock.now() + TIMING.run_lease
-    for held in (claimed, acting):
+    for held in (claimed, running):
         row = await world.row(held.run_id)
         assert (row.lease_until, row.suspected_at) == (until, None)
     assert await world.row(others.run_id) == before

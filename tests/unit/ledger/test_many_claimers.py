@@ -130,11 +130,11 @@ async def test_killed_between_claim_and_begin_it_waits_and_runs(world: World) ->
 async def test_killed_between_begin_and_settle_it_is_unknown_and_not_repeated(world: World) -> None:
     offer = await _offer(world)
     world.clock.set(offer.due)
-    with claimers.walked(world.ledger.address, offer, world.clock, "acting") as (child, run_id):
+    with claimers.walked(world.ledger.address, offer, world.clock, "running") as (child, run_id):
         child.kill()
         child.join(60)
 
-    assert (await world.row(run_id)).status == "acting"
+    assert (await world.row(run_id)).status == "running"
     await world.lose()
     answer = await world.claim(replace(offer, flow_run_id="another"))
 
@@ -153,6 +153,6 @@ async def test_killed_in_the_middle_of_settling_nothing_of_it_is_written(world: 
         child.join(60)
 
     row = await world.row(run_id)
-    assert (row.status, row.fence) == ("acting", 1)
+    assert (row.status, row.fence) == ("running", 1)
     settled = await claims.settle(world.ledger, run_id, 1, Outcome(Status.SUCCEEDED))
     assert settled is Status.SUCCEEDED

@@ -252,10 +252,10 @@ async def test_a_claim_that_was_lost_before_the_effect_is_no_attempt(world: Worl
 
 async def test_no_outcome_is_one_that_is_live(world: World) -> None:
     granted = await world.begun(world.offer(await world.add()))
-    for status in (Status.WAITING, Status.CLAIMED, Status.ACTING):
+    for status in (Status.WAITING, Status.CLAIMED, Status.RUNNING):
         with pytest.raises(IllegalTransition):
             await world.settle(granted, status)
-    assert (await world.row(granted.run_id)).status == "acting"
+    assert (await world.row(granted.run_id)).status == "running"
 
 
 async def test_a_run_nobody_knows_is_not_found(world: World) -> None:

@@ -720,7 +720,7 @@ async def test_an_outcome_and_what_is_told_of_it_are_there_together(
     assert code == -signal.SIGKILL
     run = await world.row(granted.run_id)
     shown = (run.status, run.delivery, len(await _all(world)))
-    assert shown == (("acting", "not_requested", 0), ("succeeded", "pending", 2))[when == "after"]
+    assert shown == (("running", "not_requested", 0), ("succeeded", "pending", 2))[when == "after"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -390,7 +390,7 @@ async def test_twenty_due_in_one_second_run_four_at_a_time_in_their_order(world:
                     began.append(answer.run_id)
                     left.remove(each)
                     rows = await world.rows()
-                    at_once.append(sum(row.status in ("claimed", "acting") for row in rows))
+                    at_once.append(sum(row.status in ("claimed", "running") for row in rows))
                     await claims.begin(ledger, answer.run_id, answer.fence)
                     done = Outcome(Status.SUCCEEDED)
                     await claims.settle(ledger, answer.run_id, answer.fence, done)

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.anyio
 JOINED = {
     "none": "waiting claimed skipped missed cancelled failed",
     "waiting": "claimed skipped missed cancelled timed_out",
-    "claimed": "acting waiting skipped cancelled failed timed_out",
-    "acting": "succeeded failed timed_out cancelled unknown waiting",
+    "claimed": "running waiting skipped cancelled failed timed_out",
+    "running": "succeeded failed timed_out cancelled unknown waiting",
     "unknown": "succeeded failed timed_out cancelled",
     "succeeded": "",
     "failed": "",
@@ -81,7 +81,7 @@ async def _bring(world: World, state: str) -> tuple[Offer, RunRow | None]:
             answer = await world.begun(offer)
             await world.lose()
             await world.claim(offer)
-        case "acting":
+        case "running":
             answer = await world.begun(offer)
         case _:
             answer = await world.settled(offer, Status(state))
@@ -100,7 +100,7 @@ async def _step(world: World, offer: Offer, row: RunRow | None, new: str) -> Ans
             await claims.postpone(world.ledger, run_id, fence, until, "not now")
         case "claimed":
             return await world.claim(offer)
-        case "acting":
+        case "running":
             await claims.begin(world.ledger, run_id, fence)
         case _:
             await claims.settle(world.ledger, run_id, fence, Outcome(Status(new)))
@@ -117,7 +117,7 @@ async def test_what_the_page_does_not_join_is_refused(world: World, old: str, ne
 
     if new == "claimed":
         assert not isinstance(await _step(world, offer, row, new), Granted)
-    elif old == new and old not in ("waiting", "acting"):
+    elif old == new and old not in ("waiting", "running"):
         # The same outcome again is a commit whose answer was lost: no step, and no refusal.
         await _step(world, offer, row, new)
     else:
@@ -219,8 +219,8 @@ WAYS: dict[tuple[str, str], Way] = {
     ("waiting", "missed"): _nobody_came,
     ("waiting", "cancelled"): _cancelled,
     ("waiting", "timed_out"): _past_its_deadline,
-    ("acting", "waiting"): _temporary_error,
-    ("acting", "unknown"): _killed,
+    ("running", "waiting"): _temporary_error,
+    ("running", "unknown"): _killed,
 }
 
 
@@ -238,7 +238,7 @@ async def test_what_the_page_joins_can_be_gone(world: World, old: str, new: str)
 
 
 async def test_what_has_begun_is_never_given_back(world: World) -> None:
-    offer, row = await _bring(world, "acting")
+    offer, row = await _bring(world, "running")
 
     with pytest.raises(IllegalTransition):
         await _step(world, offer, row, "waiting")

@@ -87,7 +87,7 @@ async def test_killed_while_it_settles_neither_outcome_nor_words_are_there(
             assert child.exitcode == -signal.SIGKILL
 
         async with ledger.read() as session:
-            assert (await rows.get(session, granted.run_id)).status == "acting"
+            assert (await rows.get(session, granted.run_id)).status == "running"
             assert await sessions.history(session, "default:ops") == ()
             assert await sessions.recent(session, 10) == []
 
@@ -104,7 +104,7 @@ async def test_one_killed_at_work_holds_the_session_until_its_lease_is_lost(
     address = database.address
     clock = MovedClock(SYSTEM.now())
     async with Ledger(address, clock) as ledger:
-        with claimers.walked(address, offer(1), clock, "acting") as (child, run_id):
+        with claimers.walked(address, offer(1), clock, "running") as (child, run_id):
             child.kill()
             child.join(60)
         second = replace(offer(2), due=clock.now())

@@ -22,7 +22,7 @@ from daybook.ledger.tables import RunRow
 
 @dataclass
 class Begun:
-    """An acting run; its ledger waits 20 ms for its turn."""
+    """An running run; its ledger waits 20 ms for its turn."""
 
     path: Path
     ledger: Ledger

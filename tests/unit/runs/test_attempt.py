@@ -156,7 +156,7 @@ async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun
     assert unwritten.value.spooled
     tried = clock.now() - start
     assert 2 * TIMING.run_lease - settling.LONGEST_WAIT <= tried < 2 * TIMING.run_lease
-    assert (await begun.row()).status == "acting"
+    assert (await begun.row()).status == "running"
     # Whoever reaches the ledger next writes it.
     await spool.drain(begun.ledger)
     assert (await begun.row()).status == "succeeded"
@@ -224,7 +224,7 @@ async def test_a_refused_lease_ends_the_agent_and_what_is_known_is_kept(
         await task
 
     row = await begun.row()
-    assert (row.status, row.holder, row.fence) == ("acting", "there:2", 2)
+    assert (row.status, row.holder, row.fence) == ("running", "there:2", 2)
     (known,) = row.evidence
     assert (known["fence"], known["status"]) == (1, "unknown")
     assert known["reason"] == "the lease was refused, the agent was ended"

@@ -123,7 +123,7 @@ async def test_what_was_decided_otherwise_is_kept_as_evidence(begun: Begun) -> N
     assert await spool.drain(begun.ledger) == Drained(refused=1)
 
     row = await begun.row()
-    assert (row.status, [each["status"] for each in row.evidence]) == ("acting", ["succeeded"])
+    assert (row.status, [each["status"] for each in row.evidence]) == ("running", ["succeeded"])
     assert spool.waiting() == []
 
 
@@ -176,7 +176,7 @@ async def test_outcomes_of_another_ledger_wait_for_it(begun: Begun) -> None:
     assert await spool.drain(begun.ledger) == Drained(left=1)
 
     assert file.exists()
-    assert (await begun.row()).status == "acting"
+    assert (await begun.row()).status == "running"
 
 
 async def test_only_one_runs_outcome_is_asked_for(begun: Begun) -> None:

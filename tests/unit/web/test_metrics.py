@@ -92,13 +92,13 @@ async def test_every_figure_is_that_of_the_ledger(
     assert found["jobs", by(enabled="false")] == 1
     assert found["consecutive_failures", by(job='say "hi"\\n')] == 2
     assert [name for name, _ in found].count("consecutive_failures") == 1
-    assert found["live_runs", by(status="acting")] == 1
+    assert found["live_runs", by(status="running")] == 1
     assert found["live_runs", by(status="waiting")] == 0
     for figure in ("ended_runs_total", "ended_runs_last_day"):
         ended = {labels: value for (name, labels), value in found.items() if name == figure}
         assert ended == {
             by(status=status): {"failed": 2, "succeeded": 1}.get(status, 0)
-            for status in set(Status) - {"waiting", "claimed", "acting"}
+            for status in set(Status) - {"waiting", "claimed", "running"}
         }
     # The first two due times of three jobs went by while the others were at work.
     assert found["late", ()] == found["overdue", ()] == 3

@@ -68,7 +68,7 @@ async def row_of(ledger: Ledger, run_id: str) -> RunRow:
 
 
 @pytest.mark.parametrize(
-    ("of", "becomes"), [(FIRST, Status.ACTING), (SECOND, Status.UNKNOWN)], ids=["old", "new"]
+    ("of", "becomes"), [(FIRST, Status.RUNNING), (SECOND, Status.UNKNOWN)], ids=["old", "new"]
 )
 async def test_an_end_settles_the_claim_of_its_own_process_only(
     tmp_path: Path, of: str, becomes: Status

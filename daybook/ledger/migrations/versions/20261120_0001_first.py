@@ -117,8 +117,8 @@ def upgrade() -> None:
         "runs",
         ["job_id"],
         unique=False,
-        sqlite_where=sa.text("status IN ('waiting', 'claimed', 'acting')"),
-        postgresql_where=sa.text("status IN ('waiting', 'claimed', 'acting')"),
+        sqlite_where=sa.text("status IN ('waiting', 'claimed', 'running')"),
+        postgresql_where=sa.text("status IN ('waiting', 'claimed', 'running')"),
     )
     op.create_table(
         "attempts",
