@@ -10,7 +10,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, UniqueConstraint, false, text
+from sqlalchemy import JSON, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from daybook.ledger.columns import Instant
@@ -81,16 +81,11 @@ class JobRow(SQLModel, table=True):
     description: str = ""
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
     # What a program keeps with it; `metadata` is a word of SQLAlchemy's.
-    meta: dict[str, Any] = Field(
-        default_factory=dict,
-        repr=False,
-        sa_type=JSON,
-        sa_column_kwargs={"server_default": text("'{}'")},
-    )
+    meta: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     # Whose it is (`daybook.spec.owners`), for whom that works, and by what it was made.
     owner: str = "user"
-    user_id: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
-    created_by: str = Field(default="cli", sa_column_kwargs={"server_default": text("'cli'")})
+    user_id: str = ""
+    created_by: str = "cli"
     revision: int = 1
     disabled_reason: str = ""
     created_at: datetime = Field(sa_type=Instant)
@@ -98,17 +93,12 @@ class JobRow(SQLModel, table=True):
     archived_at: datetime | None = Field(default=None, sa_type=Instant)
 
     # Due times that were put off by hand: as ISO texts, and all before an instant.
-    skips: list[str] = Field(
-        default_factory=list, sa_type=JSON, sa_column_kwargs={"server_default": text("'[]'")}
-    )
+    skips: list[str] = Field(default_factory=list, sa_type=JSON)
     snoozed_until: datetime | None = Field(default=None, sa_type=Instant)
 
     # The watermark: each due time up to here has its row (`docs/promise.md` 10). A new job's is
-    # its `created_at`; the server's default is there for the migration alone.
-    audited_until: datetime = Field(
-        sa_type=Instant,
-        sa_column_kwargs={"server_default": text("'1970-01-01 00:00:00+00:00'")},
-    )
+    # its `created_at`.
+    audited_until: datetime = Field(sa_type=Instant)
 
     # The Prefect side: what both sides last agreed on is the base of the three-way comparison.
     deployment_id: str | None = None
@@ -127,7 +117,7 @@ class JobRow(SQLModel, table=True):
 
     # When its failures were last told of, and whether a success has still to be (requirement 34).
     alerted_at: datetime | None = Field(default=None, sa_type=Instant)
-    alert_open: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    alert_open: bool = False
 
 
 class RevisionRow(SQLModel, table=True):
@@ -143,20 +133,10 @@ class RevisionRow(SQLModel, table=True):
     schedule: dict[str, Any] = Field(sa_type=JSON)
     action: dict[str, Any] = Field(sa_type=JSON)
     policy: dict[str, Any] = Field(sa_type=JSON)
-    notify: dict[str, Any] = Field(
-        default_factory=dict,
-        repr=False,
-        sa_type=JSON,
-        sa_column_kwargs={"server_default": text("'{}'")},
-    )
+    notify: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     source: str = "ledger"
     # Who wrote where it leads last, where not as the job was made: `daybook.spec.reach`.
-    written_by: dict[str, str] = Field(
-        default_factory=dict,
-        repr=False,
-        sa_type=JSON,
-        sa_column_kwargs={"server_default": text("'{}'")},
-    )
+    written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
 
 
 class RunRow(SQLModel, table=True):
@@ -194,11 +174,11 @@ class RunRow(SQLModel, table=True):
     # `count` how many they are. Any other row is one due time, and has no `due_to`.
     due: datetime = Field(sa_type=Instant)
     due_to: datetime | None = Field(default=None, sa_type=Instant)
-    count: int = Field(default=1, sa_column_kwargs={"server_default": text("1")})
+    count: int = 1
     status: str
     reason: str = ""
     until: datetime | None = Field(default=None, sa_type=Instant)
-    waits_for: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    waits_for: str = ""
 
     # Who holds it, and by which fence.
     fence: int = 0
@@ -212,7 +192,7 @@ class RunRow(SQLModel, table=True):
     # `unmirrored`: it has ended, and Prefect has still to be told (`daybook.ledger.mirror`).
     flow_starts: int = 0
     prefect_runs: int = 0
-    unmirrored: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    unmirrored: bool = False
     retry_of: str | None = None
 
     parameters: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
@@ -232,10 +212,7 @@ class RunRow(SQLModel, table=True):
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
     # What became of its callbacks and messages (requirement 32): `daybook.ledger.outbox`.
-    delivery: str = Field(
-        default=Delivery.NOT_REQUESTED.value,
-        sa_column_kwargs={"server_default": text("'not_requested'")},
-    )
+    delivery: str = Delivery.NOT_REQUESTED.value
 
     # What a writer that had lost its claim knew: refused as an outcome, kept to be read.
     evidence: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
@@ -317,7 +294,7 @@ class OutboxRow(SQLModel, table=True):
     # Whose choice the address was, and who wrote it: what it may reach follows from these
     # (requirement 38).
     owner: str = "user"
-    writer: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    writer: str = ""
 
     # What may be away as a whole: an address without its query, or a channel's name.
     lane: str

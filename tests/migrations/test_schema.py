@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
@@ -22,12 +23,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
 from daybook.errors import LedgerNewer
-from daybook.ledger import mirror, schema, task_tables  # noqa: F401 - tables to be compared
+from daybook.ledger import schema, task_tables  # noqa: F401 - tables to be compared
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import AttemptRow, JobRow, RunRow
+from daybook.ledger.states import Status
+from daybook.testing import MovedClock
 from tests import databases
 from tests.costs import one_in
 from tests.databases import Database, id_of, server_of, version_of
+from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
@@ -50,8 +53,7 @@ def _differences(connection: Connection) -> list[Any]:
     """Between the tables and the models."""
     options = {
         "compare_type": True,
-        # PostgreSQL cannot compare JSON with what a migration says: see below.
-        "compare_server_default": connection.dialect.name == "sqlite",
+        "compare_server_default": True,
         "version_table": schema.VERSION_TABLE,
     }
     context = MigrationContext.configure(connection, opts=options)
@@ -172,132 +174,6 @@ def _killed(address: str, after: str) -> None:
     asyncio.run(id_of(address))
 
 
-_ROW = (
-    "INSERT INTO runs (id, occurrence, kind, trigger, due, status, reason, fence, holder,"
-    " flow_starts, prefect_runs, parameters, attempts, queued_at, flow_run_id, finished_at,"
-    " evidence) VALUES ('{id}', 'flow:{id}', 'agent-prompt', 'direct', {now}, '{status}', '', 0,"
-    " '', 0, 0, '{{}}', 0, {now}, '{id}', {ended}, '[]')"
-)
-
-
-async def _up_to(database: Database, revision: str) -> None:
-    def upgrade(connection: Connection) -> None:
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-
-    await _on(database, upgrade)
-
-
-async def _of_revision(database: Database, revision: str) -> None:
-    """A ledger as a program of that time left it, with an ended run and one that waits."""
-    await _up_to(database, revision)
-    database.query("INSERT INTO facts (key, value) VALUES ('id', 'kept')")
-    now = "'2026-11-20 08:00:00.000000'"
-    database.query(_ROW.format(id="w", status="waiting", now=now, ended="NULL"))
-    database.query(_ROW.format(id="e", status="succeeded", now=now, ended=now))
-
-
-def _killed_after_columns(address: str) -> None:
-    """Migrate, and die by SIGKILL as soon as the first index is to be made."""
-    op.create_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-    asyncio.run(id_of(address))
-
-
-async def test_killed_in_an_upgrade_it_is_as_before_and_the_next_start_succeeds(
-    database: Database,
-) -> None:
-    await _of_revision(database, "20261120_0002")
-    before = database.tables()
-    child = SPAWN.Process(target=_killed_after_columns, args=(database.address,))
-    child.start()
-    child.join(30)
-    assert child.exitcode == -signal.SIGKILL
-    assert database.tables() == before
-
-    assert await id_of(database.address) == "kept"
-    assert version_of(database) == [(schema.head(),)]
-
-
-async def test_of_what_had_ended_before_the_upgrade_prefect_is_told_nothing(
-    database: Database,
-) -> None:
-    await _of_revision(database, "20261120_0002")
-
-    async with Ledger(database.address) as ledger, ledger.read() as session:
-        assert await mirror.unmirrored(session, ledger.now()) == []
-        rows = {name: await session.get(RunRow, name) for name in "we"}
-
-    told = {row.id: (row.status, row.waits_for, row.unmirrored) for row in rows.values() if row}
-    assert told == {"w": ("waiting", "", False), "e": ("succeeded", "", False)}
-
-
-async def test_what_earlier_attempts_took_is_not_known_and_the_sum_of_their_run_is_kept(
-    database: Database,
-) -> None:
-    await _of_revision(database, "20261120_0003")
-    database.query("""UPDATE runs SET usage = '{"requests": 2}', attempts = 1 WHERE id = 'e'""")
-    database.query(
-        "INSERT INTO attempts (run_id, number, fence, status, started_at)"
-        " VALUES ('e', 1, 1, 'succeeded', '2026-11-20 08:00:00.000000')",
-    )
-
-    async with Ledger(database.address) as ledger, ledger.read() as session:
-        row = await session.get(RunRow, "e")
-        attempt = await session.get(AttemptRow, ("e", 1))
-
-    assert row is not None
-    assert attempt is not None
-    assert (row.usage, attempt.status, attempt.usage) == ({"requests": 2}, "succeeded", None)
-
-
-_JOB = (
-    "INSERT INTO jobs (id, name, slug, kind, description, tags, owner, revision, disabled_reason,"
-    " created_at, updated_at, sync_pending, run_count, consecutive_failures, skips)"
-    " VALUES ('{id}', '{id}', '{id}', 'agent-prompt', '', '[]', 'user', 1, '', {made}, {made},"
-    " {no}, 0, 0, '[]')"
-)
-_DUE = (
-    "INSERT INTO runs (id, occurrence, job_id, kind, trigger, due, status, reason, waits_for,"
-    " fence, holder, flow_starts, prefect_runs, unmirrored, parameters, attempts, queued_at,"
-    " evidence) VALUES ('{id}', '{key}:{id}', '{job}', 'agent-prompt', 'schedule', {due},"
-    " 'cancelled', '', '', 0, '', 0, 0, {no}, '{{}}', 0, {queued}, '[]')"
-)
-
-
-async def test_a_job_is_audited_from_its_newest_due_time_on_that_is_known(
-    database: Database,
-) -> None:
-    await _up_to(database, "20261120_0005")
-    database.query("INSERT INTO facts (key, value) VALUES ('id', 'kept')")
-    hours = [f"'2026-11-20 {hour:02}:00:00.000000+00:00'" for hour in range(12)]
-    no = "0" if database.kind == "sqlite" else "false"
-    for name in ("ran", "fresh"):
-        database.query(_JOB.format(id=name, made=hours[6], no=no))
-    for place, (key, due, queued) in enumerate(
-        [
-            ("due:ran", 8, 8),
-            ("due:ran", 9, 9),
-            ("due:ran", 11, 7),  # cancelled ahead of its time
-            ("request:ran", 10, 10),
-            ("due:fresh", 5, 7),  # before the job was made
-        ]
-    ):
-        job = key.partition(":")[2]
-        database.query(
-            _DUE.format(id=place, key=key, job=job, due=hours[due], queued=hours[queued], no=no)
-        )
-
-    async with Ledger(database.address) as ledger, ledger.read() as session:
-        found = {name: await session.get(JobRow, name) for name in ("ran", "fresh")}
-        row = await session.get(RunRow, "0")
-
-    known = {name: job.audited_until.hour for name, job in found.items() if job is not None}
-    assert known == {"ran": 9, "fresh": 6}
-    assert row is not None
-    assert (row.due_to, row.count) == (None, 1)
-
-
 @pytest.mark.parametrize("after", one_in(4, ["runs", "facts", "attempts", "messages"]))
 async def test_killed_in_the_middle_it_is_as_before_and_the_next_start_succeeds(
     database: Database, after: str
@@ -312,28 +188,85 @@ async def test_killed_in_the_middle_it_is_as_before_and_the_next_start_succeeds(
     assert version_of(database) == [(schema.head(),)]
 
 
-async def test_a_ledger_of_the_first_schema_is_brought_up_to_date_with_what_it_holds(
-    database: Database,
+NEXT = "29990101_0002"
+NEXT_SCHEMA = f'''
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{NEXT}"
+down_revision = "{schema.head()}"
+
+
+def upgrade():
+    op.create_table("notes", sa.Column("id", sa.String(), primary_key=True))
+    op.add_column("runs", sa.Column("note", sa.String(), nullable=False, server_default="none"))
+    op.execute("UPDATE runs SET note = status")
+    op.drop_index("jobs_name", "jobs")
+    op.create_index("jobs_name", "jobs", ["owner"])
+'''
+
+
+@pytest.fixture
+def next_schema(tmp_path: Path) -> Path:
+    """The folder of migrations of a later program, which has one more."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(schema.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / f"{NEXT}_next.py").write_text(NEXT_SCHEMA)
+    (folder / "HEAD").write_text(f"{NEXT}\n")
+    return folder
+
+
+@pytest.fixture
+async def kept(database: Database) -> dict[str, str]:
+    """A ledger of this schema with a job and its runs: their states by their ids."""
+    clock = MovedClock()
+    async with Ledger(database.address, clock) as ledger:
+        world = World(ledger, clock)
+        job = await world.add("brief")
+        await world.settled(world.offer(job), Status.SUCCEEDED, output="All is well.")
+        await world.begun(world.offer(job))
+        await world.request(await world.add("other", on_demand=True))
+        return {row.id: row.status for row in await world.rows()}
+
+
+async def test_the_next_schema_is_an_ordinary_migration(
+    database: Database, kept: dict[str, str], next_schema: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await _up_to(database, "20261120_0001")
-    database.query("INSERT INTO facts (key, value) VALUES ('id', 'kept')")
-    now = "'2026-11-20 08:00:00.000000'"
-    database.query(
-        "INSERT INTO runs (id, occurrence, kind, trigger, due, status, reason, fence, holder,"
-        " flow_starts, prefect_runs, parameters, attempts, queued_at, session_id, evidence)"
-        f" VALUES ('r', 'flow:f', 'agent-prompt', 'direct', {now}, 'waiting', 'asked for', 0, '',"
-        f" 0, 0, '{{}}', 0, {now}, NULL, '[]')",
-    )
+    before = await id_of(database.address)
+    monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
 
-    async with Ledger(database.address) as ledger:
-        assert ledger.id == "kept"
-        async with ledger.read() as session:
-            row = await session.get(RunRow, "r")
+    assert await id_of(database.address) == before
+    assert version_of(database) == [(NEXT,)]
+    assert sorted(kept.values()) == ["running", "succeeded", "waiting"]
+    assert dict(database.query("SELECT id, note FROM runs")) == kept
+    assert database.query("SELECT count(*) FROM notes") == [(0,)]
+    # The program of before does not touch what it does not know.
+    monkeypatch.undo()
+    with pytest.raises(LedgerNewer, match=NEXT):
+        await id_of(database.address)
 
-    assert row is not None
-    assert (row.status, row.suspected_at, row.session_id) == ("waiting", None, None)
-    assert database.query("SELECT count(*) FROM messages") == [(0,)]
-    assert version_of(database) == [(schema.head(),)]
+
+def _killed_at_the_index(address: str, folder: Path) -> None:
+    """Migrate, and die by SIGKILL when the tables are changed and the index is not."""
+    schema.MIGRATIONS = folder
+    op.create_index = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    asyncio.run(id_of(address))
+
+
+@pytest.mark.usefixtures("kept")
+async def test_killed_in_an_upgrade_it_is_as_before_and_the_next_start_succeeds(
+    database: Database, next_schema: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = database.tables()
+    child = SPAWN.Process(target=_killed_at_the_index, args=(database.address, next_schema))
+    child.start()
+    child.join(30)
+    assert child.exitcode == -signal.SIGKILL
+    assert database.tables() == before
+
+    monkeypatch.setattr(schema, "MIGRATIONS", next_schema)
+    await id_of(database.address)
+    assert version_of(database) == [(NEXT,)]
 
 
 def test_alembics_own_commands_need_our_connection() -> None:
