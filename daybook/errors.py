@@ -4,7 +4,6 @@
 
     DaybookError                 code, exit_code
     ├── Refused                  2  bad input: names the field and the legal values, nothing stored
-    │   ├── NotYet               2  a field whose meaning a later version brings
     │   ├── UnknownName          2  an agent (tool, channel) that does not exist, with those that do
     │   ├── OutgoingRefused      2  NonRetryable: an address that a job may not reach
     │   └── Ambiguous            2  an id prefix that fits more than one
@@ -76,15 +75,6 @@ class Refused(DaybookError):
         self.problem = problem
         self.legal = legal
         super().__init__(f"{field}: {problem}" + (f" ({legal})" if legal else ""))
-
-
-class NotYet(Refused):
-    """An option that a later version makes real; refused rather than stored and forgotten."""
-
-    code = "not_yet"
-
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "not yet", "this version does not act on it, so it is not stored")
 
 
 class UnknownName(Refused):

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from daybook.settings import Settings
@@ -43,7 +44,10 @@ def _default(field: FieldInfo) -> str:
         if not told:
             raise ValueError(f"{field.default_factory} needs a docstring: it is the default's text")
         return told.split("\n\n")[0]
-    return "required" if field.is_required() else f"`{field.default!r}`"
+    default = field.default
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    return "required" if field.is_required() else f"`{default!r}`"
 
 
 def settings() -> str:

@@ -9,21 +9,19 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import output, words
-from daybook.cli.options import Job, JobOptions, Json, LaterOptions, Prompt
+from daybook.cli.options import Job, JobOptions, Json, Prompt
 from daybook.cli.prefect_first import prefect_first
 from daybook.cli.runs import show_whole_run
 from daybook.cli.skips import put_off
 from daybook.errors import NotFound, Refused
 
 _NO_OPTIONS = JobOptions()
-_NONE_LATER = LaterOptions()
 
 
 async def add_(
     prompt: Prompt = None,
     *,
     options: JobOptions = _NO_OPTIONS,
-    later: LaterOptions = _NONE_LATER,
     as_json: Json = False,
 ) -> int:
     """Add a job: a prompt, and when it is due.
@@ -35,7 +33,7 @@ async def add_(
     prefect_first()
     from daybook.service import jobs, status
 
-    job = await jobs.add({"prompt": prompt, **options.fields(), **later.fields()})
+    job = await jobs.add({"prompt": prompt, **options.fields()})
     if as_json:
         output.data(job)
         return 0
@@ -151,7 +149,6 @@ async def edit_(
     prompt: Prompt = None,
     *,
     options: JobOptions = _NO_OPTIONS,
-    later: LaterOptions = _NONE_LATER,
     as_json: Json = False,
 ) -> int:
     """Change a job: only what is given changes.
@@ -160,7 +157,7 @@ async def edit_(
 
     Example: daybook edit morning-brief --cron "30 8 * * 1-5"
     """
-    changes = {"prompt": prompt, **options.fields(), **later.fields()}
+    changes = {"prompt": prompt, **options.fields()}
     if all(value is None for value in changes.values()):
         raise Refused("options", "none is given, so nothing would change", "such as --every 2h")
     prefect_first()

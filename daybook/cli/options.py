@@ -1,7 +1,7 @@
 """The options that several commands share.
 
-An attribute of `JobOptions` or `LaterOptions` is called as the service calls the field, but those
-of `FIELDS`; its `Parameter` says how it is written.
+An attribute of `JobOptions` has the service's name of the field, except those in `FIELDS`; its
+`Parameter` says how it is written.
 """
 
 from __future__ import annotations
@@ -39,10 +39,7 @@ Json = Annotated[bool, Parameter(name="--json", help="Print JSON, and nothing el
 Job = Annotated[str, Parameter(help="Name, id, or unique beginning of the id.")]
 Prompt = Annotated[
     str | None,
-    Parameter(
-        help="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}; "
-        "{{payload}} is empty until there are hooks."
-    ),
+    Parameter(help="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}."),
 ]
 Cron = Annotated[
     str | None,
@@ -424,22 +421,7 @@ class JobOptions:
         return {name: value for name, value in typed.items() if value is not None}
 
 
-@Parameter(name="*", show=False)
-@dataclass(frozen=True, kw_only=True)
-class LaterOptions:
-    """What a later version brings: read, so that the refusal can say "not yet"."""
-
-    work_dir: str | None = None
-    session_id: str | None = None
-    budget: str | None = None
-    priority: str | None = None
-
-    def fields(self) -> dict[str, object]:
-        """What was given, by the service's names."""
-        return _given(self)
-
-
-def _given(options: JobOptions | LaterOptions) -> dict[str, object]:
+def _given(options: JobOptions) -> dict[str, object]:
     return {
         each.name.rstrip("_"): value
         for each in fields(options)

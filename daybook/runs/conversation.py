@@ -45,12 +45,11 @@ def rendered(granted: Granted, prompt: str) -> str:
 
 
 def _values(granted: Granted) -> dict[str, str]:
-    """The due time is by the clock of the job's zone, with its offset; payloads come with hooks."""
+    """The due time is by the clock of the job's zone, with its offset."""
     job = granted.job
     timezone = job.job.schedule.timezone if job else settings.load().timezone
     return {
         "due": granted.due.astimezone(zone(timezone)).isoformat(timespec="seconds"),
         "job": job.row.name if job else "",
         "last_output": granted.last_output,
-        "payload": "",
     }

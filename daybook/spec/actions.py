@@ -97,8 +97,7 @@ class AgentPrompt(BaseModel):
 
     prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
         title="Prompt",
-        description="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}; "
-        "{{payload}} is empty until there are hooks.",
+        description="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}.",
     )
     agent: Annotated[str, AfterValidator(_agent)] = Field(
         default="default", title="Agent", description="The name of the agent that is asked."

@@ -31,7 +31,7 @@ from daybook.spec.due import next_due
 from daybook.spec.names import default_name, free_name, validate_name
 from daybook.spec.notify import Notify
 from daybook.spec.policy import Policy
-from daybook.spec.refusal import for_pydantic, not_yet, translated, unknown_field
+from daybook.spec.refusal import for_pydantic, translated, unknown_field
 from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
 
 __all__ = [
@@ -78,24 +78,6 @@ FIELDS = (
     *notifications.FIELDS,
 )
 """What `new_job` and `edit` take."""
-
-NOT_YET = policies.NOT_YET | frozenset(
-    {
-        "agent_id",
-        "budget",
-        "every_ms",
-        "owner",
-        "payload",
-        "plugin",
-        "priority",
-        "session_id",
-        "tools",
-        "user",
-        "user_id",
-        "work_dir",
-    }
-)
-"""Fields that a later version brings."""
 
 TAG_OF_OURS = "daybook:"
 """Tags that begin so belong to Daybook (`promise.md` rule 15)."""
@@ -203,8 +185,6 @@ def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action
     """
     known = (*ACTIONS[kind].model_fields, *_OBJECTS)
     for name in parameters:
-        if name in NOT_YET:
-            raise not_yet(name)
         if name not in known:
             raise unknown_field(name, known)
     fields = {name: value for name, value in parameters.items() if name not in _OBJECTS}
@@ -238,8 +218,7 @@ def new_job(
 
     `schedule` is one text (see `schedule.parse`) in place of `cron`, `every`, `at` and `on_demand`;
     `policy` and `notify` are objects in place of `timeout`, `channel` and the like, or beside them.
-    Raises `Refused` naming
-    the field, `NotYet` for one of a later version.
+    Raises `Refused` naming the field.
     """
     given = _known(fields)
     kind = _kind(given)
@@ -313,8 +292,6 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
     if given.get("on_demand") is False:
         del given["on_demand"]
     for name in given:
-        if name in NOT_YET:
-            raise not_yet(name)
         if name not in FIELDS:
             raise unknown_field(name, FIELDS)
     kind = given.get("kind", "agent-prompt")

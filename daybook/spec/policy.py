@@ -26,9 +26,8 @@ from daybook.errors import Refused
 from daybook.spec import bounds, durations
 from daybook.spec.check import Check
 from daybook.spec.durations import Deadline, RetryDelay, Stagger, Timeout
-from daybook.spec.refusal import for_pydantic, not_yet
+from daybook.spec.refusal import for_pydantic
 
-NOT_YET: frozenset[str] = frozenset()
 """Fields that a later version brings."""
 
 CatchUp = Literal["none", "latest", "all"]
@@ -232,14 +231,6 @@ class Policy(BaseModel):
             bounds.check(self)
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _only_what_acts(cls, data: object) -> object:
-        if isinstance(data, dict):
-            with for_pydantic():
-                check(data)
-        return data
-
 
 FIELDS_BY_NAME = {field.alias or name: field for name, field in Policy.model_fields.items()}
 """A policy's fields by the names that texts and JSON use."""
@@ -255,10 +246,3 @@ def of_run(parameters: Mapping[str, object]) -> Policy:
         return Policy.model_validate(parameters.get("policy") or {})
     except ValidationError:
         return Policy()
-
-
-def check(fields: dict[str, object]) -> None:
-    """Raise `NotYet` for fields of a later version."""
-    for name in fields:
-        if name in NOT_YET:
-            raise not_yet(name)

@@ -1,6 +1,5 @@
-"""What a prompt may name: `{{due}}`, `{{job}}`, `{{last_output}}`, `{{payload}}` (requirement 27).
+"""Variables of a prompt: `{{due}}`, `{{job}}` and `{{last_output}}`.
 
-`{{payload}}` is what a hook brings; hooks come with a later version, and until then it is empty.
 Another name in double braces is refused where a job gets its prompt (`check`), and otherwise left
 as it stands, as is what is no name. What a variable stands for is never expanded again: it may be
 the answer of a model, or come from outside.
@@ -14,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from daybook.errors import Refused
 
-VARIABLES = ("due", "job", "last_output", "payload")
+VARIABLES = ("due", "job", "last_output")
 
 _NAMED = re.compile(r"\{\{\s*([\w.:-]+)\s*\}\}")
 

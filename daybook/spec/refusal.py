@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from daybook.errors import NotYet, Refused
+from daybook.errors import Refused
 
 
 def as_pydantic(error: Refused) -> PydanticCustomError:
     """The same refusal as an error that a pydantic validator may raise."""
     return PydanticCustomError(
-        "not_yet" if isinstance(error, NotYet) else "refused",
+        "refused",
         "{told}",
         {"told": str(error), "field": error.field, "problem": error.problem, "legal": error.legal},
     )
@@ -55,8 +55,6 @@ def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> Refused:
     If ``known`` maps names to a model's fields, a number out of range is refused with its range.
     """
     context: Mapping[str, object] = details.get("ctx", {})
-    if details["type"] == "not_yet":
-        return not_yet(str(context["field"]), str(context["problem"]))
     if details["type"] == "refused":
         return Refused(str(context["field"]), str(context["problem"]), str(context["legal"]))
     # The last that has a name: of one in a list it is the list that was given.
@@ -95,11 +93,3 @@ def unknown_field(field: str, known: Iterable[str]) -> Refused:
     near = difflib.get_close_matches(field, names, n=3, cutoff=0.6)
     legal = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return Refused(field, "unknown field", legal if names else "")
-
-
-def not_yet(field: str, problem: str = "") -> NotYet:
-    """A `NotYet`; ``problem`` says which value of the field it is about, where others are legal."""
-    error = NotYet(field)
-    if problem and problem != error.problem:
-        Refused.__init__(error, field, problem, error.legal)
-    return error

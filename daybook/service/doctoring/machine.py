@@ -22,7 +22,6 @@ def settings() -> list[Problem]:
     try:
         limited.here()
         ladder.here()
-        ladder.here()
     except Refused as error:
         edit = f"edit {_quoted([ours.config_file()])}"
         return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else edit)]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from daybook.cli import options
-from daybook.cli.options import JobOptions, LaterOptions
-from daybook.spec.job import FIELDS, NOT_YET
+from daybook.cli.options import JobOptions
+from daybook.spec.job import FIELDS
 
 pytestmark = pytest.mark.usefixtures("stored")
 
@@ -116,34 +116,6 @@ def test_an_edit_that_is_refused_leaves_the_job_untouched(
     before = rows(stored)
     check(daybook("edit", "weekly", *typed), option, words)
     assert rows(stored) == before
-
-
-@pytest.mark.parametrize("field", dataclasses.fields(LaterOptions), ids=lambda field: field.name)
-def test_what_a_later_version_brings_is_refused_and_not_stored(
-    daybook: Any, stored: Path, field: Any
-) -> None:
-    option = "--" + field.name.rstrip("_").replace("_", "-")
-    value = [] if field.default is False else ["value"]
-    before = rows(stored)
-    check(daybook("add", "Say hello.", EVERY, "5m", option, *value), option, ["not yet"])
-    check(daybook("edit", "weekly", option, *value), option, ["not yet"])
-    assert rows(stored) == before
-
-
-def test_the_help_shows_only_what_acts(daybook: Any) -> None:
-    help_text = daybook("add", "--help").out
-    assert "--overlap" in help_text
-    for field in dataclasses.fields(LaterOptions):
-        assert "--" + field.name.rstrip("_").replace("_", "-") not in help_text
-
-
-def test_every_field_of_a_later_version_can_be_typed_or_is_a_programs() -> None:
-    not_typed = {
-        *("agent_id", "every_ms", "headers", "owner", "payload", "plugin", "tools"),
-        *("url", "user", "user_id"),
-    }
-    later = {field.name.rstrip("_") for field in dataclasses.fields(LaterOptions)}
-    assert later == NOT_YET - not_typed
 
 
 def test_every_field_that_acts_can_be_typed() -> None:

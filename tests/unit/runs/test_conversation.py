@@ -56,8 +56,8 @@ def test_a_run_of_no_job_has_the_settings_zone_and_no_name(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "Asia/Kolkata")
-    asked = conversation.turn(granted("[{{job}}] {{due}} [{{payload}}]"))
-    assert asked.prompt == "[] 2027-01-15T13:30:00+05:30 []"
+    asked = conversation.turn(granted("[{{job}}] {{due}}"))
+    assert asked.prompt == "[] 2027-01-15T13:30:00+05:30"
 
 
 def test_the_last_answer_is_data_and_not_a_prompt(daybook_home: Home) -> None:

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daybook.errors import NotYet, Refused
-from daybook.spec import job as jobs
+from daybook.errors import Refused
 from daybook.spec.actions import AgentPrompt
 from daybook.spec.job import Job, edit, new_job, read_parameters
 from daybook.spec.notify import Notify
@@ -172,23 +171,10 @@ def test_refused(fields: dict[str, object], text: str) -> None:
     with pytest.raises(Refused) as caught:
         make(**fields)
     assert str(caught.value) == text
-    assert not isinstance(caught.value, NotYet)
-
-
-@pytest.mark.parametrize("field", sorted(jobs.NOT_YET))
-def test_later_fields_are_not_yet(field: str) -> None:
-    for attempt in (
-        lambda: make(**{field: 1}),
-        lambda: edit(make(), {field: 1}, now=LATER),
-        lambda: read_parameters("agent-prompt", {"prompt": "x", field: 1}),
-    ):
-        with pytest.raises(NotYet) as caught:
-            attempt()
-        assert caught.value.field == field
 
 
 def test_none_means_not_given() -> None:
-    assert make(**dict.fromkeys(sorted(jobs.NOT_YET)), on_demand=False, name=None) == make()
+    assert make(agent=None, on_demand=False, name=None) == make()
 
 
 def test_parameters_carry_action_policy_and_notify_without_loss() -> None:

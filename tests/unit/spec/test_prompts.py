@@ -7,7 +7,7 @@ import pytest
 from daybook.errors import Refused
 from daybook.spec import prompts
 
-VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fine", "payload": ""}
+VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fine"}
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fi
     [
         ("It is {{due}}.", "It is 2027-01-15T09:00:00+01:00."),
         ("{{ job }}, {{job}}, {{\tjob\n}}", "brief, brief, brief"),
-        ("Before: {{last_output}}{{payload}}", "Before: fine"),
+        ("Before: {{last_output}}", "Before: fine"),
         ("{{{job}}}", "{brief}"),
         # Left as they stand.
         ("{{x}} {{secret:name}} {job} {{Job}} {{jobs}} {{job", None),
@@ -28,7 +28,7 @@ def test_only_its_variables_are_filled_in(prompt: str, rendered: str | None) -> 
     assert prompts.render(prompt, VALUES) == (prompt if rendered is None else rendered)
 
 
-LEGAL = "legal: {{due}}, {{job}}, {{last_output}}, {{payload}}"
+LEGAL = "legal: {{due}}, {{job}}, {{last_output}}"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_an_unknown_variable_is_refused_with_those_there_are(prompt: str, told: 
 @pytest.mark.parametrize(
     "prompt",
     [
-        "{{due}} {{ job }} {{last_output}}{{payload}} {{{job}}}",
+        "{{due}} {{ job }} {{last_output}} {{{job}}}",
         "{nobody} {{}} {{ }} {{nobody} {nobody}} { {nobody} }",
         'Make it {"a": {"b": {}}}, or {{ two words }}.',
         "/reset",
@@ -68,15 +68,13 @@ def test_what_is_a_variable_or_no_name_at_all_is_legal(prompt: str) -> None:
 
 
 def test_a_value_is_never_expanded_again() -> None:
-    values = {"last_output": "{{payload}} \\1 \\g<1>", "payload": "{{last_output}}"}
-    assert prompts.render("{{last_output}}|{{payload}}", values) == (
-        "{{payload}} \\1 \\g<1>|{{last_output}}"
-    )
+    values = {"last_output": "{{job}} \\1 \\g<1>", "job": "{{last_output}}"}
+    assert prompts.render("{{last_output}}|{{job}}", values) == "{{job}} \\1 \\g<1>|{{last_output}}"
     assert prompts.render("{{{{job}}}}", {"job": "due"}) == "{{due}}"
 
 
 def test_a_variable_without_a_value_is_empty() -> None:
-    assert prompts.render("[{{payload}}]", {}) == "[]"
+    assert prompts.render("[{{job}}]", {}) == "[]"
 
 
 def test_whether_a_prompt_names_a_variable() -> None:
