@@ -23,6 +23,6 @@ await ChannelBlock(url="ntfy://my-topic").asave("BLOCK_NAME")
 ```"""
 
     def get_channel(self) -> Channel:
-        """The channel; raises `Refused` where its settings are not legal."""
+        """The channel; raises `InvalidInput` where its settings are not legal."""
         fields = {name: getattr(self, name) for name in ChannelSettings.model_fields}
         return ours.build(self._block_document_name or "unsaved", fields)

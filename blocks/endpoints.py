@@ -25,7 +25,7 @@ await SecretBlock(value="…", hosts=["api.example.org"]).asave("BLOCK_NAME")
 ```"""
 
     def get_secret(self) -> Secret:
-        """The secret; raises `Refused` where its settings are not legal."""
+        """The secret; raises `InvalidInput` where its settings are not legal."""
         fields = {name: getattr(self, name) for name in SecretSettings.model_fields}
         return secret_blocks.build(self._block_document_name or "unsaved", fields)
 
@@ -44,6 +44,6 @@ await made.asave("BLOCK_NAME")
 ```"""
 
     def get_destination(self) -> Destination:
-        """The destination; raises `Refused` where its settings are not legal."""
+        """The destination; raises `InvalidInput` where its settings are not legal."""
         fields = {name: getattr(self, name) for name in DestinationSettings.model_fields}
         return destinations.build(self._block_document_name or "unsaved", fields)

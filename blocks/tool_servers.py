@@ -23,6 +23,6 @@ await ToolServerBlock(command=["uvx", "mcp-server-time"]).asave("BLOCK_NAME")
 ```"""
 
     def get_server(self) -> Server:
-        """The server; raises `Refused` where its settings are not legal."""
+        """The server; raises `InvalidInput` where its settings are not legal."""
         fields = {name: getattr(self, name) for name in ToolServerSettings.model_fields}
         return server_blocks.build(self._block_document_name or "unsaved", fields)

@@ -3,7 +3,7 @@
 ::
 
     DaybookError                 code, exit_code
-    ├── Refused                  2  bad input: names the field and the legal values, nothing stored
+    ├── InvalidInput             2  names the field and what to write; nothing is stored
     │   ├── UnknownName          2  an agent (tool, channel) that does not exist, with those that do
     │   ├── OutgoingRefused      2  NonRetryable: an address that a job may not reach
     │   └── Ambiguous            2  an id prefix that fits more than one
@@ -60,24 +60,24 @@ class NonRetryable(Exception):
     """Mixed into errors that trying again cannot mend, such as a wrong configuration."""
 
 
-class Refused(DaybookError):
-    """Bad input: nothing was stored.
+class InvalidInput(DaybookError):
+    """Input that is not valid; nothing was stored.
 
     ``field`` is the name of the field as the user wrote it, ``problem`` what is wrong with it, and
-    ``legal`` what to write instead.
+    ``hint`` what to write instead.
     """
 
-    code = "refused"
+    code = "invalid_input"
     exit_code = 2
 
-    def __init__(self, field: str, problem: str, legal: str = "") -> None:
+    def __init__(self, field: str, problem: str, hint: str = "") -> None:
         self.field = field
         self.problem = problem
-        self.legal = legal
-        super().__init__(f"{field}: {problem}" + (f" ({legal})" if legal else ""))
+        self.hint = hint
+        super().__init__(f"{field}: {problem}" + (f" ({hint})" if hint else ""))
 
 
-class UnknownName(Refused):
+class UnknownName(InvalidInput):
     """An option names an agent (tool, channel) that does not exist."""
 
     code = "unknown_name"
@@ -89,7 +89,7 @@ class UnknownName(Refused):
         super().__init__(field, f'unknown "{name}"', f"{legal}; {mend}" if mend else legal)
 
 
-class OutgoingRefused(NonRetryable, Refused):
+class OutgoingRefused(NonRetryable, InvalidInput):
     """An address that a job may not reach; nothing was sent to it.
 
     ``address`` is scheme, host and port, and what the host's name means; ``rule`` is that of
@@ -104,7 +104,7 @@ class OutgoingRefused(NonRetryable, Refused):
         super().__init__("url", f"{address} is refused: {why}", legal)
 
 
-class Ambiguous(Refused):
+class Ambiguous(InvalidInput):
     """A name or id prefix that fits more than one job or run."""
 
     code = "ambiguous"

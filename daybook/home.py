@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.settings import home_path
 
 CLIENT_CREDENTIAL = "PREFECT_API_AUTH_STRING"
@@ -82,10 +82,10 @@ class Home:
     def ensure_credential(self, given: str = "") -> str:
         """Return the credential, after making it if it is missing.
 
-        ``given`` replaces it. Raises `Refused` if ``given`` cannot be sent in a header.
+        ``given`` replaces it. Raises `InvalidInput` if ``given`` cannot be sent in a header.
         """
         if given and not (given.isascii() and given.isprintable()):
-            raise Refused(SERVER_CREDENTIAL, "has other characters than printable ASCII")
+            raise InvalidInput(SERVER_CREDENTIAL, "has other characters than printable ASCII")
         if given and given != self.credential():
             private_draft(self.credential_file, f"{given}\n").replace(self.credential_file)
         return given or _ensure_secret(self.credential_file, f"daybook:{secrets.token_urlsafe(32)}")

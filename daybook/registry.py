@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from daybook import settings
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def tool(name: str) -> Callable[[F], F]:
 
     Its arguments, by name and with their types, are the job's `params`; its docstring is what it is
     described with; what it returns is the answer, what it raises the run's error. It is called
-    where jobs run: name its module in the setting `plugins`. Raises `Refused` for a name that is
-    not legal, or another function's.
+    where jobs run: name its module in the setting `plugins`. Raises `InvalidInput` for a name that
+    is not legal, or another function's.
     """
 
     def register(function: F) -> F:
@@ -84,7 +84,7 @@ def listener(function: Any = None, /, *, name: str = "") -> Any:
     in a row `run["count"]`, say which it was. It is known by ``name``, by default its module's and
     its own: keep that, and what was not told yet arrives after a restart. It may be an `async def`,
     and is given half a minute. It is called where the keeper runs: name its module in the setting
-    `plugins`. Raises `Refused` for a name that is not legal, or another function's.
+    `plugins`. Raises `InvalidInput` for a name that is not legal, or another function's.
     """
 
     def register(function: F) -> F:
@@ -106,13 +106,13 @@ def own_name(function: Callable[..., Any]) -> str:
 def _register(group: str, field: str, name: str, function: Any) -> None:
     if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > LONGEST:
         legal = f"legal: 1 to {LONGEST} characters that can be printed, no blanks around"
-        raise Refused(field, f"{name!r} is not legal", legal)
+        raise InvalidInput(field, f"{name!r} is not legal", legal)
     if not callable(function) or isinstance(function, type):
-        raise Refused(field, f"{function!r} is no function", "write the decorator above one")
+        raise InvalidInput(field, f"{function!r} is no function", "write the decorator above one")
     known = _registered[group].get(name)
     if known is not None and known is not function and own_name(known) != own_name(function):
         both = f"{own_name(known)} and {own_name(function)}"
-        raise Refused(field, f'"{name}" is registered by two: {both}', "give one another name")
+        raise InvalidInput(field, f'"{name}" is registered by two: {both}', "give one another name")
     _registered[group][name] = function  # the same one again: its module was loaded anew
 
 
@@ -156,7 +156,9 @@ def apart() -> Iterator[None]:
 
 
 def load() -> None:
-    """Import the modules of the setting `plugins`, each once. Raises `Refused` for the settings."""
+    """Import the modules of the setting `plugins`, each once. Raises `InvalidInput` for the
+    settings.
+    """
     for module in filter(None, map(str.strip, settings.load().plugins.split(","))):
         if module in _loaded:
             continue

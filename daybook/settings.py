@@ -23,7 +23,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*(?=[a-z0-9_-]*[a-z])[a-z0-9_-]{1,63}\.?\Z", re.IGNORECASE)
 
@@ -70,7 +70,7 @@ def usual_tasks() -> dict[str, Any]:
 
 
 class Settings(BaseSettings):
-    """One home's settings. Raises `Refused`, through `load`, for a value that is not legal."""
+    """One home's settings. Raises `InvalidInput`, through `load`, for a value that is not legal."""
 
     model_config = SettingsConfigDict(env_prefix="DAYBOOK_", extra="ignore")
 
@@ -253,7 +253,7 @@ def config_file() -> Path:
 def load(**given: Any) -> Settings:
     """Read the settings of this process.
 
-    Raises `Refused` naming the variable that is wrong, or the file and what is wrong in it.
+    Raises `InvalidInput` naming the variable that is wrong, or the file and what is wrong in it.
     """
     try:
         return Settings(**given)
@@ -265,20 +265,20 @@ def load(**given: Any) -> Settings:
         key = "_".join(str(part) for part in first["loc"])
         problem = str(first["msg"]).removeprefix("Value error, ")
         if key in given:
-            raise Refused(f"DAYBOOK_{key.upper()}", problem) from error
+            raise InvalidInput(f"DAYBOOK_{key.upper()}", problem) from error
         raise refused(key, problem) from error
 
 
-def refused(key: str, problem: str, legal: str = "") -> Refused:
+def refused(key: str, problem: str, legal: str = "") -> InvalidInput:
     """What to raise for a setting that is wrong: it names the variable, or the file and the key."""
     variable = f"DAYBOOK_{key.upper()}"
     if variable in os.environ:
-        return Refused(variable, problem, legal)
-    return Refused(str(config_file()), f"{key}: {problem}", legal)
+        return InvalidInput(variable, problem, legal)
+    return InvalidInput(str(config_file()), f"{key}: {problem}", legal)
 
 
 def _of_file() -> dict[str, Any]:
-    """What stands in the file; raises `Refused` for what is no TOML and for unknown keys.
+    """What stands in the file; raises `InvalidInput` for what is no TOML and for unknown keys.
 
     The home is not among its keys: the file lies in it.
     """
@@ -290,10 +290,12 @@ def _of_file() -> dict[str, Any]:
     except NotADirectoryError:  # the home is a file: `daybook doctor` tells of it
         return {}
     except OSError as error:
-        raise Refused(str(file), f"cannot be read: {error.strerror}") from error
+        raise InvalidInput(str(file), f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise Refused(str(file), f"is no TOML: {error}", 'such as timezone = "UTC"') from error
+        raise InvalidInput(str(file), f"is no TOML: {error}", 'such as timezone = "UTC"') from error
     legal = sorted(Settings.model_fields.keys() - {"home"})
     if unknown := [key for key in found if key not in legal]:
-        raise Refused(str(file), f"unknown: {', '.join(unknown)}", f"legal: {', '.join(legal)}")
+        raise InvalidInput(
+            str(file), f"unknown: {', '.join(unknown)}", f"legal: {', '.join(legal)}"
+        )
     return found

@@ -15,7 +15,7 @@ async def prepare() -> dict[str, str]:
     """Migrate the ledger, register the block types, make the work pool and the agent `default`.
 
     In `prefect.yaml`: ``build: [{"deployments.steps.prepare": {}}]``. Answers the ``ledger``.
-    Raises `daybook.errors.Refused` when the pool is there with another type.
+    Raises `daybook.errors.InvalidInput` when the pool is there with another type.
     """
     from prefect.client.orchestration import get_client
 

@@ -23,9 +23,9 @@ from daybook.agents.base import Agent
 from daybook.errors import (
     AgentMisconfigured,
     Ambiguous,
+    InvalidInput,
     LedgerKeyMissing,
     NotFound,
-    Refused,
     UnknownName,
 )
 from daybook.ledger.engine import Ledger
@@ -85,7 +85,7 @@ async def add(
     *,
     replace: bool = False,
 ) -> None:
-    """Keep an agent; raises `Refused` for a bad or taken name and for bad settings.
+    """Keep an agent; raises `InvalidInput` for a bad or taken name and for bad settings.
 
     With ``replace`` it takes the place of the one of that name, if there is one. Nothing of that
     one is kept, so a key has to be given again.
@@ -95,7 +95,7 @@ async def add(
     data = kinds.stored(kinds.checked(kind, settings))
     old = await _old(client, name)
     if old and not replace:
-        raise Refused("name", f'"{name}" is taken', "choose another, or replace that agent")
+        raise InvalidInput("name", f'"{name}" is taken', "choose another, or replace that agent")
     same = old is not None and old[0] == kind
     await block_documents.keep(client, kind.block_type, name, data, replace=same)
     if old and not same:  # only now, so that a failure above leaves it
@@ -157,7 +157,7 @@ async def ensure_default(
         return False
     try:
         await add(client, DEFAULT, slug, settings)
-    except Refused:  # someone was faster; the name and the settings are legal
+    except InvalidInput:  # someone was faster; the name and the settings are legal
         return False
     return True
 

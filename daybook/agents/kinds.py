@@ -12,7 +12,7 @@ from daybook.agents.base import Agent, refuse_model
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.model import ModelAgent, ModelSettings
 from daybook.agents.offline import OfflineAgent, OfflineSettings
-from daybook.errors import AgentMisconfigured, Refused
+from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.outgoing.block_documents import BlockType
 
 
@@ -64,24 +64,24 @@ HIDDEN = "********"
 
 
 def named(name: str) -> Kind:
-    """The kind of that word or slug; raises `Refused` with the legal words."""
+    """The kind of that word or slug; raises `InvalidInput` with the legal words."""
     for kind in KINDS.values():
         if name in (kind.word, kind.slug):
             return kind
-    raise Refused(
+    raise InvalidInput(
         "kind", f'unknown "{name}"', "legal: " + ", ".join(kind.word for kind in KINDS.values())
     )
 
 
 def checked(kind: Kind, data: Mapping[str, Any]) -> BaseModel:
-    """The settings in ``data``; raises `Refused` naming the field that is wrong."""
+    """The settings in ``data``; raises `InvalidInput` naming the field that is wrong."""
     try:
         return kind.settings.model_validate(dict(data))
     except ValidationError as error:
         field, problem = first_problem(error)
         known = kind.settings.model_fields
         legal = f"fields of a {kind.word} agent: {', '.join(known) or 'none'}"
-        raise Refused(field, problem, "" if field in known else legal) from None
+        raise InvalidInput(field, problem, "" if field in known else legal) from None
 
 
 def stored(settings: BaseModel) -> dict[str, Any]:

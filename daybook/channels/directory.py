@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from daybook.channels import local, ours
 from daybook.channels.base import Channel, Message, NotDelivered
-from daybook.errors import Ambiguous, PrefectUnreachable, Refused, UnknownName
+from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
 from daybook.ledger import limited
 from daybook.ledger.outbox import ALERT
 from daybook.ledger.tables import OutboxRow
@@ -46,7 +46,7 @@ async def check(
 ) -> None:
     """Refuse a channel that nothing can be sent to so; a job of ``owner`` is to have it.
 
-    Raises `UnknownName` with the known ones, `Ambiguous`, and `Refused`.
+    Raises `UnknownName` with the known ones, `Ambiguous`, and `InvalidInput`.
     """
     its = limited.of(owner)
     check_channel(name, chat_id, its)
@@ -60,7 +60,7 @@ async def check(
         known = [each for each in error.known if may_use(each, its)]
         raise UnknownName("channel", name, known) from None
     if channel.needs_chat_id and not chat_id:
-        raise Refused("chat_id", f'is missing: the channel "{name}" has several', "give one")
+        raise InvalidInput("chat_id", f'is missing: the channel "{name}" has several', "give one")
     if channel.needs_chat_id:
         ours.check_chat_id(chat_id)
 
@@ -85,12 +85,12 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
     if row.purpose != ALERT:  # where an alert goes the operator chose, whoever's job it is of
         try:
             check_channel(row.address, row.chat_id, limited.of(row.owner))
-        except Refused as error:
+        except InvalidInput as error:
             raise NotDelivered(str(error), temporary=False) from None
     try:
         async with asyncio.timeout(ASKING):
             channel = await find(client, row.address)
-    except Refused as error:  # it may be made, or mended
+    except InvalidInput as error:  # it may be made, or mended
         raise NotDelivered(str(error)) from None
     except TimeoutError:
         address = str(client.api_url) if client else None
@@ -101,7 +101,7 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
 
 
 async def find(client: PrefectClient | None, name: str) -> Channel:
-    """The channel of that name; raises `UnknownName`, `Ambiguous`, `Refused` for bad settings."""
+    """Return the channel; raises `UnknownName`, `Ambiguous`, `InvalidInput` for bad settings."""
     if name in LOCAL:
         return LOCAL[name]()
     found = await _documents(client)

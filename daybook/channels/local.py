@@ -18,7 +18,7 @@ from pathlib import Path
 
 from daybook.channels import text
 from daybook.channels.base import UNBOUNDED, Message, NotDelivered
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import here
 
 DEFAULT_FILE = "daybook.md"
@@ -68,7 +68,7 @@ class File:
         name = message.chat_id or DEFAULT_FILE
         try:
             check_name(name)
-        except Refused as error:
+        except InvalidInput as error:
             raise NotDelivered(str(error), temporary=False) from None
         try:
             await asyncio.to_thread(_append, folder(), name, _entry(message))
@@ -82,9 +82,9 @@ def folder() -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raise `Refused` for what cannot be the name of a file there."""
+    """Raise `InvalidInput` for what cannot be the name of a file there."""
     if not _NAME.match(name) or len(name.encode()) > _LONGEST_NAME:
-        raise Refused(
+        raise InvalidInput(
             "chat_id",
             f'"{name}" is no name of a file',
             "letters, digits and -_.,+@ without folders, such as brief.md",

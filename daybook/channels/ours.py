@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from daybook.channels import apart, plugins
 from daybook.channels.base import Message, NotDelivered
 from daybook.channels.prefect_blocks import scrubbed, secrets
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.outgoing import block_documents
 from daybook.outgoing.block_documents import BlockType
 
@@ -95,13 +95,13 @@ class ChannelSettings(BaseModel):
 
 
 def check_chat_id(chat_id: str) -> None:
-    """Raise `Refused` for what cannot stand in the place of `{chat_id}`."""
+    """Raise `InvalidInput` for what cannot stand in the place of `{chat_id}`."""
     if not _CHAT.match(chat_id):
-        raise Refused("chat_id", f'"{chat_id}" is none', _LEGAL_CHAT)
+        raise InvalidInput("chat_id", f'"{chat_id}" is none', _LEGAL_CHAT)
 
 
 def build(name: str, data: Mapping[str, Any]) -> OurChannel:
-    """The channel of stored settings; raises `Refused` when they are not legal.
+    """The channel of stored settings; raises `InvalidInput` when they are not legal.
 
     A block edited in the Prefect UI is not checked by the server, so this is where it shows.
     """
@@ -114,7 +114,7 @@ async def every(client: PrefectClient) -> list[tuple[str, str]]:
 
 
 async def read(client: PrefectClient, name: str) -> OurChannel:
-    """The channel of that name; raises `UnknownName`, and `Refused` for bad settings."""
+    """The channel of that name; raises `UnknownName`, and `InvalidInput` for bad settings."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -126,19 +126,19 @@ async def read(client: PrefectClient, name: str) -> OurChannel:
 
 
 async def add(client: PrefectClient, name: str, url: str, *, replace: bool = False) -> OurChannel:
-    """Keep a channel; raises `Refused` for a bad or taken name, and for a bad URL."""
+    """Keep a channel; raises `InvalidInput` for a bad or taken name, and for a bad URL."""
     made = await apart.done(lambda _: checked(name, url))
     await block_documents.keep(client, TYPE, name, {"url": url}, replace=replace)
     return made
 
 
 def checked(name: str, url: str) -> OurChannel:
-    """What would be kept; raises `Refused`, whose words do not hold the URL."""
+    """What would be kept; raises `InvalidInput`, whose words do not hold the URL."""
     block_documents.check_name(TYPE, name)
     try:
         settings = ChannelSettings.model_validate({"url": url})
     except ValidationError as error:
-        raise Refused("url", block_documents.problem(error)[1]) from None
+        raise InvalidInput("url", block_documents.problem(error)[1]) from None
     return OurChannel(name, settings.url.get_secret_value())
 
 
@@ -165,7 +165,7 @@ class OurChannel:
         if self.needs_chat_id:
             try:
                 check_chat_id(message.chat_id)
-            except Refused as error:
+            except InvalidInput as error:
                 raise NotDelivered(f"{self._what}: {error}", temporary=False) from None
         await apart.done(lambda heard: self._send(message, heard))
 
@@ -205,4 +205,4 @@ def _settings(name: str, data: Mapping[str, Any]) -> ChannelSettings:
         return ChannelSettings.model_validate(dict(data))
     except ValidationError as error:
         told = f'"{name}": url: {block_documents.problem(error)[1]}'
-        raise Refused("channel", told, "mend the block") from None
+        raise InvalidInput("channel", told, "mend the block") from None

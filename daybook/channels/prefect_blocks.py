@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 from daybook.channels import apart, plugins, prefect_private
 from daybook.channels.base import UNBOUNDED, Message, NotDelivered
 from daybook.channels.plugins import Form
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -47,7 +47,7 @@ async def every(client: PrefectClient) -> list[tuple[str, str]]:
 
 
 async def read(client: PrefectClient, slug: str, name: str) -> PrefectBlock:
-    """The channel that a block is; raises `Refused` where it cannot be one as it stands."""
+    """The channel that a block is; raises `InvalidInput` where it cannot be one as it stands."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -69,11 +69,11 @@ def _built(slug: str, name: str, document: BlockDocument, heard: list[str]) -> P
         block = Block.get_block_class_from_schema(schema).model_validate(document.data)
     except UnknownBlockType:
         lacks = f'"{name}" is of the type {slug}, whose class is not installed here'
-        raise Refused("channel", lacks, "install the package that has it") from None
+        raise InvalidInput("channel", lacks, "install the package that has it") from None
     except Exception as error:  # what stands in it may hold a secret
         why = scrubbed("; ".join(heard) or type(error).__name__, secret)
         told = f'the block "{name}" cannot be used: {why}'
-        raise Refused("channel", told, "mend it in Prefect") from None
+        raise InvalidInput("channel", told, "mend it in Prefect") from None
     return PrefectBlock(slug, name, block, secret, heard)
 
 
@@ -93,7 +93,7 @@ class PrefectBlock:
         if self._client is not None:
             if not len(self._client):
                 why = scrubbed("; ".join(heard), secret) or "apprise does not understand its URL"
-                raise Refused("channel", f"{self._what} cannot be used: {why}", "mend it")
+                raise InvalidInput("channel", f"{self._what} cannot be used: {why}", "mend it")
             self._form = plugins.prepared(self._client)
         elif hasattr(block, "notify_type"):
             self._form = Form()

@@ -12,7 +12,7 @@ from daybook.cli import output, words
 from daybook.cli.model_options import ModelOptions
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
-from daybook.errors import NotFound, Refused, UnknownName
+from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Name = Annotated[str, Parameter(help="The agent's name.")]
 
@@ -82,7 +82,7 @@ async def add_(
     if len(given) != 1:
         problem = "only one of these can be given" if given else "is missing"
         legal = "" if given else "give --model or the program, or say --offline"
-        raise Refused(" and ".join(given) or "command", problem, legal)
+        raise InvalidInput(" and ".join(given) or "command", problem, legal)
     settings: dict[str, Any] = {
         "work_dir": work_dir,
         "output": output_,
@@ -204,15 +204,15 @@ def program_of(command: str | None, arguments: tuple[str, ...]) -> list[str]:
     if command is None:
         return list(arguments)
     if arguments:
-        raise Refused("command and arguments", "only one of these can be given")
+        raise InvalidInput("command and arguments", "only one of these can be given")
     import shlex
 
     try:
         words_of = shlex.split(command)
     except ValueError as error:
-        raise Refused("command", f"cannot be split: {error}", "check its quotes") from None
+        raise InvalidInput("command", f"cannot be split: {error}", "check its quotes") from None
     if not words_of:
-        raise Refused("command", "is blank", "write the program and its arguments")
+        raise InvalidInput("command", "is blank", "write the program and its arguments")
     return words_of
 
 

@@ -10,7 +10,7 @@ from daybook.cli import output, words
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
 from daybook.cli.secrets import from_stdin
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 Name = Annotated[str, Parameter(help="The destination's name.")]
 
@@ -33,7 +33,7 @@ async def list_(
     Example: daybook callbacks list --status failed
     """
     if limit < 1:
-        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.service import callbacks
 
     found = await callbacks.list_callbacks(status, job, limit)
@@ -155,7 +155,7 @@ async def destinations_add_(
     Example: daybook callbacks destinations add https://ops.example.org/hook --token ops-token
     """
     if typed is not None:  # not repeated
-        raise Refused("secret", "is never an argument", "--secret-from-stdin reads it")
+        raise InvalidInput("secret", "is never an argument", "--secret-from-stdin reads it")
     from daybook.spec import durations
 
     within = durations.parse(timeout, "timeout").total_seconds()
@@ -238,7 +238,7 @@ async def destinations_rotate_(
     Example: daybook callbacks destinations rotate ops
     """
     if homes is (name is not None):
-        raise Refused("name", "give it, or --home", "`daybook callbacks destinations list`")
+        raise InvalidInput("name", "give it, or --home", "`daybook callbacks destinations list`")
     prefect_first()
     from daybook.service import destinations
 

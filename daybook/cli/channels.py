@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from daybook.cli import output
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
-from daybook.errors import NotFound, Refused, UnknownName
+from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Name = Annotated[str, Parameter(help="The channel's name.")]
 
@@ -62,7 +62,7 @@ async def add_(
     Example: daybook channels add team < url.txt
     """
     if more or url is not None:  # not repeated: it is secret
-        raise Refused("url", "is never an argument", "give it on standard input")
+        raise InvalidInput("url", "is never an argument", "give it on standard input")
     given = _url()
     prefect_first()
     from daybook.service import channels
@@ -137,7 +137,7 @@ def _url() -> str:
         try:
             value = sys.stdin.read()
         except UnicodeDecodeError:
-            raise Refused("url", "is no UTF-8 text") from None
+            raise InvalidInput("url", "is no UTF-8 text") from None
     if not value.strip():
-        raise Refused("url", "there is none on standard input", "such as: < url.txt")
+        raise InvalidInput("url", "there is none on standard input", "such as: < url.txt")
     return value.strip()

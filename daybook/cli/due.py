@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output, words
 from daybook.cli.options import At, Cron, Every, Json, Zone
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 Reference = Annotated[
     str | None, Parameter(help="Name, id, or unique beginning of the id; else give a schedule.")
@@ -41,12 +41,14 @@ def next_(
     ]
     if job is not None:
         if bare:
-            raise Refused(" and ".join(["job", *bare]), "only one of these can be given")
+            raise InvalidInput(" and ".join(["job", *bare]), "only one of these can be given")
         if timezone is not None:
-            raise Refused("timezone", "goes with a bare schedule", "a job has its own zone")
+            raise InvalidInput("timezone", "goes with a bare schedule", "a job has its own zone")
         return _of_job(job, after, count, as_json)
     if not bare:
-        raise Refused("schedule", "none is given", "name a job, or give one of cron, every, at")
+        raise InvalidInput(
+            "schedule", "none is given", "name a job, or give one of cron, every, at"
+        )
     from daybook.service import due
 
     found = due.of_schedule(

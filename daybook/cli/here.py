@@ -12,7 +12,7 @@ from daybook import home as homes
 from daybook.cli import output, sync, words
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 
 async def up_(
@@ -155,7 +155,7 @@ def worker_(
     Example: daybook worker --limit 2
     """
     if limit is not None and limit < 1:
-        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.service.doctoring import installation
 
     installation.refuse_wrong()

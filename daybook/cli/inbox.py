@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output, words
 from daybook.cli.options import Json
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 
 async def inbox_(
@@ -34,10 +34,10 @@ async def inbox_(
     Example: daybook inbox --read
     """
     if limit < 1:
-        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     if (messages or read) and (job or all_):
         other = "ID" if messages else "read"
-        raise Refused("job" if job else "all", f"does not go with {other}", "leave one out")
+        raise InvalidInput("job" if job else "all", f"does not go with {other}", "leave one out")
     from daybook.service import inbox
 
     if read:

@@ -13,7 +13,7 @@ from daybook.cli.options import Job, JobOptions, Json, Prompt
 from daybook.cli.prefect_first import prefect_first
 from daybook.cli.runs import show_whole_run
 from daybook.cli.skips import put_off
-from daybook.errors import NotFound, Refused
+from daybook.errors import InvalidInput, NotFound
 
 _NO_OPTIONS = JobOptions()
 
@@ -159,7 +159,9 @@ async def edit_(
     """
     changes = {"prompt": prompt, **options.fields()}
     if all(value is None for value in changes.values()):
-        raise Refused("options", "none is given, so nothing would change", "such as --every 2h")
+        raise InvalidInput(
+            "options", "none is given, so nothing would change", "such as --every 2h"
+        )
     prefect_first()
     from daybook.service import jobs
     from daybook.spec import notify

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from daybook.cli import output
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 OWNER = "agent:mcp"
 """Whose the jobs of a client are that nobody gave a name."""
@@ -65,10 +65,10 @@ async def mcp_(
     user_id = owners.person(user_id)
     actor = owners.Actor(owners.check(owner or OWNER), user_id, via="mcp")
     if http and (owner is not None or user_id):
-        raise Refused("owner", "each token has its own", "daybook tokens add --owner agent:…")
+        raise InvalidInput("owner", "each token has its own", "daybook tokens add --owner agent:…")
     if not http and (host is not None or port is not None or name):
         given = "host" if host is not None else "port" if port is not None else "name"
-        raise Refused(given, "is for HTTP", "give --http with it")
+        raise InvalidInput(given, "is for HTTP", "give --http with it")
     if print_config is not None:
         return _print(print_config, owner, user_id, _url(host, port) if http else None)
     processes.deny_inspection()
@@ -98,7 +98,7 @@ async def _over_http(host: str | None, port: int, names: list[str]) -> None:
 def _legal(port: int | None) -> int:
     wanted = PORT if port is None else port
     if not 0 < wanted < 2**16:
-        raise Refused("port", f"{wanted} is not legal", "legal: 1 to 65535")
+        raise InvalidInput("port", f"{wanted} is not legal", "legal: 1 to 65535")
     return wanted
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 _MODEL = Group("A model", sort_key=1)
 
@@ -74,7 +74,9 @@ class ModelOptions:
         """What was given, by the settings' names; reads the key."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         if self.request_limit is not None and self.request_limit < 1:
-            raise Refused("request_limit", f"{self.request_limit} is not legal", "legal: 1 or more")
+            raise InvalidInput(
+                "request_limit", f"{self.request_limit} is not legal", "legal: 1 or more"
+            )
         options = {name: given.pop(name) for name in ("temperature", "max_tokens") if name in given}
         if options:
             given["options"] = options
@@ -96,12 +98,12 @@ class ModelOptions:
 
     def _key(self) -> str | None:
         if self.key_env and self.key_stdin:
-            raise Refused("key_env and key_stdin", "only one of these can be given")
+            raise InvalidInput("key_env and key_stdin", "only one of these can be given")
         if self.key_env:
             key = os.environ.get(self.key_env, "").strip()
             if not key:
                 # The name may be a key, typed into the wrong place: it is not repeated.
-                raise Refused(
+                raise InvalidInput(
                     "key_env",
                     "no variable of this name holds a key here",
                     "export the variable first, or give the key on standard input (--key-stdin)",
@@ -110,7 +112,7 @@ class ModelOptions:
         if self.key_stdin:
             key = _read().strip()
             if not key:
-                raise Refused("key_stdin", "there is no key on standard input")
+                raise InvalidInput("key_stdin", "there is no key on standard input")
             return key
         return None
 

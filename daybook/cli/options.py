@@ -12,7 +12,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)
@@ -436,7 +436,9 @@ def words_of(field: str, text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise Refused(field, f"{text!r} is not legal: {error}", "close what was opened") from None
+        raise InvalidInput(
+            field, f"{text!r} is not legal: {error}", "close what was opened"
+        ) from None
 
 
 def metadata(text: str) -> dict[str, object]:
@@ -445,7 +447,7 @@ def metadata(text: str) -> dict[str, object]:
         return json_object("metadata", text)
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise Refused("metadata", f'"{text}" has no name', "write name=value")
+        raise InvalidInput("metadata", f'"{text}" has no name', "write name=value")
     return {name.strip(): value}
 
 
@@ -454,7 +456,7 @@ def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         # Not repeated: who forgets the name may have typed a secret.
-        raise Refused("header", "one has no name", 'write "Name: value"')
+        raise InvalidInput("header", "one has no name", 'write "Name: value"')
     return name.strip(), value.strip()
 
 
@@ -468,7 +470,7 @@ def _file(field: str, path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise Refused(field, f"{path} cannot be read: {why}") from error
+        raise InvalidInput(field, f"{path} cannot be read: {why}") from error
 
 
 def json_object(field: str, text: str) -> dict[str, object]:
@@ -480,7 +482,7 @@ def json_object(field: str, text: str) -> dict[str, object]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Refused(field, f"is no JSON: {error}", _OBJECTS.get(field, "")) from error
+        raise InvalidInput(field, f"is no JSON: {error}", _OBJECTS.get(field, "")) from error
     if not isinstance(found, dict):
-        raise Refused(field, "is no JSON object", _OBJECTS.get(field, ""))
+        raise InvalidInput(field, "is no JSON object", _OBJECTS.get(field, ""))
     return found

@@ -19,7 +19,7 @@ from cyclopts.exceptions import (
 )
 
 from daybook.cli import options
-from daybook.errors import DaybookError, Refused
+from daybook.errors import DaybookError, InvalidInput
 
 LINE = "command line"
 """The field of a refusal that is about the line as a whole."""
@@ -43,11 +43,11 @@ def spellings(app: App) -> dict[str, str]:
 
 def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
     """The error in the words of the command line; ``typed`` are the command's `spellings`."""
-    if not isinstance(error, Refused):
+    if not isinstance(error, InvalidInput):
         return str(error)
     fields = error.field.split(" and ")
     field = " and ".join(typed.get(name, name) for name in fields)
-    legal = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.legal)
+    legal = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
     if error.field == "schedule" or len(fields) > 1:  # the words are about several options
         legal = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), legal)
     problem = error.problem if error.field == LINE else f"{field}: {error.problem}"
@@ -57,20 +57,22 @@ def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
 def as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
     """`{"error": {"code", "message", "field"?}}`; ``field`` is the service's name of it."""
     told: dict[str, Any] = {"code": error.code, "message": sentence(error, typed)}
-    if isinstance(error, Refused):
+    if isinstance(error, InvalidInput):
         told["field"] = error.field
     return {"error": told}
 
 
-def misused(error: CycloptsError) -> Refused:
+def misused(error: CycloptsError) -> InvalidInput:
     """A command line that cannot be parsed, as the refusal that it is."""
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
-        return Refused(LINE, f'"{extra}" is too much', "quote what has blanks in it")
+        return InvalidInput(LINE, f'"{extra}" is too much', "quote what has blanks in it")
     problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
     if isinstance(error, MissingArgumentError) and "--" in problem:
-        return Refused(LINE, problem, "a value that begins with a dash is given as --option=-value")
+        return InvalidInput(
+            LINE, problem, "a value that begins with a dash is given as --option=-value"
+        )
     if isinstance(error, UnknownOptionError | UnknownCommandError):
         chain = " ".join(["daybook", *(error.command_chain or ())])
-        return Refused(LINE, problem, f"`{chain} --help` lists them")
-    return Refused(LINE, problem)
+        return InvalidInput(LINE, problem, f"`{chain} --help` lists them")
+    return InvalidInput(LINE, problem)

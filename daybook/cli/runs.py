@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from daybook.cli import output, words
 from daybook.cli.options import Job, Json
 from daybook.cli.prefect_first import prefect_first
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 LOOK = 1.0
 """Seconds between two looks for new log lines."""
@@ -54,7 +54,7 @@ async def run_(
 
 async def _previewed(job: str, *, wait: bool, as_json: bool) -> int:
     if wait:
-        raise Refused("dry_run", "runs nothing", "leave out --wait and --request-id")
+        raise InvalidInput("dry_run", "runs nothing", "leave out --wait and --request-id")
     from daybook.service import preview
 
     found = await preview.of_job(job)
@@ -93,7 +93,7 @@ async def runs_(
     Example: daybook runs morning-brief --limit 50
     """
     if limit < 1:
-        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.service import runs
 
     found = await runs.history(job, limit)

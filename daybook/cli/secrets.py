@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from daybook.cli import output
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 Name = Annotated[str, Parameter(help="The secret's name.")]
 
@@ -40,9 +40,9 @@ async def add_(
     Example: daybook secrets add ops-token --host api.example.org < token.txt
     """
     if more or value is not None:  # not repeated: it is a value, or a part of one
-        raise Refused("value", "is never an argument", "give it on standard input")
+        raise InvalidInput("value", "is never an argument", "give it on standard input")
     if not hosts:
-        raise Refused("hosts", "is missing", "name where it may go: --host api.example.org")
+        raise InvalidInput("hosts", "is missing", "name where it may go: --host api.example.org")
     given = from_stdin("value")
     prefect_first()
     from daybook.service import secrets
@@ -108,7 +108,7 @@ def from_stdin(field: str) -> str:
         try:
             value = sys.stdin.read()
         except UnicodeDecodeError:
-            raise Refused(field, "is no UTF-8 text") from None
+            raise InvalidInput(field, "is no UTF-8 text") from None
     if not value.strip():
-        raise Refused(field, "there is none on standard input", "such as: < token.txt")
+        raise InvalidInput(field, "there is none on standard input", "such as: < token.txt")
     return value.removesuffix("\n").removesuffix("\r")

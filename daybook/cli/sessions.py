@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output, words
 from daybook.cli.options import Json
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 Limit = Annotated[int, Parameter(help="The most that are shown.", show_default=True)]
 
@@ -85,7 +85,7 @@ async def show_(
 
 def _check(limit: int) -> None:
     if limit < 1:
-        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
 
 
 def _who(message: dict[str, Any], agent: str) -> str:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output, words
 from daybook.cli.options import Job, Json
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 
 async def skip_(
@@ -46,7 +46,7 @@ async def snooze_(
     Example: daybook snooze morning-brief "in 2d"
     """
     if off is (until is not None):
-        raise Refused("until", "give it, or --off", 'such as "in 2h"')
+        raise InvalidInput("until", "give it, or --off", 'such as "in 2h"')
     from daybook.service import skips
 
     return _told(await skips.snooze(job, until), as_json)

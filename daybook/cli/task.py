@@ -10,7 +10,7 @@ from cyclopts import Group, Parameter
 
 from daybook.cli import output, task_words, words
 from daybook.cli.options import Json, text_or_file
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 VARIABLE = "DAYBOOK_TASK_TOKEN"
 
@@ -117,7 +117,7 @@ async def list_(
     Example: daybook task list --status queued
     """
     if limit < 1:
-        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.service import tasks
 
     found = await tasks.list_tasks(status, limit)
@@ -312,10 +312,10 @@ async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
 
 
 def several(given: list[str] | None, field: str, option: str) -> list[str]:
-    """What an option gave that may be given again. Raises `Refused` for several in one."""
+    """What an option gave that may be given again. Raises `InvalidInput` for several in one."""
     for each in given or ():
         if "," in each:
-            raise Refused(field, f'"{each}" is not legal', f"give {option} once for each")
+            raise InvalidInput(field, f'"{each}" is not legal', f"give {option} once for each")
     return given or []
 
 
@@ -323,7 +323,7 @@ def _token(more: tuple[str, ...], typed: str | None) -> str:
     """The token that the caller shows; never one of the arguments, which others can read."""
     legal = f"give it in {VARIABLE}, or on standard input"
     if more or typed is not None:  # not repeated: it is a token, or a part of one
-        raise Refused("token", "is never an argument", legal)
+        raise InvalidInput("token", "is never an argument", legal)
     shown = os.environ.get(VARIABLE, "").strip()
     if not shown and sys.stdin.isatty():
         from getpass import getpass
@@ -333,9 +333,9 @@ def _token(more: tuple[str, ...], typed: str | None) -> str:
         try:
             shown = sys.stdin.read().strip()
         except UnicodeDecodeError:
-            raise Refused("token", "is no UTF-8 text", legal) from None
+            raise InvalidInput("token", "is no UTF-8 text", legal) from None
     if not shown:
-        raise Refused(VARIABLE, "is missing", "write the token there, or on standard input")
+        raise InvalidInput(VARIABLE, "is missing", "write the token there, or on standard input")
     return shown
 
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from daybook.cli import output, words
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 _NOBODY = "No keeper leads, so nobody is woken; `daybook keeper` starts one."
 
@@ -91,7 +91,7 @@ async def backlog_(
     Example: daybook task scheduler backlog
     """
     if limit < 1:
-        raise Refused("limit", f"{limit} is not legal", "legal: 1 or more")
+        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.service import task_scheduler
 
     found = await task_scheduler.backlog(limit)

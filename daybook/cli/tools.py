@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from daybook.cli import output, words
 from daybook.cli.options import Json, header, json_object
 from daybook.cli.prefect_first import prefect_first
-from daybook.errors import NotFound, Refused, UnknownName
+from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Server = Annotated[str, Parameter(help="The server's name.")]
 
@@ -189,7 +189,7 @@ async def add_(
         from daybook.programs.environment import DEFAULT
 
         if not settings["command"]:
-            raise Refused("env", "is for a program; this server has none")
+            raise InvalidInput("env", "is for a program; this server has none")
         settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
     prefect_first()
     from daybook.service import tools

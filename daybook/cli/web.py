@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 
 def web_(
@@ -37,8 +37,8 @@ def web_(
     said = settings.load()
     wanted = said.web_port if port is None else port
     if not 0 < wanted < 2**16:
-        raise Refused("port", f"{wanted} is not legal", "legal: 1 to 65535")
+        raise InvalidInput("port", f"{wanted} is not legal", "legal: 1 to 65535")
     if host is not None and not host.strip():
-        raise Refused("host", "is empty", "such as 0.0.0.0, for all addresses of this machine")
+        raise InvalidInput("host", "is empty", "such as 0.0.0.0, for all addresses of this machine")
     command = web.command(host or server.HOST, wanted, name or ())
     os.execv(command[0], command)

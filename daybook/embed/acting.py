@@ -13,7 +13,7 @@ from daybook.spec.owners import Actor
 def actor(agent: str = "", user: str = "") -> Actor:
     """For whom it is done, where these are given or not; what a program does comes by the API.
 
-    Raises `Refused` for a name that is not legal.
+    Raises `InvalidInput` for a name that is not legal.
     """
     found = owners.current()
     if agent:
@@ -36,7 +36,7 @@ def context(agent: str = "", user: str = "") -> Iterator[Actor]:
             await daybook.Client().add("Read the news", schedule="0 8 * * *")
 
     It holds for this task, those that it makes, and threads that are begun with its context.
-    Raises `Refused` for a name that is not legal.
+    Raises `InvalidInput` for a name that is not legal.
     """
     with owners.acting_as(actor(agent, user)) as found:
         yield found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from daybook.agents.base import Tool
 from daybook.embed import acting
-from daybook.errors import DaybookError, Refused
+from daybook.errors import DaybookError, InvalidInput
 from daybook.spec import owners
 from daybook.spec.owners import Actor
 from daybook.toolbox import TOOLS, NotDone, calls, hints
@@ -44,7 +44,7 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
     ``agent`` is the id of the agent that uses them: jobs are its own, under the operator's limits;
     without it the agent of `daybook.context`, else `program`. ``user`` is the person for whom it
     works. ``tools`` are the names of those that it may have, all where none is given. What a tool
-    refuses is told to the model. Raises `Refused` for a name that there is not.
+    refuses is told to the model. Raises `InvalidInput` for a name that there is not.
     """
     from daybook.agents.model_tools import Offered
 
@@ -93,7 +93,7 @@ class Skill:
         self._idle = asyncio.Event()
 
     async def init(self) -> None:
-        """Open it. Raises `LedgerUnreachable`, and `Refused` for settings that are not legal."""
+        """Open it. Raises `LedgerUnreachable`, and `InvalidInput` for invalid settings."""
         from daybook.service import home
 
         async with home.ledger():
@@ -172,7 +172,7 @@ def _chosen(names: Iterable[str]) -> list[Tool]:
     known = {tool.name: tool for tool in TOOLS}
     for name in (wanted := list(names)):
         if name not in known:
-            raise Refused("tools", f'unknown "{name}"', f"known: {', '.join(known)}")
+            raise InvalidInput("tools", f'unknown "{name}"', f"known: {', '.join(known)}")
     return [tool for name, tool in known.items() if not wanted or name in wanted]
 
 
@@ -208,10 +208,10 @@ async def _schedule(given: dict[str, Any]) -> str:
     action = given.pop("action")
     for name in _NEEDS[action]:
         if name not in given:
-            raise Refused(name, "is missing", f"{action} needs it")
+            raise InvalidInput(name, "is missing", f"{action} needs it")
     for name in given:
         if name not in (*_NEEDS[action], *_MAY[action]):
-            raise Refused(name, f"is not for {action}", "leave it out")
+            raise InvalidInput(name, f"is not for {action}", "leave it out")
     match action:
         case "add":
             return await calls.add(given)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from daybook.embed import acting, plugin_jobs
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import owners
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class Client:
     With ``agent`` it works for that agent, with ``user`` for that person, as in `daybook.context`.
 
     A job is named by its id, the unique beginning of it, or its name. What comes back are plain
-    dictionaries, those of the command line's `--json`. Every verb raises `daybook.errors.Refused`
-    (naming the field, what is wrong with it and what is legal; nothing was stored), `NotFound` for
-    a job or run that is not there, `PrefectUnreachable` and `LedgerUnreachable`; all of them are
-    `DaybookError`. `SyncClient` is the same without `await`.
+    dictionaries, those of the command line's `--json`. Every verb raises
+    `daybook.errors.InvalidInput` (naming the field, what is wrong with it and what is legal;
+    nothing was stored), `NotFound` for a job or run that is not there, `PrefectUnreachable` and
+    `LedgerUnreachable`; all of them are `DaybookError`. `SyncClient` is the same without `await`.
     """
 
     def __init__(self, *, agent: str = "", user: str = "") -> None:
@@ -233,7 +233,7 @@ class Client:
         from daybook.service import due
 
         if bool(job) is bool(schedule):
-            raise Refused("job and schedule", "one of these is given", "a job, or a schedule")
+            raise InvalidInput("job and schedule", "one of these is given", "a job, or a schedule")
         with self._working():
             if schedule:
                 found = due.of_text(schedule, timezone, count)
@@ -272,5 +272,5 @@ def _wanted(status: str) -> Any:
     ended: set[Status] = set(TERMINAL)
     if status not in ended:
         legal = ", ".join(["enabled", "disabled", *sorted(ended)])
-        raise Refused("status", f'"{status}" is none', f"legal: {legal}")
+        raise InvalidInput("status", f'"{status}" is none', f"legal: {legal}")
     return lambda job: job["last_status"] == status

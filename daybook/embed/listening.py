@@ -19,7 +19,7 @@ import anyio
 
 from daybook import registry
 from daybook.embed.faces import Faces
-from daybook.errors import Refused, Unreachable
+from daybook.errors import InvalidInput, Unreachable
 from daybook.ledger import listeners
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import new_id
@@ -44,7 +44,9 @@ class Listening(Faces):
     def __init__(self) -> None:
         self._names = registry.here(registry.LISTENERS)
         if not self._names:
-            raise Refused("listener", "none is registered", "write @daybook.listener above one")
+            raise InvalidInput(
+                "listener", "none is registered", "write @daybook.listener above one"
+            )
         self._holder = f"{socket.gethostname()}:{os.getpid()}:listens-{new_id()[:8]}"
         self._resources = AsyncExitStack()
         self._ledger: Ledger | None = None
@@ -110,6 +112,6 @@ def listening() -> Listening:
     in a thread. From the first time on no outcome is lost to them while the program is away, for up
     to a day. The block's end waits for one that is being told, for `LAST` seconds at most. Those
     that are to be called by `daybook up` itself stand in a module of the setting `plugins` instead.
-    Raises `Refused` where none is registered, `LedgerUnreachable`.
+    Raises `InvalidInput` where none is registered, `LedgerUnreachable`.
     """
     return Listening()

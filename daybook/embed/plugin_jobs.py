@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import owners
 from daybook.spec.names import LONGEST, cut
 
@@ -25,10 +25,10 @@ _WHICH = ("plugin_id", "key")
 def fields(
     plugin_id: str, key: str, runtime_name: str, payload: Any, tool: str = ""
 ) -> dict[str, Any]:
-    """What the job does; raises `Refused` for a blank plugin or key."""
+    """What the job does; raises `InvalidInput` for a blank plugin or key."""
     for field, value in (("plugin_id", plugin_id), ("key", key)):
         if not value.strip():
-            raise Refused(field, "is blank", "write the name by which the job is known")
+            raise InvalidInput(field, "is blank", "write the name by which the job is known")
     return {
         "kind": "tool-call",
         "tool": tool or plugin_id,
@@ -37,20 +37,22 @@ def fields(
 
 
 async def keep(given: dict[str, Any]) -> dict[str, Any]:
-    """The plugin's job, as it is then. Raises `Refused`, also where it is done for an agent: what
-    a plugin owns has no limits.
+    """The plugin's job, as it is then. Raises `InvalidInput`, also where it is done for an agent:
+    what a plugin owns has no limits.
     """
     from daybook.service import jobs
 
     if owners.current().is_agent:
-        raise Refused("agent", "has no plugin's jobs", "keep them outside of the agent's context")
+        raise InvalidInput(
+            "agent", "has no plugin's jobs", "keep them outside of the agent's context"
+        )
     actor = replace(owners.current(), owner=owners.PLUGIN)
     with owners.acting_as(actor):
         found = await _found(given["params"])
         if found is None:
             try:
                 return await jobs.add({"name": _name(given["params"]), **given})
-            except Refused as error:
+            except InvalidInput as error:
                 found = await _found(given["params"]) if error.field == "name" else None
                 if found is None:
                     raise

@@ -85,7 +85,7 @@ class Recurring(Faces):
     def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> Task:
         """Call it every `30s`, `10m`, `1h30m`, …; for the first time after one of these.
 
-        Raises `Refused` for what is no duration of whole seconds.
+        Raises `InvalidInput` for what is no duration of whole seconds.
         """
         return self._add(make(every=every, timezone="UTC", now=self._clock.now()), function, name)
 
@@ -94,7 +94,7 @@ class Recurring(Faces):
     ) -> Task:
         """Call it at the times of a cron expression, of five fields or six (seconds first).
 
-        ``timezone`` is an IANA name; without it the setting's. Raises `Refused`.
+        ``timezone`` is an IANA name; without it the setting's. Raises `InvalidInput`.
         """
         zone = timezone or settings.load().timezone
         return self._add(make(cron=cron, timezone=zone, now=self._clock.now()), function, name)

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.host import processes
 from daybook.host.children import Child
@@ -121,14 +121,14 @@ class Record:
 def hold(home: Home, patience: float = GLANCE) -> Iterator[Record]:
     """Be the one `daybook up` of ``home`` until the block ends.
 
-    Raises `Refused` naming the home when another one runs. `up.json` goes at the end, unless a
+    Raises `InvalidInput` naming the home when another one runs. `up.json` goes at the end, unless a
     child or leftover still runs.
     """
     home.make()
     descriptor = os.open(home.up_lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not _lock(descriptor, patience):
-            raise Refused(
+            raise InvalidInput(
                 "home", f"a daybook up of {home.path} runs already", "daybook down ends it"
             )
         old = _read(home)
@@ -169,7 +169,7 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
         try:
             with hold(home, patience=0) as record:
                 return bool(await record.end_leftovers()) or stopped
-        except Refused:
+        except InvalidInput:
             stopped = True
         # Read at each look: one that has just begun may still show the record of a dead one.
         content = _read(home)
@@ -179,7 +179,7 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
             asked = up
         if time.monotonic() >= end:
             if up is None:
-                raise Refused("home", f"{home.up_lock} is held by a process that is not known")
+                raise InvalidInput("home", f"{home.up_lock} is held by a process that is not known")
             processes.tell([up], signal.SIGKILL)
         await asyncio.sleep(LOOK_AGAIN)
 

@@ -61,7 +61,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
 
     What the operator has set stays, such as another database; where the server is, and that it
     sends no analytics, is ours. The credential is not among them: the server reads it from the
-    home. Raises `Refused` for settings of this home that are not legal.
+    home. Raises `InvalidInput` for settings of this home that are not legal.
     """
     # A profile names a server or a database of somebody else, and does not exist in our home.
     dropped = {"PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_API_KEY"}

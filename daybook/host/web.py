@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from daybook import home as homes
-from daybook.errors import DaybookError, Refused
+from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
 from daybook.host import children, server, supervision
 from daybook.host.record import Record
@@ -52,12 +52,12 @@ def command(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
 
 
 def listen(host: str, port: int, setting: str = "") -> socket.socket:
-    """Return a listening socket; raises `Refused`, which names the option and the ``setting``."""
+    """Return a listening socket; raises `InvalidInput`, naming the option and the ``setting``."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
-        raise Refused("host", f"{host}: {error.strerror or error}") from error
+        raise InvalidInput("host", f"{host}: {error.strerror or error}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -66,7 +66,7 @@ def listen(host: str, port: int, setting: str = "") -> socket.socket:
         listener.close()
         why = f"cannot listen on {url(host, port)}: {error.strerror or error}"
         other = f"another: --port, or {setting}" if setting else "another: --port"
-        raise Refused("port", why, other) from error
+        raise InvalidInput("port", why, other) from error
     return listener
 
 
@@ -156,7 +156,7 @@ def _listener(home: Home, wanted: int) -> socket.socket:
         before, got = map(int, _port_file(home).read_text().split())
         if before == wanted and server.free_port(got) == got:
             preferred = got
-    with suppress(Refused):
+    with suppress(InvalidInput):
         return listen(server.HOST, server.free_port(preferred))
     return listen(server.HOST, 0)  # another process took it just now
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from daybook import home as homes
-from daybook.errors import PrefectUnreachable, Refused
+from daybook.errors import InvalidInput, PrefectUnreachable
 from daybook.home import Home
 from daybook.host import children, record
 from daybook.host.prefect_here import PrefectHere
@@ -82,7 +82,7 @@ def environment(home: Home, here: PrefectHere) -> dict[str, str]:
 
 
 async def ensure_pool(client: PrefectClient) -> None:
-    """Make the work pool if it is missing. Raises `Refused` if it is there with another type."""
+    """Create the work pool if it is missing. Raises `InvalidInput` if it has another type."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.workers.base import BaseWorker
@@ -103,7 +103,7 @@ async def ensure_pool(client: PrefectClient) -> None:
         except ObjectAlreadyExists:  # somebody was quicker
             pool = await client.read_work_pool(POOL)
     if pool.type != POOL_TYPE:
-        raise Refused(
+        raise InvalidInput(
             "work pool",
             f'"{POOL}" is of type {pool.type}',
             f"legal: {POOL_TYPE}; `prefect work-pool delete {POOL}`, then `daybook sync`",

@@ -28,7 +28,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.errors import FenceRefused, IllegalTransition, Refused
+from daybook.errors import FenceRefused, IllegalTransition, InvalidInput
 from daybook.ledger import (
     decision,
     leases,
@@ -240,11 +240,11 @@ async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:
 async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: str) -> RunRow:
     """Write down that a run is asked for now; the same id again gives the same run.
 
-    Raises `Refused` for an id that is too long to be a key.
+    Raises `InvalidInput` for an id that is too long to be a key.
     """
     if len(request_id) > LONGEST_ID:
         legal = f"legal: at most {LONGEST_ID}"
-        raise Refused("request-id", f"has {len(request_id):,} characters", legal)
+        raise InvalidInput("request-id", f"has {len(request_id):,} characters", legal)
     key = offers.request_key(stored.id, request_id)
     async with ledger.write() as session:
         same = select(RunRow).where(col(RunRow.occurrence) == key)

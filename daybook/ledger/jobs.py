@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, func, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.errors import Ambiguous, NotFound, Refused
+from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
 from daybook.spec import owners, reach
@@ -109,9 +109,9 @@ async def add(
     user_id: str = "",
     created_by: str = "cli",
 ) -> StoredJob:
-    """Store a new job; raises `Refused` when its name is taken."""
+    """Store a new job; raises `InvalidInput` when its name is taken."""
     if job.name in await names(session, owner):
-        raise Refused("name", f'"{job.name}" is taken', "give another, or edit that job")
+        raise InvalidInput("name", f'"{job.name}" is taken', "give another, or edit that job")
     row = JobRow(
         name=job.name,
         slug=slug,
@@ -263,11 +263,11 @@ async def change(
     before, when it was ``edited``, counts from then on, but not from before the watermark: what was
     audited stays as it was judged. A watermark ahead of ``now``, left there by a clock that was set
     back, puts nothing off. ``writer`` writes where the job leads from now on (`spec.reach`); where
-    nobody is told, who did stays. Raises `Refused` when a new name is taken.
+    nobody is told, who did stays. Raises `InvalidInput` when a new name is taken.
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await names(session, row.owner):
-        raise Refused("name", f'"{job.name}" is taken', "give another")
+        raise InvalidInput("name", f'"{job.name}" is taken', "give another")
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
     if job == stored.job and reason == row.disabled_reason:
         return stored

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, or_, select
 
 from daybook import settings
-from daybook.errors import Refused, one_line
+from daybook.errors import InvalidInput, one_line
 from daybook.ledger import offers
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Offer
@@ -36,14 +36,14 @@ _NEVER_WAS = (Status.SKIPPED, Status.MISSED)
 def here(found: Settings | None = None) -> Rules:
     """The operator's, of this home's settings, which are read where they are not ``found`` already.
 
-    For each claim: the file may have changed. Raises `Refused` naming the variable, or the file and
-    the key.
+    For each claim: the file may have changed. Raises `InvalidInput` naming the variable, or the
+    file and the key.
     """
     found = found or settings.load()
     try:
         return Rules.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
-    except Refused as error:
-        raise settings.refused("limits", f"{error.field}: {error.problem}", error.legal) from None
+    except InvalidInput as error:
+        raise settings.refused("limits", f"{error.field}: {error.problem}", error.hint) from None
 
 
 def of(owner: str) -> Limits | None:
@@ -71,7 +71,7 @@ def why_not(row: RunRow, stored: StoredJob, offer: Offer, now: datetime) -> str:
     try:
         job = stored.job.with_parameters(row.parameters)
         limits.check(job, owner, limited, now)
-    except Refused as error:
+    except InvalidInput as error:
         return f"limits: {error}"
     except (ValueError, OverflowError):  # its words may hold what it could not read
         return "limits: parameters: cannot be read"
@@ -90,7 +90,7 @@ async def too_soon(
         return ""
     try:
         await _check_pace(session, row, limited.min_interval, now)
-    except Refused as error:
+    except InvalidInput as error:
         return f"limits: {error}"
     return ""
 
@@ -123,7 +123,7 @@ async def _check_pace(session: AsyncSession, row: RunRow, least: timedelta, now:
         .limit(1)
     )
     if (await session.execute(before)).first() is not None:
-        raise Refused(
+        raise InvalidInput(
             "schedule",
             f"another run came less than {durations.to_text(least)} before",
             "`daybook run` asks for one at once",

@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import settings
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import alerts, wording
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.states import Delivery, Status
@@ -208,7 +208,7 @@ def operators_channel() -> str:
     """Where alerts go of jobs that have no channel of their own."""
     try:
         return settings.load().alert_channel
-    except Refused:  # no outcome is lost for a setting that is not legal
+    except InvalidInput:  # no outcome is lost for a setting that is not legal
         return INBOX
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.errors import Ambiguous, NotFound, Refused
+from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger.tables import TokenRow
 from daybook.spec.names import free_name
 
@@ -35,10 +35,12 @@ async def add(
     name: str | None,
     now: datetime,
 ) -> TokenRow:
-    """Keep a token's digest; without a ``name`` it is called after its owner. Raises `Refused`."""
+    """Keep a token's digest; without a ``name`` it is called after its owner. Raises
+    `InvalidInput`.
+    """
     taken = set((await session.execute(select(TokenRow.name))).scalars())
     if name in taken:
-        raise Refused("name", f'"{name}" is taken', "give another, or remove that token")
+        raise InvalidInput("name", f'"{name}" is taken', "give another, or remove that token")
     row = TokenRow(
         name=name or free_name(owner, taken),
         owner=owner,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 TOKEN = "DAYBOOK_MCP_TOKEN"
 """The variable in which clients have a token."""
@@ -97,9 +97,11 @@ _URL_KEY = {"gemini-cli": "httpUrl", "windsurf": "serverUrl"}
 
 
 def find(name: str) -> Client:
-    """The client of that name; raises `Refused`."""
+    """The client of that name; raises `InvalidInput`."""
     if name not in CLIENTS:
-        raise Refused("print_config", f'unknown client "{name}"', f"known: {', '.join(CLIENTS)}")
+        raise InvalidInput(
+            "print_config", f'unknown client "{name}"', f"known: {', '.join(CLIENTS)}"
+        )
     return CLIENTS[name]
 
 
@@ -116,7 +118,7 @@ def over_http(name: str, url: str) -> str:
     """What the client's file holds to reach ``url`` with a token that it has from elsewhere."""
     client = find(name)
     if not client.header:
-        raise Refused("print_config", f"{name} has no place for a token", "leave out --http")
+        raise InvalidInput("print_config", f"{name} has no place for a token", "leave out --http")
     entry: dict[str, Any] = {_URL_KEY.get(name, "url"): url}
     if client.made is not _codex:
         entry["headers"] = {"Authorization": client.header}

@@ -165,7 +165,7 @@ def serving(
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:
-    """Listen until told to end; ``address`` is the ledger's. Raises `Refused`."""
+    """Listen until told to end; ``address`` is the ledger's. Raises `InvalidInput`."""
     elsewhere = not web.is_local(host)
     listener = web.listen(host, port)
     known = [*names, host, *([socket.gethostname()] if elsewhere else [])]

@@ -34,7 +34,7 @@ from pydantic import (
 )
 
 from daybook import settings
-from daybook.errors import NotFound, Refused
+from daybook.errors import InvalidInput, NotFound
 from daybook.outbox import backoff
 from daybook.outbox.home_secret import OVERLAP, new_secret, refuse_third
 from daybook.outgoing import block_documents
@@ -94,8 +94,8 @@ class DestinationSettings(BaseModel):
     def _an_address(cls, value: str) -> str:
         try:
             url = Guard(Rule.OPERATOR).check(value.strip())
-        except Refused as error:
-            raise ValueError(f"{error.problem}; {error.legal}") from None
+        except InvalidInput as error:
+            raise ValueError(f"{error.problem}; {error.hint}") from None
         if url.query or url.fragment:
             raise ValueError("has a query or a fragment; leave it out")
         return str(url)
@@ -139,17 +139,19 @@ class Destination:
 
 
 def build(name: str, data: dict[str, Any]) -> Destination:
-    """The destination of stored settings; raises `Refused` when they are not legal.
+    """The destination of stored settings; raises `InvalidInput` when they are not legal.
 
     A block edited in the Prefect UI is not checked by the server, so this is where it shows.
     """
     try:
         found = DestinationSettings.model_validate(data)
         if not found.secret.get_secret_value():
-            raise Refused("destination", f'"{name}" has no secret', "mend the block")
+            raise InvalidInput("destination", f'"{name}" has no secret', "mend the block")
     except ValidationError as error:
         where, problem = block_documents.problem(error)
-        raise Refused("destination", f'"{name}": {where}: {problem}', "mend the block") from None
+        raise InvalidInput(
+            "destination", f'"{name}": {where}: {problem}', "mend the block"
+        ) from None
     return Destination(
         name,
         found.url,
@@ -185,7 +187,9 @@ class Known:
         return cls(tuple(placed))
 
     def of(self, url: str) -> Destination | None:
-        """That of ``url``; None where it has none. Raises `Refused` where its settings are bad."""
+        """That of ``url``; None where it has none. Raises `InvalidInput` where its settings are
+        bad.
+        """
         wanted = _place(url) if self.documents else None
         fitting = [each for each in self.documents if wanted and _within(wanted, each[0])]
         if not fitting:
@@ -225,7 +229,7 @@ async def known(client: PrefectClient) -> Known:
 
 
 async def find(client: PrefectClient, url: str) -> Destination | None:
-    """The destination of an address; None where it has none. Raises `Refused` for a bad one."""
+    """Return the destination of an address, or None. Raises `InvalidInput` for a bad one."""
     return (await known(client)).of(url)
 
 
@@ -273,13 +277,15 @@ async def add(
 ) -> Destination:
     """Keep one, with a fresh secret where none is given.
 
-    Raises `Refused` for a bad or taken name, bad settings, an address that another one has.
+    Raises `InvalidInput` for a bad or taken name, bad settings, an address that another one has.
     """
     given = {"url": url, "token": token, "timeout": timeout, "tries": tries}
     data = _checked(given | {"secret": secret or new_secret()})
     for each in await block_documents.every(client, TYPE):
         if each.name != name and _place(str(each.data.get("url", ""))) == _place(data["url"]):
-            raise Refused("url", f'"{each.name}" is for that address', "change or remove that one")
+            raise InvalidInput(
+                "url", f'"{each.name}" is for that address', "change or remove that one"
+            )
     await block_documents.keep(client, TYPE, name, data, replace=replace)
     _read.pop(client, None)
     return build(name, data)
@@ -290,8 +296,8 @@ async def rotate(
 ) -> Destination:
     """Give it a new secret; the old one signs beside it for ``keep``, and after it no more.
 
-    Raises `NotFound`; `Refused` while a rotation lasts, but for a ``keep`` of nothing, which ends
-    all old secrets at once.
+    Raises `NotFound`; `InvalidInput` while a rotation lasts, but for a ``keep`` of nothing, which
+    ends all old secrets at once.
     """
     found = await block_documents.named(client, TYPE, name, include_secrets=True)
     if found is None:
@@ -319,9 +325,9 @@ async def remove(client: PrefectClient, name: str) -> None:
 
 
 def _checked(data: dict[str, Any]) -> dict[str, Any]:
-    """The settings as they are stored; raises `Refused`, whose words hold no secret."""
+    """The settings as they are stored; raises `InvalidInput`, whose words hold no secret."""
     try:
         found = DestinationSettings.model_validate(data)
     except ValidationError as error:
-        raise Refused(*block_documents.problem(error)) from None
+        raise InvalidInput(*block_documents.problem(error)) from None
     return data | {"url": found.url}

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from daybook import settings
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home, make_private_file, private_draft
 
 OVERLAP = timedelta(hours=24)
@@ -39,7 +39,7 @@ def default_secrets(home: Home, now: datetime) -> list[str]:
 def every(home: Home) -> list[Kept]:
     """The home's secrets, each with the time until which it is valid.
 
-    Raises `Refused` where the file holds none, and OSError where it cannot be read or made.
+    Raises `InvalidInput` where the file holds none, and OSError where it cannot be read or made.
     """
     given = settings.load().webhook_secret.get_secret_value()
     if given:
@@ -61,7 +61,7 @@ def rotate_default(home: Home, now: datetime, *, keep: timedelta = OVERLAP) -> s
     """Give the home a new secret; the old one signs beside it for ``keep``. Returns the new one."""
     if settings.load().webhook_secret.get_secret_value():
         told = "the home's secret is the one of DAYBOOK_WEBHOOK_SECRET"
-        raise Refused("secret", told, "change it there, or rotate a destination's own")
+        raise InvalidInput("secret", told, "change it there, or rotate a destination's own")
     old = default_secrets(home, now)
     refuse_third(old, keep)
     new = new_secret()
@@ -72,9 +72,9 @@ def rotate_default(home: Home, now: datetime, *, keep: timedelta = OVERLAP) -> s
 
 
 def refuse_third(valid: list[str], keep: timedelta) -> None:
-    """Raise `Refused` where a rotation would end a secret that was promised to be valid still."""
+    """Raise `InvalidInput` if a rotation would end a secret that has to be valid still."""
     if keep and len(valid) > 1:
-        raise Refused(
+        raise InvalidInput(
             "secret",
             "the one before the present is still valid, and a receiver may know no other",
             "wait until its 24 hours are over, or end all old ones with --now",
@@ -100,7 +100,7 @@ def _read(file: Path) -> list[Kept] | None:
         found = []
     if not found or found[0][1] is not None:
         legal = f"{settings.LEGAL_SECRET}; without the file a new one is made"
-        raise Refused(str(file), "holds no signing secret", legal)
+        raise InvalidInput(str(file), "holds no signing secret", legal)
     return found
 
 

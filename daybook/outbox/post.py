@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import httpx
 
 from daybook import home
-from daybook.errors import OutgoingRefused, PrefectUnreachable, Refused
+from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
 from daybook.home import Home
 from daybook.ledger import limited, outbox
 from daybook.ledger.sending import GONE, Tried
@@ -104,7 +104,7 @@ class Post:
             answer, told = error.part, str(error)
         except OutgoingRefused as error:
             ends, told = True, str(error)
-        except (Refused, OSError) as error:
+        except (InvalidInput, OSError) as error:
             told = str(error)
         else:
             told = ""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from daybook import home, settings
-from daybook.errors import LedgerKeyMissing, NotFound, Refused
+from daybook.errors import InvalidInput, LedgerKeyMissing, NotFound
 from daybook.ledger import block_copies
 from daybook.ledger.engine import Ledger
 
@@ -42,9 +42,9 @@ class BlockType:
 
 
 def check_name(of: BlockType, name: str) -> None:
-    """Raise `Refused` for what cannot be the name of one."""
+    """Raise `InvalidInput` for what cannot be the name of one."""
     if not _NAME.match(name):
-        raise Refused(
+        raise InvalidInput(
             "name",
             f'"{name}" cannot be the name of {"an" if of.noun[0] in "aeiou" else "a"} {of.noun}',
             "legal are 1 to 64 lowercase letters, digits and dashes, not at the ends",
@@ -96,7 +96,7 @@ class Registered(NamedTuple):
 
 
 async def registered(client: PrefectClient, of: BlockType) -> Registered:
-    """The ids of the type; raises `Refused` where it is not registered."""
+    """The ids of the type; raises `InvalidInput` where it is not registered."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -119,7 +119,7 @@ async def keep(
 ) -> None:
     """Write a document; with ``replace`` also over the one of that name, of which nothing stays.
 
-    Raises `Refused` for a bad or taken name, and where the type is not registered.
+    Raises `InvalidInput` for a bad or taken name, and where the type is not registered.
     """
     from prefect.client.schemas.actions import BlockDocumentUpdate
     from prefect.exceptions import ObjectAlreadyExists
@@ -127,7 +127,9 @@ async def keep(
     check_name(of, name)
     async with _ledger() as ledger:  # a ledger that cannot be reached refuses before any write
         known = await registered(client, of)
-        taken = Refused("name", f'"{name}" is taken', f"choose another, or replace that {of.noun}")
+        taken = InvalidInput(
+            "name", f'"{name}" is taken', f"choose another, or replace that {of.noun}"
+        )
         old = await named(client, of, name)
         if old is not None and not replace:
             raise taken
@@ -199,8 +201,8 @@ async def _copy(
         log.warning("the ledger has no copy of %s: %s", "/".join(ref), error)
 
 
-def _unregistered(of: BlockType) -> Refused:
-    return Refused(
+def _unregistered(of: BlockType) -> InvalidInput:
+    return InvalidInput(
         "type",
         f'this Prefect does not know the block type "{of.title}"',
         "register it with `daybook up`, or `prefect deploy --all` in the repository",

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from daybook import home, repository
-from daybook.errors import CopyDamaged, LedgerKeyMissing, Refused
+from daybook.errors import CopyDamaged, InvalidInput, LedgerKeyMissing
 from daybook.ledger import block_copies
 from daybook.ledger.block_copies import Ref, Version
 from daybook.ledger.engine import Ledger
@@ -256,7 +256,7 @@ class _Pass:
         # Asked after that: the answer is about this Prefect or a newer one.
         try:
             known = await block_documents.registered(self.client, of)
-        except Refused:
+        except InvalidInput:
             return  # lost once more
         if str(known.type_id) == row.type_id:
             async with self.ledger.write() as session:

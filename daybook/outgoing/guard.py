@@ -33,7 +33,7 @@ from typing import Protocol, Self
 import httpx
 
 from daybook import settings
-from daybook.errors import OutgoingRefused, Refused
+from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.outgoing import addresses
 from daybook.outgoing.addresses import PORTS, Address, Network
 from daybook.spec import owners
@@ -146,7 +146,7 @@ class Guard:
 
     @classmethod
     def here(cls, rule: Rule, limits: Limits | None = None) -> Self:
-        """With the exceptions of this home's settings; raises `Refused` where they are wrong.
+        """With the exceptions of this home's settings; raises `InvalidInput` where they are wrong.
 
         ``limits`` name the hosts of an agent, to which redirects do not lead around either.
         """
@@ -157,7 +157,7 @@ class Guard:
         return Guard(Rule.OPERATOR, self._allowed, self._resolver)
 
     def check(self, url: str | httpx.URL) -> httpx.URL:
-        """Judge what can be judged without a look-up; raises `Refused` or `OutgoingRefused`."""
+        """Check all but the name's addresses; raises `InvalidInput` or `OutgoingRefused`."""
         parsed, name, literal = _parsed(url)
         if self._limits is not None and not self._limits.has_host(name):
             why = "the operator's limits do not have this host"
@@ -175,7 +175,7 @@ class Guard:
         """Judge every address of ``url``.
 
         ``source`` is the address that was connected to and redirected here: a host may have public
-        addresses and private ones. Raises `Refused` and `OutgoingRefused`, and
+        addresses and private ones. Raises `InvalidInput` and `OutgoingRefused`, and
         `OSError` when the name has no address or the look-up fails.
         """
         parsed, name, literal = _parsed(url)
@@ -250,25 +250,27 @@ def _parsed(text: str | httpx.URL) -> tuple[httpx.URL, str, Address | None]:
         url = httpx.URL(text)
     except (httpx.InvalidURL, TypeError, ValueError):
         # What is not understood is not repeated: a password may stand in it.
-        raise Refused("url", "is no address", _HOW) from None
+        raise InvalidInput("url", "is no address", _HOW) from None
     if url.scheme not in PORTS:
-        raise Refused("url", f'"{url.scheme}:" is not legal' if url.scheme else "is no URL", _HOW)
+        raise InvalidInput(
+            "url", f'"{url.scheme}:" is not legal' if url.scheme else "is no URL", _HOW
+        )
     if url.userinfo:
-        raise Refused(
+        raise InvalidInput(
             "url", "a name or password in it", "give it as a header: {{secret:name}} in its value"
         )
     host = _host(url)
     if not host:
-        raise Refused("url", "has no host", _HOW)
+        raise InvalidInput("url", "has no host", _HOW)
     if url.port is not None and not 0 < url.port < 65536:
-        raise Refused("url", f"port {url.port} is not legal", "legal: 1 to 65535")
+        raise InvalidInput("url", f"port {url.port} is not legal", "legal: 1 to 65535")
     return url, *_read_host(host)
 
 
 def _read_host(host: str) -> tuple[str, Address | None]:
     name = host.removesuffix(".")
     if "%" in host:
-        raise Refused("url", "the host has a zone, or is written with %", "write it plainly")
+        raise InvalidInput("url", "the host has a zone, or is written with %", "write it plainly")
     try:
         literal = ip_address(host)
     except ValueError:
@@ -277,9 +279,9 @@ def _read_host(host: str) -> tuple[str, Address | None]:
         return str(literal), literal
     labels = name.split(".")
     if _NUMBER.match(labels[-1]):
-        raise Refused(
+        raise InvalidInput(
             "url", f'"{host}" is a number, but no address', "four decimal numbers, as 192.0.2.1"
         )
     if len(name) > 253 or not all(map(_LABEL.match, labels)):
-        raise Refused("url", "the host is no name and no address", _HOW)
+        raise InvalidInput("url", "the host is no name and no address", _HOW)
     return name, None

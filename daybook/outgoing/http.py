@@ -25,7 +25,7 @@ from typing import Any, get_args
 import httpx
 
 import daybook
-from daybook.errors import DaybookError, Refused
+from daybook.errors import DaybookError, InvalidInput
 from daybook.outgoing import guard
 from daybook.outgoing.bodies import ENCODINGS, Body
 from daybook.outgoing.transport import PROGRESS, SECRETS, GuardedTransport, Progress
@@ -108,7 +108,7 @@ async def request(
     """Ask once; ``timeout`` in seconds, ``limit`` in bytes.
 
     ``secret`` names the headers that hold secrets. Raises `NoAnswer`, `OutgoingRefused`, and
-    `Refused` for a header or an address that is none.
+    `InvalidInput` for a header or an address that is none.
     """
     check(method, headers)
     address = transport.guard.check(url)
@@ -137,28 +137,30 @@ async def request(
 
 
 def check(method: str, headers: Mapping[str, str]) -> None:
-    """Raise `Refused` for what cannot be sent; the words hold no value of a header."""
+    """Raise `InvalidInput` for what cannot be sent; the words hold no value of a header."""
     if method not in METHODS:
-        raise Refused("method", f'"{method[:20]}" is not legal', f"legal: {', '.join(METHODS)}")
+        raise InvalidInput(
+            "method", f'"{method[:20]}" is not legal', f"legal: {', '.join(METHODS)}"
+        )
     if len(headers) > MOST_HEADERS:
-        raise Refused("headers", f"are {len(headers):,}", f"legal: at most {MOST_HEADERS}")
+        raise InvalidInput("headers", f"are {len(headers):,}", f"legal: at most {MOST_HEADERS}")
     seen = set()
     for name, value in headers.items():
         low = name.lower()
         if len(value) > LONGEST_VALUE:
-            raise Refused(
+            raise InvalidInput(
                 "headers",
                 f"the value of {name[:60]!r} has {len(value):,} characters",
                 f"legal: at most {LONGEST_VALUE:,}",
             )
         if not _NAME.match(name):
-            raise Refused("headers", f"{name[:60]!r} is no name of a header", "such as X-Team")
+            raise InvalidInput("headers", f"{name[:60]!r} is no name of a header", "such as X-Team")
         if low in _NOT_THEIRS or low.startswith("proxy-"):
-            raise Refused("headers", f'"{name}" is not a job\'s to set', "leave it out")
+            raise InvalidInput("headers", f'"{name}" is not a job\'s to set', "leave it out")
         if low in seen:
-            raise Refused("headers", f'"{name}" is there twice', "give it once")
+            raise InvalidInput("headers", f'"{name}" is there twice', "give it once")
         if not _VALUE.match(value):
-            raise Refused(
+            raise InvalidInput(
                 "headers",
                 f'the value of "{name}" holds what no header can',
                 "one line of ASCII, without a space or a line break at its ends",

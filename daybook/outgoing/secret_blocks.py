@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.outgoing import block_documents
 from daybook.outgoing.block_documents import BlockType
 from daybook.outgoing.secrets import Secret
@@ -61,7 +61,7 @@ class SecretSettings(BaseModel):
 
 
 def build(name: str, data: dict[str, Any]) -> Secret:
-    """The secret of stored settings; raises `Refused` when they are not legal.
+    """The secret of stored settings; raises `InvalidInput` when they are not legal.
 
     A block edited in the Prefect UI is not checked by the server, so this is where it shows.
     """
@@ -69,7 +69,7 @@ def build(name: str, data: dict[str, Any]) -> Secret:
         settings = SecretSettings.model_validate(data)
     except ValidationError as error:
         where, problem = block_documents.problem(error)
-        raise Refused("secret", f'"{name}": {where}: {problem}', "mend the block") from None
+        raise InvalidInput("secret", f'"{name}": {where}: {problem}', "mend the block") from None
     return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
 
 
@@ -84,7 +84,7 @@ async def every(client: PrefectClient) -> list[dict[str, Any]]:
 async def add(
     client: PrefectClient, name: str, value: str, hosts: Sequence[str], *, replace: bool = False
 ) -> None:
-    """Keep a secret; raises `Refused` for a bad or taken name, for bad hosts or value."""
+    """Keep a secret; raises `InvalidInput` for a bad or taken name, for bad hosts or value."""
     settings = checked(value, hosts)
     await block_documents.keep(
         client, TYPE, name, {"value": value, "hosts": settings.hosts}, replace=replace
@@ -97,11 +97,11 @@ async def remove(client: PrefectClient, name: str) -> None:
 
 
 def checked(value: str, hosts: Sequence[str]) -> SecretSettings:
-    """What would be kept; raises `Refused`, whose words do not hold the value."""
+    """What would be kept; raises `InvalidInput`, whose words do not hold the value."""
     try:
         return SecretSettings.model_validate({"value": value, "hosts": list(hosts)})
     except ValidationError as error:
-        raise Refused(*block_documents.problem(error)) from None
+        raise InvalidInput(*block_documents.problem(error)) from None
 
 
 def _wrong(data: dict[str, Any]) -> str | None:
@@ -130,7 +130,7 @@ class PrefectSecrets:
             raise await self._missing(name) from None
         return build(name, document.data)
 
-    async def _missing(self, name: str) -> Refused:
+    async def _missing(self, name: str) -> InvalidInput:
         from prefect.exceptions import ObjectNotFound
 
         try:
@@ -139,7 +139,7 @@ class PrefectSecrets:
             pass
         else:
             told = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
-            return Refused("secret", told, f'make a block of the type "{TITLE}" of it')
+            return InvalidInput("secret", told, f'make a block of the type "{TITLE}" of it')
         found = await block_documents.every(self._client, TYPE)
         known = (str(each.name) for each in found)
         return UnknownName("secret", name, known, f"`daybook secrets add {name}` keeps one")

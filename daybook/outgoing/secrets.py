@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.outgoing.addresses import PORTS
 from daybook.spec.references import SECRET
 
@@ -69,7 +69,7 @@ class Secrets(Protocol):
     """Where secrets are kept."""
 
     async def read(self, name: str) -> Secret:
-        """The secret of that name; raises `Refused`, `UnknownName` where there is none."""
+        """The secret of that name; raises `InvalidInput`, `UnknownName` where there is none."""
         ...
 
 
@@ -121,9 +121,9 @@ def _written(value: str) -> Iterator[str]:
 
 
 def references(what: str, text: str) -> list[str]:
-    """The names that ``text`` refers to; raises `Refused` for ``what`` where one is misspelt."""
+    """Return the names in ``text``; raises `InvalidInput` for ``what`` if one is misspelt."""
     if len(_BEGINS.findall(text)) != len(_REFERENCE.findall(text)):
-        raise Refused(
+        raise InvalidInput(
             what,
             "a reference to a secret is misspelt",
             "{{secret:name}}, of lowercase letters, digits and dashes",
@@ -141,14 +141,14 @@ async def fill(
 ) -> str:
     """``text`` with its secrets; each is added to ``filled``.
 
-    ``what`` is the field as the user wrote it. Raises `Refused` for a secret that is not there or
-    is bound to other hosts.
+    ``what`` is the field as the user wrote it. Raises `InvalidInput` for a secret that is not there
+    or is bound to other hosts.
     """
     values = {}
     for name in references(what, text):
         secret = await secrets.read(name)
         if destination.known_as.isdisjoint(secret.hosts):
-            raise Refused(
+            raise InvalidInput(
                 what,
                 f'the secret "{name}" does not go to {destination.shown}',
                 f"it is bound to {', '.join(secret.hosts)}",
@@ -177,20 +177,22 @@ async def fill_params(
 
 
 def refuse_literal_headers(headers: Mapping[str, str]) -> None:
-    """Raise `Refused` where a header holds what looks like a secret itself."""
+    """Raise `InvalidInput` where a header holds what looks like a secret itself."""
     for name, value in headers.items():
         named = _SECRET_HEADER.search(name.lower()) and not references("headers", value)
         if value.strip() and (named or _SECRET_VALUE.search(value)):
-            raise Refused("headers", f'"{name}" looks like a secret', ADVICE)
+            raise InvalidInput("headers", f'"{name}" looks like a secret', ADVICE)
 
 
 def refuse_literal_params(params: Any) -> None:
-    """Raise `Refused` where JSON holds what looks like a secret itself, or a misspelt reference."""
+    """Raise `InvalidInput` where JSON holds what looks like a secret itself, or a misspelt
+    reference.
+    """
     for path, value in _texts(params):
         named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
         known = references("params", value)
         if value and ((named and not known) or _SECRET_VALUE.search(value)):
-            raise Refused("params", f'"{path or "params"}" looks like a secret', ADVICE)
+            raise InvalidInput("params", f'"{path or "params"}" looks like a secret', ADVICE)
 
 
 def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

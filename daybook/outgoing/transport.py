@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from daybook.errors import OutgoingRefused, Refused
+from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.outgoing import guard, redirects
 from daybook.outgoing.guard import Guard, Target
 
@@ -84,7 +84,7 @@ class GuardedTransport:
     connections are kept for so many seconds after their address was judged; the transport has to be
     closed then (`aclose`).
 
-    Raises `Refused` and `OutgoingRefused`, and the library's `TransportError`.
+    Raises `InvalidInput` and `OutgoingRefused`, and the library's `TransportError`.
     """
 
     library: ClassVar[Library]
@@ -149,13 +149,13 @@ class GuardedTransport:
             await pool.close()
 
     def _judged_text(self, url: Any) -> httpx.URL:
-        """The address as the guard reads it. Raise `Refused` if the library reads another."""
+        """The address as the guard reads it. Raise `InvalidInput` if the library reads another."""
         if isinstance(url, httpx.URL):
             return url
         read = httpx.URL(str(url))
         parts = [(each.scheme, each.raw_host, each.port, each.raw_path) for each in (read, url)]
         if parts[0] != parts[1]:
-            raise Refused("url", "can be read in two ways", "write it plainly")
+            raise InvalidInput("url", "can be read in two ways", "write it plainly")
         return read
 
     async def _pool(self, url: httpx.URL, source: str | None) -> _Pool:

@@ -7,7 +7,7 @@ refused, not found, no time to connect                    failed or timed out, t
 no answer after it was sent, or a part of a 2xx           unknown; where the job is idempotent:
                                                           failed or timed out, to be tried again
 any other status; an untrusted certificate                failed
-an address, a header or a secret that is refused          raises `Refused`; failed
+an address, a header or a secret that is refused          raises `InvalidInput`; failed
 ========================================================  ======================================
 
 It is rule 4 of `docs/promise.md`. ``Idempotency-Key`` is the occurrence, the same in every attempt.
@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from daybook.clock import SYSTEM, Clock
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.outgoing import bodies, http, secrets
@@ -83,14 +83,14 @@ def idempotency_key(occurrence: str) -> str:
 
 
 def check(action: Action, guard: Guard) -> None:
-    """What can be told when the job is made, without a look-up; raises `Refused`."""
+    """What can be told when the job is made, without a look-up; raises `InvalidInput`."""
     if "{{" in action.url:
-        raise Refused("url", "a reference in it", "{{secret:name}} stands in a header's value")
+        raise InvalidInput("url", "a reference in it", "{{secret:name}} stands in a header's value")
     guard.check(action.url)
     http.check(action.method, action.headers)
     for name, value in action.headers.items():
         if name.lower() == KEY.lower():
-            raise Refused("headers", f'"{name}" is Daybook\'s to set', "leave it out")
+            raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
         secrets.references("headers", value)
     secrets.refuse_literal_headers(action.headers)
 
@@ -98,7 +98,7 @@ def check(action: Action, guard: Guard) -> None:
 async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets) -> Prepared:
     """Between claim and begin: all but the sending.
 
-    Raises `Refused`, and what ``source`` raises when it cannot be asked.
+    Raises `InvalidInput`, and what ``source`` raises when it cannot be asked.
     """
     check(action, guard)
     destination = Destination.of_url(guard.check(action.url))

@@ -35,9 +35,9 @@ from daybook.errors import (
     DaybookError,
     FenceRefused,
     IllegalTransition,
+    InvalidInput,
     LedgerNewer,
     LedgerUnreachable,
-    Refused,
     Unreachable,
 )
 from daybook.ledger import claims
@@ -119,15 +119,15 @@ async def carry_out(
     """Carry out the flow run that this is called in; returns the state for the flow to return.
 
     ``parameters`` are the flow's, as JSON. What is wrong with those of a direct call is raised as
-    `Refused`; a due time acts with the job's own, and any other run ends as failed, in the ledger
-    too. The state's data is the run as the flow's result. Leaves with Prefect's `Abort` when the
-    run has to wait.
+    `InvalidInput`; a due time acts with the job's own, and any other run ends as failed, in the
+    ledger too. The state's data is the run as the flow's result. Leaves with Prefect's `Abort` when
+    the run has to wait.
     """
     flow_run, refused = occurrence.this_flow_run(), ""
     given = handover.of(str(flow_run.id))
     try:
         parameters = dict(normal_parameters(kind, parameters))
-    except Refused as error:
+    except InvalidInput as error:
         if flow_run.deployment_id is None:
             raise
         refused = str(error)

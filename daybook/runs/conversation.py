@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from daybook import settings
 from daybook.agents.base import Message
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger.offers import Granted
 from daybook.spec import prompts
 from daybook.spec.schedule import zone
@@ -27,11 +27,11 @@ class Turn:
 def turn(granted: Granted) -> Turn:
     """The turn that the claim gave this run.
 
-    Raises `Refused` when nothing but variables stood in the prompt and all of them are empty.
+    Raises `InvalidInput` when nothing but variables stood in the prompt and all of them are empty.
     """
     prompt = rendered(granted, str(granted.parameters["prompt"]))
     if not prompt.strip():
-        raise Refused("prompt", "is blank once its variables are filled in")
+        raise InvalidInput("prompt", "is blank once its variables are filled in")
     history = (
         Message("assistant" if each.role == "assistant" else "user", each.content)
         for each in granted.history

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from prefect.client.orchestration import get_client
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger.offers import Granted
 from daybook.runs import checks, conversation, orders, whom
 from daybook.runs.checks import Verdict
@@ -35,13 +35,13 @@ words what is worth telling. Where nothing is, answer with [SILENT] alone.
 
 
 def prompt(file: str) -> str:
-    """What the agent is asked, with variables. Raises `Refused` where there are no orders."""
+    """What the agent is asked, with variables. Raises `InvalidInput` where there are no orders."""
     try:
         text = orders.read(file)
     except FileNotFoundError:
         text = ""
     if not text:  # it was there when the gate was asked
-        raise Refused("file", f"{orders.place(file)} says nothing any more")
+        raise InvalidInput("file", f"{orders.place(file)} says nothing any more")
     return _PROMPT + text
 
 

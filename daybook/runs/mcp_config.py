@@ -43,7 +43,9 @@ class Configuration:
 
 
 async def find(entries: Iterable[str], servers: Servers) -> Configuration:
-    """What ``entries`` name. Raises `UnknownName`, `Refused`, and what Prefect's client raises."""
+    """What ``entries`` name. Raises `UnknownName`, `InvalidInput`, and what Prefect's client
+    raises.
+    """
     names = dict.fromkeys(entries)
     if not names:
         return Configuration()
@@ -62,7 +64,7 @@ async def find(entries: Iterable[str], servers: Servers) -> Configuration:
 async def made(configuration: Configuration, actor: Actor) -> McpServers:
     """The configuration with its secrets; Daybook's own server works for ``actor``.
 
-    Raises `Refused` for a secret that may not go where the server is.
+    Raises `InvalidInput` for a secret that may not go where the server is.
     """
     filled = Filled()
     variables: dict[str, str] = {}

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import deployments, jobs, offers, rows
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
@@ -123,7 +123,7 @@ async def _read(
     kind = stored.row.kind if stored else ""
     try:
         return kind, dict(normal_parameters(kind, parameters)), ""
-    except Refused as error:
+    except InvalidInput as error:
         return kind, parameters, str(error)
 
 

@@ -5,7 +5,7 @@
     find ──► Offer ──► opened ──► tools, with names that models take ──► closed, however it ends
      │                  │
      │                  └ a server that is not to be reached: `AgentTemporary`, nothing was asked
-     └ a name that nobody knows: `Refused`, before the run has begun
+     └ a name that nobody knows: `InvalidInput`, before the run has begun
 
 `find` is the last that asks Prefect for anything. No secret goes through the model: arguments are
 sent as it wrote them, and a reference in them is text.
@@ -29,7 +29,7 @@ from daybook.agents.base import Tool
 from daybook.errors import (
     AgentMisconfigured,
     AgentTemporary,
-    Refused,
+    InvalidInput,
     ToolUnreachable,
     UnknownName,
 )
@@ -75,8 +75,8 @@ class Offer:
 
 
 async def find(agent: str, entries: Iterable[str], servers: Servers, own: Own) -> Offer:
-    """What ``entries`` name. Raises `Refused` for one that names nothing, or not one thing, and
-    what Prefect's client raises.
+    """What ``entries`` name. Raises `InvalidInput` for one that names nothing, or not one thing,
+    and what Prefect's client raises.
     """
     entries = list(dict.fromkeys(entries))
     if not entries:
@@ -115,7 +115,7 @@ def _source(
     if name == allowed.OWN:
         return "own"
     if entry in functions and name in saved:
-        raise Refused(
+        raise InvalidInput(
             "tools",
             f'"{entry}" is ambiguous: a Python tool has that name, and a saved server "{name}"',
             "save the server under another name",
@@ -179,7 +179,7 @@ async def _reached(offer: Offer, there: list[Held], timeout: float) -> None:
         ) from None
     except ToolUnreachable as error:
         raise AgentTemporary(f"{error}; nothing was asked", error.retry_after) from None
-    except Refused as error:
+    except InvalidInput as error:
         raise AgentMisconfigured(f'agent "{offer.agent}": {error}') from None
 
 

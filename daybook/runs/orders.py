@@ -5,32 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from daybook import home
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 LONGEST = 100_000
 """Characters that the file may have: all of it goes to a model, twice."""
 
 
 def place(file: str) -> Path:
-    """Where the file of that name is: a relative one in the home. Raises `Refused`."""
+    """Where the file of that name is: a relative one in the home. Raises `InvalidInput`."""
     try:
         return home.here().path / Path(file).expanduser()
     except RuntimeError as error:
-        raise Refused("file", f"{file} is nowhere: {error}") from None
+        raise InvalidInput("file", f"{file} is nowhere: {error}") from None
 
 
 def read(file: str) -> str:
-    """What it says; blank where it says nothing. Raises `Refused`, and FileNotFoundError."""
+    """What it says; blank where it says nothing. Raises `InvalidInput`, and FileNotFoundError."""
     there = place(file)
     try:
         if there.exists() and not there.is_file():  # a pipe would be waited for
-            raise Refused("file", f"{there} is no file")
+            raise InvalidInput("file", f"{there} is no file")
         with there.open(encoding="utf-8", errors="replace") as opened:
             text = opened.read(LONGEST + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Refused("file", f"{there} cannot be read: {error.strerror}") from None
+        raise InvalidInput("file", f"{there} cannot be read: {error.strerror}") from None
     if len(text) > LONGEST:
-        raise Refused("file", f"{there} is too long", f"legal: at most {LONGEST:,} characters")
+        raise InvalidInput("file", f"{there} is too long", f"legal: at most {LONGEST:,} characters")
     return text.strip()

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
 from daybook.agents.model import ModelSettings
-from daybook.errors import AgentMisconfigured, Refused
+from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.ledger import jobs
 from daybook.ledger.tables import new_id
 from daybook.service import home
@@ -95,7 +95,9 @@ async def remove(name: str) -> None:
 
     users = await _users(name)
     if users:
-        raise Refused("agent", f'"{name}" is used by {", ".join(users)}', "edit those jobs first")
+        raise InvalidInput(
+            "agent", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
+        )
     async with prefect.connected() as client:
         await prefect.answers(client)
         await documents.remove(client, name)
@@ -126,7 +128,7 @@ def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
     try:
         providers.check(settings)
     except AgentMisconfigured as error:
-        raise Refused("model", str(error)) from None
+        raise InvalidInput("model", str(error)) from None
     return settings
 
 

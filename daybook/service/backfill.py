@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import backfill
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home, mine, views
@@ -23,15 +23,17 @@ async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> dict[
     Left out is what has succeeded, is under way, or was asked for by a backfill before. The answer
     is `{"job", "dry_run", "asked", "left_out", "due": [{"utc", "local", "status"}, …]}`, where
     `status` is what was known of that due time before, or None. A worker carries them out, one
-    after the other, behind all that is scheduled. Needs no Prefect. Raises `Refused`.
+    after the other, behind all that is scheduled. Needs no Prefect. Raises `InvalidInput`.
     """
     async with home.ledger() as ledger:
         async with ledger.read() as session:
             stored = await mine.job(session, ref)
             if owners.current().is_agent:
-                raise Refused("backfill", "is the operator's to ask for", "trigger it in its place")
+                raise InvalidInput(
+                    "backfill", "is the operator's to ask for", "trigger it in its place"
+                )
             if not stored.job.enabled:
-                raise Refused("job", "is off, so nothing is run", f"`daybook resume {ref}`")
+                raise InvalidInput("job", "is off, so nothing is run", f"`daybook resume {ref}`")
             due = _due_times(stored, start, end, ledger.now())
             before = await backfill.known(session, stored.id, due)
         wanted = sum(backfill.is_wanted(before.get(each)) for each in due)
@@ -54,13 +56,15 @@ def _due_times(stored: StoredJob, start: str, end: str, now: datetime) -> list[d
     first = bounds.moment("start", start, schedule.timezone, LEGAL)
     last = bounds.moment("end", end, schedule.timezone, LEGAL, last=True)
     if first is None or last is None:
-        raise Refused("start" if first is None else "end", "is empty", LEGAL)
+        raise InvalidInput("start" if first is None else "end", "is empty", LEGAL)
     if first > now:
-        raise Refused("start", f'"{start}" has not passed yet', "what is to come is scheduled")
+        raise InvalidInput("start", f'"{start}" has not passed yet', "what is to come is scheduled")
     if last < first:
-        raise Refused("end", f'"{end}" is before from, "{start}"')
+        raise InvalidInput("end", f'"{end}" is before from, "{start}"')
     due = upcoming.between(schedule, policy, first - timedelta(seconds=1), min(last, now))
     found = list(islice(due, MOST + 1))
     if len(found) > MOST:
-        raise Refused("start", f"more than {MOST:,} due times lie there", "take a shorter range")
+        raise InvalidInput(
+            "start", f"more than {MOST:,} due times lie there", "take a shorter range"
+        )
     return found

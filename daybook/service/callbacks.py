@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import deliveries, jobs, sending
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
@@ -27,10 +27,10 @@ async def list_callbacks(
 ) -> list[dict[str, Any]]:
     """Callbacks and messages, newest first, as `views.delivery`; of one job, also a removed one.
 
-    Raises `Refused` for a status that there is not, `NotFound` for the job.
+    Raises `InvalidInput` for a status that there is not, `NotFound` for the job.
     """
     if status is not None and status not in STATES:
-        raise Refused("status", f'"{status}" is none', f"legal: {', '.join(STATES)}")
+        raise InvalidInput("status", f'"{status}" is none', f"legal: {', '.join(STATES)}")
     async with home.ledger() as ledger, ledger.read() as session:
         of_job = (await jobs.find(session, job, archived=True)).id if job else None
         found = await deliveries.recent(session, status=status, job_id=of_job, limit=limit)
@@ -62,16 +62,18 @@ async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
     """Try them again now: a failed one begins anew, a pending one waits no longer.
 
     With ``failed`` all that failed. Returns how many will be tried. Raises `NotFound`, `Ambiguous`,
-    and `Refused` for one that was delivered or withdrawn; none is tried then.
+    and `InvalidInput` for one that was delivered or withdrawn; none is tried then.
     """
     if bool(refs) is failed:
-        raise Refused("failed", "name them, or say --failed", "`daybook callbacks list` shows them")
+        raise InvalidInput(
+            "failed", "name them, or say --failed", "`daybook callbacks list` shows them"
+        )
     async with home.ledger() as ledger:
         async with ledger.read() as session:
             found = [await deliveries.find(session, ref) for ref in refs]
         for each in found:
             if each.status not in (Delivery.PENDING, Delivery.FAILED):
-                raise Refused("id", f"{each.id} was {each.status}", "leave it out")
+                raise InvalidInput("id", f"{each.id} was {each.status}", "leave it out")
         return await sending.retry(ledger, [each.id for each in found] if refs else None)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from daybook import settings
 from daybook.channels import directory, ours
 from daybook.channels.base import Message, NotDelivered
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import jobs, outbox
 from daybook.ledger.tables import new_id
 from daybook.service import home
@@ -34,7 +34,7 @@ async def list_channels() -> list[dict[str, Any]]:
             try:
                 channel = await directory.find(client, name)
                 about |= {"chat_id": channel.needs_chat_id, "limit": channel.limit}
-            except Refused as error:
+            except InvalidInput as error:
                 about["problem"] = error.problem
             except NotDelivered as error:
                 about["problem"] = str(error)
@@ -45,18 +45,20 @@ async def list_channels() -> list[dict[str, Any]]:
 async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
     """Keep a channel as a Prefect block: ``{"name", "kind", "chat_id", "limit"}``.
 
-    Raises `Refused` (nothing is stored), whose words do not hold the URL.
+    Raises `InvalidInput` (nothing is stored), whose words do not hold the URL.
     """
     from daybook.sync import client as prefect
 
     ours.checked(name, url)
     if name in directory.LOCAL:
-        raise Refused("name", f'"{name}" is a channel that is always there', "choose another")
+        raise InvalidInput("name", f'"{name}" is a channel that is always there', "choose another")
     async with prefect.connected() as client:
         await prefect.answers(client)
         known = await directory.names(client)
         if known.get(name, ours.SLUG) != ours.SLUG:
-            raise Refused("name", f'"{name}" is a block of Prefect\'s ({known[name]})', "another")
+            raise InvalidInput(
+                "name", f'"{name}" is a block of Prefect\'s ({known[name]})', "another"
+            )
         made = await ours.add(client, name, url, replace=replace)
     return {"name": name, "kind": ours.SLUG, "chat_id": made.needs_chat_id, "limit": made.limit}
 
@@ -64,7 +66,7 @@ async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
 async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str, Any]:
     """Send one message there, now: ``{"channel", "seconds", "problem"}``.
 
-    ``problem`` is None when it arrived. Raises `UnknownName`, and `Refused` for a bad chat id.
+    ``problem`` is None when it arrived. Raises `UnknownName`, and `InvalidInput` for a bad chat id.
     """
     from daybook.sync import client as prefect
 
@@ -101,7 +103,7 @@ async def remove(name: str) -> None:
     from daybook.sync import client as prefect
 
     if name in directory.LOCAL:
-        raise Refused("channel", f'"{name}" is always there', "jobs may simply not use it")
+        raise InvalidInput("channel", f'"{name}" is always there', "jobs may simply not use it")
     async with prefect.connected() as client:
         await prefect.answers(client)
         known = await directory.names(client)
@@ -109,12 +111,14 @@ async def remove(name: str) -> None:
         kind = known.get(name) or known.get(f"{ours.SLUG}/{name}") or ours.SLUG
         if kind != ours.SLUG:
             told = f'"{name}" is a block of Prefect\'s ({kind})'
-            raise Refused("channel", told, "delete it in Prefect: Blocks")
+            raise InvalidInput("channel", told, "delete it in Prefect: Blocks")
         users = (await _users()).get(name, [])
         if settings.load().alert_channel == name:
             users.append("DAYBOOK_ALERT_CHANNEL")
         if users:
-            raise Refused("channel", f'"{name}" is used by {", ".join(users)}', "edit those first")
+            raise InvalidInput(
+                "channel", f'"{name}" is used by {", ".join(users)}', "edit those first"
+            )
         await ours.remove(client, name.rpartition("/")[2])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
@@ -45,11 +45,11 @@ def _shown(ledger: Ledger, stored: StoredJob) -> dict[str, Any]:
 
 
 def side(given: str) -> Side:
-    """The side that is preferred. Raises `Refused`."""
+    """The side that is preferred. Raises `InvalidInput`."""
     for each in SIDES:
         if given == each:
             return each
-    raise Refused("prefer", f'"{given}" is not legal', f"legal: {' or '.join(SIDES)}")
+    raise InvalidInput("prefer", f'"{given}" is not legal', f"legal: {' or '.join(SIDES)}")
 
 
 async def decide(
@@ -58,8 +58,8 @@ async def decide(
     """Decide the conflict of ``ref``, or all; the ledger has the result afterwards.
 
     Returns the names of the jobs whose conflict is decided, by their ids; and, by name, why others
-    are not: what Prefect held cannot be a job's. Of one that is named this is `Refused`; so is one
-    without a conflict.
+    are not: what Prefect held cannot be a job's. Of one that is named this is `InvalidInput`; so is
+    one without a conflict.
     """
     from daybook.sync import pull
 
@@ -70,7 +70,7 @@ async def decide(
     if named is not None:
         if named.id not in ids:
             none = f"{named.row.name} has no conflict"
-            raise Refused("JOB", none, "`daybook conflicts` lists them")
+            raise InvalidInput("JOB", none, "`daybook conflicts` lists them")
         ids = [named.id]
     decided, refused = dict[str, str](), dict[str, str]()
     for job_id in ids:
@@ -81,7 +81,7 @@ async def decide(
                 async with ledger.write() as session:
                     await records.without_conflict(session, job_id)
             decided[job_id] = names[job_id]
-        except Refused as error:
+        except InvalidInput as error:
             if named is not None:
                 raise
             refused[names[job_id]] = str(error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from daybook import home as homes
 from daybook import settings
 from daybook.clock import SYSTEM
-from daybook.errors import NotFound, Refused
+from daybook.errors import InvalidInput, NotFound
 from daybook.ledger import jobs
 from daybook.ledger.outbox import CALLBACK, lane_of_url
 from daybook.ledger.states import Delivery
@@ -50,7 +50,8 @@ async def add(
 
     With ``replace`` it takes the place of the one of that name, whose secret stays where none is
     given. `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is there when
-    it was made, notes are what a person should know. Raises `Refused`; nothing is changed then.
+    it was made, notes are what a person should know. Raises `InvalidInput`; nothing is changed
+    then.
     """
     from daybook.sync import client as prefect
 
@@ -87,7 +88,7 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
         return None
     try:
         found = destinations.build(name, dict(kept.data))
-    except Refused:  # this mends it
+    except InvalidInput:  # this mends it
         secret = str(kept.data.get("secret"))
         return secret if settings.signing_key(secret) else None
     secrets.refuse_third(found.secrets(SYSTEM.now()), secrets.OVERLAP)
@@ -134,7 +135,7 @@ async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
     """Give a destination, or the home where ``name`` is None, a new secret.
 
     `{"name", "secret", "rotating_until"}`: until then the old one signs as well, unless it ends
-    ``at_once``. Raises `NotFound`, and `Refused` while an earlier rotation lasts.
+    ``at_once``. Raises `NotFound`, and `InvalidInput` while an earlier rotation lasts.
     """
     from daybook.sync import client as prefect
 
@@ -153,7 +154,7 @@ async def test(ref: str) -> dict[str, Any]:
     """Send a signed event `test`, once: to a destination's own address, or to any.
 
     `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`: `id` is its `webhook-id`.
-    Raises `NotFound` for the name, `Refused` for the address.
+    Raises `NotFound` for the name, `InvalidInput` for the address.
     """
     from daybook.outbox.post import Post
     from daybook.sync import client as prefect
@@ -210,7 +211,7 @@ def _name_of(known: destinations.Known, url: str) -> str:
     """The name of the address's destination; empty where there is none that can be used."""
     try:
         found = known.of(url)
-    except Refused:  # its problem is shown
+    except InvalidInput:  # its problem is shown
         return ""
     return found.name if found else ""
 

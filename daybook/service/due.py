@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from daybook.clock import SYSTEM
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.service import views
 from daybook.spec.schedule import Schedule, make, parse, zone
 from daybook.spec.words import in_words
@@ -67,13 +67,13 @@ def _after(text: str | None, timezone: str) -> datetime:
         instant = datetime.fromisoformat(text)
     except ValueError:
         legal = "write 2027-01-15T14:30:00+01:00, or the same without an offset"
-        raise Refused("after", f'"{text}" is no RFC 3339 time', legal) from None
+        raise InvalidInput("after", f'"{text}" is no RFC 3339 time', legal) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=zone(timezone))
 
 
 def _legal(count: int) -> int:
     if not 1 <= count <= MOST:
-        raise Refused("count", f"{count} is not legal", f"legal: 1 to {MOST}")
+        raise InvalidInput("count", f"{count} is not legal", f"legal: 1 to {MOST}")
     return count
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from daybook.errors import NotFound, Refused
+from daybook.errors import InvalidInput, NotFound
 from daybook.ledger.jobs import StoredJob
 from daybook.runs import orders
 from daybook.service import home, jobs, mine
@@ -66,7 +66,7 @@ def _orders(file: str) -> dict[str, str]:
         found = "there" if orders.read(file) else "blank"
     except FileNotFoundError:
         found = "missing"
-    except Refused:
+    except InvalidInput:
         there, found = file, "unreadable"
     return {"file": there, "orders": found}
 
@@ -81,5 +81,5 @@ async def _find(name: str) -> StoredJob | None:
         return None
     if stored.row.kind != "heartbeat":
         kind = f'"{name}" is a job of the kind {stored.row.kind}'
-        raise Refused("name", kind, "name the heartbeat otherwise")
+        raise InvalidInput("name", kind, "name the heartbeat otherwise")
     return stored

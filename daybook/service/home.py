@@ -11,6 +11,6 @@ from daybook.ledger.engine import Ledger
 
 @asynccontextmanager
 async def ledger() -> AsyncIterator[Ledger]:
-    """The ledger that the settings name; raises `Refused` and `LedgerUnreachable`."""
+    """The ledger that the settings name; raises `InvalidInput` and `LedgerUnreachable`."""
     async with Ledger(settings.load().ledger_address) as opened:
         yield opened

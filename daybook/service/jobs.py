@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from daybook import settings
-from daybook.errors import PrefectUnreachable, Refused
+from daybook.errors import InvalidInput, PrefectUnreachable
 from daybook.ledger import history, jobs
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
@@ -40,8 +40,8 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Store a job and deploy it; ``fields`` are those of `daybook.spec.job.new_job`.
 
     A job of an agent that names no agent asks the one of its owner's name, if there is one, else
-    the default one. Returns it with ``notes``, what a person should know of it. Raises `Refused`
-    (nothing is stored) and `PrefectUnreachable` (nothing is stored).
+    the default one. Returns it with ``notes``, what a person should know of it. Raises
+    `InvalidInput` (nothing is stored) and `PrefectUnreachable` (nothing is stored).
     """
     from daybook.sync import client as prefect
 
@@ -79,7 +79,7 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
                 )
             try:
                 await _deploy(ledger, client, stored)
-            except Refused:
+            except InvalidInput:
                 async with ledger.write() as session:
                     await jobs.forget(session, stored.id)
                 raise
@@ -100,7 +100,7 @@ async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
 async def pause(ref: str, note: str = "") -> dict[str, Any]:
     """Switch the job off, with a note; idempotent: without one, why it is off already stays.
 
-    Raises `Refused` for a note that is long, or more than a line.
+    Raises `InvalidInput` for a note that is long, or more than a line.
     """
     note = names.checked_line(note, "note")
 
@@ -119,10 +119,10 @@ async def resume(ref: str) -> dict[str, Any]:
         schedule = stored.job.schedule
         if not stored.job.enabled and isinstance(schedule, At) and schedule.at <= now:
             past = f"{views.utc(schedule.at)} has passed"
-            raise Refused("at", past, f"`daybook edit {ref} --at …` gives a new time")
+            raise InvalidInput("at", past, f"`daybook edit {ref} --at …` gives a new time")
         if not stored.job.enabled and jobs.all_done(stored.row, stored.job):
             had = f"it has had its {stored.row.run_count}"
-            raise Refused("max_runs", had, f"`daybook edit {ref} --max-runs …` gives it more")
+            raise InvalidInput("max_runs", had, f"`daybook edit {ref} --max-runs …` gives it more")
         stored.row.snoozed_until = None
         return _switched(stored.job, on=True)
 
@@ -234,7 +234,7 @@ async def _change(
             if new.row.sync_pending:
                 try:
                     await _deploy(ledger, client, new)
-                except Refused:
+                except InvalidInput:
                     async with ledger.write() as session:
                         newest = await jobs.find(session, new.id)
                         back = await jobs.change(session, newest, before, ledger.now())
@@ -245,7 +245,7 @@ async def _change(
 
 
 async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> None:
-    """Bring the job to Prefect; raises `Refused` when Prefect does not take it."""
+    """Bring the job to Prefect; raises `InvalidInput` when Prefect does not take it."""
     from prefect.exceptions import PrefectHTTPStatusError
 
     from daybook.sync import client as prefect
@@ -258,7 +258,9 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
         await bring(ledger, client, stored, found, Report())
     except PrefectHTTPStatusError as error:
         if error.response.status_code in {409, 422}:
-            raise Refused("job", f"Prefect does not take it: {prefect.refusal(error)}") from error
+            raise InvalidInput(
+                "job", f"Prefect does not take it: {prefect.refusal(error)}"
+            ) from error
         raise
     except PrefectUnreachable:
         # It is stored, and marked as pending: the answer says so, the next sync brings it.

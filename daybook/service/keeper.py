@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 async def keep(say: Callable[[str], None]) -> None:
     """Lead, or stand by, until SIGINT or SIGTERM; ``say`` gets a line when that changes.
 
-    Raises `PrefectUnreachable`, `LedgerUnreachable`, and `Refused` where Prefect has the jobs of
-    another ledger and none of this one's (`docs/promise.md` 15).
+    Raises `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` where Prefect has the jobs
+    of another ledger and none of this one's (`docs/promise.md` 15).
     """
     from daybook.host import prefect_private
     from daybook.keeper import lead

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from daybook import home as homes
-from daybook.errors import LedgerKeyMissing, Refused
+from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.ledger import block_copies, sealing
 from daybook.service import home
 
@@ -13,10 +13,10 @@ from daybook.service import home
 async def renew(*, discard: bool = False) -> dict[str, list[str]]:
     """Copy what Prefect holds anew, encrypted with this home's key, which is made if there is none.
 
-    `{"copied", "discarded"}`, each a list such as `["secret ops"]`. Raises `Refused`, and changes
-    nothing, if this home has the key of the copies, or if copies would be discarded that Prefect
-    has lost, unless ``discard`` says so. Raises `LedgerKeyMissing` if the key's file holds no key.
-    If the process dies in between, the keeper goes on.
+    `{"copied", "discarded"}`, each a list such as `["secret ops"]`. Raises `InvalidInput`, and
+    changes nothing, if this home has the key of the copies, or if copies would be discarded that
+    Prefect has lost, unless ``discard`` says so. Raises `LedgerKeyMissing` if the key's file holds
+    no key. If the process dies in between, the keeper goes on.
     """
     from daybook.keeper import blocks
     from daybook.outgoing import block_mirror
@@ -30,11 +30,11 @@ async def renew(*, discard: bool = False) -> dict[str, list[str]]:
             except LedgerKeyMissing:
                 pass
             else:
-                raise Refused("key", "this home has the key of the ledger's copies", "keep it")
+                raise InvalidInput("key", "this home has the key of the ledger's copies", "keep it")
         lost = await block_mirror.lost(ledger, client, blocks.TYPES)
         if lost and not discard:
             told = f"Prefect has lost {', '.join(lost)}: only the old key can restore them"
-            raise Refused("key", told, "find the old ledger-key, or give --discard")
+            raise InvalidInput("key", told, "find the old ledger-key, or give --discard")
         sealing.read_or_make(homes.here().ledger_key)
         async with ledger.write() as session:
             await block_copies.forget_key(session)

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.errors import NotFound, Refused, one_line
+from daybook.errors import InvalidInput, NotFound, one_line
 from daybook.ledger import history, jobs, limited
 from daybook.ledger.history import Run
 from daybook.ledger.jobs import StoredJob
@@ -75,7 +75,7 @@ async def recent(session: AsyncSession, job_id: str | None, limit: int) -> list[
 
 
 def check(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
-    """Raise `Refused` for a job of ``whose`` that is beyond its owner's limits.
+    """Raise `InvalidInput` for a job of ``whose`` that is beyond its owner's limits.
 
     Or beyond those of the agent that works on it, where it ``changes`` what the job does.
     """
@@ -86,14 +86,14 @@ def check(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
 
 
 async def check_count(session: AsyncSession, whose: str, name: str) -> None:
-    """Raise `Refused` where ``whose`` has as many jobs as it may; for the writing transaction."""
+    """Raise `InvalidInput` if ``whose`` has as many jobs as it may; in the writing transaction."""
     its = limited.of(whose)
     if its is None:
         return
     with telling(whose, name):
         if await jobs.count_of(session, whose) >= its.jobs:
             most = f"{its.jobs} are the most that {whose} may have"
-            raise Refused("jobs", most, "remove one first")
+            raise InvalidInput("jobs", most, "remove one first")
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def telling(whose: str, name: str) -> Iterator[None]:
     """Log what is refused inside to a job of an agent."""
     try:
         yield
-    except Refused as error:
+    except InvalidInput as error:
         if owners.is_agent(whose):
             about = {"action": "limit_refused", "owner": whose, "job": name, "field": error.field}
             log.warning('%s, job "%s": %s', whose, name, one_line(error), extra=about)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook import home as homes
 from daybook import settings
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.host import worker
 from daybook.service import views
 from daybook.spec.job import TAG_OF_OURS
@@ -121,7 +121,7 @@ async def ledgers(client: PrefectClient, pool: str, ledger_id: str) -> tuple[boo
 
 
 async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
-    """Raise `Refused` when the pool's jobs are another ledger's and none is this one's.
+    """Raise `InvalidInput` when the pool's jobs are another ledger's and none is this one's.
 
     A worker there would take nothing, a keeper keep nothing, and nobody would see why
     (`docs/promise.md` 15).
@@ -129,7 +129,7 @@ async def check(client: PrefectClient, pool: str, ledger_id: str) -> None:
     has_ours, others = await ledgers(client, pool, ledger_id)
     if others and not has_ours:
         listed = ", ".join(each[:8] for each in others)
-        raise Refused(
+        raise InvalidInput(
             "work pool",
             f'"{pool}" has jobs of another ledger ({listed}) and none of this one\'s, '
             f"{ledger_id[:8]}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import AgentMisconfigured, Refused, UnknownName
+from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
 from daybook.ledger import limited
 from daybook.spec import owners
 from daybook.spec.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webhook
@@ -52,8 +52,8 @@ async def _gate(client: PrefectClient, check: Check, owner: str) -> list[str]:
         if check.tool:
             asked = ToolCall(tool=check.tool, params=check.params)
             return await _does(client, asked, owner)
-    except Refused as error:
-        raise Refused("check", f"{error.field}: {error.problem}", error.legal) from None
+    except InvalidInput as error:
+        raise InvalidInput("check", f"{error.field}: {error.problem}", error.hint) from None
     return []
 
 
@@ -66,8 +66,8 @@ async def told(client: PrefectClient, notify: Notify, owner: str) -> None:
         if url := getattr(notify, field):
             try:
                 guard.check(url)
-            except Refused as error:
-                raise Refused(field, error.problem, error.legal) from None
+            except InvalidInput as error:
+                raise InvalidInput(field, error.problem, error.hint) from None
     if notify.channel:
         await channels.check(client, notify.channel, notify.chat_id, owner=_whose(owner))
 
@@ -126,7 +126,7 @@ async def _agent_can_be_asked(client: PrefectClient, action: AgentPrompt | Heart
     try:
         kinds.check_model(await documents.get(client, action.agent), action.model)
     except AgentMisconfigured as error:
-        raise Refused("model", str(error)) from None
+        raise InvalidInput("model", str(error)) from None
 
 
 def _whose(owner: str) -> str:

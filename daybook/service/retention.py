@@ -20,7 +20,7 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> di
     nor edited for so long, as `jobs.remove` does; only that needs Prefect. With ``dry_run`` only
     those are named. Returns `{"removed", "runs", "messages", "tasks", "jobs", "dry_run"}`: the
     names of the jobs that were removed, how many runs, messages and runs of tasks went, and the
-    names of the jobs of which nothing was left. Raises `Refused`.
+    names of the jobs of which nothing was left. Raises `InvalidInput`.
     """
     age = durations.parse(disabled_for, "disabled_for") if disabled_for is not None else None
     async with home.ledger() as ledger:

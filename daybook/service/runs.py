@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import claims, deliveries, jobs
 from daybook.ledger import history as past
 from daybook.ledger.engine import Ledger
@@ -95,8 +95,8 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
 
     One that waits is cancelled here and now. One at work is ended by its worker, with all that it
     began, which is waited for at most ``within`` seconds; the run that comes back may be live yet.
-    Raises `NotFound`, `Ambiguous`, `Refused` for one that has ended, `PrefectUnreachable` where a
-    worker has to be told.
+    Raises `NotFound`, `Ambiguous`, `InvalidInput` for one that has ended, `PrefectUnreachable`
+    where a worker has to be told.
     """
     from prefect.states import Cancelling
 
@@ -107,7 +107,9 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
         async with ledger.read() as session:
             found, _ = await mine.live_run(session, ref)
         if found.state in TERMINAL - {Status.CANCELLED}:
-            raise Refused("run", f"{found.id[:8]} has ended: {found.status}", "nothing to cancel")
+            raise InvalidInput(
+                "run", f"{found.id[:8]} has ended: {found.status}", "nothing to cancel"
+            )
         row = await claims.cancel(ledger, found.id)
         async with prefect.connected() as client:
             if row.state is Status.CANCELLED:

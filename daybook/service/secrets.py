@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import jobs
 from daybook.outgoing import secrets
 from daybook.service import home
@@ -19,7 +19,7 @@ async def add(
 ) -> dict[str, Any]:
     """Keep a secret as a Prefect block: `{"name", "hosts"}`, the hosts as they are compared.
 
-    Raises `Refused` (nothing is stored), whose words do not hold the value.
+    Raises `InvalidInput` (nothing is stored), whose words do not hold the value.
     """
     from daybook.outgoing import block_documents, secret_blocks
     from daybook.sync import client as prefect
@@ -65,7 +65,9 @@ async def remove(name: str) -> None:
         users += [f"the tool server {each}" for each in (await _servers(client)).get(name, [])]
         users += [f"the destination {each}" for each in (await _tokens(client)).get(name, [])]
         if users:
-            raise Refused("secret", f'"{name}" is used by {", ".join(users)}', "edit those first")
+            raise InvalidInput(
+                "secret", f'"{name}" is used by {", ".join(users)}', "edit those first"
+            )
         await secret_blocks.remove(client, name)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger.jobs import StoredJob
 from daybook.service import home, mine, views
 from daybook.spec import schedule, upcoming
@@ -18,7 +18,7 @@ from daybook.spec import schedule, upcoming
 async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
     """Skip the job's next due time; the same again changes nothing. Returns the job.
 
-    With ``undo`` no due time is skipped any more. Raises `Refused` for a job that is not due.
+    With ``undo`` no due time is skipped any more. Raises `InvalidInput` for a job that is not due.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:
@@ -29,9 +29,11 @@ async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
         else:
             following = upcoming.next_due(job.schedule, job.policy, max(now, _awake(stored, now)))
             if not job.enabled:
-                raise Refused("job", "is off, so nothing is skipped", f"`daybook resume {ref}`")
+                raise InvalidInput(
+                    "job", "is off, so nothing is skipped", f"`daybook resume {ref}`"
+                )
             if following is None:
-                raise Refused("job", "is not due any more, so nothing is skipped")
+                raise InvalidInput("job", "is not due any more, so nothing is skipped")
             to_come = sorted({*to_come, following.isoformat()})
         row.skips = to_come
 
@@ -41,7 +43,7 @@ async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
 async def snooze(ref: str, until: str | None) -> dict[str, Any]:
     """Skip all due times before ``until``, an RFC 3339 time or `in 2h`; None: none any more.
 
-    One that is due exactly then runs. Returns the job. Raises `Refused`.
+    One that is due exactly then runs. Returns the job. Raises `InvalidInput`.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:
@@ -50,9 +52,9 @@ async def snooze(ref: str, until: str | None) -> dict[str, Any]:
             return
         try:
             made = schedule.make(at=until, timezone=stored.job.schedule.timezone, now=now)
-        except Refused as error:
+        except InvalidInput as error:
             legal = "write 2027-01-15T09:00, or in 2h"
-            raise Refused("until", error.problem, legal) from error
+            raise InvalidInput("until", error.problem, legal) from error
         assert isinstance(made, schedule.At)
         stored.row.snoozed_until = made.at
 

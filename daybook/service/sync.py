@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.service import conflicts, home
 
 if TYPE_CHECKING:
@@ -16,13 +16,15 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, A
 
     `writes` is how many deployments were written; a second time it is 0. With ``prefer``, `ledger`
     or `prefect`, the conflicts that there are then are decided for that side, or only that of the
-    job ``ref``: `decided` are their names then. Raises `Refused`.
+    job ``ref``: `decided` are their names then. Raises `InvalidInput`.
     """
     from daybook.sync import client as prefect
     from daybook.sync import reconcile
 
     if ref is not None and prefer is None:
-        raise Refused("JOB", "is named to decide its conflict", "give --prefer ledger or prefect")
+        raise InvalidInput(
+            "JOB", "is named to decide its conflict", "give --prefer ledger or prefect"
+        )
     side = conflicts.side(prefer) if prefer is not None else None
     async with home.ledger() as ledger, prefect.connected() as client:
         await prefect.answers(client)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import leads
 from daybook.ledger.engine import Ledger
 from daybook.ledger.run_json import utc
@@ -78,7 +78,7 @@ async def drain(
 
     `{"drained", "waited_seconds", "left"}`: ``left`` are the runs that are held at the end, as
     ``told`` is given them whenever they change. A scheduler that is paused already keeps its
-    reason. Raises `Refused`.
+    reason. Raises `InvalidInput`.
     """
     if isinstance(timeout, str):
         timeout = durations.parse(timeout, "timeout")
@@ -149,7 +149,7 @@ async def cycle() -> dict[str, Any]:
     """Do one cycle here and now, beside the keeper's: `daybook.tasks.statistics.Report` as JSON.
 
     Prefect is asked only where a worker is to be spawned, or told that a run starves; without it
-    those steps are owed. Raises `Refused` for `[tasks]`.
+    those steps are owed. Raises `InvalidInput` for `[tasks]`.
     """
     from daybook.tasks import cycle as cycles
 
@@ -217,7 +217,7 @@ def illegal() -> list[Wrong]:
     """That `[tasks]` in the settings is not legal; a keeper that runs goes on with what it had."""
     try:
         ladder.here()
-    except Refused as error:
+    except InvalidInput as error:
         return [
             Wrong(f"the thresholds of tasks are refused: {error}", "daybook doctor", "says more")
         ]

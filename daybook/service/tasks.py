@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import settings
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger.engine import Ledger
 from daybook.ledger.run_json import utc
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
@@ -40,7 +40,7 @@ async def add(
     preferred: Iterable[str] = (),
     paused: bool = False,
 ) -> dict[str, Any]:
-    """Queue a task, with its first run. Raises `Refused`.
+    """Queue a task, with its first run. Raises `InvalidInput`.
 
     `{"id", "run_id", "status", "title", …, "run"}`, as `task_views.both` has it.
     """
@@ -62,11 +62,12 @@ async def add(
 
 async def list_tasks(status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
     """Tasks, each with its newest run: those that are live as they will be claimed, then those
-    that have ended, the newest first. Only those of ``status`` where it is given; else `Refused`.
+    that have ended, the newest first. Only those of ``status`` where it is given; else
+    `InvalidInput`.
     """
     legal = tuple(str(each) for each in Status)
     if status is not None and status not in legal:
-        raise Refused("status", f'"{status}" is not legal', f"legal: {', '.join(legal)}")
+        raise InvalidInput("status", f'"{status}" is not legal', f"legal: {', '.join(legal)}")
     async with home.ledger() as ledger, ledger.read() as session:
         which = None if status is None else Status(status)
         found = await figures.listed(session, which, limit)
@@ -112,7 +113,9 @@ async def resume(ref: str) -> dict[str, Any]:
 
 
 async def retry(ref: str) -> dict[str, Any]:
-    """Queue another run of a task that failed or was cancelled. Raises `Refused` after the 10th."""
+    """Queue another run of a task that failed or was cancelled. Raises `InvalidInput` after the
+    10th.
+    """
     async with home.ledger() as ledger:
         run = await queue.retry(ledger, ref)
         return await _brief(ledger, run.id)
@@ -139,7 +142,7 @@ async def next_run(session: str, lease: timedelta | str | None = None) -> dict[s
     """Claim the first run that fits the session of this name: `{"run_id", "token", "lease_until",
     "task"}`.
 
-    The token is told here alone. Raises `NothingClaimable`, saying why, `NotFound`, `Refused`.
+    The token is told here alone. Raises `NothingClaimable`, saying why, `NotFound`, `InvalidInput`.
     """
     async with home.ledger() as ledger:
         claimed = await claims.claim(ledger, session, spec.lease(lease))
@@ -159,21 +162,21 @@ async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) 
 
 
 async def complete(run: str, token: str, output: str = "") -> dict[str, Any]:
-    """It is done; ``output`` is kept with it. Raises `TokenRefused`, `Refused`."""
+    """It is done; ``output`` is kept with it. Raises `TokenRefused`, `InvalidInput`."""
     said = spec.without_tokens(spec.text(output, "output"))
     async with home.ledger() as ledger:
         return await _run(ledger, await claims.complete(ledger, run, token, said))
 
 
 async def fail(run: str, token: str, error: str) -> dict[str, Any]:
-    """It could not be done, and why. Raises `TokenRefused`, `Refused`."""
+    """It could not be done, and why. Raises `TokenRefused`, `InvalidInput`."""
     said = spec.without_tokens(spec.text(error, "error"))
     async with home.ledger() as ledger:
         return await _run(ledger, await claims.fail(ledger, run, token, said))
 
 
 async def release(run: str, token: str, reason: str = "") -> dict[str, Any]:
-    """Give it back to the queue, at its old place. Raises `TokenRefused`, `Refused`."""
+    """Give it back to the queue, at its old place. Raises `TokenRefused`, `InvalidInput`."""
     said = spec.without_tokens(reason)
     async with home.ledger() as ledger:
         return await _run(ledger, await claims.release(ledger, run, token, said))
@@ -193,7 +196,7 @@ async def register(
 ) -> dict[str, Any]:
     """Say that an agent is there for tasks: idle, not prompting, until it is silent for long.
 
-    The same name again by the same owner replaces what was said before. Raises `Refused`.
+    The same name again by the same owner replaces what was said before. Raises `InvalidInput`.
     """
     async with home.ledger() as ledger:
         row = await sessions.register(
@@ -213,7 +216,7 @@ async def report(
 ) -> dict[str, Any]:
     """Say how a session is: `idle` or `active`, and whether it waits for a person to answer.
 
-    What is None is as before. Raises `Refused`, `NotFound`.
+    What is None is as before. Raises `InvalidInput`, `NotFound`.
     """
     async with home.ledger() as ledger:
         row = await sessions.report(ledger, name, state=state, prompting=prompting)

@@ -27,7 +27,7 @@ BITS = 256
 async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[str, Any]:
     """Make a token whose bearer works for ``owner``, and for the person ``user_id`` there.
 
-    `{"id", "name", "owner", "user_id", "created_at", "used_at", "token"}`. Raises `Refused`.
+    `{"id", "name", "owner", "user_id", "created_at", "used_at", "token"}`. Raises `InvalidInput`.
     """
     owner, token = owners.check(owner), PREFIX + secrets.token_urlsafe(BITS // 8)
     name, user_id = None if name is None else validate_name(name), owners.person(user_id)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import DaybookError, Refused, UnknownName
+from daybook.errors import DaybookError, InvalidInput, UnknownName
 from daybook.ledger import jobs
 from daybook.ledger.tables import new_id
 from daybook.outgoing.guard import Guard, Rule
@@ -56,8 +56,8 @@ async def show(name: str) -> dict[str, Any]:
 async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> dict[str, Any]:
     """Call a tool once, here and now, outside of any job; ``timeout`` in seconds.
 
-    ``{"tool", "status", "output", "result", "reason", "error"}``. Raises `Refused`, also for what
-    no job could have for its params.
+    ``{"tool", "status", "output", "result", "reason", "error"}``. Raises `InvalidInput`, also for
+    what no job could have for its params.
     """
     action, *_ = read_parameters("tool-call", {"tool": name, "params": dict(params)})
     assert isinstance(action, ToolCall)
@@ -127,7 +127,7 @@ async def remove(name: str) -> None:
     from daybook.sync import client as prefect
 
     if users := await _users(name):
-        raise Refused(
+        raise InvalidInput(
             "tool server", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
         )
     async with prefect.connected() as client:

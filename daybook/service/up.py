@@ -27,7 +27,7 @@ from httpx import URL
 from daybook import home as homes
 from daybook import repository, settings
 from daybook.clock import SYSTEM
-from daybook.errors import DaybookError, LedgerUnreachable, PrefectUnreachable, Refused
+from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
 from daybook.host import children, prefect_here, record, server, supervision, web, worker
 from daybook.host.children import Child
 from daybook.ledger import claims, history, jobs, limited, offers
@@ -86,8 +86,9 @@ async def up(talk: UpTalk, *, link: bool = True) -> None:
 
     ``link``: make a link that opens Prefect's UI logged in.
 
-    Raises `Refused` when this home's `up` runs already or a setting is wrong, `PrefectUnreachable`
-    for a configured Prefect that does not answer, or a server or worker that does not start.
+    Raises `InvalidInput` when this home's `up` runs already or a setting is wrong,
+    `PrefectUnreachable` for a configured Prefect that does not answer, or a server or worker that
+    does not start.
     """
     limited.here()
     ladder.here()
@@ -109,13 +110,15 @@ async def up(talk: UpTalk, *, link: bool = True) -> None:
 async def detach(talk: UpTalk, within: float = 180.0) -> None:
     """Start `daybook up` in the background, and return when all runs; its log is `logs/up.log`.
 
-    If that runs the example job for the first time, its outcome is shown, too. Raises `Refused`
-    when this home's `up` runs already, `DaybookError` with the end of its log when it ends before
-    that or takes longer than ``within`` seconds.
+    If that runs the example job for the first time, its outcome is shown, too. Raises
+    `InvalidInput` when this home's `up` runs already, `DaybookError` with the end of its log when
+    it ends before that or takes longer than ``within`` seconds.
     """
     here = homes.here().make()
     if here.running() is not None:
-        raise Refused("home", f"a daybook up of {here.path} runs already", "daybook down ends it")
+        raise InvalidInput(
+            "home", f"a daybook up of {here.path} runs already", "daybook down ends it"
+        )
     log = here.logs / "up.log"
     talk.say(f"Starting in the background; the log is {log}")
     # -P: not what is named daybook in the folder where this was typed, such as another checkout.

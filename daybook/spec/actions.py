@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import answer_schema
 from daybook.spec.names import checked_line
 from daybook.spec.refusal import for_pydantic
@@ -51,14 +51,14 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 def _not_blank(prompt: str) -> str:
     if not prompt.strip():
         with for_pydantic():
-            raise Refused("prompt", "is blank", "write what the agent is asked")
+            raise InvalidInput("prompt", "is blank", "write what the agent is asked")
     return prompt
 
 
 def _agent(name: str) -> str:
     if not name.strip():
         with for_pydantic():
-            raise Refused("agent", "is blank", "name an agent, such as default")
+            raise InvalidInput("agent", "is blank", "name an agent, such as default")
     return _short(name, "agent")
 
 
@@ -70,7 +70,7 @@ def _short(name: str, field: str) -> str:
     name = name.strip()
     if len(name) > LONGEST_KEY:  # it is a part of its conversation's key
         with for_pydantic():
-            raise Refused(field, "is too long", f"legal: at most {LONGEST_KEY} characters")
+            raise InvalidInput(field, "is too long", f"legal: at most {LONGEST_KEY} characters")
     return name
 
 
@@ -136,7 +136,7 @@ class AgentPrompt(BaseModel):
             _check_session(self.session, self.session_key)
             if self.output_schema and self.output_format != "structured":
                 legal = "give output_format structured with it"
-                raise Refused("output_schema", "only a structured answer has one", legal)
+                raise InvalidInput("output_schema", "only a structured answer has one", legal)
             if self.output_format == "structured":
                 answer_schema.check(self.output_schema)
         return self
@@ -144,13 +144,13 @@ class AgentPrompt(BaseModel):
 
 def _check_session(session: Session, key: str) -> None:
     if key and session != "reuse":
-        raise Refused("session_key", "a named session is always reused", "leave out session")
+        raise InvalidInput("session_key", "a named session is always reused", "leave out session")
     if key != key.strip() or len(key) > LONGEST_KEY:
         legal = f"at most {LONGEST_KEY} characters, without blanks around"
-        raise Refused("session_key", "is not legal", legal)
+        raise InvalidInput("session_key", "is not legal", legal)
     if key.startswith(KEYS_OF_OURS):
         legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
-        raise Refused("session_key", f'"{key}" is Daybook\'s own', legal)
+        raise InvalidInput("session_key", f'"{key}" is Daybook\'s own', legal)
 
 
 def is_readable(url: str) -> bool:
@@ -169,7 +169,7 @@ def _url(url: str) -> str:
             legal = (
                 f"write one such as https://api.example.org/export, at most {LONGEST_URL:,} long"
             )
-            raise Refused("url", "is no web address", legal)
+            raise InvalidInput("url", "is no web address", legal)
     return url
 
 
@@ -207,13 +207,13 @@ def _tool(name: str) -> str:
     longest = LONGEST_TOOL + (LONGEST_URL if is_address(name) else 0)
     with for_pydantic():
         if not name or not name.isprintable():
-            raise Refused("tool", "is not legal" if name else "is blank", _TOOL_SAID)
+            raise InvalidInput("tool", "is not legal" if name else "is blank", _TOOL_SAID)
         if is_address(name) and not name.partition("#")[2]:
-            raise Refused("tool", "is an address that names no tool", _TOOL_SAID)
+            raise InvalidInput("tool", "is an address that names no tool", _TOOL_SAID)
         if len(name) > longest:
-            raise Refused("tool", "is too long", f"legal: at most {longest:,} characters")
+            raise InvalidInput("tool", "is too long", f"legal: at most {longest:,} characters")
         if is_address(name) and not is_readable(name):
-            raise Refused("tool", "is no web address", _TOOL_SAID)
+            raise InvalidInput("tool", "is no web address", _TOOL_SAID)
     return name
 
 
@@ -230,39 +230,41 @@ def _params(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_json(value: object, field: str, longest: int) -> None:
-    """Raise `Refused`, naming ``field``, unless ``value`` is JSON of at most ``longest`` characters
-    that every database and Prefect store unchanged.
+    """Raise `InvalidInput`, naming ``field``, unless ``value`` is JSON of at most ``longest``
+    characters that every database and Prefect store unchanged.
     """
     _check_json(value, field, 0)
     if len(json.dumps(value)) > longest:
-        raise Refused(field, "is too long", f"legal: at most {longest:,} characters")
+        raise InvalidInput(field, "is too long", f"legal: at most {longest:,} characters")
 
 
 def _check_json(value: object, field: str, depth: int) -> None:
     if depth > DEEPEST:
-        raise Refused(field, "is nested too deeply", f"legal: at most {DEEPEST} levels")
+        raise InvalidInput(field, "is nested too deeply", f"legal: at most {DEEPEST} levels")
     match value:
         case dict():
             for name, each in value.items():
                 if not isinstance(name, str):
-                    raise Refused(field, f"{name!r} is no name", "write a text")
+                    raise InvalidInput(field, f"{name!r} is no name", "write a text")
                 _check_json(name, field, depth)
                 if name == _PREFECTS:
-                    raise Refused(field, f'"{name}" is Prefect\'s own word', "leave it out")
+                    raise InvalidInput(field, f'"{name}" is Prefect\'s own word', "leave it out")
                 _check_json(each, field, depth + 1)
         case list():
             for each in value:
                 _check_json(each, field, depth + 1)
         case float() if not math.isfinite(value):
-            raise Refused(field, f"{value} is no JSON", "write a number, or null")
+            raise InvalidInput(field, f"{value} is no JSON", "write a number, or null")
         case int() if not -(2**63) <= value < 2**63:
-            raise Refused(field, f"{value} has more than 64 bits", "write it as a text")
+            raise InvalidInput(field, f"{value} has more than 64 bits", "write it as a text")
         case str() if _NO_TEXT.search(value):
-            raise Refused(field, "a text holds what no database keeps", "no NUL, no surrogates")
+            raise InvalidInput(
+                field, "a text holds what no database keeps", "no NUL, no surrogates"
+            )
         case str() | float() | int() | None:
             pass
         case _:
-            raise Refused(field, f"{value!r} is no JSON", "write texts, numbers, true, null")
+            raise InvalidInput(field, f"{value!r} is no JSON", "write texts, numbers, true, null")
 
 
 class ToolCall(BaseModel):
@@ -286,7 +288,7 @@ def _file(file: str) -> str:
     file = file.strip()
     with for_pydantic():
         if not file or not file.isprintable() or len(file) > LONGEST_URL:
-            raise Refused("file", f"{file!r} is no file's name", f"write one such as {ORDERS}")
+            raise InvalidInput("file", f"{file!r} is no file's name", f"write one such as {ORDERS}")
     return file
 
 

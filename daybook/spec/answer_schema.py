@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -22,9 +22,9 @@ _LONGEST = 500  # characters of what is wrong with an answer: it repeats a part 
 
 
 def check(schema: Mapping[str, Any]) -> None:
-    """Raise `Refused` for a schema by which no answer could be judged."""
+    """Raise `InvalidInput` for a schema by which no answer could be judged."""
     if not schema:
-        raise Refused(_FIELD, "is missing", "a structured answer needs a JSON schema")
+        raise InvalidInput(_FIELD, "is missing", "a structured answer needs a JSON schema")
     from referencing import Registry
     from referencing.jsonschema import DRAFT202012
 
@@ -34,7 +34,7 @@ def check(schema: Mapping[str, Any]) -> None:
         _check_references(root, Registry().resolver_with_root(root), set())
         _validator(schema).is_valid(None)
     except RecursionError:
-        raise Refused(_FIELD, "refers to itself without end, or is nested too deep") from None
+        raise InvalidInput(_FIELD, "refers to itself without end, or is nested too deep") from None
 
 
 def mismatch(schema: Mapping[str, Any], value: Any) -> str:
@@ -67,7 +67,7 @@ def _check_form(schema: Any) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise Refused(_FIELD, f"is no JSON schema: {error.message}") from error
+        raise InvalidInput(_FIELD, f"is no JSON schema: {error.message}") from error
 
 
 def _check_references(resource: SchemaResource, resolver: Any, seen: set[int]) -> None:
@@ -89,7 +89,7 @@ def _check_reference(reference: str, resolver: Any, seen: set[int]) -> None:
     try:
         found = resolver.lookup(reference)
     except Exception:  # its own errors, and what following a pointer into a number raises
-        raise Refused(
+        raise InvalidInput(
             _FIELD,
             f'"{reference}" leads out of the schema, or nowhere',
             "nothing is fetched: put it under $defs, and refer to it as #/$defs/<name>",

@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.schedule import instant as read_instant
 from daybook.spec.zones import resolve, wall, zone
 
@@ -131,7 +131,7 @@ class Texts(Protocol):
 
 
 def of(policy: Texts, timezone: str) -> Bounds:
-    """The bounds of a job. Raises `Refused`, in one zone as in any other."""
+    """The bounds of a job. Raises `InvalidInput`, in one zone as in any other."""
     hours = policy.active_hours, policy.quiet_hours
     return _read(policy.start, policy.until, policy.exclude, hours, timezone)
 
@@ -156,12 +156,12 @@ def _read(
 
 
 def check(policy: Texts) -> None:
-    """Raise `Refused` for bounds that are not legal."""
+    """Raise `InvalidInput` for bounds that are not legal."""
     found = of(policy, "UTC")
     if len(found.excluded) > MOST_EXCLUDED:
-        raise Refused("exclude", f"{len(found.excluded)} are given", f"legal: {MOST_EXCLUDED}")
+        raise InvalidInput("exclude", f"{len(found.excluded)} are given", f"legal: {MOST_EXCLUDED}")
     if len(found.quiet) > MOST_QUIET:
-        raise Refused("quiet_hours", f"{len(found.quiet)} are given", f"legal: {MOST_QUIET}")
+        raise InvalidInput("quiet_hours", f"{len(found.quiet)} are given", f"legal: {MOST_QUIET}")
 
 
 def moment(
@@ -169,7 +169,7 @@ def moment(
 ) -> datetime | None:
     """The instant, in UTC, of a day or a time; of a day its first second, or its ``last``.
 
-    None for the empty text. Raises `Refused` naming ``field``.
+    None for the empty text. Raises `InvalidInput` naming ``field``.
     """
     if not text:
         return None
@@ -185,30 +185,30 @@ def _days(text: str) -> tuple[date, date]:
     begin = _day("exclude", first, _LEGAL_DAYS)
     end = _day("exclude", last, _LEGAL_DAYS) if dots else begin
     if end < begin:
-        raise Refused("exclude", f'"{text}" ends before it begins', _LEGAL_DAYS)
+        raise InvalidInput("exclude", f'"{text}" ends before it begins', _LEGAL_DAYS)
     return begin, end
 
 
 def _day(field: str, text: str, legal: str) -> date:
     if not _DAY.fullmatch(text):
-        raise Refused(field, f'"{text}" is no day', legal)
+        raise InvalidInput(field, f'"{text}" is no day', legal)
     try:
         day = date.fromisoformat(text)
         if day.year > _LAST_YEAR:
             raise ValueError(f"the last year is {_LAST_YEAR}")
         return day
     except ValueError as error:
-        raise Refused(field, f'"{text}" does not exist: {error}', legal) from None
+        raise InvalidInput(field, f'"{text}" does not exist: {error}', legal) from None
 
 
 def _hours(text: str, field: str = "active_hours") -> tuple[int, int]:
     match = _HOURS.fullmatch(text.strip())
     if match is None:
-        raise Refused(field, f'"{text}" is no range of hours', _LEGAL_HOURS)
+        raise InvalidInput(field, f'"{text}" is no range of hours', _LEGAL_HOURS)
     hour, minute, to_hour, to_minute = map(int, match.groups())
     begin, end = hour * 60 + minute, to_hour * 60 + to_minute
     if max(minute, to_minute) > 59 or begin >= _MINUTES or end > _MINUTES:
-        raise Refused(field, f'"{text}" is no time of a day', _LEGAL_HOURS)
+        raise InvalidInput(field, f'"{text}" is no time of a day', _LEGAL_HOURS)
     if begin == end:
-        raise Refused(field, f'"{text}" is empty', _LEGAL_HOURS)
+        raise InvalidInput(field, f'"{text}" is empty', _LEGAL_HOURS)
     return begin, end % _MINUTES if end == _MINUTES and begin == 0 else end

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import prompts
 from daybook.spec.refusal import for_pydantic
 
@@ -55,15 +55,17 @@ class Check(BaseModel):
         with for_pydantic():
             given = [name for name in KINDS if getattr(self, name)]
             if len(given) > 1:
-                raise Refused("check", f"has {' and '.join(given)}", "only one of these decides")
+                raise InvalidInput(
+                    "check", f"has {' and '.join(given)}", "only one of these decides"
+                )
             if self.params and not self.tool:
-                raise Refused("check", "params are a tool's", "name the tool")
+                raise InvalidInput("check", "params are a tool's", "name the tool")
             if self.agent and not self.prompt.strip():
-                raise Refused("check", "an agent is asked a prompt", "write the prompt")
+                raise InvalidInput("check", "an agent is asked a prompt", "write the prompt")
             if self.prompt and not self.prompt.strip():
-                raise Refused("check", "the prompt is blank", "write what the agent is asked")
+                raise InvalidInput("check", "the prompt is blank", "write what the agent is asked")
             if self.command and not self.command[0].strip():
-                raise Refused("check", "the command names no program", "write its name first")
+                raise InvalidInput("check", "the command names no program", "write its name first")
         return self
 
     def __bool__(self) -> bool:
@@ -76,7 +78,7 @@ def changed(before: object, given: object) -> object:
     of all that was there, parameters or an agent alone are added to it.
 
     The prompt's variables are looked at here, not in `Check`: what is stored stays readable. Raises
-    `Refused`.
+    `InvalidInput`.
     """
     if not isinstance(given, Mapping):
         return given

@@ -26,7 +26,7 @@ from functools import lru_cache
 
 from croniter import CroniterBadDateError, CroniterError, croniter
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 ALIASES = {
     "@hourly": "0 * * * *",
@@ -122,33 +122,33 @@ class Fields:
 def canonical(text: str, field: str = "cron") -> str:
     """The expression with single spaces (an `@` name in lower case), if it is legal.
 
-    Raises `Refused` naming ``field`` for seven fields, `H`, `R`, an expression that never fires,
-    and whatever else the module's text rules out.
+    Raises `InvalidInput` naming ``field`` for seven fields, `H`, `R`, an expression that never
+    fires, and whatever else the module's text rules out.
     """
     if len(text) > LONGEST:
-        raise Refused(field, "is too long", f"legal: at most {LONGEST} characters")
+        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
     expr = " ".join(text.split())
     if expr.startswith("@"):
         expr = expr.lower()
     try:
         _judge(expr)
-    except Refused as error:
-        raise Refused(field, error.problem, error.legal) from None
+    except InvalidInput as error:
+        raise InvalidInput(field, error.problem, error.hint) from None
     return expr
 
 
 @lru_cache(maxsize=1024)
 def read(expr: str) -> Fields:
-    """The fields of an expression, `@` names spelled out. Raises `Refused` for a wrong field."""
+    """Return the fields, `@` names spelled out. Raises `InvalidInput` for a wrong field."""
     if expr.startswith("@"):
         if expr.lower() not in ALIASES:
-            raise Refused("cron", f'unknown "{expr}"', f"known: {' '.join(ALIASES)}")
+            raise InvalidInput("cron", f'unknown "{expr}"', f"known: {' '.join(ALIASES)}")
         expr = ALIASES[expr.lower()]
     words = expr.split()
     if len(words) == 7:
-        raise Refused("cron", "seven fields: there is no field for the year", LEGAL)
+        raise InvalidInput("cron", "seven fields: there is no field for the year", LEGAL)
     if len(words) not in (5, 6):
-        raise Refused("cron", f'"{expr}" has {len(words)} fields', LEGAL)
+        raise InvalidInput("cron", f'"{expr}" has {len(words)} fields', LEGAL)
     seconds = len(words) == 6
     six = words if seconds else ["0", *words]
     second, minute, hour, day, month, weekday = map(_field, six, _SIX)
@@ -171,11 +171,11 @@ def _judge(expr: str) -> None:
             ).get_next(datetime)
         except CroniterBadDateError:
             days = f"day of month {fields.day.text} with month {fields.month.text}"
-            raise Refused(
+            raise InvalidInput(
                 "cron", f'"{expr}" never fires ({days})', "write a day that comes"
             ) from None
         except CroniterError as error:
-            raise Refused("cron", f'"{expr}" cannot be read: {error}', LEGAL) from None
+            raise InvalidInput("cron", f'"{expr}" cannot be read: {error}', LEGAL) from None
 
 
 def _days_together(fields: Fields) -> None:
@@ -183,14 +183,14 @@ def _days_together(fields: Fields) -> None:
     if day.free or weekday.free:
         return
     if weekday.nth:
-        raise Refused(
+        raise InvalidInput(
             "cron",
             f'weekday "{weekday.text}" cannot stand beside day of month "{day.text}"',
             "write * for the day of month, or make two jobs",
         )
     every_day = len(day.values) == 31 or len(weekday.values) == 7
     if every_day and (day.wild or weekday.wild):
-        raise Refused(
+        raise InvalidInput(
             "cron",
             f'day of month "{day.text}" beside weekday "{weekday.text}" is every day',
             "write * for both",
@@ -302,5 +302,5 @@ def _bounds(kind: Kind) -> str:
     return f"values are {kind.low} to {kind.high}{names}"
 
 
-def _wrong(kind: Kind, text: str, legal: str) -> Refused:
-    return Refused("cron", f'{kind.name} "{text}" is not legal', legal)
+def _wrong(kind: Kind, text: str, legal: str) -> InvalidInput:
+    return InvalidInput("cron", f'{kind.name} "{text}" is not legal', legal)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.refusal import for_pydantic
 
 LEGAL = "write whole seconds or more, such as 90s, 30m, 1h30m or 2d"
@@ -25,20 +25,21 @@ _FRACTION = re.compile(r"\d*[.,]\d+\s*[a-z]*|\d+\s*(?:ms|us|ns)", re.ASCII)
 def parse(text: str, field: str = "every") -> timedelta:
     """Read a duration; ``field`` is what an error names.
 
-    Units stand in the order d, h, m, s, each at most once. Raises `Refused` for zero, a negative
-    duration, one below a second or with a fraction of one, and for anything that is no duration.
+    Units stand in the order d, h, m, s, each at most once. Raises `InvalidInput` for zero, a
+    negative duration, one below a second or with a fraction of one, and for anything that is no
+    duration.
     """
     word = text.strip().lower()
     if word.startswith("-"):
-        raise Refused(field, f'"{text}" is negative', LEGAL)
+        raise InvalidInput(field, f'"{text}" is negative', LEGAL)
     if _FRACTION.fullmatch(word):
-        raise Refused(field, f'"{text}" is below 1 s or has a fraction', LEGAL)
+        raise InvalidInput(field, f'"{text}" is below 1 s or has a fraction', LEGAL)
     match = _SHAPE.fullmatch(word)
     if match is None or not word:
         problem = "has no unit" if word.isascii() and word.isdigit() else "is no duration"
-        raise Refused(field, f'"{text}" {problem}', LEGAL)
+        raise InvalidInput(field, f'"{text}" {problem}', LEGAL)
     if max(len(part or "") for part in match.groups()) > 12:
-        raise Refused(field, f'"{text}" is longer than 100 years', LEGAL)
+        raise InvalidInput(field, f'"{text}" is longer than 100 years', LEGAL)
     seconds = sum(
         int(part) * unit
         for part, unit in zip(match.groups(), _UNITS.values(), strict=True)
@@ -48,9 +49,9 @@ def parse(text: str, field: str = "every") -> timedelta:
 
 
 def from_timedelta(value: timedelta, field: str = "every") -> timedelta:
-    """The same duration if it is a legal one. Raises `Refused` as `parse` does."""
+    """The same duration if it is a legal one. Raises `InvalidInput` as `parse` does."""
     if value.microseconds:
-        raise Refused(field, f'"{value}" is below 1 s or has a fraction', LEGAL)
+        raise InvalidInput(field, f'"{value}" is below 1 s or has a fraction', LEGAL)
     return _checked(value.days * 86_400 + value.seconds, str(value), field)
 
 
@@ -67,11 +68,11 @@ def to_text(value: timedelta) -> str:
 
 def _checked(seconds: int, text: str, field: str) -> timedelta:
     if seconds < 0:
-        raise Refused(field, f'"{text}" is negative', LEGAL)
+        raise InvalidInput(field, f'"{text}" is negative', LEGAL)
     if seconds == 0:
-        raise Refused(field, f'"{text}" is zero', LEGAL)
+        raise InvalidInput(field, f'"{text}" is zero', LEGAL)
     if seconds > LONGEST.total_seconds():
-        raise Refused(field, f'"{text}" is longer than 100 years', LEGAL)
+        raise InvalidInput(field, f'"{text}" is longer than 100 years', LEGAL)
     return timedelta(seconds=seconds)
 
 
@@ -81,7 +82,7 @@ def _read(value: object, field: str) -> timedelta:
             return from_timedelta(value, field)
         if isinstance(value, str):
             return parse(value, field)
-        raise Refused(field, f"{value!r} is no duration", LEGAL)
+        raise InvalidInput(field, f"{value!r} is no duration", LEGAL)
 
 
 def _validated(field: str) -> BeforeValidator:

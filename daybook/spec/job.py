@@ -1,7 +1,7 @@
 """A job: its name, what it does, when it is due, and its policy.
 
 `new_job` and `edit` are the two ways from what a user gives, as flat fields, to a job; they raise
-`Refused` naming the field, and change nothing. `None` always means that a field was not given.
+`InvalidInput` naming the field, and change nothing. `None` always means that a field was not given.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import actions, bounds, prompts, upcoming
 from daybook.spec import check as checks
 from daybook.spec import notify as notifications
@@ -109,9 +109,9 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     with for_pydantic():
         for tag in tags:
             if not tag.strip():
-                raise Refused("tags", "a tag is blank")
+                raise InvalidInput("tags", "a tag is blank")
             if tag.strip().startswith(TAG_OF_OURS):
-                raise Refused("tags", f'"{tag}" is Daybook\'s own', f"not {TAG_OF_OURS}…")
+                raise InvalidInput("tags", f'"{tag}" is Daybook\'s own', f"not {TAG_OF_OURS}…")
     return tuple(dict.fromkeys(tag.strip() for tag in tags))
 
 
@@ -119,11 +119,11 @@ def _metadata(metadata: object) -> dict[str, Any]:
     with for_pydantic():
         if not isinstance(metadata, Mapping):
             legal = 'write an object, such as {"team": "blue"}'
-            raise Refused("metadata", f"{metadata!r} is no object", legal)
+            raise InvalidInput("metadata", f"{metadata!r} is no object", legal)
         found = dict(metadata)
         actions.check_json(found, "metadata", LONGEST_METADATA)
         if not all(name.strip() for name in found):
-            raise Refused("metadata", "a name is blank")
+            raise InvalidInput("metadata", "a name is blank")
     return found
 
 
@@ -152,7 +152,7 @@ class Job(BaseModel):
     def _of_one_kind(self) -> Self:
         if not isinstance(self.action, ACTIONS[self.kind]):
             with for_pydantic():
-                raise Refused("kind", f"is {self.kind}, and its action is another's")
+                raise InvalidInput("kind", f"is {self.kind}, and its action is another's")
         return self
 
     def parameters(self) -> dict[str, JsonValue]:
@@ -172,7 +172,7 @@ class Job(BaseModel):
         return list(dict.fromkeys(filter(None, [*found, self.policy.check.agent])))
 
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
-        """The same job with what these parameters say. Raises `Refused`."""
+        """The same job with what these parameters say. Raises `InvalidInput`."""
         action, policy, notify = read_parameters(self.kind, parameters)
         _check_prompt(action, self.action)
         return self.model_copy(update={"action": action, "policy": policy, "notify": notify})
@@ -181,7 +181,7 @@ class Job(BaseModel):
 def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action, Policy, Notify]:
     """What a deployment's parameters say; absent ones have the kind's defaults.
 
-    Raises `Refused` naming the parameter.
+    Raises `InvalidInput` naming the parameter.
     """
     known = (*ACTIONS[kind].model_fields, *_OBJECTS)
     for name in parameters:
@@ -194,7 +194,7 @@ def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action
 
 
 def normal_parameters(kind: str, parameters: Mapping[str, object]) -> dict[str, JsonValue]:
-    """These parameters with every default, in the form of `Job.parameters`. Raises `Refused`."""
+    """Return the parameters with every default, as `Job.parameters`. Raises `InvalidInput`."""
     action, policy, notify = read_parameters(kind, parameters)
     return {
         **action.model_dump(mode="json"),
@@ -218,7 +218,7 @@ def new_job(
 
     `schedule` is one text (see `schedule.parse`) in place of `cron`, `every`, `at` and `on_demand`;
     `policy` and `notify` are objects in place of `timeout`, `channel` and the like, or beside them.
-    Raises `Refused` naming the field.
+    Raises `InvalidInput` naming the field.
     """
     given = _known(fields)
     kind = _kind(given)
@@ -253,11 +253,11 @@ def edit(
 
     `timezone` alone re-reads a cron expression by the new zone's clocks, and only changes what the
     other schedules are shown in. A new `every` counts from ``now``; the same one keeps its phase.
-    ``taken`` are the names of the other jobs. Raises `Refused` as `new_job` does.
+    ``taken`` are the names of the other jobs. Raises `InvalidInput` as `new_job` does.
     """
     given = _known(changes)
     if given.get("kind", job.kind) != job.kind:
-        raise Refused("kind", "cannot be changed", "make a new job")
+        raise InvalidInput("kind", "cannot be changed", "make a new job")
     update: dict[str, object] = {}
     asked = _of_action(job.kind, given)
     if asked:
@@ -296,7 +296,7 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
             raise unknown_field(name, FIELDS)
     kind = given.get("kind", "agent-prompt")
     if kind not in ACTIONS and kind not in actions.ALIASES:
-        raise Refused("kind", f"{kind!r} is not legal", f"legal: {', '.join(ACTIONS)}")
+        raise InvalidInput("kind", f"{kind!r} is not legal", f"legal: {', '.join(ACTIONS)}")
     if kind in actions.ALIASES:
         given["kind"] = actions.ALIASES[str(kind)]
     return given
@@ -307,17 +307,19 @@ def _kind(given: Mapping[str, object]) -> str:
     told = [kind for kind, field in _NEEDED.items() if field in given]
     if len(told) > 1:
         fields = " and ".join(_NEEDED[kind] for kind in told)
-        raise Refused(fields, "only one of these can be given", "a job does one thing")
+        raise InvalidInput(fields, "only one of these can be given", "a job does one thing")
     return str(given.get("kind") or (told[0] if told else "agent-prompt"))
 
 
 def _of_action(kind: str, given: Mapping[str, object]) -> dict[str, object]:
-    """The fields of the kind's action; raises `Refused` for a field of another kind's."""
+    """The fields of the kind's action; raises `InvalidInput` for a field of another kind's."""
     own = ACTIONS[kind].model_fields
     for other, made in ACTIONS.items():
         for name in made.model_fields:
             if name in given and name not in own:
-                raise Refused(name, f"is {_A[other]}'s, and this is {_A[kind]}", "leave it out")
+                raise InvalidInput(
+                    name, f"is {_A[other]}'s, and this is {_A[kind]}", "leave it out"
+                )
     return {name: given[name] for name in own if name in given}
 
 
@@ -333,38 +335,38 @@ def _plain(given: Mapping[str, object]) -> dict[str, object]:
     names = ("kind", "description", "tags", "metadata", "enabled")
     plain = {name: given[name] for name in names if name in given}
     if isinstance(plain.get("tags"), str):
-        raise Refused("tags", "is one text", "write a list of texts")
+        raise InvalidInput("tags", "is one text", "write a list of texts")
     return plain
 
 
 def _free(name: str, taken: Collection[str]) -> str:
     if name in taken:
-        raise Refused("name", f'"{name}" is taken', f'free is "{free_name(name, taken)}"')
+        raise InvalidInput("name", f'"{name}" is taken', f'free is "{free_name(name, taken)}"')
     return name
 
 
 def _text(given: Mapping[str, object], field: str, default: str) -> str:
     value = given.get(field, default)
     if not isinstance(value, str):
-        raise Refused(field, f"{value!r} is no text")
+        raise InvalidInput(field, f"{value!r} is no text")
     return value
 
 
 def _action(kind: str, fields: Mapping[str, object]) -> Action:
     needed = _NEEDED.get(kind)
     if needed is not None and needed not in fields:
-        raise Refused(needed, "is missing", _NEEDED_FOR[kind])
+        raise InvalidInput(needed, "is missing", _NEEDED_FOR[kind])
     with translated(FIELDS):
         return ACTIONS[kind].model_validate(dict(fields))
 
 
 def _bounded(job: Job, now: datetime) -> Job:
-    """``job``, if its policy goes with its schedule and it is ever due. Raises `Refused`."""
+    """``job``, if its policy goes with its schedule and it is ever due. Raises `InvalidInput`."""
     if job.policy.delete_after_run and not isinstance(job.schedule, At):
-        raise Refused("delete_after_run", "only a job that is due once is removed", "give at")
+        raise InvalidInput("delete_after_run", "only a job that is due once is removed", "give at")
     if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
         given = [name for name in bounds.FIELDS if getattr(job.policy, name)]
-        raise Refused(" and ".join(given), "so the job would never be due")
+        raise InvalidInput(" and ".join(given), "so the job would never be due")
     return job
 
 
@@ -374,7 +376,7 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
     if base is None:
         base = {}
     if not isinstance(base, Mapping):
-        raise Refused("policy", f"{base!r} is no object", "write fields such as timeout")
+        raise InvalidInput("policy", f"{base!r} is no object", "write fields such as timeout")
     flat = {name: given[name] for name in _POLICY if name in given}
     if "check" in flat:
         flat["check"] = checks.changed(base.get("check"), flat["check"])
@@ -388,7 +390,7 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
     if base is None:
         base = {}
     if not isinstance(base, Mapping):
-        raise Refused("notify", f"{base!r} is no object", "write fields such as channel")
+        raise InvalidInput("notify", f"{base!r} is no object", "write fields such as channel")
     with translated(_NOTIFY):
         return Notify.model_validate(
             {**base, **{name: given[name] for name in _NOTIFY if name in given}}
@@ -396,11 +398,11 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
 
 
 def _check_chat(action: Action, notify: Notify) -> None:
-    """Raise `Refused` where there is no channel whose conversation is to be continued."""
+    """Raise `InvalidInput` where there is no channel whose conversation is to be continued."""
     if not isinstance(action, (AgentPrompt, Heartbeat)):
         return
     if action.session == "chat" and not notify.channel:
-        raise Refused("session", "chat is the conversation of a channel", "name the channel")
+        raise InvalidInput("session", "chat is the conversation of a channel", "name the channel")
 
 
 def _schedule(
@@ -412,13 +414,13 @@ def _schedule(
     when = [name for name in _WHEN if name in given]
     if "schedule" in when:
         if len(when) > 1:
-            raise Refused(" and ".join(when), "only one of these can be given")
+            raise InvalidInput(" and ".join(when), "only one of these can be given")
         return schedules.parse(
             _text(given, "schedule", ""), timezone=timezone, now=now, current=current
         )
     on_demand = given.get("on_demand", False)
     if not isinstance(on_demand, bool):
-        raise Refused("on_demand", f"{on_demand!r} is not legal", "legal: true")
+        raise InvalidInput("on_demand", f"{on_demand!r} is not legal", "legal: true")
     return schedules.make(
         cron=_optional(given, "cron"),
         every=_optional(given, "every"),

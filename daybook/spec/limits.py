@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import due, durations, owners
 from daybook.spec.actions import AgentPrompt, ToolCall, Webhook, is_address
 from daybook.spec.job import Job
@@ -128,12 +128,12 @@ class Rules:
 
     @classmethod
     def of(cls, table: Mapping[str, Any], *, user_jobs: bool = True, timezone: str = "UTC") -> Self:
-        """Of the settings; an agent's own table says what differs. Raises `Refused`."""
+        """Of the settings; an agent's own table says what differs. Raises `InvalidInput`."""
         common = {key: value for key, value in table.items() if key != "for"}
         own = table.get("for", {})
         if not isinstance(own, Mapping) or not all(isinstance(v, Mapping) for v in own.values()):
             legal = "write a table for each agent, by its name"
-            raise Refused("limits.for", f"{own!r} is not legal", legal)
+            raise InvalidInput("limits.for", f"{own!r} is not legal", legal)
         return cls(
             _read(common, "limits"),
             {name: _read({**common, **each}, f"limits.for.{name}") for name, each in own.items()},
@@ -153,11 +153,11 @@ def _read(table: Mapping[str, Any], where: str) -> Limits:
         return Limits.model_validate(dict(table))
     except ValidationError as error:
         wrong = from_details(error.errors()[0], Limits.model_fields)
-        raise Refused(f"{where}.{wrong.field}", wrong.problem, wrong.legal) from None
+        raise InvalidInput(f"{where}.{wrong.field}", wrong.problem, wrong.hint) from None
 
 
 def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
-    """Raise `Refused` for the first limit that ``job`` is beyond, naming the field and what is
+    """Raise `InvalidInput` for the first limit that ``job`` is beyond, naming the field and what is
     legal. How many jobs there are, and what was used, is asked of the ledger (`daybook.ledger`).
     """
     if limits is None:
@@ -167,7 +167,7 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
     _check_secrets(job, limits)
     least = smallest_interval(job, now, limits.min_interval)
     if least is not None and least < limits.min_interval:
-        raise Refused(
+        raise InvalidInput(
             "schedule",
             f"it is due every {durations.to_text(least)}",
             f"legal for an agent's job: {durations.to_text(limits.min_interval)} or more apart",
@@ -184,7 +184,7 @@ def check_channel(channel: str, chat_id: str, limits: Limits | None) -> None:
     if limits is None:
         return
     if channel in NEVER:
-        raise Refused("channel", f'"{channel}" is the operator\'s', "name another")
+        raise InvalidInput("channel", f'"{channel}" is the operator\'s', "name another")
     if not may_use(channel, limits):
         raise _not_allowed("channel", channel, limits.channels)
     if chat_id and not allowed(chat_id, limits.chats):
@@ -244,7 +244,9 @@ def _check_action(job: Job, owner: str, limits: Limits) -> None:
         case Webhook():
             check_host(job.action.url, "url", limits)
         case _:
-            raise Refused("kind", f'"{job.kind}" is the operator\'s', "an agent has other kinds")
+            raise InvalidInput(
+                "kind", f'"{job.kind}" is the operator\'s', "an agent has other kinds"
+            )
 
 
 def _check_session(key: str, owner: str) -> None:
@@ -252,7 +254,7 @@ def _check_session(key: str, owner: str) -> None:
     own = owners.agent_id(owner)
     if key and key != own and not key.startswith(f"{own}:"):
         legal = f"legal for {owner}: {own}, or {own}:…"
-        raise Refused("session_key", f'"{key}" is another\'s', legal)
+        raise InvalidInput("session_key", f'"{key}" is another\'s', legal)
 
 
 def _check_chat(job: Job, limits: Limits) -> None:
@@ -260,7 +262,7 @@ def _check_chat(job: Job, limits: Limits) -> None:
     if getattr(job.action, "session", "") == "chat" and job.notify.channel not in limits.channels:
         channel = job.notify.channel
         legal = f'reuse, or new; "{channel}" in the limits\' channels, not as a pattern, allows it'
-        raise Refused("session", f'"chat" reads what others said in "{channel}"', legal)
+        raise InvalidInput("session", f'"chat" reads what others said in "{channel}"', legal)
 
 
 def _check_secrets(job: Job, limits: Limits) -> None:
@@ -275,7 +277,7 @@ def _check_secrets(job: Job, limits: Limits) -> None:
 def _check_gate(job: Job, owner: str, limits: Limits) -> None:
     gate = job.policy.check
     if gate.command:
-        raise Refused("check", "a command is the operator's to write", "a tool, or a prompt")
+        raise InvalidInput("check", "a command is the operator's to write", "a tool, or a prompt")
     if gate.tool:
         _check_tool("check", gate.tool, limits)
     if gate.prompt:
@@ -296,6 +298,6 @@ def _check_tool(field: str, name: str, limits: Limits) -> None:
         check_host(name, field, limits)
 
 
-def _not_allowed(field: str, name: str, names: Names) -> Refused:
+def _not_allowed(field: str, name: str, names: Names) -> InvalidInput:
     legal = ", ".join(names) or "none"
-    return Refused(field, f'"{name}" is not allowed to agents here', f"allowed: {legal}")
+    return InvalidInput(field, f'"{name}" is not allowed to agents here', f"allowed: {legal}")

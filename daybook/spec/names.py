@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 LONGEST = 100
 DEFAULT_LENGTH = 50
@@ -23,23 +23,25 @@ _REORDERS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\
 def validate_name(name: str, *, stored: bool = False) -> str:
     """The name without blanks around it.
 
-    Raises `Refused` for one that is blank or long, has a control character, or cannot be told from
-    another name by its looks. A ``stored`` name is not judged by its looks: a ledger can have one
-    from before that rule.
+    Raises `InvalidInput` for one that is blank or long, has a control character, or cannot be told
+    from another name by its looks. A ``stored`` name is not judged by its looks: a ledger can have
+    one from before that rule.
     """
     stripped = name.strip()
     if not stripped:
-        raise Refused("name", "is blank", f"legal: 1 to {LONGEST} characters")
+        raise InvalidInput("name", "is blank", f"legal: 1 to {LONGEST} characters")
     if len(stripped) > LONGEST:
-        raise Refused("name", f"has {len(stripped)} characters", f"legal: 1 to {LONGEST}")
+        raise InvalidInput("name", f"has {len(stripped)} characters", f"legal: 1 to {LONGEST}")
     if any(unicodedata.category(letter) in _CONTROLS for letter in stripped):
-        raise Refused("name", "has a line break or control character", "write it on one line")
+        raise InvalidInput("name", "has a line break or control character", "write it on one line")
     if stored:
         return stripped
     if any(letter in _REORDERS for letter in stripped):
-        raise Refused("name", "has a character that changes the direction of text", "leave it out")
+        raise InvalidInput(
+            "name", "has a character that changes the direction of text", "leave it out"
+        )
     if not any(_is_visible(letter) for letter in stripped):
-        raise Refused("name", "has no visible character", "write at least one letter or digit")
+        raise InvalidInput("name", "has no visible character", "write at least one letter or digit")
     return stripped
 
 
@@ -137,9 +139,11 @@ LONGEST_LINE = 200
 def checked_line(text: str, field: str, longest: int = LONGEST_LINE) -> str:
     """``text``, without blanks around, if it is short and nothing in it breaks a line.
 
-    Raises `Refused`.
+    Raises `InvalidInput`.
     """
     text = text.strip()
     if len(text) > longest or not text.isprintable():
-        raise Refused(field, "is not legal", f"legal: one line of at most {longest} characters")
+        raise InvalidInput(
+            field, "is not legal", f"legal: one line of at most {longest} characters"
+        )
     return text

@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import prompts
 from daybook.spec.actions import LONGEST_URL, is_readable
 from daybook.spec.durations import Progress
@@ -54,9 +54,13 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGES
 
 def _url(url: str) -> str:
     if url and not (re.match(r"https?://", url, re.IGNORECASE) and is_readable(url)):
-        raise Refused("url", "is no web address", "write one such as https://ops.example.org/hook")
+        raise InvalidInput(
+            "url", "is no web address", "write one such as https://ops.example.org/hook"
+        )
     if len(url) > LONGEST_URL or "{{" in url:
-        raise Refused("url", "is no address of a callback", f"plain, at most {LONGEST_URL:,} long")
+        raise InvalidInput(
+            "url", "is no address of a callback", f"plain, at most {LONGEST_URL:,} long"
+        )
     return url
 
 
@@ -65,8 +69,8 @@ def _callback(field: str) -> AfterValidator:
         with for_pydantic():
             try:
                 return _url(url.strip())
-            except Refused as error:
-                raise Refused(field, error.problem, error.legal) from None
+            except InvalidInput as error:
+                raise InvalidInput(field, error.problem, error.hint) from None
 
     return AfterValidator(validate)
 
@@ -140,14 +144,14 @@ class Notify(BaseModel):
     def _fits_together(self) -> Self:
         with for_pydantic():
             if len(set(self.events)) < len(self.events):
-                raise Refused("events", "one is there twice", f"legal: {', '.join(EVENTS)}")
+                raise InvalidInput("events", "one is there twice", f"legal: {', '.join(EVENTS)}")
             if self.chat_id and not self.channel:
-                raise Refused("chat_id", "there is no channel", "name the channel as well")
+                raise InvalidInput("chat_id", "there is no channel", "name the channel as well")
             if self.on_complete and "completed" not in self.events:
-                raise Refused("on_complete", "completed is not among the events", "add it")
+                raise InvalidInput("on_complete", "completed is not among the events", "add it")
             if self.on_fail and ON_FAIL.isdisjoint(self.events):
                 legal = f"add one of {', '.join(e for e in EVENTS if e in ON_FAIL)}"
-                raise Refused("on_fail", "none of its events is among the events", legal)
+                raise InvalidInput("on_fail", "none of its events is among the events", legal)
         return self
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.names import checked_line
 
 USER = "user"
@@ -41,20 +41,20 @@ def agent_id(owner: str) -> str:
 
 
 def check(owner: str, field: str = "owner") -> str:
-    """``owner``, without blanks around, if it can own jobs. Raises `Refused`."""
+    """``owner``, without blanks around, if it can own jobs. Raises `InvalidInput`."""
     owner = owner.strip()
     name = agent_id(owner)
     if ":" in name:  # an agent's conversations are `<its name>:…`: it would have another's
-        raise Refused(field, f"{owner!r} is not legal", "an agent's name has no colon")
+        raise InvalidInput(field, f"{owner!r} is not legal", "an agent's name has no colon")
     if owner in (USER, PLUGIN) or (name and name == name.strip() and name.isprintable()):
         if len(owner) <= LONGEST:
             return owner
-        raise Refused(field, "is too long", f"legal: at most {LONGEST} characters")
-    raise Refused(field, f"{owner!r} is not legal", "legal: user, plugin, or agent:<its name>")
+        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
+    raise InvalidInput(field, f"{owner!r} is not legal", "legal: user, plugin, or agent:<its name>")
 
 
 def person(user_id: str) -> str:
-    """``user_id``, without blanks around, if it can be kept with jobs. Raises `Refused`."""
+    """``user_id``, without blanks around, if it can be kept with jobs. Raises `InvalidInput`."""
     return checked_line(user_id, "user_id", LONGEST)
 
 

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import bounds, durations
 from daybook.spec.check import Check
 from daybook.spec.durations import Deadline, RetryDelay, Stagger, Timeout
@@ -218,7 +218,7 @@ class Policy(BaseModel):
         if value > LONGEST_DELAY:
             longest = durations.to_text(LONGEST_DELAY)
             with for_pydantic():
-                raise Refused(
+                raise InvalidInput(
                     "retry_delay",
                     f'"{durations.to_text(value)}" is longer than {longest}',
                     f"legal: 1s to {longest}",

@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 VARIABLES = ("due", "job", "last_output")
 
@@ -19,13 +19,15 @@ _NAMED = re.compile(r"\{\{\s*([\w.:-]+)\s*\}\}")
 
 
 def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") -> None:
-    """Raise `Refused` for what looks like a variable and is none: it would be sent as it stands."""
+    """Raise `InvalidInput` for what looks like a variable and is none: it would be sent as it
+    stands.
+    """
     for found in _NAMED.finditer(prompt):
         if found[1] not in known:
             close = difflib.get_close_matches(found[1].lower(), known, n=1)
             hint = f"did you mean {{{{{close[0]}}}}}? " if close else ""
             legal = ", ".join(f"{{{{{each}}}}}" for each in known)
-            raise Refused(field, f"unknown variable {found[0]}", f"{hint}legal: {legal}")
+            raise InvalidInput(field, f"unknown variable {found[0]}", f"{hint}legal: {legal}")
 
 
 def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIABLES) -> str:

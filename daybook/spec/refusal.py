@@ -1,4 +1,4 @@
-"""Carries a `Refused` through pydantic and back, so that a user meets only `Refused`.
+"""Carries a `InvalidInput` through pydantic and back, so that a user meets only `InvalidInput`.
 
 Pydantic's validators may raise ``ValueError`` and its own errors, nothing else that it understands.
 The models of this room raise a pydantic error which holds the refusal's words; whoever builds a
@@ -16,30 +16,30 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 
-def as_pydantic(error: Refused) -> PydanticCustomError:
+def as_pydantic(error: InvalidInput) -> PydanticCustomError:
     """The same refusal as an error that a pydantic validator may raise."""
     return PydanticCustomError(
         "refused",
         "{told}",
-        {"told": str(error), "field": error.field, "problem": error.problem, "legal": error.legal},
+        {"told": str(error), "field": error.field, "problem": error.problem, "hint": error.hint},
     )
 
 
 @contextmanager
 def for_pydantic() -> Iterator[None]:
-    """Inside a validator: lets a `Refused` out as the pydantic error that carries it."""
+    """Inside a validator: lets a `InvalidInput` out as the pydantic error that carries it."""
     try:
         yield
-    except Refused as error:
+    except InvalidInput as error:
         raise as_pydantic(error) from error
 
 
 @contextmanager
 def translated(known: Iterable[str] = ()) -> Iterator[None]:
-    """Where a user's input becomes a model: lets a pydantic error out as the `Refused` it is.
+    """Where a user's input becomes a model: lets a pydantic error out as the `InvalidInput` it is.
 
     ``known`` are the fields to suggest when one is unknown.
     """
@@ -49,26 +49,28 @@ def translated(known: Iterable[str] = ()) -> Iterator[None]:
         raise from_details(error.errors()[0], known) from None
 
 
-def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> Refused:
+def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidInput:
     """One of pydantic's errors as a refusal that names the field.
 
     If ``known`` maps names to a model's fields, a number out of range is refused with its range.
     """
     context: Mapping[str, object] = details.get("ctx", {})
     if details["type"] == "refused":
-        return Refused(str(context["field"]), str(context["problem"]), str(context["legal"]))
+        return InvalidInput(str(context["field"]), str(context["problem"]), str(context["hint"]))
     # The last that has a name: of one in a list it is the list that was given.
     field = next((each for each in reversed(details["loc"]) if isinstance(each, str)), "job")
     if details["type"] == "extra_forbidden":
         return unknown_field(field, known)
     if details["type"] == "missing":
-        return Refused(field, "is missing")
+        return InvalidInput(field, "is missing")
     if context.keys() & _BOUNDS and isinstance(known, Mapping) and field in known:
-        return Refused(field, f"{details['input']!r} is not legal", _range(known[field]))
+        return InvalidInput(field, f"{details['input']!r} is not legal", _range(known[field]))
     if "expected" in context:
-        return Refused(field, f"{details['input']!r} is not legal", f"legal: {context['expected']}")
+        return InvalidInput(
+            field, f"{details['input']!r} is not legal", f"legal: {context['expected']}"
+        )
     problem = details["msg"]
-    return Refused(field, problem[:1].lower() + problem[1:])
+    return InvalidInput(field, problem[:1].lower() + problem[1:])
 
 
 _BOUNDS = frozenset({"ge", "le"})
@@ -87,9 +89,9 @@ def _range(field: FieldInfo) -> str:
     return f"legal: {bounds['ge']} or more" if "ge" in bounds else f"legal: at most {bounds['le']}"
 
 
-def unknown_field(field: str, known: Iterable[str]) -> Refused:
+def unknown_field(field: str, known: Iterable[str]) -> InvalidInput:
     """The refusal of a field that does not exist, with the nearest ones that do."""
     names = sorted(known)
     near = difflib.get_close_matches(field, names, n=3, cutoff=0.6)
     legal = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return Refused(field, "unknown field", legal if names else "")
+    return InvalidInput(field, "unknown field", legal if names else "")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import cron as expressions
 from daybook.spec import durations
 from daybook.spec.durations import Duration
@@ -128,16 +128,18 @@ def make(
     second. ``current`` is the schedule in force when a job is edited: an `every` or `at` that says
     the same keeps its anchor, or its time though it has passed.
 
-    Raises `Refused` naming the field.
+    Raises `InvalidInput` naming the field.
     """
     zone(timezone)
     given = [
         name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None
     ] + (["on_demand"] if on_demand else [])
     if not given:
-        raise Refused("schedule", "none is given", "give one of cron, every, at, or say on_demand")
+        raise InvalidInput(
+            "schedule", "none is given", "give one of cron, every, at, or say on_demand"
+        )
     if len(given) > 1:
-        raise Refused(
+        raise InvalidInput(
             " and ".join(given), "only one of these can be given", "cron, every, at or on_demand"
         )
     if cron is not None:
@@ -158,12 +160,12 @@ def parse(
 ) -> Cron | Every | At | OnDemand:
     """The schedule of one text; the inverse of `to_text`. See `make` for ``now`` and ``current``.
 
-    Raises `Refused` naming `schedule`, or `timezone`.
+    Raises `InvalidInput` naming `schedule`, or `timezone`.
     """
     zone(timezone)
     if len(text) > expressions.LONGEST:
         legal = f"legal: at most {expressions.LONGEST} characters"
-        raise Refused("schedule", "is too long", legal)
+        raise InvalidInput("schedule", "is too long", legal)
     word = " ".join(text.split())
     first, _, rest = word.partition(" ")
     lower = first.lower()
@@ -179,7 +181,7 @@ def parse(
         raise _ambiguous("schedule", word)
     if word.startswith("@") or " " in word:
         return Cron(expr=expressions.canonical(word, "schedule"), timezone=timezone)
-    raise Refused("schedule", f'"{text}" is no schedule' if word else "is empty", LEGAL)
+    raise InvalidInput("schedule", f'"{text}" is no schedule' if word else "is empty", LEGAL)
 
 
 def to_text(schedule: Cron | Every | At | OnDemand) -> str:
@@ -203,7 +205,7 @@ def in_zone(schedule: Cron | Every | At | OnDemand, timezone: str) -> Cron | Eve
     """The same schedule in another zone.
 
     A cron expression is read by the new zone's clocks; the instants of the others stay and are only
-    shown in it. Raises `Refused` for an unknown zone.
+    shown in it. Raises `InvalidInput` for an unknown zone.
     """
     zone(timezone)
     return schedule.model_copy(update={"timezone": timezone})
@@ -239,21 +241,23 @@ def _at(
     found = instant(word, field, timezone)
     if found <= now and not (isinstance(current, At) and current.at == found):
         local = found.astimezone(zone(timezone)).isoformat()
-        raise Refused(field, f"{local} ({timezone}) is in the past", "write a time to come")
+        raise InvalidInput(field, f"{local} ({timezone}) is in the past", "write a time to come")
     return At(at=found, timezone=timezone)
 
 
 def instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
     """The instant, in UTC, of an RFC 3339 time; without an offset it is read in ``timezone``.
 
-    Raises `Refused` naming ``field``.
+    Raises `InvalidInput` naming ``field``.
     """
     match = _RFC3339.fullmatch(word)
     if match is None:
-        raise Refused(field, f'"{word}" is no RFC 3339 time', legal)
+        raise InvalidInput(field, f'"{word}" is no RFC 3339 time', legal)
     date, time, fraction, offset = match.groups()
     if fraction and fraction.strip("0"):
-        raise Refused(field, f'"{word}" has a fraction of a second', "due times are whole seconds")
+        raise InvalidInput(
+            field, f'"{word}" has a fraction of a second', "due times are whole seconds"
+        )
     try:
         local = datetime.fromisoformat(f"{date}T{time}")
         if offset is None:
@@ -261,8 +265,8 @@ def instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> dat
         sign = "+00:00" if offset in "Zz" else offset
         return datetime.fromisoformat(f"{date}T{time}{sign}").astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise Refused(field, f'"{word}" does not exist: {error}', legal) from None
+        raise InvalidInput(field, f'"{word}" does not exist: {error}', legal) from None
 
 
-def _ambiguous(field: str, word: str) -> Refused:
-    return Refused(field, f'"{word}" is ambiguous', f"write `every {word}` or `in {word}`")
+def _ambiguous(field: str, word: str) -> InvalidInput:
+    return InvalidInput(field, f'"{word}" is ambiguous', f"write `every {word}` or `in {word}`")

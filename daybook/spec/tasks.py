@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import durations, owners
 from daybook.spec.names import checked_line, validate_name
 from daybook.spec.refusal import as_pydantic, for_pydantic, from_details
@@ -52,17 +52,17 @@ _CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}\Z")
 
 
 def priority(word: str) -> int:
-    """The place of a priority in their order. Raises `Refused`."""
+    """The place of a priority in their order. Raises `InvalidInput`."""
     if word not in PRIORITIES:
         legal = f"legal: {', '.join(PRIORITIES)}"
-        raise Refused("priority", f'"{word}" is not legal', legal)
+        raise InvalidInput("priority", f'"{word}" is not legal', legal)
     return PRIORITIES.index(word)
 
 
 def check_owner(owner: str) -> str:
     """Who may do a task: `""` any session, `agent:<id>`, `session:<name>`, or `user`, a person.
 
-    What is a person's is listed, and no session is woken for it or gets it. Raises `Refused`.
+    What is a person's is listed, and no session is woken for it or gets it. Raises `InvalidInput`.
     """
     owner = owner.strip()
     if owner in (ANYONE, owners.USER):
@@ -70,37 +70,39 @@ def check_owner(owner: str) -> str:
     if owner.startswith(BY_SESSION):
         try:
             return BY_SESSION + validate_name(owner.removeprefix(BY_SESSION))
-        except Refused as error:
-            raise Refused("owner", f"the session's name {error.problem}", error.legal) from None
+        except InvalidInput as error:
+            raise InvalidInput("owner", f"the session's name {error.problem}", error.hint) from None
     if owners.is_agent(owner):
         return owners.check(owner)
     legal = "legal: user, agent:<its name>, session:<its name>; without one any session may do it"
-    raise Refused("owner", f'"{owner}" is not legal', legal)
+    raise InvalidInput("owner", f'"{owner}" is not legal', legal)
 
 
 def capabilities(given: Iterable[str], field: str = "capabilities") -> list[str]:
-    """Capabilities as they are kept: each once, in order. Raises `Refused`."""
+    """Capabilities as they are kept: each once, in order. Raises `InvalidInput`."""
     found = sorted({each.strip() for each in given})
     for each in found:
         if not _CAPABILITY.match(each):
             legal = (
                 "legal: up to 64 letters, digits and . _ : / + -, beginning with one of the former"
             )
-            raise Refused(field, f'"{each}" is not legal', legal)
+            raise InvalidInput(field, f'"{each}" is not legal', legal)
     if len(found) > MOST_CAPABILITIES:
-        raise Refused(field, f"are {len(found)}", f"legal: at most {MOST_CAPABILITIES}")
+        raise InvalidInput(field, f"are {len(found)}", f"legal: at most {MOST_CAPABILITIES}")
     return found
 
 
 def word(value: str, field: str) -> str:
-    """A workspace, channel or type: one line, or nothing. Raises `Refused`."""
+    """A workspace, channel or type: one line, or nothing. Raises `InvalidInput`."""
     return checked_line(value, field, LONGEST_WORD)
 
 
 def text(value: str, field: str) -> str:
-    """Instructions, or what became of a run. Raises `Refused` for one that is too long."""
+    """Instructions, or what became of a run. Raises `InvalidInput` for one that is too long."""
     if len(value) > LONGEST_TEXT:
-        raise Refused(field, f"has {len(value):,} characters", f"legal: at most {LONGEST_TEXT:,}")
+        raise InvalidInput(
+            field, f"has {len(value):,} characters", f"legal: at most {LONGEST_TEXT:,}"
+        )
     return value
 
 
@@ -110,20 +112,20 @@ def without_tokens(said: str) -> str:
 
 
 def state(value: str) -> str:
-    """What a session reports. Raises `Refused`."""
+    """What a session reports. Raises `InvalidInput`."""
     if value not in STATES:
-        raise Refused("state", f'"{value}" is not legal', f"legal: {', '.join(STATES)}")
+        raise InvalidInput("state", f'"{value}" is not legal', f"legal: {', '.join(STATES)}")
     return value
 
 
 def lease(value: timedelta | str | None) -> timedelta:
-    """How long a claim lasts unless a heartbeat comes; None is the default. Raises `Refused`."""
+    """Return the lease without a heartbeat; None is the default. Raises `InvalidInput`."""
     if value is None:
         return DEFAULT_LEASE
     found = durations.parse(value, "lease") if isinstance(value, str) else value
     if not SHORTEST_LEASE <= found <= LONGEST_LEASE:
         legal = f"legal: {durations.to_text(SHORTEST_LEASE)} to {durations.to_text(LONGEST_LEASE)}"
-        raise Refused("lease", f"{durations.to_text(found)} is not legal", legal)
+        raise InvalidInput("lease", f"{durations.to_text(found)} is not legal", legal)
     return found
 
 
@@ -169,17 +171,17 @@ class Ladder(BaseModel):
         for (before, low), (after, high) in pairwise(steps):
             if high <= low:
                 problem = f"{high} is not more than {before}, {low}"
-                raise as_pydantic(Refused(after, problem, f"legal: {' < '.join(STEPS)}"))
+                raise as_pydantic(InvalidInput(after, problem, f"legal: {' < '.join(STEPS)}"))
         return self
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
-        """Of the settings. Raises `Refused`, naming the key."""
+        """Of the settings. Raises `InvalidInput`, naming the key."""
         try:
             return cls.model_validate(dict(table))
         except ValidationError as error:
             wrong = from_details(error.errors()[0], cls.model_fields)
-            raise Refused(f"tasks.{wrong.field}", wrong.problem, wrong.legal) from None
+            raise InvalidInput(f"tasks.{wrong.field}", wrong.problem, wrong.hint) from None
 
 
 STEPS = ("fan_out", "request_worker", "starved", "needs_attention")

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from zoneinfo import ZoneInfo, available_timezones
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 LONGEST = 100
 """Characters of a name that is looked for: the longest zone's has 32."""
@@ -39,13 +39,13 @@ def _names() -> frozenset[str]:
 def zone(name: str, field: str = "timezone") -> ZoneInfo:
     """The IANA zone of this name, upper and lower case as IANA writes it.
 
-    Raises `Refused` naming ``field``, with the nearest names, when there is no such zone.
+    Raises `InvalidInput` naming ``field``, with the nearest names, when there is no such zone.
     """
     if name in _shipped() or name in _names():
         return ZoneInfo(name)
     if len(name) > LONGEST:  # to tell what it is like would take long
-        raise Refused(field, "is too long", f"legal: at most {LONGEST} characters")
-    raise Refused(field, f'unknown zone "{name}"', _advice(name))
+        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
+    raise InvalidInput(field, f'unknown zone "{name}"', _advice(name))
 
 
 def _advice(name: str) -> str:

@@ -26,7 +26,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from daybook import settings
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
@@ -66,7 +66,7 @@ async def all_of(
             continue
         try:
             job_id = await _one(ledger, client, each, report)
-        except Refused as error:
+        except InvalidInput as error:
             refused[each.id] = each.mark, math.inf
             report.keep_foreign(_shown(each), f"it cannot be a job: {error}")
         except Exception as error:
@@ -93,13 +93,13 @@ def _is_candidate(each: Listed, ledger_id: str) -> bool:
 
 
 async def _one(ledger: Ledger, client: PrefectClient, each: Listed, report: Report) -> str | None:
-    """The job's id; None where there is none to be made now. Raises `Refused`."""
+    """The job's id; None where there is none to be made now. Raises `InvalidInput`."""
     found = await deployments.read(client, each.id)
     if found is None or projection.is_anothers(found.tags, ledger.id):
         return None
     kind = (await client.read_flow(found.flow_id)).name
     if found.entrypoint and form.kind_of(found.entrypoint) != kind:
-        raise Refused("entrypoint", f"{found.entrypoint} is not of the flow {kind}")
+        raise InvalidInput("entrypoint", f"{found.entrypoint} is not of the flow {kind}")
     now = ledger.now()
     async with ledger.write() as session:
         job = _job(found, kind, await jobs.names(session, owners.PREFECT), now)
@@ -119,7 +119,7 @@ async def _one(ledger: Ledger, client: PrefectClient, each: Listed, report: Repo
 
 
 def _job(found: DeploymentResponse, kind: str, taken: Collection[str], now: datetime) -> Job:
-    """The deployment as a job. Raises `Refused` for what no job can say."""
+    """The deployment as a job. Raises `InvalidInput` for what no job can say."""
     theirs = projection.of_deployment(found)
     schedule = projection.schedule_of(theirs.schedule, settings.load().timezone, now)
     action, policy, notify = read_parameters(kind, theirs.parameters)
@@ -127,7 +127,7 @@ def _job(found: DeploymentResponse, kind: str, taken: Collection[str], now: date
         prompts.check(action.prompt)
     if isinstance(action, Heartbeat) and "file" not in theirs.parameters:
         # A heartbeat can do without any parameter: one that says nothing is a template.
-        raise Refused("file", "is missing", f"write which, such as {ORDERS}")
+        raise InvalidInput("file", "is missing", f"write which, such as {ORDERS}")
     has_passed = isinstance(schedule, At) and schedule.at <= now
     own = [tag for tag in theirs.tags if tag.strip() and not tag.startswith(TAG_OF_OURS)]
     with translated():
@@ -149,7 +149,7 @@ def _job(found: DeploymentResponse, kind: str, taken: Collection[str], now: date
 def _name(given: str) -> str:
     try:
         return validate_name(cut(given.strip(), LONGEST))
-    except Refused:
+    except InvalidInput:
         return default_name(given)
 
 

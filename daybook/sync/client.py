@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from daybook import home
-from daybook.errors import DaybookError, LedgerError, PrefectRefused, PrefectUnreachable, Refused
+from daybook.errors import (
+    DaybookError,
+    InvalidInput,
+    LedgerError,
+    PrefectRefused,
+    PrefectUnreachable,
+)
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -93,7 +99,7 @@ def is_of_one(error: Exception) -> bool:
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code not in _AWAY
     if isinstance(error, DaybookError):
-        return isinstance(error, Refused | LedgerError)
+        return isinstance(error, InvalidInput | LedgerError)
     return not isinstance(error, httpx.TransportError)
 
 

@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger.jobs import StoredJob
 from daybook.spec.job import TAG_OF_OURS, Job
 from daybook.spec.refusal import translated
@@ -215,20 +215,20 @@ def for_prefect(plain: dict[str, Any]) -> list[Any]:
 def schedule_of(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
     """The schedule that Prefect holds, as ours.
 
-    ``timezone`` is the job's, kept where Prefect does not carry one. Raises `Refused` for one that
-    Prefect can say and Daybook cannot.
+    ``timezone`` is the job's, kept where Prefect does not carry one. Raises `InvalidInput` for one
+    that Prefect can say and Daybook cannot.
     """
     try:
         with translated():
             return _schedule_of(plain, timezone, edited_at)
     except (ValueError, ArithmeticError) as error:
         # An anchor before the year 1, for instance: Prefect's intervals may be of any length.
-        raise Refused("schedule", f"Prefect's {_shown(plain)} cannot be kept here") from error
+        raise InvalidInput("schedule", f"Prefect's {_shown(plain)} cannot be kept here") from error
 
 
 def _schedule_of(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
     if "foreign" in plain:
-        raise Refused(
+        raise InvalidInput(
             "schedule", f"Prefect's {plain['foreign']} cannot be kept here", "one cron, every or at"
         )
     if "cron" in plain:

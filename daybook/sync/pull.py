@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import deployments as records
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
@@ -50,7 +50,7 @@ async def pull(
             for name in names:
                 try:
                     job = _with(job, name, theirs, edited)
-                except Refused as error:
+                except InvalidInput as error:
                     # What cannot be a job's is told: the caller writes our version back.
                     report.refuse(job.name, str(error))
                     losing = {name: theirs.as_dict()[name]}
@@ -72,7 +72,7 @@ async def pull(
 async def take_losing(ledger: Ledger, job_id: str) -> None:
     """Decide the job's conflict for Prefect: what it held then is what the job is from now on.
 
-    Raises `Refused` for what no job can be; nothing is written then. Nothing happens without a
+    Raises `InvalidInput` for what no job can be; nothing is written then. Nothing happens without a
     conflict.
     """
     async with ledger.write() as session:
@@ -96,7 +96,7 @@ def _why(before: StoredJob, job: Job) -> str:
 
 
 def taken_over(job: Job, fields: Iterable[str], theirs: Projection, edited: datetime) -> Job:
-    """``job`` with these fields as Prefect holds them. Raises `Refused`."""
+    """``job`` with these fields as Prefect holds them. Raises `InvalidInput`."""
     for name in fields:
         job = _with(job, name, theirs, edited)
     return job

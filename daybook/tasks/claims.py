@@ -49,7 +49,7 @@ class Claimed:
 async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None = None) -> Claimed:
     """Give the session the first run of the queue that fits it, for ``lease``.
 
-    Raises `NothingClaimable`, saying why; `NotFound` for the session, `Refused` for the lease.
+    Raises `NothingClaimable`, saying why; `NotFound` for the session, `InvalidInput` for the lease.
     """
     seconds = int(tasks.lease(lease).total_seconds())
     async with ledger.read() as session:
@@ -92,7 +92,7 @@ async def heartbeat(
 ) -> TaskRunRow:
     """The lease lasts from now, as long as before unless ``lease`` says how long.
 
-    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `Refused` for the lease.
+    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for the lease.
     """
     longer = None if lease is None else int(tasks.lease(lease).total_seconds())
     async with _held(ledger, run_ref, token) as (_, run, _row, now):
@@ -103,7 +103,7 @@ async def heartbeat(
 
 
 async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -> TaskRunRow:
-    """The session has done it. Raises as `heartbeat`, and `Refused` for an output too long."""
+    """The session has done it. Raises as `heartbeat`, and `InvalidInput` for an output too long."""
     tasks.text(output, "output")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.move(run, Status.COMPLETED, now)

@@ -30,7 +30,7 @@ from sqlalchemy.orm import defer
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col, select
 
-from daybook.errors import Refused, Unreachable
+from daybook.errors import InvalidInput, Unreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
@@ -73,7 +73,7 @@ async def cycle(
     ladder: Ladder,
     sink: Sink,
     capabilities_of: CapabilitiesOf,
-    refused: Refused | None = None,
+    refused: InvalidInput | None = None,
 ) -> Report:
     """Do one; what fails outside of the ledger is in the report, and is tried again by the next.
 

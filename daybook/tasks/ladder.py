@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daybook import settings
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.settings import Settings
 from daybook.spec.tasks import Ladder
 
@@ -11,12 +11,12 @@ from daybook.spec.tasks import Ladder
 def here(found: Settings | None = None) -> Ladder:
     """Of the settings, which are read where they are not ``found`` already.
 
-    For each cycle: the file may have changed. Raises `Refused` naming the variable, or the file and
-    the key.
+    For each cycle: the file may have changed. Raises `InvalidInput` naming the variable, or the
+    file and the key.
     """
     found = found or settings.load()
     try:
         return Ladder.of(found.tasks)
-    except Refused as error:
+    except InvalidInput as error:
         key = error.field.removeprefix("tasks.")
-        raise settings.refused("tasks", f"{key}: {error.problem}", error.legal) from None
+        raise settings.refused("tasks", f"{key}: {error.problem}", error.hint) from None

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.errors import Ambiguous, NotFound, Refused
+from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow
 from daybook.spec import owners, tasks
@@ -41,10 +41,10 @@ async def add(
     preferred: Iterable[str] = (),
     paused: bool = False,
 ) -> Pair:
-    """A new task and its first run, queued now. Raises `Refused`, and nothing is stored."""
+    """A new task and its first run, queued now. Raises `InvalidInput`, and nothing is stored."""
     title = checked_line(title, "title", LONGEST_TITLE)
     if not title:
-        raise Refused("title", "is blank", f"legal: 1 to {LONGEST_TITLE} characters")
+        raise InvalidInput("title", "is blank", f"legal: 1 to {LONGEST_TITLE} characters")
     says: dict[str, Any] = {
         "title": title,
         "instructions": tasks.text(instructions, "instructions"),
@@ -126,7 +126,7 @@ async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:
 async def pause(ledger: Ledger, ref: str, reason: str = "") -> Pair:
     """Let nobody be woken for the task, or claim it; who holds it goes on.
 
-    Raises `Refused` for the reason, and as `find`.
+    Raises `InvalidInput` for the reason, and as `find`.
     """
     reason = checked_line(reason, "reason")
     return await _switch(ledger, ref, True, reason)
@@ -150,17 +150,19 @@ async def _switch(ledger: Ledger, ref: str, paused: bool, reason: str) -> Pair:
 async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
     """Another run of a task whose last one failed, was cancelled, or needs attention.
 
-    The one that needs attention is cancelled. Raises `Refused`, also after `tasks.CHAIN` runs.
+    The one that needs attention is cancelled. Raises `InvalidInput`, also after `tasks.CHAIN` runs.
     """
     async with ledger.write() as session:
         task, old = await find(session, ref)
         now, who = ledger.now(), owners.current().owner
         if old.number != (await rows.newest(session, task.id)).number:
-            raise Refused("run", f"{old.id[:8]} was retried already", "legal: the last of a task")
+            raise InvalidInput(
+                "run", f"{old.id[:8]} was retried already", "legal: the last of a task"
+            )
         _only(old, RETRIED)
         if old.number >= tasks.CHAIN:
             problem = f"has had its {tasks.CHAIN} runs"
-            raise Refused("task", problem, "add it anew, if it is still to be done")
+            raise InvalidInput("task", problem, "add it anew, if it is still to be done")
         if old.status == Status.NEEDS_ATTENTION:
             rows.move(old, Status.CANCELLED, now)
             rows.note(session, old, "cancelled", now, actor=who, reason="retried")
@@ -182,7 +184,7 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
 
     Its leases count anew, and who held it does not any more. One that is queued and for which the
     operator was called is let wait anew; the ladder is not climbed twice before a claim. Raises
-    `Refused` for another one, and as `find`.
+    `InvalidInput` for another one, and as `find`.
     """
     reason = checked_line(reason, "reason")
     async with ledger.write() as session:
@@ -201,7 +203,7 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
 
 
 async def cancel(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
-    """End a live run; the token of who holds it is over. Raises `Refused`, and as `find`."""
+    """End a live run; the token of who holds it is over. Raises `InvalidInput`, and as `find`."""
     reason = checked_line(reason, "reason")
     async with ledger.write() as session:
         _, run = await find(session, ref)
@@ -216,4 +218,4 @@ async def cancel(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
 def _only(run: TaskRunRow, legal: Collection[Status]) -> None:
     if run.status not in legal:
         these = ", ".join(status for status in Status if status in legal)
-        raise Refused("run", f"{run.id[:8]} is {run.status}", f"legal: {these}")
+        raise InvalidInput("run", f"{run.id[:8]} is {run.status}", f"legal: {these}")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from daybook.errors import Refused, SchedulerStopped
+from daybook.errors import InvalidInput, SchedulerStopped
 from daybook.ledger.engine import Ledger
 from daybook.spec.tasks import Ladder
 from daybook.tasks.cycle import CapabilitiesOf, cycle
@@ -26,8 +26,8 @@ Turn = Callable[[Cycle], Awaitable[object]]
 class Scheduler:
     """Cycles until it is stopped, and not again after that: who goes on makes another one.
 
-    ``ladder`` is asked at each cycle, as the settings may have changed. Where it raises `Refused`
-    the last one that was legal holds on, and the report says so.
+    ``ladder`` is asked at each cycle, as the settings may have changed. Where it raises
+    `InvalidInput` the last one that was legal holds on, and the report says so.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Scheduler:
         Raises `SchedulerStopped` for one that was stopped before.
         """
         self._check()
-        with suppress(Refused):  # it may be long until this process leads
+        with suppress(InvalidInput):  # it may be long until this process leads
             self._legal = self._ladder()
         while not self._stopped.is_set():
             await turn(self.cycle)
@@ -60,14 +60,14 @@ class Scheduler:
     async def cycle(self) -> Report:
         """One now.
 
-        Raises `SchedulerStopped`, `LedgerUnreachable`, and `Refused` for `[tasks]` where it has not
-        been legal yet.
+        Raises `SchedulerStopped`, `LedgerUnreachable`, and `InvalidInput` for `[tasks]` where it
+        has not been legal yet.
         """
         self._check()
         refused = None
         try:
             self._legal = self._ladder()
-        except Refused as error:
+        except InvalidInput as error:
             if self._legal is None:
                 raise
             refused = error

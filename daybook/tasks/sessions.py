@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.errors import NotFound, Refused
+from daybook.errors import InvalidInput, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow, TaskSessionRow
 from daybook.spec import owners, tasks
@@ -49,7 +49,8 @@ async def register(
     """A session that is there, idle and not prompting.
 
     One of this name and owner is brought up to date, and keeps its id and its run. Raises
-    `Refused`, also for a name that another's session has, unless that is expired and holds nothing.
+    `InvalidInput`, also for a name that another's session has, unless that is expired and holds
+    nothing.
     """
     actor, name = owners.current(), validate_name(name)
     says = {
@@ -64,7 +65,7 @@ async def register(
         row = await _named(session, name)
         if row is not None and row.owner != actor.owner:
             if row.expires_at > now or await held_by(session, row) is not None:
-                raise Refused("name", f'"{name}" is taken', "legal: another name")
+                raise InvalidInput("name", f'"{name}" is taken', "legal: another name")
             # Its id goes with it: what is sent to that is not the other's.
             await session.delete(row)
             await session.flush()
@@ -93,7 +94,7 @@ async def report(
 ) -> TaskSessionRow:
     """What the session does now; what is None is as before. It is there, if it was expired too.
 
-    Raises `Refused`, `NotFound`.
+    Raises `InvalidInput`, `NotFound`.
     """
     if state is not None:
         tasks.state(state)
@@ -201,7 +202,7 @@ def _agent(given: str | None, actor: owners.Actor) -> str:
     if agent:
         owners.check(owners.BY_AGENT + agent, "agent")
     if actor.is_agent and agent != its:
-        raise Refused("agent", f'"{agent}" is not yours', f'legal: "{its}"')
+        raise InvalidInput("agent", f'"{agent}" is not yours', f'legal: "{its}"')
     return agent
 
 

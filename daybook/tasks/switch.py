@@ -70,7 +70,7 @@ async def read(session: AsyncSession) -> Switch:
 
 
 async def pause(ledger: Ledger, reason: str = "") -> Switch:
-    """Wake nobody and let nothing be claimed, until `resume`. Raises `Refused` for the reason.
+    """Wake nobody and let nothing be claimed, until `resume`. Raises `InvalidInput` for the reason.
 
     One that is paused already keeps since when, and has the new reason.
     """

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.refusal import unknown_field
 
 
@@ -51,7 +51,7 @@ class Argument:
         return schema if self.default is None else schema | {"default": self.default}
 
     def read(self, value: object) -> Any:
-        """What ``value`` means; None where it was not given. Raises `Refused`."""
+        """What ``value`` means; None where it was not given. Raises `InvalidInput`."""
         if value is None or value == "":
             return self._missing()
         if isinstance(self.default, int):
@@ -63,19 +63,21 @@ class Argument:
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)  # a chat's id, say
         if not isinstance(value, str):
-            raise Refused(self.name, f"{_short(value)} is no text", "write a text")
+            raise InvalidInput(self.name, f"{_short(value)} is no text", "write a text")
         if not value.strip():
             return self._missing()
         if self.legal and value not in self.legal:
-            raise Refused(self.name, f'"{value}" is not legal', f"legal: {', '.join(self.legal)}")
+            raise InvalidInput(
+                self.name, f'"{value}" is not legal', f"legal: {', '.join(self.legal)}"
+            )
         if self.longest and (len(value) > self.longest or not value.isprintable()):
             legal = f"legal: one line of at most {self.longest} characters"
-            raise Refused(self.name, "is not legal", legal)
+            raise InvalidInput(self.name, "is not legal", legal)
         return value
 
     def _missing(self) -> int | None:
         if self.default is None:
-            raise Refused(self.name, "is missing", self.write)
+            raise InvalidInput(self.name, "is missing", self.write)
         return self.default if isinstance(self.default, int) else None
 
     def _number(self, value: object) -> int:
@@ -85,9 +87,9 @@ class Argument:
             value = int(value)
         legal = f"legal: {self.least} to {self.most}"
         if not isinstance(value, int) or isinstance(value, bool):
-            raise Refused(self.name, f"{_short(value)} is no whole number", legal)
+            raise InvalidInput(self.name, f"{_short(value)} is no whole number", legal)
         if not self.least <= value <= self.most:
-            raise Refused(self.name, f"{value} is not legal", legal)
+            raise InvalidInput(self.name, f"{value} is not legal", legal)
         return value
 
     def _object(self, value: object) -> dict[str, Any]:
@@ -95,9 +97,9 @@ class Argument:
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
-                raise Refused(self.name, "is no JSON", self.write) from None
+                raise InvalidInput(self.name, "is no JSON", self.write) from None
         if not isinstance(value, dict):
-            raise Refused(self.name, "is no JSON object", self.write)
+            raise InvalidInput(self.name, "is no JSON object", self.write)
         return value
 
 
@@ -113,7 +115,7 @@ def schema(arguments: tuple[Argument, ...]) -> dict[str, Any]:
 
 
 def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> dict[str, Any]:
-    """The arguments that were given, by name, and the numbers' defaults. Raises `Refused`."""
+    """The arguments that were given, by name, and the numbers' defaults. Raises `InvalidInput`."""
     names = [each.name for each in arguments]
     for name in given:
         if name not in names:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.toolbox import words
 from daybook.toolbox.hints import hint
 
@@ -63,7 +63,7 @@ async def update(given: dict[str, Any]) -> str:
     ref = given.pop("job_id")
     if not given:
         legal = "give what is to change, such as schedule"
-        raise Refused("job_id", "is given alone, so nothing would change", legal)
+        raise InvalidInput("job_id", "is given alone, so nothing would change", legal)
     for name in _TAKEN_AWAY:
         if given.get(name) == NONE:
             given[name] = ""
@@ -87,13 +87,15 @@ async def enable(given: dict[str, Any]) -> str:
     reach.prefect()
     try:
         return words.job(await jobs.resume(given["job_id"]), "Enabled. ")
-    except Refused as error:
+    except InvalidInput as error:
         match error.field:
             case "at":
                 legal = hint("cron_update", "give a new schedule with {}")
-                raise Refused("schedule", error.problem, legal) from None
+                raise InvalidInput("schedule", error.problem, legal) from None
             case "max_runs":
-                raise Refused(error.field, error.problem, "the operator may give it more") from None
+                raise InvalidInput(
+                    error.field, error.problem, "the operator may give it more"
+                ) from None
         raise
 
 
@@ -161,10 +163,10 @@ async def coming(given: dict[str, Any]) -> str:
     ref, text = given.get("job_id"), given.get("schedule")
     if (ref is None) == (text is None):
         problem = "is missing" if ref is None else "is given beside job_id"
-        raise Refused("schedule", problem, "give either job_id or schedule")
+        raise InvalidInput("schedule", problem, "give either job_id or schedule")
     if ref is not None:
         if "timezone" in given:
-            raise Refused("timezone", "a job has its own", "leave it out, or give a schedule")
+            raise InvalidInput("timezone", "a job has its own", "leave it out, or give a schedule")
         return words.times(await due.of_job(ref, count=given["count"]))
     return words.times(due.of_text(str(text), given.get("timezone"), given["count"]))
 

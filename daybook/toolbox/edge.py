@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daybook.agents.base import Tool
-from daybook.errors import DaybookError, NotFound, Refused, TokenRefused, Unreachable, one_line
+from daybook.errors import DaybookError, InvalidInput, NotFound, TokenRefused, Unreachable, one_line
 from daybook.spec import owners
 from daybook.spec.tasks import without_tokens
 from daybook.toolbox import arguments
@@ -96,7 +96,9 @@ def _told(error: DaybookError) -> str:
             told += hint("cron_list", "; {} shows the jobs that you have")
         case NotFound() if "run" in error.noun:
             told += hint("cron_runs", "; {} shows what became of a job's runs")
-        case Refused(field="schedule") if "duration" in error.problem:  # a day was meant, or a time
+        case InvalidInput(field="schedule") if (
+            "duration" in error.problem
+        ):  # a day was meant, or a time
             told += '; for times of the day write a cron expression, such as "0 9 * * 1-5"'
         case Unreachable():
             told += " (that is the operator's to mend; nothing was changed)"

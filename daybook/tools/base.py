@@ -61,5 +61,5 @@ class Servers(Protocol):
         ...
 
     async def read(self, name: str) -> Server:
-        """The server of that name; raises `UnknownName`, and `Refused` for its settings."""
+        """The server of that name; raises `UnknownName`, and `InvalidInput` for its settings."""
         ...

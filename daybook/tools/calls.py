@@ -9,7 +9,7 @@ the connection ended, or the time was up, after it was    unknown; where the job
 sent to a server                                          failed or timed out, to be tried again
 the time of a Python tool was up, and it has ended        timed out; where the job is idempotent:
                                                           to be tried again
-an address, a param or a secret that is refused           raises `Refused`; failed
+an address, a param or a secret that is refused           raises `InvalidInput`; failed
 ========================================================  ======================================
 
 It is rule 4 of `docs/promise.md`. Every call to a server carries the occurrence, the same in every
@@ -71,9 +71,9 @@ async def prepare(  # noqa: PLR0917
 ) -> Prepared:
     """Between claim and begin: all but the call.
 
-    ``params`` that hold what looks like a secret itself are refused. Raises `Refused`, and what
-    Prefect's client raises when it cannot be asked. A server that cannot be reached now is no error
-    yet: `call` tells it, as an attempt that failed and may be repeated.
+    ``params`` that hold what looks like a secret itself are refused. Raises `InvalidInput`, and
+    what Prefect's client raises when it cannot be asked. A server that cannot be reached now is no
+    error yet: `call` tells it, as an attempt that failed and may be repeated.
     """
     references.refuse_literal_params(params)
     place = await catalog.place(name, servers, guard)

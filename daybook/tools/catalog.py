@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from daybook import registry
-from daybook.errors import Refused, ToolUnreachable, UnknownName
+from daybook.errors import InvalidInput, ToolUnreachable, UnknownName
 from daybook.outgoing.guard import Guard
 from daybook.spec.actions import is_address
 from daybook.tools import python_tools, schemas
@@ -49,7 +49,7 @@ class Place:
 async def find(name: str, servers: Servers, guard: Guard) -> ToolInfo:
     """The tool of that name, of a server as the server describes it now.
 
-    Raises `Refused` for ``tool``, `UnknownName` with the nearest names, `OutgoingRefused`, and
+    Raises `InvalidInput` for ``tool``, `UnknownName` with the nearest names, `OutgoingRefused`, and
     `ToolUnreachable`.
     """
     where = await place(name, servers, guard)
@@ -62,12 +62,12 @@ async def find(name: str, servers: Servers, guard: Guard) -> ToolInfo:
 
 
 def check_params(info: ToolInfo, params: dict[str, Any], hide: Callable[[str], str] = str) -> None:
-    """Raise `Refused` where the params do not fit the tool's schema, with the schema's words.
+    """Raise `InvalidInput` where the params do not fit the tool's schema, with the schema's words.
 
     ``hide`` takes out of these what the params hold of secrets.
     """
     if wrong := schemas.mismatch(info, params, hide):
-        raise Refused("params", wrong)
+        raise InvalidInput("params", wrong)
 
 
 async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
@@ -77,7 +77,7 @@ async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
     for name in python_tools.names():
         try:
             found.append(python_tools.info(name))
-        except Refused as error:
+        except InvalidInput as error:
             absent[name] = str(error)
     absent |= {module: _not_imported(module, why) for module, why in registry.broken().items()}
     asked = await servers.names()
@@ -88,7 +88,7 @@ async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
         match answer:
             case list():
                 found += answer
-            case Refused() | ToolUnreachable():
+            case InvalidInput() | ToolUnreachable():
                 absent[name] = str(answer)
             case _:
                 raise answer
@@ -96,7 +96,7 @@ async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
 
 
 async def of_server(name: str, servers: Servers) -> list[ToolInfo]:
-    """The tools of a saved server; raises `UnknownName`, `Refused` and `ToolUnreachable`."""
+    """The tools of a saved server; raises `UnknownName`, `InvalidInput` and `ToolUnreachable`."""
     from daybook.outgoing.guard import Rule
     from daybook.tools import connection
 
@@ -118,7 +118,7 @@ async def place(name: str, servers: Servers, guard: Guard) -> Place | None:
         raise await _unknown(name, servers)
     saved = server in await servers.names()
     if is_python and saved:
-        raise Refused(
+        raise InvalidInput(
             "tool",
             f'"{name}" is ambiguous: a Python tool has that name, and a saved server "{server}"',
             "save the server under another name",
@@ -147,20 +147,22 @@ def _info(name: str, source: str, tool: Any) -> ToolInfo:
 def _at_address(name: str, guard: Guard) -> Place:
     url, _, tool = name.partition("#")
     if not tool:
-        raise Refused("tool", "names an address and no tool of it", "https://host/path#tool")
+        raise InvalidInput("tool", "names an address and no tool of it", "https://host/path#tool")
     if "{{" in url:
-        raise Refused(
+        raise InvalidInput(
             "tool", "a reference in an address", "save the server, with the secret in a header"
         )
     guard.check(url)
     return Place(name, unquote(tool), url, ToolServerSettings(url=url), guard)
 
 
-async def _unknown(name: str, servers: Servers) -> Refused:
+async def _unknown(name: str, servers: Servers) -> InvalidInput:
     server, dot, _ = name.partition(".")
     saved = await servers.names()
     if dot and server in saved:
-        return Refused("tool", f'"{name}" names no tool of the server', f"legal: {server}.tool")
+        return InvalidInput(
+            "tool", f'"{name}" names no tool of the server', f"legal: {server}.tool"
+        )
     return _none_of_that_name(name, [*python_tools.names(), *(f"{each}.…" for each in saved)])
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import daybook
-from daybook.errors import DaybookError, Refused, ToolUnreachable
+from daybook.errors import DaybookError, InvalidInput, ToolUnreachable
 from daybook.outgoing import http
 from daybook.outgoing import secrets as references
 from daybook.outgoing.secrets import Destination, Filled, Secrets
@@ -111,7 +111,7 @@ class Connection:
         self._keeper: asyncio.Task[None] | None = None
 
     async def open(self, within: float = OPENS) -> None:
-        """Raises `Refused`, `OutgoingRefused` and `ToolUnreachable`; what was begun is ended."""
+        """Connect. Raises `InvalidInput`, `OutgoingRefused` or `ToolUnreachable`."""
         ready = asyncio.Event()
         keeper = self._keeper = asyncio.create_task(self._keep(ready))
         waiting = asyncio.create_task(ready.wait())
@@ -231,7 +231,7 @@ class Connection:
         """Of what ended the opening."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        if isinstance(error, (Refused, ToolUnreachable)):
+        if isinstance(error, (InvalidInput, ToolUnreachable)):
             return error
         fault = self._wire.fault()
         if fault is None:
@@ -239,11 +239,11 @@ class Connection:
 
             said = error.message if isinstance(error, MCPError) else type(error).__name__
             told = f"{self._shown} does not speak MCP as it should: {_harmless(self._hide(said))}"
-            return Refused("tool", self._explained(told))
+            return InvalidInput("tool", self._explained(told))
         if fault.raised is not None:
             return fault.raised
         if fault.refused:
-            return Refused("tool", fault.told)
+            return InvalidInput("tool", fault.told)
         return ToolUnreachable(fault.told, fault.retry_after)
 
     def _unanswered(self) -> DaybookError:

@@ -17,7 +17,7 @@ import httpx2
 
 import daybook
 from daybook.clock import SYSTEM
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.outgoing import guard as addresses
 from daybook.outgoing.guard import Guard
 from daybook.outgoing.http import untrusted
@@ -108,7 +108,7 @@ class HttpWire:
                 retry_after=retry_after(way.retry_after, SYSTEM.now()),
             )
         match way.error:
-            case Refused():
+            case InvalidInput():
                 return Fault(str(way.error), refused=True, raised=way.error)
             case _TooLong():
                 return Fault(f"{shown}: {way.error}", refused=True)
@@ -168,7 +168,7 @@ class _Way(Httpx2Transport):
             if encoding.strip().lower() not in ("", "identity"):
                 await response.aclose()
                 raise httpx2.DecodingError("the answer is compressed, which was not asked for")
-        except (Refused, httpx2.RequestError) as error:
+        except (InvalidInput, httpx2.RequestError) as error:
             if method:
                 self.error = error
             raise

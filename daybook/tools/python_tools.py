@@ -26,7 +26,7 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic_core import ArgsKwargs
 
 from daybook import registry
-from daybook.errors import Refused, Temporary
+from daybook.errors import InvalidInput, Temporary
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import Status
 from daybook.programs.ending import to_its_end
@@ -44,7 +44,7 @@ def names() -> list[str]:
 
 
 def info(name: str) -> ToolInfo:
-    """The tool of that name, which has to be one of `names`; raises `Refused`."""
+    """The tool of that name, which has to be one of `names`; raises `InvalidInput`."""
     function = _load(name)
     try:
         schema = _arguments(function).json_schema()
@@ -180,5 +180,5 @@ def _arguments(function: Callable[..., Any]) -> TypeAdapter[Any]:
         raise TypeError(error.message) from None
 
 
-def _unusable(name: str, why: str) -> Refused:
-    return Refused("tool", f'the Python tool "{name}" cannot be used: {why}')
+def _unusable(name: str, why: str) -> InvalidInput:
+    return InvalidInput("tool", f'the Python tool "{name}" cannot be used: {why}')

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.outgoing import secrets
 from daybook.tools.base import PYTHON, ToolInfo
 
@@ -35,7 +35,7 @@ _BY_PATTERN = ("pattern", "patternProperties", "unevaluatedProperties")
 def mismatch(info: ToolInfo, params: Mapping[str, Any], hide: Callable[[str], str] = str) -> str:
     """What in ``params`` does not fit, and where; empty when all of it fits.
 
-    ``hide`` takes the secrets out of words that may repeat them. Raises `Refused` for ``tool``
+    ``hide`` takes the secrets out of words that may repeat them. Raises `InvalidInput` for ``tool``
     where its schema cannot be applied.
     """
     from jsonschema.exceptions import SchemaError, best_match
@@ -133,5 +133,5 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
-def _unusable(info: ToolInfo, why: str) -> Refused:
-    return Refused("tool", f'the schema of "{info.name}" cannot be applied: {why}')
+def _unusable(info: ToolInfo, why: str) -> InvalidInput:
+    return InvalidInput("tool", f'the schema of "{info.name}" cannot be applied: {why}')

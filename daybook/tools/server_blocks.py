@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.outgoing import block_documents, http, secrets
 from daybook.outgoing.block_documents import BlockType
 from daybook.outgoing.guard import Guard, Rule
@@ -123,11 +123,11 @@ class ToolServerSettings(BaseModel):
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise `Refused` for what cannot be sent, is ours to set, or looks like a secret itself."""
+    """Raise `InvalidInput` for a header that is invalid, set by us, or looks like a secret."""
     http.check("POST", headers)
     for name, value in headers.items():
         if name.lower() in _OURS or name.lower().startswith("mcp-"):
-            raise Refused("headers", f'"{name}" is Daybook\'s to set', "leave it out")
+            raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
         secrets.references("headers", value)
     secrets.refuse_literal_headers(headers)
 
@@ -136,24 +136,24 @@ _OURS = ("accept", "content-type", "idempotency-key", "last-event-id")
 
 
 def _said(judge: Any) -> None:
-    """A `Refused` as pydantic takes it, without the field, which pydantic names."""
+    """A `InvalidInput` as pydantic takes it, without the field, which pydantic names."""
     try:
         judge()
-    except Refused as error:
-        told = f" ({error.legal})" if error.legal else ""
+    except InvalidInput as error:
+        told = f" ({error.hint})" if error.hint else ""
         raise ValueError(f"{error.problem}{told}") from None
 
 
 def checked(data: Mapping[str, Any]) -> ToolServerSettings:
-    """The settings in ``data``; raises `Refused` naming the field that is wrong."""
+    """The settings in ``data``; raises `InvalidInput` naming the field that is wrong."""
     try:
         return ToolServerSettings.model_validate(dict(data))
     except ValidationError as error:
-        raise Refused(*_first_problem(error)) from None
+        raise InvalidInput(*_first_problem(error)) from None
 
 
 def build(name: str, data: Mapping[str, Any]) -> Server:
-    """The server of stored settings; raises `Refused` when they are not legal.
+    """The server of stored settings; raises `InvalidInput` when they are not legal.
 
     A block edited in the Prefect UI is not checked by the server, so this is where it shows.
     """
@@ -161,7 +161,7 @@ def build(name: str, data: Mapping[str, Any]) -> Server:
         return Server(name, ToolServerSettings.model_validate(dict(data)))
     except ValidationError as error:
         field, problem = _first_problem(error)
-        raise Refused(
+        raise InvalidInput(
             "tool", f'the tool server "{name}": {field}: {problem}', "mend the block"
         ) from None
 
@@ -198,7 +198,7 @@ class PrefectServers:
         return [_described(each) for each in await block_documents.every(self._client, TYPE)]
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
-        """Keep a server; raises `Refused` for a bad or taken name and for bad settings."""
+        """Keep a server; raises `InvalidInput` for a bad or taken name and for bad settings."""
         data = checked(settings).model_dump(mode="json")
         await block_documents.keep(self._client, TYPE, name, data, replace=replace)
 

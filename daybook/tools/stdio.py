@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
-from daybook.errors import Refused, ToolUnreachable
+from daybook.errors import InvalidInput, ToolUnreachable
 from daybook.programs import environment, pipes, places
 from daybook.programs.ending import to_its_end
 from daybook.programs.group import Group
@@ -77,7 +77,7 @@ class ProgramWire:
         self._code: int | None = None
 
     async def __aenter__(self) -> TransportStreams:
-        """Raises `Refused` and `ToolUnreachable` where the program cannot be started."""
+        """Raises `InvalidInput` and `ToolUnreachable` where the program cannot be started."""
         from mcp.shared.message import SessionMessage
 
         group = self._group = self._started()
@@ -145,7 +145,7 @@ class ProgramWire:
                 why = f"{self._program} cannot be started: {error.strerror}"
                 if error.errno in _BUSY:
                     raise ToolUnreachable(f'the tool server "{self._name}": {why}') from None
-            raise Refused("tool", f'the server "{self._name}": {why}') from None
+            raise InvalidInput("tool", f'the server "{self._name}": {why}') from None
 
     async def _connected(self, child: subprocess.Popen[bytes]) -> asyncio.StreamReader:
         lines = asyncio.StreamReader(limit=LONGEST)

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.outgoing.http import LIMIT
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Fault:
     refused: bool = False
     undone: bool = False
     retry_after: float | None = None
-    raised: Refused | None = None
+    raised: InvalidInput | None = None
 
 
 class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from daybook import home, settings
 from daybook.clock import SYSTEM
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.host import prefect_private, processes
 from daybook.ledger import limited
 from daybook.ledger.engine import Ledger
@@ -71,8 +71,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     ) -> None:
         """Work until cancelled; with ``run_once`` until what is due now has ended.
 
-        Raises `Refused` when the pool is another ledger's (`docs/promise.md` 15), or a setting is
-        wrong.
+        Raises `InvalidInput` when the pool is another ledger's (`docs/promise.md` 15), or a setting
+        is wrong.
         """
         processes.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -146,14 +146,14 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         )
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Raises `Refused`: `start` alone takes runs, and claims them first (promise.md 2)."""
-        raise Refused("worker", "takes runs only while it is started", "call start()")
+        """Raises `InvalidInput`: `start` alone takes runs, and claims them first (promise.md 2)."""
+        raise InvalidInput("worker", "takes runs only while it is started", "call start()")
 
     async def run(
         self, flow_run: FlowRun, configuration: Configuration, task_status: Any = None
     ) -> BaseWorkerResult:
-        """Raises `Refused`: what Prefect submits past the queue has no claim (promise.md 2)."""
-        raise Refused(
+        """Raise `InvalidInput`: a run submitted past the queue has no claim (promise 2)."""
+        raise InvalidInput(
             "worker", "does not run what was not scheduled", "use run_deployment in place of submit"
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import LedgerKeyMissing, Refused
+from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.home import Home
 from daybook.ledger import block_copies
 from daybook.ledger.engine import Ledger
@@ -64,7 +64,7 @@ async def test_a_key_that_is_there_is_kept(client: Any, daybook_home: Home) -> N
     await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
     assert await book.ledger_key() == await book.copies(client) == []
     before = _sealed(daybook_home)
-    with pytest.raises(Refused, match="has the key"):
+    with pytest.raises(InvalidInput, match="has the key"):
         await ledger_key.renew()
     assert _sealed(daybook_home) == before
 
@@ -111,7 +111,7 @@ async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
     assert "the key of the copies is missing" in problem.what
 
     before = _sealed(daybook_home)
-    with pytest.raises(Refused, match="secret lost"):
+    with pytest.raises(InvalidInput, match="secret lost"):
         await ledger_key.renew()
     assert _sealed(daybook_home) == before
     assert not daybook_home.ledger_key.exists()

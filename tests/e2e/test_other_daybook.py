@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.host import worker
 from daybook.ledger import claims, jobs
@@ -96,7 +96,7 @@ async def mine(daybook_home: Home) -> Ledger:
 async def test_a_worker_leaves_a_pool_that_has_jobs_of_others_only(
     client: Any, mine: Ledger, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Refused, match=rf"jobs of another ledger \({other[:8]}\) and none"):
+    with pytest.raises(InvalidInput, match=rf"jobs of another ledger \({other[:8]}\) and none"):
         await pool.check(client, form.POOL, mine.id)
     async with mine:
         await reconcile.everything(mine, client)

@@ -21,7 +21,7 @@ from sqlmodel import col, select
 
 import daybook
 from daybook import registry
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.host import processes
 from daybook.ledger.tables import Fact, OutboxRow
@@ -145,9 +145,9 @@ async def test_a_plugins_job_reaches_its_callable_unchanged(world: World, progra
     failed = await client.run(job["id"], wait=True)
     assert (failed["status"], failed["error"]) == ("failed", "LookupError: no such feed")
 
-    with pytest.raises(Refused, match='tool: unknown "feds"'):
+    with pytest.raises(InvalidInput, match='tool: unknown "feds"'):
         await client.plugin_job("feds", "x", runtime_name="rss", schedule="@daily")
-    with pytest.raises(Refused, match="key: is blank"):
+    with pytest.raises(InvalidInput, match="key: is blank"):
         await client.plugin_job("feeds", " ", runtime_name="rss", schedule="@daily")
     assert len(await client.list()) == 2
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import daybook
-from daybook.errors import NotFound, Refused
+from daybook.errors import InvalidInput, NotFound
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
@@ -64,17 +64,17 @@ async def test_a_program_keeps_a_job_from_its_beginning_to_its_end(world: World)
 
 async def test_what_is_refused_says_what_is_legal_and_stores_nothing(world: World) -> None:
     client = daybook.Client()
-    with pytest.raises(Refused, match="schedule"):
+    with pytest.raises(InvalidInput, match="schedule"):
         await client.add("Read the news", schedule="every day")
-    with pytest.raises(Refused, match="promt"):
+    with pytest.raises(InvalidInput, match="promt"):
         await client.add("Read the news", schedule="@daily", promt="x")
-    with pytest.raises(Refused, match='unknown "nobody"'):
+    with pytest.raises(InvalidInput, match='unknown "nobody"'):
         await client.add("Read the news", schedule="@daily", agent="nobody")
-    with pytest.raises(Refused, match="legal: enabled, disabled, "):
+    with pytest.raises(InvalidInput, match="legal: enabled, disabled, "):
         await client.list("broken")
-    with pytest.raises(Refused, match="one of these is given"):
+    with pytest.raises(InvalidInput, match="one of these is given"):
         await client.next()
-    with pytest.raises(Refused, match="agent: "):
+    with pytest.raises(InvalidInput, match="agent: "):
         daybook.Client(agent=" ")
     assert await client.list() == []
 
@@ -93,7 +93,7 @@ async def test_what_is_made_in_a_context_is_its_agents_and_its_users(world: Worl
         assert [each["name"] for each in await client.list()] == ["news"]
         with pytest.raises(NotFound, match='job "mine" not found'):
             await client.remove("mine")
-        with pytest.raises(Refused, match="schedule: it is due every 5s"):
+        with pytest.raises(InvalidInput, match="schedule: it is due every 5s"):
             await client.update("news", schedule="every 5s")
         with daybook.context(user="u-18"):
             other = await client.add("Read on", schedule="@daily", name="more")

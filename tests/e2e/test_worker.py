@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.host import processes, worker
 from daybook.host.prefect_here import PrefectHere
@@ -53,7 +53,7 @@ async def test_the_pool_is_made_once_and_another_type_is_refused(
     assert "working_dir" in first.base_job_template["variables"]["properties"]
     await client.create_work_pool(WorkPoolCreate(name="other-pool", type="docker"))
     monkeypatch.setattr(worker, "POOL", "other-pool")
-    with pytest.raises(Refused, match="type docker"):
+    with pytest.raises(InvalidInput, match="type docker"):
         await worker.ensure_pool(client)
 
 

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
 
-from daybook.errors import LedgerUnreachable, Refused
+from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.runs import attempt
 from flows.agent_prompt import agent_prompt
 from tests.timings import change
@@ -115,7 +115,7 @@ async def test_an_agent_that_does_not_exist_fails_the_run(world: World) -> None:
 async def test_what_is_illegal_is_refused_and_nothing_is_written(
     world: World, given: dict[str, str], named: str
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         await call(**given)
 
     assert refused.value.field == named

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from daybook.agents import documents
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.service import jobs
 from tests.providers import KEY
 from tests.world import World
@@ -48,13 +48,13 @@ async def test_a_model_that_the_agent_cannot_be_asked_for_is_refused(
 ) -> None:
     agent = await _agent(world, which)
     given: dict[str, Any] = {"prompt": "x", "on_demand": True, "agent": agent, "model": model}
-    with pytest.raises(Refused, match=words) as refused:
+    with pytest.raises(InvalidInput, match=words) as refused:
         await jobs.add(given)
     assert refused.value.field == "model"
     assert await _named() == []
 
     made = await jobs.add(given | {"model": ""})
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InvalidInput, match=words):
         await jobs.edit_job(made["id"], {"model": model})
     assert (await jobs.show(made["id"]))["model"] == ""
     await jobs.edit_job(made["id"], {"model": "", "description": "as before"})
@@ -66,7 +66,7 @@ async def test_another_agent_has_to_have_the_model_that_the_job_wants(world: Wor
     given = {"prompt": "x", "on_demand": True, "agent": keyed, "model": "gpt-6"}
     made = await jobs.add(given)
 
-    with pytest.raises(Refused, match="is offline and has none to choose"):
+    with pytest.raises(InvalidInput, match="is offline and has none to choose"):
         await jobs.edit_job(made["id"], {"agent": offline})
     with pytest.raises(UnknownName):
         await jobs.edit_job(made["id"], {"agent": "nobody"})

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home, forget_prepared
 from daybook.host import record
 
@@ -76,7 +76,7 @@ def test_what_the_operator_gives_is_kept_and_must_fit_in_a_header(daybook_home: 
     assert daybook_home.ensure_credential("ana:word") == daybook_home.credential() == "ana:word"
     assert daybook_home.ensure_credential() == "ana:word"
     for bad in ("ana:wörd", "ana:two\nlines"):
-        with pytest.raises(Refused, match=SERVER_CREDENTIAL) as caught:
+        with pytest.raises(InvalidInput, match=SERVER_CREDENTIAL) as caught:
             daybook_home.ensure_credential(bad)
         assert bad not in str(caught.value)
     assert daybook_home.credential() == "ana:word"

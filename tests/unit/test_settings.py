@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from daybook import settings
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 
 
@@ -32,7 +32,7 @@ def test_the_ledger_is_one_file_whatever_the_folder(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", address)
-    with pytest.raises(Refused, match="absolute path") as refused:
+    with pytest.raises(InvalidInput, match="absolute path") as refused:
         settings.load()
     assert refused.value.field == "DAYBOOK_LEDGER_URL"
 
@@ -85,7 +85,7 @@ def test_what_is_wrong_in_the_file_is_refused_by_its_name(
         monkeypatch.delenv(name, raising=False)
     file = daybook_home.path / "config.toml"
     file.write_bytes(content.encode("latin-1"))
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         settings.load()
     assert refused.value.field == str(file)
     for each in words:
@@ -102,7 +102,7 @@ def test_a_variable_wins_over_the_file(daybook_home: Home, monkeypatch: pytest.M
 
 def test_a_folder_in_the_place_of_the_file_is_refused(daybook_home: Home) -> None:
     (daybook_home.path / "config.toml").mkdir()
-    with pytest.raises(Refused, match="cannot be read: Is a directory"):
+    with pytest.raises(InvalidInput, match="cannot be read: Is a directory"):
         settings.load()
 
 
@@ -117,7 +117,7 @@ def test_a_limit_that_lets_nothing_run_is_refused(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_MAX_CONCURRENT", limit)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         settings.load()
     assert refused.value.field == "DAYBOOK_MAX_CONCURRENT"
 
@@ -161,7 +161,7 @@ def test_hosts_are_names_addresses_and_networks(
 )
 def test_what_is_no_host_is_refused_and_named(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", f"10.0.0.5, {entry}")
-    with pytest.raises(Refused, match="is no host") as refused:
+    with pytest.raises(InvalidInput, match="is no host") as refused:
         settings.load()
     assert refused.value.field == "DAYBOOK_ALLOWED_HOSTS"
     assert f'"{entry}"' in str(refused.value)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.errors import (
     AgentMisconfigured,
+    InvalidInput,
     LedgerKeyMissing,
     LedgerNewer,
     LedgerReplaced,
     LedgerUnreachable,
-    Refused,
 )
 from daybook.home import here
 from daybook.ledger import block_copies, jobs, prefects
@@ -177,7 +177,7 @@ async def tools(client: PrefectClient) -> list[Problem]:
                 continue
             try:
                 await catalog.place(tool, servers, guard)
-            except Refused as error:
+            except InvalidInput as error:
                 what = f"{each.row.name} calls the tool {tool}: {error.problem}"
                 edit = f"daybook edit {shlex.quote(each.row.name)} {option} <name>"
                 found.append(Problem(what, f"install it or save its server, or {edit}"))

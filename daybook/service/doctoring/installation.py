@@ -17,7 +17,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from daybook import repository
-from daybook.errors import DaybookError, Refused
+from daybook.errors import DaybookError, InvalidInput
 from daybook.home import here
 from daybook.service.doctoring.problem import Problem
 
@@ -62,11 +62,13 @@ def versions() -> list[Problem]:
 
 
 def refuse_wrong() -> None:
-    """Raise `Refused` with the words of `versions` for a version that would not run."""
+    """Raise `InvalidInput` with the words of `versions` for a version that would not run."""
     wrong = [each for each in versions() if each.of in BOUND]
     if wrong:
         what = "; ".join(each.what for each in wrong)
-        raise Refused("versions", what, " && ".join(dict.fromkeys(each.mend for each in wrong)))
+        raise InvalidInput(
+            "versions", what, " && ".join(dict.fromkeys(each.mend for each in wrong))
+        )
 
 
 def doors() -> list[Problem]:

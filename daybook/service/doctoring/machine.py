@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from daybook import settings as ours
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import here
 from daybook.ledger import limited
 from daybook.service.doctoring.problem import Problem
@@ -22,7 +22,7 @@ def settings() -> list[Problem]:
     try:
         limited.here()
         ladder.here()
-    except Refused as error:
+    except InvalidInput as error:
         edit = f"edit {_quoted([ours.config_file()])}"
         return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else edit)]
     return []
@@ -77,7 +77,7 @@ def ledger_address() -> str:
     """Where the ledger is; empty where the settings are not legal."""
     try:
         return ours.load().ledger_address
-    except Refused:
+    except InvalidInput:
         return ""
 
 

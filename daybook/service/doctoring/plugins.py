@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daybook import registry
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.service.doctoring.problem import Problem
 
 
@@ -11,7 +11,7 @@ def plugins() -> list[Problem]:
     """Each can be imported here; the worker's path may be another."""
     try:
         registry.look()
-    except Refused:  # another check tells what is wrong with the settings
+    except InvalidInput:  # another check tells what is wrong with the settings
         return []
     mend = "see that it is on the worker's path (pip install, PYTHONPATH), or correct `plugins`"
     found = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from daybook import settings
 from daybook.clock import SYSTEM
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import here
 from daybook.service import home, told, views
 from daybook.service.doctoring import book
@@ -53,13 +53,13 @@ async def channels(client: PrefectClient) -> list[Problem]:
     for (name, chat_id, owner), jobs in users.items():
         try:
             await channels.check(client, name, chat_id, owner=owner)
-        except Refused as error:
+        except InvalidInput as error:
             edit = f"daybook edit {shlex.quote(jobs[0])} --channel <name>"
             what = f"{_some(jobs)} cannot tell the channel {name}: {error}"
             found.append(Problem(what, f"daybook channels list; {edit}"))
     try:
         await channels.check(client, settings.load().alert_channel, "")
-    except Refused as error:
+    except InvalidInput as error:
         what = f"alerts do not reach the operator: {error}"
         found.append(Problem(what, "export DAYBOOK_ALERT_CHANNEL=inbox"))
     return found
@@ -82,7 +82,7 @@ async def destinations(client: PrefectClient) -> list[Problem]:
             try:
                 if known.of(url) is None and each.row.name not in unsigned:
                     unsigned.append(each.row.name)
-            except Refused:
+            except InvalidInput:
                 pass  # its destination was told of
     if not unsigned:
         return found
@@ -90,7 +90,7 @@ async def destinations(client: PrefectClient) -> list[Problem]:
     if file.exists():  # it is not made by looking
         try:
             home_secret.default_secret(here(), SYSTEM.now())
-        except (Refused, OSError) as error:
+        except (InvalidInput, OSError) as error:
             found.append(Problem(str(error), f"mv {shlex.quote(str(file))} {file}.broken"))
     what = (
         f"signed by the home's secret, as their addresses have none: callbacks of {_some(unsigned)}"

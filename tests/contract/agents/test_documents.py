@@ -17,7 +17,7 @@ from daybook import repository
 from daybook.agents import documents, kinds
 from daybook.agents.command import CommandAgent
 from daybook.agents.offline import OfflineAgent
-from daybook.errors import AgentMisconfigured, Ambiguous, NotFound, Refused, UnknownName
+from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.keeper.blocks import TYPES
 
 pytestmark = pytest.mark.anyio
@@ -183,7 +183,7 @@ async def test_what_agents_can_do_is_read_by_every_reference_to_them(
 
 
 async def test_a_capability_that_no_task_can_ask_for_is_refused(client: PrefectClient) -> None:
-    with pytest.raises(Refused, match="two words") as caught:
+    with pytest.raises(InvalidInput, match="two words") as caught:
         await documents.add(client, "clerk", OFFLINE, {"capabilities": ["two words"]})
     assert caught.value.field == "capabilities"
     assert await documents.names(client) == {}
@@ -244,7 +244,7 @@ REFUSALS: list[tuple[str, str, dict[str, object], str]] = [
 async def test_a_refusal_names_the_field_and_stores_nothing(client: PrefectClient) -> None:
     await documents.add(client, "robot", COMMAND, {"command": ["cat"]})
     for name, slug, settings, field in REFUSALS:
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(InvalidInput) as caught:
             await documents.add(client, name, slug, settings)
         assert caught.value.field == field, (name, slug, settings)
     assert await documents.names(client) == {"robot": COMMAND}

@@ -16,7 +16,7 @@ from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandAgent
 from daybook.agents.model import ModelAgent
 from daybook.agents.offline import OfflineAgent
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.service import setup
 from tests.providers import KEY, provider
@@ -111,7 +111,7 @@ async def test_the_form_hides_the_key_and_has_plain_fields(client: PrefectClient
 @pytest.mark.slow
 async def test_a_taken_name_is_replaced_only_when_that_is_said(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
-    with pytest.raises(Refused, match="taken"):
+    with pytest.raises(InvalidInput, match="taken"):
         await documents.add(client, "brief", MODEL, {"model": "openai:other"})
     before = (await client.read_block_documents_by_type(MODEL))[0].id
     await documents.add(client, "brief", MODEL, {"model": "openai:other"}, replace=True)
@@ -136,7 +136,7 @@ async def test_an_agent_of_another_kind_takes_its_place(client: PrefectClient) -
 async def test_bad_settings_replace_nothing(client: PrefectClient) -> None:
     await documents.add(client, "brief", MODEL, SETTINGS)
     for slug, settings in ((MODEL, {"model": ""}), ("command", {"command": []})):
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidInput):
             await documents.add(client, "brief", slug, settings, replace=True)
     agent = await documents.get(client, "brief")
     assert isinstance(agent, ModelAgent)

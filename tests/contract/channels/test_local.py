@@ -14,7 +14,7 @@ import pytest
 
 from daybook import channels
 from daybook.channels import NotDelivered
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.home import Home
 from tests.contract.channels.conftest import LONG, row
 
@@ -66,7 +66,7 @@ asyncio.run(main())
     "name", ["../x.md", "/etc/x", "a/b", "..", ".hidden", "a\0b", "a\nb", "ä" * 101, "a\\b"]
 )
 async def test_a_name_leads_nowhere_else(daybook_home: Home, name: str) -> None:
-    with pytest.raises(Refused, match="no name of a file") as refused:
+    with pytest.raises(InvalidInput, match="no name of a file") as refused:
         await channels.check(None, "file", name)
     assert refused.value.field == "chat_id"
     with pytest.raises(NotDelivered, match="no name of a file") as failed:
@@ -130,7 +130,7 @@ async def test_the_inbox_has_it_already(daybook_home: Home) -> None:
 async def test_what_is_the_operators_is_no_agents(
     daybook_home: Home, name: str, capfd: Any
 ) -> None:
-    with pytest.raises(Refused, match="the operator's") as refused:
+    with pytest.raises(InvalidInput, match="the operator's") as refused:
         await channels.check(None, name, "", owner="agent:researcher")
     assert refused.value.field == "channel"
     with pytest.raises(NotDelivered, match="the operator's") as failed:

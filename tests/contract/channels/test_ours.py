@@ -20,7 +20,7 @@ import blocks
 from daybook import channels
 from daybook.channels import NotDelivered, apart, ours
 from daybook.channels.base import UNBOUNDED
-from daybook.errors import NotFound, Refused, UnknownName
+from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.outgoing import block_documents
 from tests.contract.channels.conftest import LONG, Letters, row
 from tests.receiver import Receiver, answer, hang
@@ -105,7 +105,7 @@ async def test_a_mail_server_that_is_away_is_a_failure_and_the_password_is_not_t
 async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Receiver) -> None:
     await ours.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/{{chat_id}}/say")
     await channels.check(client, "chats", "general")
-    with pytest.raises(Refused, match="has several") as refused:
+    with pytest.raises(InvalidInput, match="has several") as refused:
         await channels.check(client, "chats", "")
     assert refused.value.field == "chat_id"
     with pytest.raises(NotDelivered, match="chat_id is missing"):
@@ -127,7 +127,7 @@ async def test_a_chat_id_leads_nowhere_else(
     client: PrefectClient, endpoint: Receiver, chat: str
 ) -> None:
     await ours.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/to/{{chat_id}}/say")
-    with pytest.raises(Refused, match="is none") as refused:
+    with pytest.raises(InvalidInput, match="is none") as refused:
         await channels.check(client, "chats", chat)
     assert refused.value.field == "chat_id"
     with pytest.raises(NotDelivered) as failed:
@@ -147,7 +147,7 @@ async def test_a_chat_id_is_one_recipient(
 ) -> None:
     url = f"mailto://127.0.0.1:{letters.port}?from=daybook@here.example&to={{chat_id}}"
     await ours.add(client, "mail", url)
-    with pytest.raises(Refused, match="one recipient"):
+    with pytest.raises(InvalidInput, match="one recipient"):
         await channels.check(client, "mail", chat)
     with pytest.raises(NotDelivered):
         await channels.send(client, row("mail", chat_id=chat))
@@ -258,7 +258,7 @@ async def test_others_may_log_what_they_will(
 async def test_one_is_kept_replaced_and_forgotten(client: PrefectClient) -> None:
     await ours.add(client, "team", "ntfy://first-topic")
     assert (await channels.names(client))["team"] == "daybook-channel"
-    with pytest.raises(Refused, match="taken"):
+    with pytest.raises(InvalidInput, match="taken"):
         await ours.add(client, "team", "ntfy://another-topic")
     await ours.add(client, "team", "tgram://123456789:abcdefg_hijklmnop/{chat_id}", replace=True)
     kept = await ours.read(client, "team")
@@ -301,7 +301,7 @@ async def test_a_block_saved_as_a_block_is_a_channel(
 async def test_a_bad_one_is_refused_and_nothing_is_kept(
     client: PrefectClient, name: str, url: str, field: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         await ours.add(client, name, url)
     assert refused.value.field == field
     assert PASSWORD not in str(refused.value) + caplog.text
@@ -325,7 +325,7 @@ async def test_without_the_block_type_there_are_the_others(client: PrefectClient
     await client.delete_block_type(block_type.id)
     try:
         assert set(await channels.names(client)) == {"inbox", "file", "console"}
-        with pytest.raises(Refused, match="daybook up"):
+        with pytest.raises(InvalidInput, match="daybook up"):
             await ours.add(client, "team", "ntfy://topic")
     finally:
         await blocks.register(client)

@@ -41,7 +41,7 @@ from pydantic import SecretStr
 
 from daybook import channels
 from daybook.channels import NotDelivered
-from daybook.errors import Ambiguous, Refused, UnknownName
+from daybook.errors import Ambiguous, InvalidInput, UnknownName
 from tests.contract.channels.conftest import LONG, row
 from tests.receiver import Receiver, Request, answer
 
@@ -360,7 +360,7 @@ async def test_two_blocks_of_one_name_are_told_apart_by_their_types(
 async def test_a_block_with_an_address_that_is_none_says_so_at_once(client: PrefectClient) -> None:
     """Apprise only logs it, and then has nobody to notify."""
     await SlackWebhook(url=SecretStr(f"nonsense-{TOKEN}")).asave("team", client=client)
-    with pytest.raises(Refused, match='the block "team"') as refused:
+    with pytest.raises(InvalidInput, match='the block "team"') as refused:
         await channels.check(client, "team", "")
     with pytest.raises(NotDelivered, match='the block "team"') as failed:
         await channels.send(client, row("team"))

@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import SecretStr
 
 import blocks
-from daybook.errors import NotFound, Refused
+from daybook.errors import InvalidInput, NotFound
 from daybook.outbox import destinations
 from daybook.outbox.destinations import Destination
 from daybook.settings import signing_key
@@ -89,7 +89,7 @@ async def test_a_rotation_has_two_secrets_for_a_day(client: PrefectClient) -> No
     assert [each["rotating_until"] for each in await destinations.every(client, before)] == [after]
     assert [each["rotating_until"] for each in await destinations.every(client, after)] == [None]
 
-    with pytest.raises(Refused, match="still valid"):
+    with pytest.raises(InvalidInput, match="still valid"):
         await destinations.rotate(client, "ops", before)
     assert await destinations.find(client, OPS) == new
     newest = await destinations.rotate(client, "ops", before, keep=timedelta(0))
@@ -120,7 +120,7 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
     client: PrefectClient, given: dict[str, Any], field: str
 ) -> None:
     await destinations.add(client, "kept", "https://kept.example.org/a")
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         await destinations.add(client, **{"name": "ops", "url": OPS} | given)
     assert refused.value.field == field
     assert "s3cr3t" not in str(refused.value)
@@ -147,7 +147,7 @@ async def test_one_made_illegal_in_the_ui_is_told_and_signs_nothing(client: Pref
         document.id, BlockDocumentUpdate(data={"timeout": 4000, "url": OPS})
     )
     async with get_client() as other:  # one that has read nothing yet
-        with pytest.raises(Refused, match='"ops": timeout') as refused:
+        with pytest.raises(InvalidInput, match='"ops": timeout') as refused:
             await destinations.find(other, OPS)
         assert NEW not in str(refused.value)
         [listed] = await destinations.every(other, NOON)
@@ -168,7 +168,7 @@ async def test_without_the_block_type_there_is_none(client: PrefectClient) -> No
     await client.delete_block_type(block_type.id)
     try:
         assert await destinations.find(client, OPS) is None
-        with pytest.raises(Refused, match="daybook up"):
+        with pytest.raises(InvalidInput, match="daybook up"):
             await destinations.add(client, "ops", OPS)
     finally:
         await blocks.register(client)

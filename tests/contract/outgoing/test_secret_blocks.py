@@ -12,7 +12,7 @@ from prefect.client.schemas.actions import BlockDocumentCreate
 from pydantic import SecretStr
 
 import blocks
-from daybook.errors import NotFound, Refused, UnknownName
+from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.home import Home
 from daybook.outgoing import secret_blocks
 from daybook.outgoing.secret_blocks import SLUG, PrefectSecrets
@@ -69,7 +69,7 @@ async def test_an_unknown_one_is_told_with_those_that_are_known(client: PrefectC
 async def test_prefects_own_block_is_told_apart(client: PrefectClient) -> None:
     own: Any = PrefectsOwn(value=VALUE)  # type: ignore[arg-type]
     await own.asave("ops", client=client)
-    with pytest.raises(Refused, match="bound to no hosts") as refused:
+    with pytest.raises(InvalidInput, match="bound to no hosts") as refused:
         await PrefectSecrets(client).read("ops")
     assert VALUE not in str(refused.value)
 
@@ -86,7 +86,7 @@ async def test_a_block_made_illegal_in_the_ui_is_refused(client: PrefectClient) 
             block_type_id=block_type.id,
         )
     )
-    with pytest.raises(Refused, match="without scheme") as refused:
+    with pytest.raises(InvalidInput, match="without scheme") as refused:
         await PrefectSecrets(client).read("ops")
     assert VALUE not in str(refused.value)
 
@@ -107,7 +107,7 @@ async def test_one_is_kept_replaced_listed_and_forgotten(client: PrefectClient) 
     kept = Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
     assert await PrefectSecrets(client).read("ops") == kept
 
-    with pytest.raises(Refused, match="taken"):
+    with pytest.raises(InvalidInput, match="taken"):
         await secret_blocks.add(client, "ops", "another", ["api.example.org"])
     assert await PrefectSecrets(client).read("ops") == kept
 
@@ -139,7 +139,7 @@ async def test_one_is_kept_replaced_listed_and_forgotten(client: PrefectClient) 
 async def test_a_bad_one_is_refused_and_nothing_is_kept(
     client: PrefectClient, given: Any, field: str, words: str
 ) -> None:
-    with pytest.raises(Refused, match=words) as refused:
+    with pytest.raises(InvalidInput, match=words) as refused:
         await secret_blocks.add(client, *given)
     assert refused.value.field == field
     assert VALUE not in str(refused.value)
@@ -150,7 +150,7 @@ async def test_without_the_block_type_nothing_is_kept(client: PrefectClient) -> 
     block_type = await client.read_block_type_by_slug(SLUG)
     await client.delete_block_type(block_type.id)
     try:
-        with pytest.raises(Refused, match="daybook up"):
+        with pytest.raises(InvalidInput, match="daybook up"):
             await secret_blocks.add(client, "ops", VALUE, ["a.example"])
         assert await secret_blocks.every(client) == []
     finally:

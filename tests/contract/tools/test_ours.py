@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.ledger.states import Status
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secrets import HIDDEN, Secret
@@ -54,7 +54,7 @@ async def test_the_tools_are_found_with_their_schema(ours: Caller) -> None:
     assert (info.name, info.description, info.source) == ("ours.add", "Add two numbers.", "ours")
     assert info.schema["required"] == ["a"]
     catalog.check_params(info, {"a": 1})
-    with pytest.raises(Refused, match=r"params: .* at \$\.a: 'one' is not of type 'integer'"):
+    with pytest.raises(InvalidInput, match=r"params: .* at \$\.a: 'one' is not of type 'integer'"):
         catalog.check_params(info, {"a": "one"})
 
 
@@ -65,7 +65,7 @@ async def test_an_unknown_tool_is_refused_with_those_that_there_are(ours: Caller
 
 
 async def test_params_that_do_not_fit_are_refused_and_nothing_is_called(ours: Caller) -> None:
-    with pytest.raises(Refused, match="'a' is a required property"):
+    with pytest.raises(InvalidInput, match="'a' is a required property"):
         await ours.prepared("add", {"b": 1})
     assert ours.told.nothing()
 
@@ -175,14 +175,14 @@ async def test_no_logger_writes_a_secret_down(
 
 async def test_a_secret_of_another_place_is_not_sent(ours: Caller) -> None:
     ours.saved.kept["ops"] = Secret("ops", "hunter-2-and-more", ("api.example.org", "tool:ours"))
-    with pytest.raises(Refused, match='params: the secret "ops" does not go to'):
+    with pytest.raises(InvalidInput, match='params: the secret "ops" does not go to'):
         await ours.prepared("digest", {"password": "{{secret:ops}}"})
 
 
 async def test_a_secret_is_not_in_the_words_of_a_schema(ours: Caller) -> None:
     hosts = ("tool:ours.add", ours.host)
     ours.saved.kept["ops"] = Secret("ops", "hunter-2-and-more", hosts)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         await ours.prepared("add", {"a": "{{secret:ops}}"})
     assert HIDDEN in str(caught.value)
     assert "hunter" not in str(caught.value)

@@ -11,7 +11,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentUpdate
 
 import blocks
-from daybook.errors import NotFound, Refused, UnknownName
+from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.home import Home
 from daybook.outgoing import block_documents, secret_blocks
 from daybook.outgoing.guard import Guard, Rule
@@ -40,7 +40,7 @@ async def test_a_server_is_read_as_it_was_kept(client: PrefectClient) -> None:
     assert (await servers.read("time")).settings.command == ["uvx", "mcp-server-time"]
     loaded: Any = await blocks.ToolServerBlock.aload("time", client=client)
     assert loaded.get_server() == await servers.read("time")
-    with pytest.raises(Refused, match='"time" is taken'):
+    with pytest.raises(InvalidInput, match='"time" is taken'):
         await servers.add("time", {"url": "https://a.example/mcp"})
     await servers.add("time", {"url": "https://a.example/mcp"}, replace=True)
     assert (await servers.read("time")).settings.command == []
@@ -61,9 +61,9 @@ async def test_what_is_not_legal_is_not_kept(
     client: PrefectClient, settings: dict[str, Any]
 ) -> None:
     servers = PrefectServers(client)
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidInput):
         await servers.add("time", settings)
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidInput):
         await servers.add("Time.1", {"command": ["cat"]})
     assert await servers.names() == []
 
@@ -75,7 +75,7 @@ async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClien
     assert document is not None
     changed = {**document.data, "work_dir": "here"}
     await client.update_block_document(document.id, BlockDocumentUpdate(data=changed))
-    with pytest.raises(Refused, match='the tool server "time": work_dir: is relative'):
+    with pytest.raises(InvalidInput, match='the tool server "time": work_dir: is relative'):
         await servers.read("time")
     assert (await servers.describe("time"))["problem"].startswith("work_dir: is relative")
     assert [each["name"] for each in await servers.every()] == ["time"]

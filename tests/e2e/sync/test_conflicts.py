@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.service import conflicts
 from daybook.service import sync as service
 from daybook.spec.schedule import Cron, Every
@@ -126,7 +126,7 @@ async def test_what_cannot_be_decided_is_refused(
 ) -> None:
     await world.add("calm", every="1h")
     await disputed(world)
-    with pytest.raises(Refused, match=word):
+    with pytest.raises(InvalidInput, match=word):
         await service.sync(prefer, ref)
     assert len(await conflicts.conflicts()) == (ref == "calm")
 
@@ -140,7 +140,7 @@ async def test_what_no_job_can_be_is_kept_and_cannot_be_preferred(world: Any) ->
     assert "a-job" in (await world.sync()).refused
     (shown,) = await conflicts.conflicts()
     assert shown["fields"]["parameters"]["prefect"] == {"prompt": " "}
-    with pytest.raises(Refused, match="prompt"):
+    with pytest.raises(InvalidInput, match="prompt"):
         await service.sync("prefect", "a-job")
     told = await service.sync("prefect")
     assert (told["decided"], list(told["refused"])) == ([], ["a-job"])
@@ -157,7 +157,7 @@ async def test_a_schedule_of_prefects_own_that_lost_cannot_be_preferred(world: A
     )
     await world.edit("a-job", every="2h")
     await world.sync()
-    with pytest.raises(Refused, match="rrule"):
+    with pytest.raises(InvalidInput, match="rrule"):
         await service.sync("prefect", "a-job")
     assert isinstance((await world.job("a-job")).job.schedule, Every)
 

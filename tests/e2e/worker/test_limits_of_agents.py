@@ -16,7 +16,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from daybook.agents import documents
-from daybook.errors import NotFound, Refused
+from daybook.errors import InvalidInput, NotFound
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.service import jobs, runs
@@ -223,9 +223,9 @@ async def test_the_verbs_of_an_agent(working: World) -> None:
             return bool([each async for each in runs.logs(run["id"])])
 
         assert await so(has_logs, SEEN)
-        with pytest.raises(Refused, match="public addresses only"):
+        with pytest.raises(InvalidInput, match="public addresses only"):
             await jobs.add({"url": "http://10.0.0.1/x", "every": "1h"})
-        with pytest.raises(Refused, match="public addresses only"):
+        with pytest.raises(InvalidInput, match="public addresses only"):
             await jobs.edit_job(added["id"], {"on_fail": "http://127.0.0.1/x"})
     with acting_as(OTHER):
         assert await jobs.list_jobs() == []

@@ -7,7 +7,7 @@ import pytest
 from daybook.agents import kinds
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.offline import OfflineAgent
-from daybook.errors import AgentMisconfigured, Refused
+from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.programs import environment
 
 
@@ -21,7 +21,7 @@ def test_each_slug_builds_its_agent() -> None:
 
 def test_a_kind_is_found_by_word_and_by_slug() -> None:
     assert kinds.named("command") is kinds.named("daybook-command-agent") is kinds.COMMAND
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         kinds.named("robot")
     assert str(caught.value) == 'kind: unknown "robot" (legal: offline, command, model)'
 
@@ -40,18 +40,18 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
     ],
 )
 def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         kinds.checked(kinds.COMMAND, data)
     assert caught.value.field == field
     assert words in caught.value.problem
-    listed = "command, work_dir, environment, output, history" in caught.value.legal
+    listed = "command, work_dir, environment, output, history" in caught.value.hint
     assert listed is (field == "shell")  # a field that is known needs no list of those that are
     with pytest.raises(AgentMisconfigured, match=f'agent "b": {field}: '):
         kinds.build(kinds.COMMAND.slug, "b", data)
 
 
 def test_an_error_never_repeats_what_was_given() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         kinds.checked(kinds.COMMAND, {"command": {"token": "hunter2"}})
     assert "hunter2" not in str(caught.value)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.agents.base import Tool
-from daybook.errors import AgentFailed, AgentTimeout, Refused
+from daybook.errors import AgentFailed, AgentTimeout, InvalidInput
 from tests.providers import Answer, Provider
 from tests.unit.agents.asking import PROTOCOLS, agent, request
 
@@ -64,7 +64,7 @@ async def test_what_a_tool_refuses_is_told_to_the_model_which_may_do_better(
     async def call(arguments: dict[str, Any]) -> str:
         called.append(arguments["city"])
         if arguments["city"] != "Rome":
-            raise Refused("city", "is not known", "legal: Rome")
+            raise InvalidInput("city", "is not known", "legal: Rome")
         return "sun"
 
     here.script = [calling("Atlantis"), calling("Rome"), "Sun."]

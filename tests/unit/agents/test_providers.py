@@ -14,7 +14,7 @@ from pydantic_ai.models import KnownModelName
 from daybook.agents import kinds, providers
 from daybook.agents.model import ModelSettings
 from daybook.clock import SystemClock
-from daybook.errors import AgentMisconfigured, Refused
+from daybook.errors import AgentMisconfigured, InvalidInput
 
 
 def settings(model: str, **given: Any) -> ModelSettings:
@@ -219,7 +219,7 @@ def test_the_first_models_are_known_and_have_a_small_price(model: str) -> None:
 def test_bad_settings_name_their_field_and_repeat_no_secret(
     given: dict[str, Any], field: str, words: str
 ) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         kinds.checked(kinds.MODEL, given)
     assert caught.value.field == field
     assert words in caught.value.problem
@@ -242,12 +242,12 @@ def test_only_a_provider_that_is_really_near_is_suggested(written: str, meant: s
 
 
 def test_the_fields_are_listed_for_one_that_is_unknown_only() -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         kinds.checked(kinds.MODEL, {"model": "a:b", "request_limit": -1})
-    assert caught.value.legal == ""
-    with pytest.raises(Refused) as caught:
+    assert caught.value.hint == ""
+    with pytest.raises(InvalidInput) as caught:
         kinds.checked(kinds.MODEL, {"model": "a:b", "modelle": "c:d"})
-    assert "fields of a model agent: model, base_url" in caught.value.legal
+    assert "fields of a model agent: model, base_url" in caught.value.hint
 
 
 def test_a_secret_is_plain_where_it_is_stored_and_hidden_where_it_is_shown() -> None:

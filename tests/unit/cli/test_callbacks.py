@@ -251,7 +251,7 @@ def test_refused_and_nothing_is_changed(
     for each in said_of_it:
         assert each in said.err
     error = daybook("callbacks", *typed, "--json").json["error"]
-    assert error["code"] == {2: "refused", 3: "not_found"}[code]
+    assert error["code"] == {2: "invalid_input", 3: "not_found"}[code]
     assert book("id, status, attempts, next_at") == before
 
 

@@ -9,7 +9,7 @@ import pytest
 from daybook.agents import providers
 from daybook.cli import agents
 from daybook.cli.model_options import ModelOptions
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 
 KEY = "sk-secret-1234567890"
 
@@ -27,7 +27,7 @@ def test_options_become_settings_and_what_was_not_given_stays_out() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_of_no_request_is_refused(limit: int) -> None:
-    with pytest.raises(Refused, match="legal: 1 or more") as caught:
+    with pytest.raises(InvalidInput, match="legal: 1 or more") as caught:
         ModelOptions(model="a:b", request_limit=limit).settings()
     assert caught.value.field == "request_limit"
     assert ModelOptions(model="a:b", request_limit=1).settings()["request_limit"] == 1
@@ -62,7 +62,7 @@ def test_a_key_that_is_not_there_is_refused_and_not_repeated(
     options: ModelOptions, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         options.settings()
     assert caught.value.field == field
     assert KEY not in str(caught.value)

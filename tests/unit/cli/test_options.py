@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.cli.options import JobOptions
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.service import jobs
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
@@ -78,7 +78,7 @@ def test_a_check_is_one_field(typed: dict[str, Any], check: dict[str, Any]) -> N
 
 
 def test_a_command_that_is_not_closed_is_refused() -> None:
-    with pytest.raises(Refused, match=r"check_command: .*No closing quotation"):
+    with pytest.raises(InvalidInput, match=r"check_command: .*No closing quotation"):
         JobOptions(check_command="test 'x").fields()
 
 
@@ -97,7 +97,7 @@ def test_metadata_are_names_and_values() -> None:
     assert JobOptions(metadata=[""]).fields() == {"metadata": {}}
     typed = JobOptions(metadata=['{"team": {"size": 3}, "on": true}', "query=1"])
     assert typed.fields() == {"metadata": {"team": {"size": 3}, "on": True, "query": "1"}}
-    with pytest.raises(Refused, match=r"^metadata: is no JSON"):
+    with pytest.raises(InvalidInput, match=r"^metadata: is no JSON"):
         JobOptions(metadata=['{"team"']).fields()
-    with pytest.raises(Refused, match=r'^metadata: "blue" has no name \(write name=value\)'):
+    with pytest.raises(InvalidInput, match=r'^metadata: "blue" has no name \(write name=value\)'):
         JobOptions(metadata=["blue"]).fields()

@@ -189,6 +189,6 @@ def test_a_program_gets_the_refusal_as_json_beside_the_sentence(daybook: Any) ->
     assert said.code == 2
     error = said.json["error"]
     assert said.err == f"daybook: {error['message']}\n"
-    assert (error["code"], error["field"]) == ("refused", "timezone")
+    assert (error["code"], error["field"]) == ("invalid_input", "timezone")
     assert error["message"].startswith("--tz: ")
-    assert daybook("add", "--bogus", "--json").json["error"]["code"] == "refused"
+    assert daybook("add", "--bogus", "--json").json["error"]["code"] == "invalid_input"

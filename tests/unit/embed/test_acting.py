@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import daybook
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import owners
 
 
@@ -18,7 +18,7 @@ from daybook.spec import owners
     ],
 )
 def test_what_names_nobody_is_refused(given: dict[str, str], told: str) -> None:
-    with pytest.raises(Refused) as refused, daybook.context(**given):
+    with pytest.raises(InvalidInput) as refused, daybook.context(**given):
         pass
     assert str(refused.value) == told
     assert owners.current() == owners.Actor()

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 import daybook
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.testing import MovedClock
 
@@ -171,11 +171,11 @@ def test_without_a_loop_it_is_the_same() -> None:
 
 async def test_what_is_no_schedule_is_refused_and_nothing_is_added(daybook_home: Home) -> None:
     tasks = daybook.Recurring()
-    with pytest.raises(Refused, match="every: "):
+    with pytest.raises(InvalidInput, match="every: "):
         tasks.every("soon", print)
-    with pytest.raises(Refused, match="cron: "):
+    with pytest.raises(InvalidInput, match="cron: "):
         tasks.cron("0 9 * *", print)
-    with pytest.raises(Refused, match="timezone: "):
+    with pytest.raises(InvalidInput, match="timezone: "):
         tasks.cron("0 9 * * *", print, timezone="Mars/Olympus")
     assert tasks.tasks == ()
 

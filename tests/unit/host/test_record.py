@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.host import children, processes, record
 
@@ -62,7 +62,7 @@ async def begin(home: Home, name: str) -> children.Child:
 def test_a_second_up_of_the_same_home_is_refused(daybook_home: Home) -> None:
     with (
         another_up() as other,
-        pytest.raises(Refused) as caught,
+        pytest.raises(InvalidInput) as caught,
         record.hold(daybook_home, patience=0),
     ):
         pass

@@ -20,7 +20,7 @@ import pytest
 
 from daybook.cli.main import main
 from daybook.cli.web import web_
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.host import processes, record, server, web
 from daybook.ledger.engine import Ledger
@@ -185,7 +185,7 @@ def test_the_mcp_servers_port_is_no_setting_of_the_health_page(
 
 @pytest.mark.parametrize("given", [{"port": 0}, {"port": 65536}, {"host": ""}])
 def test_an_address_that_is_none_is_refused(daybook_home: Home, given: dict[str, Any]) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         web_(**given)
     assert caught.value.field in given
 

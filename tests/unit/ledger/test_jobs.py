@@ -10,7 +10,7 @@ from sqlalchemy import delete, update
 from sqlalchemy.exc import StatementError
 from sqlmodel import col
 
-from daybook.errors import Ambiguous, NotFound, Refused
+from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger import deployments, jobs
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.spec.job import edit
@@ -66,9 +66,9 @@ async def test_each_agent_has_names_of_its_own(world: World) -> None:
 
     ours = await world.add("brief")
     assert (await _find(world, "brief")).id == ours.id  # no agent can keep the operator from it
-    with pytest.raises(Refused, match="is taken"):
+    with pytest.raises(InvalidInput, match="is taken"):
         await world.add("brief", owner="prefect")
-    with pytest.raises(Refused, match="is taken"):
+    with pytest.raises(InvalidInput, match="is taken"):
         await world.add("brief", owner="agent:her")
 
 
@@ -141,9 +141,9 @@ async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> No
     await world.add("one")
     two = await world.add("two")
 
-    with pytest.raises(Refused, match="name"):
+    with pytest.raises(InvalidInput, match="name"):
         await world.add("one")
-    with pytest.raises(Refused, match="name"):
+    with pytest.raises(InvalidInput, match="name"):
         await world.edit(two.id, name="one", prompt="changed")
 
     assert (await world.job(two.id)).job == two.job

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import claims, history, jobs, slots, texts, waits
 from daybook.ledger.ends import EndInPrefect, take
 from daybook.ledger.offers import flow_key
@@ -102,7 +102,7 @@ async def test_the_longest_names_are_kept_and_a_longer_request_is_refused(world:
     row = await claims.request(world.ledger, stored, letters, "manual")
     assert (await claims.request(world.ledger, stored, letters, "manual")).id == row.id
 
-    with pytest.raises(Refused, match="201 characters"):
+    with pytest.raises(InvalidInput, match="201 characters"):
         await claims.request(world.ledger, stored, letters + "!", "manual")
     assert len(await world.rows()) == 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.mcp import clients
 from tests.unit.cli.conftest import Say, daybook
@@ -63,7 +63,7 @@ def test_codex_has_the_token_in_a_variable() -> None:
 
 
 def test_a_client_without_a_place_for_a_token_is_refused_http() -> None:
-    with pytest.raises(Refused, match="claude-desktop has no place for a token"):
+    with pytest.raises(InvalidInput, match="claude-desktop has no place for a token"):
         clients.over_http("claude-desktop", URL)
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.outbox import home_secret
 from daybook.settings import signing_key
@@ -41,7 +41,7 @@ def test_the_setting_comes_first(daybook_home: Home, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DAYBOOK_WEBHOOK_SECRET", OLD)
     assert home_secret.default_secrets(daybook_home, NOON) == [OLD]
     assert not daybook_home.webhook_secret.exists()
-    with pytest.raises(Refused, match="DAYBOOK_WEBHOOK_SECRET"):
+    with pytest.raises(InvalidInput, match="DAYBOOK_WEBHOOK_SECRET"):
         home_secret.rotate_default(daybook_home, NOON)
 
 
@@ -53,7 +53,7 @@ def test_rotated_both_are_valid_for_a_day(daybook_home: Home) -> None:
     assert home_secret.default_secrets(daybook_home, after) == [new]
     assert stat.S_IMODE(daybook_home.webhook_secret.stat().st_mode) == 0o600
 
-    with pytest.raises(Refused, match="still valid"):
+    with pytest.raises(InvalidInput, match="still valid"):
         home_secret.rotate_default(daybook_home, before)
     assert home_secret.default_secrets(daybook_home, before) == [new, old]
     newest = home_secret.rotate_default(daybook_home, after)
@@ -75,7 +75,7 @@ def test_a_secret_that_is_known_to_others_is_ended_at_once(daybook_home: Home) -
 )  # fmt: skip
 def test_a_file_that_holds_none_is_refused_and_not_repeated(daybook_home: Home, text: str) -> None:
     daybook_home.webhook_secret.write_text(text)
-    with pytest.raises(Refused, match="holds no signing secret") as refused:
+    with pytest.raises(InvalidInput, match="holds no signing secret") as refused:
         home_secret.default_secrets(daybook_home, NOON)
     assert "s3cr3t" not in str(refused.value) and OLD not in str(refused.value)
     assert daybook_home.webhook_secret.read_text() == text

@@ -18,7 +18,7 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook import repository
 from daybook.agents import documents, kinds
-from daybook.errors import AgentMisconfigured, LedgerKeyMissing, NotFound, Refused
+from daybook.errors import AgentMisconfigured, InvalidInput, LedgerKeyMissing, NotFound
 from daybook.home import Home
 from daybook.keeper import blocks
 from daybook.ledger import block_copies, sealing
@@ -473,6 +473,6 @@ async def test_a_ledger_that_is_away_refuses_before_anything_is_stored(
     both: Both, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", "nonsense://")
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidInput):
         await both.keep()
     assert both.prefect.holds() == {}

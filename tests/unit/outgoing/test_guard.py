@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import httpx
 import pytest
 
-from daybook.errors import OutgoingRefused, Refused
+from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.outgoing import addresses
 from daybook.outgoing.guard import Allowed, Guard, Rule, system_resolver
 from daybook.spec.limits import Limits
@@ -53,7 +53,7 @@ def test_the_table_is_long_enough_and_each_trick_has_its_name() -> None:
 
 @pytest.mark.parametrize("trick", REFUSED, ids=str)
 async def test_an_agents_job_reaches_none_of_them(trick: Trick) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         await _guard(Rule.AGENT, trick).target(trick.url)
     assert refused.value.field == "url"
     assert "password" not in str(refused.value) or "in it" in refused.value.problem
@@ -65,7 +65,7 @@ async def test_an_operators_job_reaches_what_is_private_and_no_metadata(trick: T
     if trick.operator:
         assert (await guard.target(trick.url)).addresses
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidInput):
             await guard.target(trick.url)
 
 
@@ -108,7 +108,7 @@ def test_a_refusal_names_the_address_and_the_rule_and_nothing_else() -> None:
         _guard(Rule.AGENT).check("http://10.0.0.1:8080/path?key=hush#part")
     assert (refused.value.address, refused.value.rule) == ("http://10.0.0.1:8080", "agent")
     assert "a private network" in str(refused.value)
-    assert "DAYBOOK_ALLOWED_HOSTS" in refused.value.legal
+    assert "DAYBOOK_ALLOWED_HOSTS" in refused.value.hint
     assert "hush" not in str(refused.value)
     assert "path" not in str(refused.value)
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.outgoing import bodies, http
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.http import LIMIT, Answer, NoAnswer
@@ -68,7 +68,7 @@ async def test_every_method_arrives(server: Receiver, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE", "get", "", "GET / HTTP/1.1\r\nA: b"])
 async def test_other_methods_are_refused(server: Receiver, method: str) -> None:
-    with pytest.raises(Refused, match="legal: GET, HEAD") as refused:
+    with pytest.raises(InvalidInput, match="legal: GET, HEAD") as refused:
         await _ask(server, answer(200), method=method)
     assert refused.value.field == "method"
     assert server.requests == []
@@ -97,7 +97,7 @@ async def test_other_methods_are_refused(server: Receiver, method: str) -> None:
 async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
     server: Receiver, name: str, value: str
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         await _ask(server, answer(200), headers={name: value})
     assert refused.value.field == "headers"
     assert "sh" not in str(refused.value).replace("such", "")
@@ -106,7 +106,7 @@ async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
 
 async def test_no_more_headers_are_sent_than_servers_take() -> None:
     http.check("GET", {f"X-{number}": "a" * http.LONGEST_VALUE for number in range(100)})
-    with pytest.raises(Refused, match=r"headers: are 101 .*at most 100"):
+    with pytest.raises(InvalidInput, match=r"headers: are 101 .*at most 100"):
         http.check("GET", {f"X-{number}": "a" for number in range(101)})
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from daybook.errors import OutgoingRefused, Refused
+from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.outgoing import http
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.http import Answer
@@ -185,7 +185,7 @@ async def test_the_text_of_an_address_is_judged_each_time(kind: Kind) -> None:
         wires = Wires({(PUBLIC, 80): server})
         async with keeping(kind, wires, dns) as transport:
             await _post(transport, "http://public.example/")
-            with pytest.raises(Refused, match="password"):
+            with pytest.raises(InvalidInput, match="password"):
                 await _post(transport, "http://a:b@public.example/")
             with pytest.raises(OutgoingRefused, match="plain http"):
                 await _post(transport, "http://public.example/", secret=True)

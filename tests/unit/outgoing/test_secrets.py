@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.outgoing import secret_blocks, secrets
 from daybook.outgoing.secrets import Destination, Filled, Secret
 
@@ -73,7 +73,7 @@ async def test_a_secret_goes_to_its_hosts(hosts: tuple[str, ...], url: str) -> N
     ],
 )
 async def test_and_to_no_other(hosts: tuple[str, ...], url: str) -> None:
-    with pytest.raises(Refused, match=f"is bound to {hosts[0]}") as refused:
+    with pytest.raises(InvalidInput, match=f"is bound to {hosts[0]}") as refused:
         await _filled("{{secret:key}}", url, *hosts)
     assert "does not go to" in refused.value.problem
     assert VALUE not in str(refused.value)
@@ -103,9 +103,9 @@ async def test_a_value_that_looks_like_a_reference_is_not_followed() -> None:
     ["{{secret:}}", "{{secret:Key}}", "{{secret}}", "{{secret:a b}}", "{{secret:key}", "{{secret"],
 )
 def test_a_misspelt_reference_is_refused(text: str) -> None:
-    with pytest.raises(Refused, match="misspelt") as refused:
+    with pytest.raises(InvalidInput, match="misspelt") as refused:
         secrets.references("headers", f"Bearer {text} {{{{secret:good}}}}")
-    assert "{{secret:name}}" in refused.value.legal
+    assert "{{secret:name}}" in refused.value.hint
 
 
 async def test_a_secret_that_is_not_there() -> None:
@@ -121,7 +121,7 @@ async def test_parameters_are_filled_wherever_they_hold_a_text() -> None:
     there = Destination.of_tool("Search.Reindex")
     told = await secrets.fill_params(params, there, kept, Filled())
     assert told == {"a": [VALUE, 1, None], "{{secret:key}}": {"b": True, "c": "plain"}}
-    with pytest.raises(Refused, match="does not go to tool:other"):
+    with pytest.raises(InvalidInput, match="does not go to tool:other"):
         await secrets.fill_params(params, Destination.of_tool("other"), kept, Filled())
 
 
@@ -155,10 +155,10 @@ async def test_parameters_are_filled_wherever_they_hold_a_text() -> None:
     ],
 )
 def test_a_header_that_looks_like_a_secret_is_refused_with_advice(name: str, value: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         secrets.refuse_literal_headers({"Accept": "*/*", name: value})
     assert refused.value.field == "headers"
-    assert "{{secret:name}}" in refused.value.legal
+    assert "{{secret:name}}" in refused.value.hint
     assert name in refused.value.problem
     assert len(value) < 4 or value not in str(refused.value)
 
@@ -191,7 +191,7 @@ def test_other_headers_pass(name: str, value: str) -> None:
     ],
 )
 def test_parameters_that_look_like_a_secret_are_refused(params: Any, told: str) -> None:
-    with pytest.raises(Refused, match=f'"{told}" looks like a secret') as refused:
+    with pytest.raises(InvalidInput, match=f'"{told}" looks like a secret') as refused:
         secrets.refuse_literal_params(params)
     assert refused.value.field == "params"
 
@@ -248,7 +248,7 @@ def test_it_is_hidden_however_it_is_written(value: str, says: Callable[[str], st
 def test_a_block_that_is_not_legal_is_refused_without_its_value(
     data: dict[str, Any], problem: str
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         secret_blocks.build("key", data)
     assert problem in refused.value.problem
     assert VALUE not in str(refused.value)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.errors import OutgoingRefused, Refused
+from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.outgoing import http
 from daybook.outgoing.guard import Allowed, Guard, Rule
 from daybook.outgoing.http import Answer, NoAnswer
@@ -59,7 +59,7 @@ async def _ask(transport: GuardedTransport, url: str, method: str = "GET", **mor
 @pytest.mark.parametrize("trick", REFUSED, ids=str)
 async def test_nothing_is_sent_to_what_an_agent_may_not_reach(kind: Kind, trick: Trick) -> None:
     wires = Wires({})
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidInput):
         await _ask(_transport(kind, wires, dns=Dns.of(trick)), trick.url)
     assert wires.connected == []
 
@@ -73,7 +73,7 @@ async def test_no_redirect_leads_there(kind: Kind, turn: Turn, rule: Rule) -> No
         inside = {(address, port): server for address in (PRIVATE, "127.0.0.1") for port in (80,)}
         wires = Wires(laid | inside)
         transport = _transport(kind, wires, rule, Dns({**NAMES, **(turn.answers or {})}))
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidInput):
             await _ask(transport, turn.start)
     assert wires.connected == [(PUBLIC, 80)]
     assert len(server.requests) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from daybook.errors import OutgoingRefused, Refused
+from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.ledger.states import Status
 from daybook.outgoing import webhook
 from daybook.outgoing.guard import Guard, Rule
@@ -263,7 +263,7 @@ async def test_an_agents_webhook_does_not_reach_this_machine(server: Receiver) -
 async def test_what_cannot_be_sent_is_refused_before_it_begins(
     hook: Hook, field: str, words: str
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         await webhook.prepare(hook, OCCURRENCE, Guard(Rule.OPERATOR), OneSecret())
     assert refused.value.field == field
     assert words in str(refused.value)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from daybook.agents.base import Message
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Granted
@@ -73,5 +73,5 @@ def test_a_slash_command_is_sent_as_it_is(daybook_home: Home) -> None:
 
 
 def test_a_prompt_of_empty_variables_is_refused(daybook_home: Home) -> None:
-    with pytest.raises(Refused, match="prompt: is blank once its variables are filled in"):
+    with pytest.raises(InvalidInput, match="prompt: is blank once its variables are filled in"):
         conversation.turn(granted(" {{last_output}}\n"))

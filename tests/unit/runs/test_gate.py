@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prefect.exceptions import Abort
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.ledger import claims, history, jobs, leases, offers, sessions
 from daybook.ledger.engine import Ledger
@@ -248,7 +248,7 @@ async def test_the_operators_rules_are_those_of_the_moment(
     clock.set(offer.due)
     file = daybook_home.path / "config.toml"
     file.write_text("[limits]\nbudget = 3\n")
-    with pytest.raises(Refused, match=r"config.toml: limits: limits.budget: unknown field"):
+    with pytest.raises(InvalidInput, match=r"config.toml: limits: limits.budget: unknown field"):
         await gate.decide(ledger, offer, Prefect())
     file.write_text("user_jobs = false\n")
     answer = await gate.decide(ledger, offer, Prefect())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.home import Home
 from daybook.outgoing.secrets import Secret
 from daybook.runs import mcp_config
@@ -103,7 +103,7 @@ async def test_a_program_does_not_get_the_credential_of_the_server_of_up(
 
 async def test_a_secret_goes_to_no_other_host() -> None:
     found = await mcp_config.find(["search"], Kept("other.example.org"))
-    with pytest.raises(Refused, match="key"):
+    with pytest.raises(InvalidInput, match="key"):
         await mcp_config.made(found, ACTOR)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from daybook.agents import allowed
 from daybook.agents.base import Tool
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.programs.group import GRACE
 from daybook.runs import offered
 from daybook.runs.offered import legal_names
@@ -139,7 +139,7 @@ async def test_a_python_tool_and_a_server_of_one_name_are_told_apart_by_nobody(
     (about / "entry_points.txt").write_text("[daybook.tools]\nsearch.find = ambiguous:find\n")
     (tmp_path / "ambiguous.py").write_text("def find(what: str) -> str: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(Refused, match="ambiguous"):
+    with pytest.raises(InvalidInput, match="ambiguous"):
         await offered.find("brief", ["search.find"], Saved("search"), tuple)
     found = await offered.find("brief", ["search.find"], Saved("mail"), tuple)
     assert [each.name for each in found.python] == ["search.find"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.ledger import jobs
 from daybook.service import agents, home
@@ -27,7 +27,7 @@ async def test_an_agent_in_use_is_not_removed_however_it_is_written(
     daybook_home: Home, asked: str, removed: str
 ) -> None:
     await _job(asked)
-    with pytest.raises(Refused, match="is used by brief"):
+    with pytest.raises(InvalidInput, match="is used by brief"):
         await agents.remove(removed)
 
 

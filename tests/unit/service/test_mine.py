@@ -15,7 +15,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.clock import SYSTEM
-from daybook.errors import Ambiguous, NotFound, PrefectUnreachable, Refused
+from daybook.errors import Ambiguous, InvalidInput, NotFound, PrefectUnreachable
 from daybook.home import Home
 from daybook.ledger import claims
 from daybook.ledger import jobs as stored_jobs
@@ -123,8 +123,8 @@ async def test_what_is_logged_is_one_line(there: There, caplog: pytest.LogCaptur
     forged = "x\nERROR forged " + "y" * 9_000
     with acting_as(RESEARCHER), pytest.raises(NotFound):
         await jobs.show(forged)
-    with pytest.raises(Refused), mine.telling("agent:researcher", "mine"):
-        raise Refused("model", forged)
+    with pytest.raises(InvalidInput), mine.telling("agent:researcher", "mine"):
+        raise InvalidInput("model", forged)
     records = [each for each in caplog.records if "action" in vars(each)]
     assert [vars(each)["action"] for each in records] == ["limit_refused"] * 2
     for told in [*(each.getMessage() for each in records), vars(records[0])["job"]]:
@@ -139,7 +139,7 @@ async def test_the_hosts_of_an_agent_count_when_a_job_is_written(
     monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["*.example.org"]}')
     client = cast(PrefectClient, None)  # nothing is asked of it
     told = Notify(on_fail="https://evil.net/x")
-    with pytest.raises(Refused, match=r"on_fail: .*limits do not have this host"):
+    with pytest.raises(InvalidInput, match=r"on_fail: .*limits do not have this host"):
         await possible.told(client, told, "agent:researcher")
     await possible.told(client, told, "user")
     await possible.told(client, Notify(on_fail="https://a.example.org/x"), "agent:researcher")
@@ -175,9 +175,9 @@ async def test_one_that_the_operator_lets_see_all_finds_all(there: There) -> Non
         with pytest.raises(PrefectUnreachable):
             await jobs.pause("ops")
         # It is still an agent: what it changes stays within its own limits.
-        with pytest.raises(Refused, match=r"schedule: it is due every 1m .*10m or more"):
+        with pytest.raises(InvalidInput, match=r"schedule: it is due every 1m .*10m or more"):
             await jobs.edit_job("ops", {"every": "1m"})
-        with pytest.raises(Refused, match="model"):
+        with pytest.raises(InvalidInput, match="model"):
             await jobs.edit_job("ops", {"model": "dear"})
 
 
@@ -195,10 +195,10 @@ async def test_a_job_beyond_the_limits_is_not_stored(
     there: There, field: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with acting_as(RESEARCHER):
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(InvalidInput) as refused:
             await jobs.add(BEYOND[field])
         assert refused.value.field == field
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(InvalidInput) as refused:
             await jobs.edit_job("mine", _only(BEYOND[field]))
         assert refused.value.field == ("kind" if field == "tool" else field)
         assert len(await jobs.list_jobs()) == 1
@@ -207,7 +207,7 @@ async def test_a_job_beyond_the_limits_is_not_stored(
     assert told["field"] == field
     # The operator is told the same of an agent's job, and not of his own.
     if field != "tool":
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidInput):
             await jobs.edit_job("mine", _only(BEYOND[field]))
         with pytest.raises(PrefectUnreachable):
             await jobs.edit_job("ops", _only(BEYOND[field]))
@@ -225,7 +225,7 @@ async def test_so_many_jobs_and_no_more(there: There) -> None:
             async with ledger.write() as session:
                 await stored_jobs.add(session, job, name, SYSTEM.now(), "agent:researcher")
     fields = {"prompt": "x", "every": "1h"}
-    with acting_as(RESEARCHER), pytest.raises(Refused, match="jobs: 3 are the most"):
+    with acting_as(RESEARCHER), pytest.raises(InvalidInput, match="jobs: 3 are the most"):
         await jobs.add(fields)
     async with home.ledger() as ledger, ledger.write() as session:
         third = await stored_jobs.find(session, "third")
@@ -236,7 +236,7 @@ async def test_so_many_jobs_and_no_more(there: There) -> None:
 
 async def test_a_backfill_is_the_operators(there: There) -> None:
     """It runs a thousand at once, which no interval between two of them would allow."""
-    with acting_as(RESEARCHER), pytest.raises(Refused, match="backfill: is the operator's"):
+    with acting_as(RESEARCHER), pytest.raises(InvalidInput, match="backfill: is the operator's"):
         await backfill.run("mine", "2026-01-01", "2026-01-02")
 
 

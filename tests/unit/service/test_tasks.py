@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import NotFound, NothingClaimable, Refused, TokenRefused
+from daybook.errors import InvalidInput, NotFound, NothingClaimable, TokenRefused
 from daybook.home import Home
 from daybook.service import task_scheduler, tasks
 from daybook.spec import owners
@@ -67,7 +67,7 @@ async def test_a_list_has_each_task_once_in_the_order_of_who_needs_whom(database
     assert await tasks.list_tasks("failed") == []
     (one,) = await tasks.list_tasks("claimed")
     assert (one["run_id"], one["run"]["session"]) == (held["run_id"], "alpha")
-    with pytest.raises(Refused, match="legal: queued, claimed"):
+    with pytest.raises(InvalidInput, match="legal: queued, claimed"):
         await tasks.list_tasks("done")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import answer_schema
 from daybook.spec.job import read_parameters
 
@@ -50,7 +50,7 @@ def elsewhere() -> Iterator[Elsewhere]:
 
 def test_what_stands_elsewhere_is_refused_and_never_fetched(elsewhere: Elsewhere) -> None:
     schema = {"$ref": elsewhere.address}
-    with pytest.raises(Refused, match="leads out of the schema") as refused:
+    with pytest.raises(InvalidInput, match="leads out of the schema") as refused:
         read_parameters(
             "agent-prompt",
             {"prompt": "x", "output_format": "structured", "output_schema": schema},
@@ -98,7 +98,7 @@ TITLE = {"title": "t", "maxLength": 3, "properties": {"a": {}}}
 def test_a_schema_by_which_nothing_can_be_judged_is_refused(
     schema: dict[str, Any], problem: str
 ) -> None:
-    with pytest.raises(Refused, match=problem) as refused:
+    with pytest.raises(InvalidInput, match=problem) as refused:
         answer_schema.check(schema)
     assert refused.value.field == "output_schema"
 

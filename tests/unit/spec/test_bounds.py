@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import upcoming
 from daybook.spec.job import edit, new_job
 from daybook.spec.policy import Policy
@@ -203,10 +203,10 @@ def test_refused_when_a_job_is_made_and_when_it_is_edited(
     fields: dict[str, object], text: str
 ) -> None:
     given: dict[str, object] = {"prompt": "x", "cron": "0 9 * * *", "timezone": "UTC"}
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         new_job(now=NOW, **(given | fields))  # type: ignore[arg-type]
     assert str(caught.value).startswith(text)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         edit(new_job(now=NOW, **given), fields, now=NOW)  # type: ignore[arg-type]
     assert str(caught.value).startswith(text)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.check import Check
 from daybook.spec.job import Job, edit, new_job, read_parameters
 
@@ -36,7 +36,7 @@ def test_a_job_has_none_unless_it_says_so() -> None:
     ],
 )
 def test_what_cannot_decide_is_refused(check: dict[str, Any], words: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         made(**check)
     assert refused.value.field == "check"
     assert words in str(refused.value)

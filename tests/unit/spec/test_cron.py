@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prefect._vendor import croniter as vendored
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import cron
 from daybook.spec.due import due_times
 from daybook.spec.schedule import Cron
@@ -180,10 +180,10 @@ FIELDS = (
     ],
 )
 def test_refused(expr: str, problem: str, legal: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         cron.canonical(expr)
     assert str(caught.value) == f"cron: {problem} ({legal})"
-    with pytest.raises(Refused, match=r"^schedule: "):
+    with pytest.raises(InvalidInput, match=r"^schedule: "):
         cron.canonical(expr, "schedule")
 
 

@@ -35,7 +35,7 @@ from cronsim import CronSim, CronSimError
 from hypothesis import HealthCheck, assume, example, given, note, settings
 from hypothesis import strategies as st
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import cron
 from daybook.spec.due import between, due_times, is_due
 from daybook.spec.schedule import Cron
@@ -177,7 +177,7 @@ def starts(draw: st.DrawFn, zone: str) -> datetime:
 def accepted(expr: str) -> Cron:
     try:
         return Cron(expr=cron.canonical(expr), timezone="UTC")
-    except Refused:
+    except InvalidInput:
         assume(False)
         raise
 

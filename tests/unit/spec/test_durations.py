@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import durations
 from daybook.spec.durations import Duration
 
@@ -55,7 +55,7 @@ LEGAL = "(write whole seconds or more, such as 90s, 30m, 1h30m or 2d)"
     ],
 )
 def test_refused(text: str, problem: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         durations.parse(text, "every")
     assert str(caught.value) == f"every: {problem} {LEGAL}"
     assert caught.value.field == "every"
@@ -63,7 +63,7 @@ def test_refused(text: str, problem: str) -> None:
 
 @pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1), timedelta(seconds=1.5)])
 def test_an_illegal_timedelta_is_refused_too(value: timedelta) -> None:
-    with pytest.raises(Refused, match=r"^timeout: "):
+    with pytest.raises(InvalidInput, match=r"^timeout: "):
         durations.from_timedelta(value, "timeout")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.actions import Heartbeat
 from daybook.spec.job import Job, edit, new_job, read_parameters
 
@@ -57,13 +57,13 @@ def test_it_travels_without_loss() -> None:
     ],
 )
 def test_refused(fields: dict[str, Any], text: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         made(**fields)
     assert str(refused.value).startswith(text)
 
 
 def test_the_others_have_no_file() -> None:
-    with pytest.raises(Refused, match=r"^file: is a heartbeat's, and this is an agent prompt"):
+    with pytest.raises(InvalidInput, match=r"^file: is a heartbeat's, and this is an agent prompt"):
         new_job(now=NOW, prompt="x", every="1h", file="x.md")
 
 

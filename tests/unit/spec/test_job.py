@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.actions import AgentPrompt
 from daybook.spec.job import Job, edit, new_job, read_parameters
 from daybook.spec.notify import Notify
@@ -84,7 +84,7 @@ def test_the_prompt_is_kept_as_it_was_written() -> None:
 def test_names_that_are_taken() -> None:
     taken = {"Say hello", "Say hello-2", "Brief"}
     assert make(taken=taken).name == "Say hello-3"
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         make(taken=taken, name="Brief")
     assert str(caught.value) == 'name: "Brief" is taken (free is "Brief-2")'
 
@@ -168,7 +168,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("fields", "text"), REFUSALS)
 def test_refused(fields: dict[str, object], text: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         make(**fields)
     assert str(caught.value) == text
 
@@ -213,7 +213,7 @@ def test_parameters_carry_action_policy_and_notify_without_loss() -> None:
     ],
 )
 def test_parameters_that_are_refused(parameters: dict[str, object], text: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         read_parameters("agent-prompt", parameters)
     assert str(caught.value) == text
 
@@ -266,7 +266,7 @@ def test_editing_the_schedule() -> None:
 def test_names_in_an_edit() -> None:
     job = make(name="Brief")
     assert edit(job, {"name": "Other"}, now=LATER, taken={"Third"}).name == "Other"
-    with pytest.raises(Refused, match=r'^name: "Third" is taken'):
+    with pytest.raises(InvalidInput, match=r'^name: "Third" is taken'):
         edit(job, {"name": "Third"}, now=LATER, taken={"Third"})
 
 
@@ -291,7 +291,7 @@ def test_names_in_an_edit() -> None:
 def test_an_invalid_edit_leaves_the_job_untouched(changes: dict[str, object], text: str) -> None:
     job = make()
     before = job.model_dump_json()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         edit(job, changes, now=LATER)
     assert str(caught.value).startswith(text)
     assert job.model_dump_json() == before
@@ -305,9 +305,9 @@ def test_a_prompt_of_before_the_check_stays_and_only_a_new_one_is_checked() -> N
     assert edited.parameters()["prompt"] == "{{nobody}}"
     parameters = edited.parameters() | {"agent": "writer"}
     assert old.with_parameters(parameters).parameters()["agent"] == "writer"
-    with pytest.raises(Refused, match=r"^prompt: unknown variable \{\{somebody\}\}"):
+    with pytest.raises(InvalidInput, match=r"^prompt: unknown variable \{\{somebody\}\}"):
         old.with_parameters(parameters | {"prompt": "{{somebody}}"})
-    with pytest.raises(Refused, match=r"^prompt: unknown variable \{\{nobody\}\}"):
+    with pytest.raises(InvalidInput, match=r"^prompt: unknown variable \{\{nobody\}\}"):
         make(prompt="{{nobody}}")
 
 
@@ -324,7 +324,7 @@ def test_a_model_is_named_on_one_line(kind: str, model: str) -> None:
     given: dict[str, object] = {"kind": kind, "every": "1h", "model": model}
     if kind == "agent-prompt":
         given["prompt"] = "Say hello"
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         new_job(now=NOW, **given)  # type: ignore[arg-type]
     told = "model: is not legal (legal: one line of at most 200 characters)"
     assert str(refused.value) == told

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import limits
 from daybook.spec.job import Job, new_job
 from daybook.spec.limits import Limits, Rules
@@ -29,7 +29,7 @@ def refusal(made: Job, **given: Any) -> str:
     """How it is refused; empty where it is not."""
     try:
         limits.check(made, ME, Limits(**given), NOW)
-    except Refused as error:
+    except InvalidInput as error:
         return str(error)
     return ""
 
@@ -180,6 +180,6 @@ def test_an_agents_own_table_says_what_differs() -> None:
     ],
 )
 def test_what_is_wrong_is_named(table: dict[str, Any], field: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         Rules.of(table)
     assert refused.value.field == field

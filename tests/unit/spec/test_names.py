@@ -7,7 +7,7 @@ import regex  # type: ignore[import-untyped]
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.names import LONGEST, cut, default_name, free_name, validate_name
 
 FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code points
@@ -93,7 +93,7 @@ def test_free_name() -> None:
     ],
 )
 def test_a_name_that_is_refused(name: str, text: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         validate_name(name)
     assert str(caught.value) == text
 

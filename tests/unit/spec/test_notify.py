@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import notify as notifications
 from daybook.spec.job import Job, edit, new_job
 from daybook.spec.notify import Notify
@@ -91,10 +91,10 @@ REFUSALS: list[tuple[dict[str, object], str]] = [
 @pytest.mark.parametrize(("fields", "text"), REFUSALS)
 def test_what_is_refused_is_named_also_in_an_edit(fields: dict[str, object], text: str) -> None:
     job = make()
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         make(**fields)
     assert str(caught.value).startswith(text)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         edit(job, fields, now=NOW)
     assert str(caught.value).startswith(text)
 
@@ -113,9 +113,9 @@ def test_an_edit_changes_only_what_is_given() -> None:
 def test_a_conversation_of_a_channel_needs_the_channel() -> None:
     assert make(session="chat", channel="team").notify.channel == "team"
     job, words = make(session="chat", channel="team"), "^session: chat is the conversation of a"
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InvalidInput, match=words):
         make(session="chat")
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InvalidInput, match=words):
         edit(job, {"channel": ""}, now=NOW)
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InvalidInput, match=words):
         job.with_parameters({"prompt": "x", "session": "chat"})

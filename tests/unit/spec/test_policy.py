@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import policy as policies
 from daybook.spec.job import new_job
 from daybook.spec.policy import Policy
@@ -107,7 +107,7 @@ def test_the_policy_of_a_run_can_always_be_read() -> None:
     ],
 )
 def test_refused(fields: dict[str, object], text: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         build(**fields)
     assert str(caught.value) == text
 
@@ -169,6 +169,6 @@ def test_a_delay_doubles_up_to_its_cap_and_is_never_shorter(
     ],
 )
 def test_a_number_out_of_range_is_refused_with_the_range(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         new_job(now=datetime(2026, 11, 20, tzinfo=UTC), prompt="x", on_demand=True, **given)
     assert str(refused.value) == told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import prompts
 
 VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fine"}
@@ -49,7 +49,7 @@ LEGAL = "legal: {{due}}, {{job}}, {{last_output}}"
     ],
 )
 def test_an_unknown_variable_is_refused_with_those_there_are(prompt: str, told: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         prompts.check(prompt)
     assert str(caught.value).startswith(f"prompt: {told}")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import schedule as schedules
 from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
 
@@ -101,7 +101,7 @@ def test_the_four_kinds() -> None:
     ],
 )
 def test_refused(fields: dict[str, object], text: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         make(**fields)
     assert str(caught.value) == text
     assert text.startswith(caught.value.field + ":")
@@ -147,7 +147,7 @@ def test_at(at: str, instant: datetime) -> None:
     ],
 )
 def test_a_text_that_is_no_schedule(text: str, problem: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         parse(text)
     assert caught.value.field == "schedule"
     assert problem in str(caught.value)
@@ -157,14 +157,14 @@ def test_a_text_that_is_no_schedule(text: str, problem: str) -> None:
     "text", ["0," * 500_000 + "0 * * * *", "*/" + "5" * 5_000 + " * * * *", "every " + "1" * 500]
 )
 def test_a_text_has_at_most_500_characters(text: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         parse(text)
     assert str(refused.value) == "schedule: is too long (legal: at most 500 characters)"
 
 
 @pytest.mark.parametrize("expr", ["0," * 500_000 + "0 * * * *", "*/" + "5" * 5_000 + " * * * *"])
 def test_an_expression_has_at_most_500_characters_also_in_prefects_parameters(expr: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         make(cron=expr)
     assert str(refused.value) == "cron: is too long (legal: at most 500 characters)"
     with pytest.raises(ValidationError, match="cron: is too long"):
@@ -240,12 +240,12 @@ def test_what_is_in_force_is_kept_when_nothing_changes() -> None:
     fired = make(at="in 5m")
     text = schedules.to_text(fired)
     assert schedules.parse(text, timezone=BERLIN, now=later, current=fired) == fired
-    with pytest.raises(Refused, match="in the past"):
+    with pytest.raises(InvalidInput, match="in the past"):
         schedules.parse(text, timezone=BERLIN, now=later)
 
 
 def test_in_zone() -> None:
     assert schedules.in_zone(make(cron="@daily"), "UTC") == make(cron="@daily", timezone="UTC")
     assert schedules.in_zone(make(at="in 5m"), "UTC") == make(at="in 5m", timezone="UTC")
-    with pytest.raises(Refused, match="unknown zone"):
+    with pytest.raises(InvalidInput, match="unknown zone"):
         schedules.in_zone(make(cron="@daily"), "Mars/Base")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec import tasks
 from daybook.spec.tasks import Ladder, climb
 
@@ -72,7 +72,7 @@ def test_a_step_that_was_not_taken_is_owed_again_and_the_later_ones_too() -> Non
 def test_a_ladder_that_does_not_rise_is_refused(
     table: dict[str, Any], field: str, said: str
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         Ladder.of(table)
     assert refused.value.field == field
     assert said in str(refused.value)
@@ -134,6 +134,6 @@ def test_leases(lease: timedelta | str | None, kept: int) -> None:
 def test_what_is_not_legal_is_refused_with_its_field(
     call: Callable[[], object], field: str
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         call()
     assert refused.value.field == field

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.spec.actions import DEEPEST, LONGEST_BODY, LONGEST_TOOL, ToolCall
 from daybook.spec.job import Job, edit, new_job, normal_parameters
 
@@ -123,7 +123,7 @@ NO_JSON = " (write texts, numbers, true, null)"
     ids=lambda value: "" if isinstance(value, dict) else value[:40],
 )
 def test_refused(fields: dict[str, Any], text: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         make(**fields)
     assert str(caught.value) == text
 
@@ -143,7 +143,7 @@ def test_an_edit_changes_only_what_is_given() -> None:
     other = edit(job, {"tool": "other"}, now=NOW)
     assert other.action == ToolCall(tool="other", params={"full": True})
     assert edit(job, {"params": {}}, now=NOW).action == ToolCall(tool="search.reindex")
-    with pytest.raises(Refused, match="kind: cannot be changed"):
+    with pytest.raises(InvalidInput, match="kind: cannot be changed"):
         edit(job, {"kind": "webhook"}, now=NOW)
 
 

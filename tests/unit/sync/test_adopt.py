@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.sync import adopt, form
 from daybook.sync.listing import Listed
 from daybook.sync.report import Report
@@ -21,7 +21,7 @@ def listed(id_: str, **raw: Any) -> Listed:
 
 async def test_deployments_of_one_name_are_each_named(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refused(*_: object) -> str:
-        raise Refused("prompt", "is missing")
+        raise InvalidInput("prompt", "is missing")
 
     monkeypatch.setattr(adopt, "_one", refused)
     of_flows = [listed(kind, entrypoint=form.entrypoint(kind)) for kind in form.PROTOTYPES]

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.spec.due import due_times
@@ -193,7 +193,7 @@ def test_what_no_job_can_say_is_foreign_and_told(schedule: Any) -> None:
     read = projection.of_deployment(found).schedule
     assert list(read) == ["foreign"]
     assert projection.foreign(found) == [read["foreign"]]
-    with pytest.raises(Refused, match="schedule"):
+    with pytest.raises(InvalidInput, match="schedule"):
         projection.schedule_of(read, "UTC", EDITED)
 
 
@@ -208,7 +208,7 @@ def test_what_no_job_can_say_is_foreign_and_told(schedule: Any) -> None:
     ],
 )
 def test_what_prefect_may_hold_and_a_job_refuses(plain: dict[str, Any]) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidInput):
         projection.schedule_of(plain, "UTC", EDITED)
 
 

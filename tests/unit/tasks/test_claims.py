@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.errors import Ambiguous, NotFound, NothingClaimable, Refused, TokenRefused
+from daybook.errors import Ambiguous, InvalidInput, NotFound, NothingClaimable, TokenRefused
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.ledger.tokens import digest
@@ -62,7 +62,7 @@ async def test_leases_have_a_shortest_and_a_longest(world: World) -> None:
     await world.tasks.register()
     before = world.tasks.everything()
     for wrong in (timedelta(0), timedelta(milliseconds=999), timedelta(hours=24, seconds=1), "25h"):
-        with pytest.raises(Refused, match="lease"):
+        with pytest.raises(InvalidInput, match="lease"):
             await claims.claim(world.ledger, "one", wrong)
     assert world.tasks.everything() == before
 
@@ -247,7 +247,7 @@ async def test_a_heartbeat_extends_from_now(world: World) -> None:
 
     assert run.lease_until == world.ledger.now() + timedelta(seconds=10)
     assert (await world.tasks.run(run.id)).lease_until == run.lease_until
-    with pytest.raises(Refused, match="lease"):
+    with pytest.raises(InvalidInput, match="lease"):
         await claims.heartbeat(world.ledger, claimed.run.id, claimed.token, "25h")
 
 
@@ -320,7 +320,7 @@ async def test_what_is_too_long_is_refused_and_the_run_is_held(world: World) -> 
         (claims.release, "two\nlines"),
     ]
     for act, words in wrong:
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidInput):
             await act(world.ledger, claimed.run.id, claimed.token, words)
     assert world.tasks.everything() == before
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger.tables import Fact
 from daybook.spec.tasks import Ladder
 from daybook.tasks import ladder, statistics, sweep, switch
@@ -176,7 +176,7 @@ async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
-    with pytest.raises(Refused, match="DAYBOOK_TASKS: starved: "):
+    with pytest.raises(InvalidInput, match="DAYBOOK_TASKS: starved: "):
         await scheduler.cycle()
     assert (world.tasks.everything(), facts(world)) == before
     # The next cycle reads the settings anew.

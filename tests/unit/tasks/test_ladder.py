@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prefect.events.schemas.events import Event
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.ledger import claims as claims_of_runs
 from daybook.ledger import offers
 from daybook.ledger.engine import Ledger
@@ -452,7 +452,7 @@ def test_what_is_not_a_ladder_is_refused_and_named(
     table: dict[str, Any], field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", json.dumps(table))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         ladder.here()
     assert caught.value.field == "DAYBOOK_TASKS"
     assert caught.value.problem.startswith(f"{field}: ")

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.errors import Ambiguous, NotFound, NothingClaimable, Refused
+from daybook.errors import Ambiguous, InvalidInput, NotFound, NothingClaimable
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.spec import owners
 from daybook.tasks import claims, queue
@@ -74,7 +74,7 @@ async def test_a_task_and_its_first_run(world: World) -> None:
 async def test_what_is_wrong_is_refused_and_nothing_stored(
     world: World, wrong: dict[str, object]
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         await world.tasks.add(**{"title": "tidy up", **wrong})  # type: ignore[arg-type]
 
     assert refused.value.field in wrong
@@ -155,7 +155,7 @@ async def test_retries_are_a_chain_of_at_most_ten(world: World) -> None:
             chain.append((await queue.retry(world.ledger, run.task_id)).id)
     before = world.tasks.everything()
 
-    with pytest.raises(Refused, match="has had its 10 runs"):
+    with pytest.raises(InvalidInput, match="has had its 10 runs"):
         await queue.retry(world.ledger, run.task_id)
 
     assert world.tasks.everything() == before
@@ -167,21 +167,23 @@ async def test_retries_are_a_chain_of_at_most_ten(world: World) -> None:
 
 async def test_only_what_did_not_do_it_is_retried_and_once(world: World) -> None:
     run = await world.tasks.add()
-    with pytest.raises(Refused, match=f"^run: {run.id[:8]} is queued"):
+    with pytest.raises(InvalidInput, match=f"^run: {run.id[:8]} is queued"):
         await queue.retry(world.ledger, run.id)
     await world.tasks.register()
     claimed = await world.tasks.claim()
-    with pytest.raises(Refused, match="is claimed"):
+    with pytest.raises(InvalidInput, match="is claimed"):
         await queue.retry(world.ledger, run.id)
     await claims.fail(world.ledger, run.id, claimed.token)
     again = await queue.retry(world.ledger, run.id)
     (event,) = await world.tasks.events(again.id)
     assert (event.event, event.reason) == ("retried", f"after {run.id[:8]}")
-    with pytest.raises(Refused, match=f"^run: {run.id[:8]} was retried already"):
+    with pytest.raises(InvalidInput, match=f"^run: {run.id[:8]} was retried already"):
         await queue.retry(world.ledger, run.id)
     claimed = await world.tasks.claim()
     await claims.complete(world.ledger, again.id, claimed.token)
-    with pytest.raises(Refused, match=r"is completed \(legal: needs_attention, failed, cancelled"):
+    with pytest.raises(
+        InvalidInput, match=r"is completed \(legal: needs_attention, failed, cancelled"
+    ):
         await queue.retry(world.ledger, run.task_id)
     assert len(await world.tasks.runs()) == 2
 
@@ -217,7 +219,7 @@ async def test_recovered_from_its_holder(world: World) -> None:
         "one",
     )
     for legal_no_more in (queue.recover,):
-        with pytest.raises(Refused, match="is queued"):
+        with pytest.raises(InvalidInput, match="is queued"):
             await legal_no_more(world.ledger, row.id)
 
 
@@ -253,7 +255,7 @@ async def test_what_is_live_is_cancelled(world: World, state: str) -> None:
     event = next(each for each in await world.tasks.events(run.id) if each.event == "cancelled")
     assert event.reason == "not needed"
     for act in (queue.cancel, queue.recover):
-        with pytest.raises(Refused, match="is cancelled"):
+        with pytest.raises(InvalidInput, match="is cancelled"):
             await act(world.ledger, run.id)
     with pytest.raises(NothingClaimable):
         await world.tasks.claim()

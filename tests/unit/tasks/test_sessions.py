@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.errors import NotFound, NothingClaimable, Refused
+from daybook.errors import InvalidInput, NotFound, NothingClaimable
 from daybook.spec import owners
 from daybook.tasks import claims, sessions
 from tests.world import World
@@ -53,7 +53,7 @@ async def test_one_that_registers_is_idle_and_there_for_a_quarter_of_an_hour(wor
 async def test_what_is_wrong_is_refused_and_nothing_stored(
     world: World, wrong: dict[str, object]
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         await world.tasks.register(**{"name": "one", **wrong})  # type: ignore[arg-type]
 
     assert refused.value.field in wrong
@@ -93,7 +93,7 @@ async def test_what_it_reports(world: World) -> None:
             idle = world.ledger.now()
         assert (row.state, row.prompting, row.idle_since) == (state, prompting, idle)
         assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SILENT
-    with pytest.raises(Refused, match="legal: idle, active"):
+    with pytest.raises(InvalidInput, match="legal: idle, active"):
         await sessions.report(world.ledger, "one", state="asleep")
     with pytest.raises(NotFound):
         await sessions.report(world.ledger, "nobody", state="idle")
@@ -174,7 +174,7 @@ async def test_an_agent_registers_sessions_of_its_own_only(world: World) -> None
         assert (row.owner, row.agent) == ("agent:maria", "maria")
         assert (await world.tasks.register("mine", agent="maria")).id == row.id
         for other in ("otto", ""):
-            with pytest.raises(Refused, match="is not yours"):
+            with pytest.raises(InvalidInput, match="is not yours"):
                 await world.tasks.register("another", agent=other)
 
 
@@ -209,15 +209,15 @@ async def test_a_name_is_one_owners_until_it_is_expired_and_holds_nothing(world:
         await world.tasks.add()
         claimed = await world.tasks.claim("one", "1h")
     with owners.acting_as(AGENT):
-        with pytest.raises(Refused, match='"one" is taken'):
+        with pytest.raises(InvalidInput, match='"one" is taken'):
             await world.tasks.register("one")
         world.clock.set(first.expires_at + timedelta(minutes=1))
-        with pytest.raises(Refused, match='"one" is taken'):  # it holds a run
+        with pytest.raises(InvalidInput, match='"one" is taken'):  # it holds a run
             await world.tasks.register("one")
     await claims.complete(world.ledger, claimed.run.id, claimed.token)
     world.clock.move(sessions.SILENT - INSTANT)
     with owners.acting_as(AGENT):
-        with pytest.raises(Refused, match='"one" is taken'):
+        with pytest.raises(InvalidInput, match='"one" is taken'):
             await world.tasks.register("one")
         world.clock.move(INSTANT)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.service.up import up
 from daybook.worker.prefect_worker import DaybookWorker
@@ -31,13 +31,13 @@ def wrong(daybook_home: Home) -> Home:
 
 async def test_up_says_what_is_wrong_and_starts_nothing(wrong: Home) -> None:
     before = sorted(wrong.path.rglob("*"))
-    with pytest.raises(Refused, match=TOLD):
+    with pytest.raises(InvalidInput, match=TOLD):
         await up(Talk())  # type: ignore[arg-type]
     assert sorted(wrong.path.rglob("*")) == before
 
 
 async def test_a_worker_says_so_and_opens_no_ledger(wrong: Home) -> None:
     before = sorted(wrong.path.rglob("*"))
-    with pytest.raises(Refused, match=TOLD):
+    with pytest.raises(InvalidInput, match=TOLD):
         await DaybookWorker(work_pool_name="daybook").start()
     assert sorted(wrong.path.rglob("*")) == before

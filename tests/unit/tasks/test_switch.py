@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.errors import NothingClaimable, Refused, SchedulerStopped
+from daybook.errors import InvalidInput, NothingClaimable, SchedulerStopped
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from daybook.spec import owners
@@ -49,7 +49,7 @@ async def test_pausing_again_keeps_since_when(world: World) -> None:
 
 
 async def test_a_reason_of_two_lines_is_refused_and_nothing_is_paused(world: World) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidInput) as caught:
         await switch.pause(world.ledger, "one\ntwo")
     assert caught.value.field == "reason"
     assert not (await read(world.ledger)).paused

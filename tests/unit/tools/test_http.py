@@ -11,7 +11,7 @@ from typing import Any
 import httpcore2
 import pytest
 
-from daybook.errors import OutgoingRefused, Refused, ToolUnreachable
+from daybook.errors import InvalidInput, OutgoingRefused, ToolUnreachable
 from daybook.ledger.states import Status
 from daybook.outgoing.guard import Allowed, Guard, Rule
 from daybook.outgoing.secrets import Filled, Secret
@@ -137,7 +137,7 @@ async def _call(
 async def test_no_job_of_an_agent_names_one_of_these(trick: Trick) -> None:
     dns = Dns.of(trick)
     saved = Saved()
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidInput):
         await calls.prepare(
             f"{trick.url}#reindex", {}, "request:x:1", saved, saved, Guard(Rule.AGENT, None, dns)
         )
@@ -148,7 +148,7 @@ async def test_no_job_of_an_agent_names_one_of_these(trick: Trick) -> None:
 async def test_nothing_is_sent_to_what_may_not_be_reached(trick: Trick, rule: Rule) -> None:
     wires, guard = Wires({}, httpcore2), Guard(rule, None, Dns.of(trick))
     reached = rule is Rule.OPERATOR and trick.operator
-    with pytest.raises(ToolUnreachable if reached else Refused):
+    with pytest.raises(ToolUnreachable if reached else InvalidInput):
         guard.check(trick.url)
         await _opened(HttpWire(guard, trick.url, {}, backend=wires))
     assert bool(wires.connected) is reached
@@ -161,7 +161,7 @@ async def test_no_redirect_leads_there(turn: Turn, rule: Rule, server: Receiver)
     laid = {(address, 80): server for address in (PUBLIC, PRIVATE, "127.0.0.1")}
     wires = Wires(laid)
     dns = Dns({**NAMES, **(turn.answers or {})})
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidInput):
         await _opened(_wire(wires, turn.start, rule, dns))
     assert wires.connected == [(PUBLIC, 80)]
 
@@ -355,13 +355,13 @@ async def test_before_the_call_it_may_pass(server: Receiver, status: int) -> Non
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 async def test_or_somebody_has_to_change_something(server: Receiver, status: int) -> None:
     server.steps = [answer(status, b"")]
-    with pytest.raises(Refused, match=f"answered {status}"):
+    with pytest.raises(InvalidInput, match=f"answered {status}"):
         await _opened(_wire(_wires(server)))
 
 
 async def test_who_does_not_speak_the_protocol_is_refused(server: Receiver) -> None:
     server.steps = [answer(200, b"<html>", {"Content-Type": "text/html"})]
-    with pytest.raises(Refused, match=r"http://public\.example does not speak MCP"):
+    with pytest.raises(InvalidInput, match=r"http://public\.example does not speak MCP"):
         await _opened(_wire(_wires(server)))
 
 
@@ -380,7 +380,7 @@ async def test_endless_tools_are_not_listened_to(server: Receiver) -> None:
         await (says({"result": page}) if listed else speaks(DONE))(seen, writer)
 
     server.steps = [step]
-    with pytest.raises(Refused, match="of its tools is longer than 4,194,304 bytes"):
+    with pytest.raises(InvalidInput, match="of its tools is longer than 4,194,304 bytes"):
         await _opened(_wire(_wires(server)))
     assert sum(b"tools/list" in each.body for each in server.requests) == 4
 
@@ -390,7 +390,7 @@ async def test_a_secret_that_a_server_says_back_when_it_is_opened_is_hidden(
 ) -> None:
     server.steps = [says({"error": {"code": -32001, "message": "no such token: hunter-2"}})]
     wire = _wire(_wires(server), Authorization="Bearer hunter-2")
-    with pytest.raises(Refused, match=r"no such token: \*+") as caught:
+    with pytest.raises(InvalidInput, match=r"no such token: \*+") as caught:
         await Connection(wire.shown, wire, Filled({"hunter-2"}).hide).open()
     assert "hunter" not in str(caught.value)
 
@@ -409,7 +409,7 @@ async def test_a_secret_that_no_header_can_hold_is_refused(value: str) -> None:
         {"search": {"url": URL, "headers": {"Authorization": "{{secret:ops}}"}}},
         {"ops": Secret("ops", value, ("public.example",))},
     )
-    with pytest.raises(Refused, match='"Authorization" holds what no header can') as caught:
+    with pytest.raises(InvalidInput, match='"Authorization" holds what no header can') as caught:
         await calls.prepare("search.reindex", {}, "request:x:1", saved, saved, Guard(Rule.OPERATOR))
     assert value not in str(caught.value)
 
@@ -446,7 +446,7 @@ async def test_its_names_and_words_are_made_harmless(server: Receiver) -> None:
     ],
 )
 async def test_a_name_that_names_nothing_is_refused(name: str, said: str) -> None:
-    with pytest.raises(Refused, match=said) as caught:
+    with pytest.raises(InvalidInput, match=said) as caught:
         await catalog.place(name, Saved(), Guard(Rule.AGENT, None, Dns(NAMES)))
     assert caught.value.field == "tool"
 

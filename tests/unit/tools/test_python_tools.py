@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.ledger.states import Status
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secrets import HIDDEN, Secret
@@ -181,7 +181,7 @@ async def test_a_tool_is_described_by_its_function() -> None:
 async def test_params_that_do_not_fit_are_refused(
     name: str, params: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(Refused, match=said) as caught:
+    with pytest.raises(InvalidInput, match=said) as caught:
         await call(name, **params)
     assert caught.value.field == "params"
 
@@ -203,7 +203,7 @@ async def test_params_without_names_of_their_own_are_all_taken() -> None:
     ],
 )
 async def test_what_cannot_be_a_tool_is_refused(name: str, said: str) -> None:
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(InvalidInput, match=said):
         await call(name)
 
 
@@ -315,13 +315,13 @@ async def test_a_secret_is_hidden_before_the_answer_or_the_error_is_cut() -> Non
 
 
 async def test_what_looks_like_a_secret_is_not_passed_on() -> None:
-    with pytest.raises(Refused, match="looks like a secret"):
+    with pytest.raises(InvalidInput, match="looks like a secret"):
         await call("say", text="ghp_" + "a1" * 20)
 
 
 async def test_a_secret_of_another_tool_is_refused() -> None:
     saved = Saved(kept={"ops": Secret("ops", "hunter-2-and-more", ("tool:add", "say"))})
-    with pytest.raises(Refused, match='the secret "ops" does not go to tool:say'):
+    with pytest.raises(InvalidInput, match='the secret "ops" does not go to tool:say'):
         await call("say", saved=saved, text="{{secret:ops}}")
 
 
@@ -334,14 +334,14 @@ async def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 async def test_a_name_of_a_tool_and_of_a_server_is_refused(install: Install) -> None:
     install("def reindex(): pass", **{"search.reindex": "reindex"})
     saved = Saved({"search": {"command": ["no-such-program"]}})
-    with pytest.raises(Refused, match="ambiguous"):
+    with pytest.raises(InvalidInput, match="ambiguous"):
         await call("search.reindex", saved=saved)
     assert (await call("search.reindex")).outcome.status is Status.SUCCEEDED
 
 
 async def test_one_that_two_distributions_have_is_refused(install: Install) -> None:
     install("def add(): pass", add="add")
-    with pytest.raises(Refused, match="registered by several"):
+    with pytest.raises(InvalidInput, match="registered by several"):
         await call("add")
 
 

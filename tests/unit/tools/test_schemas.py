@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.outgoing.secrets import HIDDEN, Filled
 from daybook.tools import schemas
 from daybook.tools.base import PYTHON, ToolInfo
@@ -53,7 +53,7 @@ def test_a_secret_is_hidden_before_the_words_are_cut() -> None:
 
 def test_a_schema_of_a_server_that_is_longer_than_anybody_needs_is_not_applied() -> None:
     schema = with_property({"type": "integer", "description": "x" * schemas.LONGEST_SCHEMA})
-    with pytest.raises(Refused, match="it is longer than 200,000 characters"):
+    with pytest.raises(InvalidInput, match="it is longer than 200,000 characters"):
         mismatch(schema, {})
     assert mismatch(schema, {"x": 1}, PYTHON) == ""
 
@@ -82,7 +82,9 @@ def test_no_schema_takes_any_object() -> None:
     ids=["http", "file", "nowhere", "itself", "no type", "no properties", "doubling"],
 )
 def test_one_that_cannot_be_applied_is_refused(schema: dict[str, Any]) -> None:
-    with pytest.raises(Refused, match=r'the schema of "search\.find" cannot be applied') as caught:
+    with pytest.raises(
+        InvalidInput, match=r'the schema of "search\.find" cannot be applied'
+    ) as caught:
         mismatch(schema, {})
     assert caught.value.field == "tool"
     assert len(str(caught.value)) < 2 * schemas.LONGEST

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from daybook.errors import Refused, ToolUnreachable
+from daybook.errors import InvalidInput, ToolUnreachable
 from daybook.ledger.states import Status
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secrets import HIDDEN, Secret
@@ -114,7 +114,7 @@ async def test_endless_tools_are_not_listened_to(saved: Saves) -> None:
     """Each message is short; all of them together are not."""
     chat = {"jsonrpc": "2.0", "method": "notifications/message"}
     before = f"print(json.dumps({chat} | {{'params': {{'level': 'info', 'data': 'x' * 2**20}}}}))\n"
-    with pytest.raises(Refused, match="of its tools is longer than 4,194,304 bytes"):
+    with pytest.raises(InvalidInput, match="of its tools is longer than 4,194,304 bytes"):
         await prepared(saved(before=before * 5))
 
 
@@ -246,7 +246,7 @@ async def test_or_where_the_operator_says(saved: Saves, tmp_path: Path) -> None:
     ids=["no program", "no executable", "no folder"],
 )
 async def test_what_cannot_be_started_is_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(InvalidInput, match=said):
         await prepared(Saved({"search": settings}))
 
 
@@ -283,6 +283,6 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
 def test_settings_that_are_not_legal_are_refused(settings: dict[str, Any], said: str) -> None:
     from daybook.tools import server_blocks
 
-    with pytest.raises(Refused, match=said) as caught:
+    with pytest.raises(InvalidInput, match=said) as caught:
         server_blocks.checked(settings)
     assert "word" not in str(caught.value).replace("password", "")

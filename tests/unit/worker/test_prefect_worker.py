@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.worker.prefect_worker import DaybookWorker
 
 pytestmark = pytest.mark.anyio
@@ -16,7 +16,7 @@ NOT_LOOKED_AT = cast(Any, None)
 
 async def test_what_has_no_claim_is_neither_taken_nor_run() -> None:
     worker = DaybookWorker(work_pool_name="daybook")
-    with pytest.raises(Refused, match=r"call start\(\)"):
+    with pytest.raises(InvalidInput, match=r"call start\(\)"):
         await worker.get_and_submit_flow_runs()
-    with pytest.raises(Refused, match="use run_deployment in place of submit"):
+    with pytest.raises(InvalidInput, match="use run_deployment in place of submit"):
         await worker.run(NOT_LOOKED_AT, NOT_LOOKED_AT)

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from daybook import repository
-from daybook.errors import Refused
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.service.doctoring import installation
 
@@ -79,9 +79,9 @@ def test_what_prefects_server_does_not_run_with_is_refused(front: Path, name: st
     installation.refuse_wrong()
     installed(front, name, "0.9.0" if name != "fastapi" else "0.155.0")
     (problem,) = installation.versions()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidInput) as refused:
         installation.refuse_wrong()
-    assert (refused.value.problem, refused.value.legal) == (problem.what, problem.mend)
+    assert (refused.value.problem, refused.value.hint) == (problem.what, problem.mend)
 
 
 def test_another_version_out_of_bounds_or_a_daybook_not_installed_is_doctors_affair(
