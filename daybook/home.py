@@ -235,11 +235,13 @@ def _read_secret(file: Path) -> str:
 
 def _ensure_secret(file: Path, new: str) -> str:
     """Return the secret in ``file``, after writing ``new`` there if it is missing or empty."""
-    if not _read_secret(file):
-        if file.exists():
+    try:
+        empty = not file.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        make_private_file(file, f"{new}\n")  # of several processes here, the first one's file stays
+    else:
+        if empty:
             private_draft(file, f"{new}\n").replace(file)
-        else:
-            make_private_file(file, f"{new}\n")
     file.chmod(0o600)  # it may come from a backup
     return _read_secret(file)
 
