@@ -191,17 +191,30 @@ _KEYS_END = "<!-- until here -->"
 
 
 def states() -> str:
-    """The states of a run and the steps between them."""
+    """The states of a run, the steps between them, and the rules of a claim."""
+    from daybook.ledger.claim_rules import RULES
     from daybook.ledger.states import as_markdown
 
     lines = [
-        NOTE.format(source="`daybook/ledger/states.py`") + "# The states of a run",
+        NOTE.format(source="`daybook/ledger/states.py` and `claim_rules.py`"),
+        "# The states of a run",
         "",
         "A step that is not in this table is refused. Drawing and rules: [promise.md](promise.md).",
         "",
         as_markdown().strip(),
+        "",
+        "## The rules of a claim",
+        "",
+        "A claim asks these rules in this order, and the first that applies is its answer. If none",
+        "does, the run is granted.",
+        "",
+        "| | rule | what it does |",
+        "|---|---|---|",
     ]
-    return "\n".join(lines) + "\n"
+    for place, rule in enumerate(RULES, start=1):
+        does = (inspect.getdoc(rule) or "").partition("\n\n")[0]
+        lines.append(f"| {place} | `{rule.__name__}` | {_cell(does)} |")
+    return "\n".join(lines).replace("-->\n\n\n", "-->\n\n") + "\n"
 
 
 def policies_page(found: dict[Case, list[Became]]) -> str:

@@ -1,57 +1,39 @@
-"""The one decision that all else hangs on: what becomes of an occurrence (`docs/promise.md` 1).
+"""The one decision about an occurrence: granted, waiting, or ended (`docs/promise.md` 1).
 
 It is made in one transaction under the claim lock; `daybook.ledger.claims.claim` opens it. No other
-code grants. The steps stand in the order in which they are asked::
-
-    has its row an outcome? ─► is it held? ─► is it too early, or past its deadline? ─► is it due,
-    not judged by the audit, enabled, not too late? ─► is it not too soon after another, where an
-    agent owns it? ─► does it overlap with one of its job? ─► is it within its owner's limits? ─►
-    are tokens left? ─► is its session free? ─► is a slot free? ─► granted
+code grants. `Decision.made` finds the occurrence's row or makes it, and then asks the rules of
+`daybook.ledger.claim_rules` in their order.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger import (
-    budget,
     corrections,
     jobs,
     leases,
     limited,
     offers,
     outcomes,
-    overlap,
     ranges,
     rows,
     sessions,
     slots,
     states,
-    waits,
-    wanted,
 )
+from daybook.ledger.claim_rules import RULES, is_due
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
 from daybook.ledger.outcomes import Outcome
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.spec import due, durations, lateness, policy, prompts, upcoming
-from daybook.spec.actions import TALKING
-from daybook.spec.job import Job
+from daybook.spec import due, policy, prompts, upcoming
 from daybook.spec.lateness import Lateness
 from daybook.timing import TIMING
-
-STANDSTILL = timedelta(minutes=5)
-"""How long after `until` a run that waits to know whether a holder is alive is left undecided."""
-
-
-def is_due(job: Job, instant: datetime) -> bool:
-    """Whether ``instant`` is a due time of ``job``: never of one that is off."""
-    return job.enabled and upcoming.is_due(job.schedule, job.policy, instant)
 
 
 async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
@@ -77,43 +59,61 @@ async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None)
 
 
 class Decision:
-    """One claim at work."""
+    """One claim at work: the run that is claimed, and what the rules do with it.
+
+    ``row`` is the run and ``stored`` its job in the revision that it acts with, None for a run
+    without a job. ``is_new`` says that this claim made the row, ``is_timed`` that the run is a due
+    time of the job.
+    """
+
+    row: RunRow
+    stored: StoredJob | None
+    is_new: bool
 
     def __init__(self, session: AsyncSession, now: datetime, offer: Offer) -> None:
         self.session, self.now, self.offer = session, now, offer
+        self._newest: StoredJob | None = None
+
+    @property
+    def is_timed(self) -> bool:
+        return self.stored is not None and offers.is_due_key(self.row.occurrence)
+
+    async def newest(self) -> StoredJob | None:
+        """Return the job in its newest revision."""
+        if self._newest is None and self.stored is not None:
+            self._newest = await jobs.get(self.session, self.stored.id)
+        return self._newest
 
     async def made(self) -> Answer:
-        """Decide, and write what was decided."""
+        """Decide, and write the decision."""
         row = await rows.of(self.session, self.offer.flow_run_id, self.offer.occurrence)
         if row is not None:
             await leases.look(self.session, row, self.now)
-        if row is not None and row.state in TERMINAL:
-            if not await self._is_retry(row):
-                self._link(row)
-                reason = row.reason or f"already {row.status}"
-                return Ended(row.state, reason, row.id, row.flow_run_id, row.error)
-            return await self._retry(row)
         if row is not None and row.state in HELD:
             look = leases.next_look(row)
             if self._is_later_start(row) and look is not None:
                 # The same Prefect run was started again: its earlier process may still be at work.
                 return Waiting(look, f"{row.holder} may still be at work")
             return Taken(row.id, row.holder, row.flow_run_id)
-        if row is None:
-            if self.offer.due > self.now:
-                return Waiting(self.offer.due, "not due yet")
-            return await self._judge(None, None)
-        stored = await self._job_of(row)
-        if why := waits.overdue(row, self.now):
-            return await self._end(row, Status.TIMED_OUT, why)
-        # Who waits for a slot or a turn may look at any time: what became free is why it was woken.
-        turned = row.waits_for in slots.TURNS
-        if row.until is not None and row.until > self.now and not turned:
-            return Waiting(row.until, row.reason, row.id, fence=row.fence)
-        return await self._judge(row, stored)
+        if row is not None and row.state in TERMINAL:
+            if not await self._is_retry(row):
+                self._link(row)
+                reason = row.reason or f"already {row.status}"
+                return Ended(row.state, reason, row.id, row.flow_run_id, row.error)
+            await self._retry(row)
+        elif row is not None:
+            await self._go_on(row)
+        elif answer := await self._begin():
+            return answer
+        for rule in RULES:
+            if answer := await rule(self):
+                return answer
+        return await self._grant()
 
-    async def _job_of(self, row: RunRow) -> StoredJob | None:
-        """The job by the revision that ``row`` acts with.
+    # --- the row
+
+    async def _go_on(self, row: RunRow) -> None:
+        """Act for a waiting row by the revision that it acts with.
 
         A due time that has not begun follows the edits of before it, also those that were made, or
         became known, after its row was.
@@ -124,7 +124,40 @@ class Decision:
             if row.waits_for == corrections.DUE:
                 row.queued_at = row.due + upcoming.offset(stored.id, stored.job.policy.stagger)
             self.session.add(row)
-        return stored
+        self.row, self.stored, self.is_new = row, stored, False
+
+    async def _begin(self) -> Answer | None:
+        """Make the row of an occurrence that has none; an answer if it gets none."""
+        offer = self.offer
+        if offer.due > self.now:
+            return Waiting(offer.due, "not due yet")
+        # Only a due time of a job needs the job to be enabled, and can be too late.
+        timed, stored = offers.is_due_key(offer.occurrence), None
+        if offer.job_id is not None:
+            # A custom run's due time may lie in the second before the job was made.
+            at = offer.due if timed else self.now
+            stored = await jobs.in_force(self.session, offer.job_id, at)
+        if timed and (answer := self._no_due_time(stored)):
+            return answer
+        self.row = rows.new(offer, offer.occurrence, offer.trigger, stored, self.now)
+        self.stored, self.is_new = stored, True
+        if timed and stored is not None:
+            self.row.parameters = stored.job.parameters()
+        elif offer.refused:
+            self.row.error = offer.refused
+        return None
+
+    async def _retry(self, ended: RunRow) -> None:
+        """Make the row of another run after the start that carried ``ended``."""
+        base, number = offers.flow_key(str(self.offer.flow_run_id)), len(self.offer.retries)
+        stored = await jobs.get(self.session, ended.job_id) if ended.job_id else None
+        row = rows.new(self.offer, f"{base}:{number}", "retry", stored, self.now)
+        row.due, row.retry_of = self.now, ended.id
+        row.parameters = ended.parameters or self.offer.parameters
+        if self._carries(ended):
+            ended.unmirrored = False  # Prefect's state of this flow run is the new row's from here
+            self.session.add(ended)
+        self.row, self.stored, self.is_new = row, stored, True
 
     def _is_later_start(self, row: RunRow) -> bool:
         return self._carries(row) and self.offer.flow_starts > row.flow_starts
@@ -149,85 +182,6 @@ class Decision:
         known = select(RunRow.occurrence).where(col(RunRow.occurrence).startswith(f"{base}:"))
         claimed = (await self.session.execute(known)).scalars()
         return all(int(each.rpartition(":")[2]) < len(retries) for each in claimed)
-
-    async def _retry(self, ended: RunRow) -> Answer:
-        base, number = offers.flow_key(str(self.offer.flow_run_id)), len(self.offer.retries)
-        stored = await jobs.get(self.session, ended.job_id) if ended.job_id else None
-        row = rows.new(self.offer, f"{base}:{number}", "retry", stored, self.now)
-        row.due, row.retry_of = self.now, ended.id
-        row.parameters = ended.parameters or self.offer.parameters
-        if self._carries(ended):
-            ended.unmirrored = False  # Prefect's state of this flow run is the new row's from here
-            self.session.add(ended)
-        return await self._overlap(row, stored)
-
-    async def _judge(self, row: RunRow | None, stored: StoredJob | None) -> Answer:
-        offer = self.offer
-        # Only a due time of a job needs the job to be enabled, and can be too late.
-        timed = offers.is_due_key(offer.occurrence if row is None else row.occurrence)
-        if row is None and offer.job_id is not None:
-            # A custom run's due time may lie in the second before the job was made.
-            at = offer.due if timed else self.now
-            stored = await jobs.in_force(self.session, offer.job_id, at)
-        if timed and row is None and (answer := self._no_due_time(stored)):
-            return answer
-        fresh = row is None or row.waits_for == corrections.DUE or self._was_left(row)
-        if row is None:
-            row = rows.new(offer, offer.occurrence, offer.trigger, stored, self.now)
-            if timed and stored is not None:
-                row.parameters = stored.job.parameters()
-            elif offer.refused:
-                row.error = offer.refused
-                return await self._end(row, Status.FAILED, "parameters")
-        if timed and stored is not None:
-            return await self._timed(row, stored, fresh=fresh)
-        if row.trigger == slots.BACKFILL and stored is not None:
-            newest = await jobs.get(self.session, stored.id)
-            if newest is not None and (why := wanted.off(newest)):
-                return await self._end(row, Status.SKIPPED, why)
-        return await self._overlap(row, stored)
-
-    def _was_left(self, row: RunRow) -> bool:
-        """Whether ``row`` waited to know whether a holder is alive, and nothing came to ask again.
-
-        It was not decided that it runs, so it may be too late by now.
-        """
-        if row.waits_for != slots.HOLDER or row.until is None:
-            return False
-        return row.until + STANDSTILL < self.now
-
-    async def _timed(self, row: RunRow, stored: StoredJob, *, fresh: bool) -> Answer:
-        job = stored.job
-        newest = await jobs.get(self.session, stored.id)
-        if newest is not None:
-            why = await wanted.why_not(self.session, row, newest, self.now)
-            if why:
-                return await self._end(row, Status.SKIPPED, why)
-        if not row.attempts and not is_due(job, row.due):
-            # Edited in Prefect before it was due, which the ledger knows only now.
-            return await self._end(row, Status.SKIPPED, corrections.NOT_ANY_MORE)
-        if not fresh:  # a waiting row never becomes late
-            return await self._of_max(row, stored, newest)
-        later = upcoming.offset(stored.id, job.policy.stagger)
-        late = lateness.judge(job.schedule, row.due, self.now - later, job.policy)
-        if not late.runs:
-            return await self._missed(row, stored, late)
-        if late.verdict == "run":
-            row.trigger = overlap.CATCH_UP
-        if row.due + later > self.now:
-            row.queued_at = row.due + later  # it waits for nothing else before
-            return self._wait(row, row.queued_at, f"staggered by {durations.to_text(later)}")
-        return await self._of_max(row, stored, newest)
-
-    async def _of_max(self, row: RunRow, stored: StoredJob, newest: StoredJob | None) -> Answer:
-        """Let ``row`` wait while it is not known whether another run is the last of `max_runs`."""
-        if newest is not None:
-            last = await wanted.in_doubt(self.session, row, newest, self.now)
-            if last is not None:
-                why = f"max runs: it is not known yet whether run {last.id[:8]} is the last"
-                until = leases.next_word(last, self.now)
-                return self._wait(row, until, why, waits_for=slots.HOLDER)
-        return await self._overlap(row, stored)
 
     def _same(self, stored: StoredJob) -> bool:
         """Whether Prefect holds of the job what the ledger does, as far as the offer tells."""
@@ -256,66 +210,23 @@ class Decision:
             return Ended(Status.SKIPPED, "not due")
         return Compare(self.offer.job_id)
 
-    async def _overlap(self, row: RunRow, stored: StoredJob | None) -> Answer:
-        if stored is not None and stored.row.archived_at is not None:
-            return await self._end(row, Status.SKIPPED, "the job was removed")
-        if stored is not None and (why := limited.switched_off(row, stored, self.offer.rules)):
-            return await self._end(row, Status.SKIPPED, why)
-        if stored is not None:
-            soon = await limited.too_soon(self.session, row, stored, self.offer, self.now)
-            if soon:
-                return await self._refuse(row, stored, soon)
-            behind = await overlap.behind(self.session, row, stored.id, self.now, self.offer.holder)
-            if behind is not None and behind.skipped:
-                return await self._end(row, Status.SKIPPED, behind.why)
-            if behind is not None and behind.known_at is not None:
-                return self._wait(row, behind.known_at, behind.why, waits_for=slots.HOLDER)
-            if behind is not None:
-                until = self.now + overlap.LOOK_AGAIN
-                waiting = self._wait(row, until, behind.why, waits_for=slots.OVERLAP)
-                return replace(waiting, cancel=behind.cancel)
-        return await self._allowed(row, stored)
+    # --- what the rules do
 
-    async def _allowed(self, row: RunRow, stored: StoredJob | None) -> Answer:
-        """What an agent owns keeps within its owner's limits, every run within its tokens."""
-        rules = self.offer.rules
-        if stored is not None:
-            why = limited.why_not(row, stored, self.offer, self.now)
-            if why:
-                return await self._refuse(row, stored, why)
-        left = await budget.of(self.session, row, stored, rules, self.now)
-        if left.spent:
-            return await self._refuse(row, stored, left.spent)
-        if left.held:
-            return self._wait(row, self.now + budget.LOOK_AGAIN, left.held)
-        row.tokens = left.tokens
-        return await self._turn(row, stored)
-
-    async def _refuse(self, row: RunRow, stored: StoredJob | None, why: str) -> Ended:
-        """End what would go beyond a limit: as failed where an attempt was begun."""
-        if stored is not None:
-            limited.tell(row, stored, why)
+    async def refuse(self, why: str) -> Ended:
+        """End a run that goes beyond a limit: skipped, or failed if an attempt was begun."""
+        row = self.row
+        if self.stored is not None:
+            limited.tell(row, self.stored, why)
         if not row.attempts:
-            return await self._end(row, Status.SKIPPED, why)
-        # A step from waiting to failed there is not: it is claimed, and not let go on.
+            return await self.end(Status.SKIPPED, why)
+        # `waiting → failed` is not a legal transition, so claim the run first and fail it at once.
         states.check(row.id, row.state, Status.CLAIMED)
         row.status, row.error = Status.CLAIMED, why
-        return await self._end(row, Status.FAILED, "")
+        return await self.end(Status.FAILED, "")
 
-    async def _turn(self, row: RunRow, stored: StoredJob | None) -> Answer:
-        """`docs/promise.md` 17 and 12: runs of one session take turns, and so do all for slots."""
-        if row.kind in TALKING:
-            row.session_id = sessions.id_of(
-                row.parameters, job_id=row.job_id, run_id=row.id, stored=stored
-            )
-        if why := await sessions.busy(self.session, row, self.now):
-            return self._wait(row, self.now + sessions.LOOK_AGAIN, why)
-        if wait := await slots.wait(self.session, row, self.offer, self.now):
-            waiting = self._wait(row, wait.until, wait.why, wait.waits_for)
-            return replace(waiting, free=wait.free)
-        return await self._grant(row, stored)
-
-    def _wait(self, row: RunRow, until: datetime, why: str, waits_for: str = "") -> Waiting:
+    def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
+        """Let the run wait; ``waits_for`` is one of `slots.TURNS`, or empty."""
+        row = self.row
         if row.status != Status.WAITING:
             states.check(row.id, None, Status.WAITING)
         row.status, row.waits_for = Status.WAITING, waits_for
@@ -324,7 +235,8 @@ class Decision:
         self.session.add(row)
         return Waiting(until, why, row.id, fence=row.fence)
 
-    async def _grant(self, row: RunRow, stored: StoredJob | None) -> Granted:
+    async def _grant(self) -> Granted:
+        row = self.row
         states.check(row.id, row.state if row.status else None, Status.CLAIMED)
         if row.trigger == slots.BACKFILL and not row.attempts:
             row.queued_at = self.now  # its deadline counts from here
@@ -336,16 +248,16 @@ class Decision:
         self._carried(row)
         row.flow_starts = self.offer.flow_starts
         self.session.add(row)
-        return await grant_of(self.session, row, stored)
+        return await grant_of(self.session, row, self.stored)
 
-    async def _missed(self, row: RunRow, stored: StoredJob, late: Lateness) -> Ended:
+    async def miss(self, stored: StoredJob, late: Lateness) -> Ended:
         """End a due time as missed; the row of the due times before it includes it, if it can."""
-        range_ = None
+        row, range_ = self.row, None
         if not row.status:  # it has no row of its own yet
             missed = Status.MISSED
             range_ = await ranges.before(self.session, stored, row.due, missed, late.reason)
         if range_ is None:
-            return await self._end(row, Status.MISSED, late.reason)
+            return await self.end(Status.MISSED, late.reason)
         why = f"late, and {late.why}"
         await outcomes.extend(self.session, range_, row.due, self.now, count=1, reason=why)
         self._link(range_)
@@ -358,7 +270,9 @@ class Decision:
             self._carried(row)
             self.session.add(row)
 
-    async def _end(self, row: RunRow, status: Status, reason: str) -> Ended:
+    async def end(self, status: Status, reason: str) -> Ended:
+        """Record the outcome of the run, which is not granted."""
+        row = self.row
         self._carried(row)
         await outcomes.write(self.session, row, Outcome(status, reason, error=row.error), self.now)
         return Ended(status, reason, row.id, row.flow_run_id, row.error)

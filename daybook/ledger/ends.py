@@ -32,7 +32,7 @@ from typing import Literal
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.ledger import corrections, jobs, leases, offers, outcomes, rows, states
-from daybook.ledger.decision import is_due
+from daybook.ledger.claim_rules import is_due
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Offer
