@@ -240,8 +240,8 @@ class LedgerNewer(LedgerError):
 
     def __init__(self, found: str, known: str) -> None:
         super().__init__(
-            f"the ledger has schema {found}, this program knows up to {known}: use the newer "
-            "Daybook that wrote it"
+            f"the ledger has schema {found}, which this program does not know (its own is "
+            f"{known}): use the Daybook that wrote it, or make the ledger anew"
         )
 
 

@@ -240,8 +240,13 @@ def _ensure_secret(file: Path, new: str) -> str:
     except FileNotFoundError:
         make_private_file(file, f"{new}\n")  # of several processes here, the first one's file stays
     else:
-        if empty:
-            private_draft(file, f"{new}\n").replace(file)
+        if empty:  # of several processes here, the first one fills it
+            with file.open("r+", encoding="ascii") as opened:
+                fcntl.flock(opened, fcntl.LOCK_EX)
+                if not opened.read().strip():
+                    opened.write(f"{new}\n")
+                    opened.flush()
+                    os.fsync(opened.fileno())
     file.chmod(0o600)  # it may come from a backup
     return _read_secret(file)
 

@@ -51,6 +51,9 @@ for _name in [n for n in os.environ if n.startswith(("PREFECT_", "DAYBOOK_"))]:
 # No test asks a provider of the developer's, nor makes an agent with their key.
 for _name in [n for n in os.environ if n.endswith(("_API_KEY", "_BASE_URL", "_AUTH_TOKEN"))]:
     del os.environ[_name]
+# What a command prints has the same width and no colours wherever the tests run.
+for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE"):
+    os.environ.pop(_name, None)
 os.environ["DAYBOOK_HOME"] = str(SESSION_HOME)
 # Prefect's second scheduler queues what was written in the last seconds, at a moment of its own:
 # what a test finds queued is what we asked for. The first one, each minute, stays.
@@ -167,7 +170,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests first: of two that run at a time, none is left alone at the end.
+    """Files with long tests first: of those that run at a time, none is left alone at the end.
 
     A case on PostgreSQL is `slow` unless its test is marked `dialect`: `make test` runs only those
     that can differ between the databases, `make test-all` runs every case on both.

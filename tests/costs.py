@@ -50,7 +50,7 @@ def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
     """
     return [
         pytest.param(
-            *(case if isinstance(case, tuple) else (case,)),
+            *(case if type(case) is tuple else (case,)),
             marks=pytest.mark.slow if place % number else (),
         )
         for place, case in enumerate(cases)

@@ -13,10 +13,12 @@ import importlib
 import json
 import os
 import pkgutil
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -44,7 +46,9 @@ sys.exit(int(line.makefile().read() or 70))
 @contextmanager
 def program(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
     """Start the server with this environment; yield the path of the command, in ``folder``."""
-    address, path = folder / "commands", folder / "daybook"
+    # The address of a Unix socket is short: 104 characters on macOS.
+    short = Path(tempfile.mkdtemp(prefix="daybook-", dir="/tmp"))
+    address, path = short / "commands", folder / "daybook"
     with socket.socket(socket.AF_UNIX) as listens:
         listens.bind(str(address))
         listens.listen()
@@ -52,14 +56,16 @@ def program(folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
             [sys.executable, "-m", "tests.preloaded", str(listens.fileno())],
             env=dict(environment),
             pass_fds=[listens.fileno()],
+            start_new_session=True,
         )
     path.write_text(PROGRAM.format(python=sys.executable, address=address))
     path.chmod(0o700)
     try:
         yield path
     finally:
-        child.terminate()
+        os.killpg(child.pid, signal.SIGTERM)  # commands whose caller was killed, too
         child.wait()
+        shutil.rmtree(short)
 
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -97,7 +103,10 @@ def _execute(line: socket.socket, settings: Mapping[str, str]) -> NoReturn:
     try:
         text, descriptors, _, _ = socket.recv_fds(line, 1 << 20, 3)
         while not text.endswith(b"\n"):
-            text += line.recv(1 << 20)
+            more = line.recv(1 << 20)
+            if not more:
+                sys.exit()  # the caller is gone
+            text += more
         words, folder, environment = json.loads(text)
         for standard, given in enumerate(descriptors):
             os.dup2(given, standard)

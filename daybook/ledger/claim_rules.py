@@ -64,7 +64,9 @@ async def still_waiting(claim: Decision) -> Answer | None:
 
 
 async def switched_off(claim: Decision) -> Answer | None:
-    """Skip a due time whose job is off, put off by hand, or at its last run; a backfill too."""
+    """Skip a due time that was put off by hand, or whose job is off or has had all its runs; skip a
+    backfill whose job is off.
+    """
     if not claim.is_timed and claim.row.trigger != slots.BACKFILL:
         return None
     newest = await claim.newest()
@@ -146,7 +148,7 @@ async def removed(claim: Decision) -> Answer | None:
 
 
 async def owner_off(claim: Decision) -> Answer | None:
-    """Skip a run if the operator has switched off the jobs of its owner."""
+    """Skip a scheduled run if the operator has switched off the jobs of users and agents."""
     if claim.stored is None:
         return None
     why = limited.switched_off(claim.row, claim.stored, claim.offer.rules)

@@ -1,8 +1,4 @@
-"""How a job's runs are bounded and kept apart (requirement 11): what acts in this version.
-
-Every other field of the requirement is refused as "not yet", so that no job carries a promise that
-nothing keeps.
-"""
+"""How a job's runs are bounded and kept apart (requirement 11)."""
 
 from __future__ import annotations
 
@@ -27,8 +23,6 @@ from daybook.spec import bounds, durations
 from daybook.spec.check import Check
 from daybook.spec.durations import Deadline, RetryDelay, Stagger, Timeout
 from daybook.spec.refusal import for_pydantic
-
-"""Fields that a later version brings."""
 
 CatchUp = Literal["none", "latest", "all"]
 """What becomes of due times that nobody was there for (requirement 21)."""

@@ -1,4 +1,4 @@
-"""Carries a `InvalidInput` through pydantic and back, so that a user meets only `InvalidInput`.
+"""Carries an `InvalidInput` through pydantic and back, so that a user meets only `InvalidInput`.
 
 Pydantic's validators may raise ``ValueError`` and its own errors, nothing else that it understands.
 The models of this room raise a pydantic error which holds the refusal's words; whoever builds a
@@ -30,7 +30,7 @@ def as_pydantic(error: InvalidInput) -> PydanticCustomError:
 
 @contextmanager
 def for_pydantic() -> Iterator[None]:
-    """Inside a validator: lets a `InvalidInput` out as the pydantic error that carries it."""
+    """Inside a validator: lets an `InvalidInput` out as the pydantic error that carries it."""
     try:
         yield
     except InvalidInput as error:

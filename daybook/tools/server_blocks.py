@@ -136,7 +136,7 @@ _OURS = ("accept", "content-type", "idempotency-key", "last-event-id")
 
 
 def _said(judge: Any) -> None:
-    """A `InvalidInput` as pydantic takes it, without the field, which pydantic names."""
+    """An `InvalidInput` as pydantic takes it, without the field, which pydantic names."""
     try:
         judge()
     except InvalidInput as error:

@@ -72,10 +72,7 @@ async def test_an_empty_database_becomes_what_the_models_say(database: Database)
     assert await _on(database, _differences) == []
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["ADD COLUMN extra INTEGER", "ADD COLUMN evil TEXT DEFAULT 'x'", "DROP COLUMN suspected_at"],
-)
+@pytest.mark.parametrize("change", ["ADD COLUMN extra INTEGER", "DROP COLUMN suspected_at"])
 async def test_the_comparison_would_see_a_difference(database: Database, change: str) -> None:
     await id_of(database.address)
     database.query(f"ALTER TABLE runs {change}")

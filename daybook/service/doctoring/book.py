@@ -44,7 +44,7 @@ async def ledger() -> list[Problem]:
             if why := await opened.why_unwritable(within=PATIENCE):
                 return [Problem(f"the ledger cannot be written: {why}", overdue.to_write(why))]
     except LedgerNewer as error:
-        return [Problem(str(error), f"with the newer Daybook: {installation.again()}")]
+        return [Problem(str(error), f"with the Daybook that wrote it: {installation.again()}")]
     except LedgerReplaced as error:
         return [Problem(f"the ledger at {error.place} {error.what}", error.fix)]
     except LedgerUnreachable as error:

@@ -22,7 +22,7 @@ from daybook.ledger.tables import RunRow
 
 @dataclass
 class Begun:
-    """An running run; its ledger waits 20 ms for its turn."""
+    """A running run; its ledger waits 20 ms for its turn."""
 
     path: Path
     ledger: Ledger
