@@ -64,8 +64,8 @@ async def still_waiting(claim: Decision) -> Answer | None:
 
 
 async def switched_off(claim: Decision) -> Answer | None:
-    """Skip a due time that was put off by hand, or whose job is off or has had all its runs; skip a
-    backfill whose job is off.
+    """Skip a due time that a person skipped or snoozed, or whose job is off or has had all its
+    runs; skip a backfill whose job is off.
     """
     if not claim.is_timed and claim.row.trigger != slots.BACKFILL:
         return None
