@@ -21,9 +21,10 @@ from benchmarks.place import LOOK, Place
 from daybook import repository
 from daybook.agents import documents
 from daybook.host import worker as ours
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.service import home, jobs, runs
+from daybook.service import jobs, runs
 
 JOBS = 5
 CONCURRENCY = 8
@@ -100,7 +101,7 @@ async def _drained(ids: Sequence[str]) -> float:
     """Wait until all have ended; the seconds from the first start to the last end."""
     loop = asyncio.get_running_loop()
     left, since = len(ids), loop.time()
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         while True:
             async with ledger.read() as session:
                 of_ids = select(RunRow).where(col(RunRow.id).in_(ids))

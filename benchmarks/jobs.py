@@ -28,9 +28,10 @@ from daybook.agents import documents
 from daybook.clock import SYSTEM
 from daybook.host import worker as ours
 from daybook.ledger import jobs as stored
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RunRow
 from daybook.runs import prefect_states
-from daybook.service import home, jobs, runs
+from daybook.service import jobs, runs
 from daybook.spec.due import between
 
 MANY = 20
@@ -141,7 +142,7 @@ async def _judged(place: Place, first: datetime, last: datetime, spent: Spent) -
     """What became of each due time from ``first`` to ``last``."""
     from sqlmodel import col, select
 
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         rows = (await session.execute(select(RunRow).where(col(RunRow.due) >= first))).scalars()
         by_due = {(each.job_id, each.due): each for each in rows}
         every = await stored.every(session)

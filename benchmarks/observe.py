@@ -22,8 +22,7 @@ from daybook import repository
 from daybook.host import worker as ours
 from daybook.keeper.observe import Observed, Observer
 from daybook.ledger import jobs as stored
-from daybook.ledger.engine import Ledger
-from daybook.service import home
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.spec.job import edit, new_job
 from daybook.sync import reconcile
 
@@ -75,7 +74,7 @@ async def measure(place: Place, plan: Plan) -> Measured:
 
     await repository.load_door("blocks/__init__.py").register(place.client)
     await ours.ensure_pool(place.client)
-    async with home.ledger() as ledger, get_client() as client:
+    async with open_ledger() as ledger, get_client() as client:
         names = await _add(ledger, plan.jobs)
         _say(f"observe: {len(names)} jobs go to Prefect")
         began = time.monotonic()

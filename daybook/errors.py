@@ -22,6 +22,7 @@
     │   ├── CopyDamaged          1  one encrypted copy in the ledger is not what was written
     │   ├── IllegalTransition    1  a step that `ledger.states` does not join
     │   └── FenceRefused         1  a writer that lost its claim
+    ├── LeadLost                 1  another process leads the keepers by now
     ├── Temporary                1  a tool cannot do it now; to be tried again
     │   └── ToolUnreachable      1  the server of a tool cannot be reached, or started, now
     └── AgentError               1  what the agent's side did wrong
@@ -287,6 +288,15 @@ class FenceRefused(LedgerError):
         super().__init__(
             f"run {run} was taken over: the write carries fence {fence}, in force is {current}"
         )
+
+
+class LeadLost(DaybookError):
+    """Another process leads by now: nothing more is to be written."""
+
+    code = "lead_lost"
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"{holder} does not lead any more")
 
 
 class Temporary(DaybookError):

@@ -13,10 +13,12 @@ is started, which other processes of the same user can read in `/proc`.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import html
 import json
 import os
 import secrets
+import socket
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -39,6 +41,12 @@ class Home:
     """The files of one home. `make` creates the folder, readable by its owner only."""
 
     path: Path
+
+    @property
+    def worker_name(self) -> str:
+        """The name of `up`'s worker in the pool: the same at each start, another for each home."""
+        mark = hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
+        return f"{socket.gethostname()}-{mark}"
 
     @property
     def prefect(self) -> Path:

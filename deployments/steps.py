@@ -19,9 +19,10 @@ async def prepare() -> dict[str, str]:
     """
     from prefect.client.orchestration import get_client
 
-    from daybook.service import home, setup
+    from daybook.ledger.engine import open_ledger
+    from daybook.service import setup
 
-    async with home.ledger() as ledger, get_client() as client:
+    async with open_ledger() as ledger, get_client() as client:
         for line in await setup.prepare(client):
             print(line)
         return {"ledger": ledger.place}

@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import State
 from daybook import repository
 from daybook.agents.base import Tool
 from daybook.ledger.offers import Granted
-from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Outcome
 from daybook.runs import conversation
 from daybook.runs.asking import ready, succeeded
 from daybook.runs.attempt import Act

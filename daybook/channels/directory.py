@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from daybook.channels import local, ours
 from daybook.channels.base import Channel, Message, NotDelivered
 from daybook.errors import Ambiguous, InvalidInput, PrefectUnreachable, UnknownName
-from daybook.ledger import limited
 from daybook.ledger.outbox import ALERT
 from daybook.ledger.tables import OutboxRow
+from daybook.spec import limits
 from daybook.spec.limits import check_channel, may_use
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ async def check(
 
     Raises `UnknownName` with the known ones, `Ambiguous`, and `InvalidInput`.
     """
-    its = limited.of(owner)
+    its = limits.of_owner(owner)
     check_channel(name, chat_id, its)
     if name == "file" and chat_id:
         local.check_name(chat_id)
@@ -84,7 +84,7 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
     )
     if row.purpose != ALERT:  # where an alert goes the operator chose, whoever's job it is of
         try:
-            check_channel(row.address, row.chat_id, limited.of(row.owner))
+            check_channel(row.address, row.chat_id, limits.of_owner(row.owner))
         except InvalidInput as error:
             raise NotDelivered(str(error), temporary=False) from None
     try:

@@ -94,9 +94,9 @@ class Skill:
 
     async def init(self) -> None:
         """Open it. Raises `LedgerUnreachable`, and `InvalidInput` for invalid settings."""
-        from daybook.service import home
+        from daybook.ledger.engine import open_ledger
 
-        async with home.ledger():
+        async with open_ledger():
             self._open = True
 
     def tools(self) -> tuple[Tool, ...]:

@@ -21,10 +21,9 @@ from daybook import registry
 from daybook.embed.faces import Faces
 from daybook.errors import InvalidInput, Unreachable
 from daybook.ledger import listeners
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.tables import new_id
 from daybook.outbox.listening import listen
-from daybook.service import home
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Listening(Faces):
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self._ledger = await stack.enter_async_context(home.ledger())
+            self._ledger = await stack.enter_async_context(open_ledger())
             await listeners.announce(self._ledger, self._names)
             self._resources = stack.pop_all()
         self._ending = asyncio.Event()

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-import socket
 import sys
 import time
 from datetime import datetime
@@ -35,12 +33,6 @@ HEARTBEAT_SECONDS = 10
 """Prefect holds a worker for lost after three of these."""
 
 
-def name_of(home: Home) -> str:
-    """The name of `up`'s worker in the pool: the same at each start, another for each home."""
-    mark = hashlib.sha256(str(home.path).encode()).hexdigest()[:6]
-    return f"{socket.gethostname()}-{mark}"
-
-
 def command(
     home: Home,
     *,
@@ -52,7 +44,7 @@ def command(
     """The command line of a worker; without ``name`` it gets one of its own, beside `up`'s."""
     # -P: not what is named daybook in the folder where it is begun, such as another checkout.
     words = [sys.executable, "-P", "-m", "daybook.worker", "--pool", pool]
-    words += ["--name", name or f"{name_of(home)}-{os.getpid()}"]
+    words += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
     words += [] if limit is None else ["--limit", str(limit)]
     return words + (["--once"] if once else [])
 
@@ -115,7 +107,7 @@ async def start(home: Home, here: PrefectHere) -> children.Child:
     home.make()
     return await children.start(
         "worker",
-        command(home, name=name_of(home)),
+        command(home, name=home.worker_name),
         environment=environment(home, here),
         log=home.logs / "worker.log",
         folder=home.path,
@@ -133,7 +125,7 @@ async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
     except ObjectNotFound:
         return None
     for worker in workers:
-        if worker.name == name_of(home) and worker.status == WorkerStatus.ONLINE:
+        if worker.name == home.worker_name and worker.status == WorkerStatus.ONLINE:
             return worker.last_heartbeat_time
     return None
 

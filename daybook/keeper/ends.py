@@ -27,13 +27,13 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled
 from sqlmodel import col, select
 
-from daybook.errors import Unreachable
-from daybook.keeper import mirror, prefect_runs, prune
-from daybook.keeper.lead import LeadLost
+from daybook.errors import LeadLost, Unreachable
+from daybook.keeper import mirror, prefect_runs
 from daybook.ledger import ends as book
 from daybook.ledger import ends_read, leases, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer
+from daybook.ledger.prune import Keep
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import occurrence, prefect_states
@@ -115,7 +115,7 @@ def _since(stored: datetime | None, oldest: datetime | None, began: datetime) ->
         since = began - BACK  # the ledger's clock was wrong, then or now
     else:
         since = stored
-    if began - since > BACK and (kept := prune.here().age) is not None:
+    if began - since > BACK and (kept := Keep.of_settings().age) is not None:
         since = max(since, began - kept)
     return since
 

@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 
-from daybook.errors import DaybookError, LedgerUnreachable
+from daybook.errors import LeadLost, LedgerUnreachable
 from daybook.ledger import leads
 from daybook.ledger.engine import Ledger
 from daybook.timing import TIMING
@@ -48,15 +48,6 @@ _GATEWAYS = (502, 504)
 def new_holder() -> str:
     """The name of this process in leads and leases, of this life alone."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-
-
-class LeadLost(DaybookError):
-    """Another process leads by now: nothing more is to be written."""
-
-    code = "lead_lost"
-
-    def __init__(self, holder: str) -> None:
-        super().__init__(f"{holder} does not lead any more")
 
 
 class Lead:

@@ -39,7 +39,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 
-from daybook.errors import Unreachable
+from daybook.errors import LeadLost, Unreachable
 from daybook.keeper import (
     alarm,
     audit,
@@ -61,7 +61,7 @@ from daybook.keeper import (
 )
 from daybook.keeper.budget import Budget
 from daybook.keeper.cost import Metered
-from daybook.keeper.lead import Lead, LeadLost
+from daybook.keeper.lead import Lead
 from daybook.ledger.engine import Ledger
 from daybook.outgoing import block_mirror
 from daybook.runs import spool

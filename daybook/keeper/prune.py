@@ -9,10 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 
-from daybook import settings
 from daybook.ledger import prune as book
 from daybook.ledger.engine import Ledger
 from daybook.ledger.prune import Keep
@@ -35,16 +33,9 @@ class Pruned:
         return bool(self.runs or self.messages or self.told or self.tasks or self.jobs)
 
 
-def here() -> Keep:
-    """What this home's settings keep."""
-    said = settings.load()
-    age = timedelta(days=said.keep_days) if said.keep_days else None
-    return Keep(age, said.keep_runs or None)
-
-
 async def prune(ledger: Ledger, keep: Keep | None = None, *, most_seconds: float = 5.0) -> Pruned:
     """One pass, of about ``most_seconds``; what is left is the next one's."""
-    said, done, end = keep or here(), Pruned(), time.monotonic() + most_seconds
+    said, done, end = keep or Keep.of_settings(), Pruned(), time.monotonic() + most_seconds
 
     async def all_of(batch: Callable[[], Awaitable[int]]) -> int:
         count = 0

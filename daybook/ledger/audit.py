@@ -44,8 +44,7 @@ from daybook.ledger import (
 )
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow, new_id
 from daybook.spec import lateness, upcoming
 from daybook.spec.lateness import Following

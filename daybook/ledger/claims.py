@@ -43,8 +43,7 @@ from daybook.ledger import (
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.timing import TIMING
 

@@ -28,8 +28,7 @@ from daybook.ledger import (
 from daybook.ledger.claim_rules import RULES, is_due
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import HELD, TERMINAL, Status
+from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import due, policy, prompts, upcoming
 from daybook.spec.lateness import Lateness

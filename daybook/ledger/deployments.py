@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger import jobs, outcomes
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.spec.job import Job
 from daybook.spec.owners import PREFECT

@@ -36,8 +36,7 @@ from daybook.ledger.claim_rules import is_due
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import lateness
 from daybook.spec.job import Job

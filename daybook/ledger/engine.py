@@ -20,6 +20,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from daybook import settings
 from daybook.clock import Clock
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import database, in_use, schema, texts
@@ -175,3 +176,10 @@ class Ledger:
     def skew(self) -> timedelta:
         """How far the database's clock is ahead of this machine's; on SQLite it is the same."""
         return self._database.skew()
+
+
+@asynccontextmanager
+async def open_ledger() -> AsyncIterator[Ledger]:
+    """Open the ledger that the settings name; raise `InvalidInput` or `LedgerUnreachable`."""
+    async with Ledger(settings.load().ledger_address) as ledger:
+        yield ledger

@@ -17,8 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, InvalidInput, NotFound
-from daybook.ledger.states import Status
-from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
+from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow
 from daybook.spec import owners, reach
 from daybook.spec.job import Job
 
@@ -314,22 +313,6 @@ def with_new_time(stored: StoredJob, job: Job) -> Job:
 def all_done(row: JobRow, job: Job) -> bool:
     """Whether the job has had as many runs as its policy lets it have."""
     return 0 < job.policy.max_runs <= row.run_count
-
-
-async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
-    """Take the job out of use; its history stays. Its deployment is the caller's to delete."""
-    from daybook.ledger import outcomes  # an outcome may archive its job: it imports this module
-
-    gone = stored.job.model_copy(update={"enabled": False})
-    changed = await change(session, stored, gone, now, disabled_reason="removed")
-    changed.row.archived_at = now
-    session.add(changed.row)
-    waiting = select(RunRow).where(
-        col(RunRow.job_id) == stored.id, col(RunRow.status) == Status.WAITING
-    )
-    removed = outcomes.Outcome(Status.SKIPPED, "the job was removed")
-    for run in (await session.execute(waiting)).scalars().all():
-        await outcomes.write(session, run, removed, now)
 
 
 async def forget(session: AsyncSession, job_id: str) -> None:

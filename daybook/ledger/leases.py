@@ -29,8 +29,7 @@ from sqlmodel import col, select
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import outcomes, states, waits
 from daybook.ledger.engine import Ledger
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import HELD, Status
+from daybook.ledger.states import HELD, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import policy
 from daybook.timing import TIMING

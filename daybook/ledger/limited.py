@@ -12,16 +12,14 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, or_, select
 
-from daybook import settings
 from daybook.errors import InvalidInput, one_line
 from daybook.ledger import offers
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Offer
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.settings import Settings
 from daybook.spec import durations, limits, owners
-from daybook.spec.limits import Limits, Rules
+from daybook.spec.limits import Rules
 
 log = logging.getLogger(__name__)
 
@@ -31,24 +29,6 @@ _BY_CLOCK = ("schedule", "catch_up")
 """The triggers of what nobody asked for by hand."""
 
 _NEVER_WAS = (Status.SKIPPED, Status.MISSED)
-
-
-def here(found: Settings | None = None) -> Rules:
-    """The operator's, of this home's settings, which are read where they are not ``found`` already.
-
-    For each claim: the file may have changed. Raises `InvalidInput` naming the variable, or the
-    file and the key.
-    """
-    found = found or settings.load()
-    try:
-        return Rules.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
-    except InvalidInput as error:
-        raise settings.refused("limits", f"{error.field}: {error.problem}", error.hint) from None
-
-
-def of(owner: str) -> Limits | None:
-    """Those of ``owner`` in this home; None where nothing limits it. Raises as `here`."""
-    return here().for_owner(owner) if owners.is_agent(owner) else None
 
 
 def switched_off(row: RunRow, stored: StoredJob, rules: Rules) -> str:

@@ -39,7 +39,7 @@ from daybook.spec import reach
 from daybook.spec.notify import Event, Notify
 
 if TYPE_CHECKING:
-    from daybook.ledger.outcomes import Outcome
+    from daybook.ledger.states import Outcome
 
 INBOX = "inbox"
 """The channel that the ledger is itself."""

@@ -5,18 +5,16 @@ All in one transaction: `docs/promise.md` 6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import IllegalTransition
-from daybook.ledger import jobs, listeners, outbox, slots, states, texts, usage
+from daybook.ledger import jobs, listeners, outbox, slots, states, usage
 from daybook.ledger.jobs import StoredJob
-from daybook.ledger.states import FAILURES, TERMINAL, Status
+from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.spec.schedule import At
 
@@ -25,34 +23,6 @@ OUTPUT_LIMIT = 8_000
 
 _OPEN = (Status.RUNNING, Status.UNKNOWN)
 """What an attempt is of which the end is not known."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. ``output`` is the full text; what is stored of it is cut and marked.
-
-    ``usage`` is what its last attempt took, to be added to what those before it did. A ``reason``
-    that only says the ``error`` once more is left out.
-
-    ``prompt`` is what the agent was really asked; with it the answer becomes part of the run's
-    conversation when the run succeeded.
-    """
-
-    status: Status
-    reason: str = ""
-    output: str | None = None
-    result: Any = None
-    error: str | None = None
-    agent: str | None = None
-    model: str | None = None
-    usage: dict[str, Any] | None = None
-    prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("reason", "output", "result", "error", "model", "prompt"):
-            object.__setattr__(self, name, texts.sound(getattr(self, name)))
-        if self.reason == self.error:
-            object.__setattr__(self, "reason", "")
 
 
 def shorten(text: str | None) -> str | None:
@@ -187,7 +157,7 @@ async def note(
     elif stored.job.enabled and status in FAILURES and not late:
         why = _too_many(job, policy.pause_after_failures)
     if fired and status is Status.SUCCEEDED and policy.delete_after_run:
-        await jobs.archive(session, stored, now)
+        await archive(session, stored, now)
     elif why:
         off = stored.job.model_copy(update={"enabled": False})
         await jobs.change(session, stored, off, now, disabled_reason=why)
@@ -226,3 +196,20 @@ async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None
     count = select(func.count()).select_from(failed.subquery())
     job.consecutive_failures = (await session.execute(count)).scalar_one()
     job.last_error = None if last is None else last.error or last.reason
+
+
+async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
+    """Take the job out of use and skip its waiting runs; its history stays.
+
+    The caller deletes its deployment.
+    """
+    gone = stored.job.model_copy(update={"enabled": False})
+    changed = await jobs.change(session, stored, gone, now, disabled_reason="removed")
+    changed.row.archived_at = now
+    session.add(changed.row)
+    waiting = select(RunRow).where(
+        col(RunRow.job_id) == stored.id, col(RunRow.status) == Status.WAITING
+    )
+    removed = Outcome(Status.SKIPPED, "the job was removed")
+    for run in (await session.execute(waiting)).scalars().all():
+        await write(session, run, removed, now)

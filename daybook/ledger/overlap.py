@@ -42,8 +42,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger import corrections, leases, offers, outcomes, slots
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import HELD, LIVE, Status
+from daybook.ledger.states import HELD, LIVE, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.spec import policy, upcoming
 from daybook.timing import TIMING

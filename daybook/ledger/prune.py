@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
+from daybook import settings
 from daybook.ledger import ends_read, jobs, outbox, sessions
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
@@ -58,6 +59,13 @@ class Keep:
 
     age: timedelta | None
     runs: int | None
+
+    @classmethod
+    def of_settings(cls) -> Keep:
+        """Return what this home's settings keep."""
+        found = settings.load()
+        age = timedelta(days=found.keep_days) if found.keep_days else None
+        return cls(age, found.keep_runs or None)
 
     def since(self, now: datetime) -> datetime:
         """What ended before this is let go."""

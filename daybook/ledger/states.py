@@ -17,9 +17,12 @@ Live is waiting, claimed, running. A step that `STEPS` does not hold is refused 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from daybook.errors import IllegalTransition
+from daybook.ledger import texts
 
 
 class Status(StrEnum):
@@ -116,3 +119,31 @@ def as_markdown() -> str:
         for new, why in row.items()
     ]
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. ``output`` is the full text; what is stored of it is cut and marked.
+
+    ``usage`` is what its last attempt took, to be added to what those before it did. A ``reason``
+    that only says the ``error`` once more is left out.
+
+    ``prompt`` is what the agent was really asked; with it the answer becomes part of the run's
+    conversation when the run succeeded.
+    """
+
+    status: Status
+    reason: str = ""
+    output: str | None = None
+    result: Any = None
+    error: str | None = None
+    agent: str | None = None
+    model: str | None = None
+    usage: dict[str, Any] | None = None
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("reason", "output", "result", "error", "model", "prompt"):
+            object.__setattr__(self, name, texts.sound(getattr(self, name)))
+        if self.reason == self.error:
+            object.__setattr__(self, "reason", "")

@@ -5,7 +5,7 @@ finite. A program's output, an answer or a state in Prefect may hold each of the
 never lost for that. A text gets U+FFFD in their place, a number becomes null.
 
 `Ledger` has every statement's parameters pass `of_statement`, and all JSON is made by `to_json`.
-What is compared with what is stored passes `sound` before (`daybook.ledger.outcomes.Outcome`).
+What is compared with what is stored passes `sound` before (`daybook.ledger.states.Outcome`).
 """
 
 from __future__ import annotations

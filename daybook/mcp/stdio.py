@@ -36,7 +36,7 @@ async def serve(actor: Actor) -> None:
 
 @asynccontextmanager
 async def _ledger() -> AsyncIterator[Ledger]:
-    from daybook.service import home
+    from daybook.ledger.engine import open_ledger
 
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         yield ledger

@@ -27,7 +27,7 @@ import httpx
 from daybook import home
 from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
 from daybook.home import Home
-from daybook.ledger import limited, outbox
+from daybook.ledger import outbox
 from daybook.ledger.sending import GONE, Tried
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
@@ -35,10 +35,10 @@ from daybook.outbox import backoff, destinations, home_secret, signing
 from daybook.outbox.destinations import Destination, Known
 from daybook.outgoing import guard, http, secrets
 from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.http import Answer, NoAnswer
+from daybook.outgoing.http import Answer, NoAnswer, retry_after, words_of
 from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.secret_blocks import PrefectSecrets
-from daybook.outgoing.webhook import retry_after, words_of
+from daybook.spec import limits
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -96,7 +96,7 @@ class Post:
         ends = False
         try:
             # Also of what never came to a claim: it is told of due times that were missed.
-            Guard(Rule.OPERATOR, limits=limited.of(row.owner)).check(row.address)
+            Guard(Rule.OPERATOR, limits=limits.of_owner(row.owner)).check(row.address)
             destination = known.of(row.address) or destination
             answer = await self._ask(row, destination)
         except NoAnswer as error:

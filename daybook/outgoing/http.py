@@ -18,9 +18,14 @@ import asyncio
 import re
 import ssl
 from collections.abc import Collection, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from string import punctuation
 from typing import Any, get_args
+from urllib.parse import quote
 
 import httpx
 
@@ -37,6 +42,10 @@ LIMIT = 2**20
 MOST_HEADERS = 100
 LONGEST_VALUE = 16_384
 """Characters of a header's value: servers take 8,192 or 16,384 bytes of one."""
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+TRY_AGAIN = (429, 503)
+_SENT_AS_IT_IS = punctuation.replace("%", "")
 
 METHODS: tuple[str, ...] = get_args(Method)
 
@@ -233,3 +242,25 @@ def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseExcept
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
+
+
+def words_of(status: int) -> str:
+    """``status`` with its phrase, where it has one."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def retry_after(text: str, now: datetime) -> float | None:
+    """The seconds of a ``Retry-After``, which may be a date; None for what is neither."""
+    if text.strip().isascii() and text.strip().isdigit():
+        return float(text)
+    with suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, (parsedate_to_datetime(text) - now).total_seconds())
+    return None
+
+
+def idempotency_key(occurrence: str) -> str:
+    """``occurrence`` as a header can hold it: anything else as ``%`` and two digits."""
+    return quote(occurrence, safe=_SENT_AS_IT_IS)

@@ -16,29 +16,18 @@ It is rule 4 of `docs/promise.md`. ``Idempotency-Key`` is the occurrence, the sa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
-from string import punctuation
 from typing import Any, Protocol
-from urllib.parse import quote
 
 from daybook.clock import SYSTEM, Clock
 from daybook.errors import InvalidInput
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.outgoing import bodies, http, secrets
 from daybook.outgoing.guard import Guard, origin
 from daybook.outgoing.http import Answer, NoAnswer
 from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.secrets import Destination, Filled, Secrets
-
-KEY = "Idempotency-Key"
-TRY_AGAIN = (429, 503)
-
-_SENT_AS_IT_IS = punctuation.replace("%", "")
 
 
 class Action(Protocol):
@@ -77,11 +66,6 @@ class Sent:
     retry_after: float | None = None
 
 
-def idempotency_key(occurrence: str) -> str:
-    """``occurrence`` as a header can hold it: anything else as ``%`` and two digits."""
-    return quote(occurrence, safe=_SENT_AS_IT_IS)
-
-
 def check(action: Action, guard: Guard) -> None:
     """What can be told when the job is made, without a look-up; raises `InvalidInput`."""
     if "{{" in action.url:
@@ -89,7 +73,7 @@ def check(action: Action, guard: Guard) -> None:
     guard.check(action.url)
     http.check(action.method, action.headers)
     for name, value in action.headers.items():
-        if name.lower() == KEY.lower():
+        if name.lower() == http.IDEMPOTENCY_KEY.lower():
             raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
         secrets.references("headers", value)
     secrets.refuse_literal_headers(action.headers)
@@ -110,7 +94,7 @@ async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets
     secret = {
         name.lower() for name, value in action.headers.items() if secrets.references("", value)
     }
-    headers[KEY] = idempotency_key(occurrence)
+    headers[http.IDEMPOTENCY_KEY] = http.idempotency_key(occurrence)
     body = (action.body or "").encode("utf-8", errors="replace")
     if body and not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json"
@@ -152,10 +136,10 @@ def _answered(answer: Answer, address: str, prepared: Prepared, now: datetime) -
     remark = _remark(answer)
     if 200 <= answer.status < 300:
         return Sent(Outcome(Status.SUCCEEDED, remark, output=result["body"], result=result))
-    told = f"{address} answered {words_of(answer.status)}"
+    told = f"{address} answered {http.words_of(answer.status)}"
     failed = Outcome(Status.FAILED, remark, output=result["body"], result=result, error=told)
-    if answer.status in TRY_AGAIN:
-        return Sent(failed, True, retry_after(answer.headers.get("retry-after", ""), now))
+    if answer.status in http.TRY_AGAIN:
+        return Sent(failed, True, http.retry_after(answer.headers.get("retry-after", ""), now))
     return Sent(failed)
 
 
@@ -179,20 +163,3 @@ def _remark(answer: Answer) -> str:
     turned = f"redirected: {'; '.join(answer.turned)}" if answer.turned else ""
     cut = f"cut: {answer.cut}" if answer.cut else ""
     return "; ".join(filter(None, (turned, cut)))
-
-
-def words_of(status: int) -> str:
-    """``status`` with its phrase, where it has one."""
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)
-
-
-def retry_after(text: str, now: datetime) -> float | None:
-    """The seconds of a ``Retry-After``, which may be a date; None for what is neither."""
-    if text.strip().isascii() and text.strip().isdigit():
-        return float(text)
-    with suppress(ValueError, TypeError, OverflowError):
-        return max(0.0, (parsedate_to_datetime(text) - now).total_seconds())
-    return None

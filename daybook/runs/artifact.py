@@ -15,8 +15,7 @@ from slugify import slugify
 
 from daybook.ledger.offers import Granted
 from daybook.ledger.outbox import CALLBACK
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Delivery, Status
+from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 
 log = logging.getLogger(__name__)

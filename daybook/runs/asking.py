@@ -22,8 +22,7 @@ from daybook.agents.base import Agent, AgentRequest, Message
 from daybook.agents.command import CommandAgent
 from daybook.errors import AgentTimeout
 from daybook.ledger.offers import Granted
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.runs import answers, handover, mcp_config, offered, whom
 from daybook.runs.answers import Answer
 from daybook.runs.mcp_config import Configuration

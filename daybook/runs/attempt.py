@@ -42,8 +42,7 @@ from daybook.errors import (
 )
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.runs import lease, occurrence, prefect_states, settling
 from daybook.runs.handover import Handover
 from daybook.spec.policy import LONGEST_ASKED, Policy

@@ -43,8 +43,7 @@ from daybook.errors import (
 from daybook.ledger import claims
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Ended, Granted
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.programs.ending import to_its_end
 from daybook.runs import (

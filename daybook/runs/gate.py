@@ -14,13 +14,13 @@ from prefect.exceptions import Abort
 
 from daybook import settings
 from daybook.clock import Clock
-from daybook.ledger import limited
 from daybook.ledger.claims import claim
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Compare, Ended, Granted, Offer, Taken, Waiting, flow_key
 from daybook.ledger.states import Status
 from daybook.runs.occurrence import Recogniser
 from daybook.runs.prefect_states import ask_to_end, set_back
+from daybook.spec import limits
 
 NO_LEDGER_WAIT = timedelta(seconds=30)
 """When a run is offered again that could not be claimed (`docs/promise.md` 7)."""
@@ -103,7 +103,7 @@ async def decide(
 ) -> Granted | Waiting | Ended | Taken:
     """Claim; where the ledger does not know the instant, once more after a look at Prefect."""
     found = settings.load()
-    offer = replace(offer, rules=limited.here(found))
+    offer = replace(offer, rules=limits.of_settings(found))
     if offer.most is not None:
         offer = replace(offer, classes=found.max_of_class)
     while True:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from daybook.ledger import limited
 from daybook.ledger.offers import Granted
 from daybook.outgoing.guard import Guard, Rule
-from daybook.spec import reach
+from daybook.spec import limits, reach
 
 
 def guard_of(granted: Granted, parts: tuple[str, ...] = reach.ACTION) -> Guard:
@@ -16,4 +15,4 @@ def guard_of(granted: Granted, parts: tuple[str, ...] = reach.ACTION) -> Guard:
         return Guard.here(Rule.OPERATOR)
     row = granted.job.row
     writer = reach.writer(granted.job.revision.written_by, row.created_by, parts)
-    return Guard.here(Rule.of(row.owner, writer), limited.of(row.owner))
+    return Guard.here(Rule.of(row.owner, writer), limits.of_owner(row.owner))

@@ -18,8 +18,7 @@ from daybook.clock import Clock
 from daybook.errors import DaybookError, FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
 from daybook.timing import TIMING

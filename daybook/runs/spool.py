@@ -31,8 +31,7 @@ from daybook import home
 from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.ledger import claims
 from daybook.ledger.engine import Ledger
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 
 log = logging.getLogger(__name__)
 

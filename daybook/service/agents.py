@@ -12,8 +12,8 @@ from daybook.agents.command import CommandSettings
 from daybook.agents.model import ModelSettings
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.ledger import jobs
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
-from daybook.service import home
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -133,7 +133,7 @@ def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
 
 
 async def _users(name: str) -> list[str]:
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
     return [
         each.row.name for each in stored if any(_may_be(agent, name) for agent in each.job.agents())

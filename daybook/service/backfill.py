@@ -8,8 +8,9 @@ from typing import Any
 
 from daybook.errors import InvalidInput
 from daybook.ledger import backfill
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.jobs import StoredJob
-from daybook.service import home, mine, views
+from daybook.service import mine, views
 from daybook.spec import bounds, owners, upcoming
 from daybook.spec.schedule import zone
 
@@ -25,7 +26,7 @@ async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> dict[
     `status` is what was known of that due time before, or None. A worker carries them out, one
     after the other, behind all that is scheduled. Needs no Prefect. Raises `InvalidInput`.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             stored = await mine.job(session, ref)
             if owners.current().is_agent:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.errors import InvalidInput
 from daybook.ledger import deliveries, jobs, sending
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
-from daybook.service import home, views
+from daybook.service import views
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,7 +32,7 @@ async def list_callbacks(
     """
     if status is not None and status not in STATES:
         raise InvalidInput("status", f'"{status}" is none', f"legal: {', '.join(STATES)}")
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         of_job = (await jobs.find(session, job, archived=True)).id if job else None
         found = await deliveries.recent(session, status=status, job_id=of_job, limit=limit)
         return [views.delivery(each, await job_of(session, each)) for each in found]
@@ -44,7 +45,7 @@ async def show(ref: str) -> dict[str, Any]:
     last of them) and `paused_until`: when the next try to its destination is made, if that failed
     often. Raises `NotFound`, `Ambiguous`.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         row = await deliveries.find(session, ref)
         job, lane = await job_of(session, row), await session.get(LaneRow, row.lane)
     held_back = lane.paused_until if lane and row.status == Delivery.PENDING else None
@@ -68,7 +69,7 @@ async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
         raise InvalidInput(
             "failed", "name them, or say --failed", "`daybook callbacks list` shows them"
         )
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             found = [await deliveries.find(session, ref) for ref in refs]
         for each in found:

@@ -10,8 +10,8 @@ from daybook.channels import directory, ours
 from daybook.channels.base import Message, NotDelivered
 from daybook.errors import InvalidInput
 from daybook.ledger import jobs, outbox
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
-from daybook.service import home
 
 TEST_TEXT = "This channel works: Daybook sent this to try it."
 _SUBJECT = "Daybook: a test"
@@ -73,7 +73,7 @@ async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str,
     began, problem = time.monotonic(), None
     async with prefect.connected() as client:
         await directory.check(client, name, chat_id)
-        async with home.ledger() as ledger:
+        async with open_ledger() as ledger:
             if name == outbox.INBOX:
                 async with ledger.write() as session:
                     await outbox.tell(
@@ -124,7 +124,7 @@ async def remove(name: str) -> None:
 
 async def _users() -> dict[str, list[str]]:
     """The names of the jobs that send to a channel, by the name that they give it."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
     found: dict[str, list[str]] = {}
     for each in stored:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from daybook.errors import InvalidInput
 from daybook.ledger import deployments as records
 from daybook.ledger import jobs
-from daybook.ledger.engine import Ledger
-from daybook.service import home
+from daybook.ledger.engine import Ledger, open_ledger
 
 if TYPE_CHECKING:
     from daybook.ledger.jobs import StoredJob
@@ -23,7 +22,7 @@ async def conflicts() -> list[dict[str, Any]]:
     ``ledger`` is the job as it is now, in the form in which Prefect holds it; ``prefect`` what lost
     there at that time. Needs no Prefect.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         found = [await jobs.get(session, each) for each in await records.in_conflict(session)]
         return [_shown(ledger, each) for each in found if each is not None]
 

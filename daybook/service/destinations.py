@@ -14,6 +14,7 @@ from daybook import settings
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput, NotFound
 from daybook.ledger import jobs
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.outbox import CALLBACK, lane_of_url
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
@@ -22,7 +23,7 @@ from daybook.outbox import home_secret as secrets
 from daybook.outgoing import block_documents
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.secrets import Destination as Goes
-from daybook.service import home, views
+from daybook.service import views
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -104,7 +105,7 @@ async def list_destinations() -> list[dict[str, Any]]:
     """
     from daybook.sync import client as prefect
 
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
     async with prefect.connected() as client:
         await prefect.answers(client)

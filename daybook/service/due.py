@@ -45,9 +45,10 @@ def of_text(text: str, timezone: str | None = None, count: int = views.NEXT) -> 
 
 async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
     """The same of a stored job; a disabled one shows what it would be due."""
-    from daybook.service import home, mine
+    from daybook.ledger.engine import open_ledger
+    from daybook.service import mine
 
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         stored = await mine.job(session, ref)
     schedule = stored.job.schedule
     start = _after(after, schedule.timezone)

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from daybook.errors import InvalidInput, NotFound
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.runs import orders
-from daybook.service import home, jobs, mine
+from daybook.service import jobs, mine
 from daybook.spec.actions import ORDERS
 
 NAME = "heartbeat"
@@ -72,7 +73,7 @@ def _orders(file: str) -> dict[str, str]:
 
 
 async def _find(name: str) -> StoredJob | None:
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         try:
             stored = await mine.job(session, name)
         except NotFound:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from daybook.errors import NotFound
 from daybook.ledger import deliveries, jobs
 from daybook.ledger.alerts import ALARMING
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.outbox import INBOX
 from daybook.ledger.tables import JobRow, OutboxRow
-from daybook.service import home, views
+from daybook.service import views
 from daybook.service.callbacks import job_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ async def messages(
 
     Raises `NotFound` for the job.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         of_job = (await jobs.find(session, job, archived=True)).id if job else None
         found = await deliveries.inbox(session, unread_only=unread_only, job_id=of_job, limit=limit)
         return [_view(each, await job_of(session, each)) for each in found]
@@ -36,7 +37,7 @@ async def show(ref: str) -> dict[str, Any]:
     `{"id", "event", "alert", "job", "job_removed", "run_id", "subject", "text", "created_at",
     "read_at"}`. Raises `NotFound`, `Ambiguous`. It stays unread.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         row = await _find(session, ref)
         return _view(row, await job_of(session, row))
 
@@ -46,7 +47,7 @@ async def mark_read(refs: Sequence[str] = ()) -> int:
 
     Returns how many were unread. Raises `NotFound`, `Ambiguous`, and marks none then.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             found = [await _find(session, ref) for ref in refs]
         return await deliveries.mark_read(ledger, [each.id for each in found] if refs else None)

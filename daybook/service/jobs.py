@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from daybook import settings
 from daybook.errors import InvalidInput, PrefectUnreachable
-from daybook.ledger import history, jobs
-from daybook.ledger.engine import Ledger
+from daybook.ledger import history, jobs, outcomes
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.jobs import StoredJob
-from daybook.service import home, mine, possible, views
+from daybook.service import mine, possible, views
 from daybook.spec import names, owners
 from daybook.spec.actions import AgentPrompt
 from daybook.spec.job import Job, edit, free_name, new_job
@@ -46,7 +46,7 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
     from daybook.sync import client as prefect
 
     actor, zone = owners.current(), settings.load().timezone
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         # Refused for its fields before Prefect is asked anything.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
         if own := _agent_of_owner(draft, fields, actor):
@@ -134,7 +134,7 @@ async def remove(ref: str) -> dict[str, Any]:
     from daybook.sync import client as prefect
     from daybook.sync.reconcile import Report, remove_left_over
 
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             await mine.job(session, ref)
         async with prefect.connected() as client:
@@ -142,7 +142,7 @@ async def remove(ref: str) -> dict[str, Any]:
             async with ledger.write() as session:
                 stored = await mine.job(session, ref)
                 view = views.job(stored, ledger.now())
-                await jobs.archive(session, stored, ledger.now())
+                await outcomes.archive(session, stored, ledger.now())
             # A crash from here on leaves the deployment to the next sync.
             await remove_left_over(ledger, client, Report())
         return view
@@ -150,7 +150,7 @@ async def remove(ref: str) -> dict[str, Any]:
 
 async def list_jobs() -> list[dict[str, Any]]:
     """All jobs, by name. Needs no Prefect."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         return [views.job(each, ledger.now()) for each in await mine.every(session)]
 
 
@@ -159,7 +159,7 @@ async def show(ref: str) -> dict[str, Any]:
 
     `told` says who is told of which event. A removed one can still be read; it has `removed_at`.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         stored = await mine.job(session, ref, archived=True)
         recent = await history.recent(session, stored.id, 1)
         view = views.job(stored, ledger.now())
@@ -206,7 +206,7 @@ async def _change(
 ) -> dict[str, Any]:
     from daybook.sync import client as prefect
 
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             draft = await mine.job(session, ref)
             others = (await jobs.names(session, draft.row.owner)) - {draft.row.name}

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
-from daybook.service import home, pool
+from daybook.ledger.engine import open_ledger
+from daybook.service import pool
 
 if TYPE_CHECKING:
     from daybook.keeper.loops import Keeper
@@ -28,7 +29,7 @@ async def keep(say: Callable[[str], None]) -> None:
 
     prefect_private.remember_time_zones()
     async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(home.ledger())
+        ledger = await stack.enter_async_context(open_ledger())
         async with connection.connected() as client:
             await connection.answers(client)
             await pool.check(client, POOL, ledger.id)

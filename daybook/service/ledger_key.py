@@ -7,7 +7,7 @@ from typing import Any
 from daybook import home as homes
 from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.ledger import block_copies, sealing
-from daybook.service import home
+from daybook.ledger.engine import open_ledger
 
 
 async def renew(*, discard: bool = False) -> dict[str, list[str]]:
@@ -22,7 +22,7 @@ async def renew(*, discard: bool = False) -> dict[str, list[str]]:
     from daybook.outgoing import block_mirror
     from daybook.sync import client as prefect
 
-    async with home.ledger() as ledger, prefect.connected() as client:
+    async with open_ledger() as ledger, prefect.connected() as client:
         await prefect.answers(client)
         async with ledger.read() as session:
             try:

@@ -15,7 +15,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.errors import InvalidInput, NotFound, one_line
-from daybook.ledger import history, jobs, limited
+from daybook.ledger import history, jobs
 from daybook.ledger.history import Run
 from daybook.ledger.jobs import StoredJob
 from daybook.spec import limits, owners
@@ -30,7 +30,7 @@ TRIGGERS = {"cli": "manual", "api": "api", "mcp": "mcp", "run": "mcp"}
 def owner() -> str | None:
     """Whose jobs are seen; None where all are."""
     actor = owners.current()
-    its = limited.of(actor.owner)
+    its = limits.of_owner(actor.owner)
     return None if its is None or its.all_jobs else actor.owner
 
 
@@ -82,12 +82,12 @@ def check(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
     actor = owners.current().owner
     for each in filter(owners.is_agent, dict.fromkeys((whose, actor) if changes else (whose,))):
         with telling(each, job.name):
-            limits.check(job, each, limited.of(each), now)
+            limits.check(job, each, limits.of_owner(each), now)
 
 
 async def check_count(session: AsyncSession, whose: str, name: str) -> None:
     """Raise `InvalidInput` if ``whose`` has as many jobs as it may; in the writing transaction."""
-    its = limited.of(whose)
+    its = limits.of_owner(whose)
     if its is None:
         return
     with telling(whose, name):

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from daybook import home as homes
 from daybook import settings
 from daybook.errors import InvalidInput
-from daybook.host import worker
-from daybook.service import views
+from daybook.ledger.run_json import utc
 from daybook.spec.job import TAG_OF_OURS
 from daybook.sync.form import POOL
 from daybook.sync.projection import ledger_tag
@@ -84,7 +83,7 @@ async def read(client: PrefectClient, ledger_id: str) -> Pool:
     workers = [
         {
             "name": each.name,
-            "last_heartbeat": views.utc(each.last_heartbeat_time),
+            "last_heartbeat": utc(each.last_heartbeat_time),
             "ours": is_ours(each.name, shared=bool(others)),
         }
         for each in known
@@ -144,7 +143,7 @@ def is_ours(name: str, *, shared: bool) -> bool:
     Prefect does not tell a worker's home. `host.worker` names it after machine and home; one with
     a name of its own, or on another machine, is taken for ours while the pool is ours alone.
     """
-    own = re.escape(worker.name_of(homes.here()))
+    own = re.escape(homes.here().worker_name)
     if re.fullmatch(rf"{own}(-\d+)?", name):
         return True
     of_this_machine = re.fullmatch(rf"{re.escape(socket.gethostname())}-[0-9a-f]{{6}}(-\d+)?", name)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
-from daybook.ledger import limited
-from daybook.spec import owners
+from daybook.spec import limits, owners
 from daybook.spec.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webhook
 from daybook.spec.check import Check
 from daybook.spec.job import Job
@@ -142,4 +141,4 @@ def _guard(owner: str) -> Guard:
     from daybook.outgoing.guard import Guard, Rule
 
     whose = _whose(owner)
-    return Guard.here(Rule.of(whose, owners.current().via), limited.of(whose))
+    return Guard.here(Rule.of(whose, owners.current().via), limits.of_owner(whose))

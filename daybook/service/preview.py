@@ -6,9 +6,10 @@ from typing import Any
 
 from daybook import settings
 from daybook.ledger import decision, rows, sessions
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.offers import Offer
 from daybook.runs import conversation
-from daybook.service import home, mine, views
+from daybook.service import mine, views
 
 
 async def of_job(ref: str) -> dict[str, Any]:
@@ -20,7 +21,7 @@ async def of_job(ref: str) -> dict[str, Any]:
     of which event. `cost_usd` is None: this version does not estimate it. Nothing is written, and
     no agent is asked. Needs no Prefect.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         stored, now = await mine.job(session, ref), ledger.now()
         parameters = stored.job.parameters()
         offer = Offer("", stored.row.kind, "manual", now, "", parameters, stored.id)

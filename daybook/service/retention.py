@@ -6,10 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 from daybook.keeper import prune as keeper
-from daybook.ledger import jobs
+from daybook.ledger import outcomes
 from daybook.ledger import prune as book
-from daybook.ledger.engine import Ledger
-from daybook.service import home
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.spec import durations
 
 
@@ -23,7 +22,7 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> di
     names of the jobs of which nothing was left. Raises `InvalidInput`.
     """
     age = durations.parse(disabled_for, "disabled_for") if disabled_for is not None else None
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         removed = [] if age is None else await _remove(ledger, age, dry_run=dry_run)
         done = keeper.Pruned(left=not dry_run)
         while done.left:
@@ -55,7 +54,7 @@ async def _remove(ledger: Ledger, age: timedelta, *, dry_run: bool) -> list[str]
         async with ledger.write() as session:
             found = await book.off_since(session, ledger.now() - age)
             for each in found:
-                await jobs.archive(session, each, ledger.now())
+                await outcomes.archive(session, each, ledger.now())
         # A crash from here on leaves the deployments to the next sync.
         await remove_left_over(ledger, client, Report())
     return [each.row.name for each in found]

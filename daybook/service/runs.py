@@ -11,10 +11,10 @@ from uuid import UUID
 from daybook.errors import InvalidInput
 from daybook.ledger import claims, deliveries, jobs
 from daybook.ledger import history as past
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
-from daybook.service import home, mine, views
+from daybook.service import mine, views
 from daybook.spec import owners
 from daybook.spec.owners import Actor
 
@@ -60,7 +60,7 @@ async def run(
     """
     from daybook.sync import client as prefect
 
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             stored = await mine.job(session, ref)
         async with prefect.connected() as client:
@@ -83,7 +83,7 @@ async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any
     Each has, beside the fields of `views.run`, ``alert``: the delivery of its alert to the
     operator, or None.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         of_job = None if ref is None else await mine.job(session, ref, archived=True)
         found = await mine.recent(session, of_job.id if of_job else None, limit)
         alerts = await deliveries.alerts(session, [row.id for row, _ in found])
@@ -103,7 +103,7 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
     from daybook.keeper import mirror
     from daybook.sync import client as prefect
 
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             found, _ = await mine.live_run(session, ref)
         if found.state in TERMINAL - {Status.CANCELLED}:
@@ -127,13 +127,13 @@ async def show(ref: str) -> dict[str, Any]:
 
     Needs no Prefect.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         return await _whole(session, *await mine.run(session, ref))
 
 
 async def logged(ref: str) -> dict[str, Any]:
     """The run whose log `logs` gives. Needs no Prefect."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         return views.run(*await mine.logged_run(session, ref))
 
 
@@ -151,7 +151,7 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
 
     from daybook.sync import client as prefect
 
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         with owners.acting_as(actor):
             row, _ = await mine.logged_run(session, ref)
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(row.flow_run_id)]))

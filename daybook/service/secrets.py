@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.errors import InvalidInput
 from daybook.ledger import jobs
+from daybook.ledger.engine import open_ledger
 from daybook.outgoing import secrets
-from daybook.service import home
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -73,7 +73,7 @@ async def remove(name: str) -> None:
 
 async def _jobs() -> dict[str, list[str]]:
     """The names of the jobs that refer to a secret, by its name."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
     does = [(each.row.name, each.job.action.model_dump(mode="json")) for each in stored]
     return _by_secret((name, [it.get("headers"), it.get("params")]) for name, it in does)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from daybook.ledger import sessions
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.sessions import Listed
 from daybook.ledger.tables import MessageRow
-from daybook.service import home, views
+from daybook.service import views
 
 
 async def list_sessions(limit: int = 20) -> list[dict[str, Any]]:
@@ -16,7 +17,7 @@ async def list_sessions(limit: int = 20) -> list[dict[str, Any]]:
     `{"id", "agent", "job", "messages", "created_at", "last_used_at"}`; `job` is None where several
     jobs share one, and for runs of no job.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         return [_view(each) for each in await sessions.recent(session, limit)]
 
 
@@ -27,7 +28,7 @@ async def show(ref: str, limit: int = 20) -> dict[str, Any]:
     A message is `{"number", "role", "content", "source", "run_id", "at"}`. Raises `NotFound`,
     `Ambiguous`.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         found = await sessions.find(session, ref)
         messages = await sessions.history(session, found.row.id, limit)
         return _view(found) | {"history": [_message(each) for each in messages]}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from daybook import repository
 from daybook.errors import LedgerKeyMissing
-from daybook.service import home
+from daybook.ledger.engine import open_ledger
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -24,7 +24,7 @@ async def prepare(client: PrefectClient) -> list[str]:
     from daybook.keeper.blocks import blocks
 
     await repository.load_door("blocks/__init__.py").register(client)
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         report = await blocks(ledger, client)
     lines = []
     if report.restored:

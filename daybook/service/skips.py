@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from daybook.errors import InvalidInput
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.jobs import StoredJob
-from daybook.service import home, mine, views
+from daybook.service import mine, views
 from daybook.spec import schedule, upcoming
 
 
@@ -68,7 +69,7 @@ def _awake(stored: StoredJob, now: datetime) -> datetime:
 
 
 async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> dict[str, Any]:
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.write() as session:
             stored = await mine.job(session, ref)
             change(stored, ledger.now())

@@ -9,11 +9,11 @@ from typing import Any
 from daybook import home as homes
 from daybook.errors import PrefectUnreachable
 from daybook.ledger import history, jobs, leads, leases, prefects
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.overdue import Overdue, unattended
 from daybook.ledger.overdue import find as find_overdue
 from daybook.ledger.states import Status
-from daybook.service import home, overdue, task_scheduler, views
+from daybook.service import overdue, task_scheduler, views
 from daybook.service import told as told_of
 from daybook.service.overdue import Known
 from daybook.tasks import figures
@@ -33,7 +33,7 @@ async def status() -> dict[str, Any]:
     """
     problems: list[str] = []
     told: list[str] = []
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         book, soon, late = await _ledger(ledger, told)
         outbox = await told_of.look(ledger)
         async with ledger.read() as session:
@@ -84,7 +84,7 @@ async def worker_online() -> bool:
     from daybook.sync import client as connection
 
     try:
-        async with home.ledger() as ledger, connection.connected() as client:
+        async with open_ledger() as ledger, connection.connected() as client:
             return not (await pool.read(client, ledger.id)).idle
     except PrefectUnreachable:
         return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import InvalidInput
-from daybook.service import conflicts, home
+from daybook.ledger.engine import open_ledger
+from daybook.service import conflicts
 
 if TYPE_CHECKING:
     from daybook.sync.report import Report
@@ -26,7 +27,7 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, A
             "JOB", "is named to decide its conflict", "give --prefer ledger or prefect"
         )
     side = conflicts.side(prefer) if prefer is not None else None
-    async with home.ledger() as ledger, prefect.connected() as client:
+    async with open_ledger() as ledger, prefect.connected() as client:
         await prefect.answers(client)
         report = await reconcile.everything(ledger, client)
         if side is None:

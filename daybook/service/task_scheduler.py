@@ -14,10 +14,10 @@ from typing import Any
 
 from daybook.errors import InvalidInput
 from daybook.ledger import leads
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.run_json import utc
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.service import home, overdue, tasks
+from daybook.service import overdue, tasks
 from daybook.service import task_views as views
 from daybook.spec import durations
 from daybook.spec.tasks import PRIORITIES, without_tokens
@@ -42,7 +42,7 @@ async def status() -> dict[str, Any]:
     `runs` is whether a keeper leads, which carries out the cycles; `tasks` is as `as_view` has it,
     `statistics` what the cycles did, with the last report.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         leader = await leads.read(ledger, overdue.LEAD)
         async with ledger.read() as session:
             now = ledger.now()
@@ -61,13 +61,13 @@ async def status() -> dict[str, Any]:
 
 async def pause(reason: str = "") -> dict[str, Any]:
     """Nobody is woken and nothing claimed until `resume`: `{"paused", "reason", "at", "actor"}`."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         return _switch(await switch.pause(ledger, without_tokens(reason)))
 
 
 async def resume() -> dict[str, Any]:
     """Go on; also where the flag could not be read."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         return _switch(await switch.resume(ledger))
 
 
@@ -82,7 +82,7 @@ async def drain(
     """
     if isinstance(timeout, str):
         timeout = durations.parse(timeout, "timeout")
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             before = await switch.read(session)
         if not before.paused or reason:
@@ -110,7 +110,7 @@ async def backlog(limit: int = 50) -> dict[str, Any]:
     ``runs`` are the first ``limit``, in the order in which they are claimed, each with `why`
     nobody has it yet.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         found, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
         there = await figures.there(session, now)
         listed = await sessions.every(session)
@@ -153,7 +153,7 @@ async def cycle() -> dict[str, Any]:
     """
     from daybook.tasks import cycle as cycles
 
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         report = await cycles.cycle(
             ledger, ladder=ladder.here(), sink=_tell_prefect, capabilities_of=_capabilities
         )
@@ -180,7 +180,7 @@ async def rebuild() -> dict[str, Any]:
     """Forget who was woken a moment ago, so that all may be woken anew; what the ladder has counted
     and done is kept. Gives the statistics.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         return await statistics.rebuild(ledger)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from daybook.ledger.engine import Ledger
-from daybook.service import home
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.tasks import claims, sessions
 
 LOOK = 1.0
@@ -14,7 +13,7 @@ LOOK = 1.0
 
 async def waits(name: str) -> bool:
     """Whether a claim of the session of this name would get a run now. Raises `NotFound`."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         return await _waits(ledger, name)
 
 
@@ -25,7 +24,7 @@ async def until_claimable(name: str, seconds: float) -> bool:
     """
     loop = asyncio.get_running_loop()
     ends = loop.time() + seconds
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         while not await _waits(ledger, name):
             left = ends - loop.time()
             if left <= 0:

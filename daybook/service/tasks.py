@@ -16,10 +16,9 @@ from sqlmodel import col, select
 
 from daybook import settings
 from daybook.errors import InvalidInput
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.run_json import utc
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.service import home
 from daybook.service import task_views as views
 from daybook.spec import tasks as spec
 from daybook.tasks import claims, figures, queue, sessions
@@ -44,7 +43,7 @@ async def add(
 
     `{"id", "run_id", "status", "title", …, "run"}`, as `task_views.both` has it.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         row, run = await queue.add(
             ledger,
             title,
@@ -68,7 +67,7 @@ async def list_tasks(status: str | None = None, limit: int = 50) -> list[dict[st
     legal = tuple(str(each) for each in Status)
     if status is not None and status not in legal:
         raise InvalidInput("status", f'"{status}" is not legal', f"legal: {', '.join(legal)}")
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         which = None if status is None else Status(status)
         found = await figures.listed(session, which, limit)
         names, now = await _names(session, [run for _, run in found]), ledger.now()
@@ -81,7 +80,7 @@ async def show(ref: str) -> dict[str, Any]:
     ``ref`` is the id of the task or of a run, the unique beginning of one, or the title. Raises
     `NotFound`, `Ambiguous`.
     """
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         task, newest = await queue.find(session, ref)
         wanted = select(TaskRunRow).where(col(TaskRunRow.task_id) == task.id)
         ordered = wanted.order_by(col(TaskRunRow.number).desc())
@@ -100,14 +99,14 @@ async def show(ref: str) -> dict[str, Any]:
 
 async def pause(ref: str, reason: str = "") -> dict[str, Any]:
     """Let nobody claim a task until `resume`; who holds it goes on. Gives the task."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         await queue.pause(ledger, ref, spec.without_tokens(reason))
         return await _brief(ledger, ref)
 
 
 async def resume(ref: str) -> dict[str, Any]:
     """Let a paused task be claimed again. Gives the task."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         await queue.resume(ledger, ref)
         return await _brief(ledger, ref)
 
@@ -116,21 +115,21 @@ async def retry(ref: str) -> dict[str, Any]:
     """Queue another run of a task that failed or was cancelled. Raises `InvalidInput` after the
     10th.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         run = await queue.retry(ledger, ref)
         return await _brief(ledger, run.id)
 
 
 async def recover(ref: str, reason: str = "") -> dict[str, Any]:
     """Take a run from whoever holds it, or that needs attention, and queue it again."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         await queue.recover(ledger, ref, spec.without_tokens(reason))
         return await _brief(ledger, ref)
 
 
 async def cancel(ref: str, reason: str = "") -> dict[str, Any]:
     """End a run that has not ended; whoever holds it is refused from now on."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         await queue.cancel(ledger, ref, spec.without_tokens(reason))
         return await _brief(ledger, ref)
 
@@ -144,7 +143,7 @@ async def next_run(session: str, lease: timedelta | str | None = None) -> dict[s
 
     The token is told here alone. Raises `NothingClaimable`, saying why, `NotFound`, `InvalidInput`.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         claimed = await claims.claim(ledger, session, spec.lease(lease))
         return {
             "run_id": claimed.run.id,
@@ -157,28 +156,28 @@ async def next_run(session: str, lease: timedelta | str | None = None) -> dict[s
 async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) -> dict[str, Any]:
     """Hold a run longer: its lease, or this one, begins anew now. Raises `TokenRefused`."""
     length = None if lease is None else spec.lease(lease)
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         return await _run(ledger, await claims.heartbeat(ledger, run, token, length))
 
 
 async def complete(run: str, token: str, output: str = "") -> dict[str, Any]:
     """It is done; ``output`` is kept with it. Raises `TokenRefused`, `InvalidInput`."""
     said = spec.without_tokens(spec.text(output, "output"))
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         return await _run(ledger, await claims.complete(ledger, run, token, said))
 
 
 async def fail(run: str, token: str, error: str) -> dict[str, Any]:
     """It could not be done, and why. Raises `TokenRefused`, `InvalidInput`."""
     said = spec.without_tokens(spec.text(error, "error"))
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         return await _run(ledger, await claims.fail(ledger, run, token, said))
 
 
 async def release(run: str, token: str, reason: str = "") -> dict[str, Any]:
     """Give it back to the queue, at its old place. Raises `TokenRefused`, `InvalidInput`."""
     said = spec.without_tokens(reason)
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         return await _run(ledger, await claims.release(ledger, run, token, said))
 
 
@@ -198,7 +197,7 @@ async def register(
 
     The same name again by the same owner replaces what was said before. Raises `InvalidInput`.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         row = await sessions.register(
             ledger,
             name,
@@ -218,14 +217,14 @@ async def report(
 
     What is None is as before. Raises `InvalidInput`, `NotFound`.
     """
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         row = await sessions.report(ledger, name, state=state, prompting=prompting)
         return await _session(ledger, row)
 
 
 async def list_sessions() -> list[dict[str, Any]]:
     """The sessions that are registered, by name; one that was silent for long says `expired`."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         rows, now = await sessions.every(session), ledger.now()
         held = await _held(session)
         hook = hooked()
@@ -234,13 +233,13 @@ async def list_sessions() -> list[dict[str, Any]]:
 
 async def find_session(name: str) -> dict[str, Any]:
     """The session of this name. Raises `NotFound`, also for another's."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         return await _as_shown(session, await sessions.find(session, name), ledger.now())
 
 
 async def remove_session(name: str) -> dict[str, Any]:
     """Forget a session; a run that it holds is queued again. Gives what it was."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             gone = await _as_shown(session, await sessions.find(session, name), ledger.now())
         await sessions.remove(ledger, name)

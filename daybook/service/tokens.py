@@ -11,9 +11,9 @@ from typing import Any
 
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import tokens
-from daybook.ledger.engine import Ledger
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.tables import TokenRow
-from daybook.service import home, views
+from daybook.service import views
 from daybook.spec import owners
 from daybook.spec.names import validate_name
 from daybook.spec.owners import Actor
@@ -31,7 +31,7 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[st
     """
     owner, token = owners.check(owner), PREFIX + secrets.token_urlsafe(BITS // 8)
     name, user_id = None if name is None else validate_name(name), owners.person(user_id)
-    async with home.ledger() as ledger, ledger.write() as session:
+    async with open_ledger() as ledger, ledger.write() as session:
         row = await tokens.add(
             session, token, owner=owner, user_id=user_id, name=name, now=ledger.now()
         )
@@ -40,13 +40,13 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[st
 
 async def list_tokens() -> list[dict[str, Any]]:
     """All tokens by name, as `add` gives them, without the token itself."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         return [_view(row) for row in await tokens.every(session)]
 
 
 async def remove(ref: str) -> dict[str, Any]:
     """Forget a token, by name or beginning of its id: its bearer is not let in any more."""
-    async with home.ledger() as ledger, ledger.write() as session:
+    async with open_ledger() as ledger, ledger.write() as session:
         return _view(await tokens.remove(session, ref))
 
 

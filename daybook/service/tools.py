@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.errors import DaybookError, InvalidInput, UnknownName
 from daybook.ledger import jobs
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
 from daybook.outgoing.guard import Guard, Rule
-from daybook.service import home
 from daybook.spec.actions import ToolCall
 from daybook.spec.job import read_parameters
 from daybook.tools import calls, catalog
@@ -175,7 +175,7 @@ async def _users_of_tool(name: str) -> list[str]:
 
 async def _calling() -> list[tuple[str, str]]:
     """The name of each job that calls a tool, and the tool's."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         stored = await jobs.every(session)
     told = [(each.row.name, getattr(each.job.action, "tool", None)) for each in stored]
     return [(job, tool) for job, tool in told if tool]

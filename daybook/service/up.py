@@ -30,12 +30,13 @@ from daybook.clock import SYSTEM
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
 from daybook.host import children, prefect_here, record, server, supervision, web, worker
 from daybook.host.children import Child
-from daybook.ledger import claims, history, jobs, limited, offers
-from daybook.ledger.engine import Ledger
+from daybook.ledger import claims, history, jobs, offers
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.service import browser, home, jobs_file, runs, setup, sync, views
+from daybook.service import browser, jobs_file, runs, setup, sync, views
 from daybook.service.jobs import add
+from daybook.spec import limits
 from daybook.tasks import ladder
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ async def up(talk: UpTalk, *, link: bool = True) -> None:
     `PrefectUnreachable` for a configured Prefect that does not answer, or a server or worker that
     does not start.
     """
-    limited.here()
+    limits.of_settings()
     ladder.here()
     here = homes.here()
     with record.hold(here) as written, _told_to_stop() as stop:
@@ -130,7 +131,7 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
         facts = here.running() or {}
         if facts.get("pid") == child.pid and facts.get("ready_at"):
             child.returncode = 0  # it goes on without us: nobody waits for it here
-            async with home.ledger() as ledger:
+            async with open_ledger() as ledger:
                 async with ledger.read() as session:
                     count = len(await jobs.every(session))
                 example = await _first_run(ledger, since)
@@ -221,7 +222,7 @@ async def _run(here: homes.Home, written: record.Record, talk: UpTalk, link: boo
         talk.say(f"Ended a {name} that an earlier `daybook up` had left")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_cared_for(children.cut_logs(here.logs, talk.say)))
-        ledger = await stack.enter_async_context(home.ledger())
+        ledger = await stack.enter_async_context(open_ledger())
         written.opened(ledger.identity())
         talk.say(f"Ledger: {ledger.place}")
         since = ledger.now()

@@ -32,7 +32,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from daybook import settings
 from daybook.errors import InvalidInput
+from daybook.settings import Settings
 from daybook.spec import due, durations, owners
 from daybook.spec.actions import AgentPrompt, ToolCall, Webhook, is_address
 from daybook.spec.job import Job
@@ -301,3 +303,21 @@ def _check_tool(field: str, name: str, limits: Limits) -> None:
 def _not_allowed(field: str, name: str, names: Names) -> InvalidInput:
     legal = ", ".join(names) or "none"
     return InvalidInput(field, f'"{name}" is not allowed to agents here', f"allowed: {legal}")
+
+
+def of_settings(found: Settings | None = None) -> Rules:
+    """Return the operator's rules by the settings, which are read unless ``found`` is given.
+
+    For each claim: the file may have changed. Raises `InvalidInput` naming the variable, or the
+    file and the key.
+    """
+    found = found or settings.load()
+    try:
+        return Rules.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
+    except InvalidInput as error:
+        raise settings.refused("limits", f"{error.field}: {error.problem}", error.hint) from None
+
+
+def of_owner(owner: str) -> Limits | None:
+    """Those of ``owner`` in this home; None where nothing limits it. Raises as `of_settings`."""
+    return of_settings().for_owner(owner) if owners.is_agent(owner) else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daybook.errors import ToolUnreachable
-from daybook.ledger.outcomes import Outcome
+from daybook.ledger.states import Outcome
 
 if TYPE_CHECKING:
     from daybook.outgoing.secrets import Secrets

@@ -22,8 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import ToolUnreachable
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.outgoing import secrets as references
 from daybook.outgoing.guard import Guard
 from daybook.outgoing.secrets import Destination, Filled, Secrets

@@ -20,9 +20,9 @@ import daybook
 from daybook.errors import DaybookError, InvalidInput, ToolUnreachable
 from daybook.outgoing import http
 from daybook.outgoing import secrets as references
+from daybook.outgoing.http import IDEMPOTENCY_KEY, idempotency_key
 from daybook.outgoing.secrets import Destination, Filled, Secrets
 from daybook.outgoing.transport import BODY
-from daybook.outgoing.webhook import KEY, idempotency_key
 from daybook.programs.ending import to_its_end
 from daybook.tools.answers import Hide
 from daybook.tools.wire import Wire
@@ -295,7 +295,7 @@ async def connected(
         secret = {n.lower() for n, value in settings.headers.items() if references.referred(value)}
         http.check("POST", headers)  # a secret may hold what no header can
         if occurrence:
-            headers[KEY] = idempotency_key(occurrence)
+            headers[IDEMPOTENCY_KEY] = idempotency_key(occurrence)
         if secret_params:
             secret.add(BODY)
         wire = HttpWire(place.guard, str(url), headers, frozenset(secret))

@@ -20,10 +20,9 @@ from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput
 from daybook.outgoing import guard as addresses
 from daybook.outgoing.guard import Guard
-from daybook.outgoing.http import untrusted
+from daybook.outgoing.http import TRY_AGAIN, retry_after, untrusted, words_of
 from daybook.outgoing.httpx2_transport import Httpx2Transport
 from daybook.outgoing.transport import PROGRESS, SECRETS, Progress
-from daybook.outgoing.webhook import TRY_AGAIN, retry_after, words_of
 from daybook.tools.wire import CALL, LONGEST, Fault
 
 if TYPE_CHECKING:

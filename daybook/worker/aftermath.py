@@ -29,8 +29,7 @@ from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.keeper import ends, ensure, mirror
 from daybook.ledger import claims
 from daybook.ledger.engine import Ledger
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import HELD, TERMINAL, Status
+from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import spool
 from daybook.spec.actions import TALKING

@@ -23,9 +23,9 @@ from daybook import home, settings
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput
 from daybook.host import prefect_private, processes
-from daybook.ledger import limited
 from daybook.ledger.engine import Ledger
 from daybook.service import pool as pools
+from daybook.spec import limits
 from daybook.tasks import ladder
 from daybook.worker import foreign, launch, pool
 from daybook.worker.work import Place, Work
@@ -76,7 +76,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         """
         processes.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
-        limited.here()
+        limits.of_settings()
         ladder.here()
         prefect_private.remember_time_zones()
         async with AsyncExitStack() as stack:

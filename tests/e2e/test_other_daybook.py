@@ -148,7 +148,7 @@ async def test_two_homes_may_share_one_prefect(
     (problem,) = (p for p in found["problems"] if "another Daybook" in p)
     assert OTHERS in problem
 
-    await beat(worker.name_of(daybook_home))
+    await beat(daybook_home.worker_name)
     found = await status.status()
     assert found["ready"] is True
     assert found["worker"]["online"] == 1
@@ -164,7 +164,7 @@ async def test_a_home_without_jobs_has_nothing_against_the_jobs_of_others(
     client: Any, daybook_home: Home, other: str, beat: Beat
 ) -> None:
     assert [each["ok"] for each in await findings("pool")] == [True]
-    await beat(worker.name_of(daybook_home))
+    await beat(daybook_home.worker_name)
     assert (await status.status())["ready"] is True
 
 
@@ -237,7 +237,7 @@ async def test_a_run_that_nobody_begins_says_why(
             until = SYSTEM.now() + timedelta(minutes=1)
             state = prefect_states.waiting(until, refused)
             await client.set_flow_run_state(UUID(run["flow_run_id"]), state)
-            await beat(worker.name_of(daybook_home))
+            await beat(daybook_home.worker_name)
 
     talk = Hears(next_reason)
     async with asyncio.timeout(60):

@@ -13,8 +13,7 @@ from daybook.clock import SYSTEM
 from daybook.ledger import claims, sessions
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import MessageRow
 from flows.agent_prompt import agent_prompt
 from tests.world import World

@@ -12,8 +12,7 @@ import pytest
 from prefect.exceptions import CancelledRun, CrashedRun, FailedRun
 
 from daybook.ledger import claims
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.outgoing import secret_blocks
 from daybook.tools.server_blocks import PrefectServers
 from flows.tool_call import tool_call

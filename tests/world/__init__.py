@@ -20,13 +20,12 @@ from sqlmodel import col, select
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
-from daybook.ledger import claims, jobs, leases, offers
+from daybook.ledger import claims, jobs, leases, offers, outcomes
 from daybook.ledger import deployments as records
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from daybook.spec.due import next_due
 from daybook.spec.job import edit, new_job
@@ -176,7 +175,7 @@ class World:
         async with self.ledger.write() as session:
             ref = which if isinstance(which, str) else which.id
             found = await jobs.find(session, ref)
-            await jobs.archive(session, found, self.ledger.now())
+            await outcomes.archive(session, found, self.ledger.now())
         return found
 
     async def forget_deployment(self, name: str) -> None:

@@ -17,8 +17,9 @@ from daybook.errors import (
 )
 from daybook.home import here
 from daybook.ledger import block_copies, jobs, prefects
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.jobs import StoredJob
-from daybook.service import home, overdue
+from daybook.service import overdue
 from daybook.service.doctoring import installation, machine
 from daybook.service.doctoring.problem import Problem
 from daybook.spec.actions import ToolCall
@@ -40,7 +41,7 @@ async def ledger() -> list[Problem]:
         return []
     try:
         await stored()
-        async with home.ledger() as opened:
+        async with open_ledger() as opened:
             if why := await opened.why_unwritable(within=PATIENCE):
                 return [Problem(f"the ledger cannot be written: {why}", overdue.to_write(why))]
     except LedgerNewer as error:
@@ -69,7 +70,7 @@ async def whose() -> tuple[str, list[StoredJob]]:
     """The ledger's id and its jobs; an empty id where there is no ledger yet."""
     if not _is_there():
         return "", []
-    async with home.ledger() as opened, opened.read() as session:
+    async with open_ledger() as opened, opened.read() as session:
         return opened.id, await jobs.every(session)
 
 
@@ -101,7 +102,7 @@ async def ledger_key() -> list[Problem]:
     """This home has the key of the ledger's copies of agents and secrets."""
     if not _is_there():
         return []
-    async with home.ledger() as opened, opened.read() as session:
+    async with open_ledger() as opened, opened.read() as session:
         count = len(await block_copies.every(session))
         try:
             await block_copies.key(session, here())
@@ -118,7 +119,7 @@ async def copies(client: PrefectClient) -> list[Problem]:
 
     if not _is_there():
         return []
-    async with home.ledger() as opened:
+    async with open_ledger() as opened:
         lost = await block_mirror.lost(opened, client, blocks.TYPES)
         if not lost:
             return []
@@ -135,7 +136,7 @@ async def one_prefect() -> list[Problem]:
     """All workers and keepers of this ledger are connected to the same Prefect server."""
     if not _is_there():
         return []
-    async with home.ledger() as opened, opened.read() as session:
+    async with open_ledger() as opened, opened.read() as session:
         told = prefects.conflict(await prefects.in_use(session, opened.now()))
     return [Problem(told, prefects.SEPARATE)] if told else []
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from daybook.clock import SYSTEM
 from daybook.ledger import history, leads
 from daybook.ledger import overdue as book_of_late
-from daybook.service import home, overdue, views
+from daybook.ledger.engine import open_ledger
+from daybook.service import overdue, views
 from daybook.service.doctoring import book
 from daybook.service.doctoring.problem import Problem
 from daybook.service.overdue import Known
@@ -26,7 +27,7 @@ async def ledger_clock() -> list[Problem]:
     stored, found = await book.stored(), []
     if not stored:
         return []
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         now = ledger.now()
         off = overdue.clocks(Known(now, ledger_ahead=ledger.skew()))
     if off:
@@ -66,7 +67,7 @@ async def keeper(client: PrefectClient) -> list[Problem]:
     ledger_id, jobs = await book.whose()
     if not jobs or (await pool.read(client, ledger_id)).idle:
         return []
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         leader = await leads.read(ledger, overdue.LEAD)
         told = overdue.keeper(Known(ledger.now(), leader=leader))
         if told == overdue.NO_KEEPER and await ledger.why_unwritable():
@@ -84,7 +85,7 @@ async def late(client: PrefectClient) -> list[Problem]:
     if not stored:
         return []
     there, ahead = await pool.read(client, ledger_id), await server.ahead(client)
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         async with ledger.read() as session:
             now, live = ledger.now(), await history.live(session)
             rows = [*live, *await book_of_late.unattended(session, now)]

@@ -12,15 +12,15 @@ from pathlib import Path
 from daybook import settings as ours
 from daybook.errors import InvalidInput
 from daybook.home import here
-from daybook.ledger import limited
 from daybook.service.doctoring.problem import Problem
+from daybook.spec import limits
 from daybook.tasks import ladder
 
 
 def settings() -> list[Problem]:
     """Every setting is legal."""
     try:
-        limited.here()
+        limits.of_settings()
         ladder.here()
     except InvalidInput as error:
         edit = f"edit {_quoted([ours.config_file()])}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from daybook.service import home, task_scheduler
+from daybook.ledger.engine import open_ledger
+from daybook.service import task_scheduler
 from daybook.service.doctoring.problem import Problem
 from daybook.tasks import figures
 from daybook.tasks.switch import UNREADABLE
@@ -10,7 +11,7 @@ from daybook.tasks.switch import UNREADABLE
 
 async def tasks() -> list[Problem]:
     """The pause can be read; that it is paused, and what starves, is worth knowing."""
-    async with home.ledger() as ledger, ledger.read() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
         found = await figures.read(session, now)
     return [

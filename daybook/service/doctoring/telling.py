@@ -9,7 +9,8 @@ from daybook import settings
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput
 from daybook.home import here
-from daybook.service import home, told, views
+from daybook.ledger.engine import open_ledger
+from daybook.service import told, views
 from daybook.service.doctoring import book
 from daybook.service.doctoring.problem import Problem
 
@@ -23,7 +24,7 @@ async def outbox() -> list[Problem]:
     """What is pending is sent, every destination takes it, and no alert is unread."""
     if not await book.stored():
         return []
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         found = await told.look(ledger)
     problems = []
     if waits := found.nobody_sends():

@@ -16,8 +16,7 @@ from daybook.keeper import audit, ensure
 from daybook.ledger import claims
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Ended, Granted, Taken, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import gate, occurrence
 from daybook.sync.reconcile import Reconciliation

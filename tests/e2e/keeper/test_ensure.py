@@ -20,8 +20,7 @@ from daybook.ledger import claims
 from daybook.ledger import deployments as records
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from tests.world import World
 from tests.world.prefect import Died, dies
 

@@ -24,6 +24,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.clock import SYSTEM
+from daybook.errors import LeadLost
 from daybook.home import Home
 from daybook.host import children, worker
 from daybook.host.children import Child
@@ -280,11 +281,11 @@ async def test_a_client_asks_before_each_write(world: World) -> None:
         world.passes(seconds=TIMING.leader_lease.total_seconds())
         assert await leads.acquire(world.ledger, lead.NAME, "there:2:b") is not None
 
-        with pytest.raises(lead.LeadLost):
+        with pytest.raises(LeadLost):
             await client.create_flow_run_from_deployment(deployment.id)
-        with pytest.raises(lead.LeadLost):
+        with pytest.raises(LeadLost):
             await client.update_flow_run(made.id, name="after")
-        with pytest.raises(lead.LeadLost):
+        with pytest.raises(LeadLost):
             await client.delete_flow_run(made.id)
 
         # It may look all the same.

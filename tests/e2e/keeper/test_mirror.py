@@ -22,8 +22,7 @@ from prefect.states import (
 from daybook.keeper import audit, expire, mirror
 from daybook.ledger import claims
 from daybook.ledger.jobs import StoredJob
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.sync.reconcile import Report, bring
 from tests.world import World

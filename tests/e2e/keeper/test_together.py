@@ -14,8 +14,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pe
 from daybook.keeper import ends, ensure, expire, leftovers, mirror
 from daybook.ledger import claims, jobs
 from daybook.ledger.engine import Ledger
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.sync.form import POOL
 from tests.world import World
 from tests.world.prefect import Died

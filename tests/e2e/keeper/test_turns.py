@@ -16,8 +16,7 @@ from daybook.keeper.budget import Budget
 from daybook.keeper.lead import client_of
 from daybook.keeper.loops import Keeper
 from daybook.ledger import jobs
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
 from daybook.timing import TIMING

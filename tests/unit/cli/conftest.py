@@ -18,7 +18,7 @@ import pytest
 
 from daybook.cli.main import main
 from daybook.home import Home
-from daybook.ledger import claims, jobs
+from daybook.ledger import claims, jobs, outcomes
 from daybook.ledger.engine import Ledger
 from daybook.spec.job import new_job
 
@@ -83,7 +83,7 @@ async def fill(file: Path, removed: Collection[str] = ()) -> None:
         await claims.request(ledger, weekly, "first", "manual")
         async with ledger.write() as session:
             for name in removed:
-                await jobs.archive(session, await jobs.find(session, name), MADE)
+                await outcomes.archive(session, await jobs.find(session, name), MADE)
 
 
 class TaskCommands:

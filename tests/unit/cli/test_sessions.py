@@ -13,8 +13,7 @@ import pytest
 from daybook.ledger import claims, jobs, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.spec.job import new_job
 from tests.unit.cli.conftest import MADE
 from tests.unit.cli.test_imports import imported

@@ -17,8 +17,7 @@ from typing import Any
 from daybook.ledger import claims
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Answer, Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.testing import MovedClock
 from tests import side_by_side

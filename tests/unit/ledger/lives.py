@@ -13,12 +13,11 @@ from datetime import UTC, datetime, timedelta
 from sqlmodel import col, select
 
 from daybook.errors import FenceRefused, IllegalTransition
-from daybook.ledger import audit, claims, jobs, leases, offers
+from daybook.ledger import audit, claims, jobs, leases, offers, outcomes
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Ended, Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import LIVE, Status
+from daybook.ledger.states import LIVE, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import lateness
 from daybook.spec.job import new_job
@@ -117,7 +116,7 @@ class Life:
         for due in dues:
             (self.rows[due],) = [row for row in rows if row.due <= due <= (row.due_to or row.due)]
         async with self.ledger.write() as session:
-            await jobs.archive(session, stored, self.clock.now())
+            await outcomes.archive(session, stored, self.clock.now())
 
     # --- what really happened
 

@@ -21,8 +21,7 @@ from daybook.clock import SYSTEM
 from daybook.ledger import claims, sessions
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from tests.side_by_side import CONTEXT
 

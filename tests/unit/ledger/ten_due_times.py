@@ -21,8 +21,7 @@ from daybook.ledger import claims, jobs, leases, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec.job import new_job
 from daybook.testing import MovedClock

@@ -10,8 +10,7 @@ import pytest
 from daybook.errors import FenceRefused, IllegalTransition
 from daybook.ledger import claims, outcomes, usage
 from daybook.ledger.offers import Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from tests.world import World
 

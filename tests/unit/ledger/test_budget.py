@@ -10,8 +10,7 @@ import pytest
 
 from daybook.ledger import budget, claims
 from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.usage import tokens, total
 from daybook.spec.limits import Rules
 from tests.unit.ledger.test_limits_at_claim import owned

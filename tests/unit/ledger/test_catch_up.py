@@ -10,8 +10,7 @@ import pytest
 from daybook.ledger import audit, claims
 from daybook.ledger.ends import EndInPrefect, take
 from daybook.ledger.offers import Ended, Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

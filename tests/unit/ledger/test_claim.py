@@ -9,8 +9,7 @@ import pytest
 
 from daybook.ledger import claims, leases, offers
 from daybook.ledger.offers import Compare, Ended, Granted, Taken, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.testing import MovedClock
 from daybook.timing import TIMING
 from tests.world import World

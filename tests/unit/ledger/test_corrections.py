@@ -10,8 +10,7 @@ from daybook.ledger import audit, claims, corrections, ends, jobs, leases
 from daybook.ledger.ends import EndInPrefect
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Ended, Granted, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.spec import upcoming
 from daybook.spec.job import edit

@@ -10,8 +10,7 @@ import pytest
 from daybook.ledger import audit, claims, leases
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import HELD, Status
+from daybook.ledger.states import HELD, Outcome, Status
 from daybook.spec import upcoming
 from daybook.timing import TIMING
 from tests.world import World

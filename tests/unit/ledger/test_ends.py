@@ -11,8 +11,7 @@ import pytest
 from daybook.errors import FenceRefused
 from daybook.ledger import claims, ends
 from daybook.ledger.offers import Ended, Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from tests.unit.ledger.ending import BY_HAND, SAID, TYPES, Type, end, take
 from tests.world import World

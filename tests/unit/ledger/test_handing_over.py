@@ -10,8 +10,7 @@ import pytest
 from daybook.errors import FenceRefused, NotFound
 from daybook.ledger import claims
 from daybook.ledger.offers import Ended, Granted
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.states import TERMINAL, Outcome, Status
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

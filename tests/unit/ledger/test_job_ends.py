@@ -10,8 +10,7 @@ import pytest
 
 from daybook.ledger import claims, jobs
 from daybook.ledger.offers import Ended, Granted
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,7 @@ import pytest
 from daybook.errors import FenceRefused, IllegalTransition
 from daybook.ledger import claims, leases
 from daybook.ledger.offers import Ended, Granted, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.timing import TIMING
 from tests.world import World
 

@@ -13,8 +13,7 @@ from sqlalchemy import event
 from daybook.ledger import claims, offers
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Ended, Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.spec.limits import Rules
 from tests.world import World
 

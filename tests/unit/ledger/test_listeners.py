@@ -11,9 +11,8 @@ from sqlmodel import col, select
 
 from daybook import registry
 from daybook.ledger import audit, claims, deliveries, jobs, listeners, sending
-from daybook.ledger.outcomes import Outcome
 from daybook.ledger.sending import Tried
-from daybook.ledger.states import Delivery, Status
+from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import Fact, OutboxRow
 from daybook.timing import TIMING
 from tests.unit.ledger import senders

@@ -13,8 +13,7 @@ import pytest
 from daybook.ledger import claims, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Compare, Ended, Granted, Taken
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.testing import MovedClock
 from daybook.timing import TIMING
 from tests import side_by_side

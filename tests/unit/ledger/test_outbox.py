@@ -27,9 +27,8 @@ from daybook.ledger import (
 )
 from daybook.ledger.ends import EndInPrefect
 from daybook.ledger.jobs import StoredJob
-from daybook.ledger.outcomes import Outcome
 from daybook.ledger.sending import Tried
-from daybook.ledger.states import Delivery, Status
+from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import spool
 from daybook.runs.spool import Spooled

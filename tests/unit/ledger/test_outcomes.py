@@ -11,8 +11,8 @@ import pytest
 from daybook.errors import IllegalTransition, NotFound
 from daybook.ledger import claims
 from daybook.ledger.offers import Waiting
-from daybook.ledger.outcomes import OUTPUT_LIMIT, Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.outcomes import OUTPUT_LIMIT
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow
 from tests.world import World
 

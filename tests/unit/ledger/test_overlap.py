@@ -12,8 +12,7 @@ from daybook.ledger import claims, leases
 from daybook.ledger.engine import Ledger
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.timing import TIMING
 from tests.world import World
 

@@ -11,8 +11,7 @@ from sqlmodel import select
 from daybook.ledger import claims
 from daybook.ledger.jobs import StoredJob
 from daybook.ledger.offers import Answer, Ended, Granted, Waiting
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow
 from daybook.service import views
 from daybook.spec import upcoming

@@ -15,9 +15,8 @@ from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound
 from daybook.ledger import deliveries, outbox, sending
-from daybook.ledger.outcomes import Outcome
 from daybook.ledger.sending import IN_DOUBT, IN_FLIGHT, PAUSE_AFTER, Tried
-from daybook.ledger.states import Delivery, Status
+from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.outbox import backoff
 from daybook.timing import TIMING

@@ -12,9 +12,8 @@ import pytest
 from daybook.errors import Ambiguous, FenceRefused, NotFound
 from daybook.ledger import claims, jobs, offers, sessions
 from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
-from daybook.ledger.outcomes import Outcome
 from daybook.ledger.sessions import LOOK_AGAIN
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import MessageRow
 from daybook.spec.job import new_job
 from tests.world import World

@@ -14,8 +14,7 @@ from daybook.errors import IllegalTransition, LedgerError, NotFound
 from daybook.ledger import claims, corrections, ends, offers, states
 from daybook.ledger.ends import EndInPrefect
 from daybook.ledger.offers import Answer, Ended, Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from tests.world import World
 

@@ -12,8 +12,7 @@ from daybook.errors import InvalidInput
 from daybook.ledger import claims, history, jobs, slots, texts, waits
 from daybook.ledger.ends import EndInPrefect, take
 from daybook.ledger.offers import flow_key
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]

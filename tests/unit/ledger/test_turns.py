@@ -14,8 +14,7 @@ from daybook.clock import SYSTEM
 from daybook.ledger import claims, offers, rows, sessions
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.testing import MovedClock
 from tests import side_by_side
 from tests.databases import Database

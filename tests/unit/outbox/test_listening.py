@@ -25,11 +25,9 @@ from daybook.home import Home
 from daybook.keeper import listen
 from daybook.ledger import claims, deliveries, listeners, sending
 from daybook.ledger.engine import Ledger
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Delivery, Status
+from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.outbox import listening
-from daybook.service import home
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -284,7 +282,7 @@ async def test_who_is_stopped_twice_gives_back_what_it_tells(
 @pytest.fixture
 def program(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """`daybook.listening` finds the test's ledger."""
-    monkeypatch.setattr(home, "ledger", lambda: Ledger(world.ledger.address, world.clock))
+    monkeypatch.setattr(programs, "open_ledger", lambda: Ledger(world.ledger.address, world.clock))
 
 
 @pytest.mark.usefixtures("program")

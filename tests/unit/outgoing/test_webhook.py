@@ -13,7 +13,7 @@ import pytest
 
 from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.ledger.states import Status
-from daybook.outgoing import webhook
+from daybook.outgoing import http, webhook
 from daybook.outgoing.guard import Guard, Rule
 from daybook.outgoing.httpx_transport import HttpxTransport
 from daybook.outgoing.secrets import Secret
@@ -171,10 +171,10 @@ async def test_not_now_is_temporary_and_says_when(
 
 def test_a_date_to_come_back_at() -> None:
     now = datetime(2026, 11, 20, 13, 0, tzinfo=UTC)
-    assert webhook.retry_after("Fri, 20 Nov 2026 13:02:00 GMT", now) == 120
-    assert webhook.retry_after("Fri, 20 Nov 2026 12:00:00 GMT", now) == 0
-    assert webhook.retry_after("Fri, 99 Nov 2026 12:00:00 GMT", now) is None
-    assert webhook.retry_after("9" * 400, now) == float("inf")
+    assert http.retry_after("Fri, 20 Nov 2026 13:02:00 GMT", now) == 120
+    assert http.retry_after("Fri, 20 Nov 2026 12:00:00 GMT", now) == 0
+    assert http.retry_after("Fri, 99 Nov 2026 12:00:00 GMT", now) is None
+    assert http.retry_after("9" * 400, now) == float("inf")
 
 
 @pytest.mark.parametrize("idempotent", [False, True])

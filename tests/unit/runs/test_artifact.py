@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from daybook.ledger.offers import Granted
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.runs import artifact
 from daybook.testing import MovedClock

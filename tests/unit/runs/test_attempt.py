@@ -11,8 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from daybook.clock import SYSTEM
 from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTransition
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.runs import attempt, settling, spool
 from daybook.runs.lease import LeaseLost
 from daybook.runs.settling import Unwritten

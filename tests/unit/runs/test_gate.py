@@ -16,8 +16,7 @@ from daybook.home import Home
 from daybook.ledger import claims, history, jobs, leases, offers, sessions
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Ended, Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.runs import gate
 from daybook.spec.job import new_job
 from daybook.testing import MovedClock

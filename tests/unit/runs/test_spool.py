@@ -14,8 +14,7 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.errors import LedgerUnreachable
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.runs import spool
 from daybook.runs.spool import Drained, Spooled
 from tests.unit.runs.conftest import Begun

@@ -19,8 +19,10 @@ from daybook.errors import Ambiguous, InvalidInput, NotFound, PrefectUnreachable
 from daybook.home import Home
 from daybook.ledger import claims
 from daybook.ledger import jobs as stored_jobs
+from daybook.ledger import outcomes as stored_outcomes
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RunRow
-from daybook.service import backfill, due, home, jobs, mine, possible, preview, runs, skips
+from daybook.service import backfill, due, jobs, mine, possible, preview, runs, skips
 from daybook.spec.job import new_job
 from daybook.spec.notify import Notify
 from daybook.spec.owners import Actor, acting_as
@@ -53,7 +55,7 @@ async def there(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 async def _there() -> There:
     owned = {"mine": "agent:researcher", "ops": "user", "other": "agent:mcp", "gone": "agent:mcp"}
     ids, runs_of = {}, {}
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         for name, owner in owned.items():
             job = new_job(now=SYSTEM.now(), name=name, prompt="x", every="1h")
             async with ledger.write() as session:
@@ -68,7 +70,7 @@ async def _there() -> There:
             runs_of[name] = row.id
         async with ledger.write() as session:
             gone = await stored_jobs.find(session, "gone")
-            await stored_jobs.archive(session, gone, SYSTEM.now())
+            await stored_outcomes.archive(session, gone, SYSTEM.now())
     return There(ids, runs_of)
 
 
@@ -219,7 +221,7 @@ def _only(fields: dict[str, Any]) -> dict[str, Any]:
 
 async def test_so_many_jobs_and_no_more(there: There) -> None:
     """Three at most, those that are off included and removed ones not."""
-    async with home.ledger() as ledger:
+    async with open_ledger() as ledger:
         for name in ("second", "third"):
             job = new_job(now=SYSTEM.now(), name=name, prompt="x", every="1h", enabled=False)
             async with ledger.write() as session:
@@ -227,9 +229,9 @@ async def test_so_many_jobs_and_no_more(there: There) -> None:
     fields = {"prompt": "x", "every": "1h"}
     with acting_as(RESEARCHER), pytest.raises(InvalidInput, match="jobs: 3 are the most"):
         await jobs.add(fields)
-    async with home.ledger() as ledger, ledger.write() as session:
+    async with open_ledger() as ledger, ledger.write() as session:
         third = await stored_jobs.find(session, "third")
-        await stored_jobs.archive(session, third, SYSTEM.now())
+        await stored_outcomes.archive(session, third, SYSTEM.now())
     with acting_as(RESEARCHER), pytest.raises(PrefectUnreachable):
         await jobs.add(fields)
 

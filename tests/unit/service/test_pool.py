@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from daybook.home import Home
-from daybook.host import worker
 from daybook.service.pool import Pool, is_ours
 
 HERE = socket.gethostname()
@@ -19,7 +18,7 @@ def at_work(name: str, *, ours: bool) -> dict[str, Any]:
 
 
 def test_a_worker_that_bears_this_homes_name_is_ours(daybook_home: Home) -> None:
-    own = worker.name_of(daybook_home)
+    own = daybook_home.worker_name
     for name in (own, f"{own}-4711"):  # of `up`, and of `daybook worker`
         assert is_ours(name, shared=True)
     assert not is_ours(f"{own}0", shared=True)

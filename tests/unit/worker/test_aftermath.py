@@ -15,8 +15,7 @@ from daybook.home import Home
 from daybook.ledger import claims, offers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.offers import Granted, Offer
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import spool
 from daybook.runs.spool import Spooled

@@ -11,8 +11,7 @@ from daybook.clock import SYSTEM
 from daybook.home import Home
 from daybook.ledger import jobs
 from daybook.ledger.engine import Ledger
-from daybook.ledger.outcomes import Outcome
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.runs import spool
 from daybook.runs.spool import Spooled
 from daybook.service.doctoring import late
