@@ -20,11 +20,11 @@ from benchmarks.figures import head, row, short
 from benchmarks.place import LOOK, Place
 from daybook import repository
 from daybook.agents import documents
-from daybook.host import worker as ours
+from daybook.api import jobs, runs
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.service import jobs, runs
+from daybook.operations import worker as ours
 
 JOBS = 5
 CONCURRENCY = 8

@@ -1,6 +1,6 @@
 """Our Prefect server, counting the requests that it answers: ``python -m benchmarks.counted``.
 
-It is `daybook.host.server`, with its arguments, and one counter around Prefect's application. GET
+It is `daybook.operations.server`, with its arguments, and one counter around Prefect's application. GET
 `COUNTS` tells ``{"requests": n, "busy": n of 503, "paths": {"GET /api/…": n}}`` since its start.
 Requests with the header `MARK`, which are the benchmark's own, count as busy ones only.
 """
@@ -12,8 +12,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from daybook.host import prefect_private, server
-from daybook.host.origin import Application, Receive, Scope, Send
+from daybook.operations import server
+from daybook.operations.origin import Application, Receive, Scope, Send
+from daybook.prefect import private_names
 
 COUNTS = "/benchmark/counts"
 MARK = "x-daybook-benchmark"
@@ -52,13 +53,13 @@ class Counted:
 
 
 def main() -> None:
-    make = prefect_private.server_application
+    make = private_names.server_application
 
     def counted() -> Any | None:
         application = make()
         return None if application is None else Counted(application)
 
-    vars(prefect_private)["server_application"] = counted
+    vars(private_names)["server_application"] = counted
     server.main()
 
 

@@ -1,6 +1,6 @@
 """Jobs of ours, with the ledger in it: how late they start, and what a worker costs that is idle.
 
-By hand: `daybook.service.runs.run`, in this process, at random moments; the seconds from
+By hand: `daybook.api.runs.run`, in this process, at random moments; the seconds from
 `scheduled_for`, the instant of the request, to `started_at`, when the agent is asked. The agent is
 the offline one. Then the worker and the parent of its runs' processes are watched while idle.
 
@@ -25,14 +25,14 @@ from benchmarks.figures import head, row, short, worst, worst_is
 from benchmarks.place import Place, Spent, Worker
 from daybook import repository
 from daybook.agents import documents
+from daybook.api import jobs, runs
 from daybook.clock import SYSTEM
-from daybook.host import worker as ours
-from daybook.ledger import jobs as stored
+from daybook.jobs import store as stored
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RunRow
-from daybook.runs import prefect_states
-from daybook.service import jobs, runs
-from daybook.spec.due import between
+from daybook.operations import worker as ours
+from daybook.prefect import states as prefect_states
+from daybook.schedules.due import between
 
 MANY = 20
 EVERY = 20

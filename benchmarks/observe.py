@@ -1,7 +1,7 @@
 """What a look at all jobs costs that finds nothing, and what one costs that finds an edit.
 
 A keeper looks every ten seconds whether something was edited in Prefect, for edits of a schedule
-tell nobody (`daybook.keeper.observe`). Its CPU is all that this process uses meanwhile, the driver
+tell nobody (`daybook.keeper.observer`). Its CPU is all that this process uses meanwhile, the driver
 of the ledger with it; its requests are counted by the server.
 """
 
@@ -19,12 +19,12 @@ from benchmarks import counted, usage
 from benchmarks.figures import head, row, short, worst, worst_is
 from benchmarks.place import Place
 from daybook import repository
-from daybook.host import worker as ours
-from daybook.keeper.observe import Observed, Observer
-from daybook.ledger import jobs as stored
+from daybook.jobs import store as stored
+from daybook.jobs.model import edit, new_job
+from daybook.keeper.observer import Observed, Observer
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.spec.job import edit, new_job
-from daybook.sync import reconcile
+from daybook.operations import worker as ours
+from daybook.prefect import reconcile
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

@@ -50,7 +50,7 @@ class Measured:
 
 async def measure(client: PrefectClient, folder: Path, callbacks: int, turns: int) -> Measured:
     """``folder`` is empty; ``client`` is asked who signs."""
-    from daybook.outbox.drain import AT_ONCE
+    from daybook.delivery.dispatcher import AT_ONCE
 
     measured = Measured(callbacks, AT_ONCE)
     async with _receiver() as address:
@@ -62,11 +62,11 @@ async def measure(client: PrefectClient, folder: Path, callbacks: int, turns: in
 
 
 async def _drained(place: str, client: PrefectClient, address: str, callbacks: int) -> float:
+    from daybook.delivery.dispatcher import drain
+    from daybook.delivery.outbox import lane_of_url
     from daybook.ledger.engine import Ledger
-    from daybook.ledger.outbox import lane_of_url
     from daybook.ledger.states import Delivery, Status
     from daybook.ledger.tables import OutboxRow, RunRow
-    from daybook.outbox.drain import drain
 
     async with Ledger(place) as ledger:
         now = ledger.now()

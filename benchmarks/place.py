@@ -18,9 +18,10 @@ import httpx
 from benchmarks import counted, usage
 from daybook import repository
 from daybook.home import CLIENT_CREDENTIAL, Home
-from daybook.host import children, server, worker
-from daybook.host.children import Child
-from daybook.host.prefect_here import PrefectHere
+from daybook.operations import server, worker
+from daybook.operations.prefect_selection import PrefectHere
+from daybook.processes import children
+from daybook.processes.children import Child
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

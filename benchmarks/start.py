@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import median
 
 from daybook.clock import SYSTEM
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.spec.job import new_job
 
 TURNS = 7
 JOBS = 200
@@ -107,7 +107,7 @@ async def _fill(home: Path) -> None:
                 cron=f"{number % 60} {number % 24} * * *",
                 timezone="Europe/Berlin",
             )
-            await jobs.add(session, job, f"job-{number}", now)
+            await store.add(session, job, f"job-{number}", now)
 
 
 def _timed(arguments: list[str], environment: dict[str, str]) -> float:

@@ -30,7 +30,7 @@ from uuid import UUID
 from benchmarks import plain, usage
 from benchmarks.figures import head, row, short, worst, worst_is
 from benchmarks.place import LOOK, Place, Spent, Worker
-from daybook.host import worker as ours
+from daybook.operations import worker as ours
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

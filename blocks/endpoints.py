@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from prefect.blocks.core import Block
 
-from daybook.outbox import destinations
-from daybook.outbox.destinations import Destination, DestinationSettings
-from daybook.outgoing import secret_blocks
-from daybook.outgoing.secret_blocks import SecretSettings
-from daybook.outgoing.secrets import Secret
+from daybook.delivery import destinations
+from daybook.delivery.destinations import Destination, DestinationSettings
+from daybook.http.secrets import Secret
+from daybook.resources import secrets
+from daybook.resources.secrets import SecretSettings
 
 
 # The settings come first among the bases, as in agents.py.
 class SecretBlock(SecretSettings, Block):
     """A secret that jobs refer to by name, and the hosts that it may be sent to."""
 
-    _block_type_name = secret_blocks.TITLE
-    _block_type_slug = secret_blocks.SLUG
-    _description = secret_blocks.DESCRIPTION
+    _block_type_name = secrets.TITLE
+    _block_type_slug = secrets.SLUG
+    _description = secrets.DESCRIPTION
     _code_example = """```python
 from blocks.endpoints import SecretBlock
 
@@ -27,7 +27,7 @@ await SecretBlock(value="…", hosts=["api.example.org"]).asave("BLOCK_NAME")
     def get_secret(self) -> Secret:
         """The secret; raises `InvalidInput` where its settings are not legal."""
         fields = {name: getattr(self, name) for name in SecretSettings.model_fields}
-        return secret_blocks.build(self._block_document_name or "unsaved", fields)
+        return secrets.build(self._block_document_name or "unsaved", fields)
 
 
 class DestinationBlock(DestinationSettings, Block):

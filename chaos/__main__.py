@@ -18,7 +18,7 @@ from benchmarks.figures import head, row
 from benchmarks.place import home as temporary
 from daybook.clock import SYSTEM
 from daybook.home import Home
-from daybook.host import server
+from daybook.operations import server
 
 if TYPE_CHECKING:
     from chaos.callbacks import Callbacks
@@ -73,8 +73,8 @@ async def _storm(home: Home, given: argparse.Namespace, seed: int, address: str)
 
     from chaos import callbacks, edits, effects, place, restarts, verdict, work
     from daybook import repository
-    from daybook.host import worker
     from daybook.ledger.engine import Ledger
+    from daybook.operations import worker
 
     # Its own stream: how long the edits take must not change what the seed says of the faults.
     walk = edits.Walk(random.Random(seed + 1), given.edits)

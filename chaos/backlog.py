@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from daybook.ledger.slots import SLOT
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs.slots import SLOT
 
 PATIENCE_SECONDS = 150.0
 """How long nothing may get less: two leases, a grace, and the waits between tries of a callback."""

@@ -17,12 +17,12 @@ from prefect.client.orchestration import PrefectClient
 
 from chaos.place import Place
 from chaos.work import Work
+from daybook.api import jobs
 from daybook.clock import SYSTEM
 from daybook.errors import DaybookError
-from daybook.ledger import jobs as stored
+from daybook.jobs import store as stored
 from daybook.ledger.engine import Ledger
-from daybook.service import jobs
-from daybook.sync import deployments, projection
+from daybook.prefect import deployment, projection
 
 AGREED = 60.0
 """Seconds within which both sides agree, when nobody edits any more."""
@@ -135,7 +135,7 @@ class Walk:
         apart = list[str]()
         for each in every:
             row = each.row
-            found = await deployments.read(client, row.deployment_id) if row.deployment_id else None
+            found = await deployment.read(client, row.deployment_id) if row.deployment_id else None
             if found is None:
                 if each.job.enabled:
                     apart.append(f"{row.name} is on and has no deployment")

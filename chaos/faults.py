@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from chaos.place import Place, cut_ledger
 from daybook.clock import SYSTEM
-from daybook.host import processes
-from daybook.host.processes import Process
+from daybook.processes import proc
+from daybook.processes.proc import Process
 
 KINDS = {
     "kill a run": 5,
@@ -97,7 +97,7 @@ async def _had(place: Place, fault: Fault) -> str:
             return _killed([process] if process else [], "a parent")
         case ["kill", "a", "worker", "and", *_]:
             name, process = _member(place, "worker", fault.which)
-            return _killed(processes.family(process) if process else [], name)
+            return _killed(proc.family(process) if process else [], name)
         case ["kill", *_, kind]:
             name, process = _member(place, kind, fault.which)
             return _killed([process] if process else [], name)
@@ -115,12 +115,12 @@ def _member(place: Place, kind: str, which: float) -> tuple[str, Process | None]
 
 def _parents(place: Place) -> list[Process]:
     workers = {child.pid for name in place.of("worker") if (child := place.alive(name))}
-    return [each for each in processes.living().values() if each.parent in workers]
+    return [each for each in proc.living().values() if each.parent in workers]
 
 
 def _runs(place: Place) -> list[Process]:
     parents = {each.pid for each in _parents(place)}
-    return [each for each in processes.living().values() if each.parent in parents]
+    return [each for each in proc.living().values() if each.parent in parents]
 
 
 def _chosen(those: list[Process], which: float) -> Process | None:

@@ -14,9 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from daybook.home import Home
-from daybook.host import children, processes, server, worker
-from daybook.host.children import Child
-from daybook.host.prefect_here import PrefectHere
+from daybook.operations import server, worker
+from daybook.operations.prefect_selection import PrefectHere
+from daybook.processes import children, proc
+from daybook.processes.children import Child
 
 PAUSE = 1.0
 """Seconds until what died is begun again."""
@@ -80,7 +81,7 @@ class Place:
         """SIGKILL everything at once; nothing is started before `start_all`."""
         self._may_start.clear()
         living = [child for name in self.members if (child := self.alive(name)) is not None]
-        await processes.kill([each for child in living for each in processes.family(child.process)])
+        await proc.kill([each for child in living for each in proc.family(child.process)])
 
     async def start_all(self) -> None:
         """Start everything that `kill_all` killed; returns when the server answers."""

@@ -19,11 +19,11 @@ from chaos.callbacks import Callbacks
 from chaos.faults import KILLS_RUNS, Struck
 from chaos.restarts import Restart
 from chaos.work import Work, is_due, seconds_until
-from daybook.keeper import prefect_runs
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import due_key
 from daybook.ledger.states import LIVE, Delivery
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
+from daybook.prefect import flow_runs
+from daybook.runs.claim_requests import due_key
 
 SHOWN = {
     "succeeded": ("COMPLETED", "Completed"),
@@ -219,7 +219,7 @@ def _unexplained(rows: Sequence[RunRow], struck: Sequence[Struck]) -> list[RunRo
 
 async def _prefect(client: PrefectClient, rows: Sequence[RunRow]) -> list[str]:
     """Where Prefect shows something else than the book."""
-    there = await prefect_runs.read(client, [row.flow_run_id for row in rows])
+    there = await flow_runs.read(client, [row.flow_run_id for row in rows])
     wrong = list[str]()
     for row in rows:
         run = there.get(row.flow_run_id or "")

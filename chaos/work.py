@@ -13,8 +13,8 @@ from prefect.client.orchestration import PrefectClient
 from chaos.callbacks import Callbacks
 from chaos.effects import Effects
 from daybook.agents import documents
-from daybook.ledger.offers import due_key
-from daybook.service import jobs, tools
+from daybook.api import jobs, tools
+from daybook.runs.claim_requests import due_key
 
 EVERY = 10
 """Seconds between two due times of one job, whatever its schedule says."""

@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from daybook.embed.acting import context
-    from daybook.embed.agents_tools import Skill, schedule_tool, toolset
-    from daybook.embed.client import Client
-    from daybook.embed.listening import listening
-    from daybook.embed.recurring import Recurring
-    from daybook.embed.sync_client import SyncClient
+    from daybook.api.client import Client
+    from daybook.api.context import context
+    from daybook.api.listening import listening
+    from daybook.api.recurring import Recurring
+    from daybook.api.sync_client import SyncClient
     from daybook.registry import listener, tool
+    from daybook.toolbox.agents_tools import Skill, schedule_tool, toolset
 
 __version__ = "0.1.0"
 
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 _WHERE = {
-    "Client": "daybook.embed.client",
-    "Recurring": "daybook.embed.recurring",
-    "Skill": "daybook.embed.agents_tools",
-    "SyncClient": "daybook.embed.sync_client",
-    "context": "daybook.embed.acting",
+    "Client": "daybook.api.client",
+    "Recurring": "daybook.api.recurring",
+    "Skill": "daybook.toolbox.agents_tools",
+    "SyncClient": "daybook.api.sync_client",
+    "context": "daybook.api.context",
     "listener": "daybook.registry",
-    "listening": "daybook.embed.listening",
-    "schedule_tool": "daybook.embed.agents_tools",
+    "listening": "daybook.api.listening",
+    "schedule_tool": "daybook.toolbox.agents_tools",
     "tool": "daybook.registry",
-    "toolset": "daybook.embed.agents_tools",
+    "toolset": "daybook.toolbox.agents_tools",
 }
 
 

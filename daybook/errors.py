@@ -94,7 +94,7 @@ class OutgoingRefused(NonRetryable, InvalidInput):
     """An address that a job may not reach; nothing was sent to it.
 
     ``address`` is scheme, host and port, and what the host's name means; ``rule`` is that of
-    `daybook.outgoing.guard` which refused it.
+    `daybook.http.guard` which refused it.
     """
 
     code = "outgoing_refused"

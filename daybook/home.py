@@ -70,7 +70,7 @@ class Home:
 
     @property
     def webhook_secret(self) -> Path:
-        """What signs callbacks where nothing else is said: `daybook.outbox.home_secret`."""
+        """What signs callbacks where nothing else is said: `daybook.delivery.home_secret`."""
         return self.path / "webhook-secret"
 
     @property
@@ -80,7 +80,7 @@ class Home:
 
     @property
     def browser_key_file(self) -> Path:
-        """The key that signs the sessions of browsers: `daybook.host.login`."""
+        """The key that signs the sessions of browsers: `daybook.operations.login`."""
         return self.path / "browser-key"
 
     def credential(self) -> str:
@@ -112,7 +112,7 @@ class Home:
 
     @property
     def ledger_key(self) -> Path:
-        """The key of what the ledger keeps of secrets: `daybook.ledger.sealing`."""
+        """The key of what the ledger keeps of secrets: `daybook.resources.encryption`."""
         return self.path / "ledger-key"
 
     def make(self) -> Home:

@@ -20,7 +20,7 @@ async def prepare() -> dict[str, str]:
     from prefect.client.orchestration import get_client
 
     from daybook.ledger.engine import open_ledger
-    from daybook.service import setup
+    from daybook.operations import setup
 
     async with open_ledger() as ledger, get_client() as client:
         for line in await setup.prepare(client):
@@ -41,7 +41,7 @@ def make_pool_when_deploying() -> None:
 async def _make_pool() -> None:
     from prefect.client.orchestration import get_client
 
-    from daybook.host import worker
+    from daybook.operations import worker
 
     async with get_client() as client:
         await worker.ensure_pool(client)

@@ -22,17 +22,17 @@ from prefect.client.schemas.objects import State
 
 from daybook import repository
 from daybook.agents.base import Tool
-from daybook.ledger.offers import Granted
+from daybook.execution import conversation
+from daybook.execution.agent_request import ready, succeeded
+from daybook.execution.attempt import Act
+from daybook.execution.execute import carry_out
+from daybook.jobs.actions import AgentPrompt, OutputFormat, Session
+from daybook.jobs.model import read_parameters
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome
-from daybook.runs import conversation
-from daybook.runs.asking import ready, succeeded
-from daybook.runs.attempt import Act
-from daybook.runs.carry_out import carry_out
-from daybook.spec.actions import AgentPrompt, OutputFormat, Session
-from daybook.spec.job import read_parameters
-from daybook.spec.notify import Notify
-from daybook.spec.policy import Policy
-from daybook.sync.reconcile import Reconciliation
+from daybook.prefect.reconcile import Reconciliation
+from daybook.runs.claim_requests import Granted
 
 repository.load_door("deployments/steps.py").make_pool_when_deploying()
 

@@ -27,15 +27,15 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from daybook import repository
-from daybook.ledger.offers import Granted
-from daybook.runs import heartbeat as beat
-from daybook.runs.attempt import Act
-from daybook.runs.carry_out import carry_out
-from daybook.spec.actions import ORDERS, Heartbeat, Session
-from daybook.spec.job import read_parameters
-from daybook.spec.notify import Notify
-from daybook.spec.policy import Policy
-from daybook.sync.reconcile import Reconciliation
+from daybook.execution import heartbeat as beat
+from daybook.execution.attempt import Act
+from daybook.execution.execute import carry_out
+from daybook.jobs.actions import ORDERS, Heartbeat, Session
+from daybook.jobs.model import read_parameters
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
+from daybook.prefect.reconcile import Reconciliation
+from daybook.runs.claim_requests import Granted
 
 repository.load_door("deployments/steps.py").make_pool_when_deploying()
 

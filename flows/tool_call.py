@@ -22,16 +22,16 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
 from daybook import repository
-from daybook.ledger.offers import Granted
-from daybook.outgoing.secret_blocks import PrefectSecrets
-from daybook.runs.attempt import Act, Tried, seconds_asked
-from daybook.runs.carry_out import carry_out
-from daybook.runs.reachable import guard_of
-from daybook.spec.actions import ToolCall
-from daybook.spec.job import read_parameters
-from daybook.spec.notify import Notify
-from daybook.spec.policy import Policy
-from daybook.sync.reconcile import Reconciliation
+from daybook.execution.attempt import Act, Tried, seconds_asked
+from daybook.execution.execute import carry_out
+from daybook.execution.reachable import guard_of
+from daybook.jobs.actions import ToolCall
+from daybook.jobs.model import read_parameters
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
+from daybook.prefect.reconcile import Reconciliation
+from daybook.resources.secrets import PrefectSecrets
+from daybook.runs.claim_requests import Granted
 from daybook.tools import calls
 from daybook.tools.server_blocks import PrefectServers
 

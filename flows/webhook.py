@@ -22,18 +22,18 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
 from daybook import repository
-from daybook.ledger.offers import Granted
-from daybook.outgoing import webhook as request
-from daybook.outgoing.httpx_transport import HttpxTransport
-from daybook.outgoing.secret_blocks import PrefectSecrets
-from daybook.runs.attempt import Act, Tried, seconds_asked
-from daybook.runs.carry_out import carry_out
-from daybook.runs.reachable import guard_of
-from daybook.spec.actions import Method, Webhook
-from daybook.spec.job import read_parameters
-from daybook.spec.notify import Notify
-from daybook.spec.policy import Policy
-from daybook.sync.reconcile import Reconciliation
+from daybook.execution import webhook as request
+from daybook.execution.attempt import Act, Tried, seconds_asked
+from daybook.execution.execute import carry_out
+from daybook.execution.reachable import guard_of
+from daybook.http.httpx_transport import HttpxTransport
+from daybook.jobs.actions import Method, Webhook
+from daybook.jobs.model import read_parameters
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
+from daybook.prefect.reconcile import Reconciliation
+from daybook.resources.secrets import PrefectSecrets
+from daybook.runs.claim_requests import Granted
 
 repository.load_door("deployments/steps.py").make_pool_when_deploying()
 

@@ -20,7 +20,7 @@ import blocks
 from daybook.agents import documents
 from daybook.cli.main import main
 from daybook.home import CLIENT_CREDENTIAL
-from daybook.host import worker
+from daybook.operations import worker
 
 Daybook = Callable[..., Any]
 

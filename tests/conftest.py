@@ -23,8 +23,8 @@ from anyio.from_thread import start_blocking_portal
 from hypothesis import settings
 
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
-from daybook.host import server
-from daybook.host.children import Child
+from daybook.operations import server
+from daybook.processes.children import Child
 from tests import costs
 from tests.servers import free_port, migrated
 

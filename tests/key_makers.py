@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from daybook.delivery import home_secret
 from daybook.home import Home
-from daybook.ledger import sealing
-from daybook.outbox import home_secret
+from daybook.resources import encryption
 
 
 async def ledger_key(home: Home, barrier: Any) -> str:
     barrier.wait(60)
-    return sealing.read_or_make(home.ledger_key).id
+    return encryption.read_or_make(home.ledger_key).id
 
 
 async def signing_secret(home: Home, now: datetime, barrier: Any) -> str:

@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from daybook import cli, service
+from daybook import api, cli
 from daybook.cli.main import main
 
 REAL = [sys.executable, "-m", "daybook"]
@@ -82,7 +82,7 @@ def _serve(listens: socket.socket) -> None:
     from daybook import home
 
     home.enter()
-    for package in (cli, service):
+    for package in (cli, api):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
     importlib.import_module("prefect.main")

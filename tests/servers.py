@@ -13,7 +13,7 @@ from itertools import cycle
 from pathlib import Path
 
 from daybook.home import Home
-from daybook.host import server
+from daybook.operations import server
 
 # Below the ephemeral range of Linux and macOS: the system gives such a port to no connection and to
 # no listener on port 0 before the test's server starts. Each test process begins at another number.

@@ -9,13 +9,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from daybook.spec import tasks
-from daybook.spec.refusal import for_pydantic
+from daybook.tasks import model
+from daybook.validation import for_pydantic
 
 
 def _legal(value: list[str]) -> list[str]:
     with for_pydantic():
-        return tasks.capabilities(value)
+        return model.capabilities(value)
 
 
 Capabilities = Annotated[

@@ -21,8 +21,8 @@ from daybook.agents import allowed, json_text, process, template
 from daybook.agents.base import AgentReply, AgentRequest, McpServers, refuse_model
 from daybook.agents.capabilities import Capabilities
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
-from daybook.outgoing.secrets import Filled
-from daybook.programs import environment, places
+from daybook.http.secrets import Filled
+from daybook.processes import environment, locations
 
 _WHO = {"user": "User", "assistant": "Assistant"}
 _BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -112,7 +112,7 @@ class CommandSettings(BaseModel):
     @field_validator("work_dir")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        places.check(value)
+        locations.check(value)
         return value
 
 
@@ -159,7 +159,7 @@ class CommandAgent:
         self, request: AgentRequest, folder: str, variables: dict[str, str], config: str
     ) -> process.Ended:
         try:
-            program = places.program(self.settings.command[0], folder, variables)
+            program = locations.program(self.settings.command[0], folder, variables)
         except ValueError as error:
             raise self._wrong(str(error)) from None
         arguments = template.fill(self.settings.command, _values(request) | {"mcp_config": config})
@@ -206,7 +206,7 @@ class CommandAgent:
         with ExitStack() as stack:
             try:
                 there = stack.enter_context(
-                    places.folder(self.settings.work_dir, prefix="daybook-agent-")
+                    locations.folder(self.settings.work_dir, prefix="daybook-agent-")
                 )
             except ValueError as error:
                 raise self._wrong(str(error)) from None
@@ -220,7 +220,7 @@ class CommandAgent:
             return
         written = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
         # Not where the program runs: that folder may be the operator's, and others may read it.
-        with places.fresh("daybook-mcp-") as own:
+        with locations.fresh("daybook-mcp-") as own:
             path = os.path.join(own, "mcp.json")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(written)

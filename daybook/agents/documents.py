@@ -29,7 +29,7 @@ from daybook.errors import (
     UnknownName,
 )
 from daybook.ledger.engine import Ledger
-from daybook.outgoing import block_documents, block_mirror
+from daybook.resources import documents, mirror
 from daybook.settings import load
 
 if TYPE_CHECKING:
@@ -91,15 +91,15 @@ async def add(
     one is kept, so a key has to be given again.
     """
     kind = kinds.named(slug)
-    block_documents.check_name(kind.block_type, name)
+    documents.check_name(kind.block_type, name)
     data = kinds.stored(kinds.checked(kind, settings))
     old = await _old(client, name)
     if old and not replace:
         raise InvalidInput("name", f'"{name}" is taken', "choose another, or replace that agent")
     same = old is not None and old[0] == kind
-    await block_documents.keep(client, kind.block_type, name, data, replace=same)
+    await documents.keep(client, kind.block_type, name, data, replace=same)
     if old and not same:  # only now, so that a failure above leaves it
-        await block_documents.forget(client, old[0].block_type, name)
+        await documents.forget(client, old[0].block_type, name)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
@@ -114,9 +114,9 @@ async def remove(client: PrefectClient, name: str) -> None:
         for lost in kinds.KINDS.values():
             if slug in ("", lost.slug):
                 with suppress(NotFound):
-                    return await block_documents.forget(client, lost.block_type, short)
+                    return await documents.forget(client, lost.block_type, short)
         raise NotFound("agent", name) from None
-    await block_documents.forget(client, kind.block_type, str(document.name))
+    await documents.forget(client, kind.block_type, str(document.name))
 
 
 async def describe(client: PrefectClient, name: str) -> dict[str, Any]:
@@ -169,7 +169,7 @@ async def _restored(client: PrefectClient) -> bool:
     `LedgerKeyMissing` if the ledger has one that cannot be decrypted here.
     """
     async with Ledger(load().ledger_address) as ledger:
-        report = await block_mirror.agree(ledger, client, kinds.TYPES, only=DEFAULT)
+        report = await mirror.agree(ledger, client, kinds.TYPES, only=DEFAULT)
     if report.locked:
         raise LedgerKeyMissing(report.key_problem)
     return bool(report.restored or report.failed)
@@ -189,8 +189,7 @@ async def _find(
     slug, _, name = ref.rpartition("/")
     asked = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
     read = (
-        block_documents.named(client, kind.block_type, name, include_secrets=secrets)
-        for kind in asked
+        documents.named(client, kind.block_type, name, include_secrets=secrets) for kind in asked
     )
     found = zip(asked, await asyncio.gather(*read), strict=True)
     fits = [(kind, document) for kind, document in found if document is not None]
@@ -202,7 +201,7 @@ async def _find(
 
 
 async def _documents(client: PrefectClient, kind: kinds.Kind) -> list[BlockDocument]:
-    found = await block_documents.listed(client, kind.block_type)
+    found = await documents.listed(client, kind.block_type)
     if found is None:
         raise _unregistered(kind)
     return found

@@ -17,13 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from daybook.errors import (
-    AgentError,
-    AgentFailed,
-    AgentMisconfigured,
-    AgentTemporary,
-    AgentTimeout,
-)
+from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 
 if TYPE_CHECKING:
     from pydantic_ai.exceptions import ModelAPIError, ModelConnectionError

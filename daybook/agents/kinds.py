@@ -13,7 +13,7 @@ from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.model import ModelAgent, ModelSettings
 from daybook.agents.offline import OfflineAgent, OfflineSettings
 from daybook.errors import AgentMisconfigured, InvalidInput
-from daybook.outgoing.block_documents import BlockType
+from daybook.resources.documents import BlockType
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
     start ──► leader runs ──┬── leader exits ───┐
                             ├── timeout ────────┼──► end the group ──► read what is left
-                            └── cancelled ──────┘         (`daybook.programs.group`)
+                            └── cancelled ──────┘         (`daybook.processes.group`)
 
 The leader's exit is the end of the work: what it left in the background is ended too. A process
 that makes a session of its own can hold the pipes, but not `run`.
@@ -16,9 +16,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from daybook.programs import pipes
-from daybook.programs.ending import to_its_end
-from daybook.programs.group import Group
+from daybook.processes import pipes
+from daybook.processes.ending import to_its_end
+from daybook.processes.group import Group
 
 OUTPUT_LIMIT = 4 * 1024 * 1024
 """Bytes of standard output that are kept; the rest is read and dropped."""

@@ -1,4 +1,4 @@
-"""The command line: parse, call a verb of `daybook.service`, print.
+"""The command line: parse, call a verb of `daybook.api`, print.
 
 Contract: data goes to stdout, talk and errors to stderr. With `--json` stdout holds JSON and
 nothing else, also when the command ends with an error: `{"error": {"code", "message", "field"?}}`

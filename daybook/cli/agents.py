@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.model_options import ModelOptions
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
@@ -94,13 +94,13 @@ async def add_(
     settings = {field: value for field, value in settings.items() if value is not None}
     settings |= model_options.settings()
     if environment is not None:
-        from daybook.programs.environment import DEFAULT
+        from daybook.processes.environment import DEFAULT
 
         settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
     if program:
         settings["command"] = program
     prefect_first()
-    from daybook.service import agents
+    from daybook.api import agents
 
     made = await agents.add(name, given[0], settings, replace=replace)
     if as_json:
@@ -121,7 +121,7 @@ async def list_(*, as_json: Json = False) -> int:
     Example: daybook agents list
     """
     prefect_first()
-    from daybook.service import agents
+    from daybook.api import agents
 
     found = await agents.list_agents()
     if as_json:
@@ -138,7 +138,7 @@ async def show_(name: Name, /, *, as_json: Json = False) -> int:
     Example: daybook agents show default
     """
     prefect_first()
-    from daybook.service import agents
+    from daybook.api import agents
 
     with _named(name):
         found = await agents.show(name)
@@ -165,11 +165,11 @@ async def test_(
 
     Example: daybook agents test default "Say hello"
     """
-    from daybook.spec import durations
+    from daybook.schedules import durations
 
     within = durations.parse(timeout, "timeout").total_seconds()
     prefect_first()
-    from daybook.service import agents
+    from daybook.api import agents
 
     with _named(name):
         found = await agents.test(name, prompt or agents.TEST_PROMPT, within)
@@ -190,7 +190,7 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
     Example: daybook agents remove claude
     """
     prefect_first()
-    from daybook.service import agents
+    from daybook.api import agents
 
     await agents.remove(name)
     if as_json:
@@ -228,7 +228,7 @@ def _named(name: str) -> Iterator[None]:
 def _spent(found: dict[str, Any]) -> str:
     """What an answer took, in one line."""
     usage = found["usage"]
-    told = (found["model"] or "model", words.tokens(usage), words.cost(usage))
+    told = (found["model"] or "model", formatting.tokens(usage), formatting.cost(usage))
     return "(" + ", ".join(filter(None, told)) + ")"
 
 
@@ -242,7 +242,7 @@ def _value(value: Any) -> str:
 def _block(agent: dict[str, Any]) -> None:
     settings = dict(agent["settings"])
     if "command" in settings:
-        settings["command"] = " ".join(map(words.quoted, settings["command"]))
+        settings["command"] = " ".join(map(formatting.quoted, settings["command"]))
     output.line(f"{agent['name']} ({agent['kind']})", style="bold")
     pairs = [(name.replace("_", " "), _value(value)) for name, value in settings.items() if value]
     pairs.append(("problem", agent["problem"] or ""))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Job, Json
 
 
@@ -29,7 +29,7 @@ async def backfill_(
 
     Example: daybook backfill nightly-export --from 2026-11-01 --to 2026-11-07 --dry-run
     """
-    from daybook.service import backfill
+    from daybook.api import backfill
 
     found = await backfill.run(job, start, end, dry_run=dry_run)
     if as_json:
@@ -38,9 +38,9 @@ async def backfill_(
     if dry_run:
         for each in found["due"]:
             known = f"  ({each['status']})" if each["status"] else ""
-            output.line(words.due_and_utc(each["local"]) + known)
+            output.line(formatting.due_and_utc(each["local"]) + known)
     would = "would be run" if dry_run else "asked for"
     output.line(f"{found['job']}: {found['asked']} {would}, {found['left_out']} left out")
     if found["asked"] and not dry_run:
-        output.say(f"See what becomes of them: daybook runs {words.quoted(job)}")
+        output.say(f"See what becomes of them: daybook runs {formatting.quoted(job)}")
     return 0

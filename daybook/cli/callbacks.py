@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
 from daybook.cli.secrets import from_stdin
@@ -34,7 +34,7 @@ async def list_(
     """
     if limit < 1:
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
-    from daybook.service import callbacks
+    from daybook.api import callbacks
 
     found = await callbacks.list_callbacks(status, job, limit)
     if as_json:
@@ -44,14 +44,14 @@ async def list_(
             ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "ASKED", "WHY"),
             [
                 (
-                    words.short_id(each["id"]),
-                    words.job_of(each),
+                    formatting.short_id(each["id"]),
+                    formatting.job_of(each),
                     each["event"],
-                    words.receiver(each),
+                    formatting.receiver(each),
                     each["status"],
                     str(each["attempts"]),
-                    words.local(each["created_at"]),
-                    words.in_one_line(each["error"]),
+                    formatting.local(each["created_at"]),
+                    formatting.in_one_line(each["error"]),
                 )
                 for each in found
             ],
@@ -80,7 +80,7 @@ async def show_(
 
     Example: daybook callbacks show 5f0c22ab
     """
-    from daybook.service import callbacks
+    from daybook.api import callbacks
 
     found = await callbacks.show(ref)
     if as_json:
@@ -101,7 +101,7 @@ async def retry_(
 
     Example: daybook callbacks retry --failed
     """
-    from daybook.service import callbacks
+    from daybook.api import callbacks
 
     count = await callbacks.retry(refs, failed=failed)
     if as_json:
@@ -156,12 +156,12 @@ async def destinations_add_(
     """
     if typed is not None:  # not repeated
         raise InvalidInput("secret", "is never an argument", "--secret-from-stdin reads it")
-    from daybook.spec import durations
+    from daybook.schedules import durations
 
     within = durations.parse(timeout, "timeout").total_seconds()
     given = from_stdin("secret").strip() if secret_from_stdin else None
     prefect_first()
-    from daybook.service import destinations
+    from daybook.api import destinations
 
     made = await destinations.add(
         url,
@@ -189,7 +189,7 @@ async def destinations_list_(*, as_json: Json = False) -> int:
     Example: daybook callbacks destinations list
     """
     prefect_first()
-    from daybook.service import destinations
+    from daybook.api import destinations
 
     found = await destinations.list_destinations()
     if as_json:
@@ -204,7 +204,7 @@ async def destinations_list_(*, as_json: Json = False) -> int:
                     each["token"] or "-",
                     f"{each['timeout']:g} s",
                     str(each["tries"]),
-                    each["problem"] or words.rotation(each["rotating_until"]),
+                    each["problem"] or formatting.rotation(each["rotating_until"]),
                     ", ".join(each["jobs"]) or "-",
                 )
                 for each in found
@@ -240,7 +240,7 @@ async def destinations_rotate_(
     if homes is (name is not None):
         raise InvalidInput("name", "give it, or --home", "`daybook callbacks destinations list`")
     prefect_first()
-    from daybook.service import destinations
+    from daybook.api import destinations
 
     made = await destinations.rotate(name, at_once=at_once)
     if as_json:
@@ -249,7 +249,7 @@ async def destinations_rotate_(
     output.line(f"The destination {name} has a new secret" if name else "There is a new secret")
     _told_once(made)
     if until := made["rotating_until"]:
-        output.say(f"Callbacks are signed by the old one as well until {words.local(until)}.")
+        output.say(f"Callbacks are signed by the old one as well until {formatting.local(until)}.")
     return 0
 
 
@@ -264,13 +264,13 @@ async def destinations_test_(
     Example: daybook callbacks destinations test ops
     """
     prefect_first()
-    from daybook.service import destinations
+    from daybook.api import destinations
 
     found = await destinations.test(ref)
     if as_json:
         output.data(found)
     else:
-        took = f"in {words.lasted(found['seconds'])}"
+        took = f"in {formatting.lasted(found['seconds'])}"
         came = found["error"] or f"{found['status_code']}"
         style = "green" if found["ok"] else "red"
         output.line(f"{found['url']}: {came} {took} ({found['id']})", style=style)
@@ -285,7 +285,7 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
     Example: daybook callbacks destinations remove ops
     """
     prefect_first()
-    from daybook.service import destinations
+    from daybook.api import destinations
 
     users = await destinations.remove(name)
     if as_json:
@@ -298,15 +298,15 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
 
 
 def _whole(found: dict[str, Any]) -> None:
-    line = f"{found['event']} of {words.job_of(found)} to {words.receiver(found)}"
+    line = f"{found['event']} of {formatting.job_of(found)} to {formatting.receiver(found)}"
     style = output.STYLES.get(found["status"], "")
     output.line(f"{line}: {found['status']}", style=f"bold {style}".strip())
     waits = found["status"] == "pending"
     pairs = [
         ("is a", found["purpose"]),
-        ("asked", words.local(found["created_at"])),
-        ("ended", words.local(found["finished_at"]) if found["finished_at"] else ""),
-        ("next try", words.next_try(found["next_at"], found["paused_until"]) if waits else ""),
+        ("asked", formatting.local(found["created_at"])),
+        ("ended", formatting.local(found["finished_at"]) if found["finished_at"] else ""),
+        ("next try", formatting.next_try(found["next_at"], found["paused_until"]) if waits else ""),
         ("held back", _paused(found)),
         ("tries", "\n".join(map(_tried, found["tries"])) or "none yet"),
         ("note", found["note"]),
@@ -318,18 +318,23 @@ def _whole(found: dict[str, Any]) -> None:
     output.line()
     output.line("\n".join(f"  {each}".rstrip() for each in _text(found).splitlines()))
     if found["status"] == "failed":
-        output.say(f"To try it again: daybook callbacks retry {words.short_id(found['id'])}")
+        output.say(f"To try it again: daybook callbacks retry {formatting.short_id(found['id'])}")
 
 
 def _paused(found: dict[str, Any]) -> str:
     until = found["paused_until"]
-    return f"until {words.local(until)}: its destination failed too often" if until else ""
+    return f"until {formatting.local(until)}: its destination failed too often" if until else ""
 
 
 def _tried(each: dict[str, Any]) -> str:
     """`2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
     code = each["status_code"]
-    told = [words.local(each["at"]), words.lasted(each["seconds"]), str(code or ""), each["error"]]
+    told = [
+        formatting.local(each["at"]),
+        formatting.lasted(each["seconds"]),
+        str(code or ""),
+        each["error"],
+    ]
     return "  ".join(filter(None, told))
 
 

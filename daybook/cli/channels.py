@@ -21,8 +21,8 @@ async def list_(*, as_json: Json = False) -> int:
     Example: daybook channels list
     """
     prefect_first()
-    from daybook.channels.base import UNBOUNDED
-    from daybook.service import channels
+    from daybook.api import channels
+    from daybook.delivery.channels.base import UNBOUNDED
 
     found = await channels.list_channels()
     if as_json:
@@ -65,7 +65,7 @@ async def add_(
         raise InvalidInput("url", "is never an argument", "give it on standard input")
     given = _url()
     prefect_first()
-    from daybook.service import channels
+    from daybook.api import channels
 
     made = await channels.add(name, given, replace=replace)
     if as_json:
@@ -94,7 +94,7 @@ async def test_(
     Example: daybook channels test team
     """
     prefect_first()
-    from daybook.service import channels
+    from daybook.api import channels
 
     try:
         sent = await channels.test(name, chat_id, text or channels.TEST_TEXT)
@@ -117,7 +117,7 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
     Example: daybook channels remove team
     """
     prefect_first()
-    from daybook.service import channels
+    from daybook.api import channels
 
     await channels.remove(name)
     if as_json:

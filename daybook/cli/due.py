@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import At, Cron, Every, Json, Zone
 from daybook.errors import InvalidInput
 
@@ -49,7 +49,7 @@ def next_(
         raise InvalidInput(
             "schedule", "none is given", "name a job, or give one of cron, every, at"
         )
-    from daybook.service import due
+    from daybook.api import due
 
     found = due.of_schedule(
         cron=cron, every=every, at=at, timezone=timezone, after=after, count=count
@@ -58,7 +58,7 @@ def next_(
 
 
 async def _of_job(job: str, after: str | None, count: int, as_json: bool) -> int:
-    from daybook.service import due
+    from daybook.api import due
 
     return _shown(await due.of_job(job, after=after, count=count), as_json)
 
@@ -69,7 +69,7 @@ def _shown(found: dict[str, Any], as_json: bool) -> int:
         return 0
     output.say(found["words"])
     for each in found["due"]:
-        output.line(words.due_and_utc(each["local"]))
+        output.line(formatting.due_and_utc(each["local"]))
     if not found["due"]:
         output.say("It is not due any more.")
     return 0

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Cron, Every, Json, Zone
 from daybook.cli.prefect_first import prefect_first
 
@@ -80,7 +80,7 @@ async def on_(
     Example: daybook heartbeat on --every 10m --gate-agent fast --channel inbox
     """
     prefect_first()
-    from daybook.service import heartbeat
+    from daybook.api import heartbeat
 
     given = {
         "every": every,
@@ -109,7 +109,7 @@ async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
     Example: daybook heartbeat off
     """
     prefect_first()
-    from daybook.service import heartbeat
+    from daybook.api import heartbeat
 
     return _told(await heartbeat.off(name), as_json)
 
@@ -121,7 +121,7 @@ async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
 
     Example: daybook heartbeat status
     """
-    from daybook.service import heartbeat
+    from daybook.api import heartbeat
 
     return _told(await heartbeat.status(name), as_json)
 
@@ -137,14 +137,14 @@ def _told(found: dict[str, Any], as_json: bool) -> int:
         output.say("Switch it on: daybook heartbeat on")
         return 0
     last = job["last_run"]
-    output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
+    output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
     pairs = [
-        ("next due", "\n".join(map(words.due_and_utc, job["next_due"])) or "-"),
+        ("next due", "\n".join(map(formatting.due_and_utc, job["next_due"])) or "-"),
         ("orders", _orders(found)),
         ("gate", f"the agent {job['gate_agent'] or job['agent']}"),
         ("asks", f"the agent {job['agent']}"),
-        ("told", words.who_is_told(job["told"])),
-        ("last beat", words.run_in_brief(last) if last else "none yet"),
+        ("told", formatting.who_is_told(job["told"])),
+        ("last beat", formatting.run_in_brief(last) if last else "none yet"),
     ]
     output.facts([(name, value) for name, value in pairs if value])
     return 0

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Json
 from daybook.errors import InvalidInput
 
@@ -38,7 +38,7 @@ async def inbox_(
     if (messages or read) and (job or all_):
         other = "ID" if messages else "read"
         raise InvalidInput("job" if job else "all", f"does not go with {other}", "leave one out")
-    from daybook.service import inbox
+    from daybook.api import inbox
 
     if read:
         return await _mark_read(messages, as_json)
@@ -60,13 +60,13 @@ async def inbox_(
 
 
 async def _mark_read(messages: tuple[str, ...], as_json: bool) -> int:
-    from daybook.service import inbox
+    from daybook.api import inbox
 
     count = await inbox.mark_read(messages)
     if as_json:
         output.data({"read": count})
     else:
-        output.line(f"Marked as read: {words.counted(count, 'message')}")
+        output.line(f"Marked as read: {formatting.counted(count, 'message')}")
     return 0
 
 
@@ -75,9 +75,9 @@ def _listed(found: list[dict[str, Any]], limit: int) -> None:
         ("ID", "WHEN", "JOB", "ABOUT", "MESSAGE"),
         [
             (
-                words.short_id(each["id"]),
-                words.local(each["created_at"]),
-                words.job_of(each),
+                formatting.short_id(each["id"]),
+                formatting.local(each["created_at"]),
+                formatting.job_of(each),
                 output.ALERT * each["alert"] + each["event"],
                 _in_brief(each),
             )
@@ -92,18 +92,18 @@ def _listed(found: list[dict[str, Any]], limit: int) -> None:
 
 def _in_brief(message: dict[str, Any]) -> str:
     """Its first line; of what is about no job, which the line does not name, the subject too."""
-    first = words.in_one_line(message["text"])
+    first = formatting.in_one_line(message["text"])
     return first if message["job"] and first else f"{message['subject']}. {first}"
 
 
 def _whole(message: dict[str, Any]) -> None:
-    subject = message["subject"] or words.job_of(message)
+    subject = message["subject"] or formatting.job_of(message)
     output.line(subject, style="bold red" if message["alert"] else "bold")
     run = message["run_id"]
     pairs = [
-        ("about", ", ".join(filter(None, [words.job_of(message, ""), message["event"]]))),
-        ("at", words.local(message["created_at"])),
-        ("read", words.local(message["read_at"]) if message["read_at"] else "not yet"),
+        ("about", ", ".join(filter(None, [formatting.job_of(message, ""), message["event"]]))),
+        ("at", formatting.local(message["created_at"])),
+        ("read", formatting.local(message["read_at"]) if message["read_at"] else "not yet"),
         ("run", f"{run} (`daybook show {run[:8]}`)" if run else ""),
         ("id", message["id"]),
     ]

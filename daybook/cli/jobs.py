@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Job, JobOptions, Json, Prompt
 from daybook.cli.prefect_first import prefect_first
 from daybook.cli.runs import show_whole_run
@@ -31,13 +31,14 @@ async def add_(
     Example: daybook add "Summarise open pull requests" --cron "0 9 * * 1-5" --tz Europe/Berlin
     """
     prefect_first()
-    from daybook.service import jobs, status
+    from daybook.api import jobs
+    from daybook.operations import status
 
     job = await jobs.add({"prompt": prompt, **options.fields()})
     if as_json:
         output.data(job)
         return 0
-    name = words.quoted(job["name"])
+    name = formatting.quoted(job["name"])
     output.line(f"Added {job['name']} ({job['id'][:8]})")
     output.facts(
         [
@@ -49,7 +50,7 @@ async def add_(
                 f"goes to the ledger (`daybook runs {name}`)\n"
                 f"and to the Prefect UI, deployment {job['deployment']}",
             ),
-            ("told", words.who_is_told(job["told"])),
+            ("told", formatting.who_is_told(job["told"])),
             ("worker", _worker(await status.worker_online())),
         ]
     )
@@ -76,7 +77,7 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook list --json
     """
-    from daybook.service import jobs
+    from daybook.api import jobs
 
     found = await jobs.list_jobs()
     if as_json:
@@ -89,7 +90,7 @@ async def list_(*, as_json: Json = False) -> int:
                     job["name"],
                     _switch(job),
                     job["words"],
-                    words.short_due(job["next_due"][0]) if job["next_due"] else "-",
+                    formatting.short_due(job["next_due"][0]) if job["next_due"] else "-",
                     job["last_status"] or "-",
                 )
                 for job in found
@@ -122,7 +123,7 @@ async def show_(
 
     Example: daybook show morning-brief
     """
-    from daybook.service import jobs, runs
+    from daybook.api import jobs, runs
 
     try:
         found = await jobs.show(ref)
@@ -163,8 +164,8 @@ async def edit_(
             "options", "none is given, so nothing would change", "such as --every 2h"
         )
     prefect_first()
-    from daybook.service import jobs
-    from daybook.spec import notify
+    from daybook.api import jobs
+    from daybook.jobs import notify
 
     told = not changes.keys().isdisjoint(notify.FIELDS)
     return _changed(await jobs.edit_job(job, changes), as_json, told=told)
@@ -182,7 +183,7 @@ async def pause_(
     Example: daybook pause morning-brief --note "on holiday"
     """
     prefect_first()
-    from daybook.service import jobs
+    from daybook.api import jobs
 
     return _changed(await jobs.pause(job, note), as_json)
 
@@ -193,7 +194,7 @@ async def resume_(job: Job, /, *, as_json: Json = False) -> int:
     Example: daybook resume morning-brief
     """
     prefect_first()
-    from daybook.service import jobs
+    from daybook.api import jobs
 
     return _changed(await jobs.resume(job), as_json)
 
@@ -212,7 +213,7 @@ async def remove_(
     Example: daybook remove morning-brief --yes
     """
     prefect_first()
-    from daybook.service import jobs
+    from daybook.api import jobs
 
     if not yes and sys.stdin.isatty():
         found = await jobs.show(job)
@@ -237,8 +238,8 @@ def _changed(job: dict[str, Any], as_json: bool, *, told: bool = False) -> int:
     if as_json:
         output.data(job)
         return 0
-    output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
-    who = [("told", words.who_is_told(job["told"]))] if told else []
+    output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
+    who = [("told", formatting.who_is_told(job["told"]))] if told else []
     output.facts([("next due", _due(job)), *who])
     _noted(job)
     return 0
@@ -250,22 +251,22 @@ def _block(job: dict[str, Any]) -> None:
     pairs = [
         ("about", job["description"]),
         ("schedule", job["words"]),
-        ("is", words.switch(job)),
+        ("is", formatting.switch(job)),
         ("next due", _due(job)),
         *put_off(job),
-        ("last run", words.run_in_brief(last) if last else "none yet"),
+        ("last run", formatting.run_in_brief(last) if last else "none yet"),
         ("failures", _failures(job)),
         *_action(job),
-        ("asked first", words.check(job["policy"]["check"])),
-        ("told", words.who_is_told(job["told"])),
+        ("asked first", formatting.check(job["policy"]["check"])),
+        ("told", formatting.who_is_told(job["told"])),
         ("policy", _policy(job["policy"])),
         ("tags", ", ".join(job["tags"])),
         ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
         ("in conflict", _conflicts(job)),
         ("Prefect's own", "\n".join(job["prefect_own"])),
         ("id", job["id"]),
-        ("changed", words.local(job["updated_at"])),
-        ("removed", words.local(job["removed_at"]) if job["removed_at"] else ""),
+        ("changed", formatting.local(job["updated_at"])),
+        ("removed", formatting.local(job["removed_at"]) if job["removed_at"] else ""),
     ]
     output.facts([(name, value) for name, value in pairs if value])
 
@@ -285,7 +286,7 @@ def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     if job["kind"] == "tool-call":
         params = job["params"]
-        return [("tool", job["tool"]), ("params", words.value(params) if params else "")]
+        return [("tool", job["tool"]), ("params", formatting.value(params) if params else "")]
     if job["kind"] == "heartbeat":
         return [
             ("orders", job["file"]),
@@ -323,7 +324,7 @@ _ALWAYS_SAID = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
 
 def _policy(policy: dict[str, Any]) -> str:
     """What it says, in one line: some fields always, the others where they were set."""
-    from daybook.spec.policy import Policy
+    from daybook.jobs.policy import Policy
 
     usual = Policy().model_dump(mode="json")
     said = [
@@ -342,7 +343,7 @@ def _said(value: Any) -> list[str]:
 
 
 def _due(job: dict[str, Any]) -> str:
-    return "\n".join(map(words.due_and_utc, job["next_due"])) or "-"
+    return "\n".join(map(formatting.due_and_utc, job["next_due"])) or "-"
 
 
 def _worker(online: bool) -> str:

@@ -33,7 +33,7 @@ async def prune_(
     """
     if disabled_for is not None:
         prefect_first()
-    from daybook.service import retention
+    from daybook.api import retention
 
     done = await retention.prune(disabled_for=disabled_for, dry_run=dry_run)
     if as_json:
@@ -65,7 +65,7 @@ async def rekey_(
     Example: daybook ledger rekey
     """
     prefect_first()
-    from daybook.service import ledger_key
+    from daybook.api import ledger_key
 
     done = await ledger_key.renew(discard=discard)
     if as_json:

@@ -243,19 +243,19 @@ def _misuse_refused() -> Iterator[None]:
     try:
         yield
     except CycloptsError as error:
-        from daybook.cli import refusals
+        from daybook.cli import error_text
 
-        raise refusals.misused(error) from error
+        raise error_text.misused(error) from error
 
 
 def _told(error: DaybookError, tokens: list[str]) -> int:
-    from daybook.cli import output, refusals
+    from daybook.cli import error_text, output
 
     typed: dict[str, str] = {}
     _, apps, _ = app.parse_commands(tokens)
     if apps[-1].default_command is not None:
-        typed = refusals.spellings(apps[-1])
-    output.say(f"daybook: {refusals.sentence(error, typed)}")
+        typed = error_text.spellings(apps[-1])
+    output.say(f"daybook: {error_text.sentence(error, typed)}")
     if "--json" in takewhile(lambda token: token != "--", tokens):
-        output.data(refusals.as_json(error, typed))
+        output.data(error_text.as_json(error, typed))
     return error.exit_code

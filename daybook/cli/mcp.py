@@ -59,8 +59,8 @@ async def mcp_(
 
     Example: daybook mcp --print-config claude-code
     """
-    from daybook.host import processes
-    from daybook.spec import owners
+    from daybook import owners
+    from daybook.processes import proc
 
     user_id = owners.person(user_id)
     actor = owners.Actor(owners.check(owner or OWNER), user_id, via="mcp")
@@ -71,7 +71,7 @@ async def mcp_(
         raise InvalidInput(given, "is for HTTP", "give --http with it")
     if print_config is not None:
         return _print(print_config, owner, user_id, _url(host, port) if http else None)
-    processes.deny_inspection()
+    proc.deny_inspection()
     _log_to_stderr()
     if http:
         await _over_http(host, _legal(port), name or [])
@@ -88,8 +88,8 @@ async def mcp_(
 
 async def _over_http(host: str | None, port: int, names: list[str]) -> None:
     from daybook import settings
-    from daybook.host import server
     from daybook.mcp import http
+    from daybook.operations import server
 
     address = settings.load().ledger_address
     await http.serve(address, (host or server.HOST).strip() or server.HOST, port, names)
@@ -103,7 +103,7 @@ def _legal(port: int | None) -> int:
 
 
 def _url(host: str | None, port: int | None) -> str:
-    from daybook.host import server, web
+    from daybook.operations import server, web
 
     return f"{web.url(host or server.HOST, _legal(port))}/mcp"
 

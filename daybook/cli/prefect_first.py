@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daybook import home
-from daybook.host import processes
+from daybook.processes import proc
 
 
 def prefect_first() -> None:
@@ -11,5 +11,5 @@ def prefect_first() -> None:
 
     From then on this process may hold a credential, so others of this user cannot look into it.
     """
-    processes.deny_inspection()
+    proc.deny_inspection()
     home.enter()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Job, Json
 from daybook.cli.prefect_first import prefect_first
 from daybook.errors import InvalidInput
@@ -39,7 +39,7 @@ async def run_(
     if dry_run:
         return await _previewed(job, wait=wait or request_id is not None, as_json=as_json)
     prefect_first()
-    from daybook.service import runs
+    from daybook.api import runs
 
     talk = Waiting(quiet=as_json) if wait else None
     found = await runs.run(job, wait=wait, request_id=request_id, talk=talk)
@@ -48,14 +48,14 @@ async def run_(
     else:
         show_run(found)
         if not wait:
-            output.say(f"See what becomes of it: daybook runs {words.quoted(job)}")
+            output.say(f"See what becomes of it: daybook runs {formatting.quoted(job)}")
     return 0 if not wait or found["status"] in ("succeeded", "skipped") else 1
 
 
 async def _previewed(job: str, *, wait: bool, as_json: bool) -> int:
     if wait:
         raise InvalidInput("dry_run", "runs nothing", "leave out --wait and --request-id")
-    from daybook.service import preview
+    from daybook.api import preview
 
     found = await preview.of_job(job)
     if as_json:
@@ -64,14 +64,14 @@ async def _previewed(job: str, *, wait: bool, as_json: bool) -> int:
     output.line(f"{found['job']} ({found['kind']}) would do this:", style="bold")
     usual = {"session": "reuse", "output_format": "text"}
     pairs = [
-        (name.replace("_", " "), words.value(each))
+        (name.replace("_", " "), formatting.value(each))
         for name, each in found["does"].items()
         if each and each != usual.get(name)
     ]
     if found["session_id"]:
         pairs.append(("session", f"{found['session_id']}, {found['history']} messages before it"))
     answer = "goes to the ledger and to the Prefect UI"
-    told = words.who_is_told(found["told"])
+    told = formatting.who_is_told(found["told"])
     pairs += [("answer", answer), ("told", told), ("cost", "not estimated by this version")]
     output.facts(pairs)
     return 0
@@ -94,7 +94,7 @@ async def runs_(
     """
     if limit < 1:
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
-    from daybook.service import runs
+    from daybook.api import runs
 
     found = await runs.history(job, limit)
     if as_json:
@@ -105,13 +105,13 @@ async def runs_(
             [
                 (
                     run["id"][:8],
-                    words.job_of(run),
-                    words.due_of(run),
+                    formatting.job_of(run),
+                    formatting.due_of(run),
                     run["status"],
-                    words.delivery(run),
-                    words.lasted(run["duration_seconds"]),
+                    formatting.delivery(run),
+                    formatting.lasted(run["duration_seconds"]),
                     run["trigger"],
-                    words.why_in_brief(run),
+                    formatting.why_in_brief(run),
                 )
                 for run in found
             ],
@@ -136,7 +136,7 @@ async def cancel_(
     Example: daybook cancel morning-brief
     """
     prefect_first()
-    from daybook.service import runs
+    from daybook.api import runs
 
     found = await runs.cancel(run)
     if as_json:
@@ -160,11 +160,11 @@ async def logs_(
     Example: daybook logs morning-brief --follow
     """
     prefect_first()
-    from daybook.service import runs
+    from daybook.api import runs
 
     found = await runs.logged(run)
     if found["job_removed"]:
-        output.say(f"The job {words.quoted(found['job'])} was removed.")
+        output.say(f"The job {formatting.quoted(found['job'])} was removed.")
     if follow:
         await _follow(found["id"], as_json)
         return 0
@@ -180,33 +180,35 @@ async def logs_(
 
 def show_run(run: dict[str, Any]) -> None:
     """A run as a person reads it: how it ended, what it took, and the answer."""
-    took = f" in {words.lasted(run['duration_seconds'])}" if run["duration_seconds"] else ""
-    line = f"{words.job_of(run, run['kind'])}: {run['status']}{took}"
-    line += f", due {words.due_of(run)} ({run['trigger']}, run {run['id'][:8]})"
+    took = f" in {formatting.lasted(run['duration_seconds'])}" if run["duration_seconds"] else ""
+    line = f"{formatting.job_of(run, run['kind'])}: {run['status']}{took}"
+    line += f", due {formatting.due_of(run)} ({run['trigger']}, run {run['id'][:8]})"
     output.line(line, style=output.STYLES.get(run["status"], ""))
-    if spent := words.spent(run):
+    if spent := formatting.spent(run):
         output.line(f"  {spent}")
-    output.facts([("told", told)] if (told := words.told(run)) else [])
+    output.facts([("told", told)] if (told := formatting.told(run)) else [])
     _texts(run)
 
 
 def show_whole_run(run: dict[str, Any]) -> None:
     """All that a person may want to know of a run."""
-    output.line(f"{words.job_of(run, run['kind'])}: {run['status']}", style="bold")
+    output.line(f"{formatting.job_of(run, run['kind'])}: {run['status']}", style="bold")
     usage = run["usage"]
     ended = run["finished_at"]
-    took = f" (took {words.lasted(run['duration_seconds'])})" if run["duration_seconds"] else ""
+    took = (
+        f" (took {formatting.lasted(run['duration_seconds'])})" if run["duration_seconds"] else ""
+    )
     pairs = [
-        ("due", f"{words.due_of(run)} ({run['trigger']})"),
-        ("began", words.local(run["started_at"]) if run["started_at"] else ""),
-        ("ended", f"{words.local(ended)}{took}" if ended else ""),
+        ("due", f"{formatting.due_of(run)} ({run['trigger']})"),
+        ("began", formatting.local(run["started_at"]) if run["started_at"] else ""),
+        ("ended", f"{formatting.local(ended)}{took}" if ended else ""),
         ("attempts", str(run["attempts"])),
         ("agent", run["agent"]),
         ("model", run["model"]),
-        ("tokens", words.tokens(usage)),
-        ("cost", words.cost(usage)),
+        ("tokens", formatting.tokens(usage)),
+        ("cost", formatting.cost(usage)),
         ("session", run["session_id"]),
-        ("told", words.told(run)),
+        ("told", formatting.told(run)),
         ("id", run["id"]),
         ("retry of", run["retry_of"]),
         ("flow run", run["flow_run_id"]),
@@ -225,7 +227,7 @@ def _texts(run: dict[str, Any]) -> None:
 
 
 class Waiting:
-    """What `run --wait` says meanwhile (`daybook.service.runs.WaitTalk`)."""
+    """What `run --wait` says meanwhile (`daybook.api.runs.WaitTalk`)."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -241,8 +243,8 @@ class Waiting:
 async def _follow(run_id: str, as_json: bool) -> None:
     import asyncio
 
+    from daybook.api import runs
     from daybook.ledger.states import LIVE
-    from daybook.service import runs
 
     shown = quiet = 0
     while quiet < QUIET_LOOKS:
@@ -263,4 +265,4 @@ def _log_line(each: dict[str, Any]) -> None:
 
     level = logging.getLevelName(each["level"])
     style = "red" if each["level"] >= logging.ERROR else ""
-    output.line(f"{words.local(each['at'])} {level:<7} {each['message']}", style=style)
+    output.line(f"{formatting.local(each['at'])} {level:<7} {each['message']}", style=style)

@@ -45,7 +45,7 @@ async def add_(
         raise InvalidInput("hosts", "is missing", "name where it may go: --host api.example.org")
     given = from_stdin("value")
     prefect_first()
-    from daybook.service import secrets
+    from daybook.api import secrets
 
     made = await secrets.add(name, given, hosts, replace=replace)
     if as_json:
@@ -62,7 +62,7 @@ async def list_(*, as_json: Json = False) -> int:
     Example: daybook secrets list
     """
     prefect_first()
-    from daybook.service import secrets
+    from daybook.api import secrets
 
     found = await secrets.list_secrets()
     if as_json:
@@ -88,7 +88,7 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
     Example: daybook secrets remove ops-token
     """
     prefect_first()
-    from daybook.service import secrets
+    from daybook.api import secrets
 
     await secrets.remove(name)
     if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Json
 from daybook.errors import InvalidInput
 
@@ -21,7 +21,7 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
     Example: daybook session list
     """
     _check(limit)
-    from daybook.service import sessions
+    from daybook.api import sessions
 
     found = await sessions.list_sessions(limit)
     if as_json:
@@ -35,7 +35,7 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
                     each["agent"],
                     each["job"] or "-",
                     str(each["messages"]),
-                    words.local(each["last_used_at"]),
+                    formatting.local(each["last_used_at"]),
                 )
                 for each in found
             ],
@@ -64,7 +64,7 @@ async def show_(
     Example: daybook session show morning-brief
     """
     _check(limit)
-    from daybook.service import sessions
+    from daybook.api import sessions
 
     found = await sessions.show(session, limit)
     if as_json:
@@ -90,9 +90,9 @@ def _check(limit: int) -> None:
 
 def _who(message: dict[str, Any], agent: str) -> str:
     """Who said it, and when; of a prompt also for what."""
-    at, source = words.local(message["at"]), message["source"]
+    at, source = formatting.local(message["at"]), message["source"]
     if message["role"] == "assistant":
         return f"{agent}, {at}"
     by = source["job"] or source["kind"]
-    due = words.local(source["due"])
+    due = formatting.local(source["due"])
     return f"{by}, {at}: due {due} ({source['trigger']}, run {message['run_id'][:8]})"

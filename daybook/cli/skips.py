@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Job, Json
 from daybook.errors import InvalidInput
 
@@ -24,7 +24,7 @@ async def skip_(
 
     Example: daybook skip morning-brief
     """
-    from daybook.service import skips
+    from daybook.api import skips
 
     return _told(await skips.skip(job, undo=undo), as_json)
 
@@ -47,7 +47,7 @@ async def snooze_(
     """
     if off is (until is not None):
         raise InvalidInput("until", "give it, or --off", 'such as "in 2h"')
-    from daybook.service import skips
+    from daybook.api import skips
 
     return _told(await skips.snooze(job, until), as_json)
 
@@ -56,8 +56,8 @@ def _told(job: dict[str, Any], as_json: bool) -> int:
     if as_json:
         output.data(job)
         return 0
-    output.line(f"{job['name']} is {words.switch(job)}: {job['words']}")
-    due = "\n".join(map(words.due_and_utc, job["next_due"])) or "-"
+    output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
+    due = "\n".join(map(formatting.due_and_utc, job["next_due"])) or "-"
     output.facts([(name, value) for name, value in [*put_off(job), ("next due", due)] if value])
     return 0
 
@@ -66,6 +66,6 @@ def put_off(job: dict[str, Any]) -> list[tuple[str, str]]:
     """What of a job was put off by hand, as pairs for `output.facts`; the second may be empty."""
     snoozed = job["snoozed_until"]
     return [
-        ("skips", "\n".join(map(words.due_and_utc, job["skips"]))),
-        ("snoozed", f"until {words.due_and_utc(snoozed)}" if snoozed else ""),
+        ("skips", "\n".join(map(formatting.due_and_utc, job["skips"]))),
+        ("snoozed", f"until {formatting.due_and_utc(snoozed)}" if snoozed else ""),
     ]

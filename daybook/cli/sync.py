@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
 
@@ -34,7 +34,7 @@ async def sync_(
     Example: daybook sync --prefer prefect morning-brief
     """
     prefect_first()
-    from daybook.service import sync
+    from daybook.api import sync
 
     report = await sync.sync(prefer, job)
     if as_json:
@@ -61,13 +61,13 @@ async def conflicts_(*, as_json: Json = False) -> int:
 
     Example: daybook conflicts --json
     """
-    from daybook.service import conflicts
+    from daybook.api import conflicts
 
     found = await conflicts.conflicts()
     if as_json:
         output.data(found)
     for each in [] if as_json else found:
-        output.line(f"{each['job']} ({words.local(each['at'])})", style="bold")
+        output.line(f"{each['job']} ({formatting.local(each['at'])})", style="bold")
         for name, both in each["fields"].items():
             here, there = _differing(both["ledger"], both["prefect"])
             output.facts([(f"{name} here", _text(here)), (f"{name} in Prefect", _text(there))])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from daybook.cli import output, task_words, words
+from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json, text_or_file
 from daybook.errors import InvalidInput
 
@@ -78,7 +78,7 @@ async def add_(
 
     Example: daybook task add "Review pull request 12" --capability python --priority high
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     made = await tasks.add(
         title,
@@ -94,7 +94,7 @@ async def add_(
     if as_json:
         output.data(made)
         return 0
-    task_words.show(made)
+    task_formatting.show(made)
     output.say(_who_comes(made))
     return 0
 
@@ -118,13 +118,13 @@ async def list_(
     """
     if limit < 1:
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     found = await tasks.list_tasks(status, limit)
     if as_json:
         output.data(found)
     elif found:
-        task_words.table(found)
+        task_formatting.table(found)
         if len(found) == limit:
             output.say(f"These are the first {limit}; --limit shows more.")
     elif status:
@@ -139,14 +139,14 @@ async def show_(task: Ref, /, *, as_json: Json = False) -> int:
 
     Example: daybook task show "Review pull request 12"
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     found = await tasks.show(task)
     if as_json:
         output.data(found)
     else:
-        task_words.show(found)
-        task_words.history(found)
+        task_formatting.show(found)
+        task_formatting.history(found)
     return 0
 
 
@@ -165,13 +165,13 @@ async def next_(
 
     Example: daybook task next --session alpha --lease 60s --json
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     claimed = await tasks.next_run(session, lease)
     if as_json:
         output.data(claimed)
         return 0
-    task_words.claimed(claimed)
+    task_formatting.claimed(claimed)
     output.say(f"The token is not shown again; whoever goes on has it in {VARIABLE}, or on stdin.")
     return 0
 
@@ -191,13 +191,13 @@ async def heartbeat_(
     Example: daybook task heartbeat 0f3a9c21 --lease 10m
     """
     shown = _token(more, token)
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     found = await tasks.heartbeat(run, shown, lease)
     if as_json:
         output.data(found)
     else:
-        until = words.local(found["lease_until"])
+        until = formatting.local(found["lease_until"])
         output.line(f"{found['session']} holds {found['title']} until {until}")
     return 0
 
@@ -220,7 +220,7 @@ async def complete_(
     """
     shown = _token(more, token)
     given = text_or_file("output", result)
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     return _said(await tasks.complete(run, shown, given), "is done", as_json)
 
@@ -241,7 +241,7 @@ async def fail_(
     """
     shown = _token(more, token)
     given = text_or_file("error", error)
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     return _said(await tasks.fail(run, shown, given), "failed", as_json)
 
@@ -256,7 +256,7 @@ async def release_(
     Example: daybook task release 0f3a9c21 --reason "needs somebody with access"
     """
     shown = _token(more, token)
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     return _said(await tasks.release(run, shown, reason), "is queued again", as_json)
 
@@ -266,7 +266,7 @@ async def retry_(task: Ref, /, *, as_json: Json = False) -> int:
 
     Example: daybook task retry "Review pull request 12"
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     return _said(await tasks.retry(task), "is queued again", as_json)
 
@@ -276,7 +276,7 @@ async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) 
 
     Example: daybook task recover 0f3a9c21 --reason "alpha hangs"
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     return _said(await tasks.recover(task, reason), "is queued again", as_json)
 
@@ -286,7 +286,7 @@ async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -
 
     Example: daybook task cancel 0f3a9c21 --reason "done by hand"
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     return _said(await tasks.cancel(task, reason), "is cancelled", as_json)
 
@@ -296,7 +296,7 @@ async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) ->
 
     Example: daybook task pause 0f3a9c21 --reason "wait for the release"
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     return _said(await tasks.pause(task, reason), "is paused", as_json)
 
@@ -306,7 +306,7 @@ async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
 
     Example: daybook task resume 0f3a9c21
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     return _said(await tasks.resume(task), "goes on", as_json)
 

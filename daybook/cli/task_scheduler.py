@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Json
 from daybook.cli.prefect_first import prefect_first
 from daybook.errors import InvalidInput
@@ -23,7 +23,7 @@ async def status_(*, as_json: Json = False) -> int:
 
     Example: daybook task scheduler status
     """
-    from daybook.service import task_scheduler
+    from daybook.api import task_scheduler
 
     found = await task_scheduler.status()
     if as_json:
@@ -38,7 +38,7 @@ async def pause_(*, reason: Reason = "", as_json: Json = False) -> int:
 
     Example: daybook task scheduler pause --reason "the repository moves"
     """
-    from daybook.service import task_scheduler
+    from daybook.api import task_scheduler
 
     return _switched(await task_scheduler.pause(reason), as_json)
 
@@ -48,7 +48,7 @@ async def resume_(*, as_json: Json = False) -> int:
 
     Example: daybook task scheduler resume
     """
-    from daybook.service import task_scheduler
+    from daybook.api import task_scheduler
 
     return _switched(await task_scheduler.resume(), as_json)
 
@@ -66,7 +66,7 @@ async def drain_(
 
     Example: daybook task scheduler drain --timeout 10m
     """
-    from daybook.service import task_scheduler
+    from daybook.api import task_scheduler
 
     found = await task_scheduler.drain(timeout, reason, told=_left)
     if as_json:
@@ -75,7 +75,9 @@ async def drain_(
         output.line("No session holds a run.")
         output.say("The scheduler stays paused: daybook task scheduler resume")
     else:
-        output.line(f"Not drained after {words.lasted(found['waited_seconds'])}:", style="yellow")
+        output.line(
+            f"Not drained after {formatting.lasted(found['waited_seconds'])}:", style="yellow"
+        )
         output.facts([(each["run_id"][:8], _held(each)) for each in found["left"]])
         output.say("The scheduler stays paused: daybook task scheduler resume")
     return 0 if found["drained"] else 1
@@ -92,7 +94,7 @@ async def backlog_(
     """
     if limit < 1:
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
-    from daybook.service import task_scheduler
+    from daybook.api import task_scheduler
 
     found = await task_scheduler.backlog(limit)
     if as_json:
@@ -105,10 +107,10 @@ async def backlog_(
         ("RUN", "TITLE", "PRIORITY", "WAITS", "CYCLES", "WHY"),
         [
             (
-                words.short_id(each["run_id"]),
+                formatting.short_id(each["run_id"]),
                 each["title"],
                 each["priority"],
-                words.lasted(each["queued_seconds"]),
+                formatting.lasted(each["queued_seconds"]),
                 str(each["starved_cycles"] or "-"),
                 each["why"],
             )
@@ -133,7 +135,7 @@ async def cycle_(*, as_json: Json = False) -> int:
     Example: daybook task scheduler cycle
     """
     prefect_first()
-    from daybook.service import task_scheduler
+    from daybook.api import task_scheduler
 
     report = await task_scheduler.cycle()
     if as_json:
@@ -150,7 +152,7 @@ async def rebuild_(*, as_json: Json = False) -> int:
 
     Example: daybook task scheduler rebuild
     """
-    from daybook.service import task_scheduler
+    from daybook.api import task_scheduler
 
     found = await task_scheduler.rebuild()
     if as_json:
@@ -176,16 +178,16 @@ def _left(runs: list[dict[str, Any]]) -> None:
 
 
 def _held(run: dict[str, Any]) -> str:
-    return f"{run['session']}, until {words.local(run['lease_until'])}"
+    return f"{run['session']}, until {formatting.local(run['lease_until'])}"
 
 
 def _oldest(found: dict[str, Any]) -> str:
-    return words.lasted(found["oldest_seconds"])
+    return formatting.lasted(found["oldest_seconds"])
 
 
 def _paused(found: dict[str, Any]) -> str:
     why = f": {found['reason']}" if found["reason"] else ""
-    since = f" since {words.local(found['at'])}, by {found['actor']}" if found["at"] else ""
+    since = f" since {formatting.local(found['at'])}, by {found['actor']}" if found["at"] else ""
     return f"The scheduler is paused{since}{why}"
 
 
@@ -211,18 +213,18 @@ def _status(found: dict[str, Any]) -> None:
     )
     if last := told["last_cycle"]:
         output.line()
-        output.line(f"The last of them, at {words.local(last['at'])}", style="bold")
+        output.line(f"The last of them, at {formatting.local(last['at'])}", style="bold")
         output.facts(_counters(last))
     if told["errors"]:
         output.line()
         output.line("What failed last, and when", style="bold")
-        output.facts([(words.local(each["at"]), each["error"]) for each in told["errors"]])
+        output.facts([(formatting.local(each["at"]), each["error"]) for each in told["errors"]])
     for problem in found["problems"]:
         output.line(f"! {problem}", style="yellow")
 
 
 def _at(instant: str | None) -> str:
-    return f", the last at {words.local(instant)}" if instant else ""
+    return f", the last at {formatting.local(instant)}" if instant else ""
 
 
 def _totals(totals: dict[str, int]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.cli import output, task_words, words
+from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json
 from daybook.cli.task import several
 
@@ -38,7 +38,7 @@ async def register_(
 
     Example: daybook task session register alpha --agent claude --capability python
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     made = await tasks.register(
         name,
@@ -51,8 +51,10 @@ async def register_(
     if as_json:
         output.data(made)
         return 0
-    task_words.session(made)
-    output.say(f"It takes what fits it: daybook task next --session {words.quoted(made['name'])}")
+    task_formatting.session(made)
+    output.say(
+        f"It takes what fits it: daybook task next --session {formatting.quoted(made['name'])}"
+    )
     return 0
 
 
@@ -70,13 +72,13 @@ async def report_(
 
     Example: daybook task session report alpha --state idle
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     found = await tasks.report(name, state=state, prompting=prompting)
     if as_json:
         output.data(found)
     else:
-        output.line(f"{found['name']} ({task_words.session_state(found)})")
+        output.line(f"{found['name']} ({task_formatting.session_state(found)})")
     return 0
 
 
@@ -85,13 +87,13 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook task session list
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     found = await tasks.list_sessions()
     if as_json:
         output.data(found)
     elif found:
-        task_words.sessions(found)
+        task_formatting.sessions(found)
     else:
         output.say("No session is registered; `daybook task session register --help` says how.")
     return 0
@@ -102,13 +104,13 @@ async def show_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook task session show alpha
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     found = await tasks.find_session(name)
     if as_json:
         output.data(found)
     else:
-        task_words.session(found)
+        task_formatting.session(found)
     return 0
 
 
@@ -117,7 +119,7 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook task session remove alpha
     """
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     gone = await tasks.remove_session(name)
     if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Json
 
 
@@ -29,7 +29,7 @@ async def add_(
 
     Example: daybook tokens add --owner agent:claude
     """
-    from daybook.service import tokens
+    from daybook.api import tokens
 
     made = await tokens.add(owner, name, user_id)
     if as_json:
@@ -48,7 +48,7 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook tokens list
     """
-    from daybook.service import tokens
+    from daybook.api import tokens
 
     found = await tokens.list_tokens()
     if as_json:
@@ -59,8 +59,8 @@ async def list_(*, as_json: Json = False) -> int:
                 each["name"],
                 each["owner"],
                 each["user_id"] or "-",
-                words.local(each["created_at"]),
-                words.local(each["used_at"]),
+                formatting.local(each["created_at"]),
+                formatting.local(each["used_at"]),
             )
             for each in found
         ]
@@ -80,7 +80,7 @@ async def remove_(
 
     Example: daybook tokens remove agent:claude
     """
-    from daybook.service import tokens
+    from daybook.api import tokens
 
     gone = await tokens.remove(name)
     if as_json:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.options import Json, header, json_object
 from daybook.cli.prefect_first import prefect_first
 from daybook.errors import InvalidInput, NotFound, UnknownName
@@ -23,7 +23,7 @@ async def list_(*, as_json: Json = False) -> int:
     Example: daybook tools list
     """
     prefect_first()
-    from daybook.service import tools
+    from daybook.api import tools
 
     found = await tools.list_tools()
     if as_json:
@@ -55,7 +55,7 @@ async def show_(
     Example: daybook tools show search.reindex
     """
     prefect_first()
-    from daybook.service import tools
+    from daybook.api import tools
 
     with _named("tool"):
         found = await tools.show(name)
@@ -84,12 +84,12 @@ async def call_(
 
     Example: daybook tools call search.reindex --params '{"full": true}'
     """
-    from daybook.spec import durations
+    from daybook.schedules import durations
 
     given = json_object("params", params) if params is not None else {}
     within = durations.parse(timeout, "timeout").total_seconds()
     prefect_first()
-    from daybook.service import tools
+    from daybook.api import tools
 
     with _named("tool"):
         found = await tools.call(name, given, within)
@@ -116,7 +116,7 @@ async def test_(
     Example: daybook tools test search
     """
     prefect_first()
-    from daybook.service import tools
+    from daybook.api import tools
 
     with _named("tool server"):
         found = await tools.test(name)
@@ -186,13 +186,13 @@ async def add_(
     if headers is not None:
         settings["headers"] = dict(map(header, headers))
     if environment is not None:
-        from daybook.programs.environment import DEFAULT
+        from daybook.processes.environment import DEFAULT
 
         if not settings["command"]:
             raise InvalidInput("env", "is for a program; this server has none")
         settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
     prefect_first()
-    from daybook.service import tools
+    from daybook.api import tools
 
     made = await tools.add(name, settings, replace=replace)
     if as_json:
@@ -210,7 +210,7 @@ async def remove_(name: Server, /, *, as_json: Json = False) -> int:
     Example: daybook tools remove time
     """
     prefect_first()
-    from daybook.service import tools
+    from daybook.api import tools
 
     await tools.remove(name)
     if as_json:
@@ -252,10 +252,10 @@ def _tool(tool: dict[str, Any]) -> None:
 def _of_type(schema: Any) -> str:
     """A param's schema, in words where it is simple: `integer, default 0: how many`; else JSON."""
     if not isinstance(schema, dict) or schema.keys() - _SIMPLE:
-        return words.value(schema)
+        return formatting.value(schema)
     kind, choices = schema.get("type", "anything"), schema.get("enum")
     if not isinstance(kind, str):
-        return words.value(schema)
+        return formatting.value(schema)
     told = f"one of {', '.join(map(_json, choices))}" if isinstance(choices, list) else kind
     if "default" in schema:
         told += f", default {_json(schema['default'])}"
@@ -275,7 +275,7 @@ def _server(server: dict[str, Any]) -> None:
     output.line(f"{server['name']} (tool server)", style="bold")
     headers = [f"{name}: {value}" for name, value in settings.get("headers", {}).items()]
     pairs = [
-        ("command", " ".join(map(words.quoted, settings.get("command", [])))),
+        ("command", " ".join(map(formatting.quoted, settings.get("command", [])))),
         ("url", settings.get("url", "")),
         ("headers", "\n".join(headers)),
         ("work dir", settings.get("work_dir", "")),

@@ -32,7 +32,7 @@ def web_(
     Example: daybook web --port 4290
     """
     from daybook import settings
-    from daybook.host import server, web
+    from daybook.operations import server, web
 
     said = settings.load()
     wanted = said.web_port if port is None else port

@@ -1,7 +1,7 @@
 """Blocks: what was made or edited in Prefect's UI is in the ledger, what Prefect lost is restored.
 
 Agents, secrets, tool servers, channels and destinations are block documents of Prefect. No event
-tells of their edits, so each pass lists them (`daybook.outgoing.block_mirror`).
+tells of their edits, so each pass lists them (`daybook.resources.mirror`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from daybook.agents import kinds
-from daybook.channels import ours
+from daybook.delivery import destinations
+from daybook.delivery.channels import apprise
 from daybook.ledger.engine import Ledger
-from daybook.outbox import destinations
-from daybook.outgoing import block_mirror, secret_blocks
-from daybook.outgoing.block_mirror import Memory, Report
+from daybook.resources import mirror, secrets
+from daybook.resources.mirror import Memory, Report
 from daybook.tools import server_blocks
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 TYPES = (
     *kinds.TYPES,
-    secret_blocks.TYPE,
+    secrets.TYPE,
     server_blocks.TYPE,
-    ours.TYPE,
+    apprise.TYPE,
     destinations.TYPE,
 )
 """Every block type whose documents the ledger has copies of."""
@@ -35,7 +35,7 @@ TYPES = (
 async def blocks(ledger: Ledger, client: PrefectClient, memory: Memory | None = None) -> Report:
     """One pass. Raises what a Prefect or a ledger raises that cannot be reached."""
     memory = memory or Memory()
-    report = await block_mirror.agree(ledger, client, TYPES, memory)
+    report = await mirror.agree(ledger, client, TYPES, memory)
     if report.key_problem != memory.key_problem:
         memory.key_problem = report.key_problem
         if report.key_problem:

@@ -12,7 +12,7 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook.agents import documents
 from daybook.ledger.engine import Ledger
-from daybook.tasks import ladder, sink
+from daybook.tasks import escalation, notifier
 from daybook.tasks.scheduler import Scheduler
 
 
@@ -20,7 +20,7 @@ def scheduler(ledger: Ledger, client: PrefectClient) -> Scheduler:
     """That of one leader; ``client`` asks before it writes."""
     return Scheduler(
         ledger,
-        ladder=ladder.here,
-        sink=sink.of_prefect(client),
+        ladder=escalation.here,
+        sink=notifier.of_prefect(client),
         capabilities_of=partial(documents.capabilities, client),
     )

@@ -1,6 +1,6 @@
 """Which ledger this home's running `daybook up` has opened.
 
-`up` writes it down in `up.json` (`daybook.host.record`). A process beside it that opens a ledger at
+`up` writes it down in `up.json` (`daybook.operations.home_lock`). A process beside it that opens a ledger at
 the same place compares: if the file is gone or is another one, the process refuses to go on, and it
 never makes a new ledger there.
 """

@@ -82,7 +82,7 @@ class JobRow(SQLModel, table=True):
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
     # What a program keeps with it; `metadata` is a word of SQLAlchemy's.
     meta: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
-    # Whose it is (`daybook.spec.owners`), for whom that works, and by what it was made.
+    # Whose it is (`daybook.owners`), for whom that works, and by what it was made.
     owner: str = "user"
     user_id: str = ""
     created_by: str = "cli"
@@ -135,7 +135,7 @@ class RevisionRow(SQLModel, table=True):
     policy: dict[str, Any] = Field(sa_type=JSON)
     notify: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     source: str = "ledger"
-    # Who wrote where it leads last, where not as the job was made: `daybook.spec.reach`.
+    # Who wrote where it leads last, where not as the job was made: `daybook.jobs.provenance`.
     written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
 
 
@@ -189,7 +189,7 @@ class RunRow(SQLModel, table=True):
     # The Prefect run that carries it. `flow_starts` is that run's own count of starts at the last
     # claim: a higher one is a Retry. `prefect_runs` counts the runs that were made for this row.
     flow_run_id: str | None = None
-    # `unmirrored`: it has ended, and Prefect has still to be told (`daybook.ledger.mirror`).
+    # `unmirrored`: it has ended, and Prefect has still to be told (`daybook.prefect.unmirrored`).
     flow_starts: int = 0
     prefect_runs: int = 0
     unmirrored: bool = False
@@ -211,7 +211,7 @@ class RunRow(SQLModel, table=True):
     # Of all its attempts: see `AttemptRow`.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
-    # What became of its callbacks and messages (requirement 32): `daybook.ledger.outbox`.
+    # What became of its callbacks and messages (requirement 32): `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value
 
     # What a writer that had lost its claim knew: refused as an outcome, kept to be read.
@@ -239,7 +239,7 @@ class AttemptRow(SQLModel, table=True):
 
 
 class OutboxRow(SQLModel, table=True):
-    """One callback or message that was asked for (requirements 30-34): `daybook.ledger.outbox`.
+    """One callback or message that was asked for (requirements 30-34): `daybook.delivery.outbox`.
 
     It is pending, delivered or failed; suppressed where it was withdrawn before it was sent.
     ``key`` says what it tells whom of what, so that it is asked for once. ``run_id`` is no foreign
@@ -400,7 +400,7 @@ class BlockCopyRow(SQLModel, table=True):
     """The copy of one Prefect block document: what Prefect needs to have it again.
 
     ``type_id`` is Prefect's id of the block type under which the document was last seen. A Prefect
-    that lost its database gives the type another id (`daybook.outgoing.block_mirror`).
+    that lost its database gives the type another id (`daybook.resources.mirror`).
     """
 
     __tablename__ = "block_copies"
@@ -408,6 +408,6 @@ class BlockCopyRow(SQLModel, table=True):
     slug: str = Field(primary_key=True)
     name: str = Field(primary_key=True)
     type_id: str
-    # The document's data as JSON, encrypted: `daybook.ledger.sealing`.
+    # The document's data as JSON, encrypted: `daybook.resources.encryption`.
     sealed: str = Field(repr=False)
     updated_at: datetime = Field(sa_type=Instant)

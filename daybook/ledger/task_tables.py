@@ -21,9 +21,9 @@ class TaskRow(SQLModel, table=True):
     id: str = Field(default_factory=new_id, primary_key=True)
     title: str
     instructions: str = Field(default="", repr=False)
-    # 0 is urgent, 3 low: `daybook.spec.tasks.PRIORITIES`.
+    # 0 is urgent, 3 low: `daybook.tasks.model.PRIORITIES`.
     priority: int
-    # Whose it is to do: `daybook.spec.tasks.check_owner`. Empty: any session's.
+    # Whose it is to do: `daybook.tasks.model.check_owner`. Empty: any session's.
     owner: str = ""
     workspace: str = ""
     channel: str = ""
@@ -87,7 +87,7 @@ class TaskSessionRow(SQLModel, table=True):
 
     id: str = Field(default_factory=new_id, primary_key=True)
     name: str = Field(unique=True)
-    # Who registered it, and for whom that works (`daybook.spec.owners`).
+    # Who registered it, and for whom that works (`daybook.owners`).
     owner: str
     user_id: str = ""
     agent: str

@@ -15,7 +15,7 @@ from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger.tables import TokenRow
-from daybook.spec.names import free_name
+from daybook.names import free_name
 
 NOTED = timedelta(minutes=1)
 """When a token was used last is written down at most so often: each write waits its turn."""

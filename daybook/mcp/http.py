@@ -21,15 +21,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from daybook.api import tokens
 from daybook.errors import LedgerError, LedgerUnreachable
-from daybook.host import connections, web
-from daybook.host.names import Names
 from daybook.ledger.engine import Ledger
 from daybook.mcp import server
 from daybook.mcp.resources import Context, Sessions
 from daybook.mcp.wakes import Wakes
-from daybook.service import tokens
-from daybook.spec.owners import Actor
+from daybook.operations import connections, web
+from daybook.operations.host_names import Names
+from daybook.owners import Actor
 
 PATH = "/mcp"
 

@@ -41,7 +41,7 @@ from mcp_types import (
 
 from daybook.errors import DaybookError, NotFound
 from daybook.mcp.wakes import Held, Wakes
-from daybook.spec.owners import Actor, acting_as
+from daybook.owners import Actor, acting_as
 
 PREFIX = "daybook://task-sessions/"
 
@@ -75,14 +75,14 @@ class Sessions:
     async def listed(
         self, context: Context, _: PaginatedRequestParams | None
     ) -> ListResourcesResult:
-        from daybook.service import tasks
+        from daybook.api import tasks
 
         with acting_as(self._whose(context)):
             found = await _told(tasks.list_sessions())
         return ListResourcesResult(resources=[_resource(each) for each in found])
 
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-        from daybook.service import task_waits
+        from daybook.api import task_waits
 
         with acting_as(self._whose(context)):
             found = await self._found(params.uri)
@@ -138,7 +138,7 @@ class Sessions:
 
     async def _found(self, uri: str) -> dict[str, Any]:
         """The session of that URI, whoever asks may see. Raises `MCPError`."""
-        from daybook.service import tasks
+        from daybook.api import tasks
 
         name = unquote(uri.removeprefix(PREFIX)) if uri.startswith(PREFIX) else ""
         try:

@@ -23,7 +23,7 @@ from mcp_types import Tool as Listed
 from daybook import __version__, toolbox
 from daybook.agents.base import Tool
 from daybook.mcp.resources import Context, Sessions, Whose
-from daybook.spec.owners import acting_as
+from daybook.owners import acting_as
 from daybook.toolbox import Answer
 
 NAME = "daybook"

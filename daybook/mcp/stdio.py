@@ -11,7 +11,7 @@ from mcp.server.stdio import stdio_server
 from daybook.mcp import server
 from daybook.mcp.resources import Sessions
 from daybook.mcp.wakes import Wakes
-from daybook.spec.owners import Actor
+from daybook.owners import Actor
 
 if TYPE_CHECKING:
     from daybook.ledger.engine import Ledger

@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from daybook.errors import DaybookError
-from daybook.spec.owners import Actor, acting_as
+from daybook.owners import Actor, acting_as
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
+    from daybook.delivery.sending import Tried
     from daybook.ledger.engine import Ledger
-    from daybook.ledger.sending import Tried
     from daybook.ledger.tables import OutboxRow
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class Wakes:
 
     async def _send(self, ledger: Ledger) -> None:
         """Begin to tell what is pending for those that are held now; note what was told."""
-        from daybook.ledger import outbox, sending
+        from daybook.delivery import outbox, sending
 
         lanes = {outbox.lane_of_task_session(id_): id_ for id_ in self._of_sessions()}
         due = await sending.next_due(ledger, lanes.__contains__)
@@ -189,7 +189,7 @@ class Wakes:
 
     async def _tell(self, row: OutboxRow, id_: str) -> Tried:
         """Everybody that is held for the session; delivered if one of them took it."""
-        from daybook.ledger.sending import Tried
+        from daybook.delivery.sending import Tried
         from daybook.ledger.states import Delivery
 
         began = time.perf_counter()

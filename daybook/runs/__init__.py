@@ -1,13 +1,12 @@
-"""One run from claim to settle: what the flows call.
+"""Runs in the ledger: claims, leases, slots, outcomes, and the audit of due times. No Prefect.
 
 ::
 
-    occurrence.offer ─► gate.enter ─► begin ─► act (the flow's part) ─► settle ─► artifact, state
-                          │ waiting, no ledger: the run goes back to Prefect as scheduled
-                          └ skipped, missed, taken: the run ends and says so
+    claim_requests ─► decision (asks claim_rules in order) ─► claims: claim, begin, finish
+                                                               │
+    leases: renewed, expired      slots, budget, sessions ◄────┤ held by the claim
+    outcomes: one for each run, with its outbox rows ◄─────────┘
+    audit: each due time up to the watermark has a row (promise 1)
 
-Purpose: a flow orchestrates, and everything that decides or writes stands here or in the ledger.
-Contract: `carry_out.carry_out` returns the Prefect state that the flow returns; it never lets an
-effect happen without a claim (`docs/promise.md` 7). Pitfalls: a Scheduled state is set by the API
-and the flow leaves with `Abort`; *returning* one is an error in Prefect.
+Every function takes a session of the caller's transaction, or opens one write transaction.
 """

@@ -26,13 +26,13 @@ from sqlalchemy import exists
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, or_, select
 
+from daybook import owners
 from daybook.errors import Ambiguous, NotFound, NothingClaimable, TokenRefused, one_line
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
-from daybook.spec import owners, tasks
-from daybook.spec.names import LONGEST_LINE, checked_line
-from daybook.tasks import choice, rows, sessions, sweep
+from daybook.names import LONGEST_LINE, checked_line
+from daybook.tasks import lease_expiry, model, rows, selection, sessions
 from daybook.tasks.matching import Candidate
 from daybook.tasks.states import Status
 
@@ -51,7 +51,7 @@ async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None
 
     Raises `NothingClaimable`, saying why; `NotFound` for the session, `InvalidInput` for the lease.
     """
-    seconds = int(tasks.lease(lease).total_seconds())
+    seconds = int(model.lease(lease).total_seconds())
     async with ledger.read() as session:
         row, now = await sessions.find(session, session_name), ledger.now()
         why, fades = await _nothing_for(session, row, now), sessions.fades(row, now)
@@ -59,7 +59,7 @@ async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None
         if fades:
             await _heard_of(ledger, session_name)
         raise NothingClaimable(why)
-    token = tasks.TOKEN + secrets.token_urlsafe(32)
+    token = model.TOKEN + secrets.token_urlsafe(32)
     async with ledger.write() as session:
         # Much may have happened since: all of it is judged again.
         row, now = await sessions.find(session, session_name), ledger.now()
@@ -94,7 +94,7 @@ async def heartbeat(
 
     Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for the lease.
     """
-    longer = None if lease is None else int(tasks.lease(lease).total_seconds())
+    longer = None if lease is None else int(model.lease(lease).total_seconds())
     async with _held(ledger, run_ref, token) as (_, run, _row, now):
         assert run.lease_seconds is not None
         run.lease_seconds = longer or run.lease_seconds
@@ -104,7 +104,7 @@ async def heartbeat(
 
 async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -> TaskRunRow:
     """The session has done it. Raises as `heartbeat`, and `InvalidInput` for an output too long."""
-    tasks.text(output, "output")
+    model.text(output, "output")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.move(run, Status.COMPLETED, now)
         run.output, run.done_by = output, row.name
@@ -114,7 +114,7 @@ async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -
 
 async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> TaskRunRow:
     """The session could not do it. Raises as `complete`."""
-    tasks.text(error, "error")
+    model.text(error, "error")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.move(run, Status.FAILED, now)
         run.error, run.done_by = error, row.name
@@ -127,7 +127,7 @@ def _reason(error: str) -> str:
     """The first line of what was said, as far as one line of what happened goes."""
     first = next((line for line in error.splitlines() if line.strip()), "")
     shown = "".join(each if each.isprintable() else " " for each in first)
-    return one_line(tasks.without_tokens(shown), LONGEST_LINE)
+    return one_line(model.without_tokens(shown), LONGEST_LINE)
 
 
 async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") -> TaskRunRow:
@@ -146,20 +146,20 @@ async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") ->
 async def waits(session: AsyncSession, row: TaskSessionRow, now: datetime) -> bool:
     """Whether a claim of the session would get a run now. Reads only."""
     held = await sessions.held_by(session, row)
-    if await choice.kept_from(session, row, held, now):
+    if await selection.kept_from(session, row, held, now):
         return False
-    return await choice.first(session, Candidate.of(row, False), now) is not None
+    return await selection.first(session, Candidate.of(row, False), now) is not None
 
 
 async def _nothing_for(session: AsyncSession, row: TaskSessionRow, now: datetime) -> str:
     """Why a claim gets nothing; empty: it gets a run, or takes its own back first. Reads only."""
     held = await sessions.held_by(session, row)
-    if why := await choice.kept_from(session, row, held, now):
+    if why := await selection.kept_from(session, row, held, now):
         return why
     candidate = Candidate.of(row, False)
-    if held is not None or await choice.first(session, candidate, now) is not None:
+    if held is not None or await selection.first(session, candidate, now) is not None:
         return ""
-    return await choice.why_none(session, candidate, now)
+    return await selection.why_none(session, candidate, now)
 
 
 async def _found(
@@ -167,14 +167,14 @@ async def _found(
 ) -> tuple[TaskRow, TaskRunRow] | str:
     """The run that the session gets, or why it gets none."""
     held = await sessions.held_by(session, row)
-    if why := await choice.kept_from(session, row, held, now):
+    if why := await selection.kept_from(session, row, held, now):
         return why
     if held is not None:
-        await sweep.take_back(session, held, now, rows.SCHEDULER)
+        await lease_expiry.take_back(session, held, now, rows.SCHEDULER)
     candidate = Candidate.of(row, False)
-    first = await choice.first(session, candidate, now)
+    first = await selection.first(session, candidate, now)
     if first is None:
-        return await choice.why_none(session, candidate, now)
+        return await selection.why_none(session, candidate, now)
     run = await session.get_one(TaskRunRow, first)
     return await rows.task_of(session, run), run
 

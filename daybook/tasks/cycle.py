@@ -30,23 +30,23 @@ from sqlalchemy.orm import defer
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col, select
 
+from daybook import owners
 from daybook.errors import InvalidInput, Unreachable
+from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.spec import owners, tasks
-from daybook.spec.actions import AgentPrompt
-from daybook.spec.tasks import Ladder
-from daybook.spec.words import span
-from daybook.tasks import matching, rows, sessions, spawn, statistics, switch, wakes
+from daybook.schedules.descriptions import span
+from daybook.tasks import matching, model, pause, rows, sessions, statistics, wakes, worker_requests
+from daybook.tasks.lease_expiry import SWEEP_LIMIT, sweep
 from daybook.tasks.matching import Candidate, Wanted
+from daybook.tasks.model import Ladder
+from daybook.tasks.notifier import NotTaken, Sink, Starving
 from daybook.tasks.rows import SCHEDULER
-from daybook.tasks.sink import NotTaken, Sink, Starving
-from daybook.tasks.spawn import Capable
 from daybook.tasks.states import LIVE, Status
 from daybook.tasks.statistics import Report
-from daybook.tasks.sweep import SWEEP_LIMIT, sweep
 from daybook.tasks.wakes import Target
+from daybook.tasks.worker_requests import Capable
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ async def _look(ledger: Ledger, ladder: Ladder) -> _Seen:
         now = ledger.now()
         seen = _Seen(Report(now))
         under_way = (await statistics.load(session)).under_way
-        paused = (await switch.read(session)).paused
+        paused = (await pause.read(session)).paused
         found = (await session.execute(live)).all()
     for status, id_, lease_until, attention, queued_at, starved, tiers, only_waits in found:
         seen.report.scanned += 1
@@ -140,7 +140,7 @@ async def _look(ledger: Ledger, ladder: Ladder) -> _Seen:
         if status == Status.NEEDS_ATTENTION or attention:
             seen.report.add(NEEDS_ATTENTION, id_)
         if status == Status.QUEUED and not paused and not only_waits:
-            owed = tasks.climb(ladder, now - queued_at, starved, tiers)
+            owed = model.climb(ladder, now - queued_at, starved, tiers)
             seen.asks |= REQUEST_WORKER in owed.steps
     seen.anything = bool(seen.report.pending or seen.over or under_way)
     return seen
@@ -173,7 +173,7 @@ async def _sweep(ledger: Ledger, report: Report) -> bool:
 async def _anybody(ledger: Ledger) -> bool:
     """Whether there is a job that could be run for a task; else Prefect is not asked."""
     async with ledger.read() as session:
-        return bool(await spawn.workers(session))
+        return bool(await worker_requests.workers(session))
 
 
 async def _capable(capabilities_of: CapabilitiesOf, report: Report) -> Capable | None:
@@ -213,7 +213,7 @@ class _Cycle:
             report.error("wake", error)
         queued = await self._queued()
         asked: list[str] = []
-        if (await switch.read(self.session)).paused:
+        if (await pause.read(self.session)).paused:
             for run, _ in queued:
                 report.add("paused", run.id)
         elif queued:
@@ -326,7 +326,7 @@ class _Cycle:
         if task.owner == owners.USER:
             return ()
         waited = self.report.at - run.queued_at
-        owed = tasks.climb(self.ladder, waited, run.starved_cycles, run.tiers)
+        owed = model.climb(self.ladder, waited, run.starved_cycles, run.tiers)
         if owed.cycles != run.starved_cycles:
             self.climbed.append(run.id)
             set_committed_value(run, "starved_cycles", owed.cycles)
@@ -352,21 +352,25 @@ class _Cycle:
         A run that has had `MOST_WORKERS` gets no more: they claimed it, and gave it back. While
         `AT_ONCE` are under way it waits for one of them to end.
         """
-        if await spawn.had_enough(self.session, run):
+        if await worker_requests.had_enough(self.session, run):
             run.tiers = [*run.tiers, REQUEST_WORKER]
             return
         if self.capable is None:
             return
         if self.workers is None:
-            self.workers = await spawn.workers(self.session)
-            self.room = spawn.AT_ONCE - await spawn.under_way(self.session, self.workers)
+            self.workers = await worker_requests.workers(self.session)
+            self.room = worker_requests.AT_ONCE - await worker_requests.under_way(
+                self.session, self.workers
+            )
         if self.room <= 0:
             return
-        stored = spawn.choose(self.workers, task, self.capable)
+        stored = worker_requests.choose(self.workers, task, self.capable)
         if stored is None or not isinstance(stored.job.action, AgentPrompt):
             return
         has = self.capable[stored.job.action.agent]
-        asked = await spawn.ask(self.session, stored, task, run, has=has, now=self.report.at)
+        asked = await worker_requests.ask(
+            self.session, stored, task, run, has=has, now=self.report.at
+        )
         run.spawned_run_id = asked.id
         self.room -= 1
         self._take(run, REQUEST_WORKER, f"run {asked.id[:12]} of {stored.row.name}")
@@ -389,7 +393,7 @@ class _Cycle:
 
 def _take(session: AsyncSession, run: TaskRunRow, step: str, reason: str, now: datetime) -> None:
     """Write down that a step is taken."""
-    event = spawn.REQUESTED if step == REQUEST_WORKER else step
+    event = worker_requests.REQUESTED if step == REQUEST_WORKER else step
     run.tiers = [*run.tiers, step]
     session.add(run)
     rows.note(session, run, event, now, actor=SCHEDULER, reason=reason)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from daybook import owners
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.spec import owners, tasks
+from daybook.tasks import model
 
 IDLE = "idle"
 
@@ -29,7 +30,7 @@ class Wanted:
     run_id: str
     priority: int
     queued_at: datetime
-    owner: str = tasks.ANYONE
+    owner: str = model.ANYONE
     workspace: str = ""
     channel: str = ""
     capabilities: Sequence[str] = ()
@@ -141,8 +142,8 @@ def _unfit(wanted: Wanted, session: Candidate) -> str:
 
 
 def _may(owner: str, session: Candidate) -> bool:
-    if owner == tasks.ANYONE:
+    if owner == model.ANYONE:
         return True
-    if owner.startswith(tasks.BY_SESSION):
-        return owner == tasks.BY_SESSION + session.name
+    if owner.startswith(model.BY_SESSION):
+        return owner == model.BY_SESSION + session.name
     return bool(session.agent) and owner == owners.BY_AGENT + session.agent

@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow
-from daybook.spec import owners, tasks
-from daybook.spec.names import checked_line
-from daybook.tasks import rows
+from daybook.names import checked_line
+from daybook.tasks import model, rows
 from daybook.tasks.states import LIVE, RETRIED, Status
 
 LONGEST_TITLE = 200
@@ -33,8 +33,8 @@ async def add(
     title: str,
     *,
     instructions: str = "",
-    priority: str = tasks.MEDIUM,
-    owner: str = tasks.ANYONE,
+    priority: str = model.MEDIUM,
+    owner: str = model.ANYONE,
     workspace: str = "",
     channel: str = "",
     capabilities: Iterable[str] = (),
@@ -47,13 +47,13 @@ async def add(
         raise InvalidInput("title", "is blank", f"legal: 1 to {LONGEST_TITLE} characters")
     says: dict[str, Any] = {
         "title": title,
-        "instructions": tasks.text(instructions, "instructions"),
-        "priority": tasks.priority(priority),
-        "owner": tasks.check_owner(owner),
-        "workspace": tasks.word(workspace, "workspace"),
-        "channel": tasks.word(channel, "channel"),
-        "capabilities": tasks.capabilities(capabilities),
-        "preferred": tasks.capabilities(preferred, "preferred"),
+        "instructions": model.text(instructions, "instructions"),
+        "priority": model.priority(priority),
+        "owner": model.check_owner(owner),
+        "workspace": model.word(workspace, "workspace"),
+        "channel": model.word(channel, "channel"),
+        "capabilities": model.capabilities(capabilities),
+        "preferred": model.capabilities(preferred, "preferred"),
         "paused": paused,
     }
     async with ledger.write() as session:
@@ -160,8 +160,8 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
                 "run", f"{old.id[:8]} was retried already", "legal: the last of a task"
             )
         _only(old, RETRIED)
-        if old.number >= tasks.CHAIN:
-            problem = f"has had its {tasks.CHAIN} runs"
+        if old.number >= model.CHAIN:
+            problem = f"has had its {model.CHAIN} runs"
             raise InvalidInput("task", problem, "add it anew, if it is still to be done")
         if old.status == Status.NEEDS_ATTENTION:
             rows.move(old, Status.CANCELLED, now)

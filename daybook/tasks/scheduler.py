@@ -9,9 +9,9 @@ from typing import Any
 
 from daybook.errors import InvalidInput, SchedulerStopped
 from daybook.ledger.engine import Ledger
-from daybook.spec.tasks import Ladder
 from daybook.tasks.cycle import CapabilitiesOf, cycle
-from daybook.tasks.sink import Sink
+from daybook.tasks.model import Ladder
+from daybook.tasks.notifier import Sink
 from daybook.tasks.statistics import Report
 
 EVERY = 15.0

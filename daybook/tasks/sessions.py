@@ -20,12 +20,12 @@ from sqlalchemy import ColumnElement, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook import owners
 from daybook.errors import InvalidInput, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow, TaskSessionRow
-from daybook.spec import owners, tasks
-from daybook.spec.names import validate_name
-from daybook.tasks import matching, rows
+from daybook.names import validate_name
+from daybook.tasks import matching, model, rows
 from daybook.tasks.matching import IDLE
 
 SILENT = timedelta(minutes=15)
@@ -55,10 +55,10 @@ async def register(
     actor, name = owners.current(), validate_name(name)
     says = {
         "agent": _agent(agent, actor),
-        "type": tasks.word(type, "type"),
-        "workspace": tasks.word(workspace, "workspace"),
-        "channel": tasks.word(channel, "channel"),
-        "capabilities": tasks.capabilities(capabilities),
+        "type": model.word(type, "type"),
+        "workspace": model.word(workspace, "workspace"),
+        "channel": model.word(channel, "channel"),
+        "capabilities": model.capabilities(capabilities),
     }
     async with ledger.write() as session:
         now = ledger.now()
@@ -97,7 +97,7 @@ async def report(
     Raises `InvalidInput`, `NotFound`.
     """
     if state is not None:
-        tasks.state(state)
+        model.state(state)
     async with ledger.write() as session:
         row, now = await find(session, name), ledger.now()
         new = row.state if state is None else state

@@ -27,12 +27,12 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger import outbox
+from daybook.delivery import outbox
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow, new_id
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
-from daybook.spec.tasks import PRIORITIES
 from daybook.tasks import rows
+from daybook.tasks.model import PRIORITIES
 from daybook.tasks.states import Status
 
 COOLDOWN = timedelta(seconds=60)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daybook.errors import InvalidInput
-from daybook.spec.refusal import unknown_field
+from daybook.validation import unknown_field
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What each tool does: verbs of `daybook.service`, for whoever `owners.current` says.
+"""What each tool does: verbs of `daybook.api`, for whoever `owners.current` says.
 
 Each takes the arguments that were given, already read, and gives the answer.
 """
@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 from daybook.errors import InvalidInput
-from daybook.toolbox import words
+from daybook.toolbox import text as words
 from daybook.toolbox.hints import hint
 
 log = logging.getLogger(__name__)
@@ -26,15 +26,16 @@ _TAKEN_AWAY = ("channel", "model", "body")
 
 async def add(given: dict[str, Any]) -> str:
     """A job, of any kind: the fields say which."""
-    from daybook.service import jobs, reach
+    from daybook.api import jobs
+    from daybook.prefect import address
 
-    reach.prefect()
+    address.prefect()
     made = await jobs.add(given)
     return words.job(made, "Added. ") + await _nobody_works()
 
 
 async def list_jobs(given: dict[str, Any]) -> str:
-    from daybook.service import jobs
+    from daybook.api import jobs
 
     status = given.get("status", "all")
     found = [each for each in await jobs.list_jobs() if _is(each, status)]
@@ -54,7 +55,7 @@ def _is(found: dict[str, Any], status: str) -> bool:
 
 
 async def get(given: dict[str, Any]) -> str:
-    from daybook.service import jobs
+    from daybook.api import jobs
 
     return words.whole_job(await jobs.show(given["job_id"]))
 
@@ -67,24 +68,27 @@ async def update(given: dict[str, Any]) -> str:
     for name in _TAKEN_AWAY:
         if given.get(name) == NONE:
             given[name] = ""
-    from daybook.service import jobs, reach
+    from daybook.api import jobs
+    from daybook.prefect import address
 
-    reach.prefect()
+    address.prefect()
     return words.job(await jobs.edit_job(ref, given), "Changed. ")
 
 
 async def remove(given: dict[str, Any]) -> str:
-    from daybook.service import jobs, reach
+    from daybook.api import jobs
+    from daybook.prefect import address
 
-    reach.prefect()
+    address.prefect()
     gone = await jobs.remove(given["job_id"])
     return f'Removed. Job "{gone["name"]}", id {gone["id"]}, is not due any more; its runs stay.'
 
 
 async def enable(given: dict[str, Any]) -> str:
-    from daybook.service import jobs, reach
+    from daybook.api import jobs
+    from daybook.prefect import address
 
-    reach.prefect()
+    address.prefect()
     try:
         return words.job(await jobs.resume(given["job_id"]), "Enabled. ")
     except InvalidInput as error:
@@ -100,18 +104,20 @@ async def enable(given: dict[str, Any]) -> str:
 
 
 async def disable(given: dict[str, Any]) -> str:
-    from daybook.service import jobs, reach
+    from daybook.api import jobs
+    from daybook.prefect import address
 
-    reach.prefect()
+    address.prefect()
     return words.job(await jobs.pause(given["job_id"], given.get("note", "")), "Disabled. ")
 
 
 async def trigger(given: dict[str, Any]) -> str:
     """Run it now. A run that takes longer goes on; the same request again finds it."""
+    from daybook.api import jobs, runs
     from daybook.ledger.tables import new_id
-    from daybook.service import jobs, reach, runs
+    from daybook.prefect import address
 
-    reach.prefect()
+    address.prefect()
     ref = given["job_id"]
     job = await jobs.show(ref)
     held, key, timezone = _Held(), new_id(), job["schedule"]["timezone"]
@@ -129,9 +135,10 @@ async def trigger(given: dict[str, Any]) -> str:
 
 async def cancel(given: dict[str, Any]) -> str:
     """End what runs, or waits; it may be going yet when this answers, and says so."""
-    from daybook.service import reach, runs
+    from daybook.api import runs
+    from daybook.prefect import address
 
-    reach.prefect()
+    address.prefect()
     ended = await runs.cancel(given["job_id"], WAITS)
     begin = "Asked to end, and going yet: " if ended["finished_at"] is None else "Ended: "
     return words.run(ended, "", begin)
@@ -150,7 +157,7 @@ class _Held:
 
 
 async def history(given: dict[str, Any]) -> str:
-    from daybook.service import jobs, runs
+    from daybook.api import jobs, runs
 
     job = await jobs.show(given["job_id"])
     found = await runs.history(job["id"], given["limit"])
@@ -158,7 +165,7 @@ async def history(given: dict[str, Any]) -> str:
 
 
 async def coming(given: dict[str, Any]) -> str:
-    from daybook.service import due
+    from daybook.api import due
 
     ref, text = given.get("job_id"), given.get("schedule")
     if (ref is None) == (text is None):
@@ -173,7 +180,7 @@ async def coming(given: dict[str, Any]) -> str:
 
 async def _nobody_works() -> str:
     """What to know of a job that is stored already: nothing may go wrong here any more."""
-    from daybook.service import status
+    from daybook.operations import status
 
     try:
         if await status.worker_online():

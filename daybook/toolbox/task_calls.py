@@ -1,4 +1,4 @@
-"""What each tool of tasks does: verbs of `daybook.service`, for whoever `owners.current` says."""
+"""What each tool of tasks does: verbs of `daybook.api`, for whoever `owners.current` says."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import anyio
 
+from daybook import owners
 from daybook.errors import NothingClaimable
-from daybook.spec import owners
-from daybook.toolbox import task_words as words
+from daybook.toolbox import task_text as words
 
 LONGEST_WAIT = 25
 """Seconds; a client may give up on a call after thirty."""
@@ -35,7 +35,7 @@ async def claim(given: dict[str, Any]) -> str:
     It comes at once where the session itself has to do something first, or too many calls of its
     owner wait.
     """
-    from daybook.service import task_waits, tasks
+    from daybook.api import task_waits, tasks
 
     loop, owner = asyncio.get_running_loop(), owners.current().owner
     ends = loop.time() + given["wait_seconds"]
@@ -60,7 +60,7 @@ async def claim(given: dict[str, Any]) -> str:
 
 async def _claimed(session: str, lease: str | None) -> dict[str, Any]:
     """A claim is not ended in its middle; one that nobody is told of any more is given back."""
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     claim = asyncio.ensure_future(tasks.next_run(session, lease))
     try:
@@ -75,28 +75,28 @@ async def _claimed(session: str, lease: str | None) -> dict[str, Any]:
 
 
 async def heartbeat(given: dict[str, Any]) -> str:
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     held = await tasks.heartbeat(given["run_id"], given["token"], given.get("lease"))
     return words.held(held)
 
 
 async def complete(given: dict[str, Any]) -> str:
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     said = given.get("output", "")
     return words.ended(await tasks.complete(given["run_id"], given["token"], said))
 
 
 async def fail(given: dict[str, Any]) -> str:
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     said = given["error"]
     return words.ended(await tasks.fail(given["run_id"], given["token"], said))
 
 
 async def release(given: dict[str, Any]) -> str:
-    from daybook.service import tasks
+    from daybook.api import tasks
 
     said = given.get("reason", "")
     return words.ended(await tasks.release(given["run_id"], given["token"], said))
@@ -104,7 +104,7 @@ async def release(given: dict[str, Any]) -> str:
 
 async def register(given: dict[str, Any]) -> str:
     """A session, and what it finds at once."""
-    from daybook.service import task_waits, tasks
+    from daybook.api import task_waits, tasks
 
     listed = [each.strip() for each in given.pop("capabilities", "").split(",")]
     made = await tasks.register(**given, capabilities=[each for each in listed if each])
@@ -112,7 +112,7 @@ async def register(given: dict[str, Any]) -> str:
 
 
 async def report(given: dict[str, Any]) -> str:
-    from daybook.service import task_waits, tasks
+    from daybook.api import task_waits, tasks
 
     name, prompting = given["session"], given.get("prompting") == YES
     said = await tasks.report(name, state=given["state"], prompting=prompting)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from daybook.agents.base import Tool
-from daybook.spec import tasks
-from daybook.spec.names import LONGEST, LONGEST_LINE
+from daybook.names import LONGEST, LONGEST_LINE
+from daybook.tasks import model
 from daybook.toolbox import task_calls as calls
 from daybook.toolbox.arguments import Argument
-from daybook.toolbox.edge import tool
+from daybook.toolbox.invocation import tool
 
 _SESSION = Argument(
     "session",
@@ -95,9 +95,9 @@ OF_TASKS: tuple[Tool, ...] = (
             many=True,
         ),
         Argument("agent", "The agent that you are. Default: whom you work for.", longest=LONGEST),
-        Argument("type", "What kind of session, such as ide.", longest=tasks.LONGEST_WORD),
-        Argument("workspace", "Where you work.", longest=tasks.LONGEST_WORD),
-        Argument("channel", "The conversation that you are in.", longest=tasks.LONGEST_WORD),
+        Argument("type", "What kind of session, such as ide.", longest=model.LONGEST_WORD),
+        Argument("workspace", "Where you work.", longest=model.LONGEST_WORD),
+        Argument("channel", "The conversation that you are in.", longest=model.LONGEST_WORD),
     ),
     tool(
         "task_session_report",
@@ -108,8 +108,8 @@ OF_TASKS: tuple[Tool, ...] = (
             "state",
             "idle: free; active: at work on something else.",
             None,
-            legal=tasks.STATES,
-            write=f"legal: {', '.join(tasks.STATES)}",
+            legal=model.STATES,
+            write=f"legal: {', '.join(model.STATES)}",
         ),
         Argument(
             "prompting",

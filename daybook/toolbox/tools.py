@@ -6,11 +6,12 @@ those of tasks under 5.
 
 from __future__ import annotations
 
+from daybook import names
 from daybook.agents.base import Tool
-from daybook.spec import cron, names, zones
+from daybook.schedules import cron, zones
 from daybook.toolbox import calls, task_tools
 from daybook.toolbox.arguments import Argument
-from daybook.toolbox.edge import tool as _tool
+from daybook.toolbox.invocation import tool as _tool
 
 _FORMS = (
     'A cron expression ("0 9 * * 1-5": weekdays at nine; six fields: seconds first; @daily), '

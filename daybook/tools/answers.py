@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 
-from daybook.outgoing.http import LIMIT
+from daybook.http.request import LIMIT
 
 if TYPE_CHECKING:
     from mcp_types import CallToolResult

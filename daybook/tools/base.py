@@ -9,7 +9,7 @@ from daybook.errors import ToolUnreachable
 from daybook.ledger.states import Outcome
 
 if TYPE_CHECKING:
-    from daybook.outgoing.secrets import Secrets
+    from daybook.http.secrets import Secrets
     from daybook.tools.server_blocks import ToolServerSettings
 
 __all__ = ["PYTHON", "Called", "Server", "Servers", "ToolInfo", "ToolUnreachable"]

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import ToolUnreachable
+from daybook.http import secrets as references
+from daybook.http.guard import Guard
+from daybook.http.secrets import Destination, Filled, Secrets
 from daybook.ledger.states import Outcome, Status
-from daybook.outgoing import secrets as references
-from daybook.outgoing.guard import Guard
-from daybook.outgoing.secrets import Destination, Filled, Secrets
 from daybook.tools import answers, catalog, python_tools
 from daybook.tools.base import Called, Servers
 

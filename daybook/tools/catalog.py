@@ -21,8 +21,8 @@ from urllib.parse import unquote
 
 from daybook import registry
 from daybook.errors import InvalidInput, ToolUnreachable, UnknownName
-from daybook.outgoing.guard import Guard
-from daybook.spec.actions import is_address
+from daybook.http.guard import Guard
+from daybook.jobs.actions import is_address
 from daybook.tools import python_tools, schemas
 from daybook.tools.base import ToolInfo
 from daybook.tools.server_blocks import ToolServerSettings
@@ -97,7 +97,7 @@ async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
 
 async def of_server(name: str, servers: Servers) -> list[ToolInfo]:
     """The tools of a saved server; raises `UnknownName`, `InvalidInput` and `ToolUnreachable`."""
-    from daybook.outgoing.guard import Rule
+    from daybook.http.guard import Rule
     from daybook.tools import connection
 
     server = await servers.read(name)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import daybook
 from daybook.errors import DaybookError, InvalidInput, ToolUnreachable
-from daybook.outgoing import http
-from daybook.outgoing import secrets as references
-from daybook.outgoing.http import IDEMPOTENCY_KEY, idempotency_key
-from daybook.outgoing.secrets import Destination, Filled, Secrets
-from daybook.outgoing.transport import BODY
-from daybook.programs.ending import to_its_end
+from daybook.http import request as http
+from daybook.http import secrets as references
+from daybook.http.request import IDEMPOTENCY_KEY, idempotency_key
+from daybook.http.secrets import Destination, Filled, Secrets
+from daybook.http.transport import BODY
+from daybook.processes.ending import to_its_end
 from daybook.tools.answers import Hide
 from daybook.tools.wire import Wire
 

@@ -18,11 +18,11 @@ import httpx2
 import daybook
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput
-from daybook.outgoing import guard as addresses
-from daybook.outgoing.guard import Guard
-from daybook.outgoing.http import TRY_AGAIN, retry_after, untrusted, words_of
-from daybook.outgoing.httpx2_transport import Httpx2Transport
-from daybook.outgoing.transport import PROGRESS, SECRETS, Progress
+from daybook.http import guard as addresses
+from daybook.http.guard import Guard
+from daybook.http.httpx2_transport import Httpx2Transport
+from daybook.http.request import TRY_AGAIN, retry_after, untrusted, words_of
+from daybook.http.transport import PROGRESS, SECRETS, Progress
 from daybook.tools.wire import CALL, LONGEST, Fault
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from pydantic_core import ArgsKwargs
 from daybook import registry
 from daybook.errors import InvalidInput, Temporary
 from daybook.ledger.states import Outcome, Status
-from daybook.programs.ending import to_its_end
+from daybook.processes.ending import to_its_end
 from daybook.tools import answers
 from daybook.tools.base import PYTHON, Called, ToolInfo
 from daybook.tools.context import OCCURRENCE

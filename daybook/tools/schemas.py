@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import InvalidInput
-from daybook.outgoing import secrets
+from daybook.http import secrets
 from daybook.tools.base import PYTHON, ToolInfo
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from daybook.errors import InvalidInput, UnknownName
-from daybook.outgoing import block_documents, http, secrets
-from daybook.outgoing.block_documents import BlockType
-from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.secret_blocks import PrefectSecrets
-from daybook.programs import environment, places
+from daybook.http import request, secrets
+from daybook.http.guard import Guard, Rule
+from daybook.processes import environment, locations
+from daybook.resources import documents
+from daybook.resources.documents import BlockType
+from daybook.resources.secrets import PrefectSecrets
 from daybook.tools.base import Server
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class ToolServerSettings(BaseModel):
     @field_validator("work_dir")
     @classmethod
     def _absolute(cls, value: str) -> str:
-        places.check(value)
+        locations.check(value)
         return value
 
     @field_validator("headers")
@@ -124,7 +125,7 @@ class ToolServerSettings(BaseModel):
 
 def check_headers(headers: Mapping[str, str]) -> None:
     """Raise `InvalidInput` for a header that is invalid, set by us, or looks like a secret."""
-    http.check("POST", headers)
+    request.check("POST", headers)
     for name, value in headers.items():
         if name.lower() in _OURS or name.lower().startswith("mcp-"):
             raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
@@ -181,7 +182,7 @@ class PrefectServers:
         self.secrets: secrets.Secrets = PrefectSecrets(client)
 
     async def names(self) -> list[str]:
-        return [str(each.name) for each in await block_documents.every(self._client, TYPE)]
+        return [str(each.name) for each in await documents.every(self._client, TYPE)]
 
     async def read(self, name: str) -> Server:
         return build(name, (await self._document(name)).data)
@@ -195,19 +196,19 @@ class PrefectServers:
 
     async def every(self) -> list[dict[str, Any]]:
         """All servers by name, as `describe` has them."""
-        return [_described(each) for each in await block_documents.every(self._client, TYPE)]
+        return [_described(each) for each in await documents.every(self._client, TYPE)]
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
         """Keep a server; raises `InvalidInput` for a bad or taken name and for bad settings."""
         data = checked(settings).model_dump(mode="json")
-        await block_documents.keep(self._client, TYPE, name, data, replace=replace)
+        await documents.keep(self._client, TYPE, name, data, replace=replace)
 
     async def remove(self, name: str) -> None:
         """Forget the server; raises `NotFound`."""
-        await block_documents.forget(self._client, TYPE, name)
+        await documents.forget(self._client, TYPE, name)
 
     async def _document(self, name: str) -> BlockDocument:
-        found = await block_documents.named(self._client, TYPE, name)
+        found = await documents.named(self._client, TYPE, name)
         if found is None:
             raise UnknownName(TYPE.noun, name, await self.names())
         return found

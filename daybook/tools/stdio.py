@@ -26,9 +26,9 @@ import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 from daybook.errors import InvalidInput, ToolUnreachable
-from daybook.programs import environment, pipes, places
-from daybook.programs.ending import to_its_end
-from daybook.programs.group import Group
+from daybook.processes import environment, locations, pipes
+from daybook.processes.ending import to_its_end
+from daybook.processes.group import Group
 from daybook.tools.answers import Hide
 from daybook.tools.server_blocks import ToolServerSettings
 from daybook.tools.wire import CALL, LONGEST, Fault
@@ -134,9 +134,9 @@ class ProgramWire:
         command = self._settings.command
         try:
             folder = self._place.enter_context(
-                places.folder(self._settings.work_dir, prefix="daybook-tool-")
+                locations.folder(self._settings.work_dir, prefix="daybook-tool-")
             )
-            program = places.program(command[0], folder, self._variables)
+            program = locations.program(command[0], folder, self._variables)
             return Group([program, *command[1:]], folder=folder, environment=self._variables)
         except (OSError, ValueError) as error:
             self._place.close()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from daybook.errors import InvalidInput
-from daybook.outgoing.http import LIMIT
+from daybook.http.request import LIMIT
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams

@@ -8,15 +8,16 @@ import sys
 
 from daybook import settings
 from daybook.errors import DaybookError
-from daybook.host import processes, web
-from daybook.service.health import Watch
+from daybook.operations import web
+from daybook.operations.health import Watch
+from daybook.processes import proc
 from daybook.web.app import application, serving
 from daybook.web.guard import Guard
 
 
 def run(listener: socket.socket, host: str, names: list[str]) -> None:
     """Serve what listens on ``host``; ``names`` are further names by which it is asked."""
-    processes.deny_inspection()
+    proc.deny_inspection()
     elsewhere = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if elsewhere else [])]
     watch = Watch(settings.load().ledger_address)

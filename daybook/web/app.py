@@ -13,8 +13,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from daybook.errors import DaybookError
-from daybook.host import connections
-from daybook.service.health import Watch
+from daybook.operations import connections
+from daybook.operations.health import Watch
 from daybook.web import metrics
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}

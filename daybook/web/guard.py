@@ -1,7 +1,7 @@
 """What is let in: questions, for a name that is ours, from no strange web page, without a body.
 
 The pages are readable by all who reach the port; a browser that visits a strange page must not be
-one of them (`daybook.host.names`).
+one of them (`daybook.operations.host_names`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from daybook.host.names import Names
+from daybook.operations.host_names import Names
 
 _CLOSE = {"connection": "close"}
 

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from daybook import __version__
 from daybook.ledger.states import LIVE, TERMINAL
-from daybook.service.health import Figures
+from daybook.operations.health import Figures
 
 
 def page(found: Figures | None, accept: str) -> tuple[bytes, str]:

@@ -6,9 +6,9 @@ SIGINT and SIGTERM end it gently (`Timing.shutdown_wait`); a second one ends all
 from __future__ import annotations
 
 from daybook import home
-from daybook.host import processes
+from daybook.processes import proc
 
-processes.deny_inspection()
+proc.deny_inspection()
 home.enter()  # before Prefect is imported: it reads its environment once
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 from contextlib import suppress
 
 from daybook.errors import DaybookError
-from daybook.programs import environment
+from daybook.processes import environment
 from daybook.worker.prefect_worker import DaybookWorker
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from daybook.host.processes import Process
+from daybook.processes.proc import Process
 from daybook.worker.messages import Task
 
 

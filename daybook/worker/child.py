@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sqlalchemy.orm import configure_mappers
 
 from daybook import home, repository
-from daybook.host import prefect_private
-from daybook.worker import orphaned
-from daybook.worker.entry import write_at_once
+from daybook.prefect import private_names
+from daybook.worker import orphan_guard
+from daybook.worker.child_setup import write_at_once
 from daybook.worker.messages import Task
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ LATER = (
     "rich._emoji_codes",
     "sqlalchemy.dialects.sqlite.aiosqlite",
     "daybook.ledger.engine",
-    "daybook.runs.carry_out",
+    "daybook.execution.execute",
 )
 """Modules that a run imports on its way."""
 
@@ -80,7 +80,7 @@ def prepare() -> None:
         if door.name != "__init__.py":
             repository.load_door(f"flows/{door.name}")
     configure_mappers()  # of the ledger's tables: each child would do it for its first query
-    prefect_private.share_tls_contexts()
+    private_names.share_tls_contexts()
     _prepared.update(sys.modules)
 
 
@@ -121,9 +121,9 @@ def _ours(task: Task, status: int, fresh: bool) -> int:
     from prefect.flow_engine import run_flow
     from prefect.logging.loggers import flow_run_logger
 
-    from daybook.runs import handover
+    from daybook.execution import handover
 
-    orphaned.watch(status)
+    orphan_guard.watch(status)
     if task.handover is not None:
         handover.receive(**task.handover, descriptor=status)
     door = task.kind.replace("-", "_")
@@ -168,9 +168,9 @@ def _hooks(task: Task, fresh: bool) -> int:
     """
     if not fresh and _needs_fresh_interpreter():
         # The letter is read again by the fresh one: only the environment differs.
-        from daybook.worker import entry
+        from daybook.worker import child_setup
 
-        entry.exec_fresh(__name__, task, os.open(os.devnull, os.O_WRONLY))
+        child_setup.exec_fresh(__name__, task, os.open(os.devnull, os.O_WRONLY))
     _as_if_fresh(fresh)
     from prefect.client.schemas.objects import FlowRun
     from prefect.flow_engine import load_flow
@@ -241,7 +241,7 @@ def _as_if_fresh(fresh: bool) -> None:
 def _settle_environment() -> None:
     """Have Prefect read its settings again where this task's differ from those of the parent."""
     if _prefect(os.environ) != _prefect(_entered):
-        prefect_private.reread_settings()
+        private_names.reread_settings()
 
 
 def _prefect(environment: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from uuid import UUID
 from prefect.events import Event
 from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNameFilter
 
-from daybook.keeper import stream
+from daybook.keeper import event_stream
 
 _PREFIX = "prefect.flow-run."
 SCHEDULED = {"Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Late", "Resuming"}
@@ -29,5 +29,5 @@ async def listen(pool_id: UUID, heard: Callable[[str, str], Awaitable[None]]) ->
         flow_run_id = event.resource.id.removeprefix(_PREFIX)
         await heard(flow_run_id, event.event.removeprefix(_PREFIX))
 
-    await stream.listen(only, changed)
+    await event_stream.listen(only, changed)
     raise AssertionError("it ends by cancelling only")

@@ -30,7 +30,7 @@ class Task:
     ``flow_run`` is Prefect's flow run as JSON. The modes:
 
     - ``ours``: a flow of this repository; ``kind`` names it (``agent-prompt``), and ``handover``
-      is what `daybook.runs.handover.receive` gets beside the descriptor of the status pipe.
+      is what `daybook.execution.handover.receive` gets beside the descriptor of the status pipe.
     - ``engine``: any flow, as Prefect's own process worker enters it; with ``command`` that
       command line instead of ``python -m prefect.engine``.
     - ``hooks``: the flow's hooks for ``hook``, with the flow run and its state.

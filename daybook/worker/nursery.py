@@ -20,9 +20,9 @@ from typing import ClassVar, Self
 
 from daybook.timing import TIMING
 from daybook.worker import parent
-from daybook.worker.began import Began
-from daybook.worker.line import Line, Lost, open_line
 from daybook.worker.messages import Task
+from daybook.worker.parent_connection import Line, Lost, open_line
+from daybook.worker.run_process import Began
 
 log = logging.getLogger(__name__)
 

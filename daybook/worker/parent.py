@@ -41,8 +41,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from daybook.host import processes
-from daybook.worker import entry
+from daybook.processes import proc
+from daybook.worker import child_setup
 from daybook.worker.messages import Frames, Task, frame
 
 _LOOK_AGAIN = 0.02
@@ -73,7 +73,7 @@ class Head:
     """A child. ``code`` is its end; ``kill_at`` when its family is killed (monotonic)."""
 
     pid: int
-    process: processes.Process
+    process: proc.Process
     code: int | None = None
     kill_at: float | None = None
 
@@ -110,11 +110,11 @@ class Parent:
         # It ends when the worker does, not before: somebody has to end the children.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        entry.adopt_orphans()
+        child_setup.adopt_orphans()
 
     def serve(self) -> None:
         if self._config.preload:
-            entry.program(self._config.program).prepare()
+            child_setup.program(self._config.program).prepare()
             gc.collect()
             gc.freeze()
         self._heard = time.monotonic()
@@ -198,7 +198,7 @@ class Parent:
             os.chdir(self._folder)  # it may have been deleted, and made anew
         mine, its = socket.socketpair()
         mine.settimeout(_HANDSHAKE)
-        entry.flush()
+        child_setup.flush()
         # No signal may find a child that still has this process's handlers, or no group.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -220,11 +220,11 @@ class Parent:
 
     def _let_go(self, number: int, pid: int, child: socket.socket) -> None:
         # One that has ended already cannot be mistaken for anybody.
-        process = processes.find(pid) or processes.Process(pid, "ended")
+        process = proc.find(pid) or proc.Process(pid, "ended")
         self._heads[pid] = Head(pid, process)
         self._tell({"number": number, "pid": pid, "start": process.started})
         with suppress(OSError):
-            child.sendall(entry.GO)
+            child.sendall(child_setup.GO)
 
     def _be_child(
         self, task: Task, output: int, status: int, mine: socket.socket, its: socket.socket
@@ -232,15 +232,15 @@ class Parent:
         try:
             others = [self._worker, self._bell, self._ringing, self._selector, mine]
             numbers = [other.fileno() for other in others]  # type: ignore[attr-defined]
-            entry.become(output, its, [*numbers, *self._descriptors])
+            child_setup.become(output, its, [*numbers, *self._descriptors])
             if not self._config.preload or threads() > 1:
-                entry.exec_fresh(self._config.program, task, status)
-            program = entry.program(self._config.program)
+                child_setup.exec_fresh(self._config.program, task, status)
+            program = child_setup.program(self._config.program)
         except BaseException as error:
             with suppress(BaseException):
                 os.write(2, f"the process could not begin: {error!r}\n".encode())
-            os._exit(entry.NEVER_BEGAN)
-        entry.leave(lambda: program.run(task, status, fresh=False))
+            os._exit(child_setup.NEVER_BEGAN)
+        child_setup.leave(lambda: program.run(task, status, fresh=False))
 
     # Ending.
 
@@ -287,8 +287,8 @@ class Parent:
             self._tell({"silent": round(now - self._heard, 1), "ending": ending})
         for head in self._heads.values():
             if head.kill_at is not None and head.code is None and head.kill_at <= now:
-                for member in processes.family(head.process):
-                    processes.tell([member], signal.SIGKILL)
+                for member in proc.family(head.process):
+                    proc.tell([member], signal.SIGKILL)
                 head.kill_at = now + 1.0
 
     def _end_all(self) -> list[int]:
@@ -318,7 +318,7 @@ def _children() -> set[int]:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     except OSError:
         me = os.getpid()
-        return {p.pid for p in processes.living().values() if p.parent == me}
+        return {p.pid for p in proc.living().values() if p.parent == me}
     return set(map(int, text.split()))
 
 
@@ -343,8 +343,8 @@ def _reap(pid: int) -> bool:
 
 def main(arguments: list[str]) -> None:
     """See the module."""
-    processes.deny_inspection()
-    os.environ.update(entry.read(int(arguments[2])))
+    proc.deny_inspection()
+    os.environ.update(child_setup.read(int(arguments[2])))
     worker = socket.socket(fileno=int(arguments[0]))
     worker.set_inheritable(False)
     Parent(worker, Config(**json.loads(arguments[1]))).serve()

@@ -12,7 +12,8 @@ from pathlib import Path
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
 
-from daybook.host import prefect_private, processes
+from daybook.prefect import private_names
+from daybook.processes import proc
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def outputs(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     for left in folder.iterdir():
-        if not left.name.isdigit() or processes.find(int(left.name)) is None:
+        if not left.name.isdigit() or proc.find(int(left.name)) is None:
             shutil.rmtree(left, ignore_errors=True)
     own = folder / str(os.getpid())
     own.mkdir(mode=0o700, exist_ok=True)
@@ -50,4 +51,4 @@ async def savings(client: PrefectClient) -> dict[str, str]:
 
 def healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[None]:
     """Prefect's own health check of a worker, as long as the block runs."""
-    return prefect_private.worker_healthcheck(polling)
+    return private_names.worker_healthcheck(polling)

@@ -22,13 +22,14 @@ from pydantic import Field
 from daybook import home, settings
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput
-from daybook.host import prefect_private, processes
+from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
-from daybook.service import pool as pools
-from daybook.spec import limits
-from daybook.tasks import ladder
-from daybook.worker import foreign, launch, pool
-from daybook.worker.work import Place, Work
+from daybook.prefect import private_names
+from daybook.prefect import work_pool as pools
+from daybook.processes import proc
+from daybook.tasks import escalation
+from daybook.worker import external_runs, launch, pool
+from daybook.worker.worker_loop import Place, Work
 
 SILENT = timedelta(seconds=60)
 """After so long without a poll the health check says that the worker is not well."""
@@ -74,11 +75,11 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         Raises `InvalidInput` when the pool is another ledger's (`docs/promise.md` 15), or a setting
         is wrong.
         """
-        processes.deny_inspection()
+        proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
         limits.of_settings()
-        ladder.here()
-        prefect_private.remember_time_zones()
+        escalation.here()
+        private_names.remember_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:
                 stack.enter_context(pool.healthcheck(lambda: self.is_worker_still_polling(2.0)))
@@ -126,7 +127,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         if self._work is not None:
             self._work.hurry()
 
-    async def _configure(self, run: FlowRun) -> foreign.How:
+    async def _configure(self, run: FlowRun) -> external_runs.How:
         configuration = await self.job_configuration.resolve_for_flow_run(
             run,
             client=self.client,
@@ -135,7 +136,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             worker_id=self.backend_id,
         )
         command = configuration.command or ""
-        return foreign.How(
+        return external_runs.How(
             environment={
                 **self._environment,
                 **{name: value for name, value in configuration.env.items() if value is not None},

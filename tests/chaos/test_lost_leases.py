@@ -17,8 +17,8 @@ from datetime import timedelta
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.host import processes
 from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.processes import proc
 from tests.conftest import PrefectServer
 from tests.timings import SHORT
 from tests.world import World, at_prefect
@@ -80,7 +80,7 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
     async with asyncio.timeout(30):
         await gate.held.wait()
     assert (await world.row(not_begun)).status == "claimed"
-    left = [process for pid in pids if (process := processes.find(pid)) is not None]
+    left = [process for pid in pids if (process := proc.find(pid)) is not None]
     assert len(left) == 2
     await world.workers.begin()
     began = SYSTEM.now()
@@ -105,7 +105,7 @@ async def taken_over(world: World, end: Callable[[Worker], Awaitable[None]]) -> 
         return await seen(world, row, before.had)
 
     async def all_gone() -> None:
-        assert await processes.gone(left, ENDED) == []
+        assert await proc.gone(left, ENDED) == []
 
     found = await asyncio.gather(at_its_end(), again_somewhere(), begun_elsewhere(), all_gone())
     return dict(zip(("running", "rerun", "claimed"), found[:3], strict=True))

@@ -10,9 +10,9 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.home import Home
-from daybook.host import server
-from daybook.host.children import Child
-from daybook.host.prefect_here import PrefectHere
+from daybook.operations import server
+from daybook.operations.prefect_selection import PrefectHere
+from daybook.processes.children import Child
 from tests.servers import free_port, migrate
 from tests.timings import SHORT
 from tests.world import at_prefect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.host import processes
+from daybook.processes import proc
 from tests.world import World
 from tests.world.agents import DEAF
 from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN, alive
@@ -95,7 +95,7 @@ async def test_one_that_has_grandchildren(world: World, cancelled: bool) -> None
     await world.workers.begin()
     asked = await world.prefect.custom_run(job)
     told = [await agent.word() for _ in range(3)]
-    begun = [processes.find(int(said.removeprefix("child "))) for _, said in told]
+    begun = [proc.find(int(said.removeprefix("child "))) for _, said in told]
     pid = await agent.says("running")
     living = [each for each in begun if each is not None]
     assert len(living) == 3
@@ -108,7 +108,7 @@ async def test_one_that_has_grandchildren(world: World, cancelled: bool) -> None
     row = await world.ends(job, "cancelled" if cancelled else "succeeded", within=SEEN)
     await world.workers.idle(within=SEEN)
     assert not alive(pid)
-    assert [each for each in living if processes.find(each.pid, each.started)] == []
+    assert [each for each in living if proc.find(each.pid, each.started)] == []
     assert agent.had == row.attempts == 1
 
 

@@ -19,11 +19,11 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from daybook.clock import SYSTEM
+from daybook.delivery import destinations
 from daybook.home import Home
-from daybook.ledger import claims
-from daybook.outbox import destinations
-from daybook.outgoing import secret_blocks
-from daybook.service import setup
+from daybook.operations import setup
+from daybook.resources import secrets
+from daybook.runs import claims
 from tests.at_prefect import Daybook, commands, typed, with_client
 from tests.receiver import Receiver, Request, answer, serving
 from tests.world import World
@@ -60,8 +60,8 @@ def valid(secret: str, request: Request) -> bool:
 async def forget(client: Any) -> None:
     for each in await destinations.every(client, SYSTEM.now()):
         await destinations.remove(client, each["name"])
-    for each in await secret_blocks.every(client):
-        await secret_blocks.remove(client, each["name"])
+    for each in await secrets.every(client):
+        await secrets.remove(client, each["name"])
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ import pytest
 from prefect.types import SecretDict
 from sqlmodel import col, select
 
-from daybook.channels import directory, ours
 from daybook.clock import SystemClock
+from daybook.delivery.channels import apprise, registry
+from daybook.delivery.dispatcher import drain
 from daybook.home import Home
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import OutboxRow, RunRow
-from daybook.outbox.drain import drain
-from daybook.service import setup
+from daybook.operations import setup
 from tests.at_prefect import Daybook, commands, typed, with_client
 from tests.receiver import Receiver, answer, serving
 from tests.world import World
@@ -32,8 +32,8 @@ TOKEN = "s3cr3t-of-the-channel"
 
 
 async def forget_channels(client: Any) -> None:
-    for name, slug in (await directory.names(client)).items():
-        if name not in directory.LOCAL:
+    for name, slug in (await registry.names(client)).items():
+        if name not in registry.LOCAL:
             short = name.rpartition("/")[2]
             document = await client.read_block_document_by_name(short, slug)
             await client.delete_block_document(document.id)
@@ -142,7 +142,7 @@ def test_what_could_not_be_told_is_refused_and_nothing_is_stored(
 def test_a_job_whose_channel_is_gone_can_still_be_changed(daybook: Daybook) -> None:
     assert added("team", url="ntfy://topic").returncode == 0
     job = daybook("add", "Hello", "--on-demand", "--channel", "team")
-    with_client(lambda client: ours.remove(client, "team"))
+    with_client(lambda client: apprise.remove(client, "team"))
     assert daybook("edit", job["id"], "--name", "renamed")["name"] == "renamed"
     daybook("edit", job["id"], "--chat-id", "x", code=2)
     daybook("edit", job["id"], "--channel", "inbox")
@@ -176,7 +176,7 @@ async def world(world: World) -> AsyncIterator[World]:
 async def endpoint(world: World) -> AsyncIterator[Receiver]:
     """What the channel `team` sends to."""
     async with serving() as here:
-        await ours.add(world.client, "team", f"json://127.0.0.1:{here.port}")
+        await apprise.add(world.client, "team", f"json://127.0.0.1:{here.port}")
         yield here
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from daybook.cli.main import main
 from daybook.home import Home
-from daybook.service import setup
+from daybook.operations import setup
 from tests.world.prefect import forget_workers
 
 pytestmark = pytest.mark.e2e

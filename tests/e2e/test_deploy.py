@@ -16,15 +16,16 @@ from prefect.client.orchestration import PrefectClient
 from sqlmodel import select
 
 from daybook import repository
+from daybook.api import jobs_file
 from daybook.home import CLIENT_CREDENTIAL, Home
-from daybook.host import server
-from daybook.ledger import jobs as stored
+from daybook.jobs import store as stored
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
-from daybook.service import jobs_file
-from daybook.spec.job import new_job
-from daybook.spec.words import in_words
-from daybook.sync import deployments, form, reconcile
+from daybook.operations import server
+from daybook.prefect import deployment as deployments
+from daybook.prefect import parameter_schema, reconcile
+from daybook.schedules.descriptions import in_words
 from tests.servers import free_port, migrate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
@@ -183,11 +184,13 @@ async def test_what_is_deployed_with_a_prompt_is_a_job_and_stays_the_same_one(
 
 def test_the_yaml_says_what_sync_says() -> None:
     content = yaml.safe_load((repository.root() / "prefect.yaml").read_text())
-    assert content["pull"] == form.PULL_STEPS
+    assert content["pull"] == parameter_schema.PULL_STEPS
     entrypoints = [each["entrypoint"] for each in content["deployments"]]
-    assert entrypoints == [form.entrypoint(kind) for kind in form.PROTOTYPES]
+    assert entrypoints == [
+        parameter_schema.entrypoint(kind) for kind in parameter_schema.PROTOTYPES
+    ]
     for deployment in content["deployments"]:
-        assert deployment["work_pool"] == {"name": form.POOL}
+        assert deployment["work_pool"] == {"name": parameter_schema.POOL}
         # Without it a person at a terminal is asked for schedules.
         assert deployment["schedules"] == []
 

@@ -17,13 +17,13 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
-from daybook.host import children, worker
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.service import doctor, setup
-from daybook.service.doctoring import server
-from daybook.spec.job import new_job
-from daybook.sync import form
+from daybook.operations import doctor, setup, worker
+from daybook.operations.checks import prefect
+from daybook.prefect import parameter_schema
+from daybook.processes import children
 from tests.world.prefect import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -56,10 +56,10 @@ async def test_what_is_missing_at_a_sound_server(client: Any, daybook_home: Home
     async with Ledger(address) as ledger, ledger.write() as session:
         for name, agent in (("told", "default"), ("lost", "nobody")):
             job = new_job(now=MADE, prompt="Hello?", name=name, agent=agent, on_demand=True)
-            await jobs.add(session, job, name, MADE)
+            await store.add(session, job, name, MADE)
         params = {"key": "{{secret:gone}}"}
         job = new_job(now=MADE, tool="nowhere.reindex", name="renew", params=params, on_demand=True)
-        await jobs.add(session, job, "renew", MADE)
+        await store.add(session, job, "renew", MADE)
     found = await doctor.doctor()
     assert {each["check"] for each in found if not each["ok"]} == {
         *("sync", "worker", "agents"),
@@ -134,14 +134,14 @@ async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: An
     from prefect.flow_runs import wait_for_flow_run
     from prefect.states import Scheduled
 
-    assert await server.workers_import(client) == []
+    assert await prefect.workers_import(client) == []
     await _pool_is_there(client)
     flow_id = await client.create_flow_from_name("agent-prompt")
     deployment = await client.create_deployment(
         flow_id,
         name="for-a-stranger",
         parameters={"prompt": "Hello?"},
-        **form.carrier("agent-prompt") | {"work_pool_name": STRANGERS},
+        **parameter_schema.carrier("agent-prompt") | {"work_pool_name": STRANGERS},
     )
     try:
         asked = await client.create_flow_run_from_deployment(deployment, state=Scheduled())
@@ -149,7 +149,7 @@ async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: An
         assert run.state.is_final()
         assert not run.state.is_completed()
         await _logged(client, asked.id, "Worker 'stranger' submitting", "deployment step: enter")
-        (problem,) = await server.workers_import(client)
+        (problem,) = await prefect.workers_import(client)
         assert run.name in problem.what
         assert "the worker stranger cannot import daybook" in problem.what
         assert "pip install" in problem.mend

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from daybook.api import destinations as service
+from daybook.delivery import destinations
 from daybook.home import Home
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.outbox import destinations
-from daybook.outgoing import block_documents
-from daybook.service import destinations as service
-from daybook.service import setup
-from daybook.service.doctoring import telling
-from daybook.spec.job import new_job
+from daybook.operations import setup
+from daybook.operations.checks import delivery
+from daybook.resources import documents
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -35,7 +35,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 
 async def forget(client: Any) -> None:
-    for each in await block_documents.every(client, destinations.TYPE):
+    for each in await documents.every(client, destinations.TYPE):
         await destinations.remove(client, str(each.name))
 
 
@@ -43,18 +43,18 @@ async def add(home: Home, name: str, **told: Any) -> None:
     address = f"sqlite+aiosqlite:///{home.path}/ledger.db"
     async with Ledger(address) as ledger, ledger.write() as session:
         job = new_job(now=ledger.now(), prompt="Hello?", name=name, on_demand=True, **told)
-        await jobs.add(session, job, name, ledger.now())
+        await store.add(session, job, name, ledger.now())
 
 
 async def test_a_channel_that_is_gone_is_named_with_its_jobs(
     client: Any, daybook_home: Home
 ) -> None:
     await add(daybook_home, "well", channel="inbox")
-    assert await telling.channels(client) == []
+    assert await delivery.channels(client) == []
     await add(daybook_home, "brief", channel="gone")
     await add(daybook_home, "weekly", channel="gone")
 
-    (problem,) = await telling.channels(client)
+    (problem,) = await delivery.channels(client)
 
     assert problem.what.startswith('brief, weekly cannot tell the channel gone: channel: unknown "')
     assert "daybook channels list" in problem.mend
@@ -67,7 +67,7 @@ async def test_an_operators_channel_that_is_gone_is_named(
     client: Any, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "gone")
-    (problem,) = await telling.channels(client)
+    (problem,) = await delivery.channels(client)
     assert problem.what.startswith("alerts do not reach the operator: ")
     assert "DAYBOOK_ALERT_CHANNEL" in problem.mend
 
@@ -75,18 +75,18 @@ async def test_an_operators_channel_that_is_gone_is_named(
 async def test_callbacks_that_the_home_signs_are_a_note(client: Any, daybook_home: Home) -> None:
     await destinations.add(client, "ops", HOOK)
     await add(daybook_home, "known", on_fail=f"{HOOK}/deep")
-    assert await telling.destinations(client) == []
+    assert await delivery.destinations(client) == []
 
     await add(daybook_home, "brief", on_complete="https://else.example.org", on_fail=HOOK)
 
-    (note,) = await telling.destinations(client)
+    (note,) = await delivery.destinations(client)
     assert note.what.endswith("callbacks of brief")
     assert note.harmless
     assert "daybook callbacks destinations add" in note.mend
     assert not daybook_home.webhook_secret.exists()  # a look makes none
 
     daybook_home.webhook_secret.write_text("whsec_n0nsense\n")
-    broken, _ = await telling.destinations(client)
+    broken, _ = await delivery.destinations(client)
     assert not broken.harmless
     assert str(daybook_home.webhook_secret) in broken.what
     assert broken.mend.startswith("mv ")
@@ -98,16 +98,16 @@ async def test_a_destination_that_was_broken_in_the_ui_is_named_and_mended(
 ) -> None:
     secret = "whsec_" + "A" * 32
     data = {"url": HOOK, "secret": secret, "timeout": 900}
-    await block_documents.keep(client, destinations.TYPE, "ops", data)
-    (problem,) = await telling.destinations(client)
+    await documents.keep(client, destinations.TYPE, "ops", data)
+    (problem,) = await delivery.destinations(client)
     assert problem.what.startswith("the destination ops: timeout")
     assert problem.mend == f"daybook callbacks destinations add {HOOK} --name ops --replace"
 
     made = await service.add(HOOK, name="ops", replace=True)
 
     assert made["secret"] is None  # it has the one that it had
-    kept = await block_documents.named(client, destinations.TYPE, "ops", include_secrets=True)
+    kept = await documents.named(client, destinations.TYPE, "ops", include_secrets=True)
     assert kept is not None
     found = destinations.build("ops", dict(kept.data))
     assert (found.secret, found.timeout) == (secret, destinations.TIMEOUT)
-    assert await telling.destinations(client) == []
+    assert await delivery.destinations(client) == []

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from daybook.host import processes
+from daybook.processes import proc
 from tests.e2e.first_light import Up
 
 REPOSITORY = Path(__file__).parents[2]
@@ -222,9 +222,9 @@ def test_no_process_and_no_agent_has_the_credential_in_its_environment(up: Up) -
     _, secret = up.auth()
     assert "PREFECT_API_AUTH_STRING" not in said
     assert secret not in said
-    head = processes.find(up.process.pid)
+    head = proc.find(up.process.pid)
     assert head is not None
-    family = processes.family(head)
+    family = proc.family(head)
     assert len(family) >= 5  # up, server, web, worker, and what starts the runs
     for each in family:
         folder = Path(f"/proc/{each.pid}")
@@ -244,11 +244,11 @@ def test_no_process_and_no_agent_has_the_credential_in_its_environment(up: Up) -
 def test_down_ends_all_of_it(up: Up) -> None:
     up.until(lambda lines: any(line.startswith("Health: ") for line in lines), within=120)
     facts = up.facts()
-    children = [processes.find(each["pid"], each["started"]) for each in facts["children"]]
+    children = [proc.find(each["pid"], each["started"]) for each in facts["children"]]
     assert sorted(each["name"] for each in facts["children"]) == ["server", "web", "worker"]
     assert all(children)
     up.daybook("down")
     assert up.process.wait(30) == 0
     for each in facts["children"]:
-        assert processes.find(each["pid"], each["started"]) is None
+        assert proc.find(each["pid"], each["started"]) is None
     assert not (up.home / "up.json").exists()

@@ -11,8 +11,8 @@ import pytest
 
 from daybook.agents import documents
 from daybook.home import Home
-from daybook.service import setup
-from daybook.service.doctoring import book
+from daybook.operations import setup
+from daybook.operations.checks import ledger
 from tests.at_prefect import Daybook, commands, with_client
 
 pytestmark = pytest.mark.e2e
@@ -179,7 +179,7 @@ def test_doctor_names_who_would_be_asked_first_and_is_gone(daybook: Daybook) -> 
 
     async def without(client: Any) -> Any:
         await documents.remove(client, "fast")
-        return await book.agents(client)
+        return await ledger.agents(client)
 
     (problem,) = with_client(without)
     with_client(lambda client: documents.add(client, "fast", "offline", {}))

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from daybook.api import ledger_key
 from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.home import Home
-from daybook.ledger import block_copies
 from daybook.ledger.engine import Ledger
-from daybook.outgoing import block_documents, secret_blocks
-from daybook.service import ledger_key, setup
-from daybook.service.doctoring import book, machine
+from daybook.operations import setup
+from daybook.operations.checks import home as machine
+from daybook.operations.checks import ledger as book
+from daybook.resources import copies, documents, secrets
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -35,7 +36,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 
 async def _forget(client: Any) -> None:
-    for each in await block_documents.every(client, secret_blocks.TYPE):
+    for each in await documents.every(client, secrets.TYPE):
         await client.delete_block_document(each.id)
 
 
@@ -54,14 +55,14 @@ async def _lose(client: Any, home: Home, name: str) -> None:
     """As if Prefect had lost this one only: its copy was made below another type."""
     with _opened(home) as opened:
         opened.execute("UPDATE block_copies SET type_id = 'another' WHERE name = ?", (name,))
-    found = await block_documents.named(client, secret_blocks.TYPE, name)
+    found = await documents.named(client, secrets.TYPE, name)
     assert found is not None
     await client.delete_block_document(found.id)
 
 
 @pytest.mark.slow
 async def test_a_key_that_is_there_is_kept(client: Any, daybook_home: Home) -> None:
-    await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
+    await secrets.add(client, "ops", "s3cr3t", HOSTS)
     assert await book.ledger_key() == await book.copies(client) == []
     before = _sealed(daybook_home)
     with pytest.raises(InvalidInput, match="has the key"):
@@ -72,7 +73,7 @@ async def test_a_key_that_is_there_is_kept(client: Any, daybook_home: Home) -> N
 async def test_with_a_new_key_what_prefect_holds_is_copied_again(
     client: Any, daybook_home: Home
 ) -> None:
-    await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
+    await secrets.add(client, "ops", "s3cr3t", HOSTS)
     before, old = _sealed(daybook_home), daybook_home.ledger_key.read_text()
     daybook_home.ledger_key.unlink()
     (problem,) = await book.ledger_key()
@@ -90,18 +91,18 @@ async def test_with_a_new_key_what_prefect_holds_is_copied_again(
     assert not set(after.values()) & set(before.values())
     address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
     async with Ledger(address) as ledger, ledger.read() as session:
-        key = await block_copies.key(session, daybook_home)
-        row = await block_copies.get(session, (secret_blocks.SLUG, "ops"))
+        key = await copies.key(session, daybook_home)
+        row = await copies.get(session, (secrets.SLUG, "ops"))
     assert key is not None
     assert row is not None
-    assert block_copies.data(row, key) == {"value": "s3cr3t", "hosts": HOSTS}
+    assert copies.data(row, key) == {"value": "s3cr3t", "hosts": HOSTS}
 
 
 async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
     client: Any, daybook_home: Home
 ) -> None:
-    await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
-    await secret_blocks.add(client, "lost", "an0ther", HOSTS)
+    await secrets.add(client, "ops", "s3cr3t", HOSTS)
+    await secrets.add(client, "lost", "an0ther", HOSTS)
     await _lose(client, daybook_home, "lost")
     (problem,) = await book.copies(client)
     assert problem.what.endswith("has a copy of: secret lost")
@@ -118,13 +119,13 @@ async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
 
     done = await ledger_key.renew(discard=True)
     assert (done["discarded"], "secret ops" in done["copied"]) == (["secret lost"], True)
-    assert f"{secret_blocks.SLUG}/lost" not in _sealed(daybook_home)
+    assert f"{secrets.SLUG}/lost" not in _sealed(daybook_home)
     assert await book.ledger_key() == await book.copies(client) == []
 
 
 @pytest.mark.slow
 async def test_a_file_that_holds_no_key_is_not_overwritten(client: Any, daybook_home: Home) -> None:
-    await secret_blocks.add(client, "ops", "s3cr3t", HOSTS)
+    await secrets.add(client, "ops", "s3cr3t", HOSTS)
     before = _sealed(daybook_home)
     daybook_home.ledger_key.write_text("nothing of ours\n")
     with pytest.raises(LedgerKeyMissing, match="holds no key"):

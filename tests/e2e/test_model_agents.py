@@ -12,7 +12,7 @@ import pytest
 
 from daybook.cli.main import main
 from daybook.home import Home
-from daybook.service import setup
+from daybook.operations import setup
 from tests.costs import one_in
 from tests.providers import KEY, Answer, Provider, Status, provider
 

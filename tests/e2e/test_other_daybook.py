@@ -15,16 +15,16 @@ from uuid import UUID
 
 import pytest
 
+from daybook.api import runs, sync
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.host import worker
-from daybook.ledger import claims, jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.runs import prefect_states
-from daybook.service import doctor, pool, runs, setup, status, sync
-from daybook.spec.job import new_job
-from daybook.sync import form, reconcile
+from daybook.operations import doctor, setup, status, worker
+from daybook.prefect import parameter_schema, reconcile, states, work_pool
+from daybook.runs import claims
 from tests.world.prefect import forget_workers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -58,12 +58,12 @@ async def beat(client: Any) -> AsyncIterator[Beat]:
     begun: list[str] = []
 
     async def online(name: str) -> None:
-        await client.send_worker_heartbeat(form.POOL, name, 60.0)
+        await client.send_worker_heartbeat(parameter_schema.POOL, name, 60.0)
         begun.append(name)
 
     yield online
     for name in begun:
-        await client.request("DELETE", f"/work_pools/{form.POOL}/workers/{name}")
+        await client.request("DELETE", f"/work_pools/{parameter_schema.POOL}/workers/{name}")
 
 
 async def ledger_with(name: str, file: Path) -> Ledger:
@@ -71,7 +71,7 @@ async def ledger_with(name: str, file: Path) -> Ledger:
     ledger = Ledger(f"sqlite+aiosqlite:///{file}")
     async with ledger, ledger.write() as session:
         job = new_job(now=ledger.now(), prompt="Hello?", name=name, on_demand=True)
-        await jobs.add(session, job, name, ledger.now())
+        await store.add(session, job, name, ledger.now())
     return ledger
 
 
@@ -97,14 +97,14 @@ async def test_a_worker_leaves_a_pool_that_has_jobs_of_others_only(
     client: Any, mine: Ledger, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InvalidInput, match=rf"jobs of another ledger \({other[:8]}\) and none"):
-        await pool.check(client, form.POOL, mine.id)
+        await work_pool.check(client, parameter_schema.POOL, mine.id)
     async with mine:
         await reconcile.everything(mine, client)
-    await pool.check(client, form.POOL, mine.id)
+    await work_pool.check(client, parameter_schema.POOL, mine.id)
     # Nor does it leave one where those of others are as many as are looked at.
     for looked_at in (1, 2):
-        monkeypatch.setattr(pool, "LOOKED_AT", looked_at)
-        await pool.check(client, form.POOL, mine.id)
+        monkeypatch.setattr(work_pool, "LOOKED_AT", looked_at)
+        await work_pool.check(client, parameter_schema.POOL, mine.id)
 
 
 async def findings(check: str) -> list[dict[str, Any]]:
@@ -184,23 +184,23 @@ async def test_among_many_deployments_of_others_our_own_is_found(
     client: Any, mine: Ledger, other: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await sync.sync()
-    monkeypatch.setattr(pool, "LOOKED_AT", 1)
+    monkeypatch.setattr(work_pool, "LOOKED_AT", 1)
     for ledger_id, has_ours in ((mine.id, True), (other, True), ("nobody", False)):
-        assert (await pool.read(client, ledger_id)).has_ours is has_ours
+        assert (await work_pool.read(client, ledger_id)).has_ours is has_ours
 
 
 @pytest.mark.slow
 async def test_a_pool_of_another_type_is_named(client: Any, mine: Ledger) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate
 
-    await client.delete_work_pool(form.POOL)
-    await client.create_work_pool(WorkPoolCreate(name=form.POOL, type="process"))
+    await client.delete_work_pool(parameter_schema.POOL)
+    await client.create_work_pool(WorkPoolCreate(name=parameter_schema.POOL, type="process"))
     try:
         (of_pool,) = await findings("pool")
         assert f"is of type process, our worker takes {worker.POOL_TYPE}" in of_pool["problem"]
-        assert of_pool["mend"].startswith(f"prefect work-pool delete {form.POOL}")
+        assert of_pool["mend"].startswith(f"prefect work-pool delete {parameter_schema.POOL}")
     finally:
-        await client.delete_work_pool(form.POOL)
+        await client.delete_work_pool(parameter_schema.POOL)
         await worker.ensure_pool(client)
 
 
@@ -235,7 +235,7 @@ async def test_a_run_that_nobody_begins_says_why(
                 await claims.cancel(ledger, run["id"])
                 return
             until = SYSTEM.now() + timedelta(minutes=1)
-            state = prefect_states.waiting(until, refused)
+            state = states.waiting(until, refused)
             await client.set_flow_run_state(UUID(run["flow_run_id"]), state)
             await beat(daybook_home.worker_name)
 

@@ -23,8 +23,8 @@ import daybook
 from daybook import registry
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.host import processes
 from daybook.ledger.tables import Fact, OutboxRow
+from daybook.processes import proc
 from tests.conftest import PrefectServer
 from tests.timings import SHORT
 from tests.unit.embed.playing import plays
@@ -229,9 +229,9 @@ async def test_what_a_killed_worker_had_not_told_the_next_one_tells(
     # The keeper tells nobody from here on.
     await stand_still(worker.pid, lambda: sqlite_is_free(world.ledger.address))
     row = await _cancelled(world, client, job["id"])
-    head = processes.find(worker.pid)
+    head = proc.find(worker.pid)
     assert head is not None
-    processes.tell(processes.family(head), signal.SIGKILL)
+    proc.tell(proc.family(head), signal.SIGKILL)
     await worker.child.wait()
     assert program.lines("second") == []
     await world.workers.begin()

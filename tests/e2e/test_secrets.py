@@ -14,9 +14,9 @@ import pytest
 
 from daybook.cli.main import main
 from daybook.home import Home
-from daybook.outgoing import secret_blocks
-from daybook.outgoing.secrets import Secret
-from daybook.service import setup
+from daybook.http.secrets import Secret
+from daybook.operations import setup
+from daybook.resources import secrets
 from daybook.tools.server_blocks import PrefectServers
 from tests.at_prefect import typed as typed_here
 from tests.at_prefect import with_client
@@ -35,8 +35,8 @@ def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
     with_client(setup.prepare)
 
     async def forget(client: Any) -> None:
-        for each in await secret_blocks.every(client):
-            await secret_blocks.remove(client, each["name"])
+        for each in await secrets.every(client):
+            await secrets.remove(client, each["name"])
 
     def carry_out(*tokens: str, value: str = "") -> subprocess.CompletedProcess[str]:
         return typed_here("secrets", *tokens, given=value)
@@ -47,7 +47,7 @@ def typed(prefect_server: Any, daybook_home: Home) -> Iterator[Typed]:
 
 
 def kept(name: str) -> Secret:
-    found: Secret = with_client(lambda client: secret_blocks.PrefectSecrets(client).read(name))
+    found: Secret = with_client(lambda client: secrets.PrefectSecrets(client).read(name))
     return found
 
 

@@ -22,15 +22,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
-from daybook.host import (
-    children,
-    login,
-    prefect_here,
-    prefect_private,
-    processes,
-    record,
-    server,
-)
+from daybook.operations import home_lock, login, prefect_selection, server
+from daybook.prefect import private_names
+from daybook.processes import children, proc
 from tests.at_prefect import basic
 from tests.servers import free_port
 
@@ -50,9 +44,9 @@ def unconfigured(daybook_home: Home) -> Iterator[pytest.MonkeyPatch]:
         patch.setenv("PREFECT_API_URL", "")
         patch.delenv("PREFECT_API_URL")
         patch.setenv("PREFECT_HOME", str(daybook_home.prefect))
-        prefect_private.reread_settings()
+        private_names.reread_settings()
         yield patch
-    prefect_private.reread_settings()
+    private_names.reread_settings()
 
 
 async def read(url: str, **headers: str) -> httpx.Response:
@@ -75,8 +69,8 @@ async def test_with_4200_taken_it_takes_another_port_and_says_so(
     with ExitStack() as stack:
         with suppress(OSError):  # taken by somebody else: as good
             stack.enter_context(socket.create_server((server.HOST, server.PORT)))
-        mine = stack.enter_context(record.hold(daybook_home))
-        here = await prefect_here.find_or_start(daybook_home, mine, said.append)
+        mine = stack.enter_context(home_lock.hold(daybook_home))
+        here = await prefect_selection.find_or_start(daybook_home, mine, said.append)
         assert here.child is not None
         try:
             port = int(here.ui_url.rpartition(":")[2])
@@ -117,10 +111,10 @@ async def the_clients_address() -> str:
 
 async def test_a_configured_server_is_used(daybook_home: Home, prefect_server: Any) -> None:
     said: list[str] = []
-    with record.hold(daybook_home) as mine:
-        here = await prefect_here.find_or_start(daybook_home, mine, said.append)
+    with home_lock.hold(daybook_home) as mine:
+        here = await prefect_selection.find_or_start(daybook_home, mine, said.append)
         running = daybook_home.running()
-    assert here == prefect_here.PrefectHere(prefect_server.api_url, prefect_server.ui_url)
+    assert here == prefect_selection.PrefectHere(prefect_server.api_url, prefect_server.ui_url)
     assert said == [f"Prefect: {prefect_server.api_url}, as configured"]
     assert running is not None
     assert running["own_server"] is False
@@ -131,9 +125,9 @@ async def test_a_configured_server_that_does_not_answer_is_an_error(
 ) -> None:
     address = server.api_url(free_port())
     unconfigured.setenv("PREFECT_API_URL", address)
-    prefect_private.reread_settings()
-    with record.hold(daybook_home) as mine, pytest.raises(PrefectUnreachable) as caught:
-        await prefect_here.find_or_start(daybook_home, mine, lambda line: None)
+    private_names.reread_settings()
+    with home_lock.hold(daybook_home) as mine, pytest.raises(PrefectUnreachable) as caught:
+        await prefect_selection.find_or_start(daybook_home, mine, lambda line: None)
     assert caught.value.address == address
     assert mine.children == []
 
@@ -147,17 +141,17 @@ async def test_a_start_that_is_interrupted_leaves_nothing(
         if line.startswith("Waiting"):
             waiting.set()
 
-    with record.hold(daybook_home) as mine:
-        start = asyncio.create_task(prefect_here.find_or_start(daybook_home, mine, say))
+    with home_lock.hold(daybook_home) as mine:
+        start = asyncio.create_task(prefect_selection.find_or_start(daybook_home, mine, say))
         async with asyncio.timeout(30):
             await waiting.wait()
-        begun = processes.find(mine.children[0].pid)
+        begun = proc.find(mine.children[0].pid)
         assert begun is not None
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
             await start
         assert mine.children == []
-        assert processes.find(begun.pid, begun.started) is None
+        assert proc.find(begun.pid, begun.started) is None
     assert "PREFECT_API_URL" not in os.environ
 
 
@@ -288,7 +282,7 @@ async def test_what_it_was_told_survives_kill_9(daybook_home: Home) -> None:
 CHANGED_PREFECT = """
 import prefect.server.api.server as api
 import prefect.server.database.dependencies as dependencies
-from daybook.host import server
+from daybook.operations import server
 
 del {name}
 server.run({port})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daybook.home import Home
-from daybook.service import setup
+from daybook.operations import setup
 from daybook.tools.server_blocks import PrefectServers
 from tests.at_prefect import Daybook, commands, with_client
 from tests.toolbox import install, nobody_there

@@ -12,8 +12,8 @@ import pytest
 
 from daybook.cli.main import main
 from daybook.home import Home
-from daybook.service import setup
-from daybook.service.doctoring import book
+from daybook.operations import setup
+from daybook.operations.checks import ledger
 from daybook.tools.server_blocks import PrefectServers
 from tests.at_prefect import with_client
 from tests.contract.tools.conftest import OURS, Told
@@ -135,7 +135,7 @@ def test_one_whose_secret_is_not_there_yet_is_kept_and_said(typed: Typed, ours: 
     assert problems.keys() == {ours, "web"}
     assert problems[ours] is None
     assert 'unknown "nobodys"' in problems["web"]
-    (found,) = with_client(book.secrets)
+    (found,) = with_client(ledger.secrets)
     assert found.what == "the tool server web uses the secret nobodys, which does not exist"
 
 

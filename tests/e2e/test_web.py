@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
-from daybook.host import processes
+from daybook.processes import proc
 from daybook.timing import TIMING
 from tests.e2e.first_light import Up
 from tests.servers import migrate
@@ -73,16 +73,16 @@ async def test_the_health_of_a_daybook_that_lost_its_keeper_and_its_prefect(up: 
     await becomes(url, 200, within=60)
 
     # Prefect stands still: that is told, and for itself no reason.
-    server = processes.find(child(up, "server"))
+    server = proc.find(child(up, "server"))
     assert server is not None
-    processes.tell([server], signal.SIGSTOP)
+    proc.tell([server], signal.SIGSTOP)
     try:
         end = time.monotonic() + 30
         while (view := await becomes(url, 200, within=20))["prefect"]["answers"]:
             assert time.monotonic() < end
             await SYSTEM.wait_until(SYSTEM.now() + LOOK_AGAIN)
     finally:
-        processes.tell([server], signal.SIGCONT)
+        proc.tell([server], signal.SIGCONT)
 
 
 async def test_the_metrics_of_what_ran(up: Up) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from daybook.host import processes
+from daybook.processes import proc
 from tests.e2e.first_light import Up, environment
 
 REPOSITORY = Path(__file__).parents[2]
@@ -181,8 +181,8 @@ def test_up_a_job_its_outcome_and_a_clean_down(ups: dict[str, Up], where: str) -
     assert bool(found["doors"]["problem"]) == (where == "project")
     children = up.facts()["children"]
     assert {child["name"] for child in children} == {"server", "web", "worker"}
-    assert all(processes.find(child["pid"], child["started"]) for child in children)
+    assert all(proc.find(child["pid"], child["started"]) for child in children)
     assert up.daybook("down") == {"stopped": True}
     assert up.process.wait(30) == 0
-    assert not any(processes.find(child["pid"], child["started"]) for child in children)
+    assert not any(proc.find(child["pid"], child["started"]) for child in children)
     assert not (up.home / "up.json").exists()

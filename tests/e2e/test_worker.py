@@ -12,8 +12,9 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.host import processes, worker
-from daybook.host.prefect_here import PrefectHere
+from daybook.operations import worker
+from daybook.operations.prefect_selection import PrefectHere
+from daybook.processes import proc
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -89,10 +90,10 @@ async def test_a_worker_comes_online_and_takes_its_runs_with_it(
         )
         async with asyncio.timeout(60):
             told = await asyncio.to_thread(pipe.read_text)
-        running = [processes.find(int(pid)) for pid in told.split()]
+        running = [proc.find(int(pid)) for pid in told.split()]
         assert len(running) == 2
         assert None not in running
-        assert {p.pid for p in processes.family(child.process)} >= {int(p) for p in told.split()}
+        assert {p.pid for p in proc.family(child.process)} >= {int(p) for p in told.split()}
     finally:
         await child.terminate(grace=1.0)
-    assert [processes.find(p.pid, p.started) for p in running if p is not None] == [None, None]
+    assert [proc.find(p.pid, p.started) for p in running if p is not None] == [None, None]

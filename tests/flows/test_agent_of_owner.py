@@ -9,8 +9,8 @@ import pytest
 
 import daybook
 from daybook import toolbox
-from daybook.ledger import jobs
-from daybook.spec.owners import Actor, acting_as
+from daybook.jobs import store
+from daybook.owners import Actor, acting_as
 from tests.calling import Asked, calls
 from tests.providers import Answer
 from tests.world import World
@@ -46,7 +46,7 @@ def makes(request: pytest.FixtureRequest) -> Makes:
 
 async def asked_by(world: World) -> str:
     async with world.ledger.read() as session:
-        return (await jobs.find(session, "news")).job.agents()[0]
+        return (await store.find(session, "news")).job.agents()[0]
 
 
 def agent_in(answer: object) -> str:

@@ -11,10 +11,10 @@ import pytest
 from sqlmodel import select
 
 from daybook.agents import documents
-from daybook.ledger import jobs
+from daybook.api import jobs as service
+from daybook.jobs import store
 from daybook.ledger.tables import JobRow
-from daybook.service import jobs as service
-from daybook.spec.owners import Actor, acting_as
+from daybook.owners import Actor, acting_as
 from flows.agent_prompt import agent_prompt
 from tests.calling import LOOKS, Asked, calls
 from tests.providers import Answer, Status
@@ -121,7 +121,7 @@ async def test_in_the_run_of_an_agents_job_its_tools_are_that_agents(
         fields = {"name": "own", "prompt": "Look", "agent": asked.name, "on_demand": True}
         added = await service.add(fields)
     async with asked.world.ledger.read() as session:
-        stored = await jobs.find(session, added["id"])
+        stored = await store.find(session, added["id"])
     state = await asked.world.workers.executed(await asked.world.prefect.custom_run(stored))
     assert state.is_completed(), state.message
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from daybook.agents import documents
-from daybook.ledger.jobs import StoredJob
+from daybook.jobs.store import StoredJob
 from tests.providers import KEY, Provider, provider
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET

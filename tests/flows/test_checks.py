@@ -14,7 +14,7 @@ import pytest
 from prefect.exceptions import CancelledRun, FailedRun
 
 from daybook.agents import documents
-from daybook.runs import carry_out
+from daybook.execution import execute
 from flows.agent_prompt import agent_prompt
 from flows.tool_call import tool_call
 from flows.webhook import webhook
@@ -388,7 +388,7 @@ async def test_a_command_sees_nothing_of_ours(world: World, tools: Tools) -> Non
 async def test_a_lease_that_is_refused_ends_the_gate(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(monkeypatch, carry_out, run_lease_renewal=0.05)
+    change(monkeypatch, execute, run_lease_renewal=0.05)
     gate, main = await world.agents.add('tell("asked"); forever()'), await world.agents.add("had()")
     policy = {"check": {"prompt": "New?", "agent": gate.name}}
     task = asyncio.create_task(

@@ -15,9 +15,10 @@ import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from daybook.clock import SYSTEM
-from daybook.keeper import drain, loops
-from daybook.ledger import deliveries
-from daybook.ledger.jobs import StoredJob
+from daybook.delivery import history
+from daybook.jobs.store import StoredJob
+from daybook.keeper import deliveries as drain
+from daybook.keeper import services
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.timing import TIMING
 from tests.receiver import Receiver, answer, hang, serving
@@ -47,7 +48,7 @@ async def _job(world: World, server: Receiver, **more: str) -> StoredJob:
 
 async def _told(world: World) -> list[OutboxRow]:
     async with world.ledger.read() as session:
-        return await deliveries.of_run(session, (await world.row()).id)
+        return await history.of_run(session, (await world.row()).id)
 
 
 async def test_the_process_that_settles_sends_and_the_artifact_says_so(
@@ -135,7 +136,7 @@ async def test_a_receiver_that_hangs_leaves_the_end_to_the_flow_beside_a_keeper(
 ) -> None:
     server.steps = [hang, answer(200)]
     run = await world.prefect.custom_run(await _job(world, server))
-    keeping = asyncio.create_task(loops.Keeper(world.ledger, "here:1:a").go_on())
+    keeping = asyncio.create_task(services.Keeper(world.ledger, "here:1:a").go_on())
 
     async def delivered() -> bool:
         return (await world.row()).delivery == "delivered"

@@ -11,8 +11,8 @@ import pytest
 from prefect.states import AwaitingRetry, Cancelling, Scheduled
 
 from daybook.clock import SYSTEM
-from daybook.ledger import claims, offers
-from daybook.ledger.offers import Granted, Offer
+from daybook.runs import claim_requests, claims
+from daybook.runs.claim_requests import Granted, Offer
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
 
@@ -40,7 +40,7 @@ async def test_a_due_run_begins_at_its_due_time_and_not_before(world: World) -> 
     assert code == 0, said
     row = await world.row()
     due = datetime.fromtimestamp(int(expected.timestamp()), UTC)
-    assert row.occurrence == offers.due_key(stored.id, due)
+    assert row.occurrence == claim_requests.due_key(stored.id, due)
     assert (row.status, row.trigger, row.due) == ("succeeded", "schedule", due)
     assert (row.flow_run_id, row.flow_starts, row.attempts) == (str(run.id), 1, 1)
     assert row.started_at is not None
@@ -92,7 +92,7 @@ async def test_what_another_holds_is_skipped(world: World) -> None:
     due = datetime.fromtimestamp(int(run.expected_start_time.timestamp()), UTC)
     await SYSTEM.wait_until(due)
     parameters = stored.job.parameters()
-    key = offers.due_key(stored.id, due)
+    key = claim_requests.due_key(stored.id, due)
     offer = Offer(key, "agent-prompt", "schedule", due, "there:2", parameters, stored.id, "other")
     other = await claims.claim(world.ledger, offer)
     assert isinstance(other, Granted)

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
 
 from daybook.errors import InvalidInput, LedgerUnreachable
-from daybook.runs import attempt
+from daybook.execution import attempt
 from flows.agent_prompt import agent_prompt
 from tests.timings import change
 from tests.world import World

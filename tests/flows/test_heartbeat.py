@@ -11,9 +11,9 @@ import pytest
 from prefect.exceptions import FailedRun
 
 from daybook.agents import documents
-from daybook.channels import local
-from daybook.ledger import deliveries
-from daybook.ledger.jobs import StoredJob
+from daybook.delivery import history
+from daybook.delivery.channels import builtin
+from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import OutboxRow, RunRow
 from flows.heartbeat import heartbeat
 from tests.providers import KEY, Answer, Provider, Step, limited, provider
@@ -59,7 +59,7 @@ class Beating:
 
     async def told(self, row: RunRow) -> list[OutboxRow]:
         async with self.world.ledger.read() as session:
-            return await deliveries.of_run(session, row.id)
+            return await history.of_run(session, row.id)
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ async def test_a_blank_reply_is_not_told(heart: Beating, reply: str) -> None:
 
 
 async def test_a_notifier_that_fails_changes_nothing_but_the_delivery(heart: Beating) -> None:
-    out = local.folder()
+    out = builtin.folder()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("a file where the folder should be")
     job = await heart.job(channel="file", chat_id="heart.txt")

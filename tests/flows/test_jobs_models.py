@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 
 from daybook.agents import documents
+from daybook.api import jobs
 from daybook.errors import InvalidInput, UnknownName
-from daybook.service import jobs
 from tests.providers import KEY
 from tests.world import World
 

@@ -11,8 +11,8 @@ from prefect.states import Cancelled, Completed, Pending, Running, Scheduled
 
 from daybook.clock import SYSTEM
 from daybook.ledger.states import Status
-from daybook.runs.occurrence import retries
-from daybook.runs.prefect_states import state_of, waiting
+from daybook.prefect.occurrence import retries
+from daybook.prefect.states import state_of, waiting
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 

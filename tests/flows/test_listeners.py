@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from daybook import registry
+from daybook.delivery import history, listeners
 from daybook.home import Home
-from daybook.ledger import deliveries, listeners
 from daybook.ledger.tables import OutboxRow
 from flows.agent_prompt import agent_prompt
 from tests.world import World
@@ -27,7 +27,7 @@ def nobody_else(daybook_home: Home) -> Iterator[None]:
 
 async def _told(world: World) -> list[OutboxRow]:
     async with world.ledger.read() as session:
-        return await deliveries.of_run(session, (await world.row()).id)
+        return await history.of_run(session, (await world.row()).id)
 
 
 async def test_a_script_tells_its_own_listeners_before_its_flow_returns(world: World) -> None:

@@ -12,8 +12,8 @@ from prefect.exceptions import FailedRun
 from sqlmodel import col, select
 
 from daybook.agents import documents
+from daybook.api import agents
 from daybook.ledger.tables import AttemptRow
-from daybook.service import agents
 from flows.agent_prompt import agent_prompt
 from tests.providers import KEY, Answer, Cut, Hang, Provider, Status, Step, limited, provider
 from tests.world import World

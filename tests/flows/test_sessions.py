@@ -10,11 +10,11 @@ from datetime import timedelta
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.ledger import claims, sessions
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Granted, Offer
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import MessageRow
+from daybook.runs import claims, sessions
+from daybook.runs.claim_requests import Granted, Offer
 from flows.agent_prompt import agent_prompt
 from tests.world import World
 from tests.world.agents import Agent

@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.host import processes, record, worker
-from daybook.host.children import Child
-from daybook.host.prefect_here import PrefectHere
+from daybook.operations import home_lock, worker
+from daybook.operations.prefect_selection import PrefectHere
+from daybook.processes import proc
+from daybook.processes.children import Child
 from tests.conftest import PrefectServer
 from tests.world import World
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, alive
@@ -32,9 +33,9 @@ async def stopped(world: World, child: Child) -> None:
 
 async def left_behind(world: World, child: Child) -> None:
     """As the next `up`, or `down`, ends what a killed `up` has left."""
-    with record.hold(world.home) as killed:
+    with home_lock.hold(world.home) as killed:
         killed.began(child)
-    with record.hold(world.home) as following:
+    with home_lock.hold(world.home) as following:
         assert await following.end_leftovers(worker.GRACE) == ["worker"]
 
 
@@ -48,7 +49,7 @@ async def test_its_run_is_unknown_and_its_program_gone(
     child = await worker.start(world.home, here)
     try:
         pid = await agent.says("running")
-        family = processes.family(child.process)
+        family = proc.family(child.process)
         assert pid in {each.pid for each in family}
         assert (await world.row()).status == "running"
         began = SYSTEM.now()
@@ -58,7 +59,7 @@ async def test_its_run_is_unknown_and_its_program_gone(
         await child.terminate()
     said = child.log.read_text()
     assert not alive(pid), said
-    assert [each for each in family if processes.find(each.pid, each.started)] == []
+    assert [each for each in family if proc.find(each.pid, each.started)] == []
     row = await world.row()
     assert (row.status, row.reason) == ("unknown", "the worker was stopped"), said
     assert (await world.prefect.state(run)).is_crashed(), said

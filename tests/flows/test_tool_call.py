@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from prefect.exceptions import CancelledRun, CrashedRun, FailedRun
 
-from daybook.ledger import claims
 from daybook.ledger.states import Outcome, Status
-from daybook.outgoing import secret_blocks
+from daybook.resources import secrets
+from daybook.runs import claims
 from daybook.tools.server_blocks import PrefectServers
 from flows.tool_call import tool_call
 from tests.toolbox import install, nobody_there, served
@@ -164,13 +164,13 @@ async def test_a_temporary_error_is_tried_as_often_as_promised_with_the_same_key
 async def test_a_secret_reaches_the_tool_and_nothing_that_is_kept(
     world: World, tools: Tools
 ) -> None:
-    await secret_blocks.add(world.client, "ops", VALUE, ["tool:echo"])
+    await secrets.add(world.client, "ops", VALUE, ["tool:echo"])
     try:
         result = await call("echo", {"text": "{{secret:ops}}"})
         with pytest.raises(FailedRun, match="does not go to tool:breaks"):
             await call("breaks", {"why": "{{secret:ops}}"})
     finally:
-        await secret_blocks.remove(world.client, "ops")
+        await secrets.remove(world.client, "ops")
 
     first, second = await world.rows()
     assert tools.calls == [{"key": first.occurrence, "text": VALUE}]

@@ -9,13 +9,13 @@ import pytest
 from prefect.exceptions import CrashedRun, FailedRun
 from sqlmodel import col, select
 
-from daybook.ledger import jobs
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.outbox import CALLBACK
+from daybook.api import jobs as service
+from daybook.delivery.outbox import CALLBACK
+from daybook.jobs import store
+from daybook.jobs.model import edit
+from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import JobRow, OutboxRow, RunRow
-from daybook.service import jobs as service
-from daybook.spec.job import edit
-from daybook.spec.owners import Actor, acting_as
+from daybook.owners import Actor, acting_as
 from flows.webhook import webhook
 from tests.receiver import Receiver, answer, hang, serving
 from tests.world import World
@@ -128,9 +128,9 @@ async def test_by_the_rule_of_who_wrote_the_address_last(world: World, server: R
     async def written(by: Actor, **changes: Any) -> StoredJob:
         """As `service.jobs` writes it, past the guard: what a name means is not known there."""
         async with world.ledger.write() as session:
-            old = await jobs.find(session, stored.id)
+            old = await store.find(session, stored.id)
             job = edit(old.job, changes, now=world.ledger.now())
-            return await jobs.change(session, old, job, world.ledger.now(), writer=by.writer)
+            return await store.change(session, old, job, world.ledger.now(), writer=by.writer)
 
     async def ran(job: StoredJob) -> RunRow:
         asked = await world.prefect.custom_run(stored, **job.job.parameters())
@@ -146,7 +146,7 @@ async def test_by_the_rule_of_who_wrote_the_address_last(world: World, server: R
     assert (row.status, server.requests) == ("failed", [])
     edited = await service.edit_job(stored.id, {"url": f"{name}/mine"})
     async with world.ledger.read() as session:
-        row = await ran(await jobs.find(session, edited["id"]))
+        row = await ran(await store.find(session, edited["id"]))
     assert (row.status, len(server.requests)) == ("succeeded", 1)
     async with world.ledger.read() as session:
         callbacks = select(OutboxRow).where(col(OutboxRow.purpose) == CALLBACK)
@@ -162,7 +162,7 @@ async def test_who_edits_is_who_wrote(world: World) -> None:
         with acting_as(actor):
             await service.edit_job(stored.id, {"url": f"https://a.example.org/{actor.via}"})
         async with world.ledger.read() as session:
-            wrote.append((await jobs.find(session, stored.id)).revision.written_by["url"])
+            wrote.append((await store.find(session, stored.id)).revision.written_by["url"])
     assert wrote == ["mcp", "api", "run"]
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home, forget_prepared
-from daybook.host import record
+from daybook.operations import home_lock
 
 OWN = "http://127.0.0.1:4200/api"
 
@@ -43,7 +43,7 @@ def entered(home: Home, **variables: str) -> list[str]:
 @contextmanager
 def running(home: Home, **facts: Any) -> Iterator[None]:
     """As while an `up` runs that wrote this down."""
-    with record.hold(home):
+    with home_lock.hold(home):
         home.up_file.write_text(json.dumps({"pid": 1, **facts}))
         yield
     home.up_file.unlink(missing_ok=True)

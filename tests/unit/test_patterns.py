@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.outgoing import http, secrets
-from daybook.runs import artifact, checks
-from daybook.spec import tasks
+from daybook.execution import artifact, checks
+from daybook.http import request, secrets
+from daybook.tasks import model
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("daybook", "flows", "blocks", "deployments")
@@ -71,23 +71,25 @@ def case(method: str, *texts: str | Text, sample: str = "") -> Case:
 
 CASES: dict[str, Case] = {
     # --- spec
-    "daybook/spec/actions.py:_NO_TEXT": case("search", "a", "\ue000"),
-    "daybook/spec/bounds.py:_DAY": case("fullmatch", "1", "2026-01-01"),
-    "daybook/spec/bounds.py:_HOURS": case(
+    "daybook/jobs/actions.py:_NO_TEXT": case("search", "a", "\ue000"),
+    "daybook/schedules/bounds.py:_DAY": case("fullmatch", "1", "2026-01-01"),
+    "daybook/schedules/bounds.py:_HOURS": case(
         "fullmatch", Text(" ", "09:00", "x"), Text(" ", "09:00-")
     ),
-    "daybook/spec/cron.py:_ITEM": case(
+    "daybook/schedules/cron.py:_ITEM": case(
         "fullmatch", "a", "a-a", Text("1", "", "/"), Text("1", "1-")
     ),
-    "daybook/spec/cron.py:_NTH": case("fullmatch", "a", Text("1", "", "#"), Text("1", "1#", "!")),
-    "daybook/spec/cron.py:re.match('[hr](\\\\(|/|$)')": case("match", "h", "r", "h("),
-    "daybook/spec/cron.py:re.fullmatch('l\\\\d')": case("fullmatch", "l", Text("1", "l")),
-    "daybook/spec/durations.py:_FRACTION": case(
+    "daybook/schedules/cron.py:_NTH": case(
+        "fullmatch", "a", Text("1", "", "#"), Text("1", "1#", "!")
+    ),
+    "daybook/schedules/cron.py:re.match('[hr](\\\\(|/|$)')": case("match", "h", "r", "h("),
+    "daybook/schedules/cron.py:re.fullmatch('l\\\\d')": case("fullmatch", "l", Text("1", "l")),
+    "daybook/schedules/durations.py:_FRACTION": case(
         "fullmatch", "1", Text(" ", "1", "x"), Text("1", ".", "!"), Text("a", ".1", "!")
     ),
-    "daybook/spec/durations.py:_SHAPE": case("fullmatch", "1", "1d", Text("1", "1d1h1m"), "d"),
-    "daybook/spec/notify.py:re.match('https?://')": case("match", "http", "https:/"),
-    "daybook/spec/prompts.py:_NAMED": case(
+    "daybook/schedules/durations.py:_SHAPE": case("fullmatch", "1", "1d", Text("1", "1d1h1m"), "d"),
+    "daybook/jobs/notify.py:re.match('https?://')": case("match", "http", "https:/"),
+    "daybook/jobs/prompts.py:_NAMED": case(
         "finditer",
         "{",
         "{{",
@@ -98,7 +100,7 @@ CASES: dict[str, Case] = {
         Text(" ", "{{a"),
         "}}",
     ),
-    "daybook/spec/references.py:SECRET": case(
+    "daybook/jobs/secret_references.py:SECRET": case(
         "findall",
         "{{secret:",
         "{{secret:a",
@@ -109,15 +111,15 @@ CASES: dict[str, Case] = {
         Text("a-", "{{secret:a"),
         Text(" ", "{{secret:a"),
     ),
-    "daybook/spec/schedule.py:_BARE": case(
+    "daybook/schedules/schedule.py:_BARE": case(
         "fullmatch", "1", "1a", "1 a", "a", Text(" ", "1"), Text("1", "1a"), Text(" 1a", "1a", "!")
     ),
-    "daybook/spec/schedule.py:_DATE": case("match", "1", "2026-1-1"),
-    "daybook/spec/schedule.py:_RFC3339": case(
+    "daybook/schedules/schedule.py:_DATE": case("match", "1", "2026-1-1"),
+    "daybook/schedules/schedule.py:_RFC3339": case(
         "fullmatch", "1", Text("1", "2026-01-01T00:00:00.", "!")
     ),
-    "daybook/spec/tasks.py:_CAPABILITY": case("match", "a", "-", Text("a", "", "!")),
-    "daybook/spec/tasks.py:_TOKEN": case("sub", "dbt_", "dbt_a", "a", Text("a", "dbt_"), "dbt_-"),
+    "daybook/tasks/model.py:_CAPABILITY": case("match", "a", "-", Text("a", "", "!")),
+    "daybook/tasks/model.py:_TOKEN": case("sub", "dbt_", "dbt_a", "a", Text("a", "dbt_"), "dbt_-"),
     # --- agents
     "daybook/agents/json_text.py:_BRACKET": case("finditer", "[", "a"),
     "daybook/agents/json_text.py:_BRACKET_OR_STRING": case(
@@ -134,30 +136,28 @@ CASES: dict[str, Case] = {
         "finditer", "{", "{a", "{{a", Text("a", "{{"), "{{a}"
     ),
     # --- channels
-    "daybook/channels/local.py:_NAME": case("match", "a", " ", "a ", Text("a", "", "!")),
-    "daybook/channels/ours.py:_CHAT": case(
+    "daybook/delivery/channels/builtin.py:_NAME": case("match", "a", " ", "a ", Text("a", "", "!")),
+    "daybook/delivery/channels/apprise.py:_CHAT": case(
         "match", ".", "@", "+", "a", Text("a", "@"), Text("a", "+"), Text("+", "a", "!"), "a@", "a+"
     ),
-    "daybook/channels/ours.py:re.split('[/?#]')": case("split", "/", "a"),
-    "daybook/channels/ours.py:re.split('[?&;]')": case("split", "?", "a"),
-    "daybook/channels/prefect_blocks.py:re.split('[&;]')": case("split", "&", "a"),
-    "daybook/channels/prefect_blocks.py:re.split('[^\\\\w-]+')": case("split", "/", "a", "a/"),
-    "daybook/channels/text.py:_BLANKS": case("sub", " ", "a ", "\n ", "a  "),
-    "daybook/channels/text.py:_FENCE": case("finditer", "`", "\n`", "\n ```", " ", "~"),
-    "daybook/channels/text.py:_RINGS": case(
+    "daybook/delivery/channels/apprise.py:re.split('[/?#]')": case("split", "/", "a"),
+    "daybook/delivery/channels/apprise.py:re.split('[?&;]')": case("split", "?", "a"),
+    "daybook/delivery/channels/prefect_blocks.py:re.split('[&;]')": case("split", "&", "a"),
+    "daybook/delivery/channels/prefect_blocks.py:re.split('[^\\\\w-]+')": case(
+        "split", "/", "a", "a/"
+    ),
+    "daybook/delivery/channels/text.py:_BLANKS": case("sub", " ", "a ", "\n ", "a  "),
+    "daybook/delivery/channels/text.py:_FENCE": case("finditer", "`", "\n`", "\n ```", " ", "~"),
+    "daybook/delivery/channels/text.py:_RINGS": case(
         "sub", "@", "@a", Text("a", "@"), "!", "@!", "@here", "@a@"
     ),
     # --- outgoing
-    "daybook/outgoing/block_documents.py:_NAME": case("match", "a", "a-", "-"),
-    "daybook/outgoing/guard.py:_LABEL": case("match", "a", "a-", "-"),
-    "daybook/outgoing/guard.py:_NUMBER": case(
-        "match", Text("1", "", "x"), Text("f", "0x", "x"), "0x"
-    ),
-    "daybook/outgoing/http.py:_NAME": case("match", "a", Text("a", "", ":")),
-    "daybook/outgoing/http.py:_VALUE": case(
-        "match", "a", Text(" ", "a"), Text("a", "", "\0"), "a "
-    ),
-    "daybook/outgoing/secret_blocks.py:_HOST": case(
+    "daybook/resources/documents.py:_NAME": case("match", "a", "a-", "-"),
+    "daybook/http/guard.py:_LABEL": case("match", "a", "a-", "-"),
+    "daybook/http/guard.py:_NUMBER": case("match", Text("1", "", "x"), Text("f", "0x", "x"), "0x"),
+    "daybook/http/request.py:_NAME": case("match", "a", Text("a", "", ":")),
+    "daybook/http/request.py:_VALUE": case("match", "a", Text(" ", "a"), Text("a", "", "\0"), "a "),
+    "daybook/resources/secrets.py:_HOST": case(
         "match",
         ":",
         Text(":", "", "!"),
@@ -167,14 +167,12 @@ CASES: dict[str, Case] = {
         Text("a:", "[", "!"),
         Text("1:", "", "!"),
     ),
-    "daybook/outgoing/secrets.py:_BEGINS": case(
+    "daybook/http/secrets.py:_BEGINS": case(
         "findall", "{", "{{", "{{ ", Text(" ", "{{"), "{{secret"
     ),
-    "daybook/outgoing/secrets.py:_SECRET_HEADER": case(
-        "search", "-", "token", "-token", "api-", "a"
-    ),
-    "daybook/outgoing/secrets.py:_SECRET_PARAM": case("fullmatch", "secret", "client_", "api_key"),
-    "daybook/outgoing/secrets.py:_SECRET_VALUE": case(
+    "daybook/http/secrets.py:_SECRET_HEADER": case("search", "-", "token", "-token", "api-", "a"),
+    "daybook/http/secrets.py:_SECRET_PARAM": case("fullmatch", "secret", "client_", "api_key"),
+    "daybook/http/secrets.py:_SECRET_VALUE": case(
         "search",
         "eyJ-",
         "eyJ-a",
@@ -212,13 +210,13 @@ CASES: dict[str, Case] = {
         "-",
     ),
     # --- runs
-    "daybook/runs/artifact.py:_CODE": case("search", "a", "~", "~~"),
-    "daybook/runs/artifact.py:_FENCE": case("findall", "`", "``a", "a"),
-    "daybook/runs/artifact.py:_MARKED": case("sub", "\ue000", Text("1", "\ue000"), "\ue0001"),
-    "daybook/runs/artifact.py:_RISKY": case(
+    "daybook/execution/artifact.py:_CODE": case("search", "a", "~", "~~"),
+    "daybook/execution/artifact.py:_FENCE": case("findall", "`", "``a", "a"),
+    "daybook/execution/artifact.py:_MARKED": case("sub", "\ue000", Text("1", "\ue000"), "\ue0001"),
+    "daybook/execution/artifact.py:_RISKY": case(
         "sub", "!", "!a", "![", "<", Text("!", "", "a["), "!!a"
     ),
-    "daybook/runs/checks.py:_OPENING": case(
+    "daybook/execution/checks.py:_OPENING": case(
         "match",
         "`",
         "~",
@@ -228,7 +226,7 @@ CASES: dict[str, Case] = {
         Text("a\t", "```"),
         Text("\r", "```"),
     ),
-    "daybook/runs/run_names.py:_OURS": case(
+    "daybook/prefect/run_names.py:_OURS": case(
         "fullmatch",
         "a",
         " 2026-01-01 00:00:00 UTC",
@@ -236,24 +234,24 @@ CASES: dict[str, Case] = {
         Text(" to 2026-01-01 00:00:00 UTC", "a 2026-01-01 00:00:00 UTC"),
         Text("1", "a 2026-01-01 00:00:00 UTC to 2026-01-01 00:00:00 UTC, "),
     ),
-    "daybook/runs/run_names.py:_RANDOM": case("fullmatch", "a", "a-", Text("a", "a-", "!")),
-    "daybook/runs/offered.py:_ILLEGAL": case("sub", "a", "!"),
+    "daybook/prefect/run_names.py:_RANDOM": case("fullmatch", "a", "a-", Text("a", "a-", "!")),
+    "daybook/execution/agent_tools.py:_ILLEGAL": case("sub", "a", "!"),
     # --- ledger, sync, keeper, service, programs
-    "daybook/keeper/lead.py:_READS": case("search", "/", "/filter", "/count/", "/filter/a"),
+    "daybook/keeper/leader.py:_READS": case("search", "/", "/filter", "/count/", "/filter/a"),
     "daybook/ledger/texts.py:_PERHAPS": case("search", "\\", "\\u", "\\u00", "\\ud"),
     "daybook/ledger/texts.py:_UNKEPT": case("sub", "a", "\0"),
-    "daybook/programs/environment.py:_NAME": case("match", "a", Text("a", "", "-")),
-    "daybook/programs/environment.py:_SECRET": case("search", "KE", "TOK", "A", "CREDENTIA"),
-    "daybook/service/doctoring/server.py:SUBMITS": case(
+    "daybook/processes/environment.py:_NAME": case("match", "a", Text("a", "", "-")),
+    "daybook/processes/environment.py:_SECRET": case("search", "KE", "TOK", "A", "CREDENTIA"),
+    "daybook/operations/checks/prefect.py:SUBMITS": case(
         "match", "Worker '", Text("a", "Worker '"), Text("' submitting flow", "Worker 'a")
     ),
-    "daybook/service/pool.py:re.fullmatch(f'{own}(-\\\\d+)?')": case(
+    "daybook/prefect/work_pool.py:re.fullmatch(f'{own}(-\\\\d+)?')": case(
         "fullmatch", Text("1", "daybook-", "x"), "daybook-", sample=r"daybook(-\d+)?"
     ),
-    "daybook/service/pool.py:re.fullmatch(f'{re.escape(socket.gethostname())}-[0-9a-f]{{6}}(-\\\\d+)?')": case(  # noqa: E501
+    "daybook/prefect/work_pool.py:re.fullmatch(f'{re.escape(socket.gethostname())}-[0-9a-f]{{6}}(-\\\\d+)?')": case(  # noqa: E501
         "fullmatch", Text("1", "host-abcdef-", "x"), "host-", sample=r"host-[0-9a-f]{6}(-\d+)?"
     ),
-    "daybook/sync/projection.py:_ONCE": case(
+    "daybook/prefect/projection.py:_ONCE": case(
         "fullmatch",
         "DTSTART;TZID=",
         Text("a", "DTSTART;TZID="),
@@ -262,8 +260,8 @@ CASES: dict[str, Case] = {
     ),
     # --- what the operator writes
     "daybook/cli/output.py:re.sub('[\\x7f-\\x9f]')": case("sub", "a", "\x7f"),
-    "daybook/cli/refusals.py:_CHOICES": case("sub", "cron", "cron ", "a"),
-    "daybook/cli/refusals.py:_UNDERSCORED": case(
+    "daybook/cli/error_text.py:_CHOICES": case("sub", "cron", "cron ", "a"),
+    "daybook/cli/error_text.py:_UNDERSCORED": case(
         "sub", "a_", "a_a", "a", Text("a_a", "", "1"), "a_a "
     ),
     "daybook/repository.py:re.sub('\\\\W')": case("sub", "a", "/"),
@@ -363,7 +361,7 @@ def test_a_pattern_takes_linear_time(name: str) -> None:
 
 
 def _headers(text: str) -> None:
-    http.check("POST", {"X-Team": text})
+    request.check("POST", {"X-Team": text})
     secrets.refuse_literal_headers({"X-Team": text})
 
 
@@ -409,7 +407,7 @@ _MARKDOWN = _texts(
 @pytest.mark.parametrize(
     ("read", "texts"),
     [
-        (tasks.without_tokens, _texts("dbt_", "dbt_a")),
+        (model.without_tokens, _texts("dbt_", "dbt_a")),
         (_headers, _texts("eyJ-", Text(" ", "Bearer", "a"), "a")),
         (secrets.refuse_literal_params, _texts("eyJ-", Text("a", "eyJ"))),
         (

@@ -20,15 +20,16 @@ from sqlmodel import col, select
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
-from daybook.ledger import claims, jobs, leases, offers, outcomes
-from daybook.ledger import deployments as records
+from daybook.jobs import store
+from daybook.jobs.model import edit, new_job
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Answer, Granted, Offer
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
-from daybook.spec.due import next_due
-from daybook.spec.job import edit, new_job
+from daybook.prefect import links as records
+from daybook.runs import claim_requests, claims, leases, outcomes
+from daybook.runs.claim_requests import Answer, Granted, Offer
+from daybook.schedules.due import next_due
 from daybook.testing import MovedClock
 from daybook.timing import TIMING, Timing
 from tests import databases
@@ -37,8 +38,8 @@ from tests.world.tasks import Tasks
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-    from daybook.host.prefect_here import PrefectHere
-    from daybook.sync.reconcile import Report
+    from daybook.operations.prefect_selection import PrefectHere
+    from daybook.prefect.reconcile import Report
     from tests.conftest import PrefectServer
     from tests.databases import Database
     from tests.world.agents import Agents
@@ -128,11 +129,11 @@ class World:
         job = new_job(now=now, default_timezone=self.timezone, name=name, **fields)
         slug = slug or (name if owner == "user" else f"{owner} {name}")
         async with self.ledger.write() as session:
-            return await jobs.add(session, job, slug, now, owner)
+            return await store.add(session, job, slug, now, owner)
 
     async def deploy(self, **fields: Any) -> StoredJob:
         """A job in the ledger with its deployment; on demand if nothing else is said of it."""
-        from daybook.sync.reconcile import Report, bring
+        from daybook.prefect.reconcile import Report, bring
 
         when = {"cron", "every", "at", "on_demand"} & fields.keys()
         name = f"job-{uuid4().hex[:8]}"
@@ -144,7 +145,7 @@ class World:
     async def job(self, ref: str) -> StoredJob:
         """The job of that id, archived or not, or the live one of that name."""
         async with self.ledger.read() as session:
-            return await jobs.get(session, ref) or await jobs.find(session, ref)
+            return await store.get(session, ref) or await store.find(session, ref)
 
     async def job_row(self, job_id: str) -> JobRow:
         async with self.ledger.read() as session:
@@ -164,9 +165,9 @@ class World:
         """Change the job; ``reason`` is why it is switched off."""
         now = self.ledger.now()
         async with self.ledger.write() as session:
-            stored = await jobs.find(session, ref)
+            stored = await store.find(session, ref)
             job = edit(stored.job, changes, now=now)
-            return await jobs.change(
+            return await store.change(
                 session, stored, job, now, source=source, disabled_reason=reason
             )
 
@@ -174,20 +175,20 @@ class World:
         """Remove the job; what it has in Prefect is still to be deleted."""
         async with self.ledger.write() as session:
             ref = which if isinstance(which, str) else which.id
-            found = await jobs.find(session, ref)
+            found = await store.find(session, ref)
             await outcomes.archive(session, found, self.ledger.now())
         return found
 
     async def forget_deployment(self, name: str) -> None:
         """As if the program had died before it wrote down what it made in Prefect."""
         async with self.ledger.write() as session:
-            stored = await jobs.find(session, name)
+            stored = await store.find(session, name)
             await records.agreed(session, stored.id, None, None, stored.row.created_at)
             stored.row.sync_pending = True
 
     async def sync(self) -> Report:
         """Reconcile all jobs with Prefect; the writes there are counted from here on."""
-        from daybook.sync import reconcile
+        from daybook.prefect import reconcile
 
         self.prefect.writes.clear()
         return await reconcile.everything(self.ledger, self.client)
@@ -199,7 +200,7 @@ class World:
         due = changes.pop("due", None) or next_due(stored.job.schedule, self.ledger.now())
         assert isinstance(due, datetime)
         offer = Offer(
-            occurrence=offers.due_key(stored.id, due),
+            occurrence=claim_requests.due_key(stored.id, due),
             kind="agent-prompt",
             trigger="schedule",
             due=due,
@@ -377,7 +378,7 @@ async def at_prefect(
     Its clock goes with the machine's, and the test can put it forward. The ledger is the home's
     unless there is a ``database``. ``timing`` is that of its workers and of what they start.
     """
-    from daybook.host.prefect_here import PrefectHere
+    from daybook.operations.prefect_selection import PrefectHere
     from tests.world import agents, prefect, workers
 
     home = Home(root / "home").make()

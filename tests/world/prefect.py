@@ -26,12 +26,12 @@ from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.states import Cancelling
 
 from daybook.clock import SYSTEM
-from daybook.host import worker
-from daybook.ledger import claims
-from daybook.ledger.jobs import StoredJob
+from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import RunRow
-from daybook.runs import prefect_states, run_names
-from daybook.sync import projection
+from daybook.operations import worker
+from daybook.prefect import projection, run_names
+from daybook.prefect import states as prefect_states
+from daybook.runs import claims
 from daybook.testing import MovedClock
 from tests.at_prefect import basic, prepare
 

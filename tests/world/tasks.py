@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlmodel import select
 
+from daybook import owners
 from daybook.ledger.task_tables import TaskEventRow, TaskRunRow, TaskSessionRow
-from daybook.spec import owners
-from daybook.tasks import claims, queue, sessions, sweep
+from daybook.tasks import claims, queue, sessions
+from daybook.tasks import lease_expiry as sweep
 
 if TYPE_CHECKING:
     from tests.world import World

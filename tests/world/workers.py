@@ -27,10 +27,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM
-from daybook.host import children, processes, worker
-from daybook.host.children import Child
-from daybook.host.prefect_here import PrefectHere
-from daybook.host.processes import Process
+from daybook.operations import worker
+from daybook.operations.prefect_selection import PrefectHere
+from daybook.processes import children, proc
+from daybook.processes.children import Child
+from daybook.processes.proc import Process
 from tests.gate import Gate, opened
 from tests.timings import SHORT
 from tests.world import so
@@ -149,13 +150,13 @@ class Worker:
     @property
     def zygote(self) -> Process:
         """The process that begins its runs."""
-        (found,) = [each for each in processes.living().values() if each.parent == self.pid]
+        (found,) = [each for each in proc.living().values() if each.parent == self.pid]
         return found
 
     def heads(self) -> list[Process]:
         """The processes that lead its runs, at work now."""
         zygote = self.zygote.pid
-        return [each for each in processes.living().values() if each.parent == zygote]
+        return [each for each in proc.living().values() if each.parent == zygote]
 
     async def told(self, number: signal.Signals) -> None:
         """Tell it, and wait until the signal was taken: the next one is another."""
@@ -286,7 +287,7 @@ class Workers:
     def at_work(self) -> dict[int, str]:
         """The same without the workers and what they have for themselves."""
         living, mine = self.living(), {each.pid for each in self.all}
-        mine |= {each.pid for each in processes.living().values() if each.parent in mine}
+        mine |= {each.pid for each in proc.living().values() if each.parent in mine}
         return {pid: line for pid, line in living.items() if pid not in mine}
 
     async def idle(self, within: float) -> None:

@@ -18,7 +18,7 @@ from daybook.agents.model import ModelAgent
 from daybook.agents.offline import OfflineAgent
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.service import setup
+from daybook.operations import setup
 from tests.providers import KEY, provider
 
 pytestmark = pytest.mark.anyio

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prefect.client.orchestration import PrefectClient, get_client
 
-from daybook.channels import directory
 from daybook.clock import SYSTEM
+from daybook.delivery.channels import registry
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
 from tests.at_prefect import register_blocks
@@ -62,8 +62,8 @@ async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[Pr
 
 
 async def _forget_all(client: PrefectClient) -> None:
-    for name, slug in (await directory.names(client)).items():
-        if name not in directory.LOCAL:
+    for name, slug in (await registry.names(client)).items():
+        if name not in registry.LOCAL:
             short = name.rpartition("/")[2]
             document = await client.read_block_document_by_name(short, slug)
             await client.delete_block_document(document.id)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from daybook import channels
-from daybook.channels import NotDelivered
+from daybook.delivery import channels
+from daybook.delivery.channels import NotDelivered
 from daybook.errors import InvalidInput, UnknownName
 from daybook.home import Home
 from tests.contract.channels.conftest import LONG, row
@@ -40,7 +40,7 @@ async def test_a_file_grows_by_an_entry_a_message(daybook_home: Home) -> None:
 async def test_senders_at_a_time_leave_whole_entries(daybook_home: Home) -> None:
     program = """
 import asyncio, sys
-from daybook import channels
+from daybook.delivery import channels
 from tests.contract.channels.conftest import row
 async def main():
     for number in range(20):

@@ -12,9 +12,9 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentCreate, BlockSchemaCreate, BlockTypeCreate
 from pydantic import SecretStr
 
-from daybook import channels
-from daybook.channels import NotDelivered
-from daybook.channels.plugins import LIMIT
+from daybook.delivery import channels
+from daybook.delivery.channels import NotDelivered
+from daybook.delivery.channels.apprise_plugins import LIMIT
 from tests.contract.channels.conftest import LONG, row
 
 pytestmark = pytest.mark.anyio

@@ -17,11 +17,11 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import SecretStr
 
 import blocks
-from daybook import channels
-from daybook.channels import NotDelivered, apart, ours
-from daybook.channels.base import UNBOUNDED
+from daybook.delivery import channels
+from daybook.delivery.channels import NotDelivered, apprise, threads
+from daybook.delivery.channels.base import UNBOUNDED
 from daybook.errors import InvalidInput, NotFound, UnknownName
-from daybook.outgoing import block_documents
+from daybook.resources import documents
 from tests.contract.channels.conftest import LONG, Letters, row
 from tests.receiver import Receiver, answer, hang
 
@@ -42,7 +42,7 @@ def text_of(mail: Any, kind: str) -> str:
 async def test_a_mail_arrives_and_nothing_in_it_is_a_tag(
     client: PrefectClient, letters: Letters
 ) -> None:
-    await ours.add(client, "mail", letters.url())
+    await apprise.add(client, "mail", letters.url())
     text = "**All** is well.\n<img src=//evil.example/x onerror=y> & <b>\n  indented"
     await channels.send(client, row("mail", text, subject="brief:\r\nBcc: all@there.example"))
 
@@ -62,7 +62,7 @@ async def test_a_mail_arrives_and_nothing_in_it_is_a_tag(
 async def test_a_long_mail_is_one_and_says_how_much_is_missing(
     client: PrefectClient, letters: Letters
 ) -> None:
-    await ours.add(client, "mail", letters.url("&overflow=split"))
+    await apprise.add(client, "mail", letters.url("&overflow=split"))
     await channels.send(client, row("mail", LONG))
 
     [mail] = letters.got
@@ -80,7 +80,7 @@ async def test_a_mail_that_is_refused_is_a_failure(
     client: PrefectClient, letters: Letters, reply: str
 ) -> None:
     letters.answer = reply
-    await ours.add(client, "mail", letters.url("&optional=yes"))
+    await apprise.add(client, "mail", letters.url("&optional=yes"))
     with pytest.raises(NotDelivered, match='the channel "mail": Sending email') as failed:
         await channels.send(client, row("mail"))
     assert failed.value.temporary
@@ -93,7 +93,7 @@ async def test_a_mail_server_that_is_away_is_a_failure_and_the_password_is_not_t
 ) -> None:
     caplog.set_level(logging.DEBUG)
     url = f"mailto://daybook:{PASSWORD}@127.0.0.1:{unused_port}?from=a@b.example&to=c@d.example"
-    await ours.add(client, "mail", url)
+    await apprise.add(client, "mail", url)
     with pytest.raises(NotDelivered, match="Connection error") as failed:
         await channels.send(client, row("mail"))
     assert PASSWORD not in str(failed.value) + caplog.text
@@ -103,7 +103,7 @@ async def test_a_mail_server_that_is_away_is_a_failure_and_the_password_is_not_t
 
 
 async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Receiver) -> None:
-    await ours.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/{{chat_id}}/say")
+    await apprise.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/{{chat_id}}/say")
     await channels.check(client, "chats", "general")
     with pytest.raises(InvalidInput, match="has several") as refused:
         await channels.check(client, "chats", "")
@@ -126,7 +126,7 @@ async def test_one_channel_serves_many_chats(client: PrefectClient, endpoint: Re
 async def test_a_chat_id_leads_nowhere_else(
     client: PrefectClient, endpoint: Receiver, chat: str
 ) -> None:
-    await ours.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/to/{{chat_id}}/say")
+    await apprise.add(client, "chats", f"json://127.0.0.1:{endpoint.port}/to/{{chat_id}}/say")
     with pytest.raises(InvalidInput, match="is none") as refused:
         await channels.check(client, "chats", chat)
     assert refused.value.field == "chat_id"
@@ -146,7 +146,7 @@ async def test_a_chat_id_is_one_recipient(
     client: PrefectClient, letters: Letters, chat: str
 ) -> None:
     url = f"mailto://127.0.0.1:{letters.port}?from=daybook@here.example&to={{chat_id}}"
-    await ours.add(client, "mail", url)
+    await apprise.add(client, "mail", url)
     with pytest.raises(InvalidInput, match="one recipient"):
         await channels.check(client, "mail", chat)
     with pytest.raises(NotDelivered):
@@ -162,7 +162,7 @@ async def test_a_telegram_chat_gets_text_that_is_no_tag(
 ) -> None:
     monkeypatch.setattr(NotifyTelegram, "notify_url", f"{endpoint.address}/bot")
     endpoint.steps = [answer(200, b'{"ok": true, "result": {}}')]
-    await ours.add(client, "chats", f"tgram://123456789:{PASSWORD}/{{chat_id}}")
+    await apprise.add(client, "chats", f"tgram://123456789:{PASSWORD}/{{chat_id}}")
     text = "**Hi** <b>&</b> <a href=//evil.example>x</a>"
     await channels.send(client, row("chats", text, chat_id="-1001", subject="a <b>job</b>"))
     await channels.send(client, row("chats", LONG, chat_id="-1001"))
@@ -184,7 +184,7 @@ async def test_a_telegram_chat_gets_text_that_is_no_tag(
 async def test_the_event_is_told_as_apprise_has_it(
     client: PrefectClient, endpoint: Receiver
 ) -> None:
-    await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
+    await apprise.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
     for event in ("completed", "failed", "missed", "progress"):
         await channels.send(client, row("team", event=event))
     told = [json.loads(each.body) for each in endpoint.requests]
@@ -198,7 +198,7 @@ async def test_the_event_is_told_as_apprise_has_it(
 async def test_a_message_without_words_says_its_subject(
     client: PrefectClient, endpoint: Receiver
 ) -> None:
-    await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
+    await apprise.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
     await channels.send(client, row("team", "  \n"))
     assert json.loads(endpoint.requests[0].body)["message"] == "morning-brief: succeeded"
 
@@ -212,7 +212,7 @@ async def test_what_apprise_would_hide_is_seen(
     client: PrefectClient, endpoint: Receiver, query: str
 ) -> None:
     endpoint.steps = [answer(503)]
-    await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}/{query}")
+    await apprise.add(client, "team", f"json://127.0.0.1:{endpoint.port}/{query}")
     with pytest.raises(NotDelivered, match="503"):
         await channels.send(client, row("team"))
     assert len(endpoint.requests) == 1
@@ -223,9 +223,9 @@ async def test_one_that_hangs_ends_and_holds_nobody_up(
     client: PrefectClient, endpoint: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint.steps = [hang, answer(200)]
-    await ours.add(client, "slow", f"json://127.0.0.1:{endpoint.port}/a?rto=600")
-    done = apart.done
-    monkeypatch.setattr(apart, "done", lambda work, within=5.0: done(work, within))
+    await apprise.add(client, "slow", f"json://127.0.0.1:{endpoint.port}/a?rto=600")
+    done = threads.done
+    monkeypatch.setattr(threads, "done", lambda work, within=5.0: done(work, within))
     slow = asyncio.ensure_future(channels.send(client, row("slow")))
     while not endpoint.requests and not slow.done():  # this loop goes on: it serves the request
         await asyncio.wait({slow}, timeout=0.01)
@@ -241,7 +241,7 @@ async def test_others_may_log_what_they_will(
 ) -> None:
     """Only what our own thread logs is kept; the embedding program's apprise says what it does."""
     endpoint.steps = [answer(500)]
-    await ours.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
+    await apprise.add(client, "team", f"json://127.0.0.1:{endpoint.port}")
     with pytest.raises(NotDelivered):
         await channels.send(client, row("team"))
     assert not [each for each in caplog.records if each.name == "apprise"]
@@ -256,16 +256,16 @@ async def test_others_may_log_what_they_will(
 
 @pytest.mark.slow
 async def test_one_is_kept_replaced_and_forgotten(client: PrefectClient) -> None:
-    await ours.add(client, "team", "ntfy://first-topic")
+    await apprise.add(client, "team", "ntfy://first-topic")
     assert (await channels.names(client))["team"] == "daybook-channel"
     with pytest.raises(InvalidInput, match="taken"):
-        await ours.add(client, "team", "ntfy://another-topic")
-    await ours.add(client, "team", "tgram://123456789:abcdefg_hijklmnop/{chat_id}", replace=True)
-    kept = await ours.read(client, "team")
+        await apprise.add(client, "team", "ntfy://another-topic")
+    await apprise.add(client, "team", "tgram://123456789:abcdefg_hijklmnop/{chat_id}", replace=True)
+    kept = await apprise.read(client, "team")
     assert (kept.limit, kept.needs_chat_id) == (4096, True)
-    await ours.remove(client, "team")
+    await apprise.remove(client, "team")
     with pytest.raises(NotFound, match='channel "team" not found'):
-        await ours.remove(client, "team")
+        await apprise.remove(client, "team")
     with pytest.raises(UnknownName, match="known: console, file, inbox"):
         await channels.check(client, "team", "")
 
@@ -279,7 +279,7 @@ async def test_a_block_saved_as_a_block_is_a_channel(
     assert block.get_channel().limit < UNBOUNDED
     await channels.send(client, row("team"))
     assert endpoint.requests[0].path.startswith(f"/{PASSWORD}")
-    document = await block_documents.named(client, ours.TYPE, "team")
+    document = await documents.named(client, apprise.TYPE, "team")
     assert document is not None
     assert PASSWORD not in str(document.data) + repr(block)
 
@@ -302,15 +302,15 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
     client: PrefectClient, name: str, url: str, field: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
-        await ours.add(client, name, url)
+        await apprise.add(client, name, url)
     assert refused.value.field == field
     assert PASSWORD not in str(refused.value) + caplog.text
     assert set(await channels.names(client)) == {"inbox", "file", "console"}
 
 
 async def test_one_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
-    await ours.add(client, "team", "ntfy://topic")
-    document = await block_documents.named(client, ours.TYPE, "team")
+    await apprise.add(client, "team", "ntfy://topic")
+    document = await documents.named(client, apprise.TYPE, "team")
     assert document is not None
     changed = BlockDocumentUpdate(data={"url": f"nope://{PASSWORD}"})
     await client.update_block_document(document.id, changed)
@@ -321,11 +321,11 @@ async def test_one_made_illegal_in_prefect_says_so(client: PrefectClient) -> Non
 
 @pytest.mark.slow
 async def test_without_the_block_type_there_are_the_others(client: PrefectClient) -> None:
-    block_type = await client.read_block_type_by_slug(ours.SLUG)
+    block_type = await client.read_block_type_by_slug(apprise.SLUG)
     await client.delete_block_type(block_type.id)
     try:
         assert set(await channels.names(client)) == {"inbox", "file", "console"}
         with pytest.raises(InvalidInput, match="daybook up"):
-            await ours.add(client, "team", "ntfy://topic")
+            await apprise.add(client, "team", "ntfy://topic")
     finally:
         await blocks.register(client)

@@ -39,8 +39,8 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from daybook import channels
-from daybook.channels import NotDelivered
+from daybook.delivery import channels
+from daybook.delivery.channels import NotDelivered
 from daybook.errors import Ambiguous, InvalidInput, UnknownName
 from tests.contract.channels.conftest import LONG, row
 from tests.receiver import Receiver, Request, answer

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 from prefect.client.orchestration import PrefectClient
 
+from daybook.delivery import destinations
 from daybook.home import Home
-from daybook.outbox import destinations
-from daybook.outgoing import secret_blocks
+from daybook.resources import secrets
 from tests.at_prefect import knowing_our_blocks
 
 
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that holds no destination and no secret."""
-    async with knowing_our_blocks(destinations.SLUG, secret_blocks.SLUG) as client:
+    async with knowing_our_blocks(destinations.SLUG, secrets.SLUG) as client:
         yield client

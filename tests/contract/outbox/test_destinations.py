@@ -11,9 +11,9 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import SecretStr
 
 import blocks
+from daybook.delivery import destinations
+from daybook.delivery.destinations import Destination
 from daybook.errors import InvalidInput, NotFound
-from daybook.outbox import destinations
-from daybook.outbox.destinations import Destination
 from daybook.settings import signing_key
 from tests.unit.outbox.rows import NEW, NOON, OLD
 

@@ -11,12 +11,12 @@ import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 
 from daybook.clock import SYSTEM
+from daybook.delivery import destinations, home_secret
+from daybook.delivery.callbacks import HOMES, KEPT_BACK, Post
+from daybook.delivery.sending import Tried
 from daybook.home import Home
-from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery
-from daybook.outbox import destinations, home_secret
-from daybook.outbox.post import HOMES, KEPT_BACK, Post
-from daybook.outgoing import secret_blocks
+from daybook.resources import secrets
 from tests.receiver import Handler, Receiver, answer, cut, hang, redirect, serving
 from tests.unit.outbox.rows import NEW, NOON, OLD, callback, signature
 
@@ -68,7 +68,7 @@ async def test_a_destination_has_a_secret_and_a_token_of_its_own(
     client: PrefectClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    await secret_blocks.add(client, "ops-token", TOKEN, ["127.0.0.1"])
+    await secrets.add(client, "ops-token", TOKEN, ["127.0.0.1"])
     await destinations.add(client, "ops", f"{receiver.address}/hook", secret=OLD, token="ops-token")
     new = await destinations.rotate(client, "ops", NOON)
     tried = await _send(client, receiver)
@@ -84,7 +84,7 @@ async def test_a_destination_has_a_secret_and_a_token_of_its_own(
 
 @pytest.mark.slow
 async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: Receiver) -> None:
-    await secret_blocks.add(client, "ops-token", TOKEN, ["ops.example.org"])
+    await secrets.add(client, "ops-token", TOKEN, ["ops.example.org"])
     await destinations.add(client, "ops", receiver.address, token="ops-token")
     tried = await _send(client, receiver)
     assert tried.status is Delivery.PENDING
@@ -93,7 +93,7 @@ async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: R
 
 
 async def test_a_token_does_not_go_in_clear_text(client: PrefectClient) -> None:
-    await secret_blocks.add(client, "ops-token", TOKEN, ["8.8.8.8"])
+    await secrets.add(client, "ops-token", TOKEN, ["8.8.8.8"])
     await destinations.add(client, "ops", "http://8.8.8.8", token="ops-token", timeout=1)
     async with Post(client, lambda: NOON) as post:
         tried = await post.send(callback(address="http://8.8.8.8/hook"))
@@ -122,7 +122,7 @@ async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
 ) -> None:
     has_it = owner == "user" or not below
     monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "127.0.0.1")
-    await secret_blocks.add(client, "ops-token", TOKEN, ["127.0.0.1"])
+    await secrets.add(client, "ops-token", TOKEN, ["127.0.0.1"])
     await destinations.add(client, "ops", f"{receiver.address}/hook", secret=OLD, token="ops-token")
     row = callback(address=f"{receiver.address}/hook{below}", owner=owner)
     async with Post(client, lambda: NOON) as post:

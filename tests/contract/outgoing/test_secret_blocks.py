@@ -14,9 +14,9 @@ from pydantic import SecretStr
 import blocks
 from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.home import Home
-from daybook.outgoing import secret_blocks
-from daybook.outgoing.secret_blocks import SLUG, PrefectSecrets
-from daybook.outgoing.secrets import Secret
+from daybook.http.secrets import Secret
+from daybook.resources import secrets
+from daybook.resources.secrets import SLUG, PrefectSecrets
 from tests.at_prefect import knowing_our_blocks
 
 pytestmark = pytest.mark.anyio
@@ -103,26 +103,26 @@ async def test_without_the_block_type_none_is_known(client: PrefectClient) -> No
 
 
 async def test_one_is_kept_replaced_listed_and_forgotten(client: PrefectClient) -> None:
-    await secret_blocks.add(client, "ops", VALUE, ["API.example.org.", "tool:Reindex"])
+    await secrets.add(client, "ops", VALUE, ["API.example.org.", "tool:Reindex"])
     kept = Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
     assert await PrefectSecrets(client).read("ops") == kept
 
     with pytest.raises(InvalidInput, match="taken"):
-        await secret_blocks.add(client, "ops", "another", ["api.example.org"])
+        await secrets.add(client, "ops", "another", ["api.example.org"])
     assert await PrefectSecrets(client).read("ops") == kept
 
-    await secret_blocks.add(client, "ops", "another", ["b.example"], replace=True)
-    await secret_blocks.add(client, "a", VALUE, ["a.example"])
+    await secrets.add(client, "ops", "another", ["b.example"], replace=True)
+    await secrets.add(client, "a", VALUE, ["a.example"])
     assert await PrefectSecrets(client).read("ops") == Secret("ops", "another", ("b.example",))
-    assert await secret_blocks.every(client) == [
+    assert await secrets.every(client) == [
         {"name": "a", "hosts": ["a.example"], "problem": None},
         {"name": "ops", "hosts": ["b.example"], "problem": None},
     ]
 
-    await secret_blocks.remove(client, "ops")
+    await secrets.remove(client, "ops")
     with pytest.raises(NotFound, match='secret "ops" not found'):
-        await secret_blocks.remove(client, "ops")
-    assert [each["name"] for each in await secret_blocks.every(client)] == ["a"]
+        await secrets.remove(client, "ops")
+    assert [each["name"] for each in await secrets.every(client)] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -140,10 +140,10 @@ async def test_a_bad_one_is_refused_and_nothing_is_kept(
     client: PrefectClient, given: Any, field: str, words: str
 ) -> None:
     with pytest.raises(InvalidInput, match=words) as refused:
-        await secret_blocks.add(client, *given)
+        await secrets.add(client, *given)
     assert refused.value.field == field
     assert VALUE not in str(refused.value)
-    assert await secret_blocks.every(client) == []
+    assert await secrets.every(client) == []
 
 
 async def test_without_the_block_type_nothing_is_kept(client: PrefectClient) -> None:
@@ -151,7 +151,7 @@ async def test_without_the_block_type_nothing_is_kept(client: PrefectClient) -> 
     await client.delete_block_type(block_type.id)
     try:
         with pytest.raises(InvalidInput, match="daybook up"):
-            await secret_blocks.add(client, "ops", VALUE, ["a.example"])
-        assert await secret_blocks.every(client) == []
+            await secrets.add(client, "ops", VALUE, ["a.example"])
+        assert await secrets.every(client) == []
     finally:
         await blocks.register(client)

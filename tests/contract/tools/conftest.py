@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from daybook.errors import UnknownName
-from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.secrets import Secret
+from daybook.http.guard import Guard, Rule
+from daybook.http.secrets import Secret
 from daybook.tools import calls
 from daybook.tools.base import Called, Server
 from daybook.tools.server_blocks import build

@@ -11,9 +11,9 @@ import pytest
 
 from daybook.agents.base import Tool
 from daybook.errors import AgentMisconfigured, AgentTemporary, DaybookError
-from daybook.outgoing.secrets import HIDDEN, Secret
-from daybook.runs import offered
-from daybook.spec.owners import Actor
+from daybook.execution import agent_tools
+from daybook.http.secrets import HIDDEN, Secret
+from daybook.owners import Actor
 from tests.contract.tools.conftest import OCCURRENCE, Caller, Saved, runs
 from tests.toolbox import nobody_there
 
@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 @asynccontextmanager
 async def held(ours: Caller, *entries: str, timeout: float = 60) -> AsyncIterator[dict[str, Tool]]:
     """The tools by the names that a model calls them by."""
-    offer = await offered.find("brief", entries or ("ours",), ours.saved, tuple)
-    async with offered.opened(offer, OCCURRENCE, Actor(), timeout) as tools:
+    offer = await agent_tools.find("brief", entries or ("ours",), ours.saved, tuple)
+    async with agent_tools.opened(offer, OCCURRENCE, Actor(), timeout) as tools:
         yield {each.name: each for each in tools}
 
 
@@ -133,9 +133,9 @@ async def test_one_that_is_away_is_temporary_and_the_others_are_closed(ours: Cal
 
 async def test_one_that_does_not_come_up_in_the_attempts_time_is_temporary(told: object) -> None:
     silent = Saved({"silent": {"command": ["sleep", "1000"]}})
-    offer = await offered.find("brief", ["silent"], silent, tuple)
+    offer = await agent_tools.find("brief", ["silent"], silent, tuple)
     with pytest.raises(AgentTemporary, match="not ready within 1 s; nothing was asked"):
-        async with offered.opened(offer, OCCURRENCE, Actor(), 1.0):
+        async with agent_tools.opened(offer, OCCURRENCE, Actor(), 1.0):
             pass
 
 
@@ -143,7 +143,7 @@ async def test_one_that_does_not_come_up_in_the_attempts_time_is_temporary(told:
 async def test_more_than_a_model_takes_is_the_operators_to_narrow(
     ours: Caller, bound: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offered, bound, most)
+    monkeypatch.setattr(agent_tools, bound, most)
     with pytest.raises(AgentMisconfigured, match=f"{most}.*name those that it needs"):
         async with held(ours):
             pass

@@ -11,9 +11,9 @@ import signal
 import pytest
 
 from daybook.errors import InvalidInput, UnknownName
+from daybook.http.guard import Guard, Rule
+from daybook.http.secrets import HIDDEN, Secret
 from daybook.ledger.states import Status
-from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.secrets import HIDDEN, Secret
 from daybook.tools import catalog
 from tests.contract.tools.conftest import OCCURRENCE, Caller, runs
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from daybook.http.guard import Guard, Rule
 from daybook.ledger.states import Status
-from daybook.outgoing.guard import Guard, Rule
 from daybook.tools import calls, catalog
 from daybook.tools.base import Called
 from tests.contract.tools.conftest import Saved

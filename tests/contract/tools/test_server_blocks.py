@@ -13,8 +13,8 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 import blocks
 from daybook.errors import InvalidInput, NotFound, UnknownName
 from daybook.home import Home
-from daybook.outgoing import block_documents, secret_blocks
-from daybook.outgoing.guard import Guard, Rule
+from daybook.http.guard import Guard, Rule
+from daybook.resources import documents, secrets
 from daybook.tools import calls
 from daybook.tools.server_blocks import TYPE, PrefectServers
 from tests.at_prefect import knowing_our_blocks
@@ -28,7 +28,7 @@ VALUE = "hunter-2-and-more"
 @pytest.fixture
 async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[PrefectClient]:
     """A client of a Prefect that knows our block types and holds no server."""
-    async with knowing_our_blocks(TYPE.slug, secret_blocks.SLUG) as client:
+    async with knowing_our_blocks(TYPE.slug, secrets.SLUG) as client:
         yield client
 
 
@@ -71,7 +71,7 @@ async def test_what_is_not_legal_is_not_kept(
 async def test_one_that_was_made_illegal_in_prefect_says_so(client: PrefectClient) -> None:
     servers = PrefectServers(client)
     await servers.add("time", {"command": ["cat"]})
-    document = await block_documents.named(client, TYPE, "time")
+    document = await documents.named(client, TYPE, "time")
     assert document is not None
     changed = {**document.data, "work_dir": "here"}
     await client.update_block_document(document.id, BlockDocumentUpdate(data=changed))
@@ -87,7 +87,7 @@ async def test_a_tool_of_a_saved_server_is_called_with_a_secret(
 ) -> None:
     servers = PrefectServers(client)
     await servers.add("ours", {"command": [sys.executable, str(OURS), str(told.path)]})
-    await secret_blocks.add(client, "ops", VALUE, ["tool:ours.digest"])
+    await secrets.add(client, "ops", VALUE, ["tool:ours.digest"])
     prepared = await calls.prepare(
         "ours.digest",
         {"password": "{{secret:ops}}"},

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.host import processes
-from daybook.worker.began import Began
+from daybook.processes import proc
 from daybook.worker.messages import Task
 from daybook.worker.nursery import Nursery
+from daybook.worker.run_process import Began
 from tests.contract.worker.programs import ADAPTERS, NAME
 
 
@@ -62,7 +62,7 @@ async def launching(make: Callable[..., Nursery], tmp_path: Path) -> AsyncIterat
 
 
 def living(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if processes.find(pid) is not None]
+    return [pid for pid in pids if proc.find(pid) is not None]
 
 
 def children(pid: int | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""What the children of these tests do (`daybook.worker.entry.Program`); ``kind`` names it.
+"""What the children of these tests do (`daybook.worker.child_setup.Program`); ``kind`` names it.
 
 Also the program of a worker, ``python -m tests.contract.worker.programs ADAPTER FOLDER KIND…``: it
 starts a process of each
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from daybook.worker import orphaned
+from daybook.worker import orphan_guard
 from daybook.worker.messages import Task
 from daybook.worker.nursery import Nursery
 from daybook.worker.spawn import Spawner
@@ -41,7 +41,7 @@ def run(task: Task, status: int, fresh: bool) -> int:
     if task.folder:
         os.chdir(task.folder)
     if "orphan" in task.flow_run:
-        orphaned.watch(status, grace=1.0)
+        orphan_guard.watch(status, grace=1.0)
     return ACTIONS[task.kind](task, Status(status)) or 0
 
 

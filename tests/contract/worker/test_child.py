@@ -20,9 +20,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Crashed
 
 from daybook.home import Home
-from daybook.worker.began import Began
 from daybook.worker.messages import Task
 from daybook.worker.nursery import Nursery
+from daybook.worker.run_process import Began
 from tests.contract.worker.conftest import becomes
 from tests.contract.worker.programs import ADAPTERS
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from daybook.worker import line
+from daybook.worker import parent_connection
 from daybook.worker.nursery import Nursery
 from tests.contract.worker.conftest import Launching, actions, becomes, living
 from tests.contract.worker.programs import NAME
@@ -84,13 +84,15 @@ async def test_one_that_lost_its_parent_can_be_ended(launching: Launching) -> No
 async def test_a_parent_that_does_not_answer_is_replaced(
     launching: Launching, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(line, "ANSWERED_WITHIN", 0.3)
+    monkeypatch.setattr(parent_connection, "ANSWERED_WITHIN", 0.3)
     stopped = launching.launcher.pid
     assert stopped is not None
     os.kill(stopped, signal.SIGSTOP)
     starting = asyncio.create_task(launching.start("ends"))
     await becomes(lambda: launching.launcher.pid is None)
-    monkeypatch.setattr(line, "ANSWERED_WITHIN", 30.0)  # of the next one, on a busy machine
+    monkeypatch.setattr(
+        parent_connection, "ANSWERED_WITHIN", 30.0
+    )  # of the next one, on a busy machine
     began = await starting
     assert await began.ended() == 0
     assert launching.launcher.pid not in {None, stopped}
@@ -112,7 +114,7 @@ async def test_a_parent_that_takes_nothing_is_replaced(
         assert stopped is not None
         assert launcher._line is not None
         os.kill(stopped, signal.SIGSTOP)
-        monkeypatch.setattr(line, "ANSWERED_WITHIN", 0.3)
+        monkeypatch.setattr(parent_connection, "ANSWERED_WITHIN", 0.3)
         ticking = None
         if ticks:
             ticking = asyncio.create_task(launcher._line._send({"tick": "x" * 5_000_000}))
@@ -121,7 +123,9 @@ async def test_a_parent_that_takes_nothing_is_replaced(
         task = launching.start("describes", flow_run={"payload": "x" * 5_000_000})
         starting = asyncio.create_task(task)
         await becomes(lambda: launcher.pid is None)
-        monkeypatch.setattr(line, "ANSWERED_WITHIN", 30.0)  # of the next one, on a busy machine
+        monkeypatch.setattr(
+            parent_connection, "ANSWERED_WITHIN", 30.0
+        )  # of the next one, on a busy machine
         began = await starting
 
         assert await launching.until(began, "given") == 5_000_000

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from daybook.host import processes
+from daybook.processes import proc
 from tests.contract.worker.conftest import Launching, actions, children, living
 
 
@@ -115,6 +115,6 @@ async def test_no_zombie_stays_with_the_parent(launching: Launching) -> None:
 async def test_a_process_is_known_by_its_pid_and_start(launching: Launching) -> None:
     began = await launching.start("waits")
     await launching.until(began, "ready")
-    assert processes.find(began.pid) == began.process
+    assert proc.find(began.pid) == began.process
     assert began.process.pid == began.pid
     await began.end(0.0)

@@ -172,9 +172,9 @@ def test_another_process_of_the_same_user_cannot_look_into_one_of_ours() -> None
         "print(len(Path(f'/proc/{sys.argv[1]}/environ').read_bytes()))\n"
     )
     ours = (
-        "import os, sys; from daybook.host import processes; os.getuid() or os.setuid(65534)\n"
+        "import os, sys; from daybook.processes import proc; os.getuid() or os.setuid(65534)\n"
         "import ctypes; ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # setuid has cleared it\n"
-        "if sys.argv[1] == 'closed': processes.deny_inspection()\n"
+        "if sys.argv[1] == 'closed': proc.deny_inspection()\n"
         "print('ready', flush=True); sys.stdin.read()\n"
     )
     seen = {}

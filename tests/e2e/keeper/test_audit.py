@@ -12,14 +12,15 @@ from datetime import datetime, timedelta
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from daybook.keeper import audit, ensure
-from daybook.ledger import claims
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Ended, Granted, Taken, Waiting
+from daybook.execution import claim
+from daybook.jobs.store import StoredJob
+from daybook.keeper import auditor
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import gate, occurrence
-from daybook.sync.reconcile import Reconciliation
+from daybook.prefect import occurrence, scheduled_runs
+from daybook.prefect.reconcile import Reconciliation
+from daybook.runs import claims
+from daybook.runs.claim_requests import Ended, Granted, Taken, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.e2e
@@ -45,7 +46,7 @@ async def offered(world: World, run: FlowRun) -> object:
         starts=1,
         started=False,
     )
-    answer = await gate.decide(
+    answer = await claim.decide(
         world.ledger, found, Reconciliation(), deployment_id=str(run.deployment_id)
     )
     if isinstance(answer, Granted):
@@ -55,8 +56,8 @@ async def offered(world: World, run: FlowRun) -> object:
     return answer
 
 
-async def audited(world: World, stored: StoredJob) -> audit.Audit:
-    return await audit.audit(world.ledger, {stored.id: world.ledger.now()})
+async def audited(world: World, stored: StoredJob) -> auditor.Audit:
+    return await auditor.audit(world.ledger, {stored.id: world.ledger.now()})
 
 
 def apart(rows: Sequence[RunRow]) -> dict[datetime, str]:
@@ -104,7 +105,7 @@ async def test_down_for_an_hour_each_due_time_has_its_outcome(
         await audited(world, stored)
     # Again and again, until nobody waits: what Prefect has queued, and what is made for the rows.
     for _ in range(len(due)):
-        await ensure.ensure(world.ledger, world.client)
+        await scheduled_runs.ensure(world.ledger, world.client)
         for run in await queued(world, stored):
             answer = await offered(world, run)
             assert isinstance(answer, Granted | Ended | Taken | Waiting)

@@ -10,10 +10,11 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from daybook.clock import SYSTEM
-from daybook.keeper import correct, ensure
-from daybook.ledger import claims
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Granted, Offer
+from daybook.jobs.store import StoredJob
+from daybook.prefect import corrections as correct
+from daybook.prefect import scheduled_runs
+from daybook.runs import claims
+from daybook.runs.claim_requests import Granted, Offer
 from tests.unit.spec import oracle
 from tests.world import World
 from tests.world.prefect import Died
@@ -157,7 +158,7 @@ async def test_what_is_queued_wrongly_is_right_before_it_is_due(world: World, na
     # A second look finds nothing to do, and what waits has its run in Prefect at its due time.
     assert not await case.correct()
     assert await case.kept() == expected
-    await ensure.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure(world.ledger, world.client)
     first = min(rows, key=lambda row: row.due)
     row = await world.row(first.id)
     assert await world.prefect.start(await world.prefect.run(row.flow_run_id)) == row.due
@@ -167,7 +168,7 @@ async def test_a_corrected_due_time_is_granted_at_its_time(world: World) -> None
     case = await near(world, "30 2 * * *", "America/New_York", forward=True)
     await case.correct()
     (row,) = [row for row in await world.rows() if row.status == "waiting"]
-    await ensure.ensure(world.ledger, world.client)
+    await scheduled_runs.ensure(world.ledger, world.client)
     row = await world.row(row.id)
     world.clock.set(row.due + timedelta(seconds=1))
 

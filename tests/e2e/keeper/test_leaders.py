@@ -26,14 +26,16 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from daybook.clock import SYSTEM
 from daybook.errors import LeadLost
 from daybook.home import Home
-from daybook.host import children, worker
-from daybook.host.children import Child
-from daybook.host.prefect_here import PrefectHere
-from daybook.keeper import lead, loops
-from daybook.keeper.loops import Keeper
-from daybook.ledger import leads
+from daybook.keeper import leader as lead
+from daybook.keeper import leadership as leads
+from daybook.keeper import services
+from daybook.keeper.services import Keeper
 from daybook.ledger.tables import RunRow
-from daybook.spec.schedule import Cron
+from daybook.operations import worker
+from daybook.operations.prefect_selection import PrefectHere
+from daybook.processes import children
+from daybook.processes.children import Child
+from daybook.schedules.schedule import Cron
 from daybook.timing import TIMING
 from tests import databases
 from tests.conftest import PrefectServer
@@ -252,8 +254,8 @@ def test_who_was_stopped_writes_nothing_until_it_leads_again(outcomes: Outcomes,
 async def test_who_does_not_reach_prefect_lets_another_lead(
     world: World, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "UNHEARD", 1.0)
-    monkeypatch.setattr(loops, "LONGEST", 2.0)
+    monkeypatch.setattr(services, "UNHEARD", 1.0)
+    monkeypatch.setattr(services, "LONGEST", 2.0)
     async with opened(prefect_server.api_url) as gate:
         gate.close_for("")
         with temporary_settings({PREFECT_API_URL: gate.api_url}):
@@ -350,7 +352,7 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
 
     assert await so(taken_over, 15.0)
     # That pass has listed them all before; the next one is the event's.
-    change(monkeypatch, loops, jobs_pass=600)
+    change(monkeypatch, services, jobs_pass=600)
     await world.prefect.ui.update_deployment(deployment.id, DeploymentUpdate(paused=True))
 
     async def off() -> bool:

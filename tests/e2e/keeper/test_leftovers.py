@@ -15,10 +15,10 @@ from prefect.client.schemas.objects import FlowRun, State, StateDetails
 from prefect.states import Cancelling, Completed, Pending, Running
 
 from daybook.clock import SYSTEM
-from daybook.keeper import leftovers
-from daybook.keeper.leftovers import LeftOver
-from daybook.ledger import claims
-from daybook.sync.form import POOL
+from daybook.prefect import stale_runs
+from daybook.prefect.parameter_schema import POOL
+from daybook.prefect.stale_runs import LeftOver
+from daybook.runs import claims
 from tests.world import World
 
 pytestmark = pytest.mark.e2e
@@ -28,7 +28,7 @@ ME, NOW = "the-worker", "incarnation-2"
 
 async def swept(world: World, *supervised: FlowRun) -> LeftOver:
     mine = {str(run.id) for run in supervised}
-    return await leftovers.leftovers(world.ledger, world.client, POOL, ME, supervised=lambda: mine)
+    return await stale_runs.leftovers(world.ledger, world.client, POOL, ME, supervised=lambda: mine)
 
 
 async def test_a_folder_whose_maker_was_killed_goes_in_the_pass(

@@ -19,12 +19,13 @@ from prefect.states import (
     Running,
 )
 
-from daybook.keeper import audit, expire, mirror
-from daybook.ledger import claims
-from daybook.ledger.jobs import StoredJob
+from daybook.jobs.store import StoredJob
+from daybook.keeper import auditor, lease_reaper
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.sync.reconcile import Report, bring
+from daybook.prefect import state_mirror
+from daybook.prefect.reconcile import Report, bring
+from daybook.runs import claims
 from tests.world import World
 from tests.world.prefect import Died, dies
 
@@ -60,7 +61,7 @@ async def test_each_outcome_is_shown_once(world: World, status: Status) -> None:
     row, run = await ended(world, status)
     assert row.unmirrored
 
-    assert (await mirror.mirror(world.ledger, world.client)).forced == 1
+    assert (await state_mirror.mirror(world.ledger, world.client)).forced == 1
 
     assert await world.prefect.shown(run) == SHOWN[status]
     state = (await world.prefect.run(run)).state
@@ -73,7 +74,7 @@ async def test_each_outcome_is_shown_once(world: World, status: Status) -> None:
     # From here on it is a person's to change.
     await world.prefect.set(run, Failed(message="I say so"))
     world.prefect.requests.clear()
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
     assert not world.prefect.requests
     assert await world.prefect.shown(run) == ("FAILED", "Failed")
 
@@ -87,7 +88,7 @@ async def test_each_outcome_is_shown_once(world: World, status: Status) -> None:
 async def test_whatever_prefect_has_is_brought_to_it(world: World, state: State[Any]) -> None:
     _, run = await ended(world, Status.FAILED, state)
 
-    assert (await mirror.mirror(world.ledger, world.client)).forced == 1
+    assert (await state_mirror.mirror(world.ledger, world.client)).forced == 1
 
     assert await world.prefect.shown(run) == SHOWN[Status.FAILED]
 
@@ -97,7 +98,7 @@ async def test_what_agrees_is_not_written_again(world: World) -> None:
     row, run = await ended(world, Status.SUCCEEDED, Completed())
     before = await world.prefect.states(run)
 
-    done = await mirror.mirror(world.ledger, world.client)
+    done = await state_mirror.mirror(world.ledger, world.client)
 
     assert (done.agreed, done.forced) == (1, 0)
     assert await world.prefect.states(run) == before
@@ -108,12 +109,12 @@ async def test_what_agrees_is_not_written_again(world: World) -> None:
 async def test_a_flow_has_its_own_time_to_end(world: World) -> None:
     row, run = await ended(world, Status.SUCCEEDED, by_now=3)
 
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
     assert not world.prefect.requests
     assert await world.prefect.shown(run) == ("RUNNING", "Running")
 
     # Whoever saw its process end does not wait.
-    assert (await mirror.now(world.ledger, world.client, row.id)).forced == 1
+    assert (await state_mirror.now(world.ledger, world.client, row.id)).forced == 1
     assert await world.prefect.shown(run) == SHOWN[Status.SUCCEEDED]
 
 
@@ -128,7 +129,7 @@ async def test_what_is_done_after_the_end_is_not_undone(
 ) -> None:
     row, run = await ended(world, Status.SUCCEEDED, Completed(), *then)
 
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
 
     assert await world.prefect.shown(run) == (then[-1].type.value, then[-1].name)
     assert not (await world.row(row.id)).unmirrored
@@ -138,7 +139,7 @@ async def test_what_is_done_after_the_end_is_not_undone(
 async def test_a_retry_of_a_run_that_prefect_ended_otherwise_goes_on(world: World) -> None:
     row, run = await ended(world, Status.FAILED, Crashed(), AwaitingRetry())
 
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
 
     assert await world.prefect.shown(run) == ("SCHEDULED", "AwaitingRetry")
     assert not (await world.row(row.id)).unmirrored
@@ -149,7 +150,7 @@ async def test_of_a_run_that_was_deleted_nothing_is_left_to_tell(world: World) -
     row, run = await ended(world, Status.SUCCEEDED)
     await world.prefect.ui.delete_flow_run(run.id)
 
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
 
     assert not (await world.row(row.id)).unmirrored
 
@@ -159,11 +160,11 @@ async def test_dead_between_its_two_writes_the_next_pass_writes_one(world: World
     row, run = await ended(world, Status.FAILED)
     world.prefect.after["set_state"] = dies
     with pytest.raises(Died):
-        await mirror.mirror(world.ledger, world.client)
+        await state_mirror.mirror(world.ledger, world.client)
     assert (await world.row(row.id)).unmirrored
     before = await world.prefect.states(run)
 
-    done = await mirror.mirror(world.ledger, world.client)
+    done = await state_mirror.mirror(world.ledger, world.client)
 
     assert (done.agreed, done.forced) == (1, 0)
     assert await world.prefect.states(run) == before
@@ -175,11 +176,11 @@ async def test_another_process_was_quicker(world: World, read: str) -> None:
     _, run = await ended(world, Status.FAILED)
 
     async def other() -> None:
-        assert (await mirror.mirror(world.ledger, world.prefect.ui)).forced == 1
+        assert (await state_mirror.mirror(world.ledger, world.prefect.ui)).forced == 1
         await world.prefect.set(run, Completed())
 
     world.prefect.after[read] = other
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
 
     assert await world.prefect.shown(run) == ("COMPLETED", "Completed")
 
@@ -195,7 +196,7 @@ async def test_an_outcome_that_was_corrected_meanwhile_is_not_shown_as_it_was(wo
 
     world.prefect.after["filter"] = corrected
 
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
     assert await world.prefect.shown(run) == before
     assert (await world.row(row.id)).unmirrored
 
@@ -209,12 +210,12 @@ async def test_an_outcome_that_comes_late_is_shown_too(world: World) -> None:
         await claims.settle(world.ledger, row.id, row.fence, known)
 
     world.prefect.after["set_state"] = late
-    assert await mirror.mirror(world.ledger, world.client)
+    assert await state_mirror.mirror(world.ledger, world.client)
     assert await world.prefect.shown(run) == SHOWN[Status.UNKNOWN]
     assert (await world.row(row.id)).unmirrored
 
     world.passes(seconds=16)
-    assert await mirror.mirror(world.ledger, world.client)
+    assert await state_mirror.mirror(world.ledger, world.client)
     assert await world.prefect.shown(run) == SHOWN[Status.SUCCEEDED]
 
 
@@ -227,7 +228,7 @@ async def test_a_hundred_in_one_request(world: World) -> None:
         await world.prefect.set(run, Cancelled())
     world.passes(seconds=16)
 
-    assert (await mirror.mirror(world.ledger, world.client)).agreed == 5
+    assert (await state_mirror.mirror(world.ledger, world.client)).agreed == 5
 
     assert world.prefect.requests["filter"] == 1
     assert set(world.prefect.requests) <= {"filter", "csrf-token", ""}
@@ -252,9 +253,9 @@ async def test_after_a_stop_the_missed_due_times_are_failures_named_by_job_and_d
     world.passes(minutes=17)
     until = world.ledger.now()
 
-    await audit.audit(world.ledger, {each.id: until for each in (often, seldom, unseen)})
+    await auditor.audit(world.ledger, {each.id: until for each in (often, seldom, unseen)})
     world.passes(seconds=16)
-    await mirror.mirror(world.ledger, world.client)
+    await state_mirror.mirror(world.ledger, world.client)
 
     for stored, missed in ((often, 3), (seldom, 1), (unseen, 3)):
         rows = [row for row in await world.rows() if row.job_id == stored.id]
@@ -273,19 +274,19 @@ async def missed_without_deployment(world: World) -> StoredJob:
     """A job with a missed range, whose deployment Prefect has lost since."""
     stored = await world.deploy(every="10m", catch_up="none")
     world.passes(minutes=25)
-    await audit.audit(world.ledger, {stored.id: world.ledger.now()})
+    await auditor.audit(world.ledger, {stored.id: world.ledger.now()})
     await world.prefect.ui.delete_deployment(UUID(str(stored.row.deployment_id)))
     return stored
 
 
 async def test_a_missed_due_time_is_shown_once_its_deployment_is_there_again(world: World) -> None:
     stored = await missed_without_deployment(world)
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
     assert [row.unmirrored for row in await world.rows()] == [True]
 
     await bring(world.ledger, world.prefect.ui, stored, None, Report())
 
-    assert (await mirror.mirror(world.ledger, world.client)).made == 1
+    assert (await state_mirror.mirror(world.ledger, world.client)).made == 1
     (row,) = await world.rows()
     assert await world.prefect.shown(row.flow_run_id) == ("FAILED", "Missed")
     assert not row.unmirrored
@@ -294,11 +295,11 @@ async def test_a_missed_due_time_is_shown_once_its_deployment_is_there_again(wor
 async def test_for_a_deployment_that_stays_away_it_waits_an_hour(world: World) -> None:
     await missed_without_deployment(world)
     world.passes(minutes=59)
-    await mirror.mirror(world.ledger, world.client)
+    await state_mirror.mirror(world.ledger, world.client)
     assert [row.unmirrored for row in await world.rows()] == [True]
 
     world.passes(minutes=2)
-    assert not await mirror.mirror(world.ledger, world.client)
+    assert not await state_mirror.mirror(world.ledger, world.client)
 
     assert [row.unmirrored for row in await world.rows()] == [False]
 
@@ -306,12 +307,12 @@ async def test_for_a_deployment_that_stays_away_it_waits_an_hour(world: World) -
 # --- expire
 
 
-async def expired(world: World) -> expire.Expired:
+async def expired(world: World) -> lease_reaper.Expired:
     """Two looks, one lease apart: the first one only suspects."""
     world.passes(seconds=61)
-    assert not await expire.expire(world.ledger, world.client)
+    assert not await lease_reaper.expire(world.ledger, world.client)
     world.passes(seconds=61)
-    return await expire.expire(world.ledger, world.client)
+    return await lease_reaper.expire(world.ledger, world.client)
 
 
 async def test_a_lease_lost_before_the_effect(world: World) -> None:
@@ -319,7 +320,7 @@ async def test_a_lease_lost_before_the_effect(world: World) -> None:
     await world.granted(world.offer_of(row))
     await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(world) == expire.Expired(waiting=1)
+    assert await expired(world) == lease_reaper.Expired(waiting=1)
 
     row = await world.row(row.id)
     assert (row.status, row.fence) == ("waiting", 2)
@@ -332,7 +333,7 @@ async def test_a_lease_lost_after_the_effect_began(world: World) -> None:
     await world.begun(world.offer_of(row))
     await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(world) == expire.Expired(ended=1)
+    assert await expired(world) == lease_reaper.Expired(ended=1)
 
     row = await world.row(row.id)
     assert (row.status, row.unmirrored) == ("unknown", False)
@@ -345,7 +346,7 @@ async def test_on_lost_rerun_it_waits_for_its_next_attempt(world: World) -> None
     await world.begun(world.offer_of(row))
     await world.prefect.set(run, Pending(), Running())
 
-    assert await expired(world) == expire.Expired(waiting=1)
+    assert await expired(world) == lease_reaper.Expired(waiting=1)
 
     row = await world.row(row.id)
     assert (row.status, row.attempts) == ("waiting", 1)
@@ -358,7 +359,7 @@ async def test_a_deadline_that_passes_while_it_waits(world: World) -> None:
     )
     world.passes(hours=2)
 
-    assert await expire.expire(world.ledger, world.client) == expire.Expired(ended=1)
+    assert await lease_reaper.expire(world.ledger, world.client) == lease_reaper.Expired(ended=1)
 
     assert (await world.row(row.id)).status == "timed_out"
     assert await world.prefect.shown(run) == SHOWN[Status.TIMED_OUT]

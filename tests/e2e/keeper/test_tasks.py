@@ -13,14 +13,15 @@ import pytest
 import blocks
 from daybook.agents import documents
 from daybook.home import Home
-from daybook.host import children, worker
-from daybook.host.children import Child
-from daybook.host.prefect_here import PrefectHere
-from daybook.keeper import lead
-from daybook.ledger import leads
+from daybook.keeper import leader as lead
+from daybook.keeper import leadership
 from daybook.ledger.task_tables import TaskRunRow
-from daybook.tasks import queue, sessions, sink
-from daybook.tasks.sink import Starving
+from daybook.operations import worker
+from daybook.operations.prefect_selection import PrefectHere
+from daybook.processes import children
+from daybook.processes.children import Child
+from daybook.tasks import notifier, queue, sessions
+from daybook.tasks.notifier import Starving
 from tests.conftest import PrefectServer
 from tests.world import World, so
 
@@ -67,7 +68,7 @@ async def begin(begun: list[Child], home: Home, server: PrefectServer) -> Child:
 async def events(world: World, run_id: str) -> list[dict[str, Any]]:
     """What Prefect has of a run of a task."""
     wanted = {
-        "event": {"name": [sink.EVENT]},
+        "event": {"name": [notifier.EVENT]},
         "resource": {"id": [f"daybook.task-run.{run_id}"]},
     }
     answer = await world.prefect.ui._client.post("/events/filter", json={"filter": wanted})
@@ -114,7 +115,7 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
         return "starved" in (await row()).tiers and bool(await events(world, run.id))
 
     async def noted() -> bool:
-        leader = await leads.read(world.ledger, lead.NAME)
+        leader = await leadership.read(world.ledger, lead.NAME)
         return leader is not None and "tasks" in leader.note.get("passes", {})
 
     assert await so(spawned, SOON), child.tail()
@@ -131,7 +132,7 @@ async def test_a_starving_task_gets_its_workers_run_and_prefect_is_told(
     assert event["payload"]["capabilities"] == [agent]
     # The leader says of the pass how it went.
     assert await so(noted, SOON), child.tail()
-    leader = await leads.read(world.ledger, lead.NAME)
+    leader = await leadership.read(world.ledger, lead.NAME)
     assert leader is not None
     assert leader.note["passes"]["tasks"]["error"] == ""
 
@@ -157,7 +158,7 @@ async def test_an_event_that_is_told_again_is_the_same_to_prefect(world: World) 
     now = world.ledger.now()
     run_id = uuid4().hex
     starved = Starving(world.ledger.id, run_id, 0, "task", "twice", 1, (), now, 6, now)
-    tell = sink.of_prefect(world.client)
+    tell = notifier.of_prefect(world.client)
     await tell(starved)
 
     async def there() -> bool:

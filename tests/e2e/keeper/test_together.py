@@ -11,11 +11,13 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed, Pending, Running
 
-from daybook.keeper import ends, ensure, expire, leftovers, mirror
-from daybook.ledger import claims, jobs
+from daybook.jobs import store
+from daybook.keeper import lease_reaper
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.sync.form import POOL
+from daybook.prefect import ended_runs, scheduled_runs, stale_runs, state_mirror
+from daybook.prefect.parameter_schema import POOL
+from daybook.runs import claims
 from tests.world import World
 from tests.world.prefect import Died
 
@@ -24,13 +26,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 async def every_pass(ledger: Ledger, client: PrefectClient) -> int:
     """One turn of all passes, as a worker does them; how many of them changed something."""
-    await ends.live(ledger, client)
-    await ends.unread(ledger, client)
+    await ended_runs.live(ledger, client)
+    await ended_runs.unread(ledger, client)
     done = [
-        await expire.expire(ledger, client),
-        await ensure.ensure(ledger, client),
-        await mirror.mirror(ledger, client),
-        await leftovers.leftovers(ledger, client, POOL, "the-worker"),
+        await lease_reaper.expire(ledger, client),
+        await scheduled_runs.ensure(ledger, client),
+        await state_mirror.mirror(ledger, client),
+        await stale_runs.leftovers(ledger, client, POOL, "the-worker"),
     ]
     return sum(map(bool, done))
 
@@ -78,7 +80,7 @@ async def is_in_order(world: World, wanted: dict[str, str]) -> None:
         assert not row.unmirrored
         async with world.ledger.read() as session:
             assert row.job_id is not None
-            stored = await jobs.get(session, row.job_id)
+            stored = await store.get(session, row.job_id)
         assert stored is not None
         runs = await world.prefect.runs(stored)
         open_ones = [run for run in runs if run.state is not None and not run.state.is_final()]

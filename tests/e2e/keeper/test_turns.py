@@ -11,14 +11,14 @@ from functools import partial
 import pytest
 from prefect.states import Cancelled, Pending, Running
 
-from daybook.keeper import audit, expire, loops
+from daybook.execution import outcome_spool
+from daybook.execution.outcome_spool import Spooled
+from daybook.jobs import store
+from daybook.keeper import auditor, lease_reaper, services
 from daybook.keeper.budget import Budget
-from daybook.keeper.lead import client_of
-from daybook.keeper.loops import Keeper
-from daybook.ledger import jobs
+from daybook.keeper.leader import client_of
+from daybook.keeper.services import Keeper
 from daybook.ledger.states import Outcome, Status
-from daybook.runs import spool
-from daybook.runs.spool import Spooled
 from daybook.timing import TIMING
 from tests.timings import change
 from tests.world import World, so
@@ -45,10 +45,10 @@ async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
     row, run = await world.prefect.carried(await world.deploy(), Pending(), Running())
     granted = await world.begun(world.offer_of(row))
     world.passes(seconds=LOST.total_seconds())
-    await expire.expire(world.ledger, world.client)  # found so, and not judged yet
+    await lease_reaper.expire(world.ledger, world.client)  # found so, and not judged yet
     world.passes(seconds=LOST.total_seconds())
     done = Outcome(Status.SUCCEEDED)
-    spool.put(Spooled(world.ledger.id, row.id, granted.fence, done))
+    outcome_spool.put(Spooled(world.ledger.id, row.id, granted.fence, done))
 
     async with leading(world) as keeper, client_of(keeper.lead) as client:
         await keeper._over_runs(client, await keeper._leading())
@@ -61,8 +61,8 @@ async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
 async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(monkeypatch, loops, jobs_pass=0.5, soonest_pass=0.1)
-    monkeypatch.setattr(loops, "Budget", partial(Budget, 1e-6, 0.0))
+    change(monkeypatch, services, jobs_pass=0.5, soonest_pass=0.1)
+    monkeypatch.setattr(services, "Budget", partial(Budget, 1e-6, 0.0))
     keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.go_on())
     looks, audits = set[datetime](), set[datetime]()
@@ -91,9 +91,9 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
         term = await keeper._leading()
         await keeper._over_jobs(client, term)
         assert term.observed.keys() == {stored.id}
-        assert not await audit.audit(world.ledger, term.known())
+        assert not await auditor.audit(world.ledger, term.known())
         await keeper._over_runs(client, term)
-        await audit.audit(world.ledger, term.known())
+        await auditor.audit(world.ledger, term.known())
 
     (row,) = [each for each in await world.rows() if each.flow_run_id == str(run.id)]
     assert row.status == "cancelled"
@@ -102,15 +102,15 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
 
 @pytest.mark.slow
 async def test_a_job_that_was_off_and_is_removed_is_audited_to_its_removal(world: World) -> None:
-    stored, memory = await world.deploy(every="1h", enabled=False), audit.Memory()
+    stored, memory = await world.deploy(every="1h", enabled=False), auditor.Memory()
     world.passes(minutes=5)
-    await audit.audit(world.ledger, {stored.id: world.ledger.now()}, memory=memory)
+    await auditor.audit(world.ledger, {stored.id: world.ledger.now()}, memory=memory)
     world.passes(minutes=5)
     await world.archive(stored)
     world.passes(minutes=5)
 
-    await audit.audit(world.ledger, {}, memory=memory)
+    await auditor.audit(world.ledger, {}, memory=memory)
 
     async with world.ledger.read() as session:
-        row = (await jobs.find(session, stored.id, archived=True)).row
+        row = (await store.find(session, stored.id, archived=True)).row
     assert row.audited_until == row.archived_at

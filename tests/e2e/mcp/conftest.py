@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from daybook.service import tokens
+from daybook.api import tokens
 from tests.conftest import PrefectServer
 from tests.e2e.mcp.clients import PROGRAM, Where
 from tests.servers import free_port

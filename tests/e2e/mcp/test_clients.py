@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from daybook.channels import ours
-from daybook.ledger import jobs
-from daybook.ledger.jobs import StoredJob
-from daybook.service import channels
+from daybook.api import channels
+from daybook.delivery.channels import apprise
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
 from tests.e2e.mcp.clients import Talk, Where, by_fastmcp, by_javascript, by_mcp, sdk_in
 from tests.e2e.mcp.conftest import Place
 from tests.world.agents import FOR_EVER
@@ -53,7 +53,7 @@ async def talking(client: str, where: Where, request: pytest.FixtureRequest) -> 
 
 async def stored(place: Place, owner: str) -> list[StoredJob]:
     async with place.world.ledger.read() as session:
-        return [each for each in await jobs.every(session) if each.row.owner == owner]
+        return [each for each in await store.every(session) if each.row.owner == owner]
 
 
 async def test_a_client_drives_all_tools(
@@ -220,4 +220,4 @@ async def refusing(place: Place) -> AsyncIterator[Talk]:
         async with by_mcp(await place.over("stdio", "agent:refused")) as talk:
             yield talk
     finally:
-        await ours.remove(client, "chats")
+        await apprise.remove(client, "chats")

@@ -24,10 +24,10 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from sqlmodel import select
 
 from daybook.agents import documents
+from daybook.api import tasks
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.ledger.task_tables import TaskEventRow, TaskRunRow
 from daybook.mcp import resources
-from daybook.service import tasks
 from tests.e2e.mcp.conftest import Place
 from tests.providers import KEY, Answer, Provider, Seen, provider
 from tests.world import so

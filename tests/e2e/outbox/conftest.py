@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import func
 from sqlmodel import col, select
 
+from daybook.delivery import destinations
+from daybook.delivery.outbox import lane_of_url
 from daybook.home import Home
-from daybook.ledger.outbox import lane_of_url
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.outbox import destinations
-from daybook.outgoing import secret_blocks
+from daybook.resources import secrets
 from tests.conftest import PrefectServer
 from tests.databases import Database
 from tests.e2e.outbox.senders import SharedClock
@@ -126,6 +126,6 @@ async def world(
     clock = SharedClock(tmp_path / "ahead")
     async with at_prefect(tmp_path, prefect_server, database, clock=clock) as world:
         yield world
-        for slug in (destinations.SLUG, secret_blocks.SLUG):
+        for slug in (destinations.SLUG, secrets.SLUG):
             for document in await world.client.read_block_documents_by_type(slug):
                 await world.client.delete_block_document(document.id)

@@ -14,7 +14,7 @@ from pathlib import Path
 from prefect.client.orchestration import get_client
 
 from daybook.clock import SYSTEM
-from daybook.keeper import drain, lead
+from daybook.keeper import deliveries, leader
 from daybook.ledger.engine import Ledger
 from daybook.testing import MovedClock
 from tests.world.prefect import Ahead
@@ -44,10 +44,10 @@ class SharedClock(Ahead):
 
 
 async def _send(address: str, clock: MovedClock) -> None:
-    memory = drain.Memory()
+    memory = deliveries.Memory()
     async with Ledger(address, clock) as ledger, get_client() as client:
         while True:
-            pause = await drain.drain(ledger, client, lead.new_holder(), memory)
+            pause = await deliveries.drain(ledger, client, leader.new_holder(), memory)
             await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=min(pause, 0.05)))
 
 

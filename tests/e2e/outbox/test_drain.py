@@ -11,14 +11,13 @@ import pytest
 from prefect.client.orchestration import get_client
 from sqlmodel import select
 
+from daybook.delivery import destinations, sending
+from daybook.delivery import dispatcher as module
+from daybook.delivery import outbox as book
+from daybook.delivery.dispatcher import Sent, _Drain, drain
 from daybook.home import Home
-from daybook.ledger import outbox as book
-from daybook.ledger import sending
 from daybook.ledger.tables import LaneRow, OutboxRow
-from daybook.outbox import destinations
-from daybook.outbox import drain as module
-from daybook.outbox.drain import Sent, _Drain, drain
-from daybook.outgoing import secret_blocks
+from daybook.resources import secrets
 from tests.e2e.outbox.conftest import ReceiverProcess, ask, callbacks, pending, tries
 from tests.receiver import answer, serving
 from tests.world import World, so
@@ -149,7 +148,7 @@ async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_wait
 async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_other(
     world: World, receiver: ReceiverProcess
 ) -> None:
-    await secret_blocks.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
+    await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
     await destinations.add(world.client, "ops", f"{receiver.address}/ops", token="ops-token")
     [with_token] = await ask(world, f"{receiver.address}/ops")
     await _tell(world, "team")
@@ -173,7 +172,7 @@ async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_ot
 async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
     world: World, receiver: ReceiverProcess
 ) -> None:
-    await secret_blocks.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
+    await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
     await destinations.add(world.client, "ops", f"{receiver.address}/hook", token="ops-token")
     [id_] = await ask(world, f"{receiver.address}/hook")
     async with get_client() as client:

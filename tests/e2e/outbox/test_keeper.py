@@ -8,9 +8,8 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 
-from daybook.keeper import drain, lead
-from daybook.keeper.loops import Keeper
-from daybook.ledger import leads
+from daybook.keeper import deliveries, leader, leadership
+from daybook.keeper.services import Keeper
 from tests.e2e.outbox.conftest import ReceiverProcess, ask, callbacks
 from tests.world import World, so
 
@@ -22,7 +21,7 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
 ) -> None:
     receiver.says("500")
     [id_] = await ask(world, f"{receiver.address}/hook")
-    keeper = Keeper(world.ledger, lead.new_holder())
+    keeper = Keeper(world.ledger, leader.new_holder())
     working = asyncio.create_task(keeper.go_on())
 
     async def tried() -> bool:
@@ -43,8 +42,8 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
 
 
 async def test_one_that_stands_by_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
-    assert await leads.acquire(world.ledger, lead.NAME, "there:2") is not None
-    keeper = Keeper(world.ledger, lead.new_holder())
+    assert await leadership.acquire(world.ledger, leader.NAME, "there:2") is not None
+    keeper = Keeper(world.ledger, leader.new_holder())
     working = asyncio.create_task(keeper.go_on())
 
     # What every keeper does, whoever leads. Cancelled while it connects to Prefect for that, the
@@ -67,8 +66,8 @@ async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
 ) -> None:
     [id_] = await ask(world, f"{receiver.address}/hook", run_id="r1")
     await ask(world, f"{receiver.address}/hang", run_id="r2")
-    memory = drain.Memory()
-    working = asyncio.create_task(drain.drain(world.ledger, world.client, "here:1", memory))
+    memory = deliveries.Memory()
+    working = asyncio.create_task(deliveries.drain(world.ledger, world.client, "here:1", memory))
 
     async def delivered() -> bool:
         return (await callbacks(world))[id_].status == "delivered"
@@ -84,11 +83,11 @@ async def test_while_prefect_is_away_what_is_to_be_shown_there_is_remembered(
     world: World, receiver: ReceiverProcess
 ) -> None:
     await ask(world, f"{receiver.address}/hook")
-    memory = drain.Memory()
+    memory = deliveries.Memory()
     memory.note(["r1"])
     async with get_client() as lost:
         lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        assert await drain.drain(world.ledger, lost, "here:1", memory) == drain.AWAY
+        assert await deliveries.drain(world.ledger, lost, "here:1", memory) == deliveries.AWAY
     assert list(memory.ended) == ["r1"]
-    await drain.drain(world.ledger, world.client, "here:1", memory)
+    await deliveries.drain(world.ledger, world.client, "here:1", memory)
     assert not memory.ended

@@ -11,9 +11,8 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 
+from daybook.delivery import destinations, sending
 from daybook.home import Home
-from daybook.ledger import sending
-from daybook.outbox import destinations
 from tests.e2e.outbox import senders
 from tests.e2e.outbox.conftest import ReceiverProcess, ask, callbacks, pending, tries
 from tests.unit.outbox.rows import OLD, signature

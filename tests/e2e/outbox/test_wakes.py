@@ -10,14 +10,14 @@ import pytest
 from sqlmodel import col, select
 from standardwebhooks import Webhook
 
+from daybook.delivery import home_secret
+from daybook.delivery import outbox as book
+from daybook.delivery.dispatcher import Sent, drain
 from daybook.home import Home
-from daybook.ledger import outbox as book
 from daybook.ledger.tables import OutboxRow
-from daybook.outbox import home_secret
-from daybook.outbox.drain import Sent, drain
-from daybook.spec.tasks import Ladder
 from daybook.tasks import cycle, queue, sessions
-from daybook.tasks.sink import Starving
+from daybook.tasks.model import Ladder
+from daybook.tasks.notifier import Starving
 from daybook.tasks.statistics import Report
 from tests.e2e.outbox.conftest import ReceiverProcess
 from tests.world import World

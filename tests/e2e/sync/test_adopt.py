@@ -9,13 +9,13 @@ from uuid import UUID
 
 import pytest
 
-from daybook.ledger import deployments as records
-from daybook.ledger import jobs
+from daybook.jobs import store
 from daybook.ledger.engine import Ledger
-from daybook.spec.schedule import At, Cron, Every, OnDemand
-from daybook.sync import listing, place
-from daybook.sync.adopt import all_of
-from daybook.sync.reconcile import Report
+from daybook.prefect import deployments, prefect_instance
+from daybook.prefect import links as records
+from daybook.prefect.adoption import all_of
+from daybook.prefect.reconcile import Report
+from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -189,7 +189,7 @@ async def test_two_flows_may_have_one_name(world: Any) -> None:
             },
             At,
             False,
-            jobs.FIRED,
+            store.FIRED,
         ),
     ],
     ids=["paused", "schedule-off", "interval", "once-in-the-past"],
@@ -277,8 +277,8 @@ async def test_an_empty_ledger_takes_nothing_from_another_daybooks_prefect(
 
 async def test_two_that_take_it_over_at_once_make_one_job(world: Any) -> None:
     await made(world, "a-job")
-    await place.is_known(world.ledger, world.client, Report())
-    seen = list((await listing.read(world.client, world.ledger.id)).found.values())
+    await prefect_instance.is_known(world.ledger, world.client, Report())
+    seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
     report = Report()
     for _ in range(2):  # the second saw what the first did, before it was a job
         await all_of(world.ledger, world.client, seen, {}, report)
@@ -289,7 +289,7 @@ async def test_two_that_take_it_over_at_once_make_one_job(world: Any) -> None:
 @pytest.mark.slow
 async def test_a_crash_after_it_was_stored_is_finished_by_the_next(world: Any) -> None:
     deployment_id = await made(world, "a-job", tags=["mine"])
-    seen = list((await listing.read(world.client, world.ledger.id)).found.values())
+    seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
     await all_of(world.ledger, world.client, seen, {}, Report())
     assert (await world.prefect.deployment("a-job")).tags == [
         "mine"
@@ -305,7 +305,7 @@ async def test_a_removal_that_goes_on_is_not_taken_for_something_new(world: Any)
     """Listed before it was deleted there, judged after its id was forgotten here."""
     await world.add("a-job", every="1h")
     await world.sync()
-    seen = list((await listing.read(world.client, world.ledger.id)).found.values())
+    seen = list((await deployments.read(world.client, world.ledger.id)).found.values())
     stored = await world.archive("a-job")
     async with world.ledger.write() as session:
         await records.agreed(session, stored.id, None, None, stored.row.updated_at)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from daybook.api import conflicts
+from daybook.api import sync as service
 from daybook.errors import InvalidInput
-from daybook.service import conflicts
-from daybook.service import sync as service
-from daybook.spec.schedule import Cron, Every
-from daybook.sync import deployments, reconcile
-from daybook.sync.reconcile import Report
+from daybook.prefect import deployment, reconcile
+from daybook.prefect.reconcile import Report
+from daybook.schedules.schedule import Cron, Every
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -56,7 +56,7 @@ async def test_it_is_in_the_ledger_before_prefect_is_overwritten(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(deployments, "write", dies)
+        patched.setattr(deployment, "write", dies)
         with pytest.raises(KeyboardInterrupt):
             await world.sync()
     conflict = (await world.job("a-job")).row.conflict

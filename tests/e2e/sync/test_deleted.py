@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from daybook.ledger import claims
-from daybook.ledger import deployments as records
 from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, RevisionRow, RunRow
-from daybook.sync import reconcile
-from daybook.sync.reconcile import Reconciliation, Report
+from daybook.prefect import links as records
+from daybook.prefect import reconcile
+from daybook.prefect.reconcile import Reconciliation, Report
+from daybook.runs import claims
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 

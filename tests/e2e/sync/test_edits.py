@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from daybook.ledger import jobs
+from daybook.jobs import store
 from daybook.ledger.tables import RevisionRow
-from daybook.spec.due import due_times
-from daybook.spec.schedule import At, Cron, Every, OnDemand
-from daybook.spec.words import in_words
-from daybook.sync import projection
+from daybook.prefect import projection
+from daybook.schedules.descriptions import in_words
+from daybook.schedules.due import due_times
+from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -311,11 +311,11 @@ async def test_a_new_time_lets_a_fired_job_fire_again(world: Any) -> None:
     stored = await world.add("a-job", at="in 1h")
     await world.sync()
     async with world.ledger.write() as session:  # as the settling of its run does
-        newest = await jobs.get(session, stored.id)
+        newest = await store.get(session, stored.id)
         assert newest is not None
         off = newest.job.model_copy(update={"enabled": False})
-        await jobs.change(
-            session, newest, off, world.ledger.now(), disabled_reason=f"{jobs.FIRED}: succeeded"
+        await store.change(
+            session, newest, off, world.ledger.now(), disabled_reason=f"{store.FIRED}: succeeded"
         )
     await world.sync()
     assert (await world.prefect.deployment("a-job")).paused

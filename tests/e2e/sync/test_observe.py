@@ -13,12 +13,12 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from daybook.host import server
-from daybook.keeper.observe import Observed, Observer
-from daybook.ledger import deployments as records
-from daybook.spec.due import due_times
-from daybook.sync import deployments, projection
-from daybook.sync.listing import PAGE
+from daybook.keeper.observer import Observed, Observer
+from daybook.operations import server
+from daybook.prefect import deployment, projection
+from daybook.prefect import links as records
+from daybook.prefect.deployments import PAGE
+from daybook.schedules.due import due_times
 from tests.servers import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -212,7 +212,7 @@ async def test_a_deployment_that_prefect_does_not_delete_holds_up_nobody(
     kept = (await world.job("a-job")).row.deployment_id
     for name in ("a-job", "gone"):
         await world.archive(name)
-    delete = deployments.delete
+    delete = deployment.delete
 
     async def stumbles(client: Any, deployment_id: str) -> None:
         if deployment_id == kept:
@@ -220,7 +220,7 @@ async def test_a_deployment_that_prefect_does_not_delete_holds_up_nobody(
         await delete(client, deployment_id)
 
     with monkeypatch.context() as patched:
-        patched.setattr(deployments, "delete", stumbles)
+        patched.setattr(deployment, "delete", stumbles)
         seen = await watch.look()
         assert (list(seen.report.failed), seen.report.removed) == (["a-job"], ["gone"])
         assert seen.jobs == {other.id}
@@ -240,7 +240,7 @@ async def test_what_goes_wrong_in_taking_one_over_holds_up_nobody(
         "id"
     ]
     await world.prefect.request("POST", "/deployments/", body | {"name": "sound"})
-    read = deployments.read
+    read = deployment.read
 
     async def stumbles(client: Any, deployment_id: str) -> DeploymentResponse | None:
         if deployment_id == odd:
@@ -248,7 +248,7 @@ async def test_what_goes_wrong_in_taking_one_over_holds_up_nobody(
         return await read(client, deployment_id)
 
     with monkeypatch.context() as patched:
-        patched.setattr(deployments, "read", stumbles)
+        patched.setattr(deployment, "read", stumbles)
         seen = await watch.look()
         assert (seen.report.adopted, list(seen.report.foreign)) == (["sound"], ["agent-prompt/odd"])
         assert stored.id in seen.jobs

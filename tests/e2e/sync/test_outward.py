@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import jobs
-from daybook.spec.due import due_times
-from daybook.sync import projection
+from daybook.jobs import store
+from daybook.prefect import projection
+from daybook.schedules.due import due_times
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -174,7 +174,7 @@ async def test_removing_takes_the_deployment_away_and_nothing_else(world: Any) -
     assert names == {"two", "a-copy"}
     assert (await world.sync()).writes == 0
     async with world.ledger.read() as session:
-        gone = await jobs.get(session, (await world.ids())["one"])
+        gone = await store.get(session, (await world.ids())["one"])
     assert gone is not None
     assert gone.row.deployment_id is None
 

@@ -17,15 +17,16 @@ from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from daybook.errors import PrefectUnreachable
-from daybook.host import server
-from daybook.keeper.observe import Observer
-from daybook.ledger import deployments as records
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.keeper.observer import Observer
 from daybook.ledger.engine import Ledger
-from daybook.sync import client as prefect
-from daybook.sync import deployments, listing, reconcile
-from daybook.sync.adopt import all_of
-from daybook.sync.reconcile import Reconciliation, Report
+from daybook.operations import server
+from daybook.prefect import client as prefect
+from daybook.prefect import deployment, reconcile
+from daybook.prefect import deployments as listing
+from daybook.prefect import links as records
+from daybook.prefect.adoption import all_of
+from daybook.prefect.reconcile import Reconciliation, Report
 from tests.at_prefect import basic
 from tests.servers import free_port
 
@@ -84,14 +85,14 @@ async def test_what_is_edited_there_after_such_a_crash_is_taken_over(
 ) -> None:
     """Killed after the deployment was made, and before that was written down."""
     await world.add("a-job", every="1h", prompt="Old")
-    write = deployments.write
+    write = deployment.write
 
     async def dies(*given: Any) -> str:
         await write(*given)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(deployments, "write", dies)
+        patched.setattr(deployment, "write", dies)
         with pytest.raises(KeyboardInterrupt):
             await world.sync()
     assert (await world.job("a-job")).row.deployment_id is None
@@ -125,25 +126,25 @@ async def test_a_removed_job_whose_id_was_not_written_down_does_not_come_back(
     made = await unwritten(world)
     listed = list((await listing.read(world.client, world.ledger.id)).found.values())
     async with world.ledger.write() as session:  # not as fresh as a removal that goes on
-        row = (await jobs.find(session, "a-job", archived=True)).row
+        row = (await store.find(session, "a-job", archived=True)).row
         row.archived_at = world.ledger.now() - timedelta(minutes=minutes)
         session.add(row)
     await all_of(world.ledger, world.client, listed, {}, Report())
     assert len(await world.ids()) == 1
     report = await world.sync()
     assert (report.removed, report.adopted) == (["a-job"], [])
-    assert await deployments.read(world.client, made) is None
+    assert await deployment.read(world.client, made) is None
     assert (await world.sync()).removed == []
     async with world.ledger.read() as session:
         assert await records.left_over(session) == []
-        assert await jobs.every(session) == []
+        assert await store.every(session) == []
 
 
 async def test_a_run_of_such_a_job_is_known_as_the_removed_ones(world: Any) -> None:
     made = await unwritten(world)
     await Reconciliation().recognise(made)
     async with world.ledger.read() as session:
-        removed = (await jobs.find(session, "a-job", archived=True)).id
+        removed = (await store.find(session, "a-job", archived=True)).id
         assert await records.job_of(session, made) == removed
     assert (await world.sync()).removed == ["a-job"]
 
@@ -159,7 +160,7 @@ async def test_what_a_new_job_of_that_name_has_is_not_deleted(world: Any) -> Non
     assert found.schedules[0].schedule.interval == timedelta(hours=2)
     report = await world.sync()
     assert report.writes == 0
-    assert await deployments.read(world.client, made) is not None
+    assert await deployment.read(world.client, made) is not None
 
 
 async def test_a_name_of_anothers_is_not_deleted_with_a_removed_job(world: Any) -> None:
@@ -169,7 +170,7 @@ async def test_a_name_of_anothers_is_not_deleted_with_a_removed_job(world: Any) 
     body = {"name": "a-job", "flow_id": flow, "tags": ["mine"]}
     other = (await world.prefect.request("POST", "/deployments/", body)).json()["id"]
     assert (await world.sync()).removed == []
-    assert await deployments.read(world.client, other) is not None
+    assert await deployment.read(world.client, other) is not None
     async with world.ledger.read() as session:
         assert await records.left_over(session) == []
     await world.prefect.request("DELETE", f"/deployments/{other}")
@@ -204,9 +205,9 @@ async def test_one_job_is_compared_and_pushed(world: Any) -> None:
     assert (await world.job("a-job")).revision.effective_from == edited
     await world.archive("a-job")
     await Reconciliation().compare(job_id, deployment_id)
-    assert await deployments.read(world.client, deployment_id) is not None
+    assert await deployment.read(world.client, deployment_id) is not None
     await Reconciliation().push(job_id)  # a job that its own run removed
-    assert await deployments.read(world.client, deployment_id) is None
+    assert await deployment.read(world.client, deployment_id) is None
     assert (await world.sync()).removed == []
 
 

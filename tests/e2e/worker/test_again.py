@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM
-from daybook.runs import prefect_states
+from daybook.prefect import states
 from tests.world import World
 from tests.world.agents import DEAF, FOR_EVER, WORKS
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
@@ -72,7 +72,7 @@ async def test_a_late_word_to_wait_is_no_retry(world: World, ended_again: bool) 
     asked = await world.prefect.custom_run(job)
     agent.let_go(2)
     first = await world.ends(job, "succeeded", within=30.0)
-    late = prefect_states.waiting(SYSTEM.now(), "its turn comes later")
+    late = states.waiting(SYSTEM.now(), "its turn comes later")
     for _ in range(1 + ended_again):
         await world.client.set_flow_run_state(asked.id, late, force=True)
         await world.shows(asked, "COMPLETED", within=SEEN)

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from daybook.api import runs
 from daybook.clock import SYSTEM
-from daybook.ledger.jobs import StoredJob
-from daybook.service import runs
+from daybook.jobs.store import StoredJob
 from tests.world import World
 from tests.world.agents import FOR_EVER, WORKS, Agent
 from tests.world.workers import CANCELLED, PREFECT_LEAVES_A_SOCKET, SEEN

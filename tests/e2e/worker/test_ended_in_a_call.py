@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daybook.service import runs
+from daybook.api import runs
 from tests.calling import Asked, calls
 from tests.providers import provider
 from tests.toolbox import install, served

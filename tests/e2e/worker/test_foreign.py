@@ -13,12 +13,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Pending, Running, Scheduled
 
 from daybook.clock import SYSTEM
-from daybook.ledger import jobs
-from daybook.runs import prefect_states
-from daybook.sync import projection
-from daybook.worker import foreign
-from daybook.worker.foreign import How
-from daybook.worker.take import Taker
+from daybook.jobs import store
+from daybook.prefect import projection
+from daybook.prefect import states as prefect_states
+from daybook.worker import external_runs
+from daybook.worker.dispatcher import Taker
+from daybook.worker.external_runs import How
 from tests.world import World, so
 from tests.world.agents import WORKS
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN, alive
@@ -153,7 +153,7 @@ async def test_what_another_worker_has_begun_does_not_crash_here(
         await world.client.set_flow_run_state(run.id, meanwhile, force=True)
         raise LookupError("its deployment was deleted")
 
-    await foreign.start(NoRoom(), world.client, run, gone, "here:a")
+    await external_runs.start(NoRoom(), world.client, run, gone, "here:a")
 
     assert (await world.prefect.shown(run))[0] == shown
 
@@ -165,7 +165,7 @@ async def test_what_this_worker_cannot_start_crashes_with_the_reason(world: Worl
         await world.client.set_flow_run_state(run.id, Pending(), force=True)
         return How({}, "", "")
 
-    await foreign.start(NoRoom(), world.client, run, configured, "here:a")
+    await external_runs.start(NoRoom(), world.client, run, configured, "here:a")
 
     state = await world.prefect.state(run)
     assert (state.type.value, state.message) == ("CRASHED", "could not be started: no process")
@@ -180,7 +180,7 @@ async def test_a_job_whose_deployment_is_deleted_before_its_run_is_claimed_loses
     async def gone(_: FlowRun) -> How:
         raise ObjectNotFound(LookupError("its deployment was deleted"))
 
-    await foreign.start(NoRoom(), world.client, tagged, gone, "here:a")
+    await external_runs.start(NoRoom(), world.client, tagged, gone, "here:a")
 
     state = await world.prefect.state(run)
     shown = (state.type.value, state.name, state.message)
@@ -198,7 +198,7 @@ async def test_an_ended_run_without_its_deployment_is_not_taken_for_foreign(worl
 
     async def known() -> bool:
         async with world.ledger.read() as session:
-            return (await jobs.find(session, job.id)).row.deployment_id is None
+            return (await store.find(session, job.id)).row.deployment_id is None
 
     assert await so(known, SEEN), world.workers.logs()
     # As another worker sets it back that had asked before it ended.
@@ -220,4 +220,4 @@ async def test_a_run_that_was_deleted_meanwhile_is_nobodys(world: World) -> None
         await world.client.delete_flow_run(run.id)
         raise LookupError("its deployment was deleted")
 
-    await foreign.start(NoRoom(), world.client, run, deleted, "here:a")
+    await external_runs.start(NoRoom(), world.client, run, deleted, "here:a")

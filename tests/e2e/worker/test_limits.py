@@ -10,8 +10,8 @@ import pytest
 from prefect.client.schemas.actions import DeploymentUpdate
 
 from daybook.clock import SYSTEM
-from daybook.ledger import jobs as book
-from daybook.ledger.jobs import StoredJob
+from daybook.jobs import store as book
+from daybook.jobs.store import StoredJob
 from tests.world import World, so
 from tests.world.agents import WORKS
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN

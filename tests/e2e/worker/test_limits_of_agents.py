@@ -16,11 +16,11 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from daybook.agents import documents
+from daybook.api import jobs, runs
 from daybook.errors import InvalidInput, NotFound
-from daybook.ledger.jobs import StoredJob
+from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.service import jobs, runs
-from daybook.spec.owners import Actor, acting_as
+from daybook.owners import Actor, acting_as
 from tests.at_prefect import basic
 from tests.providers import KEY, Answer, provider
 from tests.world import World, so

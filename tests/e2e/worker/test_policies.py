@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from daybook.clock import SYSTEM
-from daybook.ledger import backfill
 from daybook.ledger.tables import RunRow
+from daybook.runs import backfill
 from tests.world import World, so
 from tests.world.agents import WORKS
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, SEEN

@@ -26,11 +26,12 @@ import asyncpg  # type: ignore[import-untyped]
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.host import children, processes, worker
-from daybook.host.children import Child
+from daybook.jobs.store import StoredJob
 from daybook.ledger import engine
-from daybook.ledger.jobs import StoredJob
 from daybook.ledger.tables import RunRow
+from daybook.operations import worker
+from daybook.processes import children, proc
+from daybook.processes.children import Child
 from tests import databases
 from tests.conftest import PrefectServer
 from tests.databases import Database, Postgresql
@@ -137,7 +138,7 @@ async def by_another_keeper(world: World, database: Database) -> None:
     job, row = await running(world)
     async with away(database):
         await kept(world, row)
-        processes.tell(processes.family(world.workers.all[-1].child.process), signal.SIGKILL)
+        proc.tell(proc.family(world.workers.all[-1].child.process), signal.SIGKILL)
         await world.workers.nobody(within=SEEN)
     assert (await world.row(job)).status == "running"
     assert len(spooled(world)) == 1

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger.jobs import StoredJob
-from daybook.service import runs
+from daybook.api import runs
+from daybook.jobs.store import StoredJob
 from tests.toolbox import install, served
 from tests.world import World
 from tests.world.agents import Agent

@@ -20,7 +20,7 @@ import pytest
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentFailed, AgentTimeout
-from daybook.programs import group as process_group
+from daybook.processes import group as process_group
 
 pytestmark = [
     pytest.mark.anyio,

@@ -8,7 +8,7 @@ from daybook.agents import kinds
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.offline import OfflineAgent
 from daybook.errors import AgentMisconfigured, InvalidInput
-from daybook.programs import environment
+from daybook.processes import environment
 
 
 def test_each_slug_builds_its_agent() -> None:

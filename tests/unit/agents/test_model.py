@@ -11,13 +11,7 @@ import pytest
 from genai_prices.data_snapshot import get_snapshot
 
 from daybook.agents.base import Message
-from daybook.errors import (
-    AgentError,
-    AgentFailed,
-    AgentMisconfigured,
-    AgentTemporary,
-    AgentTimeout,
-)
+from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from tests.providers import KEY, WAIT, Answer, Hang, Page, Provider, Status
 from tests.unit.agents.asking import MODELS, PROTOCOLS, agent, ask, request
 

@@ -10,13 +10,7 @@ import pytest
 
 from daybook.agents import providers
 from daybook.agents.model import ModelSettings
-from daybook.errors import (
-    AgentError,
-    AgentFailed,
-    AgentMisconfigured,
-    AgentTemporary,
-    NonRetryable,
-)
+from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, NonRetryable
 from tests.providers import KEY, Answer, Cut, Page, Provider, Status, Step, limited
 from tests.servers import free_port
 from tests.unit.agents.asking import PROTOCOLS, agent, ask, request

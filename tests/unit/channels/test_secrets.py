@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from daybook.channels.prefect_blocks import scrubbed, secrets
+from daybook.delivery.channels.prefect_blocks import scrubbed, secrets
 
 SECRET = "a1B2c3D4e5"
 

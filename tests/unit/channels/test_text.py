@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daybook.channels import text
-from daybook.channels.base import Message
+from daybook.delivery.channels import text
+from daybook.delivery.channels.base import Message
 
 NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
 TOLD = re.compile(

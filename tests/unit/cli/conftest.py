@@ -18,9 +18,10 @@ import pytest
 
 from daybook.cli.main import main
 from daybook.home import Home
-from daybook.ledger import claims, jobs, outcomes
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.spec.job import new_job
+from daybook.runs import claims, outcomes
 
 STRUCTURED = {"output_format": "structured", "output_schema": {"type": "object"}}
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
@@ -77,13 +78,13 @@ async def fill(file: Path, removed: Collection[str] = ()) -> None:
         async with ledger.write() as session:
             for fields in wanted:
                 job = new_job(now=MADE, prompt="Say hello.", **fields)
-                await jobs.add(session, job, job.name.replace(" ", "-"), MADE)
+                await store.add(session, job, job.name.replace(" ", "-"), MADE)
         async with ledger.read() as session:
-            weekly = await jobs.find(session, "weekly")
+            weekly = await store.find(session, "weekly")
         await claims.request(ledger, weekly, "first", "manual")
         async with ledger.write() as session:
             for name in removed:
-                await outcomes.archive(session, await jobs.find(session, name), MADE)
+                await outcomes.archive(session, await store.find(session, name), MADE)
 
 
 class TaskCommands:

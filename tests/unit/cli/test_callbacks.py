@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from daybook.cli import words
+from daybook.cli import formatting
 from daybook.clock import SYSTEM
-from daybook.ledger import claims, jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow, RunRow
-from daybook.spec.job import new_job
+from daybook.runs import claims
 from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, Say
 from tests.unit.cli.test_imports import imported
@@ -59,9 +60,9 @@ async def _fill(file: Path) -> str:
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
         job = new_job(now=MADE, prompt="Any news?", name="brief", on_demand=True, **NOTIFY)
         async with ledger.write() as session:
-            stored = await jobs.add(session, job, "brief", MADE)
+            stored = await store.add(session, job, "brief", MADE)
             quiet = new_job(now=MADE, prompt="Psst.", name="quiet", on_demand=True)
-            await jobs.add(session, quiet, "quiet", MADE)
+            await store.add(session, quiet, "quiet", MADE)
         run = await claims.request(ledger, stored, "first", "manual")
         of_job = {"job_id": stored.id, "run_id": run.id}
         async with ledger.write() as session:
@@ -344,7 +345,7 @@ def test_help_of_each_group_says_what_is_in_it(daybook: Say) -> None:
 )
 def test_what_became_of_one_in_words(changed: dict[str, Any], said: str) -> None:
     one = {"attempts": 1, "error": None, "note": "", "next_at": None} | changed
-    assert words.delivered(one) == said
+    assert formatting.delivered(one) == said
 
 
 TOLD_INBOX = {"to": "inbox", "chat_id": "", "status": "delivered", "attempts": 0, "error": None}
@@ -363,12 +364,16 @@ TOLD_INBOX = {"to": "inbox", "chat_id": "", "status": "delivered", "attempts": 0
     ],
 )
 def test_who_was_told_of_a_run_in_words(run: dict[str, Any], said: str) -> None:
-    assert words.told(run) == said
+    assert formatting.told(run) == said
 
 
 def test_a_try_that_is_due_is_not_said_to_be_in_the_past() -> None:
     past, later = "2026-11-02T08:00:00Z", LATER.isoformat()
-    assert words.next_try(past) == words.next_try(past, None) == "now"
-    assert words.next_try(past, later) == words.next_try(later, past) == words.local(later)
+    assert formatting.next_try(past) == formatting.next_try(past, None) == "now"
+    assert (
+        formatting.next_try(past, later)
+        == formatting.next_try(later, past)
+        == formatting.local(later)
+    )
     waits = {"status": "pending", "attempts": 2, "error": "refused", "next_at": past}
-    assert words.delivered(waits) == "pending, 2 tries, next now: refused"
+    assert formatting.delivered(waits) == "pending, 2 tries, next now: refused"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import deployments as records
-from daybook.ledger import jobs
+from daybook.jobs import store
 from daybook.ledger.engine import Ledger
+from daybook.prefect import links as records
 from tests.unit.cli.conftest import MADE, fill
 
 LOST = {"cron": "0 7 * * 1", "timezone": "UTC"}
@@ -29,11 +29,11 @@ def disputed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger,
             ledger.write() as session,
         ):
-            weekly = await jobs.find(session, "weekly")
+            weekly = await store.find(session, "weekly")
             theirs = weekly.job.parameters() | {"prompt": "Say goodbye."}
             records.keep_losing(weekly.row, {"schedule": LOST}, MADE)
             records.keep_losing(weekly.row, {"parameters": theirs}, AT)
-            often = await jobs.find(session, "often")
+            often = await store.find(session, "often")
             often.row.synced = {"foreign": ["rrule FREQ=MONTHLY"]}
             session.add_all([weekly.row, often.row])
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from daybook import __version__
-from daybook.service import jobs, runs, up
+from daybook.api import jobs, runs
+from daybook.operations import up
 from tests.unit.cli.conftest import fill
 from tests.unit.service.doctoring.test_installation import installed
 

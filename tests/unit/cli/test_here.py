@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from daybook.cli import here, runs
-from daybook.service import doctor as service_doctor
-from daybook.service import keeper as service_keeper
-from daybook.service import runs as service_runs
-from daybook.service import status as service_status
-from daybook.service import sync as service_sync
-from daybook.service import up as service_up
-from daybook.sync import client as connection
-from daybook.sync import reconcile
-from daybook.sync.report import Report
+from daybook.api import runs as service_runs
+from daybook.api import sync as service_sync
+from daybook.cli import machine, runs
+from daybook.operations import doctor as service_doctor
+from daybook.operations import keeper as service_keeper
+from daybook.operations import status as service_status
+from daybook.operations import up as service_up
+from daybook.prefect import client as connection
+from daybook.prefect import reconcile
+from daybook.prefect.report import Report
 
 pytestmark = pytest.mark.usefixtures("stored")
 
@@ -91,7 +91,7 @@ def test_up_shows_its_steps_the_address_and_each_answer(daybook: Any) -> None:
 def test_up_says_what_to_do_next_after_the_examples_answer(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(here, "program", lambda: ".venv/bin/daybook")
+    monkeypatch.setattr(machine, "program", lambda: ".venv/bin/daybook")
     monkeypatch.setitem(FACTS, "example", "weekly")
     said = daybook("up", "--no-browser", "--detach")
     assert said.code == 0
@@ -116,7 +116,7 @@ def test_without_an_example_that_is_said_until_there_is_an_own_job(
     assert ("\nNext:\n" in daybook("up", "--no-browser").out) is said
 
 
-@pytest.mark.parametrize("words", [command.split()[:2] for _, command in here.NEXT])
+@pytest.mark.parametrize("words", [command.split()[:2] for _, command in machine.NEXT])
 def test_what_is_to_be_done_next_is_a_command(daybook: Any, words: list[str]) -> None:
     known = words if words[0] == "agents" else words[:1]
     assert daybook(*known, "--help").code == 0
@@ -141,7 +141,7 @@ def test_the_command_is_written_as_it_can_be_typed_here(
     monkeypatch.chdir(tmp_path / folder)
     monkeypatch.setenv("PATH", path.format(tmp_path))
     monkeypatch.setattr(sys, "executable", str(place / "python"))
-    assert here.program() == called.format(tmp_path)
+    assert machine.program() == called.format(tmp_path)
 
 
 @pytest.mark.usefixtures("started")
@@ -204,7 +204,7 @@ def test_up_opens_a_browser_only_where_somebody_would_see_it(
 ) -> None:
     seen: list[str] = []
     monkeypatch.setattr(webbrowser, "open", seen.append)
-    monkeypatch.setattr(here, "display_likely", lambda: "display" in there)
+    monkeypatch.setattr(machine, "display_likely", lambda: "display" in there)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: "terminal" in there)
     assert daybook(*typed).code == 0
     assert seen == ([FACTS["open_url"]] if opened else [])
@@ -228,7 +228,7 @@ def test_a_display_is_likely_on_a_desktop(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
-    assert here.display_likely() is likely
+    assert machine.display_likely() is likely
 
 
 SINCE = "2027-01-15T11:30:00Z"

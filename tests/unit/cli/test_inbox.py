@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import jobs, outbox
+from daybook.delivery import outbox
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.spec.job import new_job
 from tests.costs import one_in
 from tests.unit.cli.conftest import MADE, Say
 from tests.unit.cli.test_callbacks import row
@@ -33,7 +34,7 @@ async def _fill(file: Path) -> list[str]:
     """An answer and two alerts, oldest first; returns their ids. A callback is no message."""
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.write() as session:
         job = new_job(now=MADE, prompt="Any news?", name="brief", on_demand=True)
-        of_job = (await jobs.add(session, job, "brief", MADE)).id
+        of_job = (await store.add(session, job, "brief", MADE)).id
         told = [
             ("completed", outbox.MESSAGE, of_job, "brief: succeeded", ANSWER),
             ("failed", outbox.ALERT, of_job, "brief: failed", "brief failed: no answer"),

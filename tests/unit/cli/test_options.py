@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from daybook.api import jobs
 from daybook.cli.options import JobOptions
 from daybook.errors import InvalidInput
-from daybook.service import jobs
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
 

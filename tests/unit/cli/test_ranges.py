@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import audit, jobs
+from daybook.jobs import store
 from daybook.ledger.engine import Ledger
+from daybook.runs import audit
 from daybook.testing import MovedClock
 from tests.unit.cli.conftest import MADE, fill
 
@@ -21,7 +22,7 @@ async def _away(file: Path) -> None:
     clock = MovedClock(MADE + timedelta(hours=5))
     async with Ledger(f"sqlite+aiosqlite:///{file}", clock) as ledger:
         async with ledger.read() as session:
-            often = await jobs.find(session, "often")
+            often = await store.find(session, "often")
         await audit.advance(ledger, often.id, clock.now())
 
 

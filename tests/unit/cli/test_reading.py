@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from daybook.cli import output, words
+from daybook.cli import formatting, output
 from daybook.cli.jobs import _failures as failed
 from daybook.cli.runs import show_run, show_whole_run
 from tests.costs import one_in
@@ -116,7 +116,7 @@ def test_next_of_a_bare_schedule_across_the_change_to_summer_time(daybook: Any) 
     ],
 )
 def test_a_due_time_that_is_the_same_in_utc_is_said_once(text: str, said: str) -> None:
-    assert words.due_and_utc(text) == said
+    assert formatting.due_and_utc(text) == said
 
 
 def test_next_of_an_interval_counts_from_after(daybook: Any) -> None:
@@ -254,7 +254,7 @@ def test_a_run_says_how_often_it_was_tried_and_what_it_took(
     ],
 )
 def test_what_nobody_knows_of_a_run_is_left_out(changed: dict[str, Any], said: str) -> None:
-    assert words.spent(RUN_OF_A_MODEL | changed) == said
+    assert formatting.spent(RUN_OF_A_MODEL | changed) == said
 
 
 def test_an_error_that_is_the_reason_too_is_said_once(
@@ -405,5 +405,5 @@ def test_what_the_encoding_cannot_say_is_escaped_in_json_and_replaced_for_people
     ],
 )
 def test_how_long_a_run_took(length: timedelta, said: str) -> None:
-    assert words.lasted(length.total_seconds()) == said
-    assert words.lasted(None) == "-"
+    assert formatting.lasted(length.total_seconds()) == said
+    assert formatting.lasted(None) == "-"

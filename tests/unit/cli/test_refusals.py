@@ -11,7 +11,7 @@ import pytest
 
 from daybook.cli import options
 from daybook.cli.options import JobOptions
-from daybook.spec.job import FIELDS
+from daybook.jobs.model import FIELDS
 
 pytestmark = pytest.mark.usefixtures("stored")
 

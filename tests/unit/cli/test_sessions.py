@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims, jobs, offers
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Granted
 from daybook.ledger.states import Outcome, Status
-from daybook.spec.job import new_job
+from daybook.runs import claim_requests, claims
+from daybook.runs.claim_requests import Granted
 from tests.unit.cli.conftest import MADE
 from tests.unit.cli.test_imports import imported
 
@@ -24,10 +25,10 @@ async def _talk(file: Path) -> str:
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
         job = new_job(now=MADE, prompt="Any news?", name="brief", on_demand=True)
         async with ledger.write() as session:
-            stored = await jobs.add(session, job, "brief", MADE)
+            stored = await store.add(session, job, "brief", MADE)
         for number in range(3):
             row = await claims.request(ledger, stored, str(number), "manual")
-            offer = offers.Offer(
+            offer = claim_requests.Offer(
                 row.occurrence, row.kind, "manual", row.due, "h", row.parameters, stored.id
             )
             granted = await claims.claim(ledger, offer)

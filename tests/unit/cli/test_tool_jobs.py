@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from daybook.cli.tools import _of_type as of_type
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.spec.job import new_job
 from tests.unit.cli.conftest import MADE
 from tests.unit.cli.test_refusals import check, rows
 
@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger,
             ledger.write() as session,
         ):
-            await jobs.add(session, job, "renew", MADE)
+            await store.add(session, job, "renew", MADE)
 
     asyncio.run(fill())
     yield tmp_path

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import daybook
+from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.spec import owners
 
 
 @pytest.mark.parametrize(

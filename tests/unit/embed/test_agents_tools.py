@@ -14,12 +14,12 @@ import pytest
 from pydantic_ai import Agent
 
 import daybook
+from daybook import owners
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
-from daybook.spec import owners
 from daybook.toolbox import TOOLS, hints
-from daybook.toolbox import words as answers
+from daybook.toolbox import text as answers
 from tests.unit.embed.playing import plays
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +64,7 @@ async def test_a_toolset_of_some_tools_has_these(daybook_home: Home) -> None:
 async def test_tools_work_for_an_agent_and_never_for_the_operator(
     given: dict[str, str], around: dict[str, str], owner: str, user: str
 ) -> None:
-    from daybook.embed import agents_tools
+    from daybook.toolbox import agents_tools
 
     with daybook.context(**around):
         found = agents_tools._actor(given.get("agent", ""), given.get("user", ""))

@@ -12,8 +12,8 @@ import daybook
 from daybook import registry
 from daybook.errors import InvalidInput, UnknownName
 from daybook.home import Home
+from daybook.http.guard import Guard, Rule
 from daybook.ledger.states import Status
-from daybook.outgoing.guard import Guard, Rule
 from daybook.tools import catalog, python_tools
 from tests.contract.tools.conftest import Saved
 

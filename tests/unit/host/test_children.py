@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from daybook.home import Home
-from daybook.host import children, processes
+from daybook.processes import children, proc
 
 pytestmark = pytest.mark.anyio
 
@@ -62,11 +62,11 @@ async def lines(child: children.Child, count: int) -> list[str]:
 async def test_all_that_it_began_ends_with_it(daybook_home: Home, ignored: str, code: int) -> None:
     child = await begin(daybook_home, FAMILY.format(ignored=ignored))
     pids = [int(line) for line in await lines(child, 3)]
-    family = [processes.find(pid) for pid in [child.pid, *pids]]
+    family = [proc.find(pid) for pid in [child.pid, *pids]]
     assert None not in family
-    assert {p.pid for p in processes.family(child.process)} == {child.pid, *pids}
+    assert {p.pid for p in proc.family(child.process)} == {child.pid, *pids}
     assert await child.terminate(grace=0.3, last=0.3) == code
-    assert [processes.find(p.pid, p.started) for p in family if p is not None] == [None] * 4
+    assert [proc.find(p.pid, p.started) for p in family if p is not None] == [None] * 4
 
 
 async def test_it_leads_a_session_of_its_own(daybook_home: Home) -> None:
@@ -161,8 +161,8 @@ async def test_one_of_its_group_whose_own_parent_is_gone_ends_too(daybook_home: 
         "print('begun', flush=True)\n"
         "signal.pause()\n",
     )
-    orphan = processes.find(int((await lines(child, 2))[0]))
+    orphan = proc.find(int((await lines(child, 2))[0]))
     assert orphan is not None
     assert orphan.parent != child.pid
     await child.terminate(grace=1.0, last=1.0)
-    assert processes.find(orphan.pid, orphan.started) is None
+    assert proc.find(orphan.pid, orphan.started) is None

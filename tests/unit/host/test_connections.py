@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from daybook.host import connections, web
+from daybook.operations import connections, web
 
 pytestmark = pytest.mark.anyio
 

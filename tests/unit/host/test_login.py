@@ -14,9 +14,9 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 import pytest
 
-from daybook.host import login, peers
-from daybook.host.login import BrowserLogin
-from daybook.host.origin import Receive, Scope, Send
+from daybook.operations import login, peers
+from daybook.operations.login import BrowserLogin
+from daybook.operations.origin import Receive, Scope, Send
 
 CREDENTIAL = "daybook:secret"
 BASIC = f"Basic {base64.b64encode(CREDENTIAL.encode()).decode()}"

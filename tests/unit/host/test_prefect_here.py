@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from daybook.home import Home
-from daybook.host import prefect_here, server
+from daybook.operations import prefect_selection, server
 from tests.servers import free_port
 
 
@@ -21,7 +21,7 @@ def first_choice(monkeypatch: pytest.MonkeyPatch) -> int:
 
 def next_port(home: Home) -> tuple[int, list[str]]:
     said: list[str] = []
-    return prefect_here._port(home, said.append), said
+    return prefect_selection._port(home, said.append), said
 
 
 @pytest.mark.parametrize("written", [None, "", "soon\n", "0\n", "-1\n", "70000\n"])

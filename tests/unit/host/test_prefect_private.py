@@ -10,7 +10,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.types import _datetime
 from pydantic import ValidationError
 
-from daybook.host import prefect_private
+from daybook.prefect import private_names
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
     monkeypatch.setattr(zoneinfo, "available_timezones", counted)
     monkeypatch.setattr(_datetime, "available_timezones", counted)
-    prefect_private._time_zones.cache_clear()
+    private_names._time_zones.cache_clear()
     return found
 
 
@@ -33,7 +33,7 @@ def test_the_time_zones_are_looked_for_once(walks: list[None]) -> None:
     before = len(walks)
     assert before >= 1  # Prefect's own way: where this fails, nothing of ours is needed any more
     for _ in range(2):
-        assert prefect_private.remember_time_zones()
+        assert private_names.remember_time_zones()
     for name in ("Europe/Berlin", "Asia/Tokyo", "UTC"):
         assert CronSchedule(cron="0 9 * * *", timezone=name).timezone == name
     with pytest.raises(ValidationError, match="Mars/Base"):
@@ -48,5 +48,5 @@ def test_a_prefect_that_has_changed_is_left_as_it_is(
         return {"Europe/Berlin"}
 
     monkeypatch.setattr(_datetime, "available_timezones", other)
-    assert not prefect_private.remember_time_zones()
+    assert not private_names.remember_time_zones()
     assert vars(_datetime)["available_timezones"] is other

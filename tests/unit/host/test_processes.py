@@ -7,18 +7,18 @@ import sys
 
 import pytest
 
-from daybook.host import processes
+from daybook.processes import proc
 
 FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
 
 
 def test_a_process_is_known_by_its_pid_and_its_start() -> None:
-    me = processes.find(os.getpid())
+    me = proc.find(os.getpid())
     assert me is not None
     assert me.parent == os.getppid()
-    assert processes.find(os.getpid(), me.started) == me
-    assert processes.find(os.getpid(), "another life") is None
-    assert processes.living()[os.getpid()] == me
+    assert proc.find(os.getpid(), me.started) == me
+    assert proc.find(os.getpid(), "another life") is None
+    assert proc.living()[os.getpid()] == me
 
 
 def test_one_that_has_ended_is_not_found_even_before_it_is_reaped() -> None:
@@ -26,24 +26,24 @@ def test_one_that_has_ended_is_not_found_even_before_it_is_reaped() -> None:
         assert other.stdout is not None
         other.stdout.read()  # returns when it has closed its output: it is ending
         os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # ended, and not reaped
-        assert processes.find(other.pid) is None
-        assert other.pid not in processes.living()
+        assert proc.find(other.pid) is None
+        assert other.pid not in proc.living()
 
 
 def test_no_signal_reaches_a_process_that_started_at_another_time() -> None:
     with subprocess.Popen(FOREVER) as other:
-        real = processes.find(other.pid)
+        real = proc.find(other.pid)
         assert real is not None
-        processes.tell([processes.Process(other.pid, "another life")], signal.SIGKILL)
-        assert processes.find(other.pid) == real
-        processes.tell([real], signal.SIGTERM)
+        proc.tell([proc.Process(other.pid, "another life")], signal.SIGKILL)
+        assert proc.find(other.pid) == real
+        proc.tell([real], signal.SIGTERM)
         assert other.wait() == -signal.SIGTERM
 
 
 # A process of root's, and one of the user that this becomes.
 TWO_USERS = """
 import asyncio, logging, os, signal, sys
-from daybook.host import processes
+from daybook.processes import proc
 ready, over = os.pipe()
 def begun():
     pid = os.fork()
@@ -51,7 +51,7 @@ def begun():
         os.close(over)
         while True:
             signal.pause()
-    return processes.find(pid)
+    return proc.find(pid)
 logging.basicConfig(format="%(action)s", stream=sys.stdout)
 theirs = begun()
 keeper = os.fork()
@@ -65,9 +65,9 @@ os.setgid(65534)
 os.setuid(65534)
 own = begun()
 try:
-    processes.tell([theirs, own], signal.SIGCONT)
-    asyncio.run(processes.kill([theirs, own], within=2.0))
-    print(processes.find(theirs.pid) == theirs, processes.find(own.pid), flush=True)
+    proc.tell([theirs, own], signal.SIGCONT)
+    asyncio.run(proc.kill([theirs, own], within=2.0))
+    print(proc.find(theirs.pid) == theirs, processes.find(own.pid), flush=True)
 finally:
     if processes.find(own.pid):
         os.kill(own.pid, signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_what_runs_as_another_user_keeps_nothing_from_being_told() -> None:
 
 
 def test_a_family_of_somebody_gone_is_empty() -> None:
-    assert processes.family(processes.Process(os.getpid(), "another life")) == []
+    assert proc.family(proc.Process(os.getpid(), "another life")) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="compares ps with /proc")
@@ -95,11 +95,11 @@ def test_ps_tells_the_same_as_proc() -> None:
     """`ps` serves systems without /proc; here both can be asked."""
     with subprocess.Popen(FOREVER) as other:
         try:
-            by_ps = processes._from_ps(other.pid)
+            by_ps = proc._from_ps(other.pid)
             assert list(by_ps) == [other.pid]
             assert by_ps[other.pid].parent == os.getpid()
             assert by_ps[other.pid].group == os.getpgid(other.pid)
-            assert by_ps[other.pid] == processes._from_ps()[other.pid]
+            assert by_ps[other.pid] == proc._from_ps()[other.pid]
             assert by_ps[other.pid].started
         finally:
             other.kill()

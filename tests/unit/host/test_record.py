@@ -15,14 +15,15 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.host import children, processes, record
+from daybook.operations import home_lock
+from daybook.processes import children, proc
 
 pytestmark = pytest.mark.anyio
 
 UP = """
 import signal, sys
 from daybook.home import here
-from daybook.host.record import hold
+from daybook.operations.home_lock import hold
 
 def stop(*_):
     sys.exit(0)
@@ -63,28 +64,28 @@ def test_a_second_up_of_the_same_home_is_refused(daybook_home: Home) -> None:
     with (
         another_up() as other,
         pytest.raises(InvalidInput) as caught,
-        record.hold(daybook_home, patience=0),
+        home_lock.hold(daybook_home, patience=0),
     ):
         pass
     assert caught.value.field == "home"
     assert str(daybook_home.path) in str(caught.value)
     assert other.wait() == -signal.SIGKILL
-    with record.hold(daybook_home, patience=0):  # the lock went with its holder
+    with home_lock.hold(daybook_home, patience=0):  # the lock went with its holder
         pass
 
 
 def test_a_glance_at_the_lock_does_not_refuse_an_up(daybook_home: Home) -> None:
-    with record.hold(daybook_home):
+    with home_lock.hold(daybook_home):
         assert daybook_home.running() is not None
     assert daybook_home.running() is None
-    with record.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as mine:
         assert mine.pid == os.getpid()
 
 
 async def test_what_runs_is_in_the_file_at_once_and_readable_by_its_owner_only(
     daybook_home: Home,
 ) -> None:
-    with record.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as mine:
         assert daybook_home.running() == json.loads(daybook_home.up_file.read_text())
         child = await begin(daybook_home, "worker")
         try:
@@ -109,10 +110,10 @@ async def test_what_runs_is_in_the_file_at_once_and_readable_by_its_owner_only(
 
 async def test_children_of_a_killed_up_are_ended_by_the_next(daybook_home: Home) -> None:
     child = await begin(daybook_home, "worker")
-    with record.hold(daybook_home) as killed:
+    with home_lock.hold(daybook_home) as killed:
         killed.began(child)
     # The block ended as if by `kill -9`: the child lives, so the file was kept.
-    with record.hold(daybook_home) as following:
+    with home_lock.hold(daybook_home) as following:
         assert [entry.name for entry in following.leftovers] == ["worker"]
         assert [e["name"] for e in json.loads(daybook_home.up_file.read_text())["leftovers"]] == [
             "worker"
@@ -127,11 +128,11 @@ async def test_leftovers_are_not_forgotten_when_the_next_up_is_killed_too(
     daybook_home: Home,
 ) -> None:
     child = await begin(daybook_home, "server")
-    with record.hold(daybook_home) as first:
+    with home_lock.hold(daybook_home) as first:
         first.began(child)
-    with record.hold(daybook_home):
+    with home_lock.hold(daybook_home):
         pass
-    with record.hold(daybook_home) as third:
+    with home_lock.hold(daybook_home) as third:
         assert await third.end_leftovers() == ["server"]
     assert await child.wait() == -signal.SIGTERM
 
@@ -150,8 +151,8 @@ async def test_a_reused_pid_is_never_touched(daybook_home: Home) -> None:
                 }
             )
         )
-        assert await record.stop_running(daybook_home) is False
-        assert processes.find(stranger.pid) == stranger.process
+        assert await home_lock.stop_running(daybook_home) is False
+        assert proc.find(stranger.pid) == stranger.process
         assert stranger.exit_code is None
     finally:
         await stranger.terminate()
@@ -159,25 +160,25 @@ async def test_a_reused_pid_is_never_touched(daybook_home: Home) -> None:
 
 async def test_down_ends_the_up_that_runs(daybook_home: Home) -> None:
     with another_up() as other:
-        assert await record.stop_running(daybook_home) is True
+        assert await home_lock.stop_running(daybook_home) is True
         assert other.wait() == 0
     assert not daybook_home.up_file.exists()
 
 
 async def test_down_kills_an_up_that_does_not_listen(daybook_home: Home) -> None:
     with another_up("deaf") as other:
-        assert await record.stop_running(daybook_home, within=0.2) is True
+        assert await home_lock.stop_running(daybook_home, within=0.2) is True
         assert other.wait() == -signal.SIGKILL
 
 
 async def test_down_where_nothing_runs_says_so_and_leaves_no_trace(daybook_home: Home) -> None:
-    assert await record.stop_running(daybook_home) is False
+    assert await home_lock.stop_running(daybook_home) is False
     nowhere = Home(daybook_home.path / "nowhere")
-    assert await record.stop_running(nowhere) is False
+    assert await home_lock.stop_running(nowhere) is False
     assert not nowhere.path.exists()
 
 
 async def test_entries_of_an_unknown_shape_are_left_alone(daybook_home: Home) -> None:
     daybook_home.up_file.write_text('{"children": [{"pid": 1}, "what"], "leftovers": []}')
-    with record.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as mine:
         assert mine.leftovers == []

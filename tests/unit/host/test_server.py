@@ -15,8 +15,8 @@ import pytest
 
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
-from daybook.host import server
-from daybook.host.origin import OwnOrigin, Receive, Scope, Send
+from daybook.operations import server
+from daybook.operations.origin import OwnOrigin, Receive, Scope, Send
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +45,7 @@ def test_the_server_says_that_its_port_is_taken(daybook_home: Home) -> None:
     with listener() as taken:
         port = taken.getsockname()[1]
         ended = subprocess.run(
-            [sys.executable, "-m", "daybook.host.server", "--port", str(port)],
+            [sys.executable, "-m", "daybook.operations.server", "--port", str(port)],
             capture_output=True,
             text=True,
             check=False,

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from daybook.home import Home
-from daybook.host import children, processes, record, supervision
+from daybook.operations import home_lock, supervision
+from daybook.processes import children, proc
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +38,7 @@ async def test_a_child_that_dies_is_begun_again_and_ends_with_the_care(daybook_h
             enough.set()
         return begun[-1]
 
-    with record.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as mine:
         first = await again()
         mine.began(first)
         care = asyncio.create_task(supervision.keep(first, again, mine, said.append, pause=0.01))
@@ -50,7 +51,7 @@ async def test_a_child_that_dies_is_begun_again_and_ends_with_the_care(daybook_h
         assert mine.children == []
     assert [child.exit_code for child in begun[:2]] == [1, 1]
     assert stays.exit_code is not None
-    assert processes.find(stays.pid, stays.process.started) is None
+    assert proc.find(stays.pid, stays.process.started) is None
     assert len(said) == 2
     assert all("ZeroDivisionError" in line and "code 1" in line for line in said)
     assert "in 0.01 s" in said[0]
@@ -70,7 +71,7 @@ async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home
         enough.set()
         return begun[-1]
 
-    with record.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as mine:
         first = await begin(daybook_home, "1 / 0")
         mine.began(first)
         care = asyncio.create_task(supervision.keep(first, again, mine, said.append, pause=0.01))
@@ -81,7 +82,7 @@ async def test_a_beginning_that_fails_is_said_and_tried_again(daybook_home: Home
         with contextlib.suppress(asyncio.CancelledError):
             await care
         assert mine.children == []
-    assert processes.find(stays.pid, stays.process.started) is None
+    assert proc.find(stays.pid, stays.process.started) is None
     assert len(said) == 3
     assert "ended with code 1 and is started again in 0.01 s" in said[0]
     assert "No space left on device; it is tried again in 0.02 s" in said[1].replace(
@@ -101,7 +102,7 @@ async def test_a_record_that_cannot_be_written_ends_no_care(daybook_home: Home) 
         asyncio.get_running_loop().call_soon(enough.set)
         return begun[-1]
 
-    with record.hold(daybook_home) as mine:
+    with home_lock.hold(daybook_home) as mine:
         first = await begin(daybook_home, "1 / 0")
         mine.began(first)
         in_the_way.mkdir()  # what is written goes there first
@@ -114,5 +115,5 @@ async def test_a_record_that_cannot_be_written_ends_no_care(daybook_home: Home) 
         care.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await care
-    assert processes.find(begun[0].pid, begun[0].process.started) is None
+    assert proc.find(begun[0].pid, begun[0].process.started) is None
     assert sum("could not be written down" in line for line in said) == 2

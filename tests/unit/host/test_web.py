@@ -18,14 +18,15 @@ from typing import Any
 import httpx
 import pytest
 
+from daybook.api.overdue import LEAD
 from daybook.cli.main import main
 from daybook.cli.web import web_
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.host import processes, record, server, web
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import LeadRow
-from daybook.service.overdue import LEAD
+from daybook.operations import home_lock, server, web
+from daybook.processes import proc
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -54,7 +55,7 @@ class Said:
 async def kept(home: Home, port: int) -> AsyncIterator[Said]:
     """What `up` does with the page, until the block ends."""
     said = Said()
-    with record.hold(home) as written:
+    with home_lock.hold(home) as written:
         care = asyncio.create_task(web.keep(home, port, written, said))
         try:
             yield said
@@ -82,7 +83,7 @@ async def test_it_answers_and_ends_with_its_care(daybook_home: Home) -> None:
         (child,) = facts(daybook_home)["children"]
         assert child["name"] == "web"
         assert await status(url) == 503  # nobody leads
-    assert processes.find(child["pid"], child["started"]) is None
+    assert proc.find(child["pid"], child["started"]) is None
     assert server.free_port(port) == port
 
 

@@ -13,13 +13,15 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import col, select
 
 from daybook.clock import SYSTEM
-from daybook.keeper import alarm, loops
-from daybook.keeper.alarm import Memory
-from daybook.ledger import audit, claims, jobs, overdue
+from daybook.jobs import store
+from daybook.jobs.model import new_job
+from daybook.keeper import alerts as alarm
+from daybook.keeper import services
+from daybook.keeper.alerts import Memory
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
-from daybook.spec.job import new_job
+from daybook.runs import audit, claims, overdue
 from tests.costs import one_in
 from tests.timings import change
 from tests.world import World
@@ -373,13 +375,13 @@ def prefect_away() -> Iterator[None]:
 async def test_the_leading_keeper_looks_also_while_prefect_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(monkeypatch, loops, alert_pass=0.05)
+    change(monkeypatch, services, alert_pass=0.05)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:
         made = ledger.now() - HOUR
         async with ledger.write() as session:
             job = new_job(now=made, name="brief", prompt="What is new?", cron="* * * * *")
-            await jobs.add(session, job, "brief", made)
-        keeping = asyncio.create_task(loops.Keeper(ledger, "here:1:a").go_on())
+            await store.add(session, job, "brief", made)
+        keeping = asyncio.create_task(services.Keeper(ledger, "here:1:a").go_on())
         try:
             async with asyncio.timeout(30):
                 while not (found := await rows_of(ledger)):

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from daybook.keeper import correct, prefect_runs
+from daybook.prefect import corrections, flow_runs
 
 NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 
@@ -33,8 +33,8 @@ async def test_runs_of_a_schedule_that_somebody_added_in_prefect_are_not_ours(
     async def queued(*_: Any) -> list[FlowRun]:
         return [made_by(ours, 1), made_by(theirs, 2)]
 
-    monkeypatch.setattr(prefect_runs, "queued", queued)
+    monkeypatch.setattr(flow_runs, "queued", queued)
 
-    found = await correct._queued(cast(Any, None), "d", NOON, {str(theirs)})
+    found = await corrections._queued(cast(Any, None), "d", NOON, {str(theirs)})
 
     assert list(found) == [NOON.replace(minute=1)]

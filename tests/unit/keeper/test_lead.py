@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.keeper.lead import Lead
+from daybook.keeper.leader import Lead
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daybook.keeper.budget import OWED, Budget
-from daybook.keeper.lead import is_write
+from daybook.keeper.leader import is_write
 
 
 class Time:

@@ -17,8 +17,8 @@ from prefect.client.schemas.responses import (
 )
 from prefect.states import Cancelled, Scheduled
 
-from daybook.keeper import prefect_runs
-from daybook.runs.prefect_states import waiting
+from daybook.prefect import flow_runs
+from daybook.prefect.states import waiting
 
 pytestmark = pytest.mark.anyio
 
@@ -47,10 +47,10 @@ class Prefect:
         return self._run.model_copy(update={"state": self._states[-1]})
 
 
-async def changed(states: Sequence[State[Any]], written: State[Any]) -> prefect_runs.Change:
+async def changed(states: Sequence[State[Any]], written: State[Any]) -> flow_runs.Change:
     run = FlowRun(id=uuid4(), flow_id=uuid4(), state=states[0])
     client = cast(PrefectClient, Prefect(run, states))
-    return await prefect_runs.change(client, run, written)
+    return await flow_runs.change(client, run, written)
 
 
 async def test_nothing_came_in_between() -> None:

@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from daybook.keeper import stream
+from daybook.keeper import event_stream
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ async def test_what_comes_no_further_than_its_opening_is_closed(refusing: bool) 
     ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
-            listening = asyncio.create_task(stream.listen(EventFilter(), heard))
+            listening = asyncio.create_task(event_stream.listen(EventFilter(), heard))
             await asyncio.wait_for(there.asked.wait(), BUSY)
             if not refusing:
                 listening.cancel()

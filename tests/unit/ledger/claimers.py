@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from daybook.ledger import claims
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Answer, Granted, Offer
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claims
+from daybook.runs.claim_requests import Answer, Granted, Offer
 from daybook.testing import MovedClock
 from tests import side_by_side
 from tests.side_by_side import CONTEXT

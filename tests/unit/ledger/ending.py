@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from daybook.ledger import ends
-from daybook.ledger.ends import EndInPrefect
-from daybook.ledger.offers import Offer
 from daybook.ledger.states import Status
+from daybook.runs import prefect_ends
+from daybook.runs.claim_requests import Offer
+from daybook.runs.prefect_ends import EndInPrefect
 from tests.world import World
 
 Type = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
@@ -17,7 +17,7 @@ SAID = "it broke"
 BY_HAND = "set to Completed by hand in Prefect"
 
 
-def end(offer: Offer, state: ends.Kind, **changes: Any) -> EndInPrefect:
+def end(offer: Offer, state: prefect_ends.Kind, **changes: Any) -> EndInPrefect:
     """The end of the offer's own Prefect run, as a pass over Prefect sees it."""
     made = EndInPrefect(str(offer.flow_run_id), state, state.title(), SAID, offer)
     return replace(made, **changes)
@@ -25,4 +25,4 @@ def end(offer: Offer, state: ends.Kind, **changes: Any) -> EndInPrefect:
 
 async def take(world: World, offer: Offer, state: Type) -> Status | None:
     """Bring that end to the ledger."""
-    return await ends.take(world.ledger, end(offer, state))
+    return await prefect_ends.take(world.ledger, end(offer, state))

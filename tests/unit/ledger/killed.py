@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from sqlalchemy import event
 
-from daybook.ledger import claims, ends, leases, mirror
 from daybook.ledger.engine import Ledger
+from daybook.prefect import unmirrored
+from daybook.runs import claims, leases, prefect_ends
 from daybook.testing import MovedClock
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -21,10 +22,10 @@ VERBS: dict[str, Callable[..., Coroutine[Any, Any, object]]] = {
     "claim": claims.claim,
     "died": claims.died,
     "cancel": claims.cancel,
-    "take": ends.take,
+    "take": prefect_ends.take,
     "expire_all": leases.expire_all,
     "renew_all": leases.renew_all,
-    "mirrored": mirror.mirrored,
+    "mirrored": unmirrored.mirrored,
 }
 
 When = Literal["before", "after"]

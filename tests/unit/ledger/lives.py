@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from sqlmodel import col, select
 
 from daybook.errors import FenceRefused, IllegalTransition
-from daybook.ledger import audit, claims, jobs, leases, offers, outcomes
+from daybook.jobs import lateness, store
+from daybook.jobs.model import new_job
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Ended, Granted, Offer, Waiting
 from daybook.ledger.states import LIVE, Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.spec import lateness
-from daybook.spec.job import new_job
+from daybook.runs import audit, claim_requests, claims, leases, outcomes
+from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
 from daybook.testing import MovedClock
 from daybook.timing import TIMING
 
@@ -145,7 +145,7 @@ class Life:
             policy={"on_lost": self.case.on_lost, "retries": 0, "retry_delay": "1s"},
         )
         async with self.ledger.write() as session:
-            return await jobs.add(session, job, job.name, self.began)
+            return await store.add(session, job, job.name, self.began)
 
     async def _rows(self, stored: StoredJob) -> list[RunRow]:
         of_job = select(RunRow).where(col(RunRow.job_id) == stored.id)
@@ -224,7 +224,7 @@ class Life:
                 self._offered[row.due] = row.until  # `ensure` moves its Prefect run there
 
     async def _claim(self, stored: StoredJob, due: datetime, worker: str) -> None:
-        key = offers.due_key(stored.id, due)
+        key = claim_requests.due_key(stored.id, due)
         offer = Offer(
             key,
             "agent-prompt",

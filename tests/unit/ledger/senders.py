@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy import event
 
-from daybook.ledger import claims, sending
+from daybook.delivery import sending
+from daybook.delivery.sending import Tried
 from daybook.ledger.engine import Ledger
-from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery
+from daybook.runs import claims
 from daybook.testing import MovedClock
 from tests import side_by_side
 from tests.side_by_side import CONTEXT

@@ -18,11 +18,11 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.clock import SYSTEM
-from daybook.ledger import claims, sessions
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Granted, Offer, Waiting
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claims, sessions
+from daybook.runs.claim_requests import Granted, Offer, Waiting
 from tests.side_by_side import CONTEXT
 
 SOON = timedelta(milliseconds=50)

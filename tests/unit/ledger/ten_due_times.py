@@ -17,13 +17,14 @@ from itertools import product
 from sqlalchemy import func
 from sqlmodel import col, select
 
-from daybook.ledger import claims, jobs, leases, offers
+from daybook.jobs import store
+from daybook.jobs.model import new_job
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Granted, Offer, Waiting
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.spec.job import new_job
+from daybook.runs import claim_requests, claims, leases
+from daybook.runs.claim_requests import Granted, Offer, Waiting
 from daybook.testing import MovedClock
 
 OVERLAPS = ("skip", "queue_one", "queue_all", "cancel_running", "allow")
@@ -92,7 +93,10 @@ class _Day:
             other = await self._job("another", "skip", "latest")
             row = await claims.request(self._ledger, other, "1", "manual")
             await self._take(self._offer(other, row.due, row.occurrence), BUSY)
-        left = [self._offer(stored, each, offers.due_key(stored.id, each)) for each in self._due()]
+        left = [
+            self._offer(stored, each, claim_requests.due_key(stored.id, each))
+            for each in self._due()
+        ]
         while left or self._work:
             now, then = self._clock.now(), self._next(left)
             # Who waits looks again every half minute: the last time before something happens.
@@ -125,7 +129,7 @@ class _Day:
             policy=policy,
         )
         async with self._ledger.write() as session:
-            return await jobs.add(session, job, job.name, self._noon)
+            return await store.add(session, job, job.name, self._noon)
 
     def _offer(self, stored: StoredJob, due: datetime, occurrence: str) -> Offer:
         return Offer(

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
+from daybook.delivery import history, sending
+from daybook.delivery.sending import Tried
 from daybook.home import Home
-from daybook.ledger import claims, deliveries, sending
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.sending import Tried
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow
+from daybook.runs import claims
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +62,7 @@ async def test_with_nothing_configured_a_failure_is_in_the_inbox(world: World) -
     run_id = await run(world, stored, FAIL)
 
     async with world.ledger.read() as session:
-        (row,) = await deliveries.inbox(session, unread_only=True)
+        (row,) = await history.inbox(session, unread_only=True)
         health = await sending.health(session, world.clock.now())
     assert (row.purpose, row.event, row.subject) == ("alert", "failed", "brief: failed")
     assert row.body.splitlines()[0] == "brief failed: no network"

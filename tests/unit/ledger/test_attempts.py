@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from daybook.errors import FenceRefused, IllegalTransition
-from daybook.ledger import claims, outcomes, usage
-from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claims, outcomes, usage
+from daybook.runs.claim_requests import Granted, Offer
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

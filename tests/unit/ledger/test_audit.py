@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from daybook.keeper import audit as keeper
-from daybook.ledger import audit, claims, ends, jobs
-from daybook.ledger.audit import Audited
-from daybook.ledger.ends import EndInPrefect
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Compare, Ended, Granted, Waiting
+from daybook.jobs import store, upcoming
+from daybook.jobs.store import StoredJob
+from daybook.keeper import auditor as keeper
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.spec import upcoming
+from daybook.runs import audit, claims, prefect_ends
+from daybook.runs.audit import Audited
+from daybook.runs.claim_requests import Compare, Ended, Granted, Waiting
+from daybook.runs.prefect_ends import EndInPrefect
 from tests.unit.spec import oracle
 from tests.world import World
 
@@ -308,7 +308,7 @@ async def test_what_is_not_wanted_is_skipped(
         await world.archive(stored.id)
     elif what != "spent":
         async with world.ledger.write() as session:
-            row = (await jobs.find(session, stored.id)).row
+            row = (await store.find(session, stored.id)).row
             row.skips = [(NOON + HOUR).isoformat()] if what == "skipped" else []
             row.snoozed_until = NOON + 24 * HOUR if what == "snoozed" else None
             session.add(row)
@@ -397,7 +397,7 @@ async def test_behind_the_watermark_the_claim_makes_no_row(world: World) -> None
     ]
     assert len(await world.rows()) == 1
     late = EndInPrefect("another", "CRASHED", "Crashed", "", replace(second, flow_run_id="another"))
-    assert await ends.take(world.ledger, late) is None
+    assert await prefect_ends.take(world.ledger, late) is None
     assert len(await world.rows()) == 1
 
 
@@ -429,10 +429,10 @@ async def test_an_edit_of_before_the_watermark_counts_from_there_on(world: World
     await advance(world, stored)
     mark = (await world.job_row(stored.id)).audited_until
     async with world.ledger.write() as session:
-        found = await jobs.find(session, stored.id)
+        found = await store.find(session, stored.id)
         job = found.job.model_copy(update={"enabled": False})
         now = world.clock.now()
-        edited = await jobs.change(session, found, job, now, edited=NOON + HOUR, source="prefect")
+        edited = await store.change(session, found, job, now, edited=NOON + HOUR, source="prefect")
 
     assert edited.revision.effective_from == mark
     before = [told(row) for row in await world.rows()]

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from daybook.ledger import backfill, claims, leases, waits
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Ended, Granted, Waiting
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import backfill, claims, leases, waiting_runs
+from daybook.runs.claim_requests import Ended, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -120,7 +120,7 @@ async def test_a_scheduled_run_has_its_prefect_run_before_them(world: World) -> 
     row = await claims.request(world.ledger, stored, "now", "manual")
 
     async with world.ledger.read() as session:
-        first = await waits.to_ensure(session, world.clock.now())
+        first = await waiting_runs.to_ensure(session, world.clock.now())
 
     assert len(first) == 10
     assert first[0].id == row.id
@@ -131,7 +131,7 @@ async def test_its_deadline_counts_from_its_turn(world: World) -> None:
     _, rows = await _asked(world, 1, deadline="1h")
     world.clock.move(48 * HOUR)
     async with world.ledger.read() as session:
-        assert await waits.all_overdue(session, world.clock.now(), 10) == []
+        assert await waiting_runs.all_overdue(session, world.clock.now(), 10) == []
 
     granted = await world.claim(world.offer_of(rows[0]))
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims, jobs
-from daybook.ledger.offers import Compare, Ended, Granted, Waiting
+from daybook.jobs import store
+from daybook.jobs.upcoming import between
 from daybook.ledger.states import Status
-from daybook.spec.upcoming import between
+from daybook.runs import claims
+from daybook.runs.claim_requests import Compare, Ended, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -86,8 +87,8 @@ async def test_after_its_last_run_a_job_is_off_and_says_why(world: World) -> Non
     )
     more = await world.edit(stored.id, max_runs=3)
     assert not more.job.enabled  # that is the service's to decide:
-    assert jobs.with_new_time(after, more.job).enabled
-    assert not jobs.with_new_time(after, after.job).enabled
+    assert store.with_new_time(after, more.job).enabled
+    assert not store.with_new_time(after, after.job).enabled
 
 
 async def test_at_once_no_more_than_its_runs_are_at_work(world: World) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import budget, claims
-from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
+from daybook.jobs.limits import Rules
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.usage import tokens, total
-from daybook.spec.limits import Rules
+from daybook.runs import budget, claims
+from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
+from daybook.runs.usage import tokens, total
 from tests.unit.ledger.test_limits_at_claim import owned
 from tests.world import World
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import audit, claims
-from daybook.ledger.ends import EndInPrefect, take
-from daybook.ledger.offers import Ended, Granted, Offer, Waiting
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import audit, claims
+from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
+from daybook.runs.prefect_ends import EndInPrefect, take
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

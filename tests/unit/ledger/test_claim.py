@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import claims, leases, offers
-from daybook.ledger.offers import Compare, Ended, Granted, Taken, Waiting
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import claim_requests, claims, leases
+from daybook.runs.claim_requests import Compare, Ended, Granted, Taken, Waiting
 from daybook.testing import MovedClock
 from daybook.timing import TIMING
 from tests.world import World
@@ -428,8 +428,13 @@ async def test_a_prefect_run_that_two_have_made_at_once_counts_once(world: World
 
 
 async def test_a_run_without_a_job_needs_none(world: World, clock: MovedClock) -> None:
-    offer = offers.Offer(
-        offers.flow_key("f"), "agent-prompt", "direct", clock.now(), "here:1", {"prompt": "Hi"}
+    offer = claim_requests.Offer(
+        claim_requests.flow_key("f"),
+        "agent-prompt",
+        "direct",
+        clock.now(),
+        "here:1",
+        {"prompt": "Hi"},
     )
 
     granted = await world.settled(replace(offer, flow_run_id="f"), Status.SUCCEEDED)
@@ -440,8 +445,13 @@ async def test_a_run_without_a_job_needs_none(world: World, clock: MovedClock) -
 
 async def test_a_foreign_schedule_is_not_judged(world: World, clock: MovedClock) -> None:
     # What Prefect schedules of a deployment that is no job of ours has a `flow:` key.
-    offer = offers.Offer(
-        offers.flow_key("f"), "agent-prompt", "schedule", clock.now(), "here:1", flow_run_id="f"
+    offer = claim_requests.Offer(
+        claim_requests.flow_key("f"),
+        "agent-prompt",
+        "schedule",
+        clock.now(),
+        "here:1",
+        flow_run_id="f",
     )
     clock.move(timedelta(days=1))
 
@@ -454,7 +464,7 @@ async def test_a_custom_run_of_a_job_acts_with_what_it_was_given(world: World) -
     offer = world.offer(
         stored,
         due=world.clock.now(),
-        occurrence=offers.flow_key("f"),
+        occurrence=claim_requests.flow_key("f"),
         trigger="manual",
         parameters=given,
     )

@@ -10,11 +10,11 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import claims, offers
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Granted, Offer, Waiting
 from daybook.ledger.states import Status
+from daybook.runs import claim_requests, claims
+from daybook.runs.claim_requests import Granted, Offer, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ def _offers(world: World, jobs: list[StoredJob], most: int) -> list[Offer]:
     due = world.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
     return [
         Offer(
-            offers.flow_key(job.row.name),
+            claim_requests.flow_key(job.row.name),
             "agent-prompt",
             "manual",
             due + timedelta(seconds=place),
@@ -133,7 +133,7 @@ async def test_a_run_without_a_class_is_medium(world: World) -> None:
     """A direct call, or one that a version before this one wrote down."""
     limits = {"medium": 1}
     direct = Offer(
-        offers.flow_key("d"),
+        claim_requests.flow_key("d"),
         "agent-prompt",
         "direct",
         world.clock.now(),

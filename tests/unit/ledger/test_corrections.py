@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daybook.ledger import audit, claims, corrections, ends, jobs, leases
-from daybook.ledger.ends import EndInPrefect
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Ended, Granted, Waiting
+from daybook.jobs import store, upcoming
+from daybook.jobs.model import edit
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.spec import upcoming
-from daybook.spec.job import edit
+from daybook.runs import audit, claims, corrections, leases, prefect_ends
+from daybook.runs.claim_requests import Ended, Granted, Waiting
+from daybook.runs.prefect_ends import EndInPrefect
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +78,7 @@ async def _corrected(world: World, how: str, **fields: str) -> tuple[StoredJob, 
     stored = await world.add(cron="0 * * * *", prompt="The old", deadline="30s", **fields)
     if how == "crashed":
         crashed = EndInPrefect("f", "CRASHED", "Crashed", "", world.offer(stored, flow_run_id="f"))
-        assert await ends.take(world.ledger, crashed) is Status.WAITING
+        assert await prefect_ends.take(world.ledger, crashed) is Status.WAITING
     else:
         await corrections.ask(world.ledger, stored.id, 1, [NOON + HOUR], "a change of the clocks")
     world.clock.move(MINUTE)
@@ -153,7 +153,7 @@ async def _known_late(world: World, stored: StoredJob, **changes: str) -> None:
     async with world.ledger.write() as session:
         now, at = world.clock.now(), stored.row.created_at + MINUTE
         job = edit(stored.job, changes, now=now)
-        await jobs.change(session, stored, job, now, edited=at, source="prefect")
+        await store.change(session, stored, job, now, edited=at, source="prefect")
 
 
 async def test_one_edited_in_prefect_before_its_time_acts_as_edited(world: World) -> None:

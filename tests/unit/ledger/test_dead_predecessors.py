@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import audit, claims, leases
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
+from daybook.jobs import upcoming
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Outcome, Status
-from daybook.spec import upcoming
+from daybook.runs import audit, claims, leases
+from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims, leases
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Ended, Granted, Waiting
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claims, leases
+from daybook.runs.claim_requests import Ended, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

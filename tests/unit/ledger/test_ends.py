@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from daybook.errors import FenceRefused
-from daybook.ledger import claims, ends
-from daybook.ledger.offers import Ended, Granted, Offer
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claims, prefect_ends
+from daybook.runs.claim_requests import Ended, Granted, Offer
 from tests.unit.ledger.ending import BY_HAND, SAID, TYPES, Type, end, take
 from tests.world import World
 
@@ -61,7 +61,7 @@ async def test_a_waiting_one_that_we_refused_there_has_the_reason_of_that(world:
     offer, row = await _waiting(world)
 
     refused = end(offer, "SKIPPED", message="the job was removed")
-    assert await ends.take(world.ledger, refused) is Status.SKIPPED
+    assert await prefect_ends.take(world.ledger, refused) is Status.SKIPPED
 
     assert (await world.row(row.id)).reason == "the job was removed"
 
@@ -170,7 +170,7 @@ async def test_our_own_refusal_is_no_persons_wish(world: World) -> None:
     row = await claims.request(world.ledger, stored, "1", "manual")
 
     made = end(world.offer_of(row), "SKIPPED")
-    assert await ends.take(world.ledger, made) is None
+    assert await prefect_ends.take(world.ledger, made) is None
 
     assert (await world.row(row.id)).status == "waiting"
 
@@ -287,15 +287,17 @@ async def test_an_end_seen_before_the_last_claim_changes_nothing(world: World) -
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "set back")
     again = await world.begun(offer)
 
-    assert await ends.take(world.ledger, end(offer, "CRASHED"), seen) is None
+    assert await prefect_ends.take(world.ledger, end(offer, "CRASHED"), seen) is None
     assert (await world.row(granted.run_id)).status == "running"
-    assert await ends.take(world.ledger, end(offer, "CRASHED"), again.fence) is Status.UNKNOWN
+    assert (
+        await prefect_ends.take(world.ledger, end(offer, "CRASHED"), again.fence) is Status.UNKNOWN
+    )
 
 
 async def test_a_row_is_found_without_an_offer_too(world: World) -> None:
     offer, row = await _waiting(world)
 
-    assert await ends.take(world.ledger, replace(end(offer, "CANCELLED"), offer=None)) is (
+    assert await prefect_ends.take(world.ledger, replace(end(offer, "CANCELLED"), offer=None)) is (
         Status.CANCELLED
     )
 
@@ -323,25 +325,28 @@ async def test_a_run_that_prefect_refuses_waits_longer_each_time_and_has_failed_
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     pauses = []
     for _ in range(2):
-        assert await ends.refused(world.ledger, await world.row(row.id), "no") is Status.WAITING
+        assert (
+            await prefect_ends.refused(world.ledger, await world.row(row.id), "no")
+            is Status.WAITING
+        )
         until = (await world.row(row.id)).until
         assert until is not None
         pauses.append((until - world.clock.now()).total_seconds())
     assert pauses == [15, 30]
 
-    assert await ends.refused(world.ledger, await world.row(row.id), "no") is Status.FAILED
+    assert await prefect_ends.refused(world.ledger, await world.row(row.id), "no") is Status.FAILED
 
     found = await world.row(row.id)
     assert found.error == "Prefect refused to make its run, 3 were asked for: no"
     assert (found.status, found.waits_for, found.attempts) == ("failed", "", 0)
-    assert await ends.refused(world.ledger, found, "no") is None
+    assert await prefect_ends.refused(world.ledger, found, "no") is None
 
 
 async def test_of_two_that_are_refused_at_once_one_counts(world: World) -> None:
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
 
-    assert await ends.refused(world.ledger, row, "no") is Status.WAITING
-    assert await ends.refused(world.ledger, row, "no") is None
+    assert await prefect_ends.refused(world.ledger, row, "no") is Status.WAITING
+    assert await prefect_ends.refused(world.ledger, row, "no") is None
 
     assert (await world.row(row.id)).prefect_runs == 1
 
@@ -350,7 +355,7 @@ async def test_a_run_that_was_carried_meanwhile_was_not_refused(world: World) ->
     row = await claims.request(world.ledger, await world.add(), "1", "manual")
     await claims.carried_by(world.ledger, row, "f1")
 
-    assert await ends.refused(world.ledger, row, "no") is None
+    assert await prefect_ends.refused(world.ledger, row, "no") is None
 
     assert (await world.row(row.id)).flow_run_id == "f1"
 
@@ -365,8 +370,11 @@ async def test_a_backoff_is_not_cut_short_by_a_refusal_and_an_attempt_gives_pati
     await claims.retry(world.ledger, granted.run_id, granted.fence, failed, until)
 
     for count in (2, 3):
-        assert await ends.refused(world.ledger, await world.row(row.id), "no") is Status.WAITING
+        assert (
+            await prefect_ends.refused(world.ledger, await world.row(row.id), "no")
+            is Status.WAITING
+        )
         found = await world.row(row.id)
         assert (found.prefect_runs, found.until) == (count, until)
 
-    assert await ends.refused(world.ledger, await world.row(row.id), "no") is Status.FAILED
+    assert await prefect_ends.refused(world.ledger, await world.row(row.id), "no") is Status.FAILED

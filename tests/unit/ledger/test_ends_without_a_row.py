@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import ends, offers
-from daybook.ledger.offers import Ended, Granted, Offer, Waiting
 from daybook.ledger.states import Status
+from daybook.runs import claim_requests, prefect_ends
+from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
 from tests.unit.ledger.ending import BY_HAND, SAID, TYPES, Type, end, take
 from tests.world import World
 
@@ -120,12 +120,12 @@ async def test_of_what_nothing_is_known_no_row_is_made(
     if "job_id" in changes:
         made = replace(made, offer=replace(offer, job_id=None))
     elif "occurrence" in changes:
-        key = offers.request_key(stored.id, "pruned")
+        key = claim_requests.request_key(stored.id, "pruned")
         made = replace(made, offer=replace(offer, occurrence=key))
     else:
         made = replace(made, **changes)
 
-    assert await ends.take(world.ledger, made) is None
+    assert await prefect_ends.take(world.ledger, made) is None
 
     assert await world.rows() == []
 
@@ -133,7 +133,7 @@ async def test_of_what_nothing_is_known_no_row_is_made(
 def _custom(world: World, offer: Offer, **changes: Any) -> Offer:
     custom = replace(
         offer,
-        occurrence=offers.flow_key(str(offer.flow_run_id)),
+        occurrence=claim_requests.flow_key(str(offer.flow_run_id)),
         trigger="manual",
         due=world.clock.now(),
         parameters=offer.parameters | {"prompt": "Another"},

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from daybook.errors import FenceRefused, NotFound
-from daybook.ledger import claims
-from daybook.ledger.offers import Ended, Granted
 from daybook.ledger.states import TERMINAL, Outcome, Status
+from daybook.runs import claims
+from daybook.runs.claim_requests import Ended, Granted
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from daybook.errors import NotFound
-from daybook.ledger import claims, history
 from daybook.ledger.states import Status
+from daybook.runs import claims, history
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims, jobs
-from daybook.ledger.offers import Ended, Granted
+from daybook.jobs import store
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import claims
+from daybook.runs.claim_requests import Ended, Granted
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -113,7 +114,7 @@ async def test_a_one_time_job_is_removed_when_its_run_has_succeeded(world: World
     assert (after.row.archived_at, after.row.sync_pending) == (world.clock.now(), True)
     assert (await world.row(granted.run_id)).output == "done"
     async with world.ledger.read() as session:
-        assert "once" not in await jobs.names(session, "user")
+        assert "once" not in await store.names(session, "user")
     told = await world.claim(replace(offer, flow_run_id="another"))
     assert isinstance(told, Ended)
     assert told.status is Status.SUCCEEDED

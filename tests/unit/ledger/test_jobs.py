@@ -11,9 +11,10 @@ from sqlalchemy.exc import StatementError
 from sqlmodel import col
 
 from daybook.errors import Ambiguous, InvalidInput, NotFound
-from daybook.ledger import deployments, jobs
+from daybook.jobs import store
+from daybook.jobs.model import edit
 from daybook.ledger.tables import JobRow, RevisionRow
-from daybook.spec.job import edit
+from daybook.prefect import links
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -28,9 +29,9 @@ async def _rename_id(world: World, old: str, new: str) -> None:
         session.add(RevisionRow(**{**revision.model_dump(), "job_id": new}))
 
 
-async def _find(world: World, ref: str) -> jobs.StoredJob:
+async def _find(world: World, ref: str) -> store.StoredJob:
     async with world.ledger.read() as session:
-        return await jobs.find(session, ref)
+        return await store.find(session, ref)
 
 
 async def test_found_by_name_id_and_unique_prefix(world: World) -> None:
@@ -57,8 +58,8 @@ async def test_each_agent_has_names_of_its_own(world: World) -> None:
     hers = await world.add("brief", owner="agent:her")
     his = await world.add("brief", owner="agent:his")
     async with world.ledger.read() as session:
-        assert (await jobs.find(session, "brief", owner="agent:her")).id == hers.id
-        assert (await jobs.find(session, "brief", owner="agent:his")).id == his.id
+        assert (await store.find(session, "brief", owner="agent:her")).id == hers.id
+        assert (await store.find(session, "brief", owner="agent:his")).id == his.id
     with pytest.raises(Ambiguous) as ambiguous:
         await _find(world, "brief")
     for stored in (hers, his):
@@ -90,7 +91,7 @@ async def test_a_removed_job_is_not_found_and_its_name_is_free(world: World) -> 
     assert (await _find(world, "brief")).id == new.id
     assert not (await world.job(old.id)).job.enabled
     async with world.ledger.read() as session:
-        assert [each.id for each in await jobs.every(session)] == [new.id]
+        assert [each.id for each in await store.every(session)] == [new.id]
 
 
 @pytest.mark.parametrize(
@@ -109,11 +110,11 @@ async def test_a_new_schedule_lets_a_fired_job_fire_again(
     stored = await world.add(at="in 1h")
     off = stored.job.model_copy(update={"enabled": False})
     async with world.ledger.write() as session:
-        stored = await jobs.change(session, stored, off, world.clock.now(), disabled_reason=reason)
+        stored = await store.change(session, stored, off, world.clock.now(), disabled_reason=reason)
 
     edited = edit(stored.job, changes, now=world.clock.now())
 
-    assert jobs.with_new_time(stored, edited) == edited.model_copy(update={"enabled": on})
+    assert store.with_new_time(stored, edited) == edited.model_copy(update={"enabled": on})
 
 
 async def test_of_the_removed_jobs_of_a_name_the_last_one_is_found_while_there_is_no_live_one(
@@ -121,7 +122,7 @@ async def test_of_the_removed_jobs_of_a_name_the_last_one_is_found_while_there_i
 ) -> None:
     async def find(ref: str) -> str:
         async with world.ledger.read() as session:
-            return (await jobs.find(session, ref, archived=True)).id
+            return (await store.find(session, ref, archived=True)).id
 
     gone = []
     for minute in range(2):
@@ -148,7 +149,7 @@ async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> No
 
     assert (await world.job(two.id)).job == two.job
     async with world.ledger.read() as session:
-        assert await jobs.names(session, "user") == {"one", "two"}
+        assert await store.names(session, "user") == {"one", "two"}
 
 
 async def test_a_job_is_stored_without_loss(world: World) -> None:
@@ -166,11 +167,11 @@ async def test_a_job_is_stored_without_loss(world: World) -> None:
 async def test_the_deployment_of_a_removed_job_is_known_until_it_is_deleted(world: World) -> None:
     async def job_of() -> str | None:
         async with world.ledger.read() as session:
-            return await deployments.job_of(session, "d")
+            return await links.job_of(session, "d")
 
     async def agree(job_id: str, deployment: str | None) -> None:
         async with world.ledger.write() as session:
-            await deployments.agreed(session, job_id, deployment, None, world.clock.now())
+            await links.agreed(session, job_id, deployment, None, world.clock.now())
 
     assert await job_of() is None
     old = await world.add("brief")
@@ -190,11 +191,11 @@ async def test_what_changed_meanwhile_stays_pending(world: World) -> None:
     projected = stored.row.updated_at
     edited = await world.edit(stored.id, prompt="New")  # in the same microsecond
     async with world.ledger.write() as session:
-        await deployments.agreed(session, stored.id, "d", {}, projected)
+        await links.agreed(session, stored.id, "d", {}, projected)
     assert (await world.job_row(stored.id)).sync_pending
 
     async with world.ledger.write() as session:
-        await deployments.agreed(session, stored.id, "d", {}, edited.row.updated_at)
+        await links.agreed(session, stored.id, "d", {}, edited.row.updated_at)
     assert not (await world.job_row(stored.id)).sync_pending
 
 
@@ -214,7 +215,7 @@ async def test_naive_instants_are_refused_and_nothing_is_stored(world: World) ->
             session.add(row)
 
     async with world.ledger.read() as session:
-        assert await jobs.names(session, "user") == set()
+        assert await store.names(session, "user") == set()
 
 
 async def test_instants_come_back_in_utc_to_the_microsecond(world: World) -> None:

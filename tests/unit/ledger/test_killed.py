@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import FenceRefused
-from daybook.ledger import claims, leases
 from daybook.ledger.states import Status
+from daybook.runs import claims, leases
 from daybook.timing import TIMING
 from tests.unit.ledger import killed
 from tests.unit.ledger.ending import end

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import leads
+from daybook.keeper import leadership
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -23,17 +23,17 @@ def test_the_figures_of_the_page() -> None:
 
 
 async def test_the_first_leads_and_the_second_waits(world: World) -> None:
-    first = await leads.acquire(world.ledger, NAME, "here:1")
+    first = await leadership.acquire(world.ledger, NAME, "here:1")
 
     assert first == 1
-    assert await leads.acquire(world.ledger, NAME, "there:2") is None
-    assert await leads.check(world.ledger, NAME, first)
-    leader = await leads.read(world.ledger, NAME)
-    assert leader == leads.Leader("here:1", world.clock.now() + TIMING.leader_lease, {})
+    assert await leadership.acquire(world.ledger, NAME, "there:2") is None
+    assert await leadership.check(world.ledger, NAME, first)
+    leader = await leadership.read(world.ledger, NAME)
+    assert leader == leadership.Leader("here:1", world.clock.now() + TIMING.leader_lease, {})
 
 
 async def test_of_many_at_once_one_leads(world: World) -> None:
-    asked = (leads.acquire(world.ledger, NAME, f"here:{n}") for n in range(12))
+    asked = (leadership.acquire(world.ledger, NAME, f"here:{n}") for n in range(12))
 
     found = await asyncio.gather(*asked)
 
@@ -41,86 +41,88 @@ async def test_of_many_at_once_one_leads(world: World) -> None:
 
 
 async def test_leads_of_two_names_have_nothing_to_do_with_each_other(world: World) -> None:
-    assert await leads.acquire(world.ledger, NAME, "here:1") == 1
-    assert await leads.acquire(world.ledger, "other", "there:2") == 1
+    assert await leadership.acquire(world.ledger, NAME, "here:1") == 1
+    assert await leadership.acquire(world.ledger, "other", "there:2") == 1
 
 
 async def test_it_is_free_exactly_when_it_has_run_out(world: World) -> None:
-    await leads.acquire(world.ledger, NAME, "here:1")
+    await leadership.acquire(world.ledger, NAME, "here:1")
     world.clock.move(TIMING.leader_lease - MICROSECOND)
-    assert await leads.check(world.ledger, NAME, 1)
-    assert await leads.acquire(world.ledger, NAME, "there:2") is None
+    assert await leadership.check(world.ledger, NAME, 1)
+    assert await leadership.acquire(world.ledger, NAME, "there:2") is None
 
     world.clock.move(MICROSECOND)
-    assert not await leads.check(world.ledger, NAME, 1)
-    assert await leads.acquire(world.ledger, NAME, "there:2") == 2
+    assert not await leadership.check(world.ledger, NAME, 1)
+    assert await leadership.acquire(world.ledger, NAME, "there:2") == 2
 
 
 async def test_a_renewal_counts_from_the_renewal(world: World) -> None:
-    await leads.acquire(world.ledger, NAME, "here:1")
+    await leadership.acquire(world.ledger, NAME, "here:1")
     world.clock.move(timedelta(seconds=29))
 
-    assert await leads.renew(world.ledger, NAME, 1, {"passes": {}})
+    assert await leadership.renew(world.ledger, NAME, 1, {"passes": {}})
 
-    leader = await leads.read(world.ledger, NAME)
-    assert leader == leads.Leader("here:1", world.clock.now() + TIMING.leader_lease, {"passes": {}})
+    leader = await leadership.read(world.ledger, NAME)
+    assert leader == leadership.Leader(
+        "here:1", world.clock.now() + TIMING.leader_lease, {"passes": {}}
+    )
     world.clock.move(timedelta(seconds=29))
-    assert await leads.check(world.ledger, NAME, 1)
+    assert await leadership.check(world.ledger, NAME, 1)
 
 
 async def test_a_renewal_without_a_note_leaves_the_last_one(world: World) -> None:
-    await leads.acquire(world.ledger, NAME, "here:1")
-    await leads.renew(world.ledger, NAME, 1, {"told": 1})
-    await leads.renew(world.ledger, NAME, 1)
+    await leadership.acquire(world.ledger, NAME, "here:1")
+    await leadership.renew(world.ledger, NAME, 1, {"told": 1})
+    await leadership.renew(world.ledger, NAME, 1)
 
-    leader = await leads.read(world.ledger, NAME)
+    leader = await leadership.read(world.ledger, NAME)
     assert leader is not None
     assert leader.note == {"told": 1}
 
 
 async def test_who_slept_and_was_not_missed_leads_on(world: World) -> None:
-    await leads.acquire(world.ledger, NAME, "here:1")
+    await leadership.acquire(world.ledger, NAME, "here:1")
     world.clock.move(timedelta(hours=5))
 
-    assert not await leads.check(world.ledger, NAME, 1)
-    assert await leads.renew(world.ledger, NAME, 1)
-    assert await leads.check(world.ledger, NAME, 1)
+    assert not await leadership.check(world.ledger, NAME, 1)
+    assert await leadership.renew(world.ledger, NAME, 1)
+    assert await leadership.check(world.ledger, NAME, 1)
 
 
 async def test_who_was_followed_can_neither_renew_nor_release(world: World) -> None:
-    await leads.acquire(world.ledger, NAME, "here:1")
+    await leadership.acquire(world.ledger, NAME, "here:1")
     world.clock.move(TIMING.leader_lease)
-    await leads.acquire(world.ledger, NAME, "there:2")
+    await leadership.acquire(world.ledger, NAME, "there:2")
 
-    assert not await leads.renew(world.ledger, NAME, 1, {"told": "by the old one"})
-    await leads.release(world.ledger, NAME, 1)
+    assert not await leadership.renew(world.ledger, NAME, 1, {"told": "by the old one"})
+    await leadership.release(world.ledger, NAME, 1)
 
-    leader = await leads.read(world.ledger, NAME)
-    assert leader == leads.Leader("there:2", world.clock.now() + TIMING.leader_lease, {})
+    leader = await leadership.read(world.ledger, NAME)
+    assert leader == leadership.Leader("there:2", world.clock.now() + TIMING.leader_lease, {})
 
 
 async def test_who_gives_it_back_is_followed_at_once(world: World) -> None:
-    await leads.acquire(world.ledger, NAME, "here:1")
+    await leadership.acquire(world.ledger, NAME, "here:1")
 
-    await leads.release(world.ledger, NAME, 1)
+    await leadership.release(world.ledger, NAME, 1)
 
-    assert not await leads.check(world.ledger, NAME, 1)
-    assert not await leads.renew(world.ledger, NAME, 1)
-    leader = await leads.read(world.ledger, NAME)
+    assert not await leadership.check(world.ledger, NAME, 1)
+    assert not await leadership.renew(world.ledger, NAME, 1)
+    leader = await leadership.read(world.ledger, NAME)
     assert leader is not None
     assert not leader.leads(world.clock.now())
-    assert await leads.acquire(world.ledger, NAME, "there:2") == 2
+    assert await leadership.acquire(world.ledger, NAME, "there:2") == 2
 
 
 async def test_whose_answer_was_lost_takes_its_own_lead_again(world: World) -> None:
-    await leads.acquire(world.ledger, NAME, "here:1")
+    await leadership.acquire(world.ledger, NAME, "here:1")
 
-    assert await leads.acquire(world.ledger, NAME, "here:1") == 2
-    assert not await leads.check(world.ledger, NAME, 1)
+    assert await leadership.acquire(world.ledger, NAME, "here:1") == 2
+    assert not await leadership.check(world.ledger, NAME, 1)
 
 
 async def test_nobody_leads_what_nobody_took(world: World) -> None:
-    assert await leads.read(world.ledger, NAME) is None
-    assert not await leads.check(world.ledger, NAME, 1)
-    assert not await leads.renew(world.ledger, NAME, 1)
-    await leads.release(world.ledger, NAME, 1)
+    assert await leadership.read(world.ledger, NAME) is None
+    assert not await leadership.check(world.ledger, NAME, 1)
+    assert not await leadership.renew(world.ledger, NAME, 1)
+    await leadership.release(world.ledger, NAME, 1)

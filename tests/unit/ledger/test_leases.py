@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from daybook.errors import FenceRefused, IllegalTransition
-from daybook.ledger import claims, leases
-from daybook.ledger.offers import Ended, Granted, Waiting
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import claims, leases
+from daybook.runs.claim_requests import Ended, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 

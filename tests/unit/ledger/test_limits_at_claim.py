@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from daybook.ledger import claims, offers
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Ended, Granted, Offer, Waiting
+from daybook.jobs.limits import Rules
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
-from daybook.spec.limits import Rules
+from daybook.runs import claim_requests, claims
+from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -96,7 +96,7 @@ def by_hand(world: World, stored: StoredJob, flow_run: str, **parameters: Any) -
     return ruled(
         world.offer(
             stored,
-            occurrence=offers.flow_key(flow_run),
+            occurrence=claim_requests.flow_key(flow_run),
             flow_run_id=flow_run,
             trigger="manual",
             due=world.clock.now(),
@@ -134,7 +134,9 @@ async def test_runs_asked_for_in_prefect_keep_the_interval(world: World) -> None
     assert (await refused(world, by_hand(world, stored, "three"))).startswith(told)
     # A key of ours that an agent made up, of a request or of another due time, is no due time.
     made_up = by_hand(world, stored, "made up")
-    why = await refused(world, replace(made_up, occurrence=offers.request_key(stored.id, "x")))
+    why = await refused(
+        world, replace(made_up, occurrence=claim_requests.request_key(stored.id, "x"))
+    )
     assert why.startswith(told)
     due = ruled(world.offer(stored))
     await world.settled(due, Status.SUCCEEDED)

@@ -10,10 +10,12 @@ import pytest
 from sqlmodel import col, select
 
 from daybook import registry
-from daybook.ledger import audit, claims, deliveries, jobs, listeners, sending
-from daybook.ledger.sending import Tried
+from daybook.delivery import history, listeners, sending
+from daybook.delivery.sending import Tried
+from daybook.jobs import store
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import Fact, OutboxRow
+from daybook.runs import audit, claims
 from daybook.timing import TIMING
 from tests.unit.ledger import senders
 from tests.unit.ledger.killed import When
@@ -102,7 +104,7 @@ async def test_an_agents_output_is_told_to_a_listener_which_is_the_operators(wor
         session.add(row)
     await world.settled(world.offer(job), Status.SUCCEEDED, output="Forty-two.")
     async with world.ledger.read() as session:
-        found = {row.purpose: row for row in await deliveries.recent(session)}
+        found = {row.purpose: row for row in await history.recent(session)}
     assert json.loads(found["callback"].body)["output"] is None
     assert json.loads(found["listener"].body)["output"] == "Forty-two."
 
@@ -119,7 +121,7 @@ async def test_a_listener_never_counts_for_the_delivery(world: World) -> None:
     run = await world.row(granted.run_id)
     assert (run.status, run.delivery, run.error) == ("succeeded", "delivered", None)
     async with world.ledger.read() as session:
-        of_run = await deliveries.of_run(session, granted.run_id)
+        of_run = await history.of_run(session, granted.run_id)
     assert {(row.purpose, row.status, row.error) for row in of_run} == {
         ("callback", "delivered", None),
         ("listener", "failed", "ValueError"),
@@ -148,7 +150,7 @@ async def test_a_range_that_grows_is_told_until_its_end(world: World, status: st
     first = world.offer(job).due
     if status == "skipped":
         async with world.ledger.write() as session:
-            row = (await jobs.find(session, job.id)).row
+            row = (await store.find(session, job.id)).row
             row.snoozed_until = world.clock.now() + 24 * HOUR
             session.add(row)
 
@@ -227,7 +229,7 @@ async def test_the_last_listener_that_goes_leaves_nothing_pending(world: World) 
     await listeners.announce(world.ledger, [])
     assert [status for _, _, status in await asked(world)] == ["failed"]
     async with world.ledger.read() as session:
-        found = {row.purpose: row.status for row in await deliveries.recent(session)}
+        found = {row.purpose: row.status for row in await history.recent(session)}
     assert found["callback"] == "pending"  # of others nothing is given up
 
 

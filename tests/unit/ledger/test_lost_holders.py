@@ -7,11 +7,11 @@ from datetime import timedelta
 import pytest
 
 from daybook.errors import FenceRefused, NotFound
-from daybook.ledger import claims, leases
-from daybook.ledger.offers import Ended, Granted, Offer, Waiting
+from daybook.jobs.policy import JITTER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RevisionRow
-from daybook.spec.policy import JITTER
+from daybook.runs import claims, leases
+from daybook.runs.claim_requests import Ended, Granted, Offer, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 

@@ -10,10 +10,11 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import claims, offers
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Compare, Ended, Granted, Taken
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import claim_requests as offers
+from daybook.runs import claims
+from daybook.runs.claim_requests import Compare, Ended, Granted, Taken
 from daybook.testing import MovedClock
 from daybook.timing import TIMING
 from tests import side_by_side

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from daybook.ledger import audit, claims, deployments, leases, mirror, offers
-from daybook.ledger.offers import Ended, Granted, Offer
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
+from daybook.prefect import links, unmirrored
+from daybook.runs import audit, claim_requests, claims, leases
+from daybook.runs.claim_requests import Ended, Granted, Offer
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -22,7 +23,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 async def _marked(world: World, before: datetime | None = None, limit: int = 100) -> list[RunRow]:
     async with world.ledger.read() as session:
-        return await mirror.unmirrored(session, before or world.clock.now(), limit)
+        return await unmirrored.unmirrored(session, before or world.clock.now(), limit)
 
 
 async def _ended(world: World, status: Status) -> RunRow:
@@ -56,7 +57,7 @@ async def test_every_outcome_of_a_carried_run_is_marked(world: World, status: St
 
 async def test_a_run_that_prefect_does_not_know_is_not_marked(world: World) -> None:
     offer = Offer(
-        offers.flow_key("f"),
+        claim_requests.flow_key("f"),
         "agent-prompt",
         "direct",
         world.clock.now(),
@@ -101,7 +102,7 @@ async def test_what_was_told_is_not_told_again(world: World) -> None:
     world.clock.move(timedelta(seconds=5))
     before = world.clock.now()
 
-    await mirror.mirrored(world.ledger, [rows[0].id, "nobody"], before)
+    await unmirrored.mirrored(world.ledger, [rows[0].id, "nobody"], before)
 
     assert await _marked(world) == []
     assert (await world.row(rows[0].id)).unmirrored is False
@@ -118,16 +119,16 @@ async def test_an_outcome_that_came_meanwhile_is_still_to_be_told(world: World) 
     world.clock.move(MICROSECOND)
     await world.settle(granted, Status.SUCCEEDED)
 
-    await mirror.mirrored(world.ledger, [granted.run_id], before)
+    await unmirrored.mirrored(world.ledger, [granted.run_id], before)
 
     assert [each.status for each in await _marked(world)] == ["succeeded"]
-    await mirror.mirrored(world.ledger, [granted.run_id])
+    await unmirrored.mirrored(world.ledger, [granted.run_id])
     assert await _marked(world) == []
 
 
 async def test_a_late_outcome_is_told_although_unknown_was(world: World) -> None:
     row = await _ended(world, Status.UNKNOWN)
-    await mirror.mirrored(world.ledger, [row.id])
+    await unmirrored.mirrored(world.ledger, [row.id])
     world.clock.move(timedelta(minutes=5))
 
     await world.settle(_as_granted(row), Status.FAILED)
@@ -162,8 +163,8 @@ async def test_where_the_deployment_was_deleted_the_mark_is_to_go(world: World) 
     assert await _marked(world) == []  # it may get its deployment yet
 
     async with world.ledger.write() as session:
-        await deployments.agreed(session, stored.id, "d", None, world.clock.now())
-        await deployments.lost(session, stored.id, "d", world.clock.now(), "deleted in Prefect")
+        await links.agreed(session, stored.id, "d", None, world.clock.now())
+        await links.lost(session, stored.id, "d", world.clock.now(), "deleted in Prefect")
 
     assert await _marked(world) == [missed]
 
@@ -209,7 +210,7 @@ async def test_a_look_at_what_is_marked_reads_no_history(world: World) -> None:
 
 async def test_nothing_to_write_down_asks_for_no_lock(world: World) -> None:
     async with world.ledger.write():
-        await mirror.mirrored(world.ledger, [])
+        await unmirrored.mirrored(world.ledger, [])
 
 
 def _as_granted(row: RunRow) -> Granted:

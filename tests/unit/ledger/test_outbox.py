@@ -12,27 +12,18 @@ import pytest
 from sqlmodel import select
 
 from daybook import repository
+from daybook.delivery import history, outbox, sending
+from daybook.delivery.sending import Tried
 from daybook.errors import FenceRefused, IllegalTransition
-from daybook.ledger import (
-    audit,
-    claims,
-    deliveries,
-    ends,
-    jobs,
-    leases,
-    outbox,
-    outcomes,
-    sending,
-    sessions,
-)
-from daybook.ledger.ends import EndInPrefect
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.sending import Tried
+from daybook.execution import outcome_spool
+from daybook.execution.outcome_spool import Spooled
+from daybook.jobs import store
+from daybook.jobs.actions import LONGEST_URL
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
-from daybook.runs import spool
-from daybook.runs.spool import Spooled
-from daybook.spec.actions import LONGEST_URL
+from daybook.runs import audit, claims, leases, outcomes, prefect_ends, sessions
+from daybook.runs.prefect_ends import EndInPrefect
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -229,7 +220,7 @@ async def test_an_end_in_prefect_is_told(world: World) -> None:
     world.clock.set(offer.due)
     assert offer.flow_run_id is not None
     end = EndInPrefect(offer.flow_run_id, "FAILED", "Failed", "Validation of the parameters", offer)
-    assert await ends.take(world.ledger, end) is Status.FAILED
+    assert await prefect_ends.take(world.ledger, end) is Status.FAILED
     assert ("callback", "failed", FAIL) in await told(world)
 
 
@@ -238,9 +229,9 @@ async def test_the_spool_brings_the_whole_answer(world: World) -> None:
     granted = await world.begun(world.offer(stored))
     answer = "All is well. " * 1_000
     known = Outcome(Status.SUCCEEDED, output=answer)
-    spool.put(Spooled(world.ledger.id, granted.run_id, granted.fence, known))
+    outcome_spool.put(Spooled(world.ledger.id, granted.run_id, granted.fence, known))
 
-    assert (await spool.drain(world.ledger)).written == 1
+    assert (await outcome_spool.drain(world.ledger)).written == 1
 
     assert len((await world.row(granted.run_id)).output or "") < len(answer)
     assert (await the(world, "message")).body == answer.strip()
@@ -372,7 +363,7 @@ async def test_a_callback_says_of_which_job_it_is_whose_and_what_is_kept_with_it
         update={"name": "kept", "tags": ("news", "daily"), "metadata": METADATA}
     )
     async with world.ledger.write() as session:
-        stored = await jobs.add(session, job, "kept", world.clock.now(), "user", user_id="u-17")
+        stored = await store.add(session, job, "kept", world.clock.now(), "user", user_id="u-17")
 
     await world.settled(world.offer(stored), Status.SUCCEEDED, output="Done.")
 
@@ -398,7 +389,7 @@ async def test_of_an_agents_job_no_answer_leaves_by_a_callback(
     job = (await hourly(world)).job.model_copy(update={"name": "agents"})
     job = job.model_copy(update={"notify": job.notify.model_copy(update=told)})
     async with world.ledger.write() as session:
-        stored = await jobs.add(session, job, "agents", world.clock.now(), owner="agent:default")
+        stored = await store.add(session, job, "agents", world.clock.now(), owner="agent:default")
 
     await world.settled(world.offer(stored), status, **said)
 
@@ -419,7 +410,7 @@ async def test_a_note_goes_where_its_job_chose_and_an_alert_where_the_operator_d
 ) -> None:
     job = (await hourly(world)).job.model_copy(update={"name": "agents"})
     async with world.ledger.write() as session:
-        stored = await jobs.add(session, job, "agents", world.clock.now(), owner="agent:default")
+        stored = await store.add(session, job, "agents", world.clock.now(), owner="agent:default")
         row = await outbox.tell(
             session,
             key="x",
@@ -612,13 +603,13 @@ async def test_what_goes_to_the_inbox_is_delivered_as_it_is_written(world: World
     assert await delivery(world, granted.run_id) == "delivered"
     assert await sending.claim(world.ledger, "me", most=10) == []
     async with world.ledger.read() as session:
-        (row,) = await deliveries.inbox(session, unread_only=True)
+        (row,) = await history.inbox(session, unread_only=True)
     assert (row.subject, row.body) == ("brief: succeeded", "All is well.")
-    assert await deliveries.mark_read(world.ledger, [row.id]) == 1
+    assert await history.mark_read(world.ledger, [row.id]) == 1
     async with world.ledger.read() as session:
-        assert await deliveries.inbox(session, unread_only=True) == []
-        assert [each.id for each in await deliveries.inbox(session)] == [row.id]
-    assert await deliveries.mark_read(world.ledger) == 0
+        assert await history.inbox(session, unread_only=True) == []
+        assert [each.id for each in await history.inbox(session)] == [row.id]
+    assert await history.mark_read(world.ledger) == 0
 
 
 async def test_the_delivery_of_a_run_is_that_of_its_worst_part(world: World) -> None:
@@ -659,7 +650,7 @@ async def test_a_job_that_is_undone_leaves_what_was_told_of_it(world: World) -> 
             now=world.clock.now(),
         )
     async with world.ledger.write() as session:
-        await jobs.forget(session, stored.id)
+        await store.forget(session, stored.id)
     (row,) = await rows(world)
     assert (row.job_id, row.status) == (None, "pending")
 
@@ -692,16 +683,16 @@ async def test_rows_are_found_by_run_job_status_and_the_beginning_of_their_id(wo
     await world.settled(world.offer(other, due=granted.due), Status.SUCCEEDED, output="x")
     await sent(world, "team", Delivery.DELIVERED)
     async with world.ledger.read() as session:
-        of_run = await deliveries.of_run(session, granted.run_id)
+        of_run = await history.of_run(session, granted.run_id)
         assert {row.purpose for row in of_run} == {"callback", "message"}
-        assert len(await deliveries.recent(session)) == 3
-        assert len(await deliveries.recent(session, limit=2)) == 2
-        (of_other,) = await deliveries.recent(session, job_id=other.id)
+        assert len(await history.recent(session)) == 3
+        assert len(await history.recent(session, limit=2)) == 2
+        (of_other,) = await history.recent(session, job_id=other.id)
         assert of_other.job_id == other.id
-        (delivered,) = await deliveries.recent(session, status="delivered")
+        (delivered,) = await history.recent(session, status="delivered")
         assert delivered.address == "team"
         for ref in (of_other.id, of_other.id[:16], of_other.id[4:20]):
-            assert (await deliveries.find(session, ref)).id == of_other.id
+            assert (await history.find(session, ref)).id == of_other.id
 
 
 async def test_each_field_of_the_body_is_explained_in_the_docs(world: World) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from daybook.keeper import prune
-from daybook.ledger import outbox, sending
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.prune import Keep
-from daybook.ledger.sending import Tried
+from daybook.delivery import outbox, sending
+from daybook.delivery.sending import Tried
+from daybook.jobs.store import StoredJob
+from daybook.keeper import retention
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow, RunRow
+from daybook.runs.retention import Keep
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,7 @@ async def test_what_was_told_of_a_run_goes_with_it(world: World) -> None:
     ids = [await run(world, stored) for _ in range(5)]
     await send(world)
 
-    done = await prune.prune(world.ledger, Keep(None, 2))
+    done = await retention.prune(world.ledger, Keep(None, 2))
 
     assert done.runs == 3
     assert [row.id for row in await world.rows()] == ids[3:]
@@ -81,11 +81,11 @@ async def test_what_is_pending_stays_and_its_run_with_it(world: World) -> None:
     world.clock.move(200 * DAY)
     last = await run(world, stored)
 
-    await prune.prune(world.ledger, DAYS)
+    await retention.prune(world.ledger, DAYS)
     assert [row.id for row in await world.rows()] == [pending, last]
 
     await send(world)
-    await prune.prune(world.ledger, DAYS)
+    await retention.prune(world.ledger, DAYS)
     assert [row.id for row in await world.rows()] == [last]
     assert await left_of(world, pending) == set()
 
@@ -96,22 +96,22 @@ async def test_what_is_of_no_run_goes_by_its_age(world: World) -> None:
     world.clock.move(90 * DAY + timedelta(seconds=1))
     await alert(world, "new")
 
-    done = await prune.prune(world.ledger, DAYS)
+    done = await retention.prune(world.ledger, DAYS)
 
     assert done.told == 1
     assert {row.key for row in await left(world, OutboxRow)} == {"still to be sent", "new"}
-    assert not await prune.prune(world.ledger, DAYS)
-    assert not await prune.prune(world.ledger, Keep(None, None))
+    assert not await retention.prune(world.ledger, DAYS)
+    assert not await retention.prune(world.ledger, Keep(None, None))
 
 
 async def test_what_failed_is_kept_as_long_as_what_arrived(world: World) -> None:
     await alert(world, "failed", "team")
     await send(world, Delivery.FAILED)
     world.clock.move(80 * DAY)
-    await prune.prune(world.ledger, DAYS)
+    await retention.prune(world.ledger, DAYS)
     assert "failed" in {row.key for row in await left(world, OutboxRow)}
     world.clock.move(20 * DAY)
-    await prune.prune(world.ledger, DAYS)
+    await retention.prune(world.ledger, DAYS)
     assert await left(world, OutboxRow) == []
 
 
@@ -123,7 +123,7 @@ async def test_the_answer_that_the_next_one_is_compared_with_stays(world: World)
         await run(world, stored)
         await send(world)
 
-    await prune.prune(world.ledger, Keep(None, 1))
+    await retention.prune(world.ledger, Keep(None, 1))
 
     assert await left_of(world, first) == {"message"}
     again = await run(world, stored)
@@ -132,7 +132,7 @@ async def test_the_answer_that_the_next_one_is_compared_with_stays(world: World)
     await run(world, stored, "All is lost.")
     await send(world)
     world.clock.move(100 * DAY)
-    await prune.prune(world.ledger, DAYS)
+    await retention.prune(world.ledger, DAYS)
     assert [row.body for row in await left(world, OutboxRow)] == ["All is lost."]
 
 
@@ -145,10 +145,10 @@ async def test_an_archived_job_goes_when_nothing_is_told_of_it_any_more(world: W
         job = await session.get(JobRow, stored.id)
         assert job is not None
         job.audited_until = world.clock.now()
-    assert not (await prune.prune(world.ledger, DAYS)).jobs
+    assert not (await retention.prune(world.ledger, DAYS)).jobs
 
     await send(world)
-    done = await prune.prune(world.ledger, DAYS)
+    done = await retention.prune(world.ledger, DAYS)
     assert (done.runs, done.jobs) == (1, ["brief"])
     assert await left(world, OutboxRow) == []
 
@@ -165,7 +165,7 @@ async def test_a_destination_that_nothing_is_for_any_more_is_forgotten(world: Wo
     await sending.record(world.ledger, tried)
     world.clock.move(100 * DAY)
 
-    await prune.prune(world.ledger, DAYS)
+    await retention.prune(world.ledger, DAYS)
 
     assert [row.lane for row in await left(world, LaneRow)] == ["channel:awaited"]
 
@@ -189,5 +189,5 @@ async def test_a_long_history_goes_in_batches(world: World) -> None:
                 )
             )
     world.clock.move(91 * DAY)
-    assert (await prune.prune(world.ledger, DAYS)).told == 1_100
+    assert (await retention.prune(world.ledger, DAYS)).told == 1_100
     assert await left(world, OutboxRow) == []

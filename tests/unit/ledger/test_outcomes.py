@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from daybook.errors import IllegalTransition, NotFound
-from daybook.ledger import claims
-from daybook.ledger.offers import Waiting
-from daybook.ledger.outcomes import OUTPUT_LIMIT
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow
+from daybook.runs import claims
+from daybook.runs.claim_requests import Waiting
+from daybook.runs.outcomes import OUTPUT_LIMIT
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import audit, claims, history, jobs, offers, overdue, slots
+from daybook.jobs import store, upcoming
 from daybook.ledger.states import Status
-from daybook.spec import upcoming
+from daybook.runs import audit, claim_requests, claims, history, overdue, slots
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +22,7 @@ ONE = datetime(2026, 1, 15, 13, 0, tzinfo=UTC)
 async def found(world: World) -> list[tuple[datetime, bool]]:
     """When each was due, and whether it has a row."""
     async with world.ledger.read() as session:
-        stored, now = await jobs.every(session), world.clock.now()
+        stored, now = await store.every(session), world.clock.now()
         rows = [*await history.live(session), *await overdue.unattended(session, now)]
         late = await overdue.find(session, stored, rows, now)
         watched = await overdue.look(session, overdue.Memory(), world.clock.now())
@@ -226,7 +226,7 @@ async def test_who_waits_its_turn_and_asks_again_is_late_and_not_overdue(world: 
     stored = await world.add()
     world.clock.set(ONE)
     waiting = await world.claim(world.offer(stored, due=ONE, most=0))
-    assert isinstance(waiting, offers.Waiting)
+    assert isinstance(waiting, claim_requests.Waiting)
     world.clock.set(ONE + timedelta(minutes=2))
     async with world.ledger.write() as session:
         row = (await history.live(session))[0]

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import claims, leases
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import claims, leases
+from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 

@@ -18,7 +18,8 @@ from sqlalchemy import text
 
 from daybook.clock import SYSTEM
 from daybook.errors import LedgerUnreachable
-from daybook.ledger import jobs, postgresql
+from daybook.jobs import store
+from daybook.ledger import postgresql
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from tests import databases
@@ -156,9 +157,9 @@ async def test_cut_in_a_transaction_it_is_undone_and_the_next_is_whole(
             session.add(Fact(key="lost too", value="here"))
     with pytest.raises(LedgerUnreachable):
         async with ledger.read() as session:
-            await jobs.names(session, "user")
+            await store.names(session, "user")
             there.cut_off()
-            await jobs.names(session, "user")
+            await store.names(session, "user")
     await _writes(ledger, "kept")
     assert await _facts(ledger) == {"kept"}
 

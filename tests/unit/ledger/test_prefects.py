@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import prefects
+from daybook.prefect import instances
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -16,23 +16,23 @@ ONE, OTHER = "http://127.0.0.1:4200/api", "http://10.0.0.2:4200/api"
 
 async def _in_use(world: World) -> list[str]:
     async with world.ledger.read() as session:
-        found = await prefects.in_use(session, world.clock.now())
+        found = await instances.in_use(session, world.clock.now())
     return [each.api_url for each in found]
 
 
 async def test_one_server_is_no_conflict_whatever_its_addresses(world: World) -> None:
-    await prefects.record(world.ledger, "pool-1", ONE, "here:1:a")
-    servers = await prefects.record(world.ledger, "pool-1", OTHER, "there:2:b")
+    await instances.record(world.ledger, "pool-1", ONE, "here:1:a")
+    servers = await instances.record(world.ledger, "pool-1", OTHER, "there:2:b")
 
     assert [(each.api_url, each.holder) for each in servers] == [(OTHER, "there:2:b")]
-    assert prefects.conflict(servers) == ""
+    assert instances.conflict(servers) == ""
 
 
 async def test_two_servers_are_named_with_their_processes(world: World) -> None:
-    await prefects.record(world.ledger, "pool-1", f"{ONE}/", "here:1:a")
-    servers = await prefects.record(world.ledger, "pool-2", OTHER, "there:2:b")
+    await instances.record(world.ledger, "pool-1", f"{ONE}/", "here:1:a")
+    servers = await instances.record(world.ledger, "pool-2", OTHER, "there:2:b")
 
-    told = prefects.conflict(servers)
+    told = instances.conflict(servers)
 
     for part in ("2 Prefect servers", ONE, OTHER, "here:1:a", "there:2:b"):
         assert part in told
@@ -40,9 +40,9 @@ async def test_two_servers_are_named_with_their_processes(world: World) -> None:
 
 
 async def test_a_server_that_nobody_uses_any_more_is_no_conflict(world: World) -> None:
-    await prefects.record(world.ledger, "pool-1", ONE, "here:1:a")
-    world.clock.move(prefects.IN_USE_FOR)
-    assert len(await prefects.record(world.ledger, "pool-2", OTHER, "here:1:a")) == 2
+    await instances.record(world.ledger, "pool-1", ONE, "here:1:a")
+    world.clock.move(instances.IN_USE_FOR)
+    assert len(await instances.record(world.ledger, "pool-2", OTHER, "here:1:a")) == 2
 
     world.clock.move(timedelta(microseconds=1))
 
@@ -50,26 +50,26 @@ async def test_a_server_that_nobody_uses_any_more_is_no_conflict(world: World) -
 
 
 async def test_a_server_whose_pool_was_made_again_is_the_same_server(world: World) -> None:
-    await prefects.record(world.ledger, "pool-1", ONE, "here:1:a")
-    again = await prefects.record(world.ledger, "pool-2", ONE, "here:1:a")
+    await instances.record(world.ledger, "pool-1", ONE, "here:1:a")
+    again = await instances.record(world.ledger, "pool-2", ONE, "here:1:a")
     assert [each.pool_id for each in again] == ["pool-2"]
 
     # The same address on another machine is another server.
-    elsewhere = await prefects.record(world.ledger, "pool-3", ONE, "there:2:b")
-    assert prefects.conflict(elsewhere)
+    elsewhere = await instances.record(world.ledger, "pool-3", ONE, "there:2:b")
+    assert instances.conflict(elsewhere)
 
 
 async def test_a_process_that_ends_leaves_no_record(world: World) -> None:
-    await prefects.record(world.ledger, "pool-1", ONE, "here:1:a")
-    await prefects.record(world.ledger, "pool-2", OTHER, "here:2:b")
+    await instances.record(world.ledger, "pool-1", ONE, "here:1:a")
+    await instances.record(world.ledger, "pool-2", OTHER, "here:2:b")
 
-    await prefects.forget(world.ledger, "here:1:a")
+    await instances.forget(world.ledger, "here:1:a")
 
     assert await _in_use(world) == [OTHER]
 
 
 async def test_what_is_written_of_an_address_holds_no_password(world: World) -> None:
     with_password = "https://me:secret@prefect.example.org/api"
-    (server,) = await prefects.record(world.ledger, "pool-1", with_password, "here:1:a")
+    (server,) = await instances.record(world.ledger, "pool-1", with_password, "here:1:a")
 
     assert server.api_url == "https://prefect.example.org/api"

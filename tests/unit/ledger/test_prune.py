@@ -10,13 +10,15 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.keeper import prune
-from daybook.ledger import audit, claims, ends, ends_read, jobs, mirror, sessions
-from daybook.ledger import prune as book_of
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.prune import Keep
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
+from daybook.keeper import retention
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, MessageRow, RevisionRow, RunRow, SessionRow
+from daybook.prefect import unmirrored as mirror
+from daybook.runs import audit, claims, ends_read, prefect_ends, sessions
+from daybook.runs import retention as book_of
+from daybook.runs.retention import Keep
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -50,7 +52,7 @@ async def ended(world: World, stored: StoredJob | None, count: int, **fields: An
             await session.flush()
             session.add(AttemptRow(run_id=row.id, number=1, fence=1, started_at=due))
         if stored:
-            job = (await jobs.find(session, stored.id)).row
+            job = (await store.find(session, stored.id)).row
             job.audited_until = max(job.audited_until, now - MINUTE)
             session.add(job)
     return ids
@@ -71,12 +73,12 @@ async def test_by_count_the_newest_of_each_job_stay(world: World) -> None:
     others = await ended(world, few, 5)
     direct = await ended(world, None, 7)
 
-    done = await prune.prune(world.ledger, Keep(None, 5))
+    done = await retention.prune(world.ledger, Keep(None, 5))
 
     assert done.runs == 7 + 2
     assert sorted(await left(world)) == sorted([*ids[-5:], *others, *direct[-5:]])
     assert await count(world, AttemptRow) == 15
-    assert not await prune.prune(world.ledger, Keep(None, 5))
+    assert not await retention.prune(world.ledger, Keep(None, 5))
 
 
 async def test_by_age_what_ended_before_goes(world: World) -> None:
@@ -85,11 +87,11 @@ async def test_by_age_what_ended_before_goes(world: World) -> None:
     world.clock.move(90 * DAY - 2 * MINUTE - timedelta(seconds=1))
     new = await ended(world, stored, 2)
 
-    done = await prune.prune(world.ledger, DAYS)
+    done = await retention.prune(world.ledger, DAYS)
 
     # The first of them ended 90 days and a minute ago, the second a second less than 90 days.
     assert (done.runs, await left(world)) == (1, [*old[1:], *new])
-    assert not await prune.prune(world.ledger, Keep(None, None))
+    assert not await retention.prune(world.ledger, Keep(None, None))
 
 
 async def test_a_backlog_goes_in_batches_and_others_write_in_between(
@@ -99,9 +101,9 @@ async def test_a_backlog_goes_in_batches_and_others_write_in_between(
     stored = await world.add()
     ids = await ended(world, stored, 11)
 
-    first = await prune.prune(world.ledger, Keep(None, 1), most_seconds=0)
+    first = await retention.prune(world.ledger, Keep(None, 1), most_seconds=0)
     assert (first.runs, first.left, await left(world)) == (4, True, ids[4:])
-    rest = await prune.prune(world.ledger, Keep(None, 1))
+    rest = await retention.prune(world.ledger, Keep(None, 1))
     assert (rest.runs, rest.left, await left(world)) == (6, False, ids[-1:])
 
 
@@ -115,7 +117,7 @@ async def test_what_is_not_settled_stays(world: World) -> None:
     fresh = await ended(world, stored, 1, occurrence=f"request:{stored.id}:2")
     await ended(world, stored, 3)
 
-    await prune.prune(world.ledger, Keep(DAY, 1))
+    await retention.prune(world.ledger, Keep(DAY, 1))
 
     kept = set(await left(world))
     assert {waiting, *unmirrored, *tried, *fresh} <= kept
@@ -127,9 +129,9 @@ async def test_the_id_of_a_request_is_kept_for_a_week(world: World) -> None:
     await ended(world, stored, 1, occurrence=f"request:{stored.id}:1")
     await ended(world, stored, 3)
     world.clock.move(6 * DAY)
-    assert (await prune.prune(world.ledger, Keep(DAY, None))).runs == 3
+    assert (await retention.prune(world.ledger, Keep(DAY, None))).runs == 3
     world.clock.move(DAY)
-    assert (await prune.prune(world.ledger, Keep(DAY, None))).runs == 1
+    assert (await retention.prune(world.ledger, Keep(DAY, None))).runs == 1
 
 
 async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_again(
@@ -137,7 +139,7 @@ async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_a
 ) -> None:
     stored = await world.add(on_demand=True)
     offer = world.offer(stored, due=world.clock.now(), occurrence="flow:f", flow_run_id="f")
-    crashed = ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", offer)
+    crashed = prefect_ends.EndInPrefect("f", "CRASHED", "Crashed", "lost", offer)
     await world.settled(offer, Status.UNKNOWN)
     await mirror.mirrored(world.ledger, await left(world))
     await ended(world, stored, 3)
@@ -147,12 +149,12 @@ async def test_a_run_that_was_started_in_prefect_is_kept_while_its_end_is_read_a
         world.clock.move(passed)
         if read_to is not None:
             await ends_read.advance(world.ledger, read_to)
-        await prune.prune(world.ledger, Keep(MINUTE, 1))
+        await retention.prune(world.ledger, Keep(MINUTE, 1))
         # With its row the same end, read again by another leader, changes nothing.
-        assert await ends.take(world.ledger, crashed) is None
+        assert await prefect_ends.take(world.ledger, crashed) is None
     await ends_read.advance(world.ledger, settled + 2 * DAY)
 
-    await prune.prune(world.ledger, Keep(MINUTE, 1))
+    await retention.prune(world.ledger, Keep(MINUTE, 1))
 
     assert "flow:f" not in [row.occurrence for row in await world.rows()]
 
@@ -163,10 +165,10 @@ async def test_what_came_after_the_watermark_stays_and_is_not_judged_again(world
         await world.settled(world.offer(stored), Status.SUCCEEDED)
     world.clock.move(2 * MINUTE)
     await mirror.mirrored(world.ledger, await left(world))
-    assert not await prune.prune(world.ledger, Keep(timedelta(0), 1))
+    assert not await retention.prune(world.ledger, Keep(timedelta(0), 1))
 
     await audit.advance(world.ledger, stored.id, world.clock.now())
-    assert (await prune.prune(world.ledger, Keep(None, 1))).runs == 2
+    assert (await retention.prune(world.ledger, Keep(None, 1))).runs == 2
     done = await audit.advance(world.ledger, stored.id, world.clock.now())
 
     assert done is not None
@@ -222,13 +224,13 @@ async def test_a_long_conversation_is_bounded_and_what_a_model_is_given_stays(wo
     await talk(world, "default:job:1", 40, stored.id)
     await talk(world, "default:key", 12)
 
-    await prune.prune(world.ledger, Keep(None, 15))
+    await retention.prune(world.ledger, Keep(None, 15))
     assert list(await numbers(world, "default:job:1")) == list(range(51, 81))
     assert len(await numbers(world, "default:key")) == 24
 
     # Of fewer runs, and long ago, the last messages that a model is given are still there.
     world.clock.move(100 * DAY)
-    await prune.prune(world.ledger, Keep(90 * DAY, 1))
+    await retention.prune(world.ledger, Keep(90 * DAY, 1))
     assert list(await numbers(world, "default:job:1")) == list(range(61, 81))
     assert len(await numbers(world, "default:job:1")) == sessions.HISTORY
     # Nobody's: a key that no run has named for so long.
@@ -242,7 +244,7 @@ async def test_what_is_old_in_a_conversation_goes(world: World) -> None:
     world.clock.move(100 * DAY)
     await talk(world, "default:job:1", 15, stored.id)
 
-    await prune.prune(world.ledger, DAYS)
+    await retention.prune(world.ledger, DAYS)
 
     assert list(await numbers(world, "default:job:1")) == list(range(41, 71))
 
@@ -258,7 +260,7 @@ async def test_a_conversation_of_one_run_goes_with_it(world: World) -> None:
         await talk(world, f"default:run:{each}", 1, stored.id)
     await talk(world, "default:a:run:b", 1)
 
-    await prune.prune(world.ledger, Keep(None, 1))
+    await retention.prune(world.ledger, Keep(None, 1))
 
     assert await numbers(world, f"default:run:{ids[2]}") == [1, 2]
     assert await numbers(world, "default:a:run:b") == [1, 2]
@@ -276,16 +278,16 @@ async def test_an_archived_job_goes_when_nothing_of_it_is_left(world: World) -> 
     world.clock.move(HOUR)
     await world.archive(stored.id)
     world.clock.move(89 * DAY)
-    assert not (await prune.prune(world.ledger, DAYS)).jobs
+    assert not (await retention.prune(world.ledger, DAYS)).jobs
     world.clock.move(2 * DAY)
-    assert not (await prune.prune(world.ledger, DAYS)).jobs  # not audited to its removal
+    assert not (await retention.prune(world.ledger, DAYS)).jobs  # not audited to its removal
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
-    done = await prune.prune(world.ledger, DAYS)
+    done = await retention.prune(world.ledger, DAYS)
 
     assert done.jobs == []  # the audit has written a row, which is no older than now
     world.clock.move(91 * DAY)
-    done = await prune.prune(world.ledger, DAYS)
+    done = await retention.prune(world.ledger, DAYS)
     assert (done.runs, done.jobs) == (1, ["gone"])
     assert await count(world, JobRow) == 1
     assert await count(world, RevisionRow) == 1
@@ -295,14 +297,14 @@ async def test_an_archived_job_goes_when_nothing_of_it_is_left(world: World) -> 
 async def test_one_whose_deployment_is_still_to_be_deleted_stays(world: World) -> None:
     stored = await world.add(on_demand=True)
     async with world.ledger.write() as session:
-        row = (await jobs.find(session, stored.id)).row
+        row = (await store.find(session, stored.id)).row
         row.deployment_id = "d"
         session.add(row)
     await world.archive(stored.id)
     world.clock.move(91 * DAY)
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
-    assert not await prune.prune(world.ledger, DAYS)
+    assert not await retention.prune(world.ledger, DAYS)
 
 
 async def test_jobs_that_are_off_for_long_are_found(world: World) -> None:

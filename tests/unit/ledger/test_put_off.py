@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from daybook.ledger import claims
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Answer, Ended, Granted, Waiting
+from daybook.api import views
+from daybook.jobs import upcoming
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow
-from daybook.service import views
-from daybook.spec import upcoming
+from daybook.runs import claims
+from daybook.runs.claim_requests import Answer, Ended, Granted, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

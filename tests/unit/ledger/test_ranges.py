@@ -8,11 +8,13 @@ from random import Random
 
 import pytest
 
-from daybook.ledger import audit, ends, jobs, mirror, overdue
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Ended, Granted, Offer
 from daybook.ledger.states import Status
+from daybook.prefect import unmirrored
+from daybook.runs import audit, overdue, prefect_ends
+from daybook.runs.claim_requests import Ended, Granted, Offer
 from tests.unit.ledger.ending import end
 from tests.world import World
 
@@ -140,7 +142,7 @@ async def test_what_is_ended_in_prefect_of_a_judged_due_time_is_no_outcome(world
         await _missed(world, offer)
 
     for state in ("CANCELLED", "FAILED", "CRASHED", "COMPLETED"):
-        assert await ends.take(world.ledger, end(offers[2], state)) is None
+        assert await prefect_ends.take(world.ledger, end(offers[2], state)) is None
 
     assert len(await world.rows()) == 1
 
@@ -150,7 +152,7 @@ async def test_what_claims_have_judged_is_not_overdue(world: World) -> None:
 
     async def overdue_since() -> list[datetime]:
         async with world.ledger.read() as session:
-            every = await jobs.every(session)
+            every = await store.every(session)
             return [each.due for each in await overdue.find(session, every, [], world.clock.now())]
 
     assert await overdue_since() == [offers[0].due]
@@ -164,7 +166,7 @@ async def test_what_claims_have_judged_is_not_overdue(world: World) -> None:
 
 async def _marked(ledger: Ledger, before: datetime) -> list[str | None]:
     async with ledger.read() as session:
-        return [row.flow_run_id for row in await mirror.unmirrored(session, before)]
+        return [row.flow_run_id for row in await unmirrored.unmirrored(session, before)]
 
 
 async def test_what_the_audit_judged_is_to_be_shown_as_soon_as_there_is_a_deployment(
@@ -176,7 +178,7 @@ async def test_what_the_audit_judged_is_to_be_shown_as_soon_as_there_is_a_deploy
     assert await _marked(world.ledger, just_before) == []
 
     async with world.ledger.write() as session:
-        job = await jobs.get(session, stored.id)
+        job = await store.get(session, stored.id)
         assert job is not None
         job.row.deployment_id = "there"
         session.add(job.row)
@@ -195,7 +197,7 @@ async def test_the_prefect_run_of_a_due_time_is_that_of_the_audits_row(world: Wo
     (row,) = await world.rows()
     assert (row.flow_run_id, row.unmirrored) == (offers[4].flow_run_id, True)
     # One that the mirror made at the same time does not take its place.
-    kept = await mirror.carried_by(world.ledger, row.id, "made")
+    kept = await unmirrored.carried_by(world.ledger, row.id, "made")
     assert kept is not None
     assert kept.flow_run_id == offers[4].flow_run_id
 
@@ -207,7 +209,7 @@ async def test_a_range_that_grows_while_prefect_is_told_is_still_to_be_told(worl
     assert first.run_id is not None
     assert second.run_id == first.run_id
 
-    await mirror.told(world.ledger, first.run_id)  # of the first due time alone
+    await unmirrored.told(world.ledger, first.run_id)  # of the first due time alone
 
     assert await _marked(world.ledger, world.clock.now()) == [offers[0].flow_run_id]
 

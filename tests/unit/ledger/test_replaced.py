@@ -14,9 +14,9 @@ from sqlalchemy import text
 
 from daybook.errors import LedgerReplaced
 from daybook.home import Home
-from daybook.host import record
 from daybook.ledger import engine
 from daybook.ledger.engine import Ledger
+from daybook.operations import home_lock
 from tests.databases import Database
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -120,7 +120,7 @@ async def test_each_transaction_is_refused_from_then_on(
 async def test_beside_a_running_up_nobody_opens_or_makes_another(
     ledger: Ledger, path: Path, daybook_home: Home, happens: Callable[[Path], None], said: str
 ) -> None:
-    with record.hold(daybook_home) as written:
+    with home_lock.hold(daybook_home) as written:
         written.opened(ledger.identity())
         async with Ledger(address(path)) as beside:
             assert beside.id == ledger.id
@@ -150,7 +150,7 @@ async def test_what_is_put_back_is_used_again(ledger: Ledger, path: Path) -> Non
 async def test_a_replaced_file_is_used_by_the_next_process_once_up_has_ended(
     path: Path, daybook_home: Home
 ) -> None:
-    with record.hold(daybook_home) as written:
+    with home_lock.hold(daybook_home) as written:
         async with Ledger(address(path)) as ledger:
             written.opened(ledger.identity())
             another(path)
@@ -238,7 +238,7 @@ async def test_what_a_lost_wal_held_is_saved_when_the_ledger_is_closed(
 
 
 async def test_a_ledger_that_never_was_in_use_is_made(daybook_home: Home, path: Path) -> None:
-    with record.hold(daybook_home):  # `up` begins, and has opened none yet
+    with home_lock.hold(daybook_home):  # `up` begins, and has opened none yet
         async with Ledger(address(path)) as ledger:
             assert ledger.id
     async with Ledger(address(path.with_name("second.db"))) as second:
@@ -248,7 +248,7 @@ async def test_a_ledger_that_never_was_in_use_is_made(daybook_home: Home, path: 
 async def test_another_ledger_elsewhere_is_made_beside_a_running_up(
     ledger: Ledger, path: Path, daybook_home: Home
 ) -> None:
-    with record.hold(daybook_home) as written:
+    with home_lock.hold(daybook_home) as written:
         written.opened(ledger.identity())
         async with Ledger(address(path.with_name("second.db"))) as second:
             assert second.id != ledger.id
@@ -259,7 +259,7 @@ async def test_it_is_the_same_ledger_through_a_symbolic_link(
 ) -> None:
     link = tmp_path / "link"
     link.symlink_to(daybook_home.path)
-    with record.hold(daybook_home) as written:
+    with home_lock.hold(daybook_home) as written:
         written.opened(ledger.identity())
         deleted(path)
         with pytest.raises(LedgerReplaced):
@@ -286,7 +286,7 @@ async def test_a_ledger_without_its_tables_is_noticed(
 ) -> None:
     monkeypatch.setattr(engine, "VERIFIED_FOR", 0.0)
     async with Ledger(database.address) as ledger:
-        with record.hold(daybook_home) as written:
+        with home_lock.hold(daybook_home) as written:
             written.opened(ledger.identity())
             database.query("DROP TABLE daybook_version")
             with pytest.raises(LedgerReplaced, match="it holds no ledger"):

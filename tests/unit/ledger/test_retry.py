@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from daybook.ledger import claims, offers
-from daybook.ledger.offers import Ended, Granted, Taken, Waiting
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.runs import claim_requests, claims
+from daybook.runs.claim_requests import Ended, Granted, Taken, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -182,7 +182,7 @@ async def test_a_live_row_is_the_occurrence_of_its_flow_run(world: World) -> Non
     granted = await world.granted(offer)
     until = world.clock.now() + TIMING.run_lease
     await claims.postpone(world.ledger, granted.run_id, granted.fence, until, "busy")
-    again = replace(offer, occurrence=offers.flow_key("f"), trigger="manual", flow_starts=2)
+    again = replace(offer, occurrence=claim_requests.flow_key("f"), trigger="manual", flow_starts=2)
 
     waiting = Waiting(until, "busy", granted.run_id, fence=granted.fence + 1)
     assert await world.claim(again) == waiting

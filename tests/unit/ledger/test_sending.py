@@ -13,12 +13,11 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
+from daybook.delivery import backoff, history, outbox, sending
+from daybook.delivery.sending import IN_DOUBT, IN_FLIGHT, PAUSE_AFTER, Tried
 from daybook.errors import Ambiguous, NotFound
-from daybook.ledger import deliveries, outbox, sending
-from daybook.ledger.sending import IN_DOUBT, IN_FLIGHT, PAUSE_AFTER, Tried
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import LaneRow, OutboxRow
-from daybook.outbox import backoff
 from daybook.timing import TIMING
 from tests import side_by_side
 from tests.unit.ledger import senders
@@ -204,7 +203,7 @@ async def test_what_failed_for_good_is_told_in_the_inbox_once_a_lane_and_hour(wo
     *most, last = (each for each in rows if each.lane == "a")
     await record(world, most, FAILED)
     assert await _inbox(world) == ["undelivered: 2 to a"]
-    await deliveries.mark_read(world.ledger)
+    await history.mark_read(world.ledger)
 
     # The same message says how many they are by now, and is unread again.
     await record(world, [last, *(each for each in rows if each.lane == "b")], FAILED)
@@ -228,7 +227,7 @@ async def _all(world: World) -> list[OutboxRow]:
 
 async def _inbox(world: World) -> list[str]:
     async with world.ledger.read() as session:
-        return [each.subject for each in await deliveries.inbox(session, unread_only=True)]
+        return [each.subject for each in await history.inbox(session, unread_only=True)]
 
 
 async def test_a_retry_lets_failed_ones_be_sent_again(world: World) -> None:
@@ -693,13 +692,13 @@ async def test_a_row_is_named_by_the_beginning_of_its_id(world: World) -> None:
     await asked(world, "a", id="msg_abc2")
     async with world.ledger.read() as session:
         for ref in ("msg_abc1", "abc1"):
-            assert (await deliveries.find(session, ref)).id == "msg_abc1"
+            assert (await history.find(session, ref)).id == "msg_abc1"
         for ref in ("msg_abc", "abc", "a"):
             with pytest.raises(Ambiguous, match="callback"):
-                await deliveries.find(session, ref)
+                await history.find(session, ref)
         for ref in ("", "msg_", "x", "%", "msg%"):
             with pytest.raises(NotFound, match="callback"):
-                await deliveries.find(session, ref)
+                await history.find(session, ref)
 
 
 # --- kill -9

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from daybook.errors import Ambiguous, FenceRefused, NotFound
-from daybook.ledger import claims, jobs, offers, sessions
-from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
-from daybook.ledger.sessions import LOOK_AGAIN
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import MessageRow
-from daybook.spec.job import new_job
+from daybook.runs import claim_requests, claims, sessions
+from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
+from daybook.runs.sessions import LOOK_AGAIN
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +28,7 @@ def direct(world: World, name: str, **parameters: Any) -> Offer:
     """A run of no job."""
     given = {"prompt": f"{name}?", "agent": "default", "session": "reuse", **parameters}
     return Offer(
-        offers.flow_key(name),
+        claim_requests.flow_key(name),
         "agent-prompt",
         "direct",
         world.clock.now(),
@@ -155,7 +156,7 @@ async def test_the_source_of_a_message_names_the_person_for_whom_the_job_works(
 ) -> None:
     job = new_job(now=world.clock.now(), name="brief", prompt="What is new?", every="1h")
     async with world.ledger.write() as session:
-        stored = await jobs.add(session, job, "brief", world.clock.now(), user_id="u-17")
+        stored = await store.add(session, job, "brief", world.clock.now(), user_id="u-17")
     granted = await told(world, world.offer(stored))
     assert [each.source["user"] for each in await said(world, granted.session_id)] == ["u-17"] * 2
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims, leases, offers, slots
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Answer, Ended, Granted, Offer, Waiting
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests, claims, leases, slots
+from daybook.runs.claim_requests import Answer, Ended, Granted, Offer, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ def _offers(world: World, jobs: list[StoredJob], **changes: Any) -> list[Offer]:
     due = world.clock.now().replace(microsecond=0) - timedelta(seconds=len(jobs))
     return [
         Offer(
-            offers.flow_key(f"f{number}"),
+            claim_requests.flow_key(f"f{number}"),
             "agent-prompt",
             "manual",
             due + timedelta(seconds=number),
@@ -235,7 +235,7 @@ async def test_a_lost_holder_frees_its_slot(world: World) -> None:
 async def test_a_direct_call_takes_a_slot_and_waits_for_none(world: World) -> None:
     (scheduled,) = _offers(world, await _jobs(world, 1), most=1)
     direct = Offer(
-        offers.flow_key("d"),
+        claim_requests.flow_key("d"),
         "agent-prompt",
         "direct",
         world.clock.now(),
@@ -243,7 +243,7 @@ async def test_a_direct_call_takes_a_slot_and_waits_for_none(world: World) -> No
         {"prompt": "Hi"},
     )
     other = Offer(
-        offers.flow_key("e"),
+        claim_requests.flow_key("e"),
         "agent-prompt",
         "direct",
         world.clock.now(),

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from daybook.errors import IllegalTransition, LedgerError, NotFound
-from daybook.ledger import claims, corrections, ends, offers, states
-from daybook.ledger.ends import EndInPrefect
-from daybook.ledger.offers import Answer, Ended, Granted, Offer
+from daybook.ledger import states
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests, claims, corrections, prefect_ends
+from daybook.runs.claim_requests import Answer, Ended, Granted, Offer
+from daybook.runs.prefect_ends import EndInPrefect
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -161,12 +162,12 @@ async def _too_late(world: World, offer: Offer, row: RunRow | None) -> object:
 
 async def _cancelled_in_prefect(world: World, offer: Offer, row: RunRow | None) -> object:
     end = EndInPrefect(str(offer.flow_run_id), "CANCELLED", "Cancelled", "", offer)
-    return await ends.take(world.ledger, end)
+    return await prefect_ends.take(world.ledger, end)
 
 
 async def _parameters_do_not_fit(world: World, offer: Offer, row: RunRow | None) -> object:
     world.clock.set(offer.due)
-    key = offers.flow_key(str(offer.flow_run_id))
+    key = claim_requests.flow_key(str(offer.flow_run_id))
     return await world.claim(replace(offer, occurrence=key, refused="prompt: is blank"))
 
 

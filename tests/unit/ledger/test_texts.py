@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.ledger import claims, history, jobs, slots, texts, waits
-from daybook.ledger.ends import EndInPrefect, take
-from daybook.ledger.offers import flow_key
+from daybook.jobs import store
+from daybook.ledger import texts
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import claims, history, slots, waiting_runs
+from daybook.runs.claim_requests import flow_key
+from daybook.runs.prefect_ends import EndInPrefect, take
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
@@ -79,7 +81,7 @@ async def test_parameters_that_one_run_was_given_cost_no_other_its_turn(world: W
 
     async with world.ledger.read() as session:
         assert await slots.next_up(session, world.clock.now(), 4, {"light": 1}) == []
-        assert await waits.all_overdue(session, world.clock.now(), 10) == []
+        assert await waiting_runs.all_overdue(session, world.clock.now(), 10) == []
     (row, _) = sorted(await world.rows(), key=lambda row: row.status, reverse=False)
     assert row.parameters == {"prompt": GOOD, "n": None}
 
@@ -89,7 +91,7 @@ async def test_what_is_looked_for_may_hold_anything(world: World) -> None:
     async with world.ledger.read() as session:
         for ref in (BAD, "%", "\\", "/", "'", "x" * 10_000):
             with pytest.raises(Exception, match="not found"):
-                await jobs.find(session, ref)
+                await store.find(session, ref)
             with pytest.raises(Exception, match="not found"):
                 await history.find(session, ref)
 

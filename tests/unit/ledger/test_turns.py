@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from daybook.clock import SYSTEM
-from daybook.ledger import claims, offers, rows, sessions
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import claim_requests as offers
+from daybook.runs import claims, rows, sessions
+from daybook.runs.claim_requests import Granted, Offer
 from daybook.testing import MovedClock
 from tests import side_by_side
 from tests.databases import Database

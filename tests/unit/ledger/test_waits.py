@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import claims, offers, waits
-from daybook.ledger.offers import Offer, Waiting
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests, claims, waiting_runs
+from daybook.runs.claim_requests import Offer, Waiting
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 async def _to_ensure(world: World, **given: int) -> list[RunRow]:
     async with world.ledger.read() as session:
-        return await waits.to_ensure(session, world.clock.now(), **given)
+        return await waiting_runs.to_ensure(session, world.clock.now(), **given)
 
 
 async def test_of_each_job_the_next_ten_by_due_time(world: World) -> None:
@@ -51,7 +51,7 @@ async def test_only_what_waits(world: World) -> None:
 async def test_runs_without_a_job_are_all_among_them(world: World) -> None:
     def direct(number: int) -> Offer:
         given = {"prompt": "Hi", "session_key": "ops"}
-        key = offers.flow_key(f"d{number}")
+        key = claim_requests.flow_key(f"d{number}")
         now = world.clock.now()
         return Offer(key, "agent-prompt", "direct", now, "w", given, flow_run_id=f"d{number}")
 
@@ -62,11 +62,11 @@ async def test_runs_without_a_job_are_all_among_them(world: World) -> None:
     assert len(await _to_ensure(world)) == 12
 
     async with world.ledger.read() as session:
-        live = await waits.live_of_prefect(session)
+        live = await waiting_runs.live_of_prefect(session)
     assert {row.flow_run_id for row in live} == {f"d{number}" for number in range(13)}
     await world.settle(held, Status.SUCCEEDED)
     async with world.ledger.read() as session:
-        live = await waits.live_of_prefect(session)
+        live = await waiting_runs.live_of_prefect(session)
     assert "d0" not in {row.flow_run_id for row in live}
 
 
@@ -74,9 +74,9 @@ async def test_live_ones_without_a_prefect_run_are_not_prefects(world: World) ->
     stored = await world.add("one", every="1h")
     row = await claims.request(world.ledger, stored, "1", "api")
     async with world.ledger.read() as session:
-        assert await waits.live_of_prefect(session) == []
+        assert await waiting_runs.live_of_prefect(session) == []
 
     await claims.carried_by(world.ledger, row, "f1")
 
     async with world.ledger.read() as session:
-        assert [each.id for each in await waits.live_of_prefect(session)] == [row.id]
+        assert [each.id for each in await waiting_runs.live_of_prefect(session)] == [row.id]

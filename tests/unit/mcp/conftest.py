@@ -13,12 +13,12 @@ import pytest
 import uvicorn
 
 from daybook import settings
+from daybook.api import tokens
 from daybook.home import Home
-from daybook.host import web
-from daybook.host.names import Names
 from daybook.ledger.engine import Ledger
 from daybook.mcp import http
-from daybook.service import tokens
+from daybook.operations import web
+from daybook.operations.host_names import Names
 
 HEADERS = {
     "accept": "application/json, text/event-stream",

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from anyio.lowlevel import checkpoint
 
+from daybook.api import tokens
 from daybook.home import Home
 from daybook.mcp import http
-from daybook.service import tokens
 from tests.unit.mcp.conftest import HEADERS, Served, served
 
 BUSY = 60.0

@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from daybook import settings
+from daybook.api import tokens
 from daybook.home import Home
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.mcp import http
-from daybook.service import tokens
-from daybook.spec.job import new_job
 from daybook.toolbox import TOOLS
 from tests.unit.mcp.conftest import HEADERS, Served, served
 
@@ -25,7 +25,7 @@ async def job_of(owner: str, name: str) -> None:
     async with Ledger(settings.load().ledger_address) as ledger, ledger.write() as session:
         now = ledger.now()
         job = new_job(now=now, prompt="Say hello.", name=name, on_demand=True)
-        await jobs.add(session, job, name, now, owner)
+        await store.add(session, job, name, now, owner)
 
 
 async def test_a_bearer_is_told_the_tools(here: Served, token: str) -> None:

@@ -19,15 +19,15 @@ from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
 
 from daybook import settings
+from daybook.api import task_waits, tokens
+from daybook.delivery import outbox
 from daybook.home import Home
-from daybook.host import connections
-from daybook.ledger import outbox
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.ledger.task_tables import TaskSessionRow
 from daybook.mcp import http, resources, wakes
-from daybook.service import task_waits, tokens
-from daybook.spec.owners import Actor, acting_as
+from daybook.operations import connections
+from daybook.owners import Actor, acting_as
 from daybook.tasks import queue, sessions
 from tests.timings import change
 from tests.unit.mcp.conftest import HEADERS, Served, served

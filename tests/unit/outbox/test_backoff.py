@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from daybook.outbox import backoff
+from daybook.delivery import backoff
 from tests.unit.outbox.rows import NOON, callback
 
 SECONDS = [5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000]

@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from daybook.outbox import backoff
+from daybook.delivery import backoff
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "callbacks.md").read_text()

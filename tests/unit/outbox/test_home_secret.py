@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from daybook.delivery import home_secret
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.outbox import home_secret
 from daybook.settings import signing_key
 from tests import key_makers, side_by_side
 from tests.unit.outbox.rows import NEW, NOON, OLD

@@ -19,15 +19,15 @@ import pytest
 
 import daybook
 from daybook import registry
-from daybook.embed import listening as programs
+from daybook.api import listening as programs
+from daybook.delivery import history, listener_calls, listeners, sending
 from daybook.errors import Temporary
 from daybook.home import Home
-from daybook.keeper import listen
-from daybook.ledger import claims, deliveries, listeners, sending
+from daybook.keeper import listeners as listen
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow
-from daybook.outbox import listening
+from daybook.runs import claims
 from daybook.timing import TIMING
 from tests.world import World
 
@@ -53,12 +53,12 @@ async def ended(world: World, status: Status = Status.SUCCEEDED, name: str = "br
 
 
 async def told(world: World, *names: str, **more: Any) -> int:
-    return await listening.listen(world.ledger, "here", names, **more)
+    return await listener_calls.listen(world.ledger, "here", names, **more)
 
 
 async def every(world: World) -> list[OutboxRow]:
     async with world.ledger.read() as session:
-        return await deliveries.recent(session)
+        return await history.recent(session)
 
 
 async def rows(world: World) -> dict[str, OutboxRow]:
@@ -380,7 +380,7 @@ DIES = """
 import asyncio, os, signal, sys
 from daybook import registry
 from daybook.ledger.engine import Ledger
-from daybook.outbox import listening
+from daybook.delivery import listener_calls
 from daybook.testing import MovedClock
 from datetime import datetime
 
@@ -392,7 +392,7 @@ def dies(run):
 
 async def main():
     async with Ledger(sys.argv[1], MovedClock(datetime.fromisoformat(sys.argv[2]))) as ledger:
-        await listening.listen(ledger, "dies", ["dies"])
+        await listener_calls.listen(ledger, "dies", ["dies"])
 asyncio.run(main())
 """
 

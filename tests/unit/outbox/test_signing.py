@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from daybook.outbox import signing
+from daybook.delivery import signing
 from tests.unit.outbox.rows import NEW, NOON, OLD, callback, signature
 
 

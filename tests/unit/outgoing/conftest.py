@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from daybook.clock import SYSTEM
-from daybook.outgoing.httpx2_transport import Httpx2Transport
-from daybook.outgoing.httpx_transport import HttpxTransport
+from daybook.http.httpx2_transport import Httpx2Transport
+from daybook.http.httpx_transport import HttpxTransport
 
 Kind = type[HttpxTransport] | type[Httpx2Transport]
 

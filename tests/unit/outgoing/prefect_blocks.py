@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import httpx
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
-from daybook.outgoing.block_documents import BlockType
+from daybook.resources.documents import BlockType
 
 HIDDEN = "********"
 

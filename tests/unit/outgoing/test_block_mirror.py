@@ -19,13 +19,14 @@ from prefect.client.orchestration import PrefectClient
 from daybook import repository
 from daybook.agents import documents, kinds
 from daybook.errors import AgentMisconfigured, InvalidInput, LedgerKeyMissing, NotFound
+from daybook.execution import agent_lookup
 from daybook.home import Home
 from daybook.keeper import blocks
-from daybook.ledger import block_copies, sealing
 from daybook.ledger.engine import Ledger
-from daybook.outgoing import block_documents, block_mirror, secret_blocks
-from daybook.outgoing.block_mirror import Memory, Report
-from daybook.runs import whom
+from daybook.resources import copies as block_copies
+from daybook.resources import documents as block_documents
+from daybook.resources import encryption, mirror, secrets
+from daybook.resources.mirror import Memory, Report
 from daybook.testing import MovedClock
 from tests import databases
 from tests.databases import Database
@@ -33,7 +34,7 @@ from tests.unit.outgoing.prefect_blocks import FakePrefect, Killed, Steps
 
 pytestmark = pytest.mark.anyio
 
-SECRET = secret_blocks.TYPE
+SECRET = secrets.TYPE
 VALUE = "s3cr3t-of-the-api"
 DATA: dict[str, Any] = {"value": VALUE, "hosts": ["api.example.org"]}
 OTHER: dict[str, Any] = {"value": "another-s3cr3t", "hosts": ["b.example.org"]}
@@ -167,7 +168,7 @@ async def test_what_was_made_or_edited_in_the_ui_is_copied_and_then_left_alone(b
 
 
 async def test_more_documents_than_a_page_has(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_mirror, "_PAGE", 10)
+    monkeypatch.setattr(mirror, "_PAGE", 10)
     for number in range(25):
         both.prefect.ui(SECRET.slug, f"ops-{number}", **DATA)
     assert len((await both.agree()).copied) == 25
@@ -404,7 +405,7 @@ async def test_without_the_key_nothing_is_restored_changed_or_destroyed(
     rows, facts = both.rows(), both.there.query("SELECT * FROM facts ORDER BY 1")
     there = elsewhere()
     if key == "another":
-        sealing.read_or_make(there.ledger_key)
+        encryption.read_or_make(there.ledger_key)
     elif key == "damaged":
         there.ledger_key.write_text("nothing of ours")
     before = there.ledger_key.read_text() if key else None
@@ -444,7 +445,7 @@ async def test_without_the_key_no_other_agent_default_takes_its_place(
     with pytest.raises(LedgerKeyMissing):
         await documents.ensure_default(both.client)
     with pytest.raises(AgentMisconfigured, match="ledger-key does not exist"):
-        await whom.agent(both.client, "default")
+        await agent_lookup.agent(both.client, "default")
     assert (both.prefect.holds(), both.rows()) == ({}, rows)
 
 
@@ -463,9 +464,9 @@ async def test_what_is_lost_can_be_told(both: Both) -> None:
     both.prefect.ui(SECRET.slug, "gone", **OTHER)
     await both.agree()
     both.prefect.ui_deletes(SECRET.slug, "gone")
-    assert await block_mirror.lost(both.ledger, both.client, blocks.TYPES) == []
+    assert await mirror.lost(both.ledger, both.client, blocks.TYPES) == []
     both.prefect.lose()
-    told = await block_mirror.lost(both.ledger, both.client, blocks.TYPES)
+    told = await mirror.lost(both.ledger, both.client, blocks.TYPES)
     assert sorted(told) == ["secret gone", "secret ops"]
 
 

@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from daybook.errors import InvalidInput, OutgoingRefused
-from daybook.outgoing import addresses
-from daybook.outgoing.guard import Allowed, Guard, Rule, system_resolver
-from daybook.spec.limits import Limits
+from daybook.http import addresses
+from daybook.http.guard import Allowed, Guard, Rule, system_resolver
+from daybook.jobs.limits import Limits
 from tests.unit.outgoing.tricks import (
     PRIVATE,
     PUBLIC,

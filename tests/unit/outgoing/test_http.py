@@ -13,10 +13,10 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput
-from daybook.outgoing import bodies, http
-from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.http import LIMIT, Answer, NoAnswer
-from daybook.outgoing.httpx_transport import HttpxTransport
+from daybook.http import bodies, request
+from daybook.http.guard import Guard, Rule
+from daybook.http.httpx_transport import HttpxTransport
+from daybook.http.request import LIMIT, Answer, NoAnswer
 from tests.receiver import (
     MEBIBYTE,
     Flood,
@@ -50,7 +50,7 @@ async def _ask(server: Receiver, step: Handler, timeout: float = 20, **given: ob
     headers = given.get("headers", {})
     assert isinstance(headers, Mapping)
     transport = HttpxTransport(Guard(Rule.OPERATOR))
-    return await http.request(
+    return await request.request(
         transport,
         str(given.get("method", "GET")),
         server.address,
@@ -59,7 +59,7 @@ async def _ask(server: Receiver, step: Handler, timeout: float = 20, **given: ob
     )
 
 
-@pytest.mark.parametrize("method", http.METHODS)
+@pytest.mark.parametrize("method", request.METHODS)
 async def test_every_method_arrives(server: Receiver, method: str) -> None:
     given = await _ask(server, answer(200), method=method)
     assert given.body == (b"" if method == "HEAD" else b"done")
@@ -105,9 +105,9 @@ async def test_headers_that_cannot_be_sent_are_refused_without_their_value(
 
 
 async def test_no_more_headers_are_sent_than_servers_take() -> None:
-    http.check("GET", {f"X-{number}": "a" * http.LONGEST_VALUE for number in range(100)})
+    request.check("GET", {f"X-{number}": "a" * request.LONGEST_VALUE for number in range(100)})
     with pytest.raises(InvalidInput, match=r"headers: are 101 .*at most 100"):
-        http.check("GET", {f"X-{number}": "a" for number in range(101)})
+        request.check("GET", {f"X-{number}": "a" for number in range(101)})
 
 
 async def test_our_headers_are_few_and_a_job_may_set_its_own(server: Receiver) -> None:
@@ -281,7 +281,7 @@ async def test_what_was_had_before_a_redirect_to_nobody(
         pass
     server.steps = [redirect(gone.address, status)]
     with pytest.raises(NoAnswer) as failed:
-        await http.request(
+        await request.request(
             HttpxTransport(Guard(Rule.OPERATOR)), method, server.address, headers={}, timeout=20
         )
     assert failed.value.sent is sent

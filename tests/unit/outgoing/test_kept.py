@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from daybook.errors import InvalidInput, OutgoingRefused
-from daybook.outgoing import http
-from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.http import Answer
-from daybook.outgoing.httpx2_transport import Httpx2Transport
-from daybook.outgoing.httpx_transport import HttpxTransport
-from daybook.outgoing.transport import GuardedTransport
+from daybook.http import request as http
+from daybook.http.guard import Guard, Rule
+from daybook.http.httpx2_transport import Httpx2Transport
+from daybook.http.httpx_transport import HttpxTransport
+from daybook.http.request import Answer
+from daybook.http.transport import GuardedTransport
 from tests.receiver import Receiver, Wires
 from tests.unit.outgoing.conftest import Kind
 from tests.unit.outgoing.tricks import PRIVATE, PUBLIC, Answers, Dns

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from daybook.errors import InvalidInput, UnknownName
-from daybook.outgoing import secret_blocks, secrets
-from daybook.outgoing.secrets import Destination, Filled, Secret
+from daybook.http import secrets
+from daybook.http.secrets import Destination, Filled, Secret
+from daybook.resources import secrets as secret_blocks
 
 pytestmark = pytest.mark.anyio
 

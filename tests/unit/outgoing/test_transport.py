@@ -13,12 +13,12 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput, OutgoingRefused
-from daybook.outgoing import http
-from daybook.outgoing.guard import Allowed, Guard, Rule
-from daybook.outgoing.http import Answer, NoAnswer
-from daybook.outgoing.httpx2_transport import Httpx2Transport
-from daybook.outgoing.httpx_transport import HttpxTransport
-from daybook.outgoing.transport import GuardedTransport
+from daybook.http import request
+from daybook.http.guard import Allowed, Guard, Rule
+from daybook.http.httpx2_transport import Httpx2Transport
+from daybook.http.httpx_transport import HttpxTransport
+from daybook.http.request import Answer, NoAnswer
+from daybook.http.transport import GuardedTransport
 from tests.receiver import Handler, Receiver, Wires, answer, redirect, serving
 from tests.unit.outgoing.conftest import Kind
 from tests.unit.outgoing.tricks import (
@@ -53,7 +53,7 @@ def _transport(
 async def _ask(transport: GuardedTransport, url: str, method: str = "GET", **more: str) -> Answer:
     headers = {name.replace("_", "-"): value for name, value in more.items()}
     body = b"a body" if method == "POST" else b""
-    return await http.request(transport, method, url, headers=headers, body=body, timeout=20)
+    return await request.request(transport, method, url, headers=headers, body=body, timeout=20)
 
 
 @pytest.mark.parametrize("trick", REFUSED, ids=str)
@@ -206,7 +206,7 @@ async def test_credentials_stay_at_their_origin(kind: Kind, to: str, kept: bool)
         addresses = ((PUBLIC, 80), (PUBLIC, 8080), (ELSEWHERE, 80))
         transport = _transport(kind, Wires(dict.fromkeys(addresses, server)))
         headers = secrets | {"Idempotency-Key": "due:1", "Accept": "text/plain"}
-        await http.request(
+        await request.request(
             transport, "POST", "http://public.example/", headers=headers, body=b"a body"
         )
     first, second = server.requests
@@ -249,7 +249,7 @@ async def test_a_secret_does_not_go_over_plain_http_to_the_public(kind: Kind) ->
 
         async def ask(url: str, allowed: str = "") -> Answer:
             transport = _transport(kind, wires, Rule.OPERATOR, allowed=allowed)
-            return await http.request(transport, "GET", url, headers=header, secret=["x-team"])
+            return await request.request(transport, "GET", url, headers=header, secret=["x-team"])
 
         with pytest.raises(OutgoingRefused, match="over plain http") as refused:
             await ask("http://public.example/")
@@ -281,7 +281,7 @@ async def test_a_connection_that_never_comes_leaves_time_for_the_next(kind: Kind
     wires = Deaf()
     dns = Dns({"public.example": ((PUBLIC, ELSEWHERE),)})
     with pytest.raises(NoAnswer) as failed:
-        await http.request(
+        await request.request(
             _transport(kind, wires, dns=dns), "GET", "http://public.example/", headers={}, timeout=8
         )
     assert (failed.value.sent, failed.value.timed_out) == (False, True)
@@ -296,7 +296,7 @@ async def test_a_look_up_that_never_ends_is_bounded_too(kind: Kind) -> None:
     transport = kind(Guard(Rule.AGENT, resolver=never))
     began = SYSTEM.now()
     with pytest.raises(NoAnswer) as failed:
-        await http.request(transport, "GET", "http://public.example/", headers={}, timeout=0.2)
+        await request.request(transport, "GET", "http://public.example/", headers={}, timeout=0.2)
     assert SYSTEM.now() - began < timedelta(seconds=10)
     assert (failed.value.sent, failed.value.timed_out) == (False, True)
 
@@ -361,7 +361,7 @@ async def test_a_secret_does_not_go_over_plain_http_where_one_address_is_public(
         wires = Wires({(PUBLIC, 80): server, ("127.0.0.1", 80): server})
         transport = _transport(kind, wires, rule, Dns(MIXED), allowed="127.0.0.1")
         with pytest.raises(OutgoingRefused, match="over plain http"):
-            await http.request(
+            await request.request(
                 transport, "GET", "http://mixed.example/", headers={"X-A": "s"}, secret=["x-a"]
             )
     assert wires.connected == []

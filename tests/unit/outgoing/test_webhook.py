@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from daybook.errors import InvalidInput, OutgoingRefused
+from daybook.execution import webhook
+from daybook.execution.webhook import Sent
+from daybook.http import request
+from daybook.http.guard import Guard, Rule
+from daybook.http.httpx_transport import HttpxTransport
+from daybook.http.secrets import Secret
 from daybook.ledger.states import Status
-from daybook.outgoing import http, webhook
-from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.httpx_transport import HttpxTransport
-from daybook.outgoing.secrets import Secret
-from daybook.outgoing.webhook import Sent
 from tests.receiver import (
     Handler,
     Receiver,
@@ -171,10 +172,10 @@ async def test_not_now_is_temporary_and_says_when(
 
 def test_a_date_to_come_back_at() -> None:
     now = datetime(2026, 11, 20, 13, 0, tzinfo=UTC)
-    assert http.retry_after("Fri, 20 Nov 2026 13:02:00 GMT", now) == 120
-    assert http.retry_after("Fri, 20 Nov 2026 12:00:00 GMT", now) == 0
-    assert http.retry_after("Fri, 99 Nov 2026 12:00:00 GMT", now) is None
-    assert http.retry_after("9" * 400, now) == float("inf")
+    assert request.retry_after("Fri, 20 Nov 2026 13:02:00 GMT", now) == 120
+    assert request.retry_after("Fri, 20 Nov 2026 12:00:00 GMT", now) == 0
+    assert request.retry_after("Fri, 99 Nov 2026 12:00:00 GMT", now) is None
+    assert request.retry_after("9" * 400, now) == float("inf")
 
 
 @pytest.mark.parametrize("idempotent", [False, True])

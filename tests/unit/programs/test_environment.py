@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from daybook.programs import environment
+from daybook.processes import environment
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from anyio.lowlevel import checkpoint
 
-from daybook.programs import pipes
+from daybook.processes import pipes
 
 pytestmark = pytest.mark.anyio
 

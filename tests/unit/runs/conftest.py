@@ -14,10 +14,10 @@ import pytest
 
 from daybook.clock import SYSTEM
 from daybook.home import Home
-from daybook.ledger import claims, offers
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests, claims
+from daybook.runs.claim_requests import Granted, Offer
 
 
 @dataclass
@@ -56,7 +56,9 @@ async def begun(tmp_path: Path, daybook_home: Home) -> AsyncIterator[Begun]:
     address = f"sqlite+aiosqlite:///{path}"
     async with Ledger(address, busy=timedelta(milliseconds=20)) as ledger:
         given = {"prompt": "Do it", "policy": {"retries": 3, "retry_delay": "1s"}}
-        offer = Offer(offers.flow_key("f"), "agent-prompt", "direct", SYSTEM.now(), "here:1", given)
+        offer = Offer(
+            claim_requests.flow_key("f"), "agent-prompt", "direct", SYSTEM.now(), "here:1", given
+        )
         granted = await claims.claim(ledger, offer)
         assert isinstance(granted, Granted)
         await claims.begin(ledger, granted.run_id, granted.fence)

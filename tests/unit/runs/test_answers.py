@@ -17,7 +17,7 @@ from daybook.agents import kinds
 from daybook.agents.base import AgentReply, AgentRequest, Message, Tool
 from daybook.clock import SYSTEM
 from daybook.errors import AgentError, AgentFailed, AgentTemporary, AgentTimeout
-from daybook.runs import answers
+from daybook.execution import answers
 from daybook.testing import ScriptedAgent
 
 SCHEMA = {

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger.offers import Granted
+from daybook.execution import artifact
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow
-from daybook.runs import artifact
+from daybook.runs.claim_requests import Granted
 from daybook.testing import MovedClock
 
 EVIL = "http://evil.example/x.png"

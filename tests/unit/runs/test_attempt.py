@@ -11,11 +11,12 @@ from anyio.lowlevel import checkpoint
 
 from daybook.clock import SYSTEM
 from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTransition
+from daybook.execution import attempt, outcome_spool
+from daybook.execution import recording as settling
+from daybook.execution.lease import LeaseLost
+from daybook.execution.recording import Unwritten
+from daybook.jobs.policy import JITTER, MOST_RETRIES
 from daybook.ledger.states import Outcome, Status
-from daybook.runs import attempt, settling, spool
-from daybook.runs.lease import LeaseLost
-from daybook.runs.settling import Unwritten
-from daybook.spec.policy import JITTER, MOST_RETRIES
 from daybook.testing import MovedClock
 from daybook.timing import TIMING
 from tests.timings import change
@@ -157,7 +158,7 @@ async def test_it_is_tried_until_the_lease_is_lost_and_not_repeated(begun: Begun
     assert 2 * TIMING.run_lease - settling.LONGEST_WAIT <= tried < 2 * TIMING.run_lease
     assert (await begun.row()).status == "running"
     # Whoever reaches the ledger next writes it.
-    await spool.drain(begun.ledger)
+    await outcome_spool.drain(begun.ledger)
     assert (await begun.row()).status == "succeeded"
 
 
@@ -173,8 +174,10 @@ async def test_who_is_killed_while_the_ledger_is_away_has_left_the_outcome(begun
         task = asyncio.create_task(_carry(begun, Effect(), Held()))
         await waiting.wait()
         # A process that is killed goes no further than this.
-        assert [each.name for each in spool.waiting()] == [f"{begun.granted.run_id}-1-1.json"]
-    assert await spool.drain(begun.ledger) == spool.Drained(written=1)
+        assert [each.name for each in outcome_spool.waiting()] == [
+            f"{begun.granted.run_id}-1-1.json"
+        ]
+    assert await outcome_spool.drain(begun.ledger) == outcome_spool.Drained(written=1)
     written = await begun.row()
     assert written.status == "succeeded"
     # One that was not killed writes it once more, and changes nothing.
@@ -187,11 +190,11 @@ async def test_what_is_written_after_all_leaves_nothing_in_the_spool(begun: Begu
     with begun.locked() as other:
         await _carry(begun, Effect(), Freeing(other))
 
-    assert spool.waiting() == []
+    assert outcome_spool.waiting() == []
 
 
 async def test_a_full_disk_is_told(begun: Begun) -> None:
-    spool.folder().write_text("no folder can be made here")
+    outcome_spool.folder().write_text("no folder can be made here")
     with begun.locked(), pytest.raises(Unwritten) as unwritten:
         await _carry(begun, Effect())
 
@@ -203,7 +206,7 @@ async def test_a_temporary_failure_that_was_kept_leads_to_the_next_attempt(begun
     with begun.locked(), pytest.raises(Unwritten):
         await attempt.carry(begun.ledger, begun.granted, 1, Effect(AgentTemporary("429")), clock)
 
-    await spool.drain(begun.ledger)
+    await outcome_spool.drain(begun.ledger)
 
     row = await begun.row()
     assert (row.status, row.fence) == ("waiting", 2)

@@ -9,10 +9,10 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from daybook.runs import carry_out, checks
-from daybook.runs.checks import Verdict
-from daybook.spec.check import Check
-from daybook.spec.policy import Policy
+from daybook.execution import checks, execute
+from daybook.execution.checks import Verdict
+from daybook.jobs.checks import Check
+from daybook.jobs.policy import Policy
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ async def opens(granted: Any) -> Verdict:
 
 async def asked(gate: Any, check: Check) -> tuple[Verdict, list[dict[str, object]]]:
     run = Run(gate)
-    verdict = await carry_out._checked(cast(Any, None), cast(Any, run), cast(Any, Grant(check)))
+    verdict = await execute._checked(cast(Any, None), cast(Any, run), cast(Any, Grant(check)))
     return verdict, run.given.facts
 
 
@@ -68,10 +68,10 @@ async def test_a_gate_that_does_not_answer_in_time_is_named(
         await asyncio.Event().wait()
         return OPEN
 
-    monkeypatch.setattr(carry_out, "GATE_SLACK", timedelta())
+    monkeypatch.setattr(execute, "GATE_SLACK", timedelta())
     run, grant = cast(Any, Run(hangs)), cast(Any, Grant(Check()))
     with pytest.raises(checks.CheckFailed, match=r"^heartbeat: no answer within 1s$"):
-        await carry_out._in_time(run, grant, timedelta(seconds=1))
+        await execute._in_time(run, grant, timedelta(seconds=1))
 
 
 async def test_what_cannot_be_brought_to_prefect_is_brought_later() -> None:
@@ -81,4 +81,4 @@ async def test_what_cannot_be_brought_to_prefect_is_brought_later() -> None:
             answer = httpx.Response(500, request=asked)
             raise httpx.HTTPStatusError("500", request=asked, response=answer)
 
-    await carry_out._push(cast(Any, Prefect()), "a job")
+    await execute._push(cast(Any, Prefect()), "a job")

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Granted
-from daybook.runs import checks
-from daybook.runs.checks import CheckFailed, Verdict
-from daybook.spec.check import Check
+from daybook.execution import checks
+from daybook.execution.checks import CheckFailed, Verdict
+from daybook.jobs.checks import Check
+from daybook.jobs.store import StoredJob
+from daybook.runs.claim_requests import Granted
 
 NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
 

@@ -9,12 +9,12 @@ import pytest
 
 from daybook.agents.base import Message
 from daybook.errors import InvalidInput
+from daybook.execution import conversation
 from daybook.home import Home
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.offers import Granted
+from daybook.jobs.model import new_job
+from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import JobRow, MessageRow, RevisionRow
-from daybook.runs import conversation
-from daybook.spec.job import new_job
+from daybook.runs.claim_requests import Granted
 
 DUE = datetime(2027, 1, 15, 8, 0, 0, 250_000, tzinfo=UTC)
 

@@ -12,13 +12,14 @@ import pytest
 from prefect.exceptions import Abort
 
 from daybook.errors import InvalidInput
+from daybook.execution import claim
 from daybook.home import Home
-from daybook.ledger import claims, history, jobs, leases, offers, sessions
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Ended, Granted, Offer
 from daybook.ledger.states import Outcome, Status
-from daybook.runs import gate
-from daybook.spec.job import new_job
+from daybook.runs import claim_requests, claims, history, leases, sessions
+from daybook.runs.claim_requests import Ended, Granted, Offer
 from daybook.testing import MovedClock
 
 pytestmark = pytest.mark.anyio
@@ -58,9 +59,9 @@ async def _hourly(ledger: Ledger) -> Offer:
     now = ledger.now()
     job = new_job(now=now, name="brief", prompt="What is new?", cron="0 * * * *")
     async with ledger.write() as session:
-        stored = await jobs.add(session, job, "brief", now)
+        stored = await store.add(session, job, "brief", now)
     due = now + timedelta(hours=1)
-    key = offers.due_key(stored.id, due)
+    key = claim_requests.due_key(stored.id, due)
     parameters = job.parameters()
     return Offer(key, "agent-prompt", "schedule", due, "here:1", parameters, stored.id, "f")
 
@@ -72,7 +73,7 @@ async def test_a_run_that_comes_early_waits_for_its_due_time(
     offer = await _hourly(ledger)
     clock.set(offer.due - early)
 
-    answer = await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
+    answer = await claim.enter(ledger, offer, Prefect(), clock, deployment_id="d")
 
     assert isinstance(answer, Granted)
     assert clock.waits == [offer.due]
@@ -99,16 +100,18 @@ async def test_a_process_whose_clock_is_ahead_waits_once(ledger: Ledger, clock: 
     clock.set(offer.due - timedelta(seconds=3))
     machines = Fast(clock)
 
-    assert isinstance(await gate.enter(ledger, offer, Prefect(), machines), Granted)
+    assert isinstance(await claim.enter(ledger, offer, Prefect(), machines), Granted)
     assert machines.waits == [offer.due + timedelta(seconds=5)]
     assert clock.now() == offer.due
 
 
 async def test_a_run_of_no_deployment_waits_however_long(ledger: Ledger, clock: MovedClock) -> None:
     due = clock.now() + timedelta(days=2)
-    offer = Offer(offers.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f")
+    offer = Offer(
+        claim_requests.flow_key("f"), "agent-prompt", "direct", due, "here:1", flow_run_id="f"
+    )
 
-    assert isinstance(await gate.enter(ledger, offer, Prefect(), clock), Granted)
+    assert isinstance(await claim.enter(ledger, offer, Prefect(), clock), Granted)
     assert clock.waits == [due]
 
 
@@ -117,7 +120,7 @@ async def test_it_compares_once_and_no_more(ledger: Ledger, clock: MovedClock) -
     clock.set(offer.due)
     prefect = Prefect()
 
-    answer = await gate.enter(ledger, offer, prefect, clock, deployment_id="d")
+    answer = await claim.enter(ledger, offer, prefect, clock, deployment_id="d")
 
     assert isinstance(answer, Granted)
     assert answer.parameters["prompt"] == "What is new?"
@@ -130,9 +133,9 @@ async def test_still_not_due_after_comparing_it_ends_without_a_row(
     offer = await _hourly(ledger)
     wrong = offer.due + timedelta(minutes=1)
     clock.set(wrong)
-    offer = replace(offer, due=wrong, occurrence=offers.due_key(str(offer.job_id), wrong))
+    offer = replace(offer, due=wrong, occurrence=claim_requests.due_key(str(offer.job_id), wrong))
 
-    answer = await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
+    answer = await claim.enter(ledger, offer, Prefect(), clock, deployment_id="d")
 
     assert answer == Ended(Status.SKIPPED, "not due")
 
@@ -143,9 +146,9 @@ async def test_what_a_schedule_of_prefects_own_made_runs_by_its_flow_key(
     offer = await _hourly(ledger)
     wrong = offer.due + timedelta(minutes=1)
     clock.set(wrong)
-    offer = replace(offer, due=wrong, occurrence=offers.due_key(str(offer.job_id), wrong))
+    offer = replace(offer, due=wrong, occurrence=claim_requests.due_key(str(offer.job_id), wrong))
 
-    answer = await gate.enter(ledger, offer, Prefect("s"), clock, deployment_id="d", made_by="s")
+    answer = await claim.enter(ledger, offer, Prefect("s"), clock, deployment_id="d", made_by="s")
 
     assert isinstance(answer, Granted)
     assert answer.occurrence == "flow:f"
@@ -154,11 +157,11 @@ async def test_what_a_schedule_of_prefects_own_made_runs_by_its_flow_key(
 async def test_taken_by_another_run_it_is_skipped(ledger: Ledger, clock: MovedClock) -> None:
     offer = await _hourly(ledger)
     clock.set(offer.due)
-    held = await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
+    held = await claim.enter(ledger, offer, Prefect(), clock, deployment_id="d")
     assert isinstance(held, Granted)
 
     other = replace(offer, flow_run_id="g")
-    answer = await gate.enter(ledger, other, Prefect(), clock, deployment_id="d")
+    answer = await claim.enter(ledger, other, Prefect(), clock, deployment_id="d")
 
     assert isinstance(answer, Ended)
     assert (answer.status, answer.run_id) == (Status.SKIPPED, held.run_id)
@@ -170,20 +173,22 @@ async def test_taken_by_another_process_of_the_same_run_it_leaves(
 ) -> None:
     offer = await _hourly(ledger)
     clock.set(offer.due)
-    await gate.enter(ledger, offer, Prefect(), clock, deployment_id="d")
+    await claim.enter(ledger, offer, Prefect(), clock, deployment_id="d")
 
     with pytest.raises(Abort, match="is held by here:1"):
         again = replace(offer, holder="here:2")
-        await gate.enter(ledger, again, Prefect(), clock, deployment_id="d")
+        await claim.enter(ledger, again, Prefect(), clock, deployment_id="d")
 
 
 async def test_a_run_whose_session_is_busy_looks_again_until_it_is_its_turn(
     ledger: Ledger, clock: MovedClock
 ) -> None:
     parameters = {"prompt": "What is new?", "session_key": "ops"}
-    one = Offer(offers.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters)
-    two = replace(one, occurrence=offers.flow_key("two"))
-    held = await gate.enter(ledger, one, Prefect(), clock)
+    one = Offer(
+        claim_requests.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters
+    )
+    two = replace(one, occurrence=claim_requests.flow_key("two"))
+    held = await claim.enter(ledger, one, Prefect(), clock)
     assert isinstance(held, Granted)
     await claims.begin(ledger, held.run_id, held.fence)
 
@@ -203,7 +208,7 @@ async def test_a_run_whose_session_is_busy_looks_again_until_it_is_its_turn(
             return clock.now()
 
     start = clock.now()
-    answer = await gate.enter(ledger, two, Prefect(), Watched(), deployment_id="d")
+    answer = await claim.enter(ledger, two, Prefect(), Watched(), deployment_id="d")
 
     assert isinstance(answer, Granted)
     assert [each.content for each in answer.history] == ["What is new?", "Fine."]
@@ -215,8 +220,10 @@ async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost
     ledger: Ledger, clock: MovedClock
 ) -> None:
     parameters = {"prompt": "What is new?", "session_key": "ops"}
-    offer = Offer(offers.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters)
-    await gate.enter(ledger, offer, Prefect(), clock)
+    offer = Offer(
+        claim_requests.flow_key("one"), "agent-prompt", "direct", clock.now(), "h", parameters
+    )
+    await claim.enter(ledger, offer, Prefect(), clock)
     waits = asyncio.Event()
 
     class Stopped(MovedClock):
@@ -224,9 +231,9 @@ async def test_a_run_that_waits_for_its_session_can_be_cancelled_and_is_not_lost
             waits.set()
             await asyncio.Event().wait()
 
-    second = replace(offer, occurrence=offers.flow_key("two"))
+    second = replace(offer, occurrence=claim_requests.flow_key("two"))
     task = asyncio.create_task(
-        gate.enter(ledger, second, Prefect(), Stopped(clock.now()), deployment_id="d")
+        claim.enter(ledger, second, Prefect(), Stopped(clock.now()), deployment_id="d")
     )
     await waits.wait()
     task.cancel()
@@ -248,8 +255,8 @@ async def test_the_operators_rules_are_those_of_the_moment(
     file = daybook_home.path / "config.toml"
     file.write_text("[limits]\nbudget = 3\n")
     with pytest.raises(InvalidInput, match=r"config.toml: limits: limits.budget: unknown field"):
-        await gate.decide(ledger, offer, Prefect())
+        await claim.decide(ledger, offer, Prefect())
     file.write_text("user_jobs = false\n")
-    answer = await gate.decide(ledger, offer, Prefect())
+    answer = await claim.decide(ledger, offer, Prefect())
     assert isinstance(answer, Ended)
     assert answer.reason == "user jobs are switched off"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from anyio.lowlevel import checkpoint
 
-from daybook.runs import lease
+from daybook.execution import lease
 from tests.unit.runs.conftest import Begun
 
 pytestmark = pytest.mark.anyio

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput, UnknownName
+from daybook.execution import mcp_config
 from daybook.home import Home
-from daybook.outgoing.secrets import Secret
-from daybook.runs import mcp_config
-from daybook.spec.owners import Actor
+from daybook.http.secrets import Secret
+from daybook.owners import Actor
 from daybook.tools.base import Server
 from daybook.tools.server_blocks import ToolServerSettings
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
+from daybook import owners
 from daybook.agents import allowed
 from daybook.agents.base import Tool
 from daybook.errors import InvalidInput, UnknownName
-from daybook.programs.group import GRACE
-from daybook.runs import offered
-from daybook.runs.offered import legal_names
-from daybook.spec import owners
-from daybook.spec.owners import Actor
+from daybook.execution import agent_tools
+from daybook.execution.agent_tools import legal_names
+from daybook.owners import Actor
+from daybook.processes.group import GRACE
 from daybook.tools.base import Server
-from daybook.tools.held import Read
+from daybook.tools.pool import Read
 from daybook.tools.server_blocks import ToolServerSettings
 
 LEGAL = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
@@ -81,7 +81,7 @@ OWN = [Tool("cron_list", "", {}, _whose, read_only=True), Tool("cron_add", "", {
 
 async def test_entries_name_servers_and_daybooks_own_and_twice_is_once() -> None:
     entries = ["search.find", "search.get_*", "search.find", "daybook.cron_l*", "daybook.cron_list"]
-    found = await offered.find("brief", entries, Saved("search", "mail"), lambda: OWN)
+    found = await agent_tools.find("brief", entries, Saved("search", "mail"), lambda: OWN)
     assert [(each.server.name, each.patterns) for each in found.servers] == [
         ("search", ("find", "get_*"))
     ]
@@ -91,27 +91,27 @@ async def test_entries_name_servers_and_daybooks_own_and_twice_is_once() -> None
 @pytest.mark.parametrize("entry", ["seerch", "search2.find", "find", "daybook.launch"])
 async def test_an_entry_that_names_nothing_is_refused_by_its_name(entry: str) -> None:
     with pytest.raises(UnknownName, match=entry):
-        await offered.find("brief", [entry], Saved("search"), lambda: OWN)
+        await agent_tools.find("brief", [entry], Saved("search"), lambda: OWN)
 
 
 async def test_daybook_is_daybooks_own_whatever_else_is_called_so() -> None:
-    found = await offered.find("brief", ["daybook"], Saved("daybook"), lambda: OWN)
+    found = await agent_tools.find("brief", ["daybook"], Saved("daybook"), lambda: OWN)
     assert found.servers == ()
     assert [each.name for each in found.own] == ["cron_list", "cron_add"]
 
 
 async def test_daybooks_own_tools_work_for_whom_the_run_is() -> None:
-    offer = await offered.find("brief", ["daybook"], Saved(), lambda: OWN)
+    offer = await agent_tools.find("brief", ["daybook"], Saved(), lambda: OWN)
     actor = Actor("agent:brief", "ana", "run")
-    async with offered.opened(offer, "flow:1", actor, 5.0) as tools:
+    async with agent_tools.opened(offer, "flow:1", actor, 5.0) as tools:
         assert [await each.call({}) for each in tools] == ["agent:brief ana run"] * 2
         assert [each.read_only for each in tools] == [True, False]
     assert owners.current() == Actor()
 
 
 async def test_without_an_allow_list_nothing_is_looked_up() -> None:
-    offer = await offered.find("brief", [], Saved("search"), lambda: OWN)
-    async with offered.opened(offer, "flow:1", Actor(), 5.0) as tools:
+    offer = await agent_tools.find("brief", [], Saved("search"), lambda: OWN)
+    async with agent_tools.opened(offer, "flow:1", Actor(), 5.0) as tools:
         assert tools == ()
 
 
@@ -140,12 +140,12 @@ async def test_a_python_tool_and_a_server_of_one_name_are_told_apart_by_nobody(
     (tmp_path / "ambiguous.py").write_text("def find(what: str) -> str: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InvalidInput, match="ambiguous"):
-        await offered.find("brief", ["search.find"], Saved("search"), tuple)
-    found = await offered.find("brief", ["search.find"], Saved("mail"), tuple)
+        await agent_tools.find("brief", ["search.find"], Saved("search"), tuple)
+    found = await agent_tools.find("brief", ["search.find"], Saved("mail"), tuple)
     assert [each.name for each in found.python] == ["search.find"]
-    await offered.check(["search.find", "mail.send", "daybook.anything"], Saved("mail"))
+    await agent_tools.check(["search.find", "mail.send", "daybook.anything"], Saved("mail"))
     with pytest.raises(UnknownName, match="post"):
-        await offered.check(["post.send"], Saved("mail"))
+        await agent_tools.check(["post.send"], Saved("mail"))
 
 
 STUBBORN = """
@@ -169,9 +169,9 @@ async def test_all_servers_are_told_to_end_before_one_of_them_is_gone(tmp_path: 
     script = tmp_path / "program.py"
     script.write_text(STUBBORN)
     settings = ToolServerSettings(command=[sys.executable, "-I", "-S", str(script)])
-    wanted = tuple(offered.Wanted(Server(f"s{n}", settings), ("*",), Read()) for n in range(4))
+    wanted = tuple(agent_tools.Wanted(Server(f"s{n}", settings), ("*",), Read()) for n in range(4))
     loop = asyncio.get_running_loop()
-    async with offered.opened(offered.Offer("brief", wanted), "flow:1", Actor(), 60.0):
+    async with agent_tools.opened(agent_tools.Offer("brief", wanted), "flow:1", Actor(), 60.0):
         began = loop.time()
     # One after the other takes 4 × GRACE at least, whatever the machine does.
     assert loop.time() - began < 4 * GRACE

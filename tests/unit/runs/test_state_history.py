@@ -9,8 +9,8 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Running, Scheduled
 
-from daybook.runs import state_history
-from daybook.runs.prefect_states import waiting
+from daybook.prefect import state_history
+from daybook.prefect.states import waiting
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

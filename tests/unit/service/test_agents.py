@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from daybook.api import agents
 from daybook.clock import SYSTEM
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import open_ledger
-from daybook.service import agents
-from daybook.spec.job import new_job
 
 pytestmark = pytest.mark.anyio
 
@@ -41,4 +41,4 @@ async def test_a_job_of_another_agent_is_no_user(daybook_home: Home, other: str)
 async def _job(agent: str) -> None:
     job = new_job(now=SYSTEM.now(), name="brief", prompt="x", on_demand=True, agent=agent)
     async with open_ledger() as ledger, ledger.write() as session:
-        await jobs.add(session, job, slug="brief", now=SYSTEM.now())
+        await store.add(session, job, slug="brief", now=SYSTEM.now())

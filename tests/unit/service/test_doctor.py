@@ -14,8 +14,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.home import Home
-from daybook.service import doctor
-from daybook.service.doctoring.problem import Problem
+from daybook.operations import doctor
+from daybook.operations.checks.problem import Problem
 from tests.unit.service.doctoring.test_installation import installed
 
 pytestmark = pytest.mark.anyio

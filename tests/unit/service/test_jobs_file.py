@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from daybook.api import jobs_file
 from daybook.clock import SYSTEM
-from daybook.service import jobs_file
-from daybook.spec.actions import ToolCall, Webhook
-from daybook.spec.job import new_job
+from daybook.jobs.actions import ToolCall, Webhook
+from daybook.jobs.model import new_job
 
 FILE = """
 jobs:

@@ -14,18 +14,18 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from daybook.api import authorization, backfill, due, jobs, preflight, preview, runs, skips
 from daybook.clock import SYSTEM
 from daybook.errors import Ambiguous, InvalidInput, NotFound, PrefectUnreachable
 from daybook.home import Home
-from daybook.ledger import claims
-from daybook.ledger import jobs as stored_jobs
-from daybook.ledger import outcomes as stored_outcomes
+from daybook.jobs import store as stored_jobs
+from daybook.jobs.model import new_job
+from daybook.jobs.notify import Notify
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RunRow
-from daybook.service import backfill, due, jobs, mine, possible, preview, runs, skips
-from daybook.spec.job import new_job
-from daybook.spec.notify import Notify
-from daybook.spec.owners import Actor, acting_as
+from daybook.owners import Actor, acting_as
+from daybook.runs import claims
+from daybook.runs import outcomes as stored_outcomes
 from tests.costs import one_in
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +125,7 @@ async def test_what_is_logged_is_one_line(there: There, caplog: pytest.LogCaptur
     forged = "x\nERROR forged " + "y" * 9_000
     with acting_as(RESEARCHER), pytest.raises(NotFound):
         await jobs.show(forged)
-    with pytest.raises(InvalidInput), mine.telling("agent:researcher", "mine"):
+    with pytest.raises(InvalidInput), authorization.telling("agent:researcher", "mine"):
         raise InvalidInput("model", forged)
     records = [each for each in caplog.records if "action" in vars(each)]
     assert [vars(each)["action"] for each in records] == ["limit_refused"] * 2
@@ -142,9 +142,9 @@ async def test_the_hosts_of_an_agent_count_when_a_job_is_written(
     client = cast(PrefectClient, None)  # nothing is asked of it
     told = Notify(on_fail="https://evil.net/x")
     with pytest.raises(InvalidInput, match=r"on_fail: .*limits do not have this host"):
-        await possible.told(client, told, "agent:researcher")
-    await possible.told(client, told, "user")
-    await possible.told(client, Notify(on_fail="https://a.example.org/x"), "agent:researcher")
+        await preflight.told(client, told, "agent:researcher")
+    await preflight.told(client, told, "user")
+    await preflight.told(client, Notify(on_fail="https://a.example.org/x"), "agent:researcher")
 
 
 async def test_lists_hold_its_own(there: There) -> None:

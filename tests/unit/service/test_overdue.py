@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from daybook.ledger import claims, jobs, slots
+from daybook.api import overdue
+from daybook.api.overdue import Known
+from daybook.jobs import store
+from daybook.jobs.model import new_job
+from daybook.jobs.store import StoredJob
+from daybook.keeper.leadership import Leader
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.leads import Leader
-from daybook.ledger.overdue import Overdue
 from daybook.ledger.tables import RunRow
-from daybook.service import overdue
-from daybook.service.overdue import Known
-from daybook.service.pool import Pool
-from daybook.spec.job import new_job
+from daybook.prefect.work_pool import Pool
+from daybook.runs import claims, slots
+from daybook.runs.overdue import Overdue
 from daybook.testing import MovedClock
 from daybook.timing import TIMING
 
@@ -37,7 +38,7 @@ async def job(tmp_path: Path) -> AsyncIterator[tuple[Ledger, StoredJob]]:
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db", MovedClock()) as ledger:
         job = new_job(now=NOW, name="brief", prompt="Hello?", cron="0 * * * *")
         async with ledger.write() as session:
-            stored = await jobs.add(session, job, "brief", NOW)
+            stored = await store.add(session, job, "brief", NOW)
         stored.row.sync_pending = False
         yield ledger, stored
 

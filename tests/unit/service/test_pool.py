@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from daybook.home import Home
-from daybook.service.pool import Pool, is_ours
+from daybook.prefect.work_pool import Pool, is_ours
 
 HERE = socket.gethostname()
 

@@ -14,7 +14,7 @@ from daybook.home import Home
 LIVES = """
 import fcntl, json, os, sys
 from daybook import home
-from daybook.service import reach
+from daybook.prefect import address
 
 def told():
     from prefect.settings import get_current_settings
@@ -30,17 +30,17 @@ def up(address):
 here = home.here().make()
 if "IMPORTED" in os.environ:  # by the program, before Daybook was asked for anything
     import prefect
-reach.prefect()
+address.prefect()
 assert ("prefect" in sys.modules) is ("IMPORTED" in os.environ)
 told()
 lock = here.up_lock.open("w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 for port in (4200, 4201):
     up(f"http://127.0.0.1:{port}/api")
-    reach.prefect()
+    address.prefect()
     told()
 fcntl.flock(lock, fcntl.LOCK_UN)
-reach.prefect()
+address.prefect()
 told()
 """
 

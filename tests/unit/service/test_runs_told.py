@@ -9,14 +9,14 @@ from datetime import timedelta
 import pytest
 from sqlmodel import select
 
+from daybook.api import runs, views
+from daybook.delivery import outbox, sending
+from daybook.delivery.sending import Tried
 from daybook.home import Home
-from daybook.ledger import outbox, sending
+from daybook.jobs.notify import Notify
 from daybook.ledger.engine import Ledger
-from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
-from daybook.service import runs, views
-from daybook.spec.notify import Notify
 
 pytestmark = pytest.mark.anyio
 

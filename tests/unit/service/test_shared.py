@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from daybook.service import shared
-from daybook.service.shared import Shared
+from daybook.operations import shared_query
+from daybook.operations.shared_query import Shared
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +75,7 @@ async def test_an_old_answer_is_not_given_again(monkeypatch: pytest.MonkeyPatch)
     answers = Shared(question, fresh=0.0)
     assert await answers.ask(60) == 1
     question.go.clear()
-    monkeypatch.setattr(shared, "OLDEST", -1.0)
+    monkeypatch.setattr(shared_query, "OLDEST", -1.0)
     with pytest.raises(TimeoutError):
         await answers.ask(AT_ONCE)
     await answers.stop(AT_ONCE)

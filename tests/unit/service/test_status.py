@@ -10,10 +10,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.home import Home
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.service import status
-from daybook.spec.job import new_job
+from daybook.operations import status
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ async def test_how_often_a_job_failed_is_said_in_words(
     file = nowhere.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger, ledger.write() as session:
         job = new_job(now=ledger.now(), prompt="Hello?", name="brief", on_demand=True)
-        await jobs.add(session, job, "brief", ledger.now())
+        await store.add(session, job, "brief", ledger.now())
     with sqlite3.connect(file) as connection:
         failed = "UPDATE jobs SET consecutive_failures = ?, last_error = 'no answer'"
         connection.execute(failed, (times,))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from daybook import owners
+from daybook.api import task_scheduler, tasks
 from daybook.errors import InvalidInput, NotFound, NothingClaimable, TokenRefused
 from daybook.home import Home
-from daybook.service import task_scheduler, tasks
-from daybook.spec import owners
 from tests import databases
 from tests.databases import Database
 

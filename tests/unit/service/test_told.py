@@ -11,17 +11,21 @@ from typing import Any, cast
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from daybook.cli import words
+from daybook.api import destinations, runs
+from daybook.cli import formatting as words
+from daybook.delivery import history, outbox, sending
+from daybook.delivery.sending import Tried
 from daybook.home import Home
-from daybook.ledger import claims, deliveries, jobs, outbox, sending
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.outgoing import secret_blocks
-from daybook.service import destinations, runs, status, told
-from daybook.service.doctoring import telling
-from daybook.spec.job import new_job
+from daybook.operations import outbox_status as told
+from daybook.operations import status
+from daybook.operations.checks import delivery
+from daybook.resources import secrets
+from daybook.runs import claims
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +39,7 @@ async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
     async with Ledger(f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db") as opened:
         async with opened.write() as session:
             job = new_job(now=opened.now(), prompt="Hello?", name="brief", on_demand=True)
-            await jobs.add(session, job, "brief", opened.now())
+            await store.add(session, job, "brief", opened.now())
         yield opened
 
 
@@ -100,13 +104,13 @@ async def test_where_nothing_is_told_nothing_is_wrong(ledger: Ledger) -> None:
     }
     assert not about(found["problems"], "nobody sends")
     assert not about(found["problems"], "unread")
-    assert await telling.outbox() == []
+    assert await delivery.outbox() == []
 
 
 async def test_what_could_be_sent_and_is_not_is_told(ledger: Ledger) -> None:
     now = ledger.now()
     await ask(ledger, "later", now - 2 * LONG, next_at=now + LONG)
-    assert await telling.outbox() == []  # its time has not come
+    assert await delivery.outbox() == []  # its time has not come
 
     await ask(ledger, "due", now - LONG)
 
@@ -115,7 +119,7 @@ async def test_what_could_be_sent_and_is_not_is_told(ledger: Ledger) -> None:
     assert datetime.fromisoformat(found["outbox"]["oldest_pending_at"]) == now - 2 * LONG
     since = f"since {(now - LONG):%Y-%m-%dT%H:%M:%S}Z, and nobody sends them"
     assert len(about(found["problems"], since, "daybook keeper")) == 1
-    (problem,) = await telling.outbox()
+    (problem,) = await delivery.outbox()
     assert since in problem.what
     assert ("daybook keeper" in problem.mend, problem.harmless) == (True, False)
 
@@ -123,18 +127,18 @@ async def test_what_could_be_sent_and_is_not_is_told(ledger: Ledger) -> None:
 async def test_a_backlog_that_somebody_is_at_is_no_problem(ledger: Ledger) -> None:
     for key in ("one", "two"):
         await ask(ledger, key, ledger.now() - LONG)
-    assert await telling.outbox() != []
+    assert await delivery.outbox() != []
 
     await sending.claim(ledger, "a keeper", most=1)
 
     assert not about((await status.status())["problems"], "nobody sends")
-    assert await telling.outbox() == []
+    assert await delivery.outbox() == []
 
 
 async def test_what_is_on_its_way_is_no_problem(ledger: Ledger) -> None:
     await ask(ledger, "due", ledger.now())
     assert not about((await status.status())["problems"], "nobody sends")
-    assert await telling.outbox() == []
+    assert await delivery.outbox() == []
 
 
 async def test_a_listener_that_is_away_is_no_problem(ledger: Ledger) -> None:
@@ -156,7 +160,7 @@ async def test_a_listener_that_is_away_is_no_problem(ledger: Ledger) -> None:
     found = await status.status()
     assert found["outbox"]["pending"] == 1
     assert not about(found["problems"], "nobody sends")
-    assert await telling.outbox() == []
+    assert await delivery.outbox() == []
 
 
 async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None:
@@ -170,7 +174,7 @@ async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None
     assert (paused["lane"], paused["failures"], paused["error"]) == (HOOK, 5, "it was 500")
     assert datetime.fromisoformat(paused["paused_until"]) > ledger.now()
     assert len(about(found["problems"], HOOK, "5 times in a row", "it was 500")) == 1
-    (problem,) = await telling.outbox()
+    (problem,) = await delivery.outbox()
     assert HOOK in problem.what
     assert "daybook callbacks retry" in problem.mend
 
@@ -205,7 +209,7 @@ def test_the_next_try_is_told_by_this_machines_clock_and_never_in_the_past(
 
 async def test_a_run_that_only_the_operator_is_told_of_shows_that(ledger: Ledger) -> None:
     async with ledger.read() as session:
-        stored = await jobs.find(session, "brief")
+        stored = await store.find(session, "brief")
     row = await claims.request(ledger, stored, "first", "manual")
     quiet = await claims.request(ledger, stored, "second", "manual")
     async with ledger.write() as session:
@@ -244,7 +248,7 @@ async def test_the_hint_of_a_destinations_token_keeps_what_the_secret_is_bound_t
     async def every(_: object) -> list[dict[str, Any]]:
         return [] if hosts is None else [{"name": "ops", "hosts": hosts, "problem": None}]
 
-    monkeypatch.setattr(secret_blocks, "every", every)
+    monkeypatch.setattr(secrets, "every", every)
     made: Any = SimpleNamespace(token="ops", url="https://ops.example.org/hook")
     notes = await destinations._token_notes(cast(Any, None), made)
     assert [note.partition("; ")[2].rpartition("`")[0] + "`" for note in notes] == (
@@ -260,16 +264,16 @@ async def test_what_failed_for_good_is_an_alert_until_it_was_read(ledger: Ledger
 
     assert (found["outbox"]["failed"], found["outbox"]["unread_alerts"]) == (1, 1)
     assert len(about(found["problems"], "an unread alert: undelivered: 1", "daybook inbox")) == 1
-    unread, failed = await telling.outbox()
+    unread, failed = await delivery.outbox()
     assert unread.harmless
     assert failed.harmless
     assert "daybook callbacks list --status failed" in failed.mend
 
-    await deliveries.mark_read(ledger)
+    await history.mark_read(ledger)
     found = await status.status()
     assert (found["outbox"]["failed"], found["outbox"]["unread_alerts"]) == (1, 0)
     assert not about(found["problems"], "unread")
-    assert [each.what for each in await telling.outbox()] == [failed.what]
+    assert [each.what for each in await delivery.outbox()] == [failed.what]
 
 
 async def test_of_several_alerts_the_last_is_named_and_answers_are_none(ledger: Ledger) -> None:
@@ -296,12 +300,12 @@ async def test_an_alert_is_not_lost_behind_many_answers(ledger: Ledger) -> None:
 
 
 async def test_a_home_without_a_ledger_has_nothing_to_tell(daybook_home: Home) -> None:
-    assert await telling.outbox() == []
+    assert await delivery.outbox() == []
     assert not (daybook_home.path / "ledger.db").exists()
 
 
 def test_the_words_of_a_status() -> None:
-    from daybook.cli.here import _outbox
+    from daybook.cli.machine import _outbox
 
     none: dict[str, Any] = {"pending": 0, "failed": 0, "oldest_pending_at": None}
     assert _outbox(none) == "nothing waits"

@@ -11,10 +11,11 @@ import pytest
 from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from daybook.ledger import claims, jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.service import up
-from daybook.spec.job import new_job
+from daybook.operations import up
+from daybook.runs import claims
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +46,7 @@ class Talk:
 async def _ended(ledger: Ledger, request: str) -> str:
     async with ledger.write() as session:
         job = new_job(now=ledger.now(), name=request, prompt="What is new?", every="1h")
-        stored = await jobs.add(session, job, request, ledger.now())
+        stored = await store.add(session, job, request, ledger.now())
     row = await claims.request(ledger, stored, request, "manual")
     await claims.cancel(ledger, row.id, "enough")
     return row.id
@@ -93,7 +94,7 @@ async def test_the_answer_of_the_example_is_shown_when_it_comes(
         assert await up._first_run(ledger, since) is None
         async with ledger.write() as session:
             job = new_job(now=since, name="first-light", prompt="Good morning", every="1h")
-            stored = await jobs.add(session, job, "first-light", since)
+            stored = await store.add(session, job, "first-light", since)
         row = await claims.request(ledger, stored, up.EXAMPLE_REQUEST, "manual")
         await claims.request(ledger, stored, "another", "manual")
         if when == "before":

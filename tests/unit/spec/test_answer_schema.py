@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec import answer_schema
-from daybook.spec.job import read_parameters
+from daybook.jobs import answer_schema
+from daybook.jobs.model import read_parameters
 
 
 class Elsewhere:

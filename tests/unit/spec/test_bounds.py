@@ -8,12 +8,12 @@ from itertools import islice
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec import upcoming
-from daybook.spec.job import edit, new_job
-from daybook.spec.policy import Policy
-from daybook.spec.refusal import translated
-from daybook.spec.schedule import Cron, Every
-from daybook.spec.zones import zone
+from daybook.jobs import upcoming
+from daybook.jobs.model import edit, new_job
+from daybook.jobs.policy import Policy
+from daybook.schedules.schedule import Cron, Every
+from daybook.schedules.zones import zone
+from daybook.validation import translated
 
 BERLIN, NEW_YORK, LORD_HOWE = "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)

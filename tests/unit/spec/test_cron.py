@@ -10,9 +10,9 @@ import pytest
 from prefect._vendor import croniter as vendored
 
 from daybook.errors import InvalidInput
-from daybook.spec import cron
-from daybook.spec.due import due_times
-from daybook.spec.schedule import Cron
+from daybook.schedules import cron
+from daybook.schedules.due import due_times
+from daybook.schedules.schedule import Cron
 
 START = datetime(2024, 1, 1, 0, 0, 30, tzinfo=UTC)
 

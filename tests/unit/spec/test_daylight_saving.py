@@ -1,7 +1,7 @@
 """Due times around changes of a zone's offset, by requirement 7.
 
 The expected instants are worked out by hand: from the change that is named beside each case (UTC
-instant, offset before and after) and the two rules in `daybook.spec.due`.
+instant, offset before and after) and the two rules in `daybook.schedules.due`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from daybook.spec.due import between, due_times, is_due, next_due
-from daybook.spec.schedule import Cron
+from daybook.schedules.due import between, due_times, is_due, next_due
+from daybook.schedules.schedule import Cron
 
 
 class Case(NamedTuple):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daybook.spec.due import between, due_times, is_due, next_due
-from daybook.spec.schedule import At, Cron, Every, OnDemand
+from daybook.schedules.due import between, due_times, is_due, next_due
+from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
 ANCHOR = datetime(2026, 11, 20, 8, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

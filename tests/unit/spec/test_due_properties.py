@@ -36,9 +36,9 @@ from hypothesis import HealthCheck, assume, example, given, note, settings
 from hypothesis import strategies as st
 
 from daybook.errors import InvalidInput
-from daybook.spec import cron
-from daybook.spec.due import between, due_times, is_due
-from daybook.spec.schedule import Cron
+from daybook.schedules import cron
+from daybook.schedules.due import between, due_times, is_due
+from daybook.schedules.schedule import Cron
 from tests.costs import examples
 from tests.unit.spec import oracle
 
@@ -104,7 +104,7 @@ def changes(zone: str) -> list[datetime]:
 
 @st.composite
 def field(draw: st.DrawFn, low: int, high: int, names: tuple[str, ...] = ()) -> str:
-    """A field of cron: what `daybook.spec.cron` accepts, `*` and small numbers often."""
+    """A field of cron: what `daybook.schedules.cron` accepts, `*` and small numbers often."""
     items = []
     for _ in range(draw(COUNTS)):
         value = draw(st.integers(low, min(low + 4, high) if draw(st.booleans()) else high))

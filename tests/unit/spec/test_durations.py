@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from daybook.errors import InvalidInput
-from daybook.spec import durations
-from daybook.spec.durations import Duration
+from daybook.schedules import durations
+from daybook.schedules.durations import Duration
 
 
 @pytest.mark.parametrize(

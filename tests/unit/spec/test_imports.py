@@ -1,4 +1,4 @@
-"""`daybook.spec` is pure: what it imports, and so how fast a command that needs no more starts."""
+"""`daybook.jobs` is pure: what it imports, and so how fast a command that needs no more starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_room_is_not_empty() -> None:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    modules = ", ".join(f"daybook.spec.{module}" for module in MODULES)
+    modules = ", ".join(f"daybook.jobs.{module}" for module in MODULES)
     code = f"import sys, {modules}; print(*[name for name in {HEAVY} if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.split() == []

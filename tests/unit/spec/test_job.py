@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec.actions import AgentPrompt
-from daybook.spec.job import Job, edit, new_job, read_parameters
-from daybook.spec.notify import Notify
-from daybook.spec.policy import Policy
-from daybook.spec.schedule import At, Cron, Every, OnDemand
+from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.model import Job, edit, new_job, read_parameters
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
+from daybook.schedules.schedule import At, Cron, Every, OnDemand
 from tests import notifications
 from tests.policies import DEFAULT
 

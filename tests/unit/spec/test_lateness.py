@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daybook.spec.lateness import judge, window
-from daybook.spec.policy import CatchUp, Policy
-from daybook.spec.schedule import At, Cron, Every, OnDemand
+from daybook.jobs.lateness import judge, window
+from daybook.jobs.policy import CatchUp, Policy
+from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
 DUE = datetime(2026, 11, 20, 9, tzinfo=UTC)
 DAILY = Cron(expr="0 9 * * *", timezone="UTC")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec import limits
-from daybook.spec.job import Job, new_job
-from daybook.spec.limits import Limits, Rules
+from daybook.jobs import limits
+from daybook.jobs.limits import Limits, Rules
+from daybook.jobs.model import Job, new_job
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)  # four weeks before the clocks of Europe change
 ME = "agent:scout"

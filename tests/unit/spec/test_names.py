@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daybook.errors import InvalidInput
-from daybook.spec.names import LONGEST, cut, default_name, free_name, validate_name
+from daybook.names import LONGEST, cut, default_name, free_name, validate_name
 
 FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code points
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec import notify as notifications
-from daybook.spec.job import Job, edit, new_job
-from daybook.spec.notify import Notify
+from daybook.jobs import notify as notifications
+from daybook.jobs.model import Job, edit, new_job
+from daybook.jobs.notify import Notify
 from tests.notifications import DEFAULT
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)

@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from daybook.errors import InvalidInput
-from daybook.spec import policy as policies
-from daybook.spec.job import new_job
-from daybook.spec.policy import Policy
-from daybook.spec.refusal import translated
+from daybook.jobs import policy as policies
+from daybook.jobs.model import new_job
+from daybook.jobs.policy import Policy
+from daybook.validation import translated
 from tests.policies import DEFAULT
 
 

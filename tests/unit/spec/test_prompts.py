@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec import prompts
+from daybook.jobs import prompts
 
 VALUES = {"due": "2027-01-15T09:00:00+01:00", "job": "brief", "last_output": "fine"}
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from daybook.errors import InvalidInput
-from daybook.spec import schedule as schedules
-from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
+from daybook.schedules import schedule as schedules
+from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
 
 NOW = datetime(2026, 11, 20, 8, 0, 0, 500_000, tzinfo=UTC)
 WHOLE = NOW.replace(microsecond=0)

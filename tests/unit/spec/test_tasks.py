@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec import tasks
-from daybook.spec.tasks import Ladder, climb
+from daybook.tasks import model
+from daybook.tasks.model import Ladder, climb
 
 STARVING = timedelta(minutes=2)
 
@@ -41,8 +41,8 @@ def test_steps_of_its_own() -> None:
 
 def test_below_the_age_no_cycle_counts() -> None:
     just = STARVING - timedelta(microseconds=1)
-    assert climb(Ladder(), just, 0, ()) == tasks.Owed(0, ())
-    assert climb(Ladder(), STARVING, 0, ()) == tasks.Owed(1, ())
+    assert climb(Ladder(), just, 0, ()) == model.Owed(0, ())
+    assert climb(Ladder(), STARVING, 0, ()) == model.Owed(1, ())
 
 
 def test_without_an_age_there_is_no_ladder() -> None:
@@ -53,7 +53,7 @@ def test_without_an_age_there_is_no_ladder() -> None:
 
 def test_a_step_that_was_not_taken_is_owed_again_and_the_later_ones_too() -> None:
     owed = climb(Ladder(), STARVING, 9, ["fan_out", "starved"])
-    assert owed == tasks.Owed(10, ("request_worker", "needs_attention"))
+    assert owed == model.Owed(10, ("request_worker", "needs_attention"))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_ages_are_durations() -> None:
 
 
 def test_priorities_are_in_their_order() -> None:
-    assert [tasks.priority(word) for word in ("urgent", "high", "medium", "low")] == [0, 1, 2, 3]
+    assert [model.priority(word) for word in ("urgent", "high", "medium", "low")] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_priorities_are_in_their_order() -> None:
     ],
 )
 def test_who_may_do_a_task(given: str, kept: str) -> None:
-    assert tasks.check_owner(given) == kept
+    assert model.check_owner(given) == kept
 
 
 def test_capabilities_are_kept_once_and_in_order() -> None:
-    assert tasks.capabilities(["python", " git ", "python"]) == ["git", "python"]
+    assert model.capabilities(["python", " git ", "python"]) == ["git", "python"]
 
 
 @pytest.mark.parametrize(
@@ -108,27 +108,27 @@ def test_capabilities_are_kept_once_and_in_order() -> None:
     [(None, 300), ("60s", 60), ("1s", 1), ("24h", 86_400), (timedelta(minutes=2), 120)],
 )
 def test_leases(lease: timedelta | str | None, kept: int) -> None:
-    assert tasks.lease(lease) == timedelta(seconds=kept)
+    assert model.lease(lease) == timedelta(seconds=kept)
 
 
 @pytest.mark.parametrize(
     ("call", "field"),
     [
-        (lambda: tasks.priority("now"), "priority"),
-        (lambda: tasks.check_owner("plugin"), "owner"),
-        (lambda: tasks.check_owner("agent:"), "owner"),
-        (lambda: tasks.check_owner("agent:a:b"), "owner"),
-        (lambda: tasks.check_owner("session:"), "owner"),
-        (lambda: tasks.capabilities(["two words"]), "capabilities"),
-        (lambda: tasks.capabilities([""]), "capabilities"),
-        (lambda: tasks.capabilities(["x" * 65], "preferred"), "preferred"),
-        (lambda: tasks.capabilities([f"c{number}" for number in range(51)]), "capabilities"),
-        (lambda: tasks.state("busy"), "state"),
-        (lambda: tasks.lease("24h1s"), "lease"),
-        (lambda: tasks.lease(timedelta(milliseconds=999)), "lease"),
-        (lambda: tasks.lease("soon"), "lease"),
-        (lambda: tasks.word("two\nlines", "workspace"), "workspace"),
-        (lambda: tasks.text("x" * 20_001, "output"), "output"),
+        (lambda: model.priority("now"), "priority"),
+        (lambda: model.check_owner("plugin"), "owner"),
+        (lambda: model.check_owner("agent:"), "owner"),
+        (lambda: model.check_owner("agent:a:b"), "owner"),
+        (lambda: model.check_owner("session:"), "owner"),
+        (lambda: model.capabilities(["two words"]), "capabilities"),
+        (lambda: model.capabilities([""]), "capabilities"),
+        (lambda: model.capabilities(["x" * 65], "preferred"), "preferred"),
+        (lambda: model.capabilities([f"c{number}" for number in range(51)]), "capabilities"),
+        (lambda: model.state("busy"), "state"),
+        (lambda: model.lease("24h1s"), "lease"),
+        (lambda: model.lease(timedelta(milliseconds=999)), "lease"),
+        (lambda: model.lease("soon"), "lease"),
+        (lambda: model.word("two\nlines", "workspace"), "workspace"),
+        (lambda: model.text("x" * 20_001, "output"), "output"),
     ],
 )
 def test_what_is_not_legal_is_refused_with_its_field(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec.actions import DEEPEST, LONGEST_BODY, LONGEST_TOOL, ToolCall
-from daybook.spec.job import Job, edit, new_job, normal_parameters
+from daybook.jobs.actions import DEEPEST, LONGEST_BODY, LONGEST_TOOL, ToolCall
+from daybook.jobs.model import Job, edit, new_job, normal_parameters
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
 SAID = " (write name, server.tool, or https://host/path#tool)"

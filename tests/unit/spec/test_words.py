@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from daybook.spec import schedule as schedules
-from daybook.spec.schedule import Cron
-from daybook.spec.words import in_words, span
+from daybook.schedules import schedule as schedules
+from daybook.schedules.descriptions import in_words, span
+from daybook.schedules.schedule import Cron
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.spec import zones
+from daybook.schedules import zones
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

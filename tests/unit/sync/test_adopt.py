@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.sync import adopt, form
-from daybook.sync.listing import Listed
-from daybook.sync.report import Report
+from daybook.prefect import adoption, parameter_schema
+from daybook.prefect.deployments import Listed
+from daybook.prefect.report import Report
 
 pytestmark = pytest.mark.anyio
 
@@ -23,12 +23,15 @@ async def test_deployments_of_one_name_are_each_named(monkeypatch: pytest.Monkey
     async def refused(*_: object) -> str:
         raise InvalidInput("prompt", "is missing")
 
-    monkeypatch.setattr(adopt, "_one", refused)
-    of_flows = [listed(kind, entrypoint=form.entrypoint(kind)) for kind in form.PROTOTYPES]
-    without_one = listed("1234567890", entrypoint=None, work_pool_name=form.POOL)
+    monkeypatch.setattr(adoption, "_one", refused)
+    of_flows = [
+        listed(kind, entrypoint=parameter_schema.entrypoint(kind))
+        for kind in parameter_schema.PROTOTYPES
+    ]
+    without_one = listed("1234567890", entrypoint=None, work_pool_name=parameter_schema.POOL)
     nowhere: Any = cast(Any, SimpleNamespace(id="ledger"))
     report = Report()
-    await adopt.all_of(nowhere, nowhere, [*of_flows, without_one], {}, report)
+    await adoption.all_of(nowhere, nowhere, [*of_flows, without_one], {}, report)
     assert sorted(report.foreign) == sorted(
-        [*(f"{kind}/on-demand" for kind in form.PROTOTYPES), "on-demand (12345678)"]
+        [*(f"{kind}/on-demand" for kind in parameter_schema.PROTOTYPES), "on-demand (12345678)"]
     )

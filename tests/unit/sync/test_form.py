@@ -13,9 +13,9 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import ValidationError, validate
 
 from daybook import repository
-from daybook.host import worker
-from daybook.spec.job import new_job
-from daybook.sync import form
+from daybook.jobs.model import new_job
+from daybook.operations import worker
+from daybook.prefect import parameter_schema as form
 from flows.agent_prompt import agent_prompt
 from flows.heartbeat import heartbeat
 from flows.tool_call import tool_call

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from daybook.sync.plan import Plan, differing, plan
-from daybook.sync.projection import Projection
+from daybook.prefect.diff import Plan, differing, plan
+from daybook.prefect.projection import Projection
 
 A = Projection(
     enabled=True,

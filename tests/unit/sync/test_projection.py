@@ -16,12 +16,12 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 
 from daybook.errors import InvalidInput
-from daybook.ledger.jobs import StoredJob
+from daybook.jobs.model import new_job
+from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import JobRow, RevisionRow
-from daybook.spec.due import due_times
-from daybook.spec.job import new_job
-from daybook.spec.schedule import At, Cron, Every, OnDemand, Schedule
-from daybook.sync import projection
+from daybook.prefect import projection
+from daybook.schedules.due import due_times
+from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
 from tests import notifications
 from tests.policies import DEFAULT
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
-from daybook.sync import pull
+from daybook.prefect import import_edits
 
 NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 
@@ -14,4 +14,6 @@ NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 def test_where_prefects_clock_is_ahead_an_edit_is_of_now() -> None:
     edited = SimpleNamespace(updated=NOON + timedelta(hours=1), schedules=[], paused=False)
 
-    assert pull._edits(cast(Any, edited), ["description"], NOON) == [(NOON, ["description"])]
+    assert import_edits._edits(cast(Any, edited), ["description"], NOON) == [
+        (NOON, ["description"])
+    ]

@@ -9,18 +9,19 @@ from typing import Any
 
 from sqlmodel import col, select
 
-from daybook.ledger import jobs, outbox, sending
+from daybook.delivery import outbox, sending
+from daybook.delivery.sending import Tried
+from daybook.jobs import store
+from daybook.jobs.model import new_job
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.ledger.jobs import StoredJob
-from daybook.ledger.sending import Tried
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.ledger.task_tables import TaskSessionRow
-from daybook.spec.job import new_job
-from daybook.spec.tasks import Ladder
 from daybook.tasks import sessions
+from daybook.tasks.model import Ladder
+from daybook.tasks.notifier import Starving
 from daybook.tasks.scheduler import Scheduler
-from daybook.tasks.sink import Starving
 from daybook.tasks.statistics import Report
 from tests.world import World
 
@@ -102,7 +103,7 @@ class Cycling:
         }
         job = new_job(now=self.world.ledger.now(), name=name, **given)
         async with self.world.ledger.write() as session:
-            return await jobs.add(session, job, name, self.world.ledger.now())
+            return await store.add(session, job, name, self.world.ledger.now())
 
     async def requests(self) -> list[RunRow]:
         """The runs of jobs that were asked for."""

@@ -11,9 +11,9 @@ from typing import Literal
 from sqlalchemy import event
 
 from daybook.ledger.engine import Ledger
-from daybook.spec.tasks import Ladder
 from daybook.tasks.cycle import cycle
-from daybook.tasks.sink import Starving
+from daybook.tasks.model import Ladder
+from daybook.tasks.notifier import Starving
 from daybook.testing import MovedClock
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -8,12 +8,12 @@ from datetime import timedelta
 
 import pytest
 
+from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound, NothingClaimable, TokenRefused
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.ledger.tokens import digest
-from daybook.spec import owners
-from daybook.tasks import choice, claims, queue, sessions, switch
+from daybook.tasks import claims, pause, queue, selection, sessions
 from daybook.tasks.states import Status
 from tests.world import World, so
 from tests.world.tasks import AGENT, OTHER
@@ -101,7 +101,7 @@ async def test_of_the_same_instant_the_lower_id_comes_first(world: World) -> Non
 async def test_a_run_far_down_the_queue_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "HEAD", 3)
+    monkeypatch.setattr(selection, "HEAD", 3)
     for number in range(7):
         await world.tasks.add(f"t{number}", capabilities=["gpu"])
     wanted = await world.tasks.add("for all", priority="low")
@@ -192,14 +192,14 @@ async def test_while_the_scheduler_is_paused_nothing_is_claimed(world: World) ->
     held = await world.tasks.claimed()
     await world.tasks.add("another")
     await world.tasks.register("two")
-    await switch.pause(world.ledger, "a move of offices")
+    await pause.pause(world.ledger, "a move of offices")
 
     with pytest.raises(NothingClaimable, match="paused: a move of offices"):
         await world.tasks.claim("two")
     await claims.heartbeat(world.ledger, held.run.id, held.token)
     await claims.complete(world.ledger, held.run.id, held.token)
 
-    await switch.resume(world.ledger)
+    await pause.resume(world.ledger)
     assert (await world.tasks.claim("two")).task.title == "another"
 
 

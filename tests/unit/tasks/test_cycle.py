@@ -9,8 +9,8 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.ledger.tables import Fact
-from daybook.spec.tasks import Ladder
-from daybook.tasks import ladder, statistics, sweep, switch
+from daybook.tasks import escalation, lease_expiry, pause, statistics
+from daybook.tasks.model import Ladder
 from daybook.tasks.scheduler import Cycle, Scheduler
 from daybook.tasks.statistics import COUNTERS, FACT, IDS_KEPT, Report
 from tests.unit.tasks.cycling import CYCLE, Cycling
@@ -112,14 +112,14 @@ async def test_the_third_lease_that_is_over_is_told_to_the_operator(world: World
 @pytest.mark.slow
 async def test_a_cycle_takes_back_so_many_and_the_next_the_rest(world: World) -> None:
     cycling = Cycling(world)
-    count = sweep.SWEEP_LIMIT + 3
+    count = lease_expiry.SWEEP_LIMIT + 3
     for number in range(count):
         await world.tasks.add(f"task {number}")
         await world.tasks.register(f"s{number}")
         await world.tasks.claim(f"s{number}")
     report = await cycling.cycle(timedelta(minutes=5))
     check(report)
-    assert report.count("recovered") == sweep.SWEEP_LIMIT
+    assert report.count("recovered") == lease_expiry.SWEEP_LIMIT
     assert len((await kept(world))["last_cycle"]["runs"]["recovered"]) == IDS_KEPT
     report = await cycling.cycle(CYCLE)
     assert (report.count("recovered"), report.active) == (3, 0)
@@ -172,7 +172,7 @@ async def test_a_ladder_that_was_never_legal_stops_the_cycle_and_changes_nothing
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starved": 3}')
     scheduler = Scheduler(
         world.ledger,
-        ladder=ladder.here,
+        ladder=escalation.here,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
@@ -191,7 +191,7 @@ async def test_a_ladder_that_is_legal_no_more_holds_on_and_that_is_told(
     held, waiting = await world.tasks.claimed(), await world.tasks.add(capabilities=["gpu"])
     scheduler = Scheduler(
         world.ledger,
-        ladder=ladder.here,
+        ladder=escalation.here,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
@@ -220,7 +220,7 @@ async def test_who_leads_late_knows_the_ladder_from_its_start(
     cycling = Cycling(world)
     scheduler = Scheduler(
         world.ledger,
-        ladder=ladder.here,
+        ladder=escalation.here,
         sink=cycling.sink,
         capabilities_of=cycling.capabilities,
     )
@@ -289,7 +289,7 @@ async def test_a_paused_scheduler_is_counted_too(world: World) -> None:
     cycling = Cycling(world)
     runs = [(await world.tasks.add(f"task {n}")).id for n in range(3)]
     await cycling.there()
-    await switch.pause(world.ledger)
+    await pause.pause(world.ledger)
     report = await cycling.cycle()
     check(report)
     assert sorted(report.runs["paused"]) == sorted(runs)

@@ -12,15 +12,15 @@ import pytest
 from prefect.events.schemas.events import Event
 
 from daybook.errors import InvalidInput
-from daybook.ledger import claims as claims_of_runs
-from daybook.ledger import offers
 from daybook.ledger.engine import Ledger
-from daybook.ledger.sessions import id_of
 from daybook.ledger.task_tables import TaskRunRow
-from daybook.spec.tasks import STEPS, Ladder
-from daybook.tasks import claims, ladder, queue, sessions, spawn, statistics
+from daybook.runs import claim_requests
+from daybook.runs import claims as claims_of_runs
+from daybook.runs.sessions import id_of
+from daybook.tasks import claims, escalation, queue, sessions, statistics, worker_requests
 from daybook.tasks.cycle import cycle
-from daybook.tasks.sink import NotTaken, Starving, event
+from daybook.tasks.model import STEPS, Ladder
+from daybook.tasks.notifier import NotTaken, Starving, event
 from daybook.testing import MovedClock
 from tests.unit.tasks import killed
 from tests.unit.tasks.cycling import CYCLE, STARVED, Cycling
@@ -135,7 +135,7 @@ async def test_the_worker_is_asked_for_as_any_run_is_and_told_what_to_do(world: 
     cycling.capable = {"default": frozenset({"python", "sql", "mail"})}
     await cycles(cycling, 4)
     (asked,) = await cycling.requests()
-    assert asked.occurrence == offers.request_key(str(asked.job_id), f"task-{run_id}-0")
+    assert asked.occurrence == claim_requests.request_key(str(asked.job_id), f"task-{run_id}-0")
     assert (asked.status, asked.trigger) == ("waiting", "api")
     prompt = str(asked.parameters["prompt"])
     assert prompt.startswith("Work.\n\n")
@@ -177,7 +177,7 @@ async def test_a_full_queue_has_four_workers_at_a_time(world: World) -> None:
     world.clock.move(STARVED)
     await cycles(cycling, 6)
     rows = [row for row in await cycling.requests() if row.id != mine.id]
-    assert len(rows) == spawn.AT_ONCE == 4
+    assert len(rows) == worker_requests.AT_ONCE == 4
     # The next one, in the cycle after one of them has ended.
     await claims_of_runs.cancel(world.ledger, rows[0].id)
     await cycles(cycling, 2)
@@ -191,7 +191,7 @@ async def test_a_run_that_its_workers_give_back_gets_three_and_no_more(world: Wo
     for given_back in range(1, 6):
         await cycles(cycling, 6)
         assert (await world.tasks.run(run_id)).tiers == ["request_worker", "starved"]
-        assert len(await cycling.requests()) == min(given_back, spawn.MOST_WORKERS)
+        assert len(await cycling.requests()) == min(given_back, worker_requests.MOST_WORKERS)
         await world.tasks.register("worker", capabilities=["python"])
         claimed = await world.tasks.claim("worker")
         await claims.release(world.ledger, run_id, claimed.token)
@@ -453,14 +453,14 @@ def test_what_is_not_a_ladder_is_refused_and_named(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", json.dumps(table))
     with pytest.raises(InvalidInput) as caught:
-        ladder.here()
+        escalation.here()
     assert caught.value.field == "DAYBOOK_TASKS"
     assert caught.value.problem.startswith(f"{field}: ")
 
 
 def test_the_ladder_of_the_settings_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAYBOOK_TASKS", '{"starve_after": "30s", "wake_url": "https://a.example"}')
-    found = ladder.here()
+    found = escalation.here()
     assert found.starve_after == timedelta(seconds=30)
     assert (found.wake_url, found.fan_out) == ("https://a.example", 2)
 

@@ -10,8 +10,7 @@ import pytest
 
 from daybook.errors import NothingClaimable
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
-from daybook.spec import tasks
-from daybook.tasks import matching, queue, sessions
+from daybook.tasks import matching, model, queue, sessions
 from daybook.tasks.matching import Candidate, Wanted
 from tests.world import World
 
@@ -212,7 +211,7 @@ NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
 
 
 def _wanted(run_id: str, priority: str, seconds: int) -> Wanted:
-    task = TaskRow(title="x", priority=tasks.priority(priority), created_by="user", created_at=NOON)
+    task = TaskRow(title="x", priority=model.priority(priority), created_by="user", created_at=NOON)
     run = TaskRunRow(
         id=run_id,
         task_id=task.id,

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.keeper import prune as keeper
-from daybook.ledger.outbox import lane_of_task_session
-from daybook.ledger.prune import Keep
-from daybook.tasks import claims, prune, queue
+from daybook.delivery.outbox import lane_of_task_session
+from daybook.keeper import retention as keeper
+from daybook.runs.retention import Keep
+from daybook.tasks import claims, queue, retention
 from tests.unit.tasks.cycling import Cycling
 from tests.world import World
 
@@ -29,10 +29,10 @@ async def test_a_task_goes_with_all_its_runs_long_after_the_last_one(world: Worl
     await claims.complete(world.ledger, again.run.id, again.token)
 
     world.clock.move(timedelta(days=90))
-    assert await prune.ended(world.ledger, DAYS_90) == 0
+    assert await retention.ended(world.ledger, DAYS_90) == 0
     world.clock.move(TICK)
-    assert await prune.ended(world.ledger, Keep(None, None)) == 0
-    assert await prune.ended(world.ledger, DAYS_90) == 2
+    assert await retention.ended(world.ledger, Keep(None, None)) == 0
+    assert await retention.ended(world.ledger, DAYS_90) == 2
     left = world.tasks.everything()
     assert [left[name] for name in ("tasks", "task_runs", "task_events")] == [[], [], []]
 
@@ -43,7 +43,7 @@ async def test_a_task_with_a_live_run_stays_whole(world: World) -> None:
     await queue.retry(world.ledger, first.task.id)
     before = world.tasks.everything()
     world.clock.move(timedelta(days=1000))
-    assert await prune.ended(world.ledger, DAYS_90) == 0
+    assert await retention.ended(world.ledger, DAYS_90) == 0
     assert world.tasks.everything() == before
 
 
@@ -53,11 +53,11 @@ async def test_wakes_go_after_a_week_and_what_else_happened_stays(world: World) 
     await cycling.there()
     await cycling.cycle()
     await cycling.end()
-    world.clock.move(prune.GONE - TICK)
+    world.clock.move(retention.GONE - TICK)
     two = await cycling.there("two")
     await cycling.cycle()
     world.clock.move(2 * TICK)
-    assert await prune.wakes(world.ledger) == 1
+    assert await retention.wakes(world.ledger) == 1
     assert [row.lane for row in await cycling.wakes()] == [lane_of_task_session(two.id)]
     told = [(each.event, each.session) for each in await world.tasks.events(run.id)]
     assert sorted(told) == [("added", ""), ("woken", "two")]
@@ -68,17 +68,17 @@ async def test_a_wake_that_was_never_sent_goes_too(world: World) -> None:
     await world.tasks.add()
     await cycling.there()
     await cycling.cycle()
-    world.clock.move(prune.GONE + TICK)
-    assert await prune.wakes(world.ledger) == 1
+    world.clock.move(retention.GONE + TICK)
+    assert await retention.wakes(world.ledger) == 1
     assert await cycling.wakes() == []
 
 
 async def test_sessions_that_are_gone_go_unless_they_hold_a_run(world: World) -> None:
     await world.tasks.claimed("holder", "24h")
     await world.tasks.register("gone")
-    world.clock.move(prune.GONE + timedelta(minutes=15))
+    world.clock.move(retention.GONE + timedelta(minutes=15))
     await world.tasks.register("new")
-    assert await prune.sessions(world.ledger) == 0
+    assert await retention.sessions(world.ledger) == 0
     world.clock.move(TICK)
     done = await keeper.prune(world.ledger, DAYS_90)
     assert not done

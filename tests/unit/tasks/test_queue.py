@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound, NothingClaimable
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
-from daybook.spec import owners
 from daybook.tasks import claims, queue
 from daybook.tasks.states import Status
 from tests.world import World

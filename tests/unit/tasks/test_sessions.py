@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+from daybook import owners
 from daybook.errors import InvalidInput, NotFound, NothingClaimable
-from daybook.spec import owners
 from daybook.tasks import claims, sessions
 from tests.world import World
 from tests.world.tasks import AGENT, OTHER

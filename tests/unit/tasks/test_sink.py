@@ -7,8 +7,8 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
 
-from daybook.tasks import sink
-from daybook.tasks.sink import NotTaken, Starving
+from daybook.tasks import notifier
+from daybook.tasks.notifier import NotTaken, Starving
 from daybook.testing import MovedClock
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ async def tell(status: int) -> None:
 
     settings = {"transport": httpx.MockTransport(answer)}
     async with PrefectClient("http://localhost:1/api", httpx_settings=settings) as client:
-        await sink.of_prefect(client)(starving)
+        await notifier.of_prefect(client)(starving)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

@@ -6,7 +6,7 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.service.up import up
+from daybook.operations.up import up
 from daybook.worker.prefect_worker import DaybookWorker
 
 pytestmark = pytest.mark.anyio

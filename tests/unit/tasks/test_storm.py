@@ -33,8 +33,10 @@ from daybook.errors import NothingClaimable, TokenRefused
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
-from daybook.spec import tasks
-from daybook.tasks import claims, queue, sessions, sweep, switch
+from daybook.tasks import claims, queue, sessions
+from daybook.tasks import lease_expiry as sweep
+from daybook.tasks import model as tasks
+from daybook.tasks import pause as switch
 from daybook.testing import MovedClock
 from tests import databases
 from tests.unit.tasks.model import Model, Run, Session

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from daybook.errors import NothingClaimable
-from daybook.tasks import claims, queue, sweep, switch
+from daybook.tasks import claims, lease_expiry, pause, queue
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -107,13 +107,13 @@ async def test_a_pass_takes_no_more_than_a_hundred(world: World) -> None:
         await world.tasks.claimed(f"s{number}", "1s")
     world.clock.move(timedelta(seconds=1))
 
-    assert len(await world.tasks.sweep()) == 100 == sweep.SWEEP_LIMIT
+    assert len(await world.tasks.sweep()) == 100 == lease_expiry.SWEEP_LIMIT
     assert len(await world.tasks.sweep()) == 1
 
 
 async def test_it_goes_on_while_the_scheduler_is_paused(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
-    await switch.pause(world.ledger)
+    await pause.pause(world.ledger)
     world.clock.move(LEASE)
 
     assert await world.tasks.sweep() == [claimed.run.id]
@@ -135,7 +135,7 @@ async def test_a_cycle_that_dies_after_its_sweep_has_swept_nothing(world: World)
 
     with pytest.raises(KeyboardInterrupt):
         async with world.ledger.write() as session:
-            assert await sweep.sweep(session, world.ledger.now())
+            assert await lease_expiry.sweep(session, world.ledger.now())
             raise KeyboardInterrupt
 
     assert world.tasks.everything() == before

@@ -7,12 +7,12 @@ from datetime import timedelta
 
 import pytest
 
+from daybook import owners
 from daybook.errors import InvalidInput, NothingClaimable, SchedulerStopped
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
-from daybook.spec import owners
-from daybook.tasks import claims, switch
-from daybook.tasks.switch import FACT, Switch
+from daybook.tasks import claims, pause
+from daybook.tasks.pause import FACT, Switch
 from tests.unit.tasks.cycling import CYCLE, STARVED, Cycling
 from tests.world import World
 from tests.world.tasks import AGENT
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 async def read(ledger: Ledger) -> Switch:
     async with ledger.read() as session:
-        return await switch.read(session)
+        return await pause.read(session)
 
 
 async def test_it_is_on_until_somebody_pauses_it(world: World) -> None:
@@ -31,26 +31,26 @@ async def test_it_is_on_until_somebody_pauses_it(world: World) -> None:
 
 async def test_a_pause_outlives_the_process_with_its_reason_and_who_did_it(world: World) -> None:
     with owners.acting_as(AGENT):
-        await switch.pause(world.ledger, "moving house")
+        await pause.pause(world.ledger, "moving house")
     async with Ledger(world.ledger.address, world.clock) as ledger:
         assert await read(ledger) == Switch(True, "moving house", world.ledger.now(), "agent:maria")
 
 
 async def test_pausing_again_keeps_since_when(world: World) -> None:
-    since = (await switch.pause(world.ledger, "one")).at
+    since = (await pause.pause(world.ledger, "one")).at
     world.clock.move(timedelta(hours=1))
-    assert await switch.pause(world.ledger, "two") == Switch(True, "two", since, "user")
+    assert await pause.pause(world.ledger, "two") == Switch(True, "two", since, "user")
     world.clock.move(timedelta(hours=1))
-    resumed = await switch.resume(world.ledger)
+    resumed = await pause.resume(world.ledger)
     assert (resumed.paused, resumed.at) == (False, world.ledger.now())
     world.clock.move(timedelta(hours=1))
-    assert await switch.resume(world.ledger) == resumed
+    assert await pause.resume(world.ledger) == resumed
     assert await read(world.ledger) == resumed
 
 
 async def test_a_reason_of_two_lines_is_refused_and_nothing_is_paused(world: World) -> None:
     with pytest.raises(InvalidInput) as caught:
-        await switch.pause(world.ledger, "one\ntwo")
+        await pause.pause(world.ledger, "one\ntwo")
     assert caught.value.field == "reason"
     assert not (await read(world.ledger)).paused
 
@@ -82,7 +82,7 @@ async def test_one_that_cannot_be_read_counts_as_paused(world: World, kept: str)
     with pytest.raises(NothingClaimable, match="paused"):
         await world.tasks.claim()
 
-    await switch.resume(world.ledger)
+    await pause.resume(world.ledger)
     assert (await cycling.cycle()).runs["woken"] == [run.id]
 
 
@@ -91,7 +91,7 @@ async def test_while_it_is_paused_leases_end_and_nobody_is_woken_or_claims(world
     held = await world.tasks.claimed("one")
     waiting = await world.tasks.add("waiting")
     await cycling.there("two")
-    await switch.pause(world.ledger, "stop")
+    await pause.pause(world.ledger, "stop")
 
     assert held.run.lease_until is not None
     world.clock.set(held.run.lease_until - timedelta(seconds=1))
@@ -110,7 +110,7 @@ async def test_while_it_is_paused_no_run_starves(world: World) -> None:
     cycling = Cycling(world, capable={"default": frozenset()})
     await cycling.worker()
     run = await world.tasks.add()
-    await switch.pause(world.ledger)
+    await pause.pause(world.ledger)
     world.clock.move(STARVED)
     for _ in range(12):
         await cycling.cycle(CYCLE)
@@ -122,16 +122,16 @@ async def test_while_it_is_paused_no_run_starves(world: World) -> None:
 async def test_it_is_drained_when_nobody_is_at_work(world: World) -> None:
     async def drained() -> bool:
         async with world.ledger.read() as session:
-            return await switch.drained(session, world.ledger.now())
+            return await pause.drained(session, world.ledger.now())
 
-    await switch.pause(world.ledger)
+    await pause.pause(world.ledger)
     assert await drained()
-    await switch.resume(world.ledger)
+    await pause.resume(world.ledger)
     one = await world.tasks.claimed("one")
-    await switch.pause(world.ledger)
+    await pause.pause(world.ledger)
     assert not await drained()
     async with world.ledger.read() as session:
-        assert await switch.holding(session, world.ledger.now()) == [one.run.id]
+        assert await pause.holding(session, world.ledger.now()) == [one.run.id]
     await claims.complete(world.ledger, one.run.id, one.token)
     assert await drained()
 
@@ -140,8 +140,8 @@ async def test_a_lease_that_is_over_holds_up_no_drain(world: World) -> None:
     held = await world.tasks.claimed("one", "30s")
     async with world.ledger.read() as session:
         at = world.ledger.now() + timedelta(seconds=30)
-        assert not await switch.drained(session, at - timedelta(microseconds=1))
-        assert await switch.drained(session, at)
+        assert not await pause.drained(session, at - timedelta(microseconds=1))
+        assert await pause.drained(session, at)
     assert (await world.tasks.run(held.run.id)).session_id
 
 

@@ -8,12 +8,12 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.ledger import deliveries, outbox, sending
+from daybook.delivery import history, outbox, sending
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.spec.tasks import Ladder
 from daybook.tasks import statistics
+from daybook.tasks.model import Ladder
 from daybook.tasks.wakes import COOLDOWN, WITHIN
 from tests.unit.tasks.cycling import CYCLE, Cycling
 from tests.world import World
@@ -39,7 +39,7 @@ async def test_a_session_that_is_called_inbox_is_woken_and_fills_nobodys_inbox(
     assert [row.status for row in await cycling.wakes()] == [Delivery.PENDING]
     assert await cycling.end() == 1
     async with world.ledger.read() as session:
-        assert await deliveries.inbox(session, unread_only=False, job_id=None, limit=10) == []
+        assert await history.inbox(session, unread_only=False, job_id=None, limit=10) == []
 
 
 async def test_a_connected_session_is_woken_through_its_own_lane(world: World) -> None:
@@ -101,7 +101,7 @@ async def test_a_failed_wake_does_not_fail_the_cycle_and_does_not_count(world: W
     assert await sending.retry(world.ledger) == 0
     async with world.ledger.read() as session:
         assert (await sending.health(session, world.ledger.now()))["failed"] == 0
-        assert await deliveries.recent(session) == []
+        assert await history.recent(session) == []
 
 
 async def test_a_wake_that_is_on_its_way_is_not_sent_twice_and_not_for_ever(world: World) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from daybook.home import Home
-from daybook.ledger import claims, jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.spec.job import new_job
+from daybook.runs import claims
 
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 
@@ -30,8 +31,8 @@ async def stored(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Path:
         async with ledger.write() as session:
             for fields in wanted:
                 job = new_job(now=MADE, default_timezone="Europe/Berlin", **fields)
-                await jobs.add(session, job, job.name.replace(" ", "-"), MADE)
+                await store.add(session, job, job.name.replace(" ", "-"), MADE)
         async with ledger.read() as session:
-            weekly = await jobs.find(session, "weekly")
+            weekly = await store.find(session, "weekly")
         await claims.request(ledger, weekly, "first", "manual")
     return file

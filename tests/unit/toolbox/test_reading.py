@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from daybook.ledger import jobs
+from daybook.jobs import store
 from daybook.ledger.engine import Ledger
-from daybook.toolbox import call, words
+from daybook.toolbox import call, text
 
 pytestmark = pytest.mark.usefixtures("stored")
 
@@ -21,7 +21,7 @@ async def answered(name: str, **given: object) -> str:
 
 async def id_of(stored: Path, name: str) -> str:
     async with Ledger(f"sqlite+aiosqlite:///{stored}") as ledger, ledger.read() as session:
-        return (await jobs.find(session, name)).id
+        return (await store.find(session, name)).id
 
 
 async def test_the_list_has_a_line_for_each_job(stored: Path) -> None:
@@ -61,7 +61,7 @@ async def test_a_job_is_shown_with_its_receivers(stored: Path) -> None:
     assert lines[0] == f'Job "weekly", id {await id_of(stored, "weekly")}'
     assert lines[1:3] == ["is: enabled", "schedule: at 09:00 on Mondays, Europe/Berlin"]
     assert lines[3].startswith("next due: Monday ")
-    assert lines[3].count("Monday") == words.SHOWN
+    assert lines[3].count("Monday") == text.SHOWN
     assert "asks: the agent default, session reuse" in lines
     assert "prompt: Sum up the week." in lines
     assert "answer goes to: inbox" in lines

@@ -12,8 +12,8 @@ from sqlmodel import select
 from daybook.errors import DaybookError
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow, RevisionRow
-from daybook.spec.owners import Actor, acting_as
-from daybook.toolbox import BY_NAME, call, words
+from daybook.owners import Actor, acting_as
+from daybook.toolbox import BY_NAME, call, text
 from tests.costs import one_in
 
 ADD = {"prompt": "Sum up.", "schedule": "0 9 * * 1-5"}
@@ -164,7 +164,7 @@ async def test_the_tool_itself_raises_what_the_edge_tells(stored: Path) -> None:
 async def test_what_fails_inside_is_told_without_its_insides(
     stored: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(words, "jobs", None)  # 'NoneType' object is not callable
+    monkeypatch.setattr(text, "jobs", None)  # 'NoneType' object is not callable
     with caplog.at_level(logging.ERROR, "daybook.toolbox"):
         answer = await call("cron_list")
     assert answer.refused

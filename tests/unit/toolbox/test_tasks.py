@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from daybook import settings
+from daybook.api import task_waits
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
-from daybook.service import task_waits
-from daybook.spec.owners import Actor, acting_as
-from daybook.spec.tasks import without_tokens
-from daybook.tasks import claims, queue, sessions, switch
+from daybook.owners import Actor, acting_as
+from daybook.tasks import claims, pause, queue, sessions
+from daybook.tasks.model import without_tokens
 from daybook.toolbox import Answer, call, task_calls
 from tests.world import so
 
@@ -340,7 +340,7 @@ async def test_nothing_is_claimed_while_the_scheduler_is_paused(ledger: Ledger) 
     await added(ledger, "Mend it")
     await told("task_session_register", name="hers")
     with acting_as(Actor()):
-        await switch.pause(ledger, "a release")
+        await pause.pause(ledger, "a release")
     said = await told("task_next", session="hers")
     assert "the task scheduler is paused: a release" in said
 

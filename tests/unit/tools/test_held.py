@@ -14,7 +14,7 @@ import pytest
 
 from daybook.tools.base import Server
 from daybook.tools.connection import Failed
-from daybook.tools.held import Held, Read
+from daybook.tools.pool import Held, Read
 from daybook.tools.server_blocks import ToolServerSettings
 from tests.unit.tools.test_stdio import PROGRAM
 

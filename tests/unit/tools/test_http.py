@@ -12,9 +12,9 @@ import httpcore2
 import pytest
 
 from daybook.errors import InvalidInput, OutgoingRefused, ToolUnreachable
+from daybook.http.guard import Allowed, Guard, Rule
+from daybook.http.secrets import Filled, Secret
 from daybook.ledger.states import Status
-from daybook.outgoing.guard import Allowed, Guard, Rule
-from daybook.outgoing.secrets import Filled, Secret
 from daybook.tools import calls, catalog
 from daybook.tools.base import Called
 from daybook.tools.calls import Prepared

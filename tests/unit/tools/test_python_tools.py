@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput, UnknownName
+from daybook.http.guard import Guard, Rule
+from daybook.http.secrets import HIDDEN, Secret
 from daybook.ledger.states import Status
-from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.secrets import HIDDEN, Secret
 from daybook.tools import calls, catalog, python_tools
 from daybook.tools.base import Called
 from tests.contract.tools.conftest import Saved

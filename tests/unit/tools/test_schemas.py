@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.outgoing.secrets import HIDDEN, Filled
+from daybook.http.secrets import HIDDEN, Filled
 from daybook.tools import schemas
 from daybook.tools.base import PYTHON, ToolInfo
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput, ToolUnreachable
+from daybook.http.guard import Guard, Rule
+from daybook.http.secrets import HIDDEN, Secret
 from daybook.ledger.states import Status
-from daybook.outgoing.guard import Guard, Rule
-from daybook.outgoing.secrets import HIDDEN, Secret
 from daybook.tools import calls, catalog
 from daybook.tools.base import Called
 from daybook.tools.connection import Connection

@@ -11,8 +11,8 @@ import pytest
 
 from daybook.clock import Clock
 from daybook.home import Home
-from daybook.host import web
-from daybook.service.health import Watch
+from daybook.operations import web
+from daybook.operations.health import Watch
 from daybook.web.app import application, serving
 from daybook.web.guard import Guard
 from tests.world import World

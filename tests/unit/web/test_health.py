@@ -14,13 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from daybook.api.overdue import LEAD
 from daybook.home import Home
-from daybook.host import server
-from daybook.ledger import audit, leads, overdue
-from daybook.ledger.overdue import LATE, MISSED_FOR
+from daybook.keeper import leadership
 from daybook.ledger.states import Status
-from daybook.service.health import PATIENCE
-from daybook.service.overdue import LEAD
+from daybook.operations import server
+from daybook.operations.health import PATIENCE
+from daybook.runs import audit, overdue
+from daybook.runs.overdue import LATE, MISSED_FOR
 from daybook.timing import TIMING
 from tests.servers import free_port
 from tests.unit.web.conftest import Served, served
@@ -41,7 +42,7 @@ async def health(page: httpx.AsyncClient, *, well: bool) -> dict[str, object]:
 
 
 async def lead(world: World) -> None:
-    assert await leads.acquire(world.ledger, LEAD, "here:1:a") is not None
+    assert await leadership.acquire(world.ledger, LEAD, "here:1:a") is not None
 
 
 async def test_all_is_well(world: World, pages: Callable[[], Served]) -> None:
@@ -83,10 +84,10 @@ async def test_it_fails_as_long_as_no_keeper_leads(
         said = "no keeper leads, for 7 minutes: `daybook keeper` starts one"
         assert view["problems"] == [said]
 
-        fence = await leads.acquire(world.ledger, LEAD, "there:1:b")
+        fence = await leadership.acquire(world.ledger, LEAD, "there:1:b")
         await health(page, well=True)
         assert fence is not None
-        await leads.release(world.ledger, LEAD, fence)
+        await leadership.release(world.ledger, LEAD, fence)
         await health(page, well=False)
 
 

@@ -15,13 +15,15 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 from sqlmodel import delete, select
 
+from daybook.api.overdue import LEAD
+from daybook.delivery import outbox
 from daybook.home import Home
-from daybook.ledger import audit, leads, leases, outbox
+from daybook.keeper import leadership
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, LaneRow, RunRow
 from daybook.ledger.task_tables import TaskRunRow
-from daybook.service.overdue import LEAD
-from daybook.tasks import claims, queue, sessions, switch
+from daybook.runs import audit, leases
+from daybook.tasks import claims, pause, queue, sessions
 from daybook.tasks import states as tasks_states
 from tests.unit.web.conftest import Served, served
 from tests.world import World
@@ -57,7 +59,7 @@ async def full(world: World) -> None:
         await world.settled(world.offer(awkward), Status.FAILED, error="no")
     await world.settled(world.offer(first), Status.SUCCEEDED)
     await world.begun(world.offer(slow))
-    await leads.acquire(world.ledger, LEAD, "here:1:a")
+    await leadership.acquire(world.ledger, LEAD, "here:1:a")
     async with world.ledger.write() as session:
         now = world.clock.now()
         for channel, event in (("ops", "one"), ("inbox", "overdue")):
@@ -139,7 +141,7 @@ async def test_tasks_are_counted(world: World, pages: Callable[[], Served]) -> N
     await claims.complete(world.ledger, done.run.id, done.token)
     await claims.claim(world.ledger, "beta")
     await sessions.report(world.ledger, "gamma", prompting=True)
-    await switch.pause(world.ledger, "later")
+    await pause.pause(world.ledger, "later")
     async with world.ledger.write() as session:
         last = (await session.execute(select(TaskRunRow).order_by(TaskRunRow.id))).scalars()
         queued = [each for each in last if each.status == "queued"]

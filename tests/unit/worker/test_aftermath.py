@@ -11,17 +11,17 @@ import httpx
 import pytest
 
 from daybook.clock import SYSTEM
+from daybook.execution import outcome_spool
+from daybook.execution.outcome_spool import Spooled
 from daybook.home import Home
-from daybook.ledger import claims, offers
+from daybook.jobs.policy import Policy
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import spool
-from daybook.runs.spool import Spooled
-from daybook.spec.policy import Policy
-from daybook.worker import aftermath
-from daybook.worker.supervise import Cause, Facts, Watched
+from daybook.runs import claim_requests, claims
+from daybook.runs.claim_requests import Granted, Offer
+from daybook.worker import exit_handling
+from daybook.worker.supervision import Cause, Facts, Watched
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ class Dead:
 
 async def claimed(ledger: Ledger, by: str, kind: str = "agent-prompt") -> Granted:
     """The occurrence, claimed by this worker in the Prefect run ``by``, and begun."""
-    offer = Offer(offers.flow_key("f"), kind, "manual", SYSTEM.now(), HERE)
+    offer = Offer(claim_requests.flow_key("f"), kind, "manual", SYSTEM.now(), HERE)
     offer = Offer(**(vars(offer) | {"flow_run_id": by, "parameters": {"prompt": "Do it"}}))
     granted = await claims.claim(ledger, offer)
     assert isinstance(granted, Granted)
@@ -82,7 +82,7 @@ async def test_an_end_settles_the_claim_of_its_own_process_only(
 
         running = cast(Any, Dead(tmp_path / "nothing"))
         watched = Watched(FlowRun(of), running, first.run_id, HERE, exit_code=-9)
-        await aftermath.settle(ledger, cast(Any, Away()), watched)
+        await exit_handling.settle(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, first.run_id)
     assert (row.state, row.fence) == (becomes, again.fence)
@@ -119,7 +119,7 @@ async def test_what_was_called_and_had_to_be_killed_is_not_called_again_unbidden
             policy=policy,
             facts=Facts(changed=changed),
         )
-        await aftermath.settle(ledger, cast(Any, Away()), watched)
+        await exit_handling.settle(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert (row.state, row.attempts) == (becomes, 1)
@@ -141,7 +141,7 @@ async def test_what_the_process_told_that_it_took_is_in_the_book(
             cause=cause,
             facts=Facts(took={"input_tokens": 70, "output_tokens": 7}),
         )
-        await aftermath.settle(ledger, cast(Any, Away()), watched)
+        await exit_handling.settle(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert row.usage == {"input_tokens": 70, "output_tokens": 7}
@@ -157,12 +157,12 @@ async def test_an_outcome_in_the_spool_is_the_runs(
         granted = await claimed(ledger, FIRST)
         await claims.begin(ledger, granted.run_id, granted.fence)
         done = Outcome(Status.SUCCEEDED, output="done")
-        spool.put(Spooled(ledger.id, granted.run_id, granted.fence, done))
+        outcome_spool.put(Spooled(ledger.id, granted.run_id, granted.fence, done))
 
         running = cast(Any, Dead(tmp_path / "nothing"))
         watched = Watched(FlowRun(FIRST), running, granted.run_id, HERE, exit_code=-9, cause=cause)
-        await aftermath.settle(ledger, cast(Any, Away()), watched)
+        await exit_handling.settle(ledger, cast(Any, Away()), watched)
 
         row = await row_of(ledger, granted.run_id)
     assert (row.state, row.output, row.evidence) == (Status.SUCCEEDED, "done", [])
-    assert spool.waiting() == []
+    assert outcome_spool.waiting() == []

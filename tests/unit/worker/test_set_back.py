@@ -26,15 +26,18 @@ from prefect.states import Cancelled, Scheduled
 from sqlmodel import select
 
 from daybook.clock import SYSTEM
-from daybook.ledger import claims, deployments, jobs, mirror, offers, slots
+from daybook.execution import claim
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Granted, Offer
 from daybook.ledger.tables import RunRow
-from daybook.runs import gate, occurrence, prefect_states
-from daybook.spec.job import new_job
-from daybook.sync.reconcile import Reconciliation
-from daybook.worker.intake import Intake
-from daybook.worker.take import Taker
+from daybook.prefect import links, occurrence, unmirrored
+from daybook.prefect import states as prefect_states
+from daybook.prefect.reconcile import Reconciliation
+from daybook.runs import claim_requests, claims, slots
+from daybook.runs.claim_requests import Granted, Offer
+from daybook.worker.dispatcher import Taker
+from daybook.worker.run_queue import Intake
 
 pytestmark = pytest.mark.anyio
 
@@ -107,10 +110,12 @@ async def one_job(path: Path) -> AsyncIterator[OneJob]:
     async with Ledger(f"sqlite+aiosqlite:///{path / 'ledger.db'}") as ledger:
         async with ledger.write() as session:
             job = new_job(now=now, name="brief", prompt="Do it", every="1h")
-            stored = await jobs.add(session, job, "brief", now)
-            await deployments.agreed(session, stored.id, str(DEPLOYMENT), None, now)
+            stored = await store.add(session, job, "brief", now)
+            await links.agreed(session, stored.id, str(DEPLOYMENT), None, now)
         run.parameters = stored.job.parameters()
-        direct = Offer(offers.flow_key("d"), "agent-prompt", "direct", now, "h", {"prompt": "Hi"})
+        direct = Offer(
+            claim_requests.flow_key("d"), "agent-prompt", "direct", now, "h", {"prompt": "Hi"}
+        )
         held = await claims.claim(ledger, direct)
         assert isinstance(held, Granted)
         taker = Taker(
@@ -176,7 +181,7 @@ async def test_an_end_that_another_tells_at_the_same_moment_stays(
             row = await there.row()
             await claims.cancel(there.ledger, row.id, "not needed")
             await there.prefect.set_flow_run_state(there.run.id, Cancelled())
-            await mirror.told(there.ledger, row.id)
+            await unmirrored.told(there.ledger, row.id)
 
         there.prefect.meanwhile = another
         if who == "worker":
@@ -187,7 +192,7 @@ async def test_an_end_that_another_tells_at_the_same_moment_stays(
             offer = await occurrence.offer(
                 there.ledger, run, run.parameters, nothing, holder="here:2", starts=1, most=1
             )
-            entering = gate.enter(
+            entering = claim.enter(
                 *(there.ledger, offer, cast(Any, None), SYSTEM),
                 deployment_id=str(DEPLOYMENT),
                 patience=timedelta(0),

@@ -13,12 +13,12 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from daybook.clock import SYSTEM
-from daybook.ledger import deployments, jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.ledger.offers import Offer, Taken
-from daybook.runs import occurrence
-from daybook.spec.job import new_job
-from daybook.worker.take import Taker
+from daybook.prefect import links, occurrence
+from daybook.runs.claim_requests import Offer, Taken
+from daybook.worker.dispatcher import Taker
 
 pytestmark = pytest.mark.anyio
 
@@ -70,8 +70,8 @@ async def test_the_earliest_is_claimed_first_however_long_its_offer_takes(
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:
         async with ledger.write() as session:
             job = new_job(now=now, name="often", prompt="Do it", every="1s")
-            stored = await jobs.add(session, job, "often", now)
-            await deployments.agreed(session, stored.id, str(DEPLOYMENT), None, now)
+            stored = await store.add(session, job, "often", now)
+            await links.agreed(session, stored.id, str(DEPLOYMENT), None, now)
         taker = Asking(
             *(ledger, NOT_ASKED, NOT_ASKED),
             holder="here:1",

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from daybook.ledger.engine import Ledger
-from daybook.worker import work
-from daybook.worker.supervise import Watched
-from daybook.worker.work import Place, Work
+from daybook.worker import worker_loop
+from daybook.worker.supervision import Watched
+from daybook.worker.worker_loop import Place, Work
 from tests.timings import change
 from tests.world import so
 
@@ -41,7 +41,7 @@ class Run:
 async def test_the_first_run_after_an_idle_hour_is_not_taken_for_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change(monkeypatch, work, lease_check=0.01)
+    change(monkeypatch, worker_loop, lease_check=0.01)
     nobody, run = cast(Any, SimpleNamespace()), Run()
     place = Place("here", "pool", None, [], None, 1, 1.0)
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from daybook.home import Home
-from daybook.host import record
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.schema import VERSION_TABLE
-from daybook.service.doctoring import book
-from daybook.spec.job import new_job
+from daybook.operations import home_lock
+from daybook.operations.checks import ledger as book
 
 pytestmark = pytest.mark.anyio
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
@@ -26,7 +26,7 @@ async def file(daybook_home: Home) -> Path:
     path = daybook_home.path / "ledger.db"
     async with Ledger(f"sqlite+aiosqlite:///{path}") as ledger, ledger.write() as session:
         job = new_job(now=MADE, prompt="Say hello.", name="weekly", on_demand=True)
-        await jobs.add(session, job, "weekly", MADE)
+        await store.add(session, job, "weekly", MADE)
     return path
 
 
@@ -77,7 +77,7 @@ async def test_a_ledger_without_permission_is_opened_to_its_owner(file: Path) ->
 async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_anew(
     file: Path, daybook_home: Home
 ) -> None:
-    with record.hold(daybook_home) as written:
+    with home_lock.hold(daybook_home) as written:
         async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
             written.opened(ledger.identity())
             assert await book.ledger() == []

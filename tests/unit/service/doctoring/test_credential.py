@@ -10,9 +10,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from daybook.errors import PrefectRefused, PrefectUnreachable
 from daybook.home import Home
-from daybook.host import record
-from daybook.service import browser, reach
-from daybook.sync import client as connection
+from daybook.operations import browser, home_lock
+from daybook.prefect import address as reach
+from daybook.prefect import client as connection
 from tests.unit.service.doctoring.conftest import Answers, as_prefect
 
 UNAUTHORIZED = (401, {"exception_message": "Unauthorized"})
@@ -52,7 +52,7 @@ async def test_a_missing_credential_is_said(daybook_home: Home, asks: str) -> No
 
 
 async def test_for_the_own_server_the_command_is_named(daybook_home: Home, asks: str) -> None:
-    with record.hold(daybook_home):
+    with home_lock.hold(daybook_home):
         daybook_home.up_file.write_text(json.dumps({"api_url": asks, "own_server": True}))
         assert 'eval "$(daybook env)"' in str(await refused(asks, "daybook:old"))
 
@@ -81,7 +81,7 @@ async def test_a_link_to_the_own_server_needs_its_credential(
 ) -> None:
     daybook_home.ensure_credential()
     facts = {"api_url": asks, "ui_url": answers.address, "own_server": True}
-    with record.hold(daybook_home):
+    with home_lock.hold(daybook_home):
         daybook_home.up_file.write_text(json.dumps(facts))
         with pytest.raises(PrefectUnreachable):  # what listens there knows no such path
             await browser.link()

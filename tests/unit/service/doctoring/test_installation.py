@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from daybook import repository
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.service.doctoring import installation
+from daybook.operations.checks import installation
 
 REPOSITORY = Path(__file__).parents[4]
 

@@ -8,14 +8,14 @@ from datetime import timedelta
 import pytest
 
 from daybook.clock import SYSTEM
+from daybook.execution import outcome_spool
+from daybook.execution.outcome_spool import Spooled
 from daybook.home import Home
-from daybook.ledger import jobs
+from daybook.jobs import store
+from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.runs import spool
-from daybook.runs.spool import Spooled
-from daybook.service.doctoring import late
-from daybook.spec.job import new_job
+from daybook.operations.checks import late
 
 pytestmark = pytest.mark.anyio
 
@@ -27,21 +27,21 @@ def test_a_home_without_a_spool_is_sound(daybook_home: Home) -> None:
 
 
 def test_what_was_put_there_just_now_is_on_its_way(daybook_home: Home) -> None:
-    spool.put(KNOWN)
+    outcome_spool.put(KNOWN)
     assert late.outcomes() == []
 
 
 def test_what_nobody_drains_is_told(daybook_home: Home) -> None:
     then = SYSTEM.now().timestamp() - late.DRAINED - 1
-    os.utime(spool.put(KNOWN), (then, then))
+    os.utime(outcome_spool.put(KNOWN), (then, then))
     (problem,) = late.outcomes()
-    assert problem.what == f"not in the ledger yet: one outcome in {spool.folder()}"
+    assert problem.what == f"not in the ledger yet: one outcome in {outcome_spool.folder()}"
     assert problem.mend.startswith("daybook keeper")
 
 
 def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
-    file = spool.put(KNOWN)
-    aside = file.rename(file.with_suffix(spool.ASIDE))
+    file = outcome_spool.put(KNOWN)
+    aside = file.rename(file.with_suffix(outcome_spool.ASIDE))
     (problem,) = late.outcomes()
     assert str(aside) in problem.what
     assert f"mv {aside} {file}" in problem.mend
@@ -54,7 +54,7 @@ async def test_a_watermark_ahead_of_the_clock_is_told(daybook_home: Home) -> Non
     async with Ledger(address) as ledger, ledger.write() as session:
         for name, until in (("sound", now), ("brief", ahead)):
             job = new_job(now=now, prompt="Hello?", name=name, cron="0 * * * *")
-            (await jobs.add(session, job, name, now)).row.audited_until = until
+            (await store.add(session, job, name, now)).row.audited_until = until
 
     (problem,) = await late.ledger_clock()
 

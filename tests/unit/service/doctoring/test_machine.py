@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from daybook.home import Home
-from daybook.host import processes
-from daybook.host.record import Entry
 from daybook.ledger.engine import Ledger
-from daybook.service.doctoring import machine
+from daybook.operations.checks import home as machine
+from daybook.operations.home_lock import Entry
+from daybook.processes import proc
 
 
 def test_a_sound_home_has_no_problems(daybook_home: Home) -> None:
@@ -97,7 +97,7 @@ def test_the_mend_of_open_modes_closes_them(daybook_home: Home) -> None:
 def test_what_a_killed_up_left_running_is_named(daybook_home: Home) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     try:
-        found = processes.find(child.pid)
+        found = proc.find(child.pid)
         assert found is not None
         entries = [
             Entry("worker", child.pid, found.started),

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from daybook.home import Home
-from daybook.host import record
-from daybook.host import server as own
-from daybook.service.doctoring import server
+from daybook.operations import home_lock
+from daybook.operations import server as own
+from daybook.operations.checks import prefect
 from tests.servers import free_port
 from tests.unit.service.doctoring.conftest import Answers, Connect, as_prefect
 
@@ -31,8 +31,8 @@ async def test_a_known_prefect_is_sound(
 ) -> None:
     answers.paths = as_prefect("3.8.8")
     async with connect(f"{answers.address}/api") as client:
-        assert await server.server(client) == []
-        assert await server.clock(client) == []
+        assert await prefect.server(client) == []
+        assert await prefect.clock(client) == []
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,11 @@ async def test_what_is_no_prefect_is_said_and_forgotten(
     answers.paths = paths
     async with connect(f"{answers.address}/api") as client:
         monkeypatch.setenv("PREFECT_API_URL", f"{answers.address}/api")
-        problem = await only(server.server(client))
+        problem = await only(prefect.server(client))
         assert f"what answers at {answers.address}/api is no Prefect" in problem.what
         assert problem.mend == "unset PREFECT_API_URL"
         monkeypatch.delenv("PREFECT_API_URL")
-        problem = await only(server.server(client))
+        problem = await only(prefect.server(client))
         assert problem.mend == "prefect config unset PREFECT_API_URL"
 
 
@@ -69,7 +69,7 @@ async def test_a_prefect_of_another_version_is_named(
 ) -> None:
     answers.paths = as_prefect(version)
     async with connect(f"{answers.address}/api") as client:
-        problem = await only(server.server(client))
+        problem = await only(prefect.server(client))
     assert f"is Prefect {version}, outside of <3.9,>=3.8.8" in problem.what
     assert "pip install 'prefect<3.9,>=3.8.8'" in problem.mend
 
@@ -80,7 +80,7 @@ async def test_a_prefect_that_refuses_us_asks_for_its_password(
 ) -> None:
     answers.paths = {"/api/health": (status, {"exception_message": "Unauthorized"})}
     async with connect(f"{answers.address}/api") as client:
-        problem = await only(server.server(client))
+        problem = await only(prefect.server(client))
     assert f"denies access ({status})" in problem.what
     assert problem.mend.startswith("export PREFECT_API_AUTH_STRING=")
 
@@ -90,14 +90,14 @@ async def test_a_prefect_in_trouble_is_no_stranger(
 ) -> None:
     answers.paths = {"/api/health": (503, {})}
     async with connect(f"{answers.address}/api") as client:
-        problem = await only(server.server(client))
+        problem = await only(prefect.server(client))
     assert problem.what.endswith("answers 503")
 
 
 async def test_a_server_that_does_not_answer_is_begun(daybook_home: Home, connect: Connect) -> None:
     address = own.api_url(free_port())
     async with connect(address) as client:
-        problem = await only(server.server(client))
+        problem = await only(prefect.server(client))
     assert problem.what.startswith(f"Prefect at {address} does not answer")
     assert problem.mend.startswith("daybook up")
 
@@ -105,7 +105,7 @@ async def test_a_server_that_does_not_answer_is_begun(daybook_home: Home, connec
 @contextmanager
 def running(home: Home, **facts: Any) -> Iterator[None]:
     """As while an `up` runs that wrote this down."""
-    with record.hold(home):
+    with home_lock.hold(home):
         home.up_file.write_text(json.dumps(facts))
         yield
     home.up_file.unlink(missing_ok=True)
@@ -118,12 +118,12 @@ async def test_another_server_than_that_of_up_is_a_wrong_one(
     monkeypatch.setenv("PREFECT_API_URL", f"{answers.address}/api")
     async with connect(f"{answers.address}/api") as client:
         with running(daybook_home, api_url="http://127.0.0.1:1/api"):
-            problem = await only(server.server(client))
+            problem = await only(prefect.server(client))
             assert answers.address in problem.what
             assert "http://127.0.0.1:1/api" in problem.what
             assert problem.mend == "unset PREFECT_API_URL"
         with running(daybook_home, api_url=f"{answers.address}/api"):
-            assert await server.server(client) == []
+            assert await prefect.server(client) == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ async def test_a_clock_more_than_a_second_off_is_named(
     answers.paths = as_prefect("3.8.8")
     answers.ahead = timedelta(seconds=ahead)
     async with connect(f"{answers.address}/api") as client:
-        found = await server.clock(client)
+        found = await prefect.clock(client)
     if said is None:
         assert found == []
     else:
@@ -150,7 +150,7 @@ async def test_a_busy_server_that_tells_an_old_time_is_asked_again(
     answers.paths = as_prefect("3.8.8")
     answers.stale = [timedelta(seconds=4), timedelta(seconds=3)]
     async with connect(f"{answers.address}/api") as client:
-        assert await server.clock(client) == []
+        assert await prefect.clock(client) == []
     assert answers.stale == []
 
 
@@ -160,16 +160,16 @@ async def test_a_ui_that_is_not_there_or_asks_somewhere_else_is_named(
     here = f"{answers.address}/api"
     answers.paths = as_prefect("3.8.8")
     async with connect(here) as client:
-        problem = await only(server.ui(client))
+        problem = await only(prefect.ui(client))
         assert f"no Prefect UI is at {answers.address}" in problem.what
         for right in (here, "/api"):
             answers.paths["/ui-settings"] = (200, {"api_url": right})
-            assert await server.ui(client) == []
+            assert await prefect.ui(client) == []
         nobody = own.api_url(free_port())
         answers.paths["/ui-settings"] = (200, {"api_url": nobody})
-        problem = await only(server.ui(client))
+        problem = await only(prefect.ui(client))
         assert f"the UI asks {nobody}, where no Prefect is" in problem.what
         assert problem.mend.endswith(f"PREFECT_UI_API_URL={here}")
         with running(daybook_home, api_url=here, ui_url=answers.address, own_server=True):
-            problem = await only(server.ui(client))
+            problem = await only(prefect.ui(client))
             assert problem.mend == "daybook down, then daybook up"

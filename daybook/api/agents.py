@@ -1,0 +1,146 @@
+"""What can be asked of agents: add, list, show, test, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from daybook.agents.base import AgentRequest
+from daybook.agents.command import CommandSettings
+from daybook.agents.model import ModelSettings
+from daybook.errors import AgentMisconfigured, InvalidInput
+from daybook.jobs import store
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.tables import new_id
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+TEST_PROMPT = "Say in one sentence that you are ready."
+
+
+async def add(
+    name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False
+) -> dict[str, Any]:
+    """Keep an agent as a Prefect block; ``kind`` is `offline`, `command` or `model`.
+
+    With ``replace`` it takes the place of one of that name, whose key is forgotten with it. A
+    command is kept with the path of its program. The agent as in `show`, without its jobs, and with
+    ``notes``, what a person should know of it.
+    """
+    from daybook.agents import documents
+    from daybook.prefect import client as prefect
+    from daybook.processes import locations
+
+    settings, notes = _check(kind, fields), []
+    if isinstance(settings, CommandSettings):
+        command, warning = locations.resolved(settings.command, settings.work_dir)
+        fields = {**fields, "command": command}
+        notes = [warning] if warning else []
+    async with prefect.connected() as client:
+        await prefect.answers(client)
+        await _check_tools(settings, client)
+        await documents.add(client, name, kind, fields, replace=replace)
+        return await documents.describe(client, name) | {"notes": notes}
+
+
+async def list_agents() -> list[dict[str, Any]]:
+    """All agents by name: `{"name", "kind", "type", "settings", "problem"}`, without secrets."""
+    from daybook.agents import documents
+    from daybook.prefect import client as prefect
+
+    async with prefect.connected() as client:
+        names = await documents.names(client)
+        return [await documents.describe(client, name) for name in names]
+
+
+async def show(name: str) -> dict[str, Any]:
+    """One agent, with the names of the jobs that use it as `jobs`."""
+    from daybook.agents import documents
+    from daybook.prefect import client as prefect
+
+    async with prefect.connected() as client:
+        described = await documents.describe(client, name)
+    return described | {"jobs": await _users(name)}
+
+
+async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> dict[str, Any]:
+    """Ask the agent once, outside of any job.
+
+    `{"agent", "output", "cut", "result", "model", "usage"}`; ``cut`` as `AgentReply` has it. Raises
+    the `AgentError` that a run would fail with.
+    """
+    from daybook.agents import documents
+    from daybook.prefect import client as prefect
+
+    async with prefect.connected() as client:
+        agent = await documents.get(client, name)
+    reply = await agent.answer(AgentRequest(prompt, timeout, occurrence=f"test:{new_id()}"))
+    return {
+        "agent": reply.agent,
+        "output": reply.text,
+        "cut": reply.cut,
+        "result": reply.result,
+        "model": reply.model,
+        "usage": reply.usage or {},
+    }
+
+
+async def remove(name: str) -> None:
+    """Forget an agent; refused while jobs name it."""
+    from daybook.agents import documents
+    from daybook.prefect import client as prefect
+
+    users = await _users(name)
+    if users:
+        raise InvalidInput(
+            "agent", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
+        )
+    async with prefect.connected() as client:
+        await prefect.answers(client)
+        await documents.remove(client, name)
+
+
+async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
+    """Refuse tools of servers that are not there."""
+    from daybook.execution import agent_tools, mcp_config
+    from daybook.tools.server_blocks import PrefectServers
+
+    servers = PrefectServers(client)
+    match settings:
+        case ModelSettings(tools=[_, *_]):
+            await agent_tools.check(settings.tools, servers)
+        case CommandSettings(tools=[_, *_]):
+            await mcp_config.find(settings.tools, servers)
+
+
+def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
+    """Refuse a provider that nobody knows, before anything is stored."""
+    from daybook.agents import kinds
+
+    settings = kinds.checked(kinds.named(kind), fields)
+    if not isinstance(settings, ModelSettings):
+        return settings
+    from daybook.agents import providers
+
+    try:
+        providers.check(settings)
+    except AgentMisconfigured as error:
+        raise InvalidInput("model", str(error)) from None
+    return settings
+
+
+async def _users(name: str) -> list[str]:
+    async with open_ledger() as ledger, ledger.read() as session:
+        stored = await store.every(session)
+    return [
+        each.row.name for each in stored if any(_may_be(agent, name) for agent in each.job.agents())
+    ]
+
+
+def _may_be(one: str, other: str) -> bool:
+    """Whether two references, each a name or ``<slug>/<name>``, can mean the same agent."""
+    (slug, _, name), (other_slug, _, other_name) = one.rpartition("/"), other.rpartition("/")
+    return name == other_name and (slug == other_slug or not (slug and other_slug))

@@ -1,0 +1,82 @@
+"""The next due times, of a job or of a bare schedule (which needs no server and no ledger)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from daybook.api import views
+from daybook.clock import SYSTEM
+from daybook.errors import InvalidInput
+from daybook.schedules.descriptions import in_words
+from daybook.schedules.schedule import Schedule, make, parse, zone
+
+MOST = 1_000
+
+
+def of_schedule(
+    *,
+    cron: str | None = None,
+    every: str | None = None,
+    at: str | None = None,
+    timezone: str | None = None,
+    after: str | None = None,
+    count: int = views.NEXT,
+) -> dict[str, Any]:
+    """`{"schedule", "words", "due": [{"utc", "local"}, …]}` of a bare schedule.
+
+    An `every` counts from ``after``, else from now (requirement 4).
+    """
+    name = timezone or _default_zone()
+    start = _after(after, name)
+    now = start if every is not None else SYSTEM.now()
+    if at is not None and after is not None:
+        now = min(start, now)
+    schedule = make(cron=cron, every=every, at=at, timezone=name, now=now)
+    return _said(schedule, views.due(schedule, start, _legal(count)))
+
+
+def of_text(text: str, timezone: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
+    """The same of a schedule written as one text (`schedule.parse`), from now on."""
+    now = SYSTEM.now()
+    schedule = parse(text, timezone=timezone or _default_zone(), now=now)
+    return _said(schedule, views.due(schedule, now, _legal(count)))
+
+
+async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
+    """The same of a stored job; a disabled one shows what it would be due."""
+    from daybook.api import authorization
+    from daybook.ledger.engine import open_ledger
+
+    async with open_ledger() as ledger, ledger.read() as session:
+        stored = await authorization.job(session, ref)
+    schedule = stored.job.schedule
+    start = _after(after, schedule.timezone)
+    return _said(schedule, views.coming(stored, start, _legal(count)))
+
+
+def _default_zone() -> str:
+    from daybook import settings
+
+    return settings.load().timezone
+
+
+def _after(text: str | None, timezone: str) -> datetime:
+    if text is None:
+        return SYSTEM.now()
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        legal = "write 2027-01-15T14:30:00+01:00, or the same without an offset"
+        raise InvalidInput("after", f'"{text}" is no RFC 3339 time', legal) from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=zone(timezone))
+
+
+def _legal(count: int) -> int:
+    if not 1 <= count <= MOST:
+        raise InvalidInput("count", f"{count} is not legal", f"legal: 1 to {MOST}")
+    return count
+
+
+def _said(schedule: Schedule, due: list[dict[str, str]]) -> dict[str, Any]:
+    return {"schedule": views.schedule(schedule), "words": in_words(schedule), "due": due}

@@ -1,0 +1,76 @@
+"""What can be asked of the inbox: what was told to it, and that it was read. Needs no Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from daybook.api import views
+from daybook.api.callbacks import job_of
+from daybook.delivery import history
+from daybook.delivery.alerts import ALARMING
+from daybook.delivery.outbox import INBOX
+from daybook.errors import NotFound
+from daybook.jobs import store
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.tables import JobRow, OutboxRow
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+
+async def messages(
+    job: str | None = None, *, unread_only: bool = True, limit: int = 20
+) -> list[dict[str, Any]]:
+    """What is in the inbox, newest first, as in `show`; of one job, also a removed one, or of all.
+
+    Raises `NotFound` for the job.
+    """
+    async with open_ledger() as ledger, ledger.read() as session:
+        of_job = (await store.find(session, job, archived=True)).id if job else None
+        found = await history.inbox(session, unread_only=unread_only, job_id=of_job, limit=limit)
+        return [_view(each, await job_of(session, each)) for each in found]
+
+
+async def show(ref: str) -> dict[str, Any]:
+    """One message, whole; ``ref`` is its id or the unique beginning of it.
+
+    `{"id", "event", "alert", "job", "job_removed", "run_id", "subject", "text", "created_at",
+    "read_at"}`. Raises `NotFound`, `Ambiguous`. It stays unread.
+    """
+    async with open_ledger() as ledger, ledger.read() as session:
+        row = await _find(session, ref)
+        return _view(row, await job_of(session, row))
+
+
+async def mark_read(refs: Sequence[str] = ()) -> int:
+    """Mark messages as read, by id or its unique beginning; all of them without one.
+
+    Returns how many were unread. Raises `NotFound`, `Ambiguous`, and marks none then.
+    """
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            found = [await _find(session, ref) for ref in refs]
+        return await history.mark_read(ledger, [each.id for each in found] if refs else None)
+
+
+async def _find(session: AsyncSession, ref: str) -> OutboxRow:
+    row = await history.find(session, ref)
+    if row.address != INBOX:
+        raise NotFound("message", ref)
+    return row
+
+
+def _view(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "event": row.event,
+        "alert": row.event in ALARMING,
+        "job": job.name if job else None,
+        "job_removed": bool(job and job.archived_at),
+        "run_id": row.run_id,
+        "subject": row.subject,
+        "text": row.body,
+        "created_at": views.utc(row.created_at),
+        "read_at": views.utc(row.read_at),
+    }

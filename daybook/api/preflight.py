@@ -1,0 +1,146 @@
+"""What somebody else is asked about before a job is stored: addresses, agents, tools, channels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from daybook import owners
+from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
+from daybook.jobs import limits
+from daybook.jobs.actions import Action, AgentPrompt, Heartbeat, ToolCall, Webhook
+from daybook.jobs.checks import Check
+from daybook.jobs.model import Job
+from daybook.jobs.notify import Notify
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+    from daybook.http.guard import Guard
+
+
+async def asked(client: PrefectClient, job: Job, owner: str) -> list[str]:
+    """Refuse an address, an agent, a tool that cannot be asked so; what a person should know."""
+    notes = await _does(client, job.action, owner)
+    return notes + await _gate(client, job.policy.check, owner)
+
+
+async def _does(client: PrefectClient, action: Action, owner: str) -> list[str]:
+    match action:
+        case Webhook():
+            from daybook.execution import webhook
+
+            webhook.check(action, _guard(owner))
+            return await _missing_secrets(client, action.headers)
+        case ToolCall():
+            notes = await _tool_can_be_called(client, action, owner)
+            return notes + await _missing_secrets(client, action.params)
+        case AgentPrompt():
+            await _agent_can_be_asked(client, action)
+            return []
+        case Heartbeat():
+            await _agent_can_be_asked(client, action)
+            if action.gate_agent:
+                await _agent_is_there(client, action.gate_agent, "gate_agent")
+            return []
+
+
+async def _gate(client: PrefectClient, check: Check, owner: str) -> list[str]:
+    """The same of what a job's check asks; a refusal names the check."""
+    try:
+        if check.agent:
+            await _agent_is_there(client, check.agent, "agent")
+        if check.tool:
+            asked = ToolCall(tool=check.tool, params=check.params)
+            return await _does(client, asked, owner)
+    except InvalidInput as error:
+        raise InvalidInput("check", f"{error.field}: {error.problem}", error.hint) from None
+    return []
+
+
+async def told(client: PrefectClient, notify: Notify, owner: str) -> None:
+    """Refuse a channel or an address that nothing of a job of ``owner`` could ever reach."""
+    from daybook.delivery import channels
+
+    guard = _guard(owner)
+    for field in ("on_complete", "on_fail"):
+        if url := getattr(notify, field):
+            try:
+                guard.check(url)
+            except InvalidInput as error:
+                raise InvalidInput(field, error.problem, error.hint) from None
+    if notify.channel:
+        await channels.check(client, notify.channel, notify.chat_id, owner=_whose(owner))
+
+
+async def _tool_can_be_called(client: PrefectClient, action: ToolCall, owner: str) -> list[str]:
+    from daybook.http import secrets
+    from daybook.tools import catalog
+    from daybook.tools.base import ToolUnreachable
+    from daybook.tools.server_blocks import PrefectServers
+
+    secrets.refuse_literal_params(action.params)
+    try:
+        found = await catalog.find(action.tool, PrefectServers(client), _guard(owner))
+    except ToolUnreachable as error:
+        return [f"{error}; so tool and parameters are checked when it is called"]
+    catalog.check_params(found, action.params)
+    return []
+
+
+async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
+    """What to do about secrets that a job names and that nobody has kept yet."""
+    from daybook.http import secrets
+    from daybook.resources import secrets as secret_blocks
+
+    named = secrets.referred(named_in)
+    if not named:
+        return []
+    known = {each["name"] for each in await secret_blocks.every(client)}
+    return [
+        f"the secret {name} does not exist yet, and without it the job fails; "
+        f"`daybook secrets add {name}` keeps it"
+        for name in sorted(named - known)
+    ]
+
+
+async def has_agent(client: PrefectClient, name: str) -> bool:
+    """Return whether there is an agent of this name."""
+    from daybook.agents import documents
+
+    return name in await documents.names(client)
+
+
+async def _agent_is_there(client: PrefectClient, name: str, field: str) -> None:
+    from daybook.agents import documents
+
+    known = await documents.names(client)
+    if name not in known and name not in {f"{slug}/{each}" for each, slug in known.items()}:
+        raise UnknownName(field, name, known)
+
+
+async def _agent_can_be_asked(client: PrefectClient, action: AgentPrompt | Heartbeat) -> None:
+    from daybook.agents import documents, kinds
+
+    await _agent_is_there(client, action.agent, "agent")
+    if not action.model:
+        return
+    try:
+        kinds.check_model(await documents.get(client, action.agent), action.model)
+    except AgentMisconfigured as error:
+        raise InvalidInput("model", str(error)) from None
+
+
+def _whose(owner: str) -> str:
+    """By whose rules it is judged: an agent's own also where it changes another's job."""
+    actor = owners.current()
+    return actor.owner if actor.is_agent else owner
+
+
+def _guard(owner: str) -> Guard:
+    """The strict one judges what an agent owns, and what a model writes, whoever owns it; the hosts
+    are those of its limits, as at the run.
+    """
+    from daybook.http.guard import Guard, Rule
+
+    whose = _whose(owner)
+    return Guard.here(Rule.of(whose, owners.current().via), limits.of_owner(whose))

@@ -1,0 +1,78 @@
+"""Putting due times off by hand: skip the next one, or all before an instant (requirement 61).
+
+They stay due: each gets its row, `skipped`, at its claim. Needs no Prefect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from daybook.api import authorization, views
+from daybook.errors import InvalidInput
+from daybook.jobs import upcoming
+from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import open_ledger
+from daybook.schedules import schedule
+
+
+async def skip(ref: str, *, undo: bool = False) -> dict[str, Any]:
+    """Skip the job's next due time; the same again changes nothing. Returns the job.
+
+    With ``undo`` no due time is skipped any more. Raises `InvalidInput` for a job that is not due.
+    """
+
+    def change(stored: StoredJob, now: datetime) -> None:
+        row, job = stored.row, stored.job
+        to_come = [each for each in row.skips if datetime.fromisoformat(each) > now]
+        if undo:
+            to_come = []
+        else:
+            following = upcoming.next_due(job.schedule, job.policy, max(now, _awake(stored, now)))
+            if not job.enabled:
+                raise InvalidInput(
+                    "job", "is off, so nothing is skipped", f"`daybook resume {ref}`"
+                )
+            if following is None:
+                raise InvalidInput("job", "is not due any more, so nothing is skipped")
+            to_come = sorted({*to_come, following.isoformat()})
+        row.skips = to_come
+
+    return await _changed(ref, change)
+
+
+async def snooze(ref: str, until: str | None) -> dict[str, Any]:
+    """Skip all due times before ``until``, an RFC 3339 time or `in 2h`; None: none any more.
+
+    One that is due exactly then runs. Returns the job. Raises `InvalidInput`.
+    """
+
+    def change(stored: StoredJob, now: datetime) -> None:
+        if until is None:
+            stored.row.snoozed_until = None
+            return
+        try:
+            made = schedule.make(at=until, timezone=stored.job.schedule.timezone, now=now)
+        except InvalidInput as error:
+            legal = "write 2027-01-15T09:00, or in 2h"
+            raise InvalidInput("until", error.problem, legal) from error
+        assert isinstance(made, schedule.At)
+        stored.row.snoozed_until = made.at
+
+    return await _changed(ref, change)
+
+
+def _awake(stored: StoredJob, now: datetime) -> datetime:
+    """From when on something is due that is not snoozed."""
+    until = stored.row.snoozed_until
+    return now if until is None else until - views.TICK
+
+
+async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> dict[str, Any]:
+    async with open_ledger() as ledger:
+        async with ledger.write() as session:
+            stored = await authorization.job(session, ref)
+            change(stored, ledger.now())
+            session.add(stored.row)
+        return views.job(stored, ledger.now())

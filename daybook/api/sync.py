@@ -1,0 +1,59 @@
+"""Bringing the ledger and Prefect into agreement, when asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from daybook.api import conflicts
+from daybook.errors import InvalidInput
+from daybook.ledger.engine import open_ledger
+
+if TYPE_CHECKING:
+    from daybook.prefect.report import Report
+
+
+async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, Any]:
+    """Compare all jobs both ways; what was done, by their names (`daybook.prefect.report.Report`).
+
+    `writes` is how many deployments were written; a second time it is 0. With ``prefer``, `ledger`
+    or `prefect`, the conflicts that there are then are decided for that side, or only that of the
+    job ``ref``: `decided` are their names then. Raises `InvalidInput`.
+    """
+    from daybook.prefect import client as prefect
+    from daybook.prefect import reconcile
+
+    if ref is not None and prefer is None:
+        raise InvalidInput(
+            "JOB", "is named to decide its conflict", "give --prefer ledger or prefect"
+        )
+    side = conflicts.side(prefer) if prefer is not None else None
+    async with open_ledger() as ledger, prefect.connected() as client:
+        await prefect.answers(client)
+        report = await reconcile.everything(ledger, client)
+        if side is None:
+            return plain(report)
+        decided, refused = await conflicts.decide(ledger, side, ref)
+        if side == "prefect":
+            for job_id in decided:
+                await reconcile.again(ledger, client, job_id, report)
+    names = list(decided.values())
+    return plain(report) | {"decided": names, "refused": report.refused | refused}
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """What a sync did, as a plain dictionary."""
+    return {
+        "created": report.created,
+        "updated": report.updated,
+        "pulled": report.pulled,
+        "adopted": report.adopted,
+        "deleted": report.deleted,
+        "removed": report.removed,
+        "remade": report.remade,
+        "conflicts": report.conflicts,
+        "refused": report.refused,
+        "foreign": report.foreign,
+        "failed": report.failed,
+        "unchanged": report.unchanged,
+        "writes": report.writes,
+    }

@@ -1,0 +1,74 @@
+"""Tokens, which let MCP clients in over HTTP: add, list, remove; and whom one lets in as whom.
+
+The token is told once, by `add`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from typing import Any
+
+from daybook import owners
+from daybook.api import views
+from daybook.errors import LedgerUnreachable
+from daybook.ledger import tokens
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.tables import TokenRow
+from daybook.names import validate_name
+from daybook.owners import Actor
+
+PREFIX = "db_"
+"""How each token begins, so that a search for secrets finds it where it does not belong."""
+
+BITS = 256
+
+
+async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[str, Any]:
+    """Make a token whose bearer works for ``owner``, and for the person ``user_id`` there.
+
+    `{"id", "name", "owner", "user_id", "created_at", "used_at", "token"}`. Raises `InvalidInput`.
+    """
+    owner, token = owners.check(owner), PREFIX + secrets.token_urlsafe(BITS // 8)
+    name, user_id = None if name is None else validate_name(name), owners.person(user_id)
+    async with open_ledger() as ledger, ledger.write() as session:
+        row = await tokens.add(
+            session, token, owner=owner, user_id=user_id, name=name, now=ledger.now()
+        )
+        return _view(row) | {"token": token}
+
+
+async def list_tokens() -> list[dict[str, Any]]:
+    """All tokens by name, as `add` gives them, without the token itself."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        return [_view(row) for row in await tokens.every(session)]
+
+
+async def remove(ref: str) -> dict[str, Any]:
+    """Forget a token, by name or beginning of its id: its bearer is not let in any more."""
+    async with open_ledger() as ledger, ledger.write() as session:
+        return _view(await tokens.remove(session, ref))
+
+
+async def bearer(ledger: Ledger, token: str) -> Actor | None:
+    """For whom the bearer of ``token`` works; None for nobody. Raises `LedgerUnreachable`."""
+    async with ledger.read() as session:
+        row = await tokens.of(session, token)
+    if row is None:
+        return None
+    if tokens.to_note(row, now := ledger.now()):
+        with suppress(LedgerUnreachable):  # nobody is kept out because others write
+            async with ledger.write() as session:
+                await tokens.note(session, row.id, now)
+    return Actor(row.owner, row.user_id, via="mcp")
+
+
+def _view(row: TokenRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "owner": row.owner,
+        "user_id": row.user_id,
+        "created_at": views.utc(row.created_at),
+        "used_at": views.utc(row.used_at),
+    }

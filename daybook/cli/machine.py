@@ -1,0 +1,421 @@
+"""`daybook up`, `down`, `status`, `doctor`, `worker`: this machine as a whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from daybook import home as homes
+from daybook.cli import formatting as words
+from daybook.cli import output, sync
+from daybook.cli.options import Json
+from daybook.cli.prefect_first import prefect_first
+from daybook.errors import InvalidInput
+
+
+async def up_(
+    *,
+    browser: Annotated[
+        bool,
+        Parameter(negative="--no-browser", help="Open the Prefect UI when all is ready."),
+    ] = True,
+    detach: Annotated[
+        bool, Parameter(help="Go on in the background; return when all is ready.")
+    ] = False,
+    link: Annotated[bool, Parameter(negative="--no-link", show=False)] = True,
+    as_json: Json = False,
+) -> int:
+    """Start everything on this machine, and show what becomes of each run.
+
+    Prefect's server (unless one is configured), its UI and a worker; at the first start also an
+    example job, run once. The link that it shows opens the UI without a password, once;
+    `daybook open` makes another. Stays in the foreground until Ctrl-C, SIGTERM or `daybook down`.
+    With --json: a line `{"ready": …}`, then a line `{"run": …}` for each run that ends.
+
+    Example: daybook up --no-browser
+    """
+    from daybook.operations.checks import installation
+
+    installation.refuse_wrong()
+    homes.forget_prepared()
+    prefect_first()
+    from daybook.operations import up
+    from daybook.processes import environment
+
+    talk = JsonTalk() if as_json else Talk(browser=browser, detached=detach)
+    environment.set_search_path()
+    await (up.detach(talk) if detach else up.up(talk, link=link and not as_json))
+    return 0
+
+
+async def open_(
+    *,
+    browser: Annotated[
+        bool, Parameter(negative="--no-browser", help="Open the link, and do not only show it.")
+    ] = True,
+    as_json: Json = False,
+) -> int:
+    """Open Prefect's UI, logged in.
+
+    Shows a link that works once, within ten minutes, and opens it if there is a display. The
+    browser stays logged in for a week.
+
+    Example: daybook open --no-browser
+    """
+    prefect_first()
+    from daybook.operations import browser as browsers
+
+    made = await browsers.link()
+    if as_json:
+        output.data(made)
+        return 0
+    output.line(made["url"])
+    if not (browser and open_browser(made["url"])) and made["expires_in_seconds"]:
+        minutes = made["expires_in_seconds"] // 60
+        output.say(f"Open it in a browser on this machine within {minutes} minutes. It works once.")
+    return 0
+
+
+def env_(
+    *, fish: Annotated[bool, Parameter(help="For the fish shell.", negative=())] = False
+) -> int:
+    """Show the variables with which `prefect` works in this shell.
+
+    They hold the credential of the Prefect server: who has it can do all that you can.
+
+    Example: eval "$(daybook env)"
+    """
+    prefect_first()
+    import shlex
+
+    from daybook.prefect import address as reach
+
+    values = reach.variables()
+    if fish:
+        for name, value in values.items():
+            output.line(f"set -gx {name} {shlex.quote(value)}")
+    else:
+        words = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+        output.line(f"export {words}")
+    return 0
+
+
+async def down_(*, as_json: Json = False) -> int:
+    """Stop what `daybook up` started here, and what a killed one left.
+
+    Example: daybook down
+    """
+    prefect_first()
+    from daybook.operations.up import down
+
+    stopped = await down()
+    if as_json:
+        output.data({"stopped": stopped})
+    else:
+        output.say("Stopped." if stopped else "Nothing ran here.")
+    return 0
+
+
+async def status_(*, as_json: Json = False) -> int:
+    """Show what runs, what is due soon, and what is wrong.
+
+    Exit code 0 when it is ready: Prefect answers and a worker of this Daybook is online.
+
+    Example: daybook status --json
+    """
+    prefect_first()
+    from daybook.operations import status
+
+    found = await status.status()
+    if as_json:
+        output.data(found)
+    else:
+        _status(found)
+    return 0 if found["ready"] else 1
+
+
+def worker_(
+    *,
+    pool: Annotated[str, Parameter(help="The work pool.", show_default=True)] = "daybook",
+    limit: Annotated[
+        int | None, Parameter(help="How many runs it may have at once; default: any number.")
+    ] = None,
+    name: Annotated[
+        str | None, Parameter(help="Its name in Prefect. Default: this machine and home.")
+    ] = None,
+    once: Annotated[bool, Parameter(help="Run what is due now, and end.")] = False,
+) -> int:
+    """Run jobs here, beside the worker of `daybook up` or without one.
+
+    It takes what is due in its pool, until Ctrl-C or SIGTERM; what is at work then has 10 seconds
+    to end by itself. The same as `prefect worker start --type daybook`.
+
+    Example: daybook worker --limit 2
+    """
+    if limit is not None and limit < 1:
+        raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
+    from daybook.operations.checks import installation
+
+    installation.refuse_wrong()
+    prefect_first()
+    from daybook.operations import worker
+
+    command = worker.command(homes.here(), pool=pool, limit=limit, name=name, once=once)
+    environment = dict(os.environ)
+    if homes.is_own_server(os.environ.get("PREFECT_API_URL", "")):
+        environment = homes.without_credentials(environment)
+    sys.stdout.flush()
+    os.execve(command[0], command, environment)
+
+
+async def keeper_() -> int:
+    """Keep ledger and Prefect in agreement, and give each due time its outcome.
+
+    Each worker does that too: of all workers and keepers of a ledger one leads, the others stand
+    by. Alone it is for machines that run no jobs. Until Ctrl-C or SIGTERM.
+
+    Example: daybook keeper
+    """
+    from daybook.operations.checks import installation
+
+    installation.refuse_wrong()
+    prefect_first()
+    from daybook.operations import keeper
+    from daybook.processes import environment
+
+    environment.set_search_path()
+    await keeper.keep(output.say)
+    return 0
+
+
+async def doctor_(*, as_json: Json = False) -> int:
+    """Look for what is wrong here, and say how to mend it.
+
+    A line for each check: versions, home, ledger, Prefect, pool, worker, jobs. Exit code 0 when all
+    is well.
+
+    Example: daybook doctor
+    """
+    from daybook.operations import doctor
+
+    found = await doctor.doctor()
+    if as_json:
+        output.data(found)
+    else:
+        _findings(found)
+    return 0 if all(each["ok"] for each in found) else 1
+
+
+def _say_synced(report: dict[str, Any]) -> None:
+    done = ("created", "updated", "pulled", "removed")
+    if any(report[each] for each in done):
+        counts = ", ".join(f"{len(report[each])} {_COUNTED[each]}" for each in done)
+        output.say(f"Synced with Prefect: {counts}")
+    for told in sync.surprises(report):
+        output.say(f"! {told}")
+
+
+_COUNTED = {
+    "created": "created",
+    "updated": "updated",
+    "pulled": "taken over",
+    "removed": "removed",
+}
+
+
+class Talk:
+    """What `up` shows a person (`daybook.operations.up.UpTalk`)."""
+
+    def __init__(self, *, browser: bool, detached: bool = False) -> None:
+        self._browser = browser
+        self._end = "`daybook down` stops it." if detached else "Ctrl-C stops everything."
+        self._program = program()
+        self._example: str | None = None
+
+    def say(self, line: str) -> None:
+        output.say(line)
+
+    def progress(self, line: str) -> None:
+        output.progress(line)
+
+    def synced(self, report: dict[str, Any]) -> None:
+        _say_synced(report)
+
+    def ready(self, facts: dict[str, Any]) -> None:
+        output.line("Ready.", style="bold green")
+        jobs = f"{facts['jobs']} (`daybook list` shows them)"
+        health = f"{facts['web_url']}/health" if facts["web_url"] else ""
+        address = ui_address(facts)
+        told = [
+            ("Prefect UI", address),
+            ("jobs", jobs),
+            ("ledger", facts["ledger"]),
+            ("health", health),
+            ("for prefect", 'eval "$(daybook env)"'),
+        ]
+        output.facts([(name, value) for name, value in told if value])
+        self._example = facts["example"]
+        if self._example:
+            output.say(f"Running the example job {self._example} now; {self._end}")
+        else:
+            if facts["jobs"] <= 1:  # nobody has added one yet
+                self._next()
+            output.say(self._end)
+        if self._browser:
+            open_browser(address)
+
+    def outcome(self, run: dict[str, Any]) -> None:
+        from daybook.cli.runs import show_run
+
+        show_run(run)
+        if self._example and run["job"] == self._example:
+            self._example = None
+            self._next()
+
+    def _next(self) -> None:
+        output.line("Next:", style="bold")
+        output.facts([(what, f"{self._program} {command}") for what, command in NEXT])
+
+
+class JsonTalk:
+    """What `up --json` tells a program: a line of JSON for each event."""
+
+    def say(self, line: str) -> None:
+        output.say(line)
+
+    def progress(self, line: str) -> None:
+        output.progress(line)
+
+    def synced(self, report: dict[str, Any]) -> None:
+        _say_synced(report)
+
+    def ready(self, facts: dict[str, Any]) -> None:
+        output.record({"ready": facts})
+
+    def outcome(self, run: dict[str, Any]) -> None:
+        output.record({"run": run})
+
+
+NEXT = (
+    (
+        "ask a model",
+        "agents add default --replace --model anthropic:claude-haiku-5-5 --key-env "
+        "ANTHROPIC_API_KEY",
+    ),
+    ("add a job", 'add "Summarise today\'s news" --cron "0 9 * * 1-5" --name morning-brief'),
+    ("see the runs", "runs"),
+)
+"""What to do after the first start, and the command for it."""
+
+
+def ui_address(facts: dict[str, Any]) -> str:
+    """Return the address of the UI that a person opens; empty if there is none."""
+    return str(facts["open_url"] or facts["ui_url"] or "")
+
+
+def program() -> str:
+    """Return how this command is called in this folder: `daybook`, or `.venv/bin/daybook`."""
+    import shutil
+
+    if shutil.which("daybook"):
+        return "daybook"
+    beside = os.path.join(os.path.dirname(sys.executable), "daybook")
+    relative = os.path.relpath(beside)
+    return beside if relative.startswith("..") else relative
+
+
+def open_browser(url: str) -> bool:
+    """Open ``url`` if the user of this terminal would see it; return whether it was opened.
+
+    Other users can read the arguments of a browser. On Linux the server refuses them the link
+    (`daybook.operations.peers`); elsewhere the browser opens a file of the home that leads to it.
+    """
+    if not url or not sys.stdout.isatty() or not display_likely():
+        return False
+    import webbrowser
+
+    if sys.platform != "linux" and "?" in url:
+        url = homes.here().leading_to(url).as_uri()
+    return webbrowser.open(url)
+
+
+def display_likely() -> bool:
+    """Whether a browser opened here would be seen by whoever typed the command."""
+    if os.environ.get("SSH_CONNECTION"):
+        return False
+    if sys.platform == "darwin":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _findings(found: list[dict[str, Any]]) -> None:
+    width = max(len(each["check"]) for each in found)
+    for each in found:
+        word = "ok" if each["ok"] else "problem"
+        told = "; mend: ".join(filter(None, (each["problem"], each["mend"])))
+        style = "green" if each["ok"] else "red"
+        output.line(f"{word:<7}  {each['check']:<{width}}  {told}".rstrip(), style=style)
+
+
+def _workers(online: list[dict[str, Any]]) -> str:
+    ours = ", ".join(each["name"] for each in online if each["ours"]) or "none is online"
+    others = ", ".join(each["name"] for each in online if not each["ours"])
+    return ours + (f"\n(another Daybook's: {others})" if others else "")
+
+
+def _keeper(keeper: dict[str, Any]) -> str:
+    if not keeper["running"]:
+        return "none leads"
+    seen = keeper["observed_at"]
+    return str(keeper["holder"]) + (
+        f", has observed Prefect at {words.local(seen)}" if seen else ""
+    )
+
+
+def _outbox(outbox: dict[str, Any]) -> str:
+    """`3 pending, the oldest since …; 1 failed`."""
+    pending, failed = outbox["pending"], outbox["failed"]
+    since = words.local(outbox["oldest_pending_at"])
+    told = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
+    told.append(f"{failed:,} failed: `daybook callbacks list --status failed`" if failed else "")
+    return "; ".join(filter(None, told)) or "nothing waits"
+
+
+def _tasks(tasks: dict[str, Any]) -> list[tuple[str, str]]:
+    """`2 queued, 1 claimed; sessions: 1 free, 1 busy`; no line where there are none."""
+    live = [f"{tasks[each]} {each.replace('_', ' ')}" for each in _LIVE_TASKS if tasks[each]]
+    there = [f"{tasks[each]} {each}" for each in ("free", "busy") if tasks[each]]
+    told = [", ".join(live) or "none", f"sessions: {', '.join(there)}" if there else ""]
+    return [("tasks", "; ".join(filter(None, told)))] if live or there else []
+
+
+_LIVE_TASKS = ("queued", "claimed", "needs_attention")
+
+
+def _status(found: dict[str, Any]) -> None:
+    prefect, ledger = found["prefect"], found["ledger"]
+    ready = found["ready"]
+    output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
+    live = ", ".join(f"{count} {state}" for state, count in ledger["live"].items() if count)
+    due = "\n".join(f"{words.local(each['due'])}  {each['job']}" for each in found["due_soon"])
+    where = prefect["ui_url"] or prefect["api_url"]
+    silent = f"{where}, does not answer" if where else "none is known"
+    output.facts(
+        [
+            ("prefect", where if prefect["reachable"] else silent),
+            ("worker", _workers(found["worker"]["workers"])),
+            ("keeper", _keeper(found["keeper"])),
+            ("ledger", ledger["place"]),
+            ("jobs", f"{ledger['jobs']}, {ledger['enabled']} on"),
+            ("runs now", live or "none"),
+            ("due soon", due or "nothing"),
+            ("outbox", _outbox(found["outbox"])),
+            ("inbox", f"{found['outbox']['unread']} unread"),
+            *_tasks(found["tasks"]),
+        ]
+    )
+    for problem in found["problems"]:
+        output.line(f"! {problem}", style="yellow")

@@ -1,0 +1,218 @@
+"""Tasks, their runs and sessions as a person reads them; what comes in is the service's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from daybook.cli import formatting, output
+from daybook.tasks.model import CHAIN
+
+
+def table(found: list[dict[str, Any]]) -> None:
+    """Tasks, a line each."""
+    output.table(
+        ("TASK", "TITLE", "PRIORITY", "STATUS", "SINCE", "NOTE"),
+        [
+            (
+                formatting.short_id(each["id"]),
+                each["title"],
+                each["priority"],
+                each["status"],
+                formatting.local(_since(each["run"])),
+                note(each) or "-",
+            )
+            for each in found
+        ],
+        whole=("TASK", "PRIORITY", "STATUS", "SINCE"),
+        cut=True,
+    )
+
+
+def note(task: dict[str, Any]) -> str:
+    """What there is to say of a task in a list: who has it, or why nobody has."""
+    run = task["run"]
+    match task["status"]:
+        case "claimed":
+            if run["lease_over"]:
+                return _held(run)
+            return (
+                f"{run['session']}, until {formatting.local(run['lease_until']).partition(' ')[2]}"
+            )
+        case "completed":
+            return ": ".join(filter(None, [run["done_by"], formatting.in_one_line(run["output"])]))
+        case "failed":
+            return ": ".join(filter(None, [run["done_by"], formatting.in_one_line(run["error"])]))
+        case "needs_attention":
+            return f"{output.ALERT}{run['attention']}"
+        case "queued":
+            return _why_not(task)
+        case _:
+            return ""
+
+
+def _why_not(task: dict[str, Any]) -> str:
+    if task["paused"]:
+        return _with_reason("paused", task["paused_reason"])
+    if task["owner"] == "user":
+        return "a person's"
+    if task["run"]["attention"]:
+        return f"{output.ALERT}{task['run']['attention']}"
+    return _asks(task)
+
+
+def _asks(task: dict[str, Any]) -> str:
+    """What a session must be for it, in brief: `python, docker; agent:eva; workspace shop`."""
+    told = [", ".join(task["capabilities"]), task["owner"]]
+    told += [f"{field} {task[field]}" for field in ("workspace", "channel") if task[field]]
+    told = list(filter(None, told))
+    return "for " + "; ".join(told) if told else ""
+
+
+def show(task: dict[str, Any]) -> None:
+    """One task and its newest run."""
+    run = task["run"]
+    output.line(f"{task['title']} ({_state(task)})", style="bold")
+    switched = _with_reason("yes", task["paused_reason"]) if task["paused"] else ""
+    tried = f", try {run['number']} of at most {CHAIN}" if run["number"] > 1 else ""
+    waited = run["queued_seconds"] or 0.0
+    pairs = [
+        ("task", task["id"]),
+        ("run", run["run_id"] + tried),
+        ("priority", task["priority"]),
+        ("for", _for(task["owner"])),
+        ("needs", ", ".join(task["capabilities"])),
+        ("prefers", ", ".join(task["preferred"])),
+        ("workspace", task["workspace"]),
+        ("channel", task["channel"]),
+        ("paused", switched),
+        ("added", f"{formatting.local(task['created_at'])} by {task['created_by']}"),
+        (
+            "waits since",
+            f"{formatting.local(run['queued_at'])} ({formatting.lasted(waited)})"
+            if waited > 1
+            else "",
+        ),
+        ("starved", _starved(run)),
+        ("held by", _held(run) if run["session"] else ""),
+        ("tried by" if task["status"] == "failed" else "done by", run["done_by"]),
+        ("attention", run["attention"]),
+        ("output", (run["output"] or "").strip()),
+        ("error", (run["error"] or "").strip()),
+        ("to do", task["instructions"].strip()),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])
+
+
+def history(task: dict[str, Any]) -> None:
+    """What happened to it, the first first."""
+    tries = {each["run_id"]: each["number"] for each in task["runs"]}
+    several = len(tries) > 1
+    rows = [
+        (
+            formatting.local(each["at"]),
+            *([str(tries[each["run_id"]])] if several else []),
+            each["event"].replace("_", " "),
+            each["actor"],
+            each["session"] or "-",
+            each["reason"] or "-",
+        )
+        for each in task["history"]
+    ]
+    headers = ("WHEN", *(["TRY"] if several else []), "WHAT", "BY", "SESSION", "WHY")
+    output.line()
+    output.table(headers, rows, whole=("WHEN", "WHAT"))
+
+
+def claimed(found: dict[str, Any]) -> None:
+    """What a session has got; the token is told here and nowhere else."""
+    task = found["task"]
+    output.line(task["title"], style="bold")
+    pairs = [
+        ("run", found["run_id"]),
+        ("token", found["token"]),
+        ("until", formatting.local(found["lease_until"])),
+        ("task", task["id"]),
+        ("to do", task["instructions"].strip()),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])
+
+
+def sessions(found: list[dict[str, Any]]) -> None:
+    """Sessions, a line each."""
+    output.table(
+        ("SESSION", "STATE", "AGENT", "CAN", "WHERE", "WOKEN BY", "EXPIRES"),
+        [
+            (
+                each["name"],
+                session_state(each),
+                each["agent"] or "-",
+                ", ".join(each["capabilities"]) or "-",
+                _where(each) or "-",
+                each["woken_by"] or "nothing",
+                formatting.local(each["expires_at"]),
+            )
+            for each in found
+        ],
+        whole=("SESSION", "STATE"),
+        cut=True,
+    )
+
+
+def session(each: dict[str, Any]) -> None:
+    """One session."""
+    output.line(f"{each['name']} ({session_state(each)})", style="bold")
+    pairs = [
+        ("agent", each["agent"]),
+        ("type", each["type"]),
+        ("can", ", ".join(each["capabilities"])),
+        ("workspace", each["workspace"]),
+        ("channel", each["channel"]),
+        ("woken by", each["woken_by"] or "nothing: it has no stream, and there is no wake_url"),
+        ("registered by", each["owner"]),
+        ("expires", f"{formatting.local(each['expires_at'])} unless it is heard of again"),
+    ]
+    output.facts([(name, value) for name, value in pairs if value])
+
+
+def session_state(each: dict[str, Any]) -> str:
+    """In a word or two: `idle`, `active`, `prompting`, `holds 0f3a9c21`, `expired`."""
+    if each["expired"]:
+        return "expired"
+    if each["run_id"]:
+        return f"holds {each['run_id'][:8]}"
+    return "prompting" if each["prompting"] else str(each["state"])
+
+
+def _where(each: dict[str, Any]) -> str:
+    told = [f"{field} {each[field]}" for field in ("workspace", "channel") if each[field]]
+    return ", ".join(told)
+
+
+def _since(run: dict[str, Any]) -> str | None:
+    found: str | None = run["finished_at"] or run["claimed_at"] or run["queued_at"]
+    return found
+
+
+def _state(task: dict[str, Any]) -> str:
+    return str(task["status"]).replace("_", " ")
+
+
+def _for(owner: str) -> str:
+    return {"": "any session", "user": "a person; no session gets it"}.get(owner, owner)
+
+
+def _held(run: dict[str, Any]) -> str:
+    if run["lease_over"]:
+        return f"{run['session']}, whose lease is over"
+    return f"{run['session']}, until {formatting.local(run['lease_until'])}"
+
+
+def _starved(run: dict[str, Any]) -> str:
+    if not run["starved_cycles"]:
+        return ""
+    taken = ", ".join(each.replace("_", " ") for each in run["steps"]) or "nothing yet"
+    return f"{formatting.counted(run['starved_cycles'], 'cycle')}; done about it: {taken}"
+
+
+def _with_reason(word: str, reason: str) -> str:
+    return f"{word}: {reason}" if reason else word

@@ -1,0 +1,12 @@
+"""Delivery: callbacks, channel messages and listener calls, from the outbox to the recipient.
+
+::
+
+    outbox rows (written with the outcome) ─► sending: claim ─► dispatcher ─┬─► callbacks, signed
+                                                                            ├─► channels
+                                              listeners ─► listener_calls   └─► inbox
+    the result ─► sending: delivered, retried after `backoff`, or failed
+
+Every row is written in the transaction of its outcome (promise 2), so nothing is lost when the
+process dies. Delivery is at least once; recipients deduplicate by the message id.
+"""

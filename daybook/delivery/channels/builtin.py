@@ -1,0 +1,118 @@
+"""The channels that need nobody else: the inbox, a file under the home's `out/`, the console.
+
+A file grows by one entry a message, whole ones one after the other, whoever else appends::
+
+    ## 2026-11-20 09:00:12 UTC · morning-brief: completed
+
+    The answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import sys
+from pathlib import Path
+
+from daybook.delivery.channels import text
+from daybook.delivery.channels.base import UNBOUNDED, Message, NotDelivered
+from daybook.errors import InvalidInput
+from daybook.home import here
+
+DEFAULT_FILE = "daybook.md"
+"""Where messages without a chat id go."""
+
+_NAME = re.compile(r"\w[\w .,@+-]*\Z")
+_LONGEST_NAME = 200
+
+
+class Inbox:
+    """The ledger itself: a message is there as soon as it was asked for."""
+
+    limit = UNBOUNDED
+    needs_chat_id = False
+
+    async def send(self, message: Message) -> None:
+        """Nothing is left to do."""
+
+
+class Console:
+    """The standard output of the process that sends."""
+
+    limit = UNBOUNDED
+    needs_chat_id = False
+
+    async def send(self, message: Message) -> None:
+        def write() -> None:
+            stream = sys.stdout
+            if stream is None:
+                raise OSError("there is none")
+            stream.write(text.sayable(_entry(message)))
+            stream.flush()
+
+        try:
+            await asyncio.to_thread(write)
+        except (OSError, ValueError) as error:  # closed
+            raise NotDelivered(f"standard output: {_words(error)}") from None
+
+
+class File:
+    """A file under `out/` in the home; its name is the chat id."""
+
+    limit = UNBOUNDED
+    needs_chat_id = False
+
+    async def send(self, message: Message) -> None:
+        name = message.chat_id or DEFAULT_FILE
+        try:
+            check_name(name)
+        except InvalidInput as error:
+            raise NotDelivered(str(error), temporary=False) from None
+        try:
+            await asyncio.to_thread(_append, folder(), name, _entry(message))
+        except OSError as error:
+            raise NotDelivered(f"{folder() / name}: {_words(error)}") from None
+
+
+def folder() -> Path:
+    """Where all files of the channel `file` are."""
+    return here().path / "out"
+
+
+def check_name(name: str) -> None:
+    """Raise `InvalidInput` for what cannot be the name of a file there."""
+    if not _NAME.match(name) or len(name.encode()) > _LONGEST_NAME:
+        raise InvalidInput(
+            "chat_id",
+            f'"{name}" is no name of a file',
+            "letters, digits and -_.,+@ without folders, such as brief.md",
+        )
+
+
+def _append(folder: Path, name: str, entry: str) -> None:
+    """Add an entry after all others, and have it on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    file = os.open(folder / name, flags, 0o600)
+    try:
+        os.fchmod(file, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        data = entry.encode(errors="replace")
+        while data:
+            data = data[os.write(file, data) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _entry(message: Message) -> str:
+    heading = " ".join(message.subject.split()) or message.event
+    at = message.at.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"## {at} · {heading}\n\n{message.body.strip()}\n\n"
+
+
+def _words(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

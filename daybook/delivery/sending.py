@@ -1,0 +1,585 @@
+"""Who sends what is pending in the outbox, and what came of it.
+
+::
+
+    claim ──► OutboxRow, held by a fence for a lease     one transaction, many rows
+      │ send                                               no transaction at all
+      ▼
+    record ──► delivered                                   fenced, one transaction, many rows
+          ├──► pending until `next_at`                     a failed try; the caller knows when next
+          └──► failed                                      its last try; told of in the inbox
+    release ──► pending, as if it had not been claimed
+    killed ───► the lease runs out, and whoever claims next sends it again by the same id
+    retry ────► pending: its tries and its day begin anew
+
+A lane is a destination that may be away as a whole: an address, or a channel's conversation. Of
+each only so many rows are in flight, and the lanes take turns, so that one that hangs delays the
+others by one attempt at most. One that failed `PAUSE_AFTER` times in a row is paused: its rows wait
+and use up no tries, then one of them goes as a probe. A success clears the lane, a failed probe
+pauses it for twice as long. Of one that took nothing for `GIVEN_UP_AFTER` a failed try ends also
+what has waited for so long itself: at one probe in ten minutes its turn would never come.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import chain, islice, zip_longest
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, bindparam, func, or_, union_all, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.delivery import alerts, outbox
+from daybook.delivery.outbox import PENDING
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Delivery
+from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.timing import TIMING
+
+log = logging.getLogger(__name__)
+
+
+IN_FLIGHT = 32
+"""Rows of a lane that are sent at once, by all processes together."""
+IN_DOUBT = 4
+"""The same of a lane whose last try failed; of one that was paused it is one, the probe."""
+
+PAUSE_AFTER = 5
+"""Failed tries in a row after which a lane is paused."""
+FIRST_PAUSE = timedelta(seconds=30)
+LONGEST_PAUSE = timedelta(minutes=10)
+
+GIVEN_UP_AFTER = timedelta(hours=24)
+"""The age at which a row is given up, whatever number its tries have."""
+GIVEN_UP_AT_ONCE = 500
+"""So many of a lane are given up in one transaction, and let be sent again in one."""
+
+CLOCKS_APART = timedelta(minutes=1)
+"""What is this much longer than it can be was written before the clock was set back: it is over."""
+
+GONE = 410
+"""The one answer that says: never again, to this address."""
+
+TRIES_KEPT = 12
+
+LANES_AT_ONCE = 100
+"""So many are asked for their rows in one statement."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of sending one row: delivered, pending (again at ``next_at``), or failed.
+
+    ``seconds`` is how long it took; ``note`` is kept with the row. ``went_out`` is false where it
+    was refused on this side, which says nothing of its lane: others may send there.
+    """
+
+    id: str
+    fence: int
+    status: Delivery
+    next_at: datetime | None
+    seconds: float
+    status_code: int | None = None
+    error: str = ""
+    note: str = ""
+    went_out: bool = True
+
+
+# --- claim
+
+
+async def claim(
+    ledger: Ledger,
+    holder: str,
+    *,
+    most: int,
+    run_id: str | None = None,
+    wanted: Callable[[str], bool] | None = None,
+) -> list[OutboxRow]:
+    """Take at most ``most`` rows that are due, of one run or of all; the caller sends them.
+
+    ``wanted`` says of a lane whether the caller can send there now. The rows are detached, and in
+    the order in which their lanes take turns.
+    """
+    async with ledger.write() as session:
+        now = ledger.now()
+        await _deliver_to_inbox(session, now)
+        lanes = await _lanes(session)
+        room = _Room(lanes, await _in_flight(session, now), now, wanted)
+        if run_id is None:
+            chosen = await _in_turns(session, room, most, now)
+        else:
+            chosen = await _of_run(session, room, run_id, most, now)
+        if not chosen:
+            return []
+        taken = update(OutboxRow).where(col(OutboxRow.id).in_(chosen))
+        await session.execute(
+            taken.values(
+                holder=holder, fence=OutboxRow.fence + 1, lease_until=now + TIMING.delivery_lease
+            ),
+            execution_options={"synchronize_session": False},
+        )
+        rows = select(OutboxRow).where(col(OutboxRow.id).in_(chosen))
+        found = {row.id: row for row in (await session.execute(rows)).scalars()}
+        session.expunge_all()
+        return [found[each] for each in chosen]
+
+
+class _Room:
+    """How many more rows of each lane may be in flight."""
+
+    def __init__(
+        self,
+        lanes: dict[str, LaneRow],
+        flying: dict[str, int],
+        now: datetime,
+        wanted: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._lanes, self._flying, self._now, self._wanted = lanes, flying, now, wanted
+
+    def of(self, lane: str) -> int:
+        if self._wanted is not None and not self._wanted(lane):
+            return 0
+        most = self._most(self._lanes.get(lane))
+        most = min(most, 1) if outbox.is_of_listener(lane) else most  # in their order
+        return most - self._flying.get(lane, 0)
+
+    def _most(self, state: LaneRow | None) -> int:
+        if state is None:
+            return IN_FLIGHT
+        if state.paused_until is None:
+            return IN_DOUBT
+        return 0 if _paused_until(state, self._now) else 1
+
+
+def _paused_until(state: LaneRow | None, now: datetime) -> datetime | None:
+    """Until when nothing is sent there; None: something may be."""
+    until = state.paused_until if state else None
+    return until if until and now < until <= now + LONGEST_PAUSE + CLOCKS_APART else None
+
+
+def _leased(now: datetime) -> ColumnElement[bool]:
+    """Somebody is at it."""
+    leased = col(OutboxRow.lease_until)
+    return (leased > now) & (leased <= now + TIMING.delivery_lease + CLOCKS_APART)
+
+
+def _free(now: datetime) -> ColumnElement[bool]:
+    """Pending, and nobody is at it."""
+    return PENDING & or_(col(OutboxRow.lease_until).is_(None), ~_leased(now))
+
+
+def _failed() -> ColumnElement[bool]:
+    return col(OutboxRow.status) == outbox.literal(Delivery.FAILED)
+
+
+async def _in_turns(session: AsyncSession, room: _Room, most: int, now: datetime) -> list[str]:
+    first = [each for each in await _first_of_lanes(session, now) if each[1] <= now]
+    open_lanes = [(lane, id_) for lane, _, id_ in sorted(first, key=lambda each: each[1])]
+    open_lanes = [(lane, id_) for lane, id_ in open_lanes if room.of(lane) > 0]
+    if not open_lanes or len(open_lanes) >= most:
+        return [id_ for _, id_ in open_lanes[:most]]
+    turns: dict[str, list[str]] = {lane: [] for lane, _ in open_lanes}
+    share = 2 * -(-most // len(turns))  # where some have less than theirs, others may have more
+    for start in range(0, len(turns), LANES_AT_ONCE):
+        few = islice(turns, start, start + LANES_AT_ONCE)
+        due = [_due_in(lane, now, min(room.of(lane), share)).subquery() for lane in few]
+        found = union_all(*(select(each.c.lane, each.c.id, each.c.next_at) for each in due))
+        rows = sorted((await session.execute(found)).tuples(), key=lambda row: row[2])
+        for lane, id_, _ in rows:
+            turns[lane].append(id_)
+    rounds = chain.from_iterable(zip_longest(*turns.values()))
+    return [each for each in rounds if each is not None][:most]
+
+
+def _due_in(lane: str, now: datetime, most: int) -> Select[tuple[str, str, datetime]]:
+    return (
+        select(OutboxRow.lane, OutboxRow.id, OutboxRow.next_at)
+        .where(_free(now), col(OutboxRow.lane) == lane, col(OutboxRow.next_at) <= now)
+        .order_by(col(OutboxRow.next_at))
+        .limit(most)
+    )
+
+
+async def _of_run(
+    session: AsyncSession, room: _Room, run_id: str, most: int, now: datetime
+) -> list[str]:
+    due = (
+        select(OutboxRow.id, OutboxRow.lane)
+        .where(_free(now), col(OutboxRow.run_id) == run_id, col(OutboxRow.next_at) <= now)
+        .order_by(col(OutboxRow.next_at), col(OutboxRow.id))
+    )
+    chosen: list[str] = []
+    taken: dict[str, int] = defaultdict(int)
+    for id_, lane in (await session.execute(due)).tuples():
+        taken[lane] += 1
+        if taken[lane] <= room.of(lane):
+            chosen.append(id_)
+    return chosen[:most]
+
+
+async def _first_of_lanes(
+    session: AsyncSession, now: datetime
+) -> Sequence[tuple[str, datetime, str]]:
+    """Of each lane the earliest row that nobody is at: lane, when it is due, id.
+
+    The lanes are found by leaps through the index: ten thousand rows in one lane cost one.
+    """
+    lane = col(OutboxRow.lane)
+    lanes = select(func.min(lane).label("lane")).where(PENDING).cte("found", recursive=True)
+    following = select(func.min(lane)).where(PENDING, lane > lanes.c.lane).scalar_subquery()
+    lanes = lanes.union_all(select(following).where(lanes.c.lane.is_not(None)))
+    earliest = (
+        select(OutboxRow.id)
+        .where(_free(now), lane == lanes.c.lane)
+        .order_by(col(OutboxRow.next_at))
+        .limit(1)
+        .correlate(lanes)
+        .scalar_subquery()
+    )
+    joined = select(lanes.c.lane, OutboxRow.next_at, OutboxRow.id).join(
+        OutboxRow, col(OutboxRow.id) == earliest
+    )
+    return (await session.execute(joined)).tuples().all()
+
+
+async def _lanes(session: AsyncSession) -> dict[str, LaneRow]:
+    return {row.lane: row for row in (await session.execute(select(LaneRow))).scalars()}
+
+
+async def _in_flight(session: AsyncSession, now: datetime) -> dict[str, int]:
+    leased = select(OutboxRow.lane, func.count()).where(_leased(now)).group_by(col(OutboxRow.lane))
+    return dict((await session.execute(leased)).tuples().all())
+
+
+async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
+    """What was to wait on its way to the inbox: nothing has to be sent."""
+    due = select(OutboxRow).where(
+        PENDING,
+        col(OutboxRow.lane) == outbox.lane_of_channel(outbox.INBOX),
+        col(OutboxRow.next_at) <= now,
+    )
+    rows = (await session.execute(due)).scalars().all()
+    for row in rows:
+        row.status, row.finished_at = Delivery.DELIVERED, now
+        session.add(row)
+    await outbox.refresh_all(session, {row.run_id for row in rows if row.run_id})
+
+
+async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) -> datetime | None:
+    """When there may be something to claim; None where nothing is pending.
+
+    ``wanted`` says of a lane whether it is asked about.
+    """
+    return min((await due_of_lanes(ledger, wanted)).values(), default=None)
+
+
+async def due_of_lanes(
+    ledger: Ledger, wanted: Callable[[str], bool] | None = None
+) -> dict[str, datetime]:
+    """The same of each lane in which something is pending. Reads only."""
+    async with ledger.read() as session:
+        now = ledger.now()
+        lanes = await _lanes(session)
+        room = _Room(lanes, await _in_flight(session, now), now, wanted)
+        leases = (
+            select(OutboxRow.lane, func.min(OutboxRow.lease_until))
+            .where(_leased(now))
+            .group_by(col(OutboxRow.lane))
+        )
+        times: dict[str, datetime] = {}
+        for lane, until in (await session.execute(leases)).tuples():
+            if wanted is not None and not wanted(lane):
+                continue
+            times[lane] = max(until, _paused_until(lanes.get(lane), now) or until)
+        for lane, at, _ in await _first_of_lanes(session, now):
+            if wanted is not None and not wanted(lane):
+                continue
+            opens = max(at, _paused_until(lanes.get(lane), now) or at)
+            if opens > now or room.of(lane) > 0:  # else what is in flight has to end first
+                times[lane] = min(opens, times.get(lane, opens))
+    return times
+
+
+# --- what came of it
+
+
+async def record(ledger: Ledger, tried: Sequence[Tried]) -> None:
+    """Write what came of the tries; who lost its lease to another has nothing to say any more."""
+    if not tried:
+        return
+    async with ledger.write() as session:
+        await _Recording(session, ledger.now(), await _lanes(session)).write(tried)
+
+
+class _Recording:
+    """One transaction of `record`."""
+
+    def __init__(self, session: AsyncSession, now: datetime, lanes: dict[str, LaneRow]) -> None:
+        self.session, self.now, self.lanes = session, now, lanes
+        self.stirred: set[str] = set()
+        self.down: dict[str, str] = {}
+        self.failed: dict[str, list[str]] = defaultdict(list)
+
+    async def write(self, tried: Sequence[Tried]) -> None:
+        known = await self._known(tried)
+        changes, runs = [], set()
+        for each in tried:
+            row = known.pop(each.id, None)
+            if row is None or row.fence != each.fence or row.status != Delivery.PENDING:
+                log.warning(
+                    "%s was taken over; what came of it is not written",
+                    each.id,
+                    extra={"action": "sending_refused"},
+                )
+                continue
+            changes.append(self._change(row, each))
+            if each.went_out:
+                self._lane(row.lane, each)
+            if row.run_id is not None and row.purpose in outbox.COUNTED:
+                runs.add(row.run_id)
+            if each.status is Delivery.FAILED and row.purpose != outbox.WAKE:
+                self.failed[row.lane].append(each.error or "")
+        if changes:
+            await _many(self.session, changes)
+        await self._keep_lanes()
+        for lane in self.down:
+            runs |= await self._give_up(lane)
+        for lane, errors in self.failed.items():
+            await self._undelivered(lane, errors[-1])
+        await outbox.refresh_all(self.session, runs)
+
+    async def _known(self, tried: Sequence[Tried]) -> dict[str, Any]:
+        """The rows by id, without their bodies."""
+        columns = ("id", "fence", "status", "attempts", "tries", "lane", "run_id", "purpose")
+        rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note"))).where(
+            col(OutboxRow.id).in_([each.id for each in tried])
+        )
+        return {row.id: row for row in await self.session.execute(rows)}
+
+    def _change(self, row: Any, each: Tried) -> dict[str, Any]:
+        last = {
+            "at": self.now.isoformat(),
+            "seconds": round(each.seconds, 3),
+            "status_code": each.status_code,
+            "error": each.error,
+        }
+        ended = each.status is not Delivery.PENDING
+        return {
+            "row_id": row.id,
+            "status": each.status.value,
+            "attempts": row.attempts + 1,
+            "tries": [*row.tries, last][-TRIES_KEPT:],
+            "next_at": each.next_at or self.now,
+            "finished_at": self.now if ended else None,
+            "error": None if each.status is Delivery.DELIVERED else each.error,
+            "note": each.note or row.note,
+            "holder": "",
+            "lease_until": None,
+        }
+
+    def _lane(self, lane: str, each: Tried) -> None:
+        """What the try says of the destination; one that is gone for good (410) does answer."""
+        state = self.lanes.setdefault(lane, LaneRow(lane=lane, since=self.now))
+        self.stirred.add(lane)
+        if each.status is Delivery.DELIVERED or each.status_code == GONE:
+            state.failures, state.paused_until = 0, None
+            self.down.pop(lane, None)
+            return
+        if not state.failures or state.since > self.now:  # the clock was set back
+            state.since = self.now
+        state.error = each.error
+        if state.since <= self.now - GIVEN_UP_AFTER:
+            self.down[lane] = each.error
+        # What was in flight as the lane was paused says nothing more; only a probe does.
+        if _paused_until(state, self.now) is None:
+            state.failures += 1
+            if state.failures >= PAUSE_AFTER:
+                longer = FIRST_PAUSE * 2 ** min(state.failures - PAUSE_AFTER, 10)
+                state.paused_until = self.now + min(longer, LONGEST_PAUSE)
+
+    async def _keep_lanes(self) -> None:
+        for state in (self.lanes[lane] for lane in self.stirred):
+            if state.failures:
+                self.session.add(state)
+            elif state in self.session:
+                await self.session.delete(state)
+
+    async def _give_up(self, lane: str) -> set[str]:
+        """End what has waited too long for a lane that took nothing; returns the runs it was of."""
+        began = func.coalesce(OutboxRow.retried_at, OutboxRow.created_at)
+        old = (
+            select(OutboxRow.id, OutboxRow.run_id, OutboxRow.purpose)
+            .where(_free(self.now), col(OutboxRow.lane) == lane)
+            .where(began <= self.now - GIVEN_UP_AFTER)
+            .order_by(col(OutboxRow.next_at))
+            .limit(GIVEN_UP_AT_ONCE)
+        )
+        found = (await self.session.execute(old)).tuples().all()
+        if not found:
+            return set()
+        said, since = self.down[lane], self.lanes[lane].since.replace(microsecond=0)
+        ended = update(OutboxRow).where(col(OutboxRow.id).in_([each[0] for each in found]))
+        await self.session.execute(
+            ended.values(
+                status=Delivery.FAILED,
+                finished_at=self.now,
+                error=f"given up: nothing was taken there since {since.isoformat()}: {said}",
+                holder="",
+                lease_until=None,
+            ),
+            execution_options={"synchronize_session": False},
+        )
+        self.failed[lane].append(said)
+        return {run_id for _, run_id, purpose in found if run_id and purpose in outbox.COUNTED}
+
+    async def _undelivered(self, lane: str, error: str) -> None:
+        """Say so in the inbox, once for a lane and hour, with how many they are by then."""
+        hour = self.now.replace(minute=0, second=0, microsecond=0)
+        failed = select(func.count()).where(
+            col(OutboxRow.status) == Delivery.FAILED,
+            col(OutboxRow.lane) == lane,
+            col(OutboxRow.finished_at) >= hour,
+        )
+        count = (await self.session.execute(failed)).scalar_one()
+        key = outbox.short(f"undelivered:{lane}:{hour:%Y-%m-%dT%H}")
+        subject = f"undelivered: {count:,} to {lane}"
+        body = f"The last try said: {error}\ndaybook callbacks list --status failed"
+        told = select(OutboxRow).where(col(OutboxRow.key) == key)
+        row: OutboxRow | None = (await self.session.execute(told)).scalar_one_or_none()
+        if row is not None:
+            row.subject, row.body, row.read_at = subject, body, None
+            self.session.add(row)
+            return
+        await outbox.tell(
+            self.session,
+            key=key,
+            purpose=outbox.ALERT,
+            event="undelivered",
+            channel=outbox.INBOX,
+            subject=subject,
+            body=body,
+            now=self.now,
+        )
+
+
+async def _many(session: AsyncSession, changes: list[dict[str, Any]]) -> None:
+    """One statement for many rows; each in ``changes`` holds its `row_id` and the same columns."""
+    names = [name for name in changes[0] if name != "row_id"]
+    table = OutboxRow.__table__  # type: ignore[attr-defined]
+    statement = (
+        update(table)
+        .where(table.c.id == bindparam("row_id"))
+        .values({name: bindparam(f"new_{name}", type_=table.c[name].type) for name in names})
+    )
+    given = [
+        {"row_id": each["row_id"], **{f"new_{name}": each[name] for name in names}}
+        for each in changes
+    ]
+    await (await session.connection()).execute(statement, given)
+
+
+async def release(ledger: Ledger, rows: Iterable[OutboxRow]) -> None:
+    """Give rows back that were claimed and not sent."""
+    held = [(row.id, row.fence) for row in rows]
+    async with ledger.write() as session:
+        for id_, fence in held:
+            this = update(OutboxRow).where(
+                PENDING, col(OutboxRow.id) == id_, col(OutboxRow.fence) == fence
+            )
+            await session.execute(
+                this.values(holder="", lease_until=None),
+                execution_options={"synchronize_session": False},
+            )
+
+
+async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
+    """Let failed rows be sent again, these or all; returns how many.
+
+    Their tries, and the day for these, begin anew; what the tries so far said is kept. One of
+    ``ids`` that is pending waits no longer. A pause of their lanes is over: who asks for it
+    believes that they answer again.
+    """
+    # Who was to be woken has been woken since, or is to be again.
+    failed = _failed() & (col(OutboxRow.purpose) != outbox.WAKE)
+    which = failed
+    if ids is None:
+        async with ledger.read() as session:
+            ids = (await session.execute(select(OutboxRow.id).where(failed))).scalars().all()
+    else:
+        which = failed | _free(ledger.now())
+    all_, count = list(ids), 0
+    for start in range(0, len(all_), GIVEN_UP_AT_ONCE):
+        few = all_[start : start + GIVEN_UP_AT_ONCE]
+        count += await _retry(ledger, which & col(OutboxRow.id).in_(few))
+    return count
+
+
+async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
+    async with ledger.write() as session:
+        now = ledger.now()
+        found = select(OutboxRow.id, OutboxRow.lane, OutboxRow.run_id).where(which)
+        rows = (await session.execute(found)).tuples().all()
+        again = update(OutboxRow).where(col(OutboxRow.id).in_([id_ for id_, _, _ in rows]))
+        over = update(LaneRow).where(
+            col(LaneRow.lane).in_({lane for _, lane, _ in rows}), col(LaneRow.paused_until) > now
+        )
+        for each in (
+            again.values(
+                status=Delivery.PENDING,
+                attempts=0,
+                next_at=now,
+                retried_at=now,
+                finished_at=None,
+                holder="",
+                lease_until=None,
+            ),
+            over.values(paused_until=now),
+        ):
+            await session.execute(each, execution_options={"synchronize_session": False})
+        await outbox.refresh_all(session, {run_id for _, _, run_id in rows if run_id})
+        return len(rows)
+
+
+# --- how it is
+
+
+async def health(session: AsyncSession, now: datetime) -> dict[str, Any]:
+    """How the outbox is.
+
+    ``pending``, ``oldest_pending_at``, ``in_flight`` (somebody sends them), ``failed``, ``unread``
+    and ``unread_alerts`` (of the inbox: those whose event is `alerts.ALARMING`), and ``paused``:
+    the lanes that are, as `{"lane", "failures", "since", "paused_until", "error"}`. Wakes of
+    connected sessions are in neither of the first two: they are over within a minute. No wake is
+    among the failed.
+    """
+    # By their lanes, which the index of what is pending holds; the purpose is not in that.
+    wakes = col(OutboxRow.lane).startswith(outbox.lane_of_task_session(""))
+    pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
+    count, oldest = (await session.execute(pending)).one()
+    failed = select(func.count()).where(_failed(), col(OutboxRow.purpose) != outbox.WAKE)
+    unread = (
+        select(OutboxRow.event, func.count())
+        .where(outbox.UNREAD, col(OutboxRow.status) == Delivery.DELIVERED)
+        .group_by(col(OutboxRow.event))
+    )
+    by_event = dict((await session.execute(unread)).tuples().all())
+    paused = select(LaneRow).where(col(LaneRow.paused_until).is_not(None))
+    names = ("lane", "failures", "since", "paused_until", "error")
+    return {
+        "pending": count,
+        "oldest_pending_at": oldest,
+        "in_flight": sum((await _in_flight(session, now)).values()),
+        "failed": (await session.execute(failed)).scalar_one(),
+        "paused": [
+            {name: getattr(row, name) for name in names}
+            for row in (await session.execute(paused.order_by(col(LaneRow.since)))).scalars()
+        ],
+        "unread": sum(by_event.values()),
+        "unread_alerts": sum(by_event.get(event, 0) for event in alerts.ALARMING),
+    }

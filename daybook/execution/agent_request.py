@@ -1,0 +1,124 @@
+"""Whom a run asks, what, and with which tools: what is prepared, and the asking itself.
+
+::
+
+    ready ──► Asking                    between claim and begin: nothing of it has an effect
+                └─ ask ──► the tools are opened ─► asked (`answers`) ─► the tools are closed
+
+The time of an attempt is that of all of it, and so are its tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from prefect.client.orchestration import get_client
+
+from daybook.agents import kinds
+from daybook.agents.base import Agent, AgentRequest, Message
+from daybook.agents.command import CommandAgent
+from daybook.errors import AgentTimeout
+from daybook.execution import agent_lookup, agent_tools, answers, handover, mcp_config
+from daybook.execution.agent_tools import Offer, Own
+from daybook.execution.answers import Answer
+from daybook.execution.mcp_config import Configuration
+from daybook.jobs.actions import OutputFormat
+from daybook.jobs.policy import Policy
+from daybook.ledger.states import Outcome, Status
+from daybook.owners import BY_AGENT, Actor, is_agent
+from daybook.runs.claim_requests import Granted
+from daybook.tools.server_blocks import PrefectServers
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One agent, what it is asked, what it may call meanwhile, and for whom it then acts."""
+
+    agent: Agent
+    request: AgentRequest = field(repr=False)
+    offer: Offer = field(repr=False)
+    actor: Actor
+
+    async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> Answer:
+        """As `answers.ask`; the tools are closed when it ends, however it does."""
+        timeout, loop = self.request.timeout, asyncio.get_running_loop()
+        end = loop.time() + timeout
+        tools = agent_tools.opened(self.offer, self.request.occurrence, self.actor, timeout)
+        async with tools as opened:
+            request = replace(self.request, tools=opened, took=_tell_taken)
+            if opened:
+                request = replace(request, timeout=max(end - loop.time(), 0.0))
+            try:
+                return await answers.ask(self.agent, request, form, schema)
+            except AgentTimeout as error:
+                timed_out = AgentTimeout(timeout, error.output, error.tool)
+                timed_out.usage, timed_out.final = error.usage, error.final
+                raise timed_out from None
+
+
+async def ready(
+    granted: Granted,
+    agent: str,
+    prompt: str,
+    *,
+    history: tuple[Message, ...] = (),
+    model: str = "",
+    own: Own,
+) -> Asking:
+    """Find the agent and what it may call; ``own`` gives a model Daybook's own tools.
+
+    Raises `DaybookError`, and what Prefect's client raises.
+    """
+    policy = Policy.model_validate(granted.parameters["policy"])
+    async with get_client() as client:
+        found = await agent_lookup.agent(client, agent)
+        entries, servers = kinds.tools_of(found), PrefectServers(client)
+        offer, configuration = Offer(found.name), Configuration()
+        if isinstance(found, CommandAgent):
+            configuration = await mcp_config.find(entries, servers)
+        else:
+            offer = await agent_tools.find(found.name, entries, servers, own)
+    actor = actor_of(granted, found.name)
+    request = AgentRequest(
+        prompt=prompt,
+        history=history,
+        model=model,
+        timeout=policy.timeout.total_seconds(),
+        occurrence=granted.occurrence,
+        job=granted.job.row.name if granted.job else None,
+        due=granted.due,
+        tokens=granted.tokens,
+        repeatable=policy.idempotent,
+        servers=await mcp_config.made(configuration, actor),
+    )
+    return Asking(found, request, offer, actor)
+
+
+def _tell_taken(usage: dict[str, Any]) -> None:
+    """Whoever ends this run in the middle of a call writes down what it took."""
+    handover.tell(took=usage)
+
+
+def actor_of(granted: Granted, agent: str) -> Actor:
+    """For whom the agent acts with Daybook's own tools: the agent whose job it is, else itself."""
+    row = granted.job.row if granted.job else None
+    owner = row.owner if row is not None and is_agent(row.owner) else f"{BY_AGENT}{agent}"
+    return Actor(owner, (row.user_id or "") if row is not None else "", "run")
+
+
+def succeeded(answer: Answer, prompt: str) -> Outcome:
+    """The outcome of a run that was answered."""
+    reply = answer.reply
+    return Outcome(
+        Status.SUCCEEDED,
+        reason=answer.remark,
+        output=reply.text,
+        result=reply.result,
+        agent=reply.agent,
+        model=reply.model,
+        usage=reply.usage,
+        prompt=prompt,
+    )

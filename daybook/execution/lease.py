@@ -1,0 +1,92 @@
+"""A lease that renews itself from a thread of its own (`docs/promise.md` 5).
+
+The thread has its own event loop and its own connection, so that a flow that blocks its loop keeps
+its claim. A *refused* renewal cancels the run; an *unreachable* ledger does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from daybook.errors import DaybookError
+from daybook.ledger.engine import Ledger
+from daybook.runs import leases
+from daybook.runs.claim_requests import Granted
+
+log = logging.getLogger(__name__)
+
+
+class LeaseLost(DaybookError):
+    """The claim was taken over while the run was at work."""
+
+    code = "lease_lost"
+
+
+async def _renew_until(
+    stopped: threading.Event,
+    address: str,
+    granted: Granted,
+    refused: Callable[[], None],
+    every: float,
+) -> None:
+    # Not entered: whether the schema is this program's was seen at the claim, and an upgrade that
+    # comes in mid-run must not cost the lease.
+    ledger = Ledger(address)
+    try:
+        while not await asyncio.to_thread(stopped.wait, every):
+            try:
+                kept = await leases.renew(ledger, granted.run_id, granted.fence)
+            except Exception as error:
+                log.warning(
+                    "the lease could not be renewed: %s",
+                    error,
+                    extra={"action": "renew_unreachable"},
+                )
+                continue
+            if not kept:
+                refused()
+                return
+    finally:
+        await ledger.close()
+
+
+@asynccontextmanager
+async def kept(address: str, granted: Granted, every: float) -> AsyncIterator[None]:
+    """Renew the lease every ``every`` seconds while the block runs.
+
+    When a renewal is refused the block is cancelled and `LeaseLost` is raised in its place, unless
+    the task is being cancelled by somebody else as well.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    stopped, lost = threading.Event(), threading.Event()
+
+    def cancel() -> None:
+        # In the loop, so that a block that has just ended is never cancelled for its lease.
+        if not stopped.is_set():
+            lost.set()
+            task.cancel()
+
+    def work() -> None:
+        def refused() -> None:
+            loop.call_soon_threadsafe(cancel)
+
+        asyncio.run(_renew_until(stopped, address, granted, refused, every))
+
+    thread = threading.Thread(target=work, name=f"lease-{granted.run_id[:8]}", daemon=True)
+    thread.start()
+    try:
+        try:
+            yield
+        finally:
+            stopped.set()
+            # A renewal under way may wait for its turn in the ledger; the loop goes on meanwhile.
+            await asyncio.to_thread(thread.join)
+    except asyncio.CancelledError:
+        if lost.is_set() and task.uncancel() == 0:
+            raise LeaseLost(f"run {granted.run_id} was taken over while it was at work") from None
+        raise

@@ -1,0 +1,18 @@
+"""By whose rule the addresses of a run are judged (requirement 38)."""
+
+from __future__ import annotations
+
+from daybook.http.guard import Guard, Rule
+from daybook.jobs import limits, provenance
+from daybook.runs.claim_requests import Granted
+
+
+def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION) -> Guard:
+    """That of the job's owner, with its hosts, and of who wrote these ``parts`` of the job last; a
+    direct call is the operator's.
+    """
+    if granted.job is None:
+        return Guard.here(Rule.OPERATOR)
+    row = granted.job.row
+    writer = provenance.writer(granted.job.revision.written_by, row.created_by, parts)
+    return Guard.here(Rule.of(row.owner, writer), limits.of_owner(row.owner))

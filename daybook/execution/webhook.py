@@ -1,0 +1,165 @@
+"""The act of a webhook job: one request to an address, and what it means for the run.
+
+========================================================  ======================================
+2xx                                                       succeeded
+429, 503                                                  failed, to be tried again
+refused, not found, no time to connect                    failed or timed out, to be tried again
+no answer after it was sent, or a part of a 2xx           unknown; where the job is idempotent:
+                                                          failed or timed out, to be tried again
+any other status; an untrusted certificate                failed
+an address, a header or a secret that is refused          raises `InvalidInput`; failed
+========================================================  ======================================
+
+It is rule 4 of `docs/promise.md`. ``Idempotency-Key`` is the occurrence, the same in every attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from daybook.clock import SYSTEM, Clock
+from daybook.errors import InvalidInput
+from daybook.http import bodies, request, secrets
+from daybook.http.guard import Guard, origin
+from daybook.http.httpx_transport import HttpxTransport
+from daybook.http.request import Answer, NoAnswer
+from daybook.http.secrets import Destination, Filled, Secrets
+from daybook.ledger.states import Outcome, Status
+
+
+class Action(Protocol):
+    """What a job says: header values may hold ``{{secret:name}}``; ``body`` is sent as UTF-8."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def body(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is sent. It holds secrets: it is neither stored nor shown."""
+
+    method: str
+    url: str
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    secret: frozenset[str] = frozenset()
+    filled: Filled = field(default_factory=Filled, repr=False)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How it went. ``temporary``: it may be tried again; ``retry_after`` is in seconds, None where
+    the other side named none.
+    """
+
+    outcome: Outcome
+    temporary: bool = False
+    retry_after: float | None = None
+
+
+def check(action: Action, guard: Guard) -> None:
+    """What can be told when the job is made, without a look-up; raises `InvalidInput`."""
+    if "{{" in action.url:
+        raise InvalidInput("url", "a reference in it", "{{secret:name}} stands in a header's value")
+    guard.check(action.url)
+    request.check(action.method, action.headers)
+    for name, value in action.headers.items():
+        if name.lower() == request.IDEMPOTENCY_KEY.lower():
+            raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
+        secrets.references("headers", value)
+    secrets.refuse_literal_headers(action.headers)
+
+
+async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets) -> Prepared:
+    """Between claim and begin: all but the sending.
+
+    Raises `InvalidInput`, and what ``source`` raises when it cannot be asked.
+    """
+    check(action, guard)
+    destination = Destination.of_url(guard.check(action.url))
+    filled = Filled()
+    headers = {
+        name: await secrets.fill("headers", value, destination, source, filled)
+        for name, value in action.headers.items()
+    }
+    secret = {
+        name.lower() for name, value in action.headers.items() if secrets.references("", value)
+    }
+    headers[request.IDEMPOTENCY_KEY] = request.idempotency_key(occurrence)
+    body = (action.body or "").encode("utf-8", errors="replace")
+    if body and not any(name.lower() == "content-type" for name in headers):
+        headers["Content-Type"] = "application/json"
+    request.check(action.method, headers)
+    return Prepared(action.method, action.url, body, headers, frozenset(secret), filled)
+
+
+async def send(
+    prepared: Prepared,
+    transport: HttpxTransport,
+    *,
+    timeout: float = 30.0,
+    idempotent: bool = False,
+    clock: Clock = SYSTEM,
+) -> Sent:
+    """Send it once; ``timeout`` in seconds. Raises `OutgoingRefused`."""
+    address = origin(transport.guard.check(prepared.url))
+    hide = prepared.filled.hide
+    try:
+        answer = await request.request(
+            transport,
+            prepared.method,
+            prepared.url,
+            headers=prepared.headers,
+            body=prepared.body,
+            secret=prepared.secret,
+            timeout=timeout,
+        )
+    except NoAnswer as error:
+        if error.part is None or 200 <= error.part.status < 300:
+            return _unanswered(error, hide(str(error)), prepared, idempotent=idempotent)
+        # The status says that it was not done, whatever is missing of the words to it.
+        answer = error.part
+    return _answered(answer, address, prepared, clock.now())
+
+
+def _answered(answer: Answer, address: str, prepared: Prepared, now: datetime) -> Sent:
+    result = _result(answer, prepared)
+    remark = _remark(answer)
+    if 200 <= answer.status < 300:
+        return Sent(Outcome(Status.SUCCEEDED, remark, output=result["body"], result=result))
+    told = f"{address} answered {request.words_of(answer.status)}"
+    failed = Outcome(Status.FAILED, remark, output=result["body"], result=result, error=told)
+    if answer.status in request.TRY_AGAIN:
+        return Sent(failed, True, request.retry_after(answer.headers.get("retry-after", ""), now))
+    return Sent(failed)
+
+
+def _unanswered(error: NoAnswer, told: str, prepared: Prepared, *, idempotent: bool) -> Sent:
+    result = _result(error.part, prepared) if error.part else None
+    output = result["body"] if result else None
+    if error.sent and not idempotent:
+        why = f"{told}; it was sent, and whether it was done is not known"
+        return Sent(Outcome(Status.UNKNOWN, why, output=output, result=result, error=told))
+    status = Status.TIMED_OUT if error.timed_out else Status.FAILED
+    outcome = Outcome(status, error=told, output=output, result=result)
+    return Sent(outcome, temporary=not error.misconfigured)
+
+
+def _result(answer: Answer, prepared: Prepared) -> dict[str, Any]:
+    body = prepared.filled.hide(bodies.text(answer.body, answer.headers))
+    return {"status_code": answer.status, "body": body}
+
+
+def _remark(answer: Answer) -> str:
+    turned = f"redirected: {'; '.join(answer.turned)}" if answer.turned else ""
+    cut = f"cut: {answer.cut}" if answer.cut else ""
+    return "; ".join(filter(None, (turned, cut)))

@@ -1,0 +1,6 @@
+"""Jobs: the model that users write, its rules, and the ledger rows that store it.
+
+`model` is the whole job: a schedule, an action (`actions`), a `policy`, `checks` and notifications
+(`notify`). `upcoming` and `lateness` apply the policy to due times. `limits` and `provenance`
+restrict what an agent's own jobs may do. Only `store` uses the database.
+"""

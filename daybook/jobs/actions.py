@@ -1,0 +1,378 @@
+"""What a job does, by its kind: asks an agent, calls a webhook or a tool, or looks after a file of
+standing orders (requirements 8 and 42).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Annotated, Any, Literal, Self, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from daybook.errors import InvalidInput
+from daybook.jobs import answer_schema
+from daybook.names import checked_line
+from daybook.validation import for_pydantic
+
+LONGEST_KEY = 100
+KEYS_OF_OURS = ("chat:", "job:", "run:")
+"""Session keys that begin so would be the names of sessions that nobody named."""
+
+
+LONGEST_URL = 4_000
+LONGEST_BODY = 500_000
+"""Characters: Prefect answers parameters above 512 KiB with 422."""
+LONGEST_TOOL = 200
+"""Characters of a tool's name; an address has its own on top."""
+ORDERS = "HEARTBEAT.md"
+"""The file of a heartbeat that names none."""
+DEEPEST = 100
+"""Levels of a tool's parameters."""
+
+Kind = Literal["agent-prompt", "webhook", "tool-call", "heartbeat"]
+
+TALKING = ("agent-prompt", "heartbeat")
+"""The kinds whose runs ask an agent, and go on with a conversation."""
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+"""The methods of a webhook."""
+
+
+def _not_blank(prompt: str) -> str:
+    if not prompt.strip():
+        with for_pydantic():
+            raise InvalidInput("prompt", "is blank", "write what the agent is asked")
+    return prompt
+
+
+def _agent(name: str) -> str:
+    if not name.strip():
+        with for_pydantic():
+            raise InvalidInput("agent", "is blank", "name an agent, such as default")
+    return _short(name, "agent")
+
+
+def _gate_agent(name: str) -> str:
+    return _short(name, "gate_agent")
+
+
+def _short(name: str, field: str) -> str:
+    name = name.strip()
+    if len(name) > LONGEST_KEY:  # it is a part of its conversation's key
+        with for_pydantic():
+            raise InvalidInput(field, "is too long", f"legal: at most {LONGEST_KEY} characters")
+    return name
+
+
+def _model(name: str) -> str:
+    with for_pydantic():
+        return checked_line(name, "model")
+
+
+_TOOL_SAID = "write name, server.tool, or https://host/path#tool"
+_PREFECTS = "__prefect_kind"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+Session = Literal["reuse", "new", "chat"]
+"""Which conversation a job's runs continue: their own, none, the channel's (requirement 26)."""
+
+OutputFormat = Literal["text", "json", "structured"]
+"""What an answer has to be (requirement 28)."""
+
+
+class AgentPrompt(BaseModel):
+    """What an `agent-prompt` job does: asks an agent. The prompt is kept as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
+        title="Prompt",
+        description="What the agent is asked. It may name {{due}}, {{job}} and {{last_output}}.",
+    )
+    agent: Annotated[str, AfterValidator(_agent)] = Field(
+        default="default", title="Agent", description="The name of the agent that is asked."
+    )
+    model: Annotated[str, AfterValidator(_model)] = Field(
+        default="",
+        title="Model",
+        description="The model that a model agent is to use instead of its own; empty is its own.",
+    )
+    session: Session = Field(
+        default="reuse",
+        title="Session",
+        description="Whether the job's runs continue one conversation, each begins a new one, or "
+        "they continue that of their channel and chat id (chat).",
+    )
+    session_key: str = Field(
+        default="",
+        title="Session key",
+        description="The name of a conversation that several jobs of one agent share; empty is the "
+        "job's own.",
+    )
+    output_format: OutputFormat = Field(
+        default="text",
+        title="Output format",
+        description="What the answer has to be: text, any JSON, or JSON that fits the schema.",
+    )
+    output_schema: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Output schema",
+        description="The JSON schema of a structured answer.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        with for_pydantic():
+            _check_session(self.session, self.session_key)
+            if self.output_schema and self.output_format != "structured":
+                legal = "give output_format structured with it"
+                raise InvalidInput("output_schema", "only a structured answer has one", legal)
+            if self.output_format == "structured":
+                answer_schema.check(self.output_schema)
+        return self
+
+
+def _check_session(session: Session, key: str) -> None:
+    if key and session != "reuse":
+        raise InvalidInput("session_key", "a named session is always reused", "leave out session")
+    if key != key.strip() or len(key) > LONGEST_KEY:
+        legal = f"at most {LONGEST_KEY} characters, without blanks around"
+        raise InvalidInput("session_key", "is not legal", legal)
+    if key.startswith(KEYS_OF_OURS):
+        legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
+        raise InvalidInput("session_key", f'"{key}" is Daybook\'s own', legal)
+
+
+def is_readable(url: str) -> bool:
+    """Whether an address can be taken apart: `http://[/` cannot."""
+    try:
+        urlsplit(url).hostname  # noqa: B018 - read for what it raises
+    except ValueError:
+        return False
+    return True
+
+
+def _url(url: str) -> str:
+    """Something that can be an address; whether it may be reached is `daybook.http`'s."""
+    if len(url) > LONGEST_URL or not is_address(url) or not is_readable(url):
+        with for_pydantic():
+            legal = (
+                f"write one such as https://api.example.org/export, at most {LONGEST_URL:,} long"
+            )
+            raise InvalidInput("url", "is no web address", legal)
+    return url
+
+
+def _upper(method: object) -> object:
+    return method.upper() if isinstance(method, str) else method
+
+
+class Webhook(BaseModel):
+    """What a `webhook` job does: one HTTP request. 2xx is success."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, AfterValidator(_url)] = Field(
+        title="URL", description="The address that is called."
+    )
+    method: Annotated[Method, BeforeValidator(_upper)] = Field(
+        default="POST", title="Method", description="The HTTP method."
+    )
+    headers: dict[str, str] = Field(
+        default_factory=dict,
+        title="Headers",
+        description="Names and values; a secret only as {{secret:name}}.",
+    )
+    body: str = Field(
+        default="",
+        max_length=LONGEST_BODY,
+        title="Body",
+        description="What is sent, as it stands; JSON unless a Content-Type header says otherwise.",
+    )
+
+
+def _tool(name: str) -> str:
+    """Something that can name a tool; whether there is one is `daybook.tools`'s."""
+    name = name.strip()
+    longest = LONGEST_TOOL + (LONGEST_URL if is_address(name) else 0)
+    with for_pydantic():
+        if not name or not name.isprintable():
+            raise InvalidInput("tool", "is not legal" if name else "is blank", _TOOL_SAID)
+        if is_address(name) and not name.partition("#")[2]:
+            raise InvalidInput("tool", "is an address that names no tool", _TOOL_SAID)
+        if len(name) > longest:
+            raise InvalidInput("tool", "is too long", f"legal: at most {longest:,} characters")
+        if is_address(name) and not is_readable(name):
+            raise InvalidInput("tool", "is no web address", _TOOL_SAID)
+    return name
+
+
+def is_address(tool: str) -> bool:
+    """Whether a tool is named by the address of its server."""
+    return tool.lower().startswith(("http://", "https://"))
+
+
+def _params(params: dict[str, Any]) -> dict[str, Any]:
+    """Only what is JSON to everybody, and what Prefect keeps as it is."""
+    with for_pydantic():
+        check_json(params, "params", LONGEST_BODY)
+    return params
+
+
+def check_json(value: object, field: str, longest: int) -> None:
+    """Raise `InvalidInput`, naming ``field``, unless ``value`` is JSON of at most ``longest``
+    characters that every database and Prefect store unchanged.
+    """
+    _check_json(value, field, 0)
+    if len(json.dumps(value)) > longest:
+        raise InvalidInput(field, "is too long", f"legal: at most {longest:,} characters")
+
+
+def _check_json(value: object, field: str, depth: int) -> None:
+    if depth > DEEPEST:
+        raise InvalidInput(field, "is nested too deeply", f"legal: at most {DEEPEST} levels")
+    match value:
+        case dict():
+            for name, each in value.items():
+                if not isinstance(name, str):
+                    raise InvalidInput(field, f"{name!r} is no name", "write a text")
+                _check_json(name, field, depth)
+                if name == _PREFECTS:
+                    raise InvalidInput(field, f'"{name}" is Prefect\'s own word', "leave it out")
+                _check_json(each, field, depth + 1)
+        case list():
+            for each in value:
+                _check_json(each, field, depth + 1)
+        case float() if not math.isfinite(value):
+            raise InvalidInput(field, f"{value} is no JSON", "write a number, or null")
+        case int() if not -(2**63) <= value < 2**63:
+            raise InvalidInput(field, f"{value} has more than 64 bits", "write it as a text")
+        case str() if _NO_TEXT.search(value):
+            raise InvalidInput(
+                field, "a text holds what no database keeps", "no NUL, no surrogates"
+            )
+        case str() | float() | int() | None:
+            pass
+        case _:
+            raise InvalidInput(field, f"{value!r} is no JSON", "write texts, numbers, true, null")
+
+
+class ToolCall(BaseModel):
+    """What a `tool-call` job does: calls a tool once, with exactly these parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tool: Annotated[str, AfterValidator(_tool)] = Field(
+        title="Tool",
+        description="A Python tool's name, server.tool of a saved tool server, or an MCP server's "
+        "address with the tool after #.",
+    )
+    params: Annotated[dict[str, Any], AfterValidator(_params)] = Field(
+        default_factory=dict,
+        title="Parameters",
+        description="What it is called with, by name; a secret only as {{secret:name}}.",
+    )
+
+
+def _file(file: str) -> str:
+    file = file.strip()
+    with for_pydantic():
+        if not file or not file.isprintable() or len(file) > LONGEST_URL:
+            raise InvalidInput("file", f"{file!r} is no file's name", f"write one such as {ORDERS}")
+    return file
+
+
+class Heartbeat(BaseModel):
+    """What a `heartbeat` job does: where a file of standing orders says something and a gate thinks
+    that it calls for it, the agent is asked to do what the file says.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Annotated[str, AfterValidator(_file)] = Field(
+        default=ORDERS,
+        title="File",
+        description="What the agent is to look after, in words. A relative name is one in "
+        "Daybook's home. Where there is no such file, or it is blank, nobody is asked.",
+    )
+    agent: Annotated[str, AfterValidator(_agent)] = Field(
+        default="default", title="Agent", description="The name of the agent that is asked."
+    )
+    gate_agent: Annotated[str, AfterValidator(_gate_agent)] = Field(
+        default="",
+        title="Gate's agent",
+        description="The agent that is asked first whether there is anything to do, a fast one; "
+        "empty is the same agent.",
+    )
+    model: Annotated[str, AfterValidator(_model)] = Field(
+        default="",
+        title="Model",
+        description="The model that a model agent is to use instead of its own; empty is its own.",
+    )
+    session: Session = Field(
+        default="reuse",
+        title="Session",
+        description="Whether its runs continue one conversation, each begins a new one, or they "
+        "continue that of its channel and chat id (chat). The gate has none.",
+    )
+    session_key: str = Field(
+        default="",
+        title="Session key",
+        description="The name of a conversation that several jobs of one agent share; empty is the "
+        "heartbeat's own.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        with for_pydantic():
+            _check_session(self.session, self.session_key)
+        return self
+
+
+Action: TypeAlias = AgentPrompt | Webhook | ToolCall | Heartbeat
+ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall | Heartbeat]] = {
+    "agent-prompt": AgentPrompt,
+    "webhook": Webhook,
+    "tool-call": ToolCall,
+    "heartbeat": Heartbeat,
+}
+"""The kinds of job, and what each one's action is."""
+
+POLICIES: dict[str, dict[str, object]] = {
+    "agent-prompt": {},
+    "webhook": {"timeout": "30s", "retries": 0},
+    "tool-call": {"retries": 0},
+    "heartbeat": {"retries": 0, "catch_up": "none"},
+}
+"""What a kind's policy is where nothing is given, beside the defaults of `Policy` (requirement 11):
+a webhook or a tool may have had its effect although it failed, and the next heartbeat is soon."""
+
+ALIASES = {
+    "send_message": "agent-prompt",
+    "call_webhook": "webhook",
+    "call_tool": "tool-call",
+}
+"""Names of other schedulers, accepted on import (requirement 8)."""
+
+
+def subject(action: Action) -> str:
+    """What the action is about, as the beginning of a name: a prompt, an address, a tool."""
+    match action:
+        case AgentPrompt():
+            return action.prompt
+        case Webhook():
+            return urlsplit(action.url).hostname or action.url
+        case ToolCall():
+            return action.tool.rpartition("#")[2] if is_address(action.tool) else action.tool
+        case Heartbeat():
+            return "heartbeat"

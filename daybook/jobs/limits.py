@@ -1,0 +1,323 @@
+"""What an agent's own jobs may do: the operator's limits (requirements 41 and 44).
+
+They stand in the table ``limits`` of `config.toml`, once for all agents, and where an agent is to
+have others, below its name::
+
+    user_jobs = true
+
+    [limits]
+    jobs = 20
+    min_interval = "1m"
+    channels = ["*"]
+
+    [limits.for.researcher]
+    agents = ["researcher", "fast"]
+    tools = ["search.*"]
+
+They are judged when a job is written, and again at each claim, by the parameters that the run
+would act with, whatever Prefect holds. Names may have `*` and `?`, as a shell has them. What is
+not known here is not allowed: a kind of job, say, that a later version brings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from itertools import islice, pairwise
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from daybook import owners, settings
+from daybook.errors import InvalidInput
+from daybook.jobs.actions import AgentPrompt, ToolCall, Webhook, is_address
+from daybook.jobs.model import Job
+from daybook.jobs.secret_references import secrets_in
+from daybook.schedules import due, durations
+from daybook.schedules.schedule import Schedule
+from daybook.schedules.zones import wall, zone
+from daybook.settings import Settings
+from daybook.validation import for_pydantic, from_details
+
+LOOKED_AT, AT_LEAST, AHEAD = 2_000, 100, timedelta(days=32)
+"""So many due times are looked at for the smallest interval between two: those `AHEAD`, or as many
+as `AT_LEAST` where there are fewer.
+
+What a cron expression fires within a minute, an hour or a day it fires in each that it fires in;
+and among these the clock and the calendar begin anew.
+"""
+
+NEVER = ("console", "file")
+"""Channels that no job of an agent has, whatever is allowed."""
+
+Names = tuple[str, ...]
+
+_NONE = timedelta()
+
+
+def _interval(value: object) -> object:
+    if isinstance(value, str):
+        with for_pydantic():
+            return durations.parse(value, "min_interval")
+    return value
+
+
+class Limits(BaseModel):
+    """What the jobs of one agent may be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    jobs: int = Field(default=20, ge=0, description="How many jobs it may have.")
+    min_interval: Annotated[timedelta, BeforeValidator(_interval)] = Field(
+        default=timedelta(minutes=1), description="The least time between two of a job's due times."
+    )
+    agents: Names = Field(
+        default=("default",),
+        description="The agents that its jobs may ask, beside the one of its own name.",
+    )
+    models: Names = Field(
+        default=(),
+        description="The models that a job may name in place of its agent's own; none: no other.",
+    )
+    tools: Names = Field(default=(), description="The tools that its jobs may call.")
+    channels: Names = Field(
+        default=("*",), description="The channels that its jobs may use; never file and console."
+    )
+    chats: Names = Field(
+        default=("*",), description="The chat ids that its jobs may send to, in those channels."
+    )
+    hosts: Names = Field(
+        default=("*",),
+        description="The hosts that its jobs may reach, among those that an agent may at all.",
+    )
+    secrets: Names = Field(
+        default=(), description="The secrets that its jobs may name, beside where those may go."
+    )
+    tokens_per_run: int = Field(
+        default=200_000, ge=0, description="The most tokens of one run; 0: no limit."
+    )
+    tokens_per_day: int = Field(
+        default=1_000_000,
+        ge=0,
+        description="The most tokens of all its jobs in a day of the operator's clock, removed "
+        "jobs included; 0: no limit.",
+    )
+    all_jobs: bool = Field(
+        default=False, description="Whether it sees and changes every job, not only its own."
+    )
+
+    def has_host(self, name: str) -> bool:
+        """Whether it is among `hosts`, written with capital letters or not."""
+        return allowed(name.lower().removesuffix("."), tuple(map(str.lower, self.hosts)))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the operator allows: ``for_all`` agents, and ``for_one`` by an agent's id.
+
+    ``user_jobs`` is False where only plugins' jobs and heartbeats are to fire (requirement 9).
+    ``timezone`` is the operator's: of an agent's day, which no job's own zone may begin anew.
+    """
+
+    for_all: Limits = field(default_factory=Limits)
+    for_one: Mapping[str, Limits] = field(default_factory=dict)
+    user_jobs: bool = True
+    timezone: str = "UTC"
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], *, user_jobs: bool = True, timezone: str = "UTC") -> Self:
+        """Of the settings; an agent's own table says what differs. Raises `InvalidInput`."""
+        common = {key: value for key, value in table.items() if key != "for"}
+        own = table.get("for", {})
+        if not isinstance(own, Mapping) or not all(isinstance(v, Mapping) for v in own.values()):
+            legal = "write a table for each agent, by its name"
+            raise InvalidInput("limits.for", f"{own!r} is not legal", legal)
+        return cls(
+            _read(common, "limits"),
+            {name: _read({**common, **each}, f"limits.for.{name}") for name, each in own.items()},
+            user_jobs,
+            timezone,
+        )
+
+    def for_owner(self, owner: str) -> Limits | None:
+        """The limits of what ``owner`` owns; None where nothing limits it."""
+        if not owners.is_agent(owner):
+            return None
+        return self.for_one.get(owners.agent_id(owner), self.for_all)
+
+
+def _read(table: Mapping[str, Any], where: str) -> Limits:
+    try:
+        return Limits.model_validate(dict(table))
+    except ValidationError as error:
+        wrong = from_details(error.errors()[0], Limits.model_fields)
+        raise InvalidInput(f"{where}.{wrong.field}", wrong.problem, wrong.hint) from None
+
+
+def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
+    """Raise `InvalidInput` for the first limit that ``job`` is beyond, naming the field and what is
+    legal. How many jobs there are, and what was used, is asked of the ledger (`daybook.ledger`).
+    """
+    if limits is None:
+        return
+    _check_action(job, owner, limits)
+    _check_gate(job, owner, limits)
+    _check_secrets(job, limits)
+    least = smallest_interval(job, now, limits.min_interval)
+    if least is not None and least < limits.min_interval:
+        raise InvalidInput(
+            "schedule",
+            f"it is due every {durations.to_text(least)}",
+            f"legal for an agent's job: {durations.to_text(limits.min_interval)} or more apart",
+        )
+    _check_chat(job, limits)
+    if job.notify.channel:
+        check_channel(job.notify.channel, job.notify.chat_id, limits)
+    for name in ("on_complete", "on_fail"):
+        check_host(getattr(job.notify, name), name, limits)
+
+
+def check_channel(channel: str, chat_id: str, limits: Limits | None) -> None:
+    """The same of what is told: also where no run was claimed, of a due time that was missed."""
+    if limits is None:
+        return
+    if channel in NEVER:
+        raise InvalidInput("channel", f'"{channel}" is the operator\'s', "name another")
+    if not may_use(channel, limits):
+        raise _not_allowed("channel", channel, limits.channels)
+    if chat_id and not allowed(chat_id, limits.chats):
+        raise _not_allowed("chat_id", chat_id, limits.chats)
+
+
+def may_use(channel: str, limits: Limits) -> bool:
+    """Whether an agent's jobs may use the channel at all."""
+    return channel not in NEVER and allowed(channel, limits.channels)
+
+
+def check_host(url: str, field: str, limits: Limits | None) -> None:
+    """The same of an address; an empty one is none."""
+    host = (urlsplit(url).hostname or "") if url else ""
+    if url and limits is not None and not limits.has_host(host):
+        raise _not_allowed(field, host, limits.hosts)
+
+
+def allowed(name: str, patterns: Names) -> bool:
+    """Whether one of these patterns is that of ``name``; capital letters count."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def smallest_interval(job: Job, now: datetime, enough: timedelta = _NONE) -> timedelta | None:
+    """The least time between two due times among the next `LOOKED_AT`; None below two of them.
+
+    One below ``enough`` is told as soon as it is found.
+    Bounds do not count: they only leave some out, and days on which they do may be far. Nor does
+    the hour that a zone's clocks skip: what is due daily is so on that day too.
+    """
+    return _smallest(job.schedule, now.astimezone(UTC).date(), enough)
+
+
+@lru_cache(maxsize=1_000)
+def _smallest(schedule: Schedule, since: date, enough: timedelta) -> timedelta | None:
+    """Once a day: it is asked at each claim, under the claim lock."""
+    tz, begin = zone(schedule.timezone), datetime.combine(since, time(), UTC)
+    coming = islice(due.due_times(schedule, after=begin), LOOKED_AT)
+    smallest: timedelta | None = None
+    for number, (a, b) in enumerate(pairwise(coming), start=2):
+        gap = max(b - a, wall(b, tz) - wall(a, tz))
+        smallest = gap if smallest is None else min(smallest, gap)
+        if smallest < enough or (number >= AT_LEAST and b - begin > AHEAD):
+            break
+    return smallest
+
+
+def _check_action(job: Job, owner: str, limits: Limits) -> None:
+    match job.action:
+        case AgentPrompt():
+            _check_agent("agent", job.action.agent, owner, limits)
+            if job.action.model and not allowed(job.action.model, limits.models):
+                raise _not_allowed("model", job.action.model, limits.models)
+            _check_session(job.action.session_key, owner)
+        case ToolCall():
+            _check_tool("tool", job.action.tool, limits)
+        case Webhook():
+            check_host(job.action.url, "url", limits)
+        case _:
+            raise InvalidInput(
+                "kind", f'"{job.kind}" is the operator\'s', "an agent has other kinds"
+            )
+
+
+def _check_session(key: str, owner: str) -> None:
+    """Others' conversations are not an agent's to read: what it names begins with its name."""
+    own = owners.agent_id(owner)
+    if key and key != own and not key.startswith(f"{own}:"):
+        legal = f"legal for {owner}: {own}, or {own}:…"
+        raise InvalidInput("session_key", f'"{key}" is another\'s', legal)
+
+
+def _check_chat(job: Job, limits: Limits) -> None:
+    """What others said in a chat is the agent's to read only where its channel was named to it."""
+    if getattr(job.action, "session", "") == "chat" and job.notify.channel not in limits.channels:
+        channel = job.notify.channel
+        legal = f'reuse, or new; "{channel}" in the limits\' channels, not as a pattern, allows it'
+        raise InvalidInput("session", f'"chat" reads what others said in "{channel}"', legal)
+
+
+def _check_secrets(job: Job, limits: Limits) -> None:
+    fields = job.action.model_dump(mode="json")
+    if isinstance(job.action, AgentPrompt):
+        fields = {}
+    for name in sorted(secrets_in([fields, job.policy.check.params])):
+        if not allowed(name, limits.secrets):
+            raise _not_allowed("secret", name, limits.secrets)
+
+
+def _check_gate(job: Job, owner: str, limits: Limits) -> None:
+    gate = job.policy.check
+    if gate.command:
+        raise InvalidInput("check", "a command is the operator's to write", "a tool, or a prompt")
+    if gate.tool:
+        _check_tool("check", gate.tool, limits)
+    if gate.prompt:
+        own = getattr(job.action, "agent", "default")
+        _check_agent("check", gate.agent or own, owner, limits)
+
+
+def _check_agent(field: str, name: str, owner: str, limits: Limits) -> None:
+    own = owners.agent_id(owner)
+    if name != own and not allowed(name, limits.agents):
+        raise _not_allowed(field, name, tuple(dict.fromkeys((*limits.agents, own))))
+
+
+def _check_tool(field: str, name: str, limits: Limits) -> None:
+    if not allowed(name, limits.tools):
+        raise _not_allowed(field, name, limits.tools)
+    if is_address(name):
+        check_host(name, field, limits)
+
+
+def _not_allowed(field: str, name: str, names: Names) -> InvalidInput:
+    legal = ", ".join(names) or "none"
+    return InvalidInput(field, f'"{name}" is not allowed to agents here', f"allowed: {legal}")
+
+
+def of_settings(found: Settings | None = None) -> Rules:
+    """Return the operator's rules by the settings, which are read unless ``found`` is given.
+
+    For each claim: the file may have changed. Raises `InvalidInput` naming the variable, or the
+    file and the key.
+    """
+    found = found or settings.load()
+    try:
+        return Rules.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
+    except InvalidInput as error:
+        raise settings.refused("limits", f"{error.field}: {error.problem}", error.hint) from None
+
+
+def of_owner(owner: str) -> Limits | None:
+    """Those of ``owner`` in this home; None where nothing limits it. Raises as `of_settings`."""
+    return of_settings().for_owner(owner) if owners.is_agent(owner) else None

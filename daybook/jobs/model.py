@@ -1,0 +1,436 @@
+"""A job: its name, what it does, when it is due, and its policy.
+
+`new_job` and `edit` are the two ways from what a user gives, as flat fields, to a job; they raise
+`InvalidInput` naming the field, and change nothing. `None` always means that a field was not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
+
+from daybook.errors import InvalidInput
+from daybook.jobs import actions, checks, prompts, upcoming
+from daybook.jobs import notify as notifications
+from daybook.jobs import policy as policies
+from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Heartbeat, Kind
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
+from daybook.names import default_name, free_name, validate_name
+from daybook.schedules import bounds
+from daybook.schedules import schedule as schedules
+from daybook.schedules.due import next_due
+from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
+from daybook.validation import for_pydantic, translated, unknown_field
+
+__all__ = [
+    "Job",
+    "default_name",
+    "edit",
+    "free_name",
+    "new_job",
+    "read_parameters",
+    "validate_name",
+]
+
+FIELDS = (
+    "name",
+    "kind",
+    "description",
+    "tags",
+    "metadata",
+    "enabled",
+    "prompt",
+    "agent",
+    "model",
+    "session",
+    "session_key",
+    "output_format",
+    "output_schema",
+    "url",
+    "method",
+    "headers",
+    "body",
+    "tool",
+    "params",
+    "file",
+    "gate_agent",
+    "cron",
+    "every",
+    "at",
+    "on_demand",
+    "schedule",
+    "timezone",
+    "policy",
+    *policies.FIELDS,
+    "notify",
+    *notifications.FIELDS,
+)
+"""What `new_job` and `edit` take."""
+
+TAG_OF_OURS = "daybook:"
+"""Tags that begin so belong to Daybook (`promise.md` rule 15)."""
+
+LONGEST_METADATA = 10_000
+"""Characters, as JSON, of what a program keeps with a job."""
+
+_POLICY = policies.FIELDS
+_NOTIFY = notifications.FIELDS
+_NEEDED = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
+"""The field that a kind cannot do without; a heartbeat has none, and is told by its kind."""
+_NEEDED_FOR = {
+    "agent-prompt": "write what the agent is asked",
+    "webhook": "write the address that is called",
+    "tool-call": "write the tool that is called",
+}
+_A = {
+    "agent-prompt": "an agent prompt",
+    "webhook": "a webhook",
+    "tool-call": "a tool call",
+    "heartbeat": "a heartbeat",
+}
+_OBJECTS = ("policy", "notify")
+"""The parameters that are objects of their own, beside the fields of the action."""
+_WHEN = ("cron", "every", "at", "on_demand", "schedule")
+
+
+def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    with for_pydantic():
+        for tag in tags:
+            if not tag.strip():
+                raise InvalidInput("tags", "a tag is blank")
+            if tag.strip().startswith(TAG_OF_OURS):
+                raise InvalidInput("tags", f'"{tag}" is Daybook\'s own', f"not {TAG_OF_OURS}…")
+    return tuple(dict.fromkeys(tag.strip() for tag in tags))
+
+
+def _metadata(metadata: object) -> dict[str, Any]:
+    with for_pydantic():
+        if not isinstance(metadata, Mapping):
+            legal = 'write an object, such as {"team": "blue"}'
+            raise InvalidInput("metadata", f"{metadata!r} is no object", legal)
+        found = dict(metadata)
+        actions.check_json(found, "metadata", LONGEST_METADATA)
+        if not all(name.strip() for name in found):
+            raise InvalidInput("metadata", "a name is blank")
+    return found
+
+
+def _name(name: str) -> str:
+    with for_pydantic():
+        return validate_name(name, stored=True)
+
+
+class Job(BaseModel):
+    """A job as it is written down; what the ledger adds (id, revision, times) is not here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, AfterValidator(_name)]
+    kind: Kind = "agent-prompt"
+    description: str = ""
+    tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = ()
+    metadata: Annotated[dict[str, Any], BeforeValidator(_metadata)] = Field(default_factory=dict)
+    enabled: bool = True
+    action: Action
+    schedule: Schedule
+    policy: Policy = Policy()
+    notify: Notify = Notify()
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if not isinstance(self.action, ACTIONS[self.kind]):
+            with for_pydantic():
+                raise InvalidInput("kind", f"is {self.kind}, and its action is another's")
+        return self
+
+    def parameters(self) -> dict[str, JsonValue]:
+        """The parameters of the job's Prefect deployment: all that it does, without loss.
+
+        Keys: the fields of the kind's action (`actions.ACTIONS`), and the objects `policy` and
+        `notify`. `read_parameters` is the inverse.
+        """
+        parameters: dict[str, JsonValue] = self.action.model_dump(mode="json")
+        parameters["policy"] = self.policy.model_dump(mode="json")
+        parameters["notify"] = self.notify.model_dump(mode="json")
+        return parameters
+
+    def agents(self) -> list[str]:
+        """The agents that its runs ask, its gate's among them."""
+        found = [getattr(self.action, name, "") for name in ("agent", "gate_agent")]
+        return list(dict.fromkeys(filter(None, [*found, self.policy.check.agent])))
+
+    def with_parameters(self, parameters: Mapping[str, object]) -> Self:
+        """The same job with what these parameters say. Raises `InvalidInput`."""
+        action, policy, notify = read_parameters(self.kind, parameters)
+        _check_prompt(action, self.action)
+        return self.model_copy(update={"action": action, "policy": policy, "notify": notify})
+
+
+def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action, Policy, Notify]:
+    """What a deployment's parameters say; absent ones have the kind's defaults.
+
+    Raises `InvalidInput` naming the parameter.
+    """
+    known = (*ACTIONS[kind].model_fields, *_OBJECTS)
+    for name in parameters:
+        if name not in known:
+            raise unknown_field(name, known)
+    fields = {name: value for name, value in parameters.items() if name not in _OBJECTS}
+    action, notify = _action(kind, fields), _notify(parameters.get("notify"), {})
+    _check_chat(action, notify)
+    return action, _policy(kind, parameters.get("policy"), {}), notify
+
+
+def normal_parameters(kind: str, parameters: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Return the parameters with every default, as `Job.parameters`. Raises `InvalidInput`."""
+    action, policy, notify = read_parameters(kind, parameters)
+    return {
+        **action.model_dump(mode="json"),
+        "policy": policy.model_dump(mode="json"),
+        "notify": notify.model_dump(mode="json"),
+    }
+
+
+def new_job(
+    *,
+    now: datetime,
+    default_timezone: str = "UTC",
+    taken: Collection[str] = (),
+    **fields: object,
+) -> Job:
+    """The job of flat fields (`FIELDS`); the only place where they become one.
+
+    ``now`` is an aware instant: the anchor of an `every`, and what is past for an `at`.
+    ``default_timezone`` is used where `timezone` is not given. ``taken`` are the names in use: a
+    given name that is taken is refused, one made from the prompt gets `-2`, `-3`.
+
+    `schedule` is one text (see `schedule.parse`) in place of `cron`, `every`, `at` and `on_demand`;
+    `policy` and `notify` are objects in place of `timeout`, `channel` and the like, or beside them.
+    Raises `InvalidInput` naming the field.
+    """
+    given = _known(fields)
+    kind = _kind(given)
+    action = _action(kind, _of_action(kind, given))
+    _check_prompt(action, None)
+    timezone = _text(given, "timezone", default_timezone)
+    schedule = _schedule(given, timezone, now, None)
+    if "name" in given:
+        name = _free(validate_name(_text(given, "name", "")), taken)
+    else:
+        name = free_name(default_name(actions.subject(action)), taken)
+    with translated(FIELDS):
+        job = Job.model_validate(
+            {
+                "name": name,
+                "action": action,
+                "schedule": schedule,
+                "policy": _policy(kind, given.get("policy"), given),
+                "notify": _notify(given.get("notify"), given),
+                **_plain(given),
+                "kind": kind,
+            }
+        )
+    _check_chat(job.action, job.notify)
+    return _bounded(job, now)
+
+
+def edit(
+    job: Job, changes: Mapping[str, object], *, now: datetime, taken: Collection[str] = ()
+) -> Job:
+    """The job with only the given fields changed (requirement 14); ``job`` itself never changes.
+
+    `timezone` alone re-reads a cron expression by the new zone's clocks, and only changes what the
+    other schedules are shown in. A new `every` counts from ``now``; the same one keeps its phase.
+    ``taken`` are the names of the other jobs. Raises `InvalidInput` as `new_job` does.
+    """
+    given = _known(changes)
+    if given.get("kind", job.kind) != job.kind:
+        raise InvalidInput("kind", "cannot be changed", "make a new job")
+    update: dict[str, object] = {}
+    asked = _of_action(job.kind, given)
+    if asked:
+        action = _action(job.kind, {**job.action.model_dump(), **asked})
+        _check_prompt(action, None if "prompt" in asked else job.action)
+        update["action"] = action
+    timezone = _text(given, "timezone", job.schedule.timezone)
+    if any(name in given for name in _WHEN):
+        update["schedule"] = _schedule(given, timezone, now, job.schedule)
+    elif "timezone" in given:
+        update["schedule"] = schedules.in_zone(job.schedule, timezone)
+    if any(name in given for name in ("policy", *_POLICY)):
+        before = job.policy.model_dump(mode="json")
+        update["policy"] = _policy(job.kind, given.get("policy", before), given)
+    if any(name in given for name in ("notify", *_NOTIFY)):
+        told = job.notify.model_dump(mode="json")
+        if "channel" in given:  # another channel's chat id says nothing here
+            told["chat_id"] = ""
+        update["notify"] = _notify(given.get("notify", told), given)
+    if "name" in given:
+        update["name"] = _free(validate_name(_text(given, "name", "")), taken)
+    now_so = {name: getattr(job, name) for name in Job.model_fields}
+    with translated(FIELDS):
+        edited = Job.model_validate({**now_so, **update, **_plain(given)})
+    same = (edited.schedule, edited.policy) == (job.schedule, job.policy)
+    _check_chat(edited.action, edited.notify)
+    return edited if same else _bounded(edited, now)
+
+
+def _known(fields: Mapping[str, object]) -> dict[str, object]:
+    given = {name: value for name, value in fields.items() if value is not None}
+    if given.get("on_demand") is False:
+        del given["on_demand"]
+    for name in given:
+        if name not in FIELDS:
+            raise unknown_field(name, FIELDS)
+    kind = given.get("kind", "agent-prompt")
+    if kind not in ACTIONS and kind not in actions.ALIASES:
+        raise InvalidInput("kind", f"{kind!r} is not legal", f"legal: {', '.join(ACTIONS)}")
+    if kind in actions.ALIASES:
+        given["kind"] = actions.ALIASES[str(kind)]
+    return given
+
+
+def _kind(given: Mapping[str, object]) -> str:
+    """The kind that is given, or that the one field tells which each kind needs."""
+    told = [kind for kind, field in _NEEDED.items() if field in given]
+    if len(told) > 1:
+        fields = " and ".join(_NEEDED[kind] for kind in told)
+        raise InvalidInput(fields, "only one of these can be given", "a job does one thing")
+    return str(given.get("kind") or (told[0] if told else "agent-prompt"))
+
+
+def _of_action(kind: str, given: Mapping[str, object]) -> dict[str, object]:
+    """The fields of the kind's action; raises `InvalidInput` for a field of another kind's."""
+    own = ACTIONS[kind].model_fields
+    for other, made in ACTIONS.items():
+        for name in made.model_fields:
+            if name in given and name not in own:
+                raise InvalidInput(
+                    name, f"is {_A[other]}'s, and this is {_A[kind]}", "leave it out"
+                )
+    return {name: given[name] for name in own if name in given}
+
+
+def _check_prompt(action: Action, before: Action | None) -> None:
+    """The variables of a prompt that is new."""
+    if isinstance(action, AgentPrompt):
+        old = before.prompt if isinstance(before, AgentPrompt) else None
+        if action.prompt != old:
+            prompts.check(action.prompt)
+
+
+def _plain(given: Mapping[str, object]) -> dict[str, object]:
+    names = ("kind", "description", "tags", "metadata", "enabled")
+    plain = {name: given[name] for name in names if name in given}
+    if isinstance(plain.get("tags"), str):
+        raise InvalidInput("tags", "is one text", "write a list of texts")
+    return plain
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    if name in taken:
+        raise InvalidInput("name", f'"{name}" is taken', f'free is "{free_name(name, taken)}"')
+    return name
+
+
+def _text(given: Mapping[str, object], field: str, default: str) -> str:
+    value = given.get(field, default)
+    if not isinstance(value, str):
+        raise InvalidInput(field, f"{value!r} is no text")
+    return value
+
+
+def _action(kind: str, fields: Mapping[str, object]) -> Action:
+    needed = _NEEDED.get(kind)
+    if needed is not None and needed not in fields:
+        raise InvalidInput(needed, "is missing", _NEEDED_FOR[kind])
+    with translated(FIELDS):
+        return ACTIONS[kind].model_validate(dict(fields))
+
+
+def _bounded(job: Job, now: datetime) -> Job:
+    """``job``, if its policy goes with its schedule and it is ever due. Raises `InvalidInput`."""
+    if job.policy.delete_after_run and not isinstance(job.schedule, At):
+        raise InvalidInput("delete_after_run", "only a job that is due once is removed", "give at")
+    if next_due(job.schedule, now) and not upcoming.next_due(job.schedule, job.policy, now):
+        given = [name for name in bounds.FIELDS if getattr(job.policy, name)]
+        raise InvalidInput(" and ".join(given), "so the job would never be due")
+    return job
+
+
+def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
+    if isinstance(base, Policy):
+        base = base.model_dump(mode="json")
+    if base is None:
+        base = {}
+    if not isinstance(base, Mapping):
+        raise InvalidInput("policy", f"{base!r} is no object", "write fields such as timeout")
+    flat = {name: given[name] for name in _POLICY if name in given}
+    if "check" in flat:
+        flat["check"] = checks.changed(base.get("check"), flat["check"])
+    with translated(policies.FIELDS_BY_NAME):
+        return Policy.model_validate({**actions.POLICIES[kind], **base, **flat})
+
+
+def _notify(base: object, given: Mapping[str, object]) -> Notify:
+    if isinstance(base, Notify):
+        base = base.model_dump(mode="json")
+    if base is None:
+        base = {}
+    if not isinstance(base, Mapping):
+        raise InvalidInput("notify", f"{base!r} is no object", "write fields such as channel")
+    with translated(_NOTIFY):
+        return Notify.model_validate(
+            {**base, **{name: given[name] for name in _NOTIFY if name in given}}
+        )
+
+
+def _check_chat(action: Action, notify: Notify) -> None:
+    """Raise `InvalidInput` where there is no channel whose conversation is to be continued."""
+    if not isinstance(action, (AgentPrompt, Heartbeat)):
+        return
+    if action.session == "chat" and not notify.channel:
+        raise InvalidInput("session", "chat is the conversation of a channel", "name the channel")
+
+
+def _schedule(
+    given: Mapping[str, object],
+    timezone: str,
+    now: datetime,
+    current: Cron | Every | At | OnDemand | None,
+) -> Cron | Every | At | OnDemand:
+    when = [name for name in _WHEN if name in given]
+    if "schedule" in when:
+        if len(when) > 1:
+            raise InvalidInput(" and ".join(when), "only one of these can be given")
+        return schedules.parse(
+            _text(given, "schedule", ""), timezone=timezone, now=now, current=current
+        )
+    on_demand = given.get("on_demand", False)
+    if not isinstance(on_demand, bool):
+        raise InvalidInput("on_demand", f"{on_demand!r} is not legal", "legal: true")
+    return schedules.make(
+        cron=_optional(given, "cron"),
+        every=_optional(given, "every"),
+        at=_optional(given, "at"),
+        on_demand=on_demand,
+        timezone=timezone,
+        now=now,
+        current=current,
+    )
+
+
+def _optional(given: Mapping[str, object], field: str) -> str | None:
+    return _text(given, field, "") if field in given else None

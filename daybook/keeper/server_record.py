@@ -1,0 +1,27 @@
+"""Record of this process's Prefect server, so that two servers on one ledger are noticed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from prefect.client.orchestration import PrefectClient
+
+from daybook.errors import LedgerUnreachable
+from daybook.ledger.engine import Ledger
+from daybook.prefect import instances, prefect_instance
+
+RECORD_EVERY = instances.RECORD_EVERY.total_seconds()
+
+
+async def record(ledger: Ledger, client: PrefectClient, holder: str) -> str:
+    """Record the server; returns what is wrong if processes of this ledger use another one too."""
+    pool_id = await prefect_instance.pool_id(client)
+    if pool_id is None:
+        return ""  # no pool yet, so no run of ours
+    return instances.conflict(await instances.record(ledger, pool_id, str(client.api_url), holder))
+
+
+async def forget(ledger: Ledger, holder: str) -> None:
+    """Remove the record of a process that ends; one that cannot be removed is soon out of date."""
+    with suppress(LedgerUnreachable):
+        await instances.forget(ledger, holder)

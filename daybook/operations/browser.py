@@ -1,0 +1,55 @@
+"""Links that log a browser in at the Prefect server of this home's `daybook up`."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from daybook import home as homes
+from daybook.errors import PrefectUnreachable
+from daybook.home import Home
+
+TIMEOUT_SECONDS = 10.0
+
+
+async def link(home: Home | None = None) -> dict[str, Any]:
+    """`{"url", "expires_in_seconds"}`: a link to Prefect's UI that works once.
+
+    For a server that `daybook up` has not started the link is its UI's address, and
+    ``expires_in_seconds`` None. Raises `PrefectUnreachable`.
+    """
+    home = home or homes.here()
+    running = home.running() or {}
+    ui_url, api_url = str(running.get("ui_url") or ""), str(running.get("api_url") or "")
+    if running.get("own_server") and api_url:
+        return await _one_time(home, ui_url, api_url)
+    if not ui_url:
+        from prefect.settings import get_current_settings
+
+        settings = get_current_settings()
+        if settings.api.url is None:
+            raise PrefectUnreachable(None)
+        ui_url = settings.ui_url or settings.api.url.removesuffix("/api")
+    return {"url": ui_url, "expires_in_seconds": None}
+
+
+async def _one_time(home: Home, ui_url: str, api_url: str) -> dict[str, Any]:
+    import httpx
+
+    from daybook.operations import login
+
+    basic = base64.b64encode(home.credential().encode()).decode()
+    headers = {"Authorization": f"Basic {basic}"}
+    try:
+        async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+            answer = await client.post(f"{ui_url}{login.LINKS}", headers=headers)
+        made = answer.json() if answer.status_code == httpx.codes.CREATED else None
+    except (httpx.TransportError, ValueError) as error:
+        raise PrefectUnreachable(api_url, str(error) or type(error).__name__) from error
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        changed = f"{home.credential_file} was changed since `daybook up` started; restart it"
+        raise PrefectUnreachable(api_url, changed)
+    if made is None:
+        raise PrefectUnreachable(api_url, f"it answers {answer.status_code}")
+    url = f"{ui_url}{login.LOGIN}?token={made['token']}"
+    return {"url": url, "expires_in_seconds": made["expires_in"]}

@@ -1,0 +1,57 @@
+"""The keeper as a process of its own, beside workers or without one."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
+
+from daybook.ledger.engine import open_ledger
+from daybook.prefect import work_pool
+
+if TYPE_CHECKING:
+    from daybook.keeper.services import Keeper
+
+
+async def keep(say: Callable[[str], None]) -> None:
+    """Lead, or stand by, until SIGINT or SIGTERM; ``say`` gets a line when that changes.
+
+    Raises `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` where Prefect has the jobs
+    of another ledger and none of this one's (`docs/promise.md` 15).
+    """
+    from daybook.keeper import leader
+    from daybook.keeper.services import Keeper
+    from daybook.prefect import client as connection
+    from daybook.prefect import private_names
+    from daybook.prefect.parameter_schema import POOL
+
+    private_names.remember_time_zones()
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(open_ledger())
+        async with connection.connected() as client:
+            await connection.answers(client)
+            await work_pool.check(client, POOL, ledger.id)
+        keeper = Keeper(ledger, leader.new_holder())
+        work = asyncio.create_task(keeper.go_on())
+        telling = asyncio.create_task(_tell(keeper, say))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, work.cancel)
+            stack.callback(loop.remove_signal_handler, number)
+        say(f"Keeper started: {keeper.lead.holder}")
+        try:
+            with suppress(asyncio.CancelledError):
+                await work
+        finally:
+            telling.cancel()
+        say("Keeper stopped")
+
+
+async def _tell(keeper: Keeper, say: Callable[[str], None]) -> None:
+    while True:
+        await keeper.lead.led()
+        say("leads")
+        await keeper.lead.followed()
+        say("stands by: another keeper leads")

@@ -1,0 +1,337 @@
+"""Browser login for the Prefect server that we start: a one-time link, then a session cookie.
+
+The server asks everybody for the home's credential. A browser has none, so that nobody has to type
+it: who holds the credential asks for a link, and the browser that opens it gets a cookie, which
+counts as the credential in what this server's own pages ask.
+
+::
+
+    POST /daybook/links, with the credential ─► {"token", "expires_in"}
+    GET  /daybook/login?token=…              ─► cookie, and to the UI; the token is used up
+    POST /daybook/login, password=…          ─► the same for a person who types the credential
+    /api/…       with the cookie             ─► Prefect, with the credential
+    /ui-settings with the cookie             ─► Prefect's, with no password to be asked for
+
+Tokens are kept as hashes, in memory. A cookie is signed and not stored, so it outlives a restart;
+it ends with its time, with another credential, and when the file `browser-key` is deleted.
+
+A cookie is sent with requests that any page makes, and to each port of this machine. So it counts
+only where the browser says that a page of this very server asks (`Origin`, `Sec-Fetch-Site`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from daybook.operations.host_names import LOCAL
+from daybook.operations.origin import Application, Receive, Scope, Send
+from daybook.operations.peers import is_another_user
+
+LINKS = "/daybook/links"
+LOGIN = "/daybook/login"
+LINK_SECONDS = 10 * 60
+SESSION_SECONDS = 7 * 24 * 60 * 60
+MOST_LINKS = 32
+MOST_BYTES = 4096
+"""Of a typed password."""
+
+_POLICY = "connect-src 'self' {}".format(
+    " ".join(
+        f"{scheme}://{name}:*" for scheme in ("http", "ws") for name in ("127.0.0.1", "localhost")
+    )
+)
+"""For Prefect's pages: their analytics ask addresses of the Internet, whatever is set."""
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class BrowserLogin:
+    """ASGI middleware around Prefect's application; ``port`` distinguishes cookies of two homes.
+
+    ``clock`` returns seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        credential: str,
+        key: str,
+        port: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._application, self._credential, self._clock = application, credential, clock
+        self._key = hashlib.sha256(f"{key}\n{credential}".encode()).digest()
+        self._cookie = f"daybook-session-{port}"
+        self._basic = b"Basic " + base64.b64encode(credential.encode())
+        self._links: dict[bytes, float] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._application(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["type"] == "websocket":
+            if self._has_session(scope, headers) and _from_own_page(headers, safe=False):
+                receive = self._with_token(receive)
+            await self._application(scope, receive, send)
+        elif scope["path"] == LINKS:
+            await self._new_link(scope, headers, send)
+        elif scope["path"] == LOGIN:
+            await self._log_in(scope, headers, receive, send)
+        else:
+            await self._pass(scope, headers, receive, send)
+
+    async def _pass(
+        self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
+    ) -> None:
+        path, session = scope["path"], self._has_session(scope, headers)
+        own = session and _from_own_page(headers, safe=scope["method"] in _SAFE_METHODS)
+        if path == "/api" or path.startswith("/api/"):
+            if own:
+                scope = _with_header(scope, b"authorization", self._basic)
+        elif path.endswith("/ui-settings"):
+            if own:
+                scope = _with_header(scope, b"accept-encoding", b"identity")
+                send = _without_password(send, headers.get(b"host", ""))
+        elif not session and scope["method"] == "GET" and "text/html" in headers.get(b"accept", ""):
+            await _page(send, 401, "This browser is not logged in.")
+            return
+        else:
+            send = _with_policy(send)
+        await self._application(scope, receive, send)
+
+    # Links.
+
+    async def _new_link(self, scope: Scope, headers: Mapping[bytes, str], send: Send) -> None:
+        given = headers.get(b"authorization", "").encode()
+        if not hmac.compare_digest(given, self._basic):
+            await _answer(send, 401, {"error": "the credential of this server is needed"})
+        elif scope["method"] != "POST":
+            await _answer(send, 405, {"error": "POST"})
+        else:
+            token, now = secrets.token_urlsafe(32), self._clock()
+            live = [each for each in self._links.items() if now < each[1]]
+            self._links = dict(live[1 - MOST_LINKS :])
+            self._links[_hash(token)] = now + LINK_SECONDS
+            await _answer(send, 201, {"token": token, "expires_in": LINK_SECONDS})
+
+    async def _log_in(
+        self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
+    ) -> None:
+        if scope["method"] == "GET":
+            given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+            # The link may stand in the arguments of a browser, which all users can read.
+            if is_another_user(scope):
+                await _page(send, 403, "This link was made for another user of this machine.")
+                return
+            if not self._use_up(given):
+                await _page(send, 403, "This link was used before, or is too old.")
+                return
+        elif scope["method"] == "POST" and _from_own_page(headers, safe=False):
+            typed = parse_qs((await _body(receive)).decode("latin-1")).get("password", [""])[0]
+            if not hmac.compare_digest(typed.encode(), self._credential.encode()):
+                await _page(send, 403, "This is not the password.")
+                return
+        else:
+            await _page(send, 403, "Log in with this page.")
+            return
+        cookie = f"{self._cookie}={self._new_session()}; HttpOnly; SameSite=Strict; Path=/"
+        head = ((b"set-cookie", f"{cookie}; Max-Age={SESSION_SECONDS}".encode()),)
+        await _html(send, 200, _LOGGED_IN, head)
+
+    def _use_up(self, token: str) -> bool:
+        """Whether ``token`` is that of a link; it is none from then on."""
+        hashed, now = _hash(token), self._clock()
+        for known, until in list(self._links.items()):
+            if hmac.compare_digest(known, hashed):
+                del self._links[known]
+                return now < until
+        return False
+
+    # Sessions.
+
+    def _new_session(self) -> str:
+        about = f"{int(self._clock()) + SESSION_SECONDS}.{secrets.token_hex(8)}"
+        return f"{about}.{self._signature(about)}"
+
+    def _has_session(self, scope: Scope, headers: Mapping[bytes, str]) -> bool:
+        """Whether a browser that is logged in asks, and no other user with its cookie.
+
+        A browser sends the cookie to each port of this machine, so to servers of other users too.
+        """
+        # Not by `SimpleCookie`: one cookie of another port that it cannot read hides all others.
+        cookies = (each.strip().partition("=") for each in headers.get(b"cookie", "").split(";"))
+        value = next((value for name, _, value in cookies if name == self._cookie), "")
+        about, _, signature = value.rpartition(".")
+        if not hmac.compare_digest(signature.encode(), self._signature(about).encode()):
+            return False
+        return self._clock() < int(about.partition(".")[0]) and not is_another_user(scope)
+
+    def _signature(self, about: str) -> str:
+        return hmac.new(self._key, about.encode(), hashlib.sha256).hexdigest()
+
+    def _with_token(self, receive: Receive) -> Receive:
+        """``receive`` with the credential in the message with which Prefect's pages log in."""
+        first = True
+
+        async def received() -> Any:
+            nonlocal first
+            message = await receive()
+            if first and message["type"] == "websocket.receive":
+                first = False
+                message = _logged_in(message, self._credential)
+            return message
+
+        return received
+
+
+def _from_own_page(headers: Mapping[bytes, str], *, safe: bool) -> bool:
+    """Whether a page of this very server asks; for a ``safe`` method no header need say so."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None and site not in ("same-origin", "none"):
+        return False
+    origin = headers.get(b"origin")
+    if origin is not None:
+        return _netloc(origin) == headers.get(b"host", "").lower() != ""
+    return safe or site == "same-origin"
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _hash(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _with_header(scope: Scope, name: bytes, value: bytes) -> Scope:
+    others = [each for each in scope["headers"] if each[0].lower() != name]
+    return {**scope, "headers": [*others, (name, value)]}
+
+
+def _logged_in(message: Any, credential: str) -> Any:
+    try:
+        said = json.loads(message.get("text") or message.get("bytes") or "")
+    except ValueError:
+        return message
+    if not isinstance(said, dict) or said.get("type") != "auth":
+        return message
+    return {"type": message["type"], "text": json.dumps({**said, "token": credential})}
+
+
+def _with_policy(send: Send) -> Send:
+    """``send`` for an answer whose page then talks to this machine only."""
+
+    async def changed(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            policy = (b"content-security-policy", _POLICY.encode())
+            message = {**message, "headers": [*message["headers"], policy]}
+        await send(message)
+
+    return changed
+
+
+def _without_password(send: Send, host: str) -> Send:
+    """``send`` for Prefect's answer about its UI, which then asks for no password.
+
+    It also names the API by ``host`` where that is this machine: the cookie is that name's alone.
+    """
+    start: dict[str, Any] = {}
+    body = bytearray()
+
+    async def changed(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        body.extend(message.get("body", b""))
+        if message.get("more_body"):
+            return
+        text = _open_to(bytes(body), host)
+        head = [each for each in start["headers"] if each[0].lower() != b"content-length"]
+        start["headers"] = [*head, (b"content-length", str(len(text)).encode())]
+        await send(start)
+        await send({"type": "http.response.body", "body": text})
+
+    return changed
+
+
+def _open_to(body: bytes, host: str) -> bytes:
+    try:
+        settings = json.loads(body)
+        api = urlsplit(settings["api_url"])
+    except (ValueError, TypeError, KeyError):
+        return body
+    settings["auth"] = None
+    if urlsplit(f"//{host}").hostname in LOCAL:
+        settings["api_url"] = api._replace(netloc=host).geturl()
+    return json.dumps(settings).encode()
+
+
+async def _body(receive: Receive) -> bytes:
+    """At most `MOST_BYTES` of it; what is longer is nothing that a person types."""
+    body = bytearray()
+    while len(body) <= MOST_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return bytes(body)
+    return b""
+
+
+_PRIVATE = (
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+)
+
+# Not a redirect: a browser that came here from elsewhere would send no strict cookie with it.
+_LOGGED_IN = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>
+<meta http-equiv="refresh" content="0;url=/"></head>
+<body><p>Logged in. <a href="/">To Prefect's UI</a></p></body></html>
+"""
+
+_PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Daybook: log in</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:4em auto;padding:0 1em}}
+code{{background:#eee;padding:.1em .3em}}</style></head><body>
+<h1>Prefect, as Daybook runs it</h1>
+<p><strong>{problem}</strong></p>
+<p>Run <code>daybook open</code> in a terminal on this machine: it opens this page logged in.</p>
+<form method="post" action="{login}">
+<p>Or enter what <code>daybook env</code> shows as <code>PREFECT_API_AUTH_STRING</code>:<br>
+<input type="password" name="password" autocomplete="off" aria-label="PREFECT_API_AUTH_STRING">
+<button>Log in</button></p></form></body></html>
+"""
+
+
+async def _page(send: Send, status: int, problem: str) -> None:
+    await _html(send, status, _PAGE.format(problem=problem, login=LOGIN))
+
+
+async def _html(
+    send: Send, status: int, text: str, more: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    head = [(b"content-type", b"text/html; charset=utf-8"), *_PRIVATE, *more]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+async def _answer(send: Send, status: int, content: Mapping[str, Any]) -> None:
+    head = [(b"content-type", b"application/json"), *_PRIVATE]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": json.dumps(content).encode()})

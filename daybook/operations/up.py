@@ -1,0 +1,337 @@
+"""`daybook up`: everything on one machine, in the foreground, until it is told to stop.
+
+::
+
+    lock ─► leftovers ─► ledger ─► Prefect ─► blocks, pool, agent ─► example ─► sync ─► worker
+
+    stop: worker first, then the server, then the lock ◄── SIGINT, SIGTERM, `down`
+
+A server or worker that ends by itself is started again. What runs is written to `up.json` as it is
+begun, so that the next `up` or `down` can clear away what a killed one left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from httpx import URL
+
+from daybook import home as homes
+from daybook import repository, settings
+from daybook.api import jobs_file, runs, sync, views
+from daybook.api.jobs import add
+from daybook.clock import SYSTEM
+from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
+from daybook.jobs import limits, store
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.states import LIVE
+from daybook.ledger.tables import JobRow, RunRow
+from daybook.operations import (
+    browser,
+    home_lock,
+    prefect_selection,
+    server,
+    setup,
+    supervision,
+    web,
+    worker,
+)
+from daybook.processes import children
+from daybook.processes.children import Child
+from daybook.runs import claim_requests, claims, history
+from daybook.tasks import escalation
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+EXAMPLE = "deployments/jobs/example.yaml"
+EXAMPLE_REQUEST = "first-light"
+"""The example's first run has this request id, so that it happens once in a ledger's life."""
+EXAMPLE_SECONDS = 60.0
+"""How long `up --detach` waits for the answer of the example's first run."""
+
+LOOK = 0.5
+LONGEST_LOOK = 30.0
+"""Seconds between two looks for runs that ended; the longest where the ledger is not reached."""
+
+
+class UpTalk(Protocol):
+    """How `up` shows what it does."""
+
+    def say(self, line: str) -> None:
+        """A step of the start or of the stop."""
+        ...
+
+    def progress(self, line: str) -> None:
+        """How far something is; called often, each call replaces what the one before showed."""
+        ...
+
+    def synced(self, report: dict[str, Any]) -> None:
+        """The first sync is done (`service.sync.plain`)."""
+        ...
+
+    def ready(self, facts: dict[str, Any]) -> None:
+        """Everything runs: `{"api_url", "ui_url", "open_url", "web_url", "ledger", "jobs",
+        "example"}`.
+
+        ``open_url`` opens the UI once without a password, None if no link was wanted; ``web_url``
+        is None while the health page does not listen.
+        """
+        ...
+
+    def outcome(self, run: dict[str, Any]) -> None:
+        """A run of this ledger has ended (`views.run`)."""
+        ...
+
+
+async def up(talk: UpTalk, *, link: bool = True) -> None:
+    """Start all, and return when told to stop and all has stopped.
+
+    ``link``: make a link that opens Prefect's UI logged in.
+
+    Raises `InvalidInput` when this home's `up` runs already or a setting is wrong,
+    `PrefectUnreachable` for a configured Prefect that does not answer, or a server or worker that
+    does not start.
+    """
+    limits.of_settings()
+    escalation.here()
+    here = homes.here()
+    with home_lock.hold(here) as written, _told_to_stop() as stop:
+        work = asyncio.create_task(_run(here, written, talk, link))
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            talk.say("Stopping")
+            work.cancel()
+        waiting.cancel()
+        try:
+            await work
+        except asyncio.CancelledError:
+            talk.say("Stopped")
+
+
+async def detach(talk: UpTalk, within: float = 180.0) -> None:
+    """Start `daybook up` in the background, and return when all runs; its log is `logs/up.log`.
+
+    If that runs the example job for the first time, its outcome is shown, too. Raises
+    `InvalidInput` when this home's `up` runs already, `DaybookError` with the end of its log when
+    it ends before that or takes longer than ``within`` seconds.
+    """
+    here = homes.here().make()
+    if here.running() is not None:
+        raise InvalidInput(
+            "home", f"a daybook up of {here.path} runs already", "daybook down ends it"
+        )
+    log = here.logs / "up.log"
+    talk.say(f"Starting in the background; the log is {log}")
+    # -P: not what is named daybook in the folder where this was typed, such as another checkout.
+    child, begins = children.start_alone(
+        [sys.executable, "-P", "-m", "daybook", "up", "--no-browser", "--no-link"], log
+    )
+    since, began = SYSTEM.now(), time.monotonic()
+    while child.poll() is None and (waited := time.monotonic() - began) < within:
+        facts = here.running() or {}
+        if facts.get("pid") == child.pid and facts.get("ready_at"):
+            child.returncode = 0  # it goes on without us: nobody waits for it here
+            async with open_ledger() as ledger:
+                async with ledger.read() as session:
+                    count = len(await store.every(session))
+                example = await _first_run(ledger, since)
+                name = example[1].name if example else None
+                talk.ready(await _facts(facts, ledger, count, name, link=True))
+                if example is not None:
+                    await _show_first_run(ledger, talk, since)
+            return
+        talk.progress(f"Waiting until everything is ready: {waited:.0f} s")
+        await asyncio.sleep(LOOK)
+    if child.poll() is None:
+        child.terminate()
+        child.wait()
+    raise DaybookError(f"it did not start:\n{children.tail_of(log, begins)}")
+
+
+async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:
+    """Return the example job's first run, if it is live or ended after ``since``."""
+    async with ledger.read() as session:
+        live = await history.live(session)
+        rows = [*live, *(row for row, _ in await history.ended_since(session, since))]
+        for row in rows:
+            if _is_first(row) and (stored := await store.get(session, str(row.job_id))):
+                return row, stored.row
+    return None
+
+
+async def _show_first_run(ledger: Ledger, talk: UpTalk, since: datetime) -> None:
+    """Show the outcome of the example job's first run, unless it takes too long."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < EXAMPLE_SECONDS:
+        found = await _first_run(ledger, since)
+        if found is None or found[0].state not in LIVE:
+            break
+        talk.progress(f"Waiting for the answer: {waited:.0f} s")
+        await asyncio.sleep(LOOK)
+    if found is not None and found[0].state not in LIVE:
+        talk.outcome(views.run(*found))
+    else:
+        talk.say("The example job has not ended yet; `daybook runs` shows it later")
+
+
+def _is_first(row: RunRow) -> bool:
+    return row.occurrence == claim_requests.request_key(str(row.job_id), EXAMPLE_REQUEST)
+
+
+async def down() -> bool:
+    """Stop this home's `up` and what a killed one left; False if nothing ran."""
+    return await home_lock.stop_running(homes.here())
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[asyncio.Event]:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _kept(
+    child: Child, again: Callable[[], Awaitable[Child]], written: home_lock.Record, talk: UpTalk
+) -> AsyncIterator[None]:
+    """Keep a child running while the block runs; ended with it, before what is around it."""
+    async with _cared_for(supervision.keep(child, again, written, talk.say)):
+        yield
+
+
+@asynccontextmanager
+async def _cared_for(care: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None]:
+    task = asyncio.create_task(care)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _run(here: homes.Home, written: home_lock.Record, talk: UpTalk, link: bool) -> None:
+    from daybook.prefect import client as connection
+
+    for name in await written.end_leftovers():
+        talk.say(f"Ended a {name} that an earlier `daybook up` had left")
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_cared_for(children.cut_logs(here.logs, talk.say)))
+        ledger = await stack.enter_async_context(open_ledger())
+        written.opened(ledger.identity())
+        talk.say(f"Ledger: {ledger.place}")
+        since = ledger.now()
+        prefect = await prefect_selection.find_or_start(
+            here, written, talk.say, progress=talk.progress
+        )
+        if (own := prefect.child) is not None:
+            port = URL(prefect.api_url).port or server.PORT
+            care = _kept(own, partial(server.start, here, port), written, talk)
+            await stack.enter_async_context(care)
+        if port := settings.load().web_port:
+            page = _cared_for(web.keep(here, port, written, talk.say))
+            await stack.enter_async_context(page)
+        async with connection.connected() as client:
+            example = await _prepare(ledger, client, talk)
+            talk.say("Starting the worker")
+            before = await worker.last_heartbeat(client, here)
+            child = await worker.start(here, prefect)
+            written.began(child)
+            care = _kept(child, partial(worker.start, here, prefect), written, talk)
+            await stack.enter_async_context(care)
+            await worker.online(client, here, child, before=before)
+        written.ready(SYSTEM.now())
+        async with ledger.read() as session:
+            count = len(await store.every(session))
+        talk.ready(await _facts(vars(written), ledger, count, example, link=link))
+        if example is not None:
+            await runs.run(example, request_id=EXAMPLE_REQUEST)
+        await _watch(ledger, talk, since)
+
+
+async def _facts(
+    running: dict[str, Any], ledger: Ledger, count: int, example: str | None, *, link: bool
+) -> dict[str, Any]:
+    """``running`` is what the home has written down of this `up`."""
+    open_url = None
+    if link:
+        with suppress(PrefectUnreachable):  # `daybook open` makes another
+            open_url = (await browser.link())["url"]
+    return {
+        "api_url": running["api_url"],
+        "ui_url": running["ui_url"],
+        "open_url": open_url,
+        "web_url": running.get("web_url") or None,
+        "ledger": ledger.place,
+        "jobs": count,
+        "example": example,
+    }
+
+
+async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str | None:
+    """Make Prefect ready for the jobs; returns the example's name while it has not run yet."""
+    from daybook.prefect import reconcile
+
+    for line in await setup.prepare(client):
+        talk.say(line)
+    async with ledger.read() as session:
+        fresh = not await store.any_ever(session)
+    if fresh:
+        for fields in jobs_file.read(repository.root() / EXAMPLE):
+            view = await add(fields)
+            talk.say(f"Added the example job {view['name']}: {view['words']}")
+            async with ledger.read() as session:
+                added = await store.find(session, view["id"])
+            await claims.request(ledger, added, EXAMPLE_REQUEST, "manual")
+    talk.synced(sync.plain(await reconcile.everything(ledger, client)))
+    # Asked for in the ledger with the job, so that it runs although this `up` may be killed first.
+    async with ledger.read() as session:
+        for row in await history.live(session):
+            if _is_first(row) and row.flow_run_id is None:
+                stored = await store.get(session, str(row.job_id))
+                return stored.row.name if stored else None
+    return None
+
+
+async def _watch(ledger: Ledger, talk: UpTalk, since: datetime) -> NoReturn:
+    """Show each run that ends after ``since``, until cancelled.
+
+    While the ledger cannot be reached nothing is shown; what ended meanwhile is shown afterwards.
+    """
+    cursor, shown = since, set[str]()
+    pause = LOOK
+    while True:
+        try:
+            async with ledger.read() as session:
+                ended = await history.ended_since(session, cursor)
+        except LedgerUnreachable as error:
+            if pause == LOOK:
+                talk.say(f"Runs that end are not shown now: {error}")
+            pause = min(2 * pause, LONGEST_LOOK)
+            await asyncio.sleep(pause)
+            continue
+        if pause != LOOK:
+            talk.say("Runs that end are shown again")
+            pause = LOOK
+        for row, job in ended:
+            if row.id not in shown:
+                talk.outcome(views.run(row, job))
+        if ended:
+            cursor = ended[-1][0].finished_at or cursor
+            shown = {row.id for row, _ in ended if row.finished_at == cursor}
+        await asyncio.sleep(LOOK)

@@ -1,0 +1,166 @@
+"""The health page and metrics of this machine, as `daybook up` and `daybook web` run them.
+
+Its own work is `daybook.web`'s. `up` does not depend on it: where its port is taken it gets
+another, which is said, stands in `up.json`, and is taken again at the next start of this home.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NoReturn
+
+from daybook import home as homes
+from daybook.errors import DaybookError, InvalidInput
+from daybook.home import Home
+from daybook.operations import server, supervision
+from daybook.operations.home_lock import Record
+from daybook.processes import children
+
+WITHIN = 30.0
+"""Seconds that a new child has to answer its first request."""
+BACKLOG = 128
+
+
+def url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def is_local(host: str) -> bool:
+    """Whether nobody on another machine reaches what listens there."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# -P: not what is named daybook in the folder where it is begun, such as another checkout.
+_COMMAND = [sys.executable, "-P", "-m", "daybook.web", "--host"]
+
+
+def command(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
+    words = [*_COMMAND, host, "--port", str(port)]
+    return [*words, *(word for name in names for word in ("--name", name))]
+
+
+def listen(host: str, port: int, setting: str = "") -> socket.socket:
+    """Return a listening socket; raises `InvalidInput`, naming the option and the ``setting``."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise InvalidInput("host", f"{host}: {error.strerror or error}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        why = f"cannot listen on {url(host, port)}: {error.strerror or error}"
+        other = f"another: --port, or {setting}" if setting else "another: --port"
+        raise InvalidInput("port", why, other) from error
+    return listener
+
+
+async def start(home: Home, listener: socket.socket) -> children.Child:
+    """Begin it as a child that serves ``listener``; its log is `logs/web.log`.
+
+    The child inherits the socket. If it got only the port, another process could listen there
+    first, and `up` would take that process for its child.
+    """
+    home.make()
+    descriptor = listener.fileno()
+    return await children.start(
+        "web",
+        [*_COMMAND, server.HOST, "--descriptor", str(descriptor)],
+        environment={
+            **homes.without_credentials(os.environ),
+            "DAYBOOK_HOME": str(home.path),
+            "PYTHONUNBUFFERED": "1",
+            **server.absolute_python_path(),
+        },
+        log=home.logs / "web.log",
+        folder=home.path,
+        descriptors=[descriptor],
+    )
+
+
+async def keep(home: Home, wanted: int, record: Record, say: Callable[[str], None]) -> NoReturn:
+    """Have it run, and run again, until cancelled; what hinders it is said and stops nothing."""
+    pause = 1.0
+    while True:
+        try:
+            with _listener(home, wanted) as listener:
+                port = listener.getsockname()[1]
+                if port != wanted:
+                    say(f"Port {wanted} is taken: the health page gets port {port}")
+                _port_file(home).write_text(f"{wanted} {port}\n")
+                address = url(server.HOST, port)
+                child = await _begin(home, listener, record)
+                say(f"Health: {address}/health, metrics: {address}/metrics")
+                await supervision.keep(child, partial(start, home, listener), record, say)
+        except (DaybookError, OSError) as error:
+            say(f"The health page did not start: {error}; it is tried again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, supervision.LONGEST)
+
+
+async def _begin(home: Home, listener: socket.socket, record: Record) -> children.Child:
+    child = await start(home, listener)
+    try:
+        record.began(child)
+        port = listener.getsockname()[1]
+        await _answers(child, port)
+        record.web(url(server.HOST, port))
+    except BaseException:  # Ctrl-C while it starts, as well
+        await child.terminate()
+        record.ended(child)
+        raise
+    return child
+
+
+async def _answers(child: children.Child, port: int) -> None:
+    """Wait for any answer of ``child``; raise `DaybookError` if it ends or is too slow."""
+    answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
+    try:
+        await asyncio.wait({answer, ended}, timeout=WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done() and answer.exception() is None and answer.result():
+            return
+    finally:
+        answer.cancel()
+        ended.cancel()
+    raise DaybookError(f"it does not answer on port {port}\n{child.tail(5)}".rstrip())
+
+
+async def _answer(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(server.HOST, port)
+    try:
+        writer.write(f"GET / HTTP/1.0\r\nHost: {server.HOST}:{port}\r\n\r\n".encode())
+        return await reader.read(1)
+    finally:
+        writer.close()
+
+
+def _listener(home: Home, wanted: int) -> socket.socket:
+    """Return a listening socket on the last port, if ``wanted`` is the same; else on it or any."""
+    preferred = wanted
+    with suppress(OSError, ValueError):
+        before, got = map(int, _port_file(home).read_text().split())
+        if before == wanted and server.free_port(got) == got:
+            preferred = got
+    with suppress(InvalidInput):
+        return listen(server.HOST, server.free_port(preferred))
+    return listen(server.HOST, 0)  # another process took it just now
+
+
+def _port_file(home: Home) -> Path:
+    return home.path / "web-port"

@@ -1,0 +1,147 @@
+"""Which occurrence a Prefect flow run is (`docs/promise.md`, "Occurrence key")."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+
+from daybook.errors import InvalidInput
+from daybook.jobs import store
+from daybook.jobs.model import normal_parameters
+from daybook.ledger.engine import Ledger
+from daybook.prefect import links, state_history
+from daybook.runs import claim_requests, rows
+from daybook.runs.claim_requests import Offer
+
+
+class Recogniser(Protocol):
+    """What is needed of sync here, which stands above this room."""
+
+    async def recognise(self, deployment_id: str) -> None:
+        """Write down which job a deployment of ours belongs to."""
+        ...
+
+
+def holder() -> str:
+    """Who this process is, as a lease names it: machine and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def this_flow_run() -> FlowRun:
+    """The flow run that this code runs in; raises `RuntimeError` outside of one."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise RuntimeError("a run is carried out inside a Prefect flow run only")
+    return context.flow_run
+
+
+def _due(run: FlowRun, now: datetime) -> datetime:
+    """Prefect's `expected_start_time`, floored to the second: it never changes with waiting."""
+    expected = run.expected_start_time
+    if expected is None:
+        return now
+    return datetime.fromtimestamp(int(expected.timestamp()), UTC)
+
+
+def belongs_elsewhere(run: FlowRun, ledger_id: str) -> bool:
+    """Whether this run is of another ledger's deployment (`docs/promise.md` 15)."""
+    ledgers = {tag for tag in run.tags if tag.startswith("daybook:")}
+    return bool(ledgers) and f"daybook:{ledger_id}" not in ledgers
+
+
+async def offer(
+    ledger: Ledger,
+    run: FlowRun,
+    parameters: dict[str, Any],
+    reconciler: Recogniser,
+    *,
+    holder: str,
+    starts: int,
+    kind: str | None = None,
+    refused: str = "",
+    most: int | None = None,
+    started: bool = True,
+) -> Offer:
+    """What ``run`` offers to the claim.
+
+    ``kind`` is its flow's, and ``parameters`` are in their normal form then; who does not know the
+    flow gives them as Prefect has them, and the job's kind counts. ``holder`` is who would have it,
+    as a lease names it; ``starts`` how often Prefect has started the run, the start that the claim
+    is for included. ``refused`` says what is wrong with the parameters, where something is.
+    ``most`` is how many runs may be at work at once; ``started`` as in `Offer`.
+    """
+    flow_run_id = str(run.id)
+    job_id = await _job_of(ledger, run)
+    if job_id is None and f"daybook:{ledger.id}" in run.tags:
+        # Ours, but its id was not written down when it was made: a crash fell in between.
+        await reconciler.recognise(str(run.deployment_id))
+        job_id = await _job_of(ledger, run)
+    if kind is None:
+        kind, parameters, refused = await _read(ledger, job_id, parameters)
+    due = _due(run, ledger.now())
+    prefix = f"{ledger.id}:"
+    key = run.idempotency_key or ""
+    if key.startswith(prefix):
+        # A run that we asked Prefect for, keyed `<ledger>:<occurrence>:<n>`.
+        occurrence, trigger = key.removeprefix(prefix).rpartition(":")[0], "manual"
+    elif run.auto_scheduled and job_id is not None:
+        occurrence, trigger = claim_requests.due_key(job_id, due), "schedule"
+    else:
+        occurrence = claim_requests.flow_key(flow_run_id)
+        by_hand = "manual" if run.deployment_id else "direct"
+        trigger = "schedule" if run.auto_scheduled else by_hand
+    return Offer(
+        occurrence=occurrence,
+        kind=kind,
+        trigger=trigger,
+        due=due,
+        holder=holder,
+        parameters=parameters,
+        job_id=job_id,
+        flow_run_id=flow_run_id,
+        flow_starts=starts,
+        refused=refused,
+        most=most,
+        retries=await retries(run) if starts > 1 else (),
+        started=started,
+    )
+
+
+async def _read(
+    ledger: Ledger, job_id: str | None, parameters: dict[str, Any]
+) -> tuple[str, dict[str, Any], str]:
+    """The kind of the job, its parameters in their normal form, and what is wrong with them."""
+    if job_id is None:
+        return "", parameters, ""
+    async with ledger.read() as session:
+        stored = await store.get(session, job_id)
+    kind = stored.row.kind if stored else ""
+    try:
+        return kind, dict(normal_parameters(kind, parameters)), ""
+    except InvalidInput as error:
+        return kind, parameters, str(error)
+
+
+async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
+    if run.deployment_id is None:
+        return None
+    async with ledger.read() as session:
+        due = _due(run, ledger.now()) if run.auto_scheduled else None
+        found = await links.job_of(session, str(run.deployment_id), due)
+        # Set back over its end, and then its deployment was deleted: it is told its end once more.
+        return found or await rows.job_of_ended(session, str(run.id))
+
+
+async def retries(run: FlowRun) -> tuple[int, ...]:
+    """Return one number for each Retry of this run: how often Prefect had started it before.
+
+    Empty if nobody asked for the run again after it had ended.
+    """
+    async with get_client() as client:
+        return state_history.retries(await state_history.read(client, run.id))

@@ -1,0 +1,149 @@
+"""How an outcome looks in Prefect (`docs/promise.md` 13), and how a run is set back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, NoReturn
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import Abort, ObjectNotFound
+from prefect.states import Cancelling, Scheduled
+
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import rows
+
+log = logging.getLogger(__name__)
+
+_STATES: dict[Status, tuple[StateType, str]] = {
+    Status.SUCCEEDED: (StateType.COMPLETED, "Completed"),
+    # Of the types that end a run, Prefect's UI counts CANCELLED neither as failed nor as completed.
+    Status.SKIPPED: (StateType.CANCELLED, "Skipped"),
+    Status.MISSED: (StateType.FAILED, "Missed"),
+    Status.FAILED: (StateType.FAILED, "Failed"),
+    Status.TIMED_OUT: (StateType.FAILED, "TimedOut"),
+    Status.CANCELLED: (StateType.CANCELLED, "Cancelled"),
+    Status.UNKNOWN: (StateType.CRASHED, "Unknown"),
+}
+
+
+WAITING = "AwaitingConcurrencySlot"
+"""The name that survives pauses and edits of the deployment and is never marked late."""
+
+LATE = "Late"
+"""The name of the state that Prefect's late-run service gives to a run named `Scheduled`."""
+
+
+def waiting(until: datetime, why: str) -> State[Any]:
+    """The Prefect state of a run that waits until ``until`` (UTC)."""
+    return Scheduled(name=WAITING, scheduled_time=until, message=why)
+
+
+def message(status: Status, run_id: str | None, error: str | None, reason: str) -> str:
+    """What is said of an outcome where Prefect shows it."""
+    if status is Status.SUCCEEDED:
+        return f"run {str(run_id)[:8]} succeeded"
+    if status is Status.UNKNOWN:
+        return reason or error or ""  # the reason says what is not known
+    return error or reason
+
+
+def state_of(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
+    """The terminal Prefect state of a terminal status.
+
+    ``message`` is what the UI shows with it, ``data`` the flow's result. A state that is not
+    completed has no data: Prefect makes the caller's error from the message then.
+    """
+    kind, name = _STATES[status]
+    kept = data if kind is StateType.COMPLETED else None
+    return State(type=kind, name=name, message=message or None, data=kept)
+
+
+def of_row(row: RunRow) -> State[Any]:
+    """Return the terminal Prefect state of ``row``, whose outcome is recorded."""
+    return state_of(row.state, message(row.state, row.id, row.error, row.reason))
+
+
+def of_direct_call(status: Status, message: str, data: dict[str, Any]) -> State[Any]:
+    """Return the terminal state of a flow that was called directly, in a script or as a subflow.
+
+    The type of a skipped call is COMPLETED, because Prefect raises `CancelledRun` in the caller of
+    a cancelled flow. The mirror writes the usual type afterwards, when the caller has its answer.
+    """
+    if status is not Status.SKIPPED:
+        return state_of(status, message, data)
+    name = _STATES[status][1]
+    return State(type=StateType.COMPLETED, name=name, message=message or None, data=data)
+
+
+def is_skipped(state: State[Any]) -> bool:
+    """Return whether the state says that Daybook skipped the run; nobody else uses its name."""
+    return (state.type, state.name) == _STATES[Status.SKIPPED]
+
+
+def is_being_cancelled(state: State[Any] | None) -> bool:
+    """Return whether somebody cancels, or has cancelled, the run in Prefect."""
+    cancelled = {StateType.CANCELLING, StateType.CANCELLED}
+    return state is not None and state.type in cancelled and not is_skipped(state)
+
+
+async def ask_to_end(flow_run_ids: Collection[str], why: str) -> None:
+    """Ask whoever carries these flow runs to end them; a failure changes nothing.
+
+    The run for which it is asked looks again, and is told to ask again.
+    """
+    for flow_run_id in flow_run_ids:
+        try:
+            async with get_client() as client:
+                await client.set_flow_run_state(UUID(flow_run_id), Cancelling(message=why))
+        except Exception as error:
+            log.warning("not asked to end: %s", error, extra={"action": "ask_to_end_failed"})
+
+
+async def end_as(flow_run_id: str, state: State[Any]) -> NoReturn:
+    """Set the terminal state of this flow run, and leave it.
+
+    Raises Prefect's `Abort`, which ends the process without an error. A flow that *returns* a state
+    of type FAILED or CANCELLED ends its process with a traceback and exit code 1.
+    """
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(flow_run_id), state)
+    raise Abort(f"{state.name}: {state.message}")
+
+
+async def set_back(
+    flow_run_id: str, until: datetime, why: str, ledger: Ledger | None = None
+) -> NoReturn:
+    """Make this flow run wait in Prefect until ``until`` (UTC), and leave it.
+
+    If ``ledger`` is given, an outcome that was recorded meanwhile replaces the waiting state
+    (`ended_meanwhile`). Raises Prefect's `Abort`, which ends the process and leaves the state as it
+    is.
+    """
+    async with get_client() as client:
+        await client.set_flow_run_state(UUID(flow_run_id), waiting(until, why), force=True)
+        if ledger is not None:
+            await ended_meanwhile(ledger, client, flow_run_id)
+    raise Abort(f"waits until {until.isoformat()}: {why}")
+
+
+async def ended_meanwhile(ledger: Ledger, client: PrefectClient, flow_run_id: str) -> None:
+    """Set the terminal state of a run whose outcome was recorded while the caller made it wait.
+
+    Prefect has no compare-and-set, and of two states that are set at the same time it may keep the
+    one that was requested first. So a process that made a run wait reads its row again afterwards.
+    If that process dies in between, Prefect shows a waiting run until its scheduled time; then a
+    worker gets it and sets the terminal state.
+    """
+    async with ledger.read() as session:
+        row = await rows.of(session, flow_run_id, None)
+    if row is None or row.state not in TERMINAL:
+        return
+    with suppress(ObjectNotFound):  # the flow run was deleted in Prefect
+        await client.set_flow_run_state(UUID(flow_run_id), of_row(row), force=True)

@@ -1,0 +1,202 @@
+"""A process that `daybook up` began, its log, and its end.
+
+Each child leads a session of its own, so Ctrl-C in the terminal reaches `up` alone, which ends the
+children in its order. What a child prints is appended to a log in the home; a log that has grown
+is cut to its newest part, when the child is started again and once a minute meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from asyncio.subprocess import Process as Running
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from daybook.processes import proc
+
+LOG_LIMIT = 5_000_000
+LOG_KEPT = 1_000_000
+"""Bytes: a log above the limit loses all but this newest part."""
+LOOK_AT_LOGS = 60.0
+"""Seconds between two looks at how long the logs are."""
+
+
+@dataclass(eq=False)
+class Child:
+    """A running child; make one with `start`.
+
+    ``grace`` is how long in seconds it may take to end when it is asked.
+    """
+
+    name: str
+    log: Path
+    process: proc.Process
+    _running: Running
+    _log_from: int = field(default=0)
+    grace: float = 10.0
+
+    @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; minus the number of the signal that ended it."""
+        return self._running.returncode
+
+    async def wait(self) -> int:
+        """Until it ends; returns its exit code."""
+        return await self._running.wait()
+
+    async def terminate(self, grace: float | None = None, last: float = 3.0) -> int:
+        """End it and all that it began; returns its exit code.
+
+        SIGTERM to its group; after ``grace`` seconds (its own, if none are given), or when it has
+        ended, SIGTERM to those that it began and that left the group (`processes.family`), so that
+        they can clean up; after ``last`` more seconds SIGKILL to all. Of a child that has ended
+        already nothing is known: its pid may be somebody else's by now.
+        """
+        if self.exit_code is not None:
+            return self.exit_code
+        family = proc.family(self.process)
+        proc.tell([p for p in family if p.group == self.pid], signal.SIGTERM)
+        if not await self._ends(self.grace if grace is None else grace):
+            family += proc.family(self.process)
+        others = [p for p in family if p.pid != self.pid]
+        proc.tell([p for p in others if p.group != self.pid], signal.SIGTERM)
+        await proc.gone(others, last)
+        await proc.kill(family)
+        return await self.wait()
+
+    async def _ends(self, within: float) -> bool:
+        try:
+            async with asyncio.timeout(within):
+                await self.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines that it printed in this life, for an error message."""
+        return tail_of(self.log, self._log_from, lines)
+
+
+def tail_of(log: Path, begins: int, lines: int = 20) -> str:
+    """The last lines of what stands in ``log`` from byte ``begins`` on."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if begins > size:
+                begins = 0  # it was cut meanwhile
+            file.seek(max(begins, size - 64_000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def start_alone(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a process that outlives this one; and where in ``log`` its output begins.
+
+    No child of asyncio's: that would be killed with the loop.
+    """
+    trim(log)
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as output:
+        begins = output.seek(0, os.SEEK_END)
+        child = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    return child, begins
+
+
+async def start(
+    name: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    folder: Path,
+    grace: float = 10.0,
+    descriptors: Sequence[int] = (),
+) -> Child:
+    """Start ``command`` in ``folder`` with just ``environment``; both streams go to ``log``.
+
+    The child inherits the file ``descriptors`` under the same numbers.
+    """
+    trim(log)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        begins = os.fstat(descriptor).st_size
+        running = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            env=dict(environment),
+            cwd=folder,
+            start_new_session=True,
+            pass_fds=descriptors,
+        )
+    finally:
+        os.close(descriptor)
+    process = proc.find(running.pid)
+    if process is None:  # it has ended already; nobody can be mistaken for it
+        process = proc.Process(running.pid, "ended")
+    return Child(name, log, process, running, begins, grace)
+
+
+def trim(log: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
+    """Cut a log of more than ``limit`` bytes to whole lines of its newest ``kept``."""
+    try:
+        if log.stat().st_size <= limit:
+            return
+    except FileNotFoundError:
+        return
+    newest = _newest(log, kept)
+    shorter = log.with_suffix(".new")
+    with os.fdopen(os.open(shorter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as new:
+        new.write(newest)
+    shorter.replace(log)
+
+
+def cut(folder: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
+    """The same for the logs in ``folder`` that processes append to.
+
+    They keep their open file, so it is emptied and the newest part goes to `<log>.old`. A line that
+    is printed between the two steps is lost.
+    """
+    for log in folder.glob("*.log"):
+        if log.stat().st_size <= limit:
+            continue
+        older = log.with_name(f"{log.name}.old")
+        with os.fdopen(os.open(older, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(_newest(log, kept))
+        os.truncate(log, 0)
+
+
+async def cut_logs(folder: Path, say: Callable[[str], None]) -> NoReturn:
+    """Keep each log in ``folder`` below about `LOG_LIMIT`, until cancelled."""
+    while True:
+        try:
+            await asyncio.to_thread(cut, folder)
+        except OSError as error:
+            say(f"A log in {folder} could not be cut: {error}")
+        await asyncio.sleep(LOOK_AT_LOGS)
+
+
+def _newest(log: Path, kept: int) -> bytes:
+    """Return whole lines: the newest of about ``kept`` bytes."""
+    with log.open("rb") as file:
+        file.seek(-kept, os.SEEK_END)
+        file.readline()
+        return file.read()

@@ -1,0 +1,107 @@
+"""What of the worker's environment a program sees: an allow-list of names.
+
+The names `PREFECT_…` and `DAYBOOK_…` cannot be on it (Prefect reads its own in any case of
+letters, so any case is refused): they carry the keys to the server and to the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+
+DEFAULT = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+"""What programs need to start and to speak the user's language; none of these is a secret."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_CLOSED = ("PREFECT_", "DAYBOOK_")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTHORIZATION", re.IGNORECASE)
+_SECRET_NAMES = (
+    "DAYBOOK_LEDGER_URL",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+)
+"""Those whose names do not say it."""
+_SHORTEST_SECRET = 8
+
+
+def search_path() -> str:
+    """Return this process's PATH with the interpreter's own `bin` first.
+
+    There are the programs of the packages that are installed beside Daybook. The PATH of a system
+    interpreter that is on it already stays as it is: `/usr/bin` first would hide others.
+    """
+    own = os.path.dirname(os.path.abspath(sys.executable))
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if own in folders and sys.prefix == sys.base_prefix:
+        return os.pathsep.join(folders)
+    return os.pathsep.join([own, *(each for each in folders if each != own)])
+
+
+def set_search_path() -> None:
+    """Make `search_path` the PATH of this process and of the processes that it starts."""
+    os.environ["PATH"] = search_path()
+
+
+def check(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that cannot be passed on."""
+    for name in names:
+        # A user who writes NAME=value here may have put a secret into it: do not repeat the value.
+        shown = name.split("=", 1)[0]
+        if not _NAME.match(name):
+            raise ValueError(
+                f'"{shown}" is not the name of a variable; legal are names alone, their values '
+                "come from the worker's environment"
+            )
+        if name.upper().startswith(_CLOSED):
+            raise ValueError(f"{shown} is never passed on; PREFECT_… and DAYBOOK_… stay here")
+
+
+def allowed(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables among ``names`` that are set in ``given`` (default: this process)."""
+    source = os.environ if given is None else given
+    return {name: source[name] for name in names if name in source}
+
+
+def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The variables without a secret, and those that may hold one.
+
+    The first can be given to a process when it is started, where other processes of this user can
+    read them until it denies that (`daybook.processes.proc`); the others are sent to it.
+    """
+    secret = {k: v for k, v in given.items() if k in _SECRET_NAMES or _SECRET.search(k)}
+    return {k: v for k, v in given.items() if k not in secret}, secret
+
+
+def without_values(text: str, environment: Mapping[str, str]) -> str:
+    """``text`` for an error: every value that the operator added is replaced by its name."""
+    return _replaced(text, {k: v for k, v in environment.items() if k not in DEFAULT})
+
+
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """``text`` for an answer: the values whose names say that they are secret are replaced."""
+    return _replaced(text, {k: v for k, v in environment.items() if _SECRET.search(k)})
+
+
+def _replaced(text: str, values: Mapping[str, str]) -> str:
+    # Longest first: one value may contain another. Short ones would tear words apart.
+    for name, value in sorted(values.items(), key=lambda item: -len(item[1])):
+        if len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, f"[{name}]")
+    return text

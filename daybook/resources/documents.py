@@ -1,0 +1,207 @@
+"""The store of agents, secrets, tool servers, channels and destinations: Prefect's block documents.
+
+The block classes stand in a door and are not needed here: a document's data are its settings.
+Prefect's own errors of connection are let through.
+
+`keep` and `forget` write to Prefect first, because that is what runs read, and then to the ledger's
+encrypted copy. If the process dies in between, `daybook.resources.mirror` finds the difference
+and the ledger follows Prefect.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+from daybook import home, settings
+from daybook.errors import InvalidInput, LedgerKeyMissing, NotFound
+from daybook.ledger.engine import Ledger
+from daybook.resources import copies
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
+    from pydantic import ValidationError
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?\Z")
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """``noun`` is what a document of it is called: "secret"."""
+
+    slug: str
+    title: str
+    noun: str
+
+
+def check_name(of: BlockType, name: str) -> None:
+    """Raise `InvalidInput` for what cannot be the name of one."""
+    if not _NAME.match(name):
+        raise InvalidInput(
+            "name",
+            f'"{name}" cannot be the name of {"an" if of.noun[0] in "aeiou" else "a"} {of.noun}',
+            "legal are 1 to 64 lowercase letters, digits and dashes, not at the ends",
+        )
+
+
+async def every(
+    client: PrefectClient, of: BlockType, *, include_secrets: bool = False
+) -> list[BlockDocument]:
+    """All documents of the type by name; [] where it is not registered."""
+    return await listed(client, of, include_secrets=include_secrets) or []
+
+
+async def listed(
+    client: PrefectClient, of: BlockType, *, include_secrets: bool = False
+) -> list[BlockDocument] | None:
+    """All documents of the type by name; None where it is not registered."""
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        found = await client.read_block_documents_by_type(of.slug, include_secrets=include_secrets)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 404:
+            raise
+        return None
+    named = [each for each in found if each.name and not each.is_anonymous]
+    return sorted(named, key=lambda each: str(each.name))
+
+
+async def named(
+    client: PrefectClient, of: BlockType, name: str, *, include_secrets: bool = False
+) -> BlockDocument | None:
+    """The document of that name; None where there is none."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return await client.read_block_document_by_name(
+            name, of.slug, include_secrets=include_secrets
+        )
+    except ObjectNotFound:
+        return None
+
+
+class Registered(NamedTuple):
+    """Prefect's ids of a block type and of its newest schema."""
+
+    type_id: UUID
+    schema_id: UUID
+
+
+async def registered(client: PrefectClient, of: BlockType) -> Registered:
+    """The ids of the type; raises `InvalidInput` where it is not registered."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        block_type = await client.read_block_type_by_slug(of.slug)
+    except ObjectNotFound:
+        raise _unregistered(of) from None
+    schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
+    if schema is None:
+        raise _unregistered(of)
+    return Registered(block_type.id, schema.id)
+
+
+async def keep(
+    client: PrefectClient,
+    of: BlockType,
+    name: str,
+    data: Mapping[str, Any],
+    *,
+    replace: bool = False,
+) -> None:
+    """Write a document; with ``replace`` also over the one of that name, of which nothing stays.
+
+    Raises `InvalidInput` for a bad or taken name, and where the type is not registered.
+    """
+    from prefect.client.schemas.actions import BlockDocumentUpdate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    check_name(of, name)
+    async with _ledger() as ledger:  # a ledger that cannot be reached refuses before any write
+        known = await registered(client, of)
+        taken = InvalidInput(
+            "name", f'"{name}" is taken', f"choose another, or replace that {of.noun}"
+        )
+        old = await named(client, of, name)
+        if old is not None and not replace:
+            raise taken
+        if old is not None:
+            changed = BlockDocumentUpdate(
+                block_schema_id=known.schema_id, data=dict(data), merge_existing_data=False
+            )
+            await client.update_block_document(old.id, changed)
+        else:
+            try:
+                await create(client, known, name, data)
+            except ObjectAlreadyExists:  # someone was faster
+                raise taken from None
+        await _copy(ledger, (of.slug, name), str(known.type_id), data)
+
+
+async def create(
+    client: PrefectClient, known: Registered, name: str, data: Mapping[str, Any]
+) -> UUID:
+    """Make a document in Prefect alone; its id. Raises Prefect's `ObjectAlreadyExists`."""
+    from prefect.client.schemas.actions import BlockDocumentCreate
+
+    made = BlockDocumentCreate(
+        name=name, data=dict(data), block_schema_id=known.schema_id, block_type_id=known.type_id
+    )
+    return (await client.create_block_document(made)).id
+
+
+async def forget(client: PrefectClient, of: BlockType, name: str) -> None:
+    """Delete the document of that name, and its copy; raises `NotFound` if neither is there."""
+    from prefect.exceptions import ObjectNotFound
+
+    async with _ledger() as ledger:
+        found = await named(client, of, name)
+        deleted = False
+        if found is not None:
+            try:
+                await client.delete_block_document(found.id)
+                deleted = True
+            except ObjectNotFound:  # someone was faster
+                pass
+        async with ledger.write() as session:
+            had_copy = await copies.remove(session, (of.slug, name))
+    if not (deleted or had_copy):
+        raise NotFound(of.noun, name)
+
+
+def problem(error: ValidationError) -> tuple[str, str]:
+    """The field and what is wrong with it. Not in pydantic's own text: that repeats the input."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = str(first["loc"][0]) if first["loc"] else "settings"
+    return where, first["msg"].removeprefix("Value error, ")
+
+
+def _ledger() -> Ledger:
+    return Ledger(settings.load().ledger_address)
+
+
+async def _copy(ledger: Ledger, ref: copies.Ref, type_id: str, data: Mapping[str, Any]) -> None:
+    """Write the ledger's copy of what Prefect just took."""
+    try:
+        async with ledger.write() as session:
+            key = await copies.key_to_write(session, home.here())
+            await copies.put(session, ref, type_id, data, key=key, now=ledger.now())
+    except (LedgerKeyMissing, OSError) as error:
+        # Prefect has it, so it works; `daybook doctor` says what to do about the key.
+        log.warning("the ledger has no copy of %s: %s", "/".join(ref), error)
+
+
+def _unregistered(of: BlockType) -> InvalidInput:
+    return InvalidInput(
+        "type",
+        f'this Prefect does not know the block type "{of.title}"',
+        "register it with `daybook up`, or `prefect deploy --all` in the repository",
+    )

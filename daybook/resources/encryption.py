@@ -1,0 +1,86 @@
+"""Encryption of what the ledger keeps of secrets: AES-256-GCM, with a key from the home.
+
+The key is 256 random bits in `<home>/ledger-key`, mode 0600, made when it is first needed. It is
+not in the ledger, so a copy of the database alone gives no secret away. The ledger holds only the
+key's id, by which a wrong key is recognised before it is used (`daybook.resources.copies`).
+
+Each text is bound to a label, so that an encrypted text cannot be moved to another row.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from pathlib import Path
+
+from daybook.errors import CopyDamaged, LedgerKeyMissing
+from daybook.home import make_private_file
+
+_MARK = "dbk_"
+_VERSION = "v1."
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+
+
+class Key:
+    """A key that can encrypt and decrypt. ``id`` is a digest and may be shown."""
+
+    def __init__(self, raw: bytes) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._cipher = AESGCM(raw)
+        self.id = hashlib.sha256(b"daybook ledger key" + raw).hexdigest()[:12]
+
+    def seal(self, label: str, text: str) -> str:
+        """Encrypt ``text``; every call gives another result."""
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = nonce + self._cipher.encrypt(nonce, text.encode(), label.encode())
+        return _VERSION + base64.urlsafe_b64encode(sealed).decode()
+
+    def unseal(self, label: str, sealed: str) -> str:
+        """Decrypt what `seal` gave for this label; raises `CopyDamaged`."""
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            if not sealed.startswith(_VERSION):
+                raise ValueError
+            raw = base64.b64decode(sealed[len(_VERSION) :], altchars=b"-_", validate=True)
+            nonce, rest = raw[:_NONCE_BYTES], raw[_NONCE_BYTES:]
+            return self._cipher.decrypt(nonce, rest, label.encode()).decode()
+        except (InvalidTag, ValueError):
+            raise CopyDamaged(label) from None
+
+
+def read(file: Path) -> Key | None:
+    """The key in ``file``; None if there is no such file.
+
+    Raises `LedgerKeyMissing`, which never repeats the file's text, for one that holds no key.
+    """
+    try:
+        text = file.read_text(encoding="ascii").strip()
+        raw = base64.b64decode(text.removeprefix(_MARK), altchars=b"-_", validate=True)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LedgerKeyMissing(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, binascii.Error):
+        raw = b""
+    if len(raw) != _KEY_BYTES or not text.startswith(_MARK):
+        raise LedgerKeyMissing(f"{file} holds no key")
+    return Key(raw)
+
+
+def read_or_make(file: Path) -> Key:
+    """The key in ``file``, which is made if it does not exist. Raises as `read` does, and OSError.
+
+    Of several processes that make it at once, all get the same one.
+    """
+    found = read(file)
+    if found is None:
+        text = _MARK + base64.urlsafe_b64encode(os.urandom(_KEY_BYTES)).decode()
+        make_private_file(file, f"{text}\n")
+        found = read(file)
+        assert found is not None
+    return found

@@ -1,0 +1,145 @@
+"""Secrets as Prefect keeps them: a block document each, of a type of ours.
+
+Prefect's own `Secret` block has no place for the hosts, and without them a secret goes nowhere; so
+the two stand side by side in a type of ours, where Prefect's UI shows and edits them. Prefect
+encrypts the value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from daybook.errors import InvalidInput, UnknownName
+from daybook.http.secrets import Secret
+from daybook.resources import documents
+from daybook.resources.documents import BlockType
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+SLUG = "daybook-secret"
+TITLE = "Daybook secret"
+DESCRIPTION = "A secret that jobs refer to by name, and the hosts that it may be sent to."
+TYPE = BlockType(SLUG, TITLE, "secret")
+
+_HOST = re.compile(
+    r"(tool:[^\s,]+|\[[0-9a-f:.]+\](:\d{1,5})?|(?=[0-9a-f.]*:[0-9a-f.]*:)[0-9a-f:.]+|"
+    r"[a-z0-9_.-]+(:\d{1,5})?)\Z"
+)
+
+
+class SecretSettings(BaseModel):
+    """One secret."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    value: SecretStr = Field(description="What is sent in the place of {{secret:name}}.")
+    hosts: list[str] = Field(
+        description="Where it may go: api.example.org, or with a port api.example.org:8443; for a "
+        "tool that has no host, tool:name.",
+    )
+
+    @field_validator("value")
+    @classmethod
+    def _one_line(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not text or text != text.strip():
+            raise ValueError("is empty, or begins or ends with a space or a line break")
+        return value
+
+    @field_validator("hosts")
+    @classmethod
+    def _known_hosts(cls, value: list[str]) -> list[str]:
+        hosts = [each.strip().lower().removesuffix(".") for each in value]
+        if not hosts or not all(map(_HOST.match, hosts)):
+            raise ValueError("name each host, without scheme, path or *: api.example.org")
+        return hosts
+
+
+def build(name: str, data: dict[str, Any]) -> Secret:
+    """The secret of stored settings; raises `InvalidInput` when they are not legal.
+
+    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    """
+    try:
+        settings = SecretSettings.model_validate(data)
+    except ValidationError as error:
+        where, problem = documents.problem(error)
+        raise InvalidInput("secret", f'"{name}": {where}: {problem}', "mend the block") from None
+    return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
+
+
+async def every(client: PrefectClient) -> list[dict[str, Any]]:
+    """All secrets by name, without their values: `{"name", "hosts", "problem"}`."""
+    return [
+        {"name": each.name, "hosts": each.data.get("hosts"), "problem": _wrong(each.data)}
+        for each in await documents.every(client, TYPE)
+    ]
+
+
+async def add(
+    client: PrefectClient, name: str, value: str, hosts: Sequence[str], *, replace: bool = False
+) -> None:
+    """Keep a secret; raises `InvalidInput` for a bad or taken name, for bad hosts or value."""
+    settings = checked(value, hosts)
+    await documents.keep(
+        client, TYPE, name, {"value": value, "hosts": settings.hosts}, replace=replace
+    )
+
+
+async def remove(client: PrefectClient, name: str) -> None:
+    """Forget a secret; raises `NotFound`."""
+    await documents.forget(client, TYPE, name)
+
+
+def checked(value: str, hosts: Sequence[str]) -> SecretSettings:
+    """What would be kept; raises `InvalidInput`, whose words do not hold the value."""
+    try:
+        return SecretSettings.model_validate({"value": value, "hosts": list(hosts)})
+    except ValidationError as error:
+        raise InvalidInput(*documents.problem(error)) from None
+
+
+def _wrong(data: dict[str, Any]) -> str | None:
+    """What is wrong with a document that was read without its value."""
+    try:
+        SecretSettings.model_validate(data)
+    except ValidationError as error:
+        return ": ".join(documents.problem(error))
+    return None
+
+
+class PrefectSecrets:
+    """`Secrets` over Prefect's async client; its connection errors are let through."""
+
+    def __init__(self, client: PrefectClient) -> None:
+        self._client = client
+
+    async def read(self, name: str) -> Secret:
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            document = await self._client.read_block_document_by_name(
+                name, SLUG, include_secrets=True
+            )
+        except ObjectNotFound:
+            raise await self._missing(name) from None
+        return build(name, document.data)
+
+    async def _missing(self, name: str) -> InvalidInput:
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            await self._client.read_block_document_by_name(name, "secret", include_secrets=False)
+        except ObjectNotFound:
+            pass
+        else:
+            told = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
+            return InvalidInput("secret", told, f'make a block of the type "{TITLE}" of it')
+        found = await documents.every(self._client, TYPE)
+        known = (str(each.name) for each in found)
+        return UnknownName("secret", name, known, f"`daybook secrets add {name}` keeps one")

@@ -1,0 +1,348 @@
+"""The audit: up to a job's watermark each due time has its row (`docs/promise.md` 10).
+
+::
+
+    ────────────────┬──────────────────────────────────┬──────────► time
+         audited_until ── due times without a row ── up_to
+         no row is made                  │
+         there any more                  ├─ put off, off, max runs ──► skipped ┐ adjacent ones are
+                                         ├─ too late ────────────────► missed  ┘ one row
+                                         └─ may still run ───────────► waiting
+
+Which of the three is decided as the claim decides it, by the revision in force at each due time and
+by the same functions; nothing is asked in Prefect. All of it is one transaction with the move of
+the watermark, so who dies in between has done nothing.
+
+A job that makes up for all of its last day has its rows wait in their order, one behind the other,
+as if they had been claimed. Of one that makes up for the latest only, the row that still waited is
+skipped for the later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import chain, islice, pairwise
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs import lateness, store, upcoming
+from daybook.jobs.lateness import Following
+from daybook.jobs.store import StoredJob
+from daybook.ledger import states
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import JobRow, RevisionRow, RunRow, new_id
+from daybook.runs import (
+    claim_requests,
+    corrections,
+    eligibility,
+    missed_ranges,
+    outcomes,
+    overlap,
+    rows,
+    slots,
+)
+
+MOST = 2000
+"""How many due times are judged in one transaction: about a third of a second."""
+
+NOBODY = "nothing ran it in time"
+SUPERSEDED = "a later due time of the job is made up for"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """How far the watermark is, and how many due times became what.
+
+    ``more`` says that there are more up to where it was asked for. ``following`` is the job's next
+    due time after ``until`` by its newest ``revision``; None when none is in sight.
+    """
+
+    until: datetime
+    revision: int = 0
+    missed: int = 0
+    waiting: int = 0
+    skipped: int = 0
+    more: bool = False
+    following: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far one job was audited; ``since`` is from when on its newest ``revision`` counts."""
+
+    job_id: str
+    until: datetime
+    revision: int
+    since: datetime
+    archived_at: datetime | None
+
+
+async def marks(session: AsyncSession) -> list[Mark]:
+    """The watermarks of all live jobs, and of removed ones that were not audited to their removal.
+
+    The oldest first.
+    """
+    newest = (
+        select(JobRow, RevisionRow.effective_from)
+        .join(
+            RevisionRow,
+            (col(RevisionRow.job_id) == col(JobRow.id))
+            & (col(RevisionRow.number) == col(JobRow.revision)),
+        )
+        .where(
+            col(JobRow.archived_at).is_(None)
+            | (col(JobRow.audited_until) < col(JobRow.archived_at))
+        )
+        .order_by(col(JobRow.audited_until), col(JobRow.id))
+    )
+    return [
+        Mark(row.id, row.audited_until, row.revision, since, row.archived_at)
+        for row, since in (await session.execute(newest)).tuples()
+    ]
+
+
+async def advance(ledger: Ledger, job_id: str, up_to: datetime, most: int = MOST) -> Audited | None:
+    """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
+
+    Never beyond a minute ago: until then a due time is on time, whoever claims it. None when there
+    is no such job.
+    """
+    async with ledger.write() as session:
+        row = await session.get(JobRow, job_id)
+        if row is None:
+            return None
+        now = ledger.now()
+        up_to = min(up_to, now - lateness.ON_TIME, row.archived_at or now)
+        if up_to <= row.audited_until:
+            return Audited(row.audited_until)
+        revisions = await store.since(session, job_id, row.audited_until)
+        times = _due_times(revisions, row.audited_until, up_to)
+        chunk = list(islice(times, most))
+        more = len(chunk) == most and next(times, None) is not None
+        until = chunk[-1].due if more else up_to
+        work = _Audit(session, now, revisions[-1], row.audited_until)
+        if chunk:
+            await work.do(chunk)
+        row.audited_until = until
+        session.add(row)
+        newest = revisions[-1].job
+        to_come = newest.enabled and row.archived_at is None
+        return Audited(
+            until,
+            revisions[-1].revision.number,
+            work.counts[Status.MISSED],
+            work.counts[Status.WAITING],
+            work.counts[Status.SKIPPED],
+            more,
+            upcoming.next_due(newest.schedule, newest.policy, until) if to_come else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A due time, the job as it was then, and the due time that came next by that revision."""
+
+    stored: StoredJob
+    due: datetime
+    following: datetime | None
+
+
+def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime) -> Iterator[_Due]:
+    """The due times in (after, up_to], each by the revision in force then."""
+    ends: Iterable[datetime | None] = [each.revision.effective_from for each in revisions[1:]]
+    for stored, end in zip(revisions, chain(ends, [None]), strict=True):
+        job, start = stored.job, stored.revision.effective_from
+        if not job.enabled:
+            continue
+        times = upcoming.due_times(
+            job.schedule, job.policy, after=max(after, start), inclusive=start > after
+        )
+        for due, following in pairwise(chain(times, [None])):
+            if due is None or due > up_to or (end is not None and due >= end):
+                break
+            yield _Due(stored, due, following)
+
+
+@dataclass
+class _Range:
+    """Adjacent due times of one revision with the same outcome; missed ones whatever the reason."""
+
+    stored: StoredJob
+    status: Status
+    reason: str
+    first: datetime
+    last: datetime
+    count: int = 1
+
+
+@dataclass
+class _Audit:
+    """One transaction at work; ``newest`` is the job as it is now, ``before`` its watermark."""
+
+    session: AsyncSession
+    now: datetime
+    newest: StoredJob
+    before: datetime
+    counts: dict[Status, int] = field(
+        default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
+    )
+    _open: _Range | None = None
+    _templates: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _fresh: list[dict[str, Any]] = field(default_factory=list)
+
+    async def do(self, chunk: Sequence[_Due]) -> None:
+        there = await self._rows(chunk[-1].due)
+        # A claim may have extended a range beyond the watermark.
+        judged = await missed_ranges.covering(self.session, self.newest.id, chunk[0].due)
+        spent = await eligibility.spent(self.session, self.newest, self.now)
+        for each in chunk:
+            row = there.get(each.due)
+            if row is not None and row.waits_for != corrections.DUE:
+                judged = row
+                await self._close()
+                continue
+            if row is None and judged is not None and each.due <= (judged.due_to or judged.due):
+                continue
+            status, reason, late = self._judged(each, spent)
+            if status is Status.WAITING:
+                await self._close()
+                await self._wait(each, row, reason, late)
+            elif row is not None:
+                await self._close()
+                rows.act_with(row, each.stored)
+                await self._write(row, status, reason)
+            else:
+                await self._gather(each, status, reason)
+            self.counts[status] += 1
+        await self._close()
+        await self._insert()
+
+    async def _rows(self, up_to: datetime) -> dict[datetime, RunRow]:
+        of_job = select(RunRow).where(
+            col(RunRow.job_id) == self.newest.id,
+            col(RunRow.due) > self.before,
+            col(RunRow.due) <= up_to,
+            col(RunRow.occurrence).startswith("due:"),
+        )
+        return {row.due: row for row in (await self.session.execute(of_job)).scalars()}
+
+    def _judged(self, each: _Due, spent: str) -> tuple[Status, str, bool]:
+        """What becomes of it, why, and whether it is made up for late."""
+        if (
+            why := eligibility.off(self.newest)
+            or eligibility.put_off(self.newest, each.due)
+            or spent
+        ):
+            return Status.SKIPPED, why, False
+        job = each.stored.job
+        later = upcoming.offset(self.newest.id, job.policy.stagger)
+        late = lateness.judge(
+            job.schedule, each.due, self.now - later, job.policy, Following(each.following)
+        )
+        if late.runs:
+            return Status.WAITING, late.reason or NOBODY, late.verdict == "run"
+        return Status.MISSED, f"{NOBODY}, and {late.why}", False
+
+    async def _gather(self, each: _Due, status: Status, reason: str) -> None:
+        run = self._open
+        missed = status is Status.MISSED
+        same = run is not None and run.stored is each.stored and run.status is status
+        if run is not None and same and (missed or run.reason == reason):
+            run.last, run.count, run.reason = each.due, run.count + 1, reason
+        else:
+            await self._close()
+            self._open = _Range(each.stored, status, reason, each.due, each.due)
+
+    async def _close(self) -> None:
+        """Write the range that ends here, or let the last row of before go on to its end."""
+        run, self._open = self._open, None
+        if run is None:
+            return
+        last = await missed_ranges.before(
+            self.session, run.stored, run.first, run.status, run.reason
+        )
+        if last is not None:
+            await outcomes.extend(
+                self.session, last, run.last, self.now, count=run.count, reason=run.reason
+            )
+            return
+        row = self._row(run.stored, run.first)
+        if run.count > 1:
+            row.due_to, row.count = run.last, run.count
+        await self._write(row, run.status, run.reason)
+
+    async def _write(self, row: RunRow, status: Status, reason: str) -> None:
+        """Write the outcome, and let the mirror make a Prefect run for a row that has none."""
+        await outcomes.write(self.session, row, Outcome(status, reason), self.now)
+        if self.newest.row.archived_at is None:
+            row.unmirrored = True
+            self.session.add(row)
+
+    async def _wait(self, each: _Due, row: RunRow | None, reason: str, late: bool) -> None:
+        policy = each.stored.job.policy
+        if late and policy.catch_up == "latest":
+            await self._supersede(each.due)
+        begins = max(self.now, each.due + upcoming.offset(self.newest.id, policy.stagger))
+        says: dict[str, Any] = {
+            "until": begins,
+            "queued_at": begins,
+            "reason": reason,
+            # One behind the other in their order, whichever of their Prefect runs comes first.
+            "waits_for": slots.OVERLAP if late and policy.catch_up == "all" else "",
+            "trigger": overlap.CATCH_UP if late else "schedule",
+        }
+        if row is not None:
+            rows.act_with(row, each.stored)
+            row.sqlmodel_update(says)
+            self.session.add(row)
+            return
+        states.check(each.stored.id, None, Status.WAITING)
+        says |= {"id": new_id(), "status": Status.WAITING.value}
+        says |= {"occurrence": claim_requests.due_key(each.stored.id, each.due), "due": each.due}
+        self._fresh.append(self._template(each.stored) | says)
+
+    async def _insert(self) -> None:
+        """Store the rows that wait: thousands where a whole day is made up for."""
+        fresh, self._fresh = self._fresh, []
+        if fresh:
+            await self.session.execute(insert(RunRow), fresh)
+
+    async def _supersede(self, due: datetime) -> None:
+        await self._insert()
+        waiting = select(RunRow).where(
+            col(RunRow.job_id) == self.newest.id,
+            col(RunRow.status) == Status.WAITING,
+            col(RunRow.trigger) == overlap.CATCH_UP,
+            col(RunRow.attempts) == 0,
+            col(RunRow.due) < due,
+        )
+        for row in (await self.session.execute(waiting)).scalars().all():
+            await outcomes.write(self.session, row, Outcome(Status.SKIPPED, SUPERSEDED), self.now)
+
+    def _row(self, stored: StoredJob, due: datetime) -> RunRow:
+        parameters = stored.job.parameters()
+        return RunRow(
+            occurrence=claim_requests.due_key(stored.id, due),
+            job_id=stored.id,
+            revision=stored.revision.number,
+            kind=stored.row.kind,
+            trigger="schedule",
+            due=due,
+            status="",
+            parameters=parameters,
+            agent=claim_requests.agent_of(parameters),
+            queued_at=self.now,
+        )
+
+    def _template(self, stored: StoredJob) -> dict[str, Any]:
+        """The columns of a row of that revision; its own ones are still to be put in."""
+        number = stored.revision.number
+        if number not in self._templates:
+            self._templates[number] = self._row(stored, self.now).model_dump()
+        return self._templates[number]

@@ -1,0 +1,79 @@
+"""Due times of the past that are asked for by hand (requirement 25).
+
+Each is a waiting row ``request:<job>:backfill-<instant>``, so that the same again asks for nothing
+twice. Its due time is the one that it stands for; what is scheduled goes before it all the same
+(`slots.ORDER`), and its deadline counts from its turn. Who switches the job off ends what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import LIVE, Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests
+from daybook.runs.claims import asked_for
+from daybook.runs.slots import BACKFILL
+
+_PAGE = 400
+"""Keys that are asked for at once: SQLite takes a limited number of parameters."""
+
+
+async def known(
+    session: AsyncSession, job_id: str, instants: Sequence[datetime]
+) -> dict[datetime, Status]:
+    """What became of these due times of the job, of those of which something is known.
+
+    A success counts before all else, then what is live, then that it was asked for before.
+    """
+    by_key = {claim_requests.due_key(job_id, each): each for each in instants}
+    by_key |= {_key(job_id, each): each for each in instants}
+    found: dict[datetime, list[Status]] = {}
+    keys = list(by_key)
+    for start in range(0, len(keys), _PAGE):
+        page = select(RunRow.occurrence, RunRow.status).where(
+            col(RunRow.occurrence).in_(keys[start : start + _PAGE])
+        )
+        for key, status in (await session.execute(page)).all():
+            found.setdefault(by_key[key], []).append(Status(status))
+    return {each: min(states, key=_rank) for each, states in found.items()}
+
+
+def _rank(status: Status) -> int:
+    return 0 if status is Status.SUCCEEDED else 1 if status in LIVE else 2
+
+
+async def ask(ledger: Ledger, stored: StoredJob, instants: Sequence[datetime]) -> int:
+    """Ask for those of these due times that neither succeeded, nor are live, nor were asked for.
+
+    Returns how many that are. All of them are one transaction.
+    """
+    async with ledger.write() as session:
+        before = await known(session, stored.id, instants)
+        asked = [each for each in instants if is_wanted(before.get(each))]
+        keys = {_key(stored.id, each): each for each in asked}
+        there = select(RunRow.occurrence).where(
+            col(RunRow.job_id) == stored.id, col(RunRow.trigger) == BACKFILL
+        )
+        for key in (await session.execute(there)).scalars():
+            keys.pop(key, None)
+        now = ledger.now()
+        for key, instant in keys.items():
+            session.add(asked_for(stored, key, BACKFILL, instant, now))
+        return len(keys)
+
+
+def is_wanted(status: Status | None) -> bool:
+    """Whether a due time of which this is known is asked for again."""
+    return status is None or (status is not Status.SUCCEEDED and status not in LIVE)
+
+
+def _key(job_id: str, instant: datetime) -> str:
+    moment = instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return claim_requests.request_key(job_id, f"{BACKFILL}-{moment}")

@@ -1,0 +1,145 @@
+"""How many tokens a run may take (requirement 44): judged at its claim, granted with it.
+
+::
+
+    of a run    the least of its policy's and its owner's, less what its attempts took before
+    of a day    the policy's: the job's attempts that began today, by the clock of the job's zone
+                the owner's: those of all jobs of an agent, by the operator's clock
+
+What runs at work were granted is not there for others: they wait for the rest until those have
+ended. So no day's tokens are given away twice. What an attempt took that told nothing is unknown,
+and counts as nothing; but of an agent's day one that was cancelled counts as all that it was
+granted, because an agent may cancel its own runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs import policy as policies
+from daybook.jobs.actions import TALKING
+from daybook.jobs.limits import Rules
+from daybook.jobs.store import StoredJob
+from daybook.ledger.states import HELD, Status
+from daybook.ledger.tables import AttemptRow, JobRow, RunRow
+from daybook.runs import usage
+from daybook.schedules.zones import resolve, wall, zone
+
+LOOK_AGAIN = timedelta(seconds=30)
+"""When a run looks again that waits for what others may not take."""
+
+FIELDS = ("tokens_per_run", "tokens_per_day")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``tokens`` is what is granted, None where nothing limits it.
+
+    In place of that ``spent`` says why nothing is, or ``held`` for what it has to wait.
+    """
+
+    tokens: int | None = None
+    spent: str = ""
+    held: str = ""
+
+
+@dataclass(frozen=True)
+class _Day:
+    """A limit of a day that began at ``begin`` and ends at ``end``, for the jobs in ``whose``."""
+
+    most: int
+    begin: datetime
+    end: datetime
+    tz: ZoneInfo
+    whose: ColumnElement[bool]
+    of: str
+
+
+async def of(
+    session: AsyncSession, row: RunRow, stored: StoredJob | None, rules: Rules, now: datetime
+) -> Budget:
+    """What ``row`` may take from now on. Costs no query where no limit stands."""
+    limited = rules.for_owner(stored.row.owner) if stored is not None else None
+    told = row.parameters.get("policy")
+    mine = isinstance(told, Mapping) and any(told.get(name) for name in FIELDS)
+    if not mine and limited is None:
+        return Budget()
+    policy = policies.of_run(row.parameters)
+    if row.kind not in TALKING and not policy.check.prompt:
+        return Budget()  # it asks no agent
+    per_run = _least(policy.tokens_per_run, limited.tokens_per_run if limited else 0)
+    left = None
+    if per_run:
+        used = usage.tokens(row.usage)
+        if used >= per_run:
+            return Budget(spent=f"tokens: {used:,} of {per_run:,} per run are used")
+        left = per_run - used
+    days = []
+    if stored is not None and policy.tokens_per_day:
+        of_job = col(RunRow.job_id) == stored.id
+        tz = zone(stored.job.schedule.timezone)
+        days.append(_day(policy.tokens_per_day, tz, of_job, "", now))
+    if stored is not None and limited is not None and limited.tokens_per_day:
+        theirs = select(JobRow.id).where(col(JobRow.owner) == stored.row.owner)
+        of_owner = col(RunRow.job_id).in_(theirs)
+        tz = ZoneInfo(rules.timezone)
+        days.append(_day(limited.tokens_per_day, tz, of_owner, f" of {stored.row.owner}", now))
+    for day in days:
+        used = await _used(session, day)
+        if used >= day.most:
+            until = f"{day.end.astimezone(day.tz):%Y-%m-%d %H:%M} {day.tz.key}"
+            why = f"tokens: {used:,} of {day.most:,} per day{day.of} are used, until {until}"
+            return Budget(spent=why)
+        free = day.most - used - await _granted(session, day, row)
+        if free <= 0:
+            why = f"tokens: runs at work may take all that is left of {day.most:,} per day{day.of}"
+            return Budget(held=why)
+        left = free if left is None else min(left, free)
+    return Budget(left)
+
+
+def _least(*limits: int) -> int:
+    """The least limit; 0 where there is none."""
+    return min(filter(None, limits), default=0)
+
+
+def _day(most: int, tz: ZoneInfo, whose: ColumnElement[bool], of: str, now: datetime) -> _Day:
+    today = wall(now, tz).date()
+    begin, end = (
+        resolve(datetime.combine(each, time()), tz) for each in (today, today + timedelta(days=1))
+    )
+    return _Day(most, begin.astimezone(UTC), end, tz, whose, of)
+
+
+async def _used(session: AsyncSession, day: _Day) -> int:
+    """What was taken since the day began: by attempts, and by gates that let none begin."""
+    attempts = (
+        select(AttemptRow.usage, AttemptRow.status, RunRow.tokens)
+        .join(RunRow, col(RunRow.id) == col(AttemptRow.run_id))
+        .where(day.whose, col(AttemptRow.started_at) >= day.begin)
+    )
+    gates = select(RunRow.usage).where(
+        day.whose, col(RunRow.attempts) == 0, col(RunRow.finished_at) >= day.begin
+    )
+    taken = sum(
+        granted or 0
+        if day.of and told is None and status == Status.CANCELLED
+        else usage.tokens(told)
+        for told, status, granted in (await session.execute(attempts)).tuples()
+    )
+    return taken + sum(map(usage.tokens, (await session.execute(gates)).scalars()))
+
+
+async def _granted(session: AsyncSession, day: _Day, row: RunRow) -> int:
+    """What others that are at work were granted."""
+    others = select(RunRow.tokens).where(
+        day.whose, col(RunRow.id) != row.id, col(RunRow.status).in_(HELD)
+    )
+    return sum(filter(None, (await session.execute(others)).scalars()))

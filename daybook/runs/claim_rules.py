@@ -1,0 +1,242 @@
+"""The rules of a claim, in the order in which they are asked.
+
+Each takes the `Decision` about one run and either returns an answer, which ends the claim, or None,
+which asks the next rule. If no rule answers, the claim is granted. `docs/states.md` shows them as a
+table, made from their docstrings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from daybook.jobs import lateness, upcoming
+from daybook.jobs.actions import TALKING
+from daybook.jobs.model import Job
+from daybook.ledger.states import Status
+from daybook.runs import (
+    budget,
+    claim_limits,
+    corrections,
+    eligibility,
+    leases,
+    overlap,
+    sessions,
+    slots,
+    waiting_runs,
+)
+from daybook.runs.claim_requests import Answer, Waiting
+from daybook.schedules import durations
+
+if TYPE_CHECKING:
+    from daybook.runs.decision import Decision
+
+UNDECIDED_FOR = timedelta(minutes=5)
+"""How long after `until` a run that waits to know whether a holder is alive is left undecided."""
+
+
+def is_due(job: Job, instant: datetime) -> bool:
+    """Return whether ``instant`` is a due time of the job; a job that is off has none."""
+    return job.enabled and upcoming.is_due(job.schedule, job.policy, instant)
+
+
+async def invalid_parameters(claim: Decision) -> Answer | None:
+    """Fail a run that was asked for with parameters that its flow refuses."""
+    if not claim.row.error or not claim.is_new:
+        return None
+    return await claim.end(Status.FAILED, "parameters")
+
+
+async def past_deadline(claim: Decision) -> Answer | None:
+    """Time out a run whose deadline passed while it waited."""
+    if claim.is_new or not (why := waiting_runs.overdue(claim.row, claim.now)):
+        return None
+    return await claim.end(Status.TIMED_OUT, why)
+
+
+async def still_waiting(claim: Decision) -> Answer | None:
+    """Leave a run waiting until its time; one that waits for a slot or its turn may ask earlier."""
+    row = claim.row
+    if claim.is_new or row.until is None or row.until <= claim.now or row.waits_for in slots.TURNS:
+        return None
+    return Waiting(row.until, row.reason, row.id, fence=row.fence)
+
+
+async def switched_off(claim: Decision) -> Answer | None:
+    """Skip a due time that a person skipped or snoozed, or whose job is off or has had all its
+    runs; skip a backfill whose job is off.
+    """
+    if not claim.is_timed and claim.row.trigger != slots.BACKFILL:
+        return None
+    newest = await claim.newest()
+    if newest is None:
+        return None
+    if claim.is_timed:
+        why = await eligibility.why_not(claim.session, claim.row, newest, claim.now)
+    else:
+        why = eligibility.off(newest)
+    return await claim.end(Status.SKIPPED, why) if why else None
+
+
+async def not_due_any_more(claim: Decision) -> Answer | None:
+    """Skip a due time that an edit removed before it began."""
+    if claim.stored is None or not claim.is_timed or claim.row.attempts:
+        return None
+    if is_due(claim.stored.job, claim.row.due):
+        return None
+    return await claim.end(Status.SKIPPED, corrections.NOT_ANY_MORE)
+
+
+async def too_late(claim: Decision) -> Answer | None:
+    """Record a due time as missed if it is too late by the job's catch-up policy."""
+    row, stored = claim.row, claim.stored
+    if stored is None or not claim.is_timed or not _undecided(claim):
+        return None
+    later = upcoming.offset(stored.id, stored.job.policy.stagger)
+    late = lateness.judge(stored.job.schedule, row.due, claim.now - later, stored.job.policy)
+    if not late.runs:
+        return await claim.miss(stored, late)
+    if late.verdict == "run":
+        row.trigger = overlap.CATCH_UP
+    return None
+
+
+async def staggered(claim: Decision) -> Answer | None:
+    """Let a due time wait for the job's stagger."""
+    row, stored = claim.row, claim.stored
+    if stored is None or not claim.is_timed or not _undecided(claim):
+        return None
+    later = upcoming.offset(stored.id, stored.job.policy.stagger)
+    if row.due + later <= claim.now:
+        return None
+    row.queued_at = row.due + later  # it waits for nothing else before
+    return claim.wait(row.queued_at, f"staggered by {durations.to_text(later)}")
+
+
+def _undecided(claim: Decision) -> bool:
+    """Return whether lateness counts: a row that waits never becomes late.
+
+    Except for one that was written ahead of its due time, and one that waited to know whether a
+    holder is alive and was not claimed again: nothing was decided for these.
+    """
+    row = claim.row
+    if claim.is_new or row.waits_for == corrections.DUE:
+        return True
+    if row.waits_for != slots.HOLDER or row.until is None:
+        return False
+    return row.until + UNDECIDED_FOR < claim.now
+
+
+async def last_run_in_doubt(claim: Decision) -> Answer | None:
+    """Let a due time wait while it is not known whether another run is the last of `max_runs`."""
+    newest = await claim.newest() if claim.is_timed else None
+    if newest is None:
+        return None
+    last = await eligibility.in_doubt(claim.session, claim.row, newest, claim.now)
+    if last is None:
+        return None
+    why = f"max runs: it is not known yet whether run {last.id[:8]} is the last"
+    return claim.wait(leases.next_word(last, claim.now), why, waits_for=slots.HOLDER)
+
+
+async def removed(claim: Decision) -> Answer | None:
+    """Skip a run of a job that was removed."""
+    if claim.stored is None or claim.stored.row.archived_at is None:
+        return None
+    return await claim.end(Status.SKIPPED, "the job was removed")
+
+
+async def owner_off(claim: Decision) -> Answer | None:
+    """Skip a scheduled run if the operator has switched off the jobs of users and agents."""
+    if claim.stored is None:
+        return None
+    why = claim_limits.switched_off(claim.row, claim.stored, claim.offer.rules)
+    return await claim.end(Status.SKIPPED, why) if why else None
+
+
+async def too_soon(claim: Decision) -> Answer | None:
+    """Refuse an agent's run that begins sooner after another than its owner's limits allow."""
+    if claim.stored is None:
+        return None
+    why = await claim_limits.too_soon(
+        claim.session, claim.row, claim.stored, claim.offer, claim.now
+    )
+    return await claim.refuse(why) if why else None
+
+
+async def overlapping(claim: Decision) -> Answer | None:
+    """Apply the job's overlap policy: skip, wait, or wait until the others are cancelled."""
+    if claim.stored is None:
+        return None
+    job, holder = claim.stored.id, claim.offer.holder
+    behind = await overlap.behind(claim.session, claim.row, job, claim.now, holder)
+    if behind is None:
+        return None
+    if behind.skipped:
+        return await claim.end(Status.SKIPPED, behind.why)
+    if behind.known_at is not None:
+        return claim.wait(behind.known_at, behind.why, waits_for=slots.HOLDER)
+    until = claim.now + overlap.LOOK_AGAIN
+    waiting = claim.wait(until, behind.why, waits_for=slots.OVERLAP)
+    return replace(waiting, cancel=behind.cancel)
+
+
+async def owner_limits(claim: Decision) -> Answer | None:
+    """Refuse an agent's run that goes beyond its owner's limits."""
+    if claim.stored is None:
+        return None
+    why = claim_limits.why_not(claim.row, claim.stored, claim.offer, claim.now)
+    return await claim.refuse(why) if why else None
+
+
+async def token_budget(claim: Decision) -> Answer | None:
+    """Refuse a run if no tokens are left; let it wait if running ones may still use them."""
+    rules = claim.offer.rules
+    left = await budget.of(claim.session, claim.row, claim.stored, rules, claim.now)
+    if left.spent:
+        return await claim.refuse(left.spent)
+    if left.held:
+        return claim.wait(claim.now + budget.LOOK_AGAIN, left.held)
+    claim.row.tokens = left.tokens
+    return None
+
+
+async def session_busy(claim: Decision) -> Answer | None:
+    """Let a run wait while another one of its session runs (promise 17)."""
+    row = claim.row
+    if row.kind in TALKING:
+        row.session_id = sessions.id_of(
+            row.parameters, job_id=row.job_id, run_id=row.id, stored=claim.stored
+        )
+    why = await sessions.busy(claim.session, row, claim.now)
+    return claim.wait(claim.now + sessions.LOOK_AGAIN, why) if why else None
+
+
+async def no_slot(claim: Decision) -> Answer | None:
+    """Let a run wait until a slot of its class is free and its turn has come (promise 12)."""
+    wait = await slots.wait(claim.session, claim.row, claim.offer, claim.now)
+    if not wait:
+        return None
+    return replace(claim.wait(wait.until, wait.why, wait.waits_for), free=wait.free)
+
+
+RULES: tuple[Callable[[Decision], Awaitable[Answer | None]], ...] = (
+    invalid_parameters,
+    past_deadline,
+    still_waiting,
+    switched_off,
+    not_due_any_more,
+    too_late,
+    staggered,
+    last_run_in_doubt,
+    removed,
+    owner_off,
+    too_soon,
+    overlapping,
+    owner_limits,
+    token_budget,
+    session_busy,
+    no_slot,
+)

@@ -1,0 +1,282 @@
+"""The one decision about an occurrence: granted, waiting, or ended (`docs/promise.md` 1).
+
+It is made in one transaction under the claim lock; `daybook.runs.claims.claim` opens it. No other
+code grants. `Decision.made` finds the occurrence's row or makes it, and then asks the rules of
+`daybook.runs.claim_rules` in their order.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs import policy, prompts, store, upcoming
+from daybook.jobs.lateness import Lateness
+from daybook.jobs.store import StoredJob
+from daybook.ledger import states
+from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import (
+    claim_limits,
+    claim_requests,
+    corrections,
+    leases,
+    missed_ranges,
+    outcomes,
+    rows,
+    sessions,
+    slots,
+)
+from daybook.runs.claim_requests import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
+from daybook.runs.claim_rules import RULES, is_due
+from daybook.schedules import due
+from daybook.timing import TIMING
+
+
+async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
+    """What the holder of a claimed ``row`` is given; ``stored`` is the revision it acts with."""
+    asked = (str(row.parameters.get("prompt", "")), policy.of_run(row.parameters).check.prompt)
+    # What a heartbeat's file names is not known here.
+    names_last = row.kind == "heartbeat" or any(prompts.names(p, "last_output") for p in asked)
+    return Granted(
+        row.id,
+        row.fence,
+        row.parameters,
+        row.occurrence,
+        row.due,
+        row.trigger,
+        stored,
+        session_id=row.session_id or "",
+        history=await sessions.history(session, row.session_id) if row.session_id else (),
+        last_output=await sessions.last_output(session, row.job_id) if names_last else "",
+        attempts=row.attempts,
+        tokens=row.tokens,
+        queued_at=row.queued_at,
+    )
+
+
+class Decision:
+    """One claim at work: the run that is claimed, and what the rules do with it.
+
+    ``row`` is the run and ``stored`` its job in the revision that it acts with, None for a run
+    without a job. ``is_new`` says that this claim made the row, ``is_timed`` that the run is a due
+    time of the job.
+    """
+
+    row: RunRow
+    stored: StoredJob | None
+    is_new: bool
+
+    def __init__(self, session: AsyncSession, now: datetime, offer: Offer) -> None:
+        self.session, self.now, self.offer = session, now, offer
+        self._newest: StoredJob | None = None
+
+    @property
+    def is_timed(self) -> bool:
+        return self.stored is not None and claim_requests.is_due_key(self.row.occurrence)
+
+    async def newest(self) -> StoredJob | None:
+        """Return the job in its newest revision."""
+        if self._newest is None and self.stored is not None:
+            self._newest = await store.get(self.session, self.stored.id)
+        return self._newest
+
+    async def made(self) -> Answer:
+        """Decide, and write the decision."""
+        row = await rows.of(self.session, self.offer.flow_run_id, self.offer.occurrence)
+        if row is not None:
+            await leases.look(self.session, row, self.now)
+        if row is not None and row.state in HELD:
+            look = leases.next_look(row)
+            if self._is_later_start(row) and look is not None:
+                # The same Prefect run was started again: its earlier process may still be at work.
+                return Waiting(look, f"{row.holder} may still be at work")
+            return Taken(row.id, row.holder, row.flow_run_id)
+        if row is not None and row.state in TERMINAL:
+            if not await self._is_retry(row):
+                self._link(row)
+                reason = row.reason or f"already {row.status}"
+                return Ended(row.state, reason, row.id, row.flow_run_id, row.error)
+            await self._retry(row)
+        elif row is not None:
+            await self._go_on(row)
+        elif answer := await self._begin():
+            return answer
+        for rule in RULES:
+            if answer := await rule(self):
+                return answer
+        return await self._grant()
+
+    # --- the row
+
+    async def _go_on(self, row: RunRow) -> None:
+        """Act for a waiting row by the revision that it acts with.
+
+        A due time that has not begun follows the edits of before it, also those that were made, or
+        became known, after its row was.
+        """
+        stored = await rows.job_of(self.session, row)
+        if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
+            rows.act_with(row, stored)
+            if row.waits_for == corrections.DUE:
+                row.queued_at = row.due + upcoming.offset(stored.id, stored.job.policy.stagger)
+            self.session.add(row)
+        self.row, self.stored, self.is_new = row, stored, False
+
+    async def _begin(self) -> Answer | None:
+        """Make the row of an occurrence that has none; an answer if it gets none."""
+        offer = self.offer
+        if offer.due > self.now:
+            return Waiting(offer.due, "not due yet")
+        # Only a due time of a job needs the job to be enabled, and can be too late.
+        timed, stored = claim_requests.is_due_key(offer.occurrence), None
+        if offer.job_id is not None:
+            # A custom run's due time may lie in the second before the job was made.
+            at = offer.due if timed else self.now
+            stored = await store.in_force(self.session, offer.job_id, at)
+        if timed and (answer := self._no_due_time(stored)):
+            return answer
+        self.row = rows.new(offer, offer.occurrence, offer.trigger, stored, self.now)
+        self.stored, self.is_new = stored, True
+        if timed and stored is not None:
+            self.row.parameters = stored.job.parameters()
+        elif offer.refused:
+            self.row.error = offer.refused
+        return None
+
+    async def _retry(self, ended: RunRow) -> None:
+        """Make the row of another run after the start that carried ``ended``."""
+        base, number = claim_requests.flow_key(str(self.offer.flow_run_id)), len(self.offer.retries)
+        stored = await store.get(self.session, ended.job_id) if ended.job_id else None
+        row = rows.new(self.offer, f"{base}:{number}", "retry", stored, self.now)
+        row.due, row.retry_of = self.now, ended.id
+        row.parameters = ended.parameters or self.offer.parameters
+        if self._carries(ended):
+            ended.unmirrored = False  # Prefect's state of this flow run is the new row's from here
+            self.session.add(ended)
+        self.row, self.stored, self.is_new = row, stored, True
+
+    def _is_later_start(self, row: RunRow) -> bool:
+        return self._carries(row) and self.offer.flow_starts > row.flow_starts
+
+    def _carries(self, row: RunRow) -> bool:
+        return row.flow_run_id is not None and row.flow_run_id == self.offer.flow_run_id
+
+    async def _is_retry(self, row: RunRow) -> bool:
+        """Return whether somebody asked for another run after the start that carried ``row``.
+
+        Any other start of an ended run must not repeat it, above all not an `unknown`: a machine
+        was restarted, the run was set back, or another worker has already claimed the same Retry.
+        """
+        retries = self.offer.retries
+        if not retries:
+            return False
+        # The Prefect run of another due time of a range never started: any start of it is later.
+        of_a_range = row.due_to is not None and not self._carries(row)
+        if not of_a_range and (not self._is_later_start(row) or retries[-1] < row.flow_starts):
+            return False
+        base = claim_requests.flow_key(str(self.offer.flow_run_id))
+        known = select(RunRow.occurrence).where(col(RunRow.occurrence).startswith(f"{base}:"))
+        claimed = (await self.session.execute(known)).scalars()
+        return all(int(each.rpartition(":")[2]) < len(retries) for each in claimed)
+
+    def _same(self, stored: StoredJob) -> bool:
+        """Whether Prefect holds of the job what the ledger does, as far as the offer tells."""
+        return self.offer.compared or self.offer.parameters == stored.job.parameters()
+
+    def _no_due_time(self, stored: StoredJob | None) -> Answer | None:
+        """What is answered of an instant of which no row is made; None of a due time."""
+        if stored is None or not is_due(stored.job, self.offer.due):
+            return self._not_due(stored)
+        if not self._same(stored):
+            # Edited in Prefect, or queued before an edit here: the revision decides, but first the
+            # ledger has to know all edits.
+            return Compare(stored.id)
+        if self.offer.due <= stored.row.audited_until:
+            return Ended(Status.SKIPPED, "already judged")
+        return None
+
+    def _not_due(self, stored: StoredJob | None) -> Answer:
+        offer = self.offer
+        if stored is not None and stored.job.enabled and self._same(stored):
+            job = stored.job
+            why = upcoming.why_not(job.schedule, job.policy, offer.due)
+            if why and due.is_due(job.schedule, offer.due):
+                return Ended(Status.SKIPPED, f"not due: {why}")
+        if self.offer.compared or self.offer.job_id is None:
+            return Ended(Status.SKIPPED, "not due")
+        return Compare(self.offer.job_id)
+
+    # --- what the rules do
+
+    async def refuse(self, why: str) -> Ended:
+        """End a run that goes beyond a limit: skipped, or failed if an attempt was begun."""
+        row = self.row
+        if self.stored is not None:
+            claim_limits.tell(row, self.stored, why)
+        if not row.attempts:
+            return await self.end(Status.SKIPPED, why)
+        # `waiting → failed` is not a legal transition, so claim the run first and fail it at once.
+        states.check(row.id, row.state, Status.CLAIMED)
+        row.status, row.error = Status.CLAIMED, why
+        return await self.end(Status.FAILED, "")
+
+    def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
+        """Let the run wait; ``waits_for`` is one of `slots.TURNS`, or empty."""
+        row = self.row
+        if row.status != Status.WAITING:
+            states.check(row.id, None, Status.WAITING)
+        row.status, row.waits_for = Status.WAITING, waits_for
+        row.until, row.reason = until, why
+        self._carried(row)
+        self.session.add(row)
+        return Waiting(until, why, row.id, fence=row.fence)
+
+    async def _grant(self) -> Granted:
+        row = self.row
+        states.check(row.id, row.state if row.status else None, Status.CLAIMED)
+        if row.trigger == slots.BACKFILL and not row.attempts:
+            row.queued_at = self.now  # its deadline counts from here
+        row.status = Status.CLAIMED
+        row.reason, row.until, row.waits_for = "", None, ""
+        row.fence += 1
+        row.holder, row.lease_until = self.offer.holder, self.now + TIMING.run_lease
+        row.suspected_at = None
+        self._carried(row)
+        row.flow_starts = self.offer.flow_starts
+        self.session.add(row)
+        return await grant_of(self.session, row, self.stored)
+
+    async def miss(self, stored: StoredJob, late: Lateness) -> Ended:
+        """End a due time as missed; the row of the due times before it includes it, if it can."""
+        row, range_ = self.row, None
+        if not row.status:  # it has no row of its own yet
+            missed = Status.MISSED
+            range_ = await missed_ranges.before(self.session, stored, row.due, missed, late.reason)
+        if range_ is None:
+            return await self.end(Status.MISSED, late.reason)
+        why = f"late, and {late.why}"
+        await outcomes.extend(self.session, range_, row.due, self.now, count=1, reason=why)
+        self._link(range_)
+        return Ended(Status.MISSED, late.reason, range_.id, range_.flow_run_id)
+
+    def _link(self, row: RunRow) -> None:
+        """Let the offering Prefect run show a due time that the audit judged without a run."""
+        of_audit = row.unmirrored and row.flow_run_id is None
+        if of_audit and claim_requests.is_due_key(self.offer.occurrence):
+            self._carried(row)
+            self.session.add(row)
+
+    async def end(self, status: Status, reason: str) -> Ended:
+        """Record the outcome of the run, which is not granted."""
+        row = self.row
+        self._carried(row)
+        await outcomes.write(self.session, row, Outcome(status, reason, error=row.error), self.now)
+        return Ended(status, reason, row.id, row.flow_run_id, row.error)
+
+    def _carried(self, row: RunRow) -> None:
+        """The offering Prefect run carries ``row``; only what is granted will be started."""
+        row.flow_run_id = self.offer.flow_run_id or row.flow_run_id
+        row.flow_starts = self.offer.flow_starts - (not self.offer.started)

@@ -1,0 +1,96 @@
+"""Why a due time of a job is not wanted now: what is asked of every one, also of one that waited.
+
+Its schedule and bounds say what is due (`daybook.jobs.upcoming`); here is what stands against it at
+the moment of the claim, by the job's newest revision (`docs/promise.md` 1: `enabled` and limits are
+judged now).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs.store import StoredJob
+from daybook.ledger.states import HELD, Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import leases
+
+
+async def why_not(session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime) -> str:
+    """Why ``row`` is to be skipped; empty when it is wanted.
+
+    One that has begun an attempt goes on, unless its job is off.
+    """
+    if (why := off(newest)) or row.attempts:
+        return why
+    return put_off(newest, row.due) or await spent(session, newest, now, row.id)
+
+
+def put_off(newest: StoredJob, due: datetime) -> str:
+    """Why this due time is not wanted by hand; empty when it is."""
+    if due.isoformat() in newest.row.skips:
+        return "skipped by hand"
+    snoozed = newest.row.snoozed_until
+    if snoozed is not None and due < snoozed:
+        return f"snoozed until {snoozed:%Y-%m-%d %H:%M:%S} UTC"
+    return ""
+
+
+async def spent(session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = "") -> str:
+    """Why no further run than ``run_id`` is wanted: the job has all its runs; else empty.
+
+    A run that is `in_doubt` does not count yet.
+    """
+    most = newest.job.policy.max_runs
+    if not most:
+        return ""
+    begun = await _begun(session, newest.id, run_id)
+    certain = [each for each in begun if not _may_wait_again(each, now)]
+    if newest.row.run_count + len(certain) >= most:
+        return f"max runs: {most} are done or at work"
+    return ""
+
+
+async def in_doubt(
+    session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime
+) -> RunRow | None:
+    """The run whose lease has ended and that would be the last of the job's `max_runs`.
+
+    Its holder has not begun it. If the holder is dead, that run waits again and counts no more.
+    """
+    most = newest.job.policy.max_runs
+    if not most or row.attempts:
+        return None
+    begun = await _begun(session, newest.id, row.id)
+    doubtful = [each for each in begun if _may_wait_again(each, now)]
+    lost = [each for each in doubtful if await leases.look(session, each, now)]
+    left = [each for each in doubtful if each not in lost]
+    if left and newest.row.run_count + len(begun) - len(lost) >= most:
+        return left[0]
+    return None
+
+
+def off(newest: StoredJob) -> str:
+    """Why nothing of the job is due: it is off; empty when it is on."""
+    if newest.job.enabled:
+        return ""
+    return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
+
+
+async def _begun(session: AsyncSession, job_id: str, run_id: str) -> Sequence[RunRow]:
+    """The other runs of the job that have begun, or are about to, and not ended."""
+    waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
+    begun = select(RunRow).where(
+        col(RunRow.job_id) == job_id,
+        col(RunRow.id) != run_id,
+        col(RunRow.status).in_(HELD) | waiting,
+    )
+    return (await session.execute(begun)).scalars().all()
+
+
+def _may_wait_again(row: RunRow, now: datetime) -> bool:
+    """Whether a run counts only as long as its holder may be alive: it has no attempt yet."""
+    return not row.attempts and leases.ran_out(row, now)

@@ -1,0 +1,249 @@
+"""Leases on runs: who holds one, for how long, and what its loss means (`docs/promise.md` 3, 5).
+
+::
+
+    claimed ──holder lost──► waiting   nothing was begun, so it may be tried again; the fence rises
+    running ──holder lost─┬► unknown   the effect may have happened, so it is never repeated; the
+                          │            fence stays, and its holder may still bring the outcome late
+                          └► waiting   only where the job says `on_lost: rerun`; the fence rises
+
+A holder is lost when its process group was seen to be gone (`claims.died`), or with its lease. A
+lease lasts `Timing.run_lease` and is renewed each `run_lease_renewal`. Whoever first finds one
+that ran out only marks it; it is judged lost when it is still not renewed one lease after that
+mark. So a machine that slept, or a ledger that nobody could reach, costs no run: its holder is
+awake to renew before the judge (rule 5). `renew` answers yes or no; a no means: stop at once, your
+writes will be refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import or_
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.errors import LedgerUnreachable
+from daybook.jobs import policy
+from daybook.ledger import states
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import HELD, Outcome, Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import outcomes, waiting_runs
+from daybook.timing import TIMING
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = timedelta(minutes=5)
+
+
+async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
+    """Renew the lease from now on; False when the claim is no longer the caller's."""
+    async with ledger.write() as session:
+        row = await session.get(RunRow, run_id)
+        if row is None or row.state not in HELD or row.fence != fence:
+            return False
+        row.lease_until, row.suspected_at = ledger.now() + TIMING.run_lease, None
+        session.add(row)
+        return True
+
+
+async def renew_all(
+    ledger: Ledger, holder: str, run_ids: Collection[str]
+) -> dict[str, Status | None]:
+    """Extend those of these runs that ``holder`` holds from now on, in one transaction.
+
+    The answer gives each run's status: one that is not held (waiting, or an outcome) was lost or
+    has ended. None stands for a run that another holds, or that does not exist.
+    """
+    answer: dict[str, Status | None] = dict.fromkeys(run_ids)
+    if not answer:
+        return answer
+    async with ledger.write() as session:
+        until = ledger.now() + TIMING.run_lease
+        known = select(RunRow).where(col(RunRow.id).in_(answer))
+        for row in (await session.execute(known)).scalars():
+            if row.state not in HELD:
+                answer[row.id] = row.state
+            elif row.holder == holder:
+                answer[row.id] = row.state
+                row.lease_until, row.suspected_at = until, None
+                session.add(row)
+    return answer
+
+
+def ran_out(row: RunRow, now: datetime) -> bool:
+    """Whether the lease on ``row`` ran out; its holder is not given up for that alone."""
+    return row.state in HELD and row.lease_until is not None and row.lease_until <= now
+
+
+async def look(session: AsyncSession, row: RunRow, now: datetime) -> bool:
+    """Suspect the holder of ``row``, or give it up when the suspicion is old enough.
+
+    True when it was given up; the row's state has changed then.
+    """
+    if not ran_out(row, now):
+        return False
+    if row.suspected_at is None:
+        row.suspected_at = now
+        session.add(row)
+        return False
+    if row.suspected_at + TIMING.run_lease > now:
+        return False
+    await give_up(session, row, now)
+    return True
+
+
+def next_look(row: RunRow) -> datetime | None:
+    """When a look at a held ``row`` can tell something new."""
+    return row.lease_until if row.suspected_at is None else row.suspected_at + TIMING.run_lease
+
+
+def heard_at(row: RunRow) -> datetime | None:
+    """When the holder of ``row`` last wrote: each claim, begin and renewal extends the lease."""
+    return None if row.lease_until is None else row.lease_until - TIMING.run_lease
+
+
+def next_word(row: RunRow, now: datetime) -> datetime:
+    """When more is known of the holder of a held ``row``: at its next renewal, or by its lease.
+
+    Later than ``now`` for a row that was looked at.
+    """
+    heard = heard_at(row)
+    if heard is None or row.lease_until is None:
+        return now + TIMING.run_lease_renewal
+    if ran_out(row, now):
+        return (row.suspected_at or now) + TIMING.run_lease
+    renewed = heard + TIMING.run_lease_missed
+    return renewed if renewed > now else row.lease_until
+
+
+async def give_up(session: AsyncSession, row: RunRow, now: datetime) -> None:
+    """Treat a lost lease by the drawing above."""
+    if row.state is Status.CLAIMED:
+        why = "the lease was lost before the effect"
+    else:
+        why = f"the lease of {row.holder} was lost while it was running"
+    await lost(session, row, now, why)
+
+
+async def lost(
+    session: AsyncSession,
+    row: RunRow,
+    now: datetime,
+    why: str,
+    *,
+    error: str | None = None,
+    usage: dict[str, Any] | None = None,
+) -> None:
+    """Treat a held ``row`` whose holder is gone and settled nothing, by the drawing above.
+
+    ``error`` is what is known of the end, such as the last output of the process, ``usage`` what
+    the attempt had taken.
+    """
+    unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
+    if row.state is Status.CLAIMED:
+        put_back(row, now + _pause(row), unknown.reason)
+        session.add(row)
+        return
+    said = policy.of_run(row.parameters)
+    if row.attempts <= said.reruns:
+        await outcomes.close_attempt(session, row, unknown, now)
+        put_back(row, now + said.delay(row.attempts), f"{unknown.reason}; it is to be run again")
+        session.add(row)
+    else:
+        await outcomes.write(session, row, unknown, now)
+
+
+def _pause(row: RunRow) -> timedelta:
+    """No pause the first time; then longer ones: what dies whenever it is started is no storm."""
+    grants = (row.fence + 1) // 2  # each grant raises the fence, and so does giving it back
+    if grants < 2:
+        return timedelta(0)
+    return min(timedelta(seconds=2 ** min(grants - 1, 9)), LONGEST_PAUSE)
+
+
+def put_back(row: RunRow, until: datetime, why: str) -> None:
+    """Make a held run wait until ``until``; whoever held it is fenced off."""
+    states.check(row.id, row.state, Status.WAITING)
+    row.status, row.waits_for = Status.WAITING, ""
+    row.until, row.reason = until, why
+    row.fence += 1
+    row.holder, row.lease_until, row.suspected_at = "", None, None
+
+
+async def expire(session: AsyncSession, job_id: str, now: datetime) -> int:
+    """Look at every held run of one job; returns how many were given up."""
+    held = select(RunRow).where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(HELD))
+    rows = (await session.execute(held)).scalars().all()
+    return sum([await look(session, row, now) for row in rows])
+
+
+async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
+    """Look at every run whose lease ran out, and end those that waited past their deadline.
+
+    At most ``limit`` of each kind in a pass; returns the rows whose state changed. Where there is
+    nothing to do it reads only, and does not ask for the write lock.
+    """
+    async with ledger.read() as session:
+        now = ledger.now()
+        held = await _to_look_at(session, now, limit)
+        waiting = await waiting_runs.all_overdue(session, now, limit)
+    if not held and not waiting:
+        return []
+    try:
+        return await _judge(ledger, [*held, *waiting])
+    except LedgerUnreachable:
+        raise
+    except Exception:  # of one of them: the others shall not wait for it
+        return await _one_by_one(ledger, [*held, *waiting])
+
+
+async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
+    """One transaction of `expire_all`; returns the rows whose state changed."""
+    changed = []
+    async with ledger.write() as session:
+        now = ledger.now()
+        for run_id in run_ids:
+            row = await session.get(RunRow, run_id)
+            if row is None:
+                continue
+            if row.state is not Status.WAITING:
+                if await look(session, row, now):
+                    changed.append(row)
+            elif why := waiting_runs.overdue(row, now):
+                await outcomes.write(session, row, Outcome(Status.TIMED_OUT, why), now)
+                changed.append(row)
+    return changed
+
+
+async def _one_by_one(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
+    """The same in a transaction for each; one that cannot be judged is said, and left."""
+    changed = []
+    for run_id in run_ids:
+        try:
+            changed += await _judge(ledger, [run_id])
+        except LedgerUnreachable:
+            raise
+        except Exception:
+            log.exception("%s cannot be judged", run_id, extra={"action": "expire"})
+    return changed
+
+
+async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[str]:
+    """The ids of held runs whose lease ran out, but not of those suspected a moment ago."""
+    suspected = col(RunRow.suspected_at)
+    found = (
+        select(RunRow.id)
+        .where(
+            col(RunRow.status).in_(HELD),
+            col(RunRow.lease_until) <= now,
+            or_(suspected.is_(None), suspected <= now - TIMING.run_lease),
+        )
+        .order_by(col(RunRow.lease_until))
+        .limit(limit)
+    )
+    return list((await session.execute(found)).scalars())

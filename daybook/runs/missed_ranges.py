@@ -1,0 +1,62 @@
+"""Adjacent due times that were missed are one row (`docs/promise.md` 10).
+
+The row's `due` is the first of them, `due_to` the last, `count` how many they are. The claim and
+the audit both extend the row before a missed due time instead of making another one, so it is one
+row whichever of them judges first. A range has no gaps: no other due time of its job lies in it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs import store, upcoming
+from daybook.jobs.store import StoredJob
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+
+
+async def covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow | None:
+    """Return the range that includes the job's due time ``due``, if there is one.
+
+    None for an instant between two due times of a range: Prefect can have queued it wrongly.
+    """
+    row = await _last(session, job_id, col(RunRow.due) <= due)
+    if row is None or row.due_to is None or due > row.due_to:
+        return None
+    stored = await store.in_force(session, job_id, due)
+    if stored is None or not upcoming.is_due(stored.job.schedule, stored.job.policy, due):
+        return None
+    return row
+
+
+async def before(
+    session: AsyncSession, stored: StoredJob, due: datetime, status: Status, reason: str
+) -> RunRow | None:
+    """Return the row that the due time ``due`` extends when it ends with this outcome, or None.
+
+    ``stored`` is the job by the revision in force at ``due``. Missed due times are one range
+    whatever the reasons; skipped ones only if the reason is the same and no Prefect run had them.
+    """
+    row = await _last(session, stored.id, col(RunRow.due) < due)
+    if row is None or (row.revision, row.status) != (stored.revision.number, status):
+        return None
+    if status is not Status.MISSED and (row.reason != reason or row.flow_run_id):
+        return None
+    job = stored.job
+    following = upcoming.next_due(job.schedule, job.policy, row.due_to or row.due)
+    return row if following == due else None
+
+
+async def _last(session: AsyncSession, job_id: str, where: ColumnElement[bool]) -> RunRow | None:
+    timed = (
+        select(RunRow)
+        .where(col(RunRow.job_id) == job_id, where, col(RunRow.occurrence).startswith("due:"))
+        .order_by(col(RunRow.due).desc())
+        .limit(1)
+    )
+    row: RunRow | None = (await session.execute(timed)).scalar_one_or_none()
+    return row

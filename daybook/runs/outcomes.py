@@ -1,0 +1,218 @@
+"""Writing an outcome: the run's row, its open attempt, the job's fields and what is told of it.
+
+All in one transaction: `docs/promise.md` 6.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.delivery import listeners, outbox
+from daybook.errors import IllegalTransition
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
+from daybook.ledger import states
+from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
+from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
+from daybook.runs import slots, usage
+from daybook.schedules.schedule import At
+
+OUTPUT_LIMIT = 8_000
+"""Characters of an answer that the ledger keeps; the full text is in Prefect's artifact."""
+
+_OPEN = (Status.RUNNING, Status.UNKNOWN)
+"""What an attempt is of which the end is not known."""
+
+
+def shorten(text: str | None) -> str | None:
+    """At most `OUTPUT_LIMIT` characters, and a mark that says how many were left out."""
+    if text is None or len(text) <= OUTPUT_LIMIT:
+        return text
+    kept = text[:OUTPUT_LIMIT]
+    return f"{kept}\n… ({len(text) - OUTPUT_LIMIT:,} more characters, in the run's artifact)"
+
+
+async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
+    """Bring ``row`` to a terminal state; raises `IllegalTransition` for a step not in the table.
+
+    Every outcome is written here, also that of a row which is not stored yet: it has no status.
+    """
+    old = row.state if row.status else None
+    if outcome.status not in TERMINAL:
+        raise IllegalTransition(row.id, old or "none", outcome.status)
+    states.check(row.id, old, outcome.status)
+    late = old is Status.UNKNOWN
+    row.status = outcome.status
+    row.reason = outcome.reason
+    row.finished_at = now
+    row.until, row.waits_for = None, ""
+    row.lease_until, row.suspected_at = None, None
+    row.output = shorten(outcome.output)
+    row.result, row.error = outcome.result, outcome.error
+    row.agent = outcome.agent or row.agent
+    row.model = outcome.model
+    # Once its flow run was started again, Prefect's state is no longer this row's to tell.
+    again = late and await _started_again(session, row)
+    row.unmirrored = row.flow_run_id is not None and not again
+    session.add(row)
+    await session.flush()
+    if old in _OPEN:  # else the last attempt has ended before, even if nobody knows how
+        await close_attempt(session, row, outcome, now)
+    elif outcome.usage:  # of a gate that stayed closed, or failed
+        row.usage = usage.total((row.usage, outcome.usage))
+    stored = await store.get(session, row.job_id) if row.job_id else None
+    paused = await note(session, row, stored, now, late=late)
+    await outbox.ask(session, row, outcome, stored, now, late=late, paused=paused)
+    await listeners.ask(session, row, stored, now, late=late)
+    await slots.hand_on(session, row, now)
+
+
+async def extend(
+    session: AsyncSession, row: RunRow, due_to: datetime, now: datetime, *, count: int, reason: str
+) -> None:
+    """Let ``row``, which had no attempt, include ``count`` more due times, the last at ``due_to``.
+
+    They are adjacent to its own and had the same outcome; ``reason`` is said of all of them. The
+    row is marked `unmirrored`, so that its Prefect run shows the new end of the range.
+    """
+    row.due_to, row.count, row.finished_at = due_to, row.count + count, now
+    row.reason = reason
+    stored = await store.get(session, row.job_id) if row.job_id else None
+    kept = stored is not None and stored.row.archived_at is None
+    row.unmirrored = kept and not await _started_again(session, row)
+    session.add(row)
+    if stored is not None and stored.row.last_run_id == row.id:
+        stored.row.last_run_at = due_to
+        session.add(stored.row)
+    await outbox.extended(session, row, stored)
+    await listeners.extended(session, row, stored, now)
+
+
+async def _started_again(session: AsyncSession, row: RunRow) -> bool:
+    if row.flow_run_id is None:
+        return False
+    later = select(RunRow.id).where(
+        col(RunRow.flow_run_id) == row.flow_run_id, col(RunRow.flow_starts) > row.flow_starts
+    )
+    return (await session.execute(later.limit(1))).first() is not None
+
+
+async def close_attempt(
+    session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime
+) -> None:
+    """Write how the run's last attempt ended, and what the run has taken by now.
+
+    Nothing for a run that never began one, nor for an attempt that has ended: how is known.
+    """
+    attempt = await session.get(AttemptRow, (row.id, row.attempts))
+    if attempt is None or attempt.status not in _OPEN:
+        return
+    attempt.status, attempt.error, attempt.finished_at = outcome.status, outcome.error, now
+    # Beside what the gate took that let it begin (`claims.begin`).
+    attempt.usage = usage.total((attempt.usage, outcome.usage))
+    session.add(attempt)
+    await session.flush()
+    of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
+    each = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
+    row.usage = usage.total(each)
+    session.add(row)
+
+
+async def note(
+    session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
+) -> bool:
+    """Write what an outcome means for its job: requirement 20, and the end of a one-time job.
+
+    ``late`` says that the outcome corrects an `unknown`, which was noted already. Returns whether
+    the job was switched off for its failures.
+    """
+    if stored is None:
+        return False
+    job, status, last_due = stored.row, row.state, row.due_to or row.due
+    # What was never begun may be judged long after; what came of later due times is the last.
+    older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
+    if (not late and not older) or job.last_run_id == row.id:
+        job.last_run_id, job.last_run_at, job.last_status = row.id, last_due, row.status
+    if late:
+        await _recount(session, job, enabled=stored.job.enabled)
+    else:
+        job.run_count += 1 if row.attempts else 0
+        if status is Status.SUCCEEDED:
+            job.last_error, job.consecutive_failures = None, 0
+        elif status in FAILURES:
+            job.last_error = row.error or row.reason
+            job.consecutive_failures += 1
+    session.add(job)
+    schedule = stored.job.schedule
+    fired = (
+        row.occurrence.startswith("due:") and isinstance(schedule, At) and schedule.at == row.due
+    )
+    why, policy = "", stored.job.policy
+    if fired and (stored.job.enabled or job.disabled_reason.startswith(store.FIRED)):
+        # Requirement 6: once, also across a restart. A new time given since then is not undone.
+        why = f"{store.FIRED}, {row.status}"
+    elif stored.job.enabled and store.all_done(job, stored.job):
+        why = f"{store.DONE}: it has had its {job.run_count}"
+    elif stored.job.enabled and status in FAILURES and not late:
+        why = _too_many(job, policy.pause_after_failures)
+    if fired and status is Status.SUCCEEDED and policy.delete_after_run:
+        await archive(session, stored, now)
+    elif why:
+        off = stored.job.model_copy(update={"enabled": False})
+        await store.change(session, stored, off, now, disabled_reason=why)
+    return why.startswith(store.FAILING)
+
+
+def _too_many(job: JobRow, most: int) -> str:
+    """Why a job is switched off for its failures; empty when it is not."""
+    if not 0 < most <= job.consecutive_failures:
+        return ""
+    last = (job.last_error or "").strip().partition("\n")[0]
+    return f"{store.FAILING} {job.consecutive_failures} failures in a row, the last: {last}"
+
+
+async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None:
+    """The failures since the last success, from the rows: an `unknown` among them was withdrawn.
+
+    Of a job that is on, those before it was switched on the last time do not count.
+    """
+    await session.flush()
+    of_job = col(RunRow.job_id) == job.id
+    succeeded = select(func.max(RunRow.finished_at)).where(
+        of_job, col(RunRow.status) == Status.SUCCEEDED
+    )
+    since = (await session.execute(succeeded)).scalar_one()
+    if enabled:
+        off = select(func.max(RevisionRow.effective_from)).where(
+            col(RevisionRow.job_id) == job.id, col(RevisionRow.enabled).is_(False)
+        )
+        since = max(filter(None, (since, (await session.execute(off)).scalar_one())), default=None)
+    failed = select(RunRow).where(of_job, col(RunRow.status).in_(FAILURES))
+    if since is not None:
+        failed = failed.where(col(RunRow.finished_at) > since)
+    newest = failed.order_by(col(RunRow.finished_at).desc()).limit(1)
+    last = (await session.execute(newest)).scalar_one_or_none()
+    count = select(func.count()).select_from(failed.subquery())
+    job.consecutive_failures = (await session.execute(count)).scalar_one()
+    job.last_error = None if last is None else last.error or last.reason
+
+
+async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
+    """Take the job out of use and skip its waiting runs; its history stays.
+
+    The caller deletes its deployment.
+    """
+    gone = stored.job.model_copy(update={"enabled": False})
+    changed = await store.change(session, stored, gone, now, disabled_reason="removed")
+    changed.row.archived_at = now
+    session.add(changed.row)
+    waiting = select(RunRow).where(
+        col(RunRow.job_id) == stored.id, col(RunRow.status) == Status.WAITING
+    )
+    removed = Outcome(Status.SKIPPED, "the job was removed")
+    for run in (await session.execute(waiting)).scalars().all():
+        await write(session, run, removed, now)

@@ -1,0 +1,252 @@
+"""Ends made in Prefect: what becomes here of a run that ended there (`docs/promise.md` 13).
+
+===========  ===========  ===================  =================  ==================
+the row is   CANCELLED    CRASHED              FAILED             COMPLETED, SKIPPED
+===========  ===========  ===================  =================  ==================
+waiting      cancelled    waiting for another  waiting (the same  skipped
+                          Prefect run; failed  as crashed)
+                          after some of them
+claimed      cancelled    waiting, at once     failed             skipped
+running      cancelled    unknown, or rerun    unknown, or rerun  unknown, or rerun
+missing      cancelled    waiting, or missed   failed             skipped
+judged       nothing      nothing              nothing            nothing
+ended        nothing      nothing              nothing            nothing
+===========  ===========  ===================  =================  ==================
+
+COMPLETED was set by hand. SKIPPED is our own refusal, which Prefect shows as a cancelled run: it
+makes no row, and does not end a row that waits without a Prefect run.
+
+A row is made only for a due time of the revision in force, and for a custom or quick run of a job;
+*judged* is a due time up to the watermark of the audit, which may be among those of another row.
+The same end may be brought any number of times; only the first time changes something. An end of a
+Prefect run that no longer carries the row, because another does by now, changes nothing either.
+Whoever brings an end has no process of that run under its eyes: what it sees there comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook.jobs import lateness, store
+from daybook.jobs.model import Job
+from daybook.jobs.store import StoredJob
+from daybook.ledger import states
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import TERMINAL, Outcome, Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests, corrections, leases, outcomes, rows
+from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_rules import is_due
+
+MOST_RUNS = 3
+"""So many Prefect runs are made for a run that never began; when the last ends too, it failed."""
+
+LONGEST_PAUSE = timedelta(minutes=5)
+
+REFUSED = "prefect"
+"""What `waits_for` says of one whose Prefect run was refused: none is asked for before `until`."""
+
+REFUSED_PAUSE = timedelta(seconds=15)
+"""How long the first of those pauses is; each further one is twice as long."""
+
+_BY_HAND = "set to Completed by hand in Prefect"
+_CANCELLED = "cancelled in Prefect"
+
+
+Kind = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SKIPPED"]
+"""The type of the state that ended a Prefect run, and SKIPPED for the state that is our own."""
+
+
+@dataclass(frozen=True)
+class EndInPrefect:
+    """A Prefect run that has ended: the type, name and message of its state.
+
+    ``offer`` is what that run would have offered to the claim; without it nothing is known of a run
+    that has no row.
+    """
+
+    flow_run_id: str
+    state: Kind
+    name: str
+    message: str
+    offer: Offer | None = None
+
+    def told(self) -> str:
+        """What happened, in words."""
+        return f"its Prefect run ended as {self.name}" + (f": {self.message}" * bool(self.message))
+
+
+async def take(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> Status | None:
+    """Settle the run by the table above; returns its new status, None when nothing changed.
+
+    ``fence`` is the one that the caller saw on the row before it asked Prefect: a row that was
+    granted or given back since then is left alone, because the end may be of an earlier start.
+    """
+    async with ledger.write() as session:
+        occurrence = end.offer.occurrence if end.offer else None
+        row = await rows.of(session, end.flow_run_id, occurrence)
+        if row is None:
+            return await _without_row(session, end, ledger.now())
+        if row.state in TERMINAL or fence not in (None, row.fence):
+            return None
+        if row.flow_run_id is None and row.state is Status.WAITING:
+            return await _not_carried(session, row, end, ledger.now())
+        if row.flow_run_id != end.flow_run_id:
+            return None  # another one carries it by now
+        await _with_row(session, row, end, ledger.now())
+        return row.state
+
+
+async def refused(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
+    """Prefect makes no run for the waiting row ``seen`` and says ``why``; returns its new status.
+
+    None, and nothing changed, when the row is not what was seen any more. After `MOST_RUNS` it has
+    failed; a run that was tried already has that much patience again for each attempt.
+    """
+    async with ledger.write() as session:
+        row, now = await rows.get(session, seen.id), ledger.now()
+        same = (row.flow_run_id, row.prefect_runs) == (seen.flow_run_id, seen.prefect_runs)
+        if row.state is not Status.WAITING or not same:
+            return None
+        row.prefect_runs += 1
+        if row.prefect_runs >= MOST_RUNS + row.attempts:
+            times = f"Prefect refused to make its run, {row.prefect_runs} were asked for: "
+            await _fail(session, row, times + why, now)
+        else:
+            pause = min(REFUSED_PAUSE * 2 ** min(row.prefect_runs - 1, 9), LONGEST_PAUSE)
+            row.until = max(row.until or now, now + pause)
+            row.waits_for, row.reason = REFUSED, f"Prefect refused to make its run: {why}"
+            session.add(row)
+        return row.state
+
+
+async def _with_row(session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime) -> None:
+    match row.state, end.state:
+        case _, "CANCELLED":
+            await outcomes.write(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
+        case Status.RUNNING, _:
+            await leases.lost(session, row, now, end.told())
+        case _, "COMPLETED":
+            await outcomes.write(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)
+        case _, "SKIPPED":
+            await outcomes.write(session, row, Outcome(Status.SKIPPED, end.message), now)
+        case Status.CLAIMED, "FAILED":
+            await outcomes.write(session, row, _failed(end), now)
+        case Status.CLAIMED, _:
+            await leases.lost(session, row, now, end.told())
+        case _:
+            await _another_run(session, row, end, now)
+    if row.state is Status.WAITING:
+        row.flow_run_id = None  # it carries nothing any more; ensure makes another
+        session.add(row)
+
+
+async def _another_run(
+    session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
+) -> None:
+    """A waiting row whose Prefect run ended, not by anybody's wish."""
+    if row.prefect_runs >= MOST_RUNS and not row.attempts:
+        told = f"its Prefect runs ended {row.prefect_runs} times before it began: "
+        await _fail(session, row, told + (end.message or end.name), now)
+    else:
+        # What it waited for, a backoff or a slot, it waits for still.
+        row.until = max(row.until or now, now + _pause(row))
+        row.reason = end.told()
+
+
+async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -> None:
+    """A waiting row that no Prefect run will carry to a claim."""
+    states.check(row.id, row.state, Status.CLAIMED)
+    row.status = Status.CLAIMED
+    await outcomes.write(session, row, Outcome(Status.FAILED, error=error), now)
+
+
+def _pause(row: RunRow) -> timedelta:
+    """None for the first run; then longer ones: what always ends at once is no storm."""
+    made = row.prefect_runs
+    if made < 2:
+        return timedelta(0)
+    return min(timedelta(seconds=2 ** min(made - 1, 9)), LONGEST_PAUSE)
+
+
+async def _not_carried(
+    session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
+) -> Status | None:
+    """A row that waits without a Prefect run: this one was made for it, or carried it before.
+
+    Nobody wished a crash, and nothing is to be done about it that is not done: only what a person
+    did in Prefect counts.
+    """
+    if end.state == "CANCELLED":
+        outcome = Outcome(Status.CANCELLED, _CANCELLED)
+    elif end.state == "COMPLETED":
+        outcome = Outcome(Status.SKIPPED, _BY_HAND)
+    else:
+        return None
+    row.flow_run_id = end.flow_run_id
+    await outcomes.write(session, row, outcome, now)
+    return row.state
+
+
+async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) -> Status | None:
+    offer = end.offer
+    if offer is None or offer.job_id is None or end.state == "SKIPPED":
+        return None
+    timed = claim_requests.is_due_key(offer.occurrence)
+    if not timed and not offer.occurrence.startswith("flow:"):
+        return None  # a request has its row before its Prefect run: it was pruned
+    stored = await store.in_force(session, offer.job_id, offer.due if timed else now)
+    if stored is None or (timed and not _has_no_row_yet(stored, offer.due)):
+        return None
+    row = rows.new(offer, offer.occurrence, offer.trigger, stored, now)
+    row.flow_run_id, row.flow_starts = end.flow_run_id, offer.flow_starts
+    if timed:
+        row.parameters = stored.job.parameters()
+    match end.state:
+        case "CANCELLED":
+            outcome = Outcome(Status.CANCELLED, _CANCELLED)
+        case "COMPLETED":
+            outcome = Outcome(Status.SKIPPED, _BY_HAND)
+        case "FAILED":
+            outcome = _failed(end)
+        case "CRASHED":
+            late = _late(stored.job, row, now) if timed else None
+            if stored.row.archived_at is not None:
+                outcome = Outcome(Status.SKIPPED, "the job was removed")
+            elif offer.refused and not timed:
+                outcome = Outcome(Status.FAILED, "parameters", error=offer.refused)
+            elif late is not None and not late.runs:
+                outcome = Outcome(Status.MISSED, late.reason)
+            else:
+                _wait(row, end, now)
+                session.add(row)
+                return row.state
+    await outcomes.write(session, row, outcome, now)
+    return row.state
+
+
+def _wait(row: RunRow, end: EndInPrefect, now: datetime) -> None:
+    """Let a row that is not stored yet wait for another Prefect run."""
+    states.check(row.id, None, Status.WAITING)
+    row.status, row.flow_run_id = Status.WAITING, None
+    row.until, row.reason = max(now, row.due), end.told()
+    if claim_requests.is_due_key(row.occurrence) and row.due > now:
+        # Its job may still be edited, and it is judged when it is due.
+        row.waits_for, row.queued_at = corrections.DUE, row.due
+
+
+def _has_no_row_yet(stored: StoredJob, due: datetime) -> bool:
+    """Whether it is a due time that the audit has not judged."""
+    return is_due(stored.job, due) and due > stored.row.audited_until
+
+
+def _late(job: Job, row: RunRow, now: datetime) -> lateness.Lateness:
+    return lateness.judge(job.schedule, row.due, now, job.policy)
+
+
+def _failed(end: EndInPrefect) -> Outcome:
+    return Outcome(Status.FAILED, error=end.message or end.told())

@@ -1,0 +1,97 @@
+"""Finding and making the rows of runs, for those who change them. All take a session of a ledger.
+
+Which of several rows an occurrence is, is decided here only: a live row with a flow run's id *is*
+that run's occurrence (`docs/promise.md`, "Occurrence key").
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.errors import FenceRefused, NotFound
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
+from daybook.ledger.states import HELD, LIVE, TERMINAL
+from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests, missed_ranges
+from daybook.runs.claim_requests import Offer
+
+
+async def get(session: AsyncSession, run_id: str) -> RunRow:
+    """The run with this id; raises `NotFound`."""
+    row = await session.get(RunRow, run_id)
+    if row is None:
+        raise NotFound("run", run_id)
+    return row
+
+
+async def held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
+    """The run, held by this fence; raises `NotFound`, and `FenceRefused` when it is not."""
+    row = await get(session, run_id)
+    if row.fence != fence or row.state not in HELD:
+        raise FenceRefused(run_id, fence, row.fence)
+    return row
+
+
+async def of(
+    session: AsyncSession, flow_run_id: str | None, occurrence: str | None
+) -> RunRow | None:
+    """The row of this flow run if there is one, else that of the occurrence.
+
+    A due time that was missed together with those before it has the row of their range.
+    """
+    wanted = col(RunRow.occurrence) == occurrence
+    if flow_run_id is not None:
+        wanted = wanted | (col(RunRow.flow_run_id) == flow_run_id)
+    found = (await session.execute(select(RunRow).where(wanted))).scalars().all()
+    if not found and occurrence is not None and (timed := claim_requests.due_of(occurrence)):
+        return await missed_ranges.covering(session, *timed)
+    # A live row is the occurrence; among ended ones (retries of one flow run) the last start's.
+    return max(
+        found, key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at), default=None
+    )
+
+
+async def job_of_ended(session: AsyncSession, flow_run_id: str) -> str | None:
+    """The job whose ended run this flow run carried, also where its deployment is gone."""
+    ended = select(RunRow.job_id).where(
+        col(RunRow.flow_run_id) == flow_run_id, col(RunRow.status).in_(TERMINAL)
+    )
+    found: str | None = (await session.execute(ended.limit(1))).scalar_one_or_none()
+    return found
+
+
+def new(
+    offer: Offer, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
+) -> RunRow:
+    """A row that is not stored yet and has no status."""
+    return RunRow(
+        occurrence=occurrence,
+        job_id=stored.id if stored else None,
+        revision=stored.revision.number if stored else None,
+        kind=offer.kind,
+        trigger=trigger,
+        due=offer.due,
+        status="",
+        parameters=offer.parameters,
+        agent=claim_requests.agent_of(offer.parameters),
+        queued_at=now,
+    )
+
+
+def act_with(row: RunRow, stored: StoredJob) -> None:
+    """Let a run that has not begun act with this revision of its job."""
+    row.revision, row.parameters = stored.revision.number, stored.job.parameters()
+    row.agent = claim_requests.agent_of(row.parameters)
+
+
+async def job_of(session: AsyncSession, row: RunRow) -> StoredJob | None:
+    """The row's job by the revision that its run acts with; None for a run without a job."""
+    if row.job_id is None:
+        return None
+    # A custom run's due time may lie in the second before the job was made.
+    at = row.due if claim_requests.is_due_key(row.occurrence) else row.queued_at
+    return await store.in_force(session, row.job_id, at)

@@ -1,0 +1,263 @@
+"""Conversations: which one a run belongs to, whose turn it is, what was said (requirements 26, 27).
+
+::
+
+    claim ──┬─ nobody holds the session, none waits ahead ──► granted, with what was said before
+            └─ held, or a run due earlier waits for it ─────► waiting; it looks again soon
+    settle ──── succeeded ──► prompt and answer appended, in the transaction of the outcome
+
+A session is locked by the run of it that is held (`docs/promise.md` 17): there is no lock beside
+the claim, so none can be left behind. What was said before is read in the claim's transaction;
+until that run has ended nothing is appended, but by a run that was given up as `unknown` and did
+succeed: what it said is appended late, after what came meanwhile, and the next run reads it.
+
+Only a run that succeeded is in the history, and it is there whole. A prompt without its answer
+would make the model answer an old question, and each retry would ask it once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, or_
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.delivery import outbox
+from daybook.errors import Ambiguous, NotFound
+from daybook.jobs import store
+from daybook.jobs.actions import AgentPrompt, Heartbeat
+from daybook.jobs.store import StoredJob
+from daybook.ledger.states import HELD, Status
+from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
+from daybook.runs import leases, slots
+
+HISTORY = 20
+"""How many of the last messages a model is given, so that cost does not grow with age."""
+
+LOOK_AGAIN = timedelta(seconds=2)
+"""When a run that waits for its turn looks again."""
+
+BELIEVED = timedelta(seconds=10)
+"""How long after it should have looked again a waiting run is believed to be there still.
+
+For so long runs that are due later let it go first; one whose process died holds nobody up.
+"""
+
+
+def id_of(
+    parameters: Mapping[str, object],
+    *,
+    job_id: str | None,
+    run_id: str,
+    stored: StoredJob | None = None,
+) -> str:
+    """The session of a run, by the parameters it acts with; its agent's name comes first.
+
+    ``<agent>:<key>`` for every run that names the key, ``<agent>:job:<job id>`` for the runs of
+    one job, ``<agent>:chat:<channel>:<chat id>`` for those that go on with their channel's, else
+    ``<agent>:run:<run id>``, which is fresh for each occurrence. The spec lets no
+    key begin as one of the others does. An agent has one name, also where a job writes its kind
+    before it.
+    """
+    agent = _agent(parameters)
+    if key := parameters.get("session_key"):
+        return f"{agent}:{key}"
+    if parameters.get("session") == "chat":
+        told = outbox.notify_of(parameters, stored)
+        return f"{agent}:chat:{told.channel}:{told.chat_id}"
+    if job_id is not None and parameters.get("session", "reuse") == "reuse":
+        return f"{agent}:job:{job_id}"
+    return f"{agent}:run:{run_id}"
+
+
+def _agent(parameters: Mapping[str, object]) -> str:
+    return str(parameters.get("agent") or "default").rpartition("/")[2]
+
+
+# --- the lock
+
+
+async def busy(session: AsyncSession, row: RunRow, now: datetime) -> str:
+    """Why ``row`` has to wait for its session; empty when it is its turn.
+
+    Lost leases on the session are given up first. Of those that wait the earliest due time goes
+    first.
+    """
+    if row.session_id is None:
+        return ""
+    same = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
+    held = select(RunRow).where(*same, col(RunRow.status).in_(HELD))
+    for other in (await session.execute(held)).scalars().all():
+        if not await leases.look(session, other, now):
+            return f"session {row.session_id} is busy: run {other.id[:8]} holds it"
+    # One that waits for something else, such as a backoff, has a later time in `until`.
+    waiting = select(RunRow).where(
+        *same,
+        col(RunRow.status) == Status.WAITING,
+        col(RunRow.until) >= now - BELIEVED,
+        col(RunRow.until) <= now + LOOK_AGAIN,
+    )
+    for other in (await session.execute(waiting)).scalars():
+        if slots.turn(other) < slots.turn(row):
+            return f"session {row.session_id} is busy: run {other.id[:8]} goes first"
+    return ""
+
+
+# --- what was said
+
+
+async def history(
+    session: AsyncSession, session_id: str, limit: int = HISTORY
+) -> tuple[MessageRow, ...]:
+    """The last ``limit`` messages of a session, oldest first; none of one that is not stored."""
+    newest = (
+        select(MessageRow)
+        .where(col(MessageRow.session_id) == session_id)
+        .order_by(col(MessageRow.number).desc())
+        .limit(limit)
+    )
+    return tuple(reversed((await session.execute(newest)).scalars().all()))
+
+
+async def append(
+    session: AsyncSession, row: RunRow, prompt: str, answer: str, now: datetime
+) -> None:
+    """Add what a run asked and was answered, both in full, to its session.
+
+    For the transaction that writes the run's outcome, so that a crash loses neither or both.
+    """
+    if row.session_id is None:
+        return
+    source = await _source(session, row)
+    kept = await session.get(SessionRow, row.session_id)
+    if kept is None:
+        shared = bool(row.parameters.get("session_key")) or row.parameters.get("session") == "chat"
+        kept = SessionRow(
+            id=row.session_id,
+            agent=_agent(row.parameters),
+            job_id=None if shared else row.job_id,
+            created_at=now,
+            updated_at=now,
+        )
+    kept.updated_at = now
+    session.add(kept)
+    await session.flush()  # the messages refer to it
+    last = select(func.max(MessageRow.number)).where(col(MessageRow.session_id) == kept.id)
+    number = (await session.execute(last)).scalar_one() or 0
+    for step, (role, content) in enumerate((("user", prompt), ("assistant", answer)), start=1):
+        session.add(
+            MessageRow(
+                session_id=kept.id,
+                number=number + step,
+                role=role,
+                content=content,
+                source=source,
+                run_id=row.id,
+                at=now,
+            )
+        )
+
+
+async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
+    """Return where a message came from (requirement 27); `user` is the job's user id, or None."""
+    stored = await store.get(session, row.job_id) if row.job_id else None
+    job = stored.row if stored else None
+    return {
+        "kind": row.kind,
+        "channel": outbox.notify_of(row.parameters, stored).channel or None,
+        "session": row.session_id,
+        "user": (job.user_id or None) if job else None,
+        "job": job.name if job else None,
+        "job_id": row.job_id,
+        "due": row.due.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "trigger": row.trigger,
+    }
+
+
+async def last_output(session: AsyncSession, job_id: str | None) -> str:
+    """What the job's last succeeded run answered, as the run keeps it: long ones are cut."""
+    if job_id is None:
+        return ""
+    newest = (
+        select(RunRow.output)
+        .where(col(RunRow.job_id) == job_id, col(RunRow.status) == Status.SUCCEEDED)
+        .order_by(col(RunRow.finished_at).desc())
+        .limit(1)
+    )
+    return (await session.execute(newest)).scalar_one_or_none() or ""
+
+
+# --- for those who read
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A session, the name of the job it is of if it is one job's, and how many messages it has."""
+
+    row: SessionRow
+    job: str | None
+    messages: int
+
+
+async def recent(session: AsyncSession, limit: int) -> Sequence[Listed]:
+    """Sessions, the last used first."""
+    return await _listed(session, limit=limit)
+
+
+async def find(session: AsyncSession, ref: str) -> Listed:
+    """The session of this id, unique beginning of it, or key; or that which a job's runs continue.
+
+    A key is an id without its agent. A job is named as everywhere. Raises `NotFound`, `Ambiguous`.
+    """
+    if exact := await _listed(session, col(SessionRow.id) == ref):
+        return exact[0]
+    found: dict[str, Listed] = {}
+    try:
+        stored = await store.find(session, ref)
+    except NotFound:
+        stored = None
+    if stored is not None:
+        found = {each.row.id: each for each in await _of_job(session, stored)}
+        if not found and stored.row.name == ref:
+            raise NotFound("session of", ref)
+    if ref and (stored is None or stored.row.name != ref):
+        keyed = col(SessionRow.id) == col(SessionRow.agent) + ":" + ref
+        begins = col(SessionRow.id).startswith(ref, autoescape=True)
+        fits = await _listed(session, or_(keyed, begins), limit=5)
+        found |= {each.row.id: each for each in fits}
+    if len(found) > 1:
+        raise Ambiguous("session", ref, found)
+    if not found:
+        raise NotFound("session", ref)
+    return next(iter(found.values()))
+
+
+async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[Listed]:
+    """The conversation that the job's next run would continue; of fresh ones the last."""
+    action = stored.job.action
+    if not isinstance(action, (AgentPrompt, Heartbeat)):
+        return []
+    if action.session == "new":
+        return await _listed(session, col(SessionRow.job_id) == stored.id, limit=1)
+    current = id_of(stored.job.parameters(), job_id=stored.id, run_id="")
+    return await _listed(session, col(SessionRow.id) == current)
+
+
+async def _listed(session: AsyncSession, *where: Any, limit: int = 1) -> Sequence[Listed]:
+    count = (
+        select(func.count())
+        .where(col(MessageRow.session_id) == col(SessionRow.id))
+        .scalar_subquery()
+    )
+    rows = (
+        select(SessionRow, JobRow.name, count)
+        .outerjoin(JobRow, col(JobRow.id) == col(SessionRow.job_id))
+        .where(*where)
+        .order_by(col(SessionRow.updated_at).desc(), col(SessionRow.id))
+        .limit(limit)
+    )
+    return [Listed(*each) for each in (await session.execute(rows)).all()]

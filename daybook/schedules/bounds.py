@@ -1,0 +1,214 @@
+"""When a job is due at all, beside its schedule: from, until, not on, only within (requirement 61).
+
+What lies outside is no due time: `next` does not show it, and nothing is written down of it. All is
+said by the clocks of the job's zone, so it moves with them through daylight saving:
+
+============  ===================================================================================
+start, until  `2027-01-15`, or `2027-01-15T09:00` with an offset or without; both are included, and
+              a day without a time is the whole day
+exclude       days, `2026-12-25`, or first and last of several, `2026-12-24..2027-01-01`
+active_hours  `09:00-17:00`: from the first on, up to and without the second; `22:00-06:00` is the
+              night. What counts is what the clocks show: hours that they skip are no active ones,
+              and hours that they show twice are so both times
+quiet_hours   windows of the same form in which it is not due, within the active hours or not:
+              `12:00-13:00`, say
+============  ===================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from daybook.errors import InvalidInput
+from daybook.schedules.schedule import instant as read_instant
+from daybook.schedules.zones import resolve, wall, zone
+
+FIELDS = ("start", "until", "exclude", "active_hours", "quiet_hours")
+"""The fields of a policy that are bounds."""
+
+DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
+MOST_EXCLUDED = 400
+MOST_QUIET = 24
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_HOURS = re.compile(r"(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)", re.ASCII)
+_LEGAL_DAYS = "write 2026-12-25, or 2026-12-24..2027-01-01"
+_LEGAL_HOURS = "write 09:00-17:00, or 22:00-06:00 for the night"
+_LEGAL_MOMENT = "write 2027-01-15, 2027-01-15T09:00 or 2027-01-15T09:00:00+01:00"
+_MINUTES = 24 * 60
+_LAST_YEAR = 9000  # far from the end of what a date can say
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a policy says, read by the clocks of ``tz``; ``start`` and ``until`` are instants."""
+
+    tz: ZoneInfo
+    start: datetime | None = None
+    until: datetime | None = None
+    excluded: tuple[tuple[date, date], ...] = ()
+    hours: tuple[int, int] | None = None
+    """Minutes of the day; the second is smaller where they go through midnight."""
+    quiet: tuple[tuple[int, int], ...] = ()
+    """Windows of the same form."""
+
+    def __bool__(self) -> bool:
+        return bool(self.start or self.until or self.excluded or self.hours or self.quiet)
+
+    def why_not(self, instant: datetime) -> str:
+        """Why nothing is due at this instant (UTC); empty when it may be."""
+        if self.start is not None and instant < self.start:
+            return "before the job's start"
+        if self.until is not None and instant > self.until:
+            return "after the job's end"
+        local = wall(instant, self.tz)
+        if self._last_excluded(local.date()) is not None:
+            return f"{local:%Y-%m-%d} is excluded"
+        if not self._active(local):
+            return f"{local:%H:%M} is not within the active hours"
+        if any(_within(local, window) for window in self.quiet):
+            return f"{local:%H:%M} is within the quiet hours"
+        return ""
+
+    def go_on(self, instant: datetime) -> datetime | None:
+        """After an instant at which nothing is due, where to look next; None: nowhere."""
+        if self.until is not None and instant > self.until:
+            return None
+        if self.start is not None and instant < self.start:
+            return self.start
+        local = wall(instant, self.tz)
+        last = self._last_excluded(local.date())
+        if last is not None:
+            return self._next(datetime.combine(last + DAY, time()), instant)
+        if self.hours is not None and not self._active(local):
+            minute = self.hours[0]
+        else:
+            minute = next(window[1] for window in self.quiet if _within(local, window))
+        begin = time(*divmod(minute % _MINUTES, 60))
+        day = local.date() if local.time() < begin else local.date() + DAY
+        return self._next(datetime.combine(day, begin), instant)
+
+    def _next(self, local: datetime, after: datetime) -> datetime:
+        """The instant of a wall-clock time; its second one where the first is not after."""
+        second = local.replace(tzinfo=self.tz, fold=1).astimezone(UTC)
+        return next(
+            (each for each in (resolve(local, self.tz), second) if each > after), after + SECOND
+        )
+
+    def _last_excluded(self, day: date) -> date | None:
+        """The last day of the excluded ones among which ``day`` is."""
+        return max((last for first, last in self.excluded if first <= day <= last), default=None)
+
+    def _active(self, local: datetime) -> bool:
+        return self.hours is None or _within(local, self.hours)
+
+
+def _within(local: datetime, window: tuple[int, int]) -> bool:
+    begin, end = window
+    minute = local.hour * 60 + local.minute
+    return begin <= minute < end if begin < end else minute >= begin or minute < end
+
+
+class Texts(Protocol):
+    """Where they stand as they were written: in a job's policy. Empty is no bound."""
+
+    @property
+    def start(self) -> str: ...
+    @property
+    def until(self) -> str: ...
+    @property
+    def exclude(self) -> tuple[str, ...]: ...
+    @property
+    def active_hours(self) -> str: ...
+    @property
+    def quiet_hours(self) -> tuple[str, ...]: ...
+
+
+def of(policy: Texts, timezone: str) -> Bounds:
+    """The bounds of a job. Raises `InvalidInput`, in one zone as in any other."""
+    hours = policy.active_hours, policy.quiet_hours
+    return _read(policy.start, policy.until, policy.exclude, hours, timezone)
+
+
+@lru_cache(maxsize=256)
+def _read(
+    start: str,
+    until: str,
+    exclude: tuple[str, ...],
+    hours: tuple[str, tuple[str, ...]],
+    timezone: str,
+) -> Bounds:
+    tz = zone(timezone)
+    return Bounds(
+        tz,
+        moment("start", start, timezone),
+        moment("until", until, timezone, last=True),
+        tuple(map(_days, exclude)),
+        _hours(hours[0]) if hours[0] else None,
+        tuple(_hours(each, "quiet_hours") for each in hours[1]),
+    )
+
+
+def check(policy: Texts) -> None:
+    """Raise `InvalidInput` for bounds that are not legal."""
+    found = of(policy, "UTC")
+    if len(found.excluded) > MOST_EXCLUDED:
+        raise InvalidInput("exclude", f"{len(found.excluded)} are given", f"legal: {MOST_EXCLUDED}")
+    if len(found.quiet) > MOST_QUIET:
+        raise InvalidInput("quiet_hours", f"{len(found.quiet)} are given", f"legal: {MOST_QUIET}")
+
+
+def moment(
+    field: str, text: str, timezone: str, legal: str = _LEGAL_MOMENT, *, last: bool = False
+) -> datetime | None:
+    """The instant, in UTC, of a day or a time; of a day its first second, or its ``last``.
+
+    None for the empty text. Raises `InvalidInput` naming ``field``.
+    """
+    if not text:
+        return None
+    if not _DAY.fullmatch(text):
+        return read_instant(text, field, timezone, legal)
+    day = datetime.combine(_day(field, text, legal), time())
+    tz = zone(timezone)
+    return resolve(day + DAY, tz) - SECOND if last else resolve(day, tz)
+
+
+def _days(text: str) -> tuple[date, date]:
+    first, dots, last = (part.strip() for part in text.partition(".."))
+    begin = _day("exclude", first, _LEGAL_DAYS)
+    end = _day("exclude", last, _LEGAL_DAYS) if dots else begin
+    if end < begin:
+        raise InvalidInput("exclude", f'"{text}" ends before it begins', _LEGAL_DAYS)
+    return begin, end
+
+
+def _day(field: str, text: str, legal: str) -> date:
+    if not _DAY.fullmatch(text):
+        raise InvalidInput(field, f'"{text}" is no day', legal)
+    try:
+        day = date.fromisoformat(text)
+        if day.year > _LAST_YEAR:
+            raise ValueError(f"the last year is {_LAST_YEAR}")
+        return day
+    except ValueError as error:
+        raise InvalidInput(field, f'"{text}" does not exist: {error}', legal) from None
+
+
+def _hours(text: str, field: str = "active_hours") -> tuple[int, int]:
+    match = _HOURS.fullmatch(text.strip())
+    if match is None:
+        raise InvalidInput(field, f'"{text}" is no range of hours', _LEGAL_HOURS)
+    hour, minute, to_hour, to_minute = map(int, match.groups())
+    begin, end = hour * 60 + minute, to_hour * 60 + to_minute
+    if max(minute, to_minute) > 59 or begin >= _MINUTES or end > _MINUTES:
+        raise InvalidInput(field, f'"{text}" is no time of a day', _LEGAL_HOURS)
+    if begin == end:
+        raise InvalidInput(field, f'"{text}" is empty', _LEGAL_HOURS)
+    return begin, end % _MINUTES if end == _MINUTES and begin == 0 else end

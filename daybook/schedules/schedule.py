@@ -1,0 +1,272 @@
+"""When a job is due, as four kinds of schedule, and as the text that a user writes.
+
+Requirements 1 to 5. Every schedule carries its IANA zone, so a job never moves when the machine
+does. Errors name the field as the user wrote it: `cron`, `every`, `at`, `on_demand` and `timezone`
+for `make`, `schedule` and `timezone` for `parse`.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from daybook.errors import InvalidInput
+from daybook.schedules import cron as expressions
+from daybook.schedules import durations
+from daybook.schedules.durations import Duration
+from daybook.schedules.zones import resolve, zone
+from daybook.validation import for_pydantic
+
+__all__ = [
+    "At",
+    "Cron",
+    "Every",
+    "OnDemand",
+    "Schedule",
+    "in_zone",
+    "make",
+    "parse",
+    "to_text",
+    "zone",
+]
+
+LEGAL = (
+    'write a cron expression ("0 9 * * 1-5", @daily), "every 30m", '
+    '"at 2027-01-15T14:30:00+01:00", "in 30m" or "on demand"'
+)
+_LEGAL_AT = "write 2027-01-15T14:30:00+01:00, or the same without an offset, or in 30m"
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d+))?\s?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
+)
+_DATE = re.compile(r"\d{4}-\d\d?-\d\d?(?:\D|$)", re.ASCII)
+_BARE = re.compile(r"-?[\d.]+\s*[a-z]+(?:\s*\d+\s*[a-z]+)*", re.ASCII | re.IGNORECASE)
+
+
+def _known_zone(name: str) -> str:
+    with for_pydantic():
+        zone(name)
+    return name
+
+
+def _canonical(expr: str) -> str:
+    with for_pydantic():
+        return expressions.canonical(expr)
+
+
+def _whole_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("an instant needs an offset")
+    if value.microsecond:
+        raise ValueError("an instant is a whole second")
+    return value.astimezone(UTC)
+
+
+Zone = Annotated[str, AfterValidator(_known_zone)]
+Instant = Annotated[datetime, AfterValidator(_whole_utc)]
+"""An aware datetime of whole seconds, kept in UTC; naive ones and fractions are refused."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cron(_Frozen):
+    """Due by the wall clock of its zone; the expression as written, spaces made single."""
+
+    kind: Literal["cron"] = "cron"
+    expr: Annotated[str, AfterValidator(_canonical)]
+    timezone: Zone
+
+
+class Every(_Frozen):
+    """Due at anchor + n * every, n ≥ 1: phase is kept whatever the runs do (requirement 4).
+
+    The zone changes no due time; it is the one that they are shown in.
+    """
+
+    kind: Literal["every"] = "every"
+    every: Duration
+    anchor: Instant
+    timezone: Zone
+
+
+class At(_Frozen):
+    """Due once, at a whole second. The zone is the one that it is shown in."""
+
+    kind: Literal["at"] = "at"
+    at: Instant
+    timezone: Zone
+
+
+class OnDemand(_Frozen):
+    """Never due by itself: run by hand, hook or API."""
+
+    kind: Literal["on_demand"] = "on_demand"
+    timezone: Zone
+
+
+Schedule = Annotated[Cron | Every | At | OnDemand, Field(discriminator="kind")]
+
+
+def make(
+    *,
+    cron: str | None = None,
+    every: str | None = None,
+    at: str | None = None,
+    on_demand: bool = False,
+    timezone: str,
+    now: datetime,
+    current: Cron | Every | At | OnDemand | None = None,
+) -> Cron | Every | At | OnDemand:
+    """The schedule of separate fields, of which exactly one is given (requirement 1).
+
+    ``now`` is an aware instant. The anchor of an `every` is ``now`` floored to the second. An `at`
+    that carries no offset is read in ``timezone``; `in 30m` counts from ``now`` rounded up to the
+    second. ``current`` is the schedule in force when a job is edited: an `every` or `at` that says
+    the same keeps its anchor, or its time though it has passed.
+
+    Raises `InvalidInput` naming the field.
+    """
+    zone(timezone)
+    given = [
+        name for name, value in (("cron", cron), ("every", every), ("at", at)) if value is not None
+    ] + (["on_demand"] if on_demand else [])
+    if not given:
+        raise InvalidInput(
+            "schedule", "none is given", "give one of cron, every, at, or say on_demand"
+        )
+    if len(given) > 1:
+        raise InvalidInput(
+            " and ".join(given), "only one of these can be given", "cron, every, at or on_demand"
+        )
+    if cron is not None:
+        return Cron(expr=expressions.canonical(cron), timezone=timezone)
+    if every is not None:
+        return _every(every, "every", timezone, now, current)
+    if at is not None:
+        return _at(at, "at", timezone, now, current)
+    return OnDemand(timezone=timezone)
+
+
+def parse(
+    text: str,
+    *,
+    timezone: str,
+    now: datetime,
+    current: Cron | Every | At | OnDemand | None = None,
+) -> Cron | Every | At | OnDemand:
+    """The schedule of one text; the inverse of `to_text`. See `make` for ``now`` and ``current``.
+
+    Raises `InvalidInput` naming `schedule`, or `timezone`.
+    """
+    zone(timezone)
+    if len(text) > expressions.LONGEST:
+        legal = f"legal: at most {expressions.LONGEST} characters"
+        raise InvalidInput("schedule", "is too long", legal)
+    word = " ".join(text.split())
+    first, _, rest = word.partition(" ")
+    lower = first.lower()
+    if word.lower() in ("on demand", "on-demand", "on_demand"):
+        return OnDemand(timezone=timezone)
+    if lower == "every" and rest:
+        return _every(rest, "schedule", timezone, now, current)
+    if lower == "at" and rest:
+        return _at(rest, "schedule", timezone, now, current)
+    if (lower == "in" and rest) or _DATE.match(word):
+        return _at(word, "schedule", timezone, now, current)
+    if _BARE.fullmatch(word):
+        raise _ambiguous("schedule", word)
+    if word.startswith("@") or " " in word:
+        return Cron(expr=expressions.canonical(word, "schedule"), timezone=timezone)
+    raise InvalidInput("schedule", f'"{text}" is no schedule' if word else "is empty", LEGAL)
+
+
+def to_text(schedule: Cron | Every | At | OnDemand) -> str:
+    """The text that `parse` reads as this schedule (for an `every`, with its anchor as ``now``)."""
+    match schedule:
+        case Cron():
+            return schedule.expr
+        case Every():
+            return f"every {durations.to_text(schedule.every)}"
+        case At():
+            local = schedule.at.astimezone(zone(schedule.timezone))
+            offset = local.utcoffset()
+            if offset is None or offset % timedelta(minutes=1):  # RFC 3339 has no such offset
+                local = schedule.at
+            return f"at {local.isoformat()}"
+        case OnDemand():
+            return "on demand"
+
+
+def in_zone(schedule: Cron | Every | At | OnDemand, timezone: str) -> Cron | Every | At | OnDemand:
+    """The same schedule in another zone.
+
+    A cron expression is read by the new zone's clocks; the instants of the others stay and are only
+    shown in it. Raises `InvalidInput` for an unknown zone.
+    """
+    zone(timezone)
+    return schedule.model_copy(update={"timezone": timezone})
+
+
+def _every(
+    text: str,
+    field: str,
+    timezone: str,
+    now: datetime,
+    current: Cron | Every | At | OnDemand | None,
+) -> Every:
+    every = durations.parse(text, field)
+    if isinstance(current, Every) and current.every == every:
+        return current.model_copy(update={"timezone": timezone})
+    return Every(every=every, anchor=_whole_utc(now.replace(microsecond=0)), timezone=timezone)
+
+
+def _at(
+    text: str,
+    field: str,
+    timezone: str,
+    now: datetime,
+    current: Cron | Every | At | OnDemand | None,
+) -> At:
+    word = " ".join(text.split())
+    if word.lower().startswith("in "):
+        whole = now.replace(microsecond=0)
+        start = whole if whole == now else whole + timedelta(seconds=1)
+        return At(at=start + durations.parse(word[3:], field), timezone=timezone)
+    if _BARE.fullmatch(word):
+        raise _ambiguous(field, word)
+    found = instant(word, field, timezone)
+    if found <= now and not (isinstance(current, At) and current.at == found):
+        local = found.astimezone(zone(timezone)).isoformat()
+        raise InvalidInput(field, f"{local} ({timezone}) is in the past", "write a time to come")
+    return At(at=found, timezone=timezone)
+
+
+def instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
+    """The instant, in UTC, of an RFC 3339 time; without an offset it is read in ``timezone``.
+
+    Raises `InvalidInput` naming ``field``.
+    """
+    match = _RFC3339.fullmatch(word)
+    if match is None:
+        raise InvalidInput(field, f'"{word}" is no RFC 3339 time', legal)
+    date, time, fraction, offset = match.groups()
+    if fraction and fraction.strip("0"):
+        raise InvalidInput(
+            field, f'"{word}" has a fraction of a second', "due times are whole seconds"
+        )
+    try:
+        local = datetime.fromisoformat(f"{date}T{time}")
+        if offset is None:
+            return resolve(local, zone(timezone))
+        sign = "+00:00" if offset in "Zz" else offset
+        return datetime.fromisoformat(f"{date}T{time}{sign}").astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(field, f'"{word}" does not exist: {error}', legal) from None
+
+
+def _ambiguous(field: str, word: str) -> InvalidInput:
+    return InvalidInput(field, f'"{word}" is ambiguous', f"write `every {word}` or `in {word}`")

@@ -1,0 +1,144 @@
+"""What stands in the queue, for those who look: lists, counts, and why a run waits. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy
+from sqlalchemy import case, func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
+from sqlmodel import col, select
+
+from daybook import owners
+from daybook.ledger.task_tables import TaskRow, TaskRunRow
+from daybook.tasks import matching, sessions
+from daybook.tasks import pause as switch
+from daybook.tasks.matching import Candidate, Wanted
+from daybook.tasks.pause import Switch
+from daybook.tasks.queue import Pair
+from daybook.tasks.states import ENDED, LIVE, Status
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How the tasks are. ``oldest`` is since when the oldest run has been queued.
+
+    ``starving`` are queued runs that cycles found starving; ``attention`` those of which somebody
+    should see to, queued ones that the ladder gave up included. ``free`` sessions could claim now;
+    what is expired is among no sessions.
+    """
+
+    live: dict[Status, int]
+    ended_last_day: dict[Status, int]
+    oldest: datetime | None
+    starving: int
+    attention: int
+    free: int
+    busy: int
+    switch: Switch
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to tell."""
+        counts = (*self.live.values(), *self.ended_last_day.values(), self.free, self.busy)
+        return any(counts) or self.switch.paused
+
+
+async def read(session: AsyncSession, now: datetime) -> Figures:
+    """How they are now."""
+    run = TaskRunRow
+    by_status = sqlalchemy.select(
+        col(run.status),
+        func.count(),
+        func.min(col(run.queued_at)),
+        func.sum(case((col(run.starved_cycles) > 0, 1), else_=0)),
+        func.sum(case((col(run.attention) != "", 1), else_=0)),
+    ).where(col(run.finished_at).is_(None))
+    live = {
+        Status(row[0]): row[1:]
+        for row in (await session.execute(by_status.group_by(col(run.status)))).all()
+    }
+    queued = live.get(Status.QUEUED, (0, None, 0, 0))
+    ended = select(run.status, func.count()).where(col(run.finished_at) >= now - DAY)
+    last_day = dict((await session.execute(ended.group_by(run.status))).tuples().all())
+    candidates = await there(session, now)
+    free = sum(not matching.busy(each, now) for each in candidates)
+    return Figures(
+        live={each: live[each][0] if each in live else 0 for each in sorted(LIVE)},
+        ended_last_day={each: last_day.get(each, 0) for each in sorted(ENDED)},
+        oldest=queued[1],
+        starving=int(queued[2]),
+        attention=int(queued[3]) + live.get(Status.NEEDS_ATTENTION, (0,))[0],
+        free=free,
+        busy=len(candidates) - free,
+        switch=await switch.read(session),
+    )
+
+
+async def there(session: AsyncSession, now: datetime) -> list[Candidate]:
+    """The sessions that are not expired, whoever owns them, by name."""
+    return [candidate for _, candidate in await sessions.there(session, now)]
+
+
+async def listed(session: AsyncSession, status: Status | None, limit: int) -> list[Pair]:
+    """Tasks with their newest runs: the live ones as they are claimed, then those that ended, the
+    last first. With ``status`` only those of which the newest run is that.
+    """
+    found: list[Pair] = []
+    newer = aliased(TaskRunRow)
+    newest = (
+        select(TaskRow, TaskRunRow)
+        .join(TaskRunRow, col(TaskRunRow.task_id) == col(TaskRow.id))
+        .where(
+            ~select(newer.id)
+            .where(newer.task_id == TaskRunRow.task_id, newer.number > TaskRunRow.number)
+            .exists()
+        )
+    )
+    run = TaskRunRow
+    turn = case(
+        (col(run.status) == Status.NEEDS_ATTENTION, 0),
+        (col(run.status) == Status.CLAIMED, 1),
+        else_=2,
+    )
+    live = (turn, col(TaskRow.priority), col(run.queued_at), col(run.id))
+    ended = (col(run.finished_at).desc(), col(run.id))
+    for group, order in ((LIVE, live), (ENDED, ended)):
+        wanted = group if status is None else group & {status}
+        if wanted and len(found) < limit:
+            which = newest.where(col(run.status).in_(wanted)).order_by(*order)
+            found += (await session.execute(which.limit(limit - len(found)))).tuples().all()
+    return found
+
+
+def why_waiting(wanted: Wanted, there: Sequence[Candidate], now: datetime) -> str:
+    """Why nobody has a queued run yet, of all sessions that are there; in words."""
+    if wanted.paused:
+        return "the task is paused"
+    if wanted.owner == owners.USER:
+        return "it is a person's to do"
+    if free := [each.name for each in there if not matching.verdict(wanted, each, now)]:
+        return f"{_some(free)} could claim it"
+    fit = [each for each in there if not matching.fits_ever(wanted, each)]
+    if fit:
+        return "; ".join(f"{each.name}: {matching.busy(each, now)}" for each in fit[:3])
+    if not there:
+        return "no session is there"
+    lacking = set(wanted.capabilities)
+    for each in there:
+        lacking -= set(each.capabilities)
+    if lacking:
+        return f"no session has {', '.join(sorted(lacking))}"
+    return "no session fits: " + "; ".join(
+        f"{each.name}: {matching.fits_ever(wanted, each)}" for each in there[:3]
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    given = list(names)
+    return ", ".join(given[:3]) + (f" and {len(given) - 3} more" if len(given) > 3 else "")

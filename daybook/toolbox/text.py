@@ -1,0 +1,187 @@
+"""What the tools answer: short texts, with ids, due times by the job's own clock, and receivers.
+
+What comes in are the dictionaries of `daybook.api.views`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from daybook.schedules.descriptions import WEEKDAYS
+from daybook.schedules.zones import zone
+from daybook.toolbox.hints import hint
+
+SHOWN = 3
+"""So many due times are told of a job."""
+
+MOST_LISTED = 50
+"""So many jobs are listed at a time."""
+
+OUTPUT = 4_000
+"""Characters of the answer of the newest run that is told of."""
+
+BRIEF = 300
+"""The same of the ones before it."""
+
+_BY_TIME = ("schedule", "catch_up", "backfill")
+"""The triggers of runs that a schedule has made due."""
+
+
+def due(text: str, timezone: str = "") -> str:
+    """`Monday 2026-11-23 09:00 +01:00`; seconds only where there are some.
+
+    By the clock that the text has, or that of ``timezone``.
+    """
+    moment = datetime.fromisoformat(text)
+    if timezone:
+        moment = moment.astimezone(zone(timezone)).replace(microsecond=0)
+    time = f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"
+    offset = f"{moment:%z}"
+    from_utc = f"{offset[:3]}:{offset[3:5]}" if moment.utcoffset() else "UTC"
+    return f"{WEEKDAYS[moment.isoweekday() % 7]} {moment:%Y-%m-%d} {time} {from_utc}"
+
+
+def job(found: dict[str, Any], begin: str = "") -> str:
+    """A job as it is now, a line for each thing; ``begin`` says what became of it."""
+    lines = [f'{begin}Job "{found["name"]}", id {found["id"]}']
+    lines.append(f"is: {switch(found)}")
+    lines.append(f"schedule: {found['words']}")
+    lines.append(f"next due: {coming(found)}")
+    lines += _does(found)
+    lines += _told(found)
+    lines += [f"note: {each}" for each in found.get("notes", ())]
+    if found["sync"] == "pending":
+        lines.append("note: Prefect has not taken it yet; that is tried again by itself")
+    return "\n".join(lines)
+
+
+def whole_job(found: dict[str, Any]) -> str:
+    """The same, and how it has fared."""
+    lines = [job(found), f"owner: {found['owner']}"]
+    if found["removed_at"]:
+        lines.append(f"removed at: {due(found['removed_at'])}")
+    if found["run_count"]:
+        fails = found["consecutive_failures"]
+        tail = f", the last {fails} failed" if fails else ""
+        lines.append(f"runs so far: {found['run_count']}{tail}")
+    if found.get("last_run"):
+        lines.append(f"last run: {_run_line(found['last_run'], found['schedule']['timezone'])}")
+    if found["last_error"]:
+        lines.append(f"last error: {cut(found['last_error'], BRIEF)}")
+    return "\n".join(lines)
+
+
+def jobs(found: Sequence[dict[str, Any]], status: str) -> str:
+    """The list: a line for each job."""
+    if not found:
+        which = "no jobs" if status == "all" else f"no jobs that are {status}"
+        return f"There are {which}." + hint("cron_add", " {} makes one.")
+    lines = [f"{len(found)} job{'s' if len(found) > 1 else ''}:"]
+    for each in found[:MOST_LISTED]:
+        last = each["last_status"] or "not run yet"
+        at = due(each["next_due"][0]) if each["next_due"] else "-"
+        lines.append(
+            f'- "{each["name"]}" (id {each["id"][:8]}), {switch(each)}, {each["words"]}; '
+            f"next due: {at}; last: {last}"
+        )
+    if len(found) > MOST_LISTED:
+        lines.append(f"… and {len(found) - MOST_LISTED} more; filter by status.")
+    return "\n".join(lines)
+
+
+def switch(found: dict[str, Any]) -> str:
+    """`enabled`, or `disabled (paused: on holiday)`."""
+    if found["enabled"]:
+        return "enabled"
+    reason = found["disabled_reason"]
+    return f"disabled ({reason})" if reason else "disabled"
+
+
+def coming(found: dict[str, Any]) -> str:
+    """The next due times of a job, in words where there is none."""
+    if times := found["next_due"][:SHOWN]:
+        return ", ".join(map(due, times))
+    if not found["enabled"]:
+        on, now = hint("cron_enable", "{} switches it on"), hint("cron_trigger", "{} runs it now")
+        ways = ", ".join(filter(None, (on, now)))
+        return "never while it is disabled" + (f"; {ways}" if ways else "")
+    return "never by itself" + hint("cron_trigger", "; {} runs it")
+
+
+def times(found: dict[str, Any]) -> str:
+    """The due times of a schedule, local and UTC."""
+    if not found["due"]:
+        return f"{found['words']}: never due again"
+    lines = [f"{found['words']}:"]
+    for each in found["due"]:
+        local, utc = due(each["local"]), each["utc"]
+        lines.append(f"- {local}" + ("" if local.endswith("UTC") else f" = {utc}"))
+    return "\n".join(lines)
+
+
+def run(found: dict[str, Any], timezone: str, begin: str, longest: int = OUTPUT) -> str:
+    """One run of a job in ``timezone``: what became of it, and its answer."""
+    lines = [f"{begin}{_run_line(found, timezone)}"]
+    if why := found["reason"] or found["error"]:
+        lines.append(f"why: {cut(why, BRIEF)}")
+    if found["delivery"] != "not_requested":
+        lines.append(f"delivery: {found['delivery']}")
+    if found["output"]:
+        lines.append(f"output: {cut(found['output'], longest)}")
+    return "\n".join(lines)
+
+
+def runs(name: str, timezone: str, found: Sequence[dict[str, Any]]) -> str:
+    """Runs, newest first; only the first with its whole answer."""
+    if not found:
+        return f'"{name}" has not run yet{hint("cron_trigger", "; {} runs it now")}.'
+    first, *rest = found
+    said = [run(first, timezone, "- "), *(run(each, timezone, "- ", BRIEF) for each in rest)]
+    return "\n".join([f'Runs of "{name}", newest first:', *said])
+
+
+def cut(text: str, longest: int) -> str:
+    """``text``, or its beginning and how much is left out."""
+    text = text.strip()
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}… ({len(text) - longest:,} more characters)"
+
+
+def _run_line(found: dict[str, Any], timezone: str) -> str:
+    said = f"run {found['id'][:8]}: {found['status']}"
+    if found["scheduled_for"]:
+        when = "due" if found["trigger"] in _BY_TIME else "asked for"
+        said += f", {when} {due(found['scheduled_for'], timezone)}"
+    if found["duration_seconds"] is not None:
+        said += f", took {found['duration_seconds']:.1f} s"
+    return f"{said}, trigger {found['trigger']}"
+
+
+def _does(found: dict[str, Any]) -> Iterable[str]:
+    match found["kind"]:
+        case "webhook":
+            yield f"calls: {found['method']} {found['url']}"
+        case "tool-call":
+            params = cut(json.dumps(found["params"], ensure_ascii=False), BRIEF)
+            yield f"calls: the tool {found['tool']} with {params}"
+        case _ if "prompt" in found:
+            model = f", model {found['model']}" if found.get("model") else ""
+            session = f", session {found['session']}" if found.get("session") else ""
+            yield f"asks: the agent {found['agent']}{model}{session}"
+            yield f"prompt: {cut(found['prompt'], BRIEF)}"
+        case kind:
+            yield f"kind: {kind}"
+
+
+def _told(found: dict[str, Any]) -> Iterable[str]:
+    told = found["told"]
+    if answers := told.get("completed"):
+        yield f"answer goes to: {', '.join(answers)}"
+    else:
+        yield "answer goes to: no channel; it is kept" + hint("cron_runs", ", and {} shows it")
+    if failures := told.get("failed"):
+        yield f"failures go to: {', '.join(failures)}"

@@ -1,0 +1,179 @@
+"""One run's process from its start to what is written about its end (`docs/promise.md` 5, 8).
+
+::
+
+    watch ─► the process ends by itself ─────────────────┐
+      │                                                  ├─► aftermath: what the ledger is told,
+      └► a cause to end it ─► its whole group is dead ───┘   and what Prefect is told
+
+A cause is one of `Cause`; the first one counts. Nothing is settled before the group is gone, so no
+later attempt meets an earlier one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from daybook.jobs.policy import Policy
+from daybook.ledger.states import TERMINAL, Status
+from daybook.processes.children import tail_of
+from daybook.timing import TIMING
+from daybook.worker.launch import Running
+
+log = logging.getLogger(__name__)
+
+TAIL_LINES = 20
+PIPE_GRACE = 1.0
+"""Seconds in which the last facts arrive after the process has ended."""
+
+
+class Cause(StrEnum):
+    """Why a run's processes are ended from outside."""
+
+    CANCEL = "cancelled"
+    TIMEOUT = "the attempt's time was up and it did not end"
+    DEADLINE = "the deadline passed"
+    LOST = "its lease was lost"
+    SHUTDOWN = "the worker was stopped"
+
+
+@dataclass
+class Facts:
+    """What the process told so far (`daybook.execution.handover`)."""
+
+    attempt: int = 0
+    running_since: float | None = None
+    ended: str = ""
+    took: dict[str, Any] | None = None
+    changed: bool = False
+
+
+@dataclass(eq=False)
+class Watched:
+    """A running process of one flow run.
+
+    ``run_id`` is the ledger's run, "" for a flow that is not ours; ``holder`` is who holds it, as
+    the lease says; ``ends_at`` when its deadline passes, on this process's monotonic clock.
+    """
+
+    flow_run: Any
+    running: Running
+    run_id: str = ""
+    holder: str = ""
+    policy: Policy = field(default_factory=Policy)
+    facts: Facts = field(default_factory=Facts)
+    ends_at: float | None = None
+    cause: Cause | None = None
+    exit_code: int | None = None
+    _was_over: bool = False
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def flow_run_id(self) -> str:
+        return str(self.flow_run.id)
+
+    @property
+    def ours(self) -> bool:
+        return bool(self.run_id)
+
+    def ends_in(self, left: timedelta) -> None:
+        """The deadline passes in ``left`` from now."""
+        self.ends_at = time.monotonic() + left.total_seconds()
+
+    def stop(self, cause: Cause) -> None:
+        """Have the group ended, for ``cause``; a later cause changes nothing."""
+        if self.cause is None:
+            self.cause = cause
+            self._changed.set()
+
+    def renewed(self, status: Status | None) -> None:
+        """What the ledger says of the run at a renewal; a refusal ends the group."""
+        if status is None or (status in TERMINAL and self._was_over):
+            self.stop(Cause.LOST)
+        # Between settling and ending a process still has something to do; not for a whole period.
+        self._was_over = status in TERMINAL
+
+    def tail(self) -> str:
+        """The last lines that the process printed."""
+        return tail_of(self.running.output, 0, TAIL_LINES).replace("\0", "\ufffd")
+
+    async def watch(self) -> None:
+        """Until nothing of the process lives; ends it at its time, or when told to stop."""
+        reading = asyncio.create_task(self._read())
+        ended = asyncio.create_task(self.running.ended())
+        try:
+            while self.cause is None and not ended.done():
+                self._changed.clear()
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait(
+                    {ended, changed},
+                    timeout=self._until_its_time(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                changed.cancel()
+                self._look_at_the_clock()
+            if not ended.done():
+                log.info("ending %s: %s", self.flow_run.name, self.cause)
+            # Also after an end of its own: what it began and left behind ends with it.
+            await self.running.end(0.0 if ended.done() else TIMING.stop_grace.total_seconds())
+            self.exit_code = await ended
+            await asyncio.wait({reading}, timeout=PIPE_GRACE)
+        finally:
+            reading.cancel()
+            ended.cancel()
+
+    async def _read(self) -> None:
+        async for fact in self.running.facts():
+            facts = self.facts
+            if "running" in fact:
+                facts.attempt, facts.running_since = fact["running"], time.monotonic()
+                facts.took, facts.changed = None, False
+            elif "took" in fact:
+                facts.took = fact["took"]
+            elif "changed" in fact:
+                facts.changed = True
+            elif "checking" in fact:  # bounded as an attempt is
+                facts.running_since = time.monotonic()
+            elif "waiting" in fact or "claimed" in fact:
+                facts.running_since = None
+            elif "ended" in fact:
+                facts.ended, facts.running_since = fact["ended"], None
+            self._changed.set()
+
+    def _times(self) -> dict[Cause, float]:
+        times: dict[Cause, float] = {}
+        if self.facts.running_since is not None:
+            longest = (self.policy.timeout + TIMING.timeout_margin).total_seconds()
+            times[Cause.TIMEOUT] = self.facts.running_since + longest
+        if self.ends_at is not None and not self.facts.ended:
+            times[Cause.DEADLINE] = self.ends_at
+        return times
+
+    def _until_its_time(self) -> float | None:
+        first = min(self._times().values(), default=None)
+        return None if first is None else max(0.0, first - time.monotonic())
+
+    def _look_at_the_clock(self) -> None:
+        now = time.monotonic()
+        for cause, at in self._times().items():
+            if at <= now:
+                self.stop(cause)
+
+
+def words_of_the_end(watched: Watched) -> str:
+    """How the process ended, for a person."""
+    if watched.cause is not None:
+        return str(watched.cause)
+    code = watched.exit_code
+    if code is None:
+        return "its process is gone"
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with code {code} and told nothing"
