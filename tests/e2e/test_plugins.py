@@ -27,7 +27,7 @@ from daybook.ledger.tables import Fact, OutboxRow
 from daybook.processes import proc
 from tests.conftest import PrefectServer
 from tests.timings import SHORT
-from tests.unit.embed.playing import plays
+from tests.unit.api.playing import plays
 from tests.world import World, at_prefect, so
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET, sqlite_is_free, stand_still
 

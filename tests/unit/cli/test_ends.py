@@ -18,7 +18,7 @@ from daybook import __version__
 from daybook.api import jobs, runs
 from daybook.operations import up
 from tests.unit.cli.conftest import fill
-from tests.unit.service.doctoring.test_installation import installed
+from tests.unit.operations.checks.test_installation import installed
 
 # Nobody listens on port 9 (discard) of a machine that runs tests.
 NOWHERE = "http://127.0.0.1:9/api"

@@ -14,7 +14,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from tests.unit.cli.conftest import MADE
-from tests.unit.cli.test_refusals import check, rows
+from tests.unit.cli.test_error_text import check, rows
 
 pytestmark = pytest.mark.usefixtures("home")
 

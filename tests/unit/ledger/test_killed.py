@@ -14,8 +14,8 @@ from daybook.ledger.states import Status
 from daybook.runs import claims, leases
 from daybook.timing import TIMING
 from tests.unit.ledger import killed
-from tests.unit.ledger.ending import end
 from tests.unit.ledger.killed import VERBS, When
+from tests.unit.runs.ending import end
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]

@@ -34,7 +34,7 @@ from tests.receiver import (
     redirect,
     serving,
 )
-from tests.unit.outgoing.tricks import PRIVATE, PUBLIC, REFUSED, TURNS, Answers, Dns, Trick, Turn
+from tests.unit.http.tricks import PRIVATE, PUBLIC, REFUSED, TURNS, Answers, Dns, Trick, Turn
 
 pytestmark = pytest.mark.anyio
 

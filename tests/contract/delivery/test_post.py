@@ -1,0 +1,263 @@
+"""One try of a callback, at a real receiver, signed by what a real Prefect keeps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+
+from daybook.clock import SYSTEM
+from daybook.delivery import destinations, home_secret
+from daybook.delivery.callbacks import HOMES, KEPT_BACK, Post
+from daybook.delivery.sending import Tried
+from daybook.home import Home
+from daybook.ledger.states import Delivery
+from daybook.resources import secrets
+from tests.receiver import Handler, Receiver, answer, cut, hang, redirect, serving
+from tests.unit.delivery.rows import NEW, NOON, OLD, callback, signature
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "t0ken-of-the-receiver"
+SECRETS = (TOKEN, "s3cr3t", NEW.removeprefix("whsec_"), OLD.removeprefix("whsec_"))
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with serving() as server:
+        yield server
+
+
+async def _send(
+    client: PrefectClient,
+    server: Receiver,
+    step: Handler | None = None,
+    now: datetime = NOON,
+    **fields: object,
+) -> Tried:
+    if step is not None:
+        server.steps = [step]
+    row = callback(address=f"{server.address}/hook?token=s3cr3t", **fields)
+    async with Post(client, lambda: now) as post:
+        return await post.send(row)
+
+
+async def test_what_is_signed_is_what_arrives(
+    client: PrefectClient, receiver: Receiver, daybook_home: Home
+) -> None:
+    tried = await _send(client, receiver)
+    assert (tried.status, tried.status_code, tried.error) == (Delivery.DELIVERED, 200, "")
+    assert (tried.next_at, tried.note) == (None, HOMES)
+    [seen] = receiver.requests
+    assert (seen.method, seen.path) == ("POST", "/hook?token=s3cr3t")
+    assert seen.body == callback().body.encode()
+    secret = home_secret.default_secret(daybook_home, NOON)
+    headers = seen.headers
+    made = signature(secret, headers["webhook-id"], headers["webhook-timestamp"], seen.body)
+    assert headers["webhook-signature"] == made
+    assert headers["x-cronevent"] == "completed"
+    assert "authorization" not in headers
+
+
+@pytest.mark.slow
+async def test_a_destination_has_a_secret_and_a_token_of_its_own(
+    client: PrefectClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await secrets.add(client, "ops-token", TOKEN, ["127.0.0.1"])
+    await destinations.add(client, "ops", f"{receiver.address}/hook", secret=OLD, token="ops-token")
+    new = await destinations.rotate(client, "ops", NOON)
+    tried = await _send(client, receiver)
+    assert (tried.status, tried.note) == (Delivery.DELIVERED, "")
+    headers = receiver.requests[0].headers
+    stamp, body = headers["webhook-timestamp"], receiver.requests[0].body
+    both = [signature(each, headers["webhook-id"], stamp, body) for each in (new.secret, OLD)]
+    assert headers["webhook-signature"].split() == both
+    assert headers["authorization"] == f"Bearer {TOKEN}"
+    told = caplog.text + repr(tried)
+    assert not [each for each in (*SECRETS, new.secret) if each in told]
+
+
+@pytest.mark.slow
+async def test_a_token_goes_to_its_hosts_only(client: PrefectClient, receiver: Receiver) -> None:
+    await secrets.add(client, "ops-token", TOKEN, ["ops.example.org"])
+    await destinations.add(client, "ops", receiver.address, token="ops-token")
+    tried = await _send(client, receiver)
+    assert tried.status is Delivery.PENDING
+    assert "does not go to 127.0.0.1" in tried.error
+    assert receiver.requests == []
+
+
+async def test_a_token_does_not_go_in_clear_text(client: PrefectClient) -> None:
+    await secrets.add(client, "ops-token", TOKEN, ["8.8.8.8"])
+    await destinations.add(client, "ops", "http://8.8.8.8", token="ops-token", timeout=1)
+    async with Post(client, lambda: NOON) as post:
+        tried = await post.send(callback(address="http://8.8.8.8/hook"))
+    assert tried.status is Delivery.FAILED
+    assert "does not go over plain http" in tried.error
+
+
+@pytest.mark.parametrize(
+    ("owner", "below"),
+    [
+        ("agent:writer", ""),
+        ("agent:writer", "?x=1"),
+        ("agent:writer", "/"),
+        ("agent:writer", "/admin/users"),
+        ("agent:writer", "/%2e"),
+        ("user", "/admin/users?x=1"),
+    ],
+)
+@pytest.mark.slow
+async def test_an_agents_job_has_the_token_at_the_destinations_own_address_only(
+    client: PrefectClient,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: str,
+    below: str,
+) -> None:
+    has_it = owner == "user" or not below
+    monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "127.0.0.1")
+    await secrets.add(client, "ops-token", TOKEN, ["127.0.0.1"])
+    await destinations.add(client, "ops", f"{receiver.address}/hook", secret=OLD, token="ops-token")
+    row = callback(address=f"{receiver.address}/hook{below}", owner=owner)
+    async with Post(client, lambda: NOON) as post:
+        tried = await post.send(row)
+    assert (tried.status, tried.note) == (Delivery.DELIVERED, "" if has_it else KEPT_BACK)
+    [seen] = receiver.requests
+    assert seen.headers.get("authorization") == (f"Bearer {TOKEN}" if has_it else None)
+    made = signature(OLD, seen.headers["webhook-id"], seen.headers["webhook-timestamp"], seen.body)
+    assert seen.headers["webhook-signature"] == made
+
+
+@pytest.mark.slow
+async def test_a_token_that_is_not_there_is_told(client: PrefectClient, receiver: Receiver) -> None:
+    await destinations.add(client, "ops", receiver.address, token="ops-token")
+    tried = await _send(client, receiver)
+    assert (tried.status, receiver.requests) == (Delivery.PENDING, [])
+    assert 'unknown "ops-token"' in tried.error
+
+
+@pytest.mark.parametrize("status", [201, 204, 299])
+async def test_any_2xx_is_delivered(client: PrefectClient, receiver: Receiver, status: int) -> None:
+    tried = await _send(client, receiver, answer(status, b""))
+    assert (tried.status, tried.status_code) == (Delivery.DELIVERED, status)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 429, 500, 503])
+@pytest.mark.slow
+async def test_any_other_answer_is_tried_again(
+    client: PrefectClient, receiver: Receiver, status: int
+) -> None:
+    tried = await _send(client, receiver, answer(status, b"s3cr3t and more"))
+    assert (tried.status, tried.status_code) == (Delivery.PENDING, status)
+    assert tried.error.startswith(f"{receiver.address} answered {status}")
+    assert "s3cr3t" not in tried.error and "hook" not in tried.error
+    assert tried.next_at is not None and 5 <= (tried.next_at - NOON).total_seconds() <= 5.5
+
+
+async def test_410_ends_at_once(client: PrefectClient, receiver: Receiver) -> None:
+    tried = await _send(client, receiver, answer(410))
+    assert (tried.status, tried.status_code, tried.next_at) == (Delivery.FAILED, 410, None)
+
+
+async def test_a_redirect_is_a_failed_try(client: PrefectClient, receiver: Receiver) -> None:
+    tried = await _send(client, receiver, redirect(f"{receiver.address}/there", 308))
+    assert (tried.status, tried.status_code) == (Delivery.PENDING, 308)
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("as_date", [False, True])
+async def test_a_retry_after_is_kept(
+    client: PrefectClient, receiver: Receiver, as_date: bool
+) -> None:
+    at = NOON + timedelta(seconds=90)
+    said = format_datetime(at, usegmt=True) if as_date else "90"
+    tried = await _send(client, receiver, answer(429, b"", {"Retry-After": said}))
+    assert (tried.status, tried.next_at) == (Delivery.PENDING, at)
+
+
+async def test_the_last_try_of_the_destination_fails(
+    client: PrefectClient, receiver: Receiver
+) -> None:
+    await destinations.add(client, "ops", receiver.address, tries=3)
+    assert (await _send(client, receiver, answer(500), attempts=1)).status is Delivery.PENDING
+    assert (await _send(client, receiver, answer(500), attempts=2)).status is Delivery.FAILED
+
+
+async def test_nobody_there_is_a_failed_try(client: PrefectClient) -> None:
+    async with serving() as server:
+        pass
+    tried = await _send(client, server)
+    assert (tried.status, tried.status_code) == (Delivery.PENDING, None)
+    assert "cannot be reached" in tried.error and "s3cr3t" not in tried.error
+
+
+async def test_one_that_hangs_is_given_its_time(client: PrefectClient, receiver: Receiver) -> None:
+    await destinations.add(client, "ops", receiver.address, timeout=1)
+    began = SYSTEM.now()
+    tried = await _send(client, receiver, hang)
+    assert (tried.status, tried.error) == (
+        Delivery.PENDING,
+        f"{receiver.address} did not answer within 1 s",
+    )
+    assert 1 <= (SYSTEM.now() - began).total_seconds() < 10
+    assert 1 <= tried.seconds < 10
+
+
+async def test_a_2xx_whose_rest_is_missing_was_taken(
+    client: PrefectClient, receiver: Receiver
+) -> None:
+    assert (await _send(client, receiver, cut())).status is Delivery.DELIVERED
+    assert (await _send(client, receiver, cut(status=500))).status_code == 500
+
+
+async def test_an_agents_callback_reaches_public_addresses_only(
+    client: PrefectClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for owner, writer in (("agent:writer", "api"), ("user", "mcp"), ("user", "agent:writer")):
+        tried = await _send(client, receiver, owner=owner, writer=writer)
+        assert (tried.status, tried.next_at, receiver.requests) == (Delivery.FAILED, None, [])
+    assert "public addresses only" in tried.error
+    monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "127.0.0.1")
+    assert (await _send(client, receiver, owner="agent:writer")).status is Delivery.DELIVERED
+
+
+async def test_a_home_whose_secret_is_spoilt_sends_nothing(
+    client: PrefectClient, receiver: Receiver, daybook_home: Home
+) -> None:
+    daybook_home.webhook_secret.write_text("s3cr3t")
+    tried = await _send(client, receiver)
+    assert (tried.status, receiver.requests) == (Delivery.PENDING, [])
+    assert "holds no signing secret" in tried.error and "s3cr3t" not in tried.error
+
+
+async def test_without_prefect_no_try_is_made(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+
+    async with get_client() as client:
+        client._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
+        async with Post(client, SYSTEM.now) as post:
+            with pytest.raises(httpx.HTTPError):
+                await post.send(callback(address=receiver.address))
+    assert receiver.requests == []
+
+
+async def test_an_agents_callback_goes_to_the_hosts_of_its_limits(
+    client: PrefectClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "127.0.0.1")
+    monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["*.example.org"]}')
+    tried = await _send(client, receiver, owner="agent:writer")
+    assert tried.status is Delivery.FAILED
+    assert "the operator's limits do not have this host" in tried.error
+    assert receiver.requests == []
+    assert (await _send(client, receiver, owner="user")).status is Delivery.DELIVERED
+    monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["127.0.0.1"]}')
+    assert (await _send(client, receiver, owner="agent:writer")).status is Delivery.DELIVERED

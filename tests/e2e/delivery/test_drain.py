@@ -1,0 +1,262 @@
+"""A drain in this process: what it claims, what it leaves, and what is left of it when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from sqlmodel import select
+
+from daybook.delivery import destinations, sending
+from daybook.delivery import dispatcher as module
+from daybook.delivery import outbox as book
+from daybook.delivery.dispatcher import Sent, _Drain, drain
+from daybook.home import Home
+from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.resources import secrets
+from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks, pending, tries
+from tests.receiver import answer, serving
+from tests.world import World, so
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+
+async def _drain(world: World, **given: object) -> Sent:
+    return await drain(world.ledger, world.client, "here:1", **given)  # type: ignore[arg-type]
+
+
+async def _row(world: World, id_: str) -> OutboxRow:
+    return (await callbacks(world))[id_]
+
+
+@pytest.mark.slow
+async def test_what_is_due_is_sent_and_written_down(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    ids = await ask(world, *[f"{receiver.address}/hook"] * 3, run_id="r1")
+    assert await _drain(world) == Sent(delivered=3, ended={"r1": None})
+    for row in (await callbacks(world)).values():
+        assert (row.status, row.attempts, row.lease_until) == ("delivered", 1, None)
+        assert row.note.startswith("signed with the home's secret")
+    assert {each["headers"]["webhook-id"] for each in receiver.got()} == set(ids)
+    assert not await _drain(world)
+
+
+@pytest.mark.slow
+async def test_what_is_not_due_yet_waits(world: World, receiver: ReceiverProcess) -> None:
+    receiver.says("500")
+    [id_] = await ask(world, f"{receiver.address}/hook")
+    assert await _drain(world) == Sent(again=1)
+    assert not await _drain(world)
+    receiver.says("well")
+    world.passes(seconds=6)
+    assert await _drain(world) == Sent(delivered=1)
+    row = await _row(world, id_)
+    assert [each["status_code"] for each in row.tries] == [500, 200]
+
+
+async def test_who_settled_a_run_sends_that_runs_alone(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    [mine] = await ask(world, f"{receiver.address}/mine", run_id="r1")
+    [other] = await ask(world, f"{receiver.address}/other", run_id="r2")
+    assert await _drain(world, run_id="r1", hurried=True) == Sent(delivered=1, ended={"r1": None})
+    assert (await _row(world, mine)).status == "delivered"
+    assert (await _row(world, other)).attempts == 0
+
+
+async def test_what_comes_while_another_hangs_is_sent_meanwhile(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    [hangs] = await ask(world, f"{receiver.address}/hang")
+    working = asyncio.create_task(_drain(world))
+    assert await so(lambda: _got(receiver, 1), 20)
+    [later] = await ask(world, f"{receiver.address}/later", run_id="later")
+
+    async def delivered() -> bool:
+        return (await _row(world, later)).status == "delivered"
+
+    assert await so(delivered, 10)
+    assert (await _row(world, hangs)).attempts == 0
+    working.cancel()
+    await asyncio.wait({working})
+
+
+async def _got(receiver: ReceiverProcess, count: int) -> bool:
+    return len(receiver.got()) == count
+
+
+@pytest.mark.slow
+async def test_who_is_stopped_says_what_he_knows_and_gives_back_the_rest(
+    world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What came of the tries stays with him for a while, so that he is stopped before he says it.
+    monkeypatch.setattr(module, "GATHERING", 60.0)
+    drains: list[_Drain] = []
+
+    class Seen(_Drain):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            drains.append(self)
+
+    monkeypatch.setattr(module, "_Drain", Seen)
+    ids = await ask(world, *[f"{receiver.address}/hook", f"{receiver.address}/hang"] * 5)
+    working = asyncio.create_task(_drain(world))
+
+    async def known() -> bool:
+        return len(receiver.got()) == 10 and len(drains[0]._tried) == 5
+
+    assert await so(known, 20)
+    assert await tries(world) == 0
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    rows = await callbacks(world)
+    for number, id_ in enumerate(ids):
+        done = number % 2 == 0
+        status = "delivered" if done else "pending"
+        found = rows[id_].status, rows[id_].attempts, rows[id_].lease_until
+        assert found == (status, int(done), None), number
+
+
+async def test_while_prefect_is_away_what_needs_nobody_is_sent_and_the_rest_waits(
+    world: World, receiver: ReceiverProcess, daybook_home: Home
+) -> None:
+    """However many addresses wait before it, an alert to a file arrives."""
+    ids = await ask(world, *(f"{receiver.address}/{number}" for number in range(module.AT_ONCE)))
+    world.passes(seconds=1)
+    await _tell(world, "nobody-knows-it")
+    await _tell(world, "file", chat_id="alerts.md")
+    async with get_client() as lost:
+        lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
+        sent = await drain(world.ledger, lost, "here:1")
+    assert sent == Sent(delivered=1, away=True, ended={"r1": None})
+    assert "Forty-two." in (daybook_home.path / "out" / "alerts.md").read_text()
+    rows = await callbacks(world)
+    for id_ in ids:
+        found = rows[id_].status, rows[id_].attempts, rows[id_].lease_until
+        assert found == ("pending", 0, None)
+    assert receiver.got() == []
+    again = await _drain(world)
+    assert (again.delivered, again.again, again.away) == (module.AT_ONCE, 1, False)
+
+
+async def test_prefect_that_answers_with_an_error_uses_up_no_try_and_stops_no_other(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
+    await destinations.add(world.client, "ops", f"{receiver.address}/ops", token="ops-token")
+    [with_token] = await ask(world, f"{receiver.address}/ops")
+    await _tell(world, "team")
+    many = await ask(world, *[f"{receiver.address}/hook"] * (module.AT_ONCE + 1), run_id="r2")
+    async with serving() as broken, get_client() as client:
+        await destinations.known(client)
+        broken.steps = [answer(500, b"s3cr3t")]
+        client._client.base_url = httpx.URL(f"{broken.address}/api/")
+        sent = await drain(world.ledger, client, "here:1")
+    assert sent == Sent(delivered=len(many), held=True, ended={"r2": None})
+    row = await _row(world, with_token)
+    assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
+    assert await pending(world) == 2
+    async with world.ledger.read() as session:
+        assert (await session.execute(select(LaneRow))).all() == []
+    again = await _drain(world)  # the channel does not exist, and that is a failed try
+    assert (again.delivered, again.again, again.held) == (1, 1, False)
+
+
+@pytest.mark.slow
+async def test_prefect_that_goes_away_before_a_token_is_read_uses_up_no_try(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
+    await destinations.add(world.client, "ops", f"{receiver.address}/hook", token="ops-token")
+    [id_] = await ask(world, f"{receiver.address}/hook")
+    async with get_client() as client:
+        await destinations.known(client)
+        client._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
+        sent = await drain(world.ledger, client, "here:1")
+    assert sent == Sent(away=True)
+    row = await _row(world, id_)
+    assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
+    assert await _drain(world) == Sent(delivered=1)
+    assert receiver.got()[0]["headers"]["authorization"] == "Bearer t0ken"
+
+
+async def test_one_that_cannot_be_sent_stops_no_other(
+    world: World, receiver: ReceiverProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bad = await ask(world, "http://[s3cr3t", "ftp://s3cr3t.example", "http://127.0.0.1:0/?s3cr3t")
+    good = await ask(world, f"{receiver.address}/hook", run_id="r1")
+    sent = await _drain(world)
+    assert (sent.delivered, sent.again) == (1, 3)
+    rows = await callbacks(world)
+    assert rows[good[0]].status == "delivered"
+    for id_ in bad:
+        assert rows[id_].attempts == 1 and rows[id_].error
+        assert "s3cr3t" not in str(rows[id_].error) + caplog.text
+
+
+async def _tell(world: World, channel: str, chat_id: str = "") -> None:
+    async with world.ledger.write() as session:
+        await book.tell(
+            session,
+            key=f"test:{channel}",
+            purpose="message",
+            event="completed",
+            channel=channel,
+            chat_id=chat_id,
+            subject="brief: completed",
+            body="Forty-two.",
+            run_id="r1",
+            now=world.ledger.now(),
+        )
+
+
+async def test_a_message_goes_to_its_channel(world: World, daybook_home: Home) -> None:
+    await _tell(world, "file", chat_id="out.md")
+    await _tell(world, "nobody-knows-it")
+    sent = await _drain(world)
+    assert (sent.delivered, sent.again) == (1, 1)
+    assert "Forty-two." in (daybook_home.path / "out" / "out.md").read_text()
+
+
+async def test_who_may_be_cut_short_begins_no_message_that_would_arrive_twice(
+    world: World, receiver: ReceiverProcess, daybook_home: Home
+) -> None:
+    await ask(world, f"{receiver.address}/hook", run_id="r1")
+    await _tell(world, "file", chat_id="out.md")
+    await _tell(world, "nobody-knows-it")
+    assert await _drain(world, run_id="r1", hurried=True) == Sent(delivered=2, ended={"r1": None})
+    async with world.ledger.read() as session:
+        pending = select(OutboxRow).where(OutboxRow.status == "pending")
+        [left] = (await session.execute(pending)).scalars().all()
+    assert (left.address, left.attempts, left.lease_until) == ("nobody-knows-it", 0, None)
+
+
+async def test_after_a_while_a_drain_claims_no_more(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    await ask(world, f"{receiver.address}/hook")
+    assert not await _drain(world, claims_for=-1.0)
+    assert await _drain(world, claims_for=20.0) == Sent(delivered=1)
+
+
+async def test_one_whose_lease_went_to_another_writes_nothing(
+    world: World, receiver: ReceiverProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK", 60.0)  # it would take its own row again, once it may
+    receiver.says("hang")
+    [id_] = await ask(world, f"{receiver.address}/hook")
+    await destinations.add(world.client, "storm", receiver.address, timeout=5)
+    working = asyncio.create_task(_drain(world))
+    assert await so(lambda: _got(receiver, 1), 20)
+    world.passes(seconds=100)
+    [taken] = await sending.claim(world.ledger, "there:2", most=1)
+    await working
+    row = await _row(world, id_)
+    assert (row.attempts, row.holder, row.fence) == (0, "there:2", taken.fence)

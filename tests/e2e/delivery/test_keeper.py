@@ -1,0 +1,93 @@
+"""The leader's keeper sends what is due, and one that stands by does not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+
+from daybook.keeper import deliveries, leader, leadership
+from daybook.keeper.services import Keeper
+from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks
+from tests.world import World, so
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
+
+
+async def test_the_leader_sends_what_is_due_and_again_what_failed(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    receiver.says("500")
+    [id_] = await ask(world, f"{receiver.address}/hook")
+    keeper = Keeper(world.ledger, leader.new_holder())
+    working = asyncio.create_task(keeper.go_on())
+
+    async def tried() -> bool:
+        return (await callbacks(world))[id_].attempts >= 1
+
+    async def delivered() -> bool:
+        return (await callbacks(world))[id_].status == "delivered"
+
+    try:
+        assert await so(tried, 30)
+        receiver.says("well")
+        # By its own backoff of five seconds, on the clock that nobody moves.
+        assert await so(delivered, 60)
+        assert keeper.costs["outbox"].error == ""
+    finally:
+        working.cancel()
+        await asyncio.wait({working})
+
+
+async def test_one_that_stands_by_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
+    assert await leadership.acquire(world.ledger, leader.NAME, "there:2") is not None
+    keeper = Keeper(world.ledger, leader.new_holder())
+    working = asyncio.create_task(keeper.go_on())
+
+    # What every keeper does, whoever leads. Cancelled while it connects to Prefect for that, the
+    # library of the network would leave its socket open.
+    async def has_done_its_own() -> bool:
+        return {"drain", "server"} <= keeper.costs.keys()
+
+    try:
+        [id_] = await ask(world, f"{receiver.address}/hook")
+        assert await so(has_done_its_own, 30)
+        assert "outbox" not in keeper.costs
+        assert ((await callbacks(world))[id_].fence, receiver.got()) == (0, [])
+    finally:
+        working.cancel()
+        await asyncio.wait({working})
+
+
+async def test_a_pass_that_is_ended_remembers_whose_delivery_is_to_be_shown(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    [id_] = await ask(world, f"{receiver.address}/hook", run_id="r1")
+    await ask(world, f"{receiver.address}/hang", run_id="r2")
+    memory = deliveries.Memory()
+    working = asyncio.create_task(deliveries.drain(world.ledger, world.client, "here:1", memory))
+
+    async def delivered() -> bool:
+        return (await callbacks(world))[id_].status == "delivered"
+
+    assert await so(delivered, 20)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert list(memory.ended) == ["r1"]
+
+
+async def test_while_prefect_is_away_what_is_to_be_shown_there_is_remembered(
+    world: World, receiver: ReceiverProcess
+) -> None:
+    await ask(world, f"{receiver.address}/hook")
+    memory = deliveries.Memory()
+    memory.note(["r1"])
+    async with get_client() as lost:
+        lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
+        assert await deliveries.drain(world.ledger, lost, "here:1", memory) == deliveries.AWAY
+    assert list(memory.ended) == ["r1"]
+    await deliveries.drain(world.ledger, world.client, "here:1", memory)
+    assert not memory.ended

@@ -1,0 +1,314 @@
+"""Requirement 35 in the ledger: every outcome has a row for each listener, whoever writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlmodel import col, select
+
+from daybook import registry
+from daybook.delivery import history, listeners, sending
+from daybook.delivery.sending import Tried
+from daybook.jobs import store
+from daybook.ledger.states import Delivery, Outcome, Status
+from daybook.ledger.tables import Fact, OutboxRow
+from daybook.runs import audit, claims
+from daybook.timing import TIMING
+from tests.unit.delivery import senders
+from tests.unit.ledger.killed import When
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+HOUR = timedelta(hours=1)
+TOLD = {"on_complete": "https://ops.example.org/done", "cron": "0 * * * *"}
+
+
+@pytest.fixture(autouse=True)
+def nobody_else() -> Iterator[None]:
+    """What a test registers is forgotten."""
+    with registry.apart():
+        yield
+
+
+async def rows(world: World) -> list[OutboxRow]:
+    of_listeners = select(OutboxRow).where(col(OutboxRow.purpose) == "listener")
+    async with world.ledger.read() as session:
+        found = await session.execute(of_listeners.order_by(col(OutboxRow.created_at), "address"))
+        return list(found.scalars())
+
+
+async def asked(world: World) -> list[tuple[str, str, str]]:
+    """Who is told of what, and what became of it."""
+    return [(row.address, row.event, row.status) for row in await rows(world)]
+
+
+async def claimed(world: World, *, listener: bool) -> OutboxRow:
+    def wanted(lane: str) -> bool:
+        return lane.startswith("listener:") is listener
+
+    [row] = await sending.claim(world.ledger, "me", most=1, wanted=wanted)
+    return row
+
+
+@pytest.mark.parametrize(
+    "status", [Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED]
+)
+async def test_each_listener_has_a_row_for_each_outcome(world: World, status: Status) -> None:
+    await listeners.announce(world.ledger, ["audit.log", "bill.count"])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    granted = await world.settled(world.offer(job), status, output="Forty-two.")
+    word = str(status)
+    assert await asked(world) == [
+        ("audit.log", word, "pending"),
+        ("bill.count", word, "pending"),
+    ]
+    body = json.loads((await rows(world))[0].body)
+    assert (body["id"], body["job"], body["status"]) == (granted.run_id, "brief", word)
+    assert (body["output"], body["version"], body["corrects"]) == ("Forty-two.", 1, None)
+    assert (await world.row(granted.run_id)).delivery in ("not_requested", "delivered")
+
+
+async def test_a_listener_that_is_called_inbox_is_still_to_be_told(world: World) -> None:
+    await listeners.announce(world.ledger, ["inbox"])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    await world.settled(world.offer(job), Status.SUCCEEDED)
+    assert await asked(world) == [("inbox", "succeeded", "pending")]
+
+
+async def test_what_no_process_ran_is_told_as_well(world: World) -> None:
+    """A due time that was missed, one that was refused at claim, and one that waited."""
+    await listeners.announce(world.ledger, ["audit.log"])
+    job = await world.add(prompt="x", every="30s", catch_up="none", overlap="skip")
+    await world.begun(world.offer(job))
+    world.clock.set((later := world.offer(job)).due)
+    await world.claim(later)
+    assert await asked(world) == [("audit.log", "skipped", "pending")]
+    run = await claims.request(world.ledger, job, "r1", "manual")
+    await claims.cancel(world.ledger, run.id)
+    world.clock.move(HOUR)
+    await audit.advance(world.ledger, job.id, world.clock.now())
+    assert [event for _, event, _ in await asked(world)] == ["skipped", "cancelled", "missed"]
+
+
+async def test_an_agents_output_is_told_to_a_listener_which_is_the_operators(world: World) -> None:
+    await listeners.announce(world.ledger, ["audit.log"])
+    job = await world.add(prompt="x", **TOLD)
+    async with world.ledger.write() as session:
+        row = await session.get(type(job.row), job.id)
+        assert row is not None
+        row.owner = "agent:x"
+        session.add(row)
+    await world.settled(world.offer(job), Status.SUCCEEDED, output="Forty-two.")
+    async with world.ledger.read() as session:
+        found = {row.purpose: row for row in await history.recent(session)}
+    assert json.loads(found["callback"].body)["output"] is None
+    assert json.loads(found["listener"].body)["output"] == "Forty-two."
+
+
+async def test_a_listener_never_counts_for_the_delivery(world: World) -> None:
+    await listeners.announce(world.ledger, ["audit.log"])
+    job = await world.add(prompt="x", **TOLD)
+    granted = await world.settled(world.offer(job), Status.SUCCEEDED)
+    for wanted, status in (("callback", Delivery.DELIVERED), ("listener", Delivery.FAILED)):
+        row = await claimed(world, listener=wanted == "listener")
+        assert row.purpose == wanted
+        tried = Tried(row.id, row.fence, status, None, 0.1, error="ValueError", went_out=False)
+        await sending.record(world.ledger, [tried])
+    run = await world.row(granted.run_id)
+    assert (run.status, run.delivery, run.error) == ("succeeded", "delivered", None)
+    async with world.ledger.read() as session:
+        of_run = await history.of_run(session, granted.run_id)
+    assert {(row.purpose, row.status, row.error) for row in of_run} == {
+        ("callback", "delivered", None),
+        ("listener", "failed", "ValueError"),
+    }
+
+
+async def test_a_late_outcome_is_told_once_more_and_says_what_it_corrects(world: World) -> None:
+    await listeners.announce(world.ledger, ["audit.log"])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    granted = await world.begun(world.offer(job))
+    await claims.died(world.ledger, granted.run_id, granted.fence, "it vanished")
+    world.clock.move(timedelta(seconds=1))  # the two messages are sorted by when they were made
+    await world.settle(granted, Status.SUCCEEDED)
+    bodies = [json.loads(row.body) for row in await rows(world)]
+    assert [(each["status"], each["corrects"]) for each in bodies] == [
+        ("unknown", None),
+        ("succeeded", "unknown"),
+    ]
+
+
+@pytest.mark.parametrize("status", ["missed", "skipped"])
+async def test_a_range_that_grows_is_told_until_its_end(world: World, status: str) -> None:
+    """Before it is told by the same row; afterwards, and while it is told, by another one."""
+    await listeners.announce(world.ledger, ["audit.log"])
+    job = await world.add(prompt="x", cron="*/10 * * * *", timezone="UTC", catch_up="none")
+    first = world.offer(job).due
+    if status == "skipped":
+        async with world.ledger.write() as session:
+            row = (await store.find(session, job.id)).row
+            row.snoozed_until = world.clock.now() + 24 * HOUR
+            session.add(row)
+
+    async def passed(minutes: int) -> list[tuple[str, int, str]]:
+        world.clock.move(timedelta(minutes=minutes))
+        await audit.advance(world.ledger, job.id, world.clock.now())
+        bodies = [json.loads(row.body) for row in await rows(world)]
+        assert len({body["id"] for body in bodies}) == 1
+        return [(body["status"], body["count"], body["scheduled_to"]) for body in bodies]
+
+    def until(times: int) -> tuple[str, int, str]:
+        last = first + (times - 1) * timedelta(minutes=10)
+        return (status, times, last.isoformat().replace("+00:00", "Z"))
+
+    assert await passed(35) == [until(3)]
+    assert await passed(20) == [until(5)]
+    told = await claimed(world, listener=True)
+    assert await passed(20) == [until(5), until(7)]
+    done = Tried(told.id, told.fence, Delivery.DELIVERED, None, 0.0)
+    await sending.record(world.ledger, [done])
+    assert await passed(10) == [until(5), until(8)]
+    told = await claimed(world, listener=True)
+    done = Tried(told.id, told.fence, Delivery.DELIVERED, None, 0.0)
+    await sending.record(world.ledger, [done])
+    assert await passed(10) == [until(5), until(8), until(9)]
+
+
+async def test_without_listeners_nothing_is_written(world: World) -> None:
+    await listeners.announce(world.ledger, [])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    await world.settled(world.offer(job), Status.SUCCEEDED)
+    assert await rows(world) == []
+    async with world.ledger.read() as session:
+        assert await session.get(Fact, "listeners") is None
+    assert await listeners.due(world.ledger, ["audit.log"]) == []
+
+
+async def test_what_this_process_registered_is_told_although_nobody_announced_it(
+    world: World,
+) -> None:
+    registry.listener(name="here")(print)
+    await listeners.announce(world.ledger, ["there"])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    await world.settled(world.offer(job), Status.SUCCEEDED)
+    assert [name for name, _, _ in await asked(world)] == ["here", "there"]
+
+
+async def test_one_that_is_away_for_a_day_is_forgotten_and_what_waits_for_it_is_given_up(
+    world: World,
+) -> None:
+    await listeners.announce(world.ledger, ["gone", "stays"])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    await world.settled(world.offer(job), Status.SUCCEEDED)
+    world.clock.move(23 * HOUR)
+    await listeners.announce(world.ledger, ["stays"])
+    assert {status for _, _, status in await asked(world)} == {"pending"}
+    assert await listeners.due(world.ledger, ["gone", "nobody"]) == ["gone"]
+
+    world.clock.move(2 * HOUR)
+    await listeners.announce(world.ledger, ["stays"])
+    await world.settled(world.offer(job), Status.FAILED)
+    assert await asked(world) == [
+        ("gone", "succeeded", "failed"),
+        ("stays", "succeeded", "pending"),
+        ("stays", "failed", "pending"),
+    ]
+    assert (await rows(world))[0].error == (
+        "given up: no process has had this listener for 24 hours"
+    )
+
+
+async def test_the_last_listener_that_goes_leaves_nothing_pending(world: World) -> None:
+    await listeners.announce(world.ledger, ["gone"])
+    await world.settled(world.offer(await world.add(prompt="x", **TOLD)), Status.SUCCEEDED)
+    world.clock.move(25 * HOUR)
+    await listeners.announce(world.ledger, [])
+    assert [status for _, _, status in await asked(world)] == ["failed"]
+    async with world.ledger.read() as session:
+        found = {row.purpose: row.status for row in await history.recent(session)}
+    assert found["callback"] == "pending"  # of others nothing is given up
+
+
+async def test_a_clock_that_was_set_back_keeps_no_listener_for_ever(world: World) -> None:
+    world.clock.move(1000 * HOUR)
+    await listeners.announce(world.ledger, ["gone"])
+    world.clock.move(-1000 * HOUR)
+    await listeners.announce(world.ledger, [])
+    world.clock.move(25 * HOUR)
+    await listeners.announce(world.ledger, [])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    await world.settled(world.offer(job), Status.SUCCEEDED)
+    assert await rows(world) == []
+
+
+async def test_a_listener_is_told_of_one_outcome_at_a_time_and_in_order(world: World) -> None:
+    await listeners.announce(world.ledger, ["audit.log"])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    runs = []
+    for _ in range(3):
+        granted = await world.settled(world.offer(job), Status.SUCCEEDED)
+        runs.append(granted.run_id)
+    told = []
+    while found := await sending.claim(world.ledger, "me", most=10):
+        [row] = found
+        assert await sending.claim(world.ledger, "another", most=10) == []
+        told.append(row.run_id)
+        done = Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.0)
+        await sending.record(world.ledger, [done])
+    assert told == runs
+
+
+async def test_one_that_is_told_or_has_a_pause_is_not_due(world: World) -> None:
+    await listeners.announce(world.ledger, ["audit.log", "bill.count"])
+    job = await world.add(prompt="x", cron="0 * * * *")
+    for _ in range(2):
+        await world.settled(world.offer(job), Status.SUCCEEDED)
+    both = ["audit.log", "bill.count"]
+    assert await listeners.due(world.ledger, both) == both
+    for number in range(sending.PAUSE_AFTER):
+        assert await listeners.due(world.ledger, both) == both
+        [row] = await sending.claim(
+            world.ledger, "me", most=1, wanted=lambda lane: lane == "listener:bill.count"
+        )
+        assert await listeners.due(world.ledger, both) == ["audit.log"], number  # it is told
+        again = Tried(row.id, row.fence, Delivery.PENDING, world.clock.now(), 0.1, error="no end")
+        await sending.record(world.ledger, [again])
+    assert await listeners.due(world.ledger, both) == ["audit.log"]  # it has a pause
+    world.clock.move(sending.FIRST_PAUSE)
+    assert await listeners.due(world.ledger, both) == both
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_process_killed_around_its_outcome_leaves_both_or_neither(
+    world: World, when: When
+) -> None:
+    """That process knows of no listener: the ledger says which there are."""
+    await listeners.announce(world.ledger, ["audit.log"])
+    granted = await world.begun(world.offer(await world.add(prompt="x", cron="0 * * * *")))
+    given = (granted.run_id, granted.fence, Outcome(Status.SUCCEEDED))
+    senders.killed(world.ledger.address, world.clock, "settle", when, *given)
+    told = {"before": ("running", []), "after": ("succeeded", [("audit.log", "succeeded")])}
+    found = [(name, event) for name, event, _ in await asked(world)]
+    assert ((await world.row(granted.run_id)).status, found) == told[when]
+
+
+@pytest.mark.parametrize("verb", ["claim", "record"])
+async def test_who_is_killed_while_it_tells_leaves_it_to_the_next_one(
+    world: World, verb: str
+) -> None:
+    await listeners.announce(world.ledger, ["audit.log"])
+    await world.settled(world.offer(await world.add(prompt="x", cron="0 * * * *")), Status.FAILED)
+    if verb == "claim":
+        senders.killed(world.ledger.address, world.clock, "claim", "after", "killed", most=1)
+    else:
+        [row] = await sending.claim(world.ledger, "killed", most=1)
+        done = [Tried(row.id, row.fence, Delivery.DELIVERED, None, 0.0)]
+        senders.killed(world.ledger.address, world.clock, "record", "before", done)
+    assert await sending.claim(world.ledger, "next", most=1) == []
+    world.clock.move(TIMING.delivery_lease + timedelta(seconds=1))
+    [row] = await sending.claim(world.ledger, "next", most=1)
+    assert (row.address, row.event, row.attempts) == ("audit.log", "failed", 0)

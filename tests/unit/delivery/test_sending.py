@@ -1,0 +1,755 @@
+"""Requirements 31, 32: who sends what is pending, one at a time, in turns, and none forgotten."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, select
+
+from daybook.delivery import backoff, history, outbox, sending
+from daybook.delivery.sending import IN_DOUBT, IN_FLIGHT, PAUSE_AFTER, Tried
+from daybook.errors import Ambiguous, NotFound
+from daybook.ledger.states import Delivery, Outcome, Status
+from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.timing import TIMING
+from tests import side_by_side
+from tests.unit.delivery import senders
+from tests.unit.ledger.killed import When
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+PENDING, DELIVERED, FAILED = Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server() -> Iterator[None]:
+    """The process that all others are forked from: it has imported the ledger."""
+    side_by_side.CONTEXT.set_forkserver_preload(["tests.unit.delivery.senders"])
+    yield
+    from multiprocessing import forkserver
+
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+async def asked(world: World, lane: str, count: int = 1, **fields: Any) -> list[str]:
+    """So many rows to that lane, due one microsecond after the other up to now; their ids."""
+    now = world.clock.now()
+    async with world.ledger.write() as session:
+        known = len((await session.execute(select(OutboxRow.id))).all())
+        rows = [
+            OutboxRow(
+                **{
+                    "key": f"{lane}:{known + number}",
+                    "purpose": outbox.CALLBACK,
+                    "event": "completed",
+                    "lane": lane,
+                    "address": lane,
+                    "body": "{}",
+                    "next_at": now - (count - number) * timedelta(microseconds=1),
+                    "created_at": now,
+                    **fields,
+                }
+            )
+            for number in range(count)
+        ]
+        session.add_all(rows)
+        return [row.id for row in rows]
+
+
+async def row(world: World, id_: str) -> OutboxRow:
+    async with world.ledger.read() as session:
+        found = await session.get(OutboxRow, id_)
+    assert found is not None
+    return found
+
+
+async def claimed(world: World, most: int = 1_000, **given: Any) -> list[OutboxRow]:
+    return await sending.claim(world.ledger, "test", most=most, **given)
+
+
+def tried(row: OutboxRow, status: Delivery, at: datetime | None = None, **fields: Any) -> Tried:
+    given: dict[str, Any] = {"seconds": 0.1, **fields}
+    if status is not DELIVERED:
+        given = {"error": "answered 500", "status_code": 500, **given}
+    return Tried(row.id, row.fence, status, at, **given)
+
+
+async def record(
+    world: World, rows: Iterable[OutboxRow], status: Delivery, at: datetime | None = None
+) -> None:
+    await sending.record(world.ledger, [tried(each, status, at) for each in rows])
+
+
+async def lanes(world: World) -> dict[str, LaneRow]:
+    async with world.ledger.read() as session:
+        return {each.lane: each for each in (await session.execute(select(LaneRow))).scalars()}
+
+
+# --- one at a time
+
+
+async def test_what_is_claimed_is_nobody_elses_until_its_lease_has_run_out(world: World) -> None:
+    (id_,) = await asked(world, "a")
+    (mine,) = await claimed(world)
+    assert (mine.id, mine.fence, mine.holder) == (id_, 1, "test")
+    assert mine.lease_until == world.clock.now() + TIMING.delivery_lease
+    world.clock.move(TIMING.delivery_lease - SECOND)
+    assert await claimed(world) == []
+
+    world.clock.move(SECOND)
+    (again,) = await claimed(world)
+    assert (again.id, again.fence) == (id_, 2)
+
+
+async def test_who_lost_his_lease_changes_nothing(world: World) -> None:
+    await asked(world, "a")
+    (late,) = await claimed(world)
+    world.clock.move(TIMING.delivery_lease)
+    (mine,) = await claimed(world)
+
+    for status in (DELIVERED, FAILED, PENDING):
+        await record(world, [late], status, world.clock.now())
+    await sending.release(world.ledger, [late])
+    assert (await row(world, mine.id)).model_dump() == mine.model_dump()
+    assert await lanes(world) == {}
+
+    await record(world, [mine], DELIVERED)
+    await record(world, [mine], FAILED)
+    done = await row(world, mine.id)
+    assert (done.status, done.attempts) == ("delivered", 1)
+
+
+async def test_a_row_that_is_gone_holds_up_no_other(world: World) -> None:
+    await asked(world, "a", 2)
+    first, second = await claimed(world)
+    async with world.ledger.write() as session:
+        await session.delete(await session.merge(first))
+    await record(world, [first, second], DELIVERED)
+    assert (await row(world, second.id)).status == "delivered"
+
+
+async def test_many_processes_never_have_the_same_row(world: World) -> None:
+    ids = [id_ for number in range(20) for id_ in await asked(world, f"lane {number}", 10)]
+
+    told = senders.at_once(world.ledger.address, world.clock, 12)
+
+    sent = [each for one in told for each in one]
+    assert Counter(sent) == Counter({(id_, 1): 1 for id_ in ids})
+    assert {(await row(world, id_)).status for id_ in ids} == {"delivered"}
+
+
+async def test_what_is_released_can_be_claimed_at_once_and_has_used_no_try(world: World) -> None:
+    ids = await asked(world, "a", 3)
+    await sending.release(world.ledger, await claimed(world))
+    again = await claimed(world)
+    assert [each.id for each in again] == ids
+    assert {each.attempts for each in again} == {0}
+
+
+# --- what came of it
+
+
+async def test_a_try_is_kept_with_what_it_said(world: World) -> None:
+    await asked(world, "a")
+    (mine,) = await claimed(world)
+    at = world.clock.now() + 5 * SECOND
+    first = world.clock.now()
+    await sending.record(
+        world.ledger,
+        [tried(mine, PENDING, at, seconds=1.25, note="signed with the home's secret")],
+    )
+    waits = await row(world, mine.id)
+    assert (waits.status, waits.attempts, waits.next_at) == ("pending", 1, at)
+    assert (waits.error, waits.note) == ("answered 500", "signed with the home's secret")
+    assert (waits.holder, waits.lease_until, waits.finished_at) == ("", None, None)
+    assert await claimed(world) == []
+
+    world.clock.set(at)
+    (mine,) = await claimed(world)
+    await sending.record(world.ledger, [tried(mine, DELIVERED, status_code=204)])
+    done = await row(world, mine.id)
+    assert (done.status, done.attempts, done.error) == ("delivered", 2, None)
+    assert (done.finished_at, done.note) == (at, "signed with the home's secret")
+    told = [
+        (each["at"], each["seconds"], each["status_code"], each["error"]) for each in done.tries
+    ]
+    assert told == [
+        (first.isoformat(), 1.25, 500, "answered 500"),
+        (at.isoformat(), 0.1, 204, ""),
+    ]
+
+
+async def test_a_destination_of_a_long_name_is_told_of_as_well(world: World) -> None:
+    lane = outbox.short("https://long.example.org/" + "x" * 3_000)
+    await asked(world, lane, 2)
+    for row, count in zip(await claimed(world), (1, 2), strict=True):
+        await record(world, [row], FAILED)
+        assert await _inbox(world) == [f"undelivered: {count} to {lane}"]
+
+
+async def test_what_failed_for_good_is_told_in_the_inbox_once_a_lane_and_hour(world: World) -> None:
+    await asked(world, "a", 3)
+    await asked(world, "b")
+    rows = await claimed(world)
+    *most, last = (each for each in rows if each.lane == "a")
+    await record(world, most, FAILED)
+    assert await _inbox(world) == ["undelivered: 2 to a"]
+    await history.mark_read(world.ledger)
+
+    # The same message says how many they are by now, and is unread again.
+    await record(world, [last, *(each for each in rows if each.lane == "b")], FAILED)
+    assert sorted(await _inbox(world)) == ["undelivered: 1 to b", "undelivered: 3 to a"]
+
+    world.clock.move(timedelta(hours=1))
+    await asked(world, "a")
+    await record(world, await claimed(world), FAILED)
+    assert sorted(await _inbox(world)) == [
+        "undelivered: 1 to a",
+        "undelivered: 1 to b",
+        "undelivered: 3 to a",
+    ]
+
+
+async def _all(world: World) -> list[OutboxRow]:
+    async with world.ledger.read() as session:
+        ordered = select(OutboxRow).order_by(col(OutboxRow.next_at))
+        return list((await session.execute(ordered)).scalars())
+
+
+async def _inbox(world: World) -> list[str]:
+    async with world.ledger.read() as session:
+        return [each.subject for each in await history.inbox(session, unread_only=True)]
+
+
+async def test_a_retry_lets_failed_ones_be_sent_again(world: World) -> None:
+    await asked(world, "a", 2)
+    await asked(world, "b")
+    rows = await claimed(world)
+    await record(world, rows, FAILED)
+    one = next(each for each in rows if each.lane == "b")
+
+    assert await sending.retry(world.ledger, [one.id]) == 1
+    (again,) = await claimed(world)
+    assert (again.id, again.attempts, again.status) == (one.id, 0, "pending")
+    await record(world, [again], DELIVERED)
+    assert await sending.retry(world.ledger, [one.id]) == 0
+    assert await sending.retry(world.ledger) == 2
+
+
+async def test_a_retry_ends_the_wait_of_one_that_is_pending(world: World) -> None:
+    (id_,) = await asked(world, "a", next_at=world.clock.now() + MINUTE)
+    assert await sending.retry(world.ledger) == 0
+    assert await claimed(world) == []
+    assert await sending.retry(world.ledger, [id_]) == 1
+    assert [each.id for each in await claimed(world)] == [id_]
+
+
+async def test_a_retry_begins_the_tries_and_their_day_anew(world: World) -> None:
+    await asked(world, "a", attempts=10, run_id="r")
+    first = world.clock.now()
+    await record(world, await claimed(world), FAILED)
+    world.clock.move(timedelta(days=3))
+
+    assert await sending.retry(world.ledger) == 1
+    (again,) = await claimed(world)
+    assert (again.attempts, again.created_at, again.retried_at) == (0, first, world.clock.now())
+    assert [each["error"] for each in again.tries] == ["answered 500"]
+    assert backoff.next_try(again, world.clock.now(), None, backoff.TRIES) is not None
+
+    world.clock.move(timedelta(hours=24))
+    assert backoff.next_try(again, world.clock.now(), None, backoff.TRIES) is None
+
+
+async def test_all_that_failed_is_let_go_again_however_many_they_are(world: World) -> None:
+    count = 33_000  # more than a statement may have parameters
+    await asked(world, "a", status=FAILED, finished_at=world.clock.now())
+    own = {"id": "'msg_' || n", "key": "'key ' || n", "run_id": "'run ' || n"}
+    columns = [column.name for column in OutboxRow.__table__.c]  # type: ignore[attr-defined]
+    async with world.ledger.write() as session:
+        await session.execute(
+            text(
+                "WITH RECURSIVE numbers (n) AS "
+                f"(SELECT 2 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count}) "
+                f"INSERT INTO outbox ({', '.join(columns)}) "
+                f"SELECT {', '.join(own.get(name, name) for name in columns)} FROM outbox, numbers"
+            )
+        )
+
+    assert await sending.retry(world.ledger) == count
+    found = await health(world)
+    assert (found["pending"], found["failed"]) == (count, 0)
+
+
+# --- in turns
+
+
+async def test_the_lanes_take_turns_and_the_oldest_comes_first(world: World) -> None:
+    await asked(world, "long", 100)
+    await asked(world, "short", 3)
+    await asked(world, "other", 3)
+    rows = await claimed(world, 9)
+    assert Counter(each.lane for each in rows) == {"long": 3, "short": 3, "other": 3}
+    for lane in ("long", "short", "other"):
+        due = [each.next_at for each in rows if each.lane == lane]
+        assert due == sorted(due)
+
+
+async def test_where_one_has_less_than_its_share_another_has_more(world: World) -> None:
+    await asked(world, "long", 100)
+    await asked(world, "short", 1)
+    assert Counter(each.lane for each in await claimed(world, 10)) == {"long": 9, "short": 1}
+
+
+async def test_of_more_lanes_than_can_be_served_the_longest_due_come_first(world: World) -> None:
+    now = world.clock.now()
+    for number in range(12):
+        await asked(world, f"lane {number:02}", next_at=now - number * SECOND)
+    rows = await claimed(world, 5)
+    assert [each.lane for each in rows] == [f"lane {number:02}" for number in (11, 10, 9, 8, 7)]
+
+
+async def test_only_so_many_of_a_lane_are_in_flight(world: World) -> None:
+    await asked(world, "a", IN_FLIGHT + 10)
+    rows = await claimed(world)
+    assert len(rows) == IN_FLIGHT
+    assert await claimed(world) == []
+    await record(world, rows[:3], DELIVERED)
+    assert len(await claimed(world)) == 3
+
+
+async def test_one_runs_rows_are_claimed_alone(world: World) -> None:
+    mine = await asked(world, "a", run_id="mine")
+    await asked(world, "a", run_id="other")
+    later = await asked(world, "b", run_id="mine", next_at=world.clock.now() + SECOND)
+    assert [each.id for each in await claimed(world, run_id="mine")] == mine
+    assert await claimed(world, run_id="mine") == []
+    world.clock.move(SECOND)
+    assert [each.id for each in await claimed(world, run_id="mine")] == later
+
+
+# --- a destination that is away
+
+
+async def fail(world: World, times: int, lane: str = "a") -> None:
+    """Let the lane fail so many times, one after the other."""
+    for _ in range(times):
+        first = next(each for each in await claimed(world) if each.lane == lane)
+        await sending.release(world.ledger, [e for e in await _leased(world) if e.id != first.id])
+        await record(world, [first], PENDING, world.clock.now())
+
+
+async def _leased(world: World) -> list[OutboxRow]:
+    return [each for each in await _all(world) if each.lease_until is not None]
+
+
+async def test_a_lane_that_fails_is_paused_and_the_others_are_not(world: World) -> None:
+    await asked(world, "a", 50)
+    await fail(world, 1)
+    assert len(await claimed(world)) == IN_DOUBT
+    await sending.release(world.ledger, await _leased(world))
+    await fail(world, PAUSE_AFTER - 1)
+
+    ids = await asked(world, "b", 2)
+    assert [each.id for each in await claimed(world)] == ids
+    state = (await lanes(world))["a"]
+    assert (state.failures, state.error) == (PAUSE_AFTER, "answered 500")
+    assert state.paused_until == world.clock.now() + 30 * SECOND
+    # What waits uses up no tries.
+    assert sum(each.attempts for each in await _all(world)) == PAUSE_AFTER
+
+
+async def test_after_the_pause_one_goes_as_a_probe(world: World) -> None:
+    await asked(world, "a", 50)
+    await fail(world, PAUSE_AFTER)
+    pauses = []
+    for _ in range(7):
+        state = (await lanes(world))["a"]
+        assert state.paused_until is not None
+        pauses.append(int((state.paused_until - world.clock.now()).total_seconds()))
+        world.clock.set(state.paused_until - SECOND)
+        assert await claimed(world) == []
+        world.clock.move(SECOND)
+        (probe,) = await claimed(world)
+        assert await claimed(world) == []
+        await record(world, [probe], PENDING, world.clock.now())
+    assert pauses == [30, 60, 120, 240, 480, 600, 600]
+
+    world.clock.move(10 * MINUTE)
+    (probe,) = await claimed(world)
+    await record(world, [probe], DELIVERED)
+    assert await lanes(world) == {}
+    assert len(await claimed(world)) == IN_FLIGHT
+
+
+async def test_what_was_in_flight_when_it_was_paused_makes_the_pause_no_longer(
+    world: World,
+) -> None:
+    await asked(world, "a", IN_FLIGHT)
+    await record(world, await claimed(world), PENDING, world.clock.now())
+    state = (await lanes(world))["a"]
+    assert state.paused_until == world.clock.now() + 30 * SECOND
+
+
+async def test_one_that_arrives_meanwhile_ends_the_pause(world: World) -> None:
+    await asked(world, "a", PAUSE_AFTER + 1)
+    *failing, well = await claimed(world)
+    await record(world, failing, PENDING, world.clock.now())
+    await record(world, [well], DELIVERED)
+    assert await lanes(world) == {}
+
+
+async def test_failures_are_counted_from_the_last_success_within_a_batch_too(world: World) -> None:
+    await asked(world, "a", 3)
+    first, second, third = await claimed(world)
+    await record(world, [first], PENDING, world.clock.now())
+    world.clock.move(SECOND)
+    now = world.clock.now()
+    await sending.record(world.ledger, [tried(second, DELIVERED), tried(third, PENDING, now)])
+    state = (await lanes(world))["a"]
+    assert (state.failures, state.since) == (1, now)
+
+
+async def test_an_address_that_is_gone_for_good_is_none_that_is_away(world: World) -> None:
+    await asked(world, "a", 2 * PAUSE_AFTER)
+    rows = await claimed(world)
+    await sending.record(
+        world.ledger, [tried(each, FAILED, status_code=410, error="gone") for each in rows]
+    )
+    assert await lanes(world) == {}
+
+
+async def test_what_is_refused_on_this_side_says_nothing_of_its_lane(world: World) -> None:
+    await asked(world, "a", 2 * PAUSE_AFTER, owner="agent:default")
+    rows = await claimed(world)
+    await sending.record(
+        world.ledger,
+        [tried(each, FAILED, status_code=None, error="refused", went_out=False) for each in rows],
+    )
+    assert await lanes(world) == {}
+    assert {each.status for each in await _all(world) if each.lane == "a"} == {"failed"}
+
+
+async def test_a_retry_ends_the_pause(world: World) -> None:
+    await asked(world, "a", PAUSE_AFTER)
+    await record(world, await claimed(world), FAILED)
+    assert await sending.retry(world.ledger) == PAUSE_AFTER
+    (probe,) = await claimed(world)
+    await record(world, [probe], DELIVERED)
+    assert len(await claimed(world)) == PAUSE_AFTER - 1
+
+
+async def test_what_waits_for_one_that_took_nothing_for_a_day_ends(world: World) -> None:
+    url = "https://dead.example.org/x"
+    stored = await world.add(cron="0 * * * *", on_complete=url)
+    granted = await world.settled(world.offer(stored), Status.SUCCEEDED, output="x")
+    await asked(world, url, sending.GIVEN_UP_AT_ONCE + 100, next_at=world.clock.now() - MINUTE)
+    rows = await claimed(world)
+    await record(world, rows, PENDING, world.clock.now() + timedelta(hours=30))
+
+    async def probe(status: Delivery) -> int:
+        (row,) = await claimed(world)
+        await record(world, [row], status, world.clock.now() + timedelta(hours=1))
+        return len([each for each in await _all(world) if each.status == FAILED])
+
+    world.clock.move(timedelta(hours=24) - SECOND)
+    await asked(world, url, 1, key="young")
+    assert await probe(PENDING) == 0
+    world.clock.move(MINUTE)
+    assert await probe(FAILED) == 1 + sending.GIVEN_UP_AT_ONCE
+    world.clock.move(10 * MINUTE)
+    assert await probe(FAILED) == 1 + sending.GIVEN_UP_AT_ONCE + 100
+
+    assert [each.key for each in await _all(world) if each.status == PENDING] == ["young"]
+    assert (await world.row(granted.run_id)).delivery == "failed"
+    assert await _inbox(world) == [f"undelivered: 601 to {url}"]
+    given_up = [each for each in await _all(world) if each.status == FAILED and not each.attempts]
+    assert len(given_up) > 500
+    assert all("nothing was taken there since" in (each.error or "") for each in given_up)
+
+
+async def test_after_a_day_without_a_sender_one_failed_try_ends_no_other(world: World) -> None:
+    await asked(world, "a", 50)
+    world.clock.move(timedelta(days=3))
+    await record(world, await claimed(world), FAILED)
+    shown = Counter(each.status for each in await _all(world) if each.lane == "a")
+    assert shown == {"failed": IN_FLIGHT, "pending": 50 - IN_FLIGHT}
+
+
+async def test_a_retry_is_not_given_up_with_what_is_older(world: World) -> None:
+    await asked(world, "a", 2 * IN_FLIGHT)
+    await record(world, await claimed(world), FAILED)
+    world.clock.move(timedelta(days=2))
+    assert await sending.retry(world.ledger) == IN_FLIGHT
+    (probe,) = await claimed(world)
+    await record(world, [probe], PENDING, world.clock.now())
+    shown = Counter(each.status for each in await _all(world) if each.lane == "a")
+    assert shown == {"pending": IN_FLIGHT, "failed": IN_FLIGHT}
+
+
+async def test_a_clock_that_was_set_back_neither_pauses_nor_holds(world: World) -> None:
+    await asked(world, "held", 1)
+    await asked(world, "a", PAUSE_AFTER + 1)
+    old = await claimed(world)
+    await record(world, [each for each in old if each.lane == "a"], PENDING, world.clock.now())
+    world.clock.move(-timedelta(days=7))
+    async with world.ledger.write() as session:
+        rows = (await session.execute(select(OutboxRow))).scalars()
+        for each in rows:
+            each.next_at = world.clock.now()
+            session.add(each)
+
+    assert await sending.next_due(world.ledger) == world.clock.now()
+    assert (await health(world))["in_flight"] == 0
+    rows_ = await claimed(world)
+    assert {each.lane: each.fence for each in rows_} == {"held": 2, "a": 2}
+    await record(world, [each for each in rows_ if each.lane == "a"], PENDING, world.clock.now())
+    state = (await lanes(world))["a"]
+    assert state.since == world.clock.now()
+    assert state.paused_until == world.clock.now() + 60 * SECOND
+
+
+async def test_a_dead_destination_among_twenty_takes_no_turn_of_the_others(world: World) -> None:
+    await asked(world, "dead", 500, next_at=world.clock.now() - MINUTE)
+    for number in range(19):
+        await asked(world, f"lane {number:02}", 10)
+    # It hangs: what is claimed of it is in hand until its first try has ended.
+    sent = 0
+    while rows := await claimed(world, 40):
+        well = [each for each in rows if each.lane != "dead"]
+        await record(world, well, DELIVERED)
+        sent += len(well)
+    assert sent == 190
+    assert len(await _leased(world)) == IN_FLIGHT
+
+
+# --- when to look again
+
+
+async def test_when_there_may_be_something_to_claim(world: World) -> None:
+    now = world.clock.now()
+    assert await sending.next_due(world.ledger) is None
+    await asked(world, "b", next_at=now + MINUTE)
+    assert await sending.next_due(world.ledger) == now + MINUTE
+    await asked(world, "a", next_at=now + SECOND)
+    assert await sending.next_due(world.ledger) == now + SECOND
+
+    world.clock.move(SECOND)
+    (mine,) = await claimed(world)
+    # Its lease runs out when the other one is due: whichever is first.
+    assert await sending.next_due(world.ledger) == now + MINUTE
+    await record(world, [mine], DELIVERED)
+    world.clock.move(MINUTE)
+    (mine,) = await claimed(world)
+    assert await sending.next_due(world.ledger) == world.clock.now() + TIMING.delivery_lease
+    await record(world, [mine], DELIVERED)
+    assert await sending.next_due(world.ledger) is None
+
+
+async def test_what_is_behind_a_pause_or_a_full_lane_is_not_looked_for_before(world: World) -> None:
+    await asked(world, "a", IN_FLIGHT + PAUSE_AFTER)
+    rows = await claimed(world)
+    assert await sending.next_due(world.ledger) == world.clock.now() + TIMING.delivery_lease
+    await record(world, rows, PENDING, world.clock.now())
+    assert await sending.next_due(world.ledger) == world.clock.now() + 30 * SECOND
+
+
+async def test_what_a_killed_sender_had_of_a_paused_lane_waits_with_it(world: World) -> None:
+    await asked(world, "a", 2 * PAUSE_AFTER)
+    failing = (await claimed(world))[:PAUSE_AFTER]  # and the others are never heard of again
+    await record(world, failing, PENDING, world.clock.now())
+    assert (await health(world))["in_flight"] == PAUSE_AFTER
+    async with world.ledger.write() as session:
+        state = await session.get(LaneRow, "a")
+        assert state is not None
+        until = state.paused_until = world.clock.now() + 10 * MINUTE
+        session.add(state)
+
+    assert await sending.next_due(world.ledger) == until
+    world.clock.move(4 * MINUTE)
+    assert (await health(world))["in_flight"] == 0
+    assert await sending.next_due(world.ledger) == until
+    world.clock.set(until)
+    due = await sending.next_due(world.ledger)
+    assert due is not None and due <= until
+    assert len(await claimed(world)) == 1
+
+
+# --- how it is
+
+
+async def health(world: World) -> dict[str, Any]:
+    async with world.ledger.read() as session:
+        return await sending.health(session, world.clock.now())
+
+
+async def test_how_it_is_is_counted_in_the_indexes_alone(world: World) -> None:
+    statements: list[tuple[str, Any]] = []
+    event.listen(
+        world.ledger._engine.sync_engine,
+        "before_cursor_execute",
+        lambda _, __, statement, given, *___: statements.append((statement, given)),
+    )
+    await health(world)
+    asked_of = [each for each in statements if "count(" in each[0] and "lease" not in each[0]]
+    explain, alone = "EXPLAIN QUERY PLAN", "COVERING INDEX"
+    async with world.ledger.read() as session:
+        connection = await session.connection()
+        if (
+            world.database.kind == "postgresql"
+        ):  # how much of an index it reads, it decides by the rows
+            await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            explain, alone = "EXPLAIN", ""
+        plans = [
+            str((await connection.exec_driver_sql(f"{explain} {asked}", given)).all())
+            for asked, given in asked_of
+        ]
+
+    names = [f"{alone} outbox_{name}".strip() for name in ("pending", "failed", "unread")]
+    assert all(any(name in plan for plan in plans) for name in names), plans
+
+
+async def test_an_alert_is_what_alarms_whoever_was_told(world: World) -> None:
+    told = (
+        ("message", "failed"),
+        ("alert", "paused"),
+        ("alert", "overdue"),
+        ("message", "recovered"),
+        ("alert", "on_time"),
+        ("message", "test"),
+        ("message", "completed"),
+    )
+    async with world.ledger.write() as session:
+        for purpose, event in told:
+            await outbox.tell(
+                session,
+                key=event,
+                purpose=purpose,
+                event=event,
+                channel=outbox.INBOX,
+                subject=event,
+                body=event,
+                now=world.clock.now(),
+            )
+    found = await health(world)
+    assert (found["unread"], found["unread_alerts"]) == (len(told), 3)
+
+
+async def test_neither_a_row_nor_an_error_shows_an_address_or_a_text(world: World) -> None:
+    secret: dict[str, Any] = {
+        "address": "https://x.example/?token=s3cret",
+        "body": "s3cret",
+        "chat_id": "s3cret",
+    }
+    (id_,) = await asked(world, "a", **secret)
+    assert "s3cret" not in repr(await row(world, id_))
+    with pytest.raises(IntegrityError) as refused:
+        await asked(world, "a", **secret, key="a:0")
+    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in repr(refused.value)
+
+
+async def test_the_health_of_the_outbox(world: World) -> None:
+    first = world.clock.now()
+    await asked(world, "a", PAUSE_AFTER)
+    world.clock.move(MINUTE)
+    await asked(world, "b", 2)
+    rows = await claimed(world)
+    await record(world, [each for each in rows if each.lane == "a"], PENDING, world.clock.now())
+    await record(world, [each for each in rows if each.lane == "b"][:1], FAILED)
+
+    async with world.ledger.read() as session:
+        health = await sending.health(session, world.clock.now())
+    assert health == {
+        "pending": PAUSE_AFTER + 1,
+        "oldest_pending_at": first,
+        "in_flight": 1,
+        "failed": 1,
+        "paused": [
+            {
+                "lane": "a",
+                "failures": PAUSE_AFTER,
+                "since": world.clock.now(),
+                "paused_until": world.clock.now() + 30 * SECOND,
+                "error": "answered 500",
+            }
+        ],
+        "unread": 1,
+        "unread_alerts": 1,
+    }
+
+
+async def test_a_row_is_named_by_the_beginning_of_its_id(world: World) -> None:
+    await asked(world, "a", id="msg_abc1")
+    await asked(world, "a", id="msg_abc2")
+    async with world.ledger.read() as session:
+        for ref in ("msg_abc1", "abc1"):
+            assert (await history.find(session, ref)).id == "msg_abc1"
+        for ref in ("msg_abc", "abc", "a"):
+            with pytest.raises(Ambiguous, match="callback"):
+                await history.find(session, ref)
+        for ref in ("", "msg_", "x", "%", "msg%"):
+            with pytest.raises(NotFound, match="callback"):
+                await history.find(session, ref)
+
+
+# --- kill -9
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_an_outcome_and_what_is_told_of_it_are_there_together(
+    world: World, when: When
+) -> None:
+    stored = await world.add(cron="0 * * * *", channel="team", on_complete="https://x.example/")
+    granted = await world.begun(world.offer(stored))
+    known = Outcome(Status.SUCCEEDED, output="All is well.")
+    given = (granted.run_id, granted.fence, known)
+
+    code = senders.killed(world.ledger.address, world.clock, "settle", when, *given)
+
+    assert code == -signal.SIGKILL
+    run = await world.row(granted.run_id)
+    shown = (run.status, run.delivery, len(await _all(world)))
+    assert shown == (("running", "not_requested", 0), ("succeeded", "pending", 2))[when == "after"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_who_is_killed_after_a_claim_leaves_it_to_the_next(world: World, when: When) -> None:
+    ids = await asked(world, "a", 3)
+
+    code = senders.killed(world.ledger.address, world.clock, "claim", when, "killed", most=10)
+
+    assert code == -signal.SIGKILL
+    found = await claimed(world)
+    assert [each.id for each in found] == ([] if when == "after" else ids)
+    world.clock.move(TIMING.delivery_lease)
+    assert [each.id for each in await claimed(world)] == ids
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_who_is_killed_as_he_records_has_recorded_all_or_nothing(
+    world: World, when: When
+) -> None:
+    await asked(world, "a", 2)
+    rows = await claimed(world)
+    done = [tried(rows[0], DELIVERED), tried(rows[1], FAILED)]
+
+    code = senders.killed(world.ledger.address, world.clock, "record", when, done)
+
+    assert code == -signal.SIGKILL
+    shown = [(each.status, each.attempts) for each in await _all(world) if each.lane == "a"]
+    told = await _inbox(world)
+    if when == "after":
+        assert (shown, told) == ([("delivered", 1), ("failed", 1)], ["undelivered: 1 to a"])
+    else:
+        assert (shown, told) == ([("pending", 0), ("pending", 0)], [])
+        world.clock.move(TIMING.delivery_lease)
+        assert [each.fence for each in await claimed(world)] == [2, 2]

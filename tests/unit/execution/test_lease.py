@@ -1,0 +1,146 @@
+"""A lease renews itself whatever its flow does, and ends the flow when it is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+from anyio.lowlevel import checkpoint
+
+from daybook.execution import lease
+from tests.unit.execution.conftest import Begun
+
+pytestmark = pytest.mark.anyio
+
+SOON = 0.02
+NEVER = 3600.0
+
+
+def _renewer() -> threading.Thread:
+    (found,) = [each for each in threading.enumerate() if each.name.startswith("lease-")]
+    return found
+
+
+async def test_a_flow_that_blocks_its_loop_keeps_its_lease(begun: Begun) -> None:
+    before = begun.query("SELECT lease_until FROM runs")
+
+    async with lease.kept(begun.ledger.address, begun.granted, SOON):
+        # Nothing of this loop runs meanwhile: neither a task nor a callback.
+        while begun.query("SELECT lease_until FROM runs") == before:
+            pass
+
+    assert begun.query("SELECT lease_until FROM runs") > before
+
+
+async def test_a_refused_renewal_ends_the_block(begun: Begun) -> None:
+    with pytest.raises(lease.LeaseLost, match=begun.granted.run_id):
+        async with lease.kept(begun.ledger.address, begun.granted, SOON):
+            begun.take_over()
+            await asyncio.Event().wait()
+
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await checkpoint()
+
+
+async def test_a_run_that_was_judged_lost_ends_its_block(begun: Begun) -> None:
+    with pytest.raises(lease.LeaseLost):
+        async with lease.kept(begun.ledger.address, begun.granted, SOON):
+            begun.query("UPDATE runs SET status = 'unknown'")
+            await asyncio.Event().wait()
+
+
+class _Heard(logging.Handler):
+    """Says when a number of records have come."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.left, self.enough = count, threading.Event()
+        self.actions: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.actions.add(str(getattr(record, "action", "")))
+        self.left -= 1
+        if self.left == 0:
+            self.enough.set()
+
+
+async def test_an_unreachable_ledger_ends_nothing(begun: Begun, tmp_path: Path) -> None:
+    heard = _Heard(3)
+    lease.log.addHandler(heard)
+    try:
+        async with lease.kept(f"sqlite+aiosqlite:///{tmp_path}", begun.granted, SOON):
+            assert await asyncio.to_thread(heard.enough.wait, 30)
+    finally:
+        lease.log.removeHandler(heard)
+
+    assert heard.actions == {"renew_unreachable"}
+
+
+async def test_a_renewal_goes_on_after_an_outage(begun: Begun, tmp_path: Path) -> None:
+    heard = _Heard(1)
+    lease.log.addHandler(heard)
+    hidden = begun.path.with_suffix(".away")
+    try:
+        begun.path.rename(hidden)
+        begun.path.symlink_to(tmp_path)  # nothing that can be opened, and replaced at one blow
+        async with lease.kept(begun.ledger.address, begun.granted, SOON):
+            assert await asyncio.to_thread(heard.enough.wait, 30)
+            hidden.replace(begun.path)
+            before = begun.query("SELECT lease_until FROM runs")
+            while begun.query("SELECT lease_until FROM runs") == before:
+                await checkpoint()
+    finally:
+        lease.log.removeHandler(heard)
+
+
+async def test_a_block_that_has_ended_is_not_cancelled_for_its_lease(begun: Begun) -> None:
+    # The renewal and the settle may meet: what is settled is not renewed, and nothing is wrong.
+    async with lease.kept(begun.ledger.address, begun.granted, SOON):
+        renewer = _renewer()
+        begun.query("UPDATE runs SET status = 'succeeded'")
+        renewer.join(30)  # the refusal stands in this loop's queue now
+        assert not renewer.is_alive()
+
+    for _ in range(3):
+        await checkpoint()
+
+
+async def test_nothing_of_it_is_left_behind(begun: Begun) -> None:
+    async with lease.kept(begun.ledger.address, begun.granted, NEVER):
+        renewer = _renewer()
+    assert not renewer.is_alive()
+
+
+async def test_an_error_of_the_block_comes_through(begun: Begun) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with lease.kept(begun.ledger.address, begun.granted, NEVER):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_who_is_cancelled_from_outside_stays_cancelled(begun: Begun, lost: bool) -> None:
+    inside = asyncio.Event()
+
+    async def work() -> None:
+        async with lease.kept(begun.ledger.address, begun.granted, SOON):
+            inside.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                if lost:  # the lease is refused on top of it
+                    begun.take_over()
+                    renewer = _renewer()
+                    while renewer.is_alive():
+                        await checkpoint()
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task

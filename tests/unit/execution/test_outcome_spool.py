@@ -1,0 +1,219 @@
+"""Outcomes that the ledger could not take are kept in files, and written when it can."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.clock import SYSTEM
+from daybook.errors import LedgerUnreachable
+from daybook.execution import outcome_spool
+from daybook.execution.outcome_spool import Drained, Spooled
+from daybook.ledger.states import Outcome, Status
+from tests.unit.execution.conftest import Begun
+
+pytestmark = pytest.mark.anyio
+
+DONE = Outcome(
+    Status.SUCCEEDED,
+    output="All is well \N{CHECK MARK}",
+    result={"answer": [1, None, "two"]},
+    model="a model",
+    usage={"input_tokens": 7},
+)
+
+
+def known(begun: Begun, outcome: Outcome = DONE, **changes: Any) -> Spooled:
+    granted = begun.granted
+    return replace(Spooled(begun.ledger.id, granted.run_id, granted.fence, outcome), **changes)
+
+
+async def test_an_outcome_is_written_as_it_was_known_and_the_file_goes(begun: Begun) -> None:
+    outcome_spool.put(known(begun))
+
+    assert await outcome_spool.drain(begun.ledger) == Drained(written=1)
+
+    row = await begun.row()
+    assert (row.status, row.output, row.result) == ("succeeded", DONE.output, DONE.result)
+    assert (row.model, row.usage) == (DONE.model, DONE.usage)
+    assert list(outcome_spool.folder().iterdir()) == []
+
+
+async def test_the_end_of_an_attempt_leads_to_the_next_one(begun: Begun) -> None:
+    until = SYSTEM.now() + timedelta(hours=1)
+    failed = Outcome(Status.FAILED, error="429")
+    outcome_spool.put(known(begun, failed, until=until))
+
+    await outcome_spool.drain(begun.ledger)
+
+    row = await begun.row()
+    assert (row.status, row.until, row.fence) == ("waiting", until, 2)
+    assert begun.query("SELECT status, error FROM attempts") == [("failed", "429")]
+
+
+async def test_files_are_the_owners_alone(begun: Begun) -> None:
+    file = outcome_spool.put(known(begun))
+
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert file.name == f"{begun.granted.run_id}-1-1.json"
+    assert os.listdir(file.parent) == [file.name]
+
+
+async def test_the_first_file_and_its_folder_survive_the_machine(
+    begun: Begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        really(descriptor)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    place = outcome_spool.folder()
+    assert not place.exists()
+
+    outcome_spool.put(known(begun))
+
+    draft, *folders = [each for each in synced if each != place.parent]
+    assert (draft.parent, draft.suffix, folders) == (place, ".new", [place])
+    assert place.parent in synced
+
+
+@pytest.mark.parametrize("until", [None, timedelta(hours=1)], ids=["settle", "retry"])
+async def test_who_dies_before_the_file_goes_has_written_once(
+    begun: Begun, until: timedelta | None
+) -> None:
+    failed = Outcome(Status.FAILED, error="no")
+    at = None if until is None else SYSTEM.now() + until
+    file = outcome_spool.put(known(begun, failed, until=at))
+    text = file.read_text()
+    await outcome_spool.drain(begun.ledger)
+    before = await begun.row()
+
+    file.write_text(text)
+    assert await outcome_spool.drain(begun.ledger) == Drained(written=1)
+
+    assert await begun.row() == before
+    assert before.evidence == []
+
+
+async def test_the_ledger_that_is_away_loses_no_file(begun: Begun) -> None:
+    file = outcome_spool.put(known(begun))
+    with begun.locked(), pytest.raises(LedgerUnreachable):
+        await outcome_spool.drain(begun.ledger)
+
+    assert file.exists()
+    assert await outcome_spool.drain(begun.ledger) == Drained(written=1)
+
+
+async def test_what_was_decided_otherwise_is_kept_as_evidence(begun: Begun) -> None:
+    outcome_spool.put(known(begun))
+    begun.take_over()
+
+    assert await outcome_spool.drain(begun.ledger) == Drained(refused=1)
+
+    row = await begun.row()
+    assert (row.status, [each["status"] for each in row.evidence]) == ("running", ["succeeded"])
+    assert outcome_spool.waiting() == []
+
+
+async def test_an_unknown_run_is_corrected(begun: Begun) -> None:
+    begun.query("UPDATE runs SET status = 'unknown', reason = 'the lease was lost'")
+    outcome_spool.put(known(begun))
+
+    await outcome_spool.drain(begun.ledger)
+
+    assert (await begun.row()).status == "succeeded"
+
+
+def _torn(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def _newer(text: str) -> str:
+    return json.dumps({**json.loads(text), "version": 2})
+
+
+def _of_no_run(text: str) -> str:
+    return json.dumps({**json.loads(text), "run": "nobody"})
+
+
+def _without_a_zone(text: str) -> str:
+    return json.dumps({**json.loads(text), "until": "2026-01-15T12:00:00"})
+
+
+def _without_a_status(text: str) -> str:
+    return json.dumps({**json.loads(text), "outcome": {"status": "done"}})
+
+
+@pytest.mark.parametrize("spoil", [_torn, _newer, _of_no_run, _without_a_zone, _without_a_status])
+async def test_what_cannot_be_read_is_set_aside_and_holds_up_nobody(
+    begun: Begun, spoil: Any
+) -> None:
+    bad = outcome_spool.put(known(begun, run_id="0" * 32))
+    bad.write_text(spoil(bad.read_text()))
+    outcome_spool.put(known(begun))
+
+    assert await outcome_spool.drain(begun.ledger) == Drained(written=1, aside=1)
+
+    assert outcome_spool.aside() == [bad.with_suffix(".aside")]
+    assert await outcome_spool.drain(begun.ledger) == Drained()
+
+
+async def test_outcomes_of_another_ledger_wait_for_it(begun: Begun) -> None:
+    file = outcome_spool.put(known(begun, ledger_id="another"))
+
+    assert await outcome_spool.drain(begun.ledger) == Drained(left=1)
+
+    assert file.exists()
+    assert (await begun.row()).status == "running"
+
+
+async def test_only_one_runs_outcome_is_asked_for(begun: Begun) -> None:
+    other = outcome_spool.put(known(begun, run_id="0" * 32))
+    outcome_spool.put(known(begun))
+
+    assert await outcome_spool.drain(begun.ledger, begun.granted.run_id) == Drained(written=1)
+
+    assert outcome_spool.waiting() == [other]
+
+
+async def test_a_second_outcome_of_one_claim_has_a_file_of_its_own(begun: Begun) -> None:
+    first = outcome_spool.put(known(begun))
+    names = [outcome_spool.put(known(begun)).name for _ in range(10)]
+
+    assert outcome_spool.waiting() == [first, *(first.parent / name for name in names)]
+    assert names[-1] == f"{begun.granted.run_id}-1-11.json"
+
+
+def _aged(file: Path, seconds: float) -> None:
+    then = SYSTEM.now().timestamp() - seconds
+    os.utime(file, (then, then))
+
+
+async def test_what_was_never_finished_is_left_to_its_writer_and_goes_in_the_end(
+    begun: Begun,
+) -> None:
+    file = outcome_spool.put(known(begun))
+    draft = file.with_suffix(".4711.new")
+    file.rename(draft)
+
+    assert await outcome_spool.drain(begun.ledger) == Drained()
+    assert draft.exists()
+    _aged(draft, outcome_spool.ABANDONED + 1)
+    assert await outcome_spool.drain(begun.ledger) == Drained()
+    assert not draft.exists()
+
+
+async def test_a_home_without_a_spool_has_nothing_to_drain(begun: Begun) -> None:
+    assert await outcome_spool.drain(begun.ledger) == Drained()
+    assert not outcome_spool.folder().exists()

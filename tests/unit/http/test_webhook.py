@@ -1,0 +1,271 @@
+"""What a webhook sends, and what each answer means for the run (rule 4 of promise.md)."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from daybook.errors import InvalidInput, OutgoingRefused
+from daybook.execution import webhook
+from daybook.execution.webhook import Sent
+from daybook.http import request
+from daybook.http.guard import Guard, Rule
+from daybook.http.httpx_transport import HttpxTransport
+from daybook.http.secrets import Secret
+from daybook.ledger.states import Status
+from tests.receiver import (
+    Handler,
+    Receiver,
+    Request,
+    Wires,
+    answer,
+    cut,
+    drip,
+    hang,
+    head,
+    raw,
+    redirect,
+    serving,
+)
+from tests.unit.http.tricks import PUBLIC, Dns
+
+pytestmark = pytest.mark.anyio
+
+VALUE = "s3cr3t-of-the-api"
+OCCURRENCE = "due:4f1c:2026-11-20T13:00:00Z"
+
+
+@dataclass(frozen=True)
+class Hook:
+    url: str
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | None = None
+
+
+class OneSecret:
+    async def read(self, name: str) -> Secret:
+        return Secret(name, VALUE, ("127.0.0.1", "public.example"))
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Receiver]:
+    async with serving() as here:
+        yield here
+
+
+async def _send(
+    hook: Hook,
+    *,
+    rule: Rule = Rule.OPERATOR,
+    occurrence: str = OCCURRENCE,
+    timeout: float = 20,
+    idempotent: bool = False,
+    wires: Wires | None = None,
+) -> Sent:
+    guard = Guard(rule, resolver=Dns({}, ((PUBLIC,),)))
+    prepared = await webhook.prepare(hook, occurrence, guard, OneSecret())
+    assert VALUE not in repr(prepared)
+    transport = HttpxTransport(guard, backend=wires)
+    return await webhook.send(prepared, transport, timeout=timeout, idempotent=idempotent)
+
+
+async def test_a_body_is_json_unless_it_says_otherwise(server: Receiver) -> None:
+    sent = await _send(Hook(server.address, body='{"name": "grüß"}'))
+    assert sent.outcome.status is Status.SUCCEEDED
+    assert sent.outcome.result == {"status_code": 200, "body": "done"}
+    assert sent.outcome.output == "done"
+    assert (sent.outcome.reason, sent.outcome.error, sent.temporary) == ("", None, False)
+    await _send(Hook(server.address, "PUT", {"content-type": "text/plain"}, "plain"))
+    first, second = server.requests
+    assert (first.method, first.headers["content-type"]) == ("POST", "application/json")
+    assert json.loads(first.body) == {"name": "grüß"}
+    assert (second.method, second.headers["content-type"]) == ("PUT", "text/plain")
+
+
+@pytest.mark.parametrize("body", [None, ""])
+async def test_without_a_body_there_is_no_content_type(server: Receiver, body: str | None) -> None:
+    await _send(Hook(server.address, body=body))
+    assert "content-type" not in server.requests[0].headers
+    assert server.requests[0].body == b""
+
+
+async def test_the_occurrence_is_sent_the_same_in_every_attempt(server: Receiver) -> None:
+    for _ in range(2):
+        await _send(Hook(server.address), occurrence="request:4f1c:a b%ü\r\n")
+    keys = [seen.headers["idempotency-key"] for seen in server.requests]
+    assert keys == ["request:4f1c:a%20b%25%C3%BC%0D%0A"] * 2
+
+
+async def test_a_secret_is_sent_and_not_told_although_it_comes_back(server: Receiver) -> None:
+    async def echo(seen: Request, writer: object) -> None:
+        said = json.dumps(seen.headers).encode()
+        await answer(400, said)(seen, writer)  # type: ignore[arg-type]
+
+    server.steps = [echo]
+    sent = await _send(Hook(server.address, headers={"Authorization": "Bearer {{secret:key}}"}))
+    assert server.requests[0].headers["authorization"] == f"Bearer {VALUE}"
+    assert "Bearer ********" in sent.outcome.result["body"]
+    assert VALUE not in repr(sent)
+
+
+async def test_a_secret_goes_over_https_only_where_the_public_listens(server: Receiver) -> None:
+    wires = Wires({(PUBLIC, 80): server})
+    hook = Hook("http://public.example/", headers={"X-Team": "{{secret:key}}"})
+    with pytest.raises(OutgoingRefused, match="over plain http"):
+        await _send(hook, wires=wires)
+    assert server.requests == []
+    await _send(Hook("http://public.example/", headers={"X-Team": "research"}), wires=wires)
+    assert len(server.requests) == 1
+
+
+async def test_a_certificate_that_is_not_trusted_is_not_tried_again(
+    certified: tuple[ssl.SSLContext, Path],
+) -> None:
+    async with serving(certified[0]) as server:
+        wires = Wires({(PUBLIC, 443): server})
+        sent = await _send(Hook("https://public.example/"), wires=wires)
+    assert (sent.outcome.status, sent.temporary) == (Status.FAILED, False)
+    assert "certificate" in (sent.outcome.error or "")
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+async def test_2xx_is_success(server: Receiver, status: int) -> None:
+    server.steps = [raw(head(status))]
+    sent = await _send(Hook(server.address))
+    assert sent.outcome.status is Status.SUCCEEDED
+    assert sent.outcome.result == {"status_code": status, "body": ""}
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 408, 409, 500, 502, 504, 599])
+async def test_any_other_status_is_a_failure_with_its_words(server: Receiver, status: int) -> None:
+    server.steps = [answer(status, b"the reason")]
+    sent = await _send(Hook(server.address), idempotent=True)
+    assert (sent.outcome.status, sent.temporary) == (Status.FAILED, False)
+    body = "" if status == 304 else "the reason"
+    assert sent.outcome.result == {"status_code": status, "body": body}
+    assert f"answered {status}" in (sent.outcome.error or "")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("1.5", None)]
+)
+async def test_not_now_is_temporary_and_says_when(
+    server: Receiver, status: int, header: str, seconds: float | None
+) -> None:
+    server.steps = [answer(status, b"busy", {"Retry-After": header} if header else {})]
+    sent = await _send(Hook(server.address))
+    assert (sent.outcome.status, sent.temporary, sent.retry_after) == (
+        Status.FAILED,
+        True,
+        seconds,
+    )
+    assert sent.outcome.result == {"status_code": status, "body": "busy"}
+
+
+def test_a_date_to_come_back_at() -> None:
+    now = datetime(2026, 11, 20, 13, 0, tzinfo=UTC)
+    assert request.retry_after("Fri, 20 Nov 2026 13:02:00 GMT", now) == 120
+    assert request.retry_after("Fri, 20 Nov 2026 12:00:00 GMT", now) == 0
+    assert request.retry_after("Fri, 99 Nov 2026 12:00:00 GMT", now) is None
+    assert request.retry_after("9" * 400, now) == float("inf")
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_a_refused_connection_is_temporary(idempotent: bool) -> None:
+    async with serving() as gone:
+        pass
+    sent = await _send(Hook(gone.address), idempotent=idempotent)
+    assert (sent.outcome.status, sent.temporary) == (Status.FAILED, True)
+    assert "cannot be reached" in (sent.outcome.error or "")
+
+
+@pytest.mark.parametrize(
+    ("step", "timeout", "then"),
+    [
+        (hang, 2, Status.TIMED_OUT),
+        (drip(head(200, {"Content-Length": "9999"})), 2, Status.TIMED_OUT),
+        (raw(b""), 20, Status.FAILED),
+        (cut(b"half", 200), 20, Status.FAILED),
+    ],
+    ids=["no answer", "a slow body", "no answer at all", "half a body"],
+)
+async def test_what_was_sent_and_not_answered_is_unknown_unless_it_may_be_repeated(
+    server: Receiver, step: Handler, timeout: float, then: Status
+) -> None:
+    server.steps = [step]
+    sent = await _send(Hook(server.address), timeout=timeout)
+    assert (sent.outcome.status, sent.temporary) == (Status.UNKNOWN, False)
+    assert "whether it was done is not known" in sent.outcome.reason
+    again = await _send(Hook(server.address), timeout=timeout, idempotent=True)
+    assert (again.outcome.status, again.temporary) == (then, True)
+    assert len({seen.headers["idempotency-key"] for seen in server.requests}) == 1
+
+
+async def test_what_had_come_of_the_answer_is_kept(server: Receiver) -> None:
+    server.steps = [cut(b"half", 200)]
+    sent = await _send(Hook(server.address))
+    assert sent.outcome.result == {"status_code": 200, "body": "half"}
+
+
+@pytest.mark.parametrize(("status", "temporary"), [(500, False), (503, True), (404, False)])
+async def test_half_a_body_of_a_failure_is_that_failure(
+    server: Receiver, status: int, temporary: bool
+) -> None:
+    server.steps = [cut(b"half", status)]
+    sent = await _send(Hook(server.address))
+    assert (sent.outcome.status, sent.temporary) == (Status.FAILED, temporary)
+    assert sent.outcome.result == {"status_code": status, "body": "half"}
+
+
+async def test_a_redirect_that_drops_the_body_is_told(server: Receiver) -> None:
+    server.steps = [redirect("/new", 301), answer(200)]
+    sent = await _send(Hook(server.address, body="{}"))
+    assert sent.outcome.status is Status.SUCCEEDED
+    assert sent.outcome.reason == f"redirected: 301 to {server.address}, asked as GET"
+
+
+async def test_a_long_answer_is_cut_and_told(server: Receiver) -> None:
+    server.steps = [answer(200, b"x" * (2**20 + 1))]
+    sent = await _send(Hook(server.address))
+    assert sent.outcome.status is Status.SUCCEEDED
+    assert len(sent.outcome.result["body"]) == 2**20
+    assert sent.outcome.reason == "cut: longer than the 1,048,576 bytes that are kept"
+
+
+async def test_an_agents_webhook_does_not_reach_this_machine(server: Receiver) -> None:
+    with pytest.raises(OutgoingRefused, match="this host"):
+        await _send(Hook(server.address), rule=Rule.AGENT)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("hook", "field", "words"),
+    [
+        (Hook("ftp://a.example/"), "url", "http://host"),
+        (Hook("https://user:hush@a.example/"), "url", "{{secret:name}}"),
+        (Hook("https://a.example/?key={{secret:key}}"), "url", "header"),
+        (Hook("https://{{secret:key}}/"), "url", "header"),
+        (Hook("https://a.example/", "FETCH"), "method", "legal: GET"),
+        (Hook("https://a.example/", headers={"Authorization": "Bearer a"}), "headers", "{{secret"),
+        (Hook("https://a.example/", headers={"X-A": "{{secret:}}"}), "headers", "misspelt"),
+        (Hook("https://a.example/", headers={"idempotency-key": "1"}), "headers", "Daybook's"),
+        (Hook("https://a.example/", headers={"Host": "b.example"}), "headers", "leave it out"),
+        (Hook("https://a.example/", headers={"X-A": "{{secret:key}}"}), "headers", "127.0.0.1"),
+    ],
+)
+async def test_what_cannot_be_sent_is_refused_before_it_begins(
+    hook: Hook, field: str, words: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await webhook.prepare(hook, OCCURRENCE, Guard(Rule.OPERATOR), OneSecret())
+    assert refused.value.field == field
+    assert words in str(refused.value)
+    assert "hush" not in str(refused.value)

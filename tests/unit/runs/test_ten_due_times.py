@@ -1,0 +1,137 @@
+"""Overlap, catch-up and class together: what became of ten due times, and that the docs say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+from docs import generate
+
+from daybook import repository
+from tests import databases
+from tests.databases import Database
+from tests.unit.runs import ten_due_times
+from tests.unit.runs.ten_due_times import CASES, TAKES, Became, Case
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Found:
+    """The cases in one database; those with a full class, or without, are found when asked for."""
+
+    def __init__(self, empty: Callable[[], Database]) -> None:
+        self._empty = empty
+        self._known: dict[Case, list[Became]] = {}
+
+    async def __call__(self, case: Case) -> list[Became]:
+        if case not in self._known:
+            alike = [each for each in CASES if each.full is case.full]
+            self._known |= await ten_due_times.all_of_them(self._empty().address, alike)
+        return self._known[case]
+
+
+@pytest.fixture(scope="module", params=databases.KINDS)
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    def empty() -> Database:
+        path = tmp_path_factory.mktemp("book") / "ledger.db"
+        return databases.of_kind(request.param, path, databases.server_of(request))
+
+    return Found(empty)
+
+
+async def _of(found: Found, case: Case) -> str:
+    return " ".join(map(str, await found(case))).replace(", cancelled", "x")
+
+
+GONE = "missed missed missed missed"
+
+REASONED = [
+    ("skip", "none", f"12:10 skipped 12:30 skipped {GONE} 13:30 skipped"),
+    ("skip", "latest", "12:10 skipped 12:30 skipped missed missed missed 13:25 skipped 13:40"),
+    # What is made up for comes first; of those that came meanwhile one is left.
+    ("skip", "all", "12:10 skipped 12:30 skipped 13:25 13:40 13:55 14:10 14:25 skipped"),
+    ("queue_one", "none", f"12:10 12:25 12:40 13:25 {GONE} 13:40 13:55"),
+    ("queue_one", "latest", "12:10 12:25 12:40 13:25 missed missed missed 13:40 skipped 13:55"),
+    ("queue_one", "all", "12:10 12:25 12:40 13:25 13:40 13:55 14:10 14:25 14:40 14:55"),
+    ("queue_all", "none", f"12:10 12:25 12:40 13:25 {GONE} 13:40 13:55"),
+    ("queue_all", "latest", "12:10 12:25 12:40 13:25 missed missed missed 13:40 13:55 14:10"),
+    ("queue_all", "all", "12:10 12:25 12:40 13:25 13:40 13:55 14:10 14:25 14:40 14:55"),
+    ("cancel_running", "none", f"12:10x 12:20x 12:30x 12:40 {GONE} 13:30x 13:40"),
+    (
+        "cancel_running",
+        "latest",
+        "12:10x 12:20x 12:30x 12:40 missed missed missed 13:25x 13:30x 13:40",
+    ),
+    # Of the two that came meanwhile the later one takes the place of the other.
+    ("cancel_running", "all", "12:10x 12:20x 12:30x 12:40 13:25 13:40 13:55 14:10 skipped 14:25"),
+    ("allow", "none", f"12:10 12:20 12:30 12:40 {GONE} 13:30 13:40"),
+    ("allow", "latest", "12:10 12:20 12:30 12:40 missed missed missed 13:25 13:30 13:40"),
+    # What is made up for waits for what is at work; what is on time begins beside it.
+    ("allow", "all", "12:10 12:20 12:30 12:40 13:25 13:55 14:10 14:25 13:30 13:40"),
+]
+"""Reasoned by hand from the rules; `x` is cancelled."""
+
+
+@pytest.mark.parametrize(("overlap", "catch_up", "expected"), REASONED)
+async def test_the_book_holds_what_the_rules_say(
+    found: Found, overlap: str, catch_up: str, expected: str
+) -> None:
+    assert await _of(found, Case(overlap, catch_up, full=False)) == expected
+
+
+FULL = [
+    # Three waited for the class; when the first of them began, the others overlapped with it.
+    ("skip", "none", f"12:35 skipped skipped skipped {GONE} 13:30 skipped"),
+    ("queue_one", "none", f"12:35 13:25 skipped skipped {GONE} 13:40 13:55"),
+    ("queue_all", "none", f"12:35 13:25 13:40 13:55 {GONE} 14:10 14:25"),
+    ("cancel_running", "none", f"skipped skipped 12:35x 12:40 {GONE} 13:30x 13:40"),
+    # One at a time is what the class lets begin, whatever the job allows.
+    ("allow", "none", f"12:35 13:25 13:40 13:55 {GONE} 14:10 14:25"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("overlap", "catch_up", "expected"), FULL)
+async def test_nothing_is_missed_for_having_waited_for_its_class(
+    found: Found, overlap: str, catch_up: str, expected: str
+) -> None:
+    assert await _of(found, Case(overlap, catch_up, full=True)) == expected
+
+
+def _worked(became: Sequence[Became]) -> list[tuple[float, float]]:
+    spans = [(each.began, each.ended) for each in became if each.began is not None]
+    return sorted((begin.total_seconds(), end.total_seconds()) for begin, end in spans)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case.full else ()) for case in CASES],
+    ids=str,
+)
+async def test_in_every_case(found: Found, case: Case) -> None:
+    became = await found(case)
+    assert len(became) == 10  # each due time has its one row
+    assert all(each.began is None or each.began >= each.due for each in became)
+    assert all(
+        each.ended - each.began == TAKES
+        for each in became
+        if each.status == "succeeded" and each.began is not None
+    )
+    if case.overlap != "allow" or case.full:
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(_worked(became)))
+    if case.catch_up == "all":
+        assert "missed" not in {each.status for each in became}
+
+
+@pytest.mark.slow
+async def test_the_page_in_the_docs_is_this(found: Found) -> None:
+    """`make docs` writes it anew."""
+    cases = {case: await found(case) for case in CASES}
+    page = repository.root() / "docs" / "policies.md"
+    assert page.read_text() == generate.policies_page(cases)
