@@ -224,7 +224,7 @@ def states() -> str:
 
 def policies_page(found: dict[Case, list[Became]]) -> str:
     """What became of ten due times, for each overlap and catch-up; ``found`` are the cases."""
-    from tests.unit.ledger import ten_due_times
+    from tests.unit.runs import ten_due_times
 
     lines = [
         NOTE.format(source="`tests/unit/runs/ten_due_times.py`"),
@@ -269,7 +269,7 @@ _POLICIES = """\
 
 def policies() -> str:
     """`policies_page` of the cases, seen through once more: half a minute."""
-    from tests.unit.ledger import ten_due_times
+    from tests.unit.runs import ten_due_times
 
     with tempfile.TemporaryDirectory() as folder:
         address = f"sqlite+aiosqlite:///{folder}/ledger.db"
