@@ -141,7 +141,7 @@ _OF_THE_SCHEDULER = ("status", "pause", "resume", "drain", "backlog", "cycle", "
 
 def _register() -> None:
     places = [
-        (_MACHINE, "here", ("up", "open", "down", "status", "doctor", "env", "worker", "keeper")),
+        (_MACHINE, "machine", ("up", "open", "down", "status", "doctor", "env", "worker", "keeper")),
         (_MACHINE, "web", ("web",)),
         (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
         (_JOBS, "skips", ("skip", "snooze")),

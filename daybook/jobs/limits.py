@@ -27,12 +27,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import islice, pairwise
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from daybook import owners, settings
+from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.jobs.actions import AgentPrompt, ToolCall, Webhook, is_address
 from daybook.jobs.model import Job
@@ -40,8 +40,10 @@ from daybook.jobs.secret_references import secrets_in
 from daybook.schedules import due, durations
 from daybook.schedules.schedule import Schedule
 from daybook.schedules.zones import wall, zone
-from daybook.settings import Settings
 from daybook.validation import for_pydantic, from_details
+
+if TYPE_CHECKING:
+    from daybook.settings import Settings
 
 LOOKED_AT, AT_LEAST, AHEAD = 2_000, 100, timedelta(days=32)
 """So many due times are looked at for the smallest interval between two: those `AHEAD`, or as many
@@ -311,6 +313,7 @@ def of_settings(found: Settings | None = None) -> Rules:
     For each claim: the file may have changed. Raises `InvalidInput` naming the variable, or the
     file and the key.
     """
+
     found = found or settings.load()
     try:
         return Rules.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)

@@ -67,9 +67,9 @@ own = begun()
 try:
     proc.tell([theirs, own], signal.SIGCONT)
     asyncio.run(proc.kill([theirs, own], within=2.0))
-    print(proc.find(theirs.pid) == theirs, processes.find(own.pid), flush=True)
+    print(proc.find(theirs.pid) == theirs, proc.find(own.pid), flush=True)
 finally:
-    if processes.find(own.pid):
+    if proc.find(own.pid):
         os.kill(own.pid, signal.SIGKILL)
     os.close(over)
     os.waitpid(keeper, 0)

@@ -1,0 +1,82 @@
+"""Find words of the old dialect in prose: docstrings, comments, and Markdown outside of code.
+
+`.ci/language.py [FILE…]` prints ``file:line: word: use …`` for each and exits with 1 if there are
+any. Without arguments it reads all files that git knows, except what others wrote.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+WORDS = {
+    r"mend(s|ed|ing)?": "fix",
+    r"zygotes?|nurser(y|ies)|nest": "run launcher, preloaded parent",
+    r"who(m)? is told|who are told": "recipients, notifications",
+    r"who(so)?ever|whomever": "a noun: the process that …, any caller",
+    r"brings?( \w+)? into agreement|brought into agreement": "reconcile",
+    r"idle sessions?": "task session",
+    r"starvation ladder|the ladder|climbs?|climbed": "escalation policy, escalate",
+    r"the lead": "leadership",
+    r"the (day)?book(?! every)": "the ledger",
+    r"rooms?": "package",
+    r"doors?": "entry point",
+    r"looks? after|looked after": "manage, keep",
+    r"takes? away|took away|taken away": "remove",
+    r"lets? go( of)?": "release",
+    r"what became of": "the outcome of, what happened to",
+    r"settles?|settled|settling": "finish, record the outcome",
+    r"granted nothing|held for started": "a plain sentence",
+    r"the storm|a storm": "chaos test, burst",
+}
+"""A pattern of a word, and what to write instead."""
+
+BANNED = re.compile("|".join(rf"(?P<w{i}>\b(?:{word})\b)" for i, word in enumerate(WORDS)), re.I)
+SPAN = re.compile(r"`[^`\n]*`|\]\([^)]*\)|https?://\S+")
+FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+NOT_OURS = ("CHANGELOG.md", "docs/decisions/", "docs/requirements.md", "tests/", ".ci/language.py")
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and the prose of each line that has some."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        text = FENCE.sub(lambda code: "\n" * code[0].count("\n"), text)
+        yield from enumerate(text.splitlines(), start=1)
+        return
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text_of_node))):
+                yield from enumerate(text_of_node.splitlines(), start=node.lineno)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def found(path: Path) -> Iterator[str]:
+    """Yield a line of report for each word of the dialect."""
+    instead = list(WORDS.values())
+    for number, line in prose(path):
+        for match in BANNED.finditer(SPAN.sub("", line)):
+            use = instead[int(str(match.lastgroup)[1:])]
+            yield f"{path}:{number}: {match[0]!r}: use {use}"
+
+
+def main() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py", "*.md"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    paths = sys.argv[1:] or [each for each in listed if not each.startswith(NOT_OURS)]
+    lines = [line for path in paths for line in found(Path(path))]
+    print("\n".join(lines))
+    sys.exit(1 if lines else 0)
+
+
+if __name__ == "__main__":
+    main()
