@@ -314,6 +314,8 @@ def of_settings(found: Settings | None = None) -> Rules:
     file and the key.
     """
 
+    from daybook import settings  # slow to import, and this module is pure
+
     found = found or settings.load()
     try:
         return Rules.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
