@@ -30,15 +30,17 @@ _CHOICES = re.compile(r"\b(cron|every|at|on_demand)\b")
 
 def spellings(app: App) -> dict[str, str]:
     """How each field of a command is typed, by the field's name."""
-    typed: dict[str, str] = {}
+    spelling_of: dict[str, str] = {}
     for argument in app.assemble_argument_collection():
         name = argument.field_info.name
         if argument.name.startswith("--") or argument.index is not None:
-            typed[name.rstrip("_")] = argument.name if argument.index is None else name.upper()
+            spelling_of[name.rstrip("_")] = (
+                argument.name if argument.index is None else name.upper()
+            )
     for name, field in options.FIELDS.items():
-        if name in typed:
-            typed[field] = typed[name]
-    return typed
+        if name in spelling_of:
+            spelling_of[field] = spelling_of[name]
+    return spelling_of
 
 
 def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
@@ -47,19 +49,19 @@ def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
         return str(error)
     fields = error.field.split(" and ")
     field = " and ".join(typed.get(name, name) for name in fields)
-    legal = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
+    hint = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
     if error.field == "schedule" or len(fields) > 1:  # the words are about several options
-        legal = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), legal)
+        hint = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), hint)
     problem = error.problem if error.field == LINE else f"{field}: {error.problem}"
-    return problem + (f" ({legal})" if legal else "")
+    return problem + (f" ({hint})" if hint else "")
 
 
 def as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
     """`{"error": {"code", "message", "field"?}}`; ``field`` is the service's name of it."""
-    told: dict[str, Any] = {"code": error.code, "message": sentence(error, typed)}
+    body: dict[str, Any] = {"code": error.code, "message": sentence(error, typed)}
     if isinstance(error, InvalidInput):
-        told["field"] = error.field
-    return {"error": told}
+        body["field"] = error.field
+    return {"error": body}
 
 
 def misused(error: CycloptsError) -> InvalidInput:

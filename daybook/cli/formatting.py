@@ -21,15 +21,15 @@ def due(text: str) -> str:
     """A due time by its job's own clock: `Fri 2026-11-20 09:00 +01:00`."""
     moment = datetime.fromisoformat(text)
     offset = f"{moment:%z}"
-    return f"{_DAYS[moment.weekday()]} {_minute(moment)} {offset[:3]}:{offset[3:5]}"
+    return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} {offset[:3]}:{offset[3:5]}"
 
 
 def due_and_utc(text: str) -> str:
     """The same, and what it is in UTC where that is another time of day."""
     moment = datetime.fromisoformat(text)
     if not moment.utcoffset():
-        return f"{_DAYS[moment.weekday()]} {_minute(moment)} UTC"
-    return f"{due(text)}  =  {_minute(moment.astimezone(UTC))} UTC"
+        return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} UTC"
+    return f"{due(text)}  =  {_date_and_time(moment.astimezone(UTC))} UTC"
 
 
 def short_due(text: str) -> str:
@@ -38,8 +38,10 @@ def short_due(text: str) -> str:
     The year is left out for the next 180 days, in which no day and month comes twice.
     """
     moment = datetime.fromisoformat(text)
-    said = f"{_DAYS[moment.weekday()]} {moment.day} {_MONTHS[moment.month - 1]} {_time(moment)}"
-    return said if (moment - SYSTEM.now()).days < 180 else f"{said} {moment.year}"
+    shown = (
+        f"{_DAYS[moment.weekday()]} {moment.day} {_MONTHS[moment.month - 1]} {_time_of_day(moment)}"
+    )
+    return shown if (moment - SYSTEM.now()).days < 180 else f"{shown} {moment.year}"
 
 
 def lasted(seconds: float | None) -> str:
@@ -65,10 +67,10 @@ def switch(job: dict[str, Any]) -> str:
 def run_in_brief(run: dict[str, Any]) -> str:
     """One line of a run: `failed at 2026-11-20 09:00:01 (exit code 1)`, `running, due …`."""
     if run["finished_at"] is None:
-        said = f"{run['status']}, due {local(run['scheduled_for'])}"
+        line = f"{run['status']}, due {local(run['scheduled_for'])}"
     else:
-        said = f"{run['status']} at {local(run['finished_at'])}"
-    return said + (f" ({why})" if (why := why_in_brief(run)) else "")
+        line = f"{run['status']} at {local(run['finished_at'])}"
+    return line + (f" ({why})" if (why := why_in_brief(run)) else "")
 
 
 def due_of(run: dict[str, Any]) -> str:
@@ -143,10 +145,10 @@ def who_is_told(told: dict[str, list[str]]) -> str:
     for event, receivers in told.items():
         for each in receivers:
             events_of.setdefault(each, []).append(event)
-    circles: dict[str, list[str]] = {}
+    recipients_of: dict[str, list[str]] = {}
     for each, events in events_of.items():
-        circles.setdefault(", ".join(events), []).append(each)
-    return "\n".join(f"{events} → {', '.join(circle)}" for events, circle in circles.items())
+        recipients_of.setdefault(", ".join(events), []).append(each)
+    return "\n".join(f"{events} → {', '.join(circle)}" for events, circle in recipients_of.items())
 
 
 def rotation(until: str | None) -> str:
@@ -193,8 +195,8 @@ def cost(usage: dict[str, Any]) -> str:
 def spent(run: dict[str, Any]) -> str:
     """What a run took, in one line: `2 attempts · gpt-6-luna · 14 tokens in, 8 out · $0.000018`."""
     usage = run["usage"]
-    told = [attempts(run), run["model"] if usage else "", tokens(usage), cost(usage)]
-    return " · ".join(filter(None, told))
+    parts = [attempts(run), run["model"] if usage else "", tokens(usage), cost(usage)]
+    return " · ".join(filter(None, parts))
 
 
 def check(of: dict[str, Any]) -> str:
@@ -221,9 +223,9 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def _minute(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d} {_time(moment)}"
+def _date_and_time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d} {_time_of_day(moment)}"
 
 
-def _time(moment: datetime) -> str:
+def _time_of_day(moment: datetime) -> str:
     return f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"

@@ -82,7 +82,7 @@ class ModelOptions:
             given["options"] = options
         given.pop("key_env", None)
         given.pop("key_stdin", None)
-        if (key := self._key()) is not None:
+        if (key := self._read_key()) is not None:
             given["api_key"] = key
         return given
 
@@ -93,10 +93,10 @@ class ModelOptions:
         from daybook.agents import providers
 
         variable = providers.variable(self.model or "")
-        known = f", {variable}" if variable else ""
-        return f"It has no key: the worker's environment has to hold the provider's own{known}."
+        suffix = f", {variable}" if variable else ""
+        return f"It has no key: the worker's environment has to hold the provider's own{suffix}."
 
-    def _key(self) -> str | None:
+    def _read_key(self) -> str | None:
         if self.key_env and self.key_stdin:
             raise InvalidInput("key_env and key_stdin", "only one of these can be given")
         if self.key_env:
@@ -110,14 +110,14 @@ class ModelOptions:
                 )
             return key
         if self.key_stdin:
-            key = _read().strip()
+            key = _read_key_line().strip()
             if not key:
                 raise InvalidInput("key_stdin", "there is no key on standard input")
             return key
         return None
 
 
-def _read() -> str:
+def _read_key_line() -> str:
     if sys.stdin.isatty():
         from getpass import getpass
 

@@ -64,15 +64,15 @@ def line(text: str = "", style: str = "") -> None:
     """One piece of text on stdout, in a rich style when it is a terminal."""
     _PROGRESS.clear()
     if not sys.stdout.isatty():
-        print(_plain(text), flush=True)
+        print(_plain_text(text), flush=True)
         return
-    _console().print(_harmless(text), style=style or None, soft_wrap=True)
+    _console().print(_escaped(text), style=style or None, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Talk: on stderr, at once."""
     _PROGRESS.clear()
-    shown = _harmless(text) if sys.stderr.isatty() else _harmless(text, _CONTROL)
+    shown = _escaped(text) if sys.stderr.isatty() else _escaped(text, _CONTROL)
     print(shown, file=sys.stderr, flush=True)
 
 
@@ -82,7 +82,7 @@ def progress(text: str) -> None:
     The next `say` or `line` takes its place. Anything else gets a plain line every
     `PROGRESS_INTERVAL_SECONDS` at most.
     """
-    _PROGRESS.show(_harmless(text))
+    _PROGRESS.show(_escaped(text))
 
 
 class _Progress:
@@ -135,46 +135,46 @@ def table(
     terminal too narrow for those alone breaks the line.
     """
     if sys.stdout.isatty():
-        _drawn(headers, rows, whole, cut)
+        _print_rich_table(headers, rows, whole, cut)
         return
-    plain = [[_plain(cell) for cell in row] for row in (headers, *rows)]
+    plain = [[_plain_text(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*plain, strict=True)]
     for row in plain:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
 
 
-def _drawn(
+def _print_rich_table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], whole: Collection[str], cut: bool
 ) -> None:
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    shown = [[_harmless(cell) for cell in row] for row in rows]
-    wanted = [max(map(cell_len, column)) for column in zip(headers, *shown, strict=True)]
+    shown = [[_escaped(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(headers, *shown, strict=True)]
     console = _console()
     room = console.width - sum(
-        width + GAP for name, width in zip(headers, wanted, strict=True) if name in whole
+        width + GAP for name, width in zip(headers, widths, strict=True) if name in whole
     )
-    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    kept = []
-    for number, (name, width) in enumerate(zip(headers, wanted, strict=True)):
+    rich_table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    shown_columns = []
+    for number, (name, width) in enumerate(zip(headers, widths, strict=True)):
         if name in whole:
-            drawn.add_column(name, no_wrap=True, min_width=width)
+            rich_table.add_column(name, no_wrap=True, min_width=width)
         elif not cut:
-            drawn.add_column(name, overflow="fold")
+            rich_table.add_column(name, overflow="fold")
         elif room >= min(width, max(len(name), LEAST)):
-            given = min(width, room)
-            room -= given + GAP
-            drawn.add_column(name, no_wrap=True, overflow="ellipsis", width=given)
+            column_width = min(width, room)
+            room -= column_width + GAP
+            rich_table.add_column(name, no_wrap=True, overflow="ellipsis", width=column_width)
         else:
             continue
-        kept.append(number)
+        shown_columns.append(number)
     for cells in shown:
-        drawn.add_row(*(Text(cells[n], style=_style(cells[n])) for n in kept))
+        rich_table.add_row(*(Text(cells[n], style=_style(cells[n])) for n in shown_columns))
     console.width -= min(room + GAP, 0)  # wide enough for what is never cut
-    console.print(drawn, crop=False)
+    console.print(rich_table, crop=False)
 
 
 def _style(cell: str) -> str:
@@ -185,11 +185,11 @@ def _json(value: Any, indent: int | None = None) -> str:
     """JSON, escaped where stdout's encoding (or UTF-8, for half a surrogate pair) needs it."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     # JSON escapes the control characters below U+0020 itself.
-    text = re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
-    return text if _sayable(text) == text else json.dumps(value, indent=indent)
+    text = re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return text if _encodable(text) == text else json.dumps(value, indent=indent)
 
 
-def _sayable(text: str) -> str:
+def _encodable(text: str) -> str:
     encoding = sys.stdout.encoding
     return text.encode(encoding, "replace").decode(encoding)
 
@@ -201,16 +201,16 @@ def _console() -> Console:
 
 
 _CONTROL = ("Cc",)
-_HIDDEN = ("Cc", "Cf", "Cs")
+_INVISIBLE = ("Cc", "Cf", "Cs")
 """Unicode categories: control characters, and with those what is invisible on a terminal."""
 
 
-def _plain(text: str) -> str:
+def _plain_text(text: str) -> str:
     """Return ``text`` for what is not a terminal: text that only looks empty stays as it is."""
-    return _sayable(_harmless(text, _CONTROL))
+    return _encodable(_escaped(text, _CONTROL))
 
 
-def _harmless(text: str, hidden: Collection[str] = _HIDDEN) -> str:
+def _escaped(text: str, hidden: Collection[str] = _INVISIBLE) -> str:
     """Return ``text`` with the letters of these Unicode categories shown as escapes."""
     return "".join(
         letter

@@ -43,15 +43,15 @@ async def add_(
         raise InvalidInput("value", "is never an argument", "give it on standard input")
     if not hosts:
         raise InvalidInput("hosts", "is missing", "name where it may go: --host api.example.org")
-    given = from_stdin("value")
+    secret_value = from_stdin("value")
     prefect_first()
     from daybook.api import secrets
 
-    made = await secrets.add(name, given, hosts, replace=replace)
+    secret = await secrets.add(name, secret_value, hosts, replace=replace)
     if as_json:
-        output.data(made)
+        output.data(secret)
     else:
-        output.line(f"Keeps the secret {name}, for {', '.join(made['hosts'])}")
+        output.line(f"Keeps the secret {name}, for {', '.join(secret['hosts'])}")
         output.say(f"Write {{{{secret:{name}}}}} where a header or a parameter wants it.")
     return 0
 
@@ -64,17 +64,17 @@ async def list_(*, as_json: Json = False) -> int:
     prefect_first()
     from daybook.api import secrets
 
-    found = await secrets.list_secrets()
+    listed = await secrets.list_secrets()
     if as_json:
-        output.data(found)
-    elif found:
+        output.data(listed)
+    elif listed:
         rows = [
             (
                 each["name"],
                 each["problem"] or ", ".join(each["hosts"]),
                 ", ".join([*each["jobs"], *each["servers"], *each["destinations"]]) or "-",
             )
-            for each in found
+            for each in listed
         ]
         output.table(("NAME", "HOSTS", "USED BY"), rows)
     else:

@@ -26,7 +26,7 @@ async def skip_(
     """
     from daybook.api import skips
 
-    return _told(await skips.skip(job, undo=undo), as_json)
+    return _print_job(await skips.skip(job, undo=undo), as_json)
 
 
 async def snooze_(
@@ -49,10 +49,10 @@ async def snooze_(
         raise InvalidInput("until", "give it, or --off", 'such as "in 2h"')
     from daybook.api import skips
 
-    return _told(await skips.snooze(job, until), as_json)
+    return _print_job(await skips.snooze(job, until), as_json)
 
 
-def _told(job: dict[str, Any], as_json: bool) -> int:
+def _print_job(job: dict[str, Any], as_json: bool) -> int:
     if as_json:
         output.data(job)
         return 0

@@ -26,12 +26,12 @@ class Guard:
         self._names = Names(names, any_address=any_address)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refused := self._refused(scope)) is not None:
-            await refused(scope, receive, send)
+        if scope["type"] == "http" and (response := self._refusal(scope)) is not None:
+            await response(scope, receive, send)
         elif scope["type"] != "websocket":
             await self._application(scope, receive, send)
 
-    def _refused(self, scope: Scope) -> PlainTextResponse | None:
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         if why := self._names.refusal(scope):
             return PlainTextResponse(f"{why}\n", 403, _CLOSE)
         if scope["method"] not in ("GET", "HEAD"):
