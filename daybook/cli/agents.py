@@ -1,4 +1,4 @@
-"""`daybook agents`."""
+"""The `daybook agents` commands."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def program_of(command: str | None, arguments: tuple[str, ...]) -> list[str]:
 
 @contextmanager
 def _unknown_as_not_found(name: str) -> Iterator[None]:
-    """The agent is what the command names, so its absence is "not found", not a wrong option."""
+    """Raise `NotFound` for an unknown agent, because the command names it as its target."""
     try:
         yield
     except UnknownName as error:
@@ -226,14 +226,14 @@ def _unknown_as_not_found(name: str) -> Iterator[None]:
 
 
 def _usage_line(answer: dict[str, Any]) -> str:
-    """What an answer took, in one line."""
+    """Return the model, tokens and cost of an answer as one line."""
     usage = answer["usage"]
     parts = (answer["model"] or "model", formatting.tokens(usage), formatting.cost(usage))
     return "(" + ", ".join(filter(None, parts)) + ")"
 
 
 def _setting_text(value: Any) -> str:
-    """A setting as a person reads it: the words of a list, `temperature 0.2` for an object's."""
+    """Return a setting as text: the items of a list, `temperature 0.2` for an object."""
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())
     return " ".join(value) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""`daybook backfill`."""
+"""The `daybook backfill` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`daybook callbacks` and `daybook callbacks destinations`."""
+"""The `daybook callbacks` and `daybook callbacks destinations` commands."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def destinations_add_(
 
     Example: daybook callbacks destinations add https://ops.example.org/hook --token ops-token
     """
-    if typed is not None:  # not repeated
+    if typed is not None:  # the error must not repeat the secret
         raise InvalidInput("secret", "is never an argument", "--secret-from-stdin reads it")
     from daybook.schedules import durations
 
@@ -336,7 +336,7 @@ def _paused_until(callback: dict[str, Any]) -> str:
 
 
 def _attempt_line(attempt: dict[str, Any]) -> str:
-    """`2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
+    """Return `2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
     code = attempt["status_code"]
     parts = [
         formatting.local(attempt["at"]),
@@ -348,7 +348,7 @@ def _attempt_line(attempt: dict[str, Any]) -> str:
 
 
 def _body_text(callback: dict[str, Any]) -> str:
-    """What is sent; of a callback the JSON, laid out."""
+    """Return the body of a message, or the indented JSON of a callback."""
     if callback["purpose"] != "callback":
         return str(callback["body"])
     import json

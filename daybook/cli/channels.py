@@ -1,4 +1,4 @@
-"""`daybook channels`."""
+"""The `daybook channels` commands."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def add_(
 
     Example: daybook channels add team < url.txt
     """
-    if more or url is not None:  # not repeated: it is secret
+    if more or url is not None:  # the error must not repeat the secret
         raise InvalidInput("url", "is never an argument", "give it on standard input")
     secret_url = _read_url()
     prefect_first()
@@ -128,7 +128,7 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
 
 def _read_url() -> str:
-    """What comes in, without the line break at its end."""
+    """Read the URL from standard input or a prompt, and strip it."""
     if sys.stdin.isatty():
         from getpass import getpass
 

@@ -1,4 +1,4 @@
-"""`daybook next`."""
+"""The `daybook next` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`daybook heartbeat`: standing orders that an agent looks after: on, off, status."""
+"""The `daybook heartbeat` commands: standing orders that an agent checks regularly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`daybook inbox`."""
+"""The `daybook inbox` command."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _print_list(listed: list[dict[str, Any]], limit: int) -> None:
 
 
 def _summary(message: dict[str, Any]) -> str:
-    """Its first line; of what is about no job, which the line does not name, the subject too."""
+    """Return the first line of a message; with the subject if the message has no job."""
     first = formatting.in_one_line(message["text"])
     return first if message["job"] and first else f"{message['subject']}. {first}"
 

@@ -1,4 +1,4 @@
-"""`daybook add`, `list`, `show`, `edit`, `pause`, `resume`, `remove`."""
+"""The `daybook add`, `list`, `show`, `edit`, `pause`, `resume` and `remove` commands."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def add_(
 
 
 def _action_in_brief(job: dict[str, Any]) -> tuple[str, str]:
-    """What a job does, as a fact about it."""
+    """Return the label and a short description of a job's action."""
     if job["kind"] == "webhook":
         return "calls", f"{job['method']} {job['url']}"
     if job["kind"] == "tool-call":
@@ -168,7 +168,9 @@ async def edit_(
     from daybook.jobs import notify
 
     has_notify_change = not changes.keys().isdisjoint(notify.FIELDS)
-    return _print_change(await jobs.edit_job(job, changes), as_json, told=has_notify_change)
+    return _print_change(
+        await jobs.edit_job(job, changes), as_json, show_notifications=has_notify_change
+    )
 
 
 async def pause_(
@@ -229,17 +231,17 @@ async def remove_(
 
 
 def _confirmed(question: str) -> bool:
-    """Whether the person at the terminal says yes."""
+    """Ask the user at the terminal; return whether the answer is yes."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _print_change(job: dict[str, Any], as_json: bool, *, told: bool = False) -> int:
+def _print_change(job: dict[str, Any], as_json: bool, *, show_notifications: bool = False) -> int:
     if as_json:
         output.data(job)
         return 0
     output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
-    notifications = [("told", formatting.who_is_told(job["told"]))] if told else []
+    notifications = [("told", formatting.who_is_told(job["told"]))] if show_notifications else []
     output.facts([("next due", _next_due(job)), *notifications])
     _print_notes(job)
     return 0
@@ -309,7 +311,7 @@ def _failures(job: dict[str, Any]) -> str:
     is_shown_above = last is not None and error in (
         last["reason"],
         last["error"],
-    )  # by "last run" above
+    )  # by "last run"
     parts = [
         f"{count} in a row" if count > 1 else "",
         "" if is_shown_above else f"the last: {error}",
@@ -318,7 +320,7 @@ def _failures(job: dict[str, Any]) -> str:
 
 
 def _answer_format(job: dict[str, Any]) -> str:
-    """What the answer has to be; nothing for a text, which any answer is."""
+    """Return the required format of the answer; empty for text, which needs none."""
     if job["output_format"] == "text":
         return ""
     schema = f", {json.dumps(job['output_schema'])}" if job["output_schema"] else ""
@@ -329,7 +331,10 @@ _ALWAYS_SHOWN = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
 
 
 def _policy(policy: dict[str, Any]) -> str:
-    """What it says, in one line: some fields always, the others where they were set."""
+    """Return the policy as one line.
+
+    It shows some fields always, the others only if they differ from the default.
+    """
     from daybook.jobs.policy import Policy
 
     defaults = Policy().model_dump(mode="json")
@@ -342,7 +347,7 @@ def _policy(policy: dict[str, Any]) -> str:
 
 
 def _value_words(value: Any) -> list[str]:
-    """The words of a policy's value; none for what is so: its name says it."""
+    """Return the words of a policy value; none for True, because the name is enough."""
     if value is True:
         return []
     return [str(each) for each in value] if isinstance(value, list) else [str(value)]
@@ -357,7 +362,7 @@ def _worker_text(online: bool) -> str:
 
 
 def _print_notes(job: dict[str, Any]) -> None:
-    """What a person should know of a job that was added or changed."""
+    """Print the notes on a job that was added or changed."""
     for note in job.get("notes", []):
         output.say(note)
     if job["sync"] == "pending":

@@ -1,4 +1,4 @@
-"""`daybook ledger`."""
+"""The `daybook ledger` commands."""
 
 from __future__ import annotations
 

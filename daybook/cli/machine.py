@@ -1,4 +1,7 @@
-"""`daybook up`, `down`, `status`, `doctor`, `worker`: this machine as a whole."""
+"""The commands for this machine.
+
+They are `daybook up`, `open`, `env`, `down`, `status`, `worker`, `keeper` and `doctor`.
+"""
 
 from __future__ import annotations
 
@@ -227,7 +230,7 @@ _CHANGE_WORDS = {
 
 
 class Talk:
-    """What `up` shows a person (`daybook.operations.up.UpTalk`)."""
+    """Terminal output of `daybook up`; implements `daybook.operations.up.UpTalk`."""
 
     def __init__(self, *, browser: bool, detached: bool = False) -> None:
         self._browser = browser
@@ -261,7 +264,7 @@ class Talk:
         if self._example:
             output.say(f"Running the example job {self._example} now; {self._stop_hint}")
         else:
-            if facts["jobs"] <= 1:  # nobody has added one yet
+            if facts["jobs"] <= 1:  # the user has not added a job yet
                 self._print_next_steps()
             output.say(self._stop_hint)
         if self._browser:
@@ -281,7 +284,7 @@ class Talk:
 
 
 class JsonTalk:
-    """What `up --json` tells a program: a line of JSON for each event."""
+    """Output of `daybook up --json`: one line of JSON per event."""
 
     def say(self, line: str) -> None:
         output.say(line)
@@ -308,16 +311,16 @@ NEXT = (
     ("add a job", 'add "Summarise today\'s news" --cron "0 9 * * 1-5" --name morning-brief'),
     ("see the runs", "runs"),
 )
-"""What to do after the first start, and the command for it."""
+"""The next steps after the first start, each with its command."""
 
 
 def ui_address(facts: dict[str, Any]) -> str:
-    """Return the address of the UI that a person opens; empty if there is none."""
+    """Return the address at which a user opens the UI; empty if there is none."""
     return str(facts["open_url"] or facts["ui_url"] or "")
 
 
 def program() -> str:
-    """Return how this command is called in this folder: `daybook`, or `.venv/bin/daybook`."""
+    """Return the command that starts Daybook here: `daybook`, or `.venv/bin/daybook`."""
     import shutil
 
     if shutil.which("daybook"):
@@ -331,7 +334,8 @@ def open_browser(url: str) -> bool:
     """Open ``url`` if the user of this terminal would see it; return whether it was opened.
 
     Other users can read the arguments of a browser. On Linux the server refuses them the link
-    (`daybook.operations.peers`); elsewhere the browser opens a file of the home that leads to it.
+    (`daybook.operations.peers`); elsewhere the browser opens a file of the home that redirects
+    to it.
     """
     if not url or not sys.stdout.isatty() or not display_likely():
         return False
@@ -343,7 +347,7 @@ def open_browser(url: str) -> bool:
 
 
 def display_likely() -> bool:
-    """Whether a browser opened here would be seen by whoever typed the command."""
+    """Return whether the user of this terminal would see a browser that opens on this machine."""
     if os.environ.get("SSH_CONNECTION"):
         return False
     if sys.platform == "darwin":
@@ -376,7 +380,7 @@ def _keeper_text(keeper: dict[str, Any]) -> str:
 
 
 def _outbox(outbox: dict[str, Any]) -> str:
-    """`3 pending, the oldest since …; 1 failed`."""
+    """Return `3 pending, the oldest since …; 1 failed`."""
     pending, failed = outbox["pending"], outbox["failed"]
     since = words.local(outbox["oldest_pending_at"])
     parts = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
@@ -385,7 +389,7 @@ def _outbox(outbox: dict[str, Any]) -> str:
 
 
 def _task_fields(tasks: dict[str, Any]) -> list[tuple[str, str]]:
-    """`2 queued, 1 claimed; sessions: 1 free, 1 busy`; no line where there are none."""
+    """Return `2 queued, 1 claimed; sessions: 1 free, 1 busy`, or no field if there are none."""
     live = [f"{tasks[each]} {each.replace('_', ' ')}" for each in _LIVE_TASKS if tasks[each]]
     sessions = [f"{tasks[each]} {each}" for each in ("free", "busy") if tasks[each]]
     parts = [", ".join(live) or "none", f"sessions: {', '.join(sessions)}" if sessions else ""]

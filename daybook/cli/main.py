@@ -1,4 +1,4 @@
-"""`daybook`: the commands, and the edge at which errors become sentences and exit codes."""
+"""The `daybook` program: the command tree; errors become messages and exit codes here."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _register_commands() -> None:
 
 
 def _add_lazy_command(parent: App, path: str, name: str, **settings: Any) -> None:
-    """A command whose module is imported when it is called, or when its help is shown."""
+    """Add a command whose module is imported when it is called or when its help is shown."""
     parent.command(f"daybook.cli.{path}", name=name, help_epilogue="", **settings)
 
 
@@ -190,7 +190,7 @@ _register_commands()
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
-    """Carry out a command line (`sys.argv` by default); returns the exit code."""
+    """Run a command line (default: `sys.argv`) and return the exit code."""
     arguments = list(sys.argv[1:] if tokens is None else tokens)
     try:
         code = _run_command_line(arguments)
@@ -199,7 +199,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output went away; Python's own flush at exit must not complain.
+        # The reader of stdout has closed it. Redirect stdout so that the flush at exit succeeds.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
 
@@ -228,7 +228,7 @@ def _run_command_line(tokens: list[str]) -> int:
 
 
 def _load_for_help(tokens: list[str]) -> None:
-    """Import what a list of commands describes: their first lines stand in their modules."""
+    """Import the commands that a help page lists, to read the first line of their docstrings."""
     group, depth = app, 0
     while (
         subgroup := _COMMAND_GROUPS.get(" ".join(tokens[: depth + 1])) if tokens[depth:] else None

@@ -1,4 +1,4 @@
-"""`daybook mcp`: the tools of agents, for any MCP client."""
+"""The `daybook mcp` command: an MCP server with the tools for agents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daybook.cli import output
 from daybook.errors import InvalidInput
 
 OWNER = "agent:mcp"
-"""Whose the jobs of a client are that nobody gave a name."""
+"""The owner of the jobs of a client that was started without `--owner`."""
 
 PORT = 4281
 
@@ -117,7 +117,7 @@ def _print_config(client: str, owner: str | None, user_id: str, url: str | None)
         output.say(f"It belongs in {file}; the token into the variable {clients.TOKEN}.")
         return 0
     arguments = ["--owner", owner] if owner else []
-    arguments += [f"--user-id={user_id}"] if user_id else []  # which may begin with -
+    arguments += [f"--user-id={user_id}"] if user_id else []  # it may begin with -
     output.line(clients.over_stdio(client, arguments))
     output.say(f"It belongs in {file}.")
     for variable in clients.left_out():

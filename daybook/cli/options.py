@@ -1,7 +1,7 @@
 """The options that several commands share.
 
-An attribute of `JobOptions` has the service's name of the field, except those in `FIELDS`; its
-`Parameter` says how it is written.
+An attribute of `JobOptions` has the name of the service's field, except those in
+`RENAMED_FIELDS`; its `Parameter` defines the spelling.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _JSON_OBJECT_EXAMPLES = {
     "params": """such as '{"full": true}' or @params.json""",
     "check_params": """such as '{"folder": "inbox"}' or @params.json""",
 }
-"""Options that are JSON objects, and how one is written."""
+"""The options that take a JSON object, each with an example."""
 
 FIELDS = {"webhook": "url", "header": "headers"}
-"""Options that the service calls otherwise."""
+"""The options whose field has another name in the service."""
 
 _CHECK_FIELDS = ("tool", "params", "prompt", "agent", "command")
-"""What the options that begin with ``check_`` are in the field `check`."""
+"""The keys of the field `check`; their options begin with ``check_``."""
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON, and nothing else, on stdout.")]
 Job = Annotated[str, Parameter(help="Name, id, or unique beginning of the id.")]
@@ -63,7 +63,7 @@ Zone = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """What `add` and `edit` take beside the prompt."""
+    """The options of `daybook add` and `daybook edit`, without the prompt."""
 
     cron: Cron = None
     every: Every = None
@@ -399,7 +399,7 @@ class JobOptions:
     ] = None
 
     def fields(self) -> dict[str, object]:
-        """What was given, by the service's names."""
+        """Return the given options by the service's field names; read the files that they name."""
         given = _given_fields(self)
         if given.pop("disabled", False):
             given["enabled"] = False
@@ -421,7 +421,7 @@ class JobOptions:
         return given
 
     def _take_check(self, given: dict[str, object]) -> dict[str, object]:
-        """The options of the check as the one field that they are, taken out of ``given``."""
+        """Remove the check options from ``given`` and return them as the field `check`."""
         typed = {name: given.pop(f"check_{name}", None) for name in _CHECK_FIELDS}
         if self.check_command is not None:
             typed["command"] = words_of("check_command", self.check_command)
@@ -432,12 +432,12 @@ def _given_fields(options: JobOptions) -> dict[str, object]:
     return {
         each.name.rstrip("_"): value
         for each in fields(options)
-        if (value := getattr(options, each.name)) is not each.default  # 0 is given, and False
+        if (value := getattr(options, each.name)) is not each.default  # 0 and False count as given
     }
 
 
 def words_of(field: str, text: str) -> list[str]:
-    """A program and its arguments as they are typed, with quotes as a shell has them."""
+    """Split a program and its arguments; quotes work as in a shell."""
     import shlex
 
     try:
@@ -449,7 +449,7 @@ def words_of(field: str, text: str) -> list[str]:
 
 
 def metadata(text: str) -> dict[str, object]:
-    """Read one `--metadata`: `name=value`, or a JSON object."""
+    """Parse one `--metadata` option: `name=value`, or a JSON object."""
     if text.lstrip().startswith("{"):
         return json_object("metadata", text)
     name, equals, value = text.partition("=")
@@ -459,16 +459,16 @@ def metadata(text: str) -> dict[str, object]:
 
 
 def header(text: str) -> tuple[str, str]:
-    """Name and value of a header as it is typed."""
+    """Parse `Name: value`; return the name and the value."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        # Not repeated: who forgets the name may have typed a secret.
+        # Without a name the text may be a secret, so the error must not repeat it.
         raise InvalidInput("header", "one has no name", 'write "Name: value"')
     return name.strip(), value.strip()
 
 
 def text_or_file(field: str, text: str) -> str:
-    """A text as it is typed, or `@` and the path of a file that holds it."""
+    """Return the text, or the content of the file if the text is `@` and a path."""
     return _read_file(field, text[1:]) if text.startswith("@") else text
 
 
@@ -481,7 +481,7 @@ def _read_file(field: str, path: str) -> str:
 
 
 def json_object(field: str, text: str) -> dict[str, object]:
-    """An object as it is typed: JSON, or `@` and the path of a file that holds it."""
+    """Parse a JSON object, or the file if the text is `@` and a path."""
     import json
 
     if text.startswith("@"):

@@ -1,4 +1,4 @@
-"""`daybook run`, `runs`, `logs`, `cancel`."""
+"""The `daybook run`, `runs`, `logs` and `cancel` commands."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from daybook.cli.prefect_first import prefect_first
 from daybook.errors import InvalidInput
 
 LOOK = 1.0
-"""Seconds between two looks for new log lines."""
+"""The time between two polls for new log lines."""
 QUIET_LOOKS = 4
-"""Prefect gets log lines in batches, two seconds late: after a run's end so many empty looks."""
+"""Empty polls after the end of a run: Prefect gets log lines in batches, two seconds late."""
 
 
 async def run_(
@@ -183,7 +183,7 @@ async def logs_(
 
 
 def show_run(run: dict[str, Any]) -> None:
-    """A run as a person reads it: how it ended, what it took, and the answer."""
+    """Print a run: its status, its usage, its deliveries and the answer."""
     took = f" in {formatting.lasted(run['duration_seconds'])}" if run["duration_seconds"] else ""
     line = f"{formatting.job_of(run, run['kind'])}: {run['status']}{took}"
     line += f", due {formatting.due_of(run)} ({run['trigger']}, run {run['id'][:8]})"
@@ -195,7 +195,7 @@ def show_run(run: dict[str, Any]) -> None:
 
 
 def show_whole_run(run: dict[str, Any]) -> None:
-    """All that a person may want to know of a run."""
+    """Print all fields of a run."""
     output.line(f"{formatting.job_of(run, run['kind'])}: {run['status']}", style="bold")
     usage = run["usage"]
     ended = run["finished_at"]
@@ -222,7 +222,7 @@ def show_whole_run(run: dict[str, Any]) -> None:
 
 
 def _print_texts(run: dict[str, Any]) -> None:
-    """Why it ended so, and the answer; what is said twice is shown once."""
+    """Print the reason, the error and the answer of a run; a repeated text only once."""
     error = run["error"]
     is_in_reason = bool(error) and (run["reason"] or "").startswith(error)
     for text in dict.fromkeys([run["reason"], None if is_in_reason else error, run["output"]]):
@@ -231,7 +231,7 @@ def _print_texts(run: dict[str, Any]) -> None:
 
 
 class Waiting:
-    """What `run --wait` says meanwhile (`daybook.api.runs.WaitTalk`)."""
+    """Output of `run --wait` until the outcome; implements `daybook.api.runs.WaitTalk`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

@@ -1,4 +1,4 @@
-"""`daybook secrets`."""
+"""The `daybook secrets` commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def add_(
 
     Example: daybook secrets add ops-token --host api.example.org < token.txt
     """
-    if more or value is not None:  # not repeated: it is a value, or a part of one
+    if more or value is not None:  # the error must not repeat the value or a part of it
         raise InvalidInput("value", "is never an argument", "give it on standard input")
     if not hosts:
         raise InvalidInput("hosts", "is missing", "name where it may go: --host api.example.org")
@@ -99,7 +99,10 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
 
 def from_stdin(field: str) -> str:
-    """What comes in, without the line break at its end; an error names ``field``."""
+    """Read a value from standard input or a prompt, without its last line break.
+
+    Raise `InvalidInput` for ``field`` if the value is blank or not UTF-8.
+    """
     if sys.stdin.isatty():
         from getpass import getpass
 

@@ -1,4 +1,4 @@
-"""`daybook session`: the conversations of jobs with their agents."""
+"""The `daybook session` commands: the conversations of jobs with their agents."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _check_limit(limit: int) -> None:
 
 
 def _speaker(message: dict[str, Any], agent: str) -> str:
-    """Who said it, and when; of a prompt also for what."""
+    """Return the author and the time of a message; for a prompt also its run."""
     at, source = formatting.local(message["at"]), message["source"]
     if message["role"] == "assistant":
         return f"{agent}, {at}"

@@ -1,4 +1,4 @@
-"""`daybook skip`, `snooze`."""
+"""The `daybook skip` and `daybook snooze` commands."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _print_job(job: dict[str, Any], as_json: bool) -> int:
 
 
 def put_off(job: dict[str, Any]) -> list[tuple[str, str]]:
-    """What of a job was put off by hand, as pairs for `output.facts`; the second may be empty."""
+    """Return the skips and the snooze of a job for `output.fields`; a value may be empty."""
     snoozed = job["snoozed_until"]
     return [
         ("skips", "\n".join(map(formatting.due_and_utc, job["skips"]))),

@@ -1,4 +1,4 @@
-"""`daybook sync` and `daybook conflicts`: the ledger and Prefect, and where they differed."""
+"""The `daybook sync` and `daybook conflicts` commands."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def conflicts_(*, as_json: Json = False) -> int:
 
 
 def _differences(in_ledger: Any, in_prefect: Any) -> tuple[Any, Any]:
-    """Of two objects only what differs; other values as they are."""
+    """Return only the differing keys of two objects; return other values unchanged."""
     if not isinstance(in_ledger, dict) or not isinstance(in_prefect, dict):
         return in_ledger, in_prefect
     names = [
@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
 
 
 def surprises(report: dict[str, Any]) -> Iterator[str]:
-    """What a sync did that somebody may not have expected, and what it could not do."""
+    """Yield a line for each unexpected change and each failure of a sync."""
     for name in report["adopted"]:
         yield f"made in Prefect, a job from now on: {name}"
     for name in report["remade"]:

@@ -1,4 +1,4 @@
-"""`daybook task`: a queue from which idle sessions take work."""
+"""The `daybook task` commands: a queue of tasks that idle task sessions claim."""
 
 from __future__ import annotations
 
@@ -312,7 +312,10 @@ async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
 
 
 def several(given: list[str] | None, field: str, option: str) -> list[str]:
-    """What an option gave that may be given again. Raises `InvalidInput` for several in one."""
+    """Return the values of a repeatable option.
+
+    Raise `InvalidInput` if one of them contains a comma, that is several values.
+    """
     for each in given or ():
         if "," in each:
             raise InvalidInput(field, f'"{each}" is not legal', f"give {option} once for each")
@@ -320,9 +323,12 @@ def several(given: list[str] | None, field: str, option: str) -> list[str]:
 
 
 def _read_token(more: tuple[str, ...], typed: str | None) -> str:
-    """The token that the caller shows; never one of the arguments, which others can read."""
+    """Read the token of a run from the environment, standard input or a prompt.
+
+    Raise `InvalidInput` if it is an argument, because other users can read arguments.
+    """
     hint = f"give it in {VARIABLE}, or on standard input"
-    if more or typed is not None:  # not repeated: it is a token, or a part of one
+    if more or typed is not None:  # the error must not repeat the token or a part of it
         raise InvalidInput("token", "is never an argument", hint)
     token = os.environ.get(VARIABLE, "").strip()
     if not token and sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""Tasks, their runs and sessions as a person reads them; what comes in is the service's."""
+"""Text and tables for tasks, their runs and task sessions, made from `daybook.api` data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from daybook.tasks.model import CHAIN
 
 
 def table(found: list[dict[str, Any]]) -> None:
-    """Tasks, a line each."""
+    """Print tasks, one line each."""
     output.table(
         ("TASK", "TITLE", "PRIORITY", "STATUS", "SINCE", "NOTE"),
         [
@@ -29,7 +29,7 @@ def table(found: list[dict[str, Any]]) -> None:
 
 
 def note(task: dict[str, Any]) -> str:
-    """What there is to say of a task in a list: who has it, or why nobody has."""
+    """Return the note on a task in a list: its holder, or the reason why it has none."""
     run = task["run"]
     match task["status"]:
         case "claimed":
@@ -61,7 +61,7 @@ def _queued_note(task: dict[str, Any]) -> str:
 
 
 def _requirements(task: dict[str, Any]) -> str:
-    """What a session must be for it, in brief: `python, docker; agent:eva; workspace shop`."""
+    """Return what a task requires of a session: `for python, docker; agent:eva; workspace shop`."""
     parts = [", ".join(task["capabilities"]), task["owner"]]
     parts += [f"{field} {task[field]}" for field in ("workspace", "channel") if task[field]]
     parts = list(filter(None, parts))
@@ -69,7 +69,7 @@ def _requirements(task: dict[str, Any]) -> str:
 
 
 def show(task: dict[str, Any]) -> None:
-    """One task and its newest run."""
+    """Print a task and its newest run."""
     run = task["run"]
     output.line(f"{task['title']} ({_state(task)})", style="bold")
     paused = _with_reason("yes", task["paused_reason"]) if task["paused"] else ""
@@ -104,7 +104,7 @@ def show(task: dict[str, Any]) -> None:
 
 
 def history(task: dict[str, Any]) -> None:
-    """What happened to it, the first first."""
+    """Print the events of a task, oldest first."""
     attempt_numbers = {each["run_id"]: each["number"] for each in task["runs"]}
     has_retries = len(attempt_numbers) > 1
     rows = [
@@ -124,7 +124,7 @@ def history(task: dict[str, Any]) -> None:
 
 
 def claimed(found: dict[str, Any]) -> None:
-    """What a session has got; the token is told here and nowhere else."""
+    """Print a run that a session has claimed, with its token, which no other command shows."""
     task = found["task"]
     output.line(task["title"], style="bold")
     pairs = [
@@ -138,7 +138,7 @@ def claimed(found: dict[str, Any]) -> None:
 
 
 def sessions(found: list[dict[str, Any]]) -> None:
-    """Sessions, a line each."""
+    """Print task sessions, one line each."""
     output.table(
         ("SESSION", "STATE", "AGENT", "CAN", "WHERE", "WOKEN BY", "EXPIRES"),
         [
@@ -159,7 +159,7 @@ def sessions(found: list[dict[str, Any]]) -> None:
 
 
 def session(each: dict[str, Any]) -> None:
-    """One session."""
+    """Print a task session."""
     output.line(f"{each['name']} ({session_state(each)})", style="bold")
     pairs = [
         ("agent", each["agent"]),
@@ -175,7 +175,7 @@ def session(each: dict[str, Any]) -> None:
 
 
 def session_state(each: dict[str, Any]) -> str:
-    """In a word or two: `idle`, `active`, `prompting`, `holds 0f3a9c21`, `expired`."""
+    """Return `idle`, `active`, `prompting`, `holds 0f3a9c21` or `expired`."""
     if each["expired"]:
         return "expired"
     if each["run_id"]:

@@ -1,4 +1,7 @@
-"""`daybook task scheduler`: what wakes sessions and escalates; it never claims by itself."""
+"""The `daybook task scheduler` commands.
+
+The task scheduler wakes sessions and escalates tasks; it never claims a task itself.
+"""
 
 from __future__ import annotations
 
@@ -119,14 +122,14 @@ async def backlog_(
         whole=("RUN", "PRIORITY", "WAITS"),
         cut=True,
     )
-    priorities = ", ".join(
+    counts = ", ".join(
         f"{count:,} {name}" for name, count in backlog["by_priority"].items() if count
     )
     shown = (
         f"; {len(backlog['runs'])} are shown" if len(backlog["runs"]) < backlog["pending"] else ""
     )
     output.say(
-        f"{backlog['pending']:,} queued ({priorities}), the oldest for {_oldest_age(backlog)}{shown}."
+        f"{backlog['pending']:,} queued ({counts}), the oldest for {_oldest_age(backlog)}{shown}."
     )
     if backlog["paused"]:
         output.say(_paused_line(backlog))
@@ -179,7 +182,7 @@ def _print_switch(switch: dict[str, Any], as_json: bool) -> int:
 
 
 def _print_remaining(runs: list[dict[str, Any]]) -> None:
-    """While it drains: what is still held."""
+    """Print the runs that sessions still hold during a drain."""
     output.say("waits for " + "; ".join(f"{each['title']} ({_holder(each)})" for each in runs))
 
 
@@ -241,7 +244,7 @@ def _totals(totals: dict[str, int]) -> str:
 
 
 def _counter_fields(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """The counters of one cycle, with the runs that they are about."""
+    """Return the counters of a cycle, each with the ids of its runs."""
     about = report.get("runs", {})
     return [
         (name.replace("_", " "), _with_ids(count, about.get(name, [])))

@@ -1,4 +1,4 @@
-"""`daybook task session`: the live agents that take tasks."""
+"""The `daybook task session` commands: the live agents that claim tasks."""
 
 from __future__ import annotations
 

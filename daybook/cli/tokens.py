@@ -1,4 +1,4 @@
-"""`daybook tokens`: what lets MCP clients in over HTTP."""
+"""The `daybook tokens` commands: the tokens by which MCP clients authenticate over HTTP."""
 
 from __future__ import annotations
 

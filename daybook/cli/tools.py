@@ -1,4 +1,4 @@
-"""`daybook tools`."""
+"""The `daybook tools` commands."""
 
 from __future__ import annotations
 
@@ -222,7 +222,10 @@ async def remove_(name: Server, /, *, as_json: Json = False) -> int:
 
 @contextmanager
 def _unknown_as_not_found(noun: str) -> Iterator[None]:
-    """It is what the command names, so its absence is "not found", not a wrong option."""
+    """Raise `NotFound` for an unknown tool or server, because the command names it as its target.
+
+    An unknown secret stays `UnknownName`: the command does not name it.
+    """
     try:
         yield
     except UnknownName as error:
@@ -250,7 +253,10 @@ def _print_tool(tool: dict[str, Any]) -> None:
 
 
 def _of_type(schema: Any) -> str:
-    """A param's schema, in words where it is simple: `integer, default 0: how many`; else JSON."""
+    """Return the schema of a parameter in words if it is simple, else as JSON.
+
+    `integer, default 0: how many`.
+    """
     if not isinstance(schema, dict) or schema.keys() - _SIMPLE:
         return formatting.value(schema)
     kind, choices = schema.get("type", "anything"), schema.get("enum")

@@ -1,4 +1,4 @@
-"""`daybook web`: the health page and the metrics, without `daybook up`."""
+"""The `daybook web` command: the health page and the metrics, without `daybook up`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m daybook.web``: the server of `daybook web` and `daybook up`, until told to end."""
+"""The server process of `daybook web` and `daybook up`: ``python -m daybook.web``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from daybook.web.guard import Guard
 
 
 def run(listener: socket.socket, host: str, names: list[str]) -> None:
-    """Serve what listens on ``host``; ``names`` are further names by which it is asked."""
+    """Serve on ``listener``, bound to ``host``; ``names`` are further accepted host names."""
     proc.deny_inspection()
     is_reachable = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]

@@ -1,4 +1,4 @@
-"""The two pages, and the server that has them."""
+"""The ASGI application with the two pages, and its server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def application(watch: Watch) -> Starlette:
-    """The application, which begins and closes ``watch``; `web.guard.Guard` goes before it."""
+    """Return the application, which starts and closes ``watch``; wrap it in `web.guard.Guard`."""
 
     async def health(request: Request) -> Response:
         healthy, view = await watch.health()
@@ -31,7 +31,7 @@ def application(watch: Watch) -> Starlette:
         try:
             snapshot = await watch.figures()
         except DaybookError:
-            snapshot = None  # a scrape that fails would not say what is wrong
+            snapshot = None  # a failed scrape would not show the cause
         text, content_type = metrics.page(snapshot, request.headers.get("accept", ""))
         return Response(text, 200, _HEADERS | {"content-type": content_type})
 
@@ -54,5 +54,5 @@ def application(watch: Watch) -> Starlette:
 
 
 def serving(guarded: ASGIApp) -> uvicorn.Server:
-    """The server of it."""
+    """Return the HTTP server for the guarded application."""
     return uvicorn.Server(connections.config(guarded, graceful=1, log_level="warning"))

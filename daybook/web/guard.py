@@ -1,7 +1,8 @@
-"""What is let in: questions, for a name that is ours, from no strange web page, without a body.
+"""Guard for incoming requests: GET and HEAD without a body, for a host name of this server.
 
-The pages are readable by all who reach the port; a browser that visits a strange page must not be
-one of them (`daybook.operations.host_names`).
+Every client that reaches the port may read the pages. A browser that visits a foreign web page
+must not be such a client, so requests with a foreign host name or origin are refused
+(`daybook.operations.host_names`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _CLOSE = {"connection": "close"}
 
 
 class Guard:
-    """ASGI middleware; ``names`` and ``any_address`` are those of `Names`."""
+    """ASGI middleware; `Names` documents ``names`` and ``any_address``."""
 
     def __init__(
         self, application: ASGIApp, names: Iterable[str] = (), *, any_address: bool = False

@@ -1,7 +1,7 @@
-"""The figures as Prometheus reads them (docs/monitoring.md has the rules that use them).
+"""The metrics in the formats of Prometheus; docs/monitoring.md has the alert rules that use them.
 
-A gauge is what is true now. The one counter, `daybook_ended_runs_total`, counts from the process's
-start on; the ledger's own totals are none, because retention lets go of runs.
+A gauge is the current state. The only counter, `daybook_ended_runs_total`, counts from the start of
+the process. The totals in the ledger cannot be a counter, because retention removes runs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from daybook.operations.health import Figures
 
 
 def page(found: Figures | None, accept: str) -> tuple[bytes, str]:
-    """The page in the format that is asked for, and its content type.
+    """Return the page in the format that ``accept`` requests, and its content type.
 
-    Without figures, because the ledger does not answer, it says that alone.
+    If ``found`` is None, the ledger does not answer, and the page contains only that.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_MetricsCollector(found))
