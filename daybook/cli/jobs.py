@@ -308,13 +308,10 @@ def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _failures(job: dict[str, Any]) -> str:
     count, error, last = job["consecutive_failures"], job["last_error"], job["last_run"]
-    is_shown_above = last is not None and error in (
-        last["reason"],
-        last["error"],
-    )  # by "last run"
+    is_shown = last is not None and error in (last["reason"], last["error"])  # by "last run" above
     parts = [
         f"{count} in a row" if count > 1 else "",
-        "" if is_shown_above else f"the last: {error}",
+        "" if is_shown else f"the last: {error}",
     ]
     return ", ".join(filter(None, parts)) if count else ""
 
