@@ -141,7 +141,11 @@ _SCHEDULER_COMMANDS = ("status", "pause", "resume", "drain", "backlog", "cycle",
 
 def _register_commands() -> None:
     commands = [
-        (_MACHINE, "here", ("up", "open", "down", "status", "doctor", "env", "worker", "keeper")),
+        (
+            _MACHINE,
+            "machine",
+            ("up", "open", "down", "status", "doctor", "env", "worker", "keeper"),
+        ),
         (_MACHINE, "web", ("web",)),
         (_JOBS, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
         (_JOBS, "skips", ("skip", "snooze")),
