@@ -298,9 +298,8 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
 
 
 def _print_callback(callback: dict[str, Any]) -> None:
-    line = (
-        f"{callback['event']} of {formatting.job_of(callback)} to {formatting.receiver(callback)}"
-    )
+    job, to = formatting.job_of(callback), formatting.receiver(callback)
+    line = f"{callback['event']} of {job} to {to}"
     style = output.STYLES.get(callback["status"], "")
     output.line(f"{line}: {callback['status']}", style=f"bold {style}".strip())
     is_pending = callback["status"] == "pending"

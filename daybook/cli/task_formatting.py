@@ -35,9 +35,8 @@ def note(task: dict[str, Any]) -> str:
         case "claimed":
             if run["lease_over"]:
                 return _holder(run)
-            return (
-                f"{run['session']}, until {formatting.local(run['lease_until']).partition(' ')[2]}"
-            )
+            time_of_day = formatting.local(run["lease_until"]).partition(" ")[2]
+            return f"{run['session']}, until {time_of_day}"
         case "completed":
             return ": ".join(filter(None, [run["done_by"], formatting.in_one_line(run["output"])]))
         case "failed":
