@@ -1,4 +1,4 @@
-"""`daybook callbacks` and `daybook callbacks destinations`."""
+"""The `daybook callbacks` and `daybook callbacks destinations` commands."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ async def list_(
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.api import callbacks
 
-    found = await callbacks.list_callbacks(status, job, limit)
+    listed = await callbacks.list_callbacks(status, job, limit)
     if as_json:
-        output.data(found)
-    elif found:
+        output.data(listed)
+    elif listed:
         output.table(
             ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "ASKED", "WHY"),
             [
@@ -53,7 +53,7 @@ async def list_(
                     formatting.local(each["created_at"]),
                     formatting.in_one_line(each["error"]),
                 )
-                for each in found
+                for each in listed
             ],
             whole=("ID", "STATUS"),
             cut=True,
@@ -82,11 +82,11 @@ async def show_(
     """
     from daybook.api import callbacks
 
-    found = await callbacks.show(ref)
+    callback = await callbacks.show(ref)
     if as_json:
-        output.data(found)
+        output.data(callback)
     else:
-        _whole(found)
+        _print_callback(callback)
     return 0
 
 
@@ -154,32 +154,32 @@ async def destinations_add_(
 
     Example: daybook callbacks destinations add https://ops.example.org/hook --token ops-token
     """
-    if typed is not None:  # not repeated
+    if typed is not None:  # the error must not repeat the secret
         raise InvalidInput("secret", "is never an argument", "--secret-from-stdin reads it")
     from daybook.schedules import durations
 
-    within = durations.parse(timeout, "timeout").total_seconds()
-    given = from_stdin("secret").strip() if secret_from_stdin else None
+    timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
+    given_secret = from_stdin("secret").strip() if secret_from_stdin else None
     prefect_first()
     from daybook.api import destinations
 
-    made = await destinations.add(
+    destination = await destinations.add(
         url,
         name=name,
         token=token,
-        timeout=within,
+        timeout=timeout_seconds,
         tries=tries,
-        secret=given,
+        secret=given_secret,
         replace=replace,
     )
     if as_json:
-        output.data(made)
+        output.data(destination)
         return 0
-    output.line(f"Keeps the destination {made['name']}, for {made['url']}")
-    _told_once(made)
-    for note in made["notes"]:
+    output.line(f"Keeps the destination {destination['name']}, for {destination['url']}")
+    _print_secret_once(destination)
+    for note in destination["notes"]:
         output.say(note)
-    output.say(f"Try it: daybook callbacks destinations test {made['name']}")
+    output.say(f"Try it: daybook callbacks destinations test {destination['name']}")
     return 0
 
 
@@ -191,10 +191,10 @@ async def destinations_list_(*, as_json: Json = False) -> int:
     prefect_first()
     from daybook.api import destinations
 
-    found = await destinations.list_destinations()
+    listed = await destinations.list_destinations()
     if as_json:
-        output.data(found)
-    elif found:
+        output.data(listed)
+    elif listed:
         output.table(
             ("NAME", "URL", "TOKEN", "TIMEOUT", "TRIES", "SECRET", "JOBS"),
             [
@@ -207,7 +207,7 @@ async def destinations_list_(*, as_json: Json = False) -> int:
                     each["problem"] or formatting.rotation(each["rotating_until"]),
                     ", ".join(each["jobs"]) or "-",
                 )
-                for each in found
+                for each in listed
             ],
             whole=("NAME",),
         )
@@ -242,13 +242,13 @@ async def destinations_rotate_(
     prefect_first()
     from daybook.api import destinations
 
-    made = await destinations.rotate(name, at_once=at_once)
+    destination = await destinations.rotate(name, at_once=at_once)
     if as_json:
-        output.data(made)
+        output.data(destination)
         return 0
     output.line(f"The destination {name} has a new secret" if name else "There is a new secret")
-    _told_once(made)
-    if until := made["rotating_until"]:
+    _print_secret_once(destination)
+    if until := destination["rotating_until"]:
         output.say(f"Callbacks are signed by the old one as well until {formatting.local(until)}.")
     return 0
 
@@ -266,17 +266,17 @@ async def destinations_test_(
     prefect_first()
     from daybook.api import destinations
 
-    found = await destinations.test(ref)
+    result = await destinations.test(ref)
     if as_json:
-        output.data(found)
+        output.data(result)
     else:
-        took = f"in {formatting.lasted(found['seconds'])}"
-        came = found["error"] or f"{found['status_code']}"
-        style = "green" if found["ok"] else "red"
-        output.line(f"{found['url']}: {came} {took} ({found['id']})", style=style)
-        if found["note"]:
-            output.say(found["note"])
-    return 0 if found["ok"] else 1
+        took = f"in {formatting.lasted(result['seconds'])}"
+        outcome = result["error"] or f"{result['status_code']}"
+        style = "green" if result["ok"] else "red"
+        output.line(f"{result['url']}: {outcome} {took} ({result['id']})", style=style)
+        if result["note"]:
+            output.say(result["note"])
+    return 0 if result["ok"] else 1
 
 
 async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
@@ -297,60 +297,68 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
     return 0
 
 
-def _whole(found: dict[str, Any]) -> None:
-    line = f"{found['event']} of {formatting.job_of(found)} to {formatting.receiver(found)}"
-    style = output.STYLES.get(found["status"], "")
-    output.line(f"{line}: {found['status']}", style=f"bold {style}".strip())
-    waits = found["status"] == "pending"
+def _print_callback(callback: dict[str, Any]) -> None:
+    job, to = formatting.job_of(callback), formatting.receiver(callback)
+    line = f"{callback['event']} of {job} to {to}"
+    style = output.STYLES.get(callback["status"], "")
+    output.line(f"{line}: {callback['status']}", style=f"bold {style}".strip())
+    is_pending = callback["status"] == "pending"
     pairs = [
-        ("is a", found["purpose"]),
-        ("asked", formatting.local(found["created_at"])),
-        ("ended", formatting.local(found["finished_at"]) if found["finished_at"] else ""),
-        ("next try", formatting.next_try(found["next_at"], found["paused_until"]) if waits else ""),
-        ("held back", _paused(found)),
-        ("tries", "\n".join(map(_tried, found["tries"])) or "none yet"),
-        ("note", found["note"]),
-        ("run", found["run_id"] or ""),
-        ("id", found["id"]),
-        ("subject", found["subject"]),
+        ("is a", callback["purpose"]),
+        ("asked", formatting.local(callback["created_at"])),
+        ("ended", formatting.local(callback["finished_at"]) if callback["finished_at"] else ""),
+        (
+            "next try",
+            formatting.next_try(callback["next_at"], callback["paused_until"])
+            if is_pending
+            else "",
+        ),
+        ("held back", _paused_until(callback)),
+        ("tries", "\n".join(map(_attempt_line, callback["tries"])) or "none yet"),
+        ("note", callback["note"]),
+        ("run", callback["run_id"] or ""),
+        ("id", callback["id"]),
+        ("subject", callback["subject"]),
     ]
     output.facts([(name, value) for name, value in pairs if value])
     output.line()
-    output.line("\n".join(f"  {each}".rstrip() for each in _text(found).splitlines()))
-    if found["status"] == "failed":
-        output.say(f"To try it again: daybook callbacks retry {formatting.short_id(found['id'])}")
+    output.line("\n".join(f"  {each}".rstrip() for each in _body_text(callback).splitlines()))
+    if callback["status"] == "failed":
+        output.say(
+            f"To try it again: daybook callbacks retry {formatting.short_id(callback['id'])}"
+        )
 
 
-def _paused(found: dict[str, Any]) -> str:
-    until = found["paused_until"]
+def _paused_until(callback: dict[str, Any]) -> str:
+    until = callback["paused_until"]
     return f"until {formatting.local(until)}: its destination failed too often" if until else ""
 
 
-def _tried(each: dict[str, Any]) -> str:
-    """`2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
-    code = each["status_code"]
-    told = [
-        formatting.local(each["at"]),
-        formatting.lasted(each["seconds"]),
+def _attempt_line(attempt: dict[str, Any]) -> str:
+    """Return `2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
+    code = attempt["status_code"]
+    parts = [
+        formatting.local(attempt["at"]),
+        formatting.lasted(attempt["seconds"]),
         str(code or ""),
-        each["error"],
+        attempt["error"],
     ]
-    return "  ".join(filter(None, told))
+    return "  ".join(filter(None, parts))
 
 
-def _text(found: dict[str, Any]) -> str:
-    """What is sent; of a callback the JSON, laid out."""
-    if found["purpose"] != "callback":
-        return str(found["body"])
+def _body_text(callback: dict[str, Any]) -> str:
+    """Return the body of a message, or the indented JSON of a callback."""
+    if callback["purpose"] != "callback":
+        return str(callback["body"])
     import json
 
     try:
-        return json.dumps(json.loads(found["body"]), ensure_ascii=False, indent=2)
+        return json.dumps(json.loads(callback["body"]), ensure_ascii=False, indent=2)
     except ValueError:
-        return str(found["body"])
+        return str(callback["body"])
 
 
-def _told_once(made: dict[str, Any]) -> None:
-    if made.get("secret"):
-        output.facts([("secret", made["secret"])])
+def _print_secret_once(destination: dict[str, Any]) -> None:
+    if destination.get("secret"):
+        output.facts([("secret", destination["secret"])])
         output.say("Give the secret to the receiver now: it is not shown again.")

@@ -1,7 +1,7 @@
-"""Errors as a person reads them: one sentence, naming what was typed.
+"""Error messages of the command line: one sentence that names the option as the user typed it.
 
-The service names fields as Python and JSON do (`on_demand`). Here, and only here, such a name
-becomes what stands on the command line: `--on-demand`, or `PROMPT` for a positional argument.
+The service names fields as Python and JSON do (`on_demand`). Only this module translates such a
+name into its spelling on the command line: `--on-demand`, or `PROMPT` for a positional argument.
 """
 
 from __future__ import annotations
@@ -22,48 +22,50 @@ from daybook.cli import options
 from daybook.errors import DaybookError, InvalidInput
 
 LINE = "command line"
-"""The field of a refusal that is about the line as a whole."""
+"""The field of an `InvalidInput` that concerns the whole command line."""
 
 _UNDERSCORED = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
 _CHOICES = re.compile(r"\b(cron|every|at|on_demand)\b")
 
 
 def spellings(app: App) -> dict[str, str]:
-    """How each field of a command is typed, by the field's name."""
-    typed: dict[str, str] = {}
+    """Return the spelling of each field of a command on the command line, by field name."""
+    spelling_of: dict[str, str] = {}
     for argument in app.assemble_argument_collection():
         name = argument.field_info.name
         if argument.name.startswith("--") or argument.index is not None:
-            typed[name.rstrip("_")] = argument.name if argument.index is None else name.upper()
+            spelling_of[name.rstrip("_")] = (
+                argument.name if argument.index is None else name.upper()
+            )
     for name, field in options.FIELDS.items():
-        if name in typed:
-            typed[field] = typed[name]
-    return typed
+        if name in spelling_of:
+            spelling_of[field] = spelling_of[name]
+    return spelling_of
 
 
 def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
-    """The error in the words of the command line; ``typed`` are the command's `spellings`."""
+    """Return the error in the words of the command line; ``typed`` is from `option_spellings`."""
     if not isinstance(error, InvalidInput):
         return str(error)
     fields = error.field.split(" and ")
     field = " and ".join(typed.get(name, name) for name in fields)
-    legal = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
-    if error.field == "schedule" or len(fields) > 1:  # the words are about several options
-        legal = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), legal)
+    hint = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
+    if error.field == "schedule" or len(fields) > 1:  # the hint names several options
+        hint = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), hint)
     problem = error.problem if error.field == LINE else f"{field}: {error.problem}"
-    return problem + (f" ({legal})" if legal else "")
+    return problem + (f" ({hint})" if hint else "")
 
 
 def as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
-    """`{"error": {"code", "message", "field"?}}`; ``field`` is the service's name of it."""
-    told: dict[str, Any] = {"code": error.code, "message": sentence(error, typed)}
+    """Return `{"error": {"code", "message", "field"?}}`; ``field`` is the service's field name."""
+    body: dict[str, Any] = {"code": error.code, "message": sentence(error, typed)}
     if isinstance(error, InvalidInput):
-        told["field"] = error.field
-    return {"error": told}
+        body["field"] = error.field
+    return {"error": body}
 
 
 def misused(error: CycloptsError) -> InvalidInput:
-    """A command line that cannot be parsed, as the refusal that it is."""
+    """Return the `InvalidInput` for a command line that cannot be parsed."""
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
         return InvalidInput(LINE, f'"{extra}" is too much', "quote what has blanks in it")

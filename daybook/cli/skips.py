@@ -1,4 +1,4 @@
-"""`daybook skip`, `snooze`."""
+"""The `daybook skip` and `daybook snooze` commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def skip_(
     """
     from daybook.api import skips
 
-    return _told(await skips.skip(job, undo=undo), as_json)
+    return _print_job(await skips.skip(job, undo=undo), as_json)
 
 
 async def snooze_(
@@ -49,10 +49,10 @@ async def snooze_(
         raise InvalidInput("until", "give it, or --off", 'such as "in 2h"')
     from daybook.api import skips
 
-    return _told(await skips.snooze(job, until), as_json)
+    return _print_job(await skips.snooze(job, until), as_json)
 
 
-def _told(job: dict[str, Any], as_json: bool) -> int:
+def _print_job(job: dict[str, Any], as_json: bool) -> int:
     if as_json:
         output.data(job)
         return 0
@@ -63,7 +63,7 @@ def _told(job: dict[str, Any], as_json: bool) -> int:
 
 
 def put_off(job: dict[str, Any]) -> list[tuple[str, str]]:
-    """What of a job was put off by hand, as pairs for `output.facts`; the second may be empty."""
+    """Return the skips and the snooze of a job for `output.fields`; a value may be empty."""
     snoozed = job["snoozed_until"]
     return [
         ("skips", "\n".join(map(formatting.due_and_utc, job["skips"]))),
