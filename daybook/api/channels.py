@@ -128,7 +128,7 @@ async def remove(name: str) -> None:
 
 
 async def _users() -> dict[str, list[str]]:
-    """Return the names of the jobs that send to each channel, by the name that the jobs use for it."""
+    """Return the names of the jobs that use each channel, by the name that they give it."""
     async with open_ledger() as ledger, ledger.read() as session:
         stored = await store.every(session)
     users: dict[str, list[str]] = {}

@@ -233,7 +233,7 @@ class Client:
         timezone: str | None = None,
         count: int = 5,
     ) -> Jsons:
-        """Return the next due times of a job or of a bare schedule: `[{"utc": …, "local": …}, …]`."""
+        """Return the next due times of a job or a bare schedule: `[{"utc": …, "local": …}, …]`."""
         from daybook.api import due
 
         if bool(job) is bool(schedule):

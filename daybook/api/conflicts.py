@@ -1,4 +1,4 @@
-"""Conflicts between the ledger and Prefect: list and decide fields that were changed on both sides."""
+"""Conflicts: list and decide fields that were changed in both the ledger and Prefect."""
 
 from __future__ import annotations
 

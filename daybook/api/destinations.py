@@ -194,7 +194,7 @@ async def test(ref: str) -> dict[str, Any]:
 
 
 async def remove(name: str) -> list[str]:
-    """Delete a destination. Return the names of the jobs whose callbacks used it. Raise `NotFound`."""
+    """Delete a destination; return the names of the jobs that used it. Raise `NotFound`."""
     from daybook.prefect import client as prefect
 
     users: list[str] = next(

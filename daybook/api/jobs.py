@@ -122,7 +122,7 @@ async def pause(ref: str, note: str = "") -> dict[str, Any]:
 
 
 async def resume(ref: str) -> dict[str, Any]:
-    """Switch the job on and end a snooze. Raise `InvalidInput` if the job has nothing left to run."""
+    """Switch the job on and end a snooze. Raise `InvalidInput` if it has nothing left to run."""
 
     def on(stored: StoredJob, _: Collection[str], now: datetime) -> Job:
         schedule = stored.job.schedule
@@ -180,8 +180,9 @@ async def show(ref: str) -> dict[str, Any]:
 
 
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
-    """Return the agent that owns the job, if the job asks an agent and ``fields`` name none; else
-    empty.
+    """Return the name of the agent that owns the job.
+
+    Return an empty text if the job asks no agent, or if ``fields`` name one.
     """
     asks = isinstance(job.action, AgentPrompt) and fields.get("agent") is None
     return owners.agent_id(actor.owner) if asks else ""
