@@ -34,7 +34,7 @@ TOLD_WITHIN = 5.0
 
 
 class WaitTalk(Protocol):
-    """Observer of a caller that waits for a run."""
+    """Receives the progress of a run while a caller waits for it."""
 
     def asked(self) -> None:
         """The run has been requested: it continues even if the caller stops waiting."""
@@ -80,11 +80,10 @@ async def run(
 
 
 async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
-    """Return runs, newest first; of one job, which may be a removed one, or of all. Works without
-    Prefect.
+    """Return runs, newest first; of one job (which may be a removed one) or of all.
 
     In addition to the fields of `views.run` each has ``alert``: the delivery of its alert to the
-    operator, or None.
+    operator, or None. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         stored = None if ref is None else await authorization.job(session, ref, archived=True)

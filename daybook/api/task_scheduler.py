@@ -148,11 +148,11 @@ async def backlog(limit: int = 50) -> dict[str, Any]:
 
 
 async def cycle() -> dict[str, Any]:
-    """Run one cycle in this process, in addition to the keeper's: `daybook.tasks.statistics.Report`
-    as JSON.
+    """Run one cycle in this process, in addition to the keeper's; return its report as JSON.
 
-    Prefect is used only to spawn a worker or to report a starving run; if it is not reachable, a
-    later cycle does those steps. Raise `InvalidInput` for `[tasks]`.
+    The report is a `daybook.tasks.statistics.Report`. Prefect is used only to spawn a worker or to
+    report a starving run; if it is not reachable, a later cycle does those steps. Raise
+    `InvalidInput` for `[tasks]`.
     """
     from daybook.tasks import cycle as cycles
 
@@ -207,9 +207,7 @@ def as_view(found: Figures, now: datetime) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A problem (``what``) that needs an operator, and a ``command`` with what it ``does`` about
-    it.
-    """
+    """A problem (``what``) for an operator, and a ``command`` with what it ``does`` about it."""
 
     what: str
     command: str

@@ -70,8 +70,8 @@ async def list_tasks(status: str | None = None, limit: int = 50) -> list[dict[st
     if status is not None and status not in legal:
         raise InvalidInput("status", f'"{status}" is not legal', f"legal: {', '.join(legal)}")
     async with open_ledger() as ledger, ledger.read() as session:
-        wanted = None if status is None else Status(status)
-        listed = await figures.listed(session, wanted, limit)
+        selected = None if status is None else Status(status)
+        listed = await figures.listed(session, selected, limit)
         names, now = await _names(session, [run for _, run in listed]), ledger.now()
         return [views.both(task, run, now, names) for task, run in listed]
 

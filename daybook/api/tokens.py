@@ -40,7 +40,7 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[st
 
 
 async def list_tokens() -> list[dict[str, Any]]:
-    """All tokens by name, as `add` gives them, without the token itself."""
+    """Return all tokens by name, as `add` does, without the token itself."""
     async with open_ledger() as ledger, ledger.read() as session:
         return [_view(row) for row in await tokens.every(session)]
 

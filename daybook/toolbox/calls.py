@@ -39,8 +39,8 @@ async def list_jobs(given: dict[str, Any]) -> str:
     from daybook.api import jobs
 
     status = given.get("status", "all")
-    found = [each for each in await jobs.list_jobs() if _matches(each, status)]
-    return words.jobs(found, status)
+    selected = [each for each in await jobs.list_jobs() if _matches(each, status)]
+    return words.jobs(selected, status)
 
 
 def _matches(found: dict[str, Any], status: str) -> bool:
@@ -161,8 +161,8 @@ async def history(given: dict[str, Any]) -> str:
     from daybook.api import jobs, runs
 
     job = await jobs.show(given["job_id"])
-    found = await runs.history(job["id"], given["limit"])
-    return words.runs(job["name"], job["schedule"]["timezone"], found)
+    listed = await runs.history(job["id"], given["limit"])
+    return words.runs(job["name"], job["schedule"]["timezone"], listed)
 
 
 async def coming(given: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ async def claim(given: dict[str, Any]) -> str:
 
 
 async def _claimed(session: str, lease: str | None) -> dict[str, Any]:
-    """Claim a run. On cancellation, complete the claim and release the run, which no client gets."""
+    """Claim a run; if cancelled, complete the claim and then release the run."""
     from daybook.api import tasks
 
     claim = asyncio.ensure_future(tasks.next_run(session, lease))
