@@ -1,8 +1,8 @@
-"""What the one for whom a verb works may see and change (requirement 41).
+"""Access checks for jobs and runs: what the current actor may see and change.
 
-The operator, and a program of his, sees every job. An agent sees its own, and the runs of those; of
-any other one it is told what it would be told of one that there is not. What it may not do is
-logged, as `limit_refused`.
+The operator, and the operator's programs, see every job. An agent sees its own jobs and their runs;
+for any other job or run it gets the same error as for one that does not exist. Each refusal of an
+agent is logged as `limit_refused`.
 """
 
 from __future__ import annotations
@@ -25,60 +25,60 @@ from daybook.runs.history import Run
 log = logging.getLogger(__name__)
 
 TRIGGERS = {"cli": "manual", "api": "api", "mcp": "mcp", "run": "mcp"}
-"""The trigger of a run that is asked for, by what asks for it; an agent's tools are one way."""
+"""The trigger of a requested run, by `Actor.via`. All ways of an agent's tools count as `mcp`."""
 
 
 def owner() -> str | None:
-    """Whose jobs are seen; None where all are."""
+    """Return the owner whose jobs the actor may see; None if it may see all."""
     actor = owners.current()
-    its = limits.of_owner(actor.owner)
-    return None if its is None or its.all_jobs else actor.owner
+    owner_limits = limits.of_owner(actor.owner)
+    return None if owner_limits is None or owner_limits.all_jobs else actor.owner
 
 
 def trigger() -> str:
-    """That of a run which is asked for now."""
+    """Return the trigger of a run that the actor requests now."""
     return TRIGGERS.get(owners.current().via, "api")
 
 
 async def job(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:
-    """As `jobs.find`."""
-    with _looked_for("job", ref):
+    """Find a job as `store.find` does, among those that the actor may see."""
+    with _log_not_found("job", ref):
         return await store.find(session, ref, archived=archived, owner=owner())
 
 
 async def every(session: AsyncSession) -> list[StoredJob]:
-    """As `jobs.every`."""
+    """Return all jobs that the actor may see."""
     whose = owner()
     return [each for each in await store.every(session) if whose in (None, each.row.owner)]
 
 
 async def run(session: AsyncSession, ref: str) -> Run:
-    """As `history.find`."""
-    with _looked_for("run", ref):
+    """Find a run as `history.find` does, among those that the actor may see."""
+    with _log_not_found("run", ref):
         return await history.find(session, ref, owner=owner())
 
 
 async def live_run(session: AsyncSession, ref: str) -> Run:
-    """As `history.find_live`."""
-    with _looked_for("run", ref):
+    """Find a live run as `history.find_live` does, among those that the actor may see."""
+    with _log_not_found("run", ref):
         return await history.find_live(session, ref, owner=owner())
 
 
 async def logged_run(session: AsyncSession, ref: str) -> Run:
-    """As `history.find_logged`."""
-    with _looked_for("run", ref):
+    """Find a run as `history.find_logged` does, among those that the actor may see."""
+    with _log_not_found("run", ref):
         return await history.find_logged(session, ref, owner=owner())
 
 
 async def recent(session: AsyncSession, job_id: str | None, limit: int) -> list[Run]:
-    """As `history.recent`."""
+    """Return runs as `history.recent` does, of the jobs that the actor may see."""
     return list(await history.recent(session, job_id, limit, owner=owner()))
 
 
 def check(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
-    """Raise `InvalidInput` for a job of ``whose`` that is beyond its owner's limits.
+    """Raise `InvalidInput` if the job exceeds the limits of its owner ``whose``.
 
-    Or beyond those of the agent that works on it, where it ``changes`` what the job does.
+    If the actor ``changes`` what the job does, the actor's own limits apply as well.
     """
     actor = owners.current().owner
     for each in filter(owners.is_agent, dict.fromkeys((whose, actor) if changes else (whose,))):
@@ -87,35 +87,38 @@ def check(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
 
 
 async def check_count(session: AsyncSession, whose: str, name: str) -> None:
-    """Raise `InvalidInput` if ``whose`` has as many jobs as it may; in the writing transaction."""
-    its = limits.of_owner(whose)
-    if its is None:
+    """Raise `InvalidInput` if ``whose`` already has its maximum number of jobs.
+
+    Call it in the transaction that adds the job: only there is the answer final.
+    """
+    owner_limits = limits.of_owner(whose)
+    if owner_limits is None:
         return
     with telling(whose, name):
-        if await store.count_of(session, whose) >= its.jobs:
-            most = f"{its.jobs} are the most that {whose} may have"
-            raise InvalidInput("jobs", most, "remove one first")
+        if await store.count_of(session, whose) >= owner_limits.jobs:
+            problem = f"{owner_limits.jobs} are the most that {whose} may have"
+            raise InvalidInput("jobs", problem, "remove one first")
 
 
 @contextmanager
 def telling(whose: str, name: str) -> Iterator[None]:
-    """Log what is refused inside to a job of an agent."""
+    """Log each `InvalidInput` raised inside, if ``whose`` is an agent."""
     try:
         yield
     except InvalidInput as error:
         if owners.is_agent(whose):
-            about = {"action": "limit_refused", "owner": whose, "job": name, "field": error.field}
-            log.warning('%s, job "%s": %s', whose, name, one_line(error), extra=about)
+            extra = {"action": "limit_refused", "owner": whose, "job": name, "field": error.field}
+            log.warning('%s, job "%s": %s', whose, name, one_line(error), extra=extra)
         raise
 
 
 @contextmanager
-def _looked_for(noun: str, ref: str) -> Iterator[None]:
+def _log_not_found(noun: str, ref: str) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
         actor = owners.current()
         if actor.is_agent:
-            about = {"action": "limit_refused", "owner": actor.owner, noun: one_line(ref)}
-            log.warning("%s: %s among its own", actor.owner, one_line(error), extra=about)
+            extra = {"action": "limit_refused", "owner": actor.owner, noun: one_line(ref)}
+            log.warning("%s: %s among its own", actor.owner, one_line(error), extra=extra)
         raise

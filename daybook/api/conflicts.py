@@ -1,4 +1,4 @@
-"""What was changed on both sides: showing it, and deciding it (requirement 52)."""
+"""Conflicts: list and decide fields that were changed in both the ledger and Prefect."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ SIDES: tuple[Side, ...] = ("ledger", "prefect")
 
 
 async def conflicts() -> list[dict[str, Any]]:
-    """`{"job", "id", "at", "fields": {name: {"ledger", "prefect"}}}` for each job with one.
+    """Return `{"job", "id", "at", "fields": {name: {"ledger", "prefect"}}}` for each job in
+    conflict.
 
-    ``ledger`` is the job as it is now, in the form in which Prefect holds it; ``prefect`` what lost
-    there at that time. Needs no Prefect.
+    ``ledger`` is the job's current value, in the form in which Prefect holds it; ``prefect`` is the
+    value that lost there at that time. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         found = [await store.get(session, each) for each in await records.in_conflict(session)]
-        return [_shown(ledger, each) for each in found if each is not None]
+        return [_view(ledger, each) for each in found if each is not None]
 
 
-def _shown(ledger: Ledger, stored: StoredJob) -> dict[str, Any]:
+def _view(ledger: Ledger, stored: StoredJob) -> dict[str, Any]:
     from daybook.prefect import projection
 
-    held = stored.row.conflict or {"at": None, "fields": {}}
-    ours = projection.of_job(stored, ledger.id).as_dict()
+    conflict = stored.row.conflict or {"at": None, "fields": {}}
+    ledger_fields = projection.of_job(stored, ledger.id).as_dict()
     return {
         "job": stored.row.name,
         "id": stored.id,
-        "at": held["at"],
+        "at": conflict["at"],
         "fields": {
-            name: {"ledger": ours[name], "prefect": theirs}
-            for name, theirs in held["fields"].items()
+            name: {"ledger": ledger_fields[name], "prefect": prefect_value}
+            for name, prefect_value in conflict["fields"].items()
         },
     }
 
 
 def side(given: str) -> Side:
-    """The side that is preferred. Raises `InvalidInput`."""
+    """Return ``given`` as a `Side`. Raise `InvalidInput`."""
     for each in SIDES:
         if given == each:
             return each
@@ -54,11 +55,11 @@ def side(given: str) -> Side:
 async def decide(
     ledger: Ledger, prefer: Side, ref: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Decide the conflict of ``ref``, or all; the ledger has the result afterwards.
+    """Decide the conflict of ``ref``, or all conflicts; the ledger has the result afterwards.
 
-    Returns the names of the jobs whose conflict is decided, by their ids; and, by name, why others
-    are not: what Prefect held cannot be a job's. Of one that is named this is `InvalidInput`; so is
-    one without a conflict.
+    Return the names of the jobs whose conflict is decided, by id; and, by name, the reasons for the
+    others: the value in Prefect is not valid for a job. If ``ref`` is given, raise `InvalidInput`
+    for such a value, and for a job without a conflict.
     """
     from daybook.prefect import import_edits
 
@@ -68,8 +69,8 @@ async def decide(
         names = {each.id: each.row.name for each in await store.every(session, ids)}
     if named is not None:
         if named.id not in ids:
-            none = f"{named.row.name} has no conflict"
-            raise InvalidInput("JOB", none, "`daybook conflicts` lists them")
+            problem = f"{named.row.name} has no conflict"
+            raise InvalidInput("JOB", problem, "`daybook conflicts` lists them")
         ids = [named.id]
     decided, refused = dict[str, str](), dict[str, str]()
     for job_id in ids:

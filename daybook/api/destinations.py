@@ -1,6 +1,6 @@
-"""What can be asked of the destinations of callbacks: add, list, rotate, test, remove.
+"""Operations on destinations of callbacks: add, list, rotate, test, remove.
 
-A secret is given once, by `add` and `rotate`, because its receiver checks signatures by it.
+Only `add` and `rotate` return a secret, once: the receiver needs it to verify signatures.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TEST = {
     "corrects": None,
     "message": "This is a test of Daybook's callbacks; no run ended.",
 }
-"""The body of a test: what a callback's begins with."""
+"""The body of a test event: the first fields of a callback's body."""
 
 
 async def add(
@@ -47,11 +47,12 @@ async def add(
     secret: str | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
-    """Keep a destination; without a ``secret`` one is made, and ``name`` is made of the address.
+    """Store a destination. Without ``secret`` one is made; without ``name`` it is made from the
+    address.
 
-    With ``replace`` it takes the place of the one of that name, whose secret stays where none is
-    given. `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is there when
-    it was made, notes are what a person should know. Raises `InvalidInput`; nothing is changed
+    With ``replace`` it replaces the destination of that name and keeps its secret if none is given.
+    Return `{"name", "url", "token", "timeout", "tries", "secret", "notes"}`; `secret` is None
+    unless it was made now, `notes` are hints for a person. Raise `InvalidInput`; nothing is changed
     then.
     """
     from daybook.prefect import client as prefect
@@ -59,12 +60,12 @@ async def add(
     name = name or _name(url)
     async with prefect.connected() as client:
         await prefect.answers(client)
-        kept = secret or (await _secret_of(client, name) if replace else None)
+        known_secret = secret or (await _secret_of(client, name) if replace else None)
         made = await destinations.add(
             client,
             name,
             url,
-            secret=kept,
+            secret=known_secret,
             token=token or "",
             timeout=timeout,
             tries=tries,
@@ -77,31 +78,33 @@ async def add(
         "token": made.token,
         "timeout": made.timeout,
         "tries": made.tries,
-        "secret": None if kept else made.secret,
+        "secret": None if known_secret else made.secret,
         "notes": notes,
     }
 
 
 async def _secret_of(client: PrefectClient, name: str) -> str | None:
-    """The secret of the one of that name, which may have no second one that is valid."""
-    kept = await documents.named(client, destinations.TYPE, name, include_secrets=True)
-    if kept is None:
+    """Return the destination's secret; raise `InvalidInput` while its previous secret is still
+    valid.
+    """
+    document = await documents.named(client, destinations.TYPE, name, include_secrets=True)
+    if document is None:
         return None
     try:
-        found = destinations.build(name, dict(kept.data))
-    except InvalidInput:  # this mends it
-        secret = str(kept.data.get("secret"))
+        destination = destinations.build(name, dict(document.data))
+    except InvalidInput:  # the replacement fixes it
+        secret = str(document.data.get("secret"))
         return secret if settings.signing_key(secret) else None
-    secrets.refuse_third(found.secrets(SYSTEM.now()), secrets.OVERLAP)
-    return found.secret
+    secrets.refuse_third(destination.secrets(SYSTEM.now()), secrets.OVERLAP)
+    return destination.secret
 
 
 async def list_destinations() -> list[dict[str, Any]]:
-    """All destinations by name, without a secret.
+    """Return all destinations by name, without secrets.
 
     ``[{"name", "url", "token", "timeout", "tries", "rotating_until", "problem", "jobs"}]``:
-    `timeout` in seconds, `rotating_until` is how long the secret before signs as well, `jobs` are
-    the names of those that call it.
+    `timeout` is in seconds, `rotating_until` is the time until which the previous secret signs as
+    well, `jobs` are the names of the jobs that call it.
     """
     from daybook.prefect import client as prefect
 
@@ -110,7 +113,7 @@ async def list_destinations() -> list[dict[str, Any]]:
     async with prefect.connected() as client:
         await prefect.answers(client)
         known = await destinations.known(client)
-        found = await destinations.every(client, SYSTEM.now())
+        listed = await destinations.every(client, SYSTEM.now())
     users: dict[str, list[str]] = {}
     for each in stored:
         for name in {_name_of(known, url) for url in views.callbacks(each.job.notify)}:
@@ -121,22 +124,24 @@ async def list_destinations() -> list[dict[str, Any]]:
             "rotating_until": views.utc(each["rotating_until"]),
             "jobs": users.get(each["name"], []),
         }
-        for each in found
+        for each in listed
     ]
 
 
 def home_secret() -> str:
-    """Where the secret stands that signs for the addresses without one of their own."""
+    """Return the place of the home's secret, which signs for addresses without a secret of their
+    own.
+    """
     if settings.load().webhook_secret.get_secret_value():
         return "DAYBOOK_WEBHOOK_SECRET"
     return str(homes.here().webhook_secret)
 
 
 async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
-    """Give a destination, or the home where ``name`` is None, a new secret.
+    """Give a destination, or the home if ``name`` is None, a new secret.
 
-    `{"name", "secret", "rotating_until"}`: until then the old one signs as well, unless it ends
-    ``at_once``. Raises `NotFound`, and `InvalidInput` while an earlier rotation lasts.
+    Return `{"name", "secret", "rotating_until"}`: until then the old secret signs as well; with
+    ``at_once`` it ends now. Raise `NotFound`, and `InvalidInput` during an earlier rotation.
     """
     from daybook.prefect import client as prefect
 
@@ -152,10 +157,10 @@ async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
 
 
 async def test(ref: str) -> dict[str, Any]:
-    """Send a signed event `test`, once: to a destination's own address, or to any.
+    """Send one signed `test` event, to a destination's address or to any address.
 
-    `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`: `id` is its `webhook-id`.
-    Raises `NotFound` for the name, `InvalidInput` for the address.
+    Return `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`; `id` is the
+    `webhook-id`. Raise `NotFound` for the name, `InvalidInput` for the address.
     """
     from daybook.delivery.callbacks import Post
     from daybook.prefect import client as prefect
@@ -189,7 +194,7 @@ async def test(ref: str) -> dict[str, Any]:
 
 
 async def remove(name: str) -> list[str]:
-    """Forget a destination; raises `NotFound`. Returns the jobs whose callbacks went by it."""
+    """Delete a destination; return the names of the jobs that used it. Raise `NotFound`."""
     from daybook.prefect import client as prefect
 
     users: list[str] = next(
@@ -209,39 +214,39 @@ async def _url_of(client: PrefectClient, name: str) -> str:
 
 
 def _name_of(known: destinations.Known, url: str) -> str:
-    """The name of the address's destination; empty where there is none that can be used."""
+    """Return the name of the address's destination; empty if there is no usable one."""
     try:
-        found = known.of(url)
-    except InvalidInput:  # its problem is shown
+        destination = known.of(url)
+    except InvalidInput:  # `problem` reports it
         return ""
-    return found.name if found else ""
+    return destination.name if destination else ""
 
 
 def _name(url: str) -> str:
-    """Made of the address: `ops-example-org-hook`."""
+    """Make a name from the address, such as `ops-example-org-hook`."""
     from slugify import slugify
 
     return slugify(url.partition("://")[2].partition("?")[0], max_length=64) or "destination"
 
 
 async def _token_notes(client: PrefectClient, made: destinations.Destination) -> list[str]:
-    """What to do about a token that is not there, or not for that host."""
+    """Return hints for a token that does not exist or is not bound to the destination's host."""
     from daybook.resources import secrets as secret_blocks
 
     if not made.token:
         return []
-    goes = Goes.of_url(Guard(Rule.OPERATOR).check(made.url))
+    target = Goes.of_url(Guard(Rule.OPERATOR).check(made.url))
     for each in await secret_blocks.every(client):
         if each["name"] == made.token:
-            if each["problem"] or goes.known_as.isdisjoint(each["hosts"]):
-                # All of its hosts: --replace forgets those that are not given again.
-                keep = _keep(made.token, [*each["hosts"], goes.shown], " --replace")
-                return [f"the secret {made.token} does not go to {goes.shown}; {keep} binds it"]
+            if each["problem"] or target.known_as.isdisjoint(each["hosts"]):
+                # All of its hosts: --replace removes those that are not given again.
+                fix = _add_secret_command(made.token, [*each["hosts"], target.shown], " --replace")
+                return [f"the secret {made.token} does not go to {target.shown}; {fix} binds it"]
             return []
-    keep = _keep(made.token, [goes.shown])
-    return [f"the secret {made.token} does not exist yet, so callbacks there fail; {keep} keeps it"]
+    fix = _add_secret_command(made.token, [target.shown])
+    return [f"the secret {made.token} does not exist yet, so callbacks there fail; {fix} keeps it"]
 
 
-def _keep(secret: str, hosts: list[str], more: str = "") -> str:
+def _add_secret_command(secret: str, hosts: list[str], more: str = "") -> str:
     bound = "".join(f" --host {each}" for each in hosts)
     return f"`daybook secrets add {secret}{bound}{more}`"

@@ -1,4 +1,4 @@
-"""The next due times, of a job or of a bare schedule (which needs no server and no ledger)."""
+"""The next due times of a job, or of a bare schedule (which needs no server and no ledger)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def of_schedule(
     after: str | None = None,
     count: int = views.NEXT,
 ) -> dict[str, Any]:
-    """`{"schedule", "words", "due": [{"utc", "local"}, …]}` of a bare schedule.
+    """Return the next due times of a bare schedule: `{"schedule", "words", "due": [{"utc",
+    "local"}, …]}`.
 
-    An `every` counts from ``after``, else from now (requirement 4).
+    An interval (`every`) counts from ``after``, else from now.
     """
     name = timezone or _default_zone()
     start = _after(after, name)
@@ -33,18 +34,18 @@ def of_schedule(
     if at is not None and after is not None:
         now = min(start, now)
     schedule = make(cron=cron, every=every, at=at, timezone=name, now=now)
-    return _said(schedule, views.due(schedule, start, _legal(count)))
+    return _view(schedule, views.due(schedule, start, _valid_count(count)))
 
 
 def of_text(text: str, timezone: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
-    """The same of a schedule written as one text (`schedule.parse`), from now on."""
+    """Return the same, from now on, for a schedule written as one text (`schedule.parse`)."""
     now = SYSTEM.now()
     schedule = parse(text, timezone=timezone or _default_zone(), now=now)
-    return _said(schedule, views.due(schedule, now, _legal(count)))
+    return _view(schedule, views.due(schedule, now, _valid_count(count)))
 
 
 async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT) -> dict[str, Any]:
-    """The same of a stored job; a disabled one shows what it would be due."""
+    """Return the same for a stored job; for a disabled one, as if it were enabled."""
     from daybook.api import authorization
     from daybook.ledger.engine import open_ledger
 
@@ -52,7 +53,7 @@ async def of_job(ref: str, *, after: str | None = None, count: int = views.NEXT)
         stored = await authorization.job(session, ref)
     schedule = stored.job.schedule
     start = _after(after, schedule.timezone)
-    return _said(schedule, views.coming(stored, start, _legal(count)))
+    return _view(schedule, views.coming(stored, start, _valid_count(count)))
 
 
 def _default_zone() -> str:
@@ -72,11 +73,11 @@ def _after(text: str | None, timezone: str) -> datetime:
     return instant if instant.tzinfo else instant.replace(tzinfo=zone(timezone))
 
 
-def _legal(count: int) -> int:
+def _valid_count(count: int) -> int:
     if not 1 <= count <= MOST:
         raise InvalidInput("count", f"{count} is not legal", f"legal: 1 to {MOST}")
     return count
 
 
-def _said(schedule: Schedule, due: list[dict[str, str]]) -> dict[str, Any]:
+def _view(schedule: Schedule, due: list[dict[str, str]]) -> dict[str, Any]:
     return {"schedule": views.schedule(schedule), "words": in_words(schedule), "due": due}

@@ -1,10 +1,10 @@
-"""Jobs of a plugin (requirement 8): kept by plugin and key, and called as the plugin wants.
+"""Jobs of a plugin: identified by plugin and key, and calling the plugin's tool.
 
 ::
 
-    keep ─► there is one of this plugin and key     what differs is changed
-         └► there is none                           added; of two that add at once one is second,
-                                                    and changes what the first has added
+    save ─► the plugin has a job of this key       change the fields that differ
+         └► it has none                            add it; of two concurrent adds the second
+                                                   changes the job that the first one added
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from daybook.errors import InvalidInput
 from daybook.names import LONGEST, cut
 
 PARAMS = ("plugin_id", "key", "runtime_name", "payload")
-"""The arguments of a plugin's callable."""
+"""The arguments of a plugin's tool."""
 
-_WHICH = ("plugin_id", "key")
+_IDENTITY = ("plugin_id", "key")
 
 
 def fields(
     plugin_id: str, key: str, runtime_name: str, payload: Any, tool: str = ""
 ) -> dict[str, Any]:
-    """What the job does; raises `InvalidInput` for a blank plugin or key."""
+    """Return the action fields of the job. Raise `InvalidInput` for a blank plugin or key."""
     for field, value in (("plugin_id", plugin_id), ("key", key)):
         if not value.strip():
             raise InvalidInput(field, "is blank", "write the name by which the job is known")
@@ -37,8 +37,9 @@ def fields(
 
 
 async def keep(given: dict[str, Any]) -> dict[str, Any]:
-    """The plugin's job, as it is then. Raises `InvalidInput`, also where it is done for an agent:
-    what a plugin owns has no limits.
+    """Add or change the plugin's job; return it.
+
+    Raise `InvalidInput`, also if the actor is an agent: a plugin's jobs have no limits.
     """
     from daybook.api import jobs
 
@@ -48,24 +49,24 @@ async def keep(given: dict[str, Any]) -> dict[str, Any]:
         )
     actor = replace(owners.current(), owner=owners.PLUGIN)
     with owners.acting_as(actor):
-        found = await _found(given["params"])
-        if found is None:
+        existing = await _find(given["params"])
+        if existing is None:
             try:
                 return await jobs.add({"name": _name(given["params"]), **given})
             except InvalidInput as error:
-                found = await _found(given["params"]) if error.field == "name" else None
-                if found is None:
+                existing = await _find(given["params"]) if error.field == "name" else None
+                if existing is None:
                     raise
-        return await jobs.edit_job(found["id"], given)
+        return await jobs.edit_job(existing["id"], given)
 
 
-async def _found(params: dict[str, Any]) -> dict[str, Any] | None:
+async def _find(params: dict[str, Any]) -> dict[str, Any] | None:
     from daybook.api import jobs
 
-    which = [params[name] for name in _WHICH]
+    identity = [params[name] for name in _IDENTITY]
     for each in await jobs.list_jobs():
         of_plugin = each["owner"] == owners.PLUGIN and each["kind"] == "tool-call"
-        if of_plugin and [each["params"].get(name) for name in _WHICH] == which:
+        if of_plugin and [each["params"].get(name) for name in _IDENTITY] == identity:
             return each
     return None
 

@@ -1,13 +1,13 @@
-"""`daybook.Recurring`: tasks that nobody stores, in a program that runs anyway.
+"""`daybook.Recurring`: recurring calls inside a running program, stored nowhere.
 
 ::
 
-    due ─► call ─► the next due time after now        its phase is kept, and what passed meanwhile
-     ▲              │                                 is left out: no call overlaps the one before
+    due ─► call ─► the next due time after now        keeps its phase and drops due times that
+     ▲              │                                 passed meanwhile: calls never overlap
      └──────────────┘
 
-No ledger and no Prefect take part: what was due while the program did not run is not known by
-anyone. A job of `daybook.Client` is for what has to be.
+It uses neither ledger nor Prefect: due times while the program is not running are lost. Use a job
+of `daybook.Client` for calls that must not be lost.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from daybook.schedules.schedule import Cron, Every, Schedule, make
 log = logging.getLogger(__name__)
 
 STEP = timedelta(seconds=1)
-"""By so much a clock may be set back without a due time coming twice."""
+"""A clock may be set back by less than this without repeating a due time."""
 
 OnError = Callable[[str, BaseException], Any]
 
 
 @dataclass(eq=False)
 class Task:
-    """One task. ``calls`` is how often it was called, ``errors`` how often it failed."""
+    """One recurring call. ``calls`` counts its calls, ``errors`` those that failed."""
 
     name: str
     schedule: Schedule
@@ -51,23 +51,23 @@ class Task:
     _end: Callable[[], object] = field(default=lambda: None, repr=False)
 
     def cancel(self) -> None:
-        """Call it no more; one that is at work and is an `async def` is ended."""
+        """Stop calling it; an `async def` in progress is cancelled."""
         self._end()
 
 
 class Recurring(Faces):
-    """Calls functions again and again, for as long as a block lasts. Nothing is stored::
+    """Calls functions repeatedly while a block lasts. Nothing is stored::
 
         async with daybook.Recurring() as tasks:
             tasks.every("30s", refresh)
             tasks.cron("0 9 * * 1-5", greet, timezone="Europe/Berlin")
             await serve()
 
-    In a program without a loop it is `with`, and `tasks.wait()` waits until it is interrupted. A
-    function takes no arguments. An `async def` is called in this loop (of a `with`: in one of its
-    own, in a thread), any other in a thread. What it raises is logged, told to ``on_error`` with
-    the task's name, and ends nothing. At the block's end what is an `async def` is cancelled, and
-    what runs in a thread is waited for.
+    A program without a loop uses `with`; `tasks.wait()` then waits until the program is
+    interrupted. A function takes no arguments. An `async def` is called in this loop (with `with`:
+    in a separate loop, in a thread), any other function in a thread. An exception of a function is
+    logged and reported to ``on_error`` with the task's name; the calls go on. The end of the block
+    cancels an `async def` and waits for a function in a thread.
     """
 
     def __init__(self, *, on_error: OnError | None = None, clock: Clock = SYSTEM) -> None:
@@ -79,22 +79,22 @@ class Recurring(Faces):
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """All that were added and not cancelled."""
+        """Return the tasks that were added and not cancelled."""
         return tuple(self._tasks)
 
     def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> Task:
-        """Call it every `30s`, `10m`, `1h30m`, …; for the first time after one of these.
+        """Call it every `30s`, `10m`, `1h30m`, …; the first time after one interval.
 
-        Raises `InvalidInput` for what is no duration of whole seconds.
+        Raise `InvalidInput` for a text that is not a duration of whole seconds.
         """
         return self._add(make(every=every, timezone="UTC", now=self._clock.now()), function, name)
 
     def cron(
         self, cron: str, function: Callable[[], Any], *, timezone: str = "", name: str = ""
     ) -> Task:
-        """Call it at the times of a cron expression, of five fields or six (seconds first).
+        """Call it at the times of a cron expression of five fields, or six (seconds first).
 
-        ``timezone`` is an IANA name; without it the setting's. Raises `InvalidInput`.
+        ``timezone`` is an IANA name (default: the setting). Raise `InvalidInput`.
         """
         zone = timezone or settings.load().timezone
         return self._add(make(cron=cron, timezone=zone, now=self._clock.now()), function, name)
@@ -107,7 +107,7 @@ class Recurring(Faces):
         self._loop = asyncio.get_running_loop()
         self._closed.clear()
         for task in self._tasks:
-            self._begin(task)
+            self._start(task)
         return self
 
     async def __aexit__(
@@ -127,28 +127,32 @@ class Recurring(Faces):
         task = Task(name or registry.own_name(inspect.unwrap(function)), schedule, function)
         task._end = lambda: self._in_loop(self._stop, task)
         self._tasks.append(task)
-        self._in_loop(self._begin, task)
+        self._in_loop(self._start, task)
         return task
 
-    def _in_loop(self, do: Callable[[Task], None], task: Task) -> None:
-        """At once in the loop's own thread; else soon. Before the block and after it: at once."""
+    def _in_loop(self, callback: Callable[[Task], None], task: Task) -> None:
+        """Call it at once in the loop's own thread, soon from another thread.
+
+        Outside of the block there is no loop: a stop takes effect at once, a start is left to the
+        block.
+        """
         loop = self._loop
         if loop is None:
-            if do == self._stop:
+            if callback == self._stop:
                 self._stop(task)
             return
         try:
-            here = asyncio.get_running_loop()
+            current_loop = asyncio.get_running_loop()
         except RuntimeError:
-            here = None
-        if here is loop:
-            do(task)
+            current_loop = None
+        if current_loop is loop:
+            callback(task)
         else:
-            loop.call_soon_threadsafe(do, task)
+            loop.call_soon_threadsafe(callback, task)
 
-    def _begin(self, task: Task) -> None:
+    def _start(self, task: Task) -> None:
         if task not in self._running and task in self._tasks:
-            self._running[task] = asyncio.create_task(self._go_on(task), name=task.name)
+            self._running[task] = asyncio.create_task(self._run_schedule(task), name=task.name)
             self._running[task].add_done_callback(lambda _: self._running.pop(task, None))
 
     def _stop(self, task: Task) -> None:
@@ -157,7 +161,7 @@ class Recurring(Faces):
         if running := self._running.get(task):
             running.cancel()
 
-    async def _go_on(self, task: Task) -> None:
+    async def _run_schedule(self, task: Task) -> None:
         assert isinstance(task.schedule, Cron | Every)
         due = next_due(task.schedule, self._clock.now())
         while due is not None:
@@ -187,7 +191,7 @@ class Recurring(Faces):
         if self._on_error is None:
             return
         try:
-            if inspect.isawaitable(found := self._on_error(task.name, error)):
-                await found
+            if inspect.isawaitable(result := self._on_error(task.name, error)):
+                await result
         except Exception:
             log.exception("on_error failed", extra={"action": "recurring_failed"})

@@ -1,4 +1,4 @@
-"""Bringing the ledger and Prefect into agreement, when asked."""
+"""Reconciliation of the ledger and Prefect on request."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, Any]:
-    """Compare all jobs both ways; what was done, by their names (`daybook.prefect.report.Report`).
+    """Reconcile all jobs in both directions; return the changes by job name, as `report_view` does.
 
-    `writes` is how many deployments were written; a second time it is 0. With ``prefer``, `ledger`
-    or `prefect`, the conflicts that there are then are decided for that side, or only that of the
-    job ``ref``: `decided` are their names then. Raises `InvalidInput`.
+    `writes` is the number of deployments written; on a second call it is 0. With ``prefer``,
+    `ledger` or `prefect`, decide the remaining conflicts for that side, or only the conflict of the
+    job ``ref``: `decided` has their names. Raise `InvalidInput`.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect import reconcile
@@ -41,7 +41,7 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, A
 
 
 def plain(report: Report) -> dict[str, Any]:
-    """What a sync did, as a plain dictionary."""
+    """Return a report as a plain dictionary."""
     return {
         "created": report.created,
         "updated": report.updated,

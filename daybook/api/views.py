@@ -1,4 +1,5 @@
-"""Jobs and runs as plain dictionaries: the shapes that `--json` prints (`docs/design.md`).
+"""Jobs, runs and deliveries as plain dictionaries: the shapes that `--json` prints
+(`docs/design.md`).
 
 Instants are RFC 3339 texts: due times with the offset of the job's zone, all others in UTC.
 """
@@ -28,7 +29,7 @@ __all__ = ["callbacks", "coming", "delivery", "due", "job", "run", "schedule", "
 
 TICK = timedelta(microseconds=1)
 NEXT = 5
-"""How many due times a job is shown with."""
+"""The number of due times in the view of a job."""
 
 
 def due(
@@ -38,28 +39,28 @@ def due(
     policy: Policy | None = None,
     skips: Collection[str] = (),
 ) -> list[dict[str, str]]:
-    """The next ``count`` due times after ``after`` within the policy, as `{"utc", "local"}`.
+    """Return the next ``count`` due times after ``after`` within the policy, as `{"utc", "local"}`.
 
-    Those in ``skips`` are left out.
+    Leave out those in ``skips``.
     """
     tz = zone(schedule.timezone)
-    found = due_times(schedule, policy or Policy(), after=after)
-    wanted = (each for each in found if each.isoformat() not in skips)
+    upcoming = due_times(schedule, policy or Policy(), after=after)
+    selected = (each for each in upcoming if each.isoformat() not in skips)
     return [
         {"utc": str(utc(each)), "local": each.astimezone(tz).isoformat()}
-        for each in islice(wanted, count)
+        for each in islice(selected, count)
     ]
 
 
 def coming(stored: StoredJob, after: datetime, count: int) -> list[dict[str, str]]:
-    """The same of a job, without what was put off by hand."""
+    """Return the same for a job, without skipped and snoozed due times."""
     job, snoozed = stored.job, stored.row.snoozed_until
     start = after if snoozed is None else max(after, snoozed - TICK)
     return due(job.schedule, start, count, job.policy, stored.row.skips)
 
 
 def schedule(value: Schedule) -> dict[str, Any]:
-    """`{"kind", "expr" | "every" | "at", "timezone"}`."""
+    """Return `{"kind", "expr" | "every" | "at", "timezone"}`."""
     plain: dict[str, Any] = {"kind": value.kind}
     match value:
         case Cron():
@@ -75,35 +76,37 @@ def schedule(value: Schedule) -> dict[str, Any]:
 
 
 def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
-    """One job; `next_due` is empty for a disabled one.
+    """Return one job; `next_due` is empty for a disabled one.
 
-    `skips` and `snoozed_until` are left out where they have passed. `conflicts` are the fields that
-    were changed on both sides and nobody has decided; `prefect_own` says in words which schedules
-    Prefect keeps for itself.
+    `skips` and `snoozed_until` leave out the past. `conflicts` are the undecided fields that were
+    changed in both the ledger and Prefect; `prefect_own` describes the schedules that Prefect keeps
+    for itself.
     """
-    row, spec, snoozed = stored.row, stored.job, stored.row.snoozed_until
-    upcoming = coming(stored, now, NEXT) if spec.enabled else []
+    row, definition, snoozed = stored.row, stored.job, stored.row.snoozed_until
+    upcoming = coming(stored, now, NEXT) if definition.enabled else []
     return {
         "id": row.id,
         "name": row.name,
         "kind": row.kind,
-        "enabled": spec.enabled,
+        "enabled": definition.enabled,
         "disabled_reason": row.disabled_reason,
         "deployment": f"{row.kind}/{row.slug}",
-        "schedule": schedule(spec.schedule),
-        "words": in_words(spec.schedule),
+        "schedule": schedule(definition.schedule),
+        "words": in_words(definition.schedule),
         "next_due": [each["local"] for each in upcoming],
         "skips": [
-            _local(spec, each) for each in map(datetime.fromisoformat, row.skips) if each > now
+            _local(definition, each)
+            for each in map(datetime.fromisoformat, row.skips)
+            if each > now
         ],
-        "snoozed_until": _local(spec, snoozed) if snoozed and snoozed > now else None,
+        "snoozed_until": _local(definition, snoozed) if snoozed and snoozed > now else None,
         "description": row.description,
         "tags": list(row.tags),
         "metadata": dict(row.meta),
         "owner": row.owner,
         "user_id": row.user_id,
         "created_by": row.created_by,
-        **spec.parameters(),
+        **definition.parameters(),
         "sync": "pending" if row.sync_pending else "synced",
         "conflicts": sorted((row.conflict or {}).get("fields", {})),
         "prefect_own": list((row.synced or {}).get("foreign", [])),
@@ -124,10 +127,11 @@ def _local(job: Job, instant: datetime) -> str:
 
 
 def delivery(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
-    """One callback (`purpose` callback), message or alert, and its job (None for a direct call).
+    """Return one callback (`purpose` callback), message or alert, with its job (None for a direct
+    call).
 
-    `to` is a channel, or an address without its query, in which tokens may stand. `next_at` is None
-    for what is not pending.
+    `to` is a channel, or an address without its query, which may hold tokens. `next_at` is None
+    unless the delivery is pending.
     """
     return {
         "id": row.id,
@@ -149,28 +153,28 @@ def delivery(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
 
 
 def told(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
-    """Who is told of each event of a job: `{"completed": ["inbox"], "failed": [...], …}`.
+    """Return the recipients of each event of a job: `{"completed": ["inbox"], "failed": [...], …}`.
 
-    The failures of a job whose channel does not get them are the operator's (requirement 34).
+    The operator receives a job's failures if the job's channel does not receive them.
     """
     channel = notify.channel
     if channel and notify.chat_id:
         channel += f" (chat {notify.chat_id})"
     from daybook.delivery.outbox import lane_of_url
 
-    found: dict[str, list[str]] = {}
+    by_event: dict[str, list[str]] = {}
     for event in EVENTS:
-        asked = event in notify.events and not notify.silent
+        notified = event in notify.events and not notify.silent
         callback = notify.on_fail if event in ON_FAIL else notify.on_complete
-        receivers = [channel] if asked and channel else []
-        if event == "failed" and not receivers:
-            receivers = [alert_channel]
-        receivers += [lane_of_url(callback)] if asked and callback else []
-        if receivers:
-            found[event] = receivers
-    return found
+        targets = [channel] if notified and channel else []
+        if event == "failed" and not targets:
+            targets = [alert_channel]
+        targets += [lane_of_url(callback)] if notified and callback else []
+        if targets:
+            by_event[event] = targets
+    return by_event
 
 
 def callbacks(notify: Notify) -> list[str]:
-    """The addresses that are called of a job."""
+    """Return the callback addresses of a job."""
     return list(filter(None, (notify.on_complete, notify.on_fail)))

@@ -1,6 +1,6 @@
-"""What each tool does: verbs of `daybook.api`, for whoever `owners.current` says.
+"""Calls of the job tools: each calls operations of `daybook.api` for `owners.current()`.
 
-Each takes the arguments that were given, already read, and gives the answer.
+Each takes the parsed arguments that were given, and returns the answer as text.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from daybook.toolbox.hints import hint
 log = logging.getLogger(__name__)
 
 WAITS = 15.0
-"""Seconds for which a run is waited for; a client may give up on a call after thirty."""
+"""Maximum time to wait for a run; a client may cancel a call after 30 seconds."""
 
 NONE = "none"
-"""What takes a field away in `cron_update`, where an empty text means that it was not given."""
+"""The value that clears a field in `cron_update`; an empty text means no change.
+"""
 
-_TAKEN_AWAY = ("channel", "model", "body")
+_CLEARABLE = ("channel", "model", "body")
 
 
 async def add(given: dict[str, Any]) -> str:
-    """A job, of any kind: the fields say which."""
+    """Add a job; the fields determine its kind."""
     from daybook.api import jobs
     from daybook.prefect import address
 
     address.prefect()
     made = await jobs.add(given)
-    return words.job(made, "Added. ") + await _nobody_works()
+    return words.job(made, "Added. ") + await _worker_note()
 
 
 async def list_jobs(given: dict[str, Any]) -> str:
     from daybook.api import jobs
 
     status = given.get("status", "all")
-    found = [each for each in await jobs.list_jobs() if _is(each, status)]
-    return words.jobs(found, status)
+    selected = [each for each in await jobs.list_jobs() if _matches(each, status)]
+    return words.jobs(selected, status)
 
 
-def _is(found: dict[str, Any], status: str) -> bool:
+def _matches(found: dict[str, Any], status: str) -> bool:
     match status:
         case "enabled":
             return bool(found["enabled"])
@@ -65,7 +66,7 @@ async def update(given: dict[str, Any]) -> str:
     if not given:
         legal = "give what is to change, such as schedule"
         raise InvalidInput("job_id", "is given alone, so nothing would change", legal)
-    for name in _TAKEN_AWAY:
+    for name in _CLEARABLE:
         if given.get(name) == NONE:
             given[name] = ""
     from daybook.api import jobs
@@ -112,7 +113,7 @@ async def disable(given: dict[str, Any]) -> str:
 
 
 async def trigger(given: dict[str, Any]) -> str:
-    """Run it now. A run that takes longer goes on; the same request again finds it."""
+    """Run the job now. A longer run continues; a second call with its request id finds it."""
     from daybook.api import jobs, runs
     from daybook.ledger.tables import new_id
     from daybook.prefect import address
@@ -120,21 +121,21 @@ async def trigger(given: dict[str, Any]) -> str:
     address.prefect()
     ref = given["job_id"]
     job = await jobs.show(ref)
-    held, key, timezone = _Held(), new_id(), job["schedule"]["timezone"]
+    observer, key, timezone = _WaitReason(), new_id(), job["schedule"]["timezone"]
     try:
         async with asyncio.timeout(WAITS):
-            done = await runs.run(ref, wait=True, request_id=key, talk=held)
+            finished = await runs.run(ref, wait=True, request_id=key, talk=observer)
     except TimeoutError:
-        live = await runs.run(ref, request_id=key)
-        why = f"\nwhy: {held.why}" if held.why else ""
+        unfinished = await runs.run(ref, request_id=key)
+        why = f"\nwhy: {observer.why}" if observer.why else ""
         later = f"{{}} with job_id {job['id'][:8]} tells later what became of it."
-        told = words.run(live, timezone, "Asked for, and not ended yet: ")
-        return f"{told}{why}\n{hint('cron_runs', later)}".rstrip()
-    return words.run(done, timezone, "Ran: ")
+        text = words.run(unfinished, timezone, "Asked for, and not ended yet: ")
+        return f"{text}{why}\n{hint('cron_runs', later)}".rstrip()
+    return words.run(finished, timezone, "Ran: ")
 
 
 async def cancel(given: dict[str, Any]) -> str:
-    """End what runs, or waits; it may be going yet when this answers, and says so."""
+    """Cancel a run. The run may still be live when this returns; the answer says so."""
     from daybook.api import runs
     from daybook.prefect import address
 
@@ -144,8 +145,8 @@ async def cancel(given: dict[str, Any]) -> str:
     return words.run(ended, "", begin)
 
 
-class _Held:
-    """Hears why a run does not begin."""
+class _WaitReason:
+    """Records why a run does not begin."""
 
     why = ""
 
@@ -160,8 +161,8 @@ async def history(given: dict[str, Any]) -> str:
     from daybook.api import jobs, runs
 
     job = await jobs.show(given["job_id"])
-    found = await runs.history(job["id"], given["limit"])
-    return words.runs(job["name"], job["schedule"]["timezone"], found)
+    listed = await runs.history(job["id"], given["limit"])
+    return words.runs(job["name"], job["schedule"]["timezone"], listed)
 
 
 async def coming(given: dict[str, Any]) -> str:
@@ -178,8 +179,8 @@ async def coming(given: dict[str, Any]) -> str:
     return words.times(due.of_text(str(text), given.get("timezone"), given["count"]))
 
 
-async def _nobody_works() -> str:
-    """What to know of a job that is stored already: nothing may go wrong here any more."""
+async def _worker_note() -> str:
+    """Return a note if no worker is online. Never raise: the job is stored already."""
     from daybook.operations import status
 
     try:

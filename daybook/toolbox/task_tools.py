@@ -1,4 +1,4 @@
-"""The definitions of the tools by which a live agent claims tasks and ends them."""
+"""The definitions of the tools with which a task session claims tasks and ends them."""
 
 from __future__ import annotations
 
@@ -119,4 +119,4 @@ OF_TASKS: tuple[Tool, ...] = (
         ),
     ),
 )
-"""The seven tools of requirements 46 and 48."""
+"""The seven tools for task sessions."""

@@ -1,6 +1,6 @@
-"""What the tools answer: short texts, with ids, due times by the job's own clock, and receivers.
+"""Answers of the job tools: short texts, with ids, due times in the job's zone, and recipients.
 
-What comes in are the dictionaries of `daybook.api.views`.
+The input is a dictionary of `daybook.api.views`.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from daybook.schedules.zones import zone
 from daybook.toolbox.hints import hint
 
 SHOWN = 3
-"""So many due times are told of a job."""
+"""Maximum number of due times in the text of a job."""
 
 MOST_LISTED = 50
-"""So many jobs are listed at a time."""
+"""Maximum number of jobs in a list."""
 
 OUTPUT = 4_000
-"""Characters of the answer of the newest run that is told of."""
+"""Maximum characters of the newest run's output."""
 
 BRIEF = 300
-"""The same of the ones before it."""
+"""Maximum characters of the outputs of earlier runs, and of other long texts."""
 
 _BY_TIME = ("schedule", "catch_up", "backfill")
-"""The triggers of runs that a schedule has made due."""
+"""The triggers of runs that a schedule made due."""
 
 
 def due(text: str, timezone: str = "") -> str:
-    """`Monday 2026-11-23 09:00 +01:00`; seconds only where there are some.
+    """Return `Monday 2026-11-23 09:00 +01:00`, with seconds only if they are not zero.
 
-    By the clock that the text has, or that of ``timezone``.
+    The offset is that of ``text``, or that of ``timezone``.
     """
     moment = datetime.fromisoformat(text)
     if timezone:
@@ -45,13 +45,13 @@ def due(text: str, timezone: str = "") -> str:
 
 
 def job(found: dict[str, Any], begin: str = "") -> str:
-    """A job as it is now, a line for each thing; ``begin`` says what became of it."""
+    """Describe a job, one line for each fact; ``begin`` says what was done to it."""
     lines = [f'{begin}Job "{found["name"]}", id {found["id"]}']
     lines.append(f"is: {switch(found)}")
     lines.append(f"schedule: {found['words']}")
     lines.append(f"next due: {coming(found)}")
-    lines += _does(found)
-    lines += _told(found)
+    lines += _action_lines(found)
+    lines += _recipient_lines(found)
     lines += [f"note: {each}" for each in found.get("notes", ())]
     if found["sync"] == "pending":
         lines.append("note: Prefect has not taken it yet; that is tried again by itself")
@@ -59,7 +59,7 @@ def job(found: dict[str, Any], begin: str = "") -> str:
 
 
 def whole_job(found: dict[str, Any]) -> str:
-    """The same, and how it has fared."""
+    """Describe a job in full: as `job`, with its owner, run counts, last run and last error."""
     lines = [job(found), f"owner: {found['owner']}"]
     if found["removed_at"]:
         lines.append(f"removed at: {due(found['removed_at'])}")
@@ -75,7 +75,7 @@ def whole_job(found: dict[str, Any]) -> str:
 
 
 def jobs(found: Sequence[dict[str, Any]], status: str) -> str:
-    """The list: a line for each job."""
+    """Describe a list of jobs, one line for each."""
     if not found:
         which = "no jobs" if status == "all" else f"no jobs that are {status}"
         return f"There are {which}." + hint("cron_add", " {} makes one.")
@@ -93,7 +93,7 @@ def jobs(found: Sequence[dict[str, Any]], status: str) -> str:
 
 
 def switch(found: dict[str, Any]) -> str:
-    """`enabled`, or `disabled (paused: on holiday)`."""
+    """Return `enabled`, or `disabled (paused: on holiday)`."""
     if found["enabled"]:
         return "enabled"
     reason = found["disabled_reason"]
@@ -101,7 +101,7 @@ def switch(found: dict[str, Any]) -> str:
 
 
 def coming(found: dict[str, Any]) -> str:
-    """The next due times of a job, in words where there is none."""
+    """Return the next due times of a job, or why there are none."""
     if times := found["next_due"][:SHOWN]:
         return ", ".join(map(due, times))
     if not found["enabled"]:
@@ -112,7 +112,7 @@ def coming(found: dict[str, Any]) -> str:
 
 
 def times(found: dict[str, Any]) -> str:
-    """The due times of a schedule, local and UTC."""
+    """Return the due times of a schedule, local and UTC."""
     if not found["due"]:
         return f"{found['words']}: never due again"
     lines = [f"{found['words']}:"]
@@ -123,7 +123,7 @@ def times(found: dict[str, Any]) -> str:
 
 
 def run(found: dict[str, Any], timezone: str, begin: str, longest: int = OUTPUT) -> str:
-    """One run of a job in ``timezone``: what became of it, and its answer."""
+    """Describe one run of a job in ``timezone``: its outcome and its output."""
     lines = [f"{begin}{_run_line(found, timezone)}"]
     if why := found["reason"] or found["error"]:
         lines.append(f"why: {cut(why, BRIEF)}")
@@ -135,16 +135,16 @@ def run(found: dict[str, Any], timezone: str, begin: str, longest: int = OUTPUT)
 
 
 def runs(name: str, timezone: str, found: Sequence[dict[str, Any]]) -> str:
-    """Runs, newest first; only the first with its whole answer."""
+    """Describe runs, newest first; only the first with its full output."""
     if not found:
         return f'"{name}" has not run yet{hint("cron_trigger", "; {} runs it now")}.'
     first, *rest = found
-    said = [run(first, timezone, "- "), *(run(each, timezone, "- ", BRIEF) for each in rest)]
-    return "\n".join([f'Runs of "{name}", newest first:', *said])
+    parts = [run(first, timezone, "- "), *(run(each, timezone, "- ", BRIEF) for each in rest)]
+    return "\n".join([f'Runs of "{name}", newest first:', *parts])
 
 
 def cut(text: str, longest: int) -> str:
-    """``text``, or its beginning and how much is left out."""
+    """Return ``text``, or its beginning and the number of omitted characters."""
     text = text.strip()
     if len(text) <= longest:
         return text
@@ -152,16 +152,16 @@ def cut(text: str, longest: int) -> str:
 
 
 def _run_line(found: dict[str, Any], timezone: str) -> str:
-    said = f"run {found['id'][:8]}: {found['status']}"
+    text = f"run {found['id'][:8]}: {found['status']}"
     if found["scheduled_for"]:
         when = "due" if found["trigger"] in _BY_TIME else "asked for"
-        said += f", {when} {due(found['scheduled_for'], timezone)}"
+        text += f", {when} {due(found['scheduled_for'], timezone)}"
     if found["duration_seconds"] is not None:
-        said += f", took {found['duration_seconds']:.1f} s"
-    return f"{said}, trigger {found['trigger']}"
+        text += f", took {found['duration_seconds']:.1f} s"
+    return f"{text}, trigger {found['trigger']}"
 
 
-def _does(found: dict[str, Any]) -> Iterable[str]:
+def _action_lines(found: dict[str, Any]) -> Iterable[str]:
     match found["kind"]:
         case "webhook":
             yield f"calls: {found['method']} {found['url']}"
@@ -177,11 +177,11 @@ def _does(found: dict[str, Any]) -> Iterable[str]:
             yield f"kind: {kind}"
 
 
-def _told(found: dict[str, Any]) -> Iterable[str]:
-    told = found["told"]
-    if answers := told.get("completed"):
+def _recipient_lines(found: dict[str, Any]) -> Iterable[str]:
+    recipients = found["told"]
+    if answers := recipients.get("completed"):
         yield f"answer goes to: {', '.join(answers)}"
     else:
         yield "answer goes to: no channel; it is kept" + hint("cron_runs", ", and {} shows it")
-    if failures := told.get("failed"):
+    if failures := recipients.get("failed"):
         yield f"failures go to: {', '.join(failures)}"
