@@ -169,9 +169,7 @@ requests: ContextVar[list[int]] = ContextVar("requests")
 
 
 def client_of(lead: Lead) -> PrefectClient:
-    """Return a client, not entered yet, whose writes raise `LeadershipLost` once ``lead`` is
-    lost.
-    """
+    """Return a client (not entered) whose writes raise `LeadershipLost` once ``lead`` is lost."""
 
     async def check_leadership(request: httpx.Request) -> None:
         if counted := requests.get(None):

@@ -63,9 +63,7 @@ async def keep(
 def _record_change(
     change: Callable[[Child], None], child: Child, say: Callable[[str], None]
 ) -> None:
-    """Apply ``what`` to the record; a change that cannot be written is written with the next
-    one.
-    """
+    """Apply ``change`` to the record; if that fails, the next change writes it too."""
     try:
         change(child)
     except OSError as error:

@@ -143,9 +143,7 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
     while child.poll() is None and (waited := time.monotonic() - started) < within:
         facts = home.running() or {}
         if facts.get("pid") == child.pid and facts.get("ready_at"):
-            child.returncode = (
-                0  # it keeps running: keeps Popen from warning that it was not waited for
-            )
+            child.returncode = 0  # it keeps running, and this process does not wait for it
             async with open_ledger() as ledger:
                 async with ledger.read() as session:
                     count = len(await store.every(session))

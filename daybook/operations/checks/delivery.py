@@ -57,7 +57,7 @@ async def channels(client: PrefectClient) -> list[Problem]:
             await channels.check(client, name, chat_id, owner=owner)
         except InvalidInput as error:
             edit = f"daybook edit {shlex.quote(jobs[0])} --channel <name>"
-            message = f"{_listed(jobs)} cannot tell the channel {name}: {error}"
+            message = f"{_join(jobs)} cannot tell the channel {name}: {error}"
             problems.append(Problem(message, f"daybook channels list; {edit}"))
     try:
         await channels.check(client, settings.load().alert_channel, "")
@@ -94,10 +94,12 @@ async def destinations(client: PrefectClient) -> list[Problem]:
             home_secret.default_secret(here(), SYSTEM.now())
         except (InvalidInput, OSError) as error:
             problems.append(Problem(str(error), f"mv {shlex.quote(str(file))} {file}.broken"))
-    text = f"signed by the home's secret, as their addresses have none: callbacks of {_listed(unsigned)}"
+    text = (
+        f"signed by the home's secret, as their addresses have none: callbacks of {_join(unsigned)}"
+    )
     return [*problems, Problem(text, "daybook callbacks destinations add <url>", harmless=True)]
 
 
-def _listed(names: list[str]) -> str:
+def _join(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
