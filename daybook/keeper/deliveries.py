@@ -1,8 +1,8 @@
-"""Drain: the outbox's callbacks and messages are sent, by the leader (requirement 31).
+"""Delivery service: the leader sends the outbox's callbacks and messages.
 
-The process that settles a run sends what is to be told of it at once; this pass sends what it did
-not get to, what has to be tried again, and what the keeper's own passes asked for. How soon it
-looks again follows from when the next row is due: one query that an index answers.
+The process that records an outcome sends its messages at once. This service sends those that it did
+not get to, those that have to be retried, and those that other services queued. The next cycle
+follows from when the next row is due: one indexed query.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from daybook.execution import delivery
 from daybook.ledger.engine import Ledger
 
 SOON = 1.0
-"""Seconds between two looks while something is due within `AHEAD`."""
+"""Interval while a row is due within `LOOKAHEAD_SECONDS`."""
 IDLE = 2.0
-"""The same while nothing is: what other processes ask for is not announced."""
+"""Interval otherwise: other processes do not announce the rows that they queue."""
 AHEAD = 5.0
 AWAY = 10.0
-"""The same while Prefect cannot be asked for a token, or for a channel."""
+"""Interval while Prefect cannot be asked for a token or for a channel."""
 CLAIMS_FOR = 45.0
-"""Seconds in which one pass begins tries; each has its end as long after that at most."""
+"""How long one cycle claims rows; a try that it has started may take as long again."""
 SHOWN = 20
-"""Runs of which a pass says in Prefect's UI what became of their messages."""
+"""Runs whose delivery results one cycle shows in Prefect's UI."""
 REMEMBERED = 1000
-"""Runs that wait to be shown; of more the ledger alone says what became of their messages."""
+"""Runs that may wait to be shown; the delivery results of further ones are in the ledger alone."""
 
 
 @dataclass
 class Memory:
-    """What a leader remembers: the runs that are still to be shown."""
+    """State of the service between two cycles: the runs whose delivery results are still to be
+    shown.
+    """
 
     ended: dict[str, None] = field(default_factory=dict)
 
@@ -53,9 +55,10 @@ class Memory:
 
 
 async def drain(ledger: Ledger, client: PrefectClient, holder: str, memory: Memory) -> float:
-    """Send what is due, by a lease of ``holder``; the seconds until the next look.
+    """Send the due rows under a lease of ``holder``; return the seconds until the next cycle.
 
-    Raises `LedgerUnreachable`; what is to be shown is remembered then, as while Prefect is away.
+    Raises `LedgerUnreachable`. The runs that are still to be shown are kept then, and while Prefect
+    is unreachable.
     """
     due, now = await sending.next_due(ledger, is_sent), ledger.now()
     sent = Sent()

@@ -1,8 +1,8 @@
-"""Listen: listeners are told of outcomes, by the leader (requirement 35).
+"""Listener service: the leader calls listeners with outcomes.
 
-Which there are is announced in the ledger, so that whoever settles a run asks for them
-(`daybook.delivery.listeners`). Where there are none this costs one look a minute. It has a loop of
-its own: a listener that hangs holds up no callback.
+The ledger holds the names of the installed listeners, so that the process that records an outcome
+queues calls for them (`daybook.delivery.listeners`). Without listeners this costs one cycle a
+minute. It has a loop of its own: a listener that hangs delays no callback.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from daybook.delivery import listener_calls, listeners
 from daybook.ledger.engine import Ledger
 
 SOON = 0.5
-"""Seconds until the next look after one was told."""
+"""Interval after a cycle that called a listener."""
 IDLE = 2.0
-"""The same where nothing could be told."""
+"""Interval after a cycle without calls."""
 NONE = 60.0
-"""The same where nobody listens."""
+"""Interval while no listener is installed."""
 ANNOUNCED = 3600.0
-"""Seconds for which what was announced is left at that."""
+"""How often the names of the installed listeners are written to the ledger again."""
 CLAIMS_FOR = 45.0
-"""Seconds in which one pass begins to tell; each has its end as long after that at most."""
+"""How long one cycle starts calls; a call that it has started may take as long again."""
 
 
 @dataclass
 class Memory:
-    """What a leader remembers: who listens here, and when that was announced."""
+    """State between two cycles: the installed listeners, and when they were announced."""
 
     names: list[str] = field(default_factory=list)
     announced_at: float | None = None
 
 
 async def listen(ledger: Ledger, holder: str, memory: Memory) -> float:
-    """Tell listeners what is due; the seconds until the next look. Raises `LedgerUnreachable`."""
+    """Call listeners with due outcomes; return the seconds until the next cycle.
+
+    Raises `LedgerUnreachable`.
+    """
     if memory.announced_at is None or time.monotonic() - memory.announced_at > ANNOUNCED:
         memory.names = await listener_calls.here()
         await listeners.announce(ledger, memory.names)
         memory.announced_at = time.monotonic()
     if not memory.names:
         return NONE
-    told = await listener_calls.listen(ledger, holder, memory.names, claims_for=CLAIMS_FOR)
-    return SOON if told else IDLE
+    called = await listener_calls.listen(ledger, holder, memory.names, claims_for=CLAIMS_FOR)
+    return SOON if called else IDLE

@@ -1,9 +1,9 @@
-"""What is wrong with this Daybook, and how to mend it (requirement 59).
+"""`daybook doctor`: what is wrong with this Daybook, and how to fix it.
 
 ::
 
-    installation ─► machine ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents
-                                                           └─ no ──► those are left out
+    installation ─► home ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents …
+                                                        └─ no ──► those are left out
 """
 
 from __future__ import annotations
@@ -57,35 +57,38 @@ THERE: tuple[tuple[str, Look], ...] = (
     ("destinations", delivery.destinations),
 )
 PATIENCE = 5.0
-"""Seconds that Prefect gets for an answer: whoever asks what is wrong does not want to wait."""
+"""Timeout of requests to Prefect: the user should not have to wait for a report of problems."""
 
 
 async def doctor() -> Findings:
-    """`{"check", "ok", "problem", "mend"}` for each check; a check with several problems comes
-    several times, one without has neither problem nor mend.
+    """Return `{"check", "ok", "problem", "mend"}` for each check.
 
-    A problem with ``ok`` true is harmless. What needs Prefect is left out where Prefect is not
-    sound. Never raises for what it looks for. Does not ask `daybook.home.enter` to be called
-    before: that mends the modes of the home, so it is called here, after the look at them.
+    A check with several problems appears several times; one without problems has an empty problem
+    and mend. A problem with ``ok`` true is harmless. Checks that need Prefect are left out if
+    Prefect is not sound. Never raises for a problem that it checks for. `daybook.home.enter` must
+    not have been called before, because it fixes the modes of the home; it is called here, after
+    their check.
     """
-    found: Findings = []
-    for name, look in HERE:
-        found += await _looked(name, look)
-    ledger = await _looked(*BOOK[0])
-    found += ledger
+    findings: Findings = []
+    for name, check in HERE:
+        findings += await _run_check(name, check)
+    ledger = await _run_check(*BOOK[0])
+    findings += ledger
     if all(each["ok"] for each in ledger):
-        for name, look in BOOK[1:]:
-            found += await _looked(name, look)
+        for name, check in BOOK[1:]:
+            findings += await _run_check(name, check)
     try:
         home.enter()
     except OSError as error:
-        if not any(each["check"] == "home" and not each["ok"] for each in found):
-            found += [_finding("home", Problem(str(error), "export DAYBOOK_HOME=<another folder>"))]
+        if not any(each["check"] == "home" and not each["ok"] for each in findings):
+            findings += [
+                _finding("home", Problem(str(error), "export DAYBOOK_HOME=<another folder>"))
+            ]
     try:
-        return found + await _prefect()
-    except Exception as error:  # a Prefect that cannot be imported, or that lacks what we call
-        what = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
-        return [*found, _finding("prefect", Problem(what, installation.again()))]
+        return findings + await _prefect()
+    except Exception as error:  # Prefect cannot be imported, or lacks a name that we call
+        message = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
+        return [*findings, _finding("prefect", Problem(message, installation.again()))]
 
 
 async def _prefect() -> Findings:
@@ -99,23 +102,23 @@ async def _prefect() -> Findings:
 
     if get_current_settings().api.url is None:
         return [_finding("prefect", prefect.none_known())]
-    at_once = {PREFECT_API_REQUEST_TIMEOUT: PATIENCE, PREFECT_CLIENT_MAX_RETRIES: 0}
-    with temporary_settings(updates=at_once):
+    fail_fast = {PREFECT_API_REQUEST_TIMEOUT: PATIENCE, PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(updates=fail_fast):
         async with get_client() as client:
-            found = await _looked("prefect", prefect.server, client)
-            if all(each["ok"] for each in found):
-                for name, look in THERE:
-                    found += await _looked(name, look, client)
-    return found
+            findings = await _run_check("prefect", prefect.server, client)
+            if all(each["ok"] for each in findings):
+                for name, check in THERE:
+                    findings += await _run_check(name, check, client)
+    return findings
 
 
-async def _looked(name: str, look: Look, *given: Any) -> Findings:
+async def _run_check(name: str, look: Look, *args: Any) -> Findings:
     try:
-        answer = look(*given)
+        answer = look(*args)
         problems = await answer if inspect.isawaitable(answer) else answer
-    except Exception as error:  # whatever is broken, the other checks are still worth a look
-        what = " ".join(f"the look itself failed: {type(error).__name__}: {error}".split())
-        problems = [Problem(what, "mend the problems above first")]
+    except Exception as error:  # the other checks are still worth running
+        message = " ".join(f"the look itself failed: {type(error).__name__}: {error}".split())
+        problems = [Problem(message, "mend the problems above first")]
     return [_finding(name, problem) for problem in problems] or [_finding(name, None)]
 
 
