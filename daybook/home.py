@@ -61,7 +61,7 @@ class Home:
 
     @property
     def up_file(self) -> Path:
-        """State of the running `daybook up`: JSON with `pid`, `api_url`, `ui_url` and its children."""
+        """State of the running `daybook up`: JSON with `pid`, `api_url`, `ui_url`, children."""
         return self.path / "up.json"
 
     @property
@@ -150,7 +150,7 @@ def here() -> Home:
 
 
 def configured_elsewhere() -> bool:
-    """Return whether the user's own Prefect settings name a server (environment or active profile)."""
+    """Return whether the user's own Prefect environment or active profile names a server."""
     return bool(_configured_address())
 
 
@@ -170,7 +170,7 @@ def _configured_address() -> str:
 
 
 def enter() -> str | None:
-    """Configure Prefect, before it is imported, for the right server; return the address that was
+    """Configure Prefect, before it is imported, for the right server; return the address that it
     set.
 
     None means that the user's own Prefect settings were left as they are, or that no server is
@@ -203,21 +203,15 @@ def use_credential(address: str) -> None:
     if is_own_server(address):
         if credential := here().credential():
             os.environ[CLIENT_CREDENTIAL] = credential
-    elif (server_credential := os.environ.get(SERVER_CREDENTIAL)) and _host_and_port(address)[
-        0
-    ] == "127.0.0.1":
-        os.environ.setdefault(CLIENT_CREDENTIAL, server_credential)
+    elif (expected := os.environ.get(SERVER_CREDENTIAL)) and _endpoint(address)[0] == "127.0.0.1":
+        os.environ.setdefault(CLIENT_CREDENTIAL, expected)
 
 
 def is_own_server(address: str) -> bool:
     """Return whether this home's `daybook up` started ``address`` and runs it now."""
     running = here().running() or {}
-    own_address = str(running.get("api_url") or "")
-    return bool(
-        running.get("own_server")
-        and own_address
-        and _host_and_port(own_address) == _host_and_port(address)
-    )
+    own = str(running.get("api_url") or "")
+    return bool(running.get("own_server") and own and _endpoint(own) == _endpoint(address))
 
 
 def forget_prepared() -> None:
@@ -232,14 +226,12 @@ def forget_prepared() -> None:
 
 
 def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` for a process that finds the home's credential by itself
-    (`configure_prefect`).
-    """
+    """Return ``environment`` for a process that reads the credential from the home."""
     credentials = (CLIENT_CREDENTIAL, SERVER_CREDENTIAL)
     return {name: value for name, value in environment.items() if name not in credentials}
 
 
-def _host_and_port(address: str) -> tuple[str, int | None]:
+def _endpoint(address: str) -> tuple[str, int | None]:
     try:
         parts = urlsplit(address)
         host, port = (parts.hostname or "").lower(), parts.port
@@ -259,11 +251,10 @@ def _ensure_secret(file: Path, new: str) -> str:
     try:
         empty = not file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        make_private_file(
-            file, f"{new}\n"
-        )  # if several processes do this, the first one's file stays
+        # If several processes do this at once, the first one's file stays.
+        make_private_file(file, f"{new}\n")
     else:
-        if empty:  # if several processes do this, the first one fills it
+        if empty:  # of several processes, the first one fills it
             with file.open("r+", encoding="ascii") as opened:
                 fcntl.flock(opened, fcntl.LOCK_EX)
                 if not opened.read().strip():

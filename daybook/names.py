@@ -79,7 +79,7 @@ def free_name(wanted: str, taken: Collection[str]) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """Return the longest prefix of at most ``length`` code points that splits no visible character."""
+    """Return the longest prefix of at most ``length`` code points without a split character."""
     if len(text) <= length:
         return text
     end = length

@@ -44,9 +44,7 @@ def check(owner: str, field: str = "owner") -> str:
     """Return ``owner`` without surrounding blanks, if it can own jobs. Raises `InvalidInput`."""
     owner = owner.strip()
     name = agent_id(owner)
-    if (
-        ":" in name
-    ):  # session keys start with `<agent's name>:`: a colon would reach another agent's
+    if ":" in name:  # `<agent's name>:` is the prefix of its session keys
         raise InvalidInput(field, f"{owner!r} is not legal", "an agent's name has no colon")
     if owner in (USER, PLUGIN) or (name and name == name.strip() and name.isprintable()):
         if len(owner) <= LONGEST:
@@ -62,11 +60,10 @@ def person(user_id: str) -> str:
 
 @dataclass(frozen=True)
 class Actor:
-    """The party that a request is made for. ``via`` is the interface: `cli`, `mcp`, `api`, or `run`
-    for the tools of a run.
+    """The party that a request is made for. ``via`` is the interface: `cli`, `mcp`, `api` or `run`.
 
-    ``user_id`` is the person whom an agent or a program serves, by its own name for that person;
-    empty if it gives none.
+    The interface `run` stands for the tools of a run. ``user_id`` is the person whom an agent or a
+    program serves, by its own name for that person; empty if it gives none.
     """
 
     owner: str = USER

@@ -118,8 +118,7 @@ def _register(group: str, field: str, name: str, function: Any) -> None:
 
 
 def installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
-    """Return the entry points of a group by name; a name has several if they name different
-    objects.
+    """Return the entry points of a group by name; several share a name if their objects differ.
 
     They are looked up once for each import path, because a lookup costs some 40 ms.
     """
@@ -158,9 +157,7 @@ def apart() -> Iterator[None]:
 
 
 def load() -> None:
-    """Import the modules of the setting `plugins`, each once. Raises `InvalidInput` for invalid
-    settings.
-    """
+    """Import the modules of the setting `plugins`, each once. Raises `InvalidInput`."""
     for module in filter(None, map(str.strip, settings.load().plugins.split(","))):
         if module in _loaded:
             continue

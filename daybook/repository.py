@@ -34,8 +34,7 @@ def root() -> Path:
 
 
 def enter() -> dict[str, str]:
-    """Change to the root and put it first on the import path: the Prefect pull step of our
-    deployments.
+    """Change to the root and import from it first: the Prefect pull step of our deployments.
 
     In a deployment: ``pull: [{"daybook.repository.enter": {}}]``. Returns the ``directory``, as
     Prefect's own `set_working_directory` does.

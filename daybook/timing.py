@@ -71,9 +71,7 @@ class Timing:
     runs_pass: timedelta = timedelta(seconds=5)
     """Interval of the services that handle runs, and of an audit that is not complete."""
     jobs_pass: timedelta = timedelta(seconds=10)
-    """Interval of the services that handle jobs: an edit in Prefect reaches the ledger within this
-    time.
-    """
+    """Interval of the services that handle jobs: the ledger has an edit in Prefect this soon."""
     soonest_pass: timedelta = timedelta(seconds=1)
     """Minimum interval between two passes, however many events arrive."""
     alert_pass: timedelta = timedelta(seconds=30)
@@ -88,7 +86,7 @@ class Timing:
     """How long after the end of its wait a waiting process may take to go on by itself."""
     own_state_limit: timedelta = timedelta(seconds=15)
     """How long a flow may take to set its state in Prefect after it has recorded its outcome:
-    before that it sends its messages (`execution.delivery.WITHIN`) and makes its artifact.
+    before that it sends its messages (`daybook.execution.delivery`) and makes its artifact.
     """
 
     def __post_init__(self) -> None:
@@ -112,16 +110,15 @@ class Timing:
 
     @property
     def rerun_stop(self) -> timedelta:
-        """How long after the last renewal a run with `on_lost: rerun` is stopped: its process group
-        is dead before another one may start.
+        """How long after the last renewal a run with `on_lost: rerun` is stopped.
+
+        Its process group is dead before another run may start.
         """
         return self.run_lease - 1.5 * self.stop_grace
 
     @property
     def leader_trust(self) -> timedelta:
-        """How long after it sent its last renewal, by its own clock, a leader stops acting as
-        leader.
-        """
+        """How long after it sent its last renewal, by its own clock, a leader acts as leader."""
         return self.leader_lease * 14 / 15
 
     def environment(self) -> dict[str, str]:

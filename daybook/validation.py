@@ -39,8 +39,7 @@ def for_pydantic() -> Iterator[None]:
 
 @contextmanager
 def translated(known: Iterable[str] = ()) -> Iterator[None]:
-    """Around the construction of a model from user input: convert a pydantic error to
-    `InvalidInput`.
+    """Around building a model from user input: convert a pydantic error to `InvalidInput`.
 
     ``known`` are the fields to suggest if one is unknown.
     """
