@@ -170,8 +170,7 @@ def _configured_address() -> str:
 
 
 def enter() -> str | None:
-    """Configure Prefect, before it is imported, for the right server; return the address that it
-    set.
+    """Configure Prefect, before it is imported, for the right server; return the new address.
 
     None means that the user's own Prefect settings were left as they are, or that no server is
     known yet (Prefect then starts a temporary one for a direct call). Also sets the credential of
