@@ -66,7 +66,7 @@ async def all_of(
         if (mark == each.mark and time.monotonic() < until) or not _is_candidate(each, ledger.id):
             continue
         try:
-            job_id = await _one(ledger, client, each, report)
+            job_id = await _adopt(ledger, client, each, report)
         except InvalidInput as error:
             refused[each.id] = each.mark, math.inf
             report.keep_foreign(_display_name(each), f"it cannot be a job: {error}")
@@ -95,7 +95,7 @@ def _is_candidate(each: Listed, ledger_id: str) -> bool:
     return has_our_tag or each.raw.get("work_pool_name") == parameter_schema.POOL
 
 
-async def _one(ledger: Ledger, client: PrefectClient, each: Listed, report: Report) -> str | None:
+async def _adopt(ledger: Ledger, client: PrefectClient, each: Listed, report: Report) -> str | None:
     """Return the new job's id; None if no job can be made now. Raises `InvalidInput`."""
     found = await deployment.read(client, each.id)
     if found is None or projection.is_anothers(found.tags, ledger.id):

@@ -76,8 +76,7 @@ class Corrected:
 
 
 async def correct(ledger: Ledger, client: PrefectClient, memory: Memory | None = None) -> Corrected:
-    """Run one pass over the jobs that were not compared lately; compare at most
-    `MAX_JOBS_PER_PASS`.
+    """Compare the jobs that were not compared lately, at most `MAX_JOBS_PER_PASS` of them.
 
     Without ``memory``, all are due for comparison, as at a start.
     """
@@ -102,9 +101,7 @@ async def correct(ledger: Ledger, client: PrefectClient, memory: Memory | None =
 async def _jobs_to_compare(
     ledger: Ledger, known: dict[str, tuple[int, datetime]], now: datetime
 ) -> list[tuple[str, int]]:
-    """Return id and revision of the jobs to compare: deployed, in agreement, and not compared
-    lately.
-    """
+    """Return id and revision of the deployed jobs in agreement that are due for a comparison."""
     deployed = select(JobRow.id, JobRow.revision).where(
         col(JobRow.archived_at).is_(None),
         col(JobRow.deployment_id).is_not(None),

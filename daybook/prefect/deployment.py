@@ -54,9 +54,7 @@ async def named(client: PrefectClient, kind: str, slug: str) -> DeploymentRespon
 
 
 def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
-    """Return whether this ledger made it. A duplicate made in Prefect's UI has our tag, but no
-    flow.
-    """
+    """Return whether this ledger made it. A copy made in Prefect's UI has our tag, but no flow."""
     entrypoints = {parameter_schema.entrypoint(kind) for kind in parameter_schema.PROTOTYPES}
     return projection.ledger_tag(ledger_id) in found.tags and found.entrypoint in entrypoints
 

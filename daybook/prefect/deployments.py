@@ -85,8 +85,9 @@ class Listing:
 
 
 async def read(client: PrefectClient, ledger_id: str) -> Listing:
-    """Return the deployments of this ledger and the untagged ones; one that moves between two pages
-    may be missing.
+    """Return the deployments of this ledger and the untagged ones.
+
+    A deployment that moves between two pages while they are read may be missing.
     """
     listing, ours, offset = Listing(), ledger_tag(ledger_id), 0
     while True:
