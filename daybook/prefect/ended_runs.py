@@ -162,10 +162,9 @@ async def one(
 async def met(
     ledger: Ledger, client: PrefectClient, run: FlowRun, state: State[Any]
 ) -> Status | None:
-    """Record the end of ``run``, which carries a waiting row, from a ``state`` that another pass
-    found.
+    """Record the end of ``run``, which carries a waiting row, from the ``state`` of an end.
 
-    That pass may have overwritten the state, so the outcome is set in Prefect at once.
+    The pass that found the state may have overwritten it, so the outcome is set in Prefect at once.
     """
     row = (await known_rows(ledger, [str(run.id)])).get(str(run.id))
     if row is None or state.type not in STATES:
@@ -276,7 +275,7 @@ def _holder_is_gone(ledger: Ledger, row: RunRow, state: State[Any]) -> bool:
 
 
 async def _claim_request(ledger: Ledger, run: FlowRun) -> Offer | None:
-    """Return the claim request that the run would have made; None if it has no job of this ledger."""
+    """Return the claim request of the run; None if it is not of a job of this ledger."""
     if run.deployment_id is None or ledger_tag(ledger.id) not in run.tags:
         return None
     request = await occurrence.offer(

@@ -45,9 +45,7 @@ class Seen:
         return job_id in self._agreed
 
     def agreed(self, stored: StoredJob, there: Listed | None) -> None:
-        """Record that both sides agree; ``there`` is the deployment, None if it has none by
-        agreement.
-        """
+        """Record that both sides agree; ``there`` is None if they agree on no deployment."""
         self._agreed[stored.id] = _Fingerprint(there.mark if there else None, stored.row.updated_at)
         self._failed.pop(stored.id, None)
 

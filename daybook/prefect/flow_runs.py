@@ -44,9 +44,7 @@ def is_of_one(error: PrefectHTTPStatusError) -> bool:
 async def read(
     client: PrefectClient, flow_run_ids: Iterable[str | None], states: Collection[StateType] = ()
 ) -> dict[str, FlowRun]:
-    """Return those of these flow runs that exist, by id; if ``states`` is given, only those in one
-    of them.
-    """
+    """Return those of these flow runs that exist, by id; ``states`` filters them if given."""
     ids = list(dict.fromkeys(each for each in flow_run_ids if each))
     found: dict[str, FlowRun] = {}
     for start in range(0, len(ids), PAGE):
@@ -177,7 +175,7 @@ class Change:
 
 
 async def change(client: PrefectClient, run: FlowRun, state: State[Any]) -> Change:
-    """Set ``state`` on ``run``; report whether the run still had the state that was read with it."""
+    """Set ``state`` on ``run``; report whether the run still had the state that was read."""
     try:
         response = await client.set_flow_run_state(run.id, state)
         if response.status is not SetStateStatus.ACCEPT or response.state is None:

@@ -51,7 +51,7 @@ async def pull(
                 try:
                     job = _with_field(job, name, theirs, edited)
                 except InvalidInput as error:
-                    # Report a value that no job can have: the caller writes the ledger's version back.
+                    # Report a value that no job can have: the caller writes ours back.
                     report.refuse(job.name, str(error))
                     losing = {name: theirs.as_dict()[name]}
                     records.keep_losing(current.row, losing, ledger.now())

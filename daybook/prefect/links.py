@@ -59,8 +59,7 @@ async def place(session: AsyncSession) -> str | None:
 
 
 async def moved(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
-    """Record another Prefect, or another pool; mark the jobs whose deployment is not ``there`` as
-    pending.
+    """Record another Prefect, or another pool; jobs without a deployment ``there`` become pending.
 
     This is one transaction with the pool's id, so that no deployment counts as deleted that this
     Prefect never had. Returns the names of the jobs.
@@ -239,7 +238,7 @@ async def agreed(
 
 
 async def intended(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
-    """Record the projection of the deployment that is about to be made, if nothing is agreed yet."""
+    """Record the projection of the deployment about to be made, if nothing is agreed yet."""
     row = await session.get(JobRow, job_id)
     if row is not None and row.deployment_id is None and row.synced != ABSENT:
         row.synced = projection
@@ -267,9 +266,7 @@ async def known_as(session: AsyncSession, kind: str, slug: str, deployment_id: s
 
 
 async def renamed(session: AsyncSession, job_id: str, slug: str) -> None:
-    """Give the job another slug before its deployment is made, because its name is taken in
-    Prefect.
-    """
+    """Give the job another slug before its deployment is made: Prefect has one of that name."""
     row = await session.get(JobRow, job_id)
     if row is not None:
         row.slug = slug

@@ -120,7 +120,7 @@ async def offer(
 async def _read_parameters(
     ledger: Ledger, job_id: str | None, parameters: dict[str, Any]
 ) -> tuple[str, dict[str, Any], str]:
-    """Return the kind of the job, its parameters in their normal form, and their problem, if any."""
+    """Return the job's kind, its parameters in normal form, and their problem, if any."""
     if job_id is None:
         return "", parameters, ""
     async with ledger.read() as session:
@@ -138,7 +138,7 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
     async with ledger.read() as session:
         due = _due(run, ledger.now()) if run.auto_scheduled else None
         job_id = await links.job_of(session, str(run.deployment_id), due)
-        # The run was set back over its end, then its deployment deleted: Prefect gets the end again.
+        # The run was set back over its end, then its deployment was deleted: show the end again.
         return job_id or await rows.job_of_ended(session, str(run.id))
 
 

@@ -78,8 +78,7 @@ def reread_settings() -> None:
 
 
 def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[Any]:
-    """Return Prefect's health check server of a worker; ``polling`` says whether the worker is
-    well.
+    """Return Prefect's health check server of a worker; ``polling`` returns whether it is well.
 
     Fallback: no health check is served, and the log says so.
     """
