@@ -55,13 +55,13 @@ def default_name(prompt: str) -> str:
     Characters are code points; a sequence that a reader sees as one character (a letter with its
     accents, a flag, a joined emoji) is kept whole or left out.
     """
-    kept = "".join(
+    letters = "".join(
         " " if letter.isspace() else letter
         for letter in prompt
         if letter.isspace()
         or (unicodedata.category(letter) not in _CONTROLS and letter not in _BIDI_CONTROLS)
     )
-    name = cut(" ".join(kept.split()), DEFAULT_LENGTH)
+    name = cut(" ".join(letters.split()), DEFAULT_LENGTH)
     return name if any(map(_is_visible, name)) else "job"
 
 

@@ -110,9 +110,13 @@ def _register(group: str, field: str, name: str, function: Any) -> None:
         raise InvalidInput(field, f"{name!r} is not legal", legal)
     if not callable(function) or isinstance(function, type):
         raise InvalidInput(field, f"{function!r} is no function", "write the decorator above one")
-    known = _registered[group].get(name)
-    if known is not None and known is not function and own_name(known) != own_name(function):
-        both = f"{own_name(known)} and {own_name(function)}"
+    existing = _registered[group].get(name)
+    if (
+        existing is not None
+        and existing is not function
+        and own_name(existing) != own_name(function)
+    ):
+        both = f"{own_name(existing)} and {own_name(function)}"
         raise InvalidInput(field, f'"{name}" is registered by two: {both}', "give one another name")
     _registered[group][name] = function  # perhaps the same function again: its module was reloaded
 
@@ -136,19 +140,19 @@ def _installed(group: str, path: tuple[str, ...]) -> dict[str, tuple[EntryPoint,
 @contextmanager
 def apart() -> Iterator[None]:
     """For tests: start with an empty registry, and restore the previous one afterwards."""
-    before = {group: dict(known) for group, known in _registered.items()}
+    before = {group: dict(functions) for group, functions in _registered.items()}
     loaded, looked_up, failed = set(_loaded), set(_looked_up), dict(_failed)
-    for known in _registered.values():
-        known.clear()
+    for functions in _registered.values():
+        functions.clear()
     _loaded.clear()
     _looked_up.clear()
     _failed.clear()
     try:
         yield
     finally:
-        for group, known in _registered.items():
-            known.clear()
-            known.update(before[group])
+        for group, functions in _registered.items():
+            functions.clear()
+            functions.update(before[group])
         for names, previous in ((_loaded, loaded), (_looked_up, looked_up)):
             names.clear()
             names.update(previous)

@@ -76,7 +76,7 @@ class Timing:
     """Minimum interval between two passes, however many events arrive."""
     alert_pass: timedelta = timedelta(seconds=30)
 
-    # --- when the keeper judges what another process left undone
+    # --- when the keeper takes over from another process
 
     start_limit: timedelta = timedelta(seconds=60)
     """How long after its scheduled time a process that fetched a run may take to start it."""

@@ -97,50 +97,52 @@ def _is_candidate(each: Listed, ledger_id: str) -> bool:
 
 async def _adopt(ledger: Ledger, client: PrefectClient, each: Listed, report: Report) -> str | None:
     """Return the new job's id; None if no job can be made now. Raises `InvalidInput`."""
-    found = await deployment.read(client, each.id)
-    if found is None or projection.is_anothers(found.tags, ledger.id):
+    existing = await deployment.read(client, each.id)
+    if existing is None or projection.is_anothers(existing.tags, ledger.id):
         return None
-    kind = (await client.read_flow(found.flow_id)).name
-    if found.entrypoint and parameter_schema.kind_of(found.entrypoint) != kind:
-        raise InvalidInput("entrypoint", f"{found.entrypoint} is not of the flow {kind}")
+    kind = (await client.read_flow(existing.flow_id)).name
+    if existing.entrypoint and parameter_schema.kind_of(existing.entrypoint) != kind:
+        raise InvalidInput("entrypoint", f"{existing.entrypoint} is not of the flow {kind}")
     now = ledger.now()
     async with ledger.write() as session:
-        job = _job(found, kind, await store.names(session, owners.PREFECT), now)
+        job = _job(existing, kind, await store.names(session, owners.PREFECT), now)
         stored = await records.adopted(
             session,
             job,
-            found.name,
+            existing.name,
             now,
             deployment_id=each.id,
-            projection=projection.of_deployment(found).as_dict(),
+            projection=projection.of_deployment(existing).as_dict(),
             disabled_reason=_disabled_reason(job, now),
         )
     if stored is None:
         return None
-    report.adopt(stored.job.name, f"{kind}/{found.name}")
+    report.adopt(stored.job.name, f"{kind}/{existing.name}")
     return stored.id
 
 
-def _job(found: DeploymentResponse, kind: str, taken: Collection[str], now: datetime) -> Job:
+def _job(
+    existing: DeploymentResponse, kind: str, used_names: Collection[str], now: datetime
+) -> Job:
     """Return the deployment as a job. Raises `InvalidInput` if no job can express it."""
-    held = projection.of_deployment(found)
-    schedule = projection.schedule_of(held.schedule, settings.load().timezone, now)
-    action, policy, notify = read_parameters(kind, held.parameters)
+    observed = projection.of_deployment(existing)
+    schedule = projection.schedule_of(observed.schedule, settings.load().timezone, now)
+    action, policy, notify = read_parameters(kind, observed.parameters)
     if isinstance(action, AgentPrompt):
         prompts.check(action.prompt)
-    if isinstance(action, Heartbeat) and "file" not in held.parameters:
+    if isinstance(action, Heartbeat) and "file" not in observed.parameters:
         # All parameters of a heartbeat have defaults: without any, the deployment is a template.
         raise InvalidInput("file", "is missing", f"write which, such as {ORDERS}")
     has_passed = isinstance(schedule, At) and schedule.at <= now
-    own_tags = [tag for tag in held.tags if tag.strip() and not tag.startswith(TAG_OF_OURS)]
+    own_tags = [tag for tag in observed.tags if tag.strip() and not tag.startswith(TAG_OF_OURS)]
     with translated():
         return Job.model_validate(
             {
-                "name": free_name(_name(found.name), taken),
+                "name": free_name(_name(existing.name), used_names),
                 "kind": kind,
-                "description": projection.own_description(held.description),
+                "description": projection.own_description(observed.description),
                 "tags": own_tags,
-                "enabled": held.enabled and not has_passed,
+                "enabled": observed.enabled and not has_passed,
                 "action": action,
                 "schedule": schedule,
                 "policy": policy,

@@ -4,7 +4,7 @@ Where a time zone's offset changes, Prefect's scheduler reads a cron expression 
 job's own due times. From two days before such a change until three hours after it, the runs that
 Prefect has queued are compared with the job's due times (promise 14: Daybook corrects them)::
 
-    queued and not due ────────► set to `Skipped`, so that the UI tells the truth; the claim would
+    queued and not due ────────► set to `Skipped`, so that the UI is right; the claim would
                                  refuse it anyway
     due and not queued, although ► a row that waits for its time (`runs.corrections`);
     later ones are, or due soon    `scheduled_runs` makes its Prefect run
@@ -80,9 +80,9 @@ async def correct(ledger: Ledger, client: PrefectClient, memory: Memory | None =
 
     Without ``memory``, all are due for comparison, as at a start.
     """
-    known = (memory or Memory()).looked
+    compared = (memory or Memory()).looked
     done, now = Corrected(), ledger.now()
-    for job_id, revision in await _jobs_to_compare(ledger, known, now):
+    for job_id, revision in await _jobs_to_compare(ledger, compared, now):
         if done.jobs >= MOST_JOBS:
             break
         async with ledger.read() as session:
@@ -94,12 +94,12 @@ async def correct(ledger: Ledger, client: PrefectClient, memory: Memory | None =
             done.jobs += 1
             if not await _compare_job(ledger, client, stored, change, done):
                 continue
-        known[job_id] = (revision, now)
+        compared[job_id] = (revision, now)
     return done
 
 
 async def _jobs_to_compare(
-    ledger: Ledger, known: dict[str, tuple[int, datetime]], now: datetime
+    ledger: Ledger, compared: dict[str, tuple[int, datetime]], now: datetime
 ) -> list[tuple[str, int]]:
     """Return id and revision of the deployed jobs in agreement that are due for a comparison."""
     deployed = select(JobRow.id, JobRow.revision).where(
@@ -108,15 +108,15 @@ async def _jobs_to_compare(
         col(JobRow.sync_pending).is_(False),
     )
     async with ledger.read() as session:
-        found = (await session.execute(deployed.order_by(col(JobRow.id)))).tuples().all()
-    for gone in known.keys() - {job_id for job_id, _ in found}:
-        del known[gone]
+        candidates = (await session.execute(deployed.order_by(col(JobRow.id)))).tuples().all()
+    for removed in compared.keys() - {job_id for job_id, _ in candidates}:
+        del compared[removed]
 
     def is_new(job_id: str, revision: int) -> bool:
-        last = known.get(job_id)
+        last = compared.get(job_id)
         return last is None or last[0] != revision or last[1] <= now - AGAIN
 
-    return [each for each in found if is_new(*each)]
+    return [each for each in candidates if is_new(*each)]
 
 
 def _next_clock_change(stored: StoredJob, now: datetime) -> datetime | None:
@@ -137,14 +137,14 @@ async def _compare_job(
 ) -> bool:
     """Compare one job; return False if it does not agree with Prefect."""
     schedule, policy, now = stored.job.schedule, stored.job.policy, ledger.now()
-    found = await deployment.read(client, str(stored.row.deployment_id))
-    if found is None:
+    existing = await deployment.read(client, str(stored.row.deployment_id))
+    if existing is None:
         return False
-    expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(found)
+    expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(existing)
     if (expected.schedule, expected.enabled) != (actual.schedule, actual.enabled):
         return False
     start, end = now + AT_HAND, change + AFTER
-    queued = await _queued(client, found.id, start, projection.foreign_ids(found))
+    queued = await _queued(client, existing.id, start, projection.foreign_ids(existing))
     for due, run in queued.items():
         if due <= end and not spec_due.is_due(schedule, due):
             done.skipped += await _skip_run(client, run, schedule.timezone)
@@ -153,8 +153,8 @@ async def _compare_job(
     missing = [
         each for each in upcoming.between(schedule, policy, start, until) if each not in queued
     ]
-    why = f"Prefect does not queue it: daylight saving in {schedule.timezone}"
-    done.added += await corrections.ask(ledger, stored.id, stored.revision.number, missing, why)
+    reason = f"Prefect does not queue it: daylight saving in {schedule.timezone}"
+    done.added += await corrections.ask(ledger, stored.id, stored.revision.number, missing, reason)
     return True
 
 

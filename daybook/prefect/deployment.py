@@ -64,9 +64,9 @@ def carrier_differs(kind: str, found: DeploymentResponse) -> bool:
     return bool(_changed_execution_fields(kind, found))
 
 
-def _changed_execution_fields(kind: str, found: DeploymentResponse) -> dict[str, Any]:
+def _changed_execution_fields(kind: str, existing: DeploymentResponse) -> dict[str, Any]:
     fields = parameter_schema.carrier(kind)
-    return {name: value for name, value in fields.items() if getattr(found, name) != value}
+    return {name: value for name, value in fields.items() if getattr(existing, name) != value}
 
 
 async def write(
@@ -124,14 +124,14 @@ def _schedule_from(stored: StoredJob) -> datetime:
     return min(now, changed + _TICK) if one_time or now - changed <= ON_TIME else now
 
 
-def _schedule_body(stored: StoredJob, wanted: Projection, *, slug: bool) -> dict[str, Any]:
+def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict[str, Any]:
     """Return our schedule as a request body; ``slug`` says that it needs one in any case.
 
     The UI shows a slug in place of the schedule's description. So it gets one only if the UI
     describes it badly (a one-time job, cron with seconds), if ours must be distinguished from other
     schedules, or if it has one already, which Prefect cannot remove.
     """
-    (schedule,) = projection.for_prefect(wanted.schedule)
+    (schedule,) = projection.for_prefect(target.schedule)
     ours = stored.job.schedule
     has_seconds = isinstance(ours, Cron) and len(ours.expr.split()) == 6
     ui_describes_it = isinstance(ours, Every) or (isinstance(ours, Cron) and not has_seconds)
@@ -146,35 +146,38 @@ def _unchanged_schedule_body(schedule: DeploymentSchedule) -> dict[str, Any]:
 
 
 async def _create(
-    client: PrefectClient, stored: StoredJob, wanted: Projection, found: DeploymentResponse | None
+    client: PrefectClient,
+    stored: StoredJob,
+    target: Projection,
+    existing: DeploymentResponse | None,
 ) -> str:
     """Create it, or create it again under its id, which replaces its schedules.
 
     Fields that the request omits stay as they are. That is why this does not use the client's own
     method, which sends all fields.
     """
-    ours = projection.our_schedule(found) if found else None
+    ours = projection.our_schedule(existing) if existing else None
     other_schedules = (
-        [_unchanged_schedule_body(each) for each in found.schedules if each is not ours]
-        if found
+        [_unchanged_schedule_body(each) for each in existing.schedules if each is not ours]
+        if existing
         else []
     )
     body: dict[str, Any] = {
         "name": stored.row.slug,
         "flow_id": str(await client.create_flow_from_name(stored.row.kind)),
-        "schedules": [_schedule_body(stored, wanted, slug=bool(other_schedules))]
-        if wanted.schedule
+        "schedules": [_schedule_body(stored, target, slug=bool(other_schedules))]
+        if target.schedule
         else [],
-        "paused": not wanted.enabled,
-        "parameters": wanted.parameters,
-        "tags": wanted.tags,
-        "description": wanted.description,
+        "paused": not target.enabled,
+        "parameters": target.parameters,
+        "tags": target.tags,
+        "description": target.description,
         **parameter_schema.carrier(stored.row.kind),
     }
-    if found is not None:
+    if existing is not None:
         body["schedules"] += other_schedules
-        if found.work_pool_name == parameter_schema.POOL and found.work_queue_name:
-            body["work_queue_name"] = found.work_queue_name
+        if existing.work_pool_name == parameter_schema.POOL and existing.work_queue_name:
+            body["work_queue_name"] = existing.work_queue_name
     response = await client.request("POST", "/deployments/", json=body)
     return str(response.json()["id"])
 
@@ -182,23 +185,23 @@ async def _create(
 async def _update(
     client: PrefectClient,
     stored: StoredJob,
-    wanted: Projection,
-    found: DeploymentResponse,
+    target: Projection,
+    existing: DeploymentResponse,
     changed: Collection[str],
 ) -> None:
-    ours = projection.our_schedule(found)
-    has_others = any(each is not ours for each in found.schedules)
-    activates = wanted.enabled and ours is not None and not ours.active
-    body = _changed_execution_fields(stored.row.kind, found)
+    ours = projection.our_schedule(existing)
+    has_others = any(each is not ours for each in existing.schedules)
+    activates = target.enabled and ours is not None and not ours.active
+    body = _changed_execution_fields(stored.row.kind, existing)
     simple_fields = ("parameters", "tags", "description")
-    body |= {name: getattr(wanted, name) for name in simple_fields if name in changed}
+    body |= {name: getattr(target, name) for name in simple_fields if name in changed}
     writes_schedule = "schedule" in changed or activates
     if writes_schedule or "enabled" in changed:
         # Written first, so that activating the schedule never lets a disabled job run.
-        body["paused"] = not wanted.enabled
+        body["paused"] = not target.enabled
     if body:
         await client.request(
-            "PATCH", "/deployments/{id}", path_params={"id": str(found.id)}, json=body
+            "PATCH", "/deployments/{id}", path_params={"id": str(existing.id)}, json=body
         )
     if not writes_schedule:
         return
@@ -206,20 +209,20 @@ async def _update(
         await client.request(
             "POST",
             "/deployments/{id}/schedules",
-            path_params={"id": str(found.id)},
-            json=[_schedule_body(stored, wanted, slug=has_others)],
+            path_params={"id": str(existing.id)},
+            json=[_schedule_body(stored, target, slug=has_others)],
         )
         return
     needs_slug = has_others or ours.slug is not None
     new = (
-        _schedule_body(stored, wanted, slug=needs_slug)
+        _schedule_body(stored, target, slug=needs_slug)
         if "schedule" in changed
         else {"active": True}
     )
     await client.request(
         "PATCH",
         "/deployments/{id}/schedules/{schedule_id}",
-        path_params={"id": str(found.id), "schedule_id": str(ours.id)},
+        path_params={"id": str(existing.id), "schedule_id": str(ours.id)},
         json=new | {"parameters": ours.parameters},  # if omitted, Prefect would clear them
     )
 

@@ -76,7 +76,7 @@ class Listing:
 
     @property
     def is_anothers(self) -> bool:
-        """Whether this Prefect has jobs of other ledgers and none of this one."""
+        """Whether other ledgers have jobs in this Prefect and this one has none."""
         return self.has_others and not self.has_ours
 
     def has_name(self, name: str) -> bool:

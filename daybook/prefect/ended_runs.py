@@ -94,9 +94,9 @@ async def unread(
     reached = since
     async for read_until, runs in flow_runs.ended(client, ledger_tag(ledger.id), since, started):
         candidates = {str(run.id): run for run in runs if not _has_own_state(run)}
-        known = await known_rows(ledger, candidates)
+        with_row = await known_rows(ledger, candidates)
         for flow_run_id, run in candidates.items():
-            if flow_run_id in known:
+            if flow_run_id in with_row:
                 continue
             if flow_run_id in supervised:
                 limit = min(limit, run.end_time or since)
@@ -126,8 +126,8 @@ def _read_from(stored: datetime | None, oldest: datetime | None, began: datetime
         since = began - BACK  # the ledger's clock was or is wrong
     else:
         since = stored
-    if began - since > BACK and (kept := Keep.of_settings().age) is not None:
-        since = max(since, began - kept)
+    if began - since > BACK and (max_age := Keep.of_settings().age) is not None:
+        since = max(since, began - max_age)
     return since
 
 

@@ -34,10 +34,10 @@ class Seen:
 
     def knows(self, job: Version, listed: Listing) -> bool:
         """Return whether both sides are unchanged since they agreed."""
-        there = listed.found.get(job.deployment_id or "")
-        if there is None and (job.deployment_id or listed.has_name(job.slug)):
+        entry = listed.found.get(job.deployment_id or "")
+        if entry is None and (job.deployment_id or listed.has_name(job.slug)):
             return False
-        current = _Fingerprint(there.mark if there else None, job.updated_at)
+        current = _Fingerprint(entry.mark if entry else None, job.updated_at)
         return not job.pending and self._agreed.get(job.id) == current
 
     def has(self, job_id: str) -> bool:

@@ -46,15 +46,15 @@ async def read(
 ) -> dict[str, FlowRun]:
     """Return those of these flow runs that exist, by id; ``states`` filters them if given."""
     ids = list(dict.fromkeys(each for each in flow_run_ids if each))
-    found: dict[str, FlowRun] = {}
+    runs: dict[str, FlowRun] = {}
     for start in range(0, len(ids), PAGE):
         conditions: dict[str, Any] = {"id": {"any_": ids[start : start + PAGE]}}
         if states:
             conditions["state"] = {"type": {"any_": list(states)}}
         query = FlowRunFilter.model_validate(conditions)
         for run in await client.read_flow_runs(flow_run_filter=query, limit=PAGE):
-            found[str(run.id)] = run
-    return found
+            runs[str(run.id)] = run
+    return runs
 
 
 async def ended(
@@ -75,15 +75,15 @@ async def ended(
         if len(page) == PAGE and window_end - since > SHORTEST:
             length = max((window_end - since) / 4, SHORTEST)
             continue
-        found = {run.id: run for run in page}
+        runs = {run.id: run for run in page}
         while len(page) == PAGE:
             request = request.below(page)
             page = await request.read(client)
-            found |= {run.id: run for run in page}
-        yield window_end, list(found.values())
+            runs |= {run.id: run for run in page}
+        yield window_end, list(runs.values())
         if window_end >= until:
             return
-        since, length = window_end, length * 2 if len(found) < PAGE // 2 else length
+        since, length = window_end, length * 2 if len(runs) < PAGE // 2 else length
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _EndedPage:
 async def at_work(client: PrefectClient, pool: str) -> list[FlowRun]:
     """Return the flow runs of a work pool that Prefect considers started and not ended."""
     query = FlowRunFilter.model_validate({"state": {"type": {"any_": list(AT_WORK)}}})
-    found: dict[UUID, FlowRun] = {}
+    runs: dict[UUID, FlowRun] = {}
     offset, page = 0, list[FlowRun]()
     while not offset or len(page) == PAGE:
         page = await client.read_flow_runs(
@@ -134,8 +134,8 @@ async def at_work(client: PrefectClient, pool: str) -> list[FlowRun]:
             offset=offset,
         )
         offset += PAGE
-        found |= {run.id: run for run in page}
-    return list(found.values())
+        runs |= {run.id: run for run in page}
+    return list(runs.values())
 
 
 async def queued(client: PrefectClient, deployment_id: str, after: datetime) -> list[FlowRun]:
@@ -147,7 +147,7 @@ async def queued(client: PrefectClient, deployment_id: str, after: datetime) -> 
             "expected_start_time": {"after_": after},
         }
     )
-    found: dict[UUID, FlowRun] = {}
+    runs: dict[UUID, FlowRun] = {}
     offset, page = 0, list[FlowRun]()
     while not offset or len(page) == PAGE:
         page = await client.read_flow_runs(
@@ -157,8 +157,8 @@ async def queued(client: PrefectClient, deployment_id: str, after: datetime) -> 
             offset=offset,
         )
         offset += PAGE
-        found |= {run.id: run for run in page}
-    return list(found.values())
+        runs |= {run.id: run for run in page}
+    return list(runs.values())
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,9 @@ async def change(client: PrefectClient, run: FlowRun, state: State[Any]) -> Chan
     if not states:
         return Change(False, None, True)
     index = [each.id for each in states].index(response.state.id)
-    over = states[index - 1] if index else None
+    previous = states[index - 1] if index else None
     read_id = None if run.state is None else run.state.id
-    return Change(True, over, over is not None and over.id != read_id)
+    return Change(True, previous, previous is not None and previous.id != read_id)
 
 
 async def forget_process(client: PrefectClient, run: FlowRun) -> None:

@@ -36,7 +36,7 @@ async def pull(
     The losing values of a conflict are kept in the same transaction, because afterwards only the
     ledger has them. Returns None if the job was changed in the ledger meanwhile.
     """
-    theirs = projection.of_deployment(found)
+    observed = projection.of_deployment(found)
     edits = _edits(found, todo.pull, ledger.now())
     async with ledger.write() as session:
         current = await store.get(session, stored.id)
@@ -49,11 +49,11 @@ async def pull(
             job = current.job
             for name in names:
                 try:
-                    job = _with_field(job, name, theirs, edited)
+                    job = _with_field(job, name, observed, edited)
                 except InvalidInput as error:
                     # Report a value that no job can have: the caller writes ours back.
                     report.refuse(job.name, str(error))
-                    losing = {name: theirs.as_dict()[name]}
+                    losing = {name: observed.as_dict()[name]}
                     records.keep_losing(current.row, losing, ledger.now())
                     session.add(current.row)
             job = store.with_new_time(current, job)
@@ -80,10 +80,10 @@ async def take_losing(ledger: Ledger, job_id: str) -> None:
         if stored is None or stored.row.conflict is None:
             return
         fields, now = stored.row.conflict["fields"], ledger.now()
-        theirs = replace(projection.of_job(stored, ledger.id), **fields)
-        if "foreign" in theirs.schedule:
-            projection.schedule_of(theirs.schedule, "UTC", now)  # raises, with its own message
-        job = taken_over(stored.job, fields, theirs, now)
+        kept = replace(projection.of_job(stored, ledger.id), **fields)
+        if "foreign" in kept.schedule:
+            projection.schedule_of(kept.schedule, "UTC", now)  # raises, with its own message
+        job = taken_over(stored.job, fields, kept, now)
         reason = _disabled_reason(stored, job)
         stored.row.conflict = None
         session.add(stored.row)
@@ -103,7 +103,7 @@ def taken_over(job: Job, fields: Iterable[str], theirs: Projection, edited: date
 
 
 def _edits(
-    found: DeploymentResponse, fields: Collection[str], now: datetime
+    existing: DeploymentResponse, fields: Collection[str], now: datetime
 ) -> list[tuple[datetime, list[str]]]:
     """Return the edited fields by the server's time of the edit, oldest first.
 
@@ -111,12 +111,12 @@ def _edits(
     its own, which its deployment's does not follow; the time when a schedule was deleted is not
     known.
     """
-    ours = projection.our_schedule(found)
-    deployment, schedule = found.updated, ours.updated if ours else None
+    ours = projection.our_schedule(existing)
+    deployment, schedule = existing.updated, ours.updated if ours else None
     by_field: dict[str, datetime | None] = dict.fromkeys(fields, deployment)
     if "schedule" in by_field:
         by_field["schedule"] = schedule
-    if "enabled" in by_field and not found.paused:
+    if "enabled" in by_field and not existing.paused:
         is_inactive = ours is not None and not ours.active
         times = [
             each for each in (schedule, None if is_inactive else deployment) if each is not None
@@ -133,21 +133,21 @@ def _to_utc(instant: datetime) -> datetime:
     return datetime.fromisoformat(instant.isoformat()).astimezone(UTC)
 
 
-def _with_field(job: Job, name: str, theirs: Projection, edited: datetime) -> Job:
+def _with_field(job: Job, name: str, observed: Projection, edited: datetime) -> Job:
     match name:
         case "enabled":
-            return job.model_copy(update={"enabled": theirs.enabled})
-        case "schedule" if "foreign" in theirs.schedule:
+            return job.model_copy(update={"enabled": observed.enabled})
+        case "schedule" if "foreign" in observed.schedule:
             return job.model_copy(update={"schedule": OnDemand(timezone=job.schedule.timezone)})
         case "schedule":
-            schedule = projection.schedule_of(theirs.schedule, job.schedule.timezone, edited)
+            schedule = projection.schedule_of(observed.schedule, job.schedule.timezone, edited)
             return job.model_copy(update={"schedule": schedule})
         case "parameters":
-            return job.with_parameters(theirs.parameters)
+            return job.with_parameters(observed.parameters)
         case "tags":
-            own_tags = [tag for tag in theirs.tags if not tag.startswith(TAG_OF_OURS)]
+            own_tags = [tag for tag in observed.tags if not tag.startswith(TAG_OF_OURS)]
             with translated():
                 return Job.model_validate({**dict(job), "tags": own_tags})
         case _:
-            text = projection.own_description(theirs.description)
+            text = projection.own_description(observed.description)
             return job.model_copy(update={"description": text})

@@ -211,10 +211,10 @@ async def job_of(
         .where(col(JobRow.deployment_id) == deployment_id)
         .order_by(col(JobRow.archived_at).is_not(None), col(JobRow.created_at).desc())
     )
-    found = (await session.execute(query)).first()
-    if found is None:
+    first = (await session.execute(query)).first()
+    if first is None:
         return None
-    job_id, owner, since = found
+    job_id, owner, since = first
     return None if owner == PREFECT and due is not None and due < since else str(job_id)
 
 

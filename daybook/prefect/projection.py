@@ -118,11 +118,11 @@ def foreign(found: DeploymentResponse) -> list[str]:
     ours = our_schedule(found)
     descriptions = []
     for each in found.schedules:
-        plain = _read_schedule(each)
+        normal = _read_schedule(each)
         if each is not ours:
-            descriptions.append(f"a second schedule, {_describe(plain)}")
-        elif "foreign" in plain:
-            descriptions.append(_describe(plain))
+            descriptions.append(f"a second schedule, {_describe(normal)}")
+        elif "foreign" in normal:
+            descriptions.append(_describe(normal))
         if each is ours and each.parameters:
             descriptions.append(
                 f"parameters on the schedule itself: {', '.join(sorted(each.parameters))}"
@@ -130,8 +130,10 @@ def foreign(found: DeploymentResponse) -> list[str]:
     return descriptions
 
 
-def _describe(plain: dict[str, Any]) -> str:
-    return str(plain.get("foreign") or ", ".join(f"{key} {value}" for key, value in plain.items()))
+def _describe(normal: dict[str, Any]) -> str:
+    return str(
+        normal.get("foreign") or ", ".join(f"{key} {value}" for key, value in normal.items())
+    )
 
 
 def _header(job: Job) -> str:
@@ -232,24 +234,26 @@ def schedule_of(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Sc
         ) from error
 
 
-def _schedule_of(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
-    if "foreign" in plain:
+def _schedule_of(normal: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
+    if "foreign" in normal:
         raise InvalidInput(
-            "schedule", f"Prefect's {plain['foreign']} cannot be kept here", "one cron, every or at"
+            "schedule",
+            f"Prefect's {normal['foreign']} cannot be kept here",
+            "one cron, every or at",
         )
-    if "cron" in plain:
-        return Cron(expr=_from_prefect_cron(plain["cron"]), timezone=plain["timezone"])
-    if "interval" in plain:
+    if "cron" in normal:
+        return Cron(expr=_from_prefect_cron(normal["cron"]), timezone=normal["timezone"])
+    if "interval" in normal:
         # The last due time up to the edit: later ones are the same for any anchor Prefect has.
-        seconds = plain["interval"]
+        seconds = normal["interval"]
         anchor = int(edited_at.timestamp())
-        anchor -= (anchor - plain["phase"]) % seconds
+        anchor -= (anchor - normal["phase"]) % seconds
         return Every(
             every=timedelta(seconds=seconds),
             anchor=datetime.fromtimestamp(anchor, UTC),
             timezone=timezone,
         )
-    if "at" in plain:
-        at = datetime.strptime(plain["at"], _STAMP).replace(tzinfo=UTC)
+    if "at" in normal:
+        at = datetime.strptime(normal["at"], _STAMP).replace(tzinfo=UTC)
         return At(at=at, timezone=timezone)
     return OnDemand(timezone=timezone)

@@ -108,16 +108,16 @@ class _Reconciler:
             self.seen.failed(newest, entry, observed=stored.id in self.report.observed)
 
     async def _compare(self, stored: StoredJob, entry: Listed | None) -> None:
-        found = entry.read() if entry else None
-        if found is not None and agrees(self.ledger, stored, found):
-            tell_foreign(stored, found, self.report)
+        existing = entry.read() if entry else None
+        if existing is not None and agrees(self.ledger, stored, existing):
+            tell_foreign(stored, existing, self.report)
             self.report.unchanged += 1
             self.report.observed.add(stored.id)
             if self.seen.has(stored.id):
                 # A save without a change has deleted the queued runs.
                 expected = projection.of_job(stored, self.ledger.id)
                 await deployment.ask_to_schedule(
-                    self.client, stored, expected, found, str(found.id)
+                    self.client, stored, expected, existing, str(existing.id)
                 )
             self.seen.agreed(stored, entry)
             return
@@ -156,21 +156,21 @@ class Reconciliation:
                 log.warning(
                     "not pushed: %s", prefect.refusal(error), extra={"action": "push_failed"}
                 )
-            found = await deployment.read(client, deployment_id)
-            return projection.foreign_ids(found) if found else frozenset()
+            existing = await deployment.read(client, deployment_id)
+            return projection.foreign_ids(existing) if existing else frozenset()
 
     async def recognise(self, deployment_id: str) -> None:
         """Record the job of a deployment of ours whose id a crash kept from the ledger."""
         async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
-            found = await deployment.read(client, deployment_id)
-            if found is None or not deployment.is_ours(found, ledger.id):
+            existing = await deployment.read(client, deployment_id)
+            if existing is None or not deployment.is_ours(existing, ledger.id):
                 return
             kinds = {
                 parameter_schema.entrypoint(kind): kind for kind in parameter_schema.PROTOTYPES
             }
             async with ledger.write() as session:
-                kind = kinds[str(found.entrypoint)]
-                await records.known_as(session, kind, found.name, str(found.id))
+                kind = kinds[str(existing.entrypoint)]
+                await records.known_as(session, kind, existing.name, str(existing.id))
 
     async def push(self, job_id: str) -> None:
         """Send the changes of one job in the ledger to Prefect; do nothing if there are none.

@@ -67,10 +67,10 @@ async def bring(
             return result
         stored, found = result
     ours = projection.of_job(stored, ledger.id)
-    theirs = projection.of_deployment(found) if found else None
+    observed = projection.of_deployment(found) if found else None
     # Made again in Prefect for a job that had none by agreement: all of it is an edit.
     base = stored.row.synced if stored.row.synced != records.ABSENT else ours.as_dict()
-    difference = plan(ours, base, theirs)
+    difference = plan(ours, base, observed)
     if found is not None:
         tell_foreign(stored, found, report)
         if difference.pull or difference.conflicts:
@@ -98,29 +98,29 @@ async def _push(
     ledger: Ledger,
     client: PrefectClient,
     stored: StoredJob,
-    found: DeploymentResponse | None,
+    existing: DeploymentResponse | None,
     report: Report,
     *,
     ask: bool,
 ) -> None:
     """Send the differences, request scheduling at once, and record the new agreement."""
     row, expected = stored.row, projection.of_job(stored, ledger.id)
-    changed = differing(expected, projection.of_deployment(found) if found else None)
-    writes = found is None or bool(changed) or deployment.carrier_differs(row.kind, found)
-    if found is None:
+    changed = differing(expected, projection.of_deployment(existing) if existing else None)
+    writes = existing is None or bool(changed) or deployment.carrier_differs(row.kind, existing)
+    if existing is None:
         # After a crash right after its creation, the next pass can import later edits.
         async with ledger.write() as session:
             await records.intended(session, row.id, expected.as_dict())
     if writes:
-        deployment_id = await deployment.write(client, stored, expected, found, changed)
-        (report.updated if found else report.created).append(stored.job.name)
+        deployment_id = await deployment.write(client, stored, expected, existing, changed)
+        (report.updated if existing else report.created).append(stored.job.name)
     else:
-        deployment_id = str(found.id) if found else ""
+        deployment_id = str(existing.id) if existing else ""
         report.unchanged += 1
         if ask or row.sync_pending:
             # An edit deleted the queued runs, or our write was cut off before its request.
-            await deployment.ask_to_schedule(client, stored, expected, found, deployment_id)
-    agreed = _agreement(expected, found)
+            await deployment.ask_to_schedule(client, stored, expected, existing, deployment_id)
+    agreed = _agreement(expected, existing)
     if writes or not _is_recorded(stored, agreed, deployment_id):
         async with ledger.write() as session:
             await records.agreed(session, row.id, deployment_id, agreed, row.updated_at)
@@ -136,9 +136,9 @@ def agrees(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool
     )
 
 
-def _agreement(wanted: Projection, found: DeploymentResponse | None) -> dict[str, Any]:
-    unmanaged = projection.foreign(found) if found else []
-    return wanted.as_dict() | ({"foreign": unmanaged} if unmanaged else {})
+def _agreement(expected: Projection, existing: DeploymentResponse | None) -> dict[str, Any]:
+    unmanaged = projection.foreign(existing) if existing else []
+    return expected.as_dict() | ({"foreign": unmanaged} if unmanaged else {})
 
 
 def _is_recorded(stored: StoredJob, agreed: dict[str, Any], deployment_id: str) -> bool:
@@ -158,10 +158,10 @@ async def _find_deployment(
     """
     row = stored.row
     if row.deployment_id or records.is_absent(row):
-        found = await deployment.read(client, row.deployment_id) if row.deployment_id else None
-        found = found or await _find_replacement(ledger, client, stored)
-        if found is not None:
-            return stored, found
+        existing = await deployment.read(client, row.deployment_id) if row.deployment_id else None
+        existing = existing or await _find_replacement(ledger, client, stored)
+        if existing is not None:
+            return stored, existing
         if not needed and not await _needs_deployment(ledger, client, stored, report):
             if row.deployment_id is None:
                 return stored
@@ -169,9 +169,9 @@ async def _find_deployment(
     await remove_left_over(ledger, client, report)  # one of them may have had this name
     base, tried = row.slug, set[str]()
     while True:
-        found = await deployment.named(client, row.kind, stored.row.slug)
-        if found is None or deployment.is_ours(found, ledger.id):
-            return stored, found
+        existing = await deployment.named(client, row.kind, stored.row.slug)
+        if existing is None or deployment.is_ours(existing, ledger.id):
+            return stored, existing
         tried.add(stored.row.slug)
         async with ledger.write() as session:
             await records.renamed(
@@ -186,10 +186,10 @@ async def _find_replacement(
 ) -> DeploymentResponse | None:
     """Return a deployment of our flow under the job's name that replaces the job's own."""
     row = stored.row
-    found = await deployment.named(client, row.kind, row.slug)
-    if found is None or projection.is_anothers(found.tags, ledger.id):
+    existing = await deployment.named(client, row.kind, row.slug)
+    if existing is None or projection.is_anothers(existing.tags, ledger.id):
         return None
-    return found if parameter_schema.kind_of(found.entrypoint) == row.kind else None
+    return existing if parameter_schema.kind_of(existing.entrypoint) == row.kind else None
 
 
 async def _needs_deployment(
@@ -200,7 +200,7 @@ async def _needs_deployment(
     It is if it was not deleted in Prefect, or the job was enabled since.
     """
     row = stored.row
-    if row.deployment_id is None:  # by agreement, until it is switched on
+    if row.deployment_id is None:  # by agreement, until the job is enabled
         return stored.job.enabled
     if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
         report.is_remade(row.name)
@@ -208,11 +208,11 @@ async def _needs_deployment(
     return await prefect_instance.is_known(ledger, client, report) is not True
 
 
-async def _record_lost(ledger: Ledger, stored: StoredJob, why: str, report: Report) -> StoredJob:
+async def _record_lost(ledger: Ledger, stored: StoredJob, reason: str, report: Report) -> StoredJob:
     row = stored.row
     async with ledger.write() as session:
-        if await records.lost(session, row.id, str(row.deployment_id), ledger.now(), why):
-            report.was_deleted(row.name, why)
+        if await records.lost(session, row.id, str(row.deployment_id), ledger.now(), reason):
+            report.was_deleted(row.name, reason)
             report.observed.add(row.id)
         newest = await store.get(session, row.id)
     return newest or stored
@@ -240,8 +240,8 @@ async def one(
     if stored is None or stored.row.archived_at is not None:
         return stored
     deployment_id = stored.row.deployment_id
-    found = await deployment.read(client, deployment_id) if deployment_id else None
-    return await bring(ledger, client, stored, found, report, needed=needed, again=again)
+    existing = await deployment.read(client, deployment_id) if deployment_id else None
+    return await bring(ledger, client, stored, existing, report, needed=needed, again=again)
 
 
 async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report) -> None:
@@ -250,8 +250,8 @@ async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report
     A deployment that Prefect does not delete is reported, and tried again the next time.
     """
     async with ledger.read() as session:
-        gone = await records.left_over(session)
-    for row in gone:
+        archived = await records.left_over(session)
+    for row in archived:
         try:
             deployment_id = row.deployment_id or await _find_unrecorded(ledger, client, row)
             if deployment_id:
@@ -269,11 +269,11 @@ async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report
 
 async def _find_unrecorded(ledger: Ledger, client: PrefectClient, row: JobRow) -> str | None:
     """Return the id of an archived job's deployment that a crash left unrecorded; else None."""
-    found = await deployment.named(client, row.kind, row.slug)
-    if found is None or not deployment.is_ours(found, ledger.id):
+    existing = await deployment.named(client, row.kind, row.slug)
+    if existing is None or not deployment.is_ours(existing, ledger.id):
         return None
     async with ledger.write() as session:
-        await records.known_as(session, row.kind, row.slug, str(found.id))
+        await records.known_as(session, row.kind, row.slug, str(existing.id))
         stored = await store.get(session, row.id)
         # Otherwise a live job of that name has it.
         return stored.row.deployment_id if stored is not None else None

@@ -102,13 +102,13 @@ async def _read_new(client: PrefectClient, tag: str, memory: Memory) -> None:
 
 async def _scheduled(client: PrefectClient, tag: str, memory: Memory) -> list[FlowRun]:
     """Return the runs that the scheduler has made since the last pass, and some older ones."""
-    found = dict[UUID, FlowRun]()
+    runs = dict[UUID, FlowRun]()
     offset, limit = 0, FIRST_PAGE
     while True:
         page = await _page(client, tag, _BY_SCHEDULER, limit, offset)
-        found |= {run.id: run for run in page}
+        runs |= {run.id: run for run in page}
         if len(page) < limit or _was_read(page[-1].id, memory.newest):
-            return list(found.values())
+            return list(runs.values())
         offset, limit = offset + len(page), flow_runs.PAGE
 
 

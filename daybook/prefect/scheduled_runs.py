@@ -253,11 +253,11 @@ class _EnsurePass:
             self.done.left += 1
 
     async def _make(self, row: RunRow, old: FlowRun | None) -> None:
-        found = await self._deployment(row, old)
-        if found is None:
+        target = await self._deployment(row, old)
+        if target is None:
             self.done.left += 1
             return
-        deployment_id, name = found
+        deployment_id, name = target
         state = states.waiting(self._when(row), row.reason)
         for _ in range(MOST_KEYS):
             if not await self._is_unchanged(row):

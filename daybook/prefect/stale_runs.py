@@ -117,9 +117,9 @@ async def _with_dead_worker(
     """Return those whose worker is not alive any more."""
     by_worker: list[tuple[str, str, FlowRun]] = []
     for run in runs:
-        name, _, rest = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")
-        if name and rest:
-            by_worker.append((name, rest, run))
+        name, _, incarnation = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")
+        if name and incarnation:
+            by_worker.append((name, incarnation, run))
     orphaned = [run for name, _, run in by_worker if name == worker_name]
     others = {name for name, _, _ in by_worker} - {worker_name}
     if others:

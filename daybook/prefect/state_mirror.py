@@ -100,9 +100,9 @@ async def these(ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow]) -
     return done
 
 
-async def _rename(client: PrefectClient, run: FlowRun, wanted: str) -> None:
+async def _rename(client: PrefectClient, run: FlowRun, name: str) -> None:
     try:
-        await run_names.give(client, run, wanted)
+        await run_names.give(client, run, name)
     except PrefectHTTPStatusError as error:
         if not flow_runs.is_of_one(error):
             raise
@@ -119,7 +119,7 @@ async def _with_runs(
     ledger: Ledger,
     client: PrefectClient,
     rows: Sequence[RunRow],
-    known: Mapping[str | None, StoredJob],
+    jobs: Mapping[str | None, StoredJob],
     done: Mirrored,
 ) -> list[RunRow]:
     """Return those of ``rows`` that have a Prefect run, after making one for the others."""
@@ -128,7 +128,7 @@ async def _with_runs(
         if row.flow_run_id is not None:
             with_runs.append(row)
             continue
-        stored = known.get(row.job_id)
+        stored = jobs.get(row.job_id)
         if stored is None or stored.row.deployment_id is None:
             await _clear_marks(ledger, [row])  # the job was removed: there is nothing to show
             continue

@@ -44,7 +44,7 @@ LATE = "Late"
 
 
 def waiting(until: datetime, why: str) -> State[Any]:
-    """The Prefect state of a run that waits until ``until`` (UTC)."""
+    """Return the Prefect state of a run that waits until ``until`` (UTC)."""
     return Scheduled(name=WAITING, scheduled_time=until, message=why)
 
 
@@ -99,7 +99,7 @@ def is_being_cancelled(state: State[Any] | None) -> bool:
 async def ask_to_end(flow_run_ids: Collection[str], why: str) -> None:
     """Ask the processes of these flow runs to end them; a failure has no consequence.
 
-    The run that needs them to end claims again, and is then told again to make this request.
+    The run that needs them to end claims again, and the answer then repeats this request.
     """
     for flow_run_id in flow_run_ids:
         try:

@@ -76,7 +76,7 @@ async def read(client: PrefectClient, ledger_id: str) -> Pool:
 
     try:
         pool = await client.read_work_pool(POOL)
-        known = await client.read_workers_for_work_pool(POOL)
+        registered = await client.read_workers_for_work_pool(POOL)
     except ObjectNotFound:
         return Pool("", [], has_ours=False, others=[])
     has_ours, others = await ledgers(client, POOL, ledger_id)
@@ -86,7 +86,7 @@ async def read(client: PrefectClient, ledger_id: str) -> Pool:
             "last_heartbeat": utc(each.last_heartbeat_time),
             "ours": is_ours(each.name, shared=bool(others)),
         }
-        for each in known
+        for each in registered
         if each.status == WorkerStatus.ONLINE
     ]
     paused = [f"the work pool {POOL}"] if pool.is_paused else []
