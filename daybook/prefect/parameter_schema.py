@@ -1,7 +1,7 @@
-"""The form that Prefect's UI shows for a job's parameters, and where its flow is found.
+"""The parameter form of a job in Prefect's UI, and the location of its flow.
 
-The package never imports a door, so the flow's signature stands here once more as a prototype; a
-test holds the two equal.
+The package never imports a Prefect entry point, so prototypes repeat the signatures of the flows; a
+test compares the two.
 """
 
 from __future__ import annotations
@@ -119,17 +119,17 @@ PROTOTYPES: dict[str, Callable[..., None]] = {
     "tool-call": _tool_call,
     "heartbeat": _heartbeat,
 }
-"""One per kind; the kind is the flow's name."""
+"""One prototype per kind; the kind is the flow's name."""
 
 
 def entrypoint(kind: str) -> str:
-    """The file and function of a kind's flow, as Prefect names it."""
+    """Return the entrypoint of a kind's flow, as Prefect writes it: file and function."""
     name = kind.replace("-", "_")
     return f"flows/{name}.py:{name}"
 
 
 def kind_of(entrypoint: str | None) -> str | None:
-    """The kind whose flow an entrypoint names, as a file or as a module; None for others."""
+    """Return the kind whose flow an entrypoint names, by file or module; None for others."""
     name = (entrypoint or "").removeprefix("./")
     for kind in PROTOTYPES:
         function = kind.replace("-", "_")
@@ -140,14 +140,14 @@ def kind_of(entrypoint: str | None) -> str | None:
 
 @cache
 def schema(kind: str) -> dict[str, Any]:
-    """The parameter schema of a kind's flow, as Prefect makes it from a signature."""
+    """Return the parameter schema of a kind's flow, as Prefect makes it from a signature."""
     from prefect.utilities.callables import parameter_schema
 
     return parameter_schema(PROTOTYPES[kind]).model_dump_for_openapi()
 
 
 def carrier(kind: str) -> dict[str, Any]:
-    """What carries a job of this kind in Prefect and is no one's to edit."""
+    """Return the deployment fields that run a job of this kind, which no user edits."""
     return {
         "entrypoint": entrypoint(kind),
         "pull_steps": PULL_STEPS,
