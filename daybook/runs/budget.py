@@ -1,15 +1,15 @@
-"""How many tokens a run may take (requirement 44): judged at its claim, granted with it.
+"""Token budgets: how many tokens a run may take, decided at its claim and granted with it.
 
 ::
 
-    of a run    the least of its policy's and its owner's, less what its attempts took before
-    of a day    the policy's: the job's attempts that began today, by the clock of the job's zone
-                the owner's: those of all jobs of an agent, by the operator's clock
+    per run    the smaller of its policy's and its owner's limit, less what its attempts have taken
+    per day    the policy's: attempts of the job that began today, in the zone of the job
+               the owner's: attempts of all jobs of an agent, in the operator's time zone
 
-What runs at work were granted is not there for others: they wait for the rest until those have
-ended. So no day's tokens are given away twice. What an attempt took that told nothing is unknown,
-and counts as nothing; but of an agent's day one that was cancelled counts as all that it was
-granted, because an agent may cancel its own runs.
+Tokens granted to runs in progress are reserved: other runs wait for them until those runs have
+ended, so no token of a day is granted twice. An attempt that reported no usage counts as zero.
+Exception: in an agent's day a cancelled attempt without usage counts as all that it was granted,
+because an agent may cancel its own runs.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from daybook.runs import usage
 from daybook.schedules.zones import resolve, wall, zone
 
 LOOK_AGAIN = timedelta(seconds=30)
-"""When a run looks again that waits for what others may not take."""
+"""How long a run waits before it claims again if other runs reserve the remaining tokens."""
 
 FIELDS = ("tokens_per_run", "tokens_per_day")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """``tokens`` is what is granted, None where nothing limits it.
+    """The granted ``tokens``; None if nothing limits them.
 
-    In place of that ``spent`` says why nothing is, or ``held`` for what it has to wait.
+    If no tokens are granted, ``spent`` says why, or ``held`` says what the run has to wait for.
     """
 
     tokens: int | None = None
@@ -52,7 +52,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class _Day:
-    """A limit of a day that began at ``begin`` and ends at ``end``, for the jobs in ``whose``."""
+    """A limit for the day from ``begin`` to ``end``, counted over the jobs in ``whose``."""
 
     most: int
     begin: datetime
@@ -65,7 +65,7 @@ class _Day:
 async def of(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, rules: Rules, now: datetime
 ) -> Budget:
-    """What ``row`` may take from now on. Costs no query where no limit stands."""
+    """Return what ``row`` may take from now on. Makes no query if there is no limit."""
     limited = rules.for_owner(stored.row.owner) if stored is not None else None
     told = row.parameters.get("policy")
     mine = isinstance(told, Mapping) and any(told.get(name) for name in FIELDS)
@@ -106,7 +106,7 @@ async def of(
 
 
 def _least(*limits: int) -> int:
-    """The least limit; 0 where there is none."""
+    """Return the smallest limit; 0 if there is none."""
     return min(filter(None, limits), default=0)
 
 
@@ -119,7 +119,10 @@ def _day(most: int, tz: ZoneInfo, whose: ColumnElement[bool], of: str, now: date
 
 
 async def _used(session: AsyncSession, day: _Day) -> int:
-    """What was taken since the day began: by attempts, and by gates that let none begin."""
+    """Return what attempts and checks have taken since the day began.
+
+    Checks count here if no attempt followed them.
+    """
     attempts = (
         select(AttemptRow.usage, AttemptRow.status, RunRow.tokens)
         .join(RunRow, col(RunRow.id) == col(AttemptRow.run_id))
@@ -138,7 +141,7 @@ async def _used(session: AsyncSession, day: _Day) -> int:
 
 
 async def _granted(session: AsyncSession, day: _Day, row: RunRow) -> int:
-    """What others that are at work were granted."""
+    """Return what other runs in progress were granted."""
     others = select(RunRow.tokens).where(
         day.whose, col(RunRow.id) != row.id, col(RunRow.status).in_(HELD)
     )
