@@ -57,7 +57,7 @@ async def past_deadline(claim: Decision) -> Answer | None:
 
 
 async def still_waiting(claim: Decision) -> Answer | None:
-    """Keep a run waiting until its time; one that waits for a slot or its turn may claim earlier."""
+    """Keep a run waiting until its time; one that waits for a slot or turn may claim earlier."""
     row = claim.row
     if claim.is_new or row.until is None or row.until <= claim.now or row.waits_for in slots.TURNS:
         return None

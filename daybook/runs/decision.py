@@ -1,8 +1,8 @@
-"""The one decision about an occurrence: granted, waiting, or ended (`docs/promise.md` 1).
+"""The decision about one claim: granted, waiting, or finished (`docs/promise.md` 1).
 
-It is made in one transaction under the claim lock; `daybook.runs.claims.claim` opens it. No other
-code grants. `Decision.made` finds the occurrence's row or makes it, and then asks the rules of
-`daybook.runs.claim_rules` in their order.
+It is made in one transaction under the claim lock, which `daybook.runs.claims.claim` opens. No
+other code grants claims. `Decision.decide` finds or makes the occurrence's row, then applies the
+rules of `daybook.runs.claim_rules` in their order.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from daybook.timing import TIMING
 
 
 async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
-    """What the holder of a claimed ``row`` is given; ``stored`` is the revision it acts with."""
+    """Return the grant for a claimed ``row``; ``stored`` is the revision that it acts with."""
     asked = (str(row.parameters.get("prompt", "")), policy.of_run(row.parameters).check.prompt)
-    # What a heartbeat's file names is not known here.
+    # The file of a heartbeat may name `last_output` too, but it is not read here.
     names_last = row.kind == "heartbeat" or any(prompts.names(p, "last_output") for p in asked)
     return Granted(
         row.id,
@@ -58,10 +58,10 @@ async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None)
 
 
 class Decision:
-    """One claim at work: the run that is claimed, and what the rules do with it.
+    """One claim: the run that is claimed, and the actions that the rules take on it.
 
     ``row`` is the run and ``stored`` its job in the revision that it acts with, None for a run
-    without a job. ``is_new`` says that this claim made the row, ``is_timed`` that the run is a due
+    without a job. ``is_new`` is True if this claim made the row, ``is_timed`` if the run is a due
     time of the job.
     """
 
@@ -91,7 +91,7 @@ class Decision:
         if row is not None and row.state in HELD:
             look = leases.next_look(row)
             if self._is_later_start(row) and look is not None:
-                # The same Prefect run was started again: its earlier process may still be at work.
+                # The same Prefect run was started again: its earlier process may still be alive.
                 return Waiting(look, f"{row.holder} may still be at work")
             return Taken(row.id, row.holder, row.flow_run_id)
         if row is not None and row.state in TERMINAL:
@@ -112,10 +112,10 @@ class Decision:
     # --- the row
 
     async def _go_on(self, row: RunRow) -> None:
-        """Act for a waiting row by the revision that it acts with.
+        """Act on a waiting row by the revision that it acts with.
 
-        A due time that has not begun follows the edits of before it, also those that were made, or
-        became known, after its row was.
+        A due time that has not begun follows all edits made before it, including those that were
+        made, or became known, after its row was.
         """
         stored = await rows.job_of(self.session, row)
         if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
@@ -126,7 +126,7 @@ class Decision:
         self.row, self.stored, self.is_new = row, stored, False
 
     async def _begin(self) -> Answer | None:
-        """Make the row of an occurrence that has none; an answer if it gets none."""
+        """Make the row of an occurrence that has none; return a result if it gets none."""
         offer = self.offer
         if offer.due > self.now:
             return Waiting(offer.due, "not due yet")
@@ -154,7 +154,7 @@ class Decision:
         row.due, row.retry_of = self.now, ended.id
         row.parameters = ended.parameters or self.offer.parameters
         if self._carries(ended):
-            ended.unmirrored = False  # Prefect's state of this flow run is the new row's from here
+            ended.unmirrored = False  # from here on the flow run's state belongs to the new row
             self.session.add(ended)
         self.row, self.stored, self.is_new = row, stored, True
 
@@ -165,9 +165,9 @@ class Decision:
         return row.flow_run_id is not None and row.flow_run_id == self.offer.flow_run_id
 
     async def _is_retry(self, row: RunRow) -> bool:
-        """Return whether somebody asked for another run after the start that carried ``row``.
+        """Return whether somebody requested another run after the start that carried ``row``.
 
-        Any other start of an ended run must not repeat it, above all not an `unknown`: a machine
+        Any other start of an ended run must not repeat it, least of all an `unknown` run: a machine
         was restarted, the run was set back, or another worker has already claimed the same Retry.
         """
         retries = self.offer.retries
@@ -183,16 +183,16 @@ class Decision:
         return all(int(each.rpartition(":")[2]) < len(retries) for each in claimed)
 
     def _same(self, stored: StoredJob) -> bool:
-        """Whether Prefect holds of the job what the ledger does, as far as the offer tells."""
+        """Return whether Prefect and the ledger agree about the job, by this request."""
         return self.offer.compared or self.offer.parameters == stored.job.parameters()
 
     def _no_due_time(self, stored: StoredJob | None) -> Answer | None:
-        """What is answered of an instant of which no row is made; None of a due time."""
+        """Return the result for an instant that gets no row; None for a due time."""
         if stored is None or not is_due(stored.job, self.offer.due):
             return self._not_due(stored)
         if not self._same(stored):
-            # Edited in Prefect, or queued before an edit here: the revision decides, but first the
-            # ledger has to know all edits.
+            # Edited in Prefect, or queued before an edit in Daybook: the revision decides, but
+            # first the ledger has to know all edits.
             return Compare(stored.id)
         if self.offer.due <= stored.row.audited_until:
             return Ended(Status.SKIPPED, "already judged")
@@ -212,7 +212,7 @@ class Decision:
     # --- what the rules do
 
     async def refuse(self, why: str) -> Ended:
-        """End a run that goes beyond a limit: skipped, or failed if an attempt was begun."""
+        """End a run that exceeds a limit: skipped, or failed if an attempt was begun."""
         row = self.row
         if self.stored is not None:
             claim_limits.tell(row, self.stored, why)
@@ -224,7 +224,7 @@ class Decision:
         return await self.end(Status.FAILED, "")
 
     def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
-        """Let the run wait; ``waits_for`` is one of `slots.TURNS`, or empty."""
+        """Let the run wait; ``waits_for`` is one of `slots.WAITS_FOR_TURN`, or empty."""
         row = self.row
         if row.status != Status.WAITING:
             states.check(row.id, None, Status.WAITING)
@@ -250,7 +250,7 @@ class Decision:
         return await grant_of(self.session, row, self.stored)
 
     async def miss(self, stored: StoredJob, late: Lateness) -> Ended:
-        """End a due time as missed; the row of the due times before it includes it, if it can."""
+        """End a due time as missed; extend the row of the due times before it if possible."""
         row, range_ = self.row, None
         if not row.status:  # it has no row of its own yet
             missed = Status.MISSED
@@ -263,7 +263,7 @@ class Decision:
         return Ended(Status.MISSED, late.reason, range_.id, range_.flow_run_id)
 
     def _link(self, row: RunRow) -> None:
-        """Let the offering Prefect run show a due time that the audit judged without a run."""
+        """Link the requesting Prefect run to a due time that the audit judged without a run."""
         of_audit = row.unmirrored and row.flow_run_id is None
         if of_audit and claim_requests.is_due_key(self.offer.occurrence):
             self._carried(row)
@@ -277,6 +277,6 @@ class Decision:
         return Ended(status, reason, row.id, row.flow_run_id, row.error)
 
     def _carried(self, row: RunRow) -> None:
-        """The offering Prefect run carries ``row``; only what is granted will be started."""
+        """Record that the requesting Prefect run carries ``row``; it starts only if granted."""
         row.flow_run_id = self.offer.flow_run_id or row.flow_run_id
         row.flow_starts = self.offer.flow_starts - (not self.offer.started)

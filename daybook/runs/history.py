@@ -1,4 +1,4 @@
-"""What has been: runs, for those who look and for those who watch."""
+"""Queries for past and live runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = tuple[RunRow, JobRow | None]
 async def recent(
     session: AsyncSession, job_id: str | None, limit: int, *, owner: str | None = None
 ) -> Sequence[Run]:
-    """Runs, newest first; of one job, or of all when ``job_id`` is None, or of all of ``owner``."""
+    """Return runs, newest first: of one job, of all jobs if ``job_id`` is None, or of ``owner``."""
     runs = _runs(owner).order_by(
         col(RunRow.due).desc(), col(RunRow.queued_at).desc(), col(RunRow.id)
     )
@@ -31,9 +31,9 @@ async def recent(
 
 
 async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
+    """Return the run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
 
-    Here and below, with ``owner`` only what that one's jobs ran.
+    Here and below, ``owner`` restricts the search to the runs of that owner's jobs.
     """
     prefixed = _runs(owner).where(col(RunRow.id).startswith(ref, autoescape=True)).limit(5)
     fits = await _all(session, prefixed) if ref else []
@@ -45,9 +45,9 @@ async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> 
 
 
 async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The newest run of this job, removed ones too, that Prefect knows; else the run of this id.
+    """Return the newest run of this job that Prefect knows, else the run with this id.
 
-    Raises `NotFound`, `Ambiguous`.
+    Includes removed jobs. Raises `NotFound`, `Ambiguous`.
     """
     try:
         job_id = (await store.find(session, ref, archived=True, owner=owner)).id
@@ -63,7 +63,7 @@ async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = No
 
 
 async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The one live run of this job; else the run with this id, ended or not.
+    """Return the one live run of this job, else the run with this id, ended or not.
 
     Raises `NotFound` (also for a job without a live run), `Ambiguous` for a job with several.
     """
@@ -81,7 +81,7 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
 
 
 async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100) -> Sequence[Run]:
-    """Runs that ended at ``instant`` (UTC) or later, oldest first."""
+    """Return runs that ended at ``instant`` (UTC) or later, oldest first."""
     ended = (
         _runs()
         .where(col(RunRow.finished_at) >= instant, col(RunRow.status).not_in(LIVE))
@@ -92,7 +92,7 @@ async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100
 
 
 async def live(session: AsyncSession) -> Sequence[RunRow]:
-    """Runs that are not ended, by due time."""
+    """Return runs that have not ended, by due time."""
     rows = select(RunRow).where(col(RunRow.status).in_(LIVE)).order_by(col(RunRow.due))
     return (await session.execute(rows)).scalars().all()
 

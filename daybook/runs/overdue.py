@@ -1,18 +1,18 @@
-"""Due times that passed and of which nothing has begun (requirement 59).
+"""Overdue due times: those that passed without a run having begun.
 
 ::
 
-    no row                                    nobody has offered it to the claim
-    its row waits                             and nothing of its own keeps it: no backoff, no time
-                                              that was given to it
-    its row says that nobody came in time     and nobody has come for a later one: `unattended`
+    no row                             nothing has claimed it
+    a waiting row                      and nothing of its own delays it: no backoff, no later time
+                                       that was set for it
+    ended because nothing claimed it   and nothing has claimed a later one: `unattended`
 
-The last is what the other two become: of a job that is due each minute the audit knows after a
-minute that it is too late. `find` looks at all that it is given, once; `look` is for who looks
-again and again, and costs next to nothing while nothing is late.
+The first two become the third: for a job that is due each minute, the audit knows after one minute
+that the due time is too late. `find` checks the given jobs once. `find_all` is for repeated polling
+and costs next to nothing while nothing is late.
 
-A run that waits its turn and asks for it again and again is late and not overdue: a limit that the
-operator has set keeps it, and nobody has to see to it.
+A run that waits for its turn and keeps claiming is late but not overdue: a limit that the operator
+set delays it, and nobody has to act.
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 from daybook.runs import audit, claim_requests, eligibility, slots
 
 LATE = lateness.ON_TIME + timedelta(seconds=30)
-"""So long after its due time it is told of: by then a run has begun, or the audit has judged."""
+"""How long after its due time it is reported: by then a run has begun, or the audit has judged it.
+"""
 LOOKED_AT = 200
-"""So many due times of a job are looked at, from its watermark on."""
+"""How many due times of a job are checked, from its watermark on."""
 MISSED_FOR = timedelta(minutes=10)
-"""So long after its due time what nobody came for counts, unless somebody came since."""
+"""How long after its due time an unclaimed one counts, unless a later one is claimed."""
 PROMPTLY = timedelta(minutes=15)
-"""What is judged later than that was due in a standstill, which is over."""
+"""A due time judged later than this was due during an outage, which is over."""
 FIRST_LOOK = 1
-"""So many of them are looked at first, as the first one mostly has no row."""
+"""How many due times are checked first: mostly the first one already has no row."""
 _AT_ONCE = 500
 
 
 @dataclass(frozen=True)
 class Overdue:
-    """A due time of a job; ``run`` is its row, None where it has none.
+    """A due time of a job; ``run`` is its row, None if it has none.
 
-    Of several that one row stands for it is the last.
+    If the row stands for several due times, it is the last of them.
     """
 
     stored: StoredJob
@@ -59,12 +60,14 @@ class Overdue:
 
     @property
     def occurrence(self) -> str:
-        """Which one it is, whether or not it has its row."""
+        """Return the occurrence's key, with or without a row."""
         return self.run.occurrence if self.run else claim_requests.due_key(self.stored.id, self.due)
 
     @property
     def overdue_since(self) -> datetime:
-        """From when on no limit of the operator's explains it; of what waits its turn, to come."""
+        """Return since when no limit of the operator explains it; for a run in a queue, in the
+        future.
+        """
         row = self.run
         if self.missed:
             return self.due
@@ -72,12 +75,12 @@ class Overdue:
 
     @property
     def missed(self) -> bool:
-        """Whether it was given up: nothing will begin any more."""
+        """Return whether it has ended: nothing will begin any more."""
         return self.run is not None and self.run.state in TERMINAL
 
     @property
     def why(self) -> str:
-        """What the ledger knows of what keeps it; empty where that is nothing."""
+        """Return what the ledger knows about the cause; empty if nothing."""
         if self.run is not None and self.run.waits_for in slots.TURNS:
             return f"it waits: {self.run.reason}"
         if self.missed:
@@ -87,15 +90,15 @@ class Overdue:
 
 @dataclass
 class Memory:
-    """What a watch keeps from look to look: of each job, the first due times that may concern it.
+    """What a poller keeps between calls: for each job the first due times that may concern it.
 
-    So a schedule is asked once for each due time, and not at each look.
+    So each schedule is expanded once for each due time, and not on each call.
     """
 
     known: dict[str, _Known] = field(default_factory=dict)
 
     def soon(self, now: datetime, within: timedelta) -> int:
-        """How many jobs are due, by their schedules, after the last look and ``within`` of it."""
+        """Return how many jobs are due, by their schedules, from ``now`` to ``within`` later."""
         coming = (each.coming for each in self.known.values())
         return sum(due is not None and now < due <= now + within for due in coming)
 
@@ -117,7 +120,7 @@ class _Known:
 async def look(
     session: AsyncSession, memory: Memory, now: datetime, missed_for: timedelta = MISSED_FOR
 ) -> list[Overdue]:
-    """What `find` finds of all jobs, live runs, and what was `unattended`."""
+    """Return what `find` returns for all jobs, their live runs, and those `unattended`."""
     starts = await _starts(session)
     known = {job_id: each for job_id, each in memory.known.items() if job_id in starts}
     fresh = {
@@ -140,7 +143,7 @@ async def look(
 
 
 async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
-    """Of each job that is on: its revision, and from when on a due time has no row yet."""
+    """Return for each enabled job its revision, and from when on a due time has no row yet."""
     newest = (
         select(JobRow.id, JobRow.revision, JobRow.audited_until, RevisionRow.effective_from)
         .join(
@@ -173,10 +176,10 @@ async def _others(session: AsyncSession, ids: set[str]) -> list[StoredJob]:
 async def unattended(
     session: AsyncSession, now: datetime, within: timedelta = MISSED_FOR
 ) -> Sequence[RunRow]:
-    """The newest ended row of each job for which nobody came, if it was due ``within`` so long ago.
+    """Return the newest ended run of each job that nothing claimed, if due at most ``within`` ago.
 
-    Not where anybody came for a later due time of the job, or runs it now; nor what was due in a
-    standstill, however much of it is judged when that is over.
+    Excludes jobs for which a later due time was claimed or a run is in progress, and due times
+    during an outage, however many of them are judged when it is over.
     """
     later = aliased(RunRow)
     of_job = select(later.id).where(col(later.job_id) == col(RunRow.job_id))
@@ -203,7 +206,7 @@ async def unattended(
 
 
 def _nobody(run: type[RunRow]) -> ColumnElement[bool]:
-    """That the audit has ended it because nobody came."""
+    """Return the condition that the audit ended the run because nothing claimed it."""
     missed = and_(
         col(run.status) == Status.MISSED, col(run.reason).startswith(audit.NOBODY, autoescape=True)
     )
@@ -227,12 +230,11 @@ async def find(
     now: datetime,
     firsts: Mapping[str, datetime | None] | None = None,
 ) -> list[Overdue]:
-    """What is overdue at ``now`` of these jobs, the earliest first.
+    """Return the overdue due times of these jobs at ``now``, earliest first.
 
-    ``rows`` are their live runs, and those that were `unattended`. ``firsts`` are first due times
-    of jobs after their watermarks that are known already.
-
-    Of each job one due time without a row at most: the first.
+    ``rows`` are the live runs of these jobs, and those `unattended`. ``firsts`` are first due times
+    after the watermark that the caller already knows, by job id. For each job, at most one due time
+    without a row is returned: the first.
     """
     by_id = {each.id: each for each in stored}
     found = [
@@ -250,10 +252,10 @@ async def _without_a_row(
     now: datetime,
     firsts: Mapping[str, datetime | None],
 ) -> list[Overdue]:
-    """Of each job its first due time that passed and has no row.
+    """Return for each job its first due time that passed and has no row.
 
-    Mostly that is the first one of all. So few are asked for at a time, and more only of those jobs
-    whose first ones have rows: to expand 200 due times of 1,000 jobs takes 40 seconds.
+    Mostly it is the very first one, so a few are read at a time, and more only for the jobs whose
+    first ones have rows: expanding 200 due times of 1,000 jobs takes 40 seconds.
     """
     found, many = [], FIRST_LOOK
     judged: dict[str, datetime] | None = None
@@ -289,7 +291,7 @@ async def _without_a_row(
 def _waits_too_long(row: RunRow, now: datetime) -> bool:
     if row.state is not Status.WAITING or row.attempts or row.trigger == slots.BACKFILL:
         return False
-    # Who waits for a turn asks again and again; what is waited for else, `until` says.
+    # A run that waits for its turn claims repeatedly; any other wait ends at `until`.
     since = row.due if row.waits_for in slots.TURNS else max(row.due, row.until or row.due)
     return since + LATE < now
 
@@ -303,7 +305,7 @@ def _passed(
 ) -> Iterator[datetime]:
     if not stored.job.enabled:
         return
-    # By an earlier revision something else may have been due; the audit knows.
+    # An earlier revision may have had other due times; the audit judges those.
     start = max(stored.row.audited_until, stored.revision.effective_from)
     for due in islice(_due_after(stored, start, now - LATE, firsts), LOOKED_AT):
         if not eligibility.put_off(stored, due):
@@ -313,7 +315,7 @@ def _passed(
 def _due_after(
     stored: StoredJob, start: datetime, end: datetime, firsts: Mapping[str, datetime | None]
 ) -> Iterator[datetime]:
-    """The due times in (start, end]; the schedule is not asked for the first one if it is known."""
+    """Yield the due times in (start, end]; a known first one saves expanding the schedule."""
     if stored.id in firsts:
         first = firsts[stored.id]
         if first is None or first > end:

@@ -1,19 +1,18 @@
-"""Retention: what of the past is let go, by age and by count (requirement 19).
+"""Retention: deletion of old runs, sessions, outbox rows and archived jobs, by age and by count.
 
 ::
 
-    a run of a job     older than the age, or beyond the newest so many of its job
-    a conversation     its messages on the same terms, two to a run, but for those that a model is
-                       given; one that is nobody's any more goes as a whole
-    the outbox         what has ended, with its run or by age; not the answer that the next one is
-                       compared with, nor what is pending: its run stays with it
-    an archived job    when nothing of it is left
+    a run of a job     older than the age, or beyond the newest N runs of its job
+    a session          its messages on the same terms, two for each run, except those that a model
+                       is given; a session that no job or run uses any more goes as a whole
+    the outbox         finished rows, with their run or by age; never the answer that the next one
+                       is compared with, nor a pending row: its run stays with it
+    an archived job    when nothing else of it is left
 
-Never what is not settled: live runs, runs of which Prefect has still to be told, due times after
-their job's watermark (the audit would judge them again), ids of requests that may come a second
-time, custom runs whose end in Prefect may be read again (without its row it would be begun anew),
-and runs that a live one retries. Each batch is a transaction of its own, so nobody waits
-long; who dies between two goes on later.
+Never deleted: live runs, unmirrored runs, due times after their job's watermark (the audit would
+judge them again), request ids that may be repeated, custom runs whose end in Prefect may be read
+again (without a row the run would begin anew), and runs that a live one retries. Each batch is a
+transaction of its own, so no other writer waits long, and after a crash the next call continues.
 """
 
 from __future__ import annotations
@@ -46,31 +45,33 @@ from daybook.ledger.tables import (
 from daybook.runs import ends_read, sessions
 
 BATCH = 500
-"""How many rows go in one transaction."""
+"""How many rows one transaction deletes."""
 REQUESTS = timedelta(days=7)
-"""How long the id of a request is kept at least: the same id again asks for no second run."""
+"""How long a request id is kept at least: the same id again requests no second run."""
 STARTED_THERE = timedelta(days=2)
-"""How long a run that was started in Prefect is kept after the ends there were read up to its own:
-one may be read again, and one that is mirrored late ends there late.
+"""How long a run that was started in Prefect is kept after the keeper has read the ends up to its
+own.
+
+Its end may be read again, and a run that is mirrored late ends late in Prefect.
 """
 
 
 @dataclass(frozen=True)
 class Keep:
-    """What is kept: ``age`` since a run ended, the newest ``runs`` of each job; None: all."""
+    """The limits: ``age`` since a run ended, the newest ``runs`` of each job; None keeps all."""
 
     age: timedelta | None
     runs: int | None
 
     @classmethod
     def of_settings(cls) -> Keep:
-        """Return what this home's settings keep."""
+        """Return the limits of this home's settings."""
         found = settings.load()
         age = timedelta(days=found.keep_days) if found.keep_days else None
         return cls(age, found.keep_runs or None)
 
     def since(self, now: datetime) -> datetime:
-        """What ended before this is let go."""
+        """Return the cutoff: anything that ended before it is deleted."""
         return datetime.min.replace(tzinfo=now.tzinfo) if self.age is None else now - self.age
 
 
@@ -78,7 +79,7 @@ class Keep:
 
 
 async def jobs_with_more(ledger: Ledger, keep: Keep) -> list[str | None]:
-    """The ids of the jobs of which runs may be let go; None stands for the runs without a job."""
+    """Return the ids of jobs that may have runs to delete; None stands for runs without a job."""
     old = func.min(RunRow.due) < keep.since(ledger.now())
     many = func.count() > keep.runs if keep.runs is not None else old
     grouped = select(RunRow.job_id).group_by(col(RunRow.job_id)).having(or_(old, many))
@@ -87,7 +88,7 @@ async def jobs_with_more(ledger: Ledger, keep: Keep) -> list[str | None]:
 
 
 async def runs_of(ledger: Ledger, job_id: str | None, keep: Keep) -> int:
-    """Let go of one batch of the job's runs, the oldest first; returns how many that were."""
+    """Delete one batch of the job's runs, oldest first; return how many runs that were."""
     async with ledger.write() as session:
         may_go = await _may_go(session, job_id, keep, ledger.now())
         oldest = select(RunRow.id).where(*may_go).order_by(col(RunRow.due)).limit(BATCH)
@@ -113,7 +114,7 @@ async def _may_go(
     again = aliased(RunRow)
     tried_again = exists().where(col(again.retry_of) == col(RunRow.id), col(again.status).in_(LIVE))
     fresh = col(RunRow.occurrence).startswith("request:") & (col(RunRow.queued_at) > now - REQUESTS)
-    # A direct call is no job's: its end is never read.
+    # A direct call has no job: its end is never read.
     there = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
     read_to = await ends_read.until(session)
     read_again = there & (
@@ -135,9 +136,9 @@ async def _may_go(
 
 
 async def told(ledger: Ledger, keep: Keep) -> int:
-    """Let go of one batch of what was told, the oldest first; returns how many that were.
+    """Delete one batch of finished outbox rows, oldest first; return how many that were.
 
-    What was told of a run goes with it; here goes what is older, or of no run.
+    Rows of a run are deleted with it; this function deletes older ones and those without a run.
     """
     old = (
         select(OutboxRow.id)
@@ -156,7 +157,7 @@ async def told(ledger: Ledger, keep: Keep) -> int:
     async with ledger.write() as session:
         gone = list((await session.execute(old)).scalars())
         await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(gone)))
-        # A destination that nothing is for any more is of no interest.
+        # Forget the failures of a destination that has no pending message.
         waits = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
         await session.execute(
             delete(LaneRow).where(col(LaneRow.since) < keep.since(ledger.now()), ~waits)
@@ -165,7 +166,10 @@ async def told(ledger: Ledger, keep: Keep) -> int:
 
 
 def _compared_with() -> ColumnElement[bool]:
-    """The last answer of a live job to a channel: `only_changed` compares the next one with it."""
+    """Return the condition for the last answer of a live job to a channel.
+
+    `only_changed` compares the next answer with it.
+    """
     later = aliased(OutboxRow)
     same = [
         col(getattr(later, name)) == col(getattr(OutboxRow, name))
@@ -189,7 +193,7 @@ def _compared_with() -> ColumnElement[bool]:
 
 
 def _nobodys(since: datetime) -> list[ColumnElement[bool]]:
-    """Of conversations that go as a whole: no live run has it, and none will go on with it."""
+    """Return the conditions for sessions that go as a whole: no run uses or will use them."""
     of_session = col(RunRow.session_id) == col(SessionRow.id)
     of_one_run = col(SessionRow.id).startswith(col(SessionRow.agent) + ":run:")
     removed = exists().where(
@@ -203,7 +207,7 @@ def _nobodys(since: datetime) -> list[ColumnElement[bool]]:
 
 
 async def conversations_with_more(ledger: Ledger, keep: Keep) -> list[str]:
-    """The ids of the conversations that may be too long, too old, or nobody's any more."""
+    """Return the ids of sessions that may be too long, too old, or no longer used."""
     since = keep.since(ledger.now())
     left = func.max(MessageRow.number) - func.min(MessageRow.number)
     grouped = select(MessageRow.session_id).group_by(col(MessageRow.session_id))
@@ -219,9 +223,9 @@ async def conversations_with_more(ledger: Ledger, keep: Keep) -> list[str]:
 
 
 async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
-    """Let go of one batch of a conversation, the oldest messages first; returns how many.
+    """Delete one batch of a session's messages, oldest first; return how many.
 
-    With its last message it goes itself, and counts as one.
+    After its last message the session itself is deleted, which counts as one.
     """
     since = keep.since(ledger.now())
     of_session = col(MessageRow.session_id) == session_id
@@ -246,7 +250,7 @@ async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
 async def _old_ones(
     session: AsyncSession, session_id: str, keep: Keep, since: datetime, last: int
 ) -> int:
-    """The number up to which messages may go; those that a model is given may not."""
+    """Return the number up to which messages may be deleted; a model is given the later ones."""
     old = select(func.max(MessageRow.number)).where(
         col(MessageRow.session_id) == session_id, col(MessageRow.at) < since
     )
@@ -260,9 +264,10 @@ async def _old_ones(
 
 
 async def archived(ledger: Ledger, keep: Keep) -> list[str]:
-    """Let go of the archived jobs, and their revisions, of which nothing else is left.
+    """Delete the archived jobs, with their revisions, of which nothing else is left; return their
+    names.
 
-    Returns their names; at most a batch of them.
+    At most one batch of them.
     """
     of_job = [col(each.job_id) == col(JobRow.id) for each in (RunRow, SessionRow, OutboxRow)]
     empty = (
@@ -286,7 +291,9 @@ async def archived(ledger: Ledger, keep: Keep) -> list[str]:
 
 
 async def off_since(session: AsyncSession, before: datetime) -> Sequence[StoredJob]:
-    """The live jobs that are off, and were neither switched nor edited since ``before``."""
+    """Return the live jobs that are disabled, and were neither switched nor edited since
+    ``before``.
+    """
     idle = (
         select(JobRow.id)
         .join(

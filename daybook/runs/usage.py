@@ -1,6 +1,6 @@
-"""What attempts took, added up. The keys are those of `daybook.agents.base.AgentReply.usage`.
+"""Sums of what attempts took. The keys are those of `daybook.agents.base.AgentReply.usage`.
 
-One is added here: `KNOWN`, where a sum of tokens is unknown and some of its parts are not.
+One key is added: `KNOWN_TOKENS`, if a sum of tokens is unknown and some of its parts are known.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from functools import reduce
 from typing import Any
 
 KNOWN = "known_tokens"
-"""Tokens that were told, in and out, where others were not: a budget counts them."""
+"""The sum of the reported tokens, in and out, if others were not reported: a budget counts them."""
 
 _TOKENS = ("input_tokens", "output_tokens")
 
 
 def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """The sum of these; None where nobody told anything.
+    """Return the sum of these; None if none reported anything.
 
-    A key that one of them leaves out is 0 there. What one of them says is not known, by None, is
-    not known of the sum: a price, say. What cannot be added is the last one's.
+    A missing key counts as 0. If one value is None (unknown, such as a price), the sum is None. Of
+    values that cannot be added, the last one is kept.
     """
     told = [dict(part) for part in parts if part is not None]
     if not told:
@@ -32,7 +32,7 @@ def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
 
 
 def tokens(usage: Mapping[str, Any] | None) -> int:
-    """What an answer, an attempt or a run took in all; what it did not tell counts as nothing."""
+    """Return the tokens that an answer, an attempt or a run took; unreported ones count as zero."""
     told = usage or {}
     return int(told.get(KNOWN) or sum(int(told.get(name) or 0) for name in _TOKENS))
 
