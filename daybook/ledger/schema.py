@@ -1,7 +1,7 @@
-"""Bringing a ledger's schema up to date, by itself and under a lock (requirement 60).
+"""Migration of a ledger's schema: automatic, and under the claim lock.
 
-Two processes that start at once both ask for the claim lock; the second finds the work done.
-Alembic is imported only when there is something to do.
+If two processes start at once, both ask for the lock; the second finds the schema up to date.
+Alembic is imported only if there is something to do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MIGRATING = threading.Lock()
 
 
 def head() -> str:
-    """The newest schema this program knows; two migrations written at once collide in this file."""
+    """Return the newest known schema; migrations written concurrently conflict in this file."""
     return (MIGRATIONS / "HEAD").read_text().split()[0]
 
 
@@ -90,7 +90,9 @@ async def bring_up_to_date(ledger: Ledger, in_use: InUse | None = None) -> str:
 
 
 async def why_another(session: AsyncSession, place: str, known: str) -> LedgerReplaced | None:
-    """The error to raise if the ledger of ``session`` is not the one with the id ``known``."""
+    """Return the error to raise if the ledger of ``session`` does not have the id ``known``; else
+    None.
+    """
     connection = await session.connection()
     found = await connection.run_sync(_id_if_any)
     if found == known:
@@ -100,7 +102,7 @@ async def why_another(session: AsyncSession, place: str, known: str) -> LedgerRe
 
 
 def _id_if_any(connection: Connection) -> str:
-    """The ledger's id; empty if there is none."""
+    """Return the ledger's id; empty if there is none."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return ""
     return str(connection.execute(_ID).scalar() or "")
@@ -108,10 +110,10 @@ def _id_if_any(connection: Connection) -> str:
 
 @asynccontextmanager
 async def _alone() -> AsyncIterator[None]:
-    """One migration at a time in this process: what Alembic works with is the process's.
+    """Run one migration at a time in this process: Alembic's state is global.
 
-    Of whichever event loop, so no loop's lock will do; and who is cancelled here must not be left
-    behind as its holder, so no thread may wait for it either.
+    Migrations may come from several event loops, so an asyncio lock does not suffice. A thread must
+    not wait for the lock either: a cancelled task would leave it held.
     """
     while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - it is no event of one loop
         await asyncio.sleep(LOOK_AGAIN)

@@ -126,8 +126,8 @@ async def append(
 ) -> None:
     """Append a run's prompt and answer, both in full, to its session.
 
-    Call it in the transaction that records the run's outcome, so that a crash loses neither or
-    both.
+    Call it in the transaction that records the run's outcome, so that a crash loses both or
+    none.
     """
     if row.session_id is None:
         return
