@@ -227,7 +227,7 @@ class _Connection(sqlite3.Connection):
     """
 
     def __init__(self, name: str, **options: Any) -> None:
-        if name and name != ":memory:":  # `mode=rw`: only `make_room` makes a ledger
+        if name and name != ":memory:":  # `mode=rw`: only `prepare_files` makes a ledger
             name = f"{Path(name).absolute().as_uri()}?mode=rw"
         super().__init__(name, **{**options, "uri": True})
 

@@ -197,8 +197,8 @@ def _words(held: int, most: int, kind: str, ahead: int) -> str:
 async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
     """Move the next run of ``ended``'s job from its overlap wait to the queue for a slot.
 
-    Called when ``ended`` has its outcome. So that run is among those that are woken, and a later
-    run of another job does not get the slot first.
+    Called when ``ended`` has its outcome; does nothing while another run of the job is held. So the
+    next run is among those that are woken, and a later run of another job does not get the slot.
     """
     if ended.job_id is None:
         return
