@@ -36,7 +36,7 @@ BUSY = timedelta(seconds=30)
 """How long a transaction waits for the lock, in this process and at the database together."""
 
 
-def _sound(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
+def _sanitize(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
     return statement, texts.of_statement(parameters)
 
 
@@ -55,7 +55,7 @@ class Ledger:
         self._database = database.of(address, busy)
         self._engine = self._database.engine
         event.listen(self._engine.sync_engine, "handle_error", self._translate)
-        event.listen(self._engine.sync_engine, "before_cursor_execute", _sound, retval=True)
+        event.listen(self._engine.sync_engine, "before_cursor_execute", _sanitize, retval=True)
         self.clock = clock or self._database.clock
         self.id = ""
         self._verified_at = 0.0
@@ -66,10 +66,10 @@ class Ledger:
         return self._database.place
 
     async def __aenter__(self) -> Ledger:
-        found = in_use.at(self.place)
-        self._database.make_room(found)
+        running = in_use.at(self.place)
+        self._database.make_room(running)
         try:
-            self.id = await schema.bring_up_to_date(self, found)
+            self.id = await schema.bring_up_to_date(self, running)
             self._verified_at = time.monotonic()
         except BaseException:
             await self.close()  # `__aexit__` is not called if entering fails
@@ -145,7 +145,7 @@ class Ledger:
     @asynccontextmanager
     async def _queued(self, busy: timedelta) -> AsyncIterator[timedelta]:
         """Wait in this process's queue of writers; yield what is left of ``busy``."""
-        came, queued = time.monotonic(), self._turn.locked()
+        started_at, queued = time.monotonic(), self._turn.locked()
         try:
             async with asyncio.timeout(busy.total_seconds()):
                 await self._turn.acquire()
@@ -153,7 +153,7 @@ class Ledger:
             why = "locked, and other writers of this process wait for it too"
             raise LedgerUnreachable(self.place, why) from error
         try:
-            waited = timedelta(seconds=time.monotonic() - came) if queued else timedelta(0)
+            waited = timedelta(seconds=time.monotonic() - started_at) if queued else timedelta(0)
             yield busy - waited
         finally:
             self._turn.release()

@@ -33,14 +33,14 @@ class InUse:
 def at(place: str) -> InUse | None:
     """Return the ledger that this home's `up` has opened at ``place``; None if there is none."""
     try:
-        told = (home.here().running() or {}).get("ledger")
-        found = InUse(**told) if told else None
+        recorded = (home.here().running() or {}).get("ledger")
+        ledger = InUse(**recorded) if recorded else None
     except (OSError, TypeError):  # not readable, or written by another version
         return None
-    return found if found is not None and _real(found.place) == _real(place) else None
+    return ledger if ledger is not None and _real(ledger.place) == _real(place) else None
 
 
 def _real(place: str) -> str:
     """Return the place with its path, if it has one, free of symbolic links."""
-    scheme, colons, path = place.partition(":///")
-    return f"{scheme}{colons}{os.path.realpath(path)}" if colons and path else place
+    scheme, separator, path = place.partition(":///")
+    return f"{scheme}{separator}{os.path.realpath(path)}" if separator and path else place

@@ -73,7 +73,7 @@ _UNREACHABLE = ("08", "28", "53", "57P", "58", "XX")
 """Classes of SQLSTATE: connection, authorisation, resources (connections, disk), operator
 intervention, system errors and internal errors.
 """
-_UNREACHABLE_TOO = {
+_UNREACHABLE_STATES = {
     "25006": "it is read only",
     "25P03": "this process stood still in a transaction",
     "3D000": "",  # no such database
@@ -133,24 +133,28 @@ class Postgresql:
         return AsyncSession(self.engine, expire_on_commit=False)
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        given = {"wait": _milliseconds(left), "still": _milliseconds(STANDS_STILL)}
-        await self._begin(session, _LOCK, given)
+        parameters = {"wait": _milliseconds(left), "still": _milliseconds(STANDS_STILL)}
+        await self._begin(session, _LOCK, parameters)
 
-    async def _begin(self, session: AsyncSession, first: TextClause, given: dict[str, str]) -> None:
+    async def _begin(
+        self, session: AsyncSession, first: TextClause, parameters: dict[str, str]
+    ) -> None:
         """Send the first statement; retry over a new connection if the old one was cut."""
         try:
-            await self._ask(session, first, given)
+            await self._execute_first(session, first, parameters)
         except LedgerUnreachable as error:
             if not _is_cut(error.__cause__):
                 raise
             await session.rollback()
-            await self._ask(session, first, given)
+            await self._execute_first(session, first, parameters)
 
-    async def _ask(self, session: AsyncSession, first: TextClause, given: dict[str, str]) -> None:
+    async def _execute_first(
+        self, session: AsyncSession, first: TextClause, parameters: dict[str, str]
+    ) -> None:
         await session.connection()  # connect before the measurement: connecting takes time
-        asked = time.monotonic()
-        moment, number = (await session.execute(first, given)).one()
-        self.clock.told(moment, asked, time.monotonic())
+        asked_at = time.monotonic()
+        moment, number = (await session.execute(first, parameters)).one()
+        self.clock.told(moment, asked_at, time.monotonic())
         session.info[_NUMBER] = number
 
     async def commit(self, session: AsyncSession) -> None:
@@ -181,15 +185,15 @@ class Postgresql:
         """Do nothing: no file is left behind."""
 
     def why_unreachable(self, error: BaseException) -> str | None:
-        found = _cause(error)
-        if isinstance(found, TimeoutError):
+        cause = _cause(error)
+        if isinstance(cause, TimeoutError):
             return "no answer in time"
-        if _is_cut(found):
-            return f"the connection was lost: {found}"
-        state = str(getattr(found, "sqlstate", None) or "")
-        if state in _UNREACHABLE_TOO:
-            return _UNREACHABLE_TOO[state] or str(found)
-        return str(found) if state.startswith(_UNREACHABLE) else None
+        if _is_cut(cause):
+            return f"the connection was lost: {cause}"
+        state = str(getattr(cause, "sqlstate", None) or "")
+        if state in _UNREACHABLE_STATES:
+            return _UNREACHABLE_STATES[state] or str(cause)
+        return str(cause) if state.startswith(_UNREACHABLE) else None
 
     def skew(self) -> timedelta:
         return self.clock.skew()
@@ -217,10 +221,10 @@ def _cause(error: BaseException | None) -> BaseException | None:
 
 def _is_cut(error: BaseException | None) -> bool:
     """Return whether the connection was lost, and with it what was not committed."""
-    found = _cause(error)
-    if isinstance(found, asyncpg.InterfaceError):
-        return "closed" in str(found)
-    return isinstance(found, _CUT) and not isinstance(found, TimeoutError)
+    cause = _cause(error)
+    if isinstance(cause, asyncpg.InterfaceError):
+        return "closed" in str(cause)
+    return isinstance(cause, _CUT) and not isinstance(cause, TimeoutError)
 
 
 def _milliseconds(time_: timedelta) -> str:

@@ -26,7 +26,7 @@ def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
     `scheduled_to`; `scheduled_to` is None for any other run.
     """
     ended = row.finished_at or None
-    lasted = (ended - row.started_at).total_seconds() if ended and row.started_at else None
+    duration = (ended - row.started_at).total_seconds() if ended and row.started_at else None
     return {
         "id": row.id,
         "job": job.name if job else None,
@@ -47,7 +47,7 @@ def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
         "queued_at": utc(row.queued_at),
         "started_at": utc(row.started_at),
         "finished_at": utc(row.finished_at),
-        "duration_seconds": lasted,
+        "duration_seconds": duration,
         "attempts": row.attempts,
         "output": row.output,
         "result": row.result,

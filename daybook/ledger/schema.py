@@ -41,8 +41,8 @@ def head() -> str:
 def _current(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-    return None if found is None else str(found)
+    version = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    return None if version is None else str(version)
 
 
 def _ledger_id(connection: Connection) -> str:
@@ -54,19 +54,19 @@ def _upgrade(connection: Connection) -> str:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    found = _current(connection)
-    if found != head():
+    version = _current(connection)
+    if version != head():
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if found is not None and found not in known:
-            raise LedgerNewer(found, head())
+        if version is not None and version not in known:
+            raise LedgerNewer(version, head())
         command.upgrade(config, "head")
-    fresh = {"id": new_id()[:12]}
+    parameters = {"id": new_id()[:12]}
     connection.execute(
         text("INSERT INTO facts (key, value) VALUES ('id', :id) ON CONFLICT (key) DO NOTHING"),
-        fresh,
+        parameters,
     )
     return _ledger_id(connection)
 
@@ -84,7 +84,7 @@ async def bring_up_to_date(ledger: Ledger, in_use: InUse | None = None) -> str:
         connection = await session.connection()
         if await connection.run_sync(_current) == head():
             return await connection.run_sync(_ledger_id)
-    async with _alone(), ledger.write() as session:
+    async with _exclusive(), ledger.write() as session:
         connection = await session.connection()
         return await connection.run_sync(_upgrade)
 
@@ -97,8 +97,8 @@ async def why_another(session: AsyncSession, place: str, known: str) -> LedgerRe
     found = await connection.run_sync(_id_if_any)
     if found == known:
         return None
-    told = database.another_ledger(known, found) if found else database.EMPTIED
-    return LedgerReplaced(place, *told)
+    cause = database.another_ledger(known, found) if found else database.EMPTIED
+    return LedgerReplaced(place, *cause)
 
 
 def _id_if_any(connection: Connection) -> str:
@@ -109,7 +109,7 @@ def _id_if_any(connection: Connection) -> str:
 
 
 @asynccontextmanager
-async def _alone() -> AsyncIterator[None]:
+async def _exclusive() -> AsyncIterator[None]:
     """Run one migration at a time in this process: Alembic's state is global.
 
     Migrations may come from several event loops, so an asyncio lock does not suffice. A thread must

@@ -128,10 +128,10 @@ class Sqlite:
     def replaced(self) -> LedgerReplaced | None:
         if not self._inode:
             return None
-        found = self._inodes()[0]
-        if not found:
+        inode = self._inodes()[0]
+        if not inode:
             return LedgerReplaced(self.place, *database.GONE)
-        return None if found == self._inode else LedgerReplaced(self.place, *database.ANOTHER)
+        return None if inode == self._inode else LedgerReplaced(self.place, *database.ANOTHER)
 
     def _compare(self, opened: tuple[int, ...] | None) -> None:
         """Raise `LedgerReplaced` if one of the ``opened`` files is no longer at its place.
@@ -156,8 +156,13 @@ class Sqlite:
 
         SQLite leaves it where it is, and would read it into any file put in its place.
         """
-        found = self._inodes()
-        if self._path is None or not self._wal or found[0] == self._inode or found[1] != self._wal:
+        inodes = self._inodes()
+        if (
+            self._path is None
+            or not self._wal
+            or inodes[0] == self._inode
+            or inodes[1] != self._wal
+        ):
             return
         aside = self._aside(self._stamp)
         with suppress(OSError):
@@ -185,10 +190,10 @@ class Sqlite:
     def _stamp_now(self) -> str:
         """Return what distinguishes the file at the ledger's place; empty if there is none."""
         try:
-            found = os.stat(f"{self._path}")
+            status = os.stat(f"{self._path}")
         except OSError:
             return ""
-        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+        return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
     def _inodes(self) -> tuple[int, ...]:
         """Return the inodes of the ledger's files, 0 for a missing one."""
@@ -242,7 +247,7 @@ def _prepare(connection: Any, busy: timedelta) -> None:
     # Disable the driver's own transaction handling: `_begin` begins transactions.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute(_waiting(busy))
+    cursor.execute(_busy_timeout(busy))
     _to_wal(cursor, busy)
     cursor.execute("PRAGMA synchronous = FULL")  # an outcome survives a power cut
     cursor.execute("PRAGMA foreign_keys = ON")
@@ -276,13 +281,13 @@ def _begin(connection: Connection, busy: timedelta) -> None:
         return
     left = options.get("left", busy)
     if left < busy:
-        connection.exec_driver_sql(_waiting(left))
+        connection.exec_driver_sql(_busy_timeout(left))
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     finally:
         if left < busy:
-            connection.exec_driver_sql(_waiting(busy))
+            connection.exec_driver_sql(_busy_timeout(busy))
 
 
-def _waiting(busy: timedelta) -> str:
+def _busy_timeout(busy: timedelta) -> str:
     return f"PRAGMA busy_timeout = {max(0, busy // timedelta(milliseconds=1))}"

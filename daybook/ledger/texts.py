@@ -40,7 +40,11 @@ def sound(value: Any) -> Any:
 def of_statement(parameters: Any) -> Any:
     """Return a statement's parameters, as the driver gets them, with sanitized texts."""
     if isinstance(parameters, tuple | list):
-        return parameters if _all_sound(parameters) else type(parameters)(map(_one, parameters))
+        return (
+            parameters
+            if _all_sound(parameters)
+            else type(parameters)(map(_sanitize_parameter, parameters))
+        )
     return parameters
 
 
@@ -54,7 +58,7 @@ def _all_sound(parameters: Iterable[Any]) -> bool:
     return True
 
 
-def _one(parameter: Any) -> Any:
+def _sanitize_parameter(parameter: Any) -> Any:
     if isinstance(parameter, str):
         return _UNKEPT.sub("\ufffd", parameter)
     return of_statement(parameter)

@@ -36,11 +36,11 @@ async def add(
     now: datetime,
 ) -> TokenRow:
     """Store a token's digest; without a ``name`` it gets its owner's. Raises `InvalidInput`."""
-    taken = set((await session.execute(select(TokenRow.name))).scalars())
-    if name in taken:
+    names = set((await session.execute(select(TokenRow.name))).scalars())
+    if name in names:
         raise InvalidInput("name", f'"{name}" is taken', "give another, or remove that token")
     row = TokenRow(
-        name=name or free_name(owner, taken),
+        name=name or free_name(owner, names),
         owner=owner,
         user_id=user_id,
         digest=digest(token),
@@ -58,23 +58,23 @@ async def every(session: AsyncSession) -> list[TokenRow]:
 
 async def of(session: AsyncSession, token: str) -> TokenRow | None:
     """Return the row of the token that a bearer presents; None if there is none."""
-    wanted = select(TokenRow).where(col(TokenRow.digest) == digest(token))
-    found: TokenRow | None = (await session.execute(wanted)).scalar_one_or_none()
-    return found
+    query = select(TokenRow).where(col(TokenRow.digest) == digest(token))
+    row: TokenRow | None = (await session.execute(query)).scalar_one_or_none()
+    return row
 
 
 async def remove(session: AsyncSession, ref: str) -> TokenRow:
     """Remove a token, by name or unique prefix of its id; raises `NotFound`, `Ambiguous`."""
     rows = await every(session)
-    fits = [row for row in rows if row.name == ref] or [
+    matches = [row for row in rows if row.name == ref] or [
         row for row in rows if ref and row.id.startswith(ref)
     ]
-    if not fits:
+    if not matches:
         raise NotFound("token", ref)
-    if len(fits) > 1:
-        raise Ambiguous("token", ref, [f"{row.id[:12]} ({row.name})" for row in fits])
-    await session.delete(fits[0])
-    return fits[0]
+    if len(matches) > 1:
+        raise Ambiguous("token", ref, [f"{row.id[:12]} ({row.name})" for row in matches])
+    await session.delete(matches[0])
+    return matches[0]
 
 
 def to_note(row: TokenRow, now: datetime) -> bool:

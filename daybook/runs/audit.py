@@ -126,21 +126,21 @@ async def advance(ledger: Ledger, job_id: str, up_to: datetime, most: int = MOST
         chunk = list(islice(times, most))
         more = len(chunk) == most and next(times, None) is not None
         until = chunk[-1].due if more else up_to
-        work = _Audit(session, now, revisions[-1], row.audited_until)
+        audit = _Audit(session, now, revisions[-1], row.audited_until)
         if chunk:
-            await work.do(chunk)
+            await audit.run(chunk)
         row.audited_until = until
         session.add(row)
         newest = revisions[-1].job
-        to_come = newest.enabled and row.archived_at is None
+        continues = newest.enabled and row.archived_at is None
         return Audited(
             until,
             revisions[-1].revision.number,
-            work.counts[Status.MISSED],
-            work.counts[Status.WAITING],
-            work.counts[Status.SKIPPED],
+            audit.counts[Status.MISSED],
+            audit.counts[Status.WAITING],
+            audit.counts[Status.SKIPPED],
             more,
-            upcoming.next_due(newest.schedule, newest.policy, until) if to_come else None,
+            upcoming.next_due(newest.schedule, newest.policy, until) if continues else None,
         )
 
 
@@ -194,35 +194,35 @@ class _Audit:
     counts: dict[Status, int] = field(
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
-    _open: _Range | None = None
+    _open_range: _Range | None = None
     _templates: dict[int, dict[str, Any]] = field(default_factory=dict)
-    _fresh: list[dict[str, Any]] = field(default_factory=list)
+    _new_rows: list[dict[str, Any]] = field(default_factory=list)
 
-    async def do(self, chunk: Sequence[_Due]) -> None:
-        there = await self._rows(chunk[-1].due)
+    async def run(self, chunk: Sequence[_Due]) -> None:
+        existing = await self._rows(chunk[-1].due)
         # A claim may have extended a range beyond the watermark.
         judged = await missed_ranges.covering(self.session, self.newest.id, chunk[0].due)
-        spent = await eligibility.spent(self.session, self.newest, self.now)
+        max_runs_reason = await eligibility.spent(self.session, self.newest, self.now)
         for each in chunk:
-            row = there.get(each.due)
+            row = existing.get(each.due)
             if row is not None and row.waits_for != corrections.DUE:
                 judged = row
-                await self._close()
+                await self._close_range()
                 continue
             if row is None and judged is not None and each.due <= (judged.due_to or judged.due):
                 continue
-            status, reason, late = self._judged(each, spent)
+            status, reason, late = self._judge(each, max_runs_reason)
             if status is Status.WAITING:
-                await self._close()
-                await self._wait(each, row, reason, late)
+                await self._close_range()
+                await self._add_waiting(each, row, reason, late)
             elif row is not None:
-                await self._close()
+                await self._close_range()
                 rows.act_with(row, each.stored)
                 await self._write(row, status, reason)
             else:
-                await self._gather(each, status, reason)
+                await self._add_to_range(each, status, reason)
             self.counts[status] += 1
-        await self._close()
+        await self._close_range()
         await self._insert()
 
     async def _rows(self, up_to: datetime) -> dict[datetime, RunRow]:
@@ -234,50 +234,58 @@ class _Audit:
         )
         return {row.due: row for row in (await self.session.execute(of_job)).scalars()}
 
-    def _judged(self, each: _Due, spent: str) -> tuple[Status, str, bool]:
+    def _judge(self, each: _Due, max_runs_reason: str) -> tuple[Status, str, bool]:
         """Return the status, the reason, and whether the due time is caught up on late."""
         if (
             why := eligibility.off(self.newest)
             or eligibility.put_off(self.newest, each.due)
-            or spent
+            or max_runs_reason
         ):
             return Status.SKIPPED, why, False
         job = each.stored.job
-        later = upcoming.offset(self.newest.id, job.policy.stagger)
+        stagger = upcoming.offset(self.newest.id, job.policy.stagger)
         late = lateness.judge(
-            job.schedule, each.due, self.now - later, job.policy, Following(each.following)
+            job.schedule, each.due, self.now - stagger, job.policy, Following(each.following)
         )
         if late.runs:
             return Status.WAITING, late.reason or NOBODY, late.verdict == "run"
         return Status.MISSED, f"{NOBODY}, and {late.why}", False
 
-    async def _gather(self, each: _Due, status: Status, reason: str) -> None:
-        run = self._open
+    async def _add_to_range(self, each: _Due, status: Status, reason: str) -> None:
+        open_range = self._open_range
         missed = status is Status.MISSED
-        same = run is not None and run.stored is each.stored and run.status is status
-        if run is not None and same and (missed or run.reason == reason):
-            run.last, run.count, run.reason = each.due, run.count + 1, reason
+        same = (
+            open_range is not None
+            and open_range.stored is each.stored
+            and open_range.status is status
+        )
+        if open_range is not None and same and (missed or open_range.reason == reason):
+            open_range.last, open_range.count, open_range.reason = (
+                each.due,
+                open_range.count + 1,
+                reason,
+            )
         else:
-            await self._close()
-            self._open = _Range(each.stored, status, reason, each.due, each.due)
+            await self._close_range()
+            self._open_range = _Range(each.stored, status, reason, each.due, each.due)
 
-    async def _close(self) -> None:
+    async def _close_range(self) -> None:
         """Write the open range, or extend the row of the adjacent due times before it."""
-        run, self._open = self._open, None
-        if run is None:
+        closed, self._open_range = self._open_range, None
+        if closed is None:
             return
         last = await missed_ranges.before(
-            self.session, run.stored, run.first, run.status, run.reason
+            self.session, closed.stored, closed.first, closed.status, closed.reason
         )
         if last is not None:
             await outcomes.extend(
-                self.session, last, run.last, self.now, count=run.count, reason=run.reason
+                self.session, last, closed.last, self.now, count=closed.count, reason=closed.reason
             )
             return
-        row = self._row(run.stored, run.first)
-        if run.count > 1:
-            row.due_to, row.count = run.last, run.count
-        await self._write(row, run.status, run.reason)
+        row = self._row(closed.stored, closed.first)
+        if closed.count > 1:
+            row.due_to, row.count = closed.last, closed.count
+        await self._write(row, closed.status, closed.reason)
 
     async def _write(self, row: RunRow, status: Status, reason: str) -> None:
         """Write the outcome; the state mirror will make a Prefect run for a row that has none."""
@@ -286,12 +294,12 @@ class _Audit:
             row.unmirrored = True
             self.session.add(row)
 
-    async def _wait(self, each: _Due, row: RunRow | None, reason: str, late: bool) -> None:
+    async def _add_waiting(self, each: _Due, row: RunRow | None, reason: str, late: bool) -> None:
         policy = each.stored.job.policy
         if late and policy.catch_up == "latest":
             await self._supersede(each.due)
         begins = max(self.now, each.due + upcoming.offset(self.newest.id, policy.stagger))
-        says: dict[str, Any] = {
+        columns: dict[str, Any] = {
             "until": begins,
             "queued_at": begins,
             "reason": reason,
@@ -301,19 +309,19 @@ class _Audit:
         }
         if row is not None:
             rows.act_with(row, each.stored)
-            row.sqlmodel_update(says)
+            row.sqlmodel_update(columns)
             self.session.add(row)
             return
         states.check(each.stored.id, None, Status.WAITING)
-        says |= {"id": new_id(), "status": Status.WAITING.value}
-        says |= {"occurrence": claim_requests.due_key(each.stored.id, each.due), "due": each.due}
-        self._fresh.append(self._template(each.stored) | says)
+        columns |= {"id": new_id(), "status": Status.WAITING.value}
+        columns |= {"occurrence": claim_requests.due_key(each.stored.id, each.due), "due": each.due}
+        self._new_rows.append(self._template(each.stored) | columns)
 
     async def _insert(self) -> None:
         """Insert the waiting rows: thousands if a job catches up on a whole day."""
-        fresh, self._fresh = self._fresh, []
-        if fresh:
-            await self.session.execute(insert(RunRow), fresh)
+        new_rows, self._new_rows = self._new_rows, []
+        if new_rows:
+            await self.session.execute(insert(RunRow), new_rows)
 
     async def _supersede(self, due: datetime) -> None:
         await self._insert()

@@ -34,15 +34,15 @@ async def known(
     """
     by_key = {claim_requests.due_key(job_id, each): each for each in instants}
     by_key |= {_key(job_id, each): each for each in instants}
-    found: dict[datetime, list[Status]] = {}
+    statuses: dict[datetime, list[Status]] = {}
     keys = list(by_key)
     for start in range(0, len(keys), _PAGE):
         page = select(RunRow.occurrence, RunRow.status).where(
             col(RunRow.occurrence).in_(keys[start : start + _PAGE])
         )
         for key, status in (await session.execute(page)).all():
-            found.setdefault(by_key[key], []).append(Status(status))
-    return {each: min(states, key=_rank) for each, states in found.items()}
+            statuses.setdefault(by_key[key], []).append(Status(status))
+    return {each: min(states, key=_rank) for each, states in statuses.items()}
 
 
 def _rank(status: Status) -> int:
@@ -55,13 +55,13 @@ async def ask(ledger: Ledger, stored: StoredJob, instants: Sequence[datetime]) -
     Returns how many were added, in one transaction.
     """
     async with ledger.write() as session:
-        before = await known(session, stored.id, instants)
-        asked = [each for each in instants if is_wanted(before.get(each))]
-        keys = {_key(stored.id, each): each for each in asked}
-        there = select(RunRow.occurrence).where(
+        statuses = await known(session, stored.id, instants)
+        needed = [each for each in instants if is_wanted(statuses.get(each))]
+        keys = {_key(stored.id, each): each for each in needed}
+        existing = select(RunRow.occurrence).where(
             col(RunRow.job_id) == stored.id, col(RunRow.trigger) == BACKFILL
         )
-        for key in (await session.execute(there)).scalars():
+        for key in (await session.execute(existing)).scalars():
             keys.pop(key, None)
         now = ledger.now()
         for key, instant in keys.items():

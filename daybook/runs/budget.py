@@ -66,15 +66,17 @@ async def of(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, rules: Rules, now: datetime
 ) -> Budget:
     """Return what ``row`` may take from now on. Makes no query if there is no limit."""
-    limited = rules.for_owner(stored.row.owner) if stored is not None else None
-    told = row.parameters.get("policy")
-    mine = isinstance(told, Mapping) and any(told.get(name) for name in FIELDS)
-    if not mine and limited is None:
+    owner_limits = rules.for_owner(stored.row.owner) if stored is not None else None
+    stored_policy = row.parameters.get("policy")
+    has_own_limit = isinstance(stored_policy, Mapping) and any(
+        stored_policy.get(name) for name in FIELDS
+    )
+    if not has_own_limit and owner_limits is None:
         return Budget()
     policy = policies.of_run(row.parameters)
     if row.kind not in TALKING and not policy.check.prompt:
         return Budget()  # it asks no agent
-    per_run = _least(policy.tokens_per_run, limited.tokens_per_run if limited else 0)
+    per_run = _least(policy.tokens_per_run, owner_limits.tokens_per_run if owner_limits else 0)
     left = None
     if per_run:
         used = usage.tokens(row.usage)
@@ -86,11 +88,11 @@ async def of(
         of_job = col(RunRow.job_id) == stored.id
         tz = zone(stored.job.schedule.timezone)
         days.append(_day(policy.tokens_per_day, tz, of_job, "", now))
-    if stored is not None and limited is not None and limited.tokens_per_day:
-        theirs = select(JobRow.id).where(col(JobRow.owner) == stored.row.owner)
-        of_owner = col(RunRow.job_id).in_(theirs)
+    if stored is not None and owner_limits is not None and owner_limits.tokens_per_day:
+        owner_jobs = select(JobRow.id).where(col(JobRow.owner) == stored.row.owner)
+        of_owner = col(RunRow.job_id).in_(owner_jobs)
         tz = ZoneInfo(rules.timezone)
-        days.append(_day(limited.tokens_per_day, tz, of_owner, f" of {stored.row.owner}", now))
+        days.append(_day(owner_limits.tokens_per_day, tz, of_owner, f" of {stored.row.owner}", now))
     for day in days:
         used = await _used(session, day)
         if used >= day.most:
@@ -128,16 +130,16 @@ async def _used(session: AsyncSession, day: _Day) -> int:
         .join(RunRow, col(RunRow.id) == col(AttemptRow.run_id))
         .where(day.whose, col(AttemptRow.started_at) >= day.begin)
     )
-    gates = select(RunRow.usage).where(
+    checks = select(RunRow.usage).where(
         day.whose, col(RunRow.attempts) == 0, col(RunRow.finished_at) >= day.begin
     )
     taken = sum(
         granted or 0
-        if day.of and told is None and status == Status.CANCELLED
-        else usage.tokens(told)
-        for told, status, granted in (await session.execute(attempts)).tuples()
+        if day.of and reported is None and status == Status.CANCELLED
+        else usage.tokens(reported)
+        for reported, status, granted in (await session.execute(attempts)).tuples()
     )
-    return taken + sum(map(usage.tokens, (await session.execute(gates)).scalars()))
+    return taken + sum(map(usage.tokens, (await session.execute(checks)).scalars()))
 
 
 async def _granted(session: AsyncSession, day: _Day, row: RunRow) -> int:

@@ -30,15 +30,15 @@ SWITCHED_OFF = "user jobs are switched off"
 _BY_CLOCK = ("schedule", "catch_up")
 """The triggers of runs that nobody requested by hand."""
 
-_NEVER_WAS = (Status.SKIPPED, Status.MISSED)
+_NOT_RUN = (Status.SKIPPED, Status.MISSED)
 
 
 def switched_off(row: RunRow, stored: StoredJob, rules: Rules) -> str:
     """Return why the job of a person or an agent does not fire; empty if it does."""
     if rules.user_jobs or row.attempts or row.trigger not in _BY_CLOCK:
         return ""
-    ours = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
-    return "" if ours else SWITCHED_OFF
+    is_exempt = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
+    return "" if is_exempt else SWITCHED_OFF
 
 
 def why_not(row: RunRow, stored: StoredJob, offer: Offer, now: datetime) -> str:
@@ -47,12 +47,12 @@ def why_not(row: RunRow, stored: StoredJob, offer: Offer, now: datetime) -> str:
     Nothing that an agent wrote into Prefect raises here: if it cannot be checked, it is refused.
     """
     owner = stored.row.owner
-    limited = offer.rules.for_owner(owner)
-    if limited is None:
+    owner_limits = offer.rules.for_owner(owner)
+    if owner_limits is None:
         return ""
     try:
         job = stored.job.with_parameters(row.parameters)
-        limits.check(job, owner, limited, now)
+        limits.check(job, owner, owner_limits, now)
     except InvalidInput as error:
         return f"limits: {error}"
     except (ValueError, OverflowError):  # its message may contain the unreadable value
@@ -67,11 +67,11 @@ async def too_soon(
 
     Only a new run is checked, before it may wait for its turn: waiting would bypass the limit.
     """
-    limited = offer.rules.for_owner(stored.row.owner)
-    if limited is None or row.status or _is_regular(row):
+    owner_limits = offer.rules.for_owner(stored.row.owner)
+    if owner_limits is None or row.status or _is_regular(row):
         return ""
     try:
-        await _check_pace(session, row, limited.min_interval, now)
+        await _check_pace(session, row, owner_limits.min_interval, now)
     except InvalidInput as error:
         return f"limits: {error}"
     return ""
@@ -80,8 +80,8 @@ async def too_soon(
 def tell(row: RunRow, stored: StoredJob, why: str) -> None:
     """Log that a run was refused."""
     owner, name = stored.row.owner, stored.row.name
-    about = {"action": "limit_refused", "owner": owner, "job": name, "run": row.id}
-    log.warning('%s, job "%s", run %s: %s', owner, name, row.id, one_line(why), extra=about)
+    fields = {"action": "limit_refused", "owner": owner, "job": name, "run": row.id}
+    log.warning('%s, job "%s", run %s: %s', owner, name, row.id, one_line(why), extra=fields)
 
 
 def _is_regular(row: RunRow) -> bool:
@@ -91,26 +91,28 @@ def _is_regular(row: RunRow) -> bool:
     return row.job_id is not None and row.occurrence == claim_requests.due_key(row.job_id, row.due)
 
 
-async def _check_pace(session: AsyncSession, row: RunRow, least: timedelta, now: datetime) -> None:
+async def _check_pace(
+    session: AsyncSession, row: RunRow, min_interval: timedelta, now: datetime
+) -> None:
     """Raise `InvalidInput` if another run came within the minimum interval.
 
     Applies to runs that Prefect created: by hand, or by a schedule of its own. Runs requested from
     Daybook have their row before the claim and are not checked.
     """
-    since = now - least
-    before = (
+    since = now - min_interval
+    recent = (
         select(RunRow.queued_at)
         .where(
             col(RunRow.job_id) == row.job_id,
             col(RunRow.id) != row.id,
-            col(RunRow.status).not_in(_NEVER_WAS),
+            col(RunRow.status).not_in(_NOT_RUN),
             or_(col(RunRow.queued_at) > since, col(RunRow.started_at) > since),
         )
         .limit(1)
     )
-    if (await session.execute(before)).first() is not None:
+    if (await session.execute(recent)).first() is not None:
         raise InvalidInput(
             "schedule",
-            f"another run came less than {durations.to_text(least)} before",
+            f"another run came less than {durations.to_text(min_interval)} before",
             "`daybook run` asks for one at once",
         )

@@ -94,8 +94,8 @@ async def too_late(claim: Decision) -> Answer | None:
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    later = upcoming.offset(stored.id, stored.job.policy.stagger)
-    late = lateness.judge(stored.job.schedule, row.due, claim.now - later, stored.job.policy)
+    stagger = upcoming.offset(stored.id, stored.job.policy.stagger)
+    late = lateness.judge(stored.job.schedule, row.due, claim.now - stagger, stored.job.policy)
     if not late.runs:
         return await claim.miss(stored, late)
     if late.verdict == "run":
@@ -108,11 +108,11 @@ async def staggered(claim: Decision) -> Answer | None:
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    later = upcoming.offset(stored.id, stored.job.policy.stagger)
-    if row.due + later <= claim.now:
+    stagger = upcoming.offset(stored.id, stored.job.policy.stagger)
+    if row.due + stagger <= claim.now:
         return None
-    row.queued_at = row.due + later  # nothing else delays it before
-    return claim.wait(row.queued_at, f"staggered by {durations.to_text(later)}")
+    row.queued_at = row.due + stagger  # nothing else delays it before
+    return claim.wait(row.queued_at, f"staggered by {durations.to_text(stagger)}")
 
 
 def _undecided(claim: Decision) -> bool:
@@ -171,16 +171,16 @@ async def overlapping(claim: Decision) -> Answer | None:
     if claim.stored is None:
         return None
     job, holder = claim.stored.id, claim.offer.holder
-    behind = await overlap.behind(claim.session, claim.row, job, claim.now, holder)
-    if behind is None:
+    decision = await overlap.behind(claim.session, claim.row, job, claim.now, holder)
+    if decision is None:
         return None
-    if behind.skipped:
-        return await claim.end(Status.SKIPPED, behind.why)
-    if behind.known_at is not None:
-        return claim.wait(behind.known_at, behind.why, waits_for=slots.HOLDER)
+    if decision.skipped:
+        return await claim.end(Status.SKIPPED, decision.why)
+    if decision.known_at is not None:
+        return claim.wait(decision.known_at, decision.why, waits_for=slots.HOLDER)
     until = claim.now + overlap.LOOK_AGAIN
-    waiting = claim.wait(until, behind.why, waits_for=slots.OVERLAP)
-    return replace(waiting, cancel=behind.cancel)
+    waiting = claim.wait(until, decision.why, waits_for=slots.OVERLAP)
+    return replace(waiting, cancel=decision.cancel)
 
 
 async def owner_limits(claim: Decision) -> Answer | None:
@@ -194,12 +194,12 @@ async def owner_limits(claim: Decision) -> Answer | None:
 async def token_budget(claim: Decision) -> Answer | None:
     """Refuse a run if no tokens are left; let it wait if runs in progress may still use them."""
     rules = claim.offer.rules
-    left = await budget.of(claim.session, claim.row, claim.stored, rules, claim.now)
-    if left.spent:
-        return await claim.refuse(left.spent)
-    if left.held:
-        return claim.wait(claim.now + budget.LOOK_AGAIN, left.held)
-    claim.row.tokens = left.tokens
+    granted = await budget.of(claim.session, claim.row, claim.stored, rules, claim.now)
+    if granted.spent:
+        return await claim.refuse(granted.spent)
+    if granted.held:
+        return claim.wait(claim.now + budget.LOOK_AGAIN, granted.held)
+    claim.row.tokens = granted.tokens
     return None
 
 
@@ -220,10 +220,12 @@ async def no_slot(claim: Decision) -> Answer | None:
     """Let a run wait until a slot of its class is free and its turn has come (promise 12: free
     slots go to the earliest due time).
     """
-    wait = await slots.wait(claim.session, claim.row, claim.offer, claim.now)
-    if not wait:
+    slot_wait = await slots.wait(claim.session, claim.row, claim.offer, claim.now)
+    if not slot_wait:
         return None
-    return replace(claim.wait(wait.until, wait.why, wait.waits_for), free=wait.free)
+    return replace(
+        claim.wait(slot_wait.until, slot_wait.why, slot_wait.waits_for), free=slot_wait.free
+    )
 
 
 RULES: tuple[Callable[[Decision], Awaitable[Answer | None]], ...] = (

@@ -95,8 +95,8 @@ async def settle(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> S
         row = await rows.get(session, run_id)
         if row.fence == fence and row.state in TERMINAL and row.state is outcome.status:
             return row.state
-        refused = _refused(row, fence, outcome.status)
-        if refused is not None:
+        refusal = _refusal(row, fence, outcome.status)
+        if refusal is not None:
             _keep_evidence(session, row, fence, outcome, ledger.now())
         else:
             await overlap.end_in_doubt(session, row, ledger.now())
@@ -104,12 +104,12 @@ async def settle(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> S
             if outcome.status is Status.SUCCEEDED and outcome.prompt is not None:
                 answer = outcome.output or ""
                 await sessions.append(session, row, outcome.prompt, answer, ledger.now())
-    if refused is not None:
-        raise refused
+    if refusal is not None:
+        raise refusal
     return outcome.status
 
 
-def _refused(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
+def _refusal(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
     """Return the error for a writer with that fence that may not change the outcome of ``row``."""
     if row.fence != fence:
         return FenceRefused(row.id, fence, row.fence)
@@ -142,8 +142,8 @@ async def died(
         if held:
             await leases.lost(session, row, ledger.now(), why, error=error, usage=usage)
         else:
-            known = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
-            _keep_evidence(session, row, fence, known, ledger.now())
+            evidence = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
+            _keep_evidence(session, row, fence, evidence, ledger.now())
     if not held:
         raise FenceRefused(run_id, fence, row.fence)
     return row.state
@@ -152,11 +152,11 @@ async def died(
 def _keep_evidence(
     session: AsyncSession, row: RunRow, fence: int, outcome: Outcome, now: datetime
 ) -> None:
-    known = {"fence": fence, "status": str(outcome.status), "reason": outcome.reason}
-    known |= {"error": outcome.error, "output": outcomes.shorten(outcome.output)}
+    evidence = {"fence": fence, "status": str(outcome.status), "reason": outcome.reason}
+    evidence |= {"error": outcome.error, "output": outcomes.shorten(outcome.output)}
     if outcome.usage:
-        known["usage"] = outcome.usage
-    row.evidence = [*row.evidence, known | {"at": now.isoformat()}]
+        evidence["usage"] = outcome.usage
+    row.evidence = [*row.evidence, evidence | {"at": now.isoformat()}]
     session.add(row)
 
 
@@ -188,10 +188,10 @@ async def retry(
         row, now = await rows.get(session, run_id), ledger.now()
         if await _is_ended(session, row, fence, outcome):
             return row.state
-        refused = _refused(row, fence, Status.WAITING)
-        if refused is None and row.state not in (Status.RUNNING, Status.UNKNOWN):
-            refused = IllegalTransition(row.id, row.state, Status.WAITING)
-        if refused is not None:
+        refusal = _refusal(row, fence, Status.WAITING)
+        if refusal is None and row.state not in (Status.RUNNING, Status.UNKNOWN):
+            refusal = IllegalTransition(row.id, row.state, Status.WAITING)
+        if refusal is not None:
             _keep_evidence(session, row, fence, outcome, now)
         elif row.state is Status.UNKNOWN:
             await outcomes.write(session, row, outcome, now)
@@ -200,17 +200,17 @@ async def retry(
             why = f"attempt {row.attempts} {outcome.status}: {outcome.error or outcome.reason}"
             leases.put_back(row, until, why)
             session.add(row)
-    if refused is not None:
-        raise refused
+    if refusal is not None:
+        raise refusal
     return row.state
 
 
 async def _is_ended(session: AsyncSession, row: RunRow, fence: int, outcome: Outcome) -> bool:
     """Return whether the attempt that began with ``fence`` has ended with ``outcome``."""
-    begun = select(AttemptRow).where(
+    query = select(AttemptRow).where(
         col(AttemptRow.run_id) == row.id, col(AttemptRow.fence) == fence
     )
-    attempt: AttemptRow | None = (await session.execute(begun)).scalar_one_or_none()
+    attempt: AttemptRow | None = (await session.execute(query)).scalar_one_or_none()
     if attempt is None:
         return False
     return (attempt.status, attempt.error) == (outcome.status, outcome.error)
@@ -238,10 +238,10 @@ async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: s
         raise InvalidInput("request-id", f"has {len(request_id):,} characters", legal)
     key = claim_requests.request_key(stored.id, request_id)
     async with ledger.write() as session:
-        same = select(RunRow).where(col(RunRow.occurrence) == key)
-        found: RunRow | None = (await session.execute(same)).scalar_one_or_none()
-        if found is not None:
-            return found
+        query = select(RunRow).where(col(RunRow.occurrence) == key)
+        existing: RunRow | None = (await session.execute(query)).scalar_one_or_none()
+        if existing is not None:
+            return existing
         now = ledger.now()
         row = asked_for(stored, key, trigger, now, now)
         session.add(row)

@@ -47,13 +47,13 @@ async def ask(
         if stored is None or stored.revision.number != revision or not stored.job.enabled:
             return 0
         between = (col(RunRow.due) >= min(instants), col(RunRow.due) <= max(instants))
-        timed = select(RunRow.due).where(
+        existing = select(RunRow.due).where(
             col(RunRow.job_id) == job_id, *between, col(RunRow.occurrence).startswith("due:")
         )
-        known = set((await session.execute(timed)).scalars())
+        existing_due_times = set((await session.execute(existing)).scalars())
         parameters = stored.job.parameters()
-        fresh = [each for each in instants if each not in known and each > now]
-        for due in fresh:
+        missing = [each for each in instants if each not in existing_due_times and each > now]
+        for due in missing:
             row = RunRow(
                 occurrence=claim_requests.due_key(job_id, due),
                 job_id=job_id,
@@ -71,4 +71,4 @@ async def ask(
             )
             states.check(row.id, None, row.state)
             session.add(row)
-        return len(fresh)
+        return len(missing)

@@ -45,13 +45,13 @@ async def spent(session: AsyncSession, newest: StoredJob, now: datetime, run_id:
 
     A run that is uncertain (`uncertain_last_run`) does not count yet.
     """
-    most = newest.job.policy.max_runs
-    if not most:
+    max_runs = newest.job.policy.max_runs
+    if not max_runs:
         return ""
-    begun = await _begun(session, newest.id, run_id)
-    certain = [each for each in begun if not _may_wait_again(each, now)]
-    if newest.row.run_count + len(certain) >= most:
-        return f"max runs: {most} are done or at work"
+    started = await _started_runs(session, newest.id, run_id)
+    certain = [each for each in started if not _may_wait_again(each, now)]
+    if newest.row.run_count + len(certain) >= max_runs:
+        return f"max runs: {max_runs} are done or at work"
     return ""
 
 
@@ -62,15 +62,15 @@ async def in_doubt(
 
     Its holder has not begun it. If the holder is dead, that run waits again and no longer counts.
     """
-    most = newest.job.policy.max_runs
-    if not most or row.attempts:
+    max_runs = newest.job.policy.max_runs
+    if not max_runs or row.attempts:
         return None
-    begun = await _begun(session, newest.id, row.id)
-    doubtful = [each for each in begun if _may_wait_again(each, now)]
-    lost = [each for each in doubtful if await leases.look(session, each, now)]
-    left = [each for each in doubtful if each not in lost]
-    if left and newest.row.run_count + len(begun) - len(lost) >= most:
-        return left[0]
+    started = await _started_runs(session, newest.id, row.id)
+    uncertain = [each for each in started if _may_wait_again(each, now)]
+    lost = [each for each in uncertain if await leases.look(session, each, now)]
+    remaining = [each for each in uncertain if each not in lost]
+    if remaining and newest.row.run_count + len(started) - len(lost) >= max_runs:
+        return remaining[0]
     return None
 
 
@@ -81,15 +81,15 @@ def off(newest: StoredJob) -> str:
     return f"the job is off: {newest.row.disabled_reason or 'disabled'}"
 
 
-async def _begun(session: AsyncSession, job_id: str, run_id: str) -> Sequence[RunRow]:
+async def _started_runs(session: AsyncSession, job_id: str, run_id: str) -> Sequence[RunRow]:
     """Return the other runs of the job that have begun, or are claimed, and have not ended."""
     waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
-    begun = select(RunRow).where(
+    started = select(RunRow).where(
         col(RunRow.job_id) == job_id,
         col(RunRow.id) != run_id,
         col(RunRow.status).in_(HELD) | waiting,
     )
-    return (await session.execute(begun)).scalars().all()
+    return (await session.execute(started)).scalars().all()
 
 
 def _may_wait_again(row: RunRow, now: datetime) -> bool:

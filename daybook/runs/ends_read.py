@@ -39,7 +39,7 @@ async def oldest(session: AsyncSession) -> datetime | None:
 
     No run of this ledger ended before that.
     """
-    found: datetime | None = (
+    created_at: datetime | None = (
         await session.execute(select(func.min(col(JobRow.created_at))))
     ).scalar_one()
-    return found
+    return created_at

@@ -36,12 +36,12 @@ async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> 
     Here and below, ``owner`` restricts the search to the runs of that owner's jobs.
     """
     prefixed = _runs(owner).where(col(RunRow.id).startswith(ref, autoescape=True)).limit(5)
-    fits = await _all(session, prefixed) if ref else []
-    if len(fits) > 1:
-        raise Ambiguous("run", ref, [row.id[:12] for row, _ in fits])
-    if not fits:
+    matches = await _all(session, prefixed) if ref else []
+    if len(matches) > 1:
+        raise Ambiguous("run", ref, [row.id[:12] for row, _ in matches])
+    if not matches:
         raise NotFound("run", ref)
-    return fits[0]
+    return matches[0]
 
 
 async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
@@ -52,14 +52,14 @@ async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = No
     try:
         job_id = (await store.find(session, ref, archived=True, owner=owner)).id
     except NotFound:
-        found = [await find(session, ref, owner=owner)]
+        matches = [await find(session, ref, owner=owner)]
     else:
         of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.flow_run_id).is_not(None))
         newest = of_job.order_by(col(RunRow.due).desc(), col(RunRow.queued_at).desc())
-        found = list(await _all(session, newest.limit(1)))
-    if not found or found[0][0].flow_run_id is None:
+        matches = list(await _all(session, newest.limit(1)))
+    if not matches or matches[0][0].flow_run_id is None:
         raise NotFound("log of", ref)
-    return found[0]
+    return matches[0]
 
 
 async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
@@ -72,12 +72,12 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
     except NotFound:
         return await find(session, ref, owner=owner)
     of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE))
-    fits = await _all(session, of_job.limit(5))
-    if len(fits) > 1:
-        raise Ambiguous("live run of", ref, [row.id[:12] for row, _ in fits])
-    if not fits:
+    matches = await _all(session, of_job.limit(5))
+    if len(matches) > 1:
+        raise Ambiguous("live run of", ref, [row.id[:12] for row, _ in matches])
+    if not matches:
         raise NotFound("live run of", ref)
-    return fits[0]
+    return matches[0]
 
 
 async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100) -> Sequence[Run]:

@@ -60,20 +60,20 @@ async def renew_all(
     Returns the status of each run: one that is not held (waiting, or an outcome) was lost or has
     ended. None stands for a run that another process holds, or that does not exist.
     """
-    answer: dict[str, Status | None] = dict.fromkeys(run_ids)
-    if not answer:
-        return answer
+    statuses: dict[str, Status | None] = dict.fromkeys(run_ids)
+    if not statuses:
+        return statuses
     async with ledger.write() as session:
         until = ledger.now() + TIMING.run_lease
-        known = select(RunRow).where(col(RunRow.id).in_(answer))
-        for row in (await session.execute(known)).scalars():
+        rows = select(RunRow).where(col(RunRow.id).in_(statuses))
+        for row in (await session.execute(rows)).scalars():
             if row.state not in HELD:
-                answer[row.id] = row.state
+                statuses[row.id] = row.state
             elif row.holder == holder:
-                answer[row.id] = row.state
+                statuses[row.id] = row.state
                 row.lease_until, row.suspected_at = until, None
                 session.add(row)
-    return answer
+    return statuses
 
 
 def ran_out(row: RunRow, now: datetime) -> bool:
@@ -114,13 +114,13 @@ def next_word(row: RunRow, now: datetime) -> datetime:
 
     Later than ``now`` for a row that was checked.
     """
-    heard = heard_at(row)
-    if heard is None or row.lease_until is None:
+    seen_at = heard_at(row)
+    if seen_at is None or row.lease_until is None:
         return now + TIMING.run_lease_renewal
     if ran_out(row, now):
         return (row.suspected_at or now) + TIMING.run_lease
-    renewed = heard + TIMING.run_lease_missed
-    return renewed if renewed > now else row.lease_until
+    renewal_due_at = seen_at + TIMING.run_lease_missed
+    return renewal_due_at if renewal_due_at > now else row.lease_until
 
 
 async def give_up(session: AsyncSession, row: RunRow, now: datetime) -> None:
@@ -148,19 +148,21 @@ async def lost(
     """
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
-        put_back(row, now + _pause(row), unknown.reason)
+        put_back(row, now + _delay(row), unknown.reason)
         session.add(row)
         return
-    said = policy.of_run(row.parameters)
-    if row.attempts <= said.reruns:
+    run_policy = policy.of_run(row.parameters)
+    if row.attempts <= run_policy.reruns:
         await outcomes.close_attempt(session, row, unknown, now)
-        put_back(row, now + said.delay(row.attempts), f"{unknown.reason}; it is to be run again")
+        put_back(
+            row, now + run_policy.delay(row.attempts), f"{unknown.reason}; it is to be run again"
+        )
         session.add(row)
     else:
         await outcomes.write(session, row, unknown, now)
 
 
-def _pause(row: RunRow) -> timedelta:
+def _delay(row: RunRow) -> timedelta:
     """Return the delay before the next start: none at first, then longer ones.
 
     A run whose process dies at each start must not be started in a tight loop.
@@ -195,7 +197,7 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
     """
     async with ledger.read() as session:
         now = ledger.now()
-        held = await _to_look_at(session, now, limit)
+        held = await _expired_ids(session, now, limit)
         waiting = await waiting_runs.all_overdue(session, now, limit)
     if not held and not waiting:
         return []
@@ -204,7 +206,7 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
     except LedgerUnreachable:
         raise
     except Exception:  # one run's error must not hold up the others
-        return await _one_by_one(ledger, [*held, *waiting])
+        return await _judge_each(ledger, [*held, *waiting])
 
 
 async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
@@ -225,7 +227,7 @@ async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
     return changed
 
 
-async def _one_by_one(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
+async def _judge_each(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
     """Judge each run in a transaction of its own; log and skip one that cannot be judged."""
     changed = []
     for run_id in run_ids:
@@ -238,10 +240,10 @@ async def _one_by_one(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
     return changed
 
 
-async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[str]:
+async def _expired_ids(session: AsyncSession, now: datetime, limit: int) -> list[str]:
     """Return the ids of held runs with an expired lease, without those suspected too recently."""
     suspected = col(RunRow.suspected_at)
-    found = (
+    expired = (
         select(RunRow.id)
         .where(
             col(RunRow.status).in_(HELD),
@@ -251,4 +253,4 @@ async def _to_look_at(session: AsyncSession, now: datetime, limit: int) -> list[
         .order_by(col(RunRow.lease_until))
         .limit(limit)
     )
-    return list((await session.execute(found)).scalars())
+    return list((await session.execute(expired)).scalars())

@@ -52,11 +52,11 @@ async def before(
 
 
 async def _last(session: AsyncSession, job_id: str, where: ColumnElement[bool]) -> RunRow | None:
-    timed = (
+    query = (
         select(RunRow)
         .where(col(RunRow.job_id) == job_id, where, col(RunRow.occurrence).startswith("due:"))
         .order_by(col(RunRow.due).desc())
         .limit(1)
     )
-    row: RunRow | None = (await session.execute(timed)).scalar_one_or_none()
+    row: RunRow | None = (await session.execute(query)).scalar_one_or_none()
     return row

@@ -56,8 +56,8 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
     row.agent = outcome.agent or row.agent
     row.model = outcome.model
     # Once its flow run was started again, Prefect's state belongs to the later row.
-    again = late and await _started_again(session, row)
-    row.unmirrored = row.flow_run_id is not None and not again
+    started_again = late and await _started_again(session, row)
+    row.unmirrored = row.flow_run_id is not None and not started_again
     session.add(row)
     await session.flush()
     if old in _OPEN:  # else the last attempt has ended before, even if its end is unknown
@@ -82,8 +82,8 @@ async def extend(
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
     row.reason = reason
     stored = await store.get(session, row.job_id) if row.job_id else None
-    kept = stored is not None and stored.row.archived_at is None
-    row.unmirrored = kept and not await _started_again(session, row)
+    is_live = stored is not None and stored.row.archived_at is None
+    row.unmirrored = is_live and not await _started_again(session, row)
     session.add(row)
     if stored is not None and stored.row.last_run_id == row.id:
         stored.row.last_run_at = due_to
@@ -117,8 +117,8 @@ async def close_attempt(
     session.add(attempt)
     await session.flush()
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
-    each = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
-    row.usage = usage.total(each)
+    usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
+    row.usage = usage.total(usages)
     session.add(row)
 
 
@@ -159,16 +159,16 @@ async def note(
     elif stored.job.enabled and store.all_done(job, stored.job):
         why = f"{store.DONE}: it has had its {job.run_count}"
     elif stored.job.enabled and status in FAILURES and not late:
-        why = _too_many(job, policy.pause_after_failures)
+        why = _disable_reason(job, policy.pause_after_failures)
     if fired and status is Status.SUCCEEDED and policy.delete_after_run:
         await archive(session, stored, now)
     elif why:
-        off = stored.job.model_copy(update={"enabled": False})
-        await store.change(session, stored, off, now, disabled_reason=why)
+        disabled = stored.job.model_copy(update={"enabled": False})
+        await store.change(session, stored, disabled, now, disabled_reason=why)
     return why.startswith(store.FAILING)
 
 
-def _too_many(job: JobRow, most: int) -> str:
+def _disable_reason(job: JobRow, most: int) -> str:
     """Return why a job is disabled because of its failures; empty if it is not."""
     if not 0 < most <= job.consecutive_failures:
         return ""
@@ -189,10 +189,12 @@ async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None
     )
     since = (await session.execute(succeeded)).scalar_one()
     if enabled:
-        off = select(func.max(RevisionRow.effective_from)).where(
+        last_disabled = select(func.max(RevisionRow.effective_from)).where(
             col(RevisionRow.job_id) == job.id, col(RevisionRow.enabled).is_(False)
         )
-        since = max(filter(None, (since, (await session.execute(off)).scalar_one())), default=None)
+        since = max(
+            filter(None, (since, (await session.execute(last_disabled)).scalar_one())), default=None
+        )
     failed = select(RunRow).where(of_job, col(RunRow.status).in_(FAILURES))
     if since is not None:
         failed = failed.where(col(RunRow.finished_at) > since)
@@ -208,8 +210,8 @@ async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> No
 
     The caller deletes its deployment.
     """
-    gone = stored.job.model_copy(update={"enabled": False})
-    changed = await store.change(session, stored, gone, now, disabled_reason="removed")
+    disabled = stored.job.model_copy(update={"enabled": False})
+    changed = await store.change(session, stored, disabled, now, disabled_reason="removed")
     changed.row.archived_at = now
     session.add(changed.row)
     waiting = select(RunRow).where(

@@ -44,7 +44,7 @@ PROMPTLY = timedelta(minutes=15)
 """A due time judged later than this was due during an outage, which is over."""
 FIRST_LOOK = 1
 """How many due times are checked first: mostly the first one already has no row."""
-_AT_ONCE = 500
+_MAX_KEYS = 500
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Memory:
     So each schedule is expanded once for each due time, and not on each call.
     """
 
-    known: dict[str, _Known] = field(default_factory=dict)
+    known: dict[str, _DueTimes] = field(default_factory=dict)
 
     def soon(self, now: datetime, within: timedelta) -> int:
         """Return how many jobs are due, by their schedules, from ``now`` to ``within`` later."""
@@ -104,14 +104,14 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _DueTimes:
     """A job's first due time after its watermark, and the first one that was still to come."""
 
     revision: int
     first: datetime | None
     coming: datetime | None
 
-    def holds(self, revision: int, start: datetime, now: datetime) -> bool:
+    def is_current(self, revision: int, start: datetime, now: datetime) -> bool:
         if self.revision != revision:
             return False
         return not (self.first and self.first <= start) and not (self.coming and self.coming <= now)
@@ -123,21 +123,21 @@ async def look(
     """Return what `find` returns for all jobs, their live runs, and those `unattended`."""
     starts = await _starts(session)
     known = {job_id: each for job_id, each in memory.known.items() if job_id in starts}
-    fresh = {
+    changed = {
         job_id
         for job_id, (revision, start) in starts.items()
-        if job_id not in known or not known[job_id].holds(revision, start, now)
+        if job_id not in known or not known[job_id].is_current(revision, start, now)
     }
-    read = {each.id: each for each in await store.every(session, fresh)} if fresh else {}
-    for job_id in fresh:
+    jobs = {each.id: each for each in await store.every(session, changed)} if changed else {}
+    for job_id in changed:
         revision, start = starts[job_id]
-        known[job_id] = _ask(read[job_id], revision, start, now)
+        known[job_id] = _first_due_times(jobs[job_id], revision, start, now)
     memory.known = known
     late = {job_id for job_id, each in known.items() if each.first and each.first + LATE <= now}
     rows = [*await _waiting(session, now - LATE), *await unattended(session, now, missed_for)]
     concerned = late | {str(row.job_id) for row in rows}
-    read |= {each.id: each for each in await _others(session, concerned - read.keys())}
-    stored = sorted((read[each] for each in concerned & read.keys()), key=lambda job: job.row.name)
+    jobs |= {each.id: each for each in await _read_jobs(session, concerned - jobs.keys())}
+    stored = sorted((jobs[each] for each in concerned & jobs.keys()), key=lambda job: job.row.name)
     firsts = {job_id: each.first for job_id, each in known.items()}
     return await find(session, stored, rows, now, firsts)
 
@@ -153,15 +153,15 @@ async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
         )
         .where(col(JobRow.archived_at).is_(None), col(RevisionRow.enabled))
     )
-    found = (await session.execute(newest)).tuples()
-    return {job_id: (revision, max(audited, since)) for job_id, revision, audited, since in found}
+    jobs = (await session.execute(newest)).tuples()
+    return {job_id: (revision, max(audited, since)) for job_id, revision, audited, since in jobs}
 
 
-def _ask(stored: StoredJob, revision: int, start: datetime, now: datetime) -> _Known:
+def _first_due_times(stored: StoredJob, revision: int, start: datetime, now: datetime) -> _DueTimes:
     schedule, policy = stored.job.schedule, stored.job.policy
     first = upcoming.next_due(schedule, policy, start)
     coming = first if first is None or first > now else upcoming.next_due(schedule, policy, now)
-    return _Known(revision, first, coming)
+    return _DueTimes(revision, first, coming)
 
 
 async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
@@ -169,7 +169,7 @@ async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
     return (await session.execute(rows.order_by(col(RunRow.due)))).scalars().all()
 
 
-async def _others(session: AsyncSession, ids: set[str]) -> list[StoredJob]:
+async def _read_jobs(session: AsyncSession, ids: set[str]) -> list[StoredJob]:
     return await store.every(session, ids) if ids else []
 
 
@@ -183,17 +183,17 @@ async def unattended(
     """
     later = aliased(RunRow)
     of_job = select(later.id).where(col(later.job_id) == col(RunRow.job_id))
-    came = of_job.where(
-        col(later.due) > func.coalesce(col(RunRow.due_to), col(RunRow.due)), _came(later)
+    claimed_later = of_job.where(
+        col(later.due) > func.coalesce(col(RunRow.due_to), col(RunRow.due)), _is_claimed(later)
     )
-    at_work = of_job.where(col(later.status).in_((Status.CLAIMED, Status.RUNNING)))
+    in_progress = of_job.where(col(later.status).in_((Status.CLAIMED, Status.RUNNING)))
     rows = (
         select(RunRow)
         .where(
             col(RunRow.finished_at) >= now - within,
-            _nobody(RunRow),
-            ~came.exists(),
-            ~at_work.exists(),
+            _is_unclaimed(RunRow),
+            ~claimed_later.exists(),
+            ~in_progress.exists(),
         )
         .order_by(col(RunRow.due))
     )
@@ -205,22 +205,22 @@ async def unattended(
     return list(newest.values())
 
 
-def _nobody(run: type[RunRow]) -> ColumnElement[bool]:
+def _is_unclaimed(run: type[RunRow]) -> ColumnElement[bool]:
     """Return the condition that the audit ended the run because nothing claimed it."""
-    missed = and_(
+    is_missed = and_(
         col(run.status) == Status.MISSED, col(run.reason).startswith(audit.NOBODY, autoescape=True)
     )
-    superseded = and_(col(run.status) == Status.SKIPPED, col(run.reason) == audit.SUPERSEDED)
-    return or_(missed, superseded)
+    is_superseded = and_(col(run.status) == Status.SKIPPED, col(run.reason) == audit.SUPERSEDED)
+    return or_(is_missed, is_superseded)
 
 
-def _came(run: type[RunRow]) -> ColumnElement[bool]:
+def _is_claimed(run: type[RunRow]) -> ColumnElement[bool]:
     untouched = and_(
         col(run.status) == Status.WAITING,
         col(run.waits_for).not_in(slots.TURNS),
         col(run.attempts) == 0,
     )
-    return ~or_(untouched, _nobody(run))
+    return ~or_(untouched, _is_unclaimed(run))
 
 
 async def find(
@@ -237,13 +237,13 @@ async def find(
     without a row is returned: the first.
     """
     by_id = {each.id: each for each in stored}
-    found = [
+    overdue = [
         Overdue(by_id[str(row.job_id)], row.due_to or row.due, row)
         for row in rows
         if row.job_id in by_id and (_waits_too_long(row, now) or _is_missed(row, by_id))
     ]
-    found += await _without_a_row(session, stored, now, firsts or {})
-    return sorted(found, key=lambda each: (each.due, each.stored.row.name))
+    overdue += await _without_a_row(session, stored, now, firsts or {})
+    return sorted(overdue, key=lambda each: (each.due, each.stored.row.name))
 
 
 async def _without_a_row(
@@ -257,35 +257,40 @@ async def _without_a_row(
     Mostly it is the very first one, so a few are read at a time, and more only for the jobs whose
     first ones have rows: expanding 200 due times of 1,000 jobs takes 40 seconds.
     """
-    found, many = [], FIRST_LOOK
+    overdue, page_size = [], FIRST_LOOK
     judged: dict[str, datetime] | None = None
-    left = [(each, _passed(each, now, firsts)) for each in stored]
-    while left:
-        some = [(each, passed, list(islice(passed, many))) for each, passed in left]
-        keys = [claim_requests.due_key(each.id, due) for each, _, dues in some for due in dues]
-        have = await _with_a_row(session, keys)
-        left = []
-        for each, passed, dues in some:
+    remaining = [(each, _passed_due_times(each, now, firsts)) for each in stored]
+    while remaining:
+        pages = [(each, passed, list(islice(passed, page_size))) for each, passed in remaining]
+        keys = [
+            claim_requests.due_key(each.id, due)
+            for each, _, due_times in pages
+            for due in due_times
+        ]
+        existing = await _with_a_row(session, keys)
+        remaining = []
+        for each, passed, due_times in pages:
             due = next(
-                (due for due in dues if claim_requests.due_key(each.id, due) not in have), None
+                (due for due in due_times if claim_requests.due_key(each.id, due) not in existing),
+                None,
             )
             if due is not None:
                 judged = await _judged_late(session, now) if judged is None else judged
                 due = next(
                     (
                         due
-                        for due in dues
-                        if claim_requests.due_key(each.id, due) not in have
+                        for due in due_times
+                        if claim_requests.due_key(each.id, due) not in existing
                         and due > judged.get(each.id, due - LATE)
                     ),
                     None,
                 )
             if due is not None:
-                found.append(Overdue(each, due, None))
-            elif len(dues) == many:
-                left.append((each, passed))
-        many *= 4
-    return found
+                overdue.append(Overdue(each, due, None))
+            elif len(due_times) == page_size:
+                remaining.append((each, passed))
+        page_size *= 4
+    return overdue
 
 
 def _waits_too_long(row: RunRow, now: datetime) -> bool:
@@ -300,7 +305,7 @@ def _is_missed(row: RunRow, by_id: dict[str, StoredJob]) -> bool:
     return row.state in TERMINAL and by_id[str(row.job_id)].job.enabled
 
 
-def _passed(
+def _passed_due_times(
     stored: StoredJob, now: datetime, firsts: Mapping[str, datetime | None]
 ) -> Iterator[datetime]:
     if not stored.job.enabled:
@@ -330,7 +335,7 @@ async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, dateti
 
     The claim extends such a row before the audit has moved the watermark there.
     """
-    fresh = (
+    recent = (
         select(RunRow.job_id, func.max(RunRow.due_to))
         .where(
             col(RunRow.finished_at) >= now - MISSED_FOR,
@@ -339,12 +344,12 @@ async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, dateti
         )
         .group_by(col(RunRow.job_id))
     )
-    return {str(job_id): due_to for job_id, due_to in (await session.execute(fresh)).tuples()}
+    return {str(job_id): due_to for job_id, due_to in (await session.execute(recent)).tuples()}
 
 
 async def _with_a_row(session: AsyncSession, keys: list[str]) -> set[str]:
-    have: set[str] = set()
-    for start in range(0, len(keys), _AT_ONCE):
-        some = col(RunRow.occurrence).in_(keys[start : start + _AT_ONCE])
-        have |= set((await session.execute(select(RunRow.occurrence).where(some))).scalars())
-    return have
+    existing: set[str] = set()
+    for start in range(0, len(keys), _MAX_KEYS):
+        page = col(RunRow.occurrence).in_(keys[start : start + _MAX_KEYS])
+        existing |= set((await session.execute(select(RunRow.occurrence).where(page))).scalars())
+    return existing

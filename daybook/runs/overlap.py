@@ -77,35 +77,35 @@ async def behind(
     ``claimant`` is the claiming process: the runs that it holds itself are in progress.
     """
     await leases.expire(session, job_id, now)
-    rule = _rule(row)
+    rule = _overlap_policy(row)
     if rule == "allow":
         return None
     at_work, queued = await _others(session, row, job_id, now, every=rule == "cancel_running")
-    before = [each for each in queued if slots.turn(each) < slots.turn(row)]
-    if any(map(_is_made_up_for, (*at_work, *before))):
+    queued_before = [each for each in queued if slots.turn(each) < slots.turn(row)]
+    if any(map(_is_catch_up, (*at_work, *queued_before))):
         rule = "queue_all"
     if row.attempts:
         held = [each for each in at_work if each.state in HELD]
         if not held and rule == "skip" and (lost_at := await _lost_at(session, row)):
-            later = await _later(session, row, job_id, lost_at)
-            return Behind(f"overlap: {_run(later[0])} goes first") if later else None
-        return Behind(_said(held[0])) if held else None
+            later = await _later_due_times(session, row, job_id, lost_at)
+            return Behind(f"overlap: {_run_text(later[0])} goes first") if later else None
+        return Behind(_still_at_work(held[0])) if held else None
     if rule == "cancel_running":
-        return await _in_place_of(session, row, at_work, queued, now)
+        return await _replace_others(session, row, at_work, queued, now)
     if rule == "skip" or (rule == "queue_one" and row.waits_for not in slots.ACCEPTED):
         accepted = [each for each in queued if each.waits_for in slots.ACCEPTED]
         others = _Others(row, at_work, accepted if rule == "queue_one" else [], claimant, now)
-        decided = await others.decided(session, _due(row, job_id))
-        if decided is not None and decided.known_at is not None:
-            return await _latest_only(session, row, job_id, now, decided)
-        if decided is not None:
-            return decided
+        decision = await others.verdict(session, _due(row, job_id))
+        if decision is not None and decision.known_at is not None:
+            return await _latest_only(session, row, job_id, now, decision)
+        if decision is not None:
+            return decision
     if rule == "skip":
         # The run was returned to waiting before it began, and only one of the two is to run.
-        later = await _later(session, row, job_id, now) if row.fence else ()
-        return Behind(_took_its_place(later[-1]), skipped=True) if later else None
-    ahead = at_work or before
-    return Behind(_said(ahead[0])) if ahead else None
+        later = await _later_due_times(session, row, job_id, now) if row.fence else ()
+        return Behind(_replaced_by(later[-1]), skipped=True) if later else None
+    ahead = at_work or queued_before
+    return Behind(_still_at_work(ahead[0])) if ahead else None
 
 
 @dataclass(frozen=True)
@@ -118,19 +118,19 @@ class _Others:
     claimant: str
     now: datetime
 
-    async def decided(self, session: AsyncSession, due: datetime) -> Behind | None:
+    async def verdict(self, session: AsyncSession, due: datetime) -> Behind | None:
         """Return whether ``row``, due at ``due``, is skipped or waits for a holder; else None."""
-        queues = _rule(self.row) == "queue_one"
+        queues = _overlap_policy(self.row) == "queue_one"
         alive = [each for each in self.at_work if await self._is_alive(session, each, due)]
         certain = [*alive, *self.queued]
         allowed = 1 if queues else 0
         if len(certain) > allowed:
             also = ", and another one waited already" if queues else ""
-            return Behind(_said(certain[0]) + also, skipped=True)
-        doubtful = [each for each in self.at_work if each.state in HELD and each not in alive]
-        if doubtful and len(certain) + len(doubtful) > allowed:
-            known_at = min(leases.next_word(each, self.now) for each in doubtful)
-            why = f"overlap: it is not known yet whether {_run(doubtful[0])} is still at work"
+            return Behind(_still_at_work(certain[0]) + also, skipped=True)
+        uncertain = [each for each in self.at_work if each.state in HELD and each not in alive]
+        if uncertain and len(certain) + len(uncertain) > allowed:
+            known_at = min(leases.next_word(each, self.now) for each in uncertain)
+            why = f"overlap: it is not known yet whether {_run_text(uncertain[0])} is still at work"
             return Behind(why, known_at=known_at)
         return None
 
@@ -139,8 +139,8 @@ class _Others:
         if other.state in HELD:
             if leases.ran_out(other, self.now):
                 return False
-            heard = leases.heard_at(other)
-            return other.holder == self.claimant or (heard is not None and heard >= due)
+            seen_at = leases.heard_at(other)
+            return other.holder == self.claimant or (seen_at is not None and seen_at >= due)
         lost_at = await _lost_at(session, other)
         return lost_at is None or lost_at < due
 
@@ -152,7 +152,7 @@ async def _lost_at(session: AsyncSession, row: RunRow) -> datetime | None:
     return attempt.finished_at if attempt is not None and lost else None
 
 
-async def _later(
+async def _later_due_times(
     session: AsyncSession, row: RunRow, job_id: str, up_to: datetime
 ) -> Sequence[RunRow]:
     """Return the job's due times after that of ``row``, up to ``up_to``, that wait to begin.
@@ -170,29 +170,29 @@ async def _later(
         col(RunRow.due) > row.due,
         col(RunRow.due) <= up_to,
     )
-    found = (await session.execute(waiting.order_by(*slots.ORDER))).scalars().all()
-    return [each for each in found if _rule(each) == _rule(row)]
+    rows = (await session.execute(waiting.order_by(*slots.ORDER))).scalars().all()
+    return [each for each in rows if _overlap_policy(each) == _overlap_policy(row)]
 
 
 async def _latest_only(
-    session: AsyncSession, row: RunRow, job_id: str, now: datetime, decided: Behind
+    session: AsyncSession, row: RunRow, job_id: str, now: datetime, decision: Behind
 ) -> Behind:
-    """Return ``decided`` (``row`` waits for a holder) unless a later due time waits as well.
+    """Return ``decision`` (``row`` waits for a holder) unless a later due time waits as well.
 
     Skips earlier due times that wait for a holder: ``row`` replaces them.
     """
     if not _is_timed(row):
-        return decided
-    if later := await _later(session, row, job_id, now):
-        return Behind(_took_its_place(later[-1]), skipped=True)
-    for each in await _in_doubt(session, row, job_id):
+        return decision
+    if later := await _later_due_times(session, row, job_id, now):
+        return Behind(_replaced_by(later[-1]), skipped=True)
+    for each in await _awaiting_holder(session, row, job_id):
         if _is_timed(each) and each.due < row.due:
-            outcome = Outcome(Status.SKIPPED, _took_its_place(row))
+            outcome = Outcome(Status.SKIPPED, _replaced_by(row))
             await outcomes.write(session, each, outcome, now)
-    return decided
+    return decision
 
 
-async def _in_doubt(session: AsyncSession, row: RunRow, job_id: str) -> Sequence[RunRow]:
+async def _awaiting_holder(session: AsyncSession, row: RunRow, job_id: str) -> Sequence[RunRow]:
     """Return the other runs of the job that wait to learn whether a holder is alive."""
     waiting = select(RunRow).where(
         col(RunRow.job_id) == job_id,
@@ -211,9 +211,9 @@ async def end_in_doubt(session: AsyncSession, row: RunRow, now: datetime) -> Non
     """
     if row.job_id is None or row.state not in HELD or leases.ran_out(row, now):
         return
-    for each in await _in_doubt(session, row, row.job_id):
-        if _rule(each) in ("skip", "queue_one"):
-            await outcomes.write(session, each, Outcome(Status.SKIPPED, _said(row)), now)
+    for each in await _awaiting_holder(session, row, row.job_id):
+        if _overlap_policy(each) in ("skip", "queue_one"):
+            await outcomes.write(session, each, Outcome(Status.SKIPPED, _still_at_work(row)), now)
 
 
 async def _others(
@@ -226,8 +226,8 @@ async def _others(
     other = (col(RunRow.job_id) == job_id, col(RunRow.id) != row.id)
     begun = or_(col(RunRow.status).in_(HELD), col(RunRow.attempts) > 0)
     working = select(RunRow).where(*other, col(RunRow.status).in_(LIVE), begun)
-    found = (await session.execute(working.order_by(*slots.ORDER))).scalars().all()
-    at_work = [each for each in found if _at_work(each, now)]
+    rows = (await session.execute(working.order_by(*slots.ORDER))).scalars().all()
+    at_work = [each for each in rows if _at_work(each, now)]
     waiting = select(RunRow).where(
         *other,
         col(RunRow.status) == Status.WAITING,
@@ -239,21 +239,21 @@ async def _others(
     return at_work, [each for each in queued if each not in at_work]
 
 
-def _rule(row: RunRow) -> policy.Overlap:
-    said = policy.of_run(row.parameters).overlap
-    if row.trigger == slots.BACKFILL and said == "allow":
-        return said
+def _overlap_policy(row: RunRow) -> policy.Overlap:
+    configured = policy.of_run(row.parameters).overlap
+    if row.trigger == slots.BACKFILL and configured == "allow":
+        return configured
     # Due times to catch up on run oldest first, one after the other.
-    return "queue_all" if _is_made_up_for(row) else said
+    return "queue_all" if _is_catch_up(row) else configured
 
 
-def _is_made_up_for(row: RunRow) -> bool:
+def _is_catch_up(row: RunRow) -> bool:
     if row.trigger == CATCH_UP:
         return policy.of_run(row.parameters).catch_up == "all"
     return row.trigger == slots.BACKFILL
 
 
-async def _in_place_of(
+async def _replace_others(
     session: AsyncSession,
     row: RunRow,
     at_work: Sequence[RunRow],
@@ -262,8 +262,8 @@ async def _in_place_of(
 ) -> Behind | None:
     later = [each for each in (*at_work, *queued) if slots.turn(each) > slots.turn(row)]
     if later:
-        return Behind(f"{_said(later[0])}, which was due later", skipped=True)
-    why = _took_its_place(row)
+        return Behind(f"{_still_at_work(later[0])}, which was due later", skipped=True)
+    why = _replaced_by(row)
     for each in queued:
         await outcomes.write(session, each, Outcome(Status.SKIPPED, why), now)
     held = [each for each in at_work if each.state in HELD]
@@ -273,7 +273,7 @@ async def _in_place_of(
     if not held:
         return None
     flow_runs = tuple(each.flow_run_id for each in held if each.flow_run_id is not None)
-    return Behind(f"{_said(held[0])} and is being cancelled", cancel=flow_runs)
+    return Behind(f"{_still_at_work(held[0])} and is being cancelled", cancel=flow_runs)
 
 
 def _at_work(row: RunRow, now: datetime) -> bool:
@@ -292,15 +292,15 @@ def _due(row: RunRow, job_id: str) -> datetime:
     return row.due + upcoming.offset(job_id, policy.of_run(row.parameters).stagger)
 
 
-def _said(other: RunRow) -> str:
-    return f"overlap: {_run(other)} was still at work"
+def _still_at_work(other: RunRow) -> str:
+    return f"overlap: {_run_text(other)} was still at work"
 
 
-def _run(other: RunRow) -> str:
+def _run_text(other: RunRow) -> str:
     return f"run {other.id[:8]} of {_clock(other.due)}"
 
 
-def _took_its_place(other: RunRow) -> str:
+def _replaced_by(other: RunRow) -> str:
     return f"overlap: the run of {_clock(other.due)} took its place"
 
 

@@ -92,14 +92,14 @@ async def take(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> S
         occurrence = end.offer.occurrence if end.offer else None
         row = await rows.of(session, end.flow_run_id, occurrence)
         if row is None:
-            return await _without_row(session, end, ledger.now())
+            return await _apply_without_row(session, end, ledger.now())
         if row.state in TERMINAL or fence not in (None, row.fence):
             return None
         if row.flow_run_id is None and row.state is Status.WAITING:
-            return await _not_carried(session, row, end, ledger.now())
+            return await _apply_to_uncarried(session, row, end, ledger.now())
         if row.flow_run_id != end.flow_run_id:
             return None  # another Prefect run carries it by now
-        await _with_row(session, row, end, ledger.now())
+        await _apply_to_row(session, row, end, ledger.now())
         return row.state
 
 
@@ -113,22 +113,24 @@ async def refused(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, seen.id), ledger.now()
-        same = (row.flow_run_id, row.prefect_runs) == (seen.flow_run_id, seen.prefect_runs)
-        if row.state is not Status.WAITING or not same:
+        unchanged = (row.flow_run_id, row.prefect_runs) == (seen.flow_run_id, seen.prefect_runs)
+        if row.state is not Status.WAITING or not unchanged:
             return None
         row.prefect_runs += 1
         if row.prefect_runs >= MOST_RUNS + row.attempts:
             times = f"Prefect refused to make its run, {row.prefect_runs} were asked for: "
             await _fail(session, row, times + why, now)
         else:
-            pause = min(REFUSED_PAUSE * 2 ** min(row.prefect_runs - 1, 9), LONGEST_PAUSE)
-            row.until = max(row.until or now, now + pause)
+            delay = min(REFUSED_PAUSE * 2 ** min(row.prefect_runs - 1, 9), LONGEST_PAUSE)
+            row.until = max(row.until or now, now + delay)
             row.waits_for, row.reason = REFUSED, f"Prefect refused to make its run: {why}"
             session.add(row)
         return row.state
 
 
-async def _with_row(session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime) -> None:
+async def _apply_to_row(
+    session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
+) -> None:
     match row.state, end.state:
         case _, "CANCELLED":
             await outcomes.write(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
@@ -143,22 +145,22 @@ async def _with_row(session: AsyncSession, row: RunRow, end: EndInPrefect, now: 
         case Status.CLAIMED, _:
             await leases.lost(session, row, now, end.told())
         case _:
-            await _another_run(session, row, end, now)
+            await _wait_for_another(session, row, end, now)
     if row.state is Status.WAITING:
         row.flow_run_id = None  # the Prefect run has ended; the keeper makes another one
         session.add(row)
 
 
-async def _another_run(
+async def _wait_for_another(
     session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
 ) -> None:
     """Let a waiting row wait for another Prefect run: its last one ended unintentionally."""
     if row.prefect_runs >= MOST_RUNS and not row.attempts:
-        told = f"its Prefect runs ended {row.prefect_runs} times before it began: "
-        await _fail(session, row, told + (end.message or end.name), now)
+        problem = f"its Prefect runs ended {row.prefect_runs} times before it began: "
+        await _fail(session, row, problem + (end.message or end.name), now)
     else:
         # It still waits for the same thing, such as a backoff or a slot.
-        row.until = max(row.until or now, now + _pause(row))
+        row.until = max(row.until or now, now + _delay(row))
         row.reason = end.told()
 
 
@@ -169,7 +171,7 @@ async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -
     await outcomes.write(session, row, Outcome(Status.FAILED, error=error), now)
 
 
-def _pause(row: RunRow) -> timedelta:
+def _delay(row: RunRow) -> timedelta:
     """Return the delay before the next Prefect run: none at first, then longer ones.
 
     Prefect runs that always end at once must not be made in a tight loop.
@@ -180,7 +182,7 @@ def _pause(row: RunRow) -> timedelta:
     return min(timedelta(seconds=2 ** min(made - 1, 9)), LONGEST_PAUSE)
 
 
-async def _not_carried(
+async def _apply_to_uncarried(
     session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
 ) -> Status | None:
     """End a row that waits without a Prefect run; this one was made for it, or carried it before.
@@ -199,18 +201,20 @@ async def _not_carried(
     return row.state
 
 
-async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) -> Status | None:
-    offer = end.offer
-    if offer is None or offer.job_id is None or end.state == "SKIPPED":
+async def _apply_without_row(
+    session: AsyncSession, end: EndInPrefect, now: datetime
+) -> Status | None:
+    request = end.offer
+    if request is None or request.job_id is None or end.state == "SKIPPED":
         return None
-    timed = claim_requests.is_due_key(offer.occurrence)
-    if not timed and not offer.occurrence.startswith("flow:"):
+    timed = claim_requests.is_due_key(request.occurrence)
+    if not timed and not request.occurrence.startswith("flow:"):
         return None  # a request has its row before its Prefect run: it was pruned
-    stored = await store.in_force(session, offer.job_id, offer.due if timed else now)
-    if stored is None or (timed and not _has_no_row_yet(stored, offer.due)):
+    stored = await store.in_force(session, request.job_id, request.due if timed else now)
+    if stored is None or (timed and not _has_no_row_yet(stored, request.due)):
         return None
-    row = rows.new(offer, offer.occurrence, offer.trigger, stored, now)
-    row.flow_run_id, row.flow_starts = end.flow_run_id, offer.flow_starts
+    row = rows.new(request, request.occurrence, request.trigger, stored, now)
+    row.flow_run_id, row.flow_starts = end.flow_run_id, request.flow_starts
     if timed:
         row.parameters = stored.job.parameters()
     match end.state:
@@ -224,19 +228,19 @@ async def _without_row(session: AsyncSession, end: EndInPrefect, now: datetime) 
             late = _late(stored.job, row, now) if timed else None
             if stored.row.archived_at is not None:
                 outcome = Outcome(Status.SKIPPED, "the job was removed")
-            elif offer.refused and not timed:
-                outcome = Outcome(Status.FAILED, "parameters", error=offer.refused)
+            elif request.refused and not timed:
+                outcome = Outcome(Status.FAILED, "parameters", error=request.refused)
             elif late is not None and not late.runs:
                 outcome = Outcome(Status.MISSED, late.reason)
             else:
-                _wait(row, end, now)
+                _make_waiting(row, end, now)
                 session.add(row)
                 return row.state
     await outcomes.write(session, row, outcome, now)
     return row.state
 
 
-def _wait(row: RunRow, end: EndInPrefect, now: datetime) -> None:
+def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime) -> None:
     """Let a row that is not stored yet wait for another Prefect run."""
     states.check(row.id, None, Status.WAITING)
     row.status, row.flow_run_id = Status.WAITING, None

@@ -66,9 +66,9 @@ class Keep:
     @classmethod
     def of_settings(cls) -> Keep:
         """Return the limits of this home's settings."""
-        found = settings.load()
-        age = timedelta(days=found.keep_days) if found.keep_days else None
-        return cls(age, found.keep_runs or None)
+        loaded = settings.load()
+        age = timedelta(days=loaded.keep_days) if loaded.keep_days else None
+        return cls(age, loaded.keep_runs or None)
 
     def since(self, now: datetime) -> datetime:
         """Return the cutoff: anything that ended before it is deleted."""
@@ -90,46 +90,62 @@ async def jobs_with_more(ledger: Ledger, keep: Keep) -> list[str | None]:
 async def runs_of(ledger: Ledger, job_id: str | None, keep: Keep) -> int:
     """Delete one batch of the job's runs, oldest first; return how many runs that were."""
     async with ledger.write() as session:
-        may_go = await _may_go(session, job_id, keep, ledger.now())
-        oldest = select(RunRow.id).where(*may_go).order_by(col(RunRow.due)).limit(BATCH)
-        gone = list((await session.execute(oldest)).scalars())
-        if gone:
-            told = delete(OutboxRow).where(col(OutboxRow.run_id).in_(gone), ~_compared_with())
-            await session.execute(told)
-            await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id).in_(gone)))
-            await session.execute(delete(RunRow).where(col(RunRow.id).in_(gone)))
-        return len(gone)
+        conditions = await _deletable(session, job_id, keep, ledger.now())
+        oldest = select(RunRow.id).where(*conditions).order_by(col(RunRow.due)).limit(BATCH)
+        run_ids = list((await session.execute(oldest)).scalars())
+        if run_ids:
+            delete_outbox = delete(OutboxRow).where(
+                col(OutboxRow.run_id).in_(run_ids), ~_is_last_answer()
+            )
+            await session.execute(delete_outbox)
+            await session.execute(delete(AttemptRow).where(col(AttemptRow.run_id).in_(run_ids)))
+            await session.execute(delete(RunRow).where(col(RunRow.id).in_(run_ids)))
+        return len(run_ids)
 
 
-async def _may_go(
+async def _deletable(
     session: AsyncSession, job_id: str | None, keep: Keep, now: datetime
 ) -> list[ColumnElement[bool]]:
     of_job = col(RunRow.job_id) == job_id if job_id else col(RunRow.job_id).is_(None)
     past = [col(RunRow.finished_at) < keep.since(now)]
     if keep.runs is not None:
         newest = select(RunRow.due).where(of_job).order_by(col(RunRow.due).desc())
-        kept = (await session.execute(newest.offset(keep.runs - 1).limit(1))).scalar_one_or_none()
-        if kept is not None:
-            past.append(col(RunRow.due) < kept)
-    again = aliased(RunRow)
-    tried_again = exists().where(col(again.retry_of) == col(RunRow.id), col(again.status).in_(LIVE))
-    fresh = col(RunRow.occurrence).startswith("request:") & (col(RunRow.queued_at) > now - REQUESTS)
+        oldest_kept = (
+            await session.execute(newest.offset(keep.runs - 1).limit(1))
+        ).scalar_one_or_none()
+        if oldest_kept is not None:
+            past.append(col(RunRow.due) < oldest_kept)
+    retry = aliased(RunRow)
+    has_live_retry = exists().where(
+        col(retry.retry_of) == col(RunRow.id), col(retry.status).in_(LIVE)
+    )
+    is_recent_request = col(RunRow.occurrence).startswith("request:") & (
+        col(RunRow.queued_at) > now - REQUESTS
+    )
     # A direct call has no job: its end is never read.
-    there = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
+    is_custom = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
     read_to = await ends_read.until(session)
-    read_again = there & (
+    may_be_read_again = is_custom & (
         (col(RunRow.finished_at) > min(read_to, now) - STARTED_THERE) if read_to else true()
     )
-    settled: list[ColumnElement[bool]] = [
+    conditions: list[ColumnElement[bool]] = [
         col(RunRow.status).in_(TERMINAL),
         col(RunRow.unmirrored).is_(False),
     ]
     row = await session.get(JobRow, job_id) if job_id else None
     if row is not None:
         timed = col(RunRow.occurrence).startswith("due:")
-        settled.append(~timed | (col(RunRow.due) <= row.audited_until))
-    told_of = exists().where(col(OutboxRow.run_id) == col(RunRow.id), outbox.PENDING)
-    return [of_job, or_(*past), *settled, ~fresh, ~read_again, ~tried_again, ~told_of]
+        conditions.append(~timed | (col(RunRow.due) <= row.audited_until))
+    has_pending = exists().where(col(OutboxRow.run_id) == col(RunRow.id), outbox.PENDING)
+    return [
+        of_job,
+        or_(*past),
+        *conditions,
+        ~is_recent_request,
+        ~may_be_read_again,
+        ~has_live_retry,
+        ~has_pending,
+    ]
 
 
 # --- the outbox
@@ -146,7 +162,7 @@ async def told(ledger: Ledger, keep: Keep) -> int:
             col(OutboxRow.created_at) < keep.since(ledger.now()),
             col(OutboxRow.finished_at) < keep.since(ledger.now()),
             ~outbox.PENDING,
-            ~_compared_with(),
+            ~_is_last_answer(),
         )
         .order_by(col(OutboxRow.created_at))
         .limit(BATCH)
@@ -155,17 +171,17 @@ async def told(ledger: Ledger, keep: Keep) -> int:
         if (await session.execute(old.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
-        gone = list((await session.execute(old)).scalars())
-        await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(gone)))
+        outbox_ids = list((await session.execute(old)).scalars())
+        await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(outbox_ids)))
         # Forget the failures of a destination that has no pending message.
-        waits = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
+        has_pending = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
         await session.execute(
-            delete(LaneRow).where(col(LaneRow.since) < keep.since(ledger.now()), ~waits)
+            delete(LaneRow).where(col(LaneRow.since) < keep.since(ledger.now()), ~has_pending)
         )
-        return len(gone)
+        return len(outbox_ids)
 
 
-def _compared_with() -> ColumnElement[bool]:
+def _is_last_answer() -> ColumnElement[bool]:
     """Return the condition for the last answer of a live job to a channel.
 
     `only_changed` compares the next answer with it.
@@ -175,7 +191,7 @@ def _compared_with() -> ColumnElement[bool]:
         col(getattr(later, name)) == col(getattr(OutboxRow, name))
         for name in ("job_id", "address", "chat_id")
     ]
-    again = exists().where(
+    has_later = exists().where(
         *same,
         col(later.digest) != "",
         col(later.status) != Delivery.FAILED,
@@ -185,14 +201,17 @@ def _compared_with() -> ColumnElement[bool]:
         col(JobRow.id) == col(OutboxRow.job_id), col(JobRow.archived_at).is_(None)
     )
     return (
-        (col(OutboxRow.digest) != "") & (col(OutboxRow.status) != Delivery.FAILED) & live & ~again
+        (col(OutboxRow.digest) != "")
+        & (col(OutboxRow.status) != Delivery.FAILED)
+        & live
+        & ~has_later
     )
 
 
 # --- conversations
 
 
-def _nobodys(since: datetime) -> list[ColumnElement[bool]]:
+def _unused_sessions(since: datetime) -> list[ColumnElement[bool]]:
     """Return the conditions for sessions that go as a whole: no run uses or will use them."""
     of_session = col(RunRow.session_id) == col(SessionRow.id)
     of_one_run = col(SessionRow.id).startswith(col(SessionRow.agent) + ":run:")
@@ -209,17 +228,17 @@ def _nobodys(since: datetime) -> list[ColumnElement[bool]]:
 async def conversations_with_more(ledger: Ledger, keep: Keep) -> list[str]:
     """Return the ids of sessions that may be too long, too old, or no longer used."""
     since = keep.since(ledger.now())
-    left = func.max(MessageRow.number) - func.min(MessageRow.number)
+    span = func.max(MessageRow.number) - func.min(MessageRow.number)
     grouped = select(MessageRow.session_id).group_by(col(MessageRow.session_id))
-    nobodys = select(SessionRow.id).where(*_nobodys(since))
+    unused = select(SessionRow.id).where(*_unused_sessions(since))
     old = select(SessionRow.id).where(col(SessionRow.created_at) < since)
     async with ledger.read() as session:
-        found = [*(await session.execute(nobodys)).scalars()]
-        found += (await session.execute(old)).scalars()
+        session_ids = [*(await session.execute(unused)).scalars()]
+        session_ids += (await session.execute(old)).scalars()
         if keep.runs is not None:
-            long = grouped.having(left >= max(2 * keep.runs, sessions.HISTORY))
-            found += (await session.execute(long)).scalars()
-    return list(dict.fromkeys(found))
+            long = grouped.having(span >= max(2 * keep.runs, sessions.HISTORY))
+            session_ids += (await session.execute(long)).scalars()
+    return list(dict.fromkeys(session_ids))
 
 
 async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
@@ -230,15 +249,17 @@ async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
     since = keep.since(ledger.now())
     of_session = col(MessageRow.session_id) == session_id
     async with ledger.write() as session:
-        this = select(SessionRow.id).where(col(SessionRow.id) == session_id, *_nobodys(since))
-        whole = (await session.execute(this)).first() is not None
+        unused = select(SessionRow.id).where(
+            col(SessionRow.id) == session_id, *_unused_sessions(since)
+        )
+        whole = (await session.execute(unused)).first() is not None
         numbers = select(func.min(MessageRow.number), func.max(MessageRow.number)).where(of_session)
         first, last = (await session.execute(numbers)).one()
         if first is None:
             if whole:
                 await session.execute(delete(SessionRow).where(col(SessionRow.id) == session_id))
             return int(whole)
-        up_to: int = last if whole else await _old_ones(session, session_id, keep, since, last)
+        up_to: int = last if whole else await _max_deletable(session, session_id, keep, since, last)
         up_to = min(up_to, first + BATCH - 1)
         if up_to >= first:
             await session.execute(
@@ -247,7 +268,7 @@ async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
         return max(up_to - int(first) + 1, 0)
 
 
-async def _old_ones(
+async def _max_deletable(
     session: AsyncSession, session_id: str, keep: Keep, since: datetime, last: int
 ) -> int:
     """Return the number up to which messages may be deleted; a model is given the later ones."""
@@ -284,10 +305,10 @@ async def archived(ledger: Ledger, keep: Keep) -> list[str]:
         if (await session.execute(empty)).first() is None:
             return []
     async with ledger.write() as session:
-        gone = (await session.execute(empty)).scalars().all()
-        for row in gone:
+        archived_rows = (await session.execute(empty)).scalars().all()
+        for row in archived_rows:
             await store.forget(session, row.id)
-        return [row.name for row in gone]
+        return [row.name for row in archived_rows]
 
 
 async def off_since(session: AsyncSession, before: datetime) -> Sequence[StoredJob]:

@@ -43,15 +43,17 @@ async def of(
 
     A due time that was missed together with adjacent ones has the row of their range.
     """
-    wanted = col(RunRow.occurrence) == occurrence
+    matches = col(RunRow.occurrence) == occurrence
     if flow_run_id is not None:
-        wanted = wanted | (col(RunRow.flow_run_id) == flow_run_id)
-    found = (await session.execute(select(RunRow).where(wanted))).scalars().all()
-    if not found and occurrence is not None and (timed := claim_requests.due_of(occurrence)):
+        matches = matches | (col(RunRow.flow_run_id) == flow_run_id)
+    found_rows = (await session.execute(select(RunRow).where(matches))).scalars().all()
+    if not found_rows and occurrence is not None and (timed := claim_requests.due_of(occurrence)):
         return await missed_ranges.covering(session, *timed)
     # A live row is the occurrence; among ended ones (retries of one flow run) it is the last start.
     return max(
-        found, key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at), default=None
+        found_rows,
+        key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at),
+        default=None,
     )
 
 
@@ -60,8 +62,8 @@ async def job_of_ended(session: AsyncSession, flow_run_id: str) -> str | None:
     ended = select(RunRow.job_id).where(
         col(RunRow.flow_run_id) == flow_run_id, col(RunRow.status).in_(TERMINAL)
     )
-    found: str | None = (await session.execute(ended.limit(1))).scalar_one_or_none()
-    return found
+    job_id: str | None = (await session.execute(ended.limit(1))).scalar_one_or_none()
+    return job_id
 
 
 def new(

@@ -66,8 +66,8 @@ def id_of(
     if key := parameters.get("session_key"):
         return f"{agent}:{key}"
     if parameters.get("session") == "chat":
-        told = outbox.notify_of(parameters, stored)
-        return f"{agent}:chat:{told.channel}:{told.chat_id}"
+        notify = outbox.notify_of(parameters, stored)
+        return f"{agent}:chat:{notify.channel}:{notify.chat_id}"
     if job_id is not None and parameters.get("session", "reuse") == "reuse":
         return f"{agent}:job:{job_id}"
     return f"{agent}:run:{run_id}"
@@ -87,14 +87,14 @@ async def busy(session: AsyncSession, row: RunRow, now: datetime) -> str:
     """
     if row.session_id is None:
         return ""
-    same = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
-    held = select(RunRow).where(*same, col(RunRow.status).in_(HELD))
+    same_session = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
+    held = select(RunRow).where(*same_session, col(RunRow.status).in_(HELD))
     for other in (await session.execute(held)).scalars().all():
         if not await leases.look(session, other, now):
             return f"session {row.session_id} is busy: run {other.id[:8]} holds it"
     # A run that waits for something else, such as a backoff, has a later time in `until`.
     waiting = select(RunRow).where(
-        *same,
+        *same_session,
         col(RunRow.status) == Status.WAITING,
         col(RunRow.until) >= now - BELIEVED,
         col(RunRow.until) <= now + LOOK_AGAIN,
@@ -132,25 +132,27 @@ async def append(
     if row.session_id is None:
         return
     source = await _source(session, row)
-    kept = await session.get(SessionRow, row.session_id)
-    if kept is None:
+    stored_session = await session.get(SessionRow, row.session_id)
+    if stored_session is None:
         shared = bool(row.parameters.get("session_key")) or row.parameters.get("session") == "chat"
-        kept = SessionRow(
+        stored_session = SessionRow(
             id=row.session_id,
             agent=_agent(row.parameters),
             job_id=None if shared else row.job_id,
             created_at=now,
             updated_at=now,
         )
-    kept.updated_at = now
-    session.add(kept)
+    stored_session.updated_at = now
+    session.add(stored_session)
     await session.flush()  # the messages refer to it
-    last = select(func.max(MessageRow.number)).where(col(MessageRow.session_id) == kept.id)
+    last = select(func.max(MessageRow.number)).where(
+        col(MessageRow.session_id) == stored_session.id
+    )
     number = (await session.execute(last)).scalar_one() or 0
     for step, (role, content) in enumerate((("user", prompt), ("assistant", answer)), start=1):
         session.add(
             MessageRow(
-                session_id=kept.id,
+                session_id=stored_session.id,
                 number=number + step,
                 role=role,
                 content=content,
@@ -215,25 +217,25 @@ async def find(session: AsyncSession, ref: str) -> Listed:
     """
     if exact := await _listed(session, col(SessionRow.id) == ref):
         return exact[0]
-    found: dict[str, Listed] = {}
+    candidates: dict[str, Listed] = {}
     try:
         stored = await store.find(session, ref)
     except NotFound:
         stored = None
     if stored is not None:
-        found = {each.row.id: each for each in await _of_job(session, stored)}
-        if not found and stored.row.name == ref:
+        candidates = {each.row.id: each for each in await _of_job(session, stored)}
+        if not candidates and stored.row.name == ref:
             raise NotFound("session of", ref)
     if ref and (stored is None or stored.row.name != ref):
         keyed = col(SessionRow.id) == col(SessionRow.agent) + ":" + ref
         begins = col(SessionRow.id).startswith(ref, autoescape=True)
-        fits = await _listed(session, or_(keyed, begins), limit=5)
-        found |= {each.row.id: each for each in fits}
-    if len(found) > 1:
-        raise Ambiguous("session", ref, found)
-    if not found:
+        matches = await _listed(session, or_(keyed, begins), limit=5)
+        candidates |= {each.row.id: each for each in matches}
+    if len(candidates) > 1:
+        raise Ambiguous("session", ref, candidates)
+    if not candidates:
         raise NotFound("session", ref)
-    return next(iter(found.values()))
+    return next(iter(candidates.values()))
 
 
 async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[Listed]:

@@ -96,12 +96,12 @@ async def wait(session: AsyncSession, row: RunRow, offer: Offer, now: datetime) 
     if row.job_id is None and row.trigger == "direct":
         return None
     if offer.most is not None:
-        there = _Slots(offer.most, offer.classes, await _count(session, _AT_WORK))
+        slots = _Slots(offer.most, offer.classes, await _count(session, _IS_HELD))
         name = policy.of_run(row.parameters).class_
-        ahead = await _count(session, _expected(now, SLOT) & _earlier(row))
-        overdue = await _count(session, _overdue(now) & _earlier(row)) if ahead else {}
-        if why := there.taken(name, ahead, overdue):
-            if there.free(name):
+        ahead = await _count(session, _expected_claims(now, SLOT) & _earlier(row))
+        overdue = await _count(session, _missed_claims(now) & _earlier(row)) if ahead else {}
+        if why := slots.refusal(name, ahead, overdue):
+            if slots.free(name):
                 return Wait(now + KEPT, why, SLOT, free=True)
             queue = LOOK_AGAIN * (1 + sum(ahead.values()) / max(offer.most, 1))
             return Wait(now + min(queue, LONGEST_LOOK), why, SLOT)
@@ -122,7 +122,7 @@ async def call_up(
 
     With ``after``, only runs that wait for a slot, without those woken less than ``after`` ago.
     """
-    called = list[RunRow]()
+    woken = list[RunRow]()
     for row in await next_up(session, now, most, classes):
         until = row.until or now
         if after is not None and (row.waits_for != SLOT or now - after < until <= now):
@@ -130,8 +130,8 @@ async def call_up(
         if row.waits_for == SLOT and until > now:
             row.until = now
             session.add(row)
-        called.append(row)
-    return called
+        woken.append(row)
+    return woken
 
 
 async def next_up(
@@ -142,18 +142,18 @@ async def next_up(
     Adds up to as many runs that wait for their worker, which may have room by now. ``most`` is the
     overall limit, ``classes`` the limits of the classes that have one.
     """
-    there = _Slots(most, classes, await _count(session, _AT_WORK))
-    if not there.free():
+    slots = _Slots(most, classes, await _count(session, _IS_HELD))
+    if not slots.free():
         return []
-    found: list[RunRow] = []
-    kinds = [(_CLASS.in_([name]), there.free(name)) for name in classes]
+    runs: list[RunRow] = []
+    free_by_class = [(_CLASS.in_([name]), slots.free(name)) for name in classes]
     for what in (SLOT, WORKER):
-        some: list[RunRow] = []
-        for of_kind, free in [*kinds, (_CLASS.not_in(classes), there.free())]:
-            first = select(RunRow).where(_expected(now, what), of_kind).order_by(*ORDER)
-            some += (await session.execute(first.limit(free))).scalars()
-        found += sorted(some, key=turn)[: there.free()]
-    return sorted(found, key=turn)
+        batch: list[RunRow] = []
+        for of_kind, free in [*free_by_class, (_CLASS.not_in(classes), slots.free())]:
+            first = select(RunRow).where(_expected_claims(now, what), of_kind).order_by(*ORDER)
+            batch += (await session.execute(first.limit(free))).scalars()
+        runs += sorted(batch, key=turn)[: slots.free()]
+    return sorted(runs, key=turn)
 
 
 @dataclass(frozen=True)
@@ -171,25 +171,25 @@ class _Slots:
             free = min(free, self.classes[name] - self.held.get(name, 0))
         return max(free, 0)
 
-    def _kept(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> int:
+    def _reserved(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> int:
         """Return how many free slots are reserved for runs of the class ``name``."""
         return min(ahead.get(name, 0), max(self.free(name) - overdue.get(name, 0), 0))
 
-    def taken(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> str:
+    def refusal(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> str:
         """Return why a run of class ``name`` gets no slot with so many ahead of it; else empty."""
-        before = sum(self._kept(each, ahead, overdue) for each in ahead)
+        before = sum(self._reserved(each, ahead, overdue) for each in ahead)
         all_held = sum(self.held.values())
         if all_held + before >= self.most:
-            return _words(all_held, self.most, "runs", sum(ahead.values()))
+            return _full_text(all_held, self.most, "runs", sum(ahead.values()))
         if name not in self.classes:
             return ""
         held, limit = self.held.get(name, 0), self.classes[name]
-        if held + self._kept(name, ahead, overdue) < limit:
+        if held + self._reserved(name, ahead, overdue) < limit:
             return ""
-        return _words(held, limit, f"{name} runs", ahead.get(name, 0))
+        return _full_text(held, limit, f"{name} runs", ahead.get(name, 0))
 
 
-def _words(held: int, most: int, kind: str, ahead: int) -> str:
+def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
     waiting = f", and {ahead} that were due earlier wait" if held < most else ""
     return f"{held} of {most} {kind} are at work{waiting}"
 
@@ -206,21 +206,21 @@ async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
     held = select(RunRow.id).where(*of_job, col(RunRow.status).in_(HELD)).limit(1)
     if (await session.execute(held)).first() is not None:
         return
-    behind = select(RunRow).where(
+    waiting = select(RunRow).where(
         *of_job,
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for).in_((OVERLAP, HOLDER)),
     )
-    first: RunRow | None = (
-        await session.execute(behind.order_by(*ORDER).limit(1))
+    next_run: RunRow | None = (
+        await session.execute(waiting.order_by(*ORDER).limit(1))
     ).scalar_one_or_none()
-    if first is not None:
-        first.waits_for, first.until, first.reason = SLOT, now, "it is its turn"
-        session.add(first)
+    if next_run is not None:
+        next_run.waits_for, next_run.until, next_run.reason = SLOT, now, "it is its turn"
+        session.add(next_run)
 
 
-_AFTER = case((col(RunRow.trigger) == BACKFILL, 1), else_=0)
-ORDER = (_AFTER, col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
+_BACKFILLS_LAST = case((col(RunRow.trigger) == BACKFILL, 1), else_=0)
+ORDER = (_BACKFILLS_LAST, col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
 """The order in which waiting runs get slots: backfills after everything that is scheduled."""
 
 
@@ -229,7 +229,7 @@ def turn(row: RunRow) -> tuple[bool, datetime, datetime, str]:
     return row.trigger == BACKFILL, row.due, row.queued_at, row.id
 
 
-_AT_WORK = col(RunRow.status).in_(HELD)
+_IS_HELD = col(RunRow.status).in_(HELD)
 _CLASS = func.coalesce(
     col(RunRow.parameters)[("policy", "class")].as_string(), policy.Policy().class_
 )
@@ -241,7 +241,7 @@ async def _count(session: AsyncSession, which: ColumnElement[bool]) -> dict[str,
     return {str(name): count for name, count in (await session.execute(counted)).all()}
 
 
-def _expected(now: datetime, what: str) -> ColumnElement[bool]:
+def _expected_claims(now: datetime, what: str) -> ColumnElement[bool]:
     return and_(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == what,
@@ -249,7 +249,7 @@ def _expected(now: datetime, what: str) -> ColumnElement[bool]:
     )
 
 
-def _overdue(now: datetime) -> ColumnElement[bool]:
+def _missed_claims(now: datetime) -> ColumnElement[bool]:
     """Return the condition for runs that missed their claim, but not too long ago to count."""
     return and_(
         col(RunRow.status) == Status.WAITING,

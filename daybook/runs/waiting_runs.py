@@ -44,9 +44,11 @@ async def all_overdue(session: AsyncSession, now: datetime, limit: int) -> list[
         )
         .order_by(col(RunRow.queued_at))
     )
-    found = (await session.execute(waiting)).all()
-    within = {text: policy.of_run({"policy": {"deadline": text}}).deadline for *_, text in found}
-    passed = [run for run, since, text in found if (most := within[text]) and since + most <= now]
+    rows = (await session.execute(waiting)).all()
+    deadlines = {text: policy.of_run({"policy": {"deadline": text}}).deadline for *_, text in rows}
+    passed = [
+        run for run, since, text in rows if (allowed := deadlines[text]) and since + allowed <= now
+    ]
     return passed[:limit]
 
 
