@@ -94,10 +94,10 @@ async def why_another(session: AsyncSession, place: str, known: str) -> LedgerRe
     None.
     """
     connection = await session.connection()
-    found = await connection.run_sync(_id_if_any)
-    if found == known:
+    found_id = await connection.run_sync(_id_if_any)
+    if found_id == known:
         return None
-    cause = database.another_ledger(known, found) if found else database.EMPTIED
+    cause = database.another_ledger(known, found_id) if found_id else database.EMPTIED
     return LedgerReplaced(place, *cause)
 
 

@@ -77,12 +77,12 @@ async def of(
     if row.kind not in TALKING and not policy.check.prompt:
         return Budget()  # it asks no agent
     per_run = _least(policy.tokens_per_run, owner_limits.tokens_per_run if owner_limits else 0)
-    left = None
+    allowed = None
     if per_run:
         used = usage.tokens(row.usage)
         if used >= per_run:
             return Budget(spent=f"tokens: {used:,} of {per_run:,} per run are used")
-        left = per_run - used
+        allowed = per_run - used
     days = []
     if stored is not None and policy.tokens_per_day:
         of_job = col(RunRow.job_id) == stored.id
@@ -103,8 +103,8 @@ async def of(
         if free <= 0:
             why = f"tokens: runs at work may take all that is left of {day.most:,} per day{day.of}"
             return Budget(held=why)
-        left = free if left is None else min(left, free)
-    return Budget(left)
+        allowed = free if allowed is None else min(allowed, free)
+    return Budget(allowed)
 
 
 def _least(*limits: int) -> int:

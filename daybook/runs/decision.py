@@ -107,11 +107,11 @@ class Decision:
             await self._retry(row)
         elif row is not None:
             await self._continue_waiting(row)
-        elif answer := await self._start_new():
-            return answer
+        elif result := await self._start_new():
+            return result
         for rule in RULES:
-            if answer := await rule(self):
-                return answer
+            if result := await rule(self):
+                return result
         return await self._grant()
 
     # --- the row
@@ -141,8 +141,8 @@ class Decision:
             # A custom run's due time may lie in the second before the job was made.
             at = request.due if timed else self.now
             stored = await store.in_force(self.session, request.job_id, at)
-        if timed and (answer := self._without_row(stored)):
-            return answer
+        if timed and (result := self._without_row(stored)):
+            return result
         self.row = rows.new(request, request.occurrence, request.trigger, stored, self.now)
         self.stored, self.is_new = stored, True
         if timed and stored is not None:

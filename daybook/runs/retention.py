@@ -329,5 +329,5 @@ async def off_since(session: AsyncSession, before: datetime) -> Sequence[StoredJ
         )
         .order_by(col(JobRow.name))
     )
-    found = [await store.get(session, each) for each in (await session.execute(idle)).scalars()]
-    return [each for each in found if each is not None]
+    jobs = [await store.get(session, each) for each in (await session.execute(idle)).scalars()]
+    return [each for each in jobs if each is not None]
