@@ -1,8 +1,8 @@
-"""The rules of a claim, in the order in which they are asked.
+"""The rules of a claim, in the order in which they are applied.
 
-Each takes the `Decision` about one run and either returns an answer, which ends the claim, or None,
-which asks the next rule. If no rule answers, the claim is granted. `docs/states.md` shows them as a
-table, made from their docstrings.
+Each rule takes the `Decision` about one run. It returns a result, which ends the claim, or None,
+and the next rule follows. If no rule returns a result, the claim is granted. `docs/states.md` lists
+the rules in a table that is generated from their docstrings.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from daybook.runs.decision import Decision
 
 UNDECIDED_FOR = timedelta(minutes=5)
-"""How long after `until` a run that waits to know whether a holder is alive is left undecided."""
+"""How long after `until` a run that waits to learn whether a holder lives is not judged late."""
 
 
 def is_due(job: Job, instant: datetime) -> bool:
-    """Return whether ``instant`` is a due time of the job; a job that is off has none."""
+    """Return whether ``instant`` is a due time of the job; a disabled job has none."""
     return job.enabled and upcoming.is_due(job.schedule, job.policy, instant)
 
 
 async def invalid_parameters(claim: Decision) -> Answer | None:
-    """Fail a run that was asked for with parameters that its flow refuses."""
+    """Fail a requested run whose parameters its flow refuses."""
     if not claim.row.error or not claim.is_new:
         return None
     return await claim.end(Status.FAILED, "parameters")
@@ -57,7 +57,7 @@ async def past_deadline(claim: Decision) -> Answer | None:
 
 
 async def still_waiting(claim: Decision) -> Answer | None:
-    """Leave a run waiting until its time; one that waits for a slot or its turn may ask earlier."""
+    """Keep a run waiting until its time; one that waits for a slot or turn may claim earlier."""
     row = claim.row
     if claim.is_new or row.until is None or row.until <= claim.now or row.waits_for in slots.TURNS:
         return None
@@ -65,8 +65,8 @@ async def still_waiting(claim: Decision) -> Answer | None:
 
 
 async def switched_off(claim: Decision) -> Answer | None:
-    """Skip a due time that a person skipped or snoozed, or whose job is off or has had all its
-    runs; skip a backfill whose job is off.
+    """Skip a due time that a person skipped or snoozed, or whose job is disabled or has had all its
+    runs; skip a backfill whose job is disabled.
     """
     if not claim.is_timed and claim.row.trigger != slots.BACKFILL:
         return None
@@ -94,8 +94,8 @@ async def too_late(claim: Decision) -> Answer | None:
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    later = upcoming.offset(stored.id, stored.job.policy.stagger)
-    late = lateness.judge(stored.job.schedule, row.due, claim.now - later, stored.job.policy)
+    stagger = upcoming.offset(stored.id, stored.job.policy.stagger)
+    late = lateness.judge(stored.job.schedule, row.due, claim.now - stagger, stored.job.policy)
     if not late.runs:
         return await claim.miss(stored, late)
     if late.verdict == "run":
@@ -108,18 +108,18 @@ async def staggered(claim: Decision) -> Answer | None:
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    later = upcoming.offset(stored.id, stored.job.policy.stagger)
-    if row.due + later <= claim.now:
+    stagger = upcoming.offset(stored.id, stored.job.policy.stagger)
+    if row.due + stagger <= claim.now:
         return None
-    row.queued_at = row.due + later  # it waits for nothing else before
-    return claim.wait(row.queued_at, f"staggered by {durations.to_text(later)}")
+    row.queued_at = row.due + stagger  # nothing else delays it before
+    return claim.wait(row.queued_at, f"staggered by {durations.to_text(stagger)}")
 
 
 def _undecided(claim: Decision) -> bool:
-    """Return whether lateness counts: a row that waits never becomes late.
+    """Return whether lateness counts: a waiting run never becomes late.
 
-    Except for one that was written ahead of its due time, and one that waited to know whether a
-    holder is alive and was not claimed again: nothing was decided for these.
+    Two exceptions, for which nothing was decided: a row written ahead of its due time, and a run
+    that waited to learn whether a holder lives and was not claimed again.
     """
     row = claim.row
     if claim.is_new or row.waits_for == corrections.DUE:
@@ -171,20 +171,20 @@ async def overlapping(claim: Decision) -> Answer | None:
     if claim.stored is None:
         return None
     job, holder = claim.stored.id, claim.offer.holder
-    behind = await overlap.behind(claim.session, claim.row, job, claim.now, holder)
-    if behind is None:
+    decision = await overlap.behind(claim.session, claim.row, job, claim.now, holder)
+    if decision is None:
         return None
-    if behind.skipped:
-        return await claim.end(Status.SKIPPED, behind.why)
-    if behind.known_at is not None:
-        return claim.wait(behind.known_at, behind.why, waits_for=slots.HOLDER)
+    if decision.skipped:
+        return await claim.end(Status.SKIPPED, decision.why)
+    if decision.known_at is not None:
+        return claim.wait(decision.known_at, decision.why, waits_for=slots.HOLDER)
     until = claim.now + overlap.LOOK_AGAIN
-    waiting = claim.wait(until, behind.why, waits_for=slots.OVERLAP)
-    return replace(waiting, cancel=behind.cancel)
+    waiting = claim.wait(until, decision.why, waits_for=slots.OVERLAP)
+    return replace(waiting, cancel=decision.cancel)
 
 
 async def owner_limits(claim: Decision) -> Answer | None:
-    """Refuse an agent's run that goes beyond its owner's limits."""
+    """Refuse an agent's run that exceeds its owner's limits."""
     if claim.stored is None:
         return None
     why = claim_limits.why_not(claim.row, claim.stored, claim.offer, claim.now)
@@ -192,19 +192,21 @@ async def owner_limits(claim: Decision) -> Answer | None:
 
 
 async def token_budget(claim: Decision) -> Answer | None:
-    """Refuse a run if no tokens are left; let it wait if running ones may still use them."""
+    """Refuse a run if no tokens are left; let it wait if runs in progress may still use them."""
     rules = claim.offer.rules
-    left = await budget.of(claim.session, claim.row, claim.stored, rules, claim.now)
-    if left.spent:
-        return await claim.refuse(left.spent)
-    if left.held:
-        return claim.wait(claim.now + budget.LOOK_AGAIN, left.held)
-    claim.row.tokens = left.tokens
+    granted = await budget.of(claim.session, claim.row, claim.stored, rules, claim.now)
+    if granted.spent:
+        return await claim.refuse(granted.spent)
+    if granted.held:
+        return claim.wait(claim.now + budget.LOOK_AGAIN, granted.held)
+    claim.row.tokens = granted.tokens
     return None
 
 
 async def session_busy(claim: Decision) -> Answer | None:
-    """Let a run wait while another one of its session runs (promise 17)."""
+    """Let a run wait while another run of its session is in progress (promise 17: two runs never
+    interleave in one history).
+    """
     row = claim.row
     if row.kind in TALKING:
         row.session_id = sessions.id_of(
@@ -215,11 +217,15 @@ async def session_busy(claim: Decision) -> Answer | None:
 
 
 async def no_slot(claim: Decision) -> Answer | None:
-    """Let a run wait until a slot of its class is free and its turn has come (promise 12)."""
-    wait = await slots.wait(claim.session, claim.row, claim.offer, claim.now)
-    if not wait:
+    """Let a run wait until a slot of its class is free and its turn has come (promise 12: free
+    slots go to the earliest due time).
+    """
+    slot_wait = await slots.wait(claim.session, claim.row, claim.offer, claim.now)
+    if not slot_wait:
         return None
-    return replace(claim.wait(wait.until, wait.why, wait.waits_for), free=wait.free)
+    return replace(
+        claim.wait(slot_wait.until, slot_wait.why, slot_wait.waits_for), free=slot_wait.free
+    )
 
 
 RULES: tuple[Callable[[Decision], Awaitable[Answer | None]], ...] = (

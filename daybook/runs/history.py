@@ -1,4 +1,4 @@
-"""What has been: runs, for those who look and for those who watch."""
+"""Queries for past and live runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = tuple[RunRow, JobRow | None]
 async def recent(
     session: AsyncSession, job_id: str | None, limit: int, *, owner: str | None = None
 ) -> Sequence[Run]:
-    """Runs, newest first; of one job, or of all when ``job_id`` is None, or of all of ``owner``."""
+    """Return runs, newest first: of one job, of all jobs if ``job_id`` is None, or of ``owner``."""
     runs = _runs(owner).order_by(
         col(RunRow.due).desc(), col(RunRow.queued_at).desc(), col(RunRow.id)
     )
@@ -31,39 +31,39 @@ async def recent(
 
 
 async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
+    """Return the run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
 
-    Here and below, with ``owner`` only what that one's jobs ran.
+    Here and below, ``owner`` restricts the search to the runs of that owner's jobs.
     """
     prefixed = _runs(owner).where(col(RunRow.id).startswith(ref, autoescape=True)).limit(5)
-    fits = await _all(session, prefixed) if ref else []
-    if len(fits) > 1:
-        raise Ambiguous("run", ref, [row.id[:12] for row, _ in fits])
-    if not fits:
+    matches = await _all(session, prefixed) if ref else []
+    if len(matches) > 1:
+        raise Ambiguous("run", ref, [row.id[:12] for row, _ in matches])
+    if not matches:
         raise NotFound("run", ref)
-    return fits[0]
+    return matches[0]
 
 
 async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The newest run of this job, removed ones too, that Prefect knows; else the run of this id.
+    """Return the newest run of this job that Prefect knows, else the run with this id.
 
-    Raises `NotFound`, `Ambiguous`.
+    Includes removed jobs. Raises `NotFound`, `Ambiguous`.
     """
     try:
         job_id = (await store.find(session, ref, archived=True, owner=owner)).id
     except NotFound:
-        found = [await find(session, ref, owner=owner)]
+        matches = [await find(session, ref, owner=owner)]
     else:
         of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.flow_run_id).is_not(None))
         newest = of_job.order_by(col(RunRow.due).desc(), col(RunRow.queued_at).desc())
-        found = list(await _all(session, newest.limit(1)))
-    if not found or found[0][0].flow_run_id is None:
+        matches = list(await _all(session, newest.limit(1)))
+    if not matches or matches[0][0].flow_run_id is None:
         raise NotFound("log of", ref)
-    return found[0]
+    return matches[0]
 
 
 async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
-    """The one live run of this job; else the run with this id, ended or not.
+    """Return the one live run of this job, else the run with this id, ended or not.
 
     Raises `NotFound` (also for a job without a live run), `Ambiguous` for a job with several.
     """
@@ -72,16 +72,16 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
     except NotFound:
         return await find(session, ref, owner=owner)
     of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE))
-    fits = await _all(session, of_job.limit(5))
-    if len(fits) > 1:
-        raise Ambiguous("live run of", ref, [row.id[:12] for row, _ in fits])
-    if not fits:
+    matches = await _all(session, of_job.limit(5))
+    if len(matches) > 1:
+        raise Ambiguous("live run of", ref, [row.id[:12] for row, _ in matches])
+    if not matches:
         raise NotFound("live run of", ref)
-    return fits[0]
+    return matches[0]
 
 
 async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100) -> Sequence[Run]:
-    """Runs that ended at ``instant`` (UTC) or later, oldest first."""
+    """Return runs that ended at ``instant`` (UTC) or later, oldest first."""
     ended = (
         _runs()
         .where(col(RunRow.finished_at) >= instant, col(RunRow.status).not_in(LIVE))
@@ -92,7 +92,7 @@ async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100
 
 
 async def live(session: AsyncSession) -> Sequence[RunRow]:
-    """Runs that are not ended, by due time."""
+    """Return runs that have not ended, by due time."""
     rows = select(RunRow).where(col(RunRow.status).in_(LIVE)).order_by(col(RunRow.due))
     return (await session.execute(rows)).scalars().all()
 
