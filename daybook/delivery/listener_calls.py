@@ -102,9 +102,8 @@ async def listen(
             await asyncio.wait(running.values(), timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
             for name in [name for name, task in running.items() if task.done()]:
                 if not await running.pop(name):
-                    remaining.remove(
-                        name
-                    )  # another process was faster, or the rows are of other runs
+                    # Another process was faster, or the due rows are of other runs.
+                    remaining.remove(name)
     finally:
         this_pass.deadline = 0.0  # a listener may ignore its cancellation
         for task in running.values():
@@ -192,20 +191,15 @@ class _Pass:
         """Return the error that the listener raised or that prevented the call, or None."""
         if row.retried_at is None and row.fence - row.attempts > DEATHS:
             return GivenUp(f"given up: {DEATHS} times nobody lived to say what became of it")
-        started, body, functions = (
-            time.monotonic(),
-            json.loads(row.body),
-            list[Callable[..., Any]](),
-        )
+        started, body = time.monotonic(), json.loads(row.body)
+        functions: list[Callable[..., Any]] = []
         try:
             if not self._at_home:  # one thread and one timeout: the import may also be slow
                 await apart(lambda: _found(row.address)(body), self._within)
                 return None
             await apart(lambda: functions.append(_found(row.address)), self._within)
-            call, time_left = (
-                partial(functions[0], body),
-                self._within - (time.monotonic() - started),
-            )
+            call = partial(functions[0], body)
+            time_left = self._within - (time.monotonic() - started)
             if registry.is_async(functions[0]):
                 return await _at_home(call, time_left)
             await apart(call, time_left)

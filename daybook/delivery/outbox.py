@@ -363,7 +363,7 @@ class _Notifications:
         )
 
     async def _message(self, event: Event) -> bool:
-        """Enqueue the message; return false if the answer is silent, or repeated (`only_changed`)."""
+        """Enqueue the message; return false if the answer is silent or, by `only_changed`, old."""
         notify, digest = self.notify, ""
         if event == "completed":
             answer = messages.answer(self.row, self.output)
