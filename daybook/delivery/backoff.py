@@ -1,11 +1,12 @@
-"""When a callback or message that was not taken is tried again. Pure.
+"""Retry delays of callbacks and messages. Pure.
 
 ::
 
-    try     1   2    3     4      5      6      7     8     9     10    11
-    after   –   5 s  30 s  2 min  10 min 30 min 1 h   2 h   4 h   6 h   10 h     about 24 h in all
+    attempt  1   2    3     4      5      6      7     8     9     10    11
+    after    –   5 s  30 s  2 min  10 min 30 min 1 h   2 h   4 h   6 h   10 h     about 24 h in all
 
-Each pause is longer by up to a tenth, at random: what failed together does not come back together.
+Each delay is extended by a random part of up to a tenth, so rows that failed together are not
+retried together.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ JITTER = 0.1
 
 
 def next_try(row: OutboxRow, now: datetime, asked: float | None, tries: int) -> datetime | None:
-    """When to try again after the failed try that follows ``row.attempts``; None: it was the last.
+    """Return the time of the next attempt after a failed one that follows ``row.attempts`` others.
 
-    ``asked`` are the seconds of a ``Retry-After``: kept when they are more than the pause, as far
-    as the row's time goes.
+    ``asked`` are the seconds of a ``Retry-After``: used if longer than the delay, up to the end of
+    the row's time. Returns None if it was the last attempt.
     """
-    made, over = row.attempts + 1, (row.retried_at or row.created_at) + LONGEST
-    if made >= tries or now >= over:
+    attempts, deadline = row.attempts + 1, (row.retried_at or row.created_at) + LONGEST
+    if attempts >= tries or now >= deadline:
         return None
-    pause = PAUSES[min(made, len(PAUSES)) - 1] * (1 + random.uniform(0, JITTER))
-    if asked is not None and asked > pause.total_seconds():
-        pause = max(pause, min(timedelta(seconds=min(asked, LONGEST.total_seconds())), over - now))
-    return now + pause
+    delay = PAUSES[min(attempts, len(PAUSES)) - 1] * (1 + random.uniform(0, JITTER))
+    if asked is not None and asked > delay.total_seconds():
+        delay = max(
+            delay, min(timedelta(seconds=min(asked, LONGEST.total_seconds())), deadline - now)
+        )
+    return now + delay
