@@ -64,8 +64,7 @@ def adopt_orphans() -> None:
 
 
 def become(output: int, parent: socket.socket, others: Iterable[int]) -> None:
-    """Give a forked child its own session and streams. Called right after the fork, signals
-    blocked.
+    """Give a forked child its own session and streams, right after the fork, signals blocked.
 
     Wait until the parent releases this child. If the parent died before it reported the child to
     the worker, exit here, with nothing done. ``others`` are the parent's descriptors, closed here.

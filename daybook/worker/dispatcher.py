@@ -158,7 +158,7 @@ class Taker:
                 del self._waiting[next(iter(self._waiting))]
 
     def waiting(self, row: RunRow) -> FlowRun | None:
-        """Return the Prefect run of ``row`` if this worker rescheduled it and no claim came
+        """Return the Prefect run of ``row``, if this worker rescheduled it and none claimed
         since.
         """
         fence, run = self._waiting.get(str(row.flow_run_id), (None, None))

@@ -90,7 +90,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             folder = stack.enter_context(pool.outputs(home.here().make().path / "runs"))
             self._environment = {
                 **os.environ,
-                # Prefect passes these settings with each run; if equal, a child need not reread them.
+                # Prefect passes these with each run; if equal, a child need not reread them.
                 **get_current_settings().to_environment_variables(exclude_unset=True),
                 **await pool.savings(self.client),
             }
@@ -155,9 +155,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     async def run(
         self, flow_run: FlowRun, configuration: Configuration, task_status: Any = None
     ) -> BaseWorkerResult:
-        """Raise `InvalidInput`: a run submitted past the queue has no claim (promise.md 2: claim
-        first).
-        """
+        """Raise `InvalidInput`: a run submitted past the queue has no claim (promise.md 2)."""
         raise InvalidInput(
             "worker", "does not run what was not scheduled", "use run_deployment in place of submit"
         )

@@ -56,9 +56,7 @@ class Intake:
         self.last_poll: datetime | None = None
 
     def hand(self, run: FlowRun) -> None:
-        """Take this run now, whatever its time in Prefect. If it is being taken, take it once more
-        after.
-        """
+        """Take this run now, whatever its time in Prefect; if it is being taken, once more."""
         self._upcoming.pop(run.id, None)
         if run.id in self._taking:
             self._take_again[run.id] = run

@@ -94,9 +94,7 @@ class Watched:
             self._changed.set()
 
     def renewed(self, status: Status | None) -> None:
-        """Process the run's status at a lease renewal; None means that it was refused and ends the
-        group.
-        """
+        """Take the run's status at a lease renewal. None is a refusal, which ends the group."""
         if status is None or (status in TERMINAL and self._was_terminal):
             self.stop(Cause.LOST)
         # After it recorded its outcome, a process has work left, but not for a whole interval.
@@ -107,9 +105,7 @@ class Watched:
         return tail_of(self.running.output, 0, TAIL_LINES).replace("\0", "\ufffd")
 
     async def watch(self) -> None:
-        """Wait until no process of the run lives. End them at a timeout, or when `stop` is
-        called.
-        """
+        """Wait until no process of the run lives; end them at a timeout or after `stop`."""
         reading = asyncio.create_task(self._read_facts())
         ended = asyncio.create_task(self.running.ended())
         try:

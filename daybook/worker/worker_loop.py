@@ -184,7 +184,7 @@ class Work:
             if watched.ours:
                 await exit_handling.settle(self._ledger, self._client, watched)
             else:
-                # If Prefect is unreachable for longer, `_leftovers` reports the end.
+                # If Prefect is unreachable for longer, `stale_runs.leftovers` does.
                 async with asyncio.timeout(FOREIGN_END):
                     await external_runs.ended(self._client, self._launcher, watched)
             self._log_tail(watched)
