@@ -1,4 +1,4 @@
-"""By whose rule the addresses of a run are judged (requirement 38)."""
+"""Guard of a run's outgoing addresses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from daybook.runs.claim_requests import Granted
 
 
 def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION) -> Guard:
-    """That of the job's owner, with its hosts, and of who wrote these ``parts`` of the job last; a
-    direct call is the operator's.
+    """Return the guard: the stricter of the job's owner, with its hosts, and the last writer of
+    these ``parts`` of the job. A direct call has the operator's.
     """
     if granted.job is None:
         return Guard.here(Rule.OPERATOR)
