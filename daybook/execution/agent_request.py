@@ -103,9 +103,7 @@ def _report_usage(usage: dict[str, Any]) -> None:
 
 
 def actor_of(granted: Granted, agent: str) -> Actor:
-    """Return for whom the agent uses Daybook's own tools: the agent that owns the job, else
-    itself.
-    """
+    """Return for whom the agent's Daybook tools act: the agent that owns the job, else itself."""
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{BY_AGENT}{agent}"
     return Actor(owner, (row.user_id or "") if row is not None else "", "run")

@@ -44,8 +44,7 @@ MOST = 128
 """The most tools of one request; some providers refuse more."""
 
 LARGEST = 300_000
-"""Characters of all tool definitions together: some eighty thousand tokens, sent with each
-request."""
+"""Characters of all tool definitions; some eighty thousand tokens, sent with each request."""
 
 LONGEST_NAME = 64
 _HASH_CHARACTERS = 8
@@ -105,9 +104,7 @@ async def find(agent: str, entries: Iterable[str], servers: Servers, own: Own) -
 
 
 async def check(entries: Iterable[str], servers: Servers) -> None:
-    """Raise as `find` does, for errors that show without a request to a server or Daybook's
-    tools.
-    """
+    """Raise as `find` does, for errors that show without a request to a tool server."""
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
         _source(entry, saved, functions)
@@ -241,14 +238,14 @@ class _Calls:
         self._end = asyncio.get_running_loop().time() + timeout
 
     def left(self) -> float:
-        """Return the seconds left, more than the attempt has: it ends a hanging call and names the
-        tool.
+        """Return the seconds left: more than the attempt's, which ends a hanging call and names
+        it.
         """
         return self._end + _CALL_GRACE_SECONDS - asyncio.get_running_loop().time()
 
     def key(self, tool: str, arguments: dict[str, Any]) -> str:
-        """Return a key that is the same for a call in every attempt, and differs if the call is
-        repeated.
+        """Return the call's key: equal in every attempt, different if one attempt repeats the
+        call.
         """
         written = json.dumps([tool, arguments], sort_keys=True, default=str)
         digest = hashlib.sha256(written.encode(errors="replace")).hexdigest()[:16]

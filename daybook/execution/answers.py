@@ -42,8 +42,7 @@ from daybook.tasks.model import without_tokens
 log = logging.getLogger(__name__)
 
 LONGEST_QUOTED = 20_000
-"""Characters of the first answer that the second request quotes; they have to fit in an
-argument."""
+"""Characters of the first answer that the second request quotes; an argument has to hold them."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,7 @@ def _without_tokens(value: Any) -> Any:
 def _usage_adder(
     first: Usage | None, took: Callable[[Usage], None] | None
 ) -> Callable[[Usage], None]:
-    """Return a callback that reports the usage of the first answer plus that of the second so
-    far.
-    """
+    """Return a callback that adds the first answer's usage to that of the second so far."""
 
     def report(used: Usage) -> None:
         if took is not None and (total := usage.total((first, used))) is not None:
@@ -139,13 +136,15 @@ async def _ask_agent(
         return Answer(reply, _cut_remark(reply))
     loop = asyncio.get_running_loop()
     end = loop.time() + request.timeout
-    instructions = _format_request(schema)
-    first = await agent.answer(replace(request, prompt=f"{request.prompt}\n\n{instructions}"))
+    wanted = _format_request(schema)
+    first = await agent.answer(replace(request, prompt=f"{request.prompt}\n\n{wanted}"))
     try:
         return Answer(_checked(first, schema), _cut_remark(first))
     except _Mismatch as mismatch:
-        mismatch_text = str(mismatch)
-    prompt = f"{request.prompt}\n\n{_quote(first.text)}\n\nThat does not fit: it {mismatch_text}\n\n{instructions}"
+        wrong = str(mismatch)
+    prompt = (
+        f"{request.prompt}\n\n{_quote(first.text)}\n\nThat does not fit: it {wrong}\n\n{wanted}"
+    )
     second_request = replace(
         request,
         prompt=prompt,
@@ -167,16 +166,14 @@ async def _ask_agent(
         failed = AgentFailed(f"the answer, asked for twice, {mismatch}", second.text)
         failed.usage = second.usage
         raise failed from None
-    remarks = (f"repaired: the first answer {mismatch_text}", _cut_remark(reply))
+    remarks = (f"repaired: the first answer {wrong}", _cut_remark(reply))
     return Answer(reply, "; ".join(filter(None, remarks)))
 
 
 async def _ask_again(
     agent: Agent, request: AgentRequest, timeout: float, first_answer: str
 ) -> AgentReply:
-    """Return the second answer. A timeout reports the whole attempt: its time, and what was
-    said.
-    """
+    """Return the second answer. A timeout reports the whole attempt's time and output."""
     if request.timeout <= 0:
         raise AgentTimeout(timeout, first_answer)
     if request.tokens is not None and request.tokens <= 0:
@@ -204,8 +201,8 @@ def _quote(answer: str) -> str:
 def _format_request(schema: Mapping[str, Any]) -> str:
     if not schema:
         return "Answer with JSON only, without any other words."
-    schema_text = json.dumps(schema, ensure_ascii=False)
-    return f"Answer with JSON only, without any other words, that fits this JSON schema:\n{schema_text}"
+    text = json.dumps(schema, ensure_ascii=False)
+    return f"Answer with JSON only, without any other words, that fits this JSON schema:\n{text}"
 
 
 def _cut_remark(reply: AgentReply) -> str:

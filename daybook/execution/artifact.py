@@ -36,8 +36,7 @@ _SLOW_RULES = ["link", "image", "emphasis"]
 
 
 def harmless(markdown: str) -> str:
-    """Remove images and raw HTML from model-written Markdown: neither may load anything from the
-    UI.
+    """Disarm images and raw HTML in model-written Markdown: the UI must not load them.
 
     Fenced blocks and code spans stay as they are, because they would show the escapes.
     """
@@ -135,9 +134,7 @@ def _delivery_line(row: OutboxRow) -> str:
 
 
 def of_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
-    """Return the Markdown of a later artifact about the delivery of a run's callbacks and
-    messages.
-    """
+    """Return the Markdown of a later artifact about a run's callbacks and messages."""
     about = f"**{run.status}** · due {_utc_text(run.due)} · run `{run.id[:8]}`"
     heading = f"## Delivery: {run.delivery}"
     parts = [f"# {harmless(title)}", about, heading, "\n".join(told(rows))]

@@ -67,22 +67,18 @@ async def give_up(act: object) -> None:
 
 
 Prepare = Callable[[Granted], Awaitable[Act]]
-"""The flow's preparation between claim and begin, without an effect: the agent and the prompt,
-say."""
+"""The flow's preparation between claim and begin, without an effect."""
 
 
 STOPPED = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
-"""How the end of this process reaches a flow. Prefect's SIGTERM handler raises at any point of the
-code."""
+"""How the end of this process reaches a flow; Prefect's SIGTERM handler raises anywhere."""
 
 _MAX_TRIES = 3
 
 
 @dataclass(frozen=True)
 class Again:
-    """The attempt ended with a temporary error; the run waits until ``until`` for the next
-    attempt.
-    """
+    """The attempt ended with a temporary error; the next one starts at ``until``."""
 
     until: datetime
 
@@ -214,9 +210,7 @@ async def _run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         await asyncio.shield(task)
     except STOPPED:
-        with anyio.CancelScope(
-            shield=True
-        ):  # a cancel scope cancels again at each turn of the loop
+        with anyio.CancelScope(shield=True):  # a scope cancels at each turn of the loop
             for _ in range(_MAX_TRIES):
                 while not task.done():
                     with suppress(asyncio.CancelledError):

@@ -68,9 +68,7 @@ class Verdict:
     usage: dict[str, Any] | None = None
 
     def charged(self, granted: Granted) -> Granted:
-        """Return ``granted`` less the tokens of the check. Raise `CheckFailed` if no token is
-        left.
-        """
+        """Return ``granted`` less the check's tokens. Raise `CheckFailed` if none is left."""
         if granted.tokens is None:
             return granted
         used = usage.tokens(self.usage)

@@ -23,11 +23,9 @@ from daybook.runs.claim_requests import Compare, Ended, Granted, Offer, Taken, W
 from daybook.runs.claims import claim
 
 NO_LEDGER_WAIT = timedelta(seconds=30)
-"""Delay before the next claim of a run if the ledger is unreachable (promise.md 7: no ledger, no
-effect)."""
+"""Delay before the next claim if the ledger is unreachable (promise.md 7: then no effect)."""
 PATIENCE = timedelta(seconds=30)
-"""The longest wait for which the process is kept; for a longer one the run is rescheduled in
-Prefect."""
+"""The longest wait inside the process; for a longer one the run is rescheduled."""
 
 
 class Reconciler(Recogniser, Protocol):
@@ -55,8 +53,7 @@ async def enter(
     made_by: str | None = None,
     patience: timedelta = PATIENCE,
 ) -> Granted | Ended:
-    """Claim the occurrence. If the run has to wait for long, reschedule it and raise Prefect's
-    `Abort`.
+    """Claim the occurrence. A run that has to wait for long is rescheduled, with `Abort`.
 
     ``made_by`` is the id of the creator of the Prefect run: for an auto-scheduled run, its
     schedule. ``patience`` is the longest wait for which this process is kept.
@@ -69,7 +66,7 @@ async def enter(
             case Granted() | Ended():
                 return answer
             case Waiting(until=until) if until - ledger.now() <= patience or deployment_id is None:
-                # Wait for a duration, not until an instant: this clock may be ahead of the ledger's.
+                # Wait for a duration, not until an instant: the ledger's clock may be behind.
                 await clock.wait_until(clock.now() + (until - ledger.now()))
             case Waiting(until=until, why=why):
                 await set_back(str(offer.flow_run_id), until, why, ledger)
@@ -104,9 +101,7 @@ async def decide(
     deployment_id: str | None = None,
     made_by: str | None = None,
 ) -> Granted | Waiting | Ended | Taken:
-    """Claim. If the ledger does not know the instant, reconcile the job with Prefect and claim
-    again.
-    """
+    """Claim; if the ledger does not know the instant, reconcile the job and claim again."""
     loaded = settings.load()
     offer = replace(offer, rules=limits.of_settings(loaded))
     if offer.most is not None:

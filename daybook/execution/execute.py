@@ -68,15 +68,13 @@ _UNBEGUN_STATES = {state_of(status, "").name for status in (Status.SKIPPED, Stat
 """Names of the states of runs that ended before their effect."""
 
 GATE_SLACK = timedelta(seconds=5)
-"""Time for a check beyond its timeout. It is shorter than the worker's (`Timing.timeout_margin`),
-because the process itself can name what was late."""
+"""Time for a check beyond its timeout; less than the worker gives (`Timing.timeout_margin`),
+because the process itself can best name what was late."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The flow run to execute and its means. ``given`` is the handover of the worker, if one
-    started it.
-    """
+    """The flow run to execute and its means. ``given`` is the worker's handover, if any."""
 
     flow_run: FlowRun
     given: Handover | None
@@ -177,9 +175,7 @@ async def _execute(run: _Run) -> State[Any]:
 
 
 async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Ended:
-    """Claim, prepare and begin an attempt; return its grant, its number and its act, or the run's
-    end.
-    """
+    """Claim, prepare and begin; return the grant, the attempt's number and act, or the end."""
     flow_run, given = run.flow_run, run.given
     if given is not None:
         with suppress(FenceRefused):  # the worker's claim was lost or used: claim again
@@ -227,9 +223,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
 async def _check_and_begin(
     ledger: Ledger, run: _Run, granted: Granted
 ) -> tuple[Granted, int, Act] | Ended | None:
-    """Check, prepare and begin a claimed run. Return None if the claim was lost before: claim
-    again.
-    """
+    """Check, prepare and begin a claimed run. None: the claim was lost before, claim again."""
     naming = asyncio.create_task(_name_run(run, granted))  # concurrently: nothing depends on it
     checked, prepared = checks.UNASKED, granted
     act: Act | None = None
@@ -271,9 +265,7 @@ async def _check_and_begin(
 
 
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
-    """Run the check. Meanwhile the lease is renewed, and the worker knows when the check
-    started.
-    """
+    """Run the check, while the lease is renewed and the worker knows when it started."""
     policy = policies.of_run(granted.parameters)
     if run.gate is checks.of_job and not policy.check:
         return checks.UNASKED
@@ -318,9 +310,7 @@ async def _name_run(run: _Run, granted: Granted) -> None:
 
 
 def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
-    """Return the outcome of a run that cannot begin and that a retry would not help: no such agent,
-    say.
-    """
+    """Return the outcome of a run that cannot begin, even in a retry: no such agent, say."""
     if isinstance(error, DaybookError):
         message = str(error)
     else:
@@ -371,9 +361,7 @@ def _state_of_unwritten(granted: Granted, run: _Run, error: Unwritten) -> State[
 async def _decided_elsewhere(
     ledger: Ledger, granted: Granted, run: _Run, error: DaybookError
 ) -> State[Any]:
-    """End the run as the ledger says after another process decided; this outcome is kept as
-    evidence.
-    """
+    """End the run as another process decided; this attempt's outcome is kept as evidence."""
     log.warning("%s", error, extra={"action": "decided_elsewhere"})
     async with ledger.read() as session:
         row = await session.get(RunRow, granted.run_id)

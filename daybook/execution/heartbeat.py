@@ -35,9 +35,7 @@ words what is worth telling. Where nothing is, answer with [SILENT] alone.
 
 
 def prompt(file: str) -> str:
-    """Return the agent's prompt, with variables. Raise `InvalidInput` if there are no standing
-    orders.
-    """
+    """Return the agent's prompt, with variables. Raise `InvalidInput` if there are no orders."""
     try:
         text = standing_orders.read(file)
     except FileNotFoundError:

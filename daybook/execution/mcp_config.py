@@ -36,9 +36,7 @@ _EXCLUDED_VARIABLES = ("DAYBOOK_WEBHOOK_SECRET", "DAYBOOK_MCP_TOKEN")
 
 @dataclass(frozen=True)
 class Configuration:
-    """Servers of an agent, with the secrets of their headers. With ``own``, Daybook is one of
-    them.
-    """
+    """Servers of an agent, with their headers' secrets; ``own`` means that Daybook is one."""
 
     servers: tuple[tuple[Server, Read], ...] = field(default=(), repr=False)
     own: bool = False
@@ -75,9 +73,9 @@ async def made(configuration: Configuration, actor: Actor) -> McpServers:
     for server, secrets in configuration.servers:
         settings = server.settings
         if settings.command:
-            server_variables = environment.allowed(settings.environment)
-            variables |= server_variables
-            entry = _program_entry(settings.command, server_variables)
+            given = environment.allowed(settings.environment)
+            variables |= given
+            entry = _program_entry(settings.command, given)
             entries[server.name] = entry | _working_directory(settings.work_dir)
         else:
             url = Guard.here(Rule.OPERATOR).check(settings.url)
@@ -88,17 +86,13 @@ async def made(configuration: Configuration, actor: Actor) -> McpServers:
             }
             entries[server.name] = {"type": "http", "url": str(url), "headers": headers}
     if configuration.own:
-        server_variables = _own_variables(os.environ)
-        variables |= server_variables
-        filled.values.update(
-            server_variables[name] for name in _SECRET_VARIABLES if name in server_variables
-        )
-        actor_options = ["--owner", actor.owner]
-        actor_options += (
-            [f"--user-id={actor.user_id}"] if actor.user_id else []
-        )  # the id may begin with -
+        given = _own_variables(os.environ)
+        variables |= given
+        filled.values.update(given[name] for name in _SECRET_VARIABLES if name in given)
+        options = ["--owner", actor.owner]
+        options += [f"--user-id={actor.user_id}"] if actor.user_id else []  # may begin with -
         entries[allowed.OWN] = _program_entry(
-            [sys.executable, "-m", "daybook", "mcp", *actor_options], server_variables
+            [sys.executable, "-m", "daybook", "mcp", *options], given
         )
     return McpServers({"mcpServers": entries}, variables, frozenset(filled.values))
 

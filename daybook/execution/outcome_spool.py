@@ -60,9 +60,7 @@ class Spooled:
 
 @dataclass
 class Drained:
-    """Numbers of outcomes written, refused by the ledger, set aside, and left for another
-    ledger.
-    """
+    """Numbers of outcomes: written, refused, set aside, left for another ledger."""
 
     written: int = 0
     refused: int = 0

@@ -8,8 +8,10 @@ from daybook.runs.claim_requests import Granted
 
 
 def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION) -> Guard:
-    """Return the guard: the stricter of the job's owner, with its hosts, and the last writer of
-    these ``parts`` of the job. A direct call has the operator's.
+    """Return the guard for an address of the run.
+
+    Its rule is the stricter one of the job's owner and of the last writer of these ``parts``, with
+    the owner's hosts. A direct call has the operator's.
     """
     if granted.job is None:
         return Guard.here(Rule.OPERATOR)

@@ -1,5 +1,4 @@
-"""Recording of an attempt's outcome in the ledger, with retries (promise.md 6: outcome and outbox
-in one transaction, else the spool).
+"""Recording of an attempt's outcome in the ledger, with retries and the spool (promise.md 6).
 
 ::
 
@@ -56,8 +55,7 @@ async def settle(
     clock: Clock,
     again: datetime | None = None,
 ) -> Status:
-    """Record the outcome of the run, or of its attempt if ``again``, the start of the next one, is
-    given.
+    """Record the outcome of the run, or with ``again`` (the next attempt's start) of its attempt.
 
     Return the new status of the run. Raise `OutcomeUnwritten`, `FenceRefused`, `IllegalTransition`.
     """
@@ -86,9 +84,7 @@ async def settle(
 
 
 async def leave_word(ledger: Ledger, granted: Granted, outcome: Outcome) -> None:
-    """Try once to record the outcome, without an error: the process has no time, or has lost the
-    run.
-    """
+    """Try once to record the outcome; raise nothing: there is no time, or the run is lost."""
     spooled = Spooled(ledger.id, granted.run_id, granted.fence, outcome)
     try:
         await spooled.write(ledger)
@@ -96,13 +92,13 @@ async def leave_word(ledger: Ledger, granted: Granted, outcome: Outcome) -> None
         log.warning("%s", error, extra={"action": "outcome_refused"})
     except LedgerUnreachable as error:
         is_spooled = _spool(spooled) is not None
-        consequence = "is written later" if is_spooled else "is lost"
-        log.error("the outcome %s: %s", consequence, error, extra={"action": "settle_unreachable"})
+        what = "is written later" if is_spooled else "is lost"
+        log.error("the outcome %s: %s", what, error, extra={"action": "settle_unreachable"})
 
 
-def _spool(known: Spooled) -> Path | None:
+def _spool(spooled: Spooled) -> Path | None:
     try:
-        return outcome_spool.put(known)
+        return outcome_spool.put(spooled)
     except OSError as error:
         log.error("the outcome cannot be kept: %s", error, extra={"action": "spool_failed"})
         return None

@@ -20,9 +20,7 @@ def place(file: str) -> Path:
 
 
 def read(file: str) -> str:
-    """Return the stripped text, empty for a blank file. Raise `InvalidInput` and
-    FileNotFoundError.
-    """
+    """Return the stripped text of the file. Raise `InvalidInput` and FileNotFoundError."""
     path = place(file)
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block
