@@ -1,11 +1,11 @@
-"""Whom a run asks, what, and with which tools: what is prepared, and the asking itself.
+"""Request to an agent: the agent, the prompt and the tools of a run, prepared and then asked.
 
 ::
 
-    ready ──► Asking                    between claim and begin: nothing of it has an effect
-                └─ ask ──► the tools are opened ─► asked (`answers`) ─► the tools are closed
+    prepare_request ──► PreparedRequest         between claim and begin: it has no effect
+                          └─ ask ──► open the tools ─► ask (`answers`) ─► close the tools
 
-The time of an attempt is that of all of it, and so are its tokens.
+An attempt's timeout and token limit cover all of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from daybook.tools.server_blocks import PrefectServers
 
 @dataclass(frozen=True)
 class Asking:
-    """One agent, what it is asked, what it may call meanwhile, and for whom it then acts."""
+    """An agent, the request to it, the tools that it may call, and for whom it then acts."""
 
     agent: Agent
     request: AgentRequest = field(repr=False)
@@ -43,12 +43,12 @@ class Asking:
     actor: Actor
 
     async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> Answer:
-        """As `answers.ask`; the tools are closed when it ends, however it does."""
+        """Ask as `answers.ask` does. The tools are closed at the end in every case."""
         timeout, loop = self.request.timeout, asyncio.get_running_loop()
         end = loop.time() + timeout
         tools = agent_tools.opened(self.offer, self.request.occurrence, self.actor, timeout)
         async with tools as opened:
-            request = replace(self.request, tools=opened, took=_tell_taken)
+            request = replace(self.request, tools=opened, took=_report_usage)
             if opened:
                 request = replace(request, timeout=max(end - loop.time(), 0.0))
             try:
@@ -68,9 +68,9 @@ async def ready(
     model: str = "",
     own: Own,
 ) -> Asking:
-    """Find the agent and what it may call; ``own`` gives a model Daybook's own tools.
+    """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    Raises `DaybookError`, and what Prefect's client raises.
+    Raise `DaybookError`, and what Prefect's client raises.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
     async with get_client() as client:
@@ -97,20 +97,20 @@ async def ready(
     return Asking(found, request, offer, actor)
 
 
-def _tell_taken(usage: dict[str, Any]) -> None:
-    """Whoever ends this run in the middle of a call writes down what it took."""
+def _report_usage(usage: dict[str, Any]) -> None:
+    """Report the usage so far, to be recorded if the process is ended in the middle of a call."""
     handover.tell(took=usage)
 
 
 def actor_of(granted: Granted, agent: str) -> Actor:
-    """For whom the agent acts with Daybook's own tools: the agent whose job it is, else itself."""
+    """Return for whom the agent's Daybook tools act: the agent that owns the job, else itself."""
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{BY_AGENT}{agent}"
     return Actor(owner, (row.user_id or "") if row is not None else "", "run")
 
 
 def succeeded(answer: Answer, prompt: str) -> Outcome:
-    """The outcome of a run that was answered."""
+    """Return the outcome of a run that the agent answered."""
     reply = answer.reply
     return Outcome(
         Status.SUCCEEDED,

@@ -1,19 +1,19 @@
-"""The gate of a run, asked between claim and begin (requirements 42 and 43).
+"""The check of a run: decides between claim and begin whether the run goes on.
 
 ========  ============================================  ======================================
-asked     open                                          closed
+check     run                                           skip
 ========  ============================================  ======================================
 tool      true, or `{"action": "run"}`                  false, or `{"action": "skip"}`
 prompt    `{"action": "run", "reason": "..."}`          `{"action": "skip", "reason": "..."}`
-command   exit code 0                                   exit code 1; its first line is why
+command   exit code 0                                   exit code 1; the reason is line one
 ========  ============================================  ======================================
 
-Closed, the run ends as skipped, with the reason. Everything else is no answer, and fails the run:
-an error of what was asked, other words, JSON of another form, a tool call in the place of an
-answer. So a gate that is broken is seen, and nothing happens in silence.
+If the check says skip, the run ends as skipped, with the reason. Anything else is not an answer and
+fails the run: an error of the check, other words, JSON of another form, a tool call in place of an
+answer. So a broken check is visible and never silent.
 
-It is asked before the first attempt only, and tried once: an error that may pass fails the run as
-well. What it took is the run's. An agent is asked without a conversation and without tools.
+The check runs before the first attempt only, and once: a temporary error fails the run as well. Its
+usage counts for the run. An agent is asked without a conversation and without tools.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from daybook.tools.server_blocks import PrefectServers
 log = logging.getLogger(__name__)
 
 OPEN, CLOSED = 0, 1
-"""What a command's exit codes mean."""
+"""Meaning of a command's exit codes."""
 LONGEST_QUOTED = 100
-"""Characters of an answer that is not understood, in the error."""
+"""Characters of an unreadable answer that the error quotes."""
 LONGEST_REASON = 500
 
 _ANSWER = (
@@ -61,14 +61,14 @@ _OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the run may go on, why not, and what it took to find out."""
+    """Whether the run may go on, why not, and the usage of the check."""
 
     opens: bool
     reason: str = ""
     usage: dict[str, Any] | None = None
 
     def charged(self, granted: Granted) -> Granted:
-        """What is granted after this; raises `CheckFailed` where no token is left."""
+        """Return ``granted`` less the check's tokens. Raise `CheckFailed` if none is left."""
         if granted.tokens is None:
             return granted
         used = usage.tokens(self.usage)
@@ -82,14 +82,14 @@ class Verdict:
 
 
 UNASKED = Verdict(opens=True)
-"""Of a run that has no gate, or is past it."""
+"""Verdict for a run without a check, or past it."""
 
 Gate = Callable[[Granted], Awaitable[Verdict]]
-"""Asks; raises `CheckFailed`, and what cannot be reached."""
+"""Runs a check. Raises `CheckFailed`, and errors of an unreachable ledger or Prefect."""
 
 
 class CheckFailed(DaybookError):
-    """The gate gave no answer that is understood. ``usage`` is what it took all the same."""
+    """The check gave no readable answer. ``usage`` is its usage all the same."""
 
     code = "check_failed"
 
@@ -99,19 +99,19 @@ class CheckFailed(DaybookError):
 
 
 async def of_job(granted: Granted) -> Verdict:
-    """Ask what the run's policy says; `UNASKED` where it says nothing."""
-    told = policy.of_run(granted.parameters)
-    if not told.check:
+    """Run the check of the run's policy; return `NO_CHECK` if there is none."""
+    run_policy = policy.of_run(granted.parameters)
+    if not run_policy.check:
         return UNASKED
-    seconds = told.timeout.total_seconds()
-    return await named("check", lambda: _asked(told.check, granted, seconds))
+    seconds = run_policy.timeout.total_seconds()
+    return await named("check", lambda: _run(run_policy.check, granted, seconds))
 
 
 async def named(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
-    """What ``ask`` finds; its reasons and its errors begin with the gate's name."""
+    """Call ``ask``; prefix its reasons and its errors with the name of the check."""
     try:
         verdict = await ask()
-    except Unreachable:  # of Prefect or the ledger, which passes
+    except Unreachable:  # Prefect or the ledger: a temporary error
         raise
     except DaybookError as error:
         raise CheckFailed(f"{gate}: {error}", getattr(error, "usage", None)) from None
@@ -122,22 +122,22 @@ async def named(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
     return replace(verdict, reason=f"{gate}: {why}")
 
 
-async def _asked(check: Check, granted: Granted, seconds: float) -> Verdict:
+async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:
     if check.tool:
         return await _tool(check, granted, seconds)
     if check.prompt:
         async with get_client() as client:
-            agent = await agent_lookup.agent(client, check.agent or _own_agent(granted))
+            agent = await agent_lookup.agent(client, check.agent or _agent_of_run(granted))
         return await ask_agent(agent, conversation.rendered(granted, check.prompt), granted)
     return await _command(check, granted, seconds)
 
 
-def _own_agent(granted: Granted) -> str:
+def _agent_of_run(granted: Granted) -> str:
     return str(granted.parameters.get("agent") or documents.DEFAULT)
 
 
 def _key(granted: Granted) -> str:
-    """The occurrence as the gate's: with the run's own it would be told the same as that."""
+    """Return the idempotency key of the check; the run's own key would get it the run's answer."""
     return f"{granted.occurrence}#check"
 
 
@@ -147,9 +147,9 @@ def _key(granted: Granted) -> str:
 async def ask_agent(
     agent: Agent, prompt: str, granted: Granted, took: dict[str, Any] | None = None
 ) -> Verdict:
-    """Ask an agent whether there is anything to do; ``took`` is what was asked before this.
+    """Ask an agent whether there is anything to do; ``took`` is the usage before this.
 
-    Raises `CheckFailed`.
+    Raise `CheckFailed`.
     """
     request = AgentRequest(
         prompt=f"{prompt}\n\n{_ANSWER}",
@@ -160,30 +160,30 @@ async def ask_agent(
         tokens=granted.tokens,
     )
     try:
-        reply = await _once(agent).answer(request)
+        reply = await _single_request(agent).answer(request)
     except AgentError as error:
         raise CheckFailed(str(error), usage.total((took, error.usage))) from None
     took = usage.total((took, reply.usage))
     try:
-        return replace(_said(reply), usage=took)
+        return replace(_verdict_of_reply(reply), usage=took)
     except CheckFailed as error:
         raise CheckFailed(str(error), took) from None
 
 
-def _said(reply: AgentReply) -> Verdict:
+def _verdict_of_reply(reply: AgentReply) -> Verdict:
     if reply.cut:
         raise CheckFailed(f"the answer of agent {reply.agent} was cut: {reply.cut}")
     try:
         value = json_text.read(_unfenced(reply.text))
     except ValueError as error:
-        said = _quoted(reply.text)
-        told = f"the answer of agent {reply.agent} is no JSON ({error}); it was {said}"
-        raise CheckFailed(told) from None
-    return _decided(value, f"agent {reply.agent}")
+        quoted = _quoted(reply.text)
+        message = f"the answer of agent {reply.agent} is no JSON ({error}); it was {quoted}"
+        raise CheckFailed(message) from None
+    return _verdict_of_json(value, f"agent {reply.agent}")
 
 
-def _once(agent: Agent) -> Agent:
-    """The agent without tools, and without a second request where it calls one all the same."""
+def _single_request(agent: Agent) -> Agent:
+    """Return the agent limited to one request, so that a tool call gets no second one."""
     if isinstance(agent, ModelAgent):
         settings = agent.settings.model_copy(update={"request_limit": 1})
         return replace(agent, settings=settings)
@@ -191,7 +191,7 @@ def _once(agent: Agent) -> Agent:
 
 
 def _unfenced(text: str) -> str:
-    """What stands in the fenced block, where the whole text is one."""
+    """Return the content of a fenced block if the whole text is one; else the text."""
     whole = text.strip()
     opening = _OPENING.match(whole)
     if opening is None or not (inside := whole[opening.end() :]).endswith(opening[1]):
@@ -200,8 +200,8 @@ def _unfenced(text: str) -> str:
     return inside.removesuffix("\n").removesuffix("\r") if inside.endswith("\n") else inside
 
 
-def _decided(value: Any, whose: str) -> Verdict:
-    """What a gate's JSON says; words of another form are no answer."""
+def _verdict_of_json(value: Any, whose: str) -> Verdict:
+    """Read the verdict of a check's JSON; any other form is not an answer."""
     match value:
         case {"action": "run" | "skip" as action}:
             reason = value.get("reason") or ""
@@ -212,8 +212,8 @@ def _decided(value: Any, whose: str) -> Verdict:
 
 
 def _quoted(value: object) -> str:
-    said = repr(" ".join(value.split()) if isinstance(value, str) else value)
-    return said if len(said) <= LONGEST_QUOTED else f"{said[:LONGEST_QUOTED]}…"
+    text = repr(" ".join(value.split()) if isinstance(value, str) else value)
+    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
 
 
 # --- a tool
@@ -233,26 +233,26 @@ async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
     outcome = (await calls.call(prepared, timeout=seconds)).outcome
     if outcome.status is not Status.SUCCEEDED:
         raise CheckFailed(outcome.error or outcome.reason)
-    said = outcome.result["result"] if isinstance(outcome.result, Mapping) else None
-    return _of_tool(said, f"the tool {check.tool}")
+    result = outcome.result["result"] if isinstance(outcome.result, Mapping) else None
+    return _verdict_of_result(result, f"the tool {check.tool}")
 
 
-def _of_tool(value: Any, whose: str) -> Verdict:
-    """Of what a tool gave: a server has no way but an object or a text to say true."""
+def _verdict_of_result(value: Any, whose: str) -> Verdict:
+    """Read the verdict of a tool's result; a server can say true only in an object or a text."""
     match value:
         case bool():
             return Verdict(value, f"{whose} says {'yes' if value else 'no'}")
         case {"result": inner, **rest} if not rest:
-            return _of_tool(inner, whose)
+            return _verdict_of_result(inner, whose)
         case str():
             try:
-                read = json_text.read(value)
+                parsed = json_text.read(value)
             except ValueError:
-                read = None
-            if isinstance(read, (bool, dict)):
-                return _of_tool(read, whose)
+                parsed = None
+            if isinstance(parsed, (bool, dict)):
+                return _verdict_of_result(parsed, whose)
         case dict():
-            return _decided(value, whose)
+            return _verdict_of_json(value, whose)
     legal = 'legal is true, false, or {"action": "run" or "skip", "reason": "..."}'
     raise CheckFailed(f"{whose} answered {_quoted(value)}; {legal}")
 
@@ -261,7 +261,7 @@ def _of_tool(value: Any, whose: str) -> Verdict:
 
 
 async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
-    """Run the operator's program, in a folder of its own, with the least of our environment."""
+    """Run the operator's program in a folder of its own, with a minimal environment."""
     if owners.is_agent(_owner(granted)):
         raise CheckFailed("a command is the operator's to write, and the job is an agent's")
     variables = environment.allowed(environment.DEFAULT)
@@ -281,9 +281,9 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     if ended.timed_out:
         raise CheckFailed(f"{name} did not end within {seconds:g} s; it was ended")
     if ended.code not in (OPEN, CLOSED):
-        words = ended.errors.decode(errors="replace").strip()[-LONGEST_REASON:]
-        said = f"; it said: {words}" if words else ""
-        raise CheckFailed(f"{name} ended with exit code {ended.code}{said}")
+        errors = ended.errors.decode(errors="replace").strip()[-LONGEST_REASON:]
+        suffix = f"; it said: {errors}" if errors else ""
+        raise CheckFailed(f"{name} ended with exit code {ended.code}{suffix}")
     lines = ended.output.decode(errors="replace").strip().splitlines()
     why = lines[0] if lines else f"{name} ended with exit code {ended.code}"
     return Verdict(ended.code == OPEN, why)

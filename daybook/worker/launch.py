@@ -1,4 +1,4 @@
-"""Which launcher serves here; the ports themselves are in `daybook.worker.base`."""
+"""Choice of the launcher for this machine. The ports are in `daybook.worker.base`."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ async def best(
     program: str = PROGRAM,
     platform: str = sys.platform,
 ) -> AsyncIterator[Launcher]:
-    """The launcher for this machine, entered; see `nursery.Nursery` for the arguments.
+    """Open the launcher for this machine; see `nursery.ProcessLauncher` for the arguments.
 
-    Children are forked on Linux, as long as what they share has one thread. Elsewhere the system's
-    own libraries may have threads that nobody sees.
+    Children are forked only on Linux, and only if the parent has a single thread after its imports.
+    On other systems, the system's own libraries may run threads that cannot be counted.
     """
     async with AsyncExitStack() as stack:
-        how: dict[str, Any] = {"environment": environment, "program": program}
+        options: dict[str, Any] = {"environment": environment, "program": program}
         why, launcher = f"the platform is {platform}", None
         if platform == "linux":
             try:
-                launcher = await stack.enter_async_context(Zygote(folder, **how))
+                launcher = await stack.enter_async_context(Zygote(folder, **options))
                 why = f"{launcher.threads} threads run after the imports"
             except OSError as error:
                 why = f"nothing to fork from: {error}"
@@ -47,4 +47,4 @@ async def best(
             return
         await stack.aclose()
         log.warning("spawned children: %s", why, extra={"action": "children_spawned"})
-        yield await stack.enter_async_context(Spawner(folder, **how))
+        yield await stack.enter_async_context(Spawner(folder, **options))
