@@ -14,7 +14,7 @@ never claims: it takes back expired leases, wakes sessions and escalates. Sessio
                    │  └── recover ──┐ │                  (at most 10 per task)      │
                    │                │ └── cancel ──► cancelled ──retry──► …         │
                    └── cancel ──►   │                                               │
-                                  needs_attention ◄── the lease expired a third time┘
+                                  needs_attention ◄── third lease expiry ───────────┘
 
 The live states are queued, claimed and needs_attention. No session can claim a run that
 `needs_attention` until the operator recovers, retries or cancels it. A starving run stays queued
