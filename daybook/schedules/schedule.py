@@ -186,7 +186,7 @@ def parse(
 
 
 def to_text(schedule: Cron | Every | At | OnDemand) -> str:
-    """Return the text that `parse` reads as this schedule; an `every` needs its anchor as ``now``."""
+    """Return the text that `parse` reads as this schedule (an `every` with its anchor as ``now``)."""
     match schedule:
         case Cron():
             return schedule.expr
