@@ -28,7 +28,10 @@ def due_times(
     after: datetime,
     inclusive: bool = False,
 ) -> Iterator[datetime]:
-    """Yield the due times after ``after`` (also at it if ``inclusive``), in UTC, each later."""
+    """Yield the due times after ``after`` (also at it if ``inclusive``).
+
+    They are in UTC and strictly increasing.
+    """
     limits = bounds.of(policy, schedule.timezone)
     if not limits:
         yield from due.due_times(schedule, after=after, inclusive=inclusive)

@@ -186,7 +186,10 @@ def parse(
 
 
 def to_text(schedule: Cron | Every | At | OnDemand) -> str:
-    """Return the text that `parse` reads as this schedule (an `every` with its anchor as ``now``)."""
+    """Return the text that `parse` reads as this schedule.
+
+    For an `every`, ``now`` must be its anchor.
+    """
     match schedule:
         case Cron():
             return schedule.expr
