@@ -1,4 +1,4 @@
-"""Who is told what of a job's runs (requirements 30, 33): callbacks, a channel, or nobody.
+"""Notifications of a job's runs: callbacks, a channel, or none.
 
 ===========  ==================================  ================================================
 event        the run ended as                    goes to
@@ -10,8 +10,8 @@ cancelled    cancelled                           `on_fail`, and the channel
 missed       missed                              `on_fail`, and the channel
 ===========  ==================================  ================================================
 
-A skipped run is no event. What is not among a job's `events` goes nowhere, but for alerts: those
-of a job whose channel does not get them go to the operator's.
+A skipped run is no event. An event that is not among a job's `events` is not sent anywhere, except
+for alerts: if the job's channel does not get them, they go to the operator's channel.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ Event = Literal["completed", "failed", "cancelled", "missed"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 
 ON_FAIL = frozenset({"failed", "cancelled", "missed"})
-"""The events that `on_fail` is called for."""
+"""Events that call `on_fail`."""
 
 VARIABLES = ("job", "status", "due", "output", "error", "reason", "run")
-"""What a template may name, as `{{output}}`."""
+"""Variables of a template, such as `{{output}}`."""
 
 SILENT = "[SILENT]"
-"""An answer that says only this is delivered to nobody (requirement 29); so is an empty one."""
+"""An answer with only this text is not sent; neither is an empty one."""
 
 LONGEST = 200
 """Characters of a channel's name, and of a chat id."""
@@ -156,4 +156,4 @@ class Notify(BaseModel):
 
 
 FIELDS = tuple(Notify.model_fields)
-"""What the fields are called, in texts and in JSON."""
+"""Names of the fields, in texts and in JSON."""

@@ -1,4 +1,7 @@
-"""The ladder of this home: what `[tasks]` in its settings says (`daybook.tasks.model.Ladder`)."""
+"""Loader of the escalation policy: `[tasks]` in the settings.
+
+The policy is `daybook.tasks.model.EscalationPolicy`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from daybook.tasks.model import Ladder
 
 
 def here(found: Settings | None = None) -> Ladder:
-    """Of the settings, which are read where they are not ``found`` already.
+    """Return the policy in the settings, which are read unless ``found`` is given.
 
-    For each cycle: the file may have changed. Raises `InvalidInput` naming the variable, or the
-    file and the key.
+    Called for each cycle, because the file may have changed. Raises `InvalidInput` naming the
+    variable, or the file and the key.
     """
     found = found or settings.load()
     try:
