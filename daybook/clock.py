@@ -37,4 +37,4 @@ class SystemClock:
             await asyncio.sleep(remaining)
 
 
-SYSTEM = SystemClock()
+SYSTEM_CLOCK = SystemClock()

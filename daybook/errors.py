@@ -40,11 +40,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-LONGEST = 2_000
+MAX_ERROR_LENGTH = 2_000
 """Maximum number of characters of an error on one line."""
 
 
-def one_line(told: object, longest: int = LONGEST) -> str:
+def one_line(told: object, longest: int = MAX_ERROR_LENGTH) -> str:
     """Return text from an untrusted source as one short line, so it cannot forge log lines."""
     line = " ".join(str(told).split())
     return line if len(line) <= longest else line[:longest] + "…"
@@ -290,7 +290,7 @@ class FenceRefused(LedgerError):
         )
 
 
-class LeadLost(DaybookError):
+class LeadershipLost(DaybookError):
     """Another process leads by now; the caller must write nothing more."""
 
     code = "lead_lost"

@@ -96,7 +96,7 @@ class Home:
         if given and not (given.isascii() and given.isprintable()):
             raise InvalidInput(SERVER_CREDENTIAL, "has other characters than printable ASCII")
         if given and given != self.credential():
-            private_draft(self.credential_file, f"{given}\n").replace(self.credential_file)
+            write_private_draft(self.credential_file, f"{given}\n").replace(self.credential_file)
         return given or _ensure_secret(self.credential_file, f"daybook:{secrets.token_urlsafe(32)}")
 
     def browser_key(self) -> str:
@@ -108,7 +108,7 @@ class Home:
         page = self.path / "open.html"
         address = html.escape(url, quote=True)
         refresh = f'<meta http-equiv="refresh" content="0;url={address}">\n'
-        private_draft(page, refresh).replace(page)
+        write_private_draft(page, refresh).replace(page)
         return page
 
     @property
@@ -144,12 +144,12 @@ class Home:
             return {}  # it runs and has not written its state yet
 
 
-def here() -> Home:
+def current_home() -> Home:
     """Return the home of this process."""
     return Home(home_path())
 
 
-def configured_elsewhere() -> bool:
+def is_configured_by_user() -> bool:
     """Return whether the user's own Prefect environment or active profile names a server."""
     return bool(_configured_address())
 
@@ -158,7 +158,7 @@ def _configured_address() -> str:
     """Return the server address in the user's own Prefect settings; empty if there is none."""
     if address := os.environ.get("PREFECT_API_URL"):
         return address
-    if "PREFECT_HOME" in os.environ and Path(os.environ["PREFECT_HOME"]) == here().prefect:
+    if "PREFECT_HOME" in os.environ and Path(os.environ["PREFECT_HOME"]) == current_home().prefect:
         return ""
     folder = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     try:
@@ -169,7 +169,7 @@ def _configured_address() -> str:
     return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL") or "")
 
 
-def enter() -> str | None:
+def configure_prefect() -> str | None:
     """Configure Prefect, before it is imported, for the right server; return the new address.
 
     None means that the user's own Prefect settings were left as they are, or that no server is
@@ -182,7 +182,7 @@ def enter() -> str | None:
     if configured := _configured_address():
         use_credential(configured)
         return os.environ.get("PREFECT_API_URL")
-    home = here().make()
+    home = current_home().make()
     os.environ.setdefault("PREFECT_HOME", str(home.prefect))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
@@ -200,7 +200,7 @@ def use_credential(address: str) -> None:
     this machine it is `PREFECT_SERVER_API_AUTH_STRING`, if `PREFECT_API_AUTH_STRING` is not set.
     """
     if is_own_server(address):
-        if credential := here().credential():
+        if credential := current_home().credential():
             os.environ[CLIENT_CREDENTIAL] = credential
     elif (expected := os.environ.get(SERVER_CREDENTIAL)) and _endpoint(address)[0] == "127.0.0.1":
         os.environ.setdefault(CLIENT_CREDENTIAL, expected)
@@ -208,18 +208,22 @@ def use_credential(address: str) -> None:
 
 def is_own_server(address: str) -> bool:
     """Return whether this home's `daybook up` started ``address`` and runs it now."""
-    running = here().running() or {}
+    running = current_home().running() or {}
     own = str(running.get("api_url") or "")
     return bool(running.get("own_server") and own and _endpoint(own) == _endpoint(address))
 
 
-def forget_prepared() -> None:
+def forget_stopped_server() -> None:
     """Remove the server that `daybook env` exported to this shell, if no `up` of this home runs.
 
     It was this home's own server, which `daybook up` starts again.
     """
-    credential = here().credential()
-    if credential and os.environ.get(CLIENT_CREDENTIAL) == credential and not here().running():
+    credential = current_home().credential()
+    if (
+        credential
+        and os.environ.get(CLIENT_CREDENTIAL) == credential
+        and not current_home().running()
+    ):
         for name in ("PREFECT_API_URL", CLIENT_CREDENTIAL):
             os.environ.pop(name, None)
 
@@ -264,7 +268,7 @@ def _ensure_secret(file: Path, new: str) -> str:
     return _read_secret(file)
 
 
-def private_draft(file: Path, text: str) -> Path:
+def write_private_draft(file: Path, text: str) -> Path:
     """Write ``text`` to a new file beside ``file``, readable by its owner only, and sync it."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -278,7 +282,7 @@ def private_draft(file: Path, text: str) -> Path:
 
 def make_private_file(file: Path, text: str) -> None:
     """Create ``file`` with mode 0600, completely or not at all. An existing file stays as it is."""
-    draft = private_draft(file, text)
+    draft = write_private_draft(file, text)
     try:
         with suppress(FileExistsError):
             os.link(draft, file)

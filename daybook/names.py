@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 from daybook.errors import InvalidInput
 
-LONGEST = 100
-DEFAULT_LENGTH = 50
+MAX_NAME_LENGTH = 100
+MAX_DEFAULT_NAME_LENGTH = 50
 
 _ZWJ = "\u200d"
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
@@ -29,9 +29,11 @@ def validate_name(name: str, *, stored: bool = False) -> str:
     """
     stripped = name.strip()
     if not stripped:
-        raise InvalidInput("name", "is blank", f"legal: 1 to {LONGEST} characters")
-    if len(stripped) > LONGEST:
-        raise InvalidInput("name", f"has {len(stripped)} characters", f"legal: 1 to {LONGEST}")
+        raise InvalidInput("name", "is blank", f"legal: 1 to {MAX_NAME_LENGTH} characters")
+    if len(stripped) > MAX_NAME_LENGTH:
+        raise InvalidInput(
+            "name", f"has {len(stripped)} characters", f"legal: 1 to {MAX_NAME_LENGTH}"
+        )
     if any(unicodedata.category(letter) in _CONTROLS for letter in stripped):
         raise InvalidInput("name", "has a line break or control character", "write it on one line")
     if stored:
@@ -61,7 +63,7 @@ def default_name(prompt: str) -> str:
         if letter.isspace()
         or (unicodedata.category(letter) not in _CONTROLS and letter not in _BIDI_CONTROLS)
     )
-    name = cut(" ".join(letters.split()), DEFAULT_LENGTH)
+    name = truncate(" ".join(letters.split()), MAX_DEFAULT_NAME_LENGTH)
     return name if any(map(_is_visible, name)) else "job"
 
 
@@ -72,13 +74,13 @@ def free_name(wanted: str, taken: Collection[str]) -> str:
     number = 2
     while True:
         suffix = f"-{number}"
-        name = cut(wanted, LONGEST - len(suffix)) + suffix
+        name = truncate(wanted, MAX_NAME_LENGTH - len(suffix)) + suffix
         if name not in taken:
             return name
         number += 1
 
 
-def cut(text: str, length: int) -> str:
+def truncate(text: str, length: int) -> str:
     """Return the longest prefix of at most ``length`` code points without a split character."""
     if len(text) <= length:
         return text
@@ -132,11 +134,11 @@ def _joins_hangul(before: str, letter: str) -> bool:
     return False
 
 
-LONGEST_LINE = 200
+MAX_LINE_LENGTH = 200
 """Maximum length of a one-line text, such as the reason why a job is disabled."""
 
 
-def checked_line(text: str, field: str, longest: int = LONGEST_LINE) -> str:
+def validate_line(text: str, field: str, longest: int = MAX_LINE_LENGTH) -> str:
     """Return ``text`` without surrounding blanks, if it is short and has no line break.
 
     Raises `InvalidInput`.

@@ -13,49 +13,49 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from daybook.errors import InvalidInput
-from daybook.names import checked_line
+from daybook.names import validate_line
 
 USER = "user"
 PLUGIN = "plugin"
 FILE = "file"
 PREFECT = "prefect"
-BY_AGENT = "agent:"
-BY_MODELS = frozenset({"mcp", "run"})
+AGENT_PREFIX = "agent:"
+MODEL_INTERFACES = frozenset({"mcp", "run"})
 """Ways by which a model makes jobs: values of `Actor.via`, which a job keeps as `created_by`."""
-LONGEST = 100
+MAX_OWNER_LENGTH = 100
 
 
 def is_agent(owner: str) -> bool:
     """Return whether the owner is an agent."""
-    return owner.startswith(BY_AGENT)
+    return owner.startswith(AGENT_PREFIX)
 
 
-def is_models(writer: str) -> bool:
+def is_model(writer: str) -> bool:
     """Return whether the writer, a job's `created_by` or `Actor.writer`, is a model."""
-    return is_agent(writer) or writer in BY_MODELS
+    return is_agent(writer) or writer in MODEL_INTERFACES
 
 
 def agent_id(owner: str) -> str:
     """Return the id of the agent that is the owner; empty if the owner is no agent."""
-    return owner.removeprefix(BY_AGENT) if is_agent(owner) else ""
+    return owner.removeprefix(AGENT_PREFIX) if is_agent(owner) else ""
 
 
-def check(owner: str, field: str = "owner") -> str:
+def validate_owner(owner: str, field: str = "owner") -> str:
     """Return ``owner`` without surrounding blanks, if it can own jobs. Raises `InvalidInput`."""
     owner = owner.strip()
     name = agent_id(owner)
     if ":" in name:  # `<agent's name>:` is the prefix of its session keys
         raise InvalidInput(field, f"{owner!r} is not legal", "an agent's name has no colon")
     if owner in (USER, PLUGIN) or (name and name == name.strip() and name.isprintable()):
-        if len(owner) <= LONGEST:
+        if len(owner) <= MAX_OWNER_LENGTH:
             return owner
-        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
+        raise InvalidInput(field, "is too long", f"legal: at most {MAX_OWNER_LENGTH} characters")
     raise InvalidInput(field, f"{owner!r} is not legal", "legal: user, plugin, or agent:<its name>")
 
 
-def person(user_id: str) -> str:
+def validate_user_id(user_id: str) -> str:
     """Return ``user_id`` without surrounding blanks, if it can be stored. Raises `InvalidInput`."""
-    return checked_line(user_id, "user_id", LONGEST)
+    return validate_line(user_id, "user_id", MAX_OWNER_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Actor:
 _CURRENT: ContextVar[Actor] = ContextVar("daybook_actor", default=Actor())  # noqa: B039 - frozen
 
 
-def current() -> Actor:
+def current_actor() -> Actor:
     """Return the actor of this task; by default the operator at the command line."""
     return _CURRENT.get()
 

@@ -32,7 +32,7 @@ TOOLS = "daybook.tools"
 LISTENERS = "daybook.listeners"
 """Entry point groups."""
 
-LONGEST = 200
+MAX_NAME_LENGTH = 200
 """Maximum length of a name."""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -43,7 +43,7 @@ _loaded: set[str] = set()
 _looked_up: set[str] = set()
 
 
-class Unusable(Exception):
+class UnusableFunction(Exception):
     """A registered or installed function cannot be called; the message says why."""
 
 
@@ -89,13 +89,13 @@ def listener(function: Any = None, /, *, name: str = "") -> Any:
     """
 
     def register(function: F) -> F:
-        _register(LISTENERS, "listener", name or own_name(function), function)
+        _register(LISTENERS, "listener", name or qualified_name(function), function)
         return function
 
     return register if function is None else register(function)
 
 
-def own_name(function: Callable[..., Any]) -> str:
+def qualified_name(function: Callable[..., Any]) -> str:
     """Return the names of its module and function; for a script, the file name as the module."""
     module = function.__module__
     if module == "__main__":
@@ -105,8 +105,13 @@ def own_name(function: Callable[..., Any]) -> str:
 
 
 def _register(group: str, field: str, name: str, function: Any) -> None:
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > LONGEST:
-        legal = f"legal: 1 to {LONGEST} characters that can be printed, no blanks around"
+    if (
+        not name.strip()
+        or name != name.strip()
+        or not name.isprintable()
+        or len(name) > MAX_NAME_LENGTH
+    ):
+        legal = f"legal: 1 to {MAX_NAME_LENGTH} characters that can be printed, no blanks around"
         raise InvalidInput(field, f"{name!r} is not legal", legal)
     if not callable(function) or isinstance(function, type):
         raise InvalidInput(field, f"{function!r} is no function", "write the decorator above one")
@@ -114,9 +119,9 @@ def _register(group: str, field: str, name: str, function: Any) -> None:
     if (
         existing is not None
         and existing is not function
-        and own_name(existing) != own_name(function)
+        and qualified_name(existing) != qualified_name(function)
     ):
-        both = f"{own_name(existing)} and {own_name(function)}"
+        both = f"{qualified_name(existing)} and {qualified_name(function)}"
         raise InvalidInput(field, f'"{name}" is registered by two: {both}', "give one another name")
     _registered[group][name] = function  # perhaps the same function again: its module was reloaded
 
@@ -138,7 +143,7 @@ def _installed(group: str, path: tuple[str, ...]) -> dict[str, tuple[EntryPoint,
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def isolated() -> Iterator[None]:
     """For tests: start with an empty registry, and restore the previous one afterwards."""
     before = {group: dict(functions) for group, functions in _registered.items()}
     loaded, looked_up, failed = set(_loaded), set(_looked_up), dict(_failed)
@@ -160,7 +165,7 @@ def apart() -> Iterator[None]:
         _failed.update(failed)
 
 
-def load() -> None:
+def load_plugins() -> None:
     """Import the modules of the setting `plugins`, each once. Raises `InvalidInput`."""
     for module in filter(None, map(str.strip, settings.load().plugins.split(","))):
         if module in _loaded:
@@ -173,14 +178,14 @@ def load() -> None:
             log.exception("the plugin %s cannot be imported", module, extra={"action": "plugin"})
 
 
-def broken() -> dict[str, str]:
+def failed_plugins() -> dict[str, str]:
     """Return the modules of `plugins` that could not be imported, with the reason."""
     return dict(_failed)
 
 
-def look() -> None:
+def find_listeners() -> None:
     """Find the listeners of this process: import `plugins`, and look up the installed ones."""
-    load()
+    load_plugins()
     installed(LISTENERS)
     _looked_up.add(LISTENERS)
 
@@ -190,7 +195,7 @@ def names(group: str) -> list[str]:
     return sorted({*installed(group), *_registered[group]})
 
 
-def here(group: str) -> list[str]:
+def known_names(group: str) -> list[str]:
     """Return the names of a group that this process already knows, sorted; looks nothing up."""
     return names(group) if group in _looked_up else sorted(_registered[group])
 
@@ -205,8 +210,8 @@ def find(group: str, name: str) -> Callable[..., Any] | None:
     entries = installed(group).get(name, ())
     if len(entries) + (registered is not None and not _is_same_function(entries, registered)) > 1:
         candidates = [each.value for each in entries]
-        candidates += [own_name(registered)] if registered is not None else []
-        raise Unusable(f"it is registered by several: {', '.join(sorted(candidates))}")
+        candidates += [qualified_name(registered)] if registered is not None else []
+        raise UnusableFunction(f"it is registered by several: {', '.join(sorted(candidates))}")
     if registered is not None:
         return registered
     for entry in entries:
@@ -214,9 +219,9 @@ def find(group: str, name: str) -> Callable[..., Any] | None:
             function = entry.load()
         except (Exception, SystemExit) as error:
             problem = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
-            raise Unusable(problem) from None
+            raise UnusableFunction(problem) from None
         if isinstance(function, type) or not callable(function):
-            raise Unusable(f"{entry.value} is no function")
+            raise UnusableFunction(f"{entry.value} is no function")
         loaded: Callable[..., Any] = function
         return loaded
     return None
@@ -224,7 +229,7 @@ def find(group: str, name: str) -> Callable[..., Any] | None:
 
 def _is_same_function(entries: tuple[EntryPoint, ...], function: Callable[..., Any]) -> bool:
     """Return whether the only entry point is the registered function itself."""
-    return len(entries) == 1 and entries[0].value.replace(":", ".") == own_name(function)
+    return len(entries) == 1 and entries[0].value.replace(":", ".") == qualified_name(function)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -45,7 +45,7 @@ def enter() -> dict[str, str]:
     return {"directory": directory}
 
 
-def load_door(relative: str) -> ModuleType:
+def load_entry_point(relative: str) -> ModuleType:
     """Import a Prefect entry point by its path from the root, such as ``blocks/__init__.py``.
 
     A package of the same name elsewhere on the path is neither used instead nor replaced. An entry

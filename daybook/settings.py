@@ -32,7 +32,7 @@ _POSTGRESQL = re.compile(
 )
 
 
-LEGAL_SECRET = "legal is whsec_ and 24 to 64 bytes in base64, as Standard Webhooks have it"
+SIGNING_SECRET_FORMAT = "legal is whsec_ and 24 to 64 bytes in base64, as Standard Webhooks have it"
 """Format of a signing secret, for error messages; `signing_key` reads one."""
 
 
@@ -59,12 +59,12 @@ def machine_timezone() -> str:
     return name or "UTC"
 
 
-def usual_limits() -> dict[str, Any]:
+def default_limits() -> dict[str, Any]:
     """The defaults in [limits.md](limits.md)."""
     return {}
 
 
-def usual_tasks() -> dict[str, Any]:
+def default_tasks() -> dict[str, Any]:
     """The defaults in [tasks.md](tasks.md)."""
     return {}
 
@@ -127,12 +127,12 @@ class Settings(BaseSettings):
     )
 
     limits: dict[str, Any] = Field(
-        default_factory=usual_limits,
+        default_factory=default_limits,
         description="What agents' own jobs may do: a table, `[limits]` in `config.toml`, or JSON. "
         "[limits.md](limits.md) has its keys.",
     )
     tasks: dict[str, Any] = Field(
-        default_factory=usual_tasks,
+        default_factory=default_tasks,
         description="When a task that nobody claims is escalated, and where sessions are woken: a "
         "table, `[tasks]` in `config.toml`, or JSON. [tasks.md](tasks.md) has its keys.",
     )
@@ -199,7 +199,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_secret(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value() and not signing_key(value.get_secret_value()):
-            raise ValueError(f"is none; {LEGAL_SECRET}")
+            raise ValueError(f"is none; {SIGNING_SECRET_FORMAT}")
         return value
 
     @field_validator("allowed_hosts")
@@ -259,17 +259,17 @@ def load(**given: Any) -> Settings:
         return Settings(**given)
     except SettingsError as error:  # a variable that should hold JSON; do not repeat its text
         named = re.search(r'field "(\w+)"', str(error))
-        raise refused(named[1] if named else "settings", "is no JSON") from None
+        raise invalid_setting(named[1] if named else "settings", "is no JSON") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = "_".join(str(part) for part in first["loc"])
         problem = str(first["msg"]).removeprefix("Value error, ")
         if key in given:
             raise InvalidInput(f"DAYBOOK_{key.upper()}", problem) from error
-        raise refused(key, problem) from error
+        raise invalid_setting(key, problem) from error
 
 
-def refused(key: str, problem: str, legal: str = "") -> InvalidInput:
+def invalid_setting(key: str, problem: str, legal: str = "") -> InvalidInput:
     """Return the error for an invalid setting: it names the variable, or the file and the key."""
     variable = f"DAYBOOK_{key.upper()}"
     if variable in os.environ:

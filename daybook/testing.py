@@ -11,7 +11,7 @@ from daybook.errors import AgentTimeout
 # --- time
 
 
-class MovedClock:
+class ManualClock:
     """Clock that stands still until a test moves it; pass it to `Ledger` and to `carry_out`.
 
     ``wait_until`` moves the clock to the instant and returns at once, so a test of waiting takes no

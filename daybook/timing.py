@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 
-VARIABLE = "_DAYBOOK_TIMING"
+TIMING_VARIABLE = "_DAYBOOK_TIMING"
 """Environment variable with the values that differ from the defaults: a JSON object of seconds."""
 
 
@@ -128,11 +128,11 @@ class Timing:
             for name, value in asdict(self).items()
             if value != getattr(Timing, name)
         }
-        return {VARIABLE: json.dumps(changed)}
+        return {TIMING_VARIABLE: json.dumps(changed)}
 
 
 def _from_environment() -> Timing:
-    changed = json.loads(os.environ.get(VARIABLE) or "{}")
+    changed = json.loads(os.environ.get(TIMING_VARIABLE) or "{}")
     return Timing(**{name: timedelta(seconds=number) for name, number in changed.items()})
 
 

@@ -29,7 +29,7 @@ def as_pydantic(error: InvalidInput) -> PydanticCustomError:
 
 
 @contextmanager
-def for_pydantic() -> Iterator[None]:
+def raising_pydantic_error() -> Iterator[None]:
     """Inside a validator: convert an `InvalidInput` to the pydantic error that carries it."""
     try:
         yield
@@ -38,7 +38,7 @@ def for_pydantic() -> Iterator[None]:
 
 
 @contextmanager
-def translated(known: Iterable[str] = ()) -> Iterator[None]:
+def raising_invalid_input(known: Iterable[str] = ()) -> Iterator[None]:
     """Around building a model from user input: convert a pydantic error to `InvalidInput`.
 
     ``known`` are the fields to suggest if one is unknown.
@@ -46,10 +46,10 @@ def translated(known: Iterable[str] = ()) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise from_details(error.errors()[0], known) from None
+        raise from_pydantic(error.errors()[0], known) from None
 
 
-def from_details(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidInput:
+def from_pydantic(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidInput:
     """Return one of pydantic's errors as an `InvalidInput` that names the field.
 
     If ``known`` maps names to a model's fields, the error of a number out of range gives the range.

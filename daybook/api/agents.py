@@ -36,11 +36,11 @@ async def add(
 
     settings, notes = _check(kind, fields), []
     if isinstance(settings, CommandSettings):
-        command, warning = locations.resolved(settings.command, settings.work_dir)
+        command, warning = locations.resolve_command(settings.command, settings.work_dir)
         fields = {**fields, "command": command}
         notes = [warning] if warning else []
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await _check_tools(settings, client)
         await documents.add(client, name, kind, fields, replace=replace)
         return await documents.describe(client, name) | {"notes": notes}
@@ -101,7 +101,7 @@ async def remove(name: str) -> None:
             "agent", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
         )
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await documents.remove(client, name)
 
 
@@ -136,7 +136,7 @@ def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
 
 async def _users(name: str) -> list[str]:
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
+        stored = await store.all_jobs(session)
     return [
         each.row.name
         for each in stored

@@ -55,9 +55,9 @@ async def show(ref: str) -> dict[str, Any]:
         "subject": row.subject,
         "body": row.body,
         "tries": [
-            each | {"at": views.utc(datetime.fromisoformat(each["at"]))} for each in row.tries
+            each | {"at": views.utc_text(datetime.fromisoformat(each["at"]))} for each in row.tries
         ],
-        "paused_until": views.utc(paused_until),
+        "paused_until": views.utc_text(paused_until),
     }
 
 

@@ -51,11 +51,11 @@ async def add(name: str, url: str, *, replace: bool = False) -> dict[str, Any]:
     """
     from daybook.prefect import client as prefect
 
-    apprise.checked(name, url)
-    if name in registry.LOCAL:
+    apprise.validate(name, url)
+    if name in registry.BUILTIN:
         raise InvalidInput("name", f'"{name}" is a channel that is always there', "choose another")
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         known = await registry.names(client)
         if known.get(name, apprise.SLUG) != apprise.SLUG:
             raise InvalidInput(
@@ -79,7 +79,7 @@ async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> dict[str,
         async with open_ledger() as ledger:
             if name == outbox.INBOX:
                 async with ledger.write() as session:
-                    await outbox.tell(
+                    await outbox.enqueue_message(
                         session,
                         key=f"test:{new_id()}",
                         purpose=outbox.ALERT,
@@ -107,10 +107,10 @@ async def remove(name: str) -> None:
     """
     from daybook.prefect import client as prefect
 
-    if name in registry.LOCAL:
+    if name in registry.BUILTIN:
         raise InvalidInput("channel", f'"{name}" is always there', "jobs may simply not use it")
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         known = await registry.names(client)
         # A channel that Prefect has lost may still be in the ledger, from which it is restored.
         kind = known.get(name) or known.get(f"{apprise.SLUG}/{name}") or apprise.SLUG
@@ -130,7 +130,7 @@ async def remove(name: str) -> None:
 async def _users() -> dict[str, list[str]]:
     """Return the names of the jobs that use each channel, by the name that they give it."""
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
+        stored = await store.all_jobs(session)
     users: dict[str, list[str]] = {}
     for each in stored:
         if each.job.notify.channel:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from daybook.ledger.states import Status
 
 Json = dict[str, Any]
-Jsons = list[dict[str, Any]]  # inside the class `list` is a method
+JsonList = list[dict[str, Any]]  # inside the class `list` is a method
 
 
 class Client:
@@ -39,7 +39,7 @@ class Client:
     """
 
     def __init__(self, *, agent: str = "", user: str = "") -> None:
-        context.actor(agent, user)  # raises here, not in the first call
+        context.actor_for(agent, user)  # raises here, not in the first call
         self._agent, self._user = agent, user
 
     # --- jobs
@@ -133,12 +133,12 @@ class Client:
         exception of the tool is the run's error. The job's owner is `plugin`, so it runs even if
         the setting `user_jobs` is off. A paused job stays paused.
         """
-        given = plugin_jobs.fields(plugin_id, key, runtime_name, payload, tool)
+        given = plugin_jobs.action_fields(plugin_id, key, runtime_name, payload, tool)
         given |= {"schedule": schedule, "timezone": timezone, **more}
         with self._as_actor():
-            return await plugin_jobs.keep(given)
+            return await plugin_jobs.save(given)
 
-    async def list(self, status: str = "") -> Jsons:
+    async def list(self, status: str = "") -> JsonList:
         """Return all jobs by name.
 
         ``status`` `enabled` or `disabled` selects those jobs; an outcome (`failed`, `succeeded`, …)
@@ -199,7 +199,7 @@ class Client:
         with self._as_actor():
             return await runs.run(job, wait=wait, request_id=request_id)
 
-    async def runs(self, job: str | None = None, limit: int = 20) -> Jsons:
+    async def runs(self, job: str | None = None, limit: int = 20) -> JsonList:
         """Return the runs of a job, or of all jobs, newest first."""
         from daybook.api import runs
 
@@ -232,7 +232,7 @@ class Client:
         schedule: str = "",
         timezone: str | None = None,
         count: int = 5,
-    ) -> Jsons:
+    ) -> JsonList:
         """Return the next due times of a job or a bare schedule: `[{"utc": …, "local": …}, …]`."""
         from daybook.api import due
 
@@ -260,8 +260,8 @@ class Client:
     def _as_actor(self) -> Iterator[None]:
         from daybook.prefect import address
 
-        address.prefect()
-        with owners.acting_as(context.actor(self._agent, self._user)):
+        address.use_current_server()
+        with owners.acting_as(context.actor_for(self._agent, self._user)):
             yield
 
 

@@ -16,7 +16,7 @@ Side = Literal["ledger", "prefect"]
 SIDES: tuple[Side, ...] = ("ledger", "prefect")
 
 
-async def conflicts() -> list[dict[str, Any]]:
+async def list_conflicts() -> list[dict[str, Any]]:
     """Return `{"job", "id", "at", "fields": {name: {"ledger", "prefect"}}}` for each job in
     conflict.
 
@@ -24,7 +24,7 @@ async def conflicts() -> list[dict[str, Any]]:
     value that lost there at that time. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        found = [await store.get(session, each) for each in await records.in_conflict(session)]
+        found = [await store.get(session, each) for each in await records.jobs_in_conflict(session)]
         return [_view(ledger, each) for each in found if each is not None]
 
 
@@ -44,7 +44,7 @@ def _view(ledger: Ledger, stored: StoredJob) -> dict[str, Any]:
     }
 
 
-def side(given: str) -> Side:
+def parse_side(given: str) -> Side:
     """Return ``given`` as a `Side`. Raise `InvalidInput`."""
     for each in SIDES:
         if given == each:
@@ -64,9 +64,9 @@ async def decide(
     from daybook.prefect import import_edits
 
     async with ledger.read() as session:
-        ids = await records.in_conflict(session)
+        ids = await records.jobs_in_conflict(session)
         named = await store.find(session, ref) if ref else None
-        names = {each.id: each.row.name for each in await store.every(session, ids)}
+        names = {each.id: each.row.name for each in await store.all_jobs(session, ids)}
     if named is not None:
         if named.id not in ids:
             problem = f"{named.row.name} has no conflict"
@@ -76,10 +76,10 @@ async def decide(
     for job_id in ids:
         try:
             if prefer == "prefect":
-                await import_edits.take_losing(ledger, job_id)
+                await import_edits.accept_prefect_values(ledger, job_id)
             else:
                 async with ledger.write() as session:
-                    await records.without_conflict(session, job_id)
+                    await records.clear_conflict(session, job_id)
             decided[job_id] = names[job_id]
         except InvalidInput as error:
             if named is not None:

@@ -10,17 +10,19 @@ from daybook import owners
 from daybook.owners import Actor
 
 
-def actor(agent: str = "", user: str = "") -> Actor:
+def actor_for(agent: str = "", user: str = "") -> Actor:
     """Return the current actor, with ``agent`` and ``user`` replaced if given.
 
     Its `via` is `api` instead of `cli`, because a program acts. Raise `InvalidInput` for an invalid
     name.
     """
-    current = owners.current()
+    current = owners.current_actor()
     if agent:
-        current = replace(current, owner=owners.check(f"{owners.BY_AGENT}{agent}", "agent"))
+        current = replace(
+            current, owner=owners.validate_owner(f"{owners.AGENT_PREFIX}{agent}", "agent")
+        )
     if user:
-        current = replace(current, user_id=owners.person(user))
+        current = replace(current, user_id=owners.validate_user_id(user))
     return replace(current, via="api") if current.via == "cli" else current
 
 
@@ -39,5 +41,5 @@ def context(agent: str = "", user: str = "") -> Iterator[Actor]:
     It applies to this task, to tasks created inside, and to threads started with this context.
     Raise `InvalidInput` for an invalid name.
     """
-    with owners.acting_as(actor(agent, user)) as active:
+    with owners.acting_as(actor_for(agent, user)) as active:
         yield active

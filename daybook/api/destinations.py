@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from daybook import home as homes
 from daybook import settings
 from daybook.api import views
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import backoff, destinations
 from daybook.delivery import home_secret as secrets
-from daybook.delivery.outbox import CALLBACK, lane_of_url
+from daybook.delivery.outbox import CALLBACK, queue_of_url
 from daybook.errors import InvalidInput, NotFound
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import Destination as Goes
+from daybook.http.secrets import SecretDestination as Goes
 from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import Delivery
@@ -28,7 +28,7 @@ from daybook.resources import documents
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-TEST = {
+TEST_EVENT = {
     "version": 1,
     "event": "test",
     "corrects": None,
@@ -42,8 +42,8 @@ async def add(
     *,
     name: str | None = None,
     token: str | None = None,
-    timeout: float = destinations.TIMEOUT,
-    tries: int = backoff.TRIES,
+    timeout: float = destinations.DEFAULT_TIMEOUT_SECONDS,
+    tries: int = backoff.DEFAULT_ATTEMPTS,
     secret: str | None = None,
     replace: bool = False,
 ) -> dict[str, Any]:
@@ -59,7 +59,7 @@ async def add(
 
     name = name or _name(url)
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         known_secret = secret or (await _secret_of(client, name) if replace else None)
         made = await destinations.add(
             client,
@@ -87,7 +87,7 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
     """Return the destination's secret; raise `InvalidInput` while its previous secret is still
     valid.
     """
-    document = await documents.named(client, destinations.TYPE, name, include_secrets=True)
+    document = await documents.find(client, destinations.TYPE, name, include_secrets=True)
     if document is None:
         return None
     try:
@@ -95,7 +95,7 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
     except InvalidInput:  # the replacement fixes it
         secret = str(document.data.get("secret"))
         return secret if settings.signing_key(secret) else None
-    secrets.refuse_third(destination.secrets(SYSTEM.now()), secrets.OVERLAP)
+    secrets.check_rotation(destination.secrets(SYSTEM_CLOCK.now()), secrets.ROTATION_GRACE)
     return destination.secret
 
 
@@ -109,32 +109,32 @@ async def list_destinations() -> list[dict[str, Any]]:
     from daybook.prefect import client as prefect
 
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
+        stored = await store.all_jobs(session)
     async with prefect.connected() as client:
-        await prefect.answers(client)
-        known = await destinations.known(client)
-        listed = await destinations.every(client, SYSTEM.now())
+        await prefect.check_connection(client)
+        known = await destinations.load_index(client)
+        listed = await destinations.list_destinations(client, SYSTEM_CLOCK.now())
     users: dict[str, list[str]] = {}
     for each in stored:
-        for name in {_name_of(known, url) for url in views.callbacks(each.job.notify)}:
+        for name in {_name_of(known, url) for url in views.callback_urls(each.job.notify)}:
             users.setdefault(name, []).append(each.row.name)
     return [
         each
         | {
-            "rotating_until": views.utc(each["rotating_until"]),
+            "rotating_until": views.utc_text(each["rotating_until"]),
             "jobs": users.get(each["name"], []),
         }
         for each in listed
     ]
 
 
-def home_secret() -> str:
+def home_secret_location() -> str:
     """Return the place of the home's secret, which signs for addresses without a secret of their
     own.
     """
     if settings.load().webhook_secret.get_secret_value():
         return "DAYBOOK_WEBHOOK_SECRET"
-    return str(homes.here().webhook_secret)
+    return str(homes.current_home().webhook_secret)
 
 
 async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
@@ -145,14 +145,14 @@ async def rotate(name: str | None, *, at_once: bool = False) -> dict[str, Any]:
     """
     from daybook.prefect import client as prefect
 
-    now, keep = SYSTEM.now(), timedelta() if at_once else secrets.OVERLAP
+    now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else secrets.ROTATION_GRACE
     if name is None:
-        secret = secrets.rotate_default(homes.here(), now, keep=keep)
+        secret = secrets.rotate_default(homes.current_home(), now, keep=keep)
     else:
         async with prefect.connected() as client:
-            await prefect.answers(client)
+            await prefect.check_connection(client)
             secret = (await destinations.rotate(client, name, now, keep=keep)).secret
-    until = None if at_once else views.utc(now + keep)
+    until = None if at_once else views.utc_text(now + keep)
     return {"name": name, "secret": secret, "rotating_until": until}
 
 
@@ -162,25 +162,25 @@ async def test(ref: str) -> dict[str, Any]:
     Return `{"id", "url", "ok", "status_code", "seconds", "error", "note"}`; `id` is the
     `webhook-id`. Raise `NotFound` for the name, `InvalidInput` for the address.
     """
-    from daybook.delivery.callbacks import Post
+    from daybook.delivery.callbacks import CallbackSender
     from daybook.prefect import client as prefect
 
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         url = ref if "://" in ref else await _url_of(client, ref)
         Guard.here(Rule.OPERATOR).check(url)
-        now = SYSTEM.now()
+        now = SYSTEM_CLOCK.now()
         row = OutboxRow(
             key="test",
             purpose=CALLBACK,
             event="test",
-            lane=lane_of_url(url),
+            lane=queue_of_url(url),
             address=url,
-            body=json.dumps(TEST),
+            body=json.dumps(TEST_EVENT),
             next_at=now,
             created_at=now,
         )
-        async with Post(client, SYSTEM.now) as post:
+        async with CallbackSender(client, SYSTEM_CLOCK.now) as post:
             tried = await post.send(row)
     return {
         "id": row.id,
@@ -201,19 +201,19 @@ async def remove(name: str) -> list[str]:
         (each["jobs"] for each in await list_destinations() if each["name"] == name), []
     )
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await destinations.remove(client, name)
     return users
 
 
 async def _url_of(client: PrefectClient, name: str) -> str:
-    for each in await destinations.every(client, SYSTEM.now()):
+    for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
         if each["name"] == name:
             return str(each["url"])
     raise NotFound("destination", name)
 
 
-def _name_of(known: destinations.Known, url: str) -> str:
+def _name_of(known: destinations.DestinationIndex, url: str) -> str:
     """Return the name of the address's destination; empty if there is no usable one."""
     try:
         destination = known.of(url)
@@ -236,7 +236,7 @@ async def _token_notes(client: PrefectClient, made: destinations.Destination) ->
     if not made.token:
         return []
     target = Goes.of_url(Guard(Rule.OPERATOR).check(made.url))
-    for each in await secret_blocks.every(client):
+    for each in await secret_blocks.list_secrets(client):
         if each["name"] == made.token:
             if each["problem"] or target.known_as.isdisjoint(each["hosts"]):
                 # All of its hosts: --replace removes those that are not given again.

@@ -12,18 +12,18 @@ from typing import Any
 from daybook.api import authorization, jobs
 from daybook.errors import InvalidInput, NotFound
 from daybook.execution import standing_orders
-from daybook.jobs.actions import ORDERS
+from daybook.jobs.actions import DEFAULT_ORDERS_FILE
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger
 
-NAME = "heartbeat"
-EVERY = "10m"
+DEFAULT_NAME = "heartbeat"
+DEFAULT_INTERVAL = "10m"
 """The interval if none is given."""
 
 _SCHEDULE_FIELDS = ("cron", "every")
 
 
-async def on(changes: Mapping[str, Any], name: str = NAME) -> dict[str, Any]:
+async def on(changes: Mapping[str, Any], name: str = DEFAULT_NAME) -> dict[str, Any]:
     """Switch the heartbeat on with the given fields; other fields stay. Return it as `status` does.
 
     Raise the errors of `jobs.add` and `jobs.edit_job`.
@@ -31,7 +31,9 @@ async def on(changes: Mapping[str, Any], name: str = NAME) -> dict[str, Any]:
     given = {field: value for field, value in changes.items() if value is not None}
     stored = await _find(name)
     if stored is None:
-        interval = {} if any(field in given for field in _SCHEDULE_FIELDS) else {"every": EVERY}
+        interval = (
+            {} if any(field in given for field in _SCHEDULE_FIELDS) else {"every": DEFAULT_INTERVAL}
+        )
         view = await jobs.add({"kind": "heartbeat", "name": name, **interval, **given})
     elif given:
         view = await jobs.edit_job(stored.id, {**given, "enabled": True})
@@ -40,7 +42,7 @@ async def on(changes: Mapping[str, Any], name: str = NAME) -> dict[str, Any]:
     return await status(name) | {"notes": view.get("notes", [])}
 
 
-async def off(name: str = NAME) -> dict[str, Any]:
+async def off(name: str = DEFAULT_NAME) -> dict[str, Any]:
     """Switch the heartbeat off; its fields stay for the next `on`. Do nothing if there is none."""
     stored = await _find(name)
     if stored is not None:
@@ -48,7 +50,7 @@ async def off(name: str = NAME) -> dict[str, Any]:
     return await status(name)
 
 
-async def status(name: str = NAME) -> dict[str, Any]:
+async def status(name: str = DEFAULT_NAME) -> dict[str, Any]:
     """Return `{"on", "job", "file", "orders"}`; ``job`` is as in `jobs.show`, or None if there is
     none.
 
@@ -57,14 +59,14 @@ async def status(name: str = NAME) -> dict[str, Any]:
     """
     stored = await _find(name)
     if stored is None:
-        return {"on": False, "job": None, **_orders(ORDERS)}
+        return {"on": False, "job": None, **_orders(DEFAULT_ORDERS_FILE)}
     view = await jobs.show(stored.id)
     return {"on": view["enabled"], "job": view, **_orders(view["file"])}
 
 
 def _orders(file: str) -> dict[str, str]:
     try:
-        path = str(standing_orders.place(file))
+        path = str(standing_orders.path_of(file))
         state = "there" if standing_orders.read(file) else "blank"
     except FileNotFoundError:
         state = "missing"
@@ -76,7 +78,7 @@ def _orders(file: str) -> dict[str, str]:
 async def _find(name: str) -> StoredJob | None:
     async with open_ledger() as ledger, ledger.read() as session:
         try:
-            stored = await authorization.job(session, name)
+            stored = await authorization.find_job(session, name)
         except NotFound:
             return None
     if stored.row.name != name:  # the name matched another job's id prefix

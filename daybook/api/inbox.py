@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from daybook.api import views
 from daybook.api.callbacks import job_of
 from daybook.delivery import history
-from daybook.delivery.alerts import ALARMING
+from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.delivery.outbox import INBOX
 from daybook.errors import NotFound
 from daybook.jobs import store
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 
-async def messages(
+async def list_messages(
     job: str | None = None, *, unread_only: bool = True, limit: int = 20
 ) -> list[dict[str, Any]]:
     """Return inbox messages as `show` does, newest first.
@@ -65,12 +65,12 @@ def _view(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
     return {
         "id": row.id,
         "event": row.event,
-        "alert": row.event in ALARMING,
+        "alert": row.event in ALERT_EVENTS,
         "job": job.name if job else None,
         "job_removed": bool(job and job.archived_at),
         "run_id": row.run_id,
         "subject": row.subject,
         "text": row.body,
-        "created_at": views.utc(row.created_at),
-        "read_at": views.utc(row.read_at),
+        "created_at": views.utc_text(row.created_at),
+        "read_at": views.utc_text(row.read_at),
     }

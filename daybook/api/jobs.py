@@ -1,6 +1,6 @@
 """Operations on jobs: add, list, show, edit, pause, resume, remove.
 
-They act for `owners.current()`: it owns the jobs that it adds, and finds the jobs that
+They act for `owners.current_actor()`: it owns the jobs that it adds, and finds the jobs that
 `daybook.api.authorization` lets it see.
 """
 
@@ -47,7 +47,7 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
     """
     from daybook.prefect import client as prefect
 
-    actor, zone = owners.current(), settings.load().timezone
+    actor, zone = owners.current_actor(), settings.load().timezone
     async with open_ledger() as ledger:
         # Invalid fields raise before the first request to Prefect.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
@@ -55,23 +55,25 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
             draft = new_job(
                 now=ledger.now(), default_timezone=zone, **{**fields, "agent": own_agent}
             )
-        authorization.check(draft, actor.owner, ledger.now())
+        authorization.check_limits(draft, actor.owner, ledger.now())
         async with ledger.read() as session:
-            await authorization.check_count(session, actor.owner, draft.name)
+            await authorization.check_job_count(session, actor.owner, draft.name)
         async with prefect.connected() as client:
             if own_agent and await preflight.has_agent(client, own_agent):
                 fields = {**fields, "agent": own_agent}
             elif own_agent:
                 draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
-                authorization.check(draft, actor.owner, ledger.now())
-            with authorization.telling(actor.owner, draft.name):
-                notes = await preflight.asked(client, draft, actor.owner)
-                await preflight.told(client, draft.notify, actor.owner)
+                authorization.check_limits(draft, actor.owner, ledger.now())
+            with authorization.log_refusals(actor.owner, draft.name):
+                notes = await preflight.check_action(client, draft, actor.owner)
+                await preflight.check_notify(client, draft.notify, actor.owner)
             async with ledger.write() as session:
-                await authorization.check_count(session, actor.owner, draft.name)
-                now, taken = ledger.now(), await store.names(session, actor.owner)
+                await authorization.check_job_count(session, actor.owner, draft.name)
+                now, taken = ledger.now(), await store.taken_names(session, actor.owner)
                 job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
-                slug = free_name(_slug(job.name, actor.owner), await store.slugs(session, job.kind))
+                slug = free_name(
+                    _slug(job.name, actor.owner), await store.taken_slugs(session, job.kind)
+                )
                 stored = await store.add(
                     session,
                     job,
@@ -85,7 +87,7 @@ async def add(fields: Mapping[str, Any]) -> dict[str, Any]:
                 await _deploy(ledger, client, stored)
             except InvalidInput:
                 async with ledger.write() as session:
-                    await store.forget(session, stored.id)
+                    await store.undo_add(session, stored.id)
                 raise
         return await _view(ledger, stored.id) | {"notes": notes}
 
@@ -95,7 +97,7 @@ async def edit_job(ref: str, changes: Mapping[str, object]) -> dict[str, Any]:
 
     def changed(stored: StoredJob, taken: Collection[str], now: datetime) -> Job:
         job = edit(stored.job, changes, now=now, taken=taken)
-        return job if "enabled" in changes else store.with_new_time(stored, job)
+        return job if "enabled" in changes else store.enable_again(stored, job)
 
     action_changes, notify_changes = (
         not _ACTION_FIELDS.isdisjoint(changes),
@@ -111,7 +113,7 @@ async def pause(ref: str, note: str = "") -> dict[str, Any]:
 
     Raise `InvalidInput` for a note that is too long or has more than one line.
     """
-    note = names.checked_line(note, "note")
+    note = names.validate_line(note, "note")
 
     def why(stored: StoredJob) -> str:
         if note:
@@ -127,9 +129,9 @@ async def resume(ref: str) -> dict[str, Any]:
     def on(stored: StoredJob, _: Collection[str], now: datetime) -> Job:
         schedule = stored.job.schedule
         if not stored.job.enabled and isinstance(schedule, At) and schedule.at <= now:
-            problem = f"{views.utc(schedule.at)} has passed"
+            problem = f"{views.utc_text(schedule.at)} has passed"
             raise InvalidInput("at", problem, f"`daybook edit {ref} --at …` gives a new time")
-        if not stored.job.enabled and store.all_done(stored.row, stored.job):
+        if not stored.job.enabled and store.has_had_all_runs(stored.row, stored.job):
             problem = f"it has had its {stored.row.run_count}"
             raise InvalidInput(
                 "max_runs", problem, f"`daybook edit {ref} --max-runs …` gives it more"
@@ -143,26 +145,26 @@ async def resume(ref: str) -> dict[str, Any]:
 async def remove(ref: str) -> dict[str, Any]:
     """Archive the job and delete its deployment; its history stays. Return the job as it was."""
     from daybook.prefect import client as prefect
-    from daybook.prefect.reconcile import Report, remove_left_over
+    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            await authorization.job(session, ref)
+            await authorization.find_job(session, ref)
         async with prefect.connected() as client:
-            await prefect.answers(client)
+            await prefect.check_connection(client)
             async with ledger.write() as session:
-                stored = await authorization.job(session, ref)
+                stored = await authorization.find_job(session, ref)
                 view = views.job(stored, ledger.now())
-                await outcomes.archive(session, stored, ledger.now())
+                await outcomes.archive_job(session, stored, ledger.now())
             # After a crash from here on, the next sync deletes the deployment.
-            await remove_left_over(ledger, client, Report())
+            await delete_leftover_deployments(ledger, client, ReconcileReport())
         return view
 
 
 async def list_jobs() -> list[dict[str, Any]]:
     """Return all jobs by name. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
-        return [views.job(each, ledger.now()) for each in await authorization.every(session)]
+        return [views.job(each, ledger.now()) for each in await authorization.list_jobs(session)]
 
 
 async def show(ref: str) -> dict[str, Any]:
@@ -171,7 +173,7 @@ async def show(ref: str) -> dict[str, Any]:
     `told` maps each event to its recipients. A removed job can still be read; it has `removed_at`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await authorization.job(session, ref, archived=True)
+        stored = await authorization.find_job(session, ref, archived=True)
         recent = await history.recent(session, stored.id, 1)
         view = views.job(stored, ledger.now())
         view["last_run"] = views.run(*recent[0]) if recent else None
@@ -189,7 +191,7 @@ def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
 
 
 def _recipients(stored: StoredJob) -> dict[str, list[str]]:
-    return views.told(stored.job.notify, settings.load().alert_channel)
+    return views.recipients(stored.job.notify, settings.load().alert_channel)
 
 
 def _switched(job: Job, *, on: bool) -> Job:
@@ -220,27 +222,27 @@ async def _change(
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            draft = await authorization.job(session, ref)
-            others = (await store.names(session, draft.row.owner)) - {draft.row.name}
+            draft = await authorization.find_job(session, ref)
+            others = (await store.taken_names(session, draft.row.owner)) - {draft.row.name}
             drafted = change(draft, others, ledger.now())
         owner = draft.row.owner
         if limits:
-            authorization.check(drafted, owner, ledger.now(), changes=limits == "changed")
+            authorization.check_limits(drafted, owner, ledger.now(), changes=limits == "changed")
         async with prefect.connected() as client:
-            await prefect.answers(client)
-            with authorization.telling(owner, drafted.name):
-                notes = await preflight.asked(client, drafted, owner) if check_action else []
+            await prefect.check_connection(client)
+            with authorization.log_refusals(owner, drafted.name):
+                notes = await preflight.check_action(client, drafted, owner) if check_action else []
                 if check_notify:
-                    await preflight.told(client, drafted.notify, owner)
+                    await preflight.check_notify(client, drafted.notify, owner)
             async with ledger.write() as session:
-                old = await authorization.job(session, ref)
-                others = (await store.names(session, old.row.owner)) - {old.row.name}
+                old = await authorization.find_job(session, ref)
+                others = (await store.taken_names(session, old.row.owner)) - {old.row.name}
                 now = ledger.now()
                 job = change(old, others, now)
                 if limits:
-                    authorization.check(job, old.row.owner, now, changes=limits == "changed")
+                    authorization.check_limits(job, old.row.owner, now, changes=limits == "changed")
                 previous = old.job
-                writer = owners.current().writer
+                writer = owners.current_actor().writer
                 reason = why(old)
                 new = await store.change(
                     session, old, job, now, disabled_reason=reason, writer=writer
@@ -264,16 +266,16 @@ async def _deploy(ledger: Ledger, client: PrefectClient, stored: StoredJob) -> N
 
     from daybook.prefect import client as prefect
     from daybook.prefect import deployment
-    from daybook.prefect.reconcile import Report, bring
+    from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 
     try:
         deployment_id = stored.row.deployment_id
         existing = await deployment.read(client, deployment_id) if deployment_id else None
-        await bring(ledger, client, stored, existing, Report())
+        await reconcile_job(ledger, client, stored, existing, ReconcileReport())
     except PrefectHTTPStatusError as error:
         if error.response.status_code in {409, 422}:
             raise InvalidInput(
-                "job", f"Prefect does not take it: {prefect.refusal(error)}"
+                "job", f"Prefect does not take it: {prefect.describe_refusal(error)}"
             ) from error
         raise
     except PrefectUnreachable:

@@ -23,22 +23,22 @@ async def renew(*, discard: bool = False) -> dict[str, list[str]]:
     from daybook.resources import mirror
 
     async with open_ledger() as ledger, prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         async with ledger.read() as session:
             try:
-                await copies.key(session, homes.here())
+                await copies.key(session, homes.current_home())
             except LedgerKeyMissing:
                 pass
             else:
                 raise InvalidInput("key", "this home has the key of the ledger's copies", "keep it")
-        lost = await mirror.lost(ledger, client, blocks.TYPES)
+        lost = await mirror.list_lost(ledger, client, blocks.BLOCK_TYPES)
         if lost and not discard:
             problem = f"Prefect has lost {', '.join(lost)}: only the old key can restore them"
             raise InvalidInput("key", problem, "find the old ledger-key, or give --discard")
-        encryption.read_or_make(homes.here().ledger_key)
+        encryption.read_or_create_key(homes.current_home().ledger_key)
         async with ledger.write() as session:
-            await copies.forget_key(session)
-        report = await blocks.blocks(ledger, client)
+            await copies.remove_key(session)
+        report = await blocks.reconcile_blocks(ledger, client)
     if report.key_problem:
         raise LedgerKeyMissing(report.key_problem)
     result: dict[str, Any] = {"copied": report.copied, "discarded": lost}

@@ -19,30 +19,30 @@ from typing import Self
 import anyio
 
 from daybook import registry
-from daybook.api.sync_wrapper import Faces
+from daybook.api.sync_wrapper import SyncWrapper
 from daybook.delivery import listeners
-from daybook.delivery.listener_calls import listen
+from daybook.delivery.listener_calls import call_listeners
 from daybook.errors import InvalidInput, Unreachable
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.tables import new_id
 
 log = logging.getLogger(__name__)
 
-LOOK = 0.5
+POLL_INTERVAL_SECONDS = 0.5
 """Interval between two polls of the outbox."""
-AWAY = 5.0
+ERROR_DELAY_SECONDS = 5.0
 """Delay before the next poll after an error, such as an unreachable ledger."""
-ANNOUNCED = 3600.0
+ANNOUNCE_INTERVAL_SECONDS = 3600.0
 """Interval between two announcements of the same listeners."""
-LAST = 5.0
+SHUTDOWN_TIMEOUT_SECONDS = 5.0
 """Time at the end of the block for listener calls in progress and those that are due by then."""
 
 
-class Listening(Faces):
+class Listening(SyncWrapper):
     """The context manager that `listening` returns."""
 
     def __init__(self) -> None:
-        self._names = registry.here(registry.LISTENERS)
+        self._names = registry.known_names(registry.LISTENERS)
         if not self._names:
             raise InvalidInput(
                 "listener", "none is registered", "write @daybook.listener above one"
@@ -70,7 +70,7 @@ class Listening(Faces):
         assert self._ledger is not None and self._task is not None
         self._stopping.set()
         with anyio.CancelScope(shield=True), suppress(TimeoutError, Unreachable):
-            async with self._resources, asyncio.timeout(LAST):
+            async with self._resources, asyncio.timeout(SHUTDOWN_TIMEOUT_SECONDS):
                 await asyncio.gather(self._task, return_exceptions=True)
                 if error is None:
                     await self._deliver(self._ledger)
@@ -78,24 +78,24 @@ class Listening(Faces):
     async def _poll(self, ledger: Ledger) -> None:
         announced = time.monotonic()
         while not self._stopping.is_set():
-            delay = LOOK
+            delay = POLL_INTERVAL_SECONDS
             try:
-                if time.monotonic() - announced > ANNOUNCED:
+                if time.monotonic() - announced > ANNOUNCE_INTERVAL_SECONDS:
                     await listeners.announce(ledger, self._names)
                     announced = time.monotonic()
                 await self._deliver(ledger)
             except Unreachable as error:
                 log.warning("not told yet: %s", error, extra={"action": "listening_away"})
-                delay = AWAY
+                delay = ERROR_DELAY_SECONDS
             except Exception:
                 log.exception("not told yet", extra={"action": "listening_failed"})
-                delay = AWAY
+                delay = ERROR_DELAY_SECONDS
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._stopping.wait()
 
     async def _deliver(self, ledger: Ledger) -> None:
-        await listen(ledger, self._holder, self._names, at_home=True)
+        await call_listeners(ledger, self._holder, self._names, at_home=True)
 
 
 def listening() -> Listening:

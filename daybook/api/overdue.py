@@ -11,18 +11,18 @@ from daybook.api import views
 from daybook.keeper import leadership
 from daybook.runs import slots
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from daybook.keeper.leadership import Leader
-    from daybook.prefect.work_pool import Pool
+    from daybook.prefect.work_pool import WorkPool
 
-FAR = timedelta(seconds=1)
+MAX_CLOCK_SKEW = timedelta(seconds=1)
 """Maximum clock skew before it is reported as a problem (`docs/promise.md` 16)."""
-UNSEEN = timedelta(minutes=10)
+MAX_OBSERVATION_AGE = timedelta(minutes=10)
 """Maximum age of the last observation of Prefect; one observation takes its time."""
-LEAD = "keeper"
+LEADERSHIP_NAME = "keeper"
 """The name under which keepers elect a leader. `daybook.keeper.leader` has it too, but imports
 Prefect.
 """
@@ -30,7 +30,7 @@ NO_KEEPER = "no keeper leads, so nothing is observed, audited or carried on"
 
 
 @dataclass(frozen=True)
-class Known:
+class DelayFacts:
     """The facts that can explain a delay.
 
     If Prefect does not answer, ``away`` says why and ``pool`` is None. ``prefect_ahead`` and
@@ -40,14 +40,14 @@ class Known:
 
     now: datetime
     away: str = ""
-    pool: Pool | None = None
+    pool: WorkPool | None = None
     prefect_ahead: timedelta = timedelta(0)
     ledger_ahead: timedelta = timedelta(0)
     leader: Leader | None = None
     unwritable: str = ""
 
 
-def why(each: Overdue, known: Known) -> str:
+def delay_reason(each: Overdue, known: DelayFacts) -> str:
     """Return the reason for the delay of this due time; the nearest cause comes first."""
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.OVERLAP, slots.HOLDER):
@@ -63,40 +63,41 @@ def why(each: Overdue, known: Known) -> str:
     if each.stored.row.sync_pending:
         return "the job is not in Prefect yet"
     unclaimed = "nobody came for it" if each.missed else "nobody has come for it, as yet"
-    return "; ".join(filter(None, (clocks(known), keeper(known)))) or unclaimed
+    return "; ".join(filter(None, (clock_problem(known), keeper_problem(known)))) or unclaimed
 
 
-def clocks(known: Known) -> str:
+def clock_problem(known: DelayFacts) -> str:
     """Report a clock that is off; empty if none is."""
     skews = {"Prefect's": known.prefect_ahead, "the ledger's": known.ledger_ahead}
     problems = [
-        f"{whose} clock is {abs(by).total_seconds():.1f} s {'ahead' if by > FAR else 'behind'}"
+        f"{whose} clock is {abs(by).total_seconds():.1f} s "
+        f"{'ahead' if by > MAX_CLOCK_SKEW else 'behind'}"
         for whose, by in skews.items()
-        if abs(by) > FAR
+        if abs(by) > MAX_CLOCK_SKEW
     ]
     return ", ".join(problems)
 
 
-def keeper(known: Known) -> str:
+def keeper_problem(known: DelayFacts) -> str:
     """Report that no keeper leads or that the last observation is too old; empty if all is well.
 
     A leader that ended or was killed is replaced within a lease, so only a longer absence counts.
     """
     leader = known.leader
     if leader is None or leader.until + TIMING.leader_lease < known.now:
-        return cannot_write(known.unwritable) if known.unwritable else NO_KEEPER
+        return ledger_write_problem(known.unwritable) if known.unwritable else NO_KEEPER
     observed = observed_at(leader)
-    if observed is not None and known.now - observed > UNSEEN:
-        return f"Prefect was last observed {span(known.now - observed)} ago"
+    if observed is not None and known.now - observed > MAX_OBSERVATION_AGE:
+        return f"Prefect was last observed {duration_in_words(known.now - observed)} ago"
     return ""
 
 
-def cannot_write(why: str) -> str:
+def ledger_write_problem(why: str) -> str:
     """Report that the ledger cannot be written, why, the consequence, and the fix."""
-    return f"the ledger cannot be written ({why}), so no keeper leads; {to_write(why)}"
+    return f"the ledger cannot be written ({why}), so no keeper leads; {ledger_write_fix(why)}"
 
 
-def to_write(why: str) -> str:
+def ledger_write_fix(why: str) -> str:
     """Return the fix for a ledger that cannot be written."""
     if "full" in why or "no space" in why.lower():
         return "free space on its disk"
@@ -111,7 +112,7 @@ def observed_at(leader: Leader) -> datetime | None:
     return None if noted is None else datetime.fromisoformat(noted)
 
 
-def as_view(leader: Leader | None, now: datetime) -> dict[str, Any]:
+def keeper_view(leader: Leader | None, now: datetime) -> dict[str, Any]:
     """Return `{"running", "holder", "until", "observed_at", "passes"}`, from the leader's last
     note.
 
@@ -122,29 +123,29 @@ def as_view(leader: Leader | None, now: datetime) -> dict[str, Any]:
     return {
         "running": leader.leads(now),
         "holder": leader.holder,
-        "until": views.utc(leader.until) if leader.holder else None,
-        "observed_at": views.utc(observed_at(leader)),
+        "until": views.utc_text(leader.until) if leader.holder else None,
+        "observed_at": views.utc_text(observed_at(leader)),
         "passes": leader.note.get("passes", {}),
     }
 
 
-def told(found: Sequence[Overdue], known: Known) -> list[dict[str, Any]]:
+def overdue_views(found: Sequence[Overdue], known: DelayFacts) -> list[dict[str, Any]]:
     """Return `{"job", "due", "late_seconds", "run", "missed", "why"}` for each overdue run."""
     return [
         {
             "job": each.stored.row.name,
-            "due": views.utc(each.due),
+            "due": views.utc_text(each.due),
             "late_seconds": round((known.now - each.due).total_seconds(), 1),
             "run": None if each.run is None else each.run.id,
             "missed": each.missed,
-            "why": why(each, known),
+            "why": delay_reason(each, known),
         }
         for each in found
     ]
 
 
-def in_words(late: dict[str, Any]) -> str:
+def as_sentence(late: dict[str, Any]) -> str:
     """Return one item of `overdue_views` as a sentence."""
-    by = span(timedelta(seconds=late["late_seconds"]))
+    by = duration_in_words(timedelta(seconds=late["late_seconds"]))
     what = "was missed" if late["missed"] else "has not begun"
     return f"{late['job']} was due at {late['due']}, {by} ago, and {what}: {late['why']}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.names import LONGEST, cut
+from daybook.names import MAX_NAME_LENGTH, truncate
 
 PARAMS = ("plugin_id", "key", "runtime_name", "payload")
 """The arguments of a plugin's tool."""
@@ -22,7 +22,7 @@ PARAMS = ("plugin_id", "key", "runtime_name", "payload")
 _IDENTITY = ("plugin_id", "key")
 
 
-def fields(
+def action_fields(
     plugin_id: str, key: str, runtime_name: str, payload: Any, tool: str = ""
 ) -> dict[str, Any]:
     """Return the action fields of the job. Raise `InvalidInput` for a blank plugin or key."""
@@ -36,18 +36,18 @@ def fields(
     }
 
 
-async def keep(given: dict[str, Any]) -> dict[str, Any]:
+async def save(given: dict[str, Any]) -> dict[str, Any]:
     """Add or change the plugin's job; return it.
 
     Raise `InvalidInput`, also if the actor is an agent: a plugin's jobs have no limits.
     """
     from daybook.api import jobs
 
-    if owners.current().is_agent:
+    if owners.current_actor().is_agent:
         raise InvalidInput(
             "agent", "has no plugin's jobs", "keep them outside of the agent's context"
         )
-    actor = replace(owners.current(), owner=owners.PLUGIN)
+    actor = replace(owners.current_actor(), owner=owners.PLUGIN)
     with owners.acting_as(actor):
         existing = await _find(given["params"])
         if existing is None:
@@ -72,4 +72,4 @@ async def _find(params: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _name(params: dict[str, Any]) -> str:
-    return cut(" ".join(f"{params['plugin_id']}: {params['key']}".split()), LONGEST)
+    return truncate(" ".join(f"{params['plugin_id']}: {params['key']}".split()), MAX_NAME_LENGTH)

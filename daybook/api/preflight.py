@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daybook.http.guard import Guard
 
 
-async def asked(client: PrefectClient, job: Job, owner: str) -> list[str]:
+async def check_action(client: PrefectClient, job: Job, owner: str) -> list[str]:
     """Refuse an address, agent or tool that the job could not use. Return hints for a person."""
     notes = await _check_target(client, job.action, owner)
     return notes + await _check_precondition(client, job.policy.check, owner)
@@ -59,7 +59,7 @@ async def _check_precondition(client: PrefectClient, check: Check, owner: str) -
     return []
 
 
-async def told(client: PrefectClient, notify: Notify, owner: str) -> None:
+async def check_notify(client: PrefectClient, notify: Notify, owner: str) -> None:
     """Refuse a channel or an address that a job of ``owner`` could never use."""
     from daybook.delivery import channels
 
@@ -94,10 +94,10 @@ async def _missing_secrets(client: PrefectClient, named_in: Any) -> list[str]:
     from daybook.http import secrets
     from daybook.resources import secrets as secret_blocks
 
-    named = secrets.referred(named_in)
+    named = secrets.referenced_names(named_in)
     if not named:
         return []
-    known = {each["name"] for each in await secret_blocks.every(client)}
+    known = {each["name"] for each in await secret_blocks.list_secrets(client)}
     return [
         f"the secret {name} does not exist yet, and without it the job fails; "
         f"`daybook secrets add {name}` keeps it"
@@ -134,7 +134,7 @@ async def _check_agent(client: PrefectClient, action: AgentPrompt | Heartbeat) -
 
 def _judged_owner(owner: str) -> str:
     """Return the owner whose rules apply: an agent's own, even for another owner's job."""
-    actor = owners.current()
+    actor = owners.current_actor()
     return actor.owner if actor.is_agent else owner
 
 
@@ -147,4 +147,4 @@ def _guard(owner: str) -> Guard:
     from daybook.http.guard import Guard, Rule
 
     whose = _judged_owner(owner)
-    return Guard.here(Rule.of(whose, owners.current().via), limits.of_owner(whose))
+    return Guard.here(Rule.of(whose, owners.current_actor().via), limits.load_limits(whose))

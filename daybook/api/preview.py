@@ -9,7 +9,7 @@ from daybook.api import authorization, views
 from daybook.execution import conversation
 from daybook.ledger.engine import open_ledger
 from daybook.runs import decision, rows, sessions
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 
 
 async def of_job(ref: str) -> dict[str, Any]:
@@ -22,12 +22,14 @@ async def of_job(ref: str) -> dict[str, Any]:
     it. Nothing is written, and no agent is asked. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        stored, now = await authorization.job(session, ref), ledger.now()
+        stored, now = await authorization.find_job(session, ref), ledger.now()
         parameters = stored.job.parameters()
-        request = Offer("", stored.row.kind, "manual", now, "", parameters, stored.id)
+        request = ClaimRequest("", stored.row.kind, "manual", now, "", parameters, stored.id)
         row = rows.new(request, "", "manual", stored, now)
-        row.session_id = sessions.id_of(parameters, job_id=stored.id, run_id=row.id, stored=stored)
-        grant = await decision.grant_of(session, row, stored)
+        row.session_id = sessions.session_id_of(
+            parameters, job_id=stored.id, run_id=row.id, stored=stored
+        )
+        grant = await decision.build_grant(session, row, stored)
     action = stored.job.action.model_dump(mode="json")
     has_prompt = "prompt" in action
     if has_prompt:
@@ -36,11 +38,11 @@ async def of_job(ref: str) -> dict[str, Any]:
         "job": stored.row.name,
         "kind": stored.row.kind,
         "dry_run": True,
-        "due": views.utc(now),
+        "due": views.utc_text(now),
         "does": action,
         "session_id": grant.session_id if has_prompt else None,
         "history": len(grant.history) if has_prompt else 0,
         "to": ["ledger", "prefect"],
-        "told": views.told(stored.job.notify, settings.load().alert_channel),
+        "told": views.recipients(stored.job.notify, settings.load().alert_channel),
         "cost_usd": None,
     }

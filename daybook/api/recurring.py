@@ -25,22 +25,22 @@ from typing import Any, Self
 import anyio.to_thread
 
 from daybook import registry, settings
-from daybook.api.sync_wrapper import Faces
-from daybook.clock import SYSTEM, Clock
-from daybook.processes.ending import to_its_end
+from daybook.api.sync_wrapper import SyncWrapper
+from daybook.clock import SYSTEM_CLOCK, Clock
+from daybook.processes.ending import wait_shielded
 from daybook.schedules.due import next_due
 from daybook.schedules.schedule import Cron, Every, Schedule, make
 
 log = logging.getLogger(__name__)
 
-STEP = timedelta(seconds=1)
+CLOCK_SETBACK_GRACE = timedelta(seconds=1)
 """A clock may be set back by less than this without repeating a due time."""
 
 OnError = Callable[[str, BaseException], Any]
 
 
 @dataclass(eq=False)
-class Task:
+class RecurringTask:
     """One recurring call. ``calls`` counts its calls, ``errors`` those that failed."""
 
     name: str
@@ -55,7 +55,7 @@ class Task:
         self._end()
 
 
-class Recurring(Faces):
+class Recurring(SyncWrapper):
     """Calls functions repeatedly while a block lasts. Nothing is stored::
 
         async with daybook.Recurring() as tasks:
@@ -70,19 +70,19 @@ class Recurring(Faces):
     cancels an `async def` and waits for a function in a thread.
     """
 
-    def __init__(self, *, on_error: OnError | None = None, clock: Clock = SYSTEM) -> None:
+    def __init__(self, *, on_error: OnError | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self._on_error, self._clock = on_error, clock
-        self._tasks: list[Task] = []
-        self._running: dict[Task, asyncio.Task[None]] = {}
+        self._tasks: list[RecurringTask] = []
+        self._running: dict[RecurringTask, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = threading.Event()
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
+    def tasks(self) -> tuple[RecurringTask, ...]:
         """Return the tasks that were added and not cancelled."""
         return tuple(self._tasks)
 
-    def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> Task:
+    def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> RecurringTask:
         """Call it every `30s`, `10m`, `1h30m`, …; the first time after one interval.
 
         Raise `InvalidInput` for a text that is not a duration of whole seconds.
@@ -91,7 +91,7 @@ class Recurring(Faces):
 
     def cron(
         self, cron: str, function: Callable[[], Any], *, timezone: str = "", name: str = ""
-    ) -> Task:
+    ) -> RecurringTask:
         """Call it at the times of a cron expression of five fields, or six (seconds first).
 
         ``timezone`` is an IANA name (default: the setting). Raise `InvalidInput`.
@@ -123,14 +123,16 @@ class Recurring(Faces):
         await asyncio.gather(*running, return_exceptions=True)
         self._closed.set()
 
-    def _add(self, schedule: Schedule, function: Callable[[], Any], name: str) -> Task:
-        task = Task(name or registry.own_name(inspect.unwrap(function)), schedule, function)
+    def _add(self, schedule: Schedule, function: Callable[[], Any], name: str) -> RecurringTask:
+        task = RecurringTask(
+            name or registry.qualified_name(inspect.unwrap(function)), schedule, function
+        )
         task._end = lambda: self._in_loop(self._stop, task)
         self._tasks.append(task)
         self._in_loop(self._start, task)
         return task
 
-    def _in_loop(self, callback: Callable[[Task], None], task: Task) -> None:
+    def _in_loop(self, callback: Callable[[RecurringTask], None], task: RecurringTask) -> None:
         """Call it at once in the loop's own thread, soon from another thread.
 
         Outside of the block there is no loop: a stop takes effect at once, a start is left to the
@@ -150,33 +152,33 @@ class Recurring(Faces):
         else:
             loop.call_soon_threadsafe(callback, task)
 
-    def _start(self, task: Task) -> None:
+    def _start(self, task: RecurringTask) -> None:
         if task not in self._running and task in self._tasks:
             self._running[task] = asyncio.create_task(self._run_schedule(task), name=task.name)
             self._running[task].add_done_callback(lambda _: self._running.pop(task, None))
 
-    def _stop(self, task: Task) -> None:
+    def _stop(self, task: RecurringTask) -> None:
         if task in self._tasks:
             self._tasks.remove(task)
         if running := self._running.get(task):
             running.cancel()
 
-    async def _run_schedule(self, task: Task) -> None:
+    async def _run_schedule(self, task: RecurringTask) -> None:
         assert isinstance(task.schedule, Cron | Every)
         due = next_due(task.schedule, self._clock.now())
         while due is not None:
             await self._clock.wait_until(due)
             await self._call(task)
             now = self._clock.now()
-            due = next_due(task.schedule, due if due - STEP < now < due else now)
+            due = next_due(task.schedule, due if due - CLOCK_SETBACK_GRACE < now < due else now)
 
-    async def _call(self, task: Task) -> None:
+    async def _call(self, task: RecurringTask) -> None:
         task.calls += 1
         try:
             if registry.is_async(task.function):
                 await task.function()
             else:
-                await to_its_end(asyncio.create_task(anyio.to_thread.run_sync(task.function)))
+                await wait_shielded(asyncio.create_task(anyio.to_thread.run_sync(task.function)))
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if current is None or current.cancelling():
@@ -185,7 +187,7 @@ class Recurring(Faces):
         except Exception as error:
             await self._failed(task, error)
 
-    async def _failed(self, task: Task, error: BaseException) -> None:
+    async def _failed(self, task: RecurringTask, error: BaseException) -> None:
         task.errors += 1
         log.error("%s failed", task.name, exc_info=error, extra={"action": "recurring_failed"})
         if self._on_error is None:

@@ -25,7 +25,7 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> di
     age = durations.parse(disabled_for, "disabled_for") if disabled_for is not None else None
     async with open_ledger() as ledger:
         removed = [] if age is None else await _remove(ledger, age, dry_run=dry_run)
-        total = keeper.Pruned(left=not dry_run)
+        total = keeper.PruneReport(left=not dry_run)
         while total.left:
             batch = await keeper.prune(ledger)
             total.runs, total.messages = total.runs + batch.runs, total.messages + batch.messages
@@ -46,18 +46,18 @@ async def _remove(ledger: Ledger, age: timedelta, *, dry_run: bool) -> list[str]
     names.
     """
     from daybook.prefect import client as prefect
-    from daybook.prefect.reconcile import Report, remove_left_over
+    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
     if dry_run:
         async with ledger.read() as session:
-            stored = await book.off_since(session, ledger.now() - age)
+            stored = await book.disabled_since(session, ledger.now() - age)
         return [each.row.name for each in stored]
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         async with ledger.write() as session:
-            stored = await book.off_since(session, ledger.now() - age)
+            stored = await book.disabled_since(session, ledger.now() - age)
             for each in stored:
-                await outcomes.archive(session, each, ledger.now())
+                await outcomes.archive_job(session, each, ledger.now())
         # After a crash from here on, the next sync deletes the deployments.
-        await remove_left_over(ledger, client, Report())
+        await delete_leftover_deployments(ledger, client, ReconcileReport())
     return [each.row.name for each in stored]

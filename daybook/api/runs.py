@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
     from sqlalchemy.ext.asyncio import AsyncSession
 
-LOOK = 0.2
+POLL_INTERVAL_SECONDS = 0.2
 """Interval between two polls of the ledger while waiting for a run."""
-LOOK_AT_PREFECT = 10
+POLLS_PER_PREFECT_REQUEST = 10
 """After this many polls, ask Prefect whether the run ended there before it began here."""
-TOLD_WITHIN = 5.0
+DELIVERY_TIMEOUT_SECONDS = 5.0
 """Maximum time to wait, after the end of a run, for the deliveries about it."""
 
 
-class WaitTalk(Protocol):
+class WaitObserver(Protocol):
     """Receives the progress of a run while a caller waits for it."""
 
     def asked(self) -> None:
@@ -51,7 +51,7 @@ async def run(
     wait: bool = False,
     request_id: str | None = None,
     trigger: str | None = None,
-    talk: WaitTalk | None = None,
+    talk: WaitObserver | None = None,
 ) -> dict[str, Any]:
     """Run a job now, even if it is disabled; return the run.
 
@@ -64,10 +64,10 @@ async def run(
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            stored = await authorization.job(session, ref)
+            stored = await authorization.find_job(session, ref)
         async with prefect.connected() as client:
-            await prefect.answers(client)
-            trigger = trigger or authorization.trigger()
+            await prefect.check_connection(client)
+            trigger = trigger or authorization.current_trigger()
             row = await claims.request(ledger, stored, request_id or new_id(), trigger)
             if row.state is Status.WAITING and row.flow_run_id is None:
                 await _start(ledger, client, stored, row)
@@ -86,9 +86,9 @@ async def history(ref: str | None = None, limit: int = 20) -> list[dict[str, Any
     operator, or None. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = None if ref is None else await authorization.job(session, ref, archived=True)
-        runs = await authorization.recent(session, stored.id if stored else None, limit)
-        alerts = await deliveries.alerts(session, [row.id for row, _ in runs])
+        stored = None if ref is None else await authorization.find_job(session, ref, archived=True)
+        runs = await authorization.recent_runs(session, stored.id if stored else None, limit)
+        alerts = await deliveries.alert_statuses(session, [row.id for row, _ in runs])
         return [views.run(row, job) | {"alert": alerts.get(row.id)} for row, job in runs]
 
 
@@ -107,7 +107,7 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            live, _ = await authorization.live_run(session, ref)
+            live, _ = await authorization.find_live_run(session, ref)
         if live.state in TERMINAL - {Status.CANCELLED}:
             raise InvalidInput(
                 "run", f"{live.id[:8]} has ended: {live.status}", "nothing to cancel"
@@ -115,7 +115,7 @@ async def cancel(ref: str, within: float = 30.0) -> dict[str, Any]:
         row = await claims.cancel(ledger, live.id)
         async with prefect.connected() as client:
             if row.state is Status.CANCELLED:
-                await state_mirror.now(ledger, client, row.id)
+                await state_mirror.mirror_run(ledger, client, row.id)
             elif row.flow_run_id is not None:
                 await client.set_flow_run_state(UUID(row.flow_run_id), Cancelling())
                 with suppress(TimeoutError):
@@ -130,13 +130,13 @@ async def show(ref: str) -> dict[str, Any]:
     Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
-        return await _full_view(session, *await authorization.run(session, ref))
+        return await _full_view(session, *await authorization.find_run(session, ref))
 
 
-async def logged(ref: str) -> dict[str, Any]:
+async def find_logged(ref: str) -> dict[str, Any]:
     """Return the run whose log `logs` returns. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
-        return views.run(*await authorization.logged_run(session, ref))
+        return views.run(*await authorization.find_logged_run(session, ref))
 
 
 def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
@@ -145,7 +145,7 @@ def logs(ref: str) -> AsyncIterator[dict[str, Any]]:
     ``ref`` is a run, or a job (which may be a removed one), of which the last run that Prefect
     knows is meant.
     """
-    return _logs(ref, owners.current())  # the actor of the call, not of the iteration
+    return _logs(ref, owners.current_actor())  # the actor of the call, not of the iteration
 
 
 async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
@@ -156,7 +156,7 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
 
     async with open_ledger() as ledger, ledger.read() as session:
         with owners.acting_as(actor):
-            row, _ = await authorization.logged_run(session, ref)
+            row, _ = await authorization.find_logged_run(session, ref)
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(row.flow_run_id)]))
     page, offset = 200, 0
     async with prefect.connected() as client:
@@ -166,7 +166,7 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[dict[str, Any]]:
             )
             for each in found:
                 yield {
-                    "at": views.utc(each.timestamp),
+                    "at": views.utc_text(each.timestamp),
                     "level": each.level,
                     "message": each.message,
                 }
@@ -179,7 +179,7 @@ async def _start(
     ledger: Ledger, client: PrefectClient, stored: store.StoredJob, row: RunRow
 ) -> None:
     from daybook.prefect import deployment, run_names
-    from daybook.prefect.reconcile import Report, bring
+    from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 
     # With this key, a second try after a crash returns the same Prefect run.
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
@@ -189,16 +189,16 @@ async def _start(
         flow_run_id = await deployment.start_run(client, known, key, row.parameters, name)
     if flow_run_id is None:  # not in Prefect yet, or deleted there
         found = await deployment.read(client, known) if known else None
-        await bring(ledger, client, stored, found, Report(), needed=True)
+        await reconcile_job(ledger, client, stored, found, ReconcileReport(), needed=True)
         async with ledger.read() as session:
             created = str((await store.find(session, stored.id)).row.deployment_id)
         flow_run_id = await deployment.start_run(client, created, key, row.parameters, name)
     if flow_run_id is not None:
-        await claims.carried_by(ledger, row, flow_run_id)
+        await claims.link_prefect_run(ledger, row, flow_run_id)
 
 
 async def _wait_for_end(
-    ledger: Ledger, client: PrefectClient, run_id: str, talk: WaitTalk | None = None
+    ledger: Ledger, client: PrefectClient, run_id: str, talk: WaitObserver | None = None
 ) -> None:
     polls, previous_state, reported = 0, None, set[str]()
     while True:
@@ -208,7 +208,7 @@ async def _wait_for_end(
         if row.state not in LIVE:
             return
         polls += 1
-        if polls % LOOK_AT_PREFECT == 0 and row.flow_run_id:
+        if polls % POLLS_PER_PREFECT_REQUEST == 0 and row.flow_run_id:
             state = (await client.read_flow_run(UUID(row.flow_run_id))).state
             if state is not None and state.is_final() and previous_state is row.state:
                 return  # its process is gone, before its claim or in the middle
@@ -218,7 +218,7 @@ async def _wait_for_end(
                 if why and why not in reported:
                     reported.add(why)
                     talk.held_up(why)
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
 async def _waiting_reason(
@@ -226,7 +226,7 @@ async def _waiting_reason(
 ) -> str:
     """Return why a waiting run does not begin, if that can be known; else empty."""
     from daybook.prefect import work_pool
-    from daybook.prefect.states import WAITING
+    from daybook.prefect.states import WAITING_NAME
 
     pool = await work_pool.read(client, ledger.id)
     if pool.idle:
@@ -234,7 +234,7 @@ async def _waiting_reason(
     if row.until is not None and row.until > ledger.now():
         return row.reason
     # One of Prefect's own workers set the run back, which the ledger does not know.
-    return (state.message or "") if state is not None and state.name == WAITING else ""
+    return (state.message or "") if state is not None and state.name == WAITING_NAME else ""
 
 
 async def _view(ledger: Ledger, run_id: str) -> dict[str, Any]:
@@ -243,8 +243,8 @@ async def _view(ledger: Ledger, run_id: str) -> dict[str, Any]:
 
 
 async def _full_view(session: AsyncSession, row: RunRow, job: JobRow | None) -> dict[str, Any]:
-    rows = await deliveries.of_run(session, row.id)
-    alerts = await deliveries.alerts(session, [row.id])
+    rows = await deliveries.list_for_run(session, row.id)
+    alerts = await deliveries.alert_statuses(session, [row.id])
     view = views.run(row, job) | {"alert": alerts.get(row.id)}
     return view | {"deliveries": [views.delivery(each, job) for each in rows]}
 
@@ -252,9 +252,9 @@ async def _full_view(session: AsyncSession, row: RunRow, job: JobRow | None) -> 
 async def _tried(ledger: Ledger, run_id: str) -> None:
     """Wait, for a limited time, until each due delivery about the run has been tried once."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(TOLD_WITHIN):
+        async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):
             while True:
                 async with ledger.read() as session:
-                    if not await deliveries.untried(session, run_id, ledger.now()):
+                    if not await deliveries.has_untried(session, run_id, ledger.now()):
                         return
-                await asyncio.sleep(LOOK)
+                await asyncio.sleep(POLL_INTERVAL_SECONDS)

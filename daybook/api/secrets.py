@@ -27,9 +27,9 @@ async def add(
     from daybook.resources import secrets as secret_blocks
 
     documents.check_name(secret_blocks.TYPE, name)
-    secret = secret_blocks.checked(value, hosts)
+    secret = secret_blocks.validate(value, hosts)
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await secret_blocks.add(client, name, value, hosts, replace=replace)
     return {"name": name, "hosts": secret.hosts}
 
@@ -53,7 +53,7 @@ async def list_secrets() -> list[dict[str, Any]]:
                 "servers": servers_of.get(each["name"], []),
                 "destinations": tokens_of.get(each["name"], []),
             }
-            for each in await secret_blocks.every(client)
+            for each in await secret_blocks.list_secrets(client)
         ]
 
 
@@ -65,7 +65,7 @@ async def remove(name: str) -> None:
     from daybook.resources import secrets as secret_blocks
 
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         users = (await _jobs()).get(name, [])
         users += [f"the tool server {each}" for each in (await _servers(client)).get(name, [])]
         users += [f"the destination {each}" for each in (await _tokens(client)).get(name, [])]
@@ -79,7 +79,7 @@ async def remove(name: str) -> None:
 async def _jobs() -> dict[str, list[str]]:
     """Return the names of the jobs that refer to each secret, by the secret's name."""
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
+        stored = await store.all_jobs(session)
     actions = [(each.row.name, each.job.action.model_dump(mode="json")) for each in stored]
     return _by_secret(
         (name, [action.get("headers"), action.get("params")]) for name, action in actions
@@ -96,11 +96,11 @@ async def _servers(client: PrefectClient) -> dict[str, list[str]]:
 
 async def _tokens(client: PrefectClient) -> dict[str, list[str]]:
     """Return the names of the destinations whose token each secret is, by the secret's name."""
-    from daybook.clock import SYSTEM
+    from daybook.clock import SYSTEM_CLOCK
     from daybook.delivery import destinations
 
     users: dict[str, list[str]] = {}
-    for each in await destinations.every(client, SYSTEM.now()):
+    for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
         users.setdefault(each["token"], []).append(each["name"])
     return users
 
@@ -108,6 +108,6 @@ async def _tokens(client: PrefectClient) -> dict[str, list[str]]:
 def _by_secret(users: Iterable[tuple[str, Any]]) -> dict[str, list[str]]:
     users_of: dict[str, list[str]] = {}
     for user, fields in users:
-        for name in secrets.referred(fields):
+        for name in secrets.referenced_names(fields):
             users_of.setdefault(name, []).append(user)
     return users_of

@@ -8,7 +8,7 @@ from daybook.api import views
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import MessageRow
 from daybook.runs import sessions
-from daybook.runs.sessions import Listed
+from daybook.runs.sessions import SessionSummary
 
 
 async def list_sessions(limit: int = 20) -> list[dict[str, Any]]:
@@ -33,14 +33,14 @@ async def show(ref: str, limit: int = 20) -> dict[str, Any]:
         return _view(listed) | {"history": [_message(each) for each in messages]}
 
 
-def _view(listed: Listed) -> dict[str, Any]:
+def _view(listed: SessionSummary) -> dict[str, Any]:
     return {
         "id": listed.row.id,
         "agent": listed.row.agent,
         "job": listed.job,
         "messages": listed.messages,
-        "created_at": views.utc(listed.row.created_at),
-        "last_used_at": views.utc(listed.row.updated_at),
+        "created_at": views.utc_text(listed.row.created_at),
+        "last_used_at": views.utc_text(listed.row.updated_at),
     }
 
 
@@ -51,5 +51,5 @@ def _message(row: MessageRow) -> dict[str, Any]:
         "content": row.content,
         "source": row.source,
         "run_id": row.run_id,
-        "at": views.utc(row.at),
+        "at": views.utc_text(row.at),
     }

@@ -70,13 +70,13 @@ async def snooze(ref: str, until: str | None) -> dict[str, Any]:
 def _snooze_end(stored: StoredJob, now: datetime) -> datetime:
     """Return the instant after which due times are not snoozed."""
     until = stored.row.snoozed_until
-    return now if until is None else until - views.TICK
+    return now if until is None else until - views.ONE_MICROSECOND
 
 
 async def _changed(ref: str, change: Callable[[StoredJob, datetime], None]) -> dict[str, Any]:
     async with open_ledger() as ledger:
         async with ledger.write() as session:
-            stored = await authorization.job(session, ref)
+            stored = await authorization.find_job(session, ref)
             change(stored, ledger.now())
             session.add(stored.row)
         return views.job(stored, ledger.now())

@@ -9,7 +9,7 @@ from daybook.errors import InvalidInput
 from daybook.ledger.engine import open_ledger
 
 if TYPE_CHECKING:
-    from daybook.prefect.report import Report
+    from daybook.prefect.report import ReconcileReport
 
 
 async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, Any]:
@@ -26,21 +26,21 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> dict[str, A
         raise InvalidInput(
             "JOB", "is named to decide its conflict", "give --prefer ledger or prefect"
         )
-    side = conflicts.side(prefer) if prefer is not None else None
+    side = conflicts.parse_side(prefer) if prefer is not None else None
     async with open_ledger() as ledger, prefect.connected() as client:
-        await prefect.answers(client)
-        report = await reconcile.everything(ledger, client)
+        await prefect.check_connection(client)
+        report = await reconcile.reconcile_all(ledger, client)
         if side is None:
-            return plain(report)
+            return report_view(report)
         decided, refused = await conflicts.decide(ledger, side, ref)
         if side == "prefect":
             for job_id in decided:
-                await reconcile.again(ledger, client, job_id, report)
+                await reconcile.reconcile_changed_job(ledger, client, job_id, report)
     names = list(decided.values())
-    return plain(report) | {"decided": names, "refused": report.refused | refused}
+    return report_view(report) | {"decided": names, "refused": report.refused | refused}
 
 
-def plain(report: Report) -> dict[str, Any]:
+def report_view(report: ReconcileReport) -> dict[str, Any]:
     """Return a report as a plain dictionary."""
     return {
         "created": report.created,

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def to_its_end(work: Coroutine[Any, Any, R]) -> R:
+def run_blocking(work: Coroutine[Any, Any, R]) -> R:
     """Run ``work`` in an event loop of its own; return its result.
 
     If a loop runs in this thread already, as in a notebook, use a thread of its own.
@@ -46,7 +46,7 @@ def _sync(
 ) -> Callable[Concatenate[SyncClient, P], R]:
     def call(self: SyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return to_its_end(verb(self.client, *args, **kwargs))
+            return run_blocking(verb(self.client, *args, **kwargs))
         except DaybookError as error:
             raise error from None  # its text includes the cause
 

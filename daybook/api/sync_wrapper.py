@@ -10,7 +10,7 @@ from typing import Self
 from anyio.from_thread import start_blocking_portal
 
 
-class Faces(ABC):
+class SyncWrapper(ABC):
     """Adds `with` to a class that has `__aenter__` and `__aexit__`.
 
     In a `with`, an event loop in a thread of its own runs them.

@@ -17,25 +17,25 @@ from daybook.api import task_views as views
 from daybook.errors import InvalidInput
 from daybook.keeper import leadership
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.ledger.run_json import utc
+from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import escalation, matching, queue, sessions, statistics
 from daybook.tasks import pause as switch
 from daybook.tasks import views as figures
-from daybook.tasks.matching import Candidate, Wanted
-from daybook.tasks.model import PRIORITIES, without_tokens
-from daybook.tasks.notifier import Starving
-from daybook.tasks.pause import Switch
+from daybook.tasks.matching import Candidate, RunRequirements
+from daybook.tasks.model import PRIORITIES, redact_tokens
+from daybook.tasks.notifier import StarvingRun
+from daybook.tasks.pause import PauseState
 from daybook.tasks.states import Status
-from daybook.tasks.views import Figures
-from daybook.tasks.worker_requests import Capable
+from daybook.tasks.views import TaskCounts
+from daybook.tasks.worker_requests import AgentCapabilities
 
-LOOKS = 0.5
+POLL_INTERVAL_SECONDS = 0.5
 """Interval between two checks whether all held runs have ended."""
 
-Told = Callable[[list[dict[str, Any]]], None]
+OnChange = Callable[[list[dict[str, Any]]], None]
 
 
 async def status() -> dict[str, Any]:
@@ -45,26 +45,26 @@ async def status() -> dict[str, Any]:
     `statistics` are the counts of all cycles, with the last report.
     """
     async with open_ledger() as ledger:
-        leader = await leadership.read(ledger, overdue.LEAD)
+        leader = await leadership.read(ledger, overdue.LEADERSHIP_NAME)
         async with ledger.read() as session:
             now = ledger.now()
-            snapshot = await figures.read(session, now)
+            snapshot = await figures.read_counts(session, now)
             counts = await statistics.read(session)
     if last := counts["last_cycle"]:
-        counts["last_cycle"] = last | {"at": utc(datetime.fromisoformat(last["at"]))}
+        counts["last_cycle"] = last | {"at": utc_text(datetime.fromisoformat(last["at"]))}
     return {
         "switch": _switch_view(snapshot.switch),
         "runs": leader is not None and leader.leads(now),
         "tasks": as_view(snapshot, now),
         "statistics": counts,
-        "problems": [str(each) for each in illegal() + problems(snapshot, now)],
+        "problems": [str(each) for each in settings_problems() + problems(snapshot, now)],
     }
 
 
 async def pause(reason: str = "") -> dict[str, Any]:
     """Wake no session and allow no claim until `resume`: `{"paused", "reason", "at", "actor"}`."""
     async with open_ledger() as ledger:
-        return _switch_view(await switch.pause(ledger, without_tokens(reason)))
+        return _switch_view(await switch.pause(ledger, redact_tokens(reason)))
 
 
 async def resume() -> dict[str, Any]:
@@ -74,7 +74,7 @@ async def resume() -> dict[str, Any]:
 
 
 async def drain(
-    timeout: timedelta | str | None = None, reason: str = "", told: Told | None = None
+    timeout: timedelta | str | None = None, reason: str = "", told: OnChange | None = None
 ) -> dict[str, Any]:
     """Pause, and wait until no session holds a run; without ``timeout``, wait without limit.
 
@@ -88,7 +88,7 @@ async def drain(
         async with ledger.read() as session:
             current = await switch.read(session)
         if not current.paused or reason:
-            await switch.pause(ledger, without_tokens(reason) or "draining")
+            await switch.pause(ledger, redact_tokens(reason) or "draining")
         started, left = time.monotonic(), await _held_runs(ledger)
         reported: list[str] = []
         while left:
@@ -98,8 +98,10 @@ async def drain(
             waited = time.monotonic() - started
             if timeout is not None and waited >= timeout.total_seconds():
                 break
-            remaining = LOOKS if timeout is None else timeout.total_seconds() - waited
-            await asyncio.sleep(min(LOOKS, remaining))
+            remaining = (
+                POLL_INTERVAL_SECONDS if timeout is None else timeout.total_seconds() - waited
+            )
+            await asyncio.sleep(min(POLL_INTERVAL_SECONDS, remaining))
             left = await _held_runs(ledger)
     waited = round(time.monotonic() - started, 3)
     return {"drained": not left, "waited_seconds": waited, "left": left}
@@ -114,10 +116,10 @@ async def backlog(limit: int = 50) -> dict[str, Any]:
     """
     async with open_ledger() as ledger, ledger.read() as session:
         queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
-        candidates = await figures.there(session, now)
-        listed_sessions = await sessions.every(session)
+        candidates = await figures.live_candidates(session, now)
+        listed_sessions = await sessions.visible_sessions(session)
         current_switch = await switch.read(session)
-    hook = tasks.hooked()
+    hook = tasks.has_wake_webhook()
     woken = {each.name for each in listed_sessions if hook or views.session(each, now)["connected"]}
     oldest = min((run.queued_at for _, run in queued), default=None)
     return {
@@ -128,19 +130,19 @@ async def backlog(limit: int = 50) -> dict[str, Any]:
             for rank, word in enumerate(PRIORITIES)
         },
         "starving": sum(run.starved_cycles > 0 for _, run in queued),
-        **_switch_view(current_switch if current_switch.paused else Switch()),
+        **_switch_view(current_switch if current_switch.paused else PauseState()),
         "runs": [
             {
                 "run_id": run.id,
                 "task_id": task.id,
                 "title": task.title,
                 "priority": PRIORITIES[task.priority],
-                "queued_at": utc(run.queued_at),
+                "queued_at": utc_text(run.queued_at),
                 "queued_seconds": _seconds(now - run.queued_at),
                 "starved_cycles": run.starved_cycles,
                 "steps": list(run.tiers),
                 "attention": run.attention,
-                "why": _why(Wanted.of(task, run), candidates, woken, now),
+                "why": _why(RunRequirements.of(task, run), candidates, woken, now),
             }
             for task, run in queued[:limit]
         ],
@@ -150,28 +152,31 @@ async def backlog(limit: int = 50) -> dict[str, Any]:
 async def cycle() -> dict[str, Any]:
     """Run one cycle in this process, in addition to the keeper's; return its report as JSON.
 
-    The report is a `daybook.tasks.statistics.Report`. Prefect is used only to spawn a worker or to
-    report a starving run; if it is not reachable, a later cycle does those steps. Raise
+    The report is a `daybook.tasks.statistics.CycleReport`. Prefect is used only to spawn a worker
+    or to report a starving run; if it is not reachable, a later cycle does those steps. Raise
     `InvalidInput` for `[tasks]`.
     """
     from daybook.tasks import cycle as cycles
 
     async with open_ledger() as ledger:
         report = await cycles.cycle(
-            ledger, ladder=escalation.here(), sink=_notify_prefect, capabilities_of=_capabilities
+            ledger,
+            ladder=escalation.load_policy(),
+            sink=_notify_prefect,
+            capabilities_of=_capabilities,
         )
-        return report.as_json() | {"at": utc(report.at)}
+        return report.as_json() | {"at": utc_text(report.at)}
 
 
-async def _notify_prefect(starving: Starving) -> None:
+async def _notify_prefect(starving: StarvingRun) -> None:
     from daybook.prefect import client as prefect
     from daybook.tasks import notifier
 
     async with prefect.connected() as client:
-        await notifier.of_prefect(client)(starving)
+        await notifier.prefect_notifier(client)(starving)
 
 
-async def _capabilities() -> Capable:
+async def _capabilities() -> AgentCapabilities:
     from daybook.agents import documents
     from daybook.prefect import client as prefect
 
@@ -188,7 +193,7 @@ async def rebuild() -> dict[str, Any]:
         return await statistics.rebuild(ledger)
 
 
-def as_view(found: Figures, now: datetime) -> dict[str, Any]:
+def as_view(found: TaskCounts, now: datetime) -> dict[str, Any]:
     """Return `{"queued", "claimed", "needs_attention", "oldest_seconds", "starving", "attention",
     "free", "busy", "paused"}`.
 
@@ -206,7 +211,7 @@ def as_view(found: Figures, now: datetime) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Wrong:
+class TaskProblem:
     """A problem (``what``) for an operator, and a ``command`` with what it ``does`` about it."""
 
     what: str
@@ -217,43 +222,45 @@ class Wrong:
         return f"{self.what}; `{self.command}` {self.does}"
 
 
-def illegal() -> list[Wrong]:
+def settings_problems() -> list[TaskProblem]:
     """Return problems of `[tasks]` in the settings; a running keeper keeps its earlier values."""
     try:
-        escalation.here()
+        escalation.load_policy()
     except InvalidInput as error:
         return [
-            Wrong(f"the thresholds of tasks are refused: {error}", "daybook doctor", "says more")
+            TaskProblem(
+                f"the thresholds of tasks are refused: {error}", "daybook doctor", "says more"
+            )
         ]
     return []
 
 
-def problems(found: Figures, now: datetime) -> list[Wrong]:
+def problems(found: TaskCounts, now: datetime) -> list[TaskProblem]:
     """Return the problems that need an operator."""
     listed = []
     switched = found.switch
     if switched.paused:
         is_ = "has been paused" if switched.at else "is paused"
-        since = f" for {span(now - switched.at)}" if switched.at else ""
+        since = f" for {duration_in_words(now - switched.at)}" if switched.at else ""
         why = f": {switched.reason}" if switched.reason else ""
         what = f"the task scheduler {is_}{since}{why}"
-        listed.append(Wrong(what, "daybook task scheduler resume", "lets it go on"))
+        listed.append(TaskProblem(what, "daybook task scheduler resume", "lets it go on"))
     if count := found.attention:
         what = "a task needs attention" if count == 1 else f"{count:,} tasks need attention"
-        listed.append(Wrong(what, "daybook task list", "says why"))
+        listed.append(TaskProblem(what, "daybook task list", "says why"))
     if count := found.starving:
         text = "a task starves: nobody claims it"
         what = text if count == 1 else f"{count:,} tasks starve: nobody claims them"
-        listed.append(Wrong(what, "daybook task scheduler backlog", "says why"))
+        listed.append(TaskProblem(what, "daybook task scheduler backlog", "says why"))
     return listed
 
 
 def _why(
-    wanted: Wanted, candidates: Sequence[Candidate], woken: Collection[str], now: datetime
+    wanted: RunRequirements, candidates: Sequence[Candidate], woken: Collection[str], now: datetime
 ) -> str:
     """Return why the run is not claimed, and if no session that fits can be woken."""
     why = figures.why_waiting(wanted, candidates, now)
-    free = {each.name for each in candidates if not matching.verdict(wanted, each, now)}
+    free = {each.name for each in candidates if not matching.refusal_reason(wanted, each, now)}
     return f"{why}, but cannot be woken" if free and free.isdisjoint(woken) else why
 
 
@@ -261,7 +268,7 @@ async def _held_runs(ledger: Ledger) -> list[dict[str, Any]]:
     """Return the runs that sessions hold: `{"run_id", "title", "session", "lease_until"}`."""
     async with ledger.read() as session:
         listed = []
-        for run_id in await switch.holding(session, ledger.now()):
+        for run_id in await switch.claimed_run_ids(session, ledger.now()):
             run = await session.get_one(TaskRunRow, run_id)
             if run.session_id is None:  # it ended in the meantime
                 continue
@@ -272,14 +279,14 @@ async def _held_runs(ledger: Ledger) -> list[dict[str, Any]]:
                     "run_id": run.id,
                     "title": task.title,
                     "session": holder.name if holder else None,
-                    "lease_until": utc(run.lease_until),
+                    "lease_until": utc_text(run.lease_until),
                 }
             )
         return listed
 
 
-def _switch_view(found: Switch) -> dict[str, Any]:
-    return found.as_json() | {"at": utc(found.at)}
+def _switch_view(found: PauseState) -> dict[str, Any]:
+    return found.as_json() | {"at": utc_text(found.at)}
 
 
 def _seconds(length: timedelta) -> float:

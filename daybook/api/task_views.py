@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from daybook.ledger.run_json import utc
+from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks.model import PRIORITIES
 from daybook.tasks.states import Status
@@ -30,7 +30,7 @@ def task(row: TaskRow) -> dict[str, Any]:
         "paused": row.paused,
         "paused_reason": row.paused_reason,
         "created_by": row.created_by,
-        "created_at": utc(row.created_at),
+        "created_at": utc_text(row.created_at),
     }
 
 
@@ -48,14 +48,14 @@ def run(row: TaskRunRow, now: datetime, names: Mapping[str, str] | None = None) 
         "task_id": row.task_id,
         "number": row.number,
         "status": str(row.status),
-        "created_at": utc(row.created_at),
-        "queued_at": utc(row.queued_at),
+        "created_at": utc_text(row.created_at),
+        "queued_at": utc_text(row.queued_at),
         "queued_seconds": max(0.0, (now - row.queued_at).total_seconds()) if queued else None,
-        "claimed_at": utc(row.claimed_at),
+        "claimed_at": utc_text(row.claimed_at),
         "session": (names or {}).get(row.session_id or ""),
-        "lease_until": utc(row.lease_until),
+        "lease_until": utc_text(row.lease_until),
         "lease_over": row.lease_until is not None and row.lease_until <= now,
-        "finished_at": utc(row.finished_at),
+        "finished_at": utc_text(row.finished_at),
         "done_by": row.done_by,
         "output": row.output,
         "error": row.error,
@@ -67,7 +67,7 @@ def run(row: TaskRunRow, now: datetime, names: Mapping[str, str] | None = None) 
     }
 
 
-def both(
+def task_with_run(
     of: TaskRow, newest: TaskRunRow, now: datetime, names: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Return a task with its newest run as `run`; that run's id and status follow the task's id."""
@@ -79,7 +79,7 @@ def both(
 def event(row: TaskEventRow) -> dict[str, Any]:
     """Return an event of a run: its actor, its session, and its reason."""
     return {
-        "at": utc(row.at),
+        "at": utc_text(row.at),
         "run_id": row.run_id,
         "event": row.event,
         "actor": row.actor,
@@ -109,9 +109,9 @@ def session(
         "prompting": row.prompting,
         "run_id": holds,
         "owner": row.owner,
-        "idle_since": utc(row.idle_since),
-        "registered_at": utc(row.registered_at),
-        "expires_at": utc(row.expires_at),
+        "idle_since": utc_text(row.idle_since),
+        "registered_at": utc_text(row.registered_at),
+        "expires_at": utc_text(row.expires_at),
         "expired": row.expires_at <= now,
         "connected": connected,
         "woken_by": "stream" if connected else "webhook" if hook else None,

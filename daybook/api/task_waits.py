@@ -7,17 +7,17 @@ import asyncio
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.tasks import claims, sessions
 
-LOOK = 1.0
+POLL_INTERVAL_SECONDS = 1.0
 """Interval between two polls."""
 
 
-async def waits(name: str) -> bool:
+async def is_claimable(name: str) -> bool:
     """Return whether the session of this name could claim a run now. Raise `NotFound`."""
     async with open_ledger() as ledger:
         return await _waits(ledger, name)
 
 
-async def until_claimable(name: str, seconds: float) -> bool:
+async def wait_until_claimable(name: str, seconds: float) -> bool:
     """Wait at most ``seconds`` until the session can claim a run; return whether it can.
 
     Another session may still claim the run first. Raise `NotFound`.
@@ -29,11 +29,11 @@ async def until_claimable(name: str, seconds: float) -> bool:
             left = deadline - loop.time()
             if left <= 0:
                 return False
-            await asyncio.sleep(min(LOOK, left))
+            await asyncio.sleep(min(POLL_INTERVAL_SECONDS, left))
         return True
 
 
 async def _waits(ledger: Ledger, name: str) -> bool:
     async with ledger.read() as session:
         row = await sessions.find(session, name)
-        return await claims.waits(session, row, ledger.now())
+        return await claims.is_run_available(session, row, ledger.now())

@@ -1,7 +1,7 @@
 """Operations on tasks: add, list, show, change; on task sessions; claims and their ends.
 
 The command line, MCP and programs use only these; `daybook.api.task_scheduler` has the operations
-on the scheduler. They act for `owners.current()` and work without Prefect. A claim's token is
+on the scheduler. They act for `owners.current_actor()` and work without Prefect. A claim's token is
 removed from every text that is stored with a run.
 """
 
@@ -18,7 +18,7 @@ from daybook import settings
 from daybook.api import task_views as views
 from daybook.errors import InvalidInput
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.ledger.run_json import utc
+from daybook.ledger.run_json import utc_text
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import claims, queue, sessions
 from daybook.tasks import model as spec
@@ -33,7 +33,7 @@ async def add(
     *,
     instructions: str = "",
     priority: str = spec.MEDIUM,
-    owner: str = spec.ANYONE,
+    owner: str = spec.ANY_SESSION,
     workspace: str = "",
     channel: str = "",
     capabilities: Iterable[str] = (),
@@ -57,7 +57,7 @@ async def add(
             preferred=list(preferred),
             paused=paused,
         )
-        return views.both(row, run, ledger.now())
+        return views.task_with_run(row, run, ledger.now())
 
 
 async def list_tasks(status: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
@@ -71,9 +71,9 @@ async def list_tasks(status: str | None = None, limit: int = 50) -> list[dict[st
         raise InvalidInput("status", f'"{status}" is not legal', f"legal: {', '.join(legal)}")
     async with open_ledger() as ledger, ledger.read() as session:
         selected = None if status is None else Status(status)
-        listed = await figures.listed(session, selected, limit)
+        listed = await figures.list_tasks(session, selected, limit)
         names, now = await _names(session, [run for _, run in listed]), ledger.now()
-        return [views.both(task, run, now, names) for task, run in listed]
+        return [views.task_with_run(task, run, now, names) for task, run in listed]
 
 
 async def show(ref: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ async def show(ref: str) -> dict[str, Any]:
             for run in reversed(runs)
             for each in await queue.events(session, run.id)
         ]
-        return views.both(task, newest, now, names) | {
+        return views.task_with_run(task, newest, now, names) | {
             "runs": [views.run(each, now, names) for each in runs],
             "history": history,
         }
@@ -102,7 +102,7 @@ async def show(ref: str) -> dict[str, Any]:
 async def pause(ref: str, reason: str = "") -> dict[str, Any]:
     """Allow no claim of a task until `resume`; its holder continues. Return the task."""
     async with open_ledger() as ledger:
-        await queue.pause(ledger, ref, spec.without_tokens(reason))
+        await queue.pause(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
@@ -126,14 +126,14 @@ async def retry(ref: str) -> dict[str, Any]:
 async def recover(ref: str, reason: str = "") -> dict[str, Any]:
     """Queue a run again that a session holds or that needs attention. Return the task."""
     async with open_ledger() as ledger:
-        await queue.recover(ledger, ref, spec.without_tokens(reason))
+        await queue.recover(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
 async def cancel(ref: str, reason: str = "") -> dict[str, Any]:
     """End a run that has not ended; later calls with its token are refused. Return the task."""
     async with open_ledger() as ledger:
-        await queue.cancel(ledger, ref, spec.without_tokens(reason))
+        await queue.cancel(ledger, ref, spec.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
@@ -148,39 +148,39 @@ async def next_run(session: str, lease: timedelta | str | None = None) -> dict[s
     `InvalidInput`.
     """
     async with open_ledger() as ledger:
-        claimed = await claims.claim(ledger, session, spec.lease(lease))
+        claimed = await claims.claim(ledger, session, spec.lease_duration(lease))
         return {
             "run_id": claimed.run.id,
             "token": claimed.token,
-            "lease_until": utc(claimed.run.lease_until),
+            "lease_until": utc_text(claimed.run.lease_until),
             "task": views.task(claimed.task),
         }
 
 
 async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) -> dict[str, Any]:
     """Renew the lease of a run from now, with its own length or ``lease``. Raise `TokenRefused`."""
-    length = None if lease is None else spec.lease(lease)
+    length = None if lease is None else spec.lease_duration(lease)
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.heartbeat(ledger, run, token, length))
 
 
 async def complete(run: str, token: str, output: str = "") -> dict[str, Any]:
     """Record that the task is done, with its ``output``. Raise `TokenRefused`, `InvalidInput`."""
-    text = spec.without_tokens(spec.text(output, "output"))
+    text = spec.redact_tokens(spec.check_text(output, "output"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.complete(ledger, run, token, text))
 
 
 async def fail(run: str, token: str, error: str) -> dict[str, Any]:
     """Record that the task could not be done, and why. Raise `TokenRefused`, `InvalidInput`."""
-    text = spec.without_tokens(spec.text(error, "error"))
+    text = spec.redact_tokens(spec.check_text(error, "error"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.fail(ledger, run, token, text))
 
 
 async def release(run: str, token: str, reason: str = "") -> dict[str, Any]:
     """Return the run to the queue, at its old place. Raise `TokenRefused`, `InvalidInput`."""
-    text = spec.without_tokens(reason)
+    text = spec.redact_tokens(reason)
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.release(ledger, run, token, text))
 
@@ -229,9 +229,9 @@ async def report(
 async def list_sessions() -> list[dict[str, Any]]:
     """Return the registered sessions by name; one that was silent for too long is `expired`."""
     async with open_ledger() as ledger, ledger.read() as session:
-        rows, now = await sessions.every(session), ledger.now()
+        rows, now = await sessions.visible_sessions(session), ledger.now()
         held = await _held_runs(session)
-        hook = hooked()
+        hook = has_wake_webhook()
         return [views.session(each, now, held.get(each.id), hook=hook) for each in rows]
 
 
@@ -250,7 +250,7 @@ async def remove_session(name: str) -> dict[str, Any]:
         return removed
 
 
-def hooked() -> bool:
+def has_wake_webhook() -> bool:
     """Return whether a webhook wakes the sessions that have no MCP connection."""
     return bool(settings.load().tasks.get("wake_url"))
 
@@ -261,7 +261,7 @@ def hooked() -> bool:
 async def _read_task(ledger: Ledger, ref: str) -> dict[str, Any]:
     async with ledger.read() as session:
         task, run = await queue.find(session, ref)
-        return views.both(task, run, ledger.now(), await _names(session, [run]))
+        return views.task_with_run(task, run, ledger.now(), await _names(session, [run]))
 
 
 async def _read_run(ledger: Ledger, row: TaskRunRow) -> dict[str, Any]:
@@ -279,8 +279,8 @@ async def _read_session(ledger: Ledger, row: TaskSessionRow) -> dict[str, Any]:
 async def _session_view(
     session: AsyncSession, row: TaskSessionRow, now: datetime
 ) -> dict[str, Any]:
-    held = await sessions.held_by(session, row)
-    return views.session(row, now, None if held is None else held.id, hook=hooked())
+    held = await sessions.held_run(session, row)
+    return views.session(row, now, None if held is None else held.id, hook=has_wake_webhook())
 
 
 async def _names(session: AsyncSession, runs: Iterable[TaskRunRow]) -> dict[str, str]:

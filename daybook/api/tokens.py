@@ -21,7 +21,7 @@ from daybook.owners import Actor
 PREFIX = "db_"
 """The beginning of each token, by which secret scanners can find a leaked one."""
 
-BITS = 256
+TOKEN_BITS = 256
 
 
 async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[str, Any]:
@@ -30,8 +30,8 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> dict[st
     Return `{"id", "name", "owner", "user_id", "created_at", "used_at", "token"}`. Raise
     `InvalidInput`.
     """
-    owner, token = owners.check(owner), PREFIX + secrets.token_urlsafe(BITS // 8)
-    name, user_id = None if name is None else validate_name(name), owners.person(user_id)
+    owner, token = owners.validate_owner(owner), PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
+    name, user_id = None if name is None else validate_name(name), owners.validate_user_id(user_id)
     async with open_ledger() as ledger, ledger.write() as session:
         row = await tokens.add(
             session, token, owner=owner, user_id=user_id, name=name, now=ledger.now()
@@ -51,18 +51,18 @@ async def remove(ref: str) -> dict[str, Any]:
         return _view(await tokens.remove(session, ref))
 
 
-async def bearer(ledger: Ledger, token: str) -> Actor | None:
+async def authenticate(ledger: Ledger, token: str) -> Actor | None:
     """Return the actor of the bearer of ``token``; None for an unknown token. Raise
     `LedgerUnreachable`.
     """
     async with ledger.read() as session:
-        row = await tokens.of(session, token)
+        row = await tokens.find(session, token)
     if row is None:
         return None
-    if tokens.to_note(row, now := ledger.now()):
+    if tokens.is_use_due(row, now := ledger.now()):
         with suppress(LedgerUnreachable):  # a busy ledger must not refuse a valid token
             async with ledger.write() as session:
-                await tokens.note(session, row.id, now)
+                await tokens.record_use(session, row.id, now)
     return Actor(row.owner, row.user_id, via="mcp")
 
 
@@ -72,6 +72,6 @@ def _view(row: TokenRow) -> dict[str, Any]:
         "name": row.name,
         "owner": row.owner,
         "user_id": row.user_id,
-        "created_at": views.utc(row.created_at),
-        "used_at": views.utc(row.used_at),
+        "created_at": views.utc_text(row.created_at),
+        "used_at": views.utc_text(row.used_at),
     }

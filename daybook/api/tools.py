@@ -111,10 +111,10 @@ async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) 
     documents.check_name(TYPE, name)
     parsed = checked(settings)
     if parsed.command:
-        command, _ = locations.resolved(parsed.command, parsed.work_dir)
+        command, _ = locations.resolve_command(parsed.command, parsed.work_dir)
         settings = {**settings, "command": command}
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         servers = PrefectServers(client)
         await servers.add(name, settings, replace=replace)
         server = await servers.describe(name)
@@ -131,7 +131,7 @@ async def remove(name: str) -> None:
             "tool server", f'"{name}" is used by {", ".join(users)}', "edit those jobs first"
         )
     async with prefect.connected() as client:
-        await prefect.answers(client)
+        await prefect.check_connection(client)
         await PrefectServers(client).remove(name)
 
 
@@ -176,6 +176,6 @@ async def _users_of_tool(name: str) -> list[str]:
 async def _tool_calls() -> list[tuple[str, str]]:
     """Return the name of each job that calls a tool, and the tool's name."""
     async with open_ledger() as ledger, ledger.read() as session:
-        stored = await store.every(session)
+        stored = await store.all_jobs(session)
     listed = [(each.row.name, getattr(each.job.action, "tool", None)) for each in stored]
     return [(job, tool) for job, tool in listed if tool]

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from daybook.jobs.notify import EVENTS, ON_FAIL, Notify
+from daybook.jobs.notify import EVENTS, ON_FAIL_EVENTS, Notify
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import due_times
-from daybook.ledger.run_json import run, utc
+from daybook.ledger.run_json import run, utc_text
 from daybook.ledger.states import Delivery
 from daybook.schedules import durations
-from daybook.schedules.descriptions import in_words
+from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Every, Schedule, zone
 
 if TYPE_CHECKING:
@@ -25,10 +25,20 @@ if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
     from daybook.ledger.tables import JobRow, OutboxRow
 
-__all__ = ["callbacks", "coming", "delivery", "due", "job", "run", "schedule", "told", "utc"]
+__all__ = [
+    "callback_urls",
+    "delivery",
+    "due",
+    "due_of_job",
+    "job",
+    "recipients",
+    "run",
+    "schedule",
+    "utc_text",
+]
 
-TICK = timedelta(microseconds=1)
-NEXT = 5
+ONE_MICROSECOND = timedelta(microseconds=1)
+DUE_TIMES_SHOWN = 5
 """The number of due times in the view of a job."""
 
 
@@ -47,15 +57,15 @@ def due(
     upcoming = due_times(schedule, policy or Policy(), after=after)
     selected = (each for each in upcoming if each.isoformat() not in skips)
     return [
-        {"utc": str(utc(each)), "local": each.astimezone(tz).isoformat()}
+        {"utc": str(utc_text(each)), "local": each.astimezone(tz).isoformat()}
         for each in islice(selected, count)
     ]
 
 
-def coming(stored: StoredJob, after: datetime, count: int) -> list[dict[str, str]]:
+def due_of_job(stored: StoredJob, after: datetime, count: int) -> list[dict[str, str]]:
     """Return the same for a job, without skipped and snoozed due times."""
     job, snoozed = stored.job, stored.row.snoozed_until
-    start = after if snoozed is None else max(after, snoozed - TICK)
+    start = after if snoozed is None else max(after, snoozed - ONE_MICROSECOND)
     return due(job.schedule, start, count, job.policy, stored.row.skips)
 
 
@@ -67,7 +77,7 @@ def schedule(value: Schedule) -> dict[str, Any]:
             plain["expr"] = value.expr
         case Every():
             plain["every"] = durations.to_text(value.every)
-            plain["anchor"] = utc(value.anchor)
+            plain["anchor"] = utc_text(value.anchor)
         case At():
             plain["at"] = value.at.astimezone(zone(value.timezone)).isoformat()
         case _:
@@ -83,7 +93,7 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
     for itself.
     """
     row, definition, snoozed = stored.row, stored.job, stored.row.snoozed_until
-    upcoming = coming(stored, now, NEXT) if definition.enabled else []
+    upcoming = due_of_job(stored, now, DUE_TIMES_SHOWN) if definition.enabled else []
     return {
         "id": row.id,
         "name": row.name,
@@ -92,7 +102,7 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
         "disabled_reason": row.disabled_reason,
         "deployment": f"{row.kind}/{row.slug}",
         "schedule": schedule(definition.schedule),
-        "words": in_words(definition.schedule),
+        "words": describe(definition.schedule),
         "next_due": [each["local"] for each in upcoming],
         "skips": [
             _local(definition, each)
@@ -110,11 +120,11 @@ def job(stored: StoredJob, now: datetime) -> dict[str, Any]:
         "sync": "pending" if row.sync_pending else "synced",
         "conflicts": sorted((row.conflict or {}).get("fields", {})),
         "prefect_own": list((row.synced or {}).get("foreign", [])),
-        "created_at": utc(row.created_at),
-        "updated_at": utc(row.updated_at),
-        "removed_at": utc(row.archived_at),
+        "created_at": utc_text(row.created_at),
+        "updated_at": utc_text(row.updated_at),
+        "removed_at": utc_text(row.archived_at),
         "last_run_id": row.last_run_id,
-        "last_run_at": utc(row.last_run_at),
+        "last_run_at": utc_text(row.last_run_at),
         "last_status": row.last_status,
         "last_error": row.last_error,
         "run_count": row.run_count,
@@ -144,15 +154,15 @@ def delivery(row: OutboxRow, job: JobRow | None) -> dict[str, Any]:
         "chat_id": row.chat_id,
         "status": row.status,
         "attempts": row.attempts,
-        "next_at": utc(row.next_at) if row.status == Delivery.PENDING else None,
-        "created_at": utc(row.created_at),
-        "finished_at": utc(row.finished_at),
+        "next_at": utc_text(row.next_at) if row.status == Delivery.PENDING else None,
+        "created_at": utc_text(row.created_at),
+        "finished_at": utc_text(row.finished_at),
         "error": row.error,
         "note": row.note,
     }
 
 
-def told(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
+def recipients(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
     """Return the recipients of each event of a job: `{"completed": ["inbox"], "failed": [...], …}`.
 
     The operator receives a job's failures if the job's channel does not receive them.
@@ -160,21 +170,21 @@ def told(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
     channel = notify.channel
     if channel and notify.chat_id:
         channel += f" (chat {notify.chat_id})"
-    from daybook.delivery.outbox import lane_of_url
+    from daybook.delivery.outbox import queue_of_url
 
     by_event: dict[str, list[str]] = {}
     for event in EVENTS:
         notified = event in notify.events and not notify.silent
-        callback = notify.on_fail if event in ON_FAIL else notify.on_complete
+        callback = notify.on_fail if event in ON_FAIL_EVENTS else notify.on_complete
         targets = [channel] if notified and channel else []
         if event == "failed" and not targets:
             targets = [alert_channel]
-        targets += [lane_of_url(callback)] if notified and callback else []
+        targets += [queue_of_url(callback)] if notified and callback else []
         if targets:
             by_event[event] = targets
     return by_event
 
 
-def callbacks(notify: Notify) -> list[str]:
+def callback_urls(notify: Notify) -> list[str]:
     """Return the callback addresses of a job."""
     return list(filter(None, (notify.on_complete, notify.on_fail)))

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from daybook.cli import formatting, output
 from daybook.cli.model_options import ModelOptions
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Name = Annotated[str, Parameter(help="The agent's name.")]
@@ -76,7 +76,7 @@ async def add_(
 
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
-    program = program_of(command, arguments)
+    program = command_words(command, arguments)
     kinds = (("command", program), ("offline", offline), ("model", model_options.model))
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
@@ -94,17 +94,17 @@ async def add_(
     settings = {field: value for field, value in settings.items() if value is not None}
     settings |= model_options.settings()
     if environment is not None:
-        from daybook.processes.environment import DEFAULT
+        from daybook.processes.environment import DEFAULT_NAMES
 
-        settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
+        settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
     if program:
         settings["command"] = program
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
     agent = await agents.add(name, given_kinds[0], settings, replace=replace)
     if as_json:
-        output.data(agent)
+        output.print_json(agent)
     else:
         _block(agent)
         if given_kinds == ["model"] and not agent["settings"]["api_key"]:
@@ -120,12 +120,12 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook agents list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
     listed = await agents.list_agents()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     else:
         rows = [(each["name"], each["kind"], each["problem"] or "-") for each in listed]
         output.table(("NAME", "KIND", "PROBLEM"), rows)
@@ -137,13 +137,13 @@ async def show_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook agents show default
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
     with _unknown_as_not_found(name):
         agent = await agents.show(name)
     if as_json:
-        output.data(agent)
+        output.print_json(agent)
     else:
         _block(agent)
     return 0
@@ -168,13 +168,13 @@ async def test_(
     from daybook.schedules import durations
 
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
     with _unknown_as_not_found(name):
         answer = await agents.test(name, prompt or agents.TEST_PROMPT, timeout_seconds)
     if as_json:
-        output.data(answer)
+        output.print_json(answer)
     else:
         output.line(answer["output"])
         if answer["cut"]:
@@ -189,18 +189,18 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook agents remove claude
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import agents
 
     await agents.remove(name)
     if as_json:
-        output.data({"removed": name})
+        output.print_json({"removed": name})
     else:
         output.line(f"Removed the agent {name}")
     return 0
 
 
-def program_of(command: str | None, arguments: tuple[str, ...]) -> list[str]:
+def command_words(command: str | None, arguments: tuple[str, ...]) -> list[str]:
     if command is None:
         return list(arguments)
     if arguments:
@@ -249,4 +249,4 @@ def _block(agent: dict[str, Any]) -> None:
     ]
     pairs.append(("problem", agent["problem"] or ""))
     pairs.append(("jobs", ", ".join(agent.get("jobs", []))))
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])

@@ -33,12 +33,12 @@ async def backfill_(
 
     result = await backfill.run(job, start, end, dry_run=dry_run)
     if as_json:
-        output.data(result)
+        output.print_json(result)
         return 0
     if dry_run:
         for each in result["due"]:
             status = f"  ({each['status']})" if each["status"] else ""
-            output.line(formatting.due_and_utc(each["local"]) + status)
+            output.line(formatting.due_time_with_utc(each["local"]) + status)
     verb = "would be run" if dry_run else "asked for"
     output.line(f"{result['job']}: {result['asked']} {verb}, {result['left_out']} left out")
     if result["asked"] and not dry_run:

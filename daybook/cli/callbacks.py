@@ -8,8 +8,8 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
-from daybook.cli.secrets import from_stdin
+from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.secrets import read_secret_value
 from daybook.errors import InvalidInput
 
 Name = Annotated[str, Parameter(help="The destination's name.")]
@@ -38,20 +38,20 @@ async def list_(
 
     listed = await callbacks.list_callbacks(status, job, limit)
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
         output.table(
             ("ID", "JOB", "EVENT", "TO", "STATUS", "TRIES", "ASKED", "WHY"),
             [
                 (
                     formatting.short_id(each["id"]),
-                    formatting.job_of(each),
+                    formatting.job_label(each),
                     each["event"],
-                    formatting.receiver(each),
+                    formatting.recipient(each),
                     each["status"],
                     str(each["attempts"]),
-                    formatting.local(each["created_at"]),
-                    formatting.in_one_line(each["error"]),
+                    formatting.local_time(each["created_at"]),
+                    formatting.first_line(each["error"]),
                 )
                 for each in listed
             ],
@@ -84,7 +84,7 @@ async def show_(
 
     callback = await callbacks.show(ref)
     if as_json:
-        output.data(callback)
+        output.print_json(callback)
     else:
         _print_callback(callback)
     return 0
@@ -105,7 +105,7 @@ async def retry_(
 
     count = await callbacks.retry(refs, failed=failed)
     if as_json:
-        output.data({"retried": count})
+        output.print_json({"retried": count})
     elif count:
         output.line(f"To be tried again now: {count}")
         output.say("See what becomes of it: daybook callbacks list")
@@ -159,8 +159,8 @@ async def destinations_add_(
     from daybook.schedules import durations
 
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
-    given_secret = from_stdin("secret").strip() if secret_from_stdin else None
-    prefect_first()
+    given_secret = read_secret_value("secret").strip() if secret_from_stdin else None
+    prepare_prefect()
     from daybook.api import destinations
 
     destination = await destinations.add(
@@ -173,7 +173,7 @@ async def destinations_add_(
         replace=replace,
     )
     if as_json:
-        output.data(destination)
+        output.print_json(destination)
         return 0
     output.line(f"Keeps the destination {destination['name']}, for {destination['url']}")
     _print_secret_once(destination)
@@ -188,12 +188,12 @@ async def destinations_list_(*, as_json: Json = False) -> int:
 
     Example: daybook callbacks destinations list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import destinations
 
     listed = await destinations.list_destinations()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
         output.table(
             ("NAME", "URL", "TOKEN", "TIMEOUT", "TRIES", "SECRET", "JOBS"),
@@ -204,7 +204,7 @@ async def destinations_list_(*, as_json: Json = False) -> int:
                     each["token"] or "-",
                     f"{each['timeout']:g} s",
                     str(each["tries"]),
-                    each["problem"] or formatting.rotation(each["rotating_until"]),
+                    each["problem"] or formatting.signing_secret_state(each["rotating_until"]),
                     ", ".join(each["jobs"]) or "-",
                 )
                 for each in listed
@@ -214,7 +214,9 @@ async def destinations_list_(*, as_json: Json = False) -> int:
     else:
         output.say("There are none; `daybook callbacks destinations add --help` says how to add.")
     if not as_json:
-        output.say(f"Callbacks to other addresses are signed by {destinations.home_secret()}.")
+        output.say(
+            f"Callbacks to other addresses are signed by {destinations.home_secret_location()}."
+        )
     return 0
 
 
@@ -239,17 +241,19 @@ async def destinations_rotate_(
     """
     if homes is (name is not None):
         raise InvalidInput("name", "give it, or --home", "`daybook callbacks destinations list`")
-    prefect_first()
+    prepare_prefect()
     from daybook.api import destinations
 
     destination = await destinations.rotate(name, at_once=at_once)
     if as_json:
-        output.data(destination)
+        output.print_json(destination)
         return 0
     output.line(f"The destination {name} has a new secret" if name else "There is a new secret")
     _print_secret_once(destination)
     if until := destination["rotating_until"]:
-        output.say(f"Callbacks are signed by the old one as well until {formatting.local(until)}.")
+        output.say(
+            f"Callbacks are signed by the old one as well until {formatting.local_time(until)}."
+        )
     return 0
 
 
@@ -263,14 +267,14 @@ async def destinations_test_(
 
     Example: daybook callbacks destinations test ops
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import destinations
 
     result = await destinations.test(ref)
     if as_json:
-        output.data(result)
+        output.print_json(result)
     else:
-        took = f"in {formatting.lasted(result['seconds'])}"
+        took = f"in {formatting.duration(result['seconds'])}"
         outcome = result["error"] or f"{result['status_code']}"
         style = "green" if result["ok"] else "red"
         output.line(f"{result['url']}: {outcome} {took} ({result['id']})", style=style)
@@ -284,12 +288,12 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook callbacks destinations remove ops
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import destinations
 
     users = await destinations.remove(name)
     if as_json:
-        output.data({"removed": name, "jobs": users})
+        output.print_json({"removed": name, "jobs": users})
         return 0
     output.line(f"Removed the destination {name}")
     if users:
@@ -298,15 +302,18 @@ async def destinations_remove_(name: Name, /, *, as_json: Json = False) -> int:
 
 
 def _print_callback(callback: dict[str, Any]) -> None:
-    job, to = formatting.job_of(callback), formatting.receiver(callback)
+    job, to = formatting.job_label(callback), formatting.recipient(callback)
     line = f"{callback['event']} of {job} to {to}"
     style = output.STYLES.get(callback["status"], "")
     output.line(f"{line}: {callback['status']}", style=f"bold {style}".strip())
     is_pending = callback["status"] == "pending"
     pairs = [
         ("is a", callback["purpose"]),
-        ("asked", formatting.local(callback["created_at"])),
-        ("ended", formatting.local(callback["finished_at"]) if callback["finished_at"] else ""),
+        ("asked", formatting.local_time(callback["created_at"])),
+        (
+            "ended",
+            formatting.local_time(callback["finished_at"]) if callback["finished_at"] else "",
+        ),
         (
             "next try",
             formatting.next_try(callback["next_at"], callback["paused_until"])
@@ -320,7 +327,7 @@ def _print_callback(callback: dict[str, Any]) -> None:
         ("id", callback["id"]),
         ("subject", callback["subject"]),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
     output.line()
     output.line("\n".join(f"  {each}".rstrip() for each in _body_text(callback).splitlines()))
     if callback["status"] == "failed":
@@ -331,15 +338,17 @@ def _print_callback(callback: dict[str, Any]) -> None:
 
 def _paused_until(callback: dict[str, Any]) -> str:
     until = callback["paused_until"]
-    return f"until {formatting.local(until)}: its destination failed too often" if until else ""
+    return (
+        f"until {formatting.local_time(until)}: its destination failed too often" if until else ""
+    )
 
 
 def _attempt_line(attempt: dict[str, Any]) -> str:
     """Return `2026-11-20 09:00:01  0.1 s  500  the answer was 500 …`."""
     code = attempt["status_code"]
     parts = [
-        formatting.local(attempt["at"]),
-        formatting.lasted(attempt["seconds"]),
+        formatting.local_time(attempt["at"]),
+        formatting.duration(attempt["seconds"]),
         str(code or ""),
         attempt["error"],
     ]
@@ -360,5 +369,5 @@ def _body_text(callback: dict[str, Any]) -> str:
 
 def _print_secret_once(destination: dict[str, Any]) -> None:
     if destination.get("secret"):
-        output.facts([("secret", destination["secret"])])
+        output.fields([("secret", destination["secret"])])
         output.say("Give the secret to the receiver now: it is not shown again.")

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Name = Annotated[str, Parameter(help="The channel's name.")]
@@ -20,13 +20,13 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook channels list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import channels
     from daybook.delivery.channels.base import UNBOUNDED
 
     listed = await channels.list_channels()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
         return 0
     rows = [
         (
@@ -64,12 +64,12 @@ async def add_(
     if more or url is not None:  # the error must not repeat the secret
         raise InvalidInput("url", "is never an argument", "give it on standard input")
     secret_url = _read_url()
-    prefect_first()
+    prepare_prefect()
     from daybook.api import channels
 
     channel = await channels.add(name, secret_url, replace=replace)
     if as_json:
-        output.data(channel)
+        output.print_json(channel)
         return 0
     chat = " --chat-id ID" if channel["chat_id"] else ""
     output.line(f"Keeps the channel {name}; a message has {channel['limit']:,} characters at most")
@@ -93,7 +93,7 @@ async def test_(
 
     Example: daybook channels test team
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import channels
 
     try:
@@ -103,7 +103,7 @@ async def test_(
             raise
         raise NotFound("channel", name) from error
     if as_json:
-        output.data(sent)
+        output.print_json(sent)
     elif sent["problem"]:
         output.say(f"Did not arrive: {sent['problem']}")
     else:
@@ -116,12 +116,12 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook channels remove team
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import channels
 
     await channels.remove(name)
     if as_json:
-        output.data({"removed": name})
+        output.print_json({"removed": name})
     else:
         output.line(f"Removed the channel {name}")
     return 0

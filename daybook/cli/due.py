@@ -67,11 +67,11 @@ async def _next_of_job(job: str, after: str | None, count: int, as_json: bool) -
 
 def _print_due_times(result: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        output.data(result)
+        output.print_json(result)
         return 0
     output.say(result["words"])
     for each in result["due"]:
-        output.line(formatting.due_and_utc(each["local"]))
+        output.line(formatting.due_time_with_utc(each["local"]))
     if not result["due"]:
         output.say("It is not due any more.")
     return 0

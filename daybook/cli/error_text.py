@@ -21,14 +21,14 @@ from cyclopts.exceptions import (
 from daybook.cli import options
 from daybook.errors import DaybookError, InvalidInput
 
-LINE = "command line"
+COMMAND_LINE = "command line"
 """The field of an `InvalidInput` that concerns the whole command line."""
 
 _UNDERSCORED = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
 _CHOICES = re.compile(r"\b(cron|every|at|on_demand)\b")
 
 
-def spellings(app: App) -> dict[str, str]:
+def option_spellings(app: App) -> dict[str, str]:
     """Return the spelling of each field of a command on the command line, by field name."""
     spelling_of: dict[str, str] = {}
     for argument in app.assemble_argument_collection():
@@ -37,13 +37,13 @@ def spellings(app: App) -> dict[str, str]:
             spelling_of[name.rstrip("_")] = (
                 argument.name if argument.index is None else name.upper()
             )
-    for name, field in options.FIELDS.items():
+    for name, field in options.RENAMED_FIELDS.items():
         if name in spelling_of:
             spelling_of[field] = spelling_of[name]
     return spelling_of
 
 
-def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
+def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
     """Return the error in the words of the command line; ``typed`` is from `option_spellings`."""
     if not isinstance(error, InvalidInput):
         return str(error)
@@ -52,29 +52,29 @@ def sentence(error: DaybookError, typed: Mapping[str, str]) -> str:
     hint = _UNDERSCORED.sub(lambda match: typed.get(match[0], match[0]), error.hint)
     if error.field == "schedule" or len(fields) > 1:  # the hint names several options
         hint = _CHOICES.sub(lambda match: typed.get(match[0], match[0]), hint)
-    problem = error.problem if error.field == LINE else f"{field}: {error.problem}"
+    problem = error.problem if error.field == COMMAND_LINE else f"{field}: {error.problem}"
     return problem + (f" ({hint})" if hint else "")
 
 
-def as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
+def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
     """Return `{"error": {"code", "message", "field"?}}`; ``field`` is the service's field name."""
-    body: dict[str, Any] = {"code": error.code, "message": sentence(error, typed)}
+    body: dict[str, Any] = {"code": error.code, "message": error_message(error, typed)}
     if isinstance(error, InvalidInput):
         body["field"] = error.field
     return {"error": body}
 
 
-def misused(error: CycloptsError) -> InvalidInput:
+def usage_error(error: CycloptsError) -> InvalidInput:
     """Return the `InvalidInput` for a command line that cannot be parsed."""
     if isinstance(error, UnusedCliTokensError):
         extra = " ".join(error.unused_tokens or [])
-        return InvalidInput(LINE, f'"{extra}" is too much', "quote what has blanks in it")
+        return InvalidInput(COMMAND_LINE, f'"{extra}" is too much', "quote what has blanks in it")
     problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
     if isinstance(error, MissingArgumentError) and "--" in problem:
         return InvalidInput(
-            LINE, problem, "a value that begins with a dash is given as --option=-value"
+            COMMAND_LINE, problem, "a value that begins with a dash is given as --option=-value"
         )
     if isinstance(error, UnknownOptionError | UnknownCommandError):
         chain = " ".join(["daybook", *(error.command_chain or ())])
-        return InvalidInput(LINE, problem, f"`{chain} --help` lists them")
-    return InvalidInput(LINE, problem)
+        return InvalidInput(COMMAND_LINE, problem, f"`{chain} --help` lists them")
+    return InvalidInput(COMMAND_LINE, problem)

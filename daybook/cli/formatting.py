@@ -7,24 +7,24 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 
 
-def local(text: str | None) -> str:
+def local_time(text: str | None) -> str:
     """Return an instant in this machine's time zone, to the second; a dash for None."""
     if text is None:
         return "-"
     return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def due(text: str) -> str:
+def due_time(text: str) -> str:
     """Return a due time in its job's time zone: `Fri 2026-11-20 09:00 +01:00`."""
     moment = datetime.fromisoformat(text)
     offset = f"{moment:%z}"
     return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} {offset[:3]}:{offset[3:5]}"
 
 
-def due_and_utc(text: str) -> str:
+def due_time_with_utc(text: str) -> str:
     """Return a due time in its job's time zone and, if the zone's offset is not zero, also in UTC.
 
     `Fri 2026-11-20 09:00 +01:00  =  2026-11-20 08:00 UTC`, or `Fri 2026-11-20 09:00 UTC`.
@@ -32,10 +32,10 @@ def due_and_utc(text: str) -> str:
     moment = datetime.fromisoformat(text)
     if not moment.utcoffset():
         return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} UTC"
-    return f"{due(text)}  =  {_date_and_time(moment.astimezone(UTC))} UTC"
+    return f"{due_time(text)}  =  {_date_and_time(moment.astimezone(UTC))} UTC"
 
 
-def short_due(text: str) -> str:
+def short_due_time(text: str) -> str:
     """Return a due time for a table: `Fri 20 Nov 09:00`, with seconds only if they are not zero.
 
     The year is left out for the next 180 days, in which no day and month comes twice.
@@ -44,10 +44,10 @@ def short_due(text: str) -> str:
     shown = (
         f"{_DAYS[moment.weekday()]} {moment.day} {_MONTHS[moment.month - 1]} {_time_of_day(moment)}"
     )
-    return shown if (moment - SYSTEM.now()).days < 180 else f"{shown} {moment.year}"
+    return shown if (moment - SYSTEM_CLOCK.now()).days < 180 else f"{shown} {moment.year}"
 
 
-def lasted(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """Return `0.4 s`, `1 m 05 s` or `2 h 03 m`; a dash for None."""
     if seconds is None:
         return "-"
@@ -59,7 +59,7 @@ def lasted(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02} m"
 
 
-def switch(job: dict[str, Any]) -> str:
+def enabled_state(job: dict[str, Any]) -> str:
     """Return `on`, or `off` with the reason: `off (paused: on holiday)`."""
     if job["enabled"]:
         return "on"
@@ -67,47 +67,47 @@ def switch(job: dict[str, Any]) -> str:
     return f"off ({reason})" if reason else "off"
 
 
-def run_in_brief(run: dict[str, Any]) -> str:
+def run_summary(run: dict[str, Any]) -> str:
     """Return `failed at 2026-11-20 09:00:01 (exit code 1)`, or `running, due …`."""
     if run["finished_at"] is None:
-        line = f"{run['status']}, due {local(run['scheduled_for'])}"
+        line = f"{run['status']}, due {local_time(run['scheduled_for'])}"
     else:
-        line = f"{run['status']} at {local(run['finished_at'])}"
-    return line + (f" ({why})" if (why := why_in_brief(run)) else "")
+        line = f"{run['status']} at {local_time(run['finished_at'])}"
+    return line + (f" ({why})" if (why := short_reason(run)) else "")
 
 
-def due_of(run: dict[str, Any]) -> str:
+def run_due_time(run: dict[str, Any]) -> str:
     """Return the due time of a run.
 
     For a run that covers several due times, return the first, the last and their number.
     """
-    first, last = local(run["scheduled_for"]), run["scheduled_to"]
-    return first if last is None else f"{first} to {local(last)}, {run['count']:,} times"
+    first, last = local_time(run["scheduled_for"]), run["scheduled_to"]
+    return first if last is None else f"{first} to {local_time(last)}, {run['count']:,} times"
 
 
-def job_of(run: dict[str, Any], none: str = "-") -> str:
+def job_label(run: dict[str, Any], none: str = "-") -> str:
     """Return the job's name, marked if the job was removed, or ``none`` without a job."""
     return f"{run['job']} (removed)" if run["job_removed"] else run["job"] or none
 
 
-def why_in_brief(run: dict[str, Any]) -> str:
+def short_reason(run: dict[str, Any]) -> str:
     """Return the first line of a run's reason or error; empty if it has neither."""
     return "".join((run["reason"] or run["error"] or "").strip().splitlines()[:1])
 
 
-def delivery(run: dict[str, Any]) -> str:
+def delivery_summary(run: dict[str, Any]) -> str:
     """Return the state of a run's callbacks and messages, or else of its alert, for a table.
 
-    `delivered`, `alert delivered`; a dash if there are none.
+    `delivery_state`, `alert delivered`; a dash if there are none.
     """
     if run["delivery"] != "not_requested":
         return str(run["delivery"])
     return f"alert {run['alert']}" if run.get("alert") else "-"
 
 
-def told(run: dict[str, Any]) -> str:
+def delivery_details(run: dict[str, Any]) -> str:
     """Return a line for each callback and message of a run; empty if none was requested."""
-    lines = [f"{receiver(each)}: {delivered(each)}" for each in run.get("deliveries", ())]
+    lines = [f"{recipient(each)}: {delivery_state(each)}" for each in run.get("deliveries", ())]
     if run["delivery"] == "suppressed":
         lines.append("held back: said before, nothing to say, or the job is silent")
     elif not lines and run["delivery"] != "not_requested":
@@ -115,12 +115,12 @@ def told(run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def delivered(each: dict[str, Any]) -> str:
+def delivery_state(each: dict[str, Any]) -> str:
     """Return the state of one callback or message.
 
     `delivered`, `delivered after 3 tries`, `pending, 2 tries, next 2026-…: connection refused`.
     """
-    tries, error = each["attempts"], in_one_line(each["error"])
+    tries, error = each["attempts"], first_line(each["error"])
     why = f": {error}" if error else ""
     match each["status"]:
         case "delivered":
@@ -136,19 +136,20 @@ def delivered(each: dict[str, Any]) -> str:
 def next_try(*at: str | None) -> str:
     """Return the latest of the instants in this machine's time zone, or `now` if it has passed."""
     times = [datetime.fromisoformat(each) for each in at if each is not None]
-    latest = max(times, default=SYSTEM.now())
-    return local(latest.isoformat()) if latest > SYSTEM.now() else "now"
+    latest = max(times, default=SYSTEM_CLOCK.now())
+    return local_time(latest.isoformat()) if latest > SYSTEM_CLOCK.now() else "now"
 
 
-def receiver(each: dict[str, Any]) -> str:
+def recipient(each: dict[str, Any]) -> str:
     """Return the recipient of a callback or message: an address, or `team (chat 42)`."""
     return f"{each['to']} (chat {each['chat_id']})" if each["chat_id"] else str(each["to"])
 
 
-def who_is_told(told: dict[str, list[str]]) -> str:
+def notifications(told: dict[str, list[str]]) -> str:
     """Return the notifications of a job: `completed, failed → inbox, https://…`.
 
-    ``told`` maps each event to its recipients. Recipients with the same events share a line.
+    ``delivery_details`` maps each event to its recipients. Recipients of the same events share a
+    line.
     """
     events_of: dict[str, list[str]] = {}
     for event, receivers in told.items():
@@ -160,9 +161,9 @@ def who_is_told(told: dict[str, list[str]]) -> str:
     return "\n".join(f"{events} → {', '.join(circle)}" for events, circle in recipients_of.items())
 
 
-def rotation(until: str | None) -> str:
+def signing_secret_state(until: str | None) -> str:
     """Describe a destination's signing secret, and until when its previous one is valid."""
-    return f"its own; the old one until {local(until)}" if until else "its own"
+    return f"its own; the old one until {local_time(until)}" if until else "its own"
 
 
 def short_id(of: str) -> str:
@@ -176,7 +177,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def in_one_line(text: str | None) -> str:
+def first_line(text: str | None) -> str:
     """Return the first line that is not blank; empty if there is none."""
     return next(filter(None, map(str.strip, (text or "").splitlines())), "")
 
@@ -201,23 +202,23 @@ def cost(usage: dict[str, Any]) -> str:
     return "price unknown" if dollars is None else f"${dollars:.6f}"
 
 
-def spent(run: dict[str, Any]) -> str:
+def usage_summary(run: dict[str, Any]) -> str:
     """Return the usage of a run: `2 attempts · gpt-6-luna · 14 tokens in, 8 out · $0.000018`."""
     usage = run["usage"]
     parts = [attempts(run), run["model"] if usage else "", tokens(usage), cost(usage)]
     return " · ".join(filter(None, parts))
 
 
-def check(of: dict[str, Any]) -> str:
+def check_summary(of: dict[str, Any]) -> str:
     """Describe a job's check: `the tool mail.any {"box": "in"}`; empty if it has none."""
     if of["tool"]:
-        return f"the tool {of['tool']}" + (f" {value(of['params'])}" if of["params"] else "")
+        return f"the tool {of['tool']}" + (f" {field_text(of['params'])}" if of["params"] else "")
     if of["prompt"]:
         return f"the agent {of['agent'] or 'of the job'}: {of['prompt']}"
     return f"the command {shlex.join(of['command'])}" if of["command"] else ""
 
 
-def value(of: Any) -> str:
+def field_text(of: Any) -> str:
     """Return a field of an action as text: JSON for an object."""
     return json.dumps(of, ensure_ascii=False) if isinstance(of, dict) else str(of)
 

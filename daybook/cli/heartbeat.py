@@ -8,7 +8,7 @@ from cyclopts import Group, Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Cron, Every, Json, Zone
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 
 _WHEN = Group("When", sort_key=1)
 _WHAT = Group("What", sort_key=2)
@@ -81,7 +81,7 @@ async def on_(
 
     Example: daybook heartbeat on --every 10m --gate-agent fast --channel inbox
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import heartbeat
 
     changes = {
@@ -110,7 +110,7 @@ async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
 
     Example: daybook heartbeat off
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import heartbeat
 
     return _print_status(await heartbeat.off(name), as_json)
@@ -130,25 +130,25 @@ async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
 
 def _print_status(status: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        output.data(status)
+        output.print_json(status)
         return 0
     job = status["job"]
     if job is None:
         output.line("There is no heartbeat.")
-        output.facts([("orders", _orders_text(status))])
+        output.fields([("orders", _orders_text(status))])
         output.say("Switch it on: daybook heartbeat on")
         return 0
     last = job["last_run"]
-    output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
+    output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
     pairs = [
-        ("next due", "\n".join(map(formatting.due_and_utc, job["next_due"])) or "-"),
+        ("next due", "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"),
         ("orders", _orders_text(status)),
         ("gate", f"the agent {job['gate_agent'] or job['agent']}"),
         ("asks", f"the agent {job['agent']}"),
-        ("told", formatting.who_is_told(job["told"])),
-        ("last beat", formatting.run_in_brief(last) if last else "none yet"),
+        ("told", formatting.notifications(job["told"])),
+        ("last beat", formatting.run_summary(last) if last else "none yet"),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
     return 0
 
 

@@ -45,9 +45,9 @@ async def inbox_(
     if messages:
         listed = [await inbox.show(each) for each in messages]
     else:
-        listed = await inbox.messages(job, unread_only=not all_, limit=limit)
+        listed = await inbox.list_messages(job, unread_only=not all_, limit=limit)
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif messages:
         for each in listed:
             _print_message(each)
@@ -64,7 +64,7 @@ async def _mark_read(messages: tuple[str, ...], as_json: bool) -> int:
 
     count = await inbox.mark_read(messages)
     if as_json:
-        output.data({"read": count})
+        output.print_json({"read": count})
     else:
         output.line(f"Marked as read: {formatting.counted(count, 'message')}")
     return 0
@@ -76,9 +76,9 @@ def _print_list(listed: list[dict[str, Any]], limit: int) -> None:
         [
             (
                 formatting.short_id(each["id"]),
-                formatting.local(each["created_at"]),
-                formatting.job_of(each),
-                output.ALERT * each["alert"] + each["event"],
+                formatting.local_time(each["created_at"]),
+                formatting.job_label(each),
+                output.ALERT_PREFIX * each["alert"] + each["event"],
                 _summary(each),
             )
             for each in listed
@@ -94,21 +94,21 @@ def _print_list(listed: list[dict[str, Any]], limit: int) -> None:
 
 def _summary(message: dict[str, Any]) -> str:
     """Return the first line of a message; with the subject if the message has no job."""
-    first = formatting.in_one_line(message["text"])
+    first = formatting.first_line(message["text"])
     return first if message["job"] and first else f"{message['subject']}. {first}"
 
 
 def _print_message(message: dict[str, Any]) -> None:
-    subject = message["subject"] or formatting.job_of(message)
+    subject = message["subject"] or formatting.job_label(message)
     output.line(subject, style="bold red" if message["alert"] else "bold")
     run = message["run_id"]
     pairs = [
-        ("about", ", ".join(filter(None, [formatting.job_of(message, ""), message["event"]]))),
-        ("at", formatting.local(message["created_at"])),
-        ("read", formatting.local(message["read_at"]) if message["read_at"] else "not yet"),
+        ("about", ", ".join(filter(None, [formatting.job_label(message, ""), message["event"]]))),
+        ("at", formatting.local_time(message["created_at"])),
+        ("read", formatting.local_time(message["read_at"]) if message["read_at"] else "not yet"),
         ("run", f"{run} (`daybook show {run[:8]}`)" if run else ""),
         ("id", message["id"]),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
     output.line()
     output.line("\n".join(f"  {each}".rstrip() for each in message["text"].splitlines()))

@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Job, JobOptions, Json, Prompt
-from daybook.cli.prefect_first import prefect_first
-from daybook.cli.runs import show_whole_run
-from daybook.cli.skips import put_off
+from daybook.cli.prefect_first import prepare_prefect
+from daybook.cli.runs import print_run_details
+from daybook.cli.skips import skip_fields
 from daybook.errors import InvalidInput, NotFound
 
 _NO_OPTIONS = JobOptions()
@@ -30,17 +30,17 @@ async def add_(
 
     Example: daybook add "Summarise open pull requests" --cron "0 9 * * 1-5" --tz Europe/Berlin
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
     from daybook.operations import status
 
     job = await jobs.add({"prompt": prompt, **options.fields()})
     if as_json:
-        output.data(job)
+        output.print_json(job)
         return 0
     name = formatting.quoted(job["name"])
     output.line(f"Added {job['name']} ({job['id'][:8]})")
-    output.facts(
+    output.fields(
         [
             ("schedule", job["words"]),
             ("next due", _next_due(job)),
@@ -50,7 +50,7 @@ async def add_(
                 f"goes to the ledger (`daybook runs {name}`)\n"
                 f"and to the Prefect UI, deployment {job['deployment']}",
             ),
-            ("told", formatting.who_is_told(job["told"])),
+            ("told", formatting.notifications(job["told"])),
             ("worker", _worker_text(await status.worker_online())),
         ]
     )
@@ -81,7 +81,7 @@ async def list_(*, as_json: Json = False) -> int:
 
     listed = await jobs.list_jobs()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
         output.table(
             ("NAME", "IS", "SCHEDULE", "NEXT DUE", "LAST"),
@@ -90,7 +90,7 @@ async def list_(*, as_json: Json = False) -> int:
                     job["name"],
                     _state(job),
                     job["words"],
-                    formatting.short_due(job["next_due"][0]) if job["next_due"] else "-",
+                    formatting.short_due_time(job["next_due"][0]) if job["next_due"] else "-",
                     job["last_status"] or "-",
                 )
                 for job in listed
@@ -133,12 +133,12 @@ async def show_(
         except NotFound:
             raise no_job from None
         if as_json:
-            output.data(run)
+            output.print_json(run)
         else:
-            show_whole_run(run)
+            print_run_details(run)
         return 0
     if as_json:
-        output.data(job)
+        output.print_json(job)
     else:
         _print_job(job)
     return 0
@@ -163,7 +163,7 @@ async def edit_(
         raise InvalidInput(
             "options", "none is given, so nothing would change", "such as --every 2h"
         )
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
     from daybook.jobs import notify
 
@@ -184,7 +184,7 @@ async def pause_(
 
     Example: daybook pause morning-brief --note "on holiday"
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
 
     return _print_change(await jobs.pause(job, note), as_json)
@@ -195,7 +195,7 @@ async def resume_(job: Job, /, *, as_json: Json = False) -> int:
 
     Example: daybook resume morning-brief
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
 
     return _print_change(await jobs.resume(job), as_json)
@@ -214,7 +214,7 @@ async def remove_(
 
     Example: daybook remove morning-brief --yes
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import jobs
 
     if not yes and sys.stdin.isatty():
@@ -224,7 +224,7 @@ async def remove_(
             return 1
     removed = await jobs.remove(job)
     if as_json:
-        output.data(removed)
+        output.print_json(removed)
     else:
         output.line(f"Removed {removed['name']} ({removed['id'][:8]})")
     return 0
@@ -238,11 +238,11 @@ def _confirmed(question: str) -> bool:
 
 def _print_change(job: dict[str, Any], as_json: bool, *, show_notifications: bool = False) -> int:
     if as_json:
-        output.data(job)
+        output.print_json(job)
         return 0
-    output.line(f"{job['name']} is {formatting.switch(job)}: {job['words']}")
-    notifications = [("told", formatting.who_is_told(job["told"]))] if show_notifications else []
-    output.facts([("next due", _next_due(job)), *notifications])
+    output.line(f"{job['name']} is {formatting.enabled_state(job)}: {job['words']}")
+    notifications = [("told", formatting.notifications(job["told"]))] if show_notifications else []
+    output.fields([("next due", _next_due(job)), *notifications])
     _print_notes(job)
     return 0
 
@@ -253,24 +253,24 @@ def _print_job(job: dict[str, Any]) -> None:
     pairs = [
         ("about", job["description"]),
         ("schedule", job["words"]),
-        ("is", formatting.switch(job)),
+        ("is", formatting.enabled_state(job)),
         ("next due", _next_due(job)),
-        *put_off(job),
-        ("last run", formatting.run_in_brief(last) if last else "none yet"),
+        *skip_fields(job),
+        ("last run", formatting.run_summary(last) if last else "none yet"),
         ("failures", _failures(job)),
         *_action(job),
-        ("asked first", formatting.check(job["policy"]["check"])),
-        ("told", formatting.who_is_told(job["told"])),
+        ("asked first", formatting.check_summary(job["policy"]["check"])),
+        ("told", formatting.notifications(job["told"])),
         ("policy", _policy(job["policy"])),
         ("tags", ", ".join(job["tags"])),
         ("deployment", job["deployment"] + (", sync pending" if job["sync"] == "pending" else "")),
         ("in conflict", _conflicts(job)),
         ("Prefect's own", "\n".join(job["prefect_own"])),
         ("id", job["id"]),
-        ("changed", formatting.local(job["updated_at"])),
-        ("removed", formatting.local(job["removed_at"]) if job["removed_at"] else ""),
+        ("changed", formatting.local_time(job["updated_at"])),
+        ("removed", formatting.local_time(job["removed_at"]) if job["removed_at"] else ""),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
 def _conflicts(job: dict[str, Any]) -> str:
@@ -288,7 +288,7 @@ def _action(job: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     if job["kind"] == "tool-call":
         params = job["params"]
-        return [("tool", job["tool"]), ("params", formatting.value(params) if params else "")]
+        return [("tool", job["tool"]), ("params", formatting.field_text(params) if params else "")]
     if job["kind"] == "heartbeat":
         return [
             ("orders", job["file"]),
@@ -351,7 +351,7 @@ def _value_words(value: Any) -> list[str]:
 
 
 def _next_due(job: dict[str, Any]) -> str:
-    return "\n".join(map(formatting.due_and_utc, job["next_due"])) or "-"
+    return "\n".join(map(formatting.due_time_with_utc, job["next_due"])) or "-"
 
 
 def _worker_text(online: bool) -> str:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 
 
 async def prune_(
@@ -32,12 +32,12 @@ async def prune_(
     Example: daybook ledger prune --disabled-for 90d --dry-run
     """
     if disabled_for is not None:
-        prefect_first()
+        prepare_prefect()
     from daybook.api import retention
 
     result = await retention.prune(disabled_for=disabled_for, dry_run=dry_run)
     if as_json:
-        output.data(result)
+        output.print_json(result)
         return 0
     for name in result["removed"]:
         output.line(f"{'Would remove' if dry_run else 'Removed'} {name}")
@@ -64,12 +64,12 @@ async def rekey_(
 
     Example: daybook ledger rekey
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import ledger_key
 
     result = await ledger_key.renew(discard=discard)
     if as_json:
-        output.data(result)
+        output.print_json(result)
         return 0
     output.line(f"Copied to the ledger: {', '.join(result['copied']) or 'nothing'}")
     for each in result["discarded"]:

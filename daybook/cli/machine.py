@@ -15,7 +15,7 @@ from daybook import home as homes
 from daybook.cli import formatting as words
 from daybook.cli import output, sync
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput
 
 
@@ -42,13 +42,13 @@ async def up_(
     """
     from daybook.operations.checks import installation
 
-    installation.refuse_wrong()
-    homes.forget_prepared()
-    prefect_first()
+    installation.require_versions()
+    homes.forget_stopped_server()
+    prepare_prefect()
     from daybook.operations import up
     from daybook.processes import environment
 
-    reporter = JsonTalk() if as_json else Talk(browser=browser, detached=detach)
+    reporter = JsonReporter() if as_json else TerminalReporter(browser=browser, detached=detach)
     environment.set_search_path()
     await (up.detach(reporter) if detach else up.up(reporter, link=link and not as_json))
     return 0
@@ -68,12 +68,12 @@ async def open_(
 
     Example: daybook open --no-browser
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.operations import browser as browsers
 
     link = await browsers.link()
     if as_json:
-        output.data(link)
+        output.print_json(link)
         return 0
     output.line(link["url"])
     if not (browser and open_browser(link["url"])) and link["expires_in_seconds"]:
@@ -91,12 +91,12 @@ def env_(
 
     Example: eval "$(daybook env)"
     """
-    prefect_first()
+    prepare_prefect()
     import shlex
 
     from daybook.prefect import address as reach
 
-    values = reach.variables()
+    values = reach.client_environment()
     if fish:
         for name, value in values.items():
             output.line(f"set -gx {name} {shlex.quote(value)}")
@@ -111,12 +111,12 @@ async def down_(*, as_json: Json = False) -> int:
 
     Example: daybook down
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.operations.up import down
 
     stopped = await down()
     if as_json:
-        output.data({"stopped": stopped})
+        output.print_json({"stopped": stopped})
     else:
         output.say("Stopped." if stopped else "Nothing ran here.")
     return 0
@@ -129,12 +129,12 @@ async def status_(*, as_json: Json = False) -> int:
 
     Example: daybook status --json
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.operations import status
 
     report = await status.status()
     if as_json:
-        output.data(report)
+        output.print_json(report)
     else:
         _print_status(report)
     return 0 if report["ready"] else 1
@@ -162,11 +162,11 @@ def worker_(
         raise InvalidInput("limit", f"{limit} is not legal", "legal: 1 or more")
     from daybook.operations.checks import installation
 
-    installation.refuse_wrong()
-    prefect_first()
+    installation.require_versions()
+    prepare_prefect()
     from daybook.operations import worker
 
-    command = worker.command(homes.here(), pool=pool, limit=limit, name=name, once=once)
+    command = worker.command(homes.current_home(), pool=pool, limit=limit, name=name, once=once)
     environment = dict(os.environ)
     if homes.is_own_server(os.environ.get("PREFECT_API_URL", "")):
         environment = homes.without_credentials(environment)
@@ -184,13 +184,13 @@ async def keeper_() -> int:
     """
     from daybook.operations.checks import installation
 
-    installation.refuse_wrong()
-    prefect_first()
+    installation.require_versions()
+    prepare_prefect()
     from daybook.operations import keeper
     from daybook.processes import environment
 
     environment.set_search_path()
-    await keeper.keep(output.say)
+    await keeper.run_keeper(output.say)
     return 0
 
 
@@ -206,7 +206,7 @@ async def doctor_(*, as_json: Json = False) -> int:
 
     findings = await doctor.doctor()
     if as_json:
-        output.data(findings)
+        output.print_json(findings)
     else:
         _print_findings(findings)
     return 0 if all(each["ok"] for each in findings) else 1
@@ -217,7 +217,7 @@ def _print_sync_report(report: dict[str, Any]) -> None:
     if any(report[each] for each in changes):
         counts = ", ".join(f"{len(report[each])} {_CHANGE_WORDS[each]}" for each in changes)
         output.say(f"Synced with Prefect: {counts}")
-    for line in sync.surprises(report):
+    for line in sync.notable_changes(report):
         output.say(f"! {line}")
 
 
@@ -229,13 +229,13 @@ _CHANGE_WORDS = {
 }
 
 
-class Talk:
-    """Terminal output of `daybook up`; implements `daybook.operations.up.UpTalk`."""
+class TerminalReporter:
+    """Terminal output of `daybook up`; implements `daybook.operations.up.UpReporter`."""
 
     def __init__(self, *, browser: bool, detached: bool = False) -> None:
         self._browser = browser
         self._stop_hint = "`daybook down` stops it." if detached else "Ctrl-C stops everything."
-        self._program = program()
+        self._program = program_name()
         self._example: str | None = None
 
     def say(self, line: str) -> None:
@@ -259,7 +259,7 @@ class Talk:
             ("health", health),
             ("for prefect", 'eval "$(daybook env)"'),
         ]
-        output.facts([(name, value) for name, value in pairs if value])
+        output.fields([(name, value) for name, value in pairs if value])
         self._example = facts["example"]
         if self._example:
             output.say(f"Running the example job {self._example} now; {self._stop_hint}")
@@ -271,19 +271,19 @@ class Talk:
             open_browser(address)
 
     def outcome(self, run: dict[str, Any]) -> None:
-        from daybook.cli.runs import show_run
+        from daybook.cli.runs import print_run
 
-        show_run(run)
+        print_run(run)
         if self._example and run["job"] == self._example:
             self._example = None
             self._print_next_steps()
 
     def _print_next_steps(self) -> None:
         output.line("Next:", style="bold")
-        output.facts([(what, f"{self._program} {command}") for what, command in NEXT])
+        output.fields([(what, f"{self._program} {command}") for what, command in NEXT_STEPS])
 
 
-class JsonTalk:
+class JsonReporter:
     """Output of `daybook up --json`: one line of JSON per event."""
 
     def say(self, line: str) -> None:
@@ -296,13 +296,13 @@ class JsonTalk:
         _print_sync_report(report)
 
     def ready(self, facts: dict[str, Any]) -> None:
-        output.record({"ready": facts})
+        output.print_json_line({"ready": facts})
 
     def outcome(self, run: dict[str, Any]) -> None:
-        output.record({"run": run})
+        output.print_json_line({"run": run})
 
 
-NEXT = (
+NEXT_STEPS = (
     (
         "ask a model",
         "agents add default --replace --model anthropic:claude-haiku-5-5 --key-env "
@@ -319,7 +319,7 @@ def ui_address(facts: dict[str, Any]) -> str:
     return str(facts["open_url"] or facts["ui_url"] or "")
 
 
-def program() -> str:
+def program_name() -> str:
     """Return the command that starts Daybook here: `daybook`, or `.venv/bin/daybook`."""
     import shutil
 
@@ -342,7 +342,7 @@ def open_browser(url: str) -> bool:
     import webbrowser
 
     if sys.platform != "linux" and "?" in url:
-        url = homes.here().leading_to(url).as_uri()
+        url = homes.current_home().leading_to(url).as_uri()
     return webbrowser.open(url)
 
 
@@ -375,14 +375,14 @@ def _keeper_text(keeper: dict[str, Any]) -> str:
         return "none leads"
     observed_at = keeper["observed_at"]
     return str(keeper["holder"]) + (
-        f", has observed Prefect at {words.local(observed_at)}" if observed_at else ""
+        f", has observed Prefect at {words.local_time(observed_at)}" if observed_at else ""
     )
 
 
 def _outbox(outbox: dict[str, Any]) -> str:
     """Return `3 pending, the oldest since …; 1 failed`."""
     pending, failed = outbox["pending"], outbox["failed"]
-    since = words.local(outbox["oldest_pending_at"])
+    since = words.local_time(outbox["oldest_pending_at"])
     parts = [f"{pending:,} pending, the oldest since {since}" if pending else ""]
     parts.append(f"{failed:,} failed: `daybook callbacks list --status failed`" if failed else "")
     return "; ".join(filter(None, parts)) or "nothing waits"
@@ -404,10 +404,12 @@ def _print_status(report: dict[str, Any]) -> None:
     ready = report["ready"]
     output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
     live = ", ".join(f"{count} {state}" for state, count in ledger["live"].items() if count)
-    due = "\n".join(f"{words.local(each['due'])}  {each['job']}" for each in report["due_soon"])
+    due = "\n".join(
+        f"{words.local_time(each['due'])}  {each['job']}" for each in report["due_soon"]
+    )
     where = prefect["ui_url"] or prefect["api_url"]
     unreachable = f"{where}, does not answer" if where else "none is known"
-    output.facts(
+    output.fields(
         [
             ("prefect", where if prefect["reachable"] else unreachable),
             ("worker", _worker_names(report["worker"]["workers"])),

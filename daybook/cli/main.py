@@ -14,8 +14,8 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from daybook import __version__
 from daybook.errors import DaybookError
 
-INTERRUPTED = 130
-NOBODY_READS = 141
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 _MACHINE = Group("This machine", sort_key=1)
 _JOBS = Group("Jobs", sort_key=2)
@@ -201,11 +201,11 @@ def main(tokens: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout has closed it. Redirect stdout so that the flush at exit succeeds.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
+        return EXIT_BROKEN_PIPE
 
 
 def _run_command_line(tokens: list[str]) -> int:
@@ -251,7 +251,7 @@ def _usage_errors_as_invalid_input() -> Iterator[None]:
     except CycloptsError as error:
         from daybook.cli import error_text
 
-        raise error_text.misused(error) from error
+        raise error_text.usage_error(error) from error
 
 
 def _report_error(error: DaybookError, tokens: list[str]) -> int:
@@ -260,8 +260,8 @@ def _report_error(error: DaybookError, tokens: list[str]) -> int:
     spellings: dict[str, str] = {}
     _, apps, _ = app.parse_commands(tokens)
     if apps[-1].default_command is not None:
-        spellings = error_text.spellings(apps[-1])
-    output.say(f"daybook: {error_text.sentence(error, spellings)}")
+        spellings = error_text.option_spellings(apps[-1])
+    output.say(f"daybook: {error_text.error_message(error, spellings)}")
     if "--json" in takewhile(lambda token: token != "--", tokens):
-        output.data(error_text.as_json(error, spellings))
+        output.print_json(error_text.error_as_json(error, spellings))
     return error.exit_code

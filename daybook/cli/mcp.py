@@ -10,10 +10,10 @@ from cyclopts import Parameter
 from daybook.cli import output
 from daybook.errors import InvalidInput
 
-OWNER = "agent:mcp"
+DEFAULT_OWNER = "agent:mcp"
 """The owner of the jobs of a client that was started without `--owner`."""
 
-PORT = 4281
+DEFAULT_PORT = 4281
 
 
 async def mcp_(
@@ -22,7 +22,8 @@ async def mcp_(
         str | None,
         Parameter(
             help="Whose jobs the client sees and makes: agent:<its name>, or user, which is you, "
-            f"without an agent's limits. Default: {OWNER}. With --http each token has its own."
+            f"without an agent's limits. Default: {DEFAULT_OWNER}. With --http each token has its "
+            "own."
         ),
     ] = None,
     user_id: Annotated[str, Parameter(help="The person whom the client serves.")] = "",
@@ -37,7 +38,7 @@ async def mcp_(
         ),
     ] = None,
     port: Annotated[
-        int | None, Parameter(help=f"With --http: where it listens. Default: {PORT}.")
+        int | None, Parameter(help=f"With --http: where it listens. Default: {DEFAULT_PORT}.")
     ] = None,
     name: Annotated[
         list[str] | None,
@@ -62,8 +63,8 @@ async def mcp_(
     from daybook import owners
     from daybook.processes import proc
 
-    user_id = owners.person(user_id)
-    actor = owners.Actor(owners.check(owner or OWNER), user_id, via="mcp")
+    user_id = owners.validate_user_id(user_id)
+    actor = owners.Actor(owners.validate_owner(owner or DEFAULT_OWNER), user_id, via="mcp")
     if http and (owner is not None or user_id):
         raise InvalidInput("owner", "each token has its own", "daybook tokens add --owner agent:…")
     if not http and (host is not None or port is not None or name):
@@ -96,7 +97,7 @@ async def _serve_http(host: str | None, port: int, names: list[str]) -> None:
 
 
 def _checked_port(port: int | None) -> int:
-    number = PORT if port is None else port
+    number = DEFAULT_PORT if port is None else port
     if not 0 < number < 2**16:
         raise InvalidInput("port", f"{number} is not legal", "legal: 1 to 65535")
     return number

@@ -29,7 +29,7 @@ _JSON_OBJECT_EXAMPLES = {
 }
 """The options that take a JSON object, each with an example."""
 
-FIELDS = {"webhook": "url", "header": "headers"}
+RENAMED_FIELDS = {"webhook": "url", "header": "headers"}
 """The options whose field has another name in the service."""
 
 _CHECK_FIELDS = ("tool", "params", "prompt", "agent", "command")
@@ -405,7 +405,7 @@ class JobOptions:
             given["enabled"] = False
         for name in _JSON_OBJECT_EXAMPLES:
             if (text := getattr(self, name)) is not None:
-                given[name] = json_object(name, text)
+                given[name] = parse_json_object(name, text)
         if self.webhook is not None:
             given["url"] = given.pop("webhook")
         if self.header is not None:
@@ -424,7 +424,7 @@ class JobOptions:
         """Remove the check options from ``given`` and return them as the field `check`."""
         typed = {name: given.pop(f"check_{name}", None) for name in _CHECK_FIELDS}
         if self.check_command is not None:
-            typed["command"] = words_of("check_command", self.check_command)
+            typed["command"] = split_command("check_command", self.check_command)
         return {name: value for name, value in typed.items() if value is not None}
 
 
@@ -436,7 +436,7 @@ def _given_fields(options: JobOptions) -> dict[str, object]:
     }
 
 
-def words_of(field: str, text: str) -> list[str]:
+def split_command(field: str, text: str) -> list[str]:
     """Split a program and its arguments; quotes work as in a shell."""
     import shlex
 
@@ -451,7 +451,7 @@ def words_of(field: str, text: str) -> list[str]:
 def metadata(text: str) -> dict[str, object]:
     """Parse one `--metadata` option: `name=value`, or a JSON object."""
     if text.lstrip().startswith("{"):
-        return json_object("metadata", text)
+        return parse_json_object("metadata", text)
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
         raise InvalidInput("metadata", f'"{text}" has no name', "write name=value")
@@ -480,7 +480,7 @@ def _read_file(field: str, path: str) -> str:
         raise InvalidInput(field, f"{path} cannot be read: {why}") from error
 
 
-def json_object(field: str, text: str) -> dict[str, object]:
+def parse_json_object(field: str, text: str) -> dict[str, object]:
     """Parse a JSON object, or the file if the text is `@` and a path."""
     import json
 

@@ -38,24 +38,24 @@ STYLES = {
 }
 """The colour of each status of a run, delivery, alert or task."""
 
-ALERT = "! "
+ALERT_PREFIX = "! "
 """The prefix of an entry that needs attention."""
 
 PROGRESS_INTERVAL_SECONDS = 5.0
 """The shortest time between two lines of `progress` if stderr is not a terminal."""
 
-GAP = 2
+COLUMN_GAP = 2
 """The number of blanks between two columns."""
-LEAST = 8
+MIN_COLUMN_WIDTH = 8
 """The least width to which a column is cut; a narrower one would be of no use."""
 
 
-def data(value: Any) -> None:
+def print_json(value: Any) -> None:
     """Print one JSON document to stdout."""
     print(_json(value, indent=2))
 
 
-def record(value: Any) -> None:
+def print_json_line(value: Any) -> None:
     """Print one line of JSON to stdout and flush it, for output that comes piece by piece."""
     print(_json(value), flush=True)
 
@@ -111,7 +111,7 @@ _REWRITE = "\r\x1b[K"
 _PROGRESS = _Progress()
 
 
-def facts(pairs: Sequence[tuple[str, str]]) -> None:
+def fields(pairs: Sequence[tuple[str, str]]) -> None:
     """Print names and values in two columns; a value may have several lines."""
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
@@ -155,30 +155,30 @@ def _print_rich_table(
     widths = [max(map(cell_len, column)) for column in zip(headers, *shown, strict=True)]
     console = _console()
     room = console.width - sum(
-        width + GAP for name, width in zip(headers, widths, strict=True) if name in whole
+        width + COLUMN_GAP for name, width in zip(headers, widths, strict=True) if name in whole
     )
-    rich_table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    rich_table = Table(box=None, pad_edge=False, padding=(0, COLUMN_GAP, 0, 0), header_style="bold")
     shown_columns = []
     for number, (name, width) in enumerate(zip(headers, widths, strict=True)):
         if name in whole:
             rich_table.add_column(name, no_wrap=True, min_width=width)
         elif not cut:
             rich_table.add_column(name, overflow="fold")
-        elif room >= min(width, max(len(name), LEAST)):
+        elif room >= min(width, max(len(name), MIN_COLUMN_WIDTH)):
             column_width = min(width, room)
-            room -= column_width + GAP
+            room -= column_width + COLUMN_GAP
             rich_table.add_column(name, no_wrap=True, overflow="ellipsis", width=column_width)
         else:
             continue
         shown_columns.append(number)
     for cells in shown:
         rich_table.add_row(*(Text(cells[n], style=_style(cells[n])) for n in shown_columns))
-    console.width -= min(room + GAP, 0)  # make room for the columns that are never cut
+    console.width -= min(room + COLUMN_GAP, 0)  # make room for the columns that are never cut
     console.print(rich_table, crop=False)
 
 
 def _style(cell: str) -> str:
-    return STYLES.get(cell.removeprefix(ALERT), "")
+    return STYLES.get(cell.removeprefix(ALERT_PREFIX), "")
 
 
 def _json(value: Any, indent: int | None = None) -> str:

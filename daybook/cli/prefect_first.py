@@ -6,11 +6,11 @@ from daybook import home
 from daybook.processes import proc
 
 
-def prefect_first() -> None:
+def prepare_prefect() -> None:
     """Point Prefect at the right server; call this before importing anything of Prefect.
 
     From then on the process may hold a credential, so other processes of this user
     cannot inspect it.
     """
     proc.deny_inspection()
-    home.enter()
+    home.configure_prefect()

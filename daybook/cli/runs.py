@@ -8,12 +8,12 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Job, Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput
 
-LOOK = 1.0
+POLL_INTERVAL_SECONDS = 1.0
 """The time between two polls for new log lines."""
-QUIET_LOOKS = 4
+MAX_EMPTY_POLLS = 4
 """Empty polls after the end of a run: Prefect gets log lines in batches, two seconds late."""
 
 
@@ -38,15 +38,15 @@ async def run_(
     """
     if dry_run:
         return await _preview(job, wait=wait or request_id is not None, as_json=as_json)
-    prefect_first()
+    prepare_prefect()
     from daybook.api import runs
 
-    reporter = Waiting(quiet=as_json) if wait else None
+    reporter = WaitReporter(quiet=as_json) if wait else None
     result = await runs.run(job, wait=wait, request_id=request_id, talk=reporter)
     if as_json:
-        output.data(result)
+        output.print_json(result)
     else:
-        show_run(result)
+        print_run(result)
         if not wait:
             output.say(f"See what becomes of it: daybook runs {formatting.quoted(job)}")
     return 0 if not wait or result["status"] in ("succeeded", "skipped") else 1
@@ -59,25 +59,25 @@ async def _preview(job: str, *, wait: bool, as_json: bool) -> int:
 
     view = await preview.of_job(job)
     if as_json:
-        output.data(view)
+        output.print_json(view)
         return 0
     output.line(f"{view['job']} ({view['kind']}) would do this:", style="bold")
     defaults = {"session": "reuse", "output_format": "text"}
     pairs = [
-        (name.replace("_", " "), formatting.value(each))
+        (name.replace("_", " "), formatting.field_text(each))
         for name, each in view["does"].items()
         if each and each != defaults.get(name)
     ]
     if view["session_id"]:
         pairs.append(("session", f"{view['session_id']}, {view['history']} messages before it"))
     answer_text = "goes to the ledger and to the Prefect UI"
-    notifications = formatting.who_is_told(view["told"])
+    notifications = formatting.notifications(view["told"])
     pairs += [
         ("answer", answer_text),
         ("told", notifications),
         ("cost", "not estimated by this version"),
     ]
-    output.facts(pairs)
+    output.fields(pairs)
     return 0
 
 
@@ -102,20 +102,20 @@ async def runs_(
 
     listed = await runs.history(job, limit)
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
         output.table(
             ("RUN", "JOB", "DUE", "STATUS", "DELIVERY", "TOOK", "BY", "WHY"),
             [
                 (
                     run["id"][:8],
-                    formatting.job_of(run),
-                    formatting.due_of(run),
+                    formatting.job_label(run),
+                    formatting.run_due_time(run),
                     run["status"],
-                    formatting.delivery(run),
-                    formatting.lasted(run["duration_seconds"]),
+                    formatting.delivery_summary(run),
+                    formatting.duration(run["duration_seconds"]),
                     run["trigger"],
-                    formatting.why_in_brief(run),
+                    formatting.short_reason(run),
                 )
                 for run in listed
             ],
@@ -139,14 +139,14 @@ async def cancel_(
 
     Example: daybook cancel morning-brief
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import runs
 
     result = await runs.cancel(run)
     if as_json:
-        output.data(result)
+        output.print_json(result)
     else:
-        show_run(result)
+        print_run(result)
     return 0 if result["status"] == "cancelled" else 1
 
 
@@ -163,10 +163,10 @@ async def logs_(
 
     Example: daybook logs morning-brief --follow
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import runs
 
-    logged_run = await runs.logged(run)
+    logged_run = await runs.find_logged(run)
     if logged_run["job_removed"]:
         output.say(f"The job {formatting.quoted(logged_run['job'])} was removed.")
     if follow:
@@ -174,7 +174,7 @@ async def logs_(
         return 0
     lines = [each async for each in runs.logs(logged_run["id"])]
     if as_json:
-        output.data(lines)
+        output.print_json(lines)
     for each in [] if as_json else lines:
         _print_log_line(each)
     if not lines:
@@ -182,42 +182,44 @@ async def logs_(
     return 0
 
 
-def show_run(run: dict[str, Any]) -> None:
+def print_run(run: dict[str, Any]) -> None:
     """Print a run: its status, its usage, its deliveries and the answer."""
-    took = f" in {formatting.lasted(run['duration_seconds'])}" if run["duration_seconds"] else ""
-    line = f"{formatting.job_of(run, run['kind'])}: {run['status']}{took}"
-    line += f", due {formatting.due_of(run)} ({run['trigger']}, run {run['id'][:8]})"
+    took = f" in {formatting.duration(run['duration_seconds'])}" if run["duration_seconds"] else ""
+    line = f"{formatting.job_label(run, run['kind'])}: {run['status']}{took}"
+    line += f", due {formatting.run_due_time(run)} ({run['trigger']}, run {run['id'][:8]})"
     output.line(line, style=output.STYLES.get(run["status"], ""))
-    if spent := formatting.spent(run):
+    if spent := formatting.usage_summary(run):
         output.line(f"  {spent}")
-    output.facts([("told", deliveries)] if (deliveries := formatting.told(run)) else [])
+    output.fields(
+        [("told", deliveries)] if (deliveries := formatting.delivery_details(run)) else []
+    )
     _print_texts(run)
 
 
-def show_whole_run(run: dict[str, Any]) -> None:
+def print_run_details(run: dict[str, Any]) -> None:
     """Print all fields of a run."""
-    output.line(f"{formatting.job_of(run, run['kind'])}: {run['status']}", style="bold")
+    output.line(f"{formatting.job_label(run, run['kind'])}: {run['status']}", style="bold")
     usage = run["usage"]
     ended = run["finished_at"]
     took = (
-        f" (took {formatting.lasted(run['duration_seconds'])})" if run["duration_seconds"] else ""
+        f" (took {formatting.duration(run['duration_seconds'])})" if run["duration_seconds"] else ""
     )
     pairs = [
-        ("due", f"{formatting.due_of(run)} ({run['trigger']})"),
-        ("began", formatting.local(run["started_at"]) if run["started_at"] else ""),
-        ("ended", f"{formatting.local(ended)}{took}" if ended else ""),
+        ("due", f"{formatting.run_due_time(run)} ({run['trigger']})"),
+        ("began", formatting.local_time(run["started_at"]) if run["started_at"] else ""),
+        ("ended", f"{formatting.local_time(ended)}{took}" if ended else ""),
         ("attempts", str(run["attempts"])),
         ("agent", run["agent"]),
         ("model", run["model"]),
         ("tokens", formatting.tokens(usage)),
         ("cost", formatting.cost(usage)),
         ("session", run["session_id"]),
-        ("told", formatting.told(run)),
+        ("told", formatting.delivery_details(run)),
         ("id", run["id"]),
         ("retry of", run["retry_of"]),
         ("flow run", run["flow_run_id"]),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
     _print_texts(run)
 
 
@@ -230,8 +232,8 @@ def _print_texts(run: dict[str, Any]) -> None:
             output.line("\n".join(f"  {each}".rstrip() for each in text.splitlines()))
 
 
-class Waiting:
-    """Output of `run --wait` until the outcome; implements `daybook.api.runs.WaitTalk`."""
+class WaitReporter:
+    """Output of `run --wait` until the outcome; implements `daybook.api.runs.WaitObserver`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -251,17 +253,17 @@ async def _follow(run_id: str, as_json: bool) -> None:
     from daybook.ledger.states import LIVE
 
     shown_count = empty_polls = 0
-    while empty_polls < QUIET_LOOKS:
+    while empty_polls < MAX_EMPTY_POLLS:
         ended = (await runs.show(run_id))["status"] not in LIVE
         lines = [each async for each in runs.logs(run_id)]
         for each in lines[shown_count:]:
             if as_json:
-                output.record(each)
+                output.print_json_line(each)
             else:
                 _print_log_line(each)
         empty_polls = empty_polls + 1 if ended and len(lines) == shown_count else 0
         shown_count = len(lines)
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
 def _print_log_line(entry: dict[str, Any]) -> None:
@@ -269,4 +271,4 @@ def _print_log_line(entry: dict[str, Any]) -> None:
 
     level = logging.getLevelName(entry["level"])
     style = "red" if entry["level"] >= logging.ERROR else ""
-    output.line(f"{formatting.local(entry['at'])} {level:<7} {entry['message']}", style=style)
+    output.line(f"{formatting.local_time(entry['at'])} {level:<7} {entry['message']}", style=style)

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from daybook.cli import output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput
 
 Name = Annotated[str, Parameter(help="The secret's name.")]
@@ -43,13 +43,13 @@ async def add_(
         raise InvalidInput("value", "is never an argument", "give it on standard input")
     if not hosts:
         raise InvalidInput("hosts", "is missing", "name where it may go: --host api.example.org")
-    secret_value = from_stdin("value")
-    prefect_first()
+    secret_value = read_secret_value("value")
+    prepare_prefect()
     from daybook.api import secrets
 
     secret = await secrets.add(name, secret_value, hosts, replace=replace)
     if as_json:
-        output.data(secret)
+        output.print_json(secret)
     else:
         output.line(f"Keeps the secret {name}, for {', '.join(secret['hosts'])}")
         output.say(f"Write {{{{secret:{name}}}}} where a header or a parameter wants it.")
@@ -61,12 +61,12 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook secrets list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import secrets
 
     listed = await secrets.list_secrets()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
         rows = [
             (
@@ -87,18 +87,18 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     Example: daybook secrets remove ops-token
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import secrets
 
     await secrets.remove(name)
     if as_json:
-        output.data({"removed": name})
+        output.print_json({"removed": name})
     else:
         output.line(f"Removed the secret {name}")
     return 0
 
 
-def from_stdin(field: str) -> str:
+def read_secret_value(field: str) -> str:
     """Read a value from standard input or a prompt, without its last line break.
 
     Raise `InvalidInput` for ``field`` if the value is blank or not UTF-8.

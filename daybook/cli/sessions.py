@@ -25,7 +25,7 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
 
     listed = await sessions.list_sessions(limit)
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
         output.table(
             ("SESSION", "AGENT", "JOB", "MESSAGES", "LAST USED"),
@@ -35,7 +35,7 @@ async def list_(*, limit: Limit = 20, as_json: Json = False) -> int:
                     each["agent"],
                     each["job"] or "-",
                     str(each["messages"]),
-                    formatting.local(each["last_used_at"]),
+                    formatting.local_time(each["last_used_at"]),
                 )
                 for each in listed
             ],
@@ -68,7 +68,7 @@ async def show_(
 
     conversation = await sessions.show(session, limit)
     if as_json:
-        output.data(conversation)
+        output.print_json(conversation)
         return 0
     shown = len(conversation["history"])
     output.line(conversation["id"], style="bold")
@@ -90,9 +90,9 @@ def _check_limit(limit: int) -> None:
 
 def _speaker(message: dict[str, Any], agent: str) -> str:
     """Return the author and the time of a message; for a prompt also its run."""
-    at, source = formatting.local(message["at"]), message["source"]
+    at, source = formatting.local_time(message["at"]), message["source"]
     if message["role"] == "assistant":
         return f"{agent}, {at}"
     source_name = source["job"] or source["kind"]
-    due = formatting.local(source["due"])
+    due = formatting.local_time(source["due"])
     return f"{source_name}, {at}: due {due} ({source['trigger']}, run {message['run_id'][:8]})"

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 
 
 async def sync_(
@@ -33,17 +33,17 @@ async def sync_(
 
     Example: daybook sync --prefer prefect morning-brief
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import sync
 
     report = await sync.sync(prefer, job)
     if as_json:
-        output.data(report)
+        output.print_json(report)
     else:
         for change in ("created", "updated", "pulled", "removed"):
             for name in report[change]:
                 output.line(f"{_LABELS[change]} {name}")
-        for line in surprises(report):
+        for line in notable_changes(report):
             output.line(line)
         for name, why in report["foreign"].items():
             output.line(f"stays Prefect's own: {name} ({why})")
@@ -63,14 +63,14 @@ async def conflicts_(*, as_json: Json = False) -> int:
     """
     from daybook.api import conflicts
 
-    listed = await conflicts.conflicts()
+    listed = await conflicts.list_conflicts()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     for each in [] if as_json else listed:
-        output.line(f"{each['job']} ({formatting.local(each['at'])})", style="bold")
+        output.line(f"{each['job']} ({formatting.local_time(each['at'])})", style="bold")
         for name, versions in each["fields"].items():
             in_ledger, in_prefect = _differences(versions["ledger"], versions["prefect"])
-            output.facts(
+            output.fields(
                 [(f"{name} here", _text(in_ledger)), (f"{name} in Prefect", _text(in_prefect))]
             )
     if not listed and not as_json:
@@ -96,7 +96,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def surprises(report: dict[str, Any]) -> Iterator[str]:
+def notable_changes(report: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each unexpected change and each failure of a sync."""
     for name in report["adopted"]:
         yield f"made in Prefect, a job from now on: {name}"

@@ -12,7 +12,7 @@ from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json, text_or_file
 from daybook.errors import InvalidInput
 
-VARIABLE = "DAYBOOK_TASK_TOKEN"
+TOKEN_VARIABLE = "DAYBOOK_TASK_TOKEN"
 
 _ELIGIBILITY = Group("Who may do it", sort_key=1)
 
@@ -24,8 +24,8 @@ Reason = Annotated[str, Parameter(help="Why; kept in its history.")]
 Lease = Annotated[
     str | None, Parameter(help="How long it is held unless a heartbeat comes: 60s, up to 24h.")
 ]
-More = Annotated[str, Parameter(show=False)]
-Never = Annotated[str | None, Parameter(show=False)]
+RejectedArgument = Annotated[str, Parameter(show=False)]
+RejectedOption = Annotated[str | None, Parameter(show=False)]
 
 
 async def add_(
@@ -87,14 +87,14 @@ async def add_(
         owner=owner,
         workspace=workspace,
         channel=channel,
-        capabilities=several(capabilities, "capabilities", "--capability"),
-        preferred=several(preferred, "preferred", "--prefer-capability"),
+        capabilities=repeated_values(capabilities, "capabilities", "--capability"),
+        preferred=repeated_values(preferred, "preferred", "--prefer-capability"),
         paused=paused,
     )
     if as_json:
-        output.data(task)
+        output.print_json(task)
         return 0
-    task_formatting.show(task)
+    task_formatting.print_task(task)
     output.say(_next_step(task))
     return 0
 
@@ -122,9 +122,9 @@ async def list_(
 
     listed = await tasks.list_tasks(status, limit)
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
-        task_formatting.table(listed)
+        task_formatting.print_tasks(listed)
         if len(listed) == limit:
             output.say(f"These are the first {limit}; --limit shows more.")
     elif status:
@@ -143,10 +143,10 @@ async def show_(task: Ref, /, *, as_json: Json = False) -> int:
 
     details = await tasks.show(task)
     if as_json:
-        output.data(details)
+        output.print_json(details)
     else:
-        task_formatting.show(details)
-        task_formatting.history(details)
+        task_formatting.print_task(details)
+        task_formatting.print_history(details)
     return 0
 
 
@@ -169,19 +169,21 @@ async def next_(
 
     claimed = await tasks.next_run(session, lease)
     if as_json:
-        output.data(claimed)
+        output.print_json(claimed)
         return 0
-    task_formatting.claimed(claimed)
-    output.say(f"The token is not shown again; whoever goes on has it in {VARIABLE}, or on stdin.")
+    task_formatting.print_claimed_run(claimed)
+    output.say(
+        f"The token is not shown again; whoever goes on has it in {TOKEN_VARIABLE}, or on stdin."
+    )
     return 0
 
 
 async def heartbeat_(
     run: Run,
     /,
-    *more: More,
+    *more: RejectedArgument,
     lease: Lease = None,
-    token: Never = None,
+    token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
     """Hold a run longer: its lease begins anew, from now on.
@@ -195,9 +197,9 @@ async def heartbeat_(
 
     held_run = await tasks.heartbeat(run, run_token, lease)
     if as_json:
-        output.data(held_run)
+        output.print_json(held_run)
     else:
-        until = formatting.local(held_run["lease_until"])
+        until = formatting.local_time(held_run["lease_until"])
         output.line(f"{held_run['session']} holds {held_run['title']} until {until}")
     return 0
 
@@ -205,11 +207,11 @@ async def heartbeat_(
 async def complete_(
     run: Run,
     /,
-    *more: More,
+    *more: RejectedArgument,
     result: Annotated[
         str, Parameter(name="--output", help="What came of it: text, or @file.")
     ] = "",
-    token: Never = None,
+    token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
     """Say that it is done.
@@ -228,9 +230,9 @@ async def complete_(
 async def fail_(
     run: Run,
     /,
-    *more: More,
+    *more: RejectedArgument,
     error: Annotated[str, Parameter(help="Why it could not be done: text, or @file.")],
-    token: Never = None,
+    token: RejectedOption = None,
     as_json: Json = False,
 ) -> int:
     """Say that it could not be done. `daybook task retry` queues it once more.
@@ -247,7 +249,12 @@ async def fail_(
 
 
 async def release_(
-    run: Run, /, *more: More, reason: Reason = "", token: Never = None, as_json: Json = False
+    run: Run,
+    /,
+    *more: RejectedArgument,
+    reason: Reason = "",
+    token: RejectedOption = None,
+    as_json: Json = False,
 ) -> int:
     """Give a run back: another session may have it, as if nobody had taken it.
 
@@ -311,7 +318,7 @@ async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
     return _print_result(await tasks.resume(task), "goes on", as_json)
 
 
-def several(given: list[str] | None, field: str, option: str) -> list[str]:
+def repeated_values(given: list[str] | None, field: str, option: str) -> list[str]:
     """Return the values of a repeatable option.
 
     Raise `InvalidInput` if one of them contains a comma, that is several values.
@@ -327,10 +334,10 @@ def _read_token(more: tuple[str, ...], typed: str | None) -> str:
 
     Raise `InvalidInput` if it is an argument, because other users can read arguments.
     """
-    hint = f"give it in {VARIABLE}, or on standard input"
+    hint = f"give it in {TOKEN_VARIABLE}, or on standard input"
     if more or typed is not None:  # the error must not repeat the token or a part of it
         raise InvalidInput("token", "is never an argument", hint)
-    token = os.environ.get(VARIABLE, "").strip()
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token and sys.stdin.isatty():
         from getpass import getpass
 
@@ -341,13 +348,15 @@ def _read_token(more: tuple[str, ...], typed: str | None) -> str:
         except UnicodeDecodeError:
             raise InvalidInput("token", "is no UTF-8 text", hint) from None
     if not token:
-        raise InvalidInput(VARIABLE, "is missing", "write the token there, or on standard input")
+        raise InvalidInput(
+            TOKEN_VARIABLE, "is missing", "write the token there, or on standard input"
+        )
     return token
 
 
 def _print_result(run: dict[str, Any], result: str, as_json: bool) -> int:
     if as_json:
-        output.data(run)
+        output.print_json(run)
     else:
         output.line(f"{run['title']} {result} (run {run['run_id'][:8]})")
     return 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from daybook.cli import formatting, output
-from daybook.tasks.model import CHAIN
+from daybook.tasks.model import MAX_RUNS_PER_TASK
 
 
-def table(found: list[dict[str, Any]]) -> None:
+def print_tasks(found: list[dict[str, Any]]) -> None:
     """Print tasks, one line each."""
     output.table(
         ("TASK", "TITLE", "PRIORITY", "STATUS", "SINCE", "NOTE"),
@@ -18,7 +18,7 @@ def table(found: list[dict[str, Any]]) -> None:
                 each["title"],
                 each["priority"],
                 each["status"],
-                formatting.local(_since(each["run"])),
+                formatting.local_time(_since(each["run"])),
                 note(each) or "-",
             )
             for each in found
@@ -35,14 +35,14 @@ def note(task: dict[str, Any]) -> str:
         case "claimed":
             if run["lease_over"]:
                 return _holder(run)
-            time_of_day = formatting.local(run["lease_until"]).partition(" ")[2]
+            time_of_day = formatting.local_time(run["lease_until"]).partition(" ")[2]
             return f"{run['session']}, until {time_of_day}"
         case "completed":
-            return ": ".join(filter(None, [run["done_by"], formatting.in_one_line(run["output"])]))
+            return ": ".join(filter(None, [run["done_by"], formatting.first_line(run["output"])]))
         case "failed":
-            return ": ".join(filter(None, [run["done_by"], formatting.in_one_line(run["error"])]))
+            return ": ".join(filter(None, [run["done_by"], formatting.first_line(run["error"])]))
         case "needs_attention":
-            return f"{output.ALERT}{run['attention']}"
+            return f"{output.ALERT_PREFIX}{run['attention']}"
         case "queued":
             return _queued_note(task)
         case _:
@@ -55,7 +55,7 @@ def _queued_note(task: dict[str, Any]) -> str:
     if task["owner"] == "user":
         return "a person's"
     if task["run"]["attention"]:
-        return f"{output.ALERT}{task['run']['attention']}"
+        return f"{output.ALERT_PREFIX}{task['run']['attention']}"
     return _requirements(task)
 
 
@@ -67,12 +67,12 @@ def _requirements(task: dict[str, Any]) -> str:
     return "for " + "; ".join(parts) if parts else ""
 
 
-def show(task: dict[str, Any]) -> None:
+def print_task(task: dict[str, Any]) -> None:
     """Print a task and its newest run."""
     run = task["run"]
     output.line(f"{task['title']} ({_state(task)})", style="bold")
     paused = _with_reason("yes", task["paused_reason"]) if task["paused"] else ""
-    attempt = f", try {run['number']} of at most {CHAIN}" if run["number"] > 1 else ""
+    attempt = f", try {run['number']} of at most {MAX_RUNS_PER_TASK}" if run["number"] > 1 else ""
     waited_seconds = run["queued_seconds"] or 0.0
     pairs = [
         ("task", task["id"]),
@@ -84,10 +84,10 @@ def show(task: dict[str, Any]) -> None:
         ("workspace", task["workspace"]),
         ("channel", task["channel"]),
         ("paused", paused),
-        ("added", f"{formatting.local(task['created_at'])} by {task['created_by']}"),
+        ("added", f"{formatting.local_time(task['created_at'])} by {task['created_by']}"),
         (
             "waits since",
-            f"{formatting.local(run['queued_at'])} ({formatting.lasted(waited_seconds)})"
+            f"{formatting.local_time(run['queued_at'])} ({formatting.duration(waited_seconds)})"
             if waited_seconds > 1
             else "",
         ),
@@ -99,16 +99,16 @@ def show(task: dict[str, Any]) -> None:
         ("error", (run["error"] or "").strip()),
         ("to do", task["instructions"].strip()),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
-def history(task: dict[str, Any]) -> None:
+def print_history(task: dict[str, Any]) -> None:
     """Print the events of a task, oldest first."""
     attempt_numbers = {each["run_id"]: each["number"] for each in task["runs"]}
     has_retries = len(attempt_numbers) > 1
     rows = [
         (
-            formatting.local(each["at"]),
+            formatting.local_time(each["at"]),
             *([str(attempt_numbers[each["run_id"]])] if has_retries else []),
             each["event"].replace("_", " "),
             each["actor"],
@@ -122,21 +122,21 @@ def history(task: dict[str, Any]) -> None:
     output.table(headers, rows, whole=("WHEN", "WHAT"))
 
 
-def claimed(found: dict[str, Any]) -> None:
+def print_claimed_run(found: dict[str, Any]) -> None:
     """Print a run that a session has claimed, with its token, which no other command shows."""
     task = found["task"]
     output.line(task["title"], style="bold")
     pairs = [
         ("run", found["run_id"]),
         ("token", found["token"]),
-        ("until", formatting.local(found["lease_until"])),
+        ("until", formatting.local_time(found["lease_until"])),
         ("task", task["id"]),
         ("to do", task["instructions"].strip()),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
-def sessions(found: list[dict[str, Any]]) -> None:
+def print_sessions(found: list[dict[str, Any]]) -> None:
     """Print task sessions, one line each."""
     output.table(
         ("SESSION", "STATE", "AGENT", "CAN", "WHERE", "WOKEN BY", "EXPIRES"),
@@ -148,7 +148,7 @@ def sessions(found: list[dict[str, Any]]) -> None:
                 ", ".join(each["capabilities"]) or "-",
                 _where(each) or "-",
                 each["woken_by"] or "nothing",
-                formatting.local(each["expires_at"]),
+                formatting.local_time(each["expires_at"]),
             )
             for each in found
         ],
@@ -157,7 +157,7 @@ def sessions(found: list[dict[str, Any]]) -> None:
     )
 
 
-def session(each: dict[str, Any]) -> None:
+def print_session(each: dict[str, Any]) -> None:
     """Print a task session."""
     output.line(f"{each['name']} ({session_state(each)})", style="bold")
     pairs = [
@@ -168,9 +168,9 @@ def session(each: dict[str, Any]) -> None:
         ("channel", each["channel"]),
         ("woken by", each["woken_by"] or "nothing: it has no stream, and there is no wake_url"),
         ("registered by", each["owner"]),
-        ("expires", f"{formatting.local(each['expires_at'])} unless it is heard of again"),
+        ("expires", f"{formatting.local_time(each['expires_at'])} unless it is heard of again"),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
 def session_state(each: dict[str, Any]) -> str:
@@ -203,7 +203,7 @@ def _eligible_sessions(owner: str) -> str:
 def _holder(run: dict[str, Any]) -> str:
     if run["lease_over"]:
         return f"{run['session']}, whose lease is over"
-    return f"{run['session']}, until {formatting.local(run['lease_until'])}"
+    return f"{run['session']}, until {formatting.local_time(run['lease_until'])}"
 
 
 def _starvation(run: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.options import Json
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput
 
 _NO_LEADER = "No keeper leads, so nobody is woken; `daybook keeper` starts one."
@@ -30,7 +30,7 @@ async def status_(*, as_json: Json = False) -> int:
 
     status = await task_scheduler.status()
     if as_json:
-        output.data(status)
+        output.print_json(status)
     else:
         _print_status(status)
     return 0
@@ -73,15 +73,15 @@ async def drain_(
 
     result = await task_scheduler.drain(timeout, reason, told=_print_remaining)
     if as_json:
-        output.data(result)
+        output.print_json(result)
     elif result["drained"]:
         output.line("No session holds a run.")
         output.say("The scheduler stays paused: daybook task scheduler resume")
     else:
         output.line(
-            f"Not drained after {formatting.lasted(result['waited_seconds'])}:", style="yellow"
+            f"Not drained after {formatting.duration(result['waited_seconds'])}:", style="yellow"
         )
-        output.facts([(each["run_id"][:8], _holder(each)) for each in result["left"]])
+        output.fields([(each["run_id"][:8], _holder(each)) for each in result["left"]])
         output.say("The scheduler stays paused: daybook task scheduler resume")
     return 0 if result["drained"] else 1
 
@@ -101,7 +101,7 @@ async def backlog_(
 
     backlog = await task_scheduler.backlog(limit)
     if as_json:
-        output.data(backlog)
+        output.print_json(backlog)
         return 0
     if not backlog["pending"]:
         output.say("Nothing is queued.")
@@ -113,7 +113,7 @@ async def backlog_(
                 formatting.short_id(each["run_id"]),
                 each["title"],
                 each["priority"],
-                formatting.lasted(each["queued_seconds"]),
+                formatting.duration(each["queued_seconds"]),
                 str(each["starved_cycles"] or "-"),
                 each["why"],
             )
@@ -143,14 +143,14 @@ async def cycle_(*, as_json: Json = False) -> int:
 
     Example: daybook task scheduler cycle
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import task_scheduler
 
     report = await task_scheduler.cycle()
     if as_json:
-        output.data(report)
+        output.print_json(report)
     else:
-        output.facts(_counter_fields(report))
+        output.fields(_counter_fields(report))
         for each in report.get("errors", ()):
             output.say(f"! {each}")
     return 0
@@ -165,7 +165,7 @@ async def rebuild_(*, as_json: Json = False) -> int:
 
     result = await task_scheduler.rebuild()
     if as_json:
-        output.data(result)
+        output.print_json(result)
     else:
         output.line("Forgot which wakes were sent lately; the next cycle wakes anew.")
     return 0
@@ -173,7 +173,7 @@ async def rebuild_(*, as_json: Json = False) -> int:
 
 def _print_switch(switch: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        output.data(switch)
+        output.print_json(switch)
     elif switch["paused"]:
         output.line(_paused_line(switch))
     else:
@@ -187,16 +187,20 @@ def _print_remaining(runs: list[dict[str, Any]]) -> None:
 
 
 def _holder(run: dict[str, Any]) -> str:
-    return f"{run['session']}, until {formatting.local(run['lease_until'])}"
+    return f"{run['session']}, until {formatting.local_time(run['lease_until'])}"
 
 
 def _oldest_age(queue: dict[str, Any]) -> str:
-    return formatting.lasted(queue["oldest_seconds"])
+    return formatting.duration(queue["oldest_seconds"])
 
 
 def _paused_line(switch: dict[str, Any]) -> str:
     why = f": {switch['reason']}" if switch["reason"] else ""
-    since = f" since {formatting.local(switch['at'])}, by {switch['actor']}" if switch["at"] else ""
+    since = (
+        f" since {formatting.local_time(switch['at'])}, by {switch['actor']}"
+        if switch["at"]
+        else ""
+    )
     return f"The scheduler is paused{since}{why}"
 
 
@@ -208,7 +212,7 @@ def _print_status(status: dict[str, Any]) -> None:
         output.line("The scheduler goes on." if status["runs"] else _NO_LEADER)
     oldest = f", the oldest for {_oldest_age(queue)}" if queue["queued"] else ""
     starving = f", {queue['starving']} starving" if queue["starving"] else ""
-    output.facts(
+    output.fields(
         [
             ("queued", f"{queue['queued']}{oldest}{starving}"),
             ("claimed", str(queue["claimed"])),
@@ -222,20 +226,20 @@ def _print_status(status: dict[str, Any]) -> None:
     )
     if last := statistics["last_cycle"]:
         output.line()
-        output.line(f"The last of them, at {formatting.local(last['at'])}", style="bold")
-        output.facts(_counter_fields(last))
+        output.line(f"The last of them, at {formatting.local_time(last['at'])}", style="bold")
+        output.fields(_counter_fields(last))
     if statistics["errors"]:
         output.line()
         output.line("What failed last, and when", style="bold")
-        output.facts(
-            [(formatting.local(each["at"]), each["error"]) for each in statistics["errors"]]
+        output.fields(
+            [(formatting.local_time(each["at"]), each["error"]) for each in statistics["errors"]]
         )
     for problem in status["problems"]:
         output.line(f"! {problem}", style="yellow")
 
 
 def _last_at(instant: str | None) -> str:
-    return f", the last at {formatting.local(instant)}" if instant else ""
+    return f", the last at {formatting.local_time(instant)}" if instant else ""
 
 
 def _totals(totals: dict[str, int]) -> str:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output, task_formatting
 from daybook.cli.options import Json
-from daybook.cli.task import several
+from daybook.cli.task import repeated_values
 
 Name = Annotated[str, Parameter(help="The session's name.")]
 
@@ -46,12 +46,12 @@ async def register_(
         type=type_,
         workspace=workspace,
         channel=channel,
-        capabilities=several(capabilities, "capabilities", "--capability"),
+        capabilities=repeated_values(capabilities, "capabilities", "--capability"),
     )
     if as_json:
-        output.data(session)
+        output.print_json(session)
         return 0
-    task_formatting.session(session)
+    task_formatting.print_session(session)
     output.say(
         f"It takes what fits it: daybook task next --session {formatting.quoted(session['name'])}"
     )
@@ -76,7 +76,7 @@ async def report_(
 
     session = await tasks.report(name, state=state, prompting=prompting)
     if as_json:
-        output.data(session)
+        output.print_json(session)
     else:
         output.line(f"{session['name']} ({task_formatting.session_state(session)})")
     return 0
@@ -91,9 +91,9 @@ async def list_(*, as_json: Json = False) -> int:
 
     listed = await tasks.list_sessions()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
-        task_formatting.sessions(listed)
+        task_formatting.print_sessions(listed)
     else:
         output.say("No session is registered; `daybook task session register --help` says how.")
     return 0
@@ -108,9 +108,9 @@ async def show_(name: Name, /, *, as_json: Json = False) -> int:
 
     session = await tasks.find_session(name)
     if as_json:
-        output.data(session)
+        output.print_json(session)
     else:
-        task_formatting.session(session)
+        task_formatting.print_session(session)
     return 0
 
 
@@ -123,7 +123,7 @@ async def remove_(name: Name, /, *, as_json: Json = False) -> int:
 
     removed = await tasks.remove_session(name)
     if as_json:
-        output.data(removed)
+        output.print_json(removed)
     else:
         requeued = f"; run {removed['run_id'][:8]} is queued again" if removed["run_id"] else ""
         output.line(f"Removed the session {removed['name']}{requeued}")

@@ -33,7 +33,7 @@ async def add_(
 
     token = await tokens.add(owner, name, user_id)
     if as_json:
-        output.data(token)
+        output.print_json(token)
         return 0
     output.line(token["token"])
     output.say(f"The token {token['name']}, for {token['owner']}. It is not shown again.")
@@ -52,15 +52,15 @@ async def list_(*, as_json: Json = False) -> int:
 
     listed = await tokens.list_tokens()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
     elif listed:
         rows = [
             (
                 each["name"],
                 each["owner"],
                 each["user_id"] or "-",
-                formatting.local(each["created_at"]),
-                formatting.local(each["used_at"]),
+                formatting.local_time(each["created_at"]),
+                formatting.local_time(each["used_at"]),
             )
             for each in listed
         ]
@@ -84,7 +84,7 @@ async def remove_(
 
     removed = await tokens.remove(name)
     if as_json:
-        output.data(removed)
+        output.print_json(removed)
     else:
         output.line(f"Removed the token {removed['name']}, for {removed['owner']}")
     return 0

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, header, json_object
-from daybook.cli.prefect_first import prefect_first
+from daybook.cli.options import Json, header, parse_json_object
+from daybook.cli.prefect_first import prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Server = Annotated[str, Parameter(help="The server's name.")]
@@ -22,12 +22,12 @@ async def list_(*, as_json: Json = False) -> int:
 
     Example: daybook tools list
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
     listed = await tools.list_tools()
     if as_json:
-        output.data(listed)
+        output.print_json(listed)
         return 0
     if listed["tools"]:
         rows = [
@@ -54,13 +54,13 @@ async def show_(
 
     Example: daybook tools show search.reindex
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
     with _unknown_as_not_found("tool"):
         details = await tools.show(name)
     if as_json:
-        output.data(details)
+        output.print_json(details)
     elif "settings" in details:
         _print_server(details)
     else:
@@ -86,15 +86,15 @@ async def call_(
     """
     from daybook.schedules import durations
 
-    arguments = json_object("params", params) if params is not None else {}
+    arguments = parse_json_object("params", params) if params is not None else {}
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
     with _unknown_as_not_found("tool"):
         result = await tools.call(name, arguments, timeout_seconds)
     if as_json:
-        output.data(result)
+        output.print_json(result)
     else:
         if result["output"]:
             output.line(result["output"])
@@ -115,13 +115,13 @@ async def test_(
 
     Example: daybook tools test search
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
     with _unknown_as_not_found("tool server"):
         results = await tools.test(name)
     if as_json:
-        output.data(results)
+        output.print_json(results)
     elif results:
         rows = [
             (
@@ -176,27 +176,27 @@ async def add_(
 
     Example: daybook tools add time -- uvx mcp-server-time
     """
-    from daybook.cli.agents import program_of
+    from daybook.cli.agents import command_words
 
     settings: dict[str, Any] = {
-        "command": program_of(command, arguments),
+        "command": command_words(command, arguments),
         "url": url or "",
         "work_dir": work_dir or "",
     }
     if headers is not None:
         settings["headers"] = dict(map(header, headers))
     if environment is not None:
-        from daybook.processes.environment import DEFAULT
+        from daybook.processes.environment import DEFAULT_NAMES
 
         if not settings["command"]:
             raise InvalidInput("env", "is for a program; this server has none")
-        settings["environment"] = list(dict.fromkeys([*DEFAULT, *environment]))
-    prefect_first()
+        settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
+    prepare_prefect()
     from daybook.api import tools
 
     server = await tools.add(name, settings, replace=replace)
     if as_json:
-        output.data(server)
+        output.print_json(server)
     else:
         _print_server(server)
         if server["tools"]:
@@ -209,12 +209,12 @@ async def remove_(name: Server, /, *, as_json: Json = False) -> int:
 
     Example: daybook tools remove time
     """
-    prefect_first()
+    prepare_prefect()
     from daybook.api import tools
 
     await tools.remove(name)
     if as_json:
-        output.data({"removed": name})
+        output.print_json({"removed": name})
     else:
         output.line(f"Removed the tool server {name}")
     return 0
@@ -249,7 +249,7 @@ def _print_tool(tool: dict[str, Any]) -> None:
         type_text = _of_type(each)
         pairs.append((f"param {name}", f"{type_text}, required" if name in needs else type_text))
     pairs.append(("jobs", ", ".join(tool["jobs"])))
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])
 
 
 def _of_type(schema: Any) -> str:
@@ -258,10 +258,10 @@ def _of_type(schema: Any) -> str:
     `integer, default 0: how many`.
     """
     if not isinstance(schema, dict) or schema.keys() - _SIMPLE:
-        return formatting.value(schema)
+        return formatting.field_text(schema)
     kind, choices = schema.get("type", "anything"), schema.get("enum")
     if not isinstance(kind, str):
-        return formatting.value(schema)
+        return formatting.field_text(schema)
     type_text = f"one of {', '.join(map(_json, choices))}" if isinstance(choices, list) else kind
     if "default" in schema:
         type_text += f", default {_json(schema['default'])}"
@@ -293,4 +293,4 @@ def _print_server(server: dict[str, Any]) -> None:
         ("problem", server["problem"] or ""),
         ("jobs", ", ".join(server.get("jobs", []))),
     ]
-    output.facts([(name, value) for name, value in pairs if value])
+    output.fields([(name, value) for name, value in pairs if value])

@@ -23,26 +23,30 @@ from datetime import datetime, timedelta
 
 from daybook.ledger.tables import JobRow
 
-QUIET = timedelta(hours=1)
+ALERT_INTERVAL = timedelta(hours=1)
 """The minimum interval between two alerts of a job."""
 
-ALARMING = frozenset({"failed", "missed", "paused", "overdue", "undelivered", "needs_attention"})
+ALERT_EVENTS = frozenset(
+    {"failed", "missed", "paused", "overdue", "undelivered", "needs_attention"}
+)
 """The events that need attention, whoever receives them; other events are informative."""
 
 
-def when(job: JobRow, now: datetime) -> datetime | None:
+def next_alert_at(job: JobRow, now: datetime) -> datetime | None:
     """Return the time of the alert for a failure at ``now``; None if it is known to fail."""
     last = job.alerted_at
-    if last is None or now >= last + QUIET or last > now + QUIET:  # the clock was set back
+    if (
+        last is None or now >= last + ALERT_INTERVAL or last > now + ALERT_INTERVAL
+    ):  # the clock was set back
         return now
-    return None if job.alert_open else last + QUIET
+    return None if job.alert_open else last + ALERT_INTERVAL
 
 
-def told(job: JobRow, at: datetime) -> None:
+def record_alert(job: JobRow, at: datetime) -> None:
     """Record that an alert is sent at ``at``."""
     job.alerted_at, job.alert_open = at, True
 
 
-def withdrawn(job: JobRow, at: datetime) -> None:
+def withdraw_alert(job: JobRow, at: datetime) -> None:
     """Withdraw the alert planned for ``at``: the hour counts from the alert before it."""
-    job.alerted_at, job.alert_open = at - QUIET, False
+    job.alerted_at, job.alert_open = at - ALERT_INTERVAL, False

@@ -15,32 +15,34 @@ import random
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from daybook.delivery.sending import GIVEN_UP_AFTER
+from daybook.delivery.sending import MAX_DELIVERY_AGE
 
 if TYPE_CHECKING:
     from daybook.ledger.tables import OutboxRow
 
-PAUSES = tuple(
+RETRY_DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
 )
-TRIES = len(PAUSES) + 1
-LONGEST = GIVEN_UP_AFTER
-JITTER = 0.1
+DEFAULT_ATTEMPTS = len(RETRY_DELAYS) + 1
+MAX_RETRY_AGE = MAX_DELIVERY_AGE
+MAX_JITTER = 0.1
 
 
-def next_try(row: OutboxRow, now: datetime, asked: float | None, tries: int) -> datetime | None:
+def next_attempt_at(
+    row: OutboxRow, now: datetime, asked: float | None, tries: int
+) -> datetime | None:
     """Return the time of the next attempt after a failed one that follows ``row.attempts`` others.
 
     ``asked`` are the seconds of a ``Retry-After``: used if longer than the delay, up to the end of
     the row's time. Returns None if it was the last attempt.
     """
-    attempts, deadline = row.attempts + 1, (row.retried_at or row.created_at) + LONGEST
+    attempts, deadline = row.attempts + 1, (row.retried_at or row.created_at) + MAX_RETRY_AGE
     if attempts >= tries or now >= deadline:
         return None
-    delay = PAUSES[min(attempts, len(PAUSES)) - 1] * (1 + random.uniform(0, JITTER))
+    delay = RETRY_DELAYS[min(attempts, len(RETRY_DELAYS)) - 1] * (1 + random.uniform(0, MAX_JITTER))
     if asked is not None and asked > delay.total_seconds():
         delay = max(
-            delay, min(timedelta(seconds=min(asked, LONGEST.total_seconds())), deadline - now)
+            delay, min(timedelta(seconds=min(asked, MAX_RETRY_AGE.total_seconds())), deadline - now)
         )
     return now + delay

@@ -26,35 +26,37 @@ import httpx
 
 from daybook import home
 from daybook.delivery import backoff, destinations, home_secret, outbox, signing
-from daybook.delivery.destinations import Destination, Known
-from daybook.delivery.sending import GONE, Tried
+from daybook.delivery.destinations import Destination, DestinationIndex
+from daybook.delivery.sending import GONE_STATUS, DeliveryResult
 from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
 from daybook.home import Home
 from daybook.http import guard, request, secrets
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
-from daybook.http.request import Answer, NoAnswer, retry_after, words_of
+from daybook.http.request import NoResponse, Response, retry_after, status_text
 from daybook.jobs import limits
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.resources.secrets import PrefectSecrets
+from daybook.resources.secrets import PrefectSecretStore
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 T = TypeVar("T")
 
-KEPT_FOR = 10.0
+CONNECTION_REUSE_SECONDS = 10.0
 """How long connections to a checked address are kept."""
-LIMIT = 64 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of a response that are read: they are discarded, but the connection stays usable."""
-ASKING = 10.0
+PREFECT_TIMEOUT_SECONDS = 10.0
 """Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
-KEPT_BACK = "sent without the token: a job of an agent has it at the destination's own address only"
-HOMES = "signed with the home's secret: the address has no destination of its own"
+TOKEN_WITHHELD_NOTE = (
+    "sent without the token: a job of an agent has it at the destination's own address only"
+)
+HOME_SECRET_NOTE = "signed with the home's secret: the address has no destination of its own"
 
 
-class Post:
+class CallbackSender:
     """Sends callbacks, one attempt each; use it as an async context manager.
 
     ``now`` is the ledger's clock. ``client`` is Prefect's: it reads destinations and tokens, once
@@ -66,9 +68,9 @@ class Post:
         self, client: PrefectClient, now: Callable[[], datetime], place: Home | None = None
     ) -> None:
         self._client, self._now = client, now
-        self._home = place or home.here()
-        self._known: Known | None = None
-        self._homes: list[home_secret.Kept] = []
+        self._home = place or home.current_home()
+        self._known: DestinationIndex | None = None
+        self._homes: list[home_secret.SigningSecret] = []
         self._tokens: dict[tuple[str, str], str] = {}
         self._transports: dict[Rule, HttpxTransport] = {}
 
@@ -84,21 +86,21 @@ class Post:
         for transport in self._transports.values():
             await transport.aclose()
 
-    async def send(self, row: OutboxRow) -> Tried:
+    async def send(self, row: OutboxRow) -> DeliveryResult:
         """Make one attempt, which lasts at most the destination's timeout.
 
         Raises if Prefect cannot be read for destinations or a token: then no attempt was made.
         """
         known = await self._destinations()
         started, destination = time.perf_counter(), Destination()
-        answer: Answer | None = None
+        answer: Response | None = None
         final = False
         try:
             # Check here as well: a run that was missed was never checked at a claim.
-            Guard(Rule.OPERATOR, limits=limits.of_owner(row.owner)).check(row.address)
+            Guard(Rule.OPERATOR, limits=limits.load_limits(row.owner)).check(row.address)
             destination = known.of(row.address) or destination
             answer = await self._ask(row, destination)
-        except NoAnswer as error:
+        except NoResponse as error:
             # A status is conclusive even if the rest of the response is missing.
             answer, problem = error.part, str(error)
         except OutgoingRefused as error:
@@ -110,16 +112,18 @@ class Post:
         seconds = time.perf_counter() - started
         if answer is not None:
             address = guard.origin(httpx.URL(row.address))
-            problem = "" if _is_success(answer) else f"{address} answered {words_of(answer.status)}"
-            final = answer.status == GONE
+            problem = (
+                "" if _is_success(answer) else f"{address} answered {status_text(answer.status)}"
+            )
+            final = answer.status == GONE_STATUS
         return self._tried(row, destination, answer, problem, seconds, ends=final)
 
-    async def _destinations(self) -> Known:
+    async def _destinations(self) -> DestinationIndex:
         if self._known is None:
-            self._known = await self._answered(destinations.known(self._client))
+            self._known = await self._answered(destinations.load_index(self._client))
         return self._known
 
-    async def _ask(self, row: OutboxRow, destination: Destination) -> Answer:
+    async def _ask(self, row: OutboxRow, destination: Destination) -> Response:
         now, body = self._now(), row.body.encode("utf-8", errors="replace")
         signing_secrets = destination.secrets(now) if destination.secret else self._of_home(now)
         transport = self._transport(Rule.of(row.owner, row.writer))
@@ -132,18 +136,20 @@ class Post:
             body=body,
             secret={signing.AUTHORIZATION} if token else (),
             timeout=destination.timeout,
-            limit=LIMIT,
+            limit=MAX_RESPONSE_BYTES,
         )
 
     def _of_home(self, now: datetime) -> list[str]:
         if not self._homes:
-            self._homes = home_secret.every(self._home)
-        return home_secret.valid(self._homes, now)
+            self._homes = home_secret.read_secrets(self._home)
+        return home_secret.valid_secrets(self._homes, now)
 
     def _transport(self, rule: Rule) -> HttpxTransport:
         transport = self._transports.get(rule)
         if transport is None:
-            transport = HttpxTransport(Guard.here(rule), follow=False, kept_for=KEPT_FOR)
+            transport = HttpxTransport(
+                Guard.here(rule), follow=False, kept_for=CONNECTION_REUSE_SECONDS
+            )
             self._transports[rule] = transport
         return transport
 
@@ -151,40 +157,40 @@ class Post:
         """Return the secret that the destination names, which goes only to its hosts; or None."""
         if not _has_token(row, destination):
             return None
-        target = secrets.Destination.of_url(Guard(Rule.OPERATOR).check(row.address))
+        target = secrets.SecretDestination.of_url(Guard(Rule.OPERATOR).check(row.address))
         key = (destination.token, target.shown)
         if key not in self._tokens:
-            source = PrefectSecrets(self._client)
+            source = PrefectSecretStore(self._client)
             text = f"{{{{secret:{destination.token}}}}}"
-            filled = secrets.fill("token", text, target, source, secrets.Filled())
+            filled = secrets.fill("token", text, target, source, secrets.FilledSecrets())
             self._tokens[key] = await self._answered(filled)
         return self._tokens[key]
 
     async def _answered(self, question: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(ASKING):
+            async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
                 return await question
         except TimeoutError:
-            why = f"no answer within {ASKING:g} s"
+            why = f"no answer within {PREFECT_TIMEOUT_SECONDS:g} s"
             raise PrefectUnreachable(str(self._client.api_url), why) from None
 
     def _tried(
         self,
         row: OutboxRow,
         destination: Destination,
-        answer: Answer | None,
+        answer: Response | None,
         problem: str,
         seconds: float,
         *,
         ends: bool,
-    ) -> Tried:
+    ) -> DeliveryResult:
         status_code = answer.status if answer else None
-        note = "" if destination.name else HOMES
+        note = "" if destination.name else HOME_SECRET_NOTE
         if destination.token and not _has_token(row, destination):
-            note = KEPT_BACK
+            note = TOKEN_WITHHELD_NOTE
         now = self._now()
         if not problem:
-            return Tried(
+            return DeliveryResult(
                 row.id, row.fence, Delivery.DELIVERED, None, seconds, status_code, note=note
             )
         requested_delay = (
@@ -192,11 +198,13 @@ class Post:
         )
         no_retry = ends or row.purpose == outbox.WAKE
         next_at = (
-            None if no_retry else backoff.next_try(row, now, requested_delay, destination.tries)
+            None
+            if no_retry
+            else backoff.next_attempt_at(row, now, requested_delay, destination.tries)
         )
         status = Delivery.FAILED if next_at is None else Delivery.PENDING
         went_out = answer is not None or not ends
-        return Tried(
+        return DeliveryResult(
             row.id, row.fence, status, next_at, seconds, status_code, problem, note, went_out
         )
 
@@ -212,5 +220,5 @@ def _has_token(row: OutboxRow, destination: Destination) -> bool:
     return bool(destination.token) and allowed
 
 
-def _is_success(answer: Answer) -> bool:
+def _is_success(answer: Response) -> bool:
     return 200 <= answer.status < 300

@@ -35,9 +35,9 @@ from pydantic import (
 
 from daybook import settings
 from daybook.delivery import backoff
-from daybook.delivery.home_secret import OVERLAP, new_secret, refuse_third
+from daybook.delivery.home_secret import ROTATION_GRACE, check_rotation, new_secret
 from daybook.errors import InvalidInput, NotFound
-from daybook.http.addresses import PORTS
+from daybook.http.addresses import DEFAULT_PORTS
 from daybook.http.guard import Guard, Rule
 from daybook.resources import documents as block_documents
 from daybook.resources.documents import BlockType
@@ -53,11 +53,11 @@ TITLE = "Daybook destination"
 DESCRIPTION = "Where callbacks go: the secret that signs them, a token, a timeout, the tries."
 TYPE = BlockType(SLUG, TITLE, "destination")
 
-TIMEOUT = 15.0
-LONGEST_TIMEOUT = 45.0
+DEFAULT_TIMEOUT_SECONDS = 15.0
+MAX_TIMEOUT_SECONDS = 45.0
 """Shorter than the lease on a row, so an attempt that hangs this long keeps its lease."""
-MOST_TRIES = 20
-FRESH = 60.0
+MAX_ATTEMPTS = 20
+CACHE_SECONDS = 60.0
 """How long destinations that were read from Prefect are reused."""
 
 
@@ -83,10 +83,16 @@ class DestinationSettings(BaseModel):
         "Authorization: Bearer. Empty: none.",
     )
     timeout: float = Field(
-        default=TIMEOUT, ge=1, le=LONGEST_TIMEOUT, description="How many seconds one try may take."
+        default=DEFAULT_TIMEOUT_SECONDS,
+        ge=1,
+        le=MAX_TIMEOUT_SECONDS,
+        description="How many seconds one try may take.",
     )
     tries: int = Field(
-        default=backoff.TRIES, ge=1, le=MOST_TRIES, description="How often a callback is tried."
+        default=backoff.DEFAULT_ATTEMPTS,
+        ge=1,
+        le=MAX_ATTEMPTS,
+        description="How often a callback is tried.",
     )
 
     @field_validator("url")
@@ -106,7 +112,7 @@ class DestinationSettings(BaseModel):
         text = value.get_secret_value()
         # A list of documents shows asterisks instead of the secret.
         if text.strip("*") and not settings.signing_key(text):
-            raise ValueError(f"is none; {settings.LEGAL_SECRET}")
+            raise ValueError(f"is none; {settings.SIGNING_SECRET_FORMAT}")
         return value
 
 
@@ -120,8 +126,8 @@ class Destination:
     previous_secret: str = field(default="", repr=False)
     previous_until: datetime | None = None
     token: str = ""
-    timeout: float = TIMEOUT
-    tries: int = backoff.TRIES
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+    tries: int = backoff.DEFAULT_ATTEMPTS
 
     def is_at(self, url: str) -> bool:
         """Return whether ``url`` is the destination's own URL, not one below it."""
@@ -148,7 +154,7 @@ def build(name: str, data: dict[str, Any]) -> Destination:
         if not stored.secret.get_secret_value():
             raise InvalidInput("destination", f'"{name}" has no secret', "mend the block")
     except ValidationError as error:
-        field_name, problem = block_documents.problem(error)
+        field_name, problem = block_documents.validation_problem(error)
         raise InvalidInput(
             "destination", f'"{name}": {field_name}: {problem}', "mend the block"
         ) from None
@@ -171,7 +177,7 @@ _UrlParts = tuple[str, str, int, str]
 
 
 @dataclass(frozen=True)
-class Known:
+class DestinationIndex:
     """All destinations, with their secrets, as read at one moment."""
 
     documents: tuple[tuple[_UrlParts, str, dict[str, Any]], ...] = field(default=(), repr=False)
@@ -202,11 +208,11 @@ def _url_parts(url: str) -> _UrlParts | None:
         parsed = httpx.URL(url.strip())
     except (httpx.InvalidURL, TypeError, ValueError):
         return None
-    if parsed.scheme not in PORTS or not parsed.raw_host:
+    if parsed.scheme not in DEFAULT_PORTS or not parsed.raw_host:
         return None
     path = parsed.raw_path.partition(b"?")[0].decode("ascii").rstrip("/")
     host = parsed.raw_host.decode("ascii").lower().removesuffix(".")
-    return parsed.scheme, host, parsed.port or PORTS[parsed.scheme], path
+    return parsed.scheme, host, parsed.port or DEFAULT_PORTS[parsed.scheme], path
 
 
 def _is_under(url: _UrlParts, base: _UrlParts) -> bool:
@@ -214,34 +220,34 @@ def _is_under(url: _UrlParts, base: _UrlParts) -> bool:
     return url[:3] == base[:3] and (path == base_path or path.startswith(f"{base_path}/"))
 
 
-_read: WeakKeyDictionary[PrefectClient, tuple[float, Known]] = WeakKeyDictionary()
+_read: WeakKeyDictionary[PrefectClient, tuple[float, DestinationIndex]] = WeakKeyDictionary()
 
 
-async def known(client: PrefectClient) -> Known:
+async def load_index(client: PrefectClient) -> DestinationIndex:
     """Return all destinations, read by this process at most `CACHE_SECONDS` ago."""
     cached = _read.get(client)
-    if cached is None or time.monotonic() - cached[0] > FRESH:
-        documents = await block_documents.every(client, TYPE, include_secrets=True)
-        cached = _read[client] = (time.monotonic(), Known.read(documents))
+    if cached is None or time.monotonic() - cached[0] > CACHE_SECONDS:
+        documents = await block_documents.list_documents(client, TYPE, include_secrets=True)
+        cached = _read[client] = (time.monotonic(), DestinationIndex.read(documents))
     return cached[1]
 
 
 async def find(client: PrefectClient, url: str) -> Destination | None:
     """Return the destination of a URL, or None; raise `InvalidInput` for bad settings."""
-    return (await known(client)).of(url)
+    return (await load_index(client)).of(url)
 
 
 # --- storage
 
 
-async def every(client: PrefectClient, now: datetime) -> list[dict[str, Any]]:
+async def list_destinations(client: PrefectClient, now: datetime) -> list[dict[str, Any]]:
     """Return all destinations by name, without their secrets.
 
     `{"name", "url", "token", "timeout", "tries", "rotating_until", "problem"}`
     """
     return [
         _shown(str(each.name), dict(each.data), now)
-        for each in await block_documents.every(client, TYPE)
+        for each in await block_documents.list_documents(client, TYPE)
     ]
 
 
@@ -250,15 +256,15 @@ def _shown(name: str, data: dict[str, Any], now: datetime) -> dict[str, Any]:
         "name": name,
         "url": data.get("url"),
         "token": data.get("token") or "",
-        "timeout": data.get("timeout", TIMEOUT),
-        "tries": data.get("tries", backoff.TRIES),
+        "timeout": data.get("timeout", DEFAULT_TIMEOUT_SECONDS),
+        "tries": data.get("tries", backoff.DEFAULT_ATTEMPTS),
         "rotating_until": None,
         "problem": None,
     }
     try:
         until = DestinationSettings.model_validate(data).previous_until
     except ValidationError as error:
-        return shown | {"problem": ": ".join(block_documents.problem(error))}
+        return shown | {"problem": ": ".join(block_documents.validation_problem(error))}
     return shown | {"rotating_until": until if until and now < until else None}
 
 
@@ -269,8 +275,8 @@ async def add(
     *,
     secret: str | None = None,
     token: str = "",
-    timeout: float = TIMEOUT,
-    tries: int = backoff.TRIES,
+    timeout: float = DEFAULT_TIMEOUT_SECONDS,
+    tries: int = backoff.DEFAULT_ATTEMPTS,
     replace: bool = False,
 ) -> Destination:
     """Save a destination, with a new secret if none is given.
@@ -280,31 +286,31 @@ async def add(
     """
     settings_given = {"url": url, "token": token, "timeout": timeout, "tries": tries}
     data = _checked(settings_given | {"secret": secret or new_secret()})
-    for each in await block_documents.every(client, TYPE):
+    for each in await block_documents.list_documents(client, TYPE):
         if each.name != name and _url_parts(str(each.data.get("url", ""))) == _url_parts(
             data["url"]
         ):
             raise InvalidInput(
                 "url", f'"{each.name}" is for that address', "change or remove that one"
             )
-    await block_documents.keep(client, TYPE, name, data, replace=replace)
+    await block_documents.save(client, TYPE, name, data, replace=replace)
     _read.pop(client, None)
     return build(name, data)
 
 
 async def rotate(
-    client: PrefectClient, name: str, now: datetime, *, keep: timedelta = OVERLAP
+    client: PrefectClient, name: str, now: datetime, *, keep: timedelta = ROTATION_GRACE
 ) -> Destination:
     """Give the destination a new secret; the old secret also signs for ``keep``, then no longer.
 
     Raises `NotFound`, and `InvalidInput` while a rotation is in progress, except if ``keep`` is
     zero, which ends all old secrets at once.
     """
-    document = await block_documents.named(client, TYPE, name, include_secrets=True)
+    document = await block_documents.find(client, TYPE, name, include_secrets=True)
     if document is None:
         raise NotFound(TYPE.noun, name)
     old = build(name, dict(document.data))
-    refuse_third(old.secrets(now), keep)
+    check_rotation(old.secrets(now), keep)
     changed: dict[str, Any] = {
         "secret": new_secret(),
         "previous_secret": "",
@@ -314,14 +320,14 @@ async def rotate(
         until = (now + keep).isoformat()
         changed |= {"previous_secret": old.secret, "previous_until": until}
     data = dict(document.data) | changed
-    await block_documents.keep(client, TYPE, name, data, replace=True)
+    await block_documents.save(client, TYPE, name, data, replace=True)
     _read.pop(client, None)
     return build(name, data)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
     """Remove a destination; raise `NotFound` if there is none."""
-    await block_documents.forget(client, TYPE, name)
+    await block_documents.remove(client, TYPE, name)
     _read.pop(client, None)
 
 
@@ -330,5 +336,5 @@ def _checked(data: dict[str, Any]) -> dict[str, Any]:
     try:
         checked = DestinationSettings.model_validate(data)
     except ValidationError as error:
-        raise InvalidInput(*block_documents.problem(error)) from None
+        raise InvalidInput(*block_documents.validation_problem(error)) from None
     return data | {"url": checked.url}

@@ -29,9 +29,9 @@ from sqlmodel import col, select
 
 from daybook import home
 from daybook.delivery import backoff, channels, outbox, sending
-from daybook.delivery.callbacks import Post
+from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.channels import registry
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.errors import Unreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
@@ -42,26 +42,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2 * sending.IN_FLIGHT
+MAX_IN_FLIGHT = 2 * sending.MAX_IN_FLIGHT_PER_QUEUE
 """Rows that one process sends at a time; a hanging queue occupies at most half of them."""
-TOGETHER = 8
+MAX_BATCH_SIZE = 8
 """Results recorded in one transaction, if so many arrive within `BATCH_WAIT_SECONDS`."""
-GATHERING = 0.02
-LOOK = 1.0
+BATCH_WAIT_SECONDS = 0.02
+POLL_INTERVAL_SECONDS = 1.0
 """Interval between claims while no attempt ends: a hanging attempt delays no other row."""
-MESSAGE_TIMEOUT = 30.0
+MESSAGE_TIMEOUT_SECONDS = 30.0
 """Timeout of one message to a channel; a callback has its destination's."""
-LAST_WORDS = 5.0
+SHUTDOWN_GRACE_SECONDS = 5.0
 """Time in which a stopped dispatcher records its results."""
-AWAY = (Unreachable, httpx.TransportError)
+PREFECT_UNREACHABLE_ERRORS = (Unreachable, httpx.TransportError)
 """Errors that mean that Prefect is unreachable, for an attempt that needs it."""
-REFUSES = httpx.HTTPStatusError
+PREFECT_STATUS_ERROR = httpx.HTTPStatusError
 """The error that means that Prefect responded with an error; guarded requests never raise it."""
-_BUILTIN_QUEUES = frozenset(map(outbox.lane_of_channel, registry.LOCAL))
+_BUILTIN_QUEUES = frozenset(map(outbox.queue_of_channel, registry.BUILTIN))
 
 
 @dataclass
-class Sent:
+class DispatchResult:
     """The result of dispatching: the number of rows delivered, failed for good, and to be retried.
 
     ``ended`` are the runs with a delivered or failed row, once each. ``away`` is true if Prefect
@@ -80,7 +80,7 @@ class Sent:
         return bool(self.delivered or self.failed or self.again)
 
 
-async def drain(
+async def dispatch(
     ledger: Ledger,
     client: PrefectClient,
     holder: str,
@@ -88,8 +88,8 @@ async def drain(
     run_id: str | None = None,
     hurried: bool = False,
     claims_for: float | None = None,
-    sent: Sent | None = None,
-) -> Sent:
+    sent: DispatchResult | None = None,
+) -> DispatchResult:
     """Send all due rows, or those of one run, until no more can be sent now.
 
     If ``hurried``, the process may be cut short: it starts no message to a channel that needs
@@ -98,7 +98,7 @@ async def drain(
     in leases. The result is also written to ``sent`` if given, so the caller has it if this raises.
     Raises `LedgerUnreachable`.
     """
-    async with Post(client, ledger.now) as post:
+    async with CallbackSender(client, ledger.now) as post:
         draining = _Drain(ledger, client, holder, post, sent, hurried=hurried)
         try:
             await draining.work(run_id, claims_for)
@@ -113,16 +113,16 @@ class _Drain:
         ledger: Ledger,
         client: PrefectClient,
         holder: str,
-        post: Post,
-        sent: Sent | None,
+        post: CallbackSender,
+        sent: DispatchResult | None,
         *,
         hurried: bool,
     ) -> None:
         self._ledger, self._client, self._holder, self._post = ledger, client, holder, post
         self._hurried = hurried
-        self.sent = Sent() if sent is None else sent
+        self.sent = DispatchResult() if sent is None else sent
         self._under_way: dict[asyncio.Task[None], OutboxRow] = {}
-        self._tried: list[tuple[OutboxRow, Tried]] = []
+        self._tried: list[tuple[OutboxRow, DeliveryResult]] = []
         self._unsent: list[OutboxRow] = []
         self._claiming = True
         self._closed_queues: set[str] = set()
@@ -134,7 +134,7 @@ class _Drain:
         while True:
             if claims_for is not None and time.monotonic() - started > claims_for:
                 self._claiming = False
-            if self._claiming and len(self._under_way) <= AT_ONCE // 2:
+            if self._claiming and len(self._under_way) <= MAX_IN_FLIGHT // 2:
                 await self._claim(run_id)
             if not (self._under_way or self._tried or self._unsent):
                 return
@@ -143,7 +143,7 @@ class _Drain:
 
     async def _claim(self, run_id: str | None) -> None:
         """Claim rows and start their attempts."""
-        most = AT_ONCE - len(self._under_way)
+        most = MAX_IN_FLIGHT - len(self._under_way)
         rows = await sending.claim(
             self._ledger, self._holder, most=most, run_id=run_id, wanted=self._wanted
         )
@@ -155,15 +155,15 @@ class _Drain:
             self._begin(row, run_urls.get(row.run_id or ""))
 
     def _wanted(self, lane: str) -> bool:
-        if lane in self._closed_queues or not outbox.is_sent(lane):
+        if lane in self._closed_queues or not outbox.is_dispatched(lane):
             return False
-        may_duplicate = self._hurried and outbox.is_of_channel(lane)
+        may_duplicate = self._hurried and outbox.is_channel_queue(lane)
         return _is_builtin_queue(lane) or not (may_duplicate or self.sent.away)
 
     def _put_off(self, row: OutboxRow, error: Exception) -> None:
         """Close the queue of a row that was not sent, because Prefect did not provide its data."""
         self._closed_queues.add(row.lane)
-        if isinstance(error, REFUSES):
+        if isinstance(error, PREFECT_STATUS_ERROR):
             self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
         else:
             self.sent.away, problem = True, str(error)
@@ -199,7 +199,7 @@ class _Drain:
         try:
             is_callback = row.purpose in (outbox.CALLBACK, outbox.WAKE)
             tried = await (self._post.send(row) if is_callback else self._tell(row, url))
-        except (*AWAY, REFUSES) as error:
+        except (*PREFECT_UNREACHABLE_ERRORS, PREFECT_STATUS_ERROR) as error:
             self._unsent.append(row)
             self._put_off(row, error)
         except Exception as error:
@@ -210,30 +210,30 @@ class _Drain:
         else:
             self._tried.append((row, tried))
 
-    async def _tell(self, row: OutboxRow, url: str | None) -> Tried:
+    async def _tell(self, row: OutboxRow, url: str | None) -> DeliveryResult:
         started, final = time.perf_counter(), False
         try:
-            async with asyncio.timeout(MESSAGE_TIMEOUT):
+            async with asyncio.timeout(MESSAGE_TIMEOUT_SECONDS):
                 await channels.send(self._client, row, url)
         except channels.NotDelivered as error:
             problem, final = str(error), not error.temporary
         except TimeoutError:
-            problem = f"no end within {MESSAGE_TIMEOUT:g} s; it may have arrived"
+            problem = f"no end within {MESSAGE_TIMEOUT_SECONDS:g} s; it may have arrived"
         else:
             problem = ""
         seconds = time.perf_counter() - started
         if not problem:
-            return Tried(row.id, row.fence, Delivery.DELIVERED, None, seconds)
+            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
         return _failed(row, self._ledger, problem, seconds, ends=final)
 
     # --- recording
 
     async def _wait_for_batch(self) -> None:
         """Wait until an attempt ends, and a moment for others that end with it."""
-        if not (self._tried or self._unsent or await self._wait_for_result(LOOK)):
+        if not (self._tried or self._unsent or await self._wait_for_result(POLL_INTERVAL_SECONDS)):
             return
-        until = time.monotonic() + GATHERING
-        while self._under_way and len(self._tried) < TOGETHER:
+        until = time.monotonic() + BATCH_WAIT_SECONDS
+        while self._under_way and len(self._tried) < MAX_BATCH_SIZE:
             if not await self._wait_for_result(until - time.monotonic()):
                 return
 
@@ -263,7 +263,7 @@ class _Drain:
         if unsent:
             await sending.release(self._ledger, unsent)
 
-    def _count(self, row: OutboxRow, tried: Tried) -> None:
+    def _count(self, row: OutboxRow, tried: DeliveryResult) -> None:
         match tried.status:
             case Delivery.DELIVERED:
                 self.sent.delivered += 1
@@ -281,7 +281,7 @@ class _Drain:
         if not (self._under_way or self._tried or self._unsent or self._recording):
             return
         with anyio.CancelScope(shield=True), suppress(TimeoutError, Unreachable):
-            async with asyncio.timeout(LAST_WORDS):
+            async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
                 tasks = list(self._under_way)
                 for task in tasks:
                     task.cancel()
@@ -298,17 +298,23 @@ def _is_builtin_queue(lane: str) -> bool:
 
 def _failed(
     row: OutboxRow, ledger: Ledger, problem: str, seconds: float, *, ends: bool = False
-) -> Tried:
+) -> DeliveryResult:
     no_retry = ends or row.purpose == outbox.WAKE
-    next_at = None if no_retry else backoff.next_try(row, ledger.now(), None, backoff.TRIES)
+    next_at = (
+        None
+        if no_retry
+        else backoff.next_attempt_at(row, ledger.now(), None, backoff.DEFAULT_ATTEMPTS)
+    )
     status = Delivery.FAILED if next_at is None else Delivery.PENDING
     # A row refused for good says nothing about its queue: others may be sent there.
-    return Tried(row.id, row.fence, status, next_at, seconds, error=problem, went_out=not ends)
+    return DeliveryResult(
+        row.id, row.fence, status, next_at, seconds, error=problem, went_out=not ends
+    )
 
 
 def ui_address() -> str | None:
     """Return the address of Prefect's UI, or None if it is not known."""
     from prefect.settings import get_current_settings
 
-    address = (home.here().running() or {}).get("ui_url") or get_current_settings().ui_url
+    address = (home.current_home().running() or {}).get("ui_url") or get_current_settings().ui_url
     return str(address).rstrip("/") if address else None

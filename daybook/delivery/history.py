@@ -15,20 +15,20 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
 
-PREFIX = "msg_"
+ID_PREFIX = "msg_"
 """The prefix of every id; a user may omit it."""
 
 _NEWEST = (col(OutboxRow.created_at).desc(), col(OutboxRow.id))
 
 
-async def of_run(session: AsyncSession, run_id: str) -> list[OutboxRow]:
+async def list_for_run(session: AsyncSession, run_id: str) -> list[OutboxRow]:
     """Return all rows of a run, oldest first."""
     query = select(OutboxRow).where(col(OutboxRow.run_id) == run_id)
     ordered = query.order_by(col(OutboxRow.created_at), col(OutboxRow.key))
     return list((await session.execute(ordered)).scalars())
 
 
-async def alerts(session: AsyncSession, run_ids: Collection[str]) -> dict[str, str]:
+async def alert_statuses(session: AsyncSession, run_ids: Collection[str]) -> dict[str, str]:
     """Return the status of the operator's alert for each of these runs that has one.
 
     Of several alerts of one run, the worst counts; withdrawn alerts do not count.
@@ -43,7 +43,7 @@ async def alerts(session: AsyncSession, run_ids: Collection[str]) -> dict[str, s
     return {str(run): status for run, status in sorted(rows, key=lambda row: worst.index(row[1]))}
 
 
-async def untried(session: AsyncSession, run_id: str, now: datetime) -> bool:
+async def has_untried(session: AsyncSession, run_id: str, now: datetime) -> bool:
     """Return whether a run has a due row without an attempt, in a queue that is not paused.
 
     Rows of listeners do not count: the process that has the listener may be gone.
@@ -76,17 +76,19 @@ async def recent(
     if job_id is not None:
         rows = rows.where(col(OutboxRow.job_id) == job_id)
     if status is not None:
-        rows = rows.where(col(OutboxRow.status) == outbox.literal(Delivery(status)))
+        rows = rows.where(col(OutboxRow.status) == outbox.sql_literal(Delivery(status)))
     return list((await session.execute(rows)).scalars())
 
 
 async def find(session: AsyncSession, ref: str) -> OutboxRow:
     """Return the row with this id or unique id prefix; raise `NotFound` or `Ambiguous`."""
-    prefix = ref if ref.startswith(PREFIX) else f"{PREFIX}{ref}"
+    prefix = ref if ref.startswith(ID_PREFIX) else f"{ID_PREFIX}{ref}"
     prefixed = select(OutboxRow).where(col(OutboxRow.id).startswith(prefix, autoescape=True))
-    matches = list((await session.execute(prefixed.limit(5))).scalars()) if prefix != PREFIX else []
+    matches = (
+        list((await session.execute(prefixed.limit(5))).scalars()) if prefix != ID_PREFIX else []
+    )
     if len(matches) > 1:
-        raise Ambiguous("callback", ref, [row.id[: len(PREFIX) + 12] for row in matches])
+        raise Ambiguous("callback", ref, [row.id[: len(ID_PREFIX) + 12] for row in matches])
     if not matches:
         raise NotFound("callback", ref)
     row_found: OutboxRow = matches[0]
@@ -103,7 +105,7 @@ async def inbox(
 ) -> list[OutboxRow]:
     """Return the inbox's messages, newest first; of one job, or of these events."""
     messages = select(OutboxRow).where(
-        col(OutboxRow.address) == outbox.literal(outbox.INBOX),
+        col(OutboxRow.address) == outbox.sql_literal(outbox.INBOX),
         col(OutboxRow.status) == Delivery.DELIVERED,
     )
     if unread_only:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from daybook import settings
 from daybook.errors import InvalidInput
-from daybook.home import Home, make_private_file, private_draft
+from daybook.home import Home, make_private_file, write_private_draft
 
-OVERLAP = timedelta(hours=24)
+ROTATION_GRACE = timedelta(hours=24)
 """How long the previous secret also signs after a rotation."""
 
 
-Kept = tuple[str, datetime | None]
+SigningSecret = tuple[str, datetime | None]
 
 
 def new_secret() -> str:
@@ -36,10 +36,10 @@ def default_secrets(home: Home, now: datetime) -> list[str]:
 
     Raises like `read_secrets`.
     """
-    return valid(every(home), now)
+    return valid_secrets(read_secrets(home), now)
 
 
-def every(home: Home) -> list[Kept]:
+def read_secrets(home: Home) -> list[SigningSecret]:
     """Return the home's secrets, each with the end of its validity.
 
     Raises `InvalidInput` if the file holds no secret, and OSError if it cannot be read or created.
@@ -50,7 +50,7 @@ def every(home: Home) -> list[Kept]:
     return _read(home.webhook_secret) or _made(home.webhook_secret)
 
 
-def valid(kept: Iterable[Kept], now: datetime) -> list[str]:
+def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:
     """Return those of ``kept`` that are valid at ``now``."""
     return [secret for secret, until in kept if until is None or now < until]
 
@@ -60,7 +60,7 @@ def default_secret(home: Home, now: datetime) -> str:
     return default_secrets(home, now)[0]
 
 
-def rotate_default(home: Home, now: datetime, *, keep: timedelta = OVERLAP) -> str:
+def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRACE) -> str:
     """Give the home a new secret and return it; the old secret also signs for ``keep``.
 
     Raises `InvalidInput` if the secret is a setting, or if `check_rotation` refuses.
@@ -69,15 +69,15 @@ def rotate_default(home: Home, now: datetime, *, keep: timedelta = OVERLAP) -> s
         problem = "the home's secret is the one of DAYBOOK_WEBHOOK_SECRET"
         raise InvalidInput("secret", problem, "change it there, or rotate a destination's own")
     old = default_secrets(home, now)
-    refuse_third(old, keep)
+    check_rotation(old, keep)
     new = new_secret()
     lines = [new, f"{old[0]} {(now + keep).isoformat()}"] if keep else [new]
-    draft = private_draft(home.webhook_secret, "".join(f"{line}\n" for line in lines))
+    draft = write_private_draft(home.webhook_secret, "".join(f"{line}\n" for line in lines))
     draft.rename(home.webhook_secret)
     return new
 
 
-def refuse_third(valid: list[str], keep: timedelta) -> None:
+def check_rotation(valid: list[str], keep: timedelta) -> None:
     """Raise `InvalidInput` if a rotation would end a secret that must remain valid."""
     if keep and len(valid) > 1:
         raise InvalidInput(
@@ -87,7 +87,7 @@ def refuse_third(valid: list[str], keep: timedelta) -> None:
         )
 
 
-def _made(file: Path) -> list[Kept]:
+def _made(file: Path) -> list[SigningSecret]:
     """Create the file; if another process created it first, read its secret."""
     make_private_file(file, f"{new_secret()}\n")
     made = _read(file)
@@ -95,7 +95,7 @@ def _made(file: Path) -> list[Kept]:
     return made
 
 
-def _read(file: Path) -> list[Kept] | None:
+def _read(file: Path) -> list[SigningSecret] | None:
     """Return the secrets in the file, or None without one. No error repeats its text."""
     try:
         lines = file.read_text(encoding="ascii").splitlines()
@@ -105,12 +105,12 @@ def _read(file: Path) -> list[Kept] | None:
     except ValueError:
         secrets_found = []
     if not secrets_found or secrets_found[0][1] is not None:
-        legal = f"{settings.LEGAL_SECRET}; without the file a new one is made"
+        legal = f"{settings.SIGNING_SECRET_FORMAT}; without the file a new one is made"
         raise InvalidInput(str(file), "holds no signing secret", legal)
     return secrets_found
 
 
-def _of_line(line: str) -> Kept:
+def _of_line(line: str) -> SigningSecret:
     secret, _, until = line.strip().partition(" ")
     ends = datetime.fromisoformat(until) if until else None
     if not settings.signing_key(secret) or (ends is not None and ends.tzinfo is None):

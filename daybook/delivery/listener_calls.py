@@ -31,56 +31,56 @@ from typing import Any
 
 from daybook import registry
 from daybook.delivery import backoff, listeners, outbox, sending
-from daybook.delivery.sending import Tried
+from daybook.delivery.sending import DeliveryResult
 from daybook.errors import Temporary, Unreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.processes.ending import to_its_end
+from daybook.processes.ending import wait_shielded
 
 log = logging.getLogger(__name__)
 
-WITHIN = 30.0
+LISTENER_TIMEOUT_SECONDS = 30.0
 """Timeout of one call."""
-GRACE = 1.0
+CANCEL_GRACE_SECONDS = 1.0
 """Additional time in which a cancelled call may end."""
-DEATHS = 5
+MAX_CRASHES = 5
 """Calls about one outcome that end without a recorded result, after which it is given up."""
-LOOK = 1.0
+POLL_INTERVAL_SECONDS = 1.0
 """Interval between checks for due listeners while others are being called."""
-LAST_WORDS = 5.0
+SHUTDOWN_GRACE_SECONDS = 5.0
 """Time in which a stopped process records its results and releases the other rows."""
-LONGEST_ERROR = 2_000
+MAX_ERROR_LENGTH = 2_000
 
 
-class NoEnd(Exception):
+class ListenerTimeout(Exception):
     """The listener did not end within its timeout."""
 
 
-class GivenUp(Exception):
+class TooManyCrashes(Exception):
     """The listener is not called any more."""
 
 
-async def here() -> list[str]:
+async def load_names() -> list[str]:
     """Return the names of this process's listeners, sorted; import the modules of `plugins`."""
     names: list[str] = []
 
     def collect() -> None:
-        registry.look()
-        names.extend(registry.here(registry.LISTENERS))
+        registry.find_listeners()
+        names.extend(registry.known_names(registry.LISTENERS))
 
-    await apart(collect, WITHIN)
+    await run_in_thread(collect, LISTENER_TIMEOUT_SECONDS)
     return names
 
 
-async def listen(
+async def call_listeners(
     ledger: Ledger,
     holder: str,
     names: Iterable[str],
     *,
     run_id: str | None = None,
     claims_for: float | None = None,
-    within: float = WITHIN,
+    within: float = LISTENER_TIMEOUT_SECONDS,
     at_home: bool = False,
 ) -> int:
     """Call these listeners for all due outcomes, or those of one run; return the number of calls.
@@ -95,11 +95,13 @@ async def listen(
         while True:
             if this_pass.goes_on():
                 free = [name for name in remaining if name not in running]
-                for name in await listeners.due(ledger, free):
+                for name in await listeners.due_listeners(ledger, free):
                     running[name] = asyncio.create_task(this_pass.follow(name))
             if not running:
                 return this_pass.calls
-            await asyncio.wait(running.values(), timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                running.values(), timeout=POLL_INTERVAL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
             for name in [name for name, task in running.items() if task.done()]:
                 if not await running.pop(name):
                     # Another process was faster, or the due rows are of other runs.
@@ -134,7 +136,7 @@ class _Pass:
 
     async def follow(self, name: str) -> bool:
         """Call one listener for its due outcomes, one by one; return whether any was due."""
-        lane, called = outbox.lane_of_listener(name), False
+        lane, called = outbox.queue_of_listener(name), False
         while self.goes_on() and await self._next(lane):
             called = True
         return called
@@ -148,7 +150,7 @@ class _Pass:
             tried = await self._tried(rows[0])
         except BaseException:
             if rows:
-                await to_its_end(asyncio.create_task(self._give_back(rows)))
+                await wait_shielded(asyncio.create_task(self._give_back(rows)))
             raise
         self.calls += 1
         await _written(sending.record(self._ledger, [tried]))
@@ -161,15 +163,15 @@ class _Pass:
 
     async def _give_back(self, rows: list[OutboxRow]) -> None:
         with suppress(TimeoutError, Unreachable):
-            async with asyncio.timeout(LAST_WORDS):
+            async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
                 await sending.release(self._ledger, rows)
 
-    async def _tried(self, row: OutboxRow) -> Tried:
+    async def _tried(self, row: OutboxRow) -> DeliveryResult:
         started = time.perf_counter()
         error = await self._call(row)
         seconds = time.perf_counter() - started
         if error is None:
-            return Tried(row.id, row.fence, Delivery.DELIVERED, None, seconds)
+            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
         problem = _error_text(error)
         log.warning(
             "the listener %s failed: %s",
@@ -177,32 +179,36 @@ class _Pass:
             problem,
             extra={"action": "listener_failed", "listener": row.address},
         )
-        if not isinstance(error, Temporary | NoEnd | registry.Unusable):
+        if not isinstance(error, Temporary | ListenerTimeout | registry.UnusableFunction):
             # The listener was called. Its own error says nothing about the next outcome.
-            return Tried(
+            return DeliveryResult(
                 row.id, row.fence, Delivery.FAILED, None, seconds, error=problem, went_out=False
             )
         retry_after = error.retry_after if isinstance(error, Temporary) else None
-        next_at = backoff.next_try(row, self._ledger.now(), retry_after, backoff.TRIES)
+        next_at = backoff.next_attempt_at(
+            row, self._ledger.now(), retry_after, backoff.DEFAULT_ATTEMPTS
+        )
         status = Delivery.FAILED if next_at is None else Delivery.PENDING
-        return Tried(row.id, row.fence, status, next_at, seconds, error=problem)
+        return DeliveryResult(row.id, row.fence, status, next_at, seconds, error=problem)
 
     async def _call(self, row: OutboxRow) -> BaseException | None:
         """Return the error that the listener raised or that prevented the call, or None."""
-        if row.retried_at is None and row.fence - row.attempts > DEATHS:
-            return GivenUp(f"given up: {DEATHS} times nobody lived to say what became of it")
+        if row.retried_at is None and row.fence - row.attempts > MAX_CRASHES:
+            return TooManyCrashes(
+                f"given up: {MAX_CRASHES} times nobody lived to say what became of it"
+            )
         started, body = time.monotonic(), json.loads(row.body)
         functions: list[Callable[..., Any]] = []
         try:
             if not self._at_home:  # one thread and one timeout: the import may also be slow
-                await apart(lambda: _found(row.address)(body), self._within)
+                await run_in_thread(lambda: _found(row.address)(body), self._within)
                 return None
-            await apart(lambda: functions.append(_found(row.address)), self._within)
+            await run_in_thread(lambda: functions.append(_found(row.address)), self._within)
             call = partial(functions[0], body)
             time_left = self._within - (time.monotonic() - started)
             if registry.is_async(functions[0]):
                 return await _at_home(call, time_left)
-            await apart(call, time_left)
+            await run_in_thread(call, time_left)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -213,14 +219,14 @@ class _Pass:
 async def _written(work: Coroutine[Any, Any, None]) -> None:
     """Finish ``work`` even if this task is cancelled; then within `SHUTDOWN_GRACE_SECONDS`."""
     task, later = asyncio.create_task(work), asyncio.get_running_loop().call_later
-    await to_its_end(task, cancelled=lambda: later(LAST_WORDS, task.cancel))
+    await wait_shielded(task, cancelled=lambda: later(SHUTDOWN_GRACE_SECONDS, task.cancel))
 
 
 def _found(name: str) -> Callable[..., Any]:
     """Return the listener of that name, importing it if necessary; raise `Unusable`."""
     function = registry.find(registry.LISTENERS, name)
     if function is None:
-        raise registry.Unusable("it is not registered here")
+        raise registry.UnusableFunction("it is not registered here")
     return function
 
 
@@ -243,11 +249,11 @@ async def _awaited(work: Any, within: float) -> None:
             await work
     except TimeoutError as error:
         if ends.expired():
-            raise NoEnd(f"no end within {within:g} s; it was cancelled") from error
+            raise ListenerTimeout(f"no end within {within:g} s; it was cancelled") from error
         raise
 
 
-async def apart(call: Callable[[], Any], within: float) -> None:
+async def run_in_thread(call: Callable[[], Any], within: float) -> None:
     """Run ``call`` in its own thread and await its result there.
 
     Raises the error of ``call``; an error that would end a thread or task is converted to a
@@ -275,15 +281,15 @@ async def apart(call: Callable[[], Any], within: float) -> None:
 
     threading.Thread(target=run, name="daybook-listener", daemon=True).start()
     try:
-        async with asyncio.timeout(within + GRACE):
+        async with asyncio.timeout(within + CANCEL_GRACE_SECONDS):
             error = await result
     except TimeoutError:
-        raise NoEnd(f"no end within {within:g} s; it runs on in a thread") from None
+        raise ListenerTimeout(f"no end within {within:g} s; it runs on in a thread") from None
     if error is not None:
         raise error
 
 
 def _error_text(error: BaseException) -> str:
-    if isinstance(error, NoEnd | GivenUp | registry.Unusable):
+    if isinstance(error, ListenerTimeout | TooManyCrashes | registry.UnusableFunction):
         return str(error)
-    return f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    return f"{type(error).__name__}: {error}"[:MAX_ERROR_LENGTH]

@@ -30,7 +30,7 @@ from sqlmodel import col, select
 
 from daybook import registry
 from daybook.delivery import messages, outbox, sending
-from daybook.delivery.outbox import LISTENER, lane_of_listener
+from daybook.delivery.outbox import LISTENER, queue_of_listener
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import Fact, OutboxRow, RunRow
@@ -38,13 +38,13 @@ from daybook.ledger.tables import Fact, OutboxRow, RunRow
 if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
-UNSEEN = timedelta(hours=24)
+UNSEEN_TIMEOUT = timedelta(hours=24)
 """How long a listener may be absent; then no more rows are enqueued, and its rows fail."""
 
 _FACT = "listeners"
 
 
-async def ask(
+async def enqueue(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
 ) -> None:
     """Enqueue a row for every listener about the outcome that ``row`` just got.
@@ -55,7 +55,7 @@ async def ask(
     await _put(session, row, stored, now, await _recipients(session, now), corrects=corrects)
 
 
-async def extended(
+async def update_range(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime
 ) -> None:
     """Update the listeners' rows after ``row`` was extended to more due times.
@@ -68,7 +68,7 @@ async def extended(
     )
     names = await _recipients(session, now)
     for unsent_row in (await session.execute(unsent)).scalars().all():
-        unsent_row.body = messages.whole(
+        unsent_row.body = messages.listener_body(
             row, stored.row if stored else None, unsent_row.event, None
         )
         session.add(unsent_row)
@@ -79,8 +79,8 @@ async def extended(
 
 async def _recipients(session: AsyncSession, now: datetime) -> set[str]:
     """Return the names of the listeners to call for an outcome now."""
-    names = {name for name, at in (await _seen(session)).items() if now - at < UNSEEN}
-    return names | set(registry.here(registry.LISTENERS))
+    names = {name for name, at in (await _seen(session)).items() if now - at < UNSEEN_TIMEOUT}
+    return names | set(registry.known_names(registry.LISTENERS))
 
 
 async def _put(
@@ -99,9 +99,9 @@ async def _put(
     """
     if not names:
         return
-    body = messages.whole(row, stored.row if stored else None, row.status, corrects)
+    body = messages.listener_body(row, stored.row if stored else None, row.status, corrects)
     for name in sorted(names):
-        lane = lane_of_listener(name)
+        lane = queue_of_listener(name)
         await outbox.put(
             session,
             OutboxRow(
@@ -128,7 +128,7 @@ async def announce(ledger: Ledger, names: Collection[str]) -> None:
         now, fact = ledger.now(), await session.get(Fact, _FACT)
         # A time in the future was recorded before the clock was set back.
         seen = {name: min(at, now) for name, at in (await _seen(session)).items()}
-        kept = {name: at for name, at in seen.items() if now - at < UNSEEN}
+        kept = {name: at for name, at in seen.items() if now - at < UNSEEN_TIMEOUT}
         kept |= dict.fromkeys(names, now)
         if kept or seen:
             fact = fact or Fact(key=_FACT, value="")
@@ -138,20 +138,21 @@ async def announce(ledger: Ledger, names: Collection[str]) -> None:
             outbox.PENDING,
             col(OutboxRow.purpose) == LISTENER,
             col(OutboxRow.address).not_in(kept),
-            col(OutboxRow.created_at) <= now - UNSEEN,
+            col(OutboxRow.created_at) <= now - UNSEEN_TIMEOUT,
             col(OutboxRow.lease_until).is_(None) | (col(OutboxRow.lease_until) <= now),
         )
-        why = f"given up: no process has had this listener for {UNSEEN // timedelta(hours=1)} hours"
+        hours = UNSEEN_TIMEOUT // timedelta(hours=1)
+        why = f"given up: no process has had this listener for {hours} hours"
         values = {"status": Delivery.FAILED, "finished_at": now, "error": why, "lease_until": None}
         await session.execute(
             give_up.values(**values), execution_options={"synchronize_session": False}
         )
 
 
-async def due(ledger: Ledger, names: Iterable[str]) -> list[str]:
+async def due_listeners(ledger: Ledger, names: Iterable[str]) -> list[str]:
     """Return the listeners with a due row, no pause and no row in flight. Reads only."""
-    lanes = {lane_of_listener(name): name for name in names}
-    times = await sending.due_of_lanes(ledger, lanes.__contains__) if lanes else {}
+    lanes = {queue_of_listener(name): name for name in names}
+    times = await sending.due_times_by_queue(ledger, lanes.__contains__) if lanes else {}
     now = ledger.now()
     return [name for lane, name in lanes.items() if lane in times and times[lane] <= now]
 

@@ -11,20 +11,20 @@ from typing import Any
 
 from daybook import owners
 from daybook.jobs import prompts
-from daybook.jobs.notify import SILENT, VARIABLES, Event
+from daybook.jobs.notify import SILENT_ANSWER, VARIABLES, Event
 from daybook.jobs.store import StoredJob
 from daybook.ledger import run_json, texts
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.schedules.schedule import zone
 
-VERSION = 1
+CALLBACK_VERSION = 1
 """Version of a callback's body."""
 
-LONGEST = 100_000
+MAX_MESSAGE_LENGTH = 100_000
 """Characters of a message."""
 
-LONGEST_SUBJECT = 200
+MAX_SUBJECT_LENGTH = 200
 
 _STATUS_PHRASES: dict[Status, str] = {
     Status.TIMED_OUT: "timed out",
@@ -34,7 +34,7 @@ _STATUS_PHRASES: dict[Status, str] = {
 }
 
 
-def callback(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
+def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
     """Return the body of a callback, as it is signed and sent."""
     data = _run(row, job, event, corrects)
     if job is not None and owners.is_agent(job.owner):
@@ -42,7 +42,7 @@ def callback(row: RunRow, job: JobRow | None, event: str, corrects: str | None) 
     return texts.to_json(data)
 
 
-def whole(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
+def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
     """Return the same body including the answer, whoever owns the job.
 
     It is for a listener, which belongs to the operator.
@@ -51,24 +51,24 @@ def whole(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> 
 
 
 def _run(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> dict[str, Any]:
-    data: dict[str, Any] = {"version": VERSION, "event": event, "corrects": corrects}
+    data: dict[str, Any] = {"version": CALLBACK_VERSION, "event": event, "corrects": corrects}
     data |= run_json.run(row, job)
     del data["delivery"]  # not known before this row is delivered
     return data
 
 
-def answer(row: RunRow, output: str | None) -> str:
+def answer_text(row: RunRow, output: str | None) -> str:
     """Return the answer of a run that succeeded; empty if it has none or it is `[SILENT]`."""
     text = output if output is not None or row.result is None else texts.to_json(row.result)
     text = (text or "").strip()
-    return "" if text.upper() == SILENT else text
+    return "" if text.upper() == SILENT_ANSWER else text
 
 
-def bounded(text: str) -> str:
+def truncate(text: str) -> str:
     """Truncate to `MAX_MESSAGE_LENGTH` characters, with a mark that counts the omitted ones."""
-    if len(text) <= LONGEST:
+    if len(text) <= MAX_MESSAGE_LENGTH:
         return text
-    return f"{text[:LONGEST]}\n… ({len(text) - LONGEST:,} more characters)"
+    return f"{text[:MAX_MESSAGE_LENGTH]}\n… ({len(text) - MAX_MESSAGE_LENGTH:,} more characters)"
 
 
 def subject(row: RunRow, job: JobRow | None, corrects: str | None) -> str:
@@ -84,9 +84,9 @@ def message(
     if template:
         rendered = prompts.render(template, _values(row, stored, output), VARIABLES)
         if rendered.strip():
-            return bounded(rendered)
+            return truncate(rendered)
     if event == "completed":
-        return bounded(answer(row, output))
+        return truncate(answer_text(row, output))
     return failure(row, stored)
 
 
@@ -106,7 +106,7 @@ def failure(row: RunRow, stored: StoredJob | None) -> str:
     else:
         lines.append(f"due {_due(row.due, stored)}")
     lines.append(f"daybook show {row.id[:12]}")
-    return bounded("\n".join(lines))
+    return truncate("\n".join(lines))
 
 
 def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
@@ -115,7 +115,7 @@ def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
     text = (
         f"{job.name} was {job.disabled_reason}\nTo go on: daybook resume {shlex.quote(job.name)}\n"
     )
-    return _line(f"{job.name}: paused"), bounded(f"{text}daybook show {row.id[:12]}")
+    return _line(f"{job.name}: paused"), truncate(f"{text}daybook show {row.id[:12]}")
 
 
 def recovered(row: RunRow, stored: StoredJob) -> tuple[str, str]:
@@ -148,4 +148,4 @@ def _due(instant: datetime, stored: StoredJob | None) -> str:
 
 def _line(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= LONGEST_SUBJECT else f"{line[: LONGEST_SUBJECT - 1]}…"
+    return line if len(line) <= MAX_SUBJECT_LENGTH else f"{line[: MAX_SUBJECT_LENGTH - 1]}…"

@@ -57,19 +57,19 @@ _TASK_SESSION_PREFIX = "task-session:"
 CALLBACK, MESSAGE, ALERT, LISTENER = "callback", "message", "alert", "listener"
 WAKE = "wake"
 """Wakes a task session (`daybook.tasks.wakes`). It has one attempt: the next cycle wakes again."""
-COUNTED = (CALLBACK, MESSAGE)
+COUNTED_PURPOSES = (CALLBACK, MESSAGE)
 """The purposes that count for a run's delivery."""
 
-LONGEST_NAME = 400
+MAX_NAME_BYTES = 400
 """Bytes of a queue name or key: PostgreSQL indexes no more than 2,704."""
 
 
-def literal(word: str) -> ColumnElement[str]:
+def sql_literal(word: str) -> ColumnElement[str]:
     """Return a literal as partial indexes contain it: a parameter would prevent their use."""
     return literal_column(f"'{word}'")
 
 
-PENDING = col(OutboxRow.status) == literal(Delivery.PENDING)
+PENDING = col(OutboxRow.status) == sql_literal(Delivery.PENDING)
 UNSENT = (
     PENDING
     & (col(OutboxRow.attempts) == 0)
@@ -77,10 +77,10 @@ UNSENT = (
     & col(OutboxRow.lease_until).is_(None)
 )
 """No process has claimed the row: its text may still be changed."""
-UNREAD = (col(OutboxRow.address) == literal(INBOX)) & col(OutboxRow.read_at).is_(None)
+UNREAD = (col(OutboxRow.address) == sql_literal(INBOX)) & col(OutboxRow.read_at).is_(None)
 """Rows of the inbox; some may still wait for their delivery there."""
 
-EVENTS: dict[Status, Event] = {
+OUTCOME_EVENTS: dict[Status, Event] = {
     Status.SUCCEEDED: "completed",
     Status.FAILED: "failed",
     Status.TIMED_OUT: "failed",
@@ -93,7 +93,7 @@ EVENTS: dict[Status, Event] = {
 _WORST_FIRST = (Delivery.FAILED, Delivery.PENDING, Delivery.DELIVERED, Delivery.SUPPRESSED)
 
 
-async def ask(
+async def enqueue(
     session: AsyncSession,
     row: RunRow,
     outcome: Outcome,
@@ -108,7 +108,7 @@ async def ask(
     ``stored`` is the job including the changes by the outcome. ``late`` is true if the outcome
     corrects an `unknown`, ``paused`` if the job was paused because of its failures.
     """
-    event = EVENTS.get(row.state)
+    event = OUTCOME_EVENTS.get(row.state)
     if event is None:
         return
     notifications = _Notifications(session, row, outcome.output, stored, now, late=late)
@@ -117,12 +117,12 @@ async def ask(
         row.delivery = Delivery.SUPPRESSED
         session.add(row)
     if notifications.enqueued:
-        await refresh(session, row.id)
+        await refresh_delivery(session, row.id)
 
 
-async def extended(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> None:
+async def update_range(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> None:
     """Update unsent and unread rows after ``row`` was extended to more due times."""
-    event = EVENTS.get(row.state)
+    event = OUTCOME_EVENTS.get(row.state)
     of_run = select(OutboxRow).where(
         col(OutboxRow.run_id) == row.id,
         col(OutboxRow.event) == event,
@@ -131,14 +131,16 @@ async def extended(session: AsyncSession, row: RunRow, stored: StoredJob | None)
     )
     for queued in (await session.execute(of_run)).scalars().all() if event else ():
         if queued.purpose == CALLBACK:
-            queued.body = messages.callback(row, stored.row if stored else None, queued.event, None)
+            queued.body = messages.callback_body(
+                row, stored.row if stored else None, queued.event, None
+            )
         else:
             template = notify_of(row.parameters, stored).template
             queued.body = messages.message(row, stored, event or "missed", None, template)
         session.add(queued)
 
 
-async def tell(
+async def enqueue_message(
     session: AsyncSession,
     *,
     key: str,
@@ -158,7 +160,7 @@ async def tell(
     chose.
     """
     job = await session.get(JobRow, job_id) if job_id and purpose != ALERT else None
-    chat_id = chat_of(Notify.model_construct(channel=channel, chat_id=chat_id), job)
+    chat_id = chat_id_of(Notify.model_construct(channel=channel, chat_id=chat_id), job)
     row = OutboxRow(
         key=key,
         purpose=purpose,
@@ -166,26 +168,26 @@ async def tell(
         run_id=run_id,
         job_id=job_id,
         owner=job.owner if job else "user",
-        lane=lane_of_channel(channel, chat_id),
+        lane=queue_of_channel(channel, chat_id),
         address=channel,
         chat_id=chat_id,
         subject=subject,
-        body=messages.bounded(body),
+        body=messages.truncate(body),
         next_at=now,
         created_at=now,
     )
     stored = await put(session, row)
-    if stored is not None and run_id is not None and purpose in COUNTED:
-        await refresh(session, run_id)
+    if stored is not None and run_id is not None and purpose in COUNTED_PURPOSES:
+        await refresh_delivery(session, run_id)
     return stored
 
 
-async def refresh(session: AsyncSession, run_id: str) -> None:
+async def refresh_delivery(session: AsyncSession, run_id: str) -> None:
     """Update the run's `delivery` from its callbacks and messages."""
-    await refresh_all(session, [run_id])
+    await refresh_deliveries(session, [run_id])
 
 
-async def refresh_all(session: AsyncSession, run_ids: Collection[str]) -> None:
+async def refresh_deliveries(session: AsyncSession, run_ids: Collection[str]) -> None:
     """Update the `delivery` of several runs; a run without such rows keeps its value."""
     if not run_ids:
         return
@@ -196,7 +198,9 @@ async def refresh_all(session: AsyncSession, run_ids: Collection[str]) -> None:
     )
     worst = (
         select(func.min(order))
-        .where(col(OutboxRow.run_id) == col(RunRow.id), col(OutboxRow.purpose).in_(COUNTED))
+        .where(
+            col(OutboxRow.run_id) == col(RunRow.id), col(OutboxRow.purpose).in_(COUNTED_PURPOSES)
+        )
         .correlate(RunRow)
         .scalar_subquery()
     )
@@ -209,7 +213,7 @@ async def refresh_all(session: AsyncSession, run_ids: Collection[str]) -> None:
             await session.refresh(known, ["delivery"])
 
 
-def operators_channel() -> str:
+def operator_channel() -> str:
     """Return the channel for alerts of jobs that have no channel of their own."""
     try:
         return settings.load().alert_channel
@@ -217,60 +221,62 @@ def operators_channel() -> str:
         return INBOX
 
 
-def lane_of_url(url: str) -> str:
+def queue_of_url(url: str) -> str:
     """Return the queue of a URL: scheme, host and path, without credentials and query."""
     try:
         parts = urlsplit(url)
     except ValueError:  # an invalid URL must not lose an outcome
-        return short(url.partition("?")[0])
-    return short(f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}")
+        return shorten(url.partition("?")[0])
+    return shorten(
+        f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
+    )
 
 
-def lane_of_channel(channel: str, chat_id: str = "") -> str:
+def queue_of_channel(channel: str, chat_id: str = "") -> str:
     """Return the queue of a channel; each conversation has its own."""
-    return short(f"{_CHANNEL_PREFIX}{channel}" + (f"/{chat_id}" if chat_id else ""))
+    return shorten(f"{_CHANNEL_PREFIX}{channel}" + (f"/{chat_id}" if chat_id else ""))
 
 
-def is_of_channel(lane: str) -> bool:
+def is_channel_queue(lane: str) -> bool:
     """Return whether the queue is that of a channel."""
     return lane.startswith(_CHANNEL_PREFIX)
 
 
-def lane_of_listener(name: str) -> str:
+def queue_of_listener(name: str) -> str:
     """Return the queue of a listener, which gets one outcome at a time."""
-    return short(f"{_LISTENER_PREFIX}{name}")
+    return shorten(f"{_LISTENER_PREFIX}{name}")
 
 
-def is_of_listener(lane: str) -> bool:
+def is_listener_queue(lane: str) -> bool:
     """Return whether the queue is that of a listener, which the dispatcher does not send."""
     return lane.startswith(_LISTENER_PREFIX)
 
 
-def lane_of_task_session(session_id: str) -> str:
+def queue_of_task_session(session_id: str) -> str:
     """Return the queue of a task session, whose connected MCP server sends the wakes."""
     return f"{_TASK_SESSION_PREFIX}{session_id}"
 
 
-def is_of_task_session(lane: str) -> bool:
+def is_task_session_queue(lane: str) -> bool:
     """Return whether the queue is that of a task session, sent only by its MCP server."""
     return lane.startswith(_TASK_SESSION_PREFIX)
 
 
-def is_sent(lane: str) -> bool:
+def is_dispatched(lane: str) -> bool:
     """Return whether the dispatcher sends the queue: callbacks, and messages to channels."""
-    return not (is_of_listener(lane) or is_of_task_session(lane))
+    return not (is_listener_queue(lane) or is_task_session_queue(lane))
 
 
-def short(name: str) -> str:
+def shorten(name: str) -> str:
     """Shorten a long name for an index: its beginning, and a digest of the whole."""
     data = name.encode()
-    if len(data) <= LONGEST_NAME:
+    if len(data) <= MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(data).hexdigest()
-    return f"{data[: LONGEST_NAME - len(digest) - 3].decode(errors='ignore')}…{digest}"
+    return f"{data[: MAX_NAME_BYTES - len(digest) - 3].decode(errors='ignore')}…{digest}"
 
 
-def chat_of(notify: Notify, job: JobRow | None) -> str:
+def chat_id_of(notify: Notify, job: JobRow | None) -> str:
     """Return the conversation of the job's channel.
 
     For `file` without a chat id it is a file of the job's own.
@@ -294,12 +300,12 @@ def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Not
 
 async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
     """Store ``row``; return None if a row with its key exists."""
-    row.key = short(row.key)
+    row.key = shorten(row.key)
     known = select(OutboxRow.id).where(col(OutboxRow.key) == row.key)
     if (await session.execute(known)).first() is not None:
         return None
     # A listener or a task session may have the same name.
-    if is_of_channel(row.lane) and row.address == INBOX and row.next_at <= row.created_at:
+    if is_channel_queue(row.lane) and row.address == INBOX and row.next_at <= row.created_at:
         row.status, row.finished_at = Delivery.DELIVERED, row.created_at
     session.add(row)
     await session.flush()
@@ -346,9 +352,9 @@ class _Notifications:
 
     async def _callback(self, event: Event, url: str) -> None:
         what = "on_complete" if event == "completed" else "on_fail"
-        body = messages.callback(self.row, self.job, event, self.corrects)
+        body = messages.callback_body(self.row, self.job, event, self.corrects)
         row = self._new(CALLBACK, what, event, body=body, at=self.now)
-        row.lane, row.address = lane_of_url(url), url
+        row.lane, row.address = queue_of_url(url), url
         row.writer = await self._writer(what)
         await self._put(row)
 
@@ -358,7 +364,7 @@ class _Notifications:
             return ""
         revision_key = (self.job.id, self.row.revision or self.job.revision)
         revision = await self.session.get(RevisionRow, revision_key)
-        return provenance.writer(
+        return provenance.author_of(
             revision.written_by if revision else {}, self.job.created_by, (what,)
         )
 
@@ -366,15 +372,15 @@ class _Notifications:
         """Enqueue the message; return false if the answer is silent or, by `only_changed`, old."""
         notify, digest = self.notify, ""
         if event == "completed":
-            answer = messages.answer(self.row, self.output)
+            answer = messages.answer_text(self.row, self.output)
             digest = hashlib.sha256(answer.encode()).hexdigest()
             if not answer or (notify.only_changed and await self._last_digest() == digest):
                 return False
         subject = messages.subject(self.row, self.job, self.corrects)
         body = messages.message(self.row, self.stored, event, self.output, notify.template)
         row = self._new(MESSAGE, "channel", event, subject=subject, body=body, at=self.now)
-        chat_id = chat_of(notify, self.job)
-        row.lane = lane_of_channel(notify.channel, chat_id)
+        chat_id = chat_id_of(notify, self.job)
+        row.lane = queue_of_channel(notify.channel, chat_id)
         row.address, row.chat_id, row.digest = notify.channel, chat_id, digest
         await self._put(row)
         return True
@@ -388,7 +394,7 @@ class _Notifications:
             .where(
                 col(OutboxRow.job_id) == self.job.id,
                 col(OutboxRow.address) == self.notify.channel,
-                col(OutboxRow.chat_id) == chat_of(self.notify, self.job),
+                col(OutboxRow.chat_id) == chat_id_of(self.notify, self.job),
                 col(OutboxRow.digest) != "",
                 col(OutboxRow.status) != Delivery.FAILED,
             )
@@ -415,10 +421,14 @@ class _Notifications:
             subject, body = messages.paused(self.row, self.stored)
             event, what = "paused", "paused"
         else:
-            at, event, what = alerts.when(job, self.now), "failed", "channel" if own else "alert"
+            at, event, what = (
+                alerts.next_alert_at(job, self.now),
+                "failed",
+                "channel" if own else "alert",
+            )
         if at is not None:
             await self._to_channel(what, event, subject, body, at)
-            alerts.told(job, at)
+            alerts.record_alert(job, at)
             self.session.add(job)
         return at is not None
 
@@ -446,10 +456,10 @@ class _Notifications:
         for row in found:
             row.status, row.finished_at = Delivery.SUPPRESSED, self.now
             row.note = "withdrawn: what came after it was told in its place"
-            alerts.withdrawn(self.job, row.next_at)
+            alerts.withdraw_alert(self.job, row.next_at)
             self.session.add(row)
-            if row.run_id is not None and row.purpose in COUNTED:
-                await refresh(self.session, row.run_id)
+            if row.run_id is not None and row.purpose in COUNTED_PURPOSES:
+                await refresh_delivery(self.session, row.run_id)
         return bool(found)
 
     def _is_own(self) -> bool:
@@ -461,10 +471,10 @@ class _Notifications:
         self, what: str, event: str, subject: str, body: str, at: datetime
     ) -> None:
         own = self._is_own()
-        channel = self.notify.channel if own else operators_channel()
-        chat_id = chat_of(self.notify, self.job) if own else ""
+        channel = self.notify.channel if own else operator_channel()
+        chat_id = chat_id_of(self.notify, self.job) if own else ""
         row = self._new(MESSAGE if own else ALERT, what, event, subject=subject, body=body, at=at)
-        row.lane, row.address, row.chat_id = lane_of_channel(channel, chat_id), channel, chat_id
+        row.lane, row.address, row.chat_id = queue_of_channel(channel, chat_id), channel, chat_id
         await self._put(row)
 
     async def _put(self, row: OutboxRow) -> None:

@@ -45,37 +45,37 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 
-IN_FLIGHT = 32
+MAX_IN_FLIGHT_PER_QUEUE = 32
 """Rows of a queue that all processes together send at once."""
-IN_DOUBT = 4
+MAX_IN_FLIGHT_AFTER_FAILURE = 4
 """The same after a failed attempt; for a paused queue it is one row, the probe."""
 
-PAUSE_AFTER = 5
+FAILURES_BEFORE_PAUSE = 5
 """Failed attempts in a row after which a queue is paused."""
-FIRST_PAUSE = timedelta(seconds=30)
-LONGEST_PAUSE = timedelta(minutes=10)
+MIN_PAUSE = timedelta(seconds=30)
+MAX_PAUSE = timedelta(minutes=10)
 
-GIVEN_UP_AFTER = timedelta(hours=24)
+MAX_DELIVERY_AGE = timedelta(hours=24)
 """The age at which a row is given up, however many attempts it has left."""
-GIVEN_UP_AT_ONCE = 500
+MAX_BATCH_SIZE = 500
 """Rows of a queue that one transaction gives up or retries."""
 
-CLOCKS_APART = timedelta(minutes=1)
+CLOCK_SKEW_GRACE = timedelta(minutes=1)
 """A pause or lease that exceeds its maximum by more than this was written before the clock was set
 back, and counts as over.
 """
 
-GONE = 410
+GONE_STATUS = 410
 """The status by which a recipient refuses every later request to this URL."""
 
-TRIES_KEPT = 12
+MAX_RECORDED_ATTEMPTS = 12
 
-LANES_AT_ONCE = 100
+MAX_QUEUES_PER_QUERY = 100
 """Queues whose rows one statement reads."""
 
 
 @dataclass(frozen=True)
-class Tried:
+class DeliveryResult:
     """The result of sending one row: delivered, pending (retried at ``next_at``), or failed.
 
     ``seconds`` is the duration; ``note`` is stored with the row. ``went_out`` is false if this side
@@ -149,27 +149,27 @@ class _Capacity:
         if self._wanted is not None and not self._wanted(lane):
             return 0
         most = self._most(self._lanes.get(lane))
-        most = min(most, 1) if outbox.is_of_listener(lane) else most  # one at a time, in order
+        most = min(most, 1) if outbox.is_listener_queue(lane) else most  # one at a time, in order
         return most - self._flying.get(lane, 0)
 
     def _most(self, state: LaneRow | None) -> int:
         if state is None:
-            return IN_FLIGHT
+            return MAX_IN_FLIGHT_PER_QUEUE
         if state.paused_until is None:
-            return IN_DOUBT
+            return MAX_IN_FLIGHT_AFTER_FAILURE
         return 0 if _paused_until(state, self._now) else 1
 
 
 def _paused_until(state: LaneRow | None, now: datetime) -> datetime | None:
     """Return the end of the pause, or None if the queue is not paused."""
     until = state.paused_until if state else None
-    return until if until and now < until <= now + LONGEST_PAUSE + CLOCKS_APART else None
+    return until if until and now < until <= now + MAX_PAUSE + CLOCK_SKEW_GRACE else None
 
 
 def _leased(now: datetime) -> ColumnElement[bool]:
     """A process is sending the row."""
     leased = col(OutboxRow.lease_until)
-    return (leased > now) & (leased <= now + TIMING.delivery_lease + CLOCKS_APART)
+    return (leased > now) & (leased <= now + TIMING.delivery_lease + CLOCK_SKEW_GRACE)
 
 
 def _free(now: datetime) -> ColumnElement[bool]:
@@ -178,7 +178,7 @@ def _free(now: datetime) -> ColumnElement[bool]:
 
 
 def _failed() -> ColumnElement[bool]:
-    return col(OutboxRow.status) == outbox.literal(Delivery.FAILED)
+    return col(OutboxRow.status) == outbox.sql_literal(Delivery.FAILED)
 
 
 async def _choose_in_turns(
@@ -191,8 +191,8 @@ async def _choose_in_turns(
         return [id_ for _, id_ in open_lanes[:most]]
     turns: dict[str, list[str]] = {lane: [] for lane, _ in open_lanes}
     share = 2 * -(-most // len(turns))  # if some queues have fewer rows, others may send more
-    for start in range(0, len(turns), LANES_AT_ONCE):
-        batch = islice(turns, start, start + LANES_AT_ONCE)
+    for start in range(0, len(turns), MAX_QUEUES_PER_QUERY):
+        batch = islice(turns, start, start + MAX_QUEUES_PER_QUERY)
         due = [_due_in_queue(lane, now, min(room.of(lane), share)).subquery() for lane in batch]
         found = union_all(*(select(each.c.lane, each.c.id, each.c.next_at) for each in due))
         rows = sorted((await session.execute(found)).tuples(), key=lambda row: row[2])
@@ -267,14 +267,14 @@ async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
     """Deliver the due rows of the inbox: nothing has to be sent."""
     due = select(OutboxRow).where(
         PENDING,
-        col(OutboxRow.lane) == outbox.lane_of_channel(outbox.INBOX),
+        col(OutboxRow.lane) == outbox.queue_of_channel(outbox.INBOX),
         col(OutboxRow.next_at) <= now,
     )
     rows = (await session.execute(due)).scalars().all()
     for row in rows:
         row.status, row.finished_at = Delivery.DELIVERED, now
         session.add(row)
-    await outbox.refresh_all(session, {row.run_id for row in rows if row.run_id})
+    await outbox.refresh_deliveries(session, {row.run_id for row in rows if row.run_id})
 
 
 async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) -> datetime | None:
@@ -282,10 +282,10 @@ async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) 
 
     ``wanted`` returns whether a queue is included.
     """
-    return min((await due_of_lanes(ledger, wanted)).values(), default=None)
+    return min((await due_times_by_queue(ledger, wanted)).values(), default=None)
 
 
-async def due_of_lanes(
+async def due_times_by_queue(
     ledger: Ledger, wanted: Callable[[str], bool] | None = None
 ) -> dict[str, datetime]:
     """Return that time for each queue with pending rows. Reads only."""
@@ -315,7 +315,7 @@ async def due_of_lanes(
 # --- record
 
 
-async def record(ledger: Ledger, tried: Sequence[Tried]) -> None:
+async def record(ledger: Ledger, tried: Sequence[DeliveryResult]) -> None:
     """Record the results; ignore a result whose lease another process has taken over."""
     if not tried:
         return
@@ -332,7 +332,7 @@ class _Recording:
         self.down: dict[str, str] = {}
         self.failed: dict[str, list[str]] = defaultdict(list)
 
-    async def write(self, tried: Sequence[Tried]) -> None:
+    async def write(self, tried: Sequence[DeliveryResult]) -> None:
         rows = await self._known(tried)
         changes, runs = [], set()
         for each in tried:
@@ -347,7 +347,7 @@ class _Recording:
             changes.append(self._change(row, each))
             if each.went_out:
                 self._update_queue(row.lane, each)
-            if row.run_id is not None and row.purpose in outbox.COUNTED:
+            if row.run_id is not None and row.purpose in outbox.COUNTED_PURPOSES:
                 runs.add(row.run_id)
             if each.status is Delivery.FAILED and row.purpose != outbox.WAKE:
                 self.failed[row.lane].append(each.error or "")
@@ -358,9 +358,9 @@ class _Recording:
             runs |= await self._give_up(lane)
         for lane, errors in self.failed.items():
             await self._report_undelivered(lane, errors[-1])
-        await outbox.refresh_all(self.session, runs)
+        await outbox.refresh_deliveries(self.session, runs)
 
-    async def _known(self, tried: Sequence[Tried]) -> dict[str, Any]:
+    async def _known(self, tried: Sequence[DeliveryResult]) -> dict[str, Any]:
         """Return the rows by id, without their bodies."""
         columns = ("id", "fence", "status", "attempts", "tries", "lane", "run_id", "purpose")
         rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note"))).where(
@@ -368,7 +368,7 @@ class _Recording:
         )
         return {row.id: row for row in await self.session.execute(rows)}
 
-    def _change(self, row: Any, each: Tried) -> dict[str, Any]:
+    def _change(self, row: Any, each: DeliveryResult) -> dict[str, Any]:
         last = {
             "at": self.now.isoformat(),
             "seconds": round(each.seconds, 3),
@@ -380,7 +380,7 @@ class _Recording:
             "row_id": row.id,
             "status": each.status.value,
             "attempts": row.attempts + 1,
-            "tries": [*row.tries, last][-TRIES_KEPT:],
+            "tries": [*row.tries, last][-MAX_RECORDED_ATTEMPTS:],
             "next_at": each.next_at or self.now,
             "finished_at": self.now if ended else None,
             "error": None if each.status is Delivery.DELIVERED else each.error,
@@ -389,25 +389,25 @@ class _Recording:
             "lease_until": None,
         }
 
-    def _update_queue(self, lane: str, each: Tried) -> None:
+    def _update_queue(self, lane: str, each: DeliveryResult) -> None:
         """Update the state of the queue by the result; a 410 (gone) counts as a response."""
         state = self.lanes.setdefault(lane, LaneRow(lane=lane, since=self.now))
         self.stirred.add(lane)
-        if each.status is Delivery.DELIVERED or each.status_code == GONE:
+        if each.status is Delivery.DELIVERED or each.status_code == GONE_STATUS:
             state.failures, state.paused_until = 0, None
             self.down.pop(lane, None)
             return
         if not state.failures or state.since > self.now:  # the clock was set back
             state.since = self.now
         state.error = each.error
-        if state.since <= self.now - GIVEN_UP_AFTER:
+        if state.since <= self.now - MAX_DELIVERY_AGE:
             self.down[lane] = each.error
         # Only a probe counts during a pause, not the rows that were in flight when it began.
         if _paused_until(state, self.now) is None:
             state.failures += 1
-            if state.failures >= PAUSE_AFTER:
-                longer = FIRST_PAUSE * 2 ** min(state.failures - PAUSE_AFTER, 10)
-                state.paused_until = self.now + min(longer, LONGEST_PAUSE)
+            if state.failures >= FAILURES_BEFORE_PAUSE:
+                longer = MIN_PAUSE * 2 ** min(state.failures - FAILURES_BEFORE_PAUSE, 10)
+                state.paused_until = self.now + min(longer, MAX_PAUSE)
 
     async def _save_queues(self) -> None:
         for state in (self.lanes[lane] for lane in self.stirred):
@@ -422,9 +422,9 @@ class _Recording:
         old_rows = (
             select(OutboxRow.id, OutboxRow.run_id, OutboxRow.purpose)
             .where(_free(self.now), col(OutboxRow.lane) == lane)
-            .where(started <= self.now - GIVEN_UP_AFTER)
+            .where(started <= self.now - MAX_DELIVERY_AGE)
             .order_by(col(OutboxRow.next_at))
-            .limit(GIVEN_UP_AT_ONCE)
+            .limit(MAX_BATCH_SIZE)
         )
         rows = (await self.session.execute(old_rows)).tuples().all()
         if not rows:
@@ -442,7 +442,9 @@ class _Recording:
             execution_options={"synchronize_session": False},
         )
         self.failed[lane].append(last_error)
-        return {run_id for _, run_id, purpose in rows if run_id and purpose in outbox.COUNTED}
+        return {
+            run_id for _, run_id, purpose in rows if run_id and purpose in outbox.COUNTED_PURPOSES
+        }
 
     async def _report_undelivered(self, lane: str, error: str) -> None:
         """Report in the inbox, once per queue and hour, with the current number."""
@@ -453,7 +455,7 @@ class _Recording:
             col(OutboxRow.finished_at) >= hour,
         )
         count = (await self.session.execute(failed)).scalar_one()
-        key = outbox.short(f"undelivered:{lane}:{hour:%Y-%m-%dT%H}")
+        key = outbox.shorten(f"undelivered:{lane}:{hour:%Y-%m-%dT%H}")
         subject = f"undelivered: {count:,} to {lane}"
         body = f"The last try said: {error}\ndaybook callbacks list --status failed"
         existing = select(OutboxRow).where(col(OutboxRow.key) == key)
@@ -462,7 +464,7 @@ class _Recording:
             row.subject, row.body, row.read_at = subject, body, None
             self.session.add(row)
             return
-        await outbox.tell(
+        await outbox.enqueue_message(
             self.session,
             key=key,
             purpose=outbox.ALERT,
@@ -520,8 +522,8 @@ async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
     else:
         which = failed | _free(ledger.now())
     all_, count = list(ids), 0
-    for start in range(0, len(all_), GIVEN_UP_AT_ONCE):
-        batch = all_[start : start + GIVEN_UP_AT_ONCE]
+    for start in range(0, len(all_), MAX_BATCH_SIZE):
+        batch = all_[start : start + MAX_BATCH_SIZE]
         count += await _retry(ledger, which & col(OutboxRow.id).in_(batch))
     return count
 
@@ -548,7 +550,7 @@ async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
             end_pauses.values(paused_until=now),
         ):
             await session.execute(statement, execution_options={"synchronize_session": False})
-        await outbox.refresh_all(session, {run_id for _, _, run_id in rows if run_id})
+        await outbox.refresh_deliveries(session, {run_id for _, _, run_id in rows if run_id})
         return len(rows)
 
 
@@ -564,7 +566,7 @@ async def health(session: AsyncSession, now: datetime) -> dict[str, Any]:
     sessions do not count as pending: they end within a minute. No wake counts as failed.
     """
     # By queue, because the index of pending rows contains the queue and not the purpose.
-    wakes = col(OutboxRow.lane).startswith(outbox.lane_of_task_session(""))
+    wakes = col(OutboxRow.lane).startswith(outbox.queue_of_task_session(""))
     pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
     count, oldest = (await session.execute(pending)).one()
     failed = select(func.count()).where(_failed(), col(OutboxRow.purpose) != outbox.WAKE)
@@ -586,5 +588,5 @@ async def health(session: AsyncSession, now: datetime) -> dict[str, Any]:
             for row in (await session.execute(paused.order_by(col(LaneRow.since)))).scalars()
         ],
         "unread": sum(by_event.values()),
-        "unread_alerts": sum(by_event.get(event, 0) for event in alerts.ALARMING),
+        "unread_alerts": sum(by_event.get(event, 0) for event in alerts.ALERT_EVENTS),
     }

@@ -10,7 +10,7 @@ from daybook.agents.base import Agent
 from daybook.errors import AgentMisconfigured, LedgerKeyMissing, UnknownName
 
 
-async def agent(client: PrefectClient, name: str) -> Agent:
+async def find_agent(client: PrefectClient, name: str) -> Agent:
     """Return the agent of that name; make the default agent if it is missing.
 
     Raise what `documents.get` raises.
@@ -21,7 +21,7 @@ async def agent(client: PrefectClient, name: str) -> Agent:
         if name != documents.DEFAULT:
             raise
     # A direct call may be the first contact of this Prefect server with Daybook.
-    await repository.load_door("blocks/__init__.py").register(client)
+    await repository.load_entry_point("blocks/__init__.py").register(client)
     try:
         await documents.ensure_default(client)
     except LedgerKeyMissing as error:

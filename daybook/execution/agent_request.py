@@ -22,31 +22,31 @@ from daybook.agents.base import Agent, AgentRequest, Message
 from daybook.agents.command import CommandAgent
 from daybook.errors import AgentTimeout
 from daybook.execution import agent_lookup, agent_tools, answers, handover, mcp_config
-from daybook.execution.agent_tools import Offer, Own
-from daybook.execution.answers import Answer
-from daybook.execution.mcp_config import Configuration
+from daybook.execution.agent_tools import OwnTools, ToolSelection
+from daybook.execution.answers import AgentAnswer
+from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs.actions import OutputFormat
 from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome, Status
-from daybook.owners import BY_AGENT, Actor, is_agent
+from daybook.owners import AGENT_PREFIX, Actor, is_agent
 from daybook.runs.claim_requests import Granted
 from daybook.tools.server_blocks import PrefectServers
 
 
 @dataclass(frozen=True)
-class Asking:
+class PreparedRequest:
     """An agent, the request to it, the tools that it may call, and for whom it then acts."""
 
     agent: Agent
     request: AgentRequest = field(repr=False)
-    offer: Offer = field(repr=False)
+    offer: ToolSelection = field(repr=False)
     actor: Actor
 
-    async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> Answer:
+    async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> AgentAnswer:
         """Ask as `answers.ask` does. The tools are closed at the end in every case."""
         timeout, loop = self.request.timeout, asyncio.get_running_loop()
         end = loop.time() + timeout
-        tools = agent_tools.opened(self.offer, self.request.occurrence, self.actor, timeout)
+        tools = agent_tools.open_tools(self.offer, self.request.occurrence, self.actor, timeout)
         async with tools as opened:
             request = replace(self.request, tools=opened, took=_report_usage)
             if opened:
@@ -59,24 +59,24 @@ class Asking:
                 raise timed_out from None
 
 
-async def ready(
+async def prepare_request(
     granted: Granted,
     agent: str,
     prompt: str,
     *,
     history: tuple[Message, ...] = (),
     model: str = "",
-    own: Own,
-) -> Asking:
+    own: OwnTools,
+) -> PreparedRequest:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
     Raise `DaybookError`, and what Prefect's client raises.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
     async with get_client() as client:
-        found = await agent_lookup.agent(client, agent)
+        found = await agent_lookup.find_agent(client, agent)
         entries, servers = kinds.tools_of(found), PrefectServers(client)
-        offer, configuration = Offer(found.name), Configuration()
+        offer, configuration = ToolSelection(found.name), McpConfiguration()
         if isinstance(found, CommandAgent):
             configuration = await mcp_config.find(entries, servers)
         else:
@@ -92,24 +92,24 @@ async def ready(
         due=granted.due,
         tokens=granted.tokens,
         repeatable=policy.idempotent,
-        servers=await mcp_config.made(configuration, actor),
+        servers=await mcp_config.build(configuration, actor),
     )
-    return Asking(found, request, offer, actor)
+    return PreparedRequest(found, request, offer, actor)
 
 
 def _report_usage(usage: dict[str, Any]) -> None:
     """Report the usage so far, to be recorded if the process is ended in the middle of a call."""
-    handover.tell(took=usage)
+    handover.report(took=usage)
 
 
 def actor_of(granted: Granted, agent: str) -> Actor:
     """Return for whom the agent's Daybook tools act: the agent that owns the job, else itself."""
     row = granted.job.row if granted.job else None
-    owner = row.owner if row is not None and is_agent(row.owner) else f"{BY_AGENT}{agent}"
+    owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
     return Actor(owner, (row.user_id or "") if row is not None else "", "run")
 
 
-def succeeded(answer: Answer, prompt: str) -> Outcome:
+def success_outcome(answer: AgentAnswer, prompt: str) -> Outcome:
     """Return the outcome of a run that the agent answered."""
     reply = answer.reply
     return Outcome(

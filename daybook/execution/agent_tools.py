@@ -40,23 +40,23 @@ from daybook.tools.base import Server, Servers, ToolInfo
 from daybook.tools.connection import Failed
 from daybook.tools.pool import Held, Read
 
-MOST = 128
+MAX_TOOLS = 128
 """The most tools of one request; some providers refuse more."""
 
-LARGEST = 300_000
+MAX_DEFINITION_CHARACTERS = 300_000
 """Characters of all tool definitions; some eighty thousand tokens, sent with each request."""
 
-LONGEST_NAME = 64
+MAX_NAME_CHARACTERS = 64
 _HASH_CHARACTERS = 8
 _CALL_GRACE_SECONDS = 30.0  # how much longer than the attempt a call may take
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]")
 
-Own = Callable[[], Sequence[Tool]]
+OwnTools = Callable[[], Sequence[Tool]]
 """Function that returns Daybook's own tools."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ServerTools:
     """A server, the patterns of which a tool's name has to match one, and the server's secrets."""
 
     server: Server
@@ -65,16 +65,18 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Offer:
+class ToolSelection:
     """The tools that the agent of that name may call."""
 
     agent: str
-    servers: tuple[Wanted, ...] = ()
+    servers: tuple[ServerTools, ...] = ()
     python: tuple[ToolInfo, ...] = ()
     own: tuple[Tool, ...] = ()
 
 
-async def find(agent: str, entries: Iterable[str], servers: Servers, own: Own) -> Offer:
+async def find(
+    agent: str, entries: Iterable[str], servers: Servers, own: OwnTools
+) -> ToolSelection:
     """Return the tools that ``entries`` name.
 
     Raise `InvalidInput` for an entry that is unknown or ambiguous, and what Prefect's client
@@ -82,7 +84,7 @@ async def find(agent: str, entries: Iterable[str], servers: Servers, own: Own) -
     """
     entries = list(dict.fromkeys(entries))
     if not entries:
-        return Offer(agent)
+        return ToolSelection(agent)
     saved, functions = await servers.names(), python_tools.names()
     own_tools: dict[str, Tool] = {}
     python: list[ToolInfo] = []
@@ -99,8 +101,8 @@ async def find(agent: str, entries: Iterable[str], servers: Servers, own: Own) -
     wanted = []
     for name, fitting in patterns.items():
         server = await servers.read(name)
-        wanted.append(Wanted(server, tuple(fitting), await Read.of(server, servers.secrets)))
-    return Offer(agent, tuple(wanted), tuple(python), tuple(own_tools.values()))
+        wanted.append(ServerTools(server, tuple(fitting), await Read.of(server, servers.secrets)))
+    return ToolSelection(agent, tuple(wanted), tuple(python), tuple(own_tools.values()))
 
 
 async def check(entries: Iterable[str], servers: Servers) -> None:
@@ -137,8 +139,8 @@ def _matching_own(entry: str, pattern: str, tools: Sequence[Tool]) -> list[Tool]
 
 
 @asynccontextmanager
-async def opened(
-    offer: Offer, occurrence: str, actor: Actor, timeout: float
+async def open_tools(
+    offer: ToolSelection, occurrence: str, actor: Actor, timeout: float
 ) -> AsyncIterator[tuple[Tool, ...]]:
     """Open the tools of ``offer``, to be called inside the block, for ``timeout`` seconds from now.
 
@@ -154,23 +156,24 @@ async def opened(
             tools |= _server_tools(offer.agent, wanted, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in offer.python}
         own = {f"{allowed.OWN}.{each.name}": _acting_for(each, actor) for each in offer.own}
-        if len(tools) + len(own) > MOST:
+        if len(tools) + len(own) > MAX_TOOLS:
             raise AgentMisconfigured(
                 f'agent "{offer.agent}": its entries name {len(tools) + len(own)} tools, and a '
-                f"model takes {MOST}; name those that it needs, as server.tool or server.get_*"
+                f"model takes {MAX_TOOLS}; name those that it needs, as server.tool or server.get_*"
             )
         size = sum(len(each.description) + len(str(each.schema)) for each in tools.values())
-        if size > LARGEST:
+        if size > MAX_DEFINITION_CHARACTERS:
             raise AgentMisconfigured(
                 f'agent "{offer.agent}": the definitions of its tools have {size:,} characters, '
-                f"and {LARGEST:,} are sent; name those that it needs, as server.tool"
+                f"and {MAX_DEFINITION_CHARACTERS:,} are sent; name those that it needs, as "
+                "server.tool"
             )
         taken = {each.name for each in own.values()}
         names = legal_names(tools, taken)
         yield (*own.values(), *(replace(t, name=names[full]) for full, t in tools.items()))
 
 
-async def _connect(offer: Offer, sessions: list[Held], timeout: float) -> None:
+async def _connect(offer: ToolSelection, sessions: list[Held], timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout):
             await pool.opened(sessions)
@@ -185,7 +188,7 @@ async def _connect(offer: Offer, sessions: list[Held], timeout: float) -> None:
         raise AgentMisconfigured(f'agent "{offer.agent}": {error}') from None
 
 
-def _server_tools(agent: str, wanted: Wanted, server: Held, calls: _Calls) -> dict[str, Tool]:
+def _server_tools(agent: str, wanted: ServerTools, server: Held, calls: _Calls) -> dict[str, Tool]:
     tools = {}
     for pattern in wanted.patterns:
         matching = sorted(each for each in server.tools if fnmatchcase(each, pattern))
@@ -263,11 +266,13 @@ def legal_names(full: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str
     plain = {each: _ILLEGAL.sub("_", each) for each in full}
     count = Counter([*plain.values(), *taken])
     return {
-        each: name if count[name] == 1 and len(name) <= LONGEST_NAME else _with_hash(each, name)
+        each: name
+        if count[name] == 1 and len(name) <= MAX_NAME_CHARACTERS
+        else _with_hash(each, name)
         for each, name in plain.items()
     }
 
 
 def _with_hash(full: str, name: str) -> str:
     digest = hashlib.sha256(full.encode(errors="replace")).hexdigest()[:_HASH_CHARACTERS]
-    return f"{name[: LONGEST_NAME - _HASH_CHARACTERS - 1]}_{digest}"
+    return f"{name[: MAX_NAME_CHARACTERS - _HASH_CHARACTERS - 1]}_{digest}"

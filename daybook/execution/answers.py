@@ -37,16 +37,16 @@ from daybook.execution import handover
 from daybook.jobs import answer_schema
 from daybook.jobs.actions import OutputFormat
 from daybook.runs import usage
-from daybook.tasks.model import without_tokens
+from daybook.tasks.model import redact_tokens
 
 log = logging.getLogger(__name__)
 
-LONGEST_QUOTED = 20_000
+MAX_QUOTED_CHARACTERS = 20_000
 """Characters of the first answer that the second request quotes; an argument has to hold them."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class AgentAnswer:
     """A reply in the requested format.
 
     ``remark`` is the run's note about it: the mismatch of the first answer if it was repaired, the
@@ -66,7 +66,7 @@ class _Mismatch(Exception):
 
 async def ask(
     agent: Agent, request: AgentRequest, form: OutputFormat, schema: Mapping[str, Any]
-) -> Answer:
+) -> AgentAnswer:
     """Ask until the answer matches, at most twice.
 
     Raise what `Agent.answer` raises, and `AgentFailed` if the second answer does not match either.
@@ -80,17 +80,17 @@ async def ask(
         error.final = error.final or (bool(acted) and not request.repeatable)
         error.args = tuple(map(_without_tokens, error.args))
         if isinstance(error, AgentFailed | AgentTimeout):
-            error.output = without_tokens(error.output)
+            error.output = redact_tokens(error.output)
         raise
     reply = answer.reply
-    reply = replace(reply, text=without_tokens(reply.text), result=_without_tokens(reply.result))
-    return replace(answer, reply=reply, remark=without_tokens(answer.remark))
+    reply = replace(reply, text=redact_tokens(reply.text), result=_without_tokens(reply.result))
+    return replace(answer, reply=reply, remark=redact_tokens(answer.remark))
 
 
 def _without_tokens(value: Any) -> Any:
     match value:
         case str():
-            return without_tokens(value)
+            return redact_tokens(value)
         case list():
             return [_without_tokens(each) for each in value]
         case dict():
@@ -122,7 +122,7 @@ def _logged(tool: Tool, acted: list[str]) -> Tool:
         log.info("the agent calls %s", tool.name, extra={"action": "agent_tool_called"})
         if not tool.read_only:
             acted.append(tool.name)
-            handover.tell(changed=tool.name)  # before the call: it may be killed in the middle
+            handover.report(changed=tool.name)  # before the call: it may be killed in the middle
         return await tool.call(arguments)
 
     return replace(tool, call=call)
@@ -130,16 +130,16 @@ def _logged(tool: Tool, acted: list[str]) -> Tool:
 
 async def _ask_agent(
     agent: Agent, request: AgentRequest, form: OutputFormat, schema: Mapping[str, Any]
-) -> Answer:
+) -> AgentAnswer:
     if form == "text":
         reply = await agent.answer(request)
-        return Answer(reply, _cut_remark(reply))
+        return AgentAnswer(reply, _cut_remark(reply))
     loop = asyncio.get_running_loop()
     end = loop.time() + request.timeout
     wanted = _format_request(schema)
     first = await agent.answer(replace(request, prompt=f"{request.prompt}\n\n{wanted}"))
     try:
-        return Answer(_checked(first, schema), _cut_remark(first))
+        return AgentAnswer(_checked(first, schema), _cut_remark(first))
     except _Mismatch as mismatch:
         wrong = str(mismatch)
     prompt = (
@@ -167,7 +167,7 @@ async def _ask_agent(
         failed.usage = second.usage
         raise failed from None
     remarks = (f"repaired: the first answer {wrong}", _cut_remark(reply))
-    return Answer(reply, "; ".join(filter(None, remarks)))
+    return AgentAnswer(reply, "; ".join(filter(None, remarks)))
 
 
 async def _ask_again(
@@ -192,9 +192,9 @@ def _quote(answer: str) -> str:
     """Quote the first answer for the second prompt, indented to keep it apart from the rest."""
     if not answer.strip():
         return "Your first answer to this was empty."
-    quoted = textwrap.indent(answer[:LONGEST_QUOTED], "    ")
-    if len(answer) > LONGEST_QUOTED:
-        quoted += f"\n\n(its first {LONGEST_QUOTED:,} characters)"
+    quoted = textwrap.indent(answer[:MAX_QUOTED_CHARACTERS], "    ")
+    if len(answer) > MAX_QUOTED_CHARACTERS:
+        quoted += f"\n\n(its first {MAX_QUOTED_CHARACTERS:,} characters)"
     return f"Your first answer to this was, indented:\n\n{quoted}"
 
 

@@ -27,7 +27,7 @@ _REPLACEMENTS = {"!": "[image: ", "<": "&lt;", _MARK: _MARK}
 _FENCE = re.compile(r"`{3,}")
 _CODE = re.compile(r"`|~~~")
 
-LONGEST_READ = 40_000
+MAX_PARSED_CHARACTERS = 40_000
 """Characters up to which an answer is parsed for its code; a longer one is escaped throughout."""
 
 # For links, images and emphasis the parser takes quadratic time. None of them is needed to find
@@ -35,13 +35,13 @@ LONGEST_READ = 40_000
 _SLOW_RULES = ["link", "image", "emphasis"]
 
 
-def harmless(markdown: str) -> str:
+def sanitize_markdown(markdown: str) -> str:
     """Disarm images and raw HTML in model-written Markdown: the UI must not load them.
 
     Fenced blocks and code spans stay as they are, because they would show the escapes.
     """
     escaped = _RISKY.sub(lambda found: _REPLACEMENTS[found[0][0]], markdown)
-    if escaped == markdown or len(markdown) > LONGEST_READ or not _CODE.search(markdown):
+    if escaped == markdown or len(markdown) > MAX_PARSED_CHARACTERS or not _CODE.search(markdown):
         return escaped
     found: list[str] = []
 
@@ -91,14 +91,14 @@ def _code(markdown: str) -> Iterator[str]:
             yield text
 
 
-def quoted(text: str) -> str:
+def fenced_block(text: str) -> str:
     """Return ``text`` as a fenced block that it cannot break out of."""
     longest = max((len(found) for found in _FENCE.findall(text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}text\n{text}\n{fence}"
 
 
-def took(outcome: Outcome, attempts: int = 0) -> str:
+def usage_line(outcome: Outcome, attempts: int = 0) -> str:
     """Return the usage in one line, without the unknown parts; empty if nothing is known.
 
     An unknown price is called unknown, because it is not zero.
@@ -106,7 +106,7 @@ def took(outcome: Outcome, attempts: int = 0) -> str:
     usage = outcome.usage or {}
     parts = [f"{attempts} attempts"] if attempts > 1 else []
     if usage and outcome.model:
-        parts.append(f"model {harmless(outcome.model)}")
+        parts.append(f"model {sanitize_markdown(outcome.model)}")
     if usage.get("input_tokens") is not None:
         out = usage.get("output_tokens") or 0
         parts.append(f"{usage['input_tokens']:,} tokens in, {out:,} out")
@@ -116,7 +116,7 @@ def took(outcome: Outcome, attempts: int = 0) -> str:
     return " · ".join(parts)
 
 
-def told(rows: Sequence[OutboxRow]) -> list[str]:
+def delivery_lines(rows: Sequence[OutboxRow]) -> list[str]:
     """Return one line of Markdown for each callback and message, with its delivery status."""
     return [f"- {_delivery_line(row)}" for row in rows]
 
@@ -125,19 +125,19 @@ def _delivery_line(row: OutboxRow) -> str:
     to = f"{row.address} {row.chat_id}".strip()
     if row.purpose == CALLBACK:
         to = row.lane  # without the query, which may contain a token
-    line = f"{row.purpose} to {harmless(to)}: **{row.status}**"
+    line = f"{row.purpose} to {sanitize_markdown(to)}: **{row.status}**"
     if row.attempts > 1:
         line += f", tried {row.attempts} times"
     if row.status == Delivery.PENDING and row.attempts:
         line += f", next try {row.next_at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{line}; {harmless(row.error)}" if row.error else line
+    return f"{line}; {sanitize_markdown(row.error)}" if row.error else line
 
 
-def of_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
+def render_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
     """Return the Markdown of a later artifact about a run's callbacks and messages."""
     about = f"**{run.status}** · due {_utc_text(run.due)} · run `{run.id[:8]}`"
     heading = f"## Delivery: {run.delivery}"
-    parts = [f"# {harmless(title)}", about, heading, "\n".join(told(rows))]
+    parts = [f"# {sanitize_markdown(title)}", about, heading, "\n".join(delivery_lines(rows))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -160,21 +160,23 @@ def render(
     due = _utc_text(granted.due)
     target, (heading, sent) = _target(granted, outcome), _sent_part(granted, outcome)
     lines = [
-        f"# {harmless(title)}",
-        f"**{outcome.status}** · due {due} · {granted.trigger} · {harmless(target)} · "
+        f"# {sanitize_markdown(title)}",
+        f"**{outcome.status}** · due {due} · {granted.trigger} · {sanitize_markdown(target)} · "
         f"run `{granted.run_id[:8]}`",
-        *filter(None, [took(outcome, attempts)]),
+        *filter(None, [usage_line(outcome, attempts)]),
         "## Answer" if outcome.status is Status.SUCCEEDED else "## What went wrong",
     ]
     if why := _explanation(outcome):
-        lines.append(quoted(why))
+        lines.append(fenced_block(why))
     if outcome.output:
         by_a_model = "prompt" in granted.parameters
-        lines.append(harmless(outcome.output) if by_a_model else quoted(outcome.output))
+        lines.append(
+            sanitize_markdown(outcome.output) if by_a_model else fenced_block(outcome.output)
+        )
     if sent:
-        lines += [f"## {heading}", quoted(sent)]
+        lines += [f"## {heading}", fenced_block(sent)]
     if rows:
-        lines += ["## Delivery", "\n".join(told(rows))]
+        lines += ["## Delivery", "\n".join(delivery_lines(rows))]
     return "\n\n".join(lines) + "\n"
 
 

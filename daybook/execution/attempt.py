@@ -38,7 +38,7 @@ from daybook.clock import Clock
 from daybook.errors import AgentTemporary, AgentTimeout, DaybookError
 from daybook.execution import lease, recording
 from daybook.execution.handover import Handover
-from daybook.jobs.policy import LONGEST_ASKED, Policy
+from daybook.jobs.policy import MAX_REQUESTED_DELAY, Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import occurrence, states
@@ -47,22 +47,22 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-Act = Callable[[], Awaitable["Outcome | Tried"]]
+Act = Callable[[], Awaitable["Outcome | AttemptResult"]]
 """The flow's own part: performs the effect and returns its outcome. Raises what the agents raise.
 
 An act that holds something open is a `ClosableAct`."""
 
 
 @runtime_checkable
-class Closing(Protocol):
+class ClosableAct(Protocol):
     """An act that has to be closed if it is not carried out."""
 
     async def close(self) -> None: ...
 
 
-async def give_up(act: object) -> None:
+async def close_act(act: object) -> None:
     """Close an act that is not carried out after all."""
-    if isinstance(act, Closing):
+    if isinstance(act, ClosableAct):
         await act.close()
 
 
@@ -70,21 +70,21 @@ Prepare = Callable[[Granted], Awaitable[Act]]
 """The flow's preparation between claim and begin, without an effect."""
 
 
-STOPPED = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
+STOP_ERRORS = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, SystemExit)
 """How the end of this process reaches a flow; Prefect's SIGTERM handler raises anywhere."""
 
 _MAX_TRIES = 3
 
 
 @dataclass(frozen=True)
-class Again:
+class RetryAt:
     """The attempt ended with a temporary error; the next one starts at ``until``."""
 
     until: datetime
 
 
 @dataclass(frozen=True)
-class Tried:
+class AttemptResult:
     """Result of an attempt. A temporary error is retried while retries are left.
 
     ``asked`` is the delay that the other side asked for.
@@ -95,7 +95,7 @@ class Tried:
     asked: timedelta = timedelta(0)
 
 
-async def carry(
+async def run_attempt(
     ledger: Ledger,
     granted: Granted,
     attempt: int,
@@ -103,16 +103,16 @@ async def carry(
     clock: Clock,
     *,
     given: Handover | None = None,
-) -> Outcome | Again:
+) -> Outcome | RetryAt:
     """Act and record the outcome. Return the outcome in the ledger, or `RetryAt`.
 
     ``attempt`` is the number of this attempt. With ``given``, a worker renews the lease, and
     records the outcome if this process is stopped, because it knows the cause. Raise the errors of
     the diagram above.
     """
-    tried: Tried | None = None
+    tried: AttemptResult | None = None
     every = TIMING.run_lease_renewal.total_seconds()
-    keeping = nullcontext() if given else lease.kept(ledger.address, granted, every)
+    keeping = nullcontext() if given else lease.keep_lease(ledger.address, granted, every)
     try:
         async with keeping:
             tried = await _try(granted, act)
@@ -122,9 +122,9 @@ async def carry(
             if tried
             else Outcome(Status.UNKNOWN, "the lease was refused, the agent was ended")
         )
-        await _run_to_end(lambda: recording.leave_word(ledger, granted, known))
+        await _run_to_end(lambda: recording.finish_once(ledger, granted, known))
         raise
-    except STOPPED:
+    except STOP_ERRORS:
         # The agent's adapter has ended the agent; record that while there is time. A stopped
         # process does not make a known outcome unknown.
         if tried is not None:
@@ -136,19 +136,19 @@ async def carry(
 
 
 async def _record(
-    ledger: Ledger, granted: Granted, attempt: int, tried: Tried, clock: Clock
-) -> Outcome | Again:
+    ledger: Ledger, granted: Granted, attempt: int, tried: AttemptResult, clock: Clock
+) -> Outcome | RetryAt:
     """Record the outcome of the run, or only of its attempt if another one follows."""
     policy = Policy.model_validate(granted.parameters["policy"])
     retry = None
     if tried.temporary and attempt <= policy.retries:
-        retry = Again(clock.now() + policy.delay(attempt, tried.asked))
+        retry = RetryAt(clock.now() + policy.delay(attempt, tried.asked))
     is_waiting = False
 
     async def finish() -> None:
         nonlocal is_waiting
         at = retry.until if retry is not None else None
-        status = await recording.settle(ledger, granted, tried.outcome, clock, at)
+        status = await recording.finish(ledger, granted, tried.outcome, clock, at)
         is_waiting = status is Status.WAITING
 
     await _run_to_end(finish)
@@ -156,36 +156,36 @@ async def _record(
     return retry if retry is not None and is_waiting else tried.outcome
 
 
-async def _try(granted: Granted, act: Act) -> Tried:
+async def _try(granted: Granted, act: Act) -> AttemptResult:
     try:
         result = await act()
-        return result if isinstance(result, Tried) else Tried(result)
+        return result if isinstance(result, AttemptResult) else AttemptResult(result)
     except AgentTimeout as error:
         output = error.output or None
         timed_out = Outcome(
             Status.TIMED_OUT, str(error), error=str(error), output=output, usage=error.usage
         )
-        return Tried(timed_out, temporary=not error.final)
+        return AttemptResult(timed_out, temporary=not error.final)
     except AgentTemporary as error:
-        delay = seconds_asked(error.retry_after)
+        delay = requested_delay(error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
-        return Tried(failed, temporary=not error.final, asked=delay)
+        return AttemptResult(failed, temporary=not error.final, asked=delay)
     except DaybookError as error:
         output = getattr(error, "output", "") or None
         usage = getattr(error, "usage", None)
-        return Tried(Outcome(Status.FAILED, error=str(error), output=output, usage=usage))
+        return AttemptResult(Outcome(Status.FAILED, error=str(error), output=output, usage=usage))
     except Exception as error:
         log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
-        return Tried(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+        return AttemptResult(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
 
 
-def seconds_asked(retry_after: float | None) -> timedelta:
+def requested_delay(retry_after: float | None) -> timedelta:
     """Return the delay that the other side asked for, limited to the longest delay accepted."""
-    return timedelta(seconds=min(retry_after or 0, LONGEST_ASKED.total_seconds()))
+    return timedelta(seconds=min(retry_after or 0, MAX_REQUESTED_DELAY.total_seconds()))
 
 
 async def _record_interruption(ledger: Ledger, granted: Granted) -> None:
-    run = occurrence.this_flow_run()
+    run = occurrence.current_flow_run()
     cancelled = False
     try:
         async with get_client() as client:
@@ -197,7 +197,7 @@ async def _record_interruption(ledger: Ledger, granted: Granted) -> None:
         outcome = Outcome(Status.CANCELLED, "cancelled")
     else:
         outcome = Outcome(Status.UNKNOWN, "the process was stopped while the agent was at work")
-    await recording.leave_word(ledger, granted, outcome)
+    await recording.finish_once(ledger, granted, outcome)
 
 
 async def _run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -209,7 +209,7 @@ async def _run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     task = asyncio.ensure_future(work())
     try:
         await asyncio.shield(task)
-    except STOPPED:
+    except STOP_ERRORS:
         with anyio.CancelScope(shield=True):  # a scope cancels at each turn of the loop
             for _ in range(_MAX_TRIES):
                 while not task.done():

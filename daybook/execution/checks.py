@@ -37,7 +37,7 @@ from daybook.jobs import policy, provenance
 from daybook.jobs.checks import Check
 from daybook.ledger.states import Status
 from daybook.processes import environment, locations
-from daybook.resources.secrets import PrefectSecrets
+from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs import usage
 from daybook.runs.claim_requests import Granted
 from daybook.tools import calls
@@ -45,11 +45,11 @@ from daybook.tools.server_blocks import PrefectServers
 
 log = logging.getLogger(__name__)
 
-OPEN, CLOSED = 0, 1
+RUN_EXIT_CODE, SKIP_EXIT_CODE = 0, 1
 """Meaning of a command's exit codes."""
-LONGEST_QUOTED = 100
+MAX_QUOTED_CHARACTERS = 100
 """Characters of an unreadable answer that the error quotes."""
-LONGEST_REASON = 500
+MAX_REASON_CHARACTERS = 500
 
 _ANSWER = (
     "Decide whether there is anything to do. Call no tool and do none of it yourself. Answer with "
@@ -81,10 +81,10 @@ class Verdict:
         return replace(granted, tokens=left)
 
 
-UNASKED = Verdict(opens=True)
+NO_CHECK = Verdict(opens=True)
 """Verdict for a run without a check, or past it."""
 
-Gate = Callable[[Granted], Awaitable[Verdict]]
+CheckCallable = Callable[[Granted], Awaitable[Verdict]]
 """Runs a check. Raises `CheckFailed`, and errors of an unreachable ledger or Prefect."""
 
 
@@ -98,16 +98,16 @@ class CheckFailed(DaybookError):
         super().__init__(message)
 
 
-async def of_job(granted: Granted) -> Verdict:
+async def check_job(granted: Granted) -> Verdict:
     """Run the check of the run's policy; return `NO_CHECK` if there is none."""
-    run_policy = policy.of_run(granted.parameters)
+    run_policy = policy.policy_from_parameters(granted.parameters)
     if not run_policy.check:
-        return UNASKED
+        return NO_CHECK
     seconds = run_policy.timeout.total_seconds()
-    return await named("check", lambda: _run(run_policy.check, granted, seconds))
+    return await run_check("check", lambda: _run(run_policy.check, granted, seconds))
 
 
-async def named(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
+async def run_check(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
     """Call ``ask``; prefix its reasons and its errors with the name of the check."""
     try:
         verdict = await ask()
@@ -117,7 +117,7 @@ async def named(gate: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
         raise CheckFailed(f"{gate}: {error}", getattr(error, "usage", None)) from None
     except ValueError as error:
         raise CheckFailed(f"{gate}: {error}") from None
-    why = " ".join(verdict.reason.split())[:LONGEST_REASON]
+    why = " ".join(verdict.reason.split())[:MAX_REASON_CHARACTERS]
     log.info("the %s is %s: %s", gate, "open" if verdict.opens else "closed", why)
     return replace(verdict, reason=f"{gate}: {why}")
 
@@ -127,8 +127,8 @@ async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:
         return await _tool(check, granted, seconds)
     if check.prompt:
         async with get_client() as client:
-            agent = await agent_lookup.agent(client, check.agent or _agent_of_run(granted))
-        return await ask_agent(agent, conversation.rendered(granted, check.prompt), granted)
+            agent = await agent_lookup.find_agent(client, check.agent or _agent_of_run(granted))
+        return await ask_agent(agent, conversation.render_prompt(granted, check.prompt), granted)
     return await _command(check, granted, seconds)
 
 
@@ -153,7 +153,7 @@ async def ask_agent(
     """
     request = AgentRequest(
         prompt=f"{prompt}\n\n{_ANSWER}",
-        timeout=policy.of_run(granted.parameters).timeout.total_seconds(),
+        timeout=policy.policy_from_parameters(granted.parameters).timeout.total_seconds(),
         occurrence=_key(granted),
         job=granted.job.row.name if granted.job else None,
         due=granted.due,
@@ -213,21 +213,21 @@ def _verdict_of_json(value: Any, whose: str) -> Verdict:
 
 def _quoted(value: object) -> str:
     text = repr(" ".join(value.split()) if isinstance(value, str) else value)
-    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
 
 
 # --- a tool
 
 
 async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
-    guard = guard_of(granted, provenance.CHECK)
+    guard = guard_of(granted, provenance.CHECK_PARTS)
     async with get_client() as client:
         prepared = await calls.prepare(
             check.tool,
             check.params,
             _key(granted),
             PrefectServers(client),
-            PrefectSecrets(client),
+            PrefectSecretStore(client),
             guard,
         )
     outcome = (await calls.call(prepared, timeout=seconds)).outcome
@@ -264,10 +264,10 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     """Run the operator's program in a folder of its own, with a minimal environment."""
     if owners.is_agent(_owner(granted)):
         raise CheckFailed("a command is the operator's to write, and the job is an agent's")
-    variables = environment.allowed(environment.DEFAULT)
+    variables = environment.allowed(environment.DEFAULT_NAMES)
     name = check.command[0]
-    with locations.folder("", prefix="daybook-check-") as folder:
-        program = locations.program(name, folder, variables)
+    with locations.run_folder("", prefix="daybook-check-") as folder:
+        program = locations.find_program(name, folder, variables)
         try:
             ended = await process.run(
                 [program, *check.command[1:]],
@@ -280,13 +280,13 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
             raise CheckFailed(f"{program} cannot be run: {error.strerror}") from None
     if ended.timed_out:
         raise CheckFailed(f"{name} did not end within {seconds:g} s; it was ended")
-    if ended.code not in (OPEN, CLOSED):
-        errors = ended.errors.decode(errors="replace").strip()[-LONGEST_REASON:]
+    if ended.code not in (RUN_EXIT_CODE, SKIP_EXIT_CODE):
+        errors = ended.errors.decode(errors="replace").strip()[-MAX_REASON_CHARACTERS:]
         suffix = f"; it said: {errors}" if errors else ""
         raise CheckFailed(f"{name} ended with exit code {ended.code}{suffix}")
     lines = ended.output.decode(errors="replace").strip().splitlines()
     why = lines[0] if lines else f"{name} ended with exit code {ended.code}"
-    return Verdict(ended.code == OPEN, why)
+    return Verdict(ended.code == RUN_EXIT_CODE, why)
 
 
 def _owner(granted: Granted) -> str:

@@ -18,13 +18,21 @@ from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.prefect.occurrence import Recogniser
-from daybook.prefect.states import ask_to_end, set_back
-from daybook.runs.claim_requests import Compare, Ended, Granted, Offer, Taken, Waiting, flow_key
+from daybook.prefect.states import request_cancellation, suspend_flow_run
+from daybook.runs.claim_requests import (
+    ClaimRequest,
+    Finished,
+    Granted,
+    HeldElsewhere,
+    NeedsReconcile,
+    Waiting,
+    flow_key,
+)
 from daybook.runs.claims import claim
 
-NO_LEDGER_WAIT = timedelta(seconds=30)
+NO_LEDGER_DELAY = timedelta(seconds=30)
 """Delay before the next claim if the ledger is unreachable (promise.md 7: then no effect)."""
-PATIENCE = timedelta(seconds=30)
+MAX_IN_PROCESS_WAIT = timedelta(seconds=30)
 """The longest wait inside the process; for a longer one the run is rescheduled."""
 
 
@@ -43,16 +51,16 @@ class Reconciler(Recogniser, Protocol):
         ...
 
 
-async def enter(
+async def wait_for_claim(
     ledger: Ledger,
-    offer: Offer,
+    offer: ClaimRequest,
     reconciler: Reconciler,
     clock: Clock,
     *,
     deployment_id: str | None = None,
     made_by: str | None = None,
-    patience: timedelta = PATIENCE,
-) -> Granted | Ended:
+    patience: timedelta = MAX_IN_PROCESS_WAIT,
+) -> Granted | Finished:
     """Claim the occurrence. A run that has to wait for long is rescheduled, with `Abort`.
 
     ``made_by`` is the id of the creator of the Prefect run: for an auto-scheduled run, its
@@ -63,21 +71,21 @@ async def enter(
             ledger, offer, reconciler, deployment_id=deployment_id, made_by=made_by
         )
         match answer:
-            case Granted() | Ended():
+            case Granted() | Finished():
                 return answer
             case Waiting(until=until) if until - ledger.now() <= patience or deployment_id is None:
                 # Wait for a duration, not until an instant: the ledger's clock may be behind.
                 await clock.wait_until(clock.now() + (until - ledger.now()))
             case Waiting(until=until, why=why):
-                await set_back(str(offer.flow_run_id), until, why, ledger)
-            case Taken() if answer.flow_run_id == offer.flow_run_id:
+                await suspend_flow_run(str(offer.flow_run_id), until, why, ledger)
+            case HeldElsewhere() if answer.flow_run_id == offer.flow_run_id:
                 # Another process carries this very flow run and sets its state.
                 raise Abort(f"run {answer.run_id} is held by {answer.holder}")
-            case Taken():
-                return taken(answer)
+            case HeldElsewhere():
+                return end_of_duplicate(answer)
 
 
-def shown(answer: Ended, flow_run_id: str) -> Ended:
+def end_to_show(answer: Finished, flow_run_id: str) -> Finished:
     """Return the end of the Prefect run that requested an occurrence which has its outcome.
 
     A run that another Prefect run carried is shown there, so this one ends as skipped.
@@ -85,32 +93,32 @@ def shown(answer: Ended, flow_run_id: str) -> Ended:
     own = answer.flow_run_id == flow_run_id or answer.status in {Status.SKIPPED, Status.MISSED}
     if own:
         return answer
-    return Ended(Status.SKIPPED, f"already judged: {answer.status}", answer.run_id)
+    return Finished(Status.SKIPPED, f"already judged: {answer.status}", answer.run_id)
 
 
-def taken(answer: Taken) -> Ended:
+def end_of_duplicate(answer: HeldElsewhere) -> Finished:
     """Return the end of a Prefect run whose occurrence another Prefect run carries."""
-    return Ended(Status.SKIPPED, f"run {answer.run_id[:8]} has it already", answer.run_id)
+    return Finished(Status.SKIPPED, f"run {answer.run_id[:8]} has it already", answer.run_id)
 
 
 async def decide(
     ledger: Ledger,
-    offer: Offer,
+    offer: ClaimRequest,
     reconciler: Reconciler,
     *,
     deployment_id: str | None = None,
     made_by: str | None = None,
-) -> Granted | Waiting | Ended | Taken:
+) -> Granted | Waiting | Finished | HeldElsewhere:
     """Claim; if the ledger does not know the instant, reconcile the job and claim again."""
     loaded = settings.load()
-    offer = replace(offer, rules=limits.of_settings(loaded))
+    offer = replace(offer, rules=limits.load_rules(loaded))
     if offer.most is not None:
         offer = replace(offer, classes=loaded.max_of_class)
     while True:
         answer = await claim(ledger, offer)
         if isinstance(answer, Waiting) and answer.cancel:
-            await ask_to_end(answer.cancel, answer.why)
-        if not isinstance(answer, Compare):
+            await request_cancellation(answer.cancel, answer.why)
+        if not isinstance(answer, NeedsReconcile):
             return answer
         prefect_schedules = await reconciler.compare(answer.job_id, str(deployment_id))
         offer = replace(offer, compared=True)

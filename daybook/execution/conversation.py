@@ -28,7 +28,7 @@ def turn(granted: Granted) -> Turn:
 
     Raise `InvalidInput` if the prompt consisted of variables only and all of them are empty.
     """
-    prompt = rendered(granted, str(granted.parameters["prompt"]))
+    prompt = render_prompt(granted, str(granted.parameters["prompt"]))
     if not prompt.strip():
         raise InvalidInput("prompt", "is blank once its variables are filled in")
     history = (
@@ -38,7 +38,7 @@ def turn(granted: Granted) -> Turn:
     return Turn(prompt, tuple(history))
 
 
-def rendered(granted: Granted, prompt: str) -> str:
+def render_prompt(granted: Granted, prompt: str) -> str:
     """Return ``prompt`` with this run's variables filled in."""
     return prompts.render(prompt, _values(granted))
 

@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WITHIN = 4.0
+SEND_TIMEOUT_SECONDS = 4.0
 """Seconds that a run's process spends on sending; recording the results takes a moment more."""
-WITHIN_ALONE = 60.0
+DIRECT_SEND_TIMEOUT_SECONDS = 60.0
 """The same for a direct call: longer than any single attempt."""
 
 
-async def at_once(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[OutboxRow]:
+async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[OutboxRow]:
     """Send a run's pending messages; return its callbacks and messages with their status by now.
 
     ``alone`` means that the run is a direct call.
@@ -63,13 +63,13 @@ async def at_once(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[Outbo
         if all(row.status != Delivery.PENDING for row in rows):
             return rows
         # A late import: it loads all channels, and most runs send nothing.
-        from daybook.delivery.dispatcher import drain
+        from daybook.delivery.dispatcher import dispatch
 
         with suppress(TimeoutError):
-            timeout = WITHIN_ALONE if alone else WITHIN
+            timeout = DIRECT_SEND_TIMEOUT_SECONDS if alone else SEND_TIMEOUT_SECONDS
             async with asyncio.timeout(timeout), get_client() as client:
-                holder = occurrence.holder()
-                await drain(ledger, client, holder, run_id=run_id, hurried=not alone)
+                holder = occurrence.current_holder()
+                await dispatch(ledger, client, holder, run_id=run_id, hurried=not alone)
         return await _rows_of(ledger, run_id)
     except Exception as error:
         reason = str(error) or type(error).__name__
@@ -78,20 +78,26 @@ async def at_once(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[Outbo
 
 
 async def _call_listeners(ledger: Ledger, run_id: str) -> None:
-    if names := registry.here(registry.LISTENERS):
-        from daybook.delivery.listener_calls import listen
+    if names := registry.known_names(registry.LISTENERS):
+        from daybook.delivery.listener_calls import call_listeners
 
-        await listen(ledger, occurrence.holder(), names, run_id=run_id, claims_for=WITHIN_ALONE)
+        await call_listeners(
+            ledger,
+            occurrence.current_holder(),
+            names,
+            run_id=run_id,
+            claims_for=DIRECT_SEND_TIMEOUT_SECONDS,
+        )
 
 
 async def _rows_of(ledger: Ledger, run_id: str) -> list[OutboxRow]:
     """Return a run's callbacks, messages and failed listener calls."""
     async with ledger.read() as session:
-        rows = await history.of_run(session, run_id)
+        rows = await history.list_for_run(session, run_id)
     return [row for row in rows if row.purpose != LISTENER or row.status == Delivery.FAILED]
 
 
-async def show(ledger: Ledger, client: PrefectClient, run_ids: Iterable[str]) -> None:
+async def publish_delivery(ledger: Ledger, client: PrefectClient, run_ids: Iterable[str]) -> None:
     """Publish the delivery status of these runs' callbacks and messages in Prefect's UI.
 
     It is an artifact of the flow run, beside the run's own; a state is never forced for it.
@@ -100,14 +106,14 @@ async def show(ledger: Ledger, client: PrefectClient, run_ids: Iterable[str]) ->
         async with ledger.read() as session:
             run = await session.get(RunRow, run_id)
             job = await session.get(JobRow, run.job_id) if run and run.job_id else None
-            rows = await history.of_run(session, run_id)
+            rows = await history.list_for_run(session, run_id)
         if run is None or run.flow_run_id is None or not rows:
             continue
         made = ArtifactCreate(
             key=f"{slugify(job.slug) if job else 'direct-call'}-delivery",
             type="markdown",
             description=f"delivery: {run.delivery}",
-            data=artifact.of_delivery(job.name if job else "direct call", run, rows),
+            data=artifact.render_delivery(job.name if job else "direct call", run, rows),
             flow_run_id=UUID(run.flow_run_id),
         )
         try:

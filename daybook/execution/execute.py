@@ -29,7 +29,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
 
 from daybook import registry, settings
-from daybook.clock import SYSTEM, Clock
+from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.errors import (
     DaybookError,
     FenceRefused,
@@ -41,33 +41,33 @@ from daybook.errors import (
 )
 from daybook.execution import artifact, attempt, checks, delivery, handover, lease, outcome_spool
 from daybook.execution import claim as gate
-from daybook.execution.attempt import Act, Again, Prepare
-from daybook.execution.claim import NO_LEDGER_WAIT, PATIENCE, Reconciler
+from daybook.execution.attempt import Act, Prepare, RetryAt
+from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY, Reconciler
 from daybook.execution.handover import Handover
-from daybook.execution.recording import Unwritten
+from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs import policy as policies
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import occurrence, run_names, states
-from daybook.prefect.states import set_back, state_of
-from daybook.processes.ending import to_its_end
+from daybook.prefect.states import suspend_flow_run, terminal_state
+from daybook.processes.ending import wait_shielded
 from daybook.runs import claims
-from daybook.runs.claim_requests import Ended, Granted
+from daybook.runs.claim_requests import Finished, Granted
 from daybook.schedules.durations import to_text
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-AWAY = (Unreachable, httpx.TransportError)
+UNAVAILABLE_ERRORS = (Unreachable, httpx.TransportError)
 """Errors of an unreachable ledger or Prefect, which may pass."""
 
 
-_UNBEGUN_STATES = {state_of(status, "").name for status in (Status.SKIPPED, Status.MISSED)}
+_UNBEGUN_STATES = {terminal_state(status, "").name for status in (Status.SKIPPED, Status.MISSED)}
 """Names of the states of runs that ended before their effect."""
 
-GATE_SLACK = timedelta(seconds=5)
+CHECK_GRACE = timedelta(seconds=5)
 """Time for a check beyond its timeout; less than the worker gives (`Timing.timeout_margin`),
 because the process itself can best name what was late."""
 
@@ -81,7 +81,7 @@ class _Run:
     kind: str
     parameters: dict[str, Any]
     refused: str
-    gate: checks.Gate
+    gate: checks.CheckCallable
     prepare: Prepare
     reconciler: Reconciler
     clock: Clock
@@ -102,8 +102,8 @@ async def carry_out(
     prepare: Prepare,
     reconciler: Reconciler,
     *,
-    gate: checks.Gate = checks.of_job,
-    clock: Clock = SYSTEM,
+    gate: checks.CheckCallable = checks.check_job,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> State[Any]:
     """Execute the current flow run; return the state for the flow to return.
 
@@ -112,8 +112,8 @@ async def carry_out(
     too. The state's data is the run as the flow's result. Raise Prefect's `Abort` if the run has to
     wait.
     """
-    flow_run, refused = occurrence.this_flow_run(), ""
-    given = handover.of(str(flow_run.id))
+    flow_run, refused = occurrence.current_flow_run(), ""
+    given = handover.received_for(str(flow_run.id))
     try:
         parameters = dict(normal_parameters(kind, parameters))
     except InvalidInput as error:
@@ -122,94 +122,96 @@ async def carry_out(
         refused = str(error)
     run = _Run(flow_run, given, kind, parameters, refused, gate, prepare, reconciler, clock)
     if run.is_direct:  # perhaps the only process that knows of listeners
-        registry.look()
+        registry.find_listeners()
     try:
-        with handover.ends_softly() if given is not None else nullcontext():
+        with handover.cancel_on_sigterm() if given is not None else nullcontext():
             state = await _execute(run)
-    except attempt.STOPPED as error:
+    except attempt.STOP_ERRORS as error:
         if given is None:
             raise
         # Prefect must not report a crash: the worker knows the cause and records it on both sides.
         raise Abort(f"ended by its worker: {error!r}") from None
     if not run.is_direct and state.name in _UNBEGUN_STATES:
-        await states.end_as(run.id, state)
+        await states.end_flow_run(run.id, state)
     return state
 
 
 async def _execute(run: _Run) -> State[Any]:
     given, clock = run.given, run.clock
     async with AsyncExitStack() as stack:
-        outcome: Outcome | Again | None = None
+        outcome: Outcome | RetryAt | None = None
         while not isinstance(outcome, Outcome):
             try:
                 if outcome is None:
                     ledger = await stack.enter_async_context(Ledger(settings.load().ledger_address))
                 claimed = await _claim_and_begin(ledger, run)
-            except (*AWAY, LedgerNewer) as error:
+            except (*UNAVAILABLE_ERRORS, LedgerNewer) as error:
                 if run.is_direct:
                     raise
                 # No ledger, no effect (promise.md 7): the run is rescheduled.
-                await set_back(run.id, clock.now() + NO_LEDGER_WAIT, str(error))
-            if isinstance(claimed, Ended):
+                await suspend_flow_run(run.id, clock.now() + NO_LEDGER_DELAY, str(error))
+            if isinstance(claimed, Finished):
                 return _state_of_end(claimed, run)
             granted, number, act = claimed
             try:
-                outcome = await attempt.carry(ledger, granted, number, act, clock, given=given)
-            except Unwritten as error:
+                outcome = await attempt.run_attempt(
+                    ledger, granted, number, act, clock, given=given
+                )
+            except OutcomeUnwritten as error:
                 log.error("%s", error, extra={"action": "outcome_unwritten"})
                 return _state_of_unwritten(granted, run, error)
             except (lease.LeaseLost, FenceRefused, IllegalTransition) as error:
                 return await _decided_elsewhere(ledger, granted, run, error)
-            if isinstance(outcome, Again) and given is not None:
+            if isinstance(outcome, RetryAt) and given is not None:
                 given.tell(waiting=outcome.until)
-                if outcome.until - clock.now() <= PATIENCE:
+                if outcome.until - clock.now() <= MAX_IN_PROCESS_WAIT:
                     await clock.wait_until(outcome.until)
         outcome = await _with_total_usage(ledger, granted, outcome, number)
         if given is not None:
             given.tell(ended=outcome.status)
-        rows = await delivery.at_once(ledger, granted.run_id, alone=run.is_direct)
+        rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
     await artifact.publish(granted, outcome, number, rows)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)
     return _state(granted.run_id, outcome, run)
 
 
-async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Ended:
+async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Finished:
     """Claim, prepare and begin; return the grant, the attempt's number and act, or the end."""
     flow_run, given = run.flow_run, run.given
     if given is not None:
         with suppress(FenceRefused):  # the worker's claim was lost or used: claim again
-            granted = await claims.granted(ledger, given.run_id, given.fence)
+            granted = await claims.read_grant(ledger, given.run_id, given.fence)
             prepared = await _check_and_begin(ledger, run, granted)
             if prepared is not None:
                 return prepared
     deployment_id = str(flow_run.deployment_id) if flow_run.deployment_id else None
-    if occurrence.belongs_elsewhere(flow_run, ledger.id):
+    if occurrence.belongs_to_other_ledger(flow_run, ledger.id):
         why = f"it is of another ledger than this worker's, {ledger.id}: check its DAYBOOK_HOME"
-        await set_back(run.id, run.clock.now() + NO_LEDGER_WAIT, why)
-    offer = await occurrence.offer(
+        await suspend_flow_run(run.id, run.clock.now() + NO_LEDGER_DELAY, why)
+    offer = await occurrence.build_claim_request(
         ledger,
         flow_run,
         run.parameters,
         run.reconciler,
         kind=run.kind,
-        holder=given.holder if given else occurrence.holder(),
+        holder=given.holder if given else occurrence.current_holder(),
         starts=flow_run.run_count,
         refused=run.refused,
         # A direct call counts for the limit of active runs, but does not wait for it.
         most=settings.load().max_concurrent if deployment_id else None,
     )
     while True:
-        answer = await gate.enter(
+        answer = await gate.wait_for_claim(
             ledger,
             offer,
             run.reconciler,
             run.clock,
             deployment_id=deployment_id,
             made_by=str(flow_run.created_by.id) if flow_run.created_by else None,
-            patience=timedelta(0) if given else PATIENCE,
+            patience=timedelta(0) if given else MAX_IN_PROCESS_WAIT,
         )
-        if isinstance(answer, Ended):
+        if isinstance(answer, Finished):
             if offer.job_id is not None and answer.run_id is not None:
                 await _push(run.reconciler, offer.job_id)
             return answer
@@ -222,10 +224,10 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
 
 async def _check_and_begin(
     ledger: Ledger, run: _Run, granted: Granted
-) -> tuple[Granted, int, Act] | Ended | None:
+) -> tuple[Granted, int, Act] | Finished | None:
     """Check, prepare and begin a claimed run. None: the claim was lost before, claim again."""
     naming = asyncio.create_task(_name_run(run, granted))  # concurrently: nothing depends on it
-    checked, prepared = checks.UNASKED, granted
+    checked, prepared = checks.NO_CHECK, granted
     act: Act | None = None
     outcome = None
     try:
@@ -236,8 +238,8 @@ async def _check_and_begin(
             act = await run.prepare(prepared)
         else:
             outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
-    except AWAY as error:
-        until = run.clock.now() + NO_LEDGER_WAIT
+    except UNAVAILABLE_ERRORS as error:
+        until = run.clock.now() + NO_LEDGER_DELAY
         await claims.postpone(ledger, granted.run_id, granted.fence, until, str(error))
         raise
     except (lease.LeaseLost, FenceRefused) as error:
@@ -253,7 +255,7 @@ async def _check_and_begin(
     try:
         number = await claims.begin(ledger, granted.run_id, granted.fence, usage=checked.usage)
     except BaseException as error:
-        await attempt.give_up(act)
+        await attempt.close_act(act)
         if not isinstance(error, FenceRefused):
             raise
         # The claim was lost before the effect, so the run may be claimed again.
@@ -266,9 +268,9 @@ async def _check_and_begin(
 
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
     """Run the check, while the lease is renewed and the worker knows when it started."""
-    policy = policies.of_run(granted.parameters)
-    if run.gate is checks.of_job and not policy.check:
-        return checks.UNASKED
+    policy = policies.policy_from_parameters(granted.parameters)
+    if run.gate is checks.check_job and not policy.check:
+        return checks.NO_CHECK
     if run.given is not None:
         run.given.tell(checking=granted.fence)
         verdict = await _in_time(run, granted, policy.timeout)
@@ -276,26 +278,26 @@ async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdic
         return verdict
     try:
         every = TIMING.run_lease_renewal.total_seconds()
-        async with lease.kept(ledger.address, granted, every):
+        async with lease.keep_lease(ledger.address, granted, every):
             return await _in_time(run, granted, policy.timeout)
-    except attempt.STOPPED:
+    except attempt.STOP_ERRORS:
         if run.is_direct:  # no process would ever claim it again
             stopped = Outcome(Status.CANCELLED, "stopped before it began")
-            finishing = claims.settle(ledger, granted.run_id, granted.fence, stopped)
-            await to_its_end(asyncio.create_task(finishing))
+            finishing = claims.finish(ledger, granted.run_id, granted.fence, stopped)
+            await wait_shielded(asyncio.create_task(finishing))
         raise
 
 
 async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Verdict:
     """Limit the whole check to the timeout of one attempt, plus a grace for what it has to end."""
-    limit = asyncio.timeout((timeout + GATE_SLACK).total_seconds())
+    limit = asyncio.timeout((timeout + CHECK_GRACE).total_seconds())
     try:
         async with limit:
             return await run.gate(granted)
     except TimeoutError:
         if not limit.expired():
             raise
-        name = "check" if run.gate is checks.of_job else run.kind
+        name = "check" if run.gate is checks.check_job else run.kind
         raise checks.CheckFailed(f"{name}: no answer within {to_text(timeout)}") from None
 
 
@@ -306,7 +308,7 @@ async def _name_run(run: _Run, granted: Granted) -> None:
         return  # it keeps the name of the repeated run
     else:
         name = run_names.of_due(granted.job, granted.due)
-    await run_names.give_own(run.flow_run, name)
+    await run_names.rename_own_run(run.flow_run, name)
 
 
 def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
@@ -320,15 +322,15 @@ def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Out
     return Outcome(Status.FAILED, error=message, usage=usage)
 
 
-async def _end_unbegun(ledger: Ledger, granted: Granted, run: _Run, outcome: Outcome) -> Ended:
+async def _end_unbegun(ledger: Ledger, granted: Granted, run: _Run, outcome: Outcome) -> Finished:
     """Record the end of a run that did not begin: its check said skip, or it cannot begin."""
-    await claims.settle(ledger, granted.run_id, granted.fence, outcome)
+    await claims.finish(ledger, granted.run_id, granted.fence, outcome)
     if run.given is not None:
         run.given.tell(ended=outcome.status)
-    await delivery.at_once(ledger, granted.run_id, alone=run.is_direct)
+    await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)
-    return Ended(outcome.status, outcome.reason, granted.run_id, run.id, outcome.error)
+    return Finished(outcome.status, outcome.reason, granted.run_id, run.id, outcome.error)
 
 
 async def _with_total_usage(
@@ -347,7 +349,7 @@ async def _with_total_usage(
     return outcome
 
 
-def _state_of_unwritten(granted: Granted, run: _Run, error: Unwritten) -> State[Any]:
+def _state_of_unwritten(granted: Granted, run: _Run, error: OutcomeUnwritten) -> State[Any]:
     """Return the Prefect state for an outcome that the ledger does not have yet."""
     if not error.spooled:
         return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)), run)
@@ -375,8 +377,8 @@ async def _decided_elsewhere(
     return _state(row.id, Outcome(Status.SKIPPED, f"run {row.id[:8]} was taken over"), run)
 
 
-def _state_of_end(answer: Ended, run: _Run) -> State[Any]:
-    shown = gate.shown(answer, run.id)
+def _state_of_end(answer: Finished, run: _Run) -> State[Any]:
+    shown = gate.end_to_show(answer, run.id)
     return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error), run)
 
 
@@ -393,7 +395,7 @@ def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:
 
     Only a completed state carries data: for the others Prefect makes an exception from the message.
     """
-    message = states.message(outcome.status, run_id, outcome.error, outcome.reason)
+    message = states.outcome_message(outcome.status, run_id, outcome.error, outcome.reason)
     result = {
         "run_id": run_id,
         "status": str(outcome.status),
@@ -404,4 +406,4 @@ def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:
     }
     if run.is_direct:
         return states.of_direct_call(outcome.status, message, result)
-    return state_of(outcome.status, message, result)
+    return terminal_state(outcome.status, message, result)

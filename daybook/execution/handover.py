@@ -59,7 +59,7 @@ def receive(flow_run_id: str, run_id: str, fence: int, holder: str, descriptor: 
     _received[:] = [Handover(flow_run_id, run_id, fence, holder, descriptor)]
 
 
-def of(flow_run_id: str) -> Handover | None:
+def received_for(flow_run_id: str) -> Handover | None:
     """Return the handover for this flow run, or None if it has to claim for itself.
 
     Another flow run in the same process (a subflow) has no handover.
@@ -67,16 +67,16 @@ def of(flow_run_id: str) -> Handover | None:
     return next((each for each in _received if each.flow_run_id == flow_run_id), None)
 
 
-def tell(**facts: object) -> None:
+def report(**facts: object) -> None:
     """Report to the worker of the current flow run, if it has one."""
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
-    if run is not None and (given := of(str(run.id))) is not None:
+    if run is not None and (given := received_for(str(run.id))) is not None:
         given.tell(**facts)
 
 
 @contextmanager
-def ends_softly() -> Iterator[None]:
+def cancel_on_sigterm() -> Iterator[None]:
     """Make SIGTERM cancel the current task while the block runs; in the main thread only.
 
     Prefect's handler raises at any point, usually in the event loop itself, which is then torn

@@ -18,7 +18,7 @@ from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import read_parameters
 from daybook.runs.claim_requests import Granted
 
-ASKED = ("agent", "model", "session", "session_key", "policy", "notify")
+SHARED_PARAMETERS = ("agent", "model", "session", "session_key", "policy", "notify")
 """Parameters of a heartbeat that it shares with an agent prompt."""
 
 _CHECK_PROMPT = """\
@@ -41,13 +41,13 @@ def prompt(file: str) -> str:
     except FileNotFoundError:
         text = ""
     if not text:  # the check found orders, which are gone now
-        raise InvalidInput("file", f"{standing_orders.place(file)} says nothing any more")
+        raise InvalidInput("file", f"{standing_orders.path_of(file)} says nothing any more")
     return _PROMPT + text
 
 
-async def gate(granted: Granted) -> Verdict:
+async def check(granted: Granted) -> Verdict:
     """Decide whether there is anything to do; without standing orders, no agent is asked."""
-    return await checks.named("heartbeat", lambda: _check(granted))
+    return await checks.run_check("heartbeat", lambda: _check(granted))
 
 
 async def _check(granted: Granted) -> Verdict:
@@ -59,10 +59,10 @@ async def _check(granted: Granted) -> Verdict:
         return Verdict(opens=False, reason=f"{action.file} is missing")
     if not text:
         return Verdict(opens=False, reason=f"{action.file} is blank")
-    job_verdict = await checks.of_job(granted)
+    job_verdict = await checks.check_job(granted)
     if not job_verdict.opens:
         return job_verdict
     async with get_client() as client:
-        agent = await agent_lookup.agent(client, action.gate_agent or action.agent)
-    question = conversation.rendered(granted, _CHECK_PROMPT + text)
+        agent = await agent_lookup.find_agent(client, action.gate_agent or action.agent)
+    question = conversation.render_prompt(granted, _CHECK_PROMPT + text)
     return await checks.ask_agent(agent, question, job_verdict.charged(granted), job_verdict.usage)

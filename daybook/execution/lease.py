@@ -55,7 +55,7 @@ async def _renew_until(
 
 
 @asynccontextmanager
-async def kept(address: str, granted: Granted, every: float) -> AsyncIterator[None]:
+async def keep_lease(address: str, granted: Granted, every: float) -> AsyncIterator[None]:
     """Renew the lease every ``every`` seconds while the block runs.
 
     If a renewal is refused, the block is cancelled and `LeaseLost` is raised in place of the

@@ -15,10 +15,10 @@ from typing import Any
 from daybook.agents import allowed
 from daybook.agents.base import McpServers
 from daybook.errors import UnknownName
-from daybook.home import CLIENT_CREDENTIAL, here
+from daybook.home import CLIENT_CREDENTIAL, current_home
 from daybook.http import secrets as references
 from daybook.http.guard import Guard, Rule
-from daybook.http.secrets import Destination, Filled
+from daybook.http.secrets import FilledSecrets, SecretDestination
 from daybook.owners import Actor
 from daybook.processes import environment
 from daybook.settings import home_path
@@ -35,21 +35,21 @@ _EXCLUDED_VARIABLES = ("DAYBOOK_WEBHOOK_SECRET", "DAYBOOK_MCP_TOKEN")
 
 
 @dataclass(frozen=True)
-class Configuration:
+class McpConfiguration:
     """Servers of an agent, with their headers' secrets; ``own`` means that Daybook is one."""
 
     servers: tuple[tuple[Server, Read], ...] = field(default=(), repr=False)
     own: bool = False
 
 
-async def find(entries: Iterable[str], servers: Servers) -> Configuration:
+async def find(entries: Iterable[str], servers: Servers) -> McpConfiguration:
     """Return the servers that ``entries`` name.
 
     Raise `UnknownName`, `InvalidInput`, and what Prefect's client raises.
     """
     names = dict.fromkeys(entries)
     if not names:
-        return Configuration()
+        return McpConfiguration()
     saved = await servers.names()
     selected = []
     for name in names:
@@ -59,15 +59,15 @@ async def find(entries: Iterable[str], servers: Servers) -> Configuration:
             raise UnknownName("tool server", name, [allowed.OWN, *saved])
         server = await servers.read(name)
         selected.append((server, await Read.of(server, servers.secrets)))
-    return Configuration(tuple(selected), allowed.OWN in names)
+    return McpConfiguration(tuple(selected), allowed.OWN in names)
 
 
-async def made(configuration: Configuration, actor: Actor) -> McpServers:
+async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
     """Build the configuration with its secrets; Daybook's own server acts for ``actor``.
 
     Raise `InvalidInput` for a secret that must not be sent to the server's address.
     """
-    filled = Filled()
+    filled = FilledSecrets()
     variables: dict[str, str] = {}
     entries: dict[str, Any] = {}
     for server, secrets in configuration.servers:
@@ -79,7 +79,7 @@ async def made(configuration: Configuration, actor: Actor) -> McpServers:
             entries[server.name] = entry | _working_directory(settings.work_dir)
         else:
             url = Guard.here(Rule.OPERATOR).check(settings.url)
-            destination = Destination.of_url(url)
+            destination = SecretDestination.of_url(url)
             headers = {
                 name: await references.fill("headers", value, destination, secrets, filled)
                 for name, value in settings.headers.items()
@@ -113,10 +113,10 @@ def _own_variables(variables: Mapping[str, str]) -> dict[str, str]:
         if name.startswith(_VARIABLE_PREFIXES) and name not in _EXCLUDED_VARIABLES
     }
     # The program can read this file; Daybook's server finds the credential in the home itself.
-    if (credential := ours.get(CLIENT_CREDENTIAL)) and credential == here().credential():
+    if (credential := ours.get(CLIENT_CREDENTIAL)) and credential == current_home().credential():
         del ours[CLIENT_CREDENTIAL]
     return {
-        **environment.allowed(environment.DEFAULT, variables),
+        **environment.allowed(environment.DEFAULT_NAMES, variables),
         **ours,
         "DAYBOOK_HOME": str(home_path()),
     }

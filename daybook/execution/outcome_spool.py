@@ -36,13 +36,13 @@ from daybook.runs import claims
 log = logging.getLogger(__name__)
 
 VERSION = 1
-ASIDE = ".aside"
-ABANDONED = 3600.0
+ASIDE_SUFFIX = ".aside"
+MAX_DRAFT_AGE_SECONDS = 3600.0
 """Age in seconds after which an unfinished file is deleted, because its writer has died."""
 
 
 @dataclass(frozen=True)
-class Spooled:
+class SpooledOutcome:
     """An outcome to be written. With ``until`` it is an attempt's, and another attempt follows."""
 
     ledger_id: str
@@ -54,12 +54,12 @@ class Spooled:
     async def write(self, ledger: Ledger) -> Status:
         """Write it into the ledger. Raise what `claims.finish` and `claims.retry` raise."""
         if self.until is None:
-            return await claims.settle(ledger, self.run_id, self.fence, self.outcome)
+            return await claims.finish(ledger, self.run_id, self.fence, self.outcome)
         return await claims.retry(ledger, self.run_id, self.fence, self.outcome, self.until)
 
 
 @dataclass
-class Drained:
+class DrainResult:
     """Numbers of outcomes: written, refused, set aside, left for another ledger."""
 
     written: int = 0
@@ -73,10 +73,10 @@ class Drained:
 
 def folder() -> Path:
     """Return this home's spool folder, which is made when needed."""
-    return home.here().path / "spool"
+    return home.current_home().path / "spool"
 
 
-def put(spooled: Spooled) -> Path:
+def put(spooled: SpooledOutcome) -> Path:
     """Store an outcome in a file of its own that survives a power failure. Raise OSError."""
     directory = folder()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -105,13 +105,13 @@ def drop(file: Path | None) -> None:
         file.unlink(missing_ok=True)
 
 
-async def drain(ledger: Ledger, run_id: str = "") -> Drained:
+async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
     """Write the spooled outcomes into ``ledger``: all, or those of one run.
 
     Raise `LedgerUnreachable`; the outcomes written before that are deleted from the spool.
     """
-    result = Drained()
-    for file in waiting(run_id):
+    result = DrainResult()
+    for file in pending_files(run_id):
         try:
             spooled = _read(file)
         except FileNotFoundError:
@@ -141,7 +141,7 @@ async def drain(ledger: Ledger, run_id: str = "") -> Drained:
     return result
 
 
-def waiting(run_id: str = "") -> list[Path]:
+def pending_files(run_id: str = "") -> list[Path]:
     """Return the files to be drained, those of one run in the order in which they were written."""
     directory = folder()
     try:
@@ -155,10 +155,10 @@ def waiting(run_id: str = "") -> list[Path]:
     )
 
 
-def aside() -> list[Path]:
+def set_aside_files() -> list[Path]:
     """Return the files that were set aside."""
     with suppress(FileNotFoundError):
-        return sorted(each for each in folder().iterdir() if each.suffix == ASIDE)
+        return sorted(each for each in folder().iterdir() if each.suffix == ASIDE_SUFFIX)
     return []
 
 
@@ -173,11 +173,11 @@ def _delete_abandoned(files: list[Path]) -> None:
     for each in files:
         if each.suffix == ".new":
             with suppress(OSError):
-                if time.time() - each.stat().st_mtime > ABANDONED:
+                if time.time() - each.stat().st_mtime > MAX_DRAFT_AGE_SECONDS:
                     each.unlink()
 
 
-def _as_json(spooled: Spooled) -> dict[str, Any]:
+def _as_json(spooled: SpooledOutcome) -> dict[str, Any]:
     until = None if spooled.until is None else spooled.until.isoformat()
     return {
         "ledger": spooled.ledger_id,
@@ -188,7 +188,7 @@ def _as_json(spooled: Spooled) -> dict[str, Any]:
     }
 
 
-def _read(file: Path) -> Spooled:
+def _read(file: Path) -> SpooledOutcome:
     """Raise OSError, ValueError, KeyError or TypeError for a file that `put` did not write."""
     content = json.loads(file.read_text(encoding="utf-8"))
     if content["version"] != VERSION:
@@ -197,7 +197,7 @@ def _read(file: Path) -> Spooled:
     until = None if content["until"] is None else datetime.fromisoformat(content["until"])
     if until is not None and until.tzinfo is None:
         raise ValueError("a time without a zone")
-    return Spooled(
+    return SpooledOutcome(
         str(content["ledger"]),
         str(content["run"]),
         int(content["fence"]),
@@ -209,7 +209,7 @@ def _read(file: Path) -> Spooled:
 def _set_aside(file: Path, why: str) -> None:
     log.error("%s %s; it is set aside", file, why, extra={"action": "spool_aside"})
     with suppress(FileNotFoundError):
-        file.rename(file.with_suffix(ASIDE))
+        file.rename(file.with_suffix(ASIDE_SUFFIX))
 
 
 def _sync(directory: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from daybook.clock import Clock
 from daybook.errors import DaybookError, FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.execution import outcome_spool
-from daybook.execution.outcome_spool import Spooled
+from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs.claim_requests import Granted
@@ -25,11 +25,11 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT = timedelta(seconds=1)
-LONGEST_WAIT = timedelta(seconds=15)
+FIRST_RETRY_DELAY = timedelta(seconds=1)
+MAX_RETRY_DELAY = timedelta(seconds=15)
 
 
-class Unwritten(DaybookError):
+class OutcomeUnwritten(DaybookError):
     """The outcome is known and could not be written before the lease was lost.
 
     ``spooled`` means that it is in the spool and will be written; else it is lost.
@@ -48,7 +48,7 @@ class Unwritten(DaybookError):
         )
 
 
-async def settle(
+async def finish(
     ledger: Ledger,
     granted: Granted,
     outcome: Outcome,
@@ -59,8 +59,8 @@ async def settle(
 
     Return the new status of the run. Raise `OutcomeUnwritten`, `FenceRefused`, `IllegalTransition`.
     """
-    delay, deadline = FIRST_WAIT, clock.now() + 2 * TIMING.run_lease
-    spooled = Spooled(ledger.id, granted.run_id, granted.fence, outcome, again)
+    delay, deadline = FIRST_RETRY_DELAY, clock.now() + 2 * TIMING.run_lease
+    spooled = SpooledOutcome(ledger.id, granted.run_id, granted.fence, outcome, again)
     file: Path | None = None
     while True:
         try:
@@ -69,7 +69,7 @@ async def settle(
             # Spool it first: this process may be killed while it waits.
             file = file or _spool(spooled)
             if clock.now() + delay >= deadline:
-                raise Unwritten(granted, outcome, error, spooled=file is not None) from error
+                raise OutcomeUnwritten(granted, outcome, error, spooled=file is not None) from error
             log.warning(
                 "the outcome is not written yet: %s", error, extra={"action": "settle_unreachable"}
             )
@@ -80,12 +80,12 @@ async def settle(
             outcome_spool.drop(file)
             return status
         await clock.wait_until(clock.now() + delay)
-        delay = min(delay * 2, LONGEST_WAIT)
+        delay = min(delay * 2, MAX_RETRY_DELAY)
 
 
-async def leave_word(ledger: Ledger, granted: Granted, outcome: Outcome) -> None:
+async def finish_once(ledger: Ledger, granted: Granted, outcome: Outcome) -> None:
     """Try once to record the outcome; raise nothing: there is no time, or the run is lost."""
-    spooled = Spooled(ledger.id, granted.run_id, granted.fence, outcome)
+    spooled = SpooledOutcome(ledger.id, granted.run_id, granted.fence, outcome)
     try:
         await spooled.write(ledger)
     except (FenceRefused, IllegalTransition) as error:
@@ -96,7 +96,7 @@ async def leave_word(ledger: Ledger, granted: Granted, outcome: Outcome) -> None
         log.error("the outcome %s: %s", what, error, extra={"action": "settle_unreachable"})
 
 
-def _spool(spooled: Spooled) -> Path | None:
+def _spool(spooled: SpooledOutcome) -> Path | None:
     try:
         return outcome_spool.put(spooled)
     except OSError as error:

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from daybook.clock import SYSTEM, Clock
+from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.errors import InvalidInput
 from daybook.http import bodies, request, secrets
 from daybook.http.guard import Guard, origin
 from daybook.http.httpx_transport import HttpxTransport
-from daybook.http.request import Answer, NoAnswer
-from daybook.http.secrets import Destination, Filled, Secrets
+from daybook.http.request import NoResponse, Response
+from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.ledger.states import Outcome, Status
 
 
@@ -44,7 +44,7 @@ class Action(Protocol):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedWebhook:
     """The complete request. It holds secrets, so it is neither stored nor shown."""
 
     method: str
@@ -52,11 +52,11 @@ class Prepared:
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     secret: frozenset[str] = frozenset()
-    filled: Filled = field(default_factory=Filled, repr=False)
+    filled: FilledSecrets = field(default_factory=FilledSecrets, repr=False)
 
 
 @dataclass(frozen=True)
-class Sent:
+class WebhookResult:
     """Result of the request.
 
     ``temporary`` means that it may be retried; ``retry_after`` is in seconds, None if the other
@@ -81,14 +81,16 @@ def check(action: Action, guard: Guard) -> None:
     secrets.refuse_literal_headers(action.headers)
 
 
-async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets) -> Prepared:
+async def prepare(
+    action: Action, occurrence: str, guard: Guard, source: SecretStore
+) -> PreparedWebhook:
     """Do everything but the sending, between claim and begin.
 
     Raise `InvalidInput`, and what ``source`` raises if it is unreachable.
     """
     check(action, guard)
-    destination = Destination.of_url(guard.check(action.url))
-    filled = Filled()
+    destination = SecretDestination.of_url(guard.check(action.url))
+    filled = FilledSecrets()
     headers = {
         name: await secrets.fill("headers", value, destination, source, filled)
         for name, value in action.headers.items()
@@ -101,17 +103,17 @@ async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets
     if body and not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json"
     request.check(action.method, headers)
-    return Prepared(action.method, action.url, body, headers, frozenset(secret), filled)
+    return PreparedWebhook(action.method, action.url, body, headers, frozenset(secret), filled)
 
 
 async def send(
-    prepared: Prepared,
+    prepared: PreparedWebhook,
     transport: HttpxTransport,
     *,
     timeout: float = 30.0,
     idempotent: bool = False,
-    clock: Clock = SYSTEM,
-) -> Sent:
+    clock: Clock = SYSTEM_CLOCK,
+) -> WebhookResult:
     """Send it once; ``timeout`` is in seconds. Raise `OutgoingRefused`."""
     address = origin(transport.guard.check(prepared.url))
     hide = prepared.filled.hide
@@ -125,7 +127,7 @@ async def send(
             secret=prepared.secret,
             timeout=timeout,
         )
-    except NoAnswer as error:
+    except NoResponse as error:
         if error.part is None or 200 <= error.part.status < 300:
             return _result_without_answer(error, hide(str(error)), prepared, idempotent=idempotent)
         # The status means that it was not done, even if the body is incomplete.
@@ -133,37 +135,45 @@ async def send(
     return _result_of_answer(answer, address, prepared, clock.now())
 
 
-def _result_of_answer(answer: Answer, address: str, prepared: Prepared, now: datetime) -> Sent:
+def _result_of_answer(
+    answer: Response, address: str, prepared: PreparedWebhook, now: datetime
+) -> WebhookResult:
     result = _result_json(answer, prepared)
     remark = _remark(answer)
     if 200 <= answer.status < 300:
-        return Sent(Outcome(Status.SUCCEEDED, remark, output=result["body"], result=result))
-    message = f"{address} answered {request.words_of(answer.status)}"
+        return WebhookResult(
+            Outcome(Status.SUCCEEDED, remark, output=result["body"], result=result)
+        )
+    message = f"{address} answered {request.status_text(answer.status)}"
     failed = Outcome(Status.FAILED, remark, output=result["body"], result=result, error=message)
-    if answer.status in request.TRY_AGAIN:
-        return Sent(failed, True, request.retry_after(answer.headers.get("retry-after", ""), now))
-    return Sent(failed)
+    if answer.status in request.RETRYABLE_STATUSES:
+        return WebhookResult(
+            failed, True, request.retry_after(answer.headers.get("retry-after", ""), now)
+        )
+    return WebhookResult(failed)
 
 
 def _result_without_answer(
-    error: NoAnswer, message: str, prepared: Prepared, *, idempotent: bool
-) -> Sent:
+    error: NoResponse, message: str, prepared: PreparedWebhook, *, idempotent: bool
+) -> WebhookResult:
     result = _result_json(error.part, prepared) if error.part else None
     output = result["body"] if result else None
     if error.sent and not idempotent:
         reason = f"{message}; it was sent, and whether it was done is not known"
-        return Sent(Outcome(Status.UNKNOWN, reason, output=output, result=result, error=message))
+        return WebhookResult(
+            Outcome(Status.UNKNOWN, reason, output=output, result=result, error=message)
+        )
     status = Status.TIMED_OUT if error.timed_out else Status.FAILED
     outcome = Outcome(status, error=message, output=output, result=result)
-    return Sent(outcome, temporary=not error.misconfigured)
+    return WebhookResult(outcome, temporary=not error.misconfigured)
 
 
-def _result_json(answer: Answer, prepared: Prepared) -> dict[str, Any]:
-    body = prepared.filled.hide(bodies.text(answer.body, answer.headers))
+def _result_json(answer: Response, prepared: PreparedWebhook) -> dict[str, Any]:
+    body = prepared.filled.hide(bodies.decode_text(answer.body, answer.headers))
     return {"status_code": answer.status, "body": body}
 
 
-def _remark(answer: Answer) -> str:
+def _remark(answer: Response) -> str:
     redirects = f"redirected: {'; '.join(answer.turned)}" if answer.turned else ""
     cut = f"cut: {answer.cut}" if answer.cut else ""
     return "; ".join(filter(None, (redirects, cut)))

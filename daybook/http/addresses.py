@@ -25,10 +25,10 @@ from ipaddress import (
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 """The allowed schemes, and the default port of each."""
 
-METADATA: dict[Address, str] = {
+METADATA_SERVICES: dict[Address, str] = {
     ip_address(address): whose
     for address, whose in {
         "169.254.169.254": "AWS, Google Cloud, Azure, Oracle, DigitalOcean, OpenStack and others",
@@ -66,7 +66,7 @@ METADATA_NAMES = frozenset(
     }
 )
 
-NOT_PUBLIC: dict[Network, str] = {
+NON_PUBLIC_NETWORKS: dict[Network, str] = {
     ip_network(network): what
     for network, what in {
         "0.0.0.0/8": "this host",
@@ -123,32 +123,41 @@ _EMBEDDED_POSITIONS = (
 )
 
 
-def metadata(address: Address) -> str:
+def metadata_provider(address: Address) -> str:
     """Return the provider whose metadata service ``address`` is or embeds, or an empty string.
 
     An embedded address is searched for in every position that a translation can use.
     """
-    if address in METADATA:
-        return METADATA[address]
+    if address in METADATA_SERVICES:
+        return METADATA_SERVICES[address]
     if isinstance(address, IPv4Address):
         return ""
     # The table is so short that no legitimate address matches it by chance.
-    return next((METADATA[each] for each in _embedded_addresses(address) if each in METADATA), "")
+    return next(
+        (
+            METADATA_SERVICES[each]
+            for each in _embedded_addresses(address)
+            if each in METADATA_SERVICES
+        ),
+        "",
+    )
 
 
-def not_public(address: Address) -> str:
+def non_public_reason(address: Address) -> str:
     """Return what ``address`` is instead of public, or an empty string if it is public."""
-    for network, what in NOT_PUBLIC.items():
+    for network, what in NON_PUBLIC_NETWORKS.items():
         if address in network:
             return what
     if isinstance(address, IPv4Address):
         return ""
     if address in _NAT64:
-        reason = not_public(_at(address, _LAST_FOUR_BYTES))
+        reason = non_public_reason(_at(address, _LAST_FOUR_BYTES))
         return reason and f"{reason}, by NAT64"
     if address not in _PUBLIC_IPV6:
         return "reserved"
-    if address.packed[8:12] in _ISATAP and (reason := not_public(_at(address, _LAST_FOUR_BYTES))):
+    if address.packed[8:12] in _ISATAP and (
+        reason := non_public_reason(_at(address, _LAST_FOUR_BYTES))
+    ):
         return f"{reason}, by ISATAP"
     return ""
 

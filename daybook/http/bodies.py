@@ -12,7 +12,7 @@ from email.message import Message
 
 import httpx
 
-ENCODINGS = "gzip"
+ACCEPT_ENCODING = "gzip"
 """The value of the `Accept-Encoding` header."""
 
 _WINDOWS = {
@@ -22,7 +22,7 @@ _WINDOWS = {
 }
 
 
-class Body:
+class BoundedBody:
     """The first ``limit`` bytes of a body that arrives in parts.
 
     ``cut`` is the reason why the body is incomplete, or empty while nothing is known to be missing.
@@ -89,7 +89,7 @@ class Body:
             part = self._zlib.unconsumed_tail or self._zlib.unused_data
 
 
-def text(body: bytes, headers: httpx.Headers) -> str:
+def decode_text(body: bytes, headers: httpx.Headers) -> str:
     """Decode ``body`` by the charset in the headers, or as UTF-8.
 
     Undecodable bytes become U+FFFD.

@@ -38,7 +38,7 @@ import httpx
 from daybook import owners, settings
 from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.http import addresses
-from daybook.http.addresses import PORTS, Address, Network
+from daybook.http.addresses import DEFAULT_PORTS, Address, Network
 from daybook.jobs.limits import Limits
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\Z")
@@ -58,7 +58,7 @@ class Rule(StrEnum):
 
         A URL that a model wrote through its tools counts as an agent's, whoever owns the job.
         """
-        if owners.is_agent(owner) or owners.is_models(writer):
+        if owners.is_agent(owner) or owners.is_model(writer):
             return cls.AGENT
         return cls.OPERATOR
 
@@ -86,7 +86,7 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
 
 
 @dataclass(frozen=True)
-class Allowed:
+class AllowedHosts:
     """The operator's exceptions to the rules: host names, and IP addresses or networks."""
 
     names: frozenset[str] = frozenset()
@@ -140,12 +140,12 @@ class Guard:
     def __init__(
         self,
         rule: Rule,
-        allowed: Allowed | None = None,
+        allowed: AllowedHosts | None = None,
         resolver: Resolver = system_resolver,
         limits: Limits | None = None,
     ) -> None:
         self.rule = rule
-        self._allowed = allowed or Allowed()
+        self._allowed = allowed or AllowedHosts()
         self._resolver = resolver
         self._limits = limits
 
@@ -156,7 +156,7 @@ class Guard:
         ``limits`` restrict the hosts of an agent; redirects cannot bypass them. Raises
         `InvalidInput` if the setting is malformed.
         """
-        return cls(rule, Allowed.of(settings.load().allowed_hosts), limits=limits)
+        return cls(rule, AllowedHosts.of(settings.load().allowed_hosts), limits=limits)
 
     def for_operator(self) -> Guard:
         """Return a guard with the same exceptions, for a URL that the operator chose."""
@@ -189,7 +189,7 @@ class Guard:
         """
         parsed, name, literal = _parse(url)
         self.check(parsed)
-        port = parsed.port or PORTS[parsed.scheme]
+        port = parsed.port or DEFAULT_PORTS[parsed.scheme]
         resolved = (
             [str(literal)] if literal is not None else await self._resolve(parsed, name, port)
         )
@@ -219,12 +219,14 @@ class Guard:
         address = ip_address(found)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
             raise OutgoingRefused(_shown(url, str(address)), "link-local, with a zone", self.rule)
-        if whose := addresses.metadata(address):
+        if whose := addresses.metadata_provider(address):
             if not self._allowed.very(address):
                 reason = f"the metadata service of {whose}"
                 raise self._refused(url, str(address), reason, metadata=True)
             return True
-        if self.rule is Rule.OPERATOR or not (reason_private := addresses.not_public(address)):
+        if self.rule is Rule.OPERATOR or not (
+            reason_private := addresses.non_public_reason(address)
+        ):
             return False
         if name_allowed or self._allowed.within(address):
             return True
@@ -240,7 +242,7 @@ class Guard:
 
 
 def _is_public(address: str) -> bool:
-    return not addresses.not_public(ip_address(address))
+    return not addresses.non_public_reason(ip_address(address))
 
 
 def origin(url: httpx.URL) -> str:
@@ -250,7 +252,7 @@ def origin(url: httpx.URL) -> str:
     return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
-def name_of(url: httpx.URL) -> str:
+def host_name(url: httpx.URL) -> str:
     """Return the host as a certificate has it: lowercase, without a final dot."""
     return _host(url).removesuffix(".")
 
@@ -270,7 +272,7 @@ def _parse(text: str | httpx.URL) -> tuple[httpx.URL, str, Address | None]:
     except (httpx.InvalidURL, TypeError, ValueError):
         # Do not repeat an unparsable text: it may contain a password.
         raise InvalidInput("url", "is no address", _URL_HINT) from None
-    if url.scheme not in PORTS:
+    if url.scheme not in DEFAULT_PORTS:
         raise InvalidInput(
             "url", f'"{url.scheme}:" is not legal' if url.scheme else "is no URL", _URL_HINT
         )

@@ -7,22 +7,28 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from daybook.http.transport import Body, GuardedTransport, JudgedConnection, Library, PinnedBackend
+from daybook.http.transport import (
+    GuardedTransport,
+    HttpLibrary,
+    PinnedBackend,
+    PinnedConnection,
+    ResponseBody,
+)
 
 
 class _Backend(PinnedBackend, httpcore2.AsyncNetworkBackend):
     pass
 
 
-class _Connection(JudgedConnection, httpcore2.AsyncNetworkStream):
+class _Connection(PinnedConnection, httpcore2.AsyncNetworkStream):
     pass
 
 
-class _Body(Body, httpx2.AsyncByteStream):
+class _Body(ResponseBody, httpx2.AsyncByteStream):
     pass
 
 
-LIBRARY = Library(httpx2, httpcore2, _Backend, _Connection, _Body)
+LIBRARY = HttpLibrary(httpx2, httpcore2, _Backend, _Connection, _Body)
 
 
 class Httpx2Transport(GuardedTransport, httpx2.AsyncBaseTransport):

@@ -7,22 +7,28 @@ from typing import Any
 import httpcore
 import httpx
 
-from daybook.http.transport import Body, GuardedTransport, JudgedConnection, Library, PinnedBackend
+from daybook.http.transport import (
+    GuardedTransport,
+    HttpLibrary,
+    PinnedBackend,
+    PinnedConnection,
+    ResponseBody,
+)
 
 
 class _Backend(PinnedBackend, httpcore.AsyncNetworkBackend):
     pass
 
 
-class _Connection(JudgedConnection, httpcore.AsyncNetworkStream):
+class _Connection(PinnedConnection, httpcore.AsyncNetworkStream):
     pass
 
 
-class _Body(Body, httpx.AsyncByteStream):
+class _Body(ResponseBody, httpx.AsyncByteStream):
     pass
 
 
-LIBRARY = Library(httpx, httpcore, _Backend, _Connection, _Body)
+LIBRARY = HttpLibrary(httpx, httpcore, _Backend, _Connection, _Body)
 
 
 class HttpxTransport(GuardedTransport, httpx.AsyncBaseTransport):

@@ -21,9 +21,9 @@ import httpx
 
 from daybook.errors import OutgoingRefused
 from daybook.http import guard
-from daybook.http.addresses import PORTS
+from daybook.http.addresses import DEFAULT_PORTS
 
-MOST = 5
+MAX_REDIRECTS = 5
 
 _REDIRECT_STATUSES = {301, 302, 303, 307, 308}
 _BODY_HEADERS = {"content-type", "content-length", "content-encoding", "content-language"}
@@ -39,7 +39,7 @@ Headers = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Next:
+class RedirectedRequest:
     """The next request; ``had_effect`` is true if the previous one already had its effect.
 
     ``unchanged`` is true if it is the same request at the same origin.
@@ -58,7 +58,7 @@ def location(status: int, headers: httpx.Headers) -> str | None:
     return headers.get("location") if status in _REDIRECT_STATUSES else None
 
 
-def follow(
+def next_request(
     status: int,
     where: str,
     *,
@@ -66,7 +66,7 @@ def follow(
     url: httpx.URL,
     headers: Iterable[tuple[str, str]],
     rule: str,
-) -> Next:
+) -> RedirectedRequest:
     """Return the request that the Location ``where`` asks for.
 
     Does not check the host of the new URL: the guard does. Raises `OutgoingRefused` for a redirect
@@ -89,7 +89,7 @@ def follow(
     if other_origin:
         kept = [(name, value) for name, value in kept if name.lower() in _SAFE_HEADERS]
     had_effect = not same_method or status == 303
-    return Next(
+    return RedirectedRequest(
         method if same_method else "GET",
         target,
         kept,
@@ -100,4 +100,4 @@ def follow(
 
 
 def _origin(url: httpx.URL) -> tuple[str, bytes, int | None]:
-    return url.scheme, url.raw_host.lower(), url.port or PORTS.get(url.scheme)
+    return url.scheme, url.raw_host.lower(), url.port or DEFAULT_PORTS.get(url.scheme)

@@ -32,19 +32,19 @@ import httpx
 import daybook
 from daybook.errors import DaybookError, InvalidInput
 from daybook.http import guard
-from daybook.http.bodies import ENCODINGS, Body
-from daybook.http.transport import PROGRESS, SECRETS, GuardedTransport, Progress
+from daybook.http.bodies import ACCEPT_ENCODING, BoundedBody
+from daybook.http.transport import PROGRESS_EXTENSION, SECRETS_EXTENSION, GuardedTransport, Progress
 from daybook.jobs.actions import Method
 
-LIMIT = 2**20
+MAX_BODY_BYTES = 2**20
 """Bytes of a response body that are kept."""
 
-MOST_HEADERS = 100
-LONGEST_VALUE = 16_384
+MAX_HEADERS = 100
+MAX_HEADER_VALUE_LENGTH = 16_384
 """Characters of a header value: servers accept 8,192 or 16,384 bytes."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
-TRY_AGAIN = (429, 503)
+RETRYABLE_STATUSES = (429, 503)
 _UNQUOTED = punctuation.replace("%", "")
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -65,7 +65,7 @@ _RESERVED_HEADERS = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A response. ``body`` is decompressed; ``cut`` is the reason why it is incomplete, else empty.
 
     ``turned`` describes each followed redirect, such as "308 to https://example.org".
@@ -78,7 +78,7 @@ class Answer:
     turned: tuple[str, ...] = ()
 
 
-class NoAnswer(DaybookError):
+class NoResponse(DaybookError):
     """No response, or only a part of one.
 
     ``sent`` is true if the request was sent and may have had its effect; ``timed_out`` if the time
@@ -95,7 +95,7 @@ class NoAnswer(DaybookError):
         sent: bool,
         timed_out: bool = False,
         misconfigured: bool = False,
-        part: Answer | None = None,
+        part: Response | None = None,
     ) -> None:
         self.sent = sent
         self.timed_out = timed_out
@@ -113,8 +113,8 @@ async def request(
     body: bytes = b"",
     secret: Collection[str] = (),
     timeout: float = 30.0,
-    limit: int = LIMIT,
-) -> Answer:
+    limit: int = MAX_BODY_BYTES,
+) -> Response:
     """Send one request; ``timeout`` is in seconds, ``limit`` in bytes.
 
     ``secret`` names the headers that hold secrets. Raises `NoResponse`, `OutgoingRefused`, and
@@ -130,8 +130,8 @@ async def request(
         headers=_with_defaults(headers),
         content=body or None,
         extensions={
-            PROGRESS: progress,
-            SECRETS: {name.lower() for name in secret},
+            PROGRESS_EXTENSION: progress,
+            SECRETS_EXTENSION: {name.lower() for name in secret},
             "timeout": {"connect": timeout},
         },
     )
@@ -141,7 +141,7 @@ async def request(
             return await exchange.carry_out(transport, outgoing)
     except (TimeoutError, client.TimeoutException) as error:
         reason = f"{guard.origin(address)} did not answer within {timeout:g} s"
-        raise NoAnswer(
+        raise NoResponse(
             reason, sent=progress.sent, timed_out=True, part=exchange.so_far()
         ) from error
     except client.TransportError as error:
@@ -154,16 +154,16 @@ def check(method: str, headers: Mapping[str, str]) -> None:
         raise InvalidInput(
             "method", f'"{method[:20]}" is not legal', f"legal: {', '.join(METHODS)}"
         )
-    if len(headers) > MOST_HEADERS:
-        raise InvalidInput("headers", f"are {len(headers):,}", f"legal: at most {MOST_HEADERS}")
+    if len(headers) > MAX_HEADERS:
+        raise InvalidInput("headers", f"are {len(headers):,}", f"legal: at most {MAX_HEADERS}")
     seen = set()
     for name, value in headers.items():
         low = name.lower()
-        if len(value) > LONGEST_VALUE:
+        if len(value) > MAX_HEADER_VALUE_LENGTH:
             raise InvalidInput(
                 "headers",
                 f"the value of {name[:60]!r} has {len(value):,} characters",
-                f"legal: at most {LONGEST_VALUE:,}",
+                f"legal: at most {MAX_HEADER_VALUE_LENGTH:,}",
             )
         if not _NAME.match(name):
             raise InvalidInput("headers", f"{name[:60]!r} is no name of a header", "such as X-Team")
@@ -187,12 +187,12 @@ class _Exchange:
         self.progress = progress
         self._limit = limit
         self._response: Any = None
-        self._body: Body | None = None
+        self._body: BoundedBody | None = None
 
-    async def carry_out(self, transport: GuardedTransport, outgoing: Any) -> Answer:
+    async def carry_out(self, transport: GuardedTransport, outgoing: Any) -> Response:
         response = await transport.send(outgoing)
         try:
-            self._response, self._body = response, Body(response.headers, self._limit)
+            self._response, self._body = response, BoundedBody(response.headers, self._limit)
             async with aclosing(response.aiter_raw()) as parts:
                 async for part in parts:
                     if not self._body.add(part):
@@ -205,27 +205,27 @@ class _Exchange:
         assert answer is not None
         return answer
 
-    def so_far(self) -> Answer | None:
+    def so_far(self) -> Response | None:
         if self._response is None or self._body is None:
             return None
         response, body = self._response, self._body
         turned = self.progress.turned
-        return Answer(response.status_code, response.headers, bytes(body), body.cut, turned)
+        return Response(response.status_code, response.headers, bytes(body), body.cut, turned)
 
 
 def _with_defaults(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     given = {name.lower() for name in headers}
     defaults = {"Accept": "*/*", "User-Agent": f"daybook/{daybook.__version__}"}
     kept = [(name, value) for name, value in defaults.items() if name.lower() not in given]
-    return [*kept, ("Accept-Encoding", ENCODINGS), *headers.items()]
+    return [*kept, ("Accept-Encoding", ACCEPT_ENCODING), *headers.items()]
 
 
-def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoAnswer:
-    certificate = untrusted(error)
+def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoResponse:
+    certificate = certificate_problem(error)
     detail = certificate or str(error)
     sent = exchange.progress.sent
     reason = "the connection ended before the whole answer" if sent else "it cannot be reached"
-    return NoAnswer(
+    return NoResponse(
         f"{address}: {reason}" + (f" ({detail})" if detail else ""),
         sent=sent,
         misconfigured=bool(certificate),
@@ -233,7 +233,7 @@ def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoAnswer:
     )
 
 
-def untrusted(error: BaseException) -> str:
+def certificate_problem(error: BaseException) -> str:
     """Return why the certificate was refused, if that caused ``error``; else empty."""
     certificate = _find_cause(error, ssl.SSLCertVerificationError)
     if isinstance(certificate, ssl.SSLCertVerificationError):
@@ -247,7 +247,7 @@ def _find_cause(error: BaseException | None, kind: type[BaseException]) -> BaseE
     return error
 
 
-def words_of(status: int) -> str:
+def status_text(status: int) -> str:
     """Return ``status`` with its phrase, if it has one."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daybook.errors import InvalidInput
-from daybook.http.addresses import PORTS
+from daybook.http.addresses import DEFAULT_PORTS
 from daybook.jobs.secret_references import SECRET
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HIDDEN = "********"
 """The replacement for a hidden secret."""
 
-ADVICE = (
+STORE_SECRET_HINT = (
     "keep it with `daybook secrets add`, bound to its hosts, and write {{secret:name}} in its place"
 )
 
@@ -65,7 +65,7 @@ class Secret:
     hosts: tuple[str, ...]
 
 
-class Secrets(Protocol):
+class SecretStore(Protocol):
     """A store of secrets."""
 
     async def read(self, name: str) -> Secret:
@@ -74,7 +74,7 @@ class Secrets(Protocol):
 
 
 @dataclass(frozen=True)
-class Destination:
+class SecretDestination:
     """A destination of a secret: ``shown`` in messages, matched by ``known_as``.
 
     ``known_as`` are its spellings in the hosts of a secret.
@@ -84,21 +84,21 @@ class Destination:
     known_as: frozenset[str]
 
     @classmethod
-    def of_url(cls, url: httpx.URL) -> Destination:
+    def of_url(cls, url: httpx.URL) -> SecretDestination:
         """Return the destination of a URL that a guard has checked."""
         host = url.raw_host.decode("ascii").lower().removesuffix(".")
-        port = url.port or PORTS[url.scheme]
+        port = url.port or DEFAULT_PORTS[url.scheme]
         bracketed = f"[{host}]" if ":" in host else host
         return cls(f"{bracketed}:{port}", frozenset({host, bracketed, f"{bracketed}:{port}"}))
 
     @classmethod
-    def of_tool(cls, name: str) -> Destination:
+    def of_tool(cls, name: str) -> SecretDestination:
         """Return the destination of a tool that has no host."""
         return cls(f"tool:{name}", frozenset({f"tool:{name}".lower()}))
 
 
 @dataclass
-class Filled:
+class FilledSecrets:
     """The secrets that were filled into texts. ``values`` must not appear anywhere."""
 
     values: set[str] = field(default_factory=set, repr=False)
@@ -137,13 +137,17 @@ def references(what: str, text: str) -> list[str]:
     return _REFERENCE.findall(text)
 
 
-def referred(value: Any) -> set[str]:
+def referenced_names(value: Any) -> set[str]:
     """Return the names that the texts of a JSON value reference; ignore misspelt references."""
     return {name for _, text in _texts(value) for name in _REFERENCE.findall(text)}
 
 
 async def fill(
-    what: str, text: str, destination: Destination, secrets: Secrets, filled: Filled
+    what: str,
+    text: str,
+    destination: SecretDestination,
+    secrets: SecretStore,
+    filled: FilledSecrets,
 ) -> str:
     """Return ``text`` with its secrets filled in; add each to ``filled``.
 
@@ -165,7 +169,7 @@ async def fill(
 
 
 async def fill_params(
-    params: Any, destination: Destination, secrets: Secrets, filled: Filled
+    params: Any, destination: SecretDestination, secrets: SecretStore, filled: FilledSecrets
 ) -> Any:
     """Return the JSON value with the secrets filled into its texts; names stay unchanged."""
     match params:
@@ -187,7 +191,7 @@ def refuse_literal_headers(headers: Mapping[str, str]) -> None:
     for name, value in headers.items():
         named = _SECRET_HEADER.search(name.lower()) and not references("headers", value)
         if value.strip() and (named or _SECRET_VALUE.search(value)):
-            raise InvalidInput("headers", f'"{name}" looks like a secret', ADVICE)
+            raise InvalidInput("headers", f'"{name}" looks like a secret', STORE_SECRET_HINT)
 
 
 def refuse_literal_params(params: Any) -> None:
@@ -198,7 +202,9 @@ def refuse_literal_params(params: Any) -> None:
         named = _SECRET_PARAM.fullmatch(path.rpartition(".")[2].lower().replace("-", "_"))
         known = references("params", value)
         if value and ((named and not known) or _SECRET_VALUE.search(value)):
-            raise InvalidInput("params", f'"{path or "params"}" looks like a secret', ADVICE)
+            raise InvalidInput(
+                "params", f'"{path or "params"}" looks like a secret', STORE_SECRET_HINT
+            )
 
 
 def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

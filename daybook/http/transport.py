@@ -33,13 +33,13 @@ from daybook.errors import InvalidInput, OutgoingRefused
 from daybook.http import guard, redirects
 from daybook.http.guard import Guard, Target
 
-PROGRESS = "daybook_progress"
-SECRETS = "daybook_secrets"
-BODY = ":body"
+PROGRESS_EXTENSION = "daybook_progress"
+SECRETS_EXTENSION = "daybook_secrets"
+SECRET_BODY = ":body"
 """Marks the request's body as secret among its `SECRETS_EXTENSION`; no header has this name."""
-IDLE = 2.0
+MAX_IDLE_SECONDS = 2.0
 """How long a kept connection may be idle: shorter than the timeout of any server."""
-CONNECTED = "daybook_connected"
+CONNECTED_ADDRESS = "daybook_connected"
 """The extra info of a network stream that holds the checked IP address it is connected to."""
 
 
@@ -57,7 +57,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Library:
+class HttpLibrary:
     """An HTTP client library: ``http`` is `httpx` or `httpx2`, ``core`` its `httpcore` module.
 
     ``backend``, ``connection`` and ``body`` are this module's classes as subclasses of the
@@ -67,8 +67,8 @@ class Library:
     http: Any
     core: Any
     backend: type[PinnedBackend]
-    connection: type[JudgedConnection]
-    body: type[Body]
+    connection: type[PinnedConnection]
+    body: type[ResponseBody]
 
 
 class GuardedTransport:
@@ -88,7 +88,7 @@ class GuardedTransport:
     Raises `InvalidInput` and `OutgoingRefused`, and the library's `TransportError`.
     """
 
-    library: ClassVar[Library]
+    library: ClassVar[HttpLibrary]
 
     def __init__(
         self,
@@ -109,8 +109,8 @@ class GuardedTransport:
 
     async def send(self, request: Any) -> Any:
         """Send the library's request and follow its redirects; return the last response."""
-        progress = request.extensions.get(PROGRESS) or Progress()
-        secret = frozenset(request.extensions.get(SECRETS, ()))
+        progress = request.extensions.get(PROGRESS_EXTENSION) or Progress()
+        secret = frozenset(request.extensions.get(SECRETS_EXTENSION, ()))
         source: str | None = None
         while True:
             url = self._checked_url(request.url)
@@ -125,7 +125,7 @@ class GuardedTransport:
             if where is None or not self._follow:
                 return response
             await response.aclose()
-            following = redirects.follow(
+            following = redirects.next_request(
                 response.status_code,
                 where,
                 method=request.method,
@@ -137,8 +137,8 @@ class GuardedTransport:
             if self._one_origin and not following.as_it_is:
                 why = "a redirect to another address, or of another method, is not followed"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
-            if len(progress.turned) == redirects.MOST:
-                why = f"more than {redirects.MOST} redirects"
+            if len(progress.turned) == redirects.MAX_REDIRECTS:
+                why = f"more than {redirects.MAX_REDIRECTS} redirects"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
             progress.turned += (_turn(response.status_code, following, request.method),)
             request = self._next(request, following)
@@ -168,7 +168,7 @@ class GuardedTransport:
         ``source`` is the IP address of the server that redirected here.
         """
         # By path as well, because a pool scans all its connections for every request.
-        key = url.scheme, guard.name_of(url), url.port, url.raw_path.partition(b"?")[0]
+        key = url.scheme, guard.host_name(url), url.port, url.raw_path.partition(b"?")[0]
         pool = self._pools.get(key) if source is None else None
         if pool is not None and time.monotonic() < pool.until:
             self.guard.check(url)  # the text is checked each time
@@ -181,7 +181,7 @@ class GuardedTransport:
             ssl_context=self._ssl_context,
             max_connections=None if keeps else 1,
             max_keepalive_connections=None if keeps else 0,
-            keepalive_expiry=IDLE if keeps else None,
+            keepalive_expiry=MAX_IDLE_SECONDS if keeps else None,
             network_backend=self.library.backend(self.library, target, self._backend),
         )
         created = _Pool(target, connections, time.monotonic() + self._kept_for).enter()
@@ -212,7 +212,11 @@ class GuardedTransport:
                 progress.sent = True
 
         url = request.url
-        passed_on = {k: v for k, v in request.extensions.items() if k not in {PROGRESS, SECRETS}}
+        passed_on = {
+            k: v
+            for k, v in request.extensions.items()
+            if k not in {PROGRESS_EXTENSION, SECRETS_EXTENSION}
+        }
         outgoing = library.core.Request(
             method=request.method,
             url=library.core.URL(
@@ -233,9 +237,9 @@ class GuardedTransport:
             extensions=incoming.extensions,
             request=request,
         )
-        return response, incoming.extensions["network_stream"].get_extra_info(CONNECTED)
+        return response, incoming.extensions["network_stream"].get_extra_info(CONNECTED_ADDRESS)
 
-    def _next(self, request: Any, following: redirects.Next) -> Any:
+    def _next(self, request: Any, following: redirects.RedirectedRequest) -> Any:
         http, content = self.library.http, None
         if following.with_body:
             try:
@@ -291,7 +295,7 @@ class PinnedBackend:
     ``backend`` is the library's own network backend.
     """
 
-    def __init__(self, library: Library, target: Target, backend: Any) -> None:
+    def __init__(self, library: HttpLibrary, target: Target, backend: Any) -> None:
         self._library, self._target, self._backend = library, target, backend
 
     async def connect_tcp(
@@ -324,7 +328,7 @@ class PinnedBackend:
         raise AssertionError("a target has an address")
 
 
-class JudgedConnection:
+class PinnedConnection:
     """Network stream that knows the checked IP address it is connected to, also under TLS."""
 
     def __init__(self, stream: Any, address: str) -> None:
@@ -350,13 +354,13 @@ class JudgedConnection:
         return type(self)(encrypted, self._address)
 
     def get_extra_info(self, info: str) -> Any:
-        return self._address if info == CONNECTED else self._stream.get_extra_info(info)
+        return self._address if info == CONNECTED_ADDRESS else self._stream.get_extra_info(info)
 
 
-class Body:
+class ResponseBody:
     """Stream of a response body; closing it leaves the connection pool it came from."""
 
-    def __init__(self, library: Library, answer: Any, pool: _Pool) -> None:
+    def __init__(self, library: HttpLibrary, answer: Any, pool: _Pool) -> None:
         self._library, self._answer = library, answer
         self._pool: _Pool | None = pool
 
@@ -376,12 +380,12 @@ class Body:
                 await pool.leave()
 
 
-def _core_errors(library: Library) -> tuple[type[Exception], ...]:
+def _core_errors(library: HttpLibrary) -> tuple[type[Exception], ...]:
     core = library.core
     return core.TimeoutException, core.NetworkError, core.ProtocolError, core.UnsupportedProtocol
 
 
-def _to_http_error(library: Library, error: BaseException) -> Exception:
+def _to_http_error(library: HttpLibrary, error: BaseException) -> Exception:
     """Return the library's error of the same name as the core's error.
 
     Drop the text of a local protocol error: it could quote a header.
@@ -409,12 +413,12 @@ def _refuse_plain_secret(request: Any, target: Target, secret: frozenset[str], r
     if target.url.scheme == "https" or not target.exposed:
         return
     names = {name.lower() for name in request.headers}
-    if not secret.isdisjoint(names | {BODY} if "content-length" in names else names):
+    if not secret.isdisjoint(names | {SECRET_BODY} if "content-length" in names else names):
         why = "a secret does not go over plain http to a public address"
         raise OutgoingRefused(guard.origin(target.url), why, rule, "legal: https")
 
 
-def _turn(status: int, following: redirects.Next, method: str) -> str:
+def _turn(status: int, following: redirects.RedirectedRequest, method: str) -> str:
     description = f"{status} to {guard.origin(following.url)}"
     return (
         description if following.method == method else f"{description}, asked as {following.method}"

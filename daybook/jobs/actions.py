@@ -19,27 +19,27 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs import answer_schema
-from daybook.names import checked_line
-from daybook.validation import for_pydantic
+from daybook.names import validate_line
+from daybook.validation import raising_pydantic_error
 
-LONGEST_KEY = 100
-KEYS_OF_OURS = ("chat:", "job:", "run:")
+MAX_KEY_LENGTH = 100
+RESERVED_KEY_PREFIXES = ("chat:", "job:", "run:")
 """Prefixes of Daybook's own session keys; a user's key may not start with one."""
 
 
-LONGEST_URL = 4_000
-LONGEST_BODY = 500_000
+MAX_URL_LENGTH = 4_000
+MAX_BODY_LENGTH = 500_000
 """Characters. Prefect answers parameters above 512 KiB with 422."""
-LONGEST_TOOL = 200
+MAX_TOOL_NAME_LENGTH = 200
 """Characters of a tool's name; the URL of its server has its own limit on top."""
-ORDERS = "HEARTBEAT.md"
+DEFAULT_ORDERS_FILE = "HEARTBEAT.md"
 """File of a heartbeat that names none."""
-DEEPEST = 100
+MAX_DEPTH = 100
 """Nesting levels of a tool's parameters."""
 
 Kind = Literal["agent-prompt", "webhook", "tool-call", "heartbeat"]
 
-TALKING = ("agent-prompt", "heartbeat")
+CONVERSATION_KINDS = ("agent-prompt", "heartbeat")
 """Kinds whose runs ask an agent and continue a conversation."""
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -48,14 +48,14 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 def _not_blank(prompt: str) -> str:
     if not prompt.strip():
-        with for_pydantic():
+        with raising_pydantic_error():
             raise InvalidInput("prompt", "is blank", "write what the agent is asked")
     return prompt
 
 
 def _agent(name: str) -> str:
     if not name.strip():
-        with for_pydantic():
+        with raising_pydantic_error():
             raise InvalidInput("agent", "is blank", "name an agent, such as default")
     return _checked_length(name, "agent")
 
@@ -66,15 +66,15 @@ def _gate_agent(name: str) -> str:
 
 def _checked_length(name: str, field: str) -> str:
     name = name.strip()
-    if len(name) > LONGEST_KEY:  # it is part of its conversation's key
-        with for_pydantic():
-            raise InvalidInput(field, "is too long", f"legal: at most {LONGEST_KEY} characters")
+    if len(name) > MAX_KEY_LENGTH:  # it is part of its conversation's key
+        with raising_pydantic_error():
+            raise InvalidInput(field, "is too long", f"legal: at most {MAX_KEY_LENGTH} characters")
     return name
 
 
 def _model(name: str) -> str:
-    with for_pydantic():
-        return checked_line(name, "model")
+    with raising_pydantic_error():
+        return validate_line(name, "model")
 
 
 _TOOL_HINT = "write name, server.tool, or https://host/path#tool"
@@ -130,7 +130,7 @@ class AgentPrompt(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        with for_pydantic():
+        with raising_pydantic_error():
             _check_session(self.session, self.session_key)
             if self.output_schema and self.output_format != "structured":
                 legal = "give output_format structured with it"
@@ -143,11 +143,11 @@ class AgentPrompt(BaseModel):
 def _check_session(session: Session, key: str) -> None:
     if key and session != "reuse":
         raise InvalidInput("session_key", "a named session is always reused", "leave out session")
-    if key != key.strip() or len(key) > LONGEST_KEY:
-        legal = f"at most {LONGEST_KEY} characters, without blanks around"
+    if key != key.strip() or len(key) > MAX_KEY_LENGTH:
+        legal = f"at most {MAX_KEY_LENGTH} characters, without blanks around"
         raise InvalidInput("session_key", "is not legal", legal)
-    if key.startswith(KEYS_OF_OURS):
-        legal = "not " + "… or ".join(KEYS_OF_OURS) + "…"
+    if key.startswith(RESERVED_KEY_PREFIXES):
+        legal = "not " + "… or ".join(RESERVED_KEY_PREFIXES) + "…"
         raise InvalidInput("session_key", f'"{key}" is Daybook\'s own', legal)
 
 
@@ -162,10 +162,10 @@ def is_readable(url: str) -> bool:
 
 def _url(url: str) -> str:
     """Check that the text is a URL; `daybook.http` decides whether it may be reached."""
-    if len(url) > LONGEST_URL or not is_address(url) or not is_readable(url):
-        with for_pydantic():
+    if len(url) > MAX_URL_LENGTH or not is_address(url) or not is_readable(url):
+        with raising_pydantic_error():
             legal = (
-                f"write one such as https://api.example.org/export, at most {LONGEST_URL:,} long"
+                f"write one such as https://api.example.org/export, at most {MAX_URL_LENGTH:,} long"
             )
             raise InvalidInput("url", "is no web address", legal)
     return url
@@ -193,7 +193,7 @@ class Webhook(BaseModel):
     )
     body: str = Field(
         default="",
-        max_length=LONGEST_BODY,
+        max_length=MAX_BODY_LENGTH,
         title="Body",
         description="What is sent, as it stands; JSON unless a Content-Type header says otherwise.",
     )
@@ -202,8 +202,8 @@ class Webhook(BaseModel):
 def _tool(name: str) -> str:
     """Check that the text can name a tool; `daybook.tools` decides whether the tool exists."""
     name = name.strip()
-    longest = LONGEST_TOOL + (LONGEST_URL if is_address(name) else 0)
-    with for_pydantic():
+    longest = MAX_TOOL_NAME_LENGTH + (MAX_URL_LENGTH if is_address(name) else 0)
+    with raising_pydantic_error():
         if not name or not name.isprintable():
             raise InvalidInput("tool", "is not legal" if name else "is blank", _TOOL_HINT)
         if is_address(name) and not name.partition("#")[2]:
@@ -222,8 +222,8 @@ def is_address(tool: str) -> bool:
 
 def _params(params: dict[str, Any]) -> dict[str, Any]:
     """Check that the parameters are strict JSON, and that Prefect stores them unchanged."""
-    with for_pydantic():
-        check_json(params, "params", LONGEST_BODY)
+    with raising_pydantic_error():
+        check_json(params, "params", MAX_BODY_LENGTH)
     return params
 
 
@@ -238,8 +238,8 @@ def check_json(value: object, field: str, longest: int) -> None:
 
 
 def _check_json(value: object, field: str, depth: int) -> None:
-    if depth > DEEPEST:
-        raise InvalidInput(field, "is nested too deeply", f"legal: at most {DEEPEST} levels")
+    if depth > MAX_DEPTH:
+        raise InvalidInput(field, "is nested too deeply", f"legal: at most {MAX_DEPTH} levels")
     match value:
         case dict():
             for name, each in value.items():
@@ -285,9 +285,11 @@ class ToolCall(BaseModel):
 
 def _file(file: str) -> str:
     file = file.strip()
-    with for_pydantic():
-        if not file or not file.isprintable() or len(file) > LONGEST_URL:
-            raise InvalidInput("file", f"{file!r} is no file's name", f"write one such as {ORDERS}")
+    with raising_pydantic_error():
+        if not file or not file.isprintable() or len(file) > MAX_URL_LENGTH:
+            raise InvalidInput(
+                "file", f"{file!r} is no file's name", f"write one such as {DEFAULT_ORDERS_FILE}"
+            )
     return file
 
 
@@ -300,7 +302,7 @@ class Heartbeat(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: Annotated[str, AfterValidator(_file)] = Field(
-        default=ORDERS,
+        default=DEFAULT_ORDERS_FILE,
         title="File",
         description="What the agent is to look after, in words. A relative name is one in "
         "Daybook's home. Where there is no such file, or it is blank, nobody is asked.",
@@ -334,7 +336,7 @@ class Heartbeat(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        with for_pydantic():
+        with raising_pydantic_error():
             _check_session(self.session, self.session_key)
         return self
 
@@ -348,7 +350,7 @@ ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall | Heartbeat]] = {
 }
 """Action model of each kind of job."""
 
-POLICIES: dict[str, dict[str, object]] = {
+DEFAULT_POLICIES: dict[str, dict[str, object]] = {
     "agent-prompt": {},
     "webhook": {"timeout": "30s", "retries": 0},
     "tool-call": {"retries": 0},
@@ -359,7 +361,7 @@ POLICIES: dict[str, dict[str, object]] = {
 A failed webhook or tool call may have had its effect, and the next heartbeat comes soon.
 """
 
-ALIASES = {
+KIND_ALIASES = {
     "send_message": "agent-prompt",
     "call_webhook": "webhook",
     "call_tool": "tool-call",

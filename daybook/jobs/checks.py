@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
-from daybook.validation import for_pydantic
+from daybook.validation import raising_pydantic_error
 
 KINDS = ("tool", "prompt", "command")
 
@@ -52,7 +52,7 @@ class Check(BaseModel):
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        with for_pydantic():
+        with raising_pydantic_error():
             given = [name for name in KINDS if getattr(self, name)]
             if len(given) > 1:
                 raise InvalidInput(
@@ -73,7 +73,7 @@ class Check(BaseModel):
         return any(getattr(self, name) for name in KINDS)
 
 
-def changed(before: object, given: object) -> object:
+def merge_check(before: object, given: object) -> object:
     """Return the check ``before`` with the edit ``given`` applied.
 
     Another tool, prompt or command replaces the whole check; parameters or an agent alone are added

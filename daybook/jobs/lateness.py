@@ -11,14 +11,14 @@ from typing import Literal
 
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import next_due
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
-ON_TIME = timedelta(seconds=60)
-SHORTEST = timedelta(seconds=60)
-LONGEST = timedelta(hours=2)
-ONE_TIME = timedelta(hours=24)
-ALL = timedelta(hours=24)
+ON_TIME_GRACE = timedelta(seconds=60)
+MIN_WINDOW = timedelta(seconds=60)
+MAX_WINDOW = timedelta(hours=2)
+ONE_TIME_WINDOW = timedelta(hours=24)
+MAX_CATCH_UP_AGE = timedelta(hours=24)
 """Maximum age of a due time that a job with `catch_up = "all"` still makes up for."""
 
 
@@ -60,10 +60,10 @@ def _window(
     schedule: Cron | Every | At | OnDemand, due: datetime, following: datetime | None
 ) -> timedelta:
     if isinstance(schedule, At):
-        return ONE_TIME
+        return ONE_TIME_WINDOW
     if following is None:
-        return LONGEST
-    return min(max((following - due) / 2, SHORTEST), LONGEST)
+        return MAX_WINDOW
+    return min(max((following - due) / 2, MIN_WINDOW), MAX_WINDOW)
 
 
 def judge(
@@ -82,22 +82,22 @@ def judge(
     """
     effective_policy = policy or Policy()
     late = now - due
-    if late <= ON_TIME:
+    if late <= ON_TIME_GRACE:
         return Lateness("on_time")
     if effective_policy.catch_up == "none":
         return _missed(late, "the job catches up on none")
     if effective_policy.catch_up == "all":
-        if late > ALL:
+        if late > MAX_CATCH_UP_AGE:
             return _missed(late, "the job catches up on the last 24 hours")
-        return Lateness("run", f"{span(late)} late")
+        return Lateness("run", f"{duration_in_words(late)} late")
     next_one = following or Following(next_due(schedule, effective_policy, due))
     if next_one.due is not None and next_one.due <= now:
         return _missed(late, "a later due time has passed")
     allowed = _window(schedule, due, next_one.due)
     if late > allowed:
-        return _missed(late, f"the window is {span(allowed)}")
-    return Lateness("run", f"{span(late)} late")
+        return _missed(late, f"the window is {duration_in_words(allowed)}")
+    return Lateness("run", f"{duration_in_words(late)} late")
 
 
 def _missed(late: timedelta, why: str) -> Lateness:
-    return Lateness("missed", f"{span(late)} late, and {why}", why)
+    return Lateness("missed", f"{duration_in_words(late)} late, and {why}", why)

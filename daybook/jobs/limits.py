@@ -39,13 +39,13 @@ from daybook.jobs.model import Job
 from daybook.jobs.secret_references import secrets_in
 from daybook.schedules import due, durations
 from daybook.schedules.schedule import Schedule
-from daybook.schedules.zones import wall, zone
-from daybook.validation import for_pydantic, from_details
+from daybook.schedules.zones import wall_time, zone
+from daybook.validation import from_pydantic, raising_pydantic_error
 
 if TYPE_CHECKING:
     from daybook.settings import Settings
 
-LOOKED_AT, AT_LEAST, AHEAD = 2_000, 100, timedelta(days=32)
+MAX_DUE_TIMES_CHECKED, MIN_DUE_TIMES_CHECKED, LOOKAHEAD_DURATION = 2_000, 100, timedelta(days=32)
 """Due times that are checked for the smallest interval between two.
 
 At most `MAX_DUE_TIMES_CHECKED`: those within `LOOKAHEAD_DURATION`, or `MIN_DUE_TIMES_CHECKED` if
@@ -53,17 +53,17 @@ there are fewer. A cron expression that fires several times within a minute, an 
 so in each one in which it fires; the range also covers changes of the clock and of the month.
 """
 
-NEVER = ("console", "file")
+FORBIDDEN_CHANNELS = ("console", "file")
 """Channels that no agent's job may use, whatever the limits allow."""
 
-Names = tuple[str, ...]
+Patterns = tuple[str, ...]
 
 _ZERO = timedelta()
 
 
 def _interval(value: object) -> object:
     if isinstance(value, str):
-        with for_pydantic():
+        with raising_pydantic_error():
             return durations.parse(value, "min_interval")
     return value
 
@@ -77,26 +77,26 @@ class Limits(BaseModel):
     min_interval: Annotated[timedelta, BeforeValidator(_interval)] = Field(
         default=timedelta(minutes=1), description="The least time between two of a job's due times."
     )
-    agents: Names = Field(
+    agents: Patterns = Field(
         default=("default",),
         description="The agents that its jobs may ask, beside the one of its own name.",
     )
-    models: Names = Field(
+    models: Patterns = Field(
         default=(),
         description="The models that a job may name in place of its agent's own; none: no other.",
     )
-    tools: Names = Field(default=(), description="The tools that its jobs may call.")
-    channels: Names = Field(
+    tools: Patterns = Field(default=(), description="The tools that its jobs may call.")
+    channels: Patterns = Field(
         default=("*",), description="The channels that its jobs may use; never file and console."
     )
-    chats: Names = Field(
+    chats: Patterns = Field(
         default=("*",), description="The chat ids that its jobs may send to, in those channels."
     )
-    hosts: Names = Field(
+    hosts: Patterns = Field(
         default=("*",),
         description="The hosts that its jobs may reach, among those that an agent may at all.",
     )
-    secrets: Names = Field(
+    secrets: Patterns = Field(
         default=(), description="The secrets that its jobs may name, beside where those may go."
     )
     tokens_per_run: int = Field(
@@ -114,11 +114,11 @@ class Limits(BaseModel):
 
     def has_host(self, name: str) -> bool:
         """Return whether the host matches `hosts`, ignoring case."""
-        return allowed(name.lower().removesuffix("."), tuple(map(str.lower, self.hosts)))
+        return matches_any(name.lower().removesuffix("."), tuple(map(str.lower, self.hosts)))
 
 
 @dataclass(frozen=True)
-class Rules:
+class AgentLimits:
     """Limits for all agents, and those for one agent by its id.
 
     ``user_jobs`` is False if only plugins' jobs and heartbeats may fire. ``timezone`` is the
@@ -159,7 +159,7 @@ def _read(table: Mapping[str, Any], where: str) -> Limits:
     try:
         return Limits.model_validate(dict(table))
     except ValidationError as error:
-        problem = from_details(error.errors()[0], Limits.model_fields)
+        problem = from_pydantic(error.errors()[0], Limits.model_fields)
         raise InvalidInput(f"{where}.{problem.field}", problem.problem, problem.hint) from None
 
 
@@ -192,17 +192,17 @@ def check_channel(channel: str, chat_id: str, limits: Limits | None) -> None:
     """Check a notification channel; also used without a claim, for a missed due time."""
     if limits is None:
         return
-    if channel in NEVER:
+    if channel in FORBIDDEN_CHANNELS:
         raise InvalidInput("channel", f'"{channel}" is the operator\'s', "name another")
     if not may_use(channel, limits):
         raise _not_allowed("channel", channel, limits.channels)
-    if chat_id and not allowed(chat_id, limits.chats):
+    if chat_id and not matches_any(chat_id, limits.chats):
         raise _not_allowed("chat_id", chat_id, limits.chats)
 
 
 def may_use(channel: str, limits: Limits) -> bool:
     """Return whether an agent's jobs may use the channel at all."""
-    return channel not in NEVER and allowed(channel, limits.channels)
+    return channel not in FORBIDDEN_CHANNELS and matches_any(channel, limits.channels)
 
 
 def check_host(url: str, field: str, limits: Limits | None) -> None:
@@ -212,7 +212,7 @@ def check_host(url: str, field: str, limits: Limits | None) -> None:
         raise _not_allowed(field, host, limits.hosts)
 
 
-def allowed(name: str, patterns: Names) -> bool:
+def matches_any(name: str, patterns: Patterns) -> bool:
     """Return whether one of the patterns matches ``name``; case matters."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -232,12 +232,14 @@ def smallest_interval(job: Job, now: datetime, enough: timedelta = _ZERO) -> tim
 def _smallest(schedule: Schedule, since: date, enough: timedelta) -> timedelta | None:
     """Compute it once a day: each claim needs it, under the claim lock."""
     tz, begin = zone(schedule.timezone), datetime.combine(since, time(), UTC)
-    upcoming = islice(due.due_times(schedule, after=begin), LOOKED_AT)
+    upcoming = islice(due.due_times(schedule, after=begin), MAX_DUE_TIMES_CHECKED)
     smallest: timedelta | None = None
     for number, (a, b) in enumerate(pairwise(upcoming), start=2):
-        gap = max(b - a, wall(b, tz) - wall(a, tz))
+        gap = max(b - a, wall_time(b, tz) - wall_time(a, tz))
         smallest = gap if smallest is None else min(smallest, gap)
-        if smallest < enough or (number >= AT_LEAST and b - begin > AHEAD):
+        if smallest < enough or (
+            number >= MIN_DUE_TIMES_CHECKED and b - begin > LOOKAHEAD_DURATION
+        ):
             break
     return smallest
 
@@ -246,7 +248,7 @@ def _check_action(job: Job, owner: str, limits: Limits) -> None:
     match job.action:
         case AgentPrompt():
             _check_agent("agent", job.action.agent, owner, limits)
-            if job.action.model and not allowed(job.action.model, limits.models):
+            if job.action.model and not matches_any(job.action.model, limits.models):
                 raise _not_allowed("model", job.action.model, limits.models)
             _check_session(job.action.session_key, owner)
         case ToolCall():
@@ -280,7 +282,7 @@ def _check_secrets(job: Job, limits: Limits) -> None:
     if isinstance(job.action, AgentPrompt):
         fields = {}
     for name in sorted(secrets_in([fields, job.policy.check.params])):
-        if not allowed(name, limits.secrets):
+        if not matches_any(name, limits.secrets):
             raise _not_allowed("secret", name, limits.secrets)
 
 
@@ -297,23 +299,23 @@ def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
 
 def _check_agent(field: str, name: str, owner: str, limits: Limits) -> None:
     own = owners.agent_id(owner)
-    if name != own and not allowed(name, limits.agents):
+    if name != own and not matches_any(name, limits.agents):
         raise _not_allowed(field, name, tuple(dict.fromkeys((*limits.agents, own))))
 
 
 def _check_tool(field: str, name: str, limits: Limits) -> None:
-    if not allowed(name, limits.tools):
+    if not matches_any(name, limits.tools):
         raise _not_allowed(field, name, limits.tools)
     if is_address(name):
         check_host(name, field, limits)
 
 
-def _not_allowed(field: str, name: str, names: Names) -> InvalidInput:
+def _not_allowed(field: str, name: str, names: Patterns) -> InvalidInput:
     legal = ", ".join(names) or "none"
     return InvalidInput(field, f'"{name}" is not allowed to agents here', f"allowed: {legal}")
 
 
-def of_settings(found: Settings | None = None) -> Rules:
+def load_rules(found: Settings | None = None) -> AgentLimits:
     """Return the limits in the settings, which are read unless ``found`` is given.
 
     Called for each claim, because the file may have changed. Raises `InvalidInput` naming the
@@ -324,11 +326,13 @@ def of_settings(found: Settings | None = None) -> Rules:
 
     found = found or settings.load()
     try:
-        return Rules.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
+        return AgentLimits.of(found.limits, user_jobs=found.user_jobs, timezone=found.timezone)
     except InvalidInput as error:
-        raise settings.refused("limits", f"{error.field}: {error.problem}", error.hint) from None
+        raise settings.invalid_setting(
+            "limits", f"{error.field}: {error.problem}", error.hint
+        ) from None
 
 
-def of_owner(owner: str) -> Limits | None:
+def load_limits(owner: str) -> Limits | None:
     """Return the limits of ``owner`` in this home, or None. Raises as `load_rules`."""
-    return of_settings().for_owner(owner) if owners.is_agent(owner) else None
+    return load_rules().for_owner(owner) if owners.is_agent(owner) else None

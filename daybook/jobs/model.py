@@ -32,7 +32,7 @@ from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
-from daybook.validation import for_pydantic, translated, unknown_field
+from daybook.validation import raising_invalid_input, raising_pydantic_error, unknown_field
 
 __all__ = [
     "Job",
@@ -79,10 +79,10 @@ FIELDS = (
 )
 """Fields that `new_job` and `edit` accept."""
 
-TAG_OF_OURS = "daybook:"
+RESERVED_TAG_PREFIX = "daybook:"
 """Prefix of Daybook's own tags (promise 15: a deployment carries the id of its ledger as a tag)."""
 
-LONGEST_METADATA = 10_000
+MAX_METADATA_LENGTH = 10_000
 """Characters, as JSON, of the metadata that a program stores with a job."""
 
 _POLICY = policies.FIELDS
@@ -106,29 +106,31 @@ _SCHEDULE_FIELDS = ("cron", "every", "at", "on_demand", "schedule")
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    with for_pydantic():
+    with raising_pydantic_error():
         for tag in tags:
             if not tag.strip():
                 raise InvalidInput("tags", "a tag is blank")
-            if tag.strip().startswith(TAG_OF_OURS):
-                raise InvalidInput("tags", f'"{tag}" is Daybook\'s own', f"not {TAG_OF_OURS}…")
+            if tag.strip().startswith(RESERVED_TAG_PREFIX):
+                raise InvalidInput(
+                    "tags", f'"{tag}" is Daybook\'s own', f"not {RESERVED_TAG_PREFIX}…"
+                )
     return tuple(dict.fromkeys(tag.strip() for tag in tags))
 
 
 def _metadata(metadata: object) -> dict[str, Any]:
-    with for_pydantic():
+    with raising_pydantic_error():
         if not isinstance(metadata, Mapping):
             legal = 'write an object, such as {"team": "blue"}'
             raise InvalidInput("metadata", f"{metadata!r} is no object", legal)
         values = dict(metadata)
-        actions.check_json(values, "metadata", LONGEST_METADATA)
+        actions.check_json(values, "metadata", MAX_METADATA_LENGTH)
         if not all(name.strip() for name in values):
             raise InvalidInput("metadata", "a name is blank")
     return values
 
 
 def _name(name: str) -> str:
-    with for_pydantic():
+    with raising_pydantic_error():
         return validate_name(name, stored=True)
 
 
@@ -151,7 +153,7 @@ class Job(BaseModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if not isinstance(self.action, ACTIONS[self.kind]):
-            with for_pydantic():
+            with raising_pydantic_error():
                 raise InvalidInput("kind", f"is {self.kind}, and its action is another's")
         return self
 
@@ -230,7 +232,7 @@ def new_job(
         name = _unused(validate_name(_text(given, "name", "")), taken)
     else:
         name = free_name(default_name(actions.subject(action)), taken)
-    with translated(FIELDS):
+    with raising_invalid_input(FIELDS):
         job = Job.model_validate(
             {
                 "name": name,
@@ -280,7 +282,7 @@ def edit(
     if "name" in given:
         update["name"] = _unused(validate_name(_text(given, "name", "")), taken)
     current = {name: getattr(job, name) for name in Job.model_fields}
-    with translated(FIELDS):
+    with raising_invalid_input(FIELDS):
         edited = Job.model_validate({**current, **update, **_plain(given)})
     unchanged = (edited.schedule, edited.policy) == (job.schedule, job.policy)
     _check_chat(edited.action, edited.notify)
@@ -295,10 +297,10 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
         if name not in FIELDS:
             raise unknown_field(name, FIELDS)
     kind = given.get("kind", "agent-prompt")
-    if kind not in ACTIONS and kind not in actions.ALIASES:
+    if kind not in ACTIONS and kind not in actions.KIND_ALIASES:
         raise InvalidInput("kind", f"{kind!r} is not legal", f"legal: {', '.join(ACTIONS)}")
-    if kind in actions.ALIASES:
-        given["kind"] = actions.ALIASES[str(kind)]
+    if kind in actions.KIND_ALIASES:
+        given["kind"] = actions.KIND_ALIASES[str(kind)]
     return given
 
 
@@ -358,7 +360,7 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
     needed = _REQUIRED_FIELD.get(kind)
     if needed is not None and needed not in fields:
         raise InvalidInput(needed, "is missing", _REQUIRED_FIELD_HINT[kind])
-    with translated(FIELDS):
+    with raising_invalid_input(FIELDS):
         return ACTIONS[kind].model_validate(dict(fields))
 
 
@@ -381,9 +383,9 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
         raise InvalidInput("policy", f"{base!r} is no object", "write fields such as timeout")
     flat = {name: given[name] for name in _POLICY if name in given}
     if "check" in flat:
-        flat["check"] = checks.changed(base.get("check"), flat["check"])
-    with translated(policies.FIELDS_BY_NAME):
-        return Policy.model_validate({**actions.POLICIES[kind], **base, **flat})
+        flat["check"] = checks.merge_check(base.get("check"), flat["check"])
+    with raising_invalid_input(policies.FIELDS_BY_NAME):
+        return Policy.model_validate({**actions.DEFAULT_POLICIES[kind], **base, **flat})
 
 
 def _notify(base: object, given: Mapping[str, object]) -> Notify:
@@ -393,7 +395,7 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
         base = {}
     if not isinstance(base, Mapping):
         raise InvalidInput("notify", f"{base!r} is no object", "write fields such as channel")
-    with translated(_NOTIFY):
+    with raising_invalid_input(_NOTIFY):
         return Notify.model_validate(
             {**base, **{name: given[name] for name in _NOTIFY if name in given}}
         )

@@ -22,12 +22,12 @@ from daybook.errors import InvalidInput
 from daybook.jobs.checks import Check
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import Deadline, RetryDelay, Stagger, Timeout
-from daybook.validation import for_pydantic
+from daybook.validation import raising_pydantic_error
 
 CatchUp = Literal["none", "latest", "all"]
 """Treatment of due times that passed while nothing ran."""
 
-Class = Literal["light", "medium", "resource-intensive"]
+RunClass = Literal["light", "medium", "resource-intensive"]
 """Resource class of a run; the settings may limit how many runs of each are at work."""
 
 OnLost = Literal["unknown", "rerun"]
@@ -36,10 +36,10 @@ OnLost = Literal["unknown", "rerun"]
 Overlap = Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
 """Treatment of a run that is due while another run of the job is at work."""
 
-MOST_RETRIES = 10
-LONGEST_DELAY = timedelta(minutes=5)
-LONGEST_ASKED = timedelta(hours=1)
-JITTER = 0.1
+MAX_RETRIES = 10
+MAX_RETRY_DELAY = timedelta(minutes=5)
+MAX_REQUESTED_DELAY = timedelta(hours=1)
+JITTER_FRACTION = 0.1
 """Fraction by which a delay may be longer, so that runs that failed together retry apart."""
 
 
@@ -74,7 +74,7 @@ class Policy(BaseModel):
     retries: int = Field(
         default=3,
         ge=0,
-        le=MOST_RETRIES,
+        le=MAX_RETRIES,
         title="Retries",
         description="How often a temporary error (429, a refused connection) is tried again.",
     )
@@ -99,7 +99,7 @@ class Policy(BaseModel):
         description="What is made up for of due times that passed while nothing ran: none; the "
         "latest, if it is not too long ago; or all of the last 24 hours, one after the other.",
     )
-    class_: Class = Field(
+    class_: RunClass = Field(
         default="medium",
         alias="class",
         title="Class",
@@ -203,15 +203,17 @@ class Policy(BaseModel):
         `retry_delay` is doubled for each earlier attempt, capped at `MAX_RETRY_DELAY`, and gets
         jitter. ``asked`` is the delay that the other side requested; it is respected up to an hour.
         """
-        doubled = min(self.retry_delay * (1 << (attempt - 1)), LONGEST_DELAY)
-        return max(doubled * random.uniform(1, 1 + JITTER), min(asked, LONGEST_ASKED))
+        doubled = min(self.retry_delay * (1 << (attempt - 1)), MAX_RETRY_DELAY)
+        return max(
+            doubled * random.uniform(1, 1 + JITTER_FRACTION), min(asked, MAX_REQUESTED_DELAY)
+        )
 
     @field_validator("retry_delay")
     @classmethod
     def _check_retry_delay(cls, value: timedelta) -> timedelta:
-        if value > LONGEST_DELAY:
-            longest = durations.to_text(LONGEST_DELAY)
-            with for_pydantic():
+        if value > MAX_RETRY_DELAY:
+            longest = durations.to_text(MAX_RETRY_DELAY)
+            with raising_pydantic_error():
                 raise InvalidInput(
                     "retry_delay",
                     f'"{durations.to_text(value)}" is longer than {longest}',
@@ -221,7 +223,7 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
-        with for_pydantic():
+        with raising_pydantic_error():
             bounds.check(self)
         return self
 
@@ -231,7 +233,7 @@ FIELDS_BY_NAME = {field.alias or name: field for name, field in Policy.model_fie
 FIELDS = tuple(FIELDS_BY_NAME)
 
 
-def of_run(parameters: Mapping[str, object]) -> Policy:
+def policy_from_parameters(parameters: Mapping[str, object]) -> Policy:
     """Return the policy in a run's parameters, or the default if it is absent or cannot be read.
 
     A run that an earlier version stored must not stop a service that handles all runs.

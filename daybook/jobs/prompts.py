@@ -35,6 +35,6 @@ def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIAB
     )
 
 
-def names(prompt: str, variable: str) -> bool:
+def uses_variable(prompt: str, variable: str) -> bool:
     """Return whether the prompt uses this variable."""
     return any(found[1] == variable for found in _NAMED.finditer(prompt))

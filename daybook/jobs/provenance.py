@@ -11,34 +11,34 @@ from collections.abc import Iterable, Mapping
 from daybook import owners
 from daybook.jobs.model import Job
 
-ACTION = ("url", "tool", "params")
-CHECK = ("check.tool", "check.params")
+ACTION_PARTS = ("url", "tool", "params")
+CHECK_PARTS = ("check.tool", "check.params")
 
 
-def of(job: Job) -> dict[str, object]:
+def target_parts(job: Job) -> dict[str, object]:
     """Return the parts of a job that name its targets; absent ones are empty."""
     check = job.policy.check
     return {
-        **{name: getattr(job.action, name, None) for name in ACTION},
-        **dict(zip(CHECK, (check.tool, check.params), strict=True)),
+        **{name: getattr(job.action, name, None) for name in ACTION_PARTS},
+        **dict(zip(CHECK_PARTS, (check.tool, check.params), strict=True)),
         **{name: getattr(job.notify, name) for name in ("on_complete", "on_fail")},
     }
 
 
-def written(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
-    """Return the author of each part after ``writer`` changed ``before`` into ``after``.
+def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
+    """Return the author of each part after ``author_of`` changed ``before`` into ``after``.
 
     An empty part has no target, and so no author, whichever way the job was created.
     """
-    old, new = of(before), of(after)
+    old, new = target_parts(before), target_parts(after)
     if old == new:
         return dict(by)
     empty = {name: "" for name, value in new.items() if not value}
     return {**by, **{name: writer for name in new if new[name] != old[name]}, **empty}
 
 
-def writer(by: Mapping[str, str], created_by: str, parts: Iterable[str]) -> str:
+def author_of(by: Mapping[str, str], created_by: str, parts: Iterable[str]) -> str:
     """Return the author of these parts: an agent or a model's channel, if any of them wrote one."""
     wrote = [by.get(name, created_by) for name in parts]
-    models = filter(owners.is_models, wrote)
+    models = filter(owners.is_model, wrote)
     return next(models, None) or next(filter(None, wrote), "")

@@ -22,16 +22,16 @@ from daybook.jobs import provenance
 from daybook.jobs.model import Job
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow
 
-FIRED = "fired"
+FIRED_REASON = "fired"
 """Prefix of the reason why a one-time job was disabled after its time."""
 
-FAILING = "paused after"
+FAILURES_REASON = "paused after"
 """Prefix of the reason why a job was disabled after too many failures in a row."""
 
-DONE = "max runs"
+MAX_RUNS_REASON = "max runs"
 """Prefix of the reason why a job was disabled after all its runs."""
 
-FEW = 200
+MAX_IDS_PER_QUERY = 200
 """Number of ids in one query; with more ids, all jobs are read and filtered."""
 
 
@@ -82,7 +82,7 @@ def _revision(
     )
 
 
-async def names(session: AsyncSession, owner: str) -> set[str]:
+async def taken_names(session: AsyncSession, owner: str) -> set[str]:
     """Return the names that are taken for a job of ``owner``.
 
     Each agent has a namespace of its own, so that a refusal reveals nothing about the jobs of
@@ -93,7 +93,7 @@ async def names(session: AsyncSession, owner: str) -> set[str]:
     return set((await session.execute(query)).scalars())
 
 
-async def slugs(session: AsyncSession, kind: str) -> set[str]:
+async def taken_slugs(session: AsyncSession, kind: str) -> set[str]:
     """Return the deployment names that are taken among the jobs of this kind."""
     live = (col(JobRow.kind) == kind, col(JobRow.archived_at).is_(None))
     return set((await session.execute(select(JobRow.slug).where(*live))).scalars())
@@ -110,7 +110,7 @@ async def add(
     created_by: str = "cli",
 ) -> StoredJob:
     """Store a new job. Raises `InvalidInput` if its name is taken."""
-    if job.name in await names(session, owner):
+    if job.name in await taken_names(session, owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "give another, or edit that job")
     row = JobRow(
         name=job.name,
@@ -133,7 +133,7 @@ async def add(
     return _compose(row, revision)
 
 
-async def count_of(session: AsyncSession, owner: str) -> int:
+async def count_owned(session: AsyncSession, owner: str) -> int:
     """Return how many jobs ``owner`` has, disabled ones included."""
     live = (col(JobRow.owner) == owner, col(JobRow.archived_at).is_(None))
     count: int = (await session.execute(select(func.count()).where(*live))).scalar_one()
@@ -196,10 +196,10 @@ def _label(row: JobRow) -> str:
 
 
 def _owned_by_agent() -> ColumnElement[bool]:
-    return col(JobRow.owner).startswith(owners.BY_AGENT, autoescape=True)
+    return col(JobRow.owner).startswith(owners.AGENT_PREFIX, autoescape=True)
 
 
-async def every(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
+async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
     """Return all live jobs with their newest revisions, by name; ``only`` selects these ids."""
     joined = (
         select(JobRow, RevisionRow)
@@ -211,7 +211,7 @@ async def every(session: AsyncSession, only: Collection[str] | None = None) -> l
         .where(col(JobRow.archived_at).is_(None))
         .order_by(col(JobRow.name))
     )
-    if only is not None and len(only) <= FEW:
+    if only is not None and len(only) <= MAX_IDS_PER_QUERY:
         joined = joined.where(col(JobRow.id).in_(only))
     pairs = (await session.execute(joined)).all()
     return [_compose(row, rev) for row, rev in pairs if only is None or row.id in only]
@@ -230,7 +230,7 @@ async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> Sto
     return None if revision is None or row is None else _compose(row, revision)
 
 
-async def since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:
+async def revisions_since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:
     """Return the job by each revision in force at ``instant`` or later, oldest first."""
     of_job = col(RevisionRow.job_id) == job_id
     first = select(func.max(RevisionRow.effective_from)).where(
@@ -266,7 +266,7 @@ async def change(
     is empty, the authors stay. Raises `InvalidInput` if a new name is taken.
     """
     row, latest = stored.row, stored.revision
-    if job.name != row.name and job.name in await names(session, row.owner):
+    if job.name != row.name and job.name in await taken_names(session, row.owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "give another")
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
     if job == stored.job and reason == row.disabled_reason:
@@ -283,7 +283,7 @@ async def change(
     revision = _revision(row.id, latest.number + 1, job, now, source)
     revision.written_by = dict(latest.written_by)
     if writer:
-        revision.written_by = provenance.written(stored.job, job, latest.written_by, writer)
+        revision.written_by = provenance.update_authors(stored.job, job, latest.written_by, writer)
     versioned_fields = ("enabled", "schedule", "action", "policy", "notify")
     if any(getattr(revision, name) != getattr(latest, name) for name in versioned_fields):
         # Strictly increasing, even if two changes share a microsecond or the clock was set back.
@@ -297,26 +297,26 @@ async def change(
     return _compose(row, latest)
 
 
-def with_new_time(stored: StoredJob, job: Job) -> Job:
+def enable_again(stored: StoredJob, job: Job) -> Job:
     """Return ``job``, enabled again if it was disabled because it was done and now has more to do.
 
     A one-time job is disabled after its time; a new schedule lets it fire again. A higher
     `max_runs` does the same for a job that has had all its runs.
     """
     reason = "" if stored.job.enabled else stored.row.disabled_reason
-    fires_again = reason.startswith(FIRED) and job.schedule != stored.job.schedule
-    has_more = reason.startswith(DONE) and not all_done(stored.row, job)
+    fires_again = reason.startswith(FIRED_REASON) and job.schedule != stored.job.schedule
+    has_more = reason.startswith(MAX_RUNS_REASON) and not has_had_all_runs(stored.row, job)
     if fires_again or has_more:
         return job.model_copy(update={"enabled": True})
     return job
 
 
-def all_done(row: JobRow, job: Job) -> bool:
+def has_had_all_runs(row: JobRow, job: Job) -> bool:
     """Return whether the job has had as many runs as its policy allows."""
     return 0 < job.policy.max_runs <= row.run_count
 
 
-async def forget(session: AsyncSession, job_id: str) -> None:
+async def undo_add(session: AsyncSession, job_id: str) -> None:
     """Undo `add`, for a job that never ran. Its messages in the outbox stay."""
     detach_messages = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
     await session.execute(detach_messages)

@@ -14,7 +14,7 @@ from daybook.jobs.policy import Policy
 from daybook.schedules import bounds, due
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
-MOST_STEPS = 1_000
+MAX_SKIPS = 1_000
 """Number of times in a row that the bounds may skip a due time before there is none in sight.
 
 An interval may take years to reach the active hours, and some cron expressions never do.
@@ -32,12 +32,12 @@ def due_times(
 
     They are in UTC and strictly increasing.
     """
-    limits = bounds.of(policy, schedule.timezone)
+    limits = bounds.read_bounds(policy, schedule.timezone)
     if not limits:
         yield from due.due_times(schedule, after=after, inclusive=inclusive)
         return
     skips = 0
-    while skips < MOST_STEPS:
+    while skips < MAX_SKIPS:
         for instant in due.due_times(schedule, after=after, inclusive=inclusive):
             if limits.why_not(instant):
                 next_candidate = limits.go_on(instant)
@@ -60,15 +60,17 @@ def next_due(
 
 def is_due(schedule: Cron | Every | At | OnDemand, policy: Policy, instant: datetime) -> bool:
     """Return whether exactly this instant is a due time."""
-    return due.is_due(schedule, instant) and not why_not(schedule, policy, instant)
+    return due.is_due(schedule, instant) and not exclusion_reason(schedule, policy, instant)
 
 
-def why_not(schedule: Cron | Every | At | OnDemand, policy: Policy, instant: datetime) -> str:
+def exclusion_reason(
+    schedule: Cron | Every | At | OnDemand, policy: Policy, instant: datetime
+) -> str:
     """Return why the bounds exclude a due time of the schedule, or "" if they do not."""
-    return bounds.of(policy, schedule.timezone).why_not(instant)
+    return bounds.read_bounds(policy, schedule.timezone).why_not(instant)
 
 
-def offset(job_id: str, stagger: timedelta | None) -> timedelta:
+def stagger_offset(job_id: str, stagger: timedelta | None) -> timedelta:
     """Return the delay of this job's runs after their due times: constant, up to ``stagger``."""
     if stagger is None:
         return timedelta(0)

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import outbox
-from daybook.delivery.alerts import QUIET
+from daybook.delivery.alerts import ALERT_INTERVAL
 from daybook.jobs import store
 from daybook.jobs.notify import Notify
 from daybook.jobs.store import StoredJob
@@ -37,33 +37,33 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.schedule import zone
 
 log = logging.getLogger(__name__)
 
-MISSED_FOR = QUIET + timedelta(minutes=10)
+MISSED_MAX_AGE = ALERT_INTERVAL + timedelta(minutes=10)
 """How long a missed run counts as overdue: for an hourly job, until after its next due time."""
-LISTED = 20
+MAX_LISTED = 20
 """How many overdue runs an alert lists."""
 
-OVERDUE, ON_TIME, PROGRESS = "overdue", "on_time", "progress"
+OVERDUE_EVENT, ON_TIME_EVENT, PROGRESS_EVENT = "overdue", "on_time", "progress"
 """Event names; `PROGRESS_EVENT` is also a purpose, and no part of a run's delivery."""
 
 
 @dataclass
-class Memory:
+class AlertState:
     """State of the alerts between two cycles of one leader.
 
     ``seen`` are the occurrences that were overdue in the last cycle.
     """
 
-    late: overdue.Memory = field(default_factory=overdue.Memory)
+    late: overdue.DueTimeCache = field(default_factory=overdue.DueTimeCache)
     seen: set[str] = field(default_factory=set)
 
 
 @dataclass
-class Told:
+class QueuedAlerts:
     """What one cycle queued: an alert's event (empty for none), and the number of progress
     notes.
     """
@@ -75,9 +75,9 @@ class Told:
         return bool(self.alert or self.notes)
 
 
-async def alarm(ledger: Ledger, memory: Memory) -> Told:
+async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
     """Run one cycle: queue what is due about overdue runs and about running ones."""
-    queued = Told(await _queue_overdue_alert(ledger, memory))
+    queued = QueuedAlerts(await _queue_overdue_alert(ledger, memory))
     queued.notes = await _queue_progress_notes(ledger)
     return queued
 
@@ -85,10 +85,10 @@ async def alarm(ledger: Ledger, memory: Memory) -> Told:
 # --- overdue
 
 
-async def _queue_overdue_alert(ledger: Ledger, memory: Memory) -> str:
+async def _queue_overdue_alert(ledger: Ledger, memory: AlertState) -> str:
     async with ledger.read() as session:
         now = ledger.now()
-        late = await overdue.look(session, memory.late, now, MISSED_FOR)
+        late = await overdue.find_all(session, memory.late, now, MISSED_MAX_AGE)
         found = [each for each in late if each.overdue_since <= now]
         previous, memory.seen = memory.seen, {each.occurrence for each in found}
         if found and not previous & memory.seen:
@@ -99,14 +99,14 @@ async def _queue_overdue_alert(ledger: Ledger, memory: Memory) -> str:
         key = await _due_alert_key(session, found, now)
         if not key:
             return ""  # another leader has queued it meanwhile
-        event = OVERDUE if found else ON_TIME
+        event = OVERDUE_EVENT if found else ON_TIME_EVENT
         subject, body = _alert_text(found, now)
-        await outbox.tell(
+        await outbox.enqueue_message(
             session,
             key=key,
             purpose=outbox.ALERT,
             event=event,
-            channel=outbox.operators_channel(),
+            channel=outbox.operator_channel(),
             subject=subject,
             body=body,
             now=now,
@@ -123,7 +123,7 @@ async def _due_alert_key(session: AsyncSession, found: Sequence[Overdue], now: d
     is_open = last is not None and not await _is_queued(session, over)
     if not found:
         return over if is_open else ""
-    if last is not None and now - last.created_at < QUIET:
+    if last is not None and now - last.created_at < ALERT_INTERVAL:
         return ""
     new = not is_open or any(last and each.overdue_since > last.created_at for each in found)
     return f"overdue:{now.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}" if new else ""
@@ -134,7 +134,7 @@ async def _last_alert(session: AsyncSession, now: datetime) -> OutboxRow | None:
         select(OutboxRow)
         .where(
             col(OutboxRow.job_id).is_(None),
-            col(OutboxRow.event) == OVERDUE,
+            col(OutboxRow.event) == OVERDUE_EVENT,
             col(OutboxRow.created_at) <= now,  # a row of the future: the clock was set back
         )
         .order_by(col(OutboxRow.created_at).desc())
@@ -154,9 +154,9 @@ def _alert_text(overdue_runs: Sequence[Overdue], now: datetime) -> tuple[str, st
     names = list(dict.fromkeys(each.stored.row.name for each in overdue_runs))
     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     lines = ["It was due, and nothing has begun:"]
-    lines += [f"- {_overdue_line(each, now)}" for each in overdue_runs[:LISTED]]
-    if len(overdue_runs) > LISTED:
-        lines.append(f"- and {len(overdue_runs) - LISTED} more")
+    lines += [f"- {_overdue_line(each, now)}" for each in overdue_runs[:MAX_LISTED]]
+    if len(overdue_runs) > MAX_LISTED:
+        lines.append(f"- and {len(overdue_runs) - MAX_LISTED} more")
     lines.append("What keeps it: daybook status")
     return f"overdue: {names[0]}{others}", "\n".join(lines)
 
@@ -164,7 +164,7 @@ def _alert_text(overdue_runs: Sequence[Overdue], now: datetime) -> tuple[str, st
 def _overdue_line(each: Overdue, now: datetime) -> str:
     due = _local_time(each.due, each.stored)
     why = f": {each.why}" if each.why else ""
-    return f"{each.stored.row.name}, due {due}, {span(now - each.due)} ago{why}"
+    return f"{each.stored.row.name}, due {due}, {duration_in_words(now - each.due)} ago{why}"
 
 
 # --- progress
@@ -224,14 +224,15 @@ async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetim
     notify, name = await _progress_notify(session, row), stored.row.name if stored else row.kind
     since = row.started_at or now
     lines = [
-        f"{name} is still at work, since {_local_time(since, stored)} ({span(now - since)})",
+        f"{name} is still at work, since {_local_time(since, stored)} "
+        f"({duration_in_words(now - since)})",
         f"daybook show {row.id[:12]}",
     ]
-    queued = await outbox.tell(
+    queued = await outbox.enqueue_message(
         session,
         key=key,
-        purpose=PROGRESS,
-        event=PROGRESS,
+        purpose=PROGRESS_EVENT,
+        event=PROGRESS_EVENT,
         channel=notify.channel,
         chat_id=notify.chat_id,
         subject=f"{name}: still at work",

@@ -21,24 +21,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from daybook.jobs.lateness import ON_TIME
+from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.ledger.engine import Ledger
 from daybook.runs import audit as book
-from daybook.runs.audit import Audited, Mark
+from daybook.runs.audit import AuditResult, Watermark
 
-IDLE = timedelta(hours=1)
+IDLE_WATERMARK_MAX_AGE = timedelta(hours=1)
 """How far the watermark of a job without due times may stay behind; staying behind saves writes."""
 
 
 @dataclass
-class Memory:
+class AuditorState:
     """State of the auditor between two cycles: each job's revision and the next due time by it."""
 
     following: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
 
 
 @dataclass
-class Audit:
+class AuditReport:
     """Number of jobs, and of due times by status; ``left``: the time limit was reached."""
 
     jobs: int = 0
@@ -51,7 +51,7 @@ class Audit:
     def __bool__(self) -> bool:
         return bool(self.missed or self.waiting or self.skipped)
 
-    def add(self, done: Audited) -> None:
+    def add(self, done: AuditResult) -> None:
         self.missed += done.missed
         self.waiting += done.waiting
         self.skipped += done.skipped
@@ -61,21 +61,21 @@ async def audit(
     ledger: Ledger,
     observed: Mapping[str, datetime],
     *,
-    memory: Memory | None = None,
+    memory: AuditorState | None = None,
     most_seconds: float = 1.0,
-) -> Audit:
+) -> AuditReport:
     """Run one cycle of about ``most_seconds``; the transaction that reaches the limit is completed.
 
     ``observed`` maps jobs that were completely compared with Prefect to the start of that
     comparison (ledger time). ``memory`` saves reading jobs of which nothing is due.
     """
     began, cpu = time.monotonic(), time.process_time()
-    known = (memory or Memory()).following
+    known = (memory or AuditorState()).following
     async with ledger.read() as session:
-        marks = await book.marks(session)
+        marks = await book.watermarks(session)
     for removed in known.keys() - {each.job_id for each in marks}:
         del known[removed]
-    done, now = Audit(), ledger.now()
+    done, now = AuditReport(), ledger.now()
     for mark in marks:
         up_to = _up_to(mark, observed, now)
         if up_to is None or _is_idle(mark, known.get(mark.job_id), up_to):
@@ -95,20 +95,20 @@ async def audit(
     return done
 
 
-def _up_to(mark: Mark, observed: Mapping[str, datetime], now: datetime) -> datetime | None:
+def _up_to(mark: Watermark, observed: Mapping[str, datetime], now: datetime) -> datetime | None:
     """Return up to when the job can be audited; None if that is not beyond its watermark."""
     until = mark.archived_at or observed.get(mark.job_id)
     if until is None:
         return None
-    up_to = min(until, now - ON_TIME)
+    up_to = min(until, now - ON_TIME_GRACE)
     return up_to if up_to > mark.until else None
 
 
-def _is_idle(mark: Mark, known: tuple[int, datetime | None] | None, up_to: datetime) -> bool:
+def _is_idle(mark: Watermark, known: tuple[int, datetime | None] | None, up_to: datetime) -> bool:
     if known is None or known[0] != mark.revision or mark.since > mark.until:
         return False
     if mark.archived_at is not None:
         return False  # its end does not move: the watermark would never reach it
     following = known[1]
     nothing_due = following is None or following > up_to
-    return nothing_due and up_to - mark.until < IDLE
+    return nothing_due and up_to - mark.until < IDLE_WATERMARK_MAX_AGE

@@ -14,7 +14,7 @@ from daybook.delivery import destinations
 from daybook.delivery.channels import apprise
 from daybook.ledger.engine import Ledger
 from daybook.resources import mirror, secrets
-from daybook.resources.mirror import Memory, Report
+from daybook.resources.mirror import ComparisonCache, MirrorReport
 from daybook.tools import server_blocks
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TYPES = (
+BLOCK_TYPES = (
     *kinds.TYPES,
     secrets.TYPE,
     server_blocks.TYPE,
@@ -32,10 +32,12 @@ TYPES = (
 """Every block type whose documents the ledger has copies of."""
 
 
-async def blocks(ledger: Ledger, client: PrefectClient, memory: Memory | None = None) -> Report:
+async def reconcile_blocks(
+    ledger: Ledger, client: PrefectClient, memory: ComparisonCache | None = None
+) -> MirrorReport:
     """Run one cycle. Raises the errors of a Prefect or a ledger that cannot be reached."""
-    memory = memory or Memory()
-    report = await mirror.agree(ledger, client, TYPES, memory)
+    memory = memory or ComparisonCache()
+    report = await mirror.reconcile(ledger, client, BLOCK_TYPES, memory)
     if report.key_problem != memory.key_problem:
         memory.key_problem = report.key_problem
         if report.key_problem:

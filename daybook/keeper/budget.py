@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-SHARE = 0.02
+CPU_SHARE = 0.02
 """Share of one core that the job services may use."""
-SAVED = 2.0
+MAX_BURST_SECONDS = 2.0
 """Seconds of CPU that they may use in a burst after a long time without use."""
-OWED = 300.0
+MAX_WAIT_SECONDS = 300.0
 """The longest wait that one cycle can cause."""
 
 
-class Budget:
+class CpuBudget:
     """A token bucket of CPU seconds.
 
     A cycle that overdraws it delays the next one until the debt is paid back, at most by
@@ -22,8 +22,8 @@ class Budget:
 
     def __init__(
         self,
-        share: float = SHARE,
-        saved: float = SAVED,
+        share: float = CPU_SHARE,
+        saved: float = MAX_BURST_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._share, self._most, self._clock = share, saved, clock
@@ -32,7 +32,7 @@ class Budget:
     def spend(self, seconds: float) -> None:
         """Deduct CPU seconds that were used."""
         self._accrue()
-        self._left = max(self._left - seconds, -OWED * self._share)
+        self._left = max(self._left - seconds, -MAX_WAIT_SECONDS * self._share)
 
     def wait(self) -> float:
         """Return the seconds until no debt is left."""

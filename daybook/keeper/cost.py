@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Metered(Generic[T]):
+class MeteredCoroutine(Generic[T]):
     """A coroutine whose own CPU time in this thread is measured; await it once.
 
     The time of other tasks of the loop is not counted, nor that of other threads (such as a
@@ -49,7 +49,7 @@ def _step_throwing(work: Coroutine[Any, Any, Any], error: BaseException) -> Call
     return lambda: work.throw(error)
 
 
-class Counted:
+class CountingClient:
     """Prefect's client with a count of its calls; each call is one request, retries aside."""
 
     def __init__(self, client: PrefectClient) -> None:

@@ -20,14 +20,14 @@ from prefect.events.filters import EventFilter
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT = 30.0
+MAX_RECONNECT_DELAY_SECONDS = 30.0
 """The longest delay before a broken stream is opened again."""
-CLOSED_WITHIN = 1.0
+CLOSE_TIMEOUT_SECONDS = 1.0
 
-Heard = Callable[[Event], Awaitable[None]]
+EventHandler = Callable[[Event], Awaitable[None]]
 
 
-async def listen(only: EventFilter, heard: Heard) -> NoReturn:
+async def listen(only: EventFilter, heard: EventHandler) -> NoReturn:
     """Call ``heard`` with each event that ``only`` selects, until cancelled; reopen a broken
     stream.
     """
@@ -42,15 +42,19 @@ async def listen(only: EventFilter, heard: Heard) -> NoReturn:
             # a second cancellation interrupts it.
             while not receiving.done():
                 receiving.cancel()
-                await asyncio.wait({receiving}, timeout=CLOSED_WITHIN)
+                await asyncio.wait({receiving}, timeout=CLOSE_TIMEOUT_SECONDS)
         # Not an error: the callers also poll.
         error = None if receiving.cancelled() else receiving.exception()
         log.info("no events: %r", error, extra={"action": "events_away"})
-        wait = 1.0 if time.monotonic() - started > LONGEST_WAIT else min(wait * 2, LONGEST_WAIT)
+        wait = (
+            1.0
+            if time.monotonic() - started > MAX_RECONNECT_DELAY_SECONDS
+            else min(wait * 2, MAX_RECONNECT_DELAY_SECONDS)
+        )
         await asyncio.sleep(wait)
 
 
-async def _receive(only: EventFilter, heard: Heard) -> None:
+async def _receive(only: EventFilter, heard: EventHandler) -> None:
     stream = get_events_subscriber(filter=only, reconnection_attempts=0)
     async with AsyncExitStack() as stack:
         # Before it is opened: Prefect leaves a stream open that is cancelled or refused meanwhile.

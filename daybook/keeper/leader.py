@@ -31,14 +31,14 @@ from typing import Any, NoReturn
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 
-from daybook.errors import LeadLost, LedgerUnreachable
+from daybook.errors import LeadershipLost, LedgerUnreachable
 from daybook.keeper import leadership
 from daybook.ledger.engine import Ledger
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-NAME = "keeper"
+LEADERSHIP_NAME = "keeper"
 
 _READS = re.compile(r"/(filter|paginate|count|history|get_scheduled_flow_runs|health|hello)/?$")
 """Paths that read although they are requested by POST."""
@@ -51,7 +51,7 @@ def new_holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
-class Lead:
+class Leadership:
     """The leadership of one process; ``holder`` is its name, which no later process has.
 
     ``note`` is called at each renewal for what `daybook status` shows of this leader
@@ -63,7 +63,7 @@ class Lead:
         ledger: Ledger,
         holder: str,
         *,
-        name: str = NAME,
+        name: str = LEADERSHIP_NAME,
         note: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._ledger, self._name, self._note = ledger, name, note
@@ -144,7 +144,7 @@ class Lead:
         """Raise `LeadershipLost` unless the ledger says that this process leads now."""
         fence = self.fence
         if fence is None or not await leadership.check(self._ledger, self._name, fence):
-            raise LeadLost(self.holder)
+            raise LeadershipLost(self.holder)
 
     async def release(self, rest: float = 0.0) -> None:
         """Give up the leadership, and do not acquire it again for ``rest`` seconds.
@@ -164,15 +164,15 @@ class Lead:
                 )
 
 
-requests: ContextVar[list[int]] = ContextVar("requests")
+request_count: ContextVar[list[int]] = ContextVar("requests")
 """A list with the number of requests that the cycle of this task has sent."""
 
 
-def client_of(lead: Lead) -> PrefectClient:
+def leader_client(lead: Leadership) -> PrefectClient:
     """Return a client (not entered) whose writes raise `LeadershipLost` once ``lead`` is lost."""
 
     async def check_leadership(request: httpx.Request) -> None:
-        if counted := requests.get(None):
+        if counted := request_count.get(None):
             counted[0] += 1
         if is_write(request.method, request.url.path):
             await lead.check()

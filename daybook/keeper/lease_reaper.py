@@ -18,7 +18,7 @@ from daybook.runs import leases
 
 
 @dataclass
-class Expired:
+class ExpiryReport:
     """Number of runs that wait again, and of runs that ended."""
 
     waiting: int = 0
@@ -28,7 +28,7 @@ class Expired:
         return bool(self.waiting or self.ended)
 
 
-async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> Expired:
+async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> ExpiryReport:
     """Run one cycle over at most ``limit`` lost leases and as many passed deadlines.
 
     If Prefect cannot be reached, `state_mirror` and `scheduled_runs` write the rest later.
@@ -36,6 +36,6 @@ async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> Exp
     rows = await leases.expire_all(ledger, limit)
     waiting = [row for row in rows if row.state is Status.WAITING]
     ended = [row for row in rows if row.state is not Status.WAITING]
-    await state_mirror.these(ledger, client, ended)
-    await scheduled_runs.these(ledger, client, waiting, abandoned=True)
-    return Expired(len(waiting), len(ended))
+    await state_mirror.mirror_rows(ledger, client, ended)
+    await scheduled_runs.ensure_rows(ledger, client, waiting, abandoned=True)
+    return ExpiryReport(len(waiting), len(ended))

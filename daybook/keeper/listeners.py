@@ -13,36 +13,41 @@ from dataclasses import dataclass, field
 from daybook.delivery import listener_calls, listeners
 from daybook.ledger.engine import Ledger
 
-SOON = 0.5
+BUSY_INTERVAL_SECONDS = 0.5
 """Interval after a cycle that called a listener."""
-IDLE = 2.0
+IDLE_INTERVAL_SECONDS = 2.0
 """Interval after a cycle without calls."""
-NONE = 60.0
+NO_LISTENERS_INTERVAL_SECONDS = 60.0
 """Interval while no listener is installed."""
-ANNOUNCED = 3600.0
+ANNOUNCE_INTERVAL_SECONDS = 3600.0
 """How often the names of the installed listeners are written to the ledger again."""
-CLAIMS_FOR = 45.0
+MAX_CLAIMING_SECONDS = 45.0
 """How long one cycle starts calls; a call that it has started may take as long again."""
 
 
 @dataclass
-class Memory:
+class ListenersState:
     """State between two cycles: the installed listeners, and when they were announced."""
 
     names: list[str] = field(default_factory=list)
     announced_at: float | None = None
 
 
-async def listen(ledger: Ledger, holder: str, memory: Memory) -> float:
+async def call_listeners(ledger: Ledger, holder: str, memory: ListenersState) -> float:
     """Call listeners with due outcomes; return the seconds until the next cycle.
 
     Raises `LedgerUnreachable`.
     """
-    if memory.announced_at is None or time.monotonic() - memory.announced_at > ANNOUNCED:
-        memory.names = await listener_calls.here()
+    if (
+        memory.announced_at is None
+        or time.monotonic() - memory.announced_at > ANNOUNCE_INTERVAL_SECONDS
+    ):
+        memory.names = await listener_calls.load_names()
         await listeners.announce(ledger, memory.names)
         memory.announced_at = time.monotonic()
     if not memory.names:
-        return NONE
-    called = await listener_calls.listen(ledger, holder, memory.names, claims_for=CLAIMS_FOR)
-    return SOON if called else IDLE
+        return NO_LISTENERS_INTERVAL_SECONDS
+    called = await listener_calls.call_listeners(
+        ledger, holder, memory.names, claims_for=MAX_CLAIMING_SECONDS
+    )
+    return BUSY_INTERVAL_SECONDS if called else IDLE_INTERVAL_SECONDS

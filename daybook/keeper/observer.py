@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from daybook.keeper.cost import Counted, Metered
+from daybook.keeper.cost import CountingClient, MeteredCoroutine
 from daybook.ledger.engine import Ledger
 from daybook.prefect import reconcile
-from daybook.prefect.fingerprints import Seen
-from daybook.prefect.report import Report
+from daybook.prefect.fingerprints import Fingerprints
+from daybook.prefect.report import ReconcileReport
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 log = logging.getLogger(__name__)
 
-MOST_SECONDS = 20.0
+MAX_RECONCILE_SECONDS = 20.0
 """How long a cycle starts to reconcile jobs; the next cycle does the rest."""
 
 
 @dataclass(frozen=True)
-class Observed:
+class Observation:
     """``jobs`` are the ids of the jobs for which the ledger has every edit made before ``began``
     (ledger time). A job that is missing there was not reached.
 
@@ -41,7 +41,7 @@ class Observed:
 
     began: datetime
     jobs: frozenset[str]
-    report: Report
+    report: ReconcileReport
     requests: int
     cpu_seconds: float
 
@@ -50,18 +50,20 @@ class Observer:
     """Observes Prefect; keeps fingerprints between the cycles of one term of a leader."""
 
     def __init__(self) -> None:
-        self._seen = Seen()
+        self._seen = Fingerprints()
 
     async def look(
-        self, ledger: Ledger, client: PrefectClient, *, most_seconds: float = MOST_SECONDS
-    ) -> Observed:
+        self, ledger: Ledger, client: PrefectClient, *, most_seconds: float = MAX_RECONCILE_SECONDS
+    ) -> Observation:
         """Run one cycle. Raises the errors of a Prefect or a ledger that cannot be reached."""
-        began, counted = ledger.now(), Counted(client)
-        work = Metered(
-            reconcile.everything(ledger, counted.as_client, self._seen, most_seconds=most_seconds)
+        began, counted = ledger.now(), CountingClient(client)
+        work = MeteredCoroutine(
+            reconcile.reconcile_all(
+                ledger, counted.as_client, self._seen, most_seconds=most_seconds
+            )
         )
         report = await work
-        observation = Observed(
+        observation = Observation(
             began, frozenset(report.observed), report, counted.requests, work.seconds
         )
         log.debug(

@@ -13,12 +13,12 @@ from functools import partial
 
 from daybook.ledger.engine import Ledger
 from daybook.runs import retention as book
-from daybook.runs.retention import Keep
+from daybook.runs.retention import RetentionLimits
 from daybook.tasks import retention as tasks
 
 
 @dataclass
-class Pruned:
+class PruneReport:
     """Number of deleted runs, messages of conversations, outbox rows without a run (``told``) and
     task runs; the names of deleted archived jobs. ``left``: the time limit was reached.
     """
@@ -34,9 +34,15 @@ class Pruned:
         return bool(self.runs or self.messages or self.told or self.tasks or self.jobs)
 
 
-async def prune(ledger: Ledger, keep: Keep | None = None, *, most_seconds: float = 5.0) -> Pruned:
+async def prune(
+    ledger: Ledger, keep: RetentionLimits | None = None, *, most_seconds: float = 5.0
+) -> PruneReport:
     """Run one cycle of about ``most_seconds``; the next cycle does the rest."""
-    settings, done, end = keep or Keep.of_settings(), Pruned(), time.monotonic() + most_seconds
+    settings, done, end = (
+        keep or RetentionLimits.of_settings(),
+        PruneReport(),
+        time.monotonic() + most_seconds,
+    )
 
     async def in_batches(batch: Callable[[], Awaitable[int]]) -> int:
         count = 0
@@ -45,14 +51,16 @@ async def prune(ledger: Ledger, keep: Keep | None = None, *, most_seconds: float
             done.left = time.monotonic() >= end
         return count
 
-    for job_id in await book.jobs_with_more(ledger, settings):
-        done.runs += await in_batches(partial(book.runs_of, ledger, job_id, settings))
-    for conversation in await book.conversations_with_more(ledger, settings):
-        done.messages += await in_batches(partial(book.messages_of, ledger, conversation, settings))
-    done.told = await in_batches(partial(book.told, ledger, settings))
-    done.tasks = await in_batches(partial(tasks.ended, ledger, settings))
-    await in_batches(partial(tasks.wakes, ledger))
-    await in_batches(partial(tasks.sessions, ledger))
+    for job_id in await book.jobs_to_prune(ledger, settings):
+        done.runs += await in_batches(partial(book.prune_runs, ledger, job_id, settings))
+    for conversation in await book.sessions_to_prune(ledger, settings):
+        done.messages += await in_batches(
+            partial(book.prune_messages, ledger, conversation, settings)
+        )
+    done.told = await in_batches(partial(book.prune_outbox, ledger, settings))
+    done.tasks = await in_batches(partial(tasks.delete_ended_tasks, ledger, settings))
+    await in_batches(partial(tasks.delete_old_wakes, ledger))
+    await in_batches(partial(tasks.delete_expired_sessions, ledger))
     if not done.left:
-        done.jobs = await book.archived(ledger, settings)
+        done.jobs = await book.prune_archived_jobs(ledger, settings)
     return done

@@ -10,7 +10,7 @@ from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.prefect import instances, prefect_instance
 
-RECORD_EVERY = instances.RECORD_EVERY.total_seconds()
+RECORD_INTERVAL_SECONDS = instances.RECORD_INTERVAL.total_seconds()
 
 
 async def record(ledger: Ledger, client: PrefectClient, holder: str) -> str:

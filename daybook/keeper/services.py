@@ -43,7 +43,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 
-from daybook.errors import LeadLost, Unreachable
+from daybook.errors import LeadershipLost, Unreachable
 from daybook.execution import outcome_spool
 from daybook.keeper import (
     alerts,
@@ -59,9 +59,9 @@ from daybook.keeper import (
     tasks,
 )
 from daybook.keeper import observer as observe
-from daybook.keeper.budget import Budget
-from daybook.keeper.cost import Metered
-from daybook.keeper.leader import Lead
+from daybook.keeper.budget import CpuBudget
+from daybook.keeper.cost import MeteredCoroutine
+from daybook.keeper.leader import Leadership
 from daybook.ledger.engine import Ledger
 from daybook.prefect import corrections, ended_runs, run_naming, scheduled_runs, state_mirror
 from daybook.resources import mirror as block_mirror
@@ -72,12 +72,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PRUNE = 3600.0
-LONGEST = 120.0
+PRUNE_INTERVAL_SECONDS = 3600.0
+CYCLE_TIMEOUT_SECONDS = 120.0
 """Timeout of one cycle; its writes up to then persist."""
-UNHEARD = 90.0
+PREFECT_TIMEOUT_SECONDS = 90.0
 """How long Prefect may not answer before the leader releases the leadership."""
-REST = 2 * TIMING.leader_check.total_seconds()
+REACQUIRE_DELAY_SECONDS = 2 * TIMING.leader_check.total_seconds()
 """How long this process does not acquire it again, so that another can."""
 _EDITS = EventFilter(
     event=EventNameFilter(
@@ -87,7 +87,7 @@ _EDITS = EventFilter(
 
 
 @dataclass
-class Cost:
+class CycleCost:
     """The last cycle of a service: its end (ledger time), its cost, its error (empty for none)."""
 
     at: datetime
@@ -112,16 +112,16 @@ class _Term:
 
     fence: int
     ends_read: datetime | None = None
-    copied: block_mirror.Memory = field(default_factory=block_mirror.Memory)
+    copied: block_mirror.ComparisonCache = field(default_factory=block_mirror.ComparisonCache)
     observer: observe.Observer = field(default_factory=observe.Observer)
     observed: dict[str, datetime] = field(default_factory=dict)
     observed_at: datetime | None = None
-    audited: auditor.Memory = field(default_factory=auditor.Memory)
-    corrected: corrections.Memory = field(default_factory=corrections.Memory)
-    named: run_naming.Memory = field(default_factory=run_naming.Memory)
-    unshown: deliveries.Memory = field(default_factory=deliveries.Memory)
-    watched: alerts.Memory = field(default_factory=alerts.Memory)
-    heard: listeners.Memory = field(default_factory=listeners.Memory)
+    audited: auditor.AuditorState = field(default_factory=auditor.AuditorState)
+    corrected: corrections.CorrectionState = field(default_factory=corrections.CorrectionState)
+    named: run_naming.NamingState = field(default_factory=run_naming.NamingState)
+    unshown: deliveries.DeliveriesState = field(default_factory=deliveries.DeliveriesState)
+    watched: alerts.AlertState = field(default_factory=alerts.AlertState)
+    heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
 
     def known(self) -> dict[str, datetime]:
         """Return up to when each job is known from Prefect: its edits, and the ends of its runs.
@@ -149,15 +149,15 @@ class Keeper:
         supervised: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._ledger, self._supervised = ledger, supervised
-        self.lead = Lead(ledger, holder, note=self._note)
-        self.costs: dict[str, Cost] = {}
+        self.lead = Leadership(ledger, holder, note=self._note)
+        self.costs: dict[str, CycleCost] = {}
         self._term = _Term(0)
         self._edited, self._observed = asyncio.Event(), asyncio.Event()
 
     async def go_on(self) -> NoReturn:
         """Run until cancelled, then release the leadership."""
         try:
-            async with leader.client_of(self.lead) as client, asyncio.TaskGroup() as group:
+            async with leader.leader_client(self.lead) as client, asyncio.TaskGroup() as group:
                 group.create_task(self.lead.keep())
                 group.create_task(self._drain())
                 group.create_task(self._record_server(client))
@@ -195,7 +195,7 @@ class Keeper:
                 if conflict and conflict != reported:
                     log.warning("%s", conflict, extra={"action": "two_prefect_servers"})
                 reported = conflict
-            await asyncio.sleep(server_record.RECORD_EVERY)
+            await asyncio.sleep(server_record.RECORD_INTERVAL_SECONDS)
 
     async def _runs(self, client: PrefectClient) -> NoReturn:
         while True:
@@ -209,22 +209,26 @@ class Keeper:
         await self._turn("drain", outcome_spool.drain(ledger))
         await self._turn("expire", lease_reaper.expire(ledger, client))
         supervised = self._supervised()
-        ended = await self._turn("ends", ended_runs.live(ledger, client, supervised=supervised))
+        ended = await self._turn(
+            "ends", ended_runs.record_live_ends(ledger, client, supervised=supervised)
+        )
         if ended is not None:
-            await self._turn("ensure", scheduled_runs.ensure(ledger, client, supervised=supervised))
-            await self._turn("wake", scheduled_runs.idle_slots(ledger, client))
+            await self._turn(
+                "ensure", scheduled_runs.ensure_all(ledger, client, supervised=supervised)
+            )
+            await self._turn("wake", scheduled_runs.wake_for_idle_slots(ledger, client))
             await self._turn("mirror", state_mirror.mirror(ledger, client))
             # Last: after a long absence there may be much to read, and nothing here waits for it.
-            reading = ended_runs.unread(ledger, client, supervised=self._supervised())
+            reading = ended_runs.record_unread_ends(ledger, client, supervised=self._supervised())
             term.ends_read = await self._turn("unread", reading) or term.ends_read
         # A long reading counts as an answer too, and `unread` sends a request in every cycle.
-        if time.monotonic() - self.lead.heard_at > UNHEARD:
+        if time.monotonic() - self.lead.heard_at > PREFECT_TIMEOUT_SECONDS:
             self.lead.heard_at = time.monotonic()
             log.warning("Prefect is not heard of: the lead is given back")
-            await self.lead.release(rest=REST)
+            await self.lead.release(rest=REACQUIRE_DELAY_SECONDS)
 
     async def _jobs(self, client: PrefectClient) -> NoReturn:
-        budget = Budget()
+        budget = CpuBudget()
         while True:
             term = await self._leading()
             self._edited.clear()
@@ -242,7 +246,7 @@ class Keeper:
     async def _over_jobs(self, client: PrefectClient, term: _Term) -> None:
         ledger = self._ledger
         # First: a job whose deployment is recreated needs its agent and its secrets.
-        await self._turn("blocks", blocks.blocks(ledger, client, term.copied))
+        await self._turn("blocks", blocks.reconcile_blocks(ledger, client, term.copied))
         observation = await self._turn("observe", term.observer.look(ledger, client))
         if observation is not None:
             term.observed_at = observation.began
@@ -251,7 +255,7 @@ class Keeper:
         await self._turn("correct", corrections.correct(ledger, client, term.corrected))
 
     async def _name_runs(self, client: PrefectClient) -> NoReturn:
-        budget = Budget()
+        budget = CpuBudget()
         while True:
             term = await self._leading()
             await self._turn("naming", run_naming.name_runs(self._ledger, client, term.named))
@@ -274,7 +278,7 @@ class Keeper:
     async def _outbox(self, client: PrefectClient) -> NoReturn:
         while True:
             term = await self._leading()
-            work = deliveries.drain(self._ledger, client, self.lead.holder, term.unshown)
+            work = deliveries.send_due(self._ledger, client, self.lead.holder, term.unshown)
             pause = await self._turn("outbox", work)
             await asyncio.sleep(TIMING.runs_pass.total_seconds() if pause is None else pause)
 
@@ -282,7 +286,7 @@ class Keeper:
         while True:
             term = await self._leading()
             pause = await self._turn(
-                "listen", listeners.listen(self._ledger, self.lead.holder, term.heard)
+                "listen", listeners.call_listeners(self._ledger, self.lead.holder, term.heard)
             )
             await asyncio.sleep(TIMING.runs_pass.total_seconds() if pause is None else pause)
 
@@ -300,7 +304,7 @@ class Keeper:
     async def _alert(self) -> NoReturn:
         while True:
             term = await self._leading()
-            await self._turn("alarm", alerts.alarm(self._ledger, term.watched))
+            await self._turn("alarm", alerts.queue_alerts(self._ledger, term.watched))
             await asyncio.sleep(TIMING.alert_pass.total_seconds())
 
     async def _prune(self) -> NoReturn:
@@ -308,7 +312,9 @@ class Keeper:
             await self._leading()
             done = await self._turn("prune", retention.prune(self._ledger))
             await asyncio.sleep(
-                TIMING.jobs_pass.total_seconds() if done is not None and done.left else PRUNE
+                TIMING.jobs_pass.total_seconds()
+                if done is not None and done.left
+                else PRUNE_INTERVAL_SECONDS
             )
 
     async def _wake_jobs(self, event: Event) -> None:
@@ -325,26 +331,26 @@ class Keeper:
     async def _turn(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
         """Run one cycle and record its cost; return None if it failed, which is logged."""
         started, request_count, error = time.monotonic(), [0], ""
-        metered, token = Metered(work), leader.requests.set(request_count)
+        metered, token = MeteredCoroutine(work), leader.request_count.set(request_count)
         try:
-            async with asyncio.timeout(LONGEST):
+            async with asyncio.timeout(CYCLE_TIMEOUT_SECONDS):
                 return await metered
-        except LeadLost as lost:
+        except LeadershipLost as lost:
             error = str(lost)
             log.info("%s: %s", name, lost, extra={"action": "pass_lost"})
         except (Unreachable, httpx.HTTPError) as unreachable:
             error = str(unreachable) or type(unreachable).__name__
             log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
         except TimeoutError:
-            error = f"ended after {LONGEST:g} s"
+            error = f"ended after {CYCLE_TIMEOUT_SECONDS:g} s"
             log.warning("%s: %s", name, error, extra={"action": "pass_failed"})
         except Exception as failure:
             error = repr(failure)
             log.exception("%s failed", name, extra={"action": "pass_failed"})
         finally:
-            leader.requests.reset(token)
+            leader.request_count.reset(token)
             seconds = time.monotonic() - started
-            self.costs[name] = Cost(
+            self.costs[name] = CycleCost(
                 self._ledger.now(), seconds, metered.seconds, request_count[0], error
             )
             log.debug(

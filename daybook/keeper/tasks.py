@@ -21,7 +21,7 @@ def scheduler(ledger: Ledger, client: PrefectClient) -> Scheduler:
     """Return the scheduler of one leader; ``client`` checks the leadership before each write."""
     return Scheduler(
         ledger,
-        ladder=escalation.here,
-        sink=notifier.of_prefect(client),
+        ladder=escalation.load_policy,
+        sink=notifier.prefect_notifier(client),
         capabilities_of=partial(documents.capabilities, client),
     )

@@ -19,11 +19,11 @@ from daybook.ledger.in_use import InUse
 
 _AFRESH = "to use a copy of it, or an empty ledger: `daybook down`, put it there, `daybook up`"
 
-GONE = (
+MOVED_AWAY = (
     "was deleted or moved away while it was in use",
     f"move the same file back and work goes on; {_AFRESH}",
 )
-ANOTHER = (
+REPLACED = (
     "was replaced by another file while it was in use",
     "move the former file back and work goes on; to use the new one: `daybook down`, `daybook up`",
 )
@@ -120,7 +120,7 @@ class Database(Protocol):
         ...
 
 
-def of(address: str, busy: timedelta) -> Database:
+def for_address(address: str, busy: timedelta) -> Database:
     """Return the database at ``address``; a write waits at most ``busy`` for the claim lock."""
     url = make_url(address)
     if url.get_backend_name() == "sqlite":
@@ -132,6 +132,6 @@ def of(address: str, busy: timedelta) -> Database:
     return Postgresql(url, busy)
 
 
-def shown(url: URL) -> str:
+def without_password(url: URL) -> str:
     """Return ``url`` without its password and its query."""
     return url.set(query={}).render_as_string(hide_password=True)

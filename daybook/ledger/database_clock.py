@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from daybook.clock import SYSTEM, SystemClock
+from daybook.clock import SYSTEM_CLOCK, SystemClock
 
-SET_BACK = timedelta(seconds=1)
+MAX_STANDSTILL = timedelta(seconds=1)
 """If the estimate is corrected back by less than this, it stands still until it is true again."""
 
 
@@ -44,11 +44,11 @@ class DatabaseClock(SystemClock):
         if self._zero is None:
             return super().now()
         now = self._zero + timedelta(seconds=self._monotonic())
-        if self._latest is not None and timedelta(0) < self._latest - now < SET_BACK:
+        if self._latest is not None and timedelta(0) < self._latest - now < MAX_STANDSTILL:
             return self._latest
         self._latest = now
         return now
 
     def skew(self) -> timedelta:
         """Return how far it is ahead of the machine's clock; zero before the first answer."""
-        return timedelta(0) if self._zero is None else self.now() - SYSTEM.now()
+        return timedelta(0) if self._zero is None else self.now() - SYSTEM_CLOCK.now()

@@ -26,18 +26,18 @@ from daybook.errors import LedgerUnreachable
 from daybook.ledger import database, in_use, schema, texts
 from daybook.ledger.tables import Fact
 
-PROBE = timedelta(milliseconds=500)
+PROBE_TIMEOUT = timedelta(milliseconds=500)
 """How long `why_unwritable` waits for the lock."""
-PROBED = "probed"
+PROBE_FACT = "probed"
 """The key of the fact that `why_unwritable` writes: the time of the probe."""
-VERIFIED_FOR = 5.0
+VERIFY_INTERVAL_SECONDS = 5.0
 """Seconds after which a transaction verifies the ledger's id again."""
-BUSY = timedelta(seconds=30)
+LOCK_TIMEOUT = timedelta(seconds=30)
 """How long a transaction waits for the lock, in this process and at the database together."""
 
 
 def _sanitize(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tuple[str, Any]:
-    return statement, texts.of_statement(parameters)
+    return statement, texts.sanitize_parameters(parameters)
 
 
 class Ledger:
@@ -49,10 +49,12 @@ class Ledger:
     whether a run is due; the default is the database's clock, on SQLite the machine's.
     """
 
-    def __init__(self, address: str, clock: Clock | None = None, busy: timedelta = BUSY) -> None:
+    def __init__(
+        self, address: str, clock: Clock | None = None, busy: timedelta = LOCK_TIMEOUT
+    ) -> None:
         self.address = address
         self._busy, self._turn = busy, asyncio.Lock()
-        self._database = database.of(address, busy)
+        self._database = database.for_address(address, busy)
         self._engine = self._database.engine
         event.listen(self._engine.sync_engine, "handle_error", self._translate)
         event.listen(self._engine.sync_engine, "before_cursor_execute", _sanitize, retval=True)
@@ -66,7 +68,7 @@ class Ledger:
         return self._database.place
 
     async def __aenter__(self) -> Ledger:
-        running = in_use.at(self.place)
+        running = in_use.find(self.place)
         self._database.make_room(running)
         try:
             self.id = await schema.bring_up_to_date(self, running)
@@ -104,9 +106,9 @@ class Ledger:
 
     async def _verify(self, session: AsyncSession) -> None:
         """Raise `LedgerReplaced` if this is not the ledger that was opened."""
-        if not self.id or time.monotonic() - self._verified_at < VERIFIED_FOR:
+        if not self.id or time.monotonic() - self._verified_at < VERIFY_INTERVAL_SECONDS:
             return
-        if (error := await schema.why_another(session, self.place, self.id)) is not None:
+        if (error := await schema.replacement_error(session, self.place, self.id)) is not None:
             raise error
         self._verified_at = time.monotonic()
 
@@ -158,7 +160,7 @@ class Ledger:
         finally:
             self._turn.release()
 
-    async def why_unwritable(self, within: timedelta = PROBE) -> str:
+    async def why_unwritable(self, within: timedelta = PROBE_TIMEOUT) -> str:
         """Return why the ledger can be read but not written, as with a full disk; empty if it can.
 
         It counts as locked if the lock is not free ``within`` that time. Writes a fact, because a
@@ -166,7 +168,7 @@ class Ledger:
         """
         try:
             async with self.write(within=within) as session:
-                await session.merge(Fact(key=PROBED, value=self.now().isoformat()))
+                await session.merge(Fact(key=PROBE_FACT, value=self.now().isoformat()))
         except LedgerUnreachable as error:
             return error.why
         return ""

@@ -30,10 +30,10 @@ class InUse:
         return asdict(self)
 
 
-def at(place: str) -> InUse | None:
+def find(place: str) -> InUse | None:
     """Return the ledger that this home's `up` has opened at ``place``; None if there is none."""
     try:
-        recorded = (home.here().running() or {}).get("ledger")
+        recorded = (home.current_home().running() or {}).get("ledger")
         ledger = InUse(**recorded) if recorded else None
     except (OSError, TypeError):  # not readable, or written by another version
         return None

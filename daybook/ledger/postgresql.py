@@ -29,16 +29,16 @@ from daybook.ledger import database, texts
 from daybook.ledger.database_clock import DatabaseClock
 from daybook.ledger.in_use import InUse
 
-CONNECT = timedelta(seconds=10)
+CONNECT_TIMEOUT = timedelta(seconds=10)
 """How long connecting may take."""
 
-ANSWER = timedelta(seconds=10)
+ANSWER_TIMEOUT = timedelta(seconds=10)
 """How long an answer may take, in addition to the wait for the lock."""
 
-STANDS_STILL = timedelta(seconds=20)
+IDLE_TRANSACTION_TIMEOUT = timedelta(seconds=20)
 """How long a write transaction may be idle: less than others wait for the lock."""
 
-ASK_AGAIN = timedelta(milliseconds=200)
+COMMIT_POLL_INTERVAL = timedelta(milliseconds=200)
 
 _NUMBER = "transaction"
 """The key under which a session keeps the number of its transaction."""
@@ -87,14 +87,14 @@ class Postgresql:
     """The database at ``url``. The clock of this ledger is the database's."""
 
     def __init__(self, url: URL, busy: timedelta) -> None:
-        self.place, self.clock, self._busy = database.shown(url), DatabaseClock(), busy
+        self.place, self.clock, self._busy = database.without_password(url), DatabaseClock(), busy
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
             hide_parameters=True,  # they contain addresses, prompts and answers
             connect_args={
-                "timeout": CONNECT.total_seconds(),
-                "command_timeout": (busy + ANSWER).total_seconds(),
+                "timeout": CONNECT_TIMEOUT.total_seconds(),
+                "command_timeout": (busy + ANSWER_TIMEOUT).total_seconds(),
                 "async_creator_fn": self._connect,
             },
         )
@@ -111,7 +111,7 @@ class Postgresql:
         try:
             return await asyncpg.connect(*given, **options)
         except _AT_CONNECT as error:
-            why = str(error) or f"no answer within {CONNECT.seconds} s"
+            why = str(error) or f"no answer within {CONNECT_TIMEOUT.seconds} s"
             raise LedgerUnreachable(self.place, why) from error
 
     def make_room(self, in_use: InUse | None) -> None:
@@ -133,7 +133,7 @@ class Postgresql:
         return AsyncSession(self.engine, expire_on_commit=False)
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        parameters = {"wait": _milliseconds(left), "still": _milliseconds(STANDS_STILL)}
+        parameters = {"wait": _milliseconds(left), "still": _milliseconds(IDLE_TRANSACTION_TIMEOUT)}
         await self._begin(session, _LOCK, parameters)
 
     async def _begin(
@@ -179,7 +179,7 @@ class Postgresql:
             except LedgerUnreachable:
                 if time.monotonic() >= end:
                     raise
-            await asyncio.sleep(ASK_AGAIN.total_seconds())
+            await asyncio.sleep(COMMIT_POLL_INTERVAL.total_seconds())
 
     def closed(self) -> None:
         """Do nothing: no file is left behind."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from daybook.ledger.tables import JobRow, RunRow
 
 
-def utc(instant: datetime | None) -> str | None:
+def utc_text(instant: datetime | None) -> str | None:
     """Return `2027-01-15T13:30:00Z`, with a fraction if there is one."""
     return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
@@ -41,12 +41,12 @@ def run(row: RunRow, job: JobRow | None) -> dict[str, Any]:
         "status": row.status,
         "reason": row.reason,
         "delivery": row.delivery,
-        "scheduled_for": utc(row.due),
-        "scheduled_to": utc(row.due_to),
+        "scheduled_for": utc_text(row.due),
+        "scheduled_to": utc_text(row.due_to),
         "count": row.count,
-        "queued_at": utc(row.queued_at),
-        "started_at": utc(row.started_at),
-        "finished_at": utc(row.finished_at),
+        "queued_at": utc_text(row.queued_at),
+        "started_at": utc_text(row.started_at),
+        "finished_at": utc_text(row.finished_at),
         "duration_seconds": duration,
         "attempts": row.attempts,
         "output": row.output,

@@ -29,7 +29,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 _ID = text("SELECT value FROM facts WHERE key = 'id'")
 
-LOOK_AGAIN = 0.01
+POLL_INTERVAL_SECONDS = 0.01
 _MIGRATING = threading.Lock()
 
 
@@ -78,7 +78,7 @@ async def bring_up_to_date(ledger: Ledger, in_use: InUse | None = None) -> str:
     """
     async with ledger.read() as session:
         if in_use is not None:
-            error = await why_another(session, ledger.place, in_use.id)
+            error = await replacement_error(session, ledger.place, in_use.id)
             if error is not None:
                 raise error
         connection = await session.connection()
@@ -89,7 +89,7 @@ async def bring_up_to_date(ledger: Ledger, in_use: InUse | None = None) -> str:
         return await connection.run_sync(_upgrade)
 
 
-async def why_another(session: AsyncSession, place: str, known: str) -> LedgerReplaced | None:
+async def replacement_error(session: AsyncSession, place: str, known: str) -> LedgerReplaced | None:
     """Return the error to raise if the ledger of ``session`` does not have the id ``known``; else
     None.
     """
@@ -116,7 +116,7 @@ async def _exclusive() -> AsyncIterator[None]:
     not wait for the lock either: a cancelled task would leave it held.
     """
     while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - it is no event of one loop
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     try:
         yield
     finally:

@@ -20,17 +20,17 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerReplaced, LedgerUnreachable
 from daybook.ledger import database, texts
 from daybook.ledger.in_use import InUse
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN = timedelta(milliseconds=10)
+POLL_INTERVAL = timedelta(milliseconds=10)
 
-WAL = "-wal"
-BESIDE = ("", WAL, "-shm")
+WAL_SUFFIX = "-wal"
+FILE_SUFFIXES = ("", WAL_SUFFIX, "-shm")
 """The suffixes of the files of a ledger in use."""
 
 _OPENED = "opened"
@@ -40,10 +40,10 @@ _OPENED = "opened"
 class Sqlite:
     """The file at ``url``. The clock of this ledger is the machine's."""
 
-    clock = SYSTEM
+    clock = SYSTEM_CLOCK
 
     def __init__(self, url: URL, busy: timedelta) -> None:
-        self._url, self.place = url, database.shown(url)
+        self._url, self.place = url, database.without_password(url)
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
@@ -130,8 +130,8 @@ class Sqlite:
             return None
         inode = self._inodes()[0]
         if not inode:
-            return LedgerReplaced(self.place, *database.GONE)
-        return None if inode == self._inode else LedgerReplaced(self.place, *database.ANOTHER)
+            return LedgerReplaced(self.place, *database.MOVED_AWAY)
+        return None if inode == self._inode else LedgerReplaced(self.place, *database.REPLACED)
 
     def _compare(self, opened: tuple[int, ...] | None) -> None:
         """Raise `LedgerReplaced` if one of the ``opened`` files is no longer at its place.
@@ -166,7 +166,7 @@ class Sqlite:
             return
         aside = self._aside(self._stamp)
         with suppress(OSError):
-            os.replace(f"{self._path}{WAL}", aside)
+            os.replace(f"{self._path}{WAL_SUFFIX}", aside)
             log.warning(
                 "%s is not the file that was opened; its last changes are in %s",
                 self._path,
@@ -182,10 +182,10 @@ class Sqlite:
         stamp = self._stamp_now()
         if stamp and not self._inodes()[1]:
             with suppress(OSError):
-                os.rename(self._aside(stamp), f"{self._path}{WAL}")
+                os.rename(self._aside(stamp), f"{self._path}{WAL_SUFFIX}")
 
     def _aside(self, stamp: str) -> str:
-        return f"{self._path}{WAL}.of-{stamp}"
+        return f"{self._path}{WAL_SUFFIX}.of-{stamp}"
 
     def _stamp_now(self) -> str:
         """Return what distinguishes the file at the ledger's place; empty if there is none."""
@@ -198,8 +198,8 @@ class Sqlite:
     def _inodes(self) -> tuple[int, ...]:
         """Return the inodes of the ledger's files, 0 for a missing one."""
         if self._path is None:
-            return (0,) * len(BESIDE)
-        return tuple(_inode(f"{self._path}{ending}") for ending in BESIDE)
+            return (0,) * len(FILE_SUFFIXES)
+        return tuple(_inode(f"{self._path}{ending}") for ending in FILE_SUFFIXES)
 
     def _refuse_missing(self) -> None:
         """Raise the reason before the driver fails to open the file."""
@@ -270,7 +270,7 @@ def _to_wal(cursor: Any, busy: timedelta) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() >= end:
                 raise
-            time.sleep(LOOK_AGAIN.total_seconds())
+            time.sleep(POLL_INTERVAL.total_seconds())
 
 
 def _begin(connection: Connection, busy: timedelta) -> None:

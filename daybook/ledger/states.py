@@ -69,7 +69,7 @@ _OUTCOMES = {
     Status.CANCELLED: "cancelled while at work; the process group is gone",
 }
 
-STEPS: dict[Status | None, dict[Status, str]] = {
+TRANSITIONS: dict[Status | None, dict[Status, str]] = {
     None: {
         _W: "a request not begun, or what must happen later",
         _C: "granted at claim",
@@ -104,9 +104,9 @@ STEPS: dict[Status | None, dict[Status, str]] = {
 }
 
 
-def check(run: str, old: Status | None, new: Status) -> None:
+def check_transition(run: str, old: Status | None, new: Status) -> None:
     """Raise `IllegalTransition` unless ``TRANSITIONS`` joins ``old`` to ``new``."""
-    if new not in STEPS.get(old, {}):
+    if new not in TRANSITIONS.get(old, {}):
         raise IllegalTransition(run, old or "none", new)
 
 
@@ -115,7 +115,7 @@ def as_markdown() -> str:
     lines = ["| from | to | when |", "|---|---|---|"]
     lines += [
         f"| {old or '*none*'} | {new} | {why} |"
-        for old, row in STEPS.items()
+        for old, row in TRANSITIONS.items()
         for new, why in row.items()
     ]
     return "\n".join(lines) + "\n"
@@ -144,6 +144,6 @@ class Outcome:
 
     def __post_init__(self) -> None:
         for name in ("reason", "output", "result", "error", "model", "prompt"):
-            object.__setattr__(self, name, texts.sound(getattr(self, name)))
+            object.__setattr__(self, name, texts.sanitize(getattr(self, name)))
         if self.reason == self.error:
             object.__setattr__(self, "reason", "")

@@ -22,7 +22,7 @@ _UNKEPT = re.compile("[\x00\ud800-\udfff]")
 _PERHAPS = re.compile(r"\\u(?:0000|d[89a-f])")
 
 
-def sound(value: Any) -> Any:
+def sanitize(value: Any) -> Any:
     """Return ``value``, JSON or a text, as every database stores it."""
     match value:
         case str():
@@ -30,14 +30,14 @@ def sound(value: Any) -> Any:
         case float() if not math.isfinite(value):
             return None
         case list() | tuple():
-            return [sound(each) for each in value]
+            return [sanitize(each) for each in value]
         case dict():
-            return {sound(name): sound(each) for name, each in value.items()}
+            return {sanitize(name): sanitize(each) for name, each in value.items()}
         case _:
             return value
 
 
-def of_statement(parameters: Any) -> Any:
+def sanitize_parameters(parameters: Any) -> Any:
     """Return a statement's parameters, as the driver gets them, with sanitized texts."""
     if isinstance(parameters, tuple | list):
         return (
@@ -61,7 +61,7 @@ def _all_sound(parameters: Iterable[Any]) -> bool:
 def _sanitize_parameter(parameter: Any) -> Any:
     if isinstance(parameter, str):
         return _UNKEPT.sub("\ufffd", parameter)
-    return of_statement(parameter)
+    return sanitize_parameters(parameter)
 
 
 def to_json(value: Any) -> str:
@@ -69,5 +69,5 @@ def to_json(value: Any) -> str:
     try:
         text = json.dumps(value, allow_nan=False)
     except ValueError:
-        return json.dumps(sound(value), allow_nan=False)
-    return json.dumps(sound(value)) if _PERHAPS.search(text) else text
+        return json.dumps(sanitize(value), allow_nan=False)
+    return json.dumps(sanitize(value)) if _PERHAPS.search(text) else text

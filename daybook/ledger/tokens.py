@@ -17,7 +17,7 @@ from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger.tables import TokenRow
 from daybook.names import free_name
 
-NOTED = timedelta(minutes=1)
+USE_RECORD_INTERVAL = timedelta(minutes=1)
 """The minimum interval between two records of a token's last use: each write waits for the lock."""
 
 
@@ -56,7 +56,7 @@ async def every(session: AsyncSession) -> list[TokenRow]:
     return list((await session.execute(select(TokenRow).order_by(col(TokenRow.name)))).scalars())
 
 
-async def of(session: AsyncSession, token: str) -> TokenRow | None:
+async def find(session: AsyncSession, token: str) -> TokenRow | None:
     """Return the row of the token that a bearer presents; None if there is none."""
     query = select(TokenRow).where(col(TokenRow.digest) == digest(token))
     row: TokenRow | None = (await session.execute(query)).scalar_one_or_none()
@@ -77,12 +77,12 @@ async def remove(session: AsyncSession, ref: str) -> TokenRow:
     return matches[0]
 
 
-def to_note(row: TokenRow, now: datetime) -> bool:
+def is_use_due(row: TokenRow, now: datetime) -> bool:
     """Return whether the token's use is to be recorded now."""
-    return row.used_at is None or now - row.used_at >= NOTED
+    return row.used_at is None or now - row.used_at >= USE_RECORD_INTERVAL
 
 
-async def note(session: AsyncSession, token_id: str, now: datetime) -> None:
+async def record_use(session: AsyncSession, token_id: str, now: datetime) -> None:
     """Record that the token is used now."""
     row = await session.get(TokenRow, token_id)
     if row is not None:

@@ -31,29 +31,34 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-HEAD = 10.0
+HEAD_TIMEOUT_SECONDS = 10.0
 """Time for the head of a request, from the start of the connection or of the next head."""
-BODY = 30.0
+BODY_TIMEOUT_SECONDS = 30.0
 """Time for the body of a request, from its head on."""
-UNREAD = 60.0
+WRITE_TIMEOUT_SECONDS = 60.0
 """Time after which a client that does not read its answer is cut off, once buffers are full."""
-VANISHED = 60
+TCP_USER_TIMEOUT_SECONDS = 60
 """Time after which a peer that acknowledges nothing is cut off, if the system supports it."""
-KEEP_ALIVE = 75
-LONGEST_HEAD = 16_384
+KEEP_ALIVE_SECONDS = 75
+MAX_HEAD_BYTES = 16_384
 
-WAITING = 100
+MAX_WAITING_CONNECTIONS = 100
 """How many connections may wait for a head."""
-MOST = 100
+MAX_REQUESTS = 100
 """How many requests may be in progress; one more is answered 503."""
-PEER = 75
+MAX_REQUESTS_PER_PEER = 75
 """How many requests of one address may be in progress; one more is answered 503."""
 
 
-class Connection(H11Protocol):
+class SlowClientProtocol(H11Protocol):
     """uvicorn's own protocol with timeouts, and a limit on connections without a request."""
 
-    head, body, unread, waiting = HEAD, BODY, UNREAD, WAITING
+    head, body, unread, waiting = (
+        HEAD_TIMEOUT_SECONDS,
+        BODY_TIMEOUT_SECONDS,
+        WRITE_TIMEOUT_SECONDS,
+        MAX_WAITING_CONNECTIONS,
+    )
     _head_timer: asyncio.TimerHandle | None = None
     _body_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -64,7 +69,9 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED * 1000)
+            sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_SECONDS * 1000
+            )
         self._waiting_since = self.loop.time()
         self._update_timers()
         self._make_room()
@@ -128,7 +135,7 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def _make_room(self) -> None:
-        connections = cast(set[Connection], self.connections)
+        connections = cast(set[SlowClientProtocol], self.connections)
         waiting = [
             each
             for each in connections
@@ -136,17 +143,17 @@ class Connection(H11Protocol):
         ]
         if len(waiting) <= self.waiting:
             return
-        of_peer = Counter(peer(each.client) for each in waiting)
+        of_peer = Counter(peer_key(each.client) for each in waiting)
         candidates = [each for each in waiting if each is not self]
-        largest = max(of_peer[peer(each.client)] for each in candidates)
+        largest = max(of_peer[peer_key(each.client)] for each in candidates)
         longest = min(
-            (each for each in candidates if of_peer[peer(each.client)] == largest),
+            (each for each in candidates if of_peer[peer_key(each.client)] == largest),
             key=lambda each: each._waiting_since,
         )
         longest.transport.close()
 
 
-def peer(client: tuple[str, int] | None) -> str:
+def peer_key(client: tuple[str, int] | None) -> str:
     """Return the key of a client: its IPv4 address, or its IPv6 network of 64 bits."""
     host = client[0] if client else ""
     try:
@@ -158,7 +165,7 @@ def peer(client: tuple[str, int] | None) -> str:
     return host
 
 
-class Places:
+class RequestSlots:
     """``most`` slots, at most ``share`` of them for one client."""
 
     def __init__(self, most: int, share: int) -> None:
@@ -178,36 +185,38 @@ class Places:
                 del self.taken[who]
 
 
-class Bounded:
+class RequestLimit:
     """ASGI middleware: `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` of one address."""
 
-    def __init__(self, application: ASGIApp, most: int = MOST, share: int = PEER) -> None:
-        self._application, self._slots = application, Places(most, share)
+    def __init__(
+        self, application: ASGIApp, most: int = MAX_REQUESTS, share: int = MAX_REQUESTS_PER_PEER
+    ) -> None:
+        self._application, self._slots = application, RequestSlots(most, share)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        with self._slots.place(peer(scope.get("client"))) as free:
+        with self._slots.place(peer_key(scope.get("client"))) as free:
             if free:
                 await self._application(scope, receive, send)
                 return
-        await full("too many requests at once")(scope, receive, send)
+        await unavailable("too many requests at once")(scope, receive, send)
 
 
-def full(why: str, status: int = 503) -> PlainTextResponse:
+def unavailable(why: str, status: int = 503) -> PlainTextResponse:
     """Return the response to a request for which no slot is free."""
     headers = {"connection": "close", "retry-after": "1", "cache-control": "no-store"}
     return PlainTextResponse(f"{why}\n", status, headers)
 
 
-def config(
+def server_config(
     application: ASGIApp,
     *,
-    most: int = MOST,
-    head: float = HEAD,
-    body: float = BODY,
-    waiting: int = WAITING,
+    most: int = MAX_REQUESTS,
+    head: float = HEAD_TIMEOUT_SECONDS,
+    body: float = BODY_TIMEOUT_SECONDS,
+    waiting: int = MAX_WAITING_CONNECTIONS,
     graceful: int,
     **more: Any,
 ) -> uvicorn.Config:
@@ -216,14 +225,14 @@ def config(
     """
     limits = {"head": head, "body": body, "waiting": waiting}
     return uvicorn.Config(
-        Bounded(application, most, min(most, PEER)),
-        http=type("Limited", (Connection,), limits),
+        RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER)),
+        http=type("Limited", (SlowClientProtocol,), limits),
         ws="none",
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=graceful,
-        h11_max_incomplete_event_size=LONGEST_HEAD,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         **more,
     )

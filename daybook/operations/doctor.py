@@ -19,11 +19,11 @@ from daybook.operations.checks import ledger as book
 from daybook.operations.checks.problem import Problem
 
 Findings = list[dict[str, Any]]
-Look = Callable[..., list[Problem] | Awaitable[list[Problem]]]
+Check = Callable[..., list[Problem] | Awaitable[list[Problem]]]
 
-HERE: tuple[tuple[str, Look], ...] = (
+LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("versions", installation.versions),
-    ("doors", installation.doors),
+    ("doors", installation.entry_points),
     ("worker imports", installation.worker_imports),
     ("settings", machine.settings),
     ("plugins", plugins.plugins),
@@ -32,7 +32,7 @@ HERE: tuple[tuple[str, Look], ...] = (
     ("leftovers", machine.leftovers),
     ("outcomes", late.outcomes),
 )
-BOOK: tuple[tuple[str, Look], ...] = (
+LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("ledger", book.ledger),
     ("ledger key", book.ledger_key),
     ("sync", book.sync),
@@ -41,7 +41,7 @@ BOOK: tuple[tuple[str, Look], ...] = (
     ("outbox", delivery.outbox),
     ("tasks", tasks.tasks),
 )
-THERE: tuple[tuple[str, Look], ...] = (
+PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", prefect.clock),
     ("ui", prefect.ui),
     ("pool", prefect.pool),
@@ -56,7 +56,7 @@ THERE: tuple[tuple[str, Look], ...] = (
     ("channels", delivery.channels),
     ("destinations", delivery.destinations),
 )
-PATIENCE = 5.0
+PREFECT_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to Prefect: the user should not have to wait for a report of problems."""
 
 
@@ -65,20 +65,20 @@ async def doctor() -> Findings:
 
     A check with several problems appears several times; one without problems has an empty problem
     and mend. A problem with ``ok`` true is harmless. Checks that need Prefect are left out if
-    Prefect is not sound. Never raises for a problem that it checks for. `daybook.home.enter` must
-    not have been called before, because it fixes the modes of the home; it is called here, after
-    their check.
+    Prefect is not sound. Never raises for a problem that it checks for.
+    `daybook.home.configure_prefect` must not have been called before, because it fixes the modes of
+    the home; it is called here, after their check.
     """
     findings: Findings = []
-    for name, check in HERE:
+    for name, check in LOCAL_CHECKS:
         findings += await _run_check(name, check)
-    ledger = await _run_check(*BOOK[0])
+    ledger = await _run_check(*LEDGER_CHECKS[0])
     findings += ledger
     if all(each["ok"] for each in ledger):
-        for name, check in BOOK[1:]:
+        for name, check in LEDGER_CHECKS[1:]:
             findings += await _run_check(name, check)
     try:
-        home.enter()
+        home.configure_prefect()
     except OSError as error:
         if not any(each["check"] == "home" and not each["ok"] for each in findings):
             findings += [
@@ -88,7 +88,7 @@ async def doctor() -> Findings:
         return findings + await _prefect()
     except Exception as error:  # Prefect cannot be imported, or lacks a name that we call
         message = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
-        return [*findings, _finding("prefect", Problem(message, installation.again()))]
+        return [*findings, _finding("prefect", Problem(message, installation.reinstall_command()))]
 
 
 async def _prefect() -> Findings:
@@ -101,18 +101,21 @@ async def _prefect() -> Findings:
     )
 
     if get_current_settings().api.url is None:
-        return [_finding("prefect", prefect.none_known())]
-    fail_fast = {PREFECT_API_REQUEST_TIMEOUT: PATIENCE, PREFECT_CLIENT_MAX_RETRIES: 0}
+        return [_finding("prefect", prefect.no_server_known())]
+    fail_fast = {
+        PREFECT_API_REQUEST_TIMEOUT: PREFECT_TIMEOUT_SECONDS,
+        PREFECT_CLIENT_MAX_RETRIES: 0,
+    }
     with temporary_settings(updates=fail_fast):
         async with get_client() as client:
             findings = await _run_check("prefect", prefect.server, client)
             if all(each["ok"] for each in findings):
-                for name, check in THERE:
+                for name, check in PREFECT_CHECKS:
                     findings += await _run_check(name, check, client)
     return findings
 
 
-async def _run_check(name: str, look: Look, *args: Any) -> Findings:
+async def _run_check(name: str, look: Check, *args: Any) -> Findings:
     try:
         answer = look(*args)
         problems = await answer if inspect.isawaitable(answer) else answer

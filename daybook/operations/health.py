@@ -32,43 +32,43 @@ from urllib.parse import urlsplit
 
 from daybook import home as homes
 from daybook.api import task_scheduler, views
-from daybook.api.overdue import LEAD, cannot_write, observed_at
+from daybook.api.overdue import LEADERSHIP_NAME, ledger_write_problem, observed_at
 from daybook.clock import Clock
 from daybook.delivery import sending
 from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.keeper import leadership
 from daybook.keeper.leadership import Leader
 from daybook.ledger.engine import Ledger
-from daybook.operations.shared_query import LoopThread, Shared
+from daybook.operations.shared_query import LoopThread, SharedQuery
 from daybook.runs import counts as figures
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import views as task_figures
-from daybook.tasks.views import Figures as TaskFigures
+from daybook.tasks.views import TaskCounts as TaskFigures
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-FRESH = 2.0
+MAX_AGE_SECONDS = 2.0
 """How long a snapshot is returned again."""
-PATIENCE = 1.5
+ANSWER_TIMEOUT_SECONDS = 1.5
 """How long to wait for an answer."""
-PREFECT_FRESH = 10.0
+PREFECT_MAX_AGE_SECONDS = 10.0
 
-SOON = timedelta(minutes=5)
+DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)
-OVERLAP = timedelta(seconds=30)
+OUTCOME_REREAD_AGE = timedelta(seconds=30)
 """How far before the last query's time outcomes are read again: one is committed after its
 timestamp."""
-MOST_FAILING = 100
+MAX_FAILING_JOBS = 100
 """How many failing jobs are named."""
-NAMED = 3
+MAX_DESCRIBED = 3
 """How many overdue runs are described."""
 
 
 @dataclass(frozen=True)
-class Figures:
+class HealthSnapshot:
     """Result of one query. `overdue` are those of ``late`` that no limit of the operator explains.
 
     ``ended`` counts the outcomes that were recorded since the monitor started, ``ended_last_day``
@@ -131,11 +131,11 @@ class _OutcomeCounter:
             _, counted = self.known.get((run_id, status), (at, 0))
             self.total[status] += max(0, count - counted)
             self.known[run_id, status] = (at, count)
-        self.since = max(self.since, now - OVERLAP)
+        self.since = max(self.since, now - OUTCOME_REREAD_AGE)
         self.known = {key: each for key, each in self.known.items() if each[0] >= self.since}
 
 
-class Watch:
+class HealthMonitor:
     """Monitors a ledger, and whether Prefect answers, for the life of a process.
 
     It starts without a ledger that answers, and opens it when one does; `close` it at the end.
@@ -148,16 +148,16 @@ class Watch:
         address: str,
         *,
         clock: Clock | None = None,
-        fresh: float = FRESH,
-        patience: float = PATIENCE,
+        fresh: float = MAX_AGE_SECONDS,
+        patience: float = ANSWER_TIMEOUT_SECONDS,
     ) -> None:
         self._open_ledger: Ledger | None = None
         self._patience = patience
         self._address, self._clock, self._stack = address, clock, AsyncExitStack()
-        self._due_times = overdue.Memory()
+        self._due_times = overdue.DueTimeCache()
         self._outcomes: _OutcomeCounter | None = None
-        self._ledger = Shared(self._query_in_thread, fresh)
-        self._prefect = Shared(_prefect_answers, PREFECT_FRESH)
+        self._ledger = SharedQuery(self._query_in_thread, fresh)
+        self._prefect = SharedQuery(_prefect_answers, PREFECT_MAX_AGE_SECONDS)
         self._thread: LoopThread | None = None
 
     def begin(self) -> None:
@@ -165,15 +165,17 @@ class Watch:
         self._ledger.begin()
 
     async def close(self) -> None:
-        await asyncio.gather(self._ledger.stop(PATIENCE), self._prefect.stop(PATIENCE))
+        await asyncio.gather(
+            self._ledger.stop(ANSWER_TIMEOUT_SECONDS), self._prefect.stop(ANSWER_TIMEOUT_SECONDS)
+        )
         if self._thread is None:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                 await self._thread.do(self._stack.aclose())
-        await self._thread.stop(PATIENCE)
+        await self._thread.stop(ANSWER_TIMEOUT_SECONDS)
 
-    async def figures(self) -> Figures:
+    async def figures(self) -> HealthSnapshot:
         """Return the current snapshot, at most two seconds old. Raises `DaybookError` if there is
         none.
         """
@@ -201,7 +203,7 @@ class Watch:
         "tasks", "prefect"}`; values that the ledger does not provide are null.
         """
         result, prefect_answers = await asyncio.gather(self._snapshot_or_error(), self.prefect())
-        snapshot = result if isinstance(result, Figures) else None
+        snapshot = result if isinstance(result, HealthSnapshot) else None
         problems = problems_of(snapshot) if snapshot else [str(result)]
         return not problems, {
             "status": "failing" if problems else "ok",
@@ -228,7 +230,7 @@ class Watch:
             "prefect": {"answers": prefect_answers},
         }
 
-    async def _snapshot_or_error(self) -> Figures | DaybookError:
+    async def _snapshot_or_error(self) -> HealthSnapshot | DaybookError:
         try:
             return await self.figures()
         except DaybookError as error:
@@ -240,17 +242,17 @@ class Watch:
     def _place(self) -> str:
         return self._open_ledger.place if self._open_ledger else "the ledger"
 
-    async def _query_in_thread(self) -> Figures:
+    async def _query_in_thread(self) -> HealthSnapshot:
         if self._thread is None:
             self._thread = LoopThread("ledger watch")
         return await self._thread.do(self._query())
 
-    async def _query(self) -> Figures:
+    async def _query(self) -> HealthSnapshot:
         ledger = self._open_ledger
         if ledger is None:
             ledger = await self._stack.enter_async_context(Ledger(self._address, self._clock))
             self._open_ledger = ledger
-        leader = await leadership.read(ledger, LEAD)
+        leader = await leadership.read(ledger, LEADERSHIP_NAME)
         led = leader is not None and leader.leads(ledger.now())
         unwritable = "" if led else await ledger.why_unwritable()
         async with ledger.read() as session:
@@ -258,46 +260,45 @@ class Watch:
             if self._outcomes is None:
                 self._outcomes = _OutcomeCounter(now)
             self._outcomes.add(await figures.outcomes_since(session, self._outcomes.since), now)
-            late = await overdue.look(session, self._due_times, now)
-            return Figures(
+            late = await overdue.find_all(session, self._due_times, now)
+            return HealthSnapshot(
                 at=now,
                 ledger_id=ledger.id,
                 ahead=ledger.skew(),
-                jobs=await figures.switched(session),
-                due_soon=self._due_times.soon(now, SOON),
+                jobs=await figures.jobs_by_enabled(session),
+                due_soon=self._due_times.soon(now, DUE_SOON_LIMIT),
                 late=late,
-                live=await figures.live(session),
+                live=await figures.live_by_status(session),
                 ended=dict(self._outcomes.total),
-                ended_last_day=await figures.ended_since(session, now - DAY),
-                failing=await figures.failing(session, MOST_FAILING),
+                ended_last_day=await figures.outcome_counts_since(session, now - DAY),
+                failing=await figures.failing_jobs(session, MAX_FAILING_JOBS),
                 outbox=await sending.health(session, now),
                 leader=leader,
-                tasks=await task_figures.read(session, now),
+                tasks=await task_figures.read_counts(session, now),
                 unwritable=unwritable,
             )
 
 
-def problems_of(found: Figures) -> list[str]:
+def problems_of(found: HealthSnapshot) -> list[str]:
     """Describe what is wrong with the scheduler; [] if nothing is."""
     problems = []
     if not found.led and found.unwritable:
-        problems.append(cannot_write(found.unwritable))
+        problems.append(ledger_write_problem(found.unwritable))
     elif not found.led:
         leader = found.leader
-        since = f", for {span(found.at - leader.until)}" if leader else ""
+        since = f", for {duration_in_words(found.at - leader.until)}" if leader else ""
         problems.append(f"no keeper leads{since}: `daybook keeper` starts one")
     late = found.overdue
-    problems += [in_words(each, found.at) for each in late[:NAMED]]
-    if len(late) > NAMED:
-        problems.append(f"and {len(late) - NAMED} more are overdue: `daybook status`")
+    problems += [describe_overdue(each, found.at) for each in late[:MAX_DESCRIBED]]
+    if len(late) > MAX_DESCRIBED:
+        problems.append(f"and {len(late) - MAX_DESCRIBED} more are overdue: `daybook status`")
     return problems
 
 
-def in_words(each: Overdue, now: datetime) -> str:
+def describe_overdue(each: Overdue, now: datetime) -> str:
     """Describe an overdue run in a sentence."""
-    sentence = (
-        f"{each.stored.row.name} was due at {views.utc(each.due)}, {span(now - each.due)} ago"
-    )
+    ago = duration_in_words(now - each.due)
+    sentence = f"{each.stored.row.name} was due at {views.utc_text(each.due)}, {ago} ago"
     if each.missed:
         return f"{sentence}, and was missed: nobody came for it"
     return f"{sentence}, and has not begun" + (f": {each.why}" if each.why else "")
@@ -311,13 +312,15 @@ async def _prefect_answers() -> bool | None:
     """Ask the Prefect that this process, or this home's `daybook up`, works with."""
     import httpx
 
-    running = homes.here().running() or {}
+    running = homes.current_home().running() or {}
     address = os.environ.get("PREFECT_API_URL") or running.get("api_url")
     if not address:
         return None
     is_local = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
     try:
-        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=not is_local) as client:
+        async with httpx.AsyncClient(
+            timeout=ANSWER_TIMEOUT_SECONDS, trust_env=not is_local
+        ) as client:
             response = await client.get(f"{address.rstrip('/')}/health")
     except (httpx.HTTPError, httpx.InvalidURL, OSError):
         return False

@@ -31,17 +31,17 @@ from daybook.ledger.in_use import InUse
 from daybook.processes import proc
 from daybook.processes.children import Child
 
-GRACE = 10.0
+GRACE_SECONDS = 10.0
 """How long a leftover child may take to end by itself."""
-GRACES = {"worker": 40.0}
+CHILD_GRACE_SECONDS = {"worker": 40.0}
 """Children that need longer: `operations.worker.GRACE_SECONDS`, which says why."""
-GLANCE = 1.0
+LOCK_TIMEOUT_SECONDS = 1.0
 """How long to wait for the lock: `Home.running` holds it for a moment."""
-LOOK_AGAIN = 0.1
+POLL_INTERVAL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Entry:
+class ChildEntry:
     """A child as recorded in `up.json`."""
 
     name: str
@@ -50,7 +50,7 @@ class Entry:
 
 
 @dataclass
-class Record:
+class UpRecord:
     """What one `daybook up` runs. Each change is in the file when the call returns."""
 
     home: Home
@@ -61,8 +61,8 @@ class Record:
     own_server: bool = False
     web_url: str = ""
     ledger: dict[str, Any] = field(default_factory=dict)
-    children: list[Entry] = field(default_factory=list)
-    leftovers: list[Entry] = field(default_factory=list)
+    children: list[ChildEntry] = field(default_factory=list)
+    leftovers: list[ChildEntry] = field(default_factory=list)
     ready_at: str | None = None
 
     def server(self, api_url: str, ui_url: str, *, own: bool) -> None:
@@ -81,7 +81,7 @@ class Record:
         self._save()
 
     def began(self, child: Child) -> None:
-        self.children.append(Entry(child.name, child.pid, child.process.started))
+        self.children.append(ChildEntry(child.name, child.pid, child.process.started))
         self._save()
 
     def ended(self, child: Child) -> None:
@@ -99,7 +99,7 @@ class Record:
         for entry in reversed(self.leftovers):
             process = proc.find(entry.pid, entry.started)
             if process is not None:
-                child_grace = GRACES.get(entry.name, GRACE)
+                child_grace = CHILD_GRACE_SECONDS.get(entry.name, GRACE_SECONDS)
                 await proc.end(process, child_grace if grace is None else grace)
                 ended.append(entry.name)
         self.leftovers = []
@@ -118,7 +118,7 @@ class Record:
 
 
 @contextmanager
-def hold(home: Home, patience: float = GLANCE) -> Iterator[Record]:
+def hold(home: Home, patience: float = LOCK_TIMEOUT_SECONDS) -> Iterator[UpRecord]:
     """Hold the lock of ``home`` as its one `daybook up` until the block ends.
 
     Raises `InvalidInput` naming the home if another one runs. Deletes `up.json` at the end unless a
@@ -133,7 +133,9 @@ def hold(home: Home, patience: float = GLANCE) -> Iterator[Record]:
             )
         previous = _load(home)
         self_process = proc.find(os.getpid())
-        record = Record(home, os.getpid(), self_process.started if self_process is not None else "")
+        record = UpRecord(
+            home, os.getpid(), self_process.started if self_process is not None else ""
+        )
         record.leftovers = _entries(previous, "leftovers") + _entries(previous, "children")
         record._save()
         try:
@@ -146,7 +148,7 @@ def hold(home: Home, patience: float = GLANCE) -> Iterator[Record]:
         os.close(descriptor)  # which releases the lock
 
 
-def left_behind(home: Home) -> list[Entry]:
+def leftover_children(home: Home) -> list[ChildEntry]:
     """Return the children of a killed `daybook up` of ``home`` that still run; [] while one
     runs.
     """
@@ -178,13 +180,13 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
         content = _load(home)
         up = proc.find(content.get("pid", 0), content.get("started"))
         if up is not None and up != signalled:
-            proc.tell([up], signal.SIGTERM)
+            proc.send_signal([up], signal.SIGTERM)
             signalled = up
         if time.monotonic() >= end:
             if up is None:
                 raise InvalidInput("home", f"{home.up_lock} is held by a process that is not known")
-            proc.tell([up], signal.SIGKILL)
-        await asyncio.sleep(LOOK_AGAIN)
+            proc.send_signal([up], signal.SIGKILL)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
 def _acquire_lock(descriptor: int, within: float) -> bool:
@@ -206,9 +208,9 @@ def _load(home: Home) -> dict[str, Any]:
         return {}
 
 
-def _entries(content: dict[str, Any], which: str) -> list[Entry]:
+def _entries(content: dict[str, Any], which: str) -> list[ChildEntry]:
     entries = []
     for entry in content.get(which, []):
         with suppress(KeyError, TypeError):  # an entry of another version is not ours to end
-            entries.append(Entry(entry["name"], entry["pid"], entry["started"]))
+            entries.append(ChildEntry(entry["name"], entry["pid"], entry["started"]))
     return entries

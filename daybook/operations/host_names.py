@@ -13,10 +13,10 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Names:
+class AllowedNames:
     """The names ``given`` and those of this machine's loopback.
 
     ``any_address``: accept every IP address as well.
@@ -24,7 +24,7 @@ class Names:
 
     def __init__(self, given: Iterable[str] = (), *, any_address: bool = False) -> None:
         self._any_address = any_address
-        self._names = LOCAL | {name.lower().rstrip(".") for name in given}
+        self._names = LOOPBACK_NAMES | {name.lower().rstrip(".") for name in given}
 
     def refusal(self, scope: Any) -> str:
         """Return why a request of this ASGI scope is refused; empty if it is allowed."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from daybook.keeper.services import Keeper
 
 
-async def keep(say: Callable[[str], None]) -> None:
+async def run_keeper(say: Callable[[str], None]) -> None:
     """Run a keeper until SIGINT or SIGTERM; ``say`` gets a line when it starts or stops leading.
 
     Raises `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` if Prefect has jobs of
@@ -25,14 +25,14 @@ async def keep(say: Callable[[str], None]) -> None:
     from daybook.keeper.services import Keeper
     from daybook.prefect import client as connection
     from daybook.prefect import private_names
-    from daybook.prefect.parameter_schema import POOL
+    from daybook.prefect.parameter_schema import WORK_POOL
 
-    private_names.remember_time_zones()
+    private_names.cache_time_zones()
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(open_ledger())
         async with connection.connected() as client:
-            await connection.answers(client)
-            await work_pool.check(client, POOL, ledger.id)
+            await connection.check_connection(client)
+            await work_pool.check_ledger(client, WORK_POOL, ledger.id)
         keeper = Keeper(ledger, leader.new_holder())
         work = asyncio.create_task(keeper.go_on())
         reporting = asyncio.create_task(_report(keeper, say))

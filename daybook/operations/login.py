@@ -33,16 +33,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from daybook.operations.host_names import LOCAL
+from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.operations.origin import Application, Receive, Scope, Send
 from daybook.operations.peers import is_another_user
 
-LINKS = "/daybook/links"
-LOGIN = "/daybook/login"
-LINK_SECONDS = 10 * 60
-SESSION_SECONDS = 7 * 24 * 60 * 60
-MOST_LINKS = 32
-MOST_BYTES = 4096
+LINKS_PATH = "/daybook/links"
+LOGIN_PATH = "/daybook/login"
+LINK_LIFETIME_SECONDS = 10 * 60
+SESSION_LIFETIME_SECONDS = 7 * 24 * 60 * 60
+MAX_LINKS = 32
+MAX_PASSWORD_BYTES = 4096
 """Limit of a typed password."""
 
 _POLICY = "connect-src 'self' {}".format(
@@ -84,9 +84,9 @@ class BrowserLogin:
             if self._has_session(scope, headers) and _from_own_page(headers, safe=False):
                 receive = self._inject_credential(receive)
             await self._application(scope, receive, send)
-        elif scope["path"] == LINKS:
+        elif scope["path"] == LINKS_PATH:
             await self._new_link(scope, headers, send)
-        elif scope["path"] == LOGIN:
+        elif scope["path"] == LOGIN_PATH:
             await self._login(scope, headers, receive, send)
         else:
             await self._forward(scope, headers, receive, send)
@@ -121,9 +121,9 @@ class BrowserLogin:
         else:
             token, now = secrets.token_urlsafe(32), self._clock()
             valid = [each for each in self._links.items() if now < each[1]]
-            self._links = dict(valid[1 - MOST_LINKS :])
-            self._links[_hash(token)] = now + LINK_SECONDS
-            await _answer(send, 201, {"token": token, "expires_in": LINK_SECONDS})
+            self._links = dict(valid[1 - MAX_LINKS :])
+            self._links[_hash(token)] = now + LINK_LIFETIME_SECONDS
+            await _answer(send, 201, {"token": token, "expires_in": LINK_LIFETIME_SECONDS})
 
     async def _login(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
@@ -146,7 +146,7 @@ class BrowserLogin:
             await _page(send, 403, "Log in with this page.")
             return
         cookie = f"{self._cookie}={self._new_session()}; HttpOnly; SameSite=Strict; Path=/"
-        head = ((b"set-cookie", f"{cookie}; Max-Age={SESSION_SECONDS}".encode()),)
+        head = ((b"set-cookie", f"{cookie}; Max-Age={SESSION_LIFETIME_SECONDS}".encode()),)
         await _html(send, 200, _LOGGED_IN_PAGE, head)
 
     def _use_up(self, token: str) -> bool:
@@ -161,7 +161,7 @@ class BrowserLogin:
     # Sessions.
 
     def _new_session(self) -> str:
-        content = f"{int(self._clock()) + SESSION_SECONDS}.{secrets.token_hex(8)}"
+        content = f"{int(self._clock()) + SESSION_LIFETIME_SECONDS}.{secrets.token_hex(8)}"
         return f"{content}.{self._signature(content)}"
 
     def _has_session(self, scope: Scope, headers: Mapping[bytes, str]) -> bool:
@@ -282,7 +282,7 @@ def _without_auth(body: bytes, host: str) -> bytes:
     except (ValueError, TypeError, KeyError):
         return body
     settings["auth"] = None
-    if urlsplit(f"//{host}").hostname in LOCAL:
+    if urlsplit(f"//{host}").hostname in LOOPBACK_NAMES:
         settings["api_url"] = api._replace(netloc=host).geturl()
     return json.dumps(settings).encode()
 
@@ -290,7 +290,7 @@ def _without_auth(body: bytes, host: str) -> bytes:
 async def _body(receive: Receive) -> bytes:
     """Return at most `MAX_PASSWORD_BYTES` of the body; empty if it is longer."""
     body = bytearray()
-    while len(body) <= MOST_BYTES:
+    while len(body) <= MAX_PASSWORD_BYTES:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
@@ -329,7 +329,7 @@ code{{background:#eee;padding:.1em .3em}}</style></head><body>
 
 
 async def _page(send: Send, status: int, problem: str) -> None:
-    await _html(send, status, _PAGE.format(problem=problem, login=LOGIN))
+    await _html(send, status, _PAGE.format(problem=problem, login=LOGIN_PATH))
 
 
 async def _html(

@@ -18,7 +18,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class OwnOrigin:
+class SameOriginGuard:
     """ASGI middleware: forwards requests from ``origins``, and those that no web page sends.
 
     ``origins`` are such as `http://127.0.0.1:4200`; `*` turns the guard off.

@@ -8,15 +8,15 @@ from typing import Any
 
 from daybook.api import views
 from daybook.delivery import history, outbox, sending
-from daybook.delivery.alerts import ALARMING
+from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.ledger.engine import Ledger
 
-PATIENCE = timedelta(seconds=60)
+UNSENT_GRACE = timedelta(seconds=60)
 """How long a message that could be sent may wait before that is reported as a problem."""
 
 
 @dataclass(frozen=True)
-class Told:
+class OutboxStatus:
     """State of the outbox at ``now``.
 
     ``health`` is that of `delivery.sending`; ``last_alert`` the subject of the newest unread alert.
@@ -34,12 +34,12 @@ class Told:
         paused = [
             each
             | {
-                "since": views.utc(each["since"]),
-                "paused_until": views.utc(each["paused_until"]),
+                "since": views.utc_text(each["since"]),
+                "paused_until": views.utc_text(each["paused_until"]),
             }
             for each in self.health["paused"]
         ]
-        oldest = views.utc(self.health["oldest_pending_at"])
+        oldest = views.utc_text(self.health["oldest_pending_at"])
         return self.health | {"oldest_pending_at": oldest, "paused": paused}
 
     def unread(self) -> str:
@@ -54,7 +54,7 @@ class Told:
         """Describe that messages wait which no process sends; empty if none do."""
         if self.waits_since is None:
             return ""
-        since = views.utc(self.waits_since.replace(microsecond=0))
+        since = views.utc_text(self.waits_since.replace(microsecond=0))
         return f"callbacks or messages wait since {since}, and nobody sends them"
 
     def away(self) -> list[str]:
@@ -72,13 +72,13 @@ class Told:
         return f"the next try is at {at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-async def look(ledger: Ledger) -> Told:
+async def read_status(ledger: Ledger) -> OutboxStatus:
     """Read the current state."""
-    now, due = ledger.now(), await sending.next_due(ledger, outbox.is_sent)
+    now, due = ledger.now(), await sending.next_due(ledger, outbox.is_dispatched)
     async with ledger.read() as session:
         health = await sending.health(session, now)
-        last_alerts = await history.inbox(session, unread_only=True, events=ALARMING, limit=1)
-    is_stuck = due is not None and due < now - PATIENCE and not health["in_flight"]
-    return Told(
+        last_alerts = await history.inbox(session, unread_only=True, events=ALERT_EVENTS, limit=1)
+    is_stuck = due is not None and due < now - UNSENT_GRACE and not health["in_flight"]
+    return OutboxStatus(
         health, last_alerts[0].subject if last_alerts else "", due if is_stuck else None, now
     )

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-TABLES = Path("/proc/net")
+SOCKET_TABLES = Path("/proc/net")
 """Where Linux lists sockets: IPv4 ones in `tcp`, IPv6 ones in `tcp6`. A client can reach an IPv4
 address by an IPv6 socket too (as `::ffff:127.0.0.1`)."""
 _MAPPED = "0000000000000000FFFF0000"
@@ -43,7 +43,7 @@ def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     for table, prefix in (("tcp", ""), ("tcp6", _MAPPED)):
         expected = [prefix + each for each in addresses]
         try:
-            lines = (TABLES / table).read_text(encoding="ascii").splitlines()
+            lines = (SOCKET_TABLES / table).read_text(encoding="ascii").splitlines()
         except FileNotFoundError:
             if not prefix:
                 raise

@@ -15,17 +15,17 @@ from daybook import home as homes
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import server
-from daybook.operations.home_lock import Record
+from daybook.operations.home_lock import UpRecord
 from daybook.prefect import client as connection
 from daybook.prefect import private_names
 from daybook.processes.children import Child
 
-PORTS_TRIED = 5
+MAX_PORT_TRIES = 5
 """Other processes may take the port between our check and the server's start."""
 
 
 @dataclass(frozen=True)
-class PrefectHere:
+class SelectedPrefect:
     """The selected Prefect; ``child`` is the server's process if it is our own, else None."""
 
     api_url: str
@@ -35,12 +35,12 @@ class PrefectHere:
 
 async def find_or_start(
     home: Home,
-    record: Record,
+    record: UpRecord,
     say: Callable[[str], None],
     within: float = 120.0,
     *,
     progress: Callable[[str], None] | None = None,
-) -> PrefectHere:
+) -> SelectedPrefect:
     """Return the Prefect that the user's settings name, else start a server of our own.
 
     ``say`` gets a line for the user, ``progress`` (by default ``say``) each second how long the
@@ -53,7 +53,7 @@ async def find_or_start(
 
     settings = get_current_settings()
     if settings.api.url is not None:
-        selected = PrefectHere(settings.api.url, settings.ui_url or "")
+        selected = SelectedPrefect(settings.api.url, settings.ui_url or "")
         await _check_configured()
         say(f"Prefect: {selected.api_url}, as configured")
         record.server(selected.api_url, selected.ui_url, own=False)
@@ -68,31 +68,33 @@ async def _check_configured() -> None:
     proxies.
     """
     async with connection.connected() as client:
-        await connection.answers(client)
+        await connection.check_connection(client)
 
 
 async def _start(
     home: Home,
-    record: Record,
+    record: UpRecord,
     say: Callable[[str], None],
     within: float,
     progress: Callable[[str], None],
-) -> PrefectHere:
-    for _ in range(PORTS_TRIED):
+) -> SelectedPrefect:
+    for _ in range(MAX_PORT_TRIES):
         port = _port(home, say)
         say(f"Starting a Prefect server on {server.ui_url(port)}; the first time takes longer")
         child = await server.start(home, port)
         record.began(child)
-        selected = PrefectHere(server.api_url(port), server.ui_url(port), child)
+        selected = SelectedPrefect(server.api_url(port), server.ui_url(port), child)
         try:
-            await server.healthy(
+            await server.wait_until_healthy(
                 selected.api_url,
                 within,
                 child=child,
                 progress=lambda waited: progress(f"Waiting for Prefect: {waited:.0f} s"),
             )
         except BaseException as error:  # also Ctrl-C during the start
-            port_taken = isinstance(error, PrefectUnreachable) and child.exit_code == server.TAKEN
+            port_taken = (
+                isinstance(error, PrefectUnreachable) and child.exit_code == server.EXIT_PORT_TAKEN
+            )
             await child.terminate()
             record.ended(child)
             if port_taken:
@@ -102,7 +104,9 @@ async def _start(
         _port_file(home).write_text(f"{port}\n")
         say(f"Prefect: {selected.ui_url}, started here")
         return selected
-    raise PrefectUnreachable(None, f"{PORTS_TRIED} ports were taken by others one after the other")
+    raise PrefectUnreachable(
+        None, f"{MAX_PORT_TRIES} ports were taken by others one after the other"
+    )
 
 
 def _port(home: Home, say: Callable[[str], None]) -> int:
@@ -124,8 +128,8 @@ def _port_file(home: Home) -> Path:
     return home.path / "port"
 
 
-def _configure_clients(home: Home, selected: PrefectHere) -> None:
+def _configure_clients(home: Home, selected: SelectedPrefect) -> None:
     os.environ["PREFECT_API_URL"] = selected.api_url
     os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
     if "prefect" in sys.modules:
-        private_names.reread_settings()
+        private_names.reload_settings()

@@ -25,21 +25,21 @@ from daybook.processes import children, proc
 
 HOST = "127.0.0.1"
 PORT = 4200
-DAY = 24 * 60 * 60
-LOOK_AGAIN = 0.1
-PROGRESS_SECONDS = 1.0
+DAY_SECONDS = 24 * 60 * 60
+POLL_INTERVAL_SECONDS = 0.1
+PROGRESS_INTERVAL_SECONDS = 1.0
 """How often the progress of a wait is reported; `cli.output` shows it less often if the output
 is no terminal."""
-TAKEN = os.EX_TEMPFAIL
+EXIT_PORT_TAKEN = os.EX_TEMPFAIL
 """The server's exit code if its port is taken."""
-UNGUARDED = os.EX_SOFTWARE
+EXIT_UNGUARDED = os.EX_SOFTWARE
 """The server's exit code if any web page could use it."""
 BACKLOG = 2048
-GRACEFUL = 5
+SHUTDOWN_GRACE_SECONDS = 5
 """How long open requests may take at shutdown; the UI's websockets would otherwise delay it."""
 
 
-class NotStarted(PrefectUnreachable):
+class ServerNotStarted(PrefectUnreachable):
     """A server of our own does not start; the user's own Prefect is not concerned."""
 
     def __init__(self, api_url: str, why: str) -> None:
@@ -101,7 +101,7 @@ def _retention() -> dict[str, str]:
         return {f"{vacuum}_ENABLED": "events"}
     return {
         f"{vacuum}_ENABLED": "events,flow_runs",
-        f"{vacuum}_RETENTION_PERIOD": str(days * DAY),
+        f"{vacuum}_RETENTION_PERIOD": str(days * DAY_SECONDS),
     }
 
 
@@ -132,7 +132,7 @@ async def start(home: Home, port: int) -> children.Child:
     )
 
 
-async def healthy(
+async def wait_until_healthy(
     api_url: str,
     within: float = 120.0,
     *,
@@ -143,12 +143,12 @@ async def healthy(
 
     ``progress`` is called with the seconds waited so far, every `PROGRESS_INTERVAL_SECONDS`. Raises
     `PrefectUnreachable` after ``within`` seconds. If ``child`` is the server's process, raises
-    `NotStarted` instead, also as soon as the child has ended, with the last lines of its log.
+    `ServerNotStarted` instead, also as soon as the child has ended, with the last lines of its log.
     """
     import httpx
 
     started = time.monotonic()
-    next_report = PROGRESS_SECONDS
+    next_report = PROGRESS_INTERVAL_SECONDS
     why = "no answer"
     async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
         while (waited := time.monotonic() - started) < within:
@@ -163,10 +163,10 @@ async def healthy(
             except httpx.TransportError as error:
                 why = str(error) or type(error).__name__
             if progress is not None and waited >= next_report:
-                next_report = waited + PROGRESS_SECONDS
+                next_report = waited + PROGRESS_INTERVAL_SECONDS
                 progress(waited)
-            await asyncio.sleep(LOOK_AGAIN)
-    raise PrefectUnreachable(api_url, why) if child is None else NotStarted(api_url, why)
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
+    raise PrefectUnreachable(api_url, why) if child is None else ServerNotStarted(api_url, why)
 
 
 def free_port(preferred: int | None = None) -> int:
@@ -206,32 +206,32 @@ def run(port: int) -> None:
     listener = listen(port)  # before the slow imports, so that others see the port as taken
     os.umask(0o077)  # Prefect makes its database readable for all users
     proc.deny_inspection()
-    home = homes.here()
+    home = homes.current_home()
     credential = home.ensure_credential()
     os.environ[homes.SERVER_CREDENTIAL] = os.environ[homes.CLIENT_CREDENTIAL] = credential
 
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, get_current_settings
 
     from daybook.operations.login import BrowserLogin
-    from daybook.operations.origin import OwnOrigin
+    from daybook.operations.origin import SameOriginGuard
     from daybook.prefect import private_names
 
     private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
-    private_names.remember_time_zones()
+    private_names.cache_time_zones()
     application = private_names.server_application()
     if application is None:
         # A client that may write to the API can make a worker run any program.
         print(_UNGUARDED_MESSAGE.format(api_url=api_url(PORT)), file=sys.stderr)
-        sys.exit(UNGUARDED)
+        sys.exit(EXIT_UNGUARDED)
 
     import uvicorn
 
     settings = get_current_settings().server
     login = BrowserLogin(application, credential, home.browser_key(), port)
     config = uvicorn.Config(
-        OwnOrigin(login, settings.api.cors_allowed_origins.split(",")),
+        SameOriginGuard(login, settings.api.cors_allowed_origins.split(",")),
         timeout_keep_alive=settings.api.keepalive_timeout,
-        timeout_graceful_shutdown=GRACEFUL,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
         ws_ping_interval=settings.api.websocket_ping_interval,
         ws_ping_timeout=settings.api.websocket_ping_timeout,
         log_level=settings.logging_level.lower(),
@@ -258,7 +258,7 @@ def listen(port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         print(f"port {port}: {error}", file=sys.stderr)
-        sys.exit(TAKEN)
+        sys.exit(EXIT_PORT_TAKEN)
     return listener
 
 

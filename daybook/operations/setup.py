@@ -20,12 +20,12 @@ async def prepare(client: PrefectClient) -> list[str]:
 
     Idempotent. Returns messages for the user, one line each.
     """
-    from daybook.keeper.blocks import blocks
+    from daybook.keeper.blocks import reconcile_blocks
     from daybook.operations import worker
 
-    await repository.load_door("blocks/__init__.py").register(client)
+    await repository.load_entry_point("blocks/__init__.py").register(client)
     async with open_ledger() as ledger:
-        report = await blocks(ledger, client)
+        report = await reconcile_blocks(ledger, client)
     lines = []
     if report.restored:
         lines.append(f"Restored in Prefect from the ledger: {', '.join(report.restored)}")

@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-OLDEST = 60.0
+MAX_ANSWER_AGE_SECONDS = 60.0
 """Age from which an answer is not returned again, however slow the next query is."""
 
 
-class Shared(Generic[T]):
+class SharedQuery(Generic[T]):
     """The result of ``look``, returned again for ``fresh`` seconds, even if it is an error.
 
     One query serves all concurrent callers. If it is too slow for a caller once, the last answer is
@@ -41,7 +41,7 @@ class Shared(Generic[T]):
         if (
             timed_out_before
             or self._last_answer is None
-            or asked_at - self._last_answer[0] > OLDEST
+            or asked_at - self._last_answer[0] > MAX_ANSWER_AGE_SECONDS
         ):
             raise TimeoutError
         return self._last_answer[1]

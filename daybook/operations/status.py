@@ -8,7 +8,7 @@ from typing import Any
 
 from daybook import home as homes
 from daybook.api import overdue, task_scheduler, views
-from daybook.api.overdue import Known
+from daybook.api.overdue import DelayFacts
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import store as jobs
 from daybook.keeper import leadership
@@ -21,7 +21,7 @@ from daybook.runs.overdue import Overdue, unattended
 from daybook.runs.overdue import find as find_overdue
 from daybook.tasks import views as figures
 
-SOON = 5
+MAX_LISTED = 5
 
 
 async def status() -> dict[str, Any]:
@@ -38,12 +38,12 @@ async def status() -> dict[str, Any]:
     notices: list[str] = []
     async with open_ledger() as ledger:
         ledger_facts, due_soon, overdue_runs = await _ledger(ledger, notices)
-        outbox = await told_of.look(ledger)
+        outbox = await told_of.read_status(ledger)
         async with ledger.read() as session:
-            tasks = await figures.read(session, now := ledger.now())
+            tasks = await figures.read_counts(session, now := ledger.now())
             servers = instances.conflict(await instances.in_use(session, now))
         prefect, worker, ready, context = await _prefect(ledger, ledger_facts["jobs"], problems)
-        leader = await leadership.read(ledger, overdue.LEAD)
+        leader = await leadership.read(ledger, overdue.LEADERSHIP_NAME)
         has_leader = leader is not None and leader.leads(ledger.now())
         unwritable = "" if has_leader else await ledger.why_unwritable()
         context = replace(
@@ -53,13 +53,13 @@ async def status() -> dict[str, Any]:
             ledger_ahead=ledger.skew(),
             unwritable=unwritable,
         )
-    problems += filter(None, [overdue.clocks(context)])
+    problems += filter(None, [overdue.clock_problem(context)])
     if servers:
-        problems.append(f"{servers}; {instances.SEPARATE}")
+        problems.append(f"{servers}; {instances.CONFLICT_HINT}")
     if unwritable:
-        problems.append(overdue.cannot_write(unwritable))
+        problems.append(overdue.ledger_write_problem(unwritable))
     elif (
-        ready and leader and (missing := overdue.keeper(context))
+        ready and leader and (missing := overdue.keeper_problem(context))
     ):  # without a leader it has just started
         problems.append(f"{missing}; `daybook keeper` starts one")
     if unsent := outbox.nobody_sends():
@@ -67,19 +67,21 @@ async def status() -> dict[str, Any]:
     notices += outbox.away()
     if alerts := outbox.unread():
         notices.append(f"{alerts}; `daybook inbox` shows what was told")
-    notices += map(str, task_scheduler.illegal() + task_scheduler.problems(tasks, now))
-    late_now = overdue.told(overdue_runs, context)
+    notices += map(str, task_scheduler.settings_problems() + task_scheduler.problems(tasks, now))
+    late_now = overdue.overdue_views(overdue_runs, context)
     return {
         "ready": ready,
         "prefect": prefect,
         "worker": worker,
-        "keeper": overdue.as_view(leader, context.now),
+        "keeper": overdue.keeper_view(leader, context.now),
         "ledger": ledger_facts,
         "outbox": outbox.as_view(),
         "tasks": task_scheduler.as_view(tasks, now),
         "due_soon": due_soon,
         "late": late_now,
-        "problems": problems + notices + [overdue.in_words(each) for each in late_now[:SOON]],
+        "problems": problems
+        + notices
+        + [overdue.as_sentence(each) for each in late_now[:MAX_LISTED]],
     }
 
 
@@ -97,12 +99,12 @@ async def worker_online() -> bool:
 
 async def _prefect(
     ledger: Ledger, jobs: int, problems: list[str]
-) -> tuple[dict[str, Any], dict[str, Any], bool, Known]:
+) -> tuple[dict[str, Any], dict[str, Any], bool, DelayFacts]:
     from daybook.operations.checks import prefect as server
     from daybook.prefect import client as connection
     from daybook.prefect import work_pool
 
-    running = homes.here().running() or {}
+    running = homes.current_home().running() or {}
     facts: dict[str, Any] = {
         "reachable": False,
         "api_url": running.get("api_url"),
@@ -114,17 +116,17 @@ async def _prefect(
         async with connection.connected() as client:
             from prefect.settings import get_current_settings
 
-            await connection.answers(client)
+            await connection.check_connection(client)
             settings = get_current_settings()
             facts |= {"reachable": True, "api_url": str(client.api_url).rstrip("/")}
             facts["ui_url"] = facts["ui_url"] or settings.ui_url
             facts["version"] = await client.api_version()
             pool_state = await work_pool.read(client, ledger.id)
-            ahead = await server.ahead(client)
+            ahead = await server.clock_ahead(client)
     except PrefectUnreachable as error:
         problems.append(str(error))
         facts["api_url"] = (error.address or "").rstrip("/") or facts["api_url"]
-        known = Known(ledger.now(), away=str(error))
+        known = DelayFacts(ledger.now(), away=str(error))
         return facts, {"online": 0, "workers": []}, False, known
     own_workers = [each for each in pool_state.workers if each["ours"]]
     foreign = pool_state.foreign if jobs else ""
@@ -134,7 +136,7 @@ async def _prefect(
         problems.append(f"{pool_state.idle}; `daybook up` starts one")
     problems += [f"{each} is paused in Prefect" for each in pool_state.paused]
     worker = {"online": len(own_workers), "workers": pool_state.workers}
-    known = Known(ledger.now(), pool=pool_state, prefect_ahead=ahead)
+    known = DelayFacts(ledger.now(), pool=pool_state, prefect_ahead=ahead)
     return facts, worker, bool(own_workers) and not foreign, known
 
 
@@ -143,7 +145,7 @@ async def _ledger(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Overdue]]:
     now = ledger.now()
     async with ledger.read() as session:
-        stored = await jobs.every(session)
+        stored = await jobs.all_jobs(session)
         live = await history.live(session)
         rows = [*live, *await unattended(session, now)]
         overdue_runs = await find_overdue(session, stored, rows, now)
@@ -159,8 +161,8 @@ async def _ledger(
             times = "once" if count == 1 else f"{count} times in a row"
             problems.append(f"{each.row.name} failed {times}: {each.row.last_error}")
     for row in live:
-        if leases.ran_out(row, now):
-            since = views.utc(row.lease_until)
+        if leases.is_expired(row, now):
+            since = views.utc_text(row.lease_until)
             problems.append(
                 f"run {row.id[:8]}: {row.holder} has not renewed its lease since {since}"
             )
@@ -182,6 +184,6 @@ def _due_soon(stored: list[jobs.StoredJob], now: datetime) -> list[dict[str, Any
         (due["utc"], each.row.name)
         for each in stored
         if each.job.enabled
-        for due in views.coming(each, now, 1)
+        for due in views.due_of_job(each, now, 1)
     ]
-    return [{"job": name, "due": due} for due, name in sorted(coming)[:SOON]]
+    return [{"job": name, "due": due} for due, name in sorted(coming)[:MAX_LISTED]]

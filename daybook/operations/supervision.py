@@ -7,17 +7,17 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from daybook.operations.home_lock import Record
+from daybook.operations.home_lock import UpRecord
 from daybook.processes.children import Child
 
-LONGEST = 60.0
+MAX_RESTART_DELAY_SECONDS = 60.0
 """The longest delay before a restart; a child that ran as long resets the delay."""
 
 
-async def keep(
+async def supervise(
     child: Child,
     again: Callable[[], Awaitable[Child]],
-    record: Record,
+    record: UpRecord,
     say: Callable[[str], None],
     *,
     pause: float = 1.0,
@@ -36,7 +36,7 @@ async def keep(
             started = time.monotonic()
             code = await child.wait()
             _record_change(record.ended, child, say)
-            if time.monotonic() - started >= LONGEST:
+            if time.monotonic() - started >= MAX_RESTART_DELAY_SECONDS:
                 wait = pause
             say(
                 f"The {child.name} ended with code {code} and is started again in {wait:g} s; "
@@ -45,7 +45,7 @@ async def keep(
             restarted: Child | None = None
             while restarted is None:
                 await asyncio.sleep(wait)
-                wait = min(2 * wait, LONGEST)
+                wait = min(2 * wait, MAX_RESTART_DELAY_SECONDS)
                 try:
                     restarted = await again()
                 except Exception as error:

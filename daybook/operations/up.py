@@ -28,7 +28,7 @@ from daybook import home as homes
 from daybook import repository, settings
 from daybook.api import jobs_file, runs, sync, views
 from daybook.api.jobs import add
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, PrefectUnreachable
 from daybook.jobs import limits, store
 from daybook.ledger.engine import Ledger, open_ledger
@@ -52,18 +52,18 @@ from daybook.tasks import escalation
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-EXAMPLE = "deployments/jobs/example.yaml"
-EXAMPLE_REQUEST = "first-light"
+EXAMPLE_FILE = "deployments/jobs/example.yaml"
+EXAMPLE_REQUEST_ID = "first-light"
 """Request id of the example's first run, so that it happens once in a ledger's life."""
-EXAMPLE_SECONDS = 60.0
+EXAMPLE_TIMEOUT_SECONDS = 60.0
 """How long `up --detach` waits for the answer of the example's first run."""
 
-LOOK = 0.5
-LONGEST_LOOK = 30.0
+POLL_INTERVAL_SECONDS = 0.5
+MAX_POLL_INTERVAL_SECONDS = 30.0
 """Intervals between two queries for finished runs; the longest one if the ledger is unreachable."""
 
 
-class UpTalk(Protocol):
+class UpReporter(Protocol):
     """Output of `up`."""
 
     def say(self, line: str) -> None:
@@ -94,7 +94,7 @@ class UpTalk(Protocol):
         ...
 
 
-async def up(talk: UpTalk, *, link: bool = True) -> None:
+async def up(talk: UpReporter, *, link: bool = True) -> None:
     """Start everything, and return when told to stop and everything has stopped.
 
     ``link``: create a link that opens Prefect's UI logged in.
@@ -103,9 +103,9 @@ async def up(talk: UpTalk, *, link: bool = True) -> None:
     `PrefectUnreachable` for a configured Prefect that does not answer, or a server or worker that
     does not start.
     """
-    limits.of_settings()
-    escalation.here()
-    home = homes.here()
+    limits.load_rules()
+    escalation.load_policy()
+    home = homes.current_home()
     with home_lock.hold(home) as record, _stop_requested() as stop:
         work = asyncio.create_task(_run(home, record, talk, link))
         stopping = asyncio.create_task(stop.wait())
@@ -120,7 +120,7 @@ async def up(talk: UpTalk, *, link: bool = True) -> None:
             talk.say("Stopped")
 
 
-async def detach(talk: UpTalk, within: float = 180.0) -> None:
+async def detach(talk: UpReporter, within: float = 180.0) -> None:
     """Start `daybook up` in the background, and return when everything runs; its log is
     `logs/up.log`.
 
@@ -128,7 +128,7 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
     if this home's `up` already runs, `DaybookError` with the end of its log if it ends before that
     or takes longer than ``within`` seconds.
     """
-    home = homes.here().make()
+    home = homes.current_home().make()
     if home.running() is not None:
         raise InvalidInput(
             "home", f"a daybook up of {home.path} runs already", "daybook down ends it"
@@ -136,17 +136,17 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
     log = home.logs / "up.log"
     talk.say(f"Starting in the background; the log is {log}")
     # -P: do not import another `daybook` from the current folder, such as another checkout.
-    child, log_start = children.start_alone(
+    child, log_start = children.start_detached(
         [sys.executable, "-P", "-m", "daybook", "up", "--no-browser", "--no-link"], log
     )
-    since, started = SYSTEM.now(), time.monotonic()
+    since, started = SYSTEM_CLOCK.now(), time.monotonic()
     while child.poll() is None and (waited := time.monotonic() - started) < within:
         facts = home.running() or {}
         if facts.get("pid") == child.pid and facts.get("ready_at"):
             child.returncode = 0  # it keeps running, and this process does not wait for it
             async with open_ledger() as ledger:
                 async with ledger.read() as session:
-                    count = len(await store.every(session))
+                    count = len(await store.all_jobs(session))
                 example = await _first_run(ledger, since)
                 name = example[1].name if example else None
                 talk.ready(await _facts(facts, ledger, count, name, link=True))
@@ -154,7 +154,7 @@ async def detach(talk: UpTalk, within: float = 180.0) -> None:
                     await _show_first_run(ledger, talk, since)
             return
         talk.progress(f"Waiting until everything is ready: {waited:.0f} s")
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     if child.poll() is None:
         child.terminate()
         child.wait()
@@ -172,15 +172,15 @@ async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] |
     return None
 
 
-async def _show_first_run(ledger: Ledger, talk: UpTalk, since: datetime) -> None:
+async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> None:
     """Show the outcome of the example job's first run, unless it takes too long."""
     began = time.monotonic()
-    while (waited := time.monotonic() - began) < EXAMPLE_SECONDS:
+    while (waited := time.monotonic() - began) < EXAMPLE_TIMEOUT_SECONDS:
         found = await _first_run(ledger, since)
         if found is None or found[0].state not in LIVE:
             break
         talk.progress(f"Waiting for the answer: {waited:.0f} s")
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     if found is not None and found[0].state not in LIVE:
         talk.outcome(views.run(*found))
     else:
@@ -188,12 +188,12 @@ async def _show_first_run(ledger: Ledger, talk: UpTalk, since: datetime) -> None
 
 
 def _is_first_run(row: RunRow) -> bool:
-    return row.occurrence == claim_requests.request_key(str(row.job_id), EXAMPLE_REQUEST)
+    return row.occurrence == claim_requests.request_key(str(row.job_id), EXAMPLE_REQUEST_ID)
 
 
 async def down() -> bool:
     """Stop this home's `up` and the leftovers of a killed one; return False if nothing ran."""
-    return await home_lock.stop_running(homes.here())
+    return await home_lock.stop_running(homes.current_home())
 
 
 @contextmanager
@@ -211,12 +211,15 @@ def _stop_requested() -> Iterator[asyncio.Event]:
 
 @asynccontextmanager
 async def _supervised_child(
-    child: Child, again: Callable[[], Awaitable[Child]], record: home_lock.Record, talk: UpTalk
+    child: Child,
+    again: Callable[[], Awaitable[Child]],
+    record: home_lock.UpRecord,
+    talk: UpReporter,
 ) -> AsyncIterator[None]:
     """Keep a child running while the block runs; it ends with the block, before enclosing
     resources.
     """
-    async with _background(supervision.keep(child, again, record, talk.say)):
+    async with _background(supervision.supervise(child, again, record, talk.say)):
         yield
 
 
@@ -230,13 +233,13 @@ async def _background(work: Coroutine[Any, Any, NoReturn]) -> AsyncIterator[None
         await asyncio.wait({task})
 
 
-async def _run(home: homes.Home, record: home_lock.Record, talk: UpTalk, link: bool) -> None:
+async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, link: bool) -> None:
     from daybook.prefect import client as connection
 
     for name in await record.end_leftovers():
         talk.say(f"Ended a {name} that an earlier `daybook up` had left")
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_background(children.cut_logs(home.logs, talk.say)))
+        await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))
         ledger = await stack.enter_async_context(open_ledger())
         record.opened(ledger.identity())
         talk.say(f"Ledger: {ledger.place}")
@@ -251,7 +254,7 @@ async def _run(home: homes.Home, record: home_lock.Record, talk: UpTalk, link: b
             )
             await stack.enter_async_context(supervised)
         if port := settings.load().web_port:
-            health_page = _background(web.keep(home, port, record, talk.say))
+            health_page = _background(web.supervise(home, port, record, talk.say))
             await stack.enter_async_context(health_page)
         async with connection.connected() as client:
             example = await _prepare(ledger, client, talk)
@@ -263,13 +266,13 @@ async def _run(home: homes.Home, record: home_lock.Record, talk: UpTalk, link: b
                 child, partial(worker.start, home, prefect), record, talk
             )
             await stack.enter_async_context(supervised)
-            await worker.online(client, home, child, before=last_heartbeat)
-        record.ready(SYSTEM.now())
+            await worker.wait_until_online(client, home, child, before=last_heartbeat)
+        record.ready(SYSTEM_CLOCK.now())
         async with ledger.read() as session:
-            count = len(await store.every(session))
+            count = len(await store.all_jobs(session))
         talk.ready(await _facts(vars(record), ledger, count, example, link=link))
         if example is not None:
-            await runs.run(example, request_id=EXAMPLE_REQUEST)
+            await runs.run(example, request_id=EXAMPLE_REQUEST_ID)
         await _watch(ledger, talk, since)
 
 
@@ -292,7 +295,7 @@ async def _facts(
     }
 
 
-async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str | None:
+async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> str | None:
     """Prepare Prefect for the jobs; return the example's name while it has not run yet."""
     from daybook.prefect import reconcile
 
@@ -301,13 +304,13 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str |
     async with ledger.read() as session:
         is_new = not await store.any_ever(session)
     if is_new:
-        for fields in jobs_file.read(repository.root() / EXAMPLE):
+        for fields in jobs_file.read(repository.root() / EXAMPLE_FILE):
             view = await add(fields)
             talk.say(f"Added the example job {view['name']}: {view['words']}")
             async with ledger.read() as session:
                 added = await store.find(session, view["id"])
-            await claims.request(ledger, added, EXAMPLE_REQUEST, "manual")
-    talk.synced(sync.plain(await reconcile.everything(ledger, client)))
+            await claims.request(ledger, added, EXAMPLE_REQUEST_ID, "manual")
+    talk.synced(sync.report_view(await reconcile.reconcile_all(ledger, client)))
     # Requested in the ledger with the job, so that it runs even if this `up` is killed first.
     async with ledger.read() as session:
         for row in await history.live(session):
@@ -317,30 +320,30 @@ async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpTalk) -> str |
     return None
 
 
-async def _watch(ledger: Ledger, talk: UpTalk, since: datetime) -> NoReturn:
+async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     """Show each run that ends after ``since``, until cancelled.
 
     While the ledger is unreachable nothing is shown; runs that end meanwhile are shown afterwards.
     """
     cursor, shown = since, set[str]()
-    pause = LOOK
+    pause = POLL_INTERVAL_SECONDS
     while True:
         try:
             async with ledger.read() as session:
                 ended = await history.ended_since(session, cursor)
         except LedgerUnreachable as error:
-            if pause == LOOK:
+            if pause == POLL_INTERVAL_SECONDS:
                 talk.say(f"Runs that end are not shown now: {error}")
-            pause = min(2 * pause, LONGEST_LOOK)
+            pause = min(2 * pause, MAX_POLL_INTERVAL_SECONDS)
             await asyncio.sleep(pause)
             continue
-        if pause != LOOK:
+        if pause != POLL_INTERVAL_SECONDS:
             talk.say("Runs that end are shown again")
-            pause = LOOK
+            pause = POLL_INTERVAL_SECONDS
         for row, job in ended:
             if row.id not in shown:
                 talk.outcome(views.run(row, job))
         if ended:
             cursor = ended[-1][0].finished_at or cursor
             shown = {row.id for row, _ in ended if row.finished_at == cursor}
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)

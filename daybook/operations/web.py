@@ -22,10 +22,10 @@ from daybook import home as homes
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
 from daybook.operations import server, supervision
-from daybook.operations.home_lock import Record
+from daybook.operations.home_lock import UpRecord
 from daybook.processes import children
 
-WITHIN = 30.0
+START_TIMEOUT_SECONDS = 30.0
 """How long a new child may take to answer its first request."""
 BACKLOG = 128
 
@@ -95,7 +95,9 @@ async def start(home: Home, listener: socket.socket) -> children.Child:
     )
 
 
-async def keep(home: Home, wanted: int, record: Record, say: Callable[[str], None]) -> NoReturn:
+async def supervise(
+    home: Home, wanted: int, record: UpRecord, say: Callable[[str], None]
+) -> NoReturn:
     """Keep the health page running until cancelled; an error is reported and stops nothing else."""
     pause = 1.0
     while True:
@@ -108,14 +110,14 @@ async def keep(home: Home, wanted: int, record: Record, say: Callable[[str], Non
                 address = url(server.HOST, port)
                 child = await _start_answering(home, listener, record)
                 say(f"Health: {address}/health, metrics: {address}/metrics")
-                await supervision.keep(child, partial(start, home, listener), record, say)
+                await supervision.supervise(child, partial(start, home, listener), record, say)
         except (DaybookError, OSError) as error:
             say(f"The health page did not start: {error}; it is tried again in {pause:g} s")
             await asyncio.sleep(pause)
-            pause = min(2 * pause, supervision.LONGEST)
+            pause = min(2 * pause, supervision.MAX_RESTART_DELAY_SECONDS)
 
 
-async def _start_answering(home: Home, listener: socket.socket, record: Record) -> children.Child:
+async def _start_answering(home: Home, listener: socket.socket, record: UpRecord) -> children.Child:
     child = await start(home, listener)
     try:
         record.began(child)
@@ -133,7 +135,9 @@ async def _wait_for_answer(child: children.Child, port: int) -> None:
     """Wait for any answer of ``child``; raise `DaybookError` if it ends or is too slow."""
     answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
     try:
-        await asyncio.wait({answer, ended}, timeout=WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {answer, ended}, timeout=START_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         if answer.done() and answer.exception() is None and answer.result():
             return
     finally:

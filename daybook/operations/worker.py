@@ -16,7 +16,7 @@ from daybook import home as homes
 from daybook.errors import InvalidInput, PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import home_lock
-from daybook.operations.prefect_selection import PrefectHere
+from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema
 from daybook.processes import children
@@ -24,13 +24,13 @@ from daybook.processes import children
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-POOL = parameter_schema.POOL
+POOL = parameter_schema.WORK_POOL
 POOL_TYPE = "daybook"
-LOOK_AGAIN = 0.2
-GRACE = home_lock.GRACES["worker"]
+POLL_INTERVAL_SECONDS = 0.2
+GRACE_SECONDS = home_lock.CHILD_GRACE_SECONDS["worker"]
 """Time from SIGTERM to SIGKILL: runs may end by themselves, then they are asked to and killed,
 and their outcomes are recorded."""
-HEARTBEAT_SECONDS = 10
+HEARTBEAT_INTERVAL_SECONDS = 10
 """Prefect considers a worker lost after three missed ones."""
 
 
@@ -52,13 +52,13 @@ def command(
     return arguments + (["--once"] if once else [])
 
 
-def environment(home: Home, here: PrefectHere) -> dict[str, str]:
+def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
     """Return the variables for a worker of ``home`` that uses the Prefect ``here``.
 
     The worker reads the credential of a server of our own from the home.
     """
     preferred = {
-        "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT_INTERVAL_SECONDS),
         "PREFECT_LOGGING_COLORS": "false",
     }
     fixed = {
@@ -105,7 +105,7 @@ async def ensure_pool(client: PrefectClient) -> None:
         )
 
 
-async def start(home: Home, here: PrefectHere) -> children.Child:
+async def start(home: Home, here: SelectedPrefect) -> children.Child:
     """Start the worker; its log is `logs/worker.log`."""
     home.make()
     return await children.start(
@@ -114,7 +114,7 @@ async def start(home: Home, here: PrefectHere) -> children.Child:
         environment=environment(home, here),
         log=home.logs / "worker.log",
         folder=home.path,
-        grace=GRACE,
+        grace=GRACE_SECONDS,
     )
 
 
@@ -133,7 +133,7 @@ async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
     return None
 
 
-async def online(
+async def wait_until_online(
     client: PrefectClient,
     home: Home,
     child: children.Child,
@@ -152,6 +152,6 @@ async def online(
         heartbeat = await last_heartbeat(client, home)
         if heartbeat is not None and heartbeat != before:
             return heartbeat
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     problem = "is silent" if child.exit_code is None else f"ended with code {child.exit_code}"
     raise PrefectUnreachable(str(client.api_url), f"the worker {problem}\n{child.tail()}")

@@ -20,15 +20,15 @@ class _Selected:
     """The address that this module set; `""` if none was known yet, None if the user set it."""
 
 
-def prefect() -> None:
+def use_current_server() -> None:
     """Point Prefect at the right server, even if it is imported already and another one runs now.
 
     A server that the user's own settings name stays. The credential of this home's own server is
     set.
     """
     if _Selected.ours is None and "prefect" not in sys.modules:
-        by_user = home.configured_elsewhere()
-        address = home.enter()
+        by_user = home.is_configured_by_user()
+        address = home.configure_prefect()
         _Selected.ours = None if by_user else address or ""
         return
     before = _current_variables()
@@ -36,7 +36,7 @@ def prefect() -> None:
     if "prefect" in sys.modules and _current_variables() != before:
         from daybook.prefect import private_names
 
-        private_names.reread_settings()
+        private_names.reload_settings()
 
 
 def _follow_running_server() -> None:
@@ -45,7 +45,7 @@ def _follow_running_server() -> None:
         return
     if os.environ.get(_VARIABLE, "") != (_Selected.ours or ""):
         return
-    if address := (home.here().running() or {}).get("api_url"):
+    if address := (home.current_home().running() or {}).get("api_url"):
         os.environ[_VARIABLE] = _Selected.ours = str(address)
         home.use_credential(_Selected.ours)
 
@@ -61,7 +61,7 @@ def _imported_address() -> str | None:
     return get_current_settings().api.url
 
 
-def variables() -> dict[str, str]:
+def client_environment() -> dict[str, str]:
     """Return the environment variables with which another program reaches the Prefect in use here.
 
     They contain its credential. Call `use_current_server` or `daybook.home.configure_prefect`

@@ -30,30 +30,30 @@ from typing import TYPE_CHECKING
 from daybook import owners, settings
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts, store
-from daybook.jobs.actions import ORDERS, AgentPrompt, Heartbeat
-from daybook.jobs.model import TAG_OF_OURS, Job, read_parameters
+from daybook.jobs.actions import DEFAULT_ORDERS_FILE, AgentPrompt, Heartbeat
+from daybook.jobs.model import RESERVED_TAG_PREFIX, Job, read_parameters
 from daybook.ledger.engine import Ledger
-from daybook.names import LONGEST, cut, default_name, free_name, validate_name
+from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 from daybook.prefect import client as prefect
 from daybook.prefect import deployment, parameter_schema, projection
 from daybook.prefect import links as records
-from daybook.prefect.deployments import Listed
-from daybook.prefect.fingerprints import AGAIN
-from daybook.prefect.report import Report
+from daybook.prefect.deployments import ListedDeployment
+from daybook.prefect.fingerprints import RETRY_INTERVAL_SECONDS
+from daybook.prefect.report import ReconcileReport
 from daybook.schedules.schedule import At
-from daybook.validation import translated
+from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
 
-async def all_of(
+async def adopt_deployments(
     ledger: Ledger,
     client: PrefectClient,
-    listed: Sequence[Listed],
+    listed: Sequence[ListedDeployment],
     refused: dict[str, tuple[bytes, float]],
-    report: Report,
+    report: ReconcileReport,
 ) -> list[str]:
     """Adopt those of ``listed``, deployments of no job, that can be jobs; return the jobs' ids.
 
@@ -71,42 +71,44 @@ async def all_of(
             refused[each.id] = each.mark, math.inf
             report.keep_foreign(_display_name(each), f"it cannot be a job: {error}")
         except Exception as error:
-            if not prefect.is_of_one(error):
+            if not prefect.is_job_error(error):
                 raise
-            refused[each.id] = each.mark, time.monotonic() + AGAIN
+            refused[each.id] = each.mark, time.monotonic() + RETRY_INTERVAL_SECONDS
             report.keep_foreign(
-                _display_name(each), f"it cannot be a job: {prefect.trouble(error)}"
+                _display_name(each), f"it cannot be a job: {prefect.describe_error(error)}"
             )
         else:
             made += [job_id] if job_id else []
     return made
 
 
-def _display_name(each: Listed) -> str:
+def _display_name(each: ListedDeployment) -> str:
     """Name the deployment: several flows may each have one of the same name."""
     kind = parameter_schema.kind_of(each.raw["entrypoint"]) if each.raw.get("entrypoint") else None
     return f"{kind}/{each.name}" if kind else f"{each.name} ({each.id[:8]})"
 
 
-def _is_candidate(each: Listed, ledger_id: str) -> bool:
+def _is_candidate(each: ListedDeployment, ledger_id: str) -> bool:
     if each.raw.get("entrypoint"):
         return parameter_schema.kind_of(each.raw["entrypoint"]) is not None
     has_our_tag = projection.ledger_tag(ledger_id) in each.ledgers()
-    return has_our_tag or each.raw.get("work_pool_name") == parameter_schema.POOL
+    return has_our_tag or each.raw.get("work_pool_name") == parameter_schema.WORK_POOL
 
 
-async def _adopt(ledger: Ledger, client: PrefectClient, each: Listed, report: Report) -> str | None:
+async def _adopt(
+    ledger: Ledger, client: PrefectClient, each: ListedDeployment, report: ReconcileReport
+) -> str | None:
     """Return the new job's id; None if no job can be made now. Raises `InvalidInput`."""
     existing = await deployment.read(client, each.id)
-    if existing is None or projection.is_anothers(existing.tags, ledger.id):
+    if existing is None or projection.belongs_to_other_ledger(existing.tags, ledger.id):
         return None
     kind = (await client.read_flow(existing.flow_id)).name
     if existing.entrypoint and parameter_schema.kind_of(existing.entrypoint) != kind:
         raise InvalidInput("entrypoint", f"{existing.entrypoint} is not of the flow {kind}")
     now = ledger.now()
     async with ledger.write() as session:
-        job = _job(existing, kind, await store.names(session, owners.PREFECT), now)
-        stored = await records.adopted(
+        job = _job(existing, kind, await store.taken_names(session, owners.PREFECT), now)
+        stored = await records.add_adopted_job(
             session,
             job,
             existing.name,
@@ -126,16 +128,18 @@ def _job(
 ) -> Job:
     """Return the deployment as a job. Raises `InvalidInput` if no job can express it."""
     observed = projection.of_deployment(existing)
-    schedule = projection.schedule_of(observed.schedule, settings.load().timezone, now)
+    schedule = projection.to_schedule(observed.schedule, settings.load().timezone, now)
     action, policy, notify = read_parameters(kind, observed.parameters)
     if isinstance(action, AgentPrompt):
         prompts.check(action.prompt)
     if isinstance(action, Heartbeat) and "file" not in observed.parameters:
         # All parameters of a heartbeat have defaults: without any, the deployment is a template.
-        raise InvalidInput("file", "is missing", f"write which, such as {ORDERS}")
+        raise InvalidInput("file", "is missing", f"write which, such as {DEFAULT_ORDERS_FILE}")
     has_passed = isinstance(schedule, At) and schedule.at <= now
-    own_tags = [tag for tag in observed.tags if tag.strip() and not tag.startswith(TAG_OF_OURS)]
-    with translated():
+    own_tags = [
+        tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)
+    ]
+    with raising_invalid_input():
         return Job.model_validate(
             {
                 "name": free_name(_name(existing.name), used_names),
@@ -153,7 +157,7 @@ def _job(
 
 def _name(given: str) -> str:
     try:
-        return validate_name(cut(given.strip(), LONGEST))
+        return validate_name(truncate(given.strip(), MAX_NAME_LENGTH))
     except InvalidInput:
         return default_name(given)
 
@@ -162,5 +166,5 @@ def _disabled_reason(job: Job, now: datetime) -> str:
     if job.enabled:
         return ""
     if isinstance(job.schedule, At) and job.schedule.at <= now:
-        return f"{store.FIRED} before it was taken over"
+        return f"{store.FIRED_REASON} before it was taken over"
     return "switched off in Prefect"

@@ -21,7 +21,7 @@ from daybook.errors import (
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-MOST_WORDS = 300
+MAX_REFUSAL_LENGTH = 300
 """Maximum number of characters of a refusal in messages."""
 _UNAVAILABLE_CODES = {
     httpx.codes.UNAUTHORIZED,
@@ -54,11 +54,11 @@ async def connected() -> AsyncIterator[PrefectClient]:
         if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise PrefectUnreachable(address, "503, it is too busy") from error
         if is_unauthorized(error):
-            raise refused_us(address) from error
+            raise unauthorized_error(address) from error
         raise
 
 
-async def answers(client: PrefectClient) -> None:
+async def check_connection(client: PrefectClient) -> None:
     """Raise `PrefectUnreachable` unless Prefect answers; called before a change is written.
 
     Raises `PrefectRefused` if Prefect asks for another credential.
@@ -71,7 +71,7 @@ async def answers(client: PrefectClient) -> None:
         await client.api_version()  # the health check needs no credential
     except httpx.HTTPStatusError as error:
         if is_unauthorized(error):
-            raise refused_us(str(client.api_url)) from error
+            raise unauthorized_error(str(client.api_url)) from error
 
 
 def is_unauthorized(error: BaseException) -> bool:
@@ -81,7 +81,7 @@ def is_unauthorized(error: BaseException) -> bool:
     return error.response.status_code == httpx.codes.UNAUTHORIZED
 
 
-def refused_us(address: str) -> PrefectRefused:
+def unauthorized_error(address: str) -> PrefectRefused:
     """Return the error for a Prefect that answers 401 to this process's credential."""
     from prefect.settings import get_current_settings
 
@@ -91,7 +91,7 @@ def refused_us(address: str) -> PrefectRefused:
     return PrefectRefused(address.rstrip("/"), sent, own=home.is_own_server(address))
 
 
-def is_of_one(error: Exception) -> bool:
+def is_job_error(error: Exception) -> bool:
     """Return whether the error may concern one job only, so that the others go on.
 
     It does not if Prefect or the ledger is away, or if the caller must stop (`DaybookError`).
@@ -103,17 +103,17 @@ def is_of_one(error: Exception) -> bool:
     return not isinstance(error, httpx.TransportError)
 
 
-def trouble(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Describe an error of one job, without values, which can be prompts or headers."""
     if isinstance(error, httpx.HTTPStatusError):
-        return refusal(error)
+        return describe_refusal(error)
     if isinstance(error, DaybookError):
         return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {frame.name}, line {frame.lineno}"
 
 
-def refusal(error: httpx.HTTPStatusError) -> str:
+def describe_refusal(error: httpx.HTTPStatusError) -> str:
     """Return Prefect's error message, without the request's values: prompts or headers."""
     try:
         body = error.response.json()
@@ -122,7 +122,7 @@ def refusal(error: httpx.HTTPStatusError) -> str:
         words = "; ".join(_describe_detail(detail) for detail in each)
     except (ValueError, AttributeError):
         words = ""
-    return f"{error.response.status_code} {words}".strip()[:MOST_WORDS]
+    return f"{error.response.status_code} {words}".strip()[:MAX_REFUSAL_LENGTH]
 
 
 def _describe_detail(detail: Any) -> str:

@@ -39,22 +39,22 @@ from daybook.schedules.zones import next_change, zone
 
 log = logging.getLogger(__name__)
 
-AHEAD = timedelta(days=2)
+BEFORE_CHANGE_WINDOW = timedelta(days=2)
 """How long before a clock change the comparison begins."""
-AFTER = timedelta(hours=3)
+AFTER_CHANGE_WINDOW = timedelta(hours=3)
 """How long after a clock change it goes on."""
-AGAIN = timedelta(minutes=30)
+COMPARISON_INTERVAL = timedelta(minutes=30)
 """How long after its last comparison an unchanged job is compared again."""
-SOON = timedelta(minutes=50)
+QUEUED_AHEAD_WINDOW = timedelta(minutes=50)
 """A due time this near is queued by now, if ever: Prefect queues an hour ahead."""
-AT_HAND = timedelta(minutes=1)
+WORKER_GRACE = timedelta(minutes=1)
 """Due times this near are left to the workers, which may have fetched the run already."""
-MOST_JOBS = 20
+MAX_JOBS_PER_PASS = 20
 """Maximum jobs compared in a pass: two requests each, and one for each wrong run."""
 
 
 @dataclass
-class Memory:
+class CorrectionState:
     """State of a keeper between passes: the revision of each job that was compared last, and when.
 
     Times are the ledger's.
@@ -64,7 +64,7 @@ class Memory:
 
 
 @dataclass
-class Corrected:
+class CorrectionResult:
     """Numbers of jobs compared, runs skipped and due times added."""
 
     jobs: int = 0
@@ -75,15 +75,17 @@ class Corrected:
         return bool(self.skipped or self.added)
 
 
-async def correct(ledger: Ledger, client: PrefectClient, memory: Memory | None = None) -> Corrected:
+async def correct(
+    ledger: Ledger, client: PrefectClient, memory: CorrectionState | None = None
+) -> CorrectionResult:
     """Compare the jobs that were not compared lately, at most `MAX_JOBS_PER_PASS` of them.
 
     Without ``memory``, all are due for comparison, as at a start.
     """
-    compared = (memory or Memory()).looked
-    done, now = Corrected(), ledger.now()
+    compared = (memory or CorrectionState()).looked
+    done, now = CorrectionResult(), ledger.now()
     for job_id, revision in await _jobs_to_compare(ledger, compared, now):
-        if done.jobs >= MOST_JOBS:
+        if done.jobs >= MAX_JOBS_PER_PASS:
             break
         async with ledger.read() as session:
             stored = await jobs.get(session, job_id)
@@ -114,7 +116,7 @@ async def _jobs_to_compare(
 
     def is_new(job_id: str, revision: int) -> bool:
         last = compared.get(job_id)
-        return last is None or last[0] != revision or last[1] <= now - AGAIN
+        return last is None or last[0] != revision or last[1] <= now - COMPARISON_INTERVAL
 
     return [each for each in candidates if is_new(*each)]
 
@@ -125,7 +127,9 @@ def _next_clock_change(stored: StoredJob, now: datetime) -> datetime | None:
     if not stored.job.enabled or not isinstance(schedule, Cron):
         return None
     floor = now.replace(microsecond=0)
-    return next_change(zone(schedule.timezone), floor - AFTER, floor + AHEAD)
+    return next_change(
+        zone(schedule.timezone), floor - AFTER_CHANGE_WINDOW, floor + BEFORE_CHANGE_WINDOW
+    )
 
 
 async def _compare_job(
@@ -133,7 +137,7 @@ async def _compare_job(
     client: PrefectClient,
     stored: StoredJob,
     change: datetime,
-    done: Corrected,
+    done: CorrectionResult,
 ) -> bool:
     """Compare one job; return False if it does not agree with Prefect."""
     schedule, policy, now = stored.job.schedule, stored.job.policy, ledger.now()
@@ -143,18 +147,20 @@ async def _compare_job(
     expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(existing)
     if (expected.schedule, expected.enabled) != (actual.schedule, actual.enabled):
         return False
-    start, end = now + AT_HAND, change + AFTER
-    queued = await _queued(client, existing.id, start, projection.foreign_ids(existing))
+    start, end = now + WORKER_GRACE, change + AFTER_CHANGE_WINDOW
+    queued = await _queued(client, existing.id, start, projection.unmanaged_schedule_ids(existing))
     for due, run in queued.items():
         if due <= end and not spec_due.is_due(schedule, due):
             done.skipped += await _skip_run(client, run, schedule.timezone)
     last_queued = max(queued, default=start)
-    until = min(end, max(last_queued, now + SOON))
+    until = min(end, max(last_queued, now + QUEUED_AHEAD_WINDOW))
     missing = [
         each for each in upcoming.between(schedule, policy, start, until) if each not in queued
     ]
     reason = f"Prefect does not queue it: daylight saving in {schedule.timezone}"
-    done.added += await corrections.ask(ledger, stored.id, stored.revision.number, missing, reason)
+    done.added += await corrections.add_waiting_runs(
+        ledger, stored.id, stored.revision.number, missing, reason
+    )
     return True
 
 
@@ -162,7 +168,7 @@ async def _queued(
     client: PrefectClient, deployment_id: object, after: datetime, foreign: Collection[str]
 ) -> dict[datetime, FlowRun]:
     """Return the runs that Prefect's scheduler made of the job's own schedule, by due time."""
-    runs = await flow_runs.queued(client, str(deployment_id), after)
+    runs = await flow_runs.read_queued(client, str(deployment_id), after)
     return {
         datetime.fromtimestamp(int(run.expected_start_time.timestamp()), UTC): run
         for run in runs
@@ -174,7 +180,9 @@ async def _queued(
 
 async def _skip_run(client: PrefectClient, run: FlowRun, timezone: str) -> bool:
     message = f"not due: daylight saving in {timezone}"
-    change = await flow_runs.change(client, run, states.state_of(Status.SKIPPED, message))
+    change = await flow_runs.change_state(
+        client, run, states.terminal_state(Status.SKIPPED, message)
+    )
     if change.surprise:
         # A process has it or has ended it: the claim refuses it in any case.
         log.info("%s was changed meanwhile", run.name, extra={"action": "raced"})

@@ -17,12 +17,12 @@ from uuid import UUID
 
 from slugify import slugify
 
-from daybook.clock import SYSTEM
-from daybook.jobs.lateness import ON_TIME
+from daybook.clock import SYSTEM_CLOCK
+from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
 from daybook.prefect import parameter_schema, projection
-from daybook.prefect.projection import SLUG, Projection
-from daybook.schedules.descriptions import in_words
+from daybook.prefect.projection import SCHEDULE_SLUG, Projection
+from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Every
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse 
         return None
 
 
-async def named(client: PrefectClient, kind: str, slug: str) -> DeploymentResponse | None:
+async def read_by_name(client: PrefectClient, kind: str, slug: str) -> DeploymentResponse | None:
     """Return the deployment with that name, of any ledger; None if there is none."""
     from prefect.exceptions import ObjectNotFound
 
@@ -59,13 +59,13 @@ def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
     return projection.ledger_tag(ledger_id) in found.tags and found.entrypoint in entrypoints
 
 
-def carrier_differs(kind: str, found: DeploymentResponse) -> bool:
+def execution_fields_differ(kind: str, found: DeploymentResponse) -> bool:
     """Return whether it was made for another version's flow, or moved to another pool."""
     return bool(_changed_execution_fields(kind, found))
 
 
 def _changed_execution_fields(kind: str, existing: DeploymentResponse) -> dict[str, Any]:
-    fields = parameter_schema.carrier(kind)
+    fields = parameter_schema.execution_fields(kind)
     return {name: value for name, value in fields.items() if getattr(existing, name) != value}
 
 
@@ -81,17 +81,17 @@ async def write(
     Each write deletes the future runs that Prefect had queued, so scheduling is requested at once,
     from the job's last change on: no due time is lost in between. Late runs stay as they are.
     """
-    ours = projection.our_schedule(found) if found else None
+    ours = projection.own_schedule(found) if found else None
     if found is None or ("schedule" in changed and ours is not None and not wanted.schedule):
         deployment_id = await _create(client, stored, wanted, found)
     else:
         deployment_id = str(found.id)
         await _update(client, stored, wanted, found, changed)
-    await ask_to_schedule(client, stored, wanted, found, deployment_id)
+    await request_scheduling(client, stored, wanted, found, deployment_id)
     return deployment_id
 
 
-async def ask_to_schedule(
+async def request_scheduling(
     client: PrefectClient,
     stored: StoredJob,
     wanted: Projection,
@@ -118,10 +118,10 @@ def _schedule_from(stored: StoredJob) -> datetime:
     runs which Prefect queues lie ahead. A one-time job's run is queued however late it is: the
     claim judges it.
     """
-    now, changed = SYSTEM.now(), stored.revision.effective_from
+    now, changed = SYSTEM_CLOCK.now(), stored.revision.effective_from
     one_time = isinstance(stored.job.schedule, At)
     # Plus a tick: an interval is not due at its anchor, which a change at a whole second hits.
-    return min(now, changed + _TICK) if one_time or now - changed <= ON_TIME else now
+    return min(now, changed + _TICK) if one_time or now - changed <= ON_TIME_GRACE else now
 
 
 def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict[str, Any]:
@@ -131,11 +131,13 @@ def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict
     describes it badly (a one-time job, cron with seconds), if ours must be distinguished from other
     schedules, or if it has one already, which Prefect cannot remove.
     """
-    (schedule,) = projection.for_prefect(target.schedule)
+    (schedule,) = projection.to_prefect_schedules(target.schedule)
     ours = stored.job.schedule
     has_seconds = isinstance(ours, Cron) and len(ours.expr.split()) == 6
     ui_describes_it = isinstance(ours, Every) or (isinstance(ours, Cron) and not has_seconds)
-    slug_text = slugify(f"{SLUG}-{in_words(ours)}") if slug or not ui_describes_it else None
+    slug_text = (
+        slugify(f"{SCHEDULE_SLUG}-{describe(ours)}") if slug or not ui_describes_it else None
+    )
     return {"schedule": schedule.model_dump(mode="json"), "active": True, "slug": slug_text}
 
 
@@ -156,7 +158,7 @@ async def _create(
     Fields that the request omits stay as they are. That is why this does not use the client's own
     method, which sends all fields.
     """
-    ours = projection.our_schedule(existing) if existing else None
+    ours = projection.own_schedule(existing) if existing else None
     other_schedules = (
         [_unchanged_schedule_body(each) for each in existing.schedules if each is not ours]
         if existing
@@ -172,11 +174,11 @@ async def _create(
         "parameters": target.parameters,
         "tags": target.tags,
         "description": target.description,
-        **parameter_schema.carrier(stored.row.kind),
+        **parameter_schema.execution_fields(stored.row.kind),
     }
     if existing is not None:
         body["schedules"] += other_schedules
-        if existing.work_pool_name == parameter_schema.POOL and existing.work_queue_name:
+        if existing.work_pool_name == parameter_schema.WORK_POOL and existing.work_queue_name:
             body["work_queue_name"] = existing.work_queue_name
     response = await client.request("POST", "/deployments/", json=body)
     return str(response.json()["id"])
@@ -189,7 +191,7 @@ async def _update(
     existing: DeploymentResponse,
     changed: Collection[str],
 ) -> None:
-    ours = projection.our_schedule(existing)
+    ours = projection.own_schedule(existing)
     has_others = any(each is not ours for each in existing.schedules)
     activates = target.enabled and ours is not None and not ours.active
     body = _changed_execution_fields(stored.row.kind, existing)
@@ -244,11 +246,11 @@ async def start_run(
 
     Returns its id, or None if the deployment is gone.
     """
-    run = await make_run(client, deployment_id, key, parameters, name=name)
+    run = await create_run(client, deployment_id, key, parameters, name=name)
     return None if run is None else str(run.id)
 
 
-async def make_run(
+async def create_run(
     client: PrefectClient,
     deployment_id: str,
     key: str,

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from daybook.jobs.model import TAG_OF_OURS
+from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.prefect import parameter_schema
 from daybook.prefect.projection import ledger_tag
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-PAGE = 200
+PAGE_SIZE = 200
 """Prefect's maximum page size."""
 
 _COMPARED_FIELDS = (
@@ -41,7 +41,7 @@ schedule that was saved without a change has lost its queued runs.
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedDeployment:
     """One deployment as the API returned it; ``mark`` is its fingerprint."""
 
     raw: dict[str, Any]
@@ -57,7 +57,7 @@ class Listed:
 
     def ledgers(self) -> set[str]:
         """Return the tags of the ledgers that own it."""
-        return {tag for tag in self.raw["tags"] or [] if tag.startswith(TAG_OF_OURS)}
+        return {tag for tag in self.raw["tags"] or [] if tag.startswith(RESERVED_TAG_PREFIX)}
 
     def read(self) -> DeploymentResponse:
         """Parse it into Prefect's own model."""
@@ -67,10 +67,10 @@ class Listed:
 
 
 @dataclass
-class Listing:
+class DeploymentList:
     """Deployments by id; of those of other ledgers only their existence is recorded."""
 
-    found: dict[str, Listed] = field(default_factory=dict)
+    found: dict[str, ListedDeployment] = field(default_factory=dict)
     has_ours: bool = False
     has_others: bool = False
 
@@ -84,12 +84,12 @@ class Listing:
         return any(each.name == name for each in self.found.values())
 
 
-async def read(client: PrefectClient, ledger_id: str) -> Listing:
+async def read(client: PrefectClient, ledger_id: str) -> DeploymentList:
     """Return the deployments of this ledger and the untagged ones.
 
     A deployment that moves between two pages while they are read may be missing.
     """
-    listing, ours, offset = Listing(), ledger_tag(ledger_id), 0
+    listing, ours, offset = DeploymentList(), ledger_tag(ledger_id), 0
     while True:
         response = await client.request(
             "POST",
@@ -97,13 +97,13 @@ async def read(client: PrefectClient, ledger_id: str) -> Listing:
             json={
                 "flows": {"name": {"any_": list(parameter_schema.PROTOTYPES)}},
                 "sort": "NAME_ASC",
-                "limit": PAGE,
+                "limit": PAGE_SIZE,
                 "offset": offset,
             },
         )
         page: list[dict[str, Any]] = response.json()
         for raw in page:
-            each = Listed(raw, _fingerprint(raw))
+            each = ListedDeployment(raw, _fingerprint(raw))
             tags = each.ledgers()
             listing.has_ours |= ours in tags
             if tags and ours not in tags:
@@ -111,7 +111,7 @@ async def read(client: PrefectClient, ledger_id: str) -> Listing:
             else:
                 listing.found[each.id] = each
         offset += len(page)
-        if len(page) < PAGE:
+        if len(page) < PAGE_SIZE:
             return listing
 
 

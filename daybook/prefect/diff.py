@@ -24,20 +24,20 @@ from daybook.prefect.projection import Projection
 
 
 @dataclass(frozen=True)
-class Plan:
+class Difference:
     """Fields to import (``pull``), and Prefect's losing values of the fields in conflict."""
 
     pull: tuple[str, ...] = ()
     conflicts: dict[str, Any] = field(default_factory=dict)
 
 
-def plan(ours: Projection, base: dict[str, Any] | None, theirs: Projection | None) -> Plan:
+def compare(ours: Projection, base: dict[str, Any] | None, theirs: Projection | None) -> Difference:
     """Compare ``ours`` (ledger) with ``theirs`` (Prefect), by ``base``, the last agreement."""
     pull: list[str] = []
     conflicts: dict[str, Any] = {}
     if theirs is None:
-        return Plan()
-    observed, differ = theirs.as_dict(), differing(ours, theirs)
+        return Difference()
+    observed, differ = theirs.as_dict(), differing_fields(ours, theirs)
     for name, value in ours.as_dict().items():
         if name not in differ:
             continue
@@ -45,10 +45,10 @@ def plan(ours: Projection, base: dict[str, Any] | None, theirs: Projection | Non
             pull.append(name)
         elif base is None or observed[name] != base.get(name):
             conflicts[name] = observed[name]
-    return Plan(tuple(pull), conflicts)
+    return Difference(tuple(pull), conflicts)
 
 
-def differing(ours: Projection, theirs: Projection | None) -> set[str]:
+def differing_fields(ours: Projection, theirs: Projection | None) -> set[str]:
     """Return the fields to send to Prefect: all that differ, except a schedule left to Prefect."""
     if theirs is None:
         return set(ours.as_dict())

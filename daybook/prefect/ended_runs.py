@@ -33,46 +33,48 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled
 from sqlmodel import col, select
 
-from daybook.errors import LeadLost, Unreachable
+from daybook.errors import LeadershipLost, Unreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import flow_runs, occurrence, state_mirror, states
 from daybook.prefect.projection import ledger_tag
-from daybook.prefect.reconcile import Reconciliation
-from daybook.prefect.states import is_skipped, state_of
+from daybook.prefect.reconcile import PrefectReconciler
+from daybook.prefect.states import is_skipped, terminal_state
 from daybook.runs import ends_read, leases, waiting_runs
 from daybook.runs import prefect_ends as book
-from daybook.runs.claim_requests import Offer
-from daybook.runs.retention import Keep
+from daybook.runs.claim_requests import ClaimRequest
+from daybook.runs.retention import RetentionLimits
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-OVERLAP = timedelta(seconds=60)
+READ_OVERLAP = timedelta(seconds=60)
 """Overlap of two passes, for ends that were stored late and clocks that differ."""
-STEP = timedelta(seconds=30)
+SAVE_INTERVAL = timedelta(seconds=30)
 """How far a pass advances before it records its progress."""
-BACK = timedelta(days=1)
+CLOCK_ERROR_LOOKBACK = timedelta(days=1)
 """How far a pass looks back if the recorded progress lies ahead of the ledger's now."""
-STATES = (*flow_runs.ENDED, StateType.CANCELLING)
+END_TYPES = (*flow_runs.ENDED_TYPES, StateType.CANCELLING)
 
 
-async def live(ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()) -> int:
+async def record_live_ends(
+    ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()
+) -> int:
     """Record the ends of live rows, however long ago their runs ended; return the number of ends.
 
     ``supervised`` are the flow runs whose processes the caller supervises: its own observation of
     them takes precedence.
     """
     async with ledger.read() as session:
-        rows = {str(row.flow_run_id): row for row in await waiting_runs.live_of_prefect(session)}
-    runs = await flow_runs.read(client, rows.keys() - set(supervised), STATES)
+        rows = {str(row.flow_run_id): row for row in await waiting_runs.live_in_prefect(session)}
+    runs = await flow_runs.read(client, rows.keys() - set(supervised), END_TYPES)
     for flow_run_id, run in runs.items():
         await _record_safely(ledger, client, run, rows[flow_run_id])
     return len(runs)
 
 
-async def unread(
+async def record_unread_ends(
     ledger: Ledger,
     client: PrefectClient,
     *,
@@ -88,13 +90,15 @@ async def unread(
     """
     started, deadline = ledger.now(), time.monotonic() + most_seconds
     async with ledger.read() as session:
-        stored = await ends_read.until(session)
-        oldest = await ends_read.oldest(session)
+        stored = await ends_read.read_until(session)
+        oldest = await ends_read.first_job_created_at(session)
     since, limit = _read_from(stored, oldest, started), started
     reached = since
-    async for read_until, runs in flow_runs.ended(client, ledger_tag(ledger.id), since, started):
+    async for read_until, runs in flow_runs.read_ended(
+        client, ledger_tag(ledger.id), since, started
+    ):
         candidates = {str(run.id): run for run in runs if not _has_own_state(run)}
-        with_row = await known_rows(ledger, candidates)
+        with_row = await rows_of_flow_runs(ledger, candidates)
         for flow_run_id, run in candidates.items():
             if flow_run_id in with_row:
                 continue
@@ -104,12 +108,12 @@ async def unread(
                 await _record_safely(ledger, client, run, None)
         reached = min(read_until, limit)
         out_of_time = time.monotonic() >= deadline
-        progress = min(reached, started - OVERLAP)
+        progress = min(reached, started - READ_OVERLAP)
         # Not every time: a pass without work writes nothing.
         if (
             stored is None
             or stored > started
-            or progress - stored >= STEP
+            or progress - stored >= SAVE_INTERVAL
             or (out_of_time and progress > stored)
         ):
             await ends_read.advance(ledger, progress)
@@ -121,12 +125,15 @@ async def unread(
 
 def _read_from(stored: datetime | None, oldest: datetime | None, began: datetime) -> datetime:
     if stored is None:
-        since = began if oldest is None else oldest - OVERLAP
+        since = began if oldest is None else oldest - READ_OVERLAP
     elif stored > began:
-        since = began - BACK  # the ledger's clock was or is wrong
+        since = began - CLOCK_ERROR_LOOKBACK  # the ledger's clock was or is wrong
     else:
         since = stored
-    if began - since > BACK and (max_age := Keep.of_settings().age) is not None:
+    if (
+        began - since > CLOCK_ERROR_LOOKBACK
+        and (max_age := RetentionLimits.of_settings().age) is not None
+    ):
         since = max(since, began - max_age)
     return since
 
@@ -137,71 +144,71 @@ async def _record_safely(
     """Record the end of one run; an unexpected error is logged and does not stop the others."""
     try:
         await _record(ledger, client, run, row)
-    except (Unreachable, httpx.HTTPError, LeadLost):
+    except (Unreachable, httpx.HTTPError, LeadershipLost):
         raise
     except Exception:
         log.exception("the end of %s was not taken", run.name, extra={"action": "end_failed"})
 
 
-async def one(
+async def record_end(
     ledger: Ledger, client: PrefectClient, flow_run_id: str, *, gone: bool = False
 ) -> Status | None:
     """Record the end of one flow run that Prefect reports; None if nothing changed.
 
     ``gone`` says that the caller knows that no process of the run is alive.
     """
-    row = (await known_rows(ledger, [flow_run_id])).get(flow_run_id)
+    row = (await rows_of_flow_runs(ledger, [flow_run_id])).get(flow_run_id)
     if row is not None and row.state in TERMINAL:
         return None
-    run = (await flow_runs.read(client, [flow_run_id], STATES)).get(flow_run_id)
+    run = (await flow_runs.read(client, [flow_run_id], END_TYPES)).get(flow_run_id)
     if run is None or (row is None and run.state_type is StateType.CANCELLING):
         return None
     return await _record(ledger, client, run, row, gone=gone)
 
 
-async def met(
+async def record_found_end(
     ledger: Ledger, client: PrefectClient, run: FlowRun, state: State[Any]
 ) -> Status | None:
     """Record the end of ``run``, which carries a waiting row, from the ``state`` of an end.
 
     The pass that found the state may have overwritten it, so the outcome is set in Prefect at once.
     """
-    row = (await known_rows(ledger, [str(run.id)])).get(str(run.id))
-    if row is None or state.type not in STATES:
+    row = (await rows_of_flow_runs(ledger, [str(run.id)])).get(str(run.id))
+    if row is None or state.type not in END_TYPES:
         return None
     status = await _record(ledger, client, run.model_copy(update={"state": state}), row)
     if status is not None:
-        await state_mirror.now(ledger, client, row.id)
+        await state_mirror.mirror_run(ledger, client, row.id)
     return status
 
 
-async def let_wait(
+async def make_wait(
     ledger: Ledger, client: PrefectClient, run: FlowRun, until: datetime, why: str
-) -> flow_runs.Change:
+) -> flow_runs.StateChange:
     """Make ``run``, which carries a waiting row, wait in Prefect until ``until`` (UTC).
 
     If the run was ended in Prefect meanwhile, the ledger records that. If an outcome was recorded
     in the ledger meanwhile, Prefect shows it.
     """
-    change = await flow_runs.change(client, run, states.waiting(until, why))
+    change = await flow_runs.change_state(client, run, states.waiting_state(until, why))
     recorded = None
     if change.surprise and change.over is not None:
         log.info("%s was %s meanwhile", run.name, change.over.name, extra={"action": "raced"})
-        recorded = await met(ledger, client, run, change.over)
+        recorded = await record_found_end(ledger, client, run, change.over)
     if change.accepted and recorded is None:
-        await states.ended_meanwhile(ledger, client, str(run.id))
+        await states.show_recorded_outcome(ledger, client, str(run.id))
     return change
 
 
-async def cancelled(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
+async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
     """End a cancelling run without a live row or a process that would end it."""
     status = await _record(ledger, client, run, None)
     if status is None:
-        await flow_runs.change(client, run, Cancelled(message="no process has it"))
+        await flow_runs.change_state(client, run, Cancelled(message="no process has it"))
     return status
 
 
-async def known_rows(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str, RunRow]:
+async def rows_of_flow_runs(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str, RunRow]:
     """Return the rows of these flow runs by flow run id.
 
     A flow run's row is the live one, or that of its last start.
@@ -217,7 +224,9 @@ async def known_rows(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str,
 
 _OWN_STATES = {
     (each.type, each.name)
-    for each in (state_of(status, "") for status in (Status.SKIPPED, Status.MISSED, Status.UNKNOWN))
+    for each in (
+        terminal_state(status, "") for status in (Status.SKIPPED, Status.MISSED, Status.UNKNOWN)
+    )
 }
 """States that only Daybook sets: a refusal without a row, one of several missed due times, and an
 unknown outcome that the mirror set. No row is made for them.
@@ -252,33 +261,33 @@ async def _record(
     kind = "CANCELLED" if cancelling else "SKIPPED" if is_skipped(state) else state.type.value
     end = book.EndInPrefect(
         str(run.id),
-        cast(book.Kind, kind),
+        cast(book.EndKind, kind),
         state.name or kind.title(),
         state.message or "",
         request,
     )
     # An older end must not finish a row that was claimed since it was read.
-    status = await book.take(ledger, end, fence=None if row is None else row.fence)
+    status = await book.apply_end(ledger, end, fence=None if row is None else row.fence)
     if status is not None:
         log.info("%s was %s in Prefect: %s", run.name, kind, status, extra={"action": "end_taken"})
         if cancelling:
-            by_flow_run = await known_rows(ledger, [str(run.id)])
-            await state_mirror.these(ledger, client, list(by_flow_run.values()))
+            by_flow_run = await rows_of_flow_runs(ledger, [str(run.id)])
+            await state_mirror.mirror_rows(ledger, client, list(by_flow_run.values()))
     return status
 
 
 def _holder_is_gone(ledger: Ledger, row: RunRow, state: State[Any]) -> bool:
-    renewed = leases.heard_at(row)
+    renewed = leases.holder_last_seen_at(row)
     if renewed is None:
         return True
     return renewed <= state.timestamp <= ledger.now() - TIMING.run_lease_missed
 
 
-async def _claim_request(ledger: Ledger, run: FlowRun) -> Offer | None:
+async def _claim_request(ledger: Ledger, run: FlowRun) -> ClaimRequest | None:
     """Return the claim request of the run; None if it is not of a job of this ledger."""
     if run.deployment_id is None or ledger_tag(ledger.id) not in run.tags:
         return None
-    request = await occurrence.offer(
-        ledger, run, dict(run.parameters), Reconciliation(), holder="", starts=run.run_count
+    request = await occurrence.build_claim_request(
+        ledger, run, dict(run.parameters), PrefectReconciler(), holder="", starts=run.run_count
     )
     return None if request.job_id is None else request

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from daybook.jobs.store import StoredJob
-from daybook.prefect.deployments import Listed, Listing
-from daybook.prefect.links import Version
+from daybook.prefect.deployments import DeploymentList, ListedDeployment
+from daybook.prefect.links import JobVersion
 
-AGAIN = 300.0
+RETRY_INTERVAL_SECONDS = 300.0
 """How long a job that Prefect refused is not sent again unchanged."""
 
 
@@ -21,7 +21,7 @@ class _Fingerprint(NamedTuple):
 
 
 @dataclass
-class Seen:
+class Fingerprints:
     """Fingerprints of the jobs in agreement, and of the deployments and jobs that failed.
 
     ``refused`` are the deployments that cannot be jobs, by their ids: the fingerprint, and the
@@ -32,7 +32,7 @@ class Seen:
     _agreed: dict[str, _Fingerprint] = field(default_factory=dict)
     _failed: dict[str, tuple[_Fingerprint, float, bool]] = field(default_factory=dict)
 
-    def knows(self, job: Version, listed: Listing) -> bool:
+    def knows(self, job: JobVersion, listed: DeploymentList) -> bool:
         """Return whether both sides are unchanged since they agreed."""
         entry = listed.found.get(job.deployment_id or "")
         if entry is None and (job.deployment_id or listed.has_name(job.slug)):
@@ -44,20 +44,20 @@ class Seen:
         """Return whether the job was seen in agreement before."""
         return job_id in self._agreed
 
-    def agreed(self, stored: StoredJob, there: Listed | None) -> None:
+    def agreed(self, stored: StoredJob, there: ListedDeployment | None) -> None:
         """Record that both sides agree; ``there`` is None if they agree on no deployment."""
         self._agreed[stored.id] = _Fingerprint(there.mark if there else None, stored.row.updated_at)
         self._failed.pop(stored.id, None)
 
-    def failed(self, stored: StoredJob, there: Listed | None, *, observed: bool) -> None:
+    def failed(self, stored: StoredJob, there: ListedDeployment | None, *, observed: bool) -> None:
         """Record that Prefect refused the job, or that it cannot be compared.
 
         ``observed`` says that all edits made in Prefect until then are in the ledger.
         """
         current = _Fingerprint(there.mark if there else None, stored.row.updated_at)
-        self._failed[stored.id] = current, time.monotonic() + AGAIN, observed
+        self._failed[stored.id] = current, time.monotonic() + RETRY_INTERVAL_SECONDS, observed
 
-    def is_hopeless(self, stored: StoredJob, there: Listed | None) -> bool:
+    def is_hopeless(self, stored: StoredJob, there: ListedDeployment | None) -> bool:
         """Return whether an attempt with the same fingerprints failed a short while ago."""
         failed, until, _ = self._failed.get(stored.id, (None, 0.0, False))
         current = _Fingerprint(there.mark if there else None, stored.row.updated_at)

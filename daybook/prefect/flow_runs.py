@@ -23,22 +23,22 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from daybook.prefect import state_history
 
-PAGE = 200
+PAGE_SIZE = 200
 """Prefect's default for the maximum page size."""
-ENDED = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
-FIRST_STRETCH = timedelta(minutes=5)
+ENDED_TYPES = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED)
+INITIAL_WINDOW = timedelta(minutes=5)
 """Length of the first window of time whose ends are requested."""
-SHORTEST = timedelta(seconds=1)
+MIN_WINDOW = timedelta(seconds=1)
 """A window as short as this is read completely, in any number of pages."""
-NOT_OF_ONE = {401, 403, 407, 408, 425, 429}
+GENERAL_REFUSAL_CODES = {401, 403, 407, 408, 425, 429}
 """Status codes of refusals that concern every run."""
-AT_WORK = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+STARTED_TYPES = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 
 
-def is_of_one(error: PrefectHTTPStatusError) -> bool:
+def is_run_error(error: PrefectHTTPStatusError) -> bool:
     """Return whether Prefect refused a request for one run, and may accept it for others."""
     code = error.response.status_code
-    return code < HTTPStatus.INTERNAL_SERVER_ERROR and code not in NOT_OF_ONE
+    return code < HTTPStatus.INTERNAL_SERVER_ERROR and code not in GENERAL_REFUSAL_CODES
 
 
 async def read(
@@ -47,17 +47,17 @@ async def read(
     """Return those of these flow runs that exist, by id; ``states`` filters them if given."""
     ids = list(dict.fromkeys(each for each in flow_run_ids if each))
     runs: dict[str, FlowRun] = {}
-    for start in range(0, len(ids), PAGE):
-        conditions: dict[str, Any] = {"id": {"any_": ids[start : start + PAGE]}}
+    for start in range(0, len(ids), PAGE_SIZE):
+        conditions: dict[str, Any] = {"id": {"any_": ids[start : start + PAGE_SIZE]}}
         if states:
             conditions["state"] = {"type": {"any_": list(states)}}
         query = FlowRunFilter.model_validate(conditions)
-        for run in await client.read_flow_runs(flow_run_filter=query, limit=PAGE):
+        for run in await client.read_flow_runs(flow_run_filter=query, limit=PAGE_SIZE):
             runs[str(run.id)] = run
     return runs
 
 
-async def ended(
+async def read_ended(
     client: PrefectClient, tag: str, since: datetime, until: datetime
 ) -> AsyncIterator[tuple[datetime, list[FlowRun]]]:
     """Yield the flow runs with this tag that ended at ``since`` or later, oldest first.
@@ -67,23 +67,23 @@ async def ended(
     by end time in descending order only, so a part is a window of time that holds less than a page,
     or is as short as `MIN_WINDOW`.
     """
-    length = FIRST_STRETCH
+    length = INITIAL_WINDOW
     while True:
         window_end = min(since + length, until)
         request = _EndedPage(tag, since, None if window_end >= until else window_end)
         page = await request.read(client)
-        if len(page) == PAGE and window_end - since > SHORTEST:
-            length = max((window_end - since) / 4, SHORTEST)
+        if len(page) == PAGE_SIZE and window_end - since > MIN_WINDOW:
+            length = max((window_end - since) / 4, MIN_WINDOW)
             continue
         runs = {run.id: run for run in page}
-        while len(page) == PAGE:
+        while len(page) == PAGE_SIZE:
             request = request.below(page)
             page = await request.read(client)
             runs |= {run.id: run for run in page}
         yield window_end, list(runs.values())
         if window_end >= until:
             return
-        since, length = window_end, length * 2 if len(runs) < PAGE // 2 else length
+        since, length = window_end, length * 2 if len(runs) < PAGE_SIZE // 2 else length
 
 
 @dataclass(frozen=True)
@@ -103,42 +103,42 @@ class _EndedPage:
         query = FlowRunFilter.model_validate(
             {
                 "tags": {"all_": [self.tag]},
-                "state": {"type": {"any_": list(ENDED)}},
+                "state": {"type": {"any_": list(ENDED_TYPES)}},
                 "end_time": {"after_": self.since, "before_": self.to},
             }
         )
         return await client.read_flow_runs(
             flow_run_filter=query,
             sort=FlowRunSort.END_TIME_DESC,
-            limit=PAGE,
+            limit=PAGE_SIZE,
             offset=self.offset,
         )
 
     def below(self, page: list[FlowRun]) -> _EndedPage:
         """Return the page after this full one; it includes the last instant again."""
         last = page[-1].end_time
-        return replace(self, to=last, offset=self.offset + PAGE if last == self.to else 0)
+        return replace(self, to=last, offset=self.offset + PAGE_SIZE if last == self.to else 0)
 
 
-async def at_work(client: PrefectClient, pool: str) -> list[FlowRun]:
+async def read_started(client: PrefectClient, pool: str) -> list[FlowRun]:
     """Return the flow runs of a work pool that Prefect considers started and not ended."""
-    query = FlowRunFilter.model_validate({"state": {"type": {"any_": list(AT_WORK)}}})
+    query = FlowRunFilter.model_validate({"state": {"type": {"any_": list(STARTED_TYPES)}}})
     runs: dict[UUID, FlowRun] = {}
     offset, page = 0, list[FlowRun]()
-    while not offset or len(page) == PAGE:
+    while not offset or len(page) == PAGE_SIZE:
         page = await client.read_flow_runs(
             flow_run_filter=query,
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
             sort=FlowRunSort.ID_DESC,
-            limit=PAGE,
+            limit=PAGE_SIZE,
             offset=offset,
         )
-        offset += PAGE
+        offset += PAGE_SIZE
         runs |= {run.id: run for run in page}
     return list(runs.values())
 
 
-async def queued(client: PrefectClient, deployment_id: str, after: datetime) -> list[FlowRun]:
+async def read_queued(client: PrefectClient, deployment_id: str, after: datetime) -> list[FlowRun]:
     """Return the scheduled flow runs of a deployment with a start expected after ``after``."""
     query = FlowRunFilter.model_validate(
         {
@@ -149,20 +149,20 @@ async def queued(client: PrefectClient, deployment_id: str, after: datetime) -> 
     )
     runs: dict[UUID, FlowRun] = {}
     offset, page = 0, list[FlowRun]()
-    while not offset or len(page) == PAGE:
+    while not offset or len(page) == PAGE_SIZE:
         page = await client.read_flow_runs(
             flow_run_filter=query,
             sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-            limit=PAGE,
+            limit=PAGE_SIZE,
             offset=offset,
         )
-        offset += PAGE
+        offset += PAGE_SIZE
         runs |= {run.id: run for run in page}
     return list(runs.values())
 
 
 @dataclass(frozen=True)
-class Change:
+class StateChange:
     """Result of a state change.
 
     ``over`` is the state that it replaced, or that prevented it; None if the run is gone.
@@ -174,27 +174,27 @@ class Change:
     surprise: bool
 
 
-async def change(client: PrefectClient, run: FlowRun, state: State[Any]) -> Change:
+async def change_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> StateChange:
     """Set ``state`` on ``run``; report whether the run still had the state that was read."""
     try:
         response = await client.set_flow_run_state(run.id, state)
         if response.status is not SetStateStatus.ACCEPT or response.state is None:
-            return Change(False, response.state, True)
+            return StateChange(False, response.state, True)
     except ObjectNotFound:
-        return Change(False, None, True)
+        return StateChange(False, None, True)
     states = state_history.in_order(await client.read_flow_run_states(run.id), None)
     if states and states[-1].id != response.state.id:
         # Another state was written at about the same time: read the reliable order.
         states = await state_history.read(client, run.id)
     if not states:
-        return Change(False, None, True)
+        return StateChange(False, None, True)
     index = [each.id for each in states].index(response.state.id)
     previous = states[index - 1] if index else None
     read_id = None if run.state is None else run.state.id
-    return Change(True, previous, previous is not None and previous.id != read_id)
+    return StateChange(True, previous, previous is not None and previous.id != read_id)
 
 
-async def forget_process(client: PrefectClient, run: FlowRun) -> None:
+async def clear_process_id(client: PrefectClient, run: FlowRun) -> None:
     """Remove the process id from a waiting run: with it, the run cannot be cancelled at once."""
     if run.infrastructure_pid:
         # The client's own method omits an empty value.

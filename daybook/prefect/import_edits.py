@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING
 
 from daybook.errors import InvalidInput
 from daybook.jobs import store
-from daybook.jobs.model import TAG_OF_OURS, Job
+from daybook.jobs.model import RESERVED_TAG_PREFIX, Job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links as records
 from daybook.prefect import projection
-from daybook.prefect.diff import Plan
+from daybook.prefect.diff import Difference
 from daybook.prefect.projection import Projection
-from daybook.prefect.report import Report
+from daybook.prefect.report import ReconcileReport
 from daybook.schedules.schedule import OnDemand
-from daybook.validation import translated
+from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 
-async def pull(
+async def import_edits(
     ledger: Ledger,
     stored: StoredJob,
     found: DeploymentResponse,
-    todo: Plan,
-    report: Report,
+    todo: Difference,
+    report: ReconcileReport,
 ) -> StoredJob | None:
     """Import the fields that were edited in Prefect: one revision for the time of each edit.
 
@@ -43,7 +43,7 @@ async def pull(
         if current is None or current.row.updated_at != stored.row.updated_at:
             return None
         if todo.conflicts:
-            records.keep_losing(current.row, todo.conflicts, ledger.now())
+            records.record_conflict(current.row, todo.conflicts, ledger.now())
             session.add(current.row)
         for edited, names in edits:
             job = current.job
@@ -54,9 +54,9 @@ async def pull(
                     # Report a value that no job can have: the caller writes ours back.
                     report.refuse(job.name, str(error))
                     losing = {name: observed.as_dict()[name]}
-                    records.keep_losing(current.row, losing, ledger.now())
+                    records.record_conflict(current.row, losing, ledger.now())
                     session.add(current.row)
-            job = store.with_new_time(current, job)
+            job = store.enable_again(current, job)
             current = await store.change(
                 session,
                 current,
@@ -69,7 +69,7 @@ async def pull(
         return current
 
 
-async def take_losing(ledger: Ledger, job_id: str) -> None:
+async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
     """Resolve the job's conflict in favour of Prefect: the job gets the values that Prefect held.
 
     Raises `InvalidInput` if no job can have them; nothing is written then. Does nothing without a
@@ -82,8 +82,8 @@ async def take_losing(ledger: Ledger, job_id: str) -> None:
         fields, now = stored.row.conflict["fields"], ledger.now()
         kept = replace(projection.of_job(stored, ledger.id), **fields)
         if "foreign" in kept.schedule:
-            projection.schedule_of(kept.schedule, "UTC", now)  # raises, with its own message
-        job = taken_over(stored.job, fields, kept, now)
+            projection.to_schedule(kept.schedule, "UTC", now)  # raises, with its own message
+        job = with_prefect_fields(stored.job, fields, kept, now)
         reason = _disabled_reason(stored, job)
         stored.row.conflict = None
         session.add(stored.row)
@@ -95,7 +95,9 @@ def _disabled_reason(before: StoredJob, job: Job) -> str:
     return "switched off in Prefect" if before.job.enabled and not job.enabled else ""
 
 
-def taken_over(job: Job, fields: Iterable[str], theirs: Projection, edited: datetime) -> Job:
+def with_prefect_fields(
+    job: Job, fields: Iterable[str], theirs: Projection, edited: datetime
+) -> Job:
     """Return ``job`` with these fields as Prefect holds them. Raises `InvalidInput`."""
     for name in fields:
         job = _with_field(job, name, theirs, edited)
@@ -111,7 +113,7 @@ def _edits(
     its own, which its deployment's does not follow; the time when a schedule was deleted is not
     known.
     """
-    ours = projection.our_schedule(existing)
+    ours = projection.own_schedule(existing)
     deployment, schedule = existing.updated, ours.updated if ours else None
     by_field: dict[str, datetime | None] = dict.fromkeys(fields, deployment)
     if "schedule" in by_field:
@@ -140,13 +142,13 @@ def _with_field(job: Job, name: str, observed: Projection, edited: datetime) -> 
         case "schedule" if "foreign" in observed.schedule:
             return job.model_copy(update={"schedule": OnDemand(timezone=job.schedule.timezone)})
         case "schedule":
-            schedule = projection.schedule_of(observed.schedule, job.schedule.timezone, edited)
+            schedule = projection.to_schedule(observed.schedule, job.schedule.timezone, edited)
             return job.model_copy(update={"schedule": schedule})
         case "parameters":
             return job.with_parameters(observed.parameters)
         case "tags":
-            own_tags = [tag for tag in observed.tags if not tag.startswith(TAG_OF_OURS)]
-            with translated():
+            own_tags = [tag for tag in observed.tags if not tag.startswith(RESERVED_TAG_PREFIX)]
+            with raising_invalid_input():
                 return Job.model_validate({**dict(job), "tags": own_tags})
         case _:
             text = projection.own_description(observed.description)

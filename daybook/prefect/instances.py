@@ -19,8 +19,8 @@ from sqlmodel import col, select
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
-RECORD_EVERY = timedelta(seconds=60)
-IN_USE_FOR = timedelta(minutes=3)
+RECORD_INTERVAL = timedelta(seconds=60)
+IN_USE_AGE = timedelta(minutes=3)
 """How long a server counts as in use after it was recorded."""
 _RETENTION_AGE = timedelta(days=1)
 _PREFIX = "prefect:"
@@ -68,7 +68,7 @@ async def forget(ledger: Ledger, holder: str) -> None:
 
 async def in_use(session: AsyncSession, now: datetime) -> list[PrefectServer]:
     """Return the servers to which a process was connected lately, by address."""
-    servers = [each for each in await _all(session) if each.seen_at >= now - IN_USE_FOR]
+    servers = [each for each in await _all(session) if each.seen_at >= now - IN_USE_AGE]
     return sorted(servers, key=lambda each: (each.api_url, each.pool_id))
 
 
@@ -83,7 +83,7 @@ def conflict(servers: list[PrefectServer]) -> str:
     )
 
 
-SEPARATE = (
+CONFLICT_HINT = (
     "stop the workers and keepers of all servers but one, or give each server a ledger of its own "
     "(DAYBOOK_HOME or DAYBOOK_LEDGER_URL)"
 )

@@ -24,18 +24,18 @@ from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.owners import PREFECT
 from daybook.runs import outcomes
 
-ABSENT: dict[str, Any] = {}
-DELETED = "its deployment was deleted in Prefect"
+NO_DEPLOYMENT: dict[str, Any] = {}
+DELETED_REASON = "its deployment was deleted in Prefect"
 """Why a job is disabled that was not removed in Daybook."""
-TAKEN = "its deployment belongs to another Daybook now"
-FRESH = timedelta(minutes=1)
+TAKEN_REASON = "its deployment belongs to another Daybook now"
+REMOVAL_GRACE = timedelta(minutes=1)
 """How long after a removal a pass that had begun before it may still see the deployment."""
 
 _POOL_KEY = "pool"
 
 
 @dataclass(frozen=True)
-class Version:
+class JobVersion:
     """The columns of a live job that show whether it changed since the last pass."""
 
     id: str
@@ -45,20 +45,20 @@ class Version:
     pending: bool
 
 
-async def versions(session: AsyncSession) -> list[Version]:
+async def job_versions(session: AsyncSession) -> list[JobVersion]:
     """Return the versions of all live jobs, by name."""
     columns = (JobRow.id, JobRow.slug, JobRow.deployment_id, JobRow.updated_at, JobRow.sync_pending)
     query = select(*map(col, columns)).where(col(JobRow.archived_at).is_(None))
-    return [Version(*each) for each in await session.execute(query.order_by(col(JobRow.name)))]
+    return [JobVersion(*each) for each in await session.execute(query.order_by(col(JobRow.name)))]
 
 
-async def place(session: AsyncSession) -> str | None:
+async def recorded_pool_id(session: AsyncSession) -> str | None:
     """Return the work pool id of the Prefect in which the deployments were made."""
     fact = await session.get(Fact, _POOL_KEY)
     return None if fact is None else fact.value
 
 
-async def moved(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
+async def record_instance(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
     """Record another Prefect, or another pool; jobs without a deployment ``there`` become pending.
 
     This is one transaction with the pool's id, so that no deployment counts as deleted that this
@@ -79,7 +79,7 @@ async def moved(session: AsyncSession, pool_id: str, there: Collection[str]) -> 
     return [row.name for row in rows]
 
 
-async def lost(
+async def record_lost_deployment(
     session: AsyncSession, job_id: str, deployment_id: str, now: datetime, why: str
 ) -> bool:
     """Disable a job whose deployment is gone from Prefect; neither side has one from then on.
@@ -96,25 +96,27 @@ async def lost(
         disabled = stored.job.model_copy(update={"enabled": False})
         await store.change(session, stored, disabled, now, source="prefect", disabled_reason=why)
     row = stored.row
-    row.deployment_id, row.synced, row.sync_pending = None, dict(ABSENT), False
+    row.deployment_id, row.synced, row.sync_pending = None, dict(NO_DEPLOYMENT), False
     session.add(row)
     waiting_runs = select(RunRow).where(
         col(RunRow.job_id) == job_id, col(RunRow.status) == Status.WAITING
     )
     for run in (await session.execute(waiting_runs)).scalars().all():
-        await outcomes.write(session, run, Outcome(Status.SKIPPED, f"the job is off: {why}"), now)
+        await outcomes.record(session, run, Outcome(Status.SKIPPED, f"the job is off: {why}"), now)
     return True
 
 
-async def absent(session: AsyncSession) -> set[str]:
+async def jobs_without_deployment(session: AsyncSession) -> set[str]:
     """Return the ids of the live jobs that have no Prefect deployment by agreement."""
     query = select(JobRow).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_(None)
     )
-    return {row.id for row in (await session.execute(query)).scalars() if is_absent(row)}
+    return {
+        row.id for row in (await session.execute(query)).scalars() if is_without_deployment(row)
+    }
 
 
-async def skip_of_absent(session: AsyncSession, run_id: str, now: datetime) -> bool:
+async def skip_without_deployment(session: AsyncSession, run_id: str, now: datetime) -> bool:
     """Skip a waiting run whose job is disabled and has no deployment by agreement.
 
     The run was held when the deployment was lost (`record_lost_deployment`), and waits only since
@@ -124,19 +126,19 @@ async def skip_of_absent(session: AsyncSession, run_id: str, now: datetime) -> b
     if run is None or run.state is not Status.WAITING or run.job_id is None:
         return False
     stored = await store.get(session, run.job_id)
-    if stored is None or stored.job.enabled or not is_absent(stored.row):
+    if stored is None or stored.job.enabled or not is_without_deployment(stored.row):
         return False
-    reason = stored.row.disabled_reason or DELETED
-    await outcomes.write(session, run, Outcome(Status.SKIPPED, f"the job is off: {reason}"), now)
+    reason = stored.row.disabled_reason or DELETED_REASON
+    await outcomes.record(session, run, Outcome(Status.SKIPPED, f"the job is off: {reason}"), now)
     return True
 
 
-def is_absent(row: JobRow) -> bool:
+def is_without_deployment(row: JobRow) -> bool:
     """Return whether the job has no Prefect deployment by agreement."""
-    return row.deployment_id is None and row.synced == ABSENT
+    return row.deployment_id is None and row.synced == NO_DEPLOYMENT
 
 
-async def adopted(
+async def add_adopted_job(
     session: AsyncSession,
     job: Job,
     slug: str,
@@ -157,7 +159,7 @@ async def adopted(
             & (col(JobRow.slug) == slug)
             & (
                 col(JobRow.archived_at).is_(None)
-                | (col(JobRow.archived_at) > now - FRESH)
+                | (col(JobRow.archived_at) > now - REMOVAL_GRACE)
                 | _may_have_deployment()
             )
         )
@@ -171,7 +173,7 @@ async def adopted(
     return stored
 
 
-def keep_losing(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
+def record_conflict(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
     """Keep Prefect's values of these fields, which are about to be overwritten.
 
     Earlier values stay, of other fields and of the same one, because their conflict is still open.
@@ -181,7 +183,7 @@ def keep_losing(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
         row.conflict = {"at": now.isoformat(), "fields": {**losing, **earlier}}
 
 
-async def without_conflict(session: AsyncSession, job_id: str) -> None:
+async def clear_conflict(session: AsyncSession, job_id: str) -> None:
     """Clear the conflict, which was resolved in favour of the ledger's values."""
     row = await session.get(JobRow, job_id)
     if row is not None:
@@ -189,7 +191,7 @@ async def without_conflict(session: AsyncSession, job_id: str) -> None:
         session.add(row)
 
 
-async def in_conflict(session: AsyncSession) -> list[str]:
+async def jobs_in_conflict(session: AsyncSession) -> list[str]:
     """Return the ids of the live jobs with an open conflict, by name."""
     query = select(JobRow.id).where(
         col(JobRow.archived_at).is_(None), col(JobRow.conflict).is_not(None)
@@ -197,7 +199,7 @@ async def in_conflict(session: AsyncSession) -> list[str]:
     return list((await session.execute(query.order_by(col(JobRow.name)))).scalars())
 
 
-async def job_of(
+async def job_of_deployment(
     session: AsyncSession, deployment_id: str, due: datetime | None = None
 ) -> str | None:
     """Return the id of the job with this deployment, or None.
@@ -218,7 +220,7 @@ async def job_of(
     return None if owner == PREFECT and due is not None and due < since else str(job_id)
 
 
-async def agreed(
+async def record_agreement(
     session: AsyncSession,
     job_id: str,
     deployment_id: str | None,
@@ -237,15 +239,17 @@ async def agreed(
         session.add(row)
 
 
-async def intended(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
+async def record_intention(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
     """Record the projection of the deployment about to be made, if nothing is agreed yet."""
     row = await session.get(JobRow, job_id)
-    if row is not None and row.deployment_id is None and row.synced != ABSENT:
+    if row is not None and row.deployment_id is None and row.synced != NO_DEPLOYMENT:
         row.synced = projection
         session.add(row)
 
 
-async def known_as(session: AsyncSession, kind: str, slug: str, deployment_id: str) -> None:
+async def record_deployment_id(
+    session: AsyncSession, kind: str, slug: str, deployment_id: str
+) -> None:
     """Record the deployment of the job with this kind and slug, if it has none yet.
 
     If no live job has them, record it for the job that was removed before its deployment was known.
@@ -265,7 +269,7 @@ async def known_as(session: AsyncSession, kind: str, slug: str, deployment_id: s
         session.add(row)
 
 
-async def renamed(session: AsyncSession, job_id: str, slug: str) -> None:
+async def change_slug(session: AsyncSession, job_id: str, slug: str) -> None:
     """Give the job another slug before its deployment is made: Prefect has one of that name."""
     row = await session.get(JobRow, job_id)
     if row is not None:
@@ -273,7 +277,7 @@ async def renamed(session: AsyncSession, job_id: str, slug: str) -> None:
         session.add(row)
 
 
-async def left_over(session: AsyncSession) -> list[JobRow]:
+async def jobs_to_undeploy(session: AsyncSession) -> list[JobRow]:
     """Return the archived jobs whose deployment is still to be deleted, without those of live jobs.
 
     They include jobs without a deployment id for which Prefect has not been asked yet.

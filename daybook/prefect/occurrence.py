@@ -20,7 +20,7 @@ from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links, state_history
 from daybook.runs import claim_requests, rows
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 
 
 class Recogniser(Protocol):
@@ -31,12 +31,12 @@ class Recogniser(Protocol):
         ...
 
 
-def holder() -> str:
+def current_holder() -> str:
     """Return the name of this process in a lease: machine and process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def this_flow_run() -> FlowRun:
+def current_flow_run() -> FlowRun:
     """Return the flow run of the current code; raises `RuntimeError` outside a flow run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
@@ -52,13 +52,13 @@ def _due(run: FlowRun, now: datetime) -> datetime:
     return datetime.fromtimestamp(int(expected.timestamp()), UTC)
 
 
-def belongs_elsewhere(run: FlowRun, ledger_id: str) -> bool:
+def belongs_to_other_ledger(run: FlowRun, ledger_id: str) -> bool:
     """Return whether this run is of another ledger's deployment."""
     ledgers = {tag for tag in run.tags if tag.startswith("daybook:")}
     return bool(ledgers) and f"daybook:{ledger_id}" not in ledgers
 
 
-async def offer(
+async def build_claim_request(
     ledger: Ledger,
     run: FlowRun,
     parameters: dict[str, Any],
@@ -70,13 +70,13 @@ async def offer(
     refused: str = "",
     most: int | None = None,
     started: bool = True,
-) -> Offer:
+) -> ClaimRequest:
     """Return the claim request for ``run``.
 
     ``kind`` is the kind of its flow, and ``parameters`` are in their normal form then. A caller
     that does not know the flow passes the parameters as Prefect has them, and the job's kind
-    applies. ``holder`` is the name of the would-be holder in the lease. ``starts`` is how often
-    Prefect has started the run, including the start that the claim is for. ``refused`` is the
+    applies. ``current_holder`` is the name of the would-be holder in the lease. ``starts`` is how
+    often Prefect has started the run, including the start that the claim is for. ``refused`` is the
     problem with the parameters, if any. ``most`` is the maximum number of concurrent runs;
     ``started`` is as in `ClaimRequest`.
     """
@@ -100,7 +100,7 @@ async def offer(
         occurrence = claim_requests.flow_key(flow_run_id)
         by_hand = "manual" if run.deployment_id else "direct"
         trigger = "schedule" if run.auto_scheduled else by_hand
-    return Offer(
+    return ClaimRequest(
         occurrence=occurrence,
         kind=kind,
         trigger=trigger,
@@ -112,7 +112,7 @@ async def offer(
         flow_starts=starts,
         refused=refused,
         most=most,
-        retries=await retries(run) if starts > 1 else (),
+        retries=await read_retry_starts(run) if starts > 1 else (),
         started=started,
     )
 
@@ -137,15 +137,15 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
         return None
     async with ledger.read() as session:
         due = _due(run, ledger.now()) if run.auto_scheduled else None
-        job_id = await links.job_of(session, str(run.deployment_id), due)
+        job_id = await links.job_of_deployment(session, str(run.deployment_id), due)
         # The run was set back over its end, then its deployment was deleted: show the end again.
-        return job_id or await rows.job_of_ended(session, str(run.id))
+        return job_id or await rows.job_id_of_finished(session, str(run.id))
 
 
-async def retries(run: FlowRun) -> tuple[int, ...]:
+async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
     """Return one number for each Retry of this run: how often Prefect had started it before.
 
     Empty if nobody asked for the run again after it had ended.
     """
     async with get_client() as client:
-        return state_history.retries(await state_history.read(client, run.id))
+        return state_history.retry_starts(await state_history.read(client, run.id))

@@ -11,11 +11,11 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from daybook.jobs.actions import ORDERS, Method, OutputFormat, Session
+from daybook.jobs.actions import DEFAULT_ORDERS_FILE, Method, OutputFormat, Session
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 
-POOL = "daybook"
+WORK_POOL = "daybook"
 """The work pool of all our deployments."""
 
 PULL_STEPS: list[dict[str, Any]] = [{"daybook.repository.enter": {}}]
@@ -87,7 +87,7 @@ def _tool_call(
 
 
 def _heartbeat(
-    file: str = ORDERS,
+    file: str = DEFAULT_ORDERS_FILE,
     agent: str = "default",
     gate_agent: str = "",
     model: str = "",
@@ -146,11 +146,11 @@ def schema(kind: str) -> dict[str, Any]:
     return parameter_schema(PROTOTYPES[kind]).model_dump_for_openapi()
 
 
-def carrier(kind: str) -> dict[str, Any]:
+def execution_fields(kind: str) -> dict[str, Any]:
     """Return the deployment fields that run a job of this kind, which no user edits."""
     return {
         "entrypoint": entrypoint(kind),
         "pull_steps": PULL_STEPS,
-        "work_pool_name": POOL,
+        "work_pool_name": WORK_POOL,
         "parameter_openapi_schema": schema(kind),
     }

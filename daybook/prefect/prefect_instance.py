@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from daybook.ledger.engine import Ledger
 from daybook.prefect import deployments, parameter_schema
 from daybook.prefect import links as records
-from daybook.prefect.report import Report
+from daybook.prefect.report import ReconcileReport
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -23,13 +23,16 @@ async def pool_id(client: PrefectClient) -> str | None:
     from prefect.exceptions import ObjectNotFound
 
     try:
-        return str((await client.read_work_pool(parameter_schema.POOL)).id)
+        return str((await client.read_work_pool(parameter_schema.WORK_POOL)).id)
     except ObjectNotFound:
         return None
 
 
-async def is_known(
-    ledger: Ledger, client: PrefectClient, report: Report, there: Collection[str] | None = None
+async def is_same_instance(
+    ledger: Ledger,
+    client: PrefectClient,
+    report: ReconcileReport,
+    there: Collection[str] | None = None,
 ) -> bool | None:
     """Return whether a deployment that is missing was deleted; if not, record the new Prefect.
 
@@ -40,12 +43,12 @@ async def is_known(
     if current is None:
         return None
     async with ledger.read() as session:
-        if await records.place(session) == current:
+        if await records.recorded_pool_id(session) == current:
             return True
     if there is None:
         there = (await deployments.read(client, ledger.id)).found
     async with ledger.write() as session:
-        names = await records.moved(session, current, there)
+        names = await records.record_instance(session, current, there)
     for name in names:
         report.is_remade(name)
     return False

@@ -63,7 +63,7 @@ def server_application() -> Any | None:
         return None
 
 
-def reread_settings() -> None:
+def reload_settings() -> None:
     """Make a Prefect that is already imported read its environment again.
 
     Fallback: none, so `PREFECT_API_URL` has no effect if it is set after the import. Callers
@@ -126,7 +126,7 @@ def share_tls_contexts() -> bool:
     return True
 
 
-def remember_time_zones() -> bool:
+def cache_time_zones() -> bool:
     """Make Prefect in this process read the time zone database only once.
 
     Otherwise Prefect reads it for each schedule that it parses or checks: 3 ms, twice for each

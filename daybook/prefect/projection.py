@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
-from daybook.jobs.model import TAG_OF_OURS, Job
+from daybook.jobs.model import RESERVED_TAG_PREFIX, Job
 from daybook.jobs.store import StoredJob
-from daybook.schedules.descriptions import in_words
+from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
-from daybook.validation import translated
+from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule
     from prefect.client.schemas.responses import DeploymentResponse
 
-SLUG = "daybook"
+SCHEDULE_SLUG = "daybook"
 """Prefix of the slug of our schedule; edits in Prefect's UI keep the slug."""
 
 _ONCE = re.compile(r"DTSTART(?:;TZID=[^:]+)?:(\d{8}T\d{6})Z?\s+RRULE:([\w=;]+)", re.ASCII)
@@ -59,12 +59,12 @@ class Projection:
 
 def ledger_tag(ledger_id: str) -> str:
     """Return the tag of all deployments of one ledger, which their runs inherit."""
-    return f"{TAG_OF_OURS}{ledger_id}"
+    return f"{RESERVED_TAG_PREFIX}{ledger_id}"
 
 
-def is_anothers(tags: Iterable[str] | None, ledger_id: str) -> bool:
+def belongs_to_other_ledger(tags: Iterable[str] | None, ledger_id: str) -> bool:
     """Return whether a deployment with these tags is another ledger's."""
-    ledgers = {tag for tag in tags or () if tag.startswith(TAG_OF_OURS)}
+    ledgers = {tag for tag in tags or () if tag.startswith(RESERVED_TAG_PREFIX)}
     return bool(ledgers) and ledger_tag(ledger_id) not in ledgers
 
 
@@ -82,7 +82,7 @@ def of_job(stored: StoredJob, ledger_id: str) -> Projection:
 
 def of_deployment(found: DeploymentResponse) -> Projection:
     """Return the fields that Prefect holds."""
-    ours = our_schedule(found)
+    ours = own_schedule(found)
     return Projection(
         enabled=not found.paused and (ours is None or ours.active),
         schedule={} if ours is None else _read_schedule(ours),
@@ -92,20 +92,20 @@ def of_deployment(found: DeploymentResponse) -> Projection:
     )
 
 
-def our_schedule(found: DeploymentResponse) -> DeploymentSchedule | None:
+def own_schedule(found: DeploymentResponse) -> DeploymentSchedule | None:
     """Return the job's own schedule: the one with our slug, else the oldest."""
 
     def rank(each: DeploymentSchedule) -> tuple[bool, datetime]:
-        return not (each.slug or "").startswith(SLUG), each.created or datetime.max.replace(
-            tzinfo=UTC
-        )
+        return not (each.slug or "").startswith(
+            SCHEDULE_SLUG
+        ), each.created or datetime.max.replace(tzinfo=UTC)
 
     return min(found.schedules, key=rank, default=None)
 
 
-def foreign_ids(found: DeploymentResponse) -> frozenset[str]:
+def unmanaged_schedule_ids(found: DeploymentResponse) -> frozenset[str]:
     """Return the ids of the schedules that stay Prefect's own, whose due times are no job's."""
-    ours = our_schedule(found)
+    ours = own_schedule(found)
     return frozenset(
         str(each.id)
         for each in found.schedules
@@ -113,9 +113,9 @@ def foreign_ids(found: DeploymentResponse) -> frozenset[str]:
     )
 
 
-def foreign(found: DeploymentResponse) -> list[str]:
+def describe_unmanaged(found: DeploymentResponse) -> list[str]:
     """Describe the schedules and schedule parameters in Prefect that no job can express."""
-    ours = our_schedule(found)
+    ours = own_schedule(found)
     descriptions = []
     for each in found.schedules:
         normal = _read_schedule(each)
@@ -137,7 +137,7 @@ def _describe(normal: dict[str, Any]) -> str:
 
 
 def _header(job: Job) -> str:
-    return f"**{job.name}** — {in_words(job.schedule)}"
+    return f"**{job.name}** — {describe(job.schedule)}"
 
 
 def own_description(description: str) -> str:
@@ -147,7 +147,7 @@ def own_description(description: str) -> str:
     return (rest if is_header else description).strip()
 
 
-def rotated(expr: str) -> str:
+def to_prefect_cron(expr: str) -> str:
     """Return six fields, seconds first, as Prefect expects them, seconds last; five unchanged."""
     fields = expr.split()
     return " ".join([*fields[1:], fields[0]]) if len(fields) == 6 else expr
@@ -161,7 +161,7 @@ def _from_prefect_cron(expr: str) -> str:
 def _normal_form(schedule: Schedule) -> dict[str, Any]:
     match schedule:
         case Cron():
-            return {"cron": rotated(schedule.expr), "timezone": schedule.timezone}
+            return {"cron": to_prefect_cron(schedule.expr), "timezone": schedule.timezone}
         case Every():
             seconds = int(schedule.every.total_seconds())
             return {"interval": seconds, "phase": int(schedule.anchor.timestamp()) % seconds}
@@ -202,7 +202,7 @@ def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
     return {"at": local.astimezone(UTC).strftime(_STAMP)}
 
 
-def for_prefect(plain: dict[str, Any]) -> list[Any]:
+def to_prefect_schedules(plain: dict[str, Any]) -> list[Any]:
     """Return the Prefect schedules of a normal form that `of_job` made: one, or none."""
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 
@@ -218,14 +218,14 @@ def for_prefect(plain: dict[str, Any]) -> list[Any]:
     return []
 
 
-def schedule_of(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
+def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
     """Return the schedule of a normal form, as ours.
 
     ``timezone`` is the job's, used if Prefect does not carry one. Raises `InvalidInput` for a
     schedule that Prefect can express and Daybook cannot.
     """
     try:
-        with translated():
+        with raising_invalid_input():
             return _schedule_of(plain, timezone, edited_at)
     except (ValueError, ArithmeticError) as error:
         # For example an anchor before the year 1: Prefect's intervals may have any length.

@@ -18,25 +18,37 @@ from daybook.prefect import adoption, deployment, parameter_schema, prefect_inst
 from daybook.prefect import client as prefect
 from daybook.prefect import deployments as listing
 from daybook.prefect import links as records
-from daybook.prefect.deployments import Listed, Listing
-from daybook.prefect.fingerprints import Seen
-from daybook.prefect.reconcile_job import agrees, bring, one, remove_left_over, tell_foreign
-from daybook.prefect.report import Report
+from daybook.prefect.deployments import DeploymentList, ListedDeployment
+from daybook.prefect.fingerprints import Fingerprints
+from daybook.prefect.reconcile_job import (
+    delete_leftover_deployments,
+    is_in_agreement,
+    reconcile_by_id,
+    reconcile_job,
+    report_unmanaged,
+)
+from daybook.prefect.report import ReconcileReport
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Reconciliation", "Report", "bring", "everything", "remove_left_over"]
+__all__ = [
+    "PrefectReconciler",
+    "ReconcileReport",
+    "delete_leftover_deployments",
+    "reconcile_all",
+    "reconcile_job",
+]
 
 
-async def everything(
+async def reconcile_all(
     ledger: Ledger,
     client: PrefectClient,
-    seen: Seen | None = None,
+    seen: Fingerprints | None = None,
     most_seconds: float = math.inf,
-) -> Report:
+) -> ReconcileReport:
     """Reconcile all jobs, one after the other; a second call writes nothing.
 
     A job that Prefect refuses, or that cannot be compared, is reported, and the others go on. The
@@ -44,33 +56,37 @@ async def everything(
     recorded their agreement are skipped. After ``most_seconds`` no further job is begun, and the
     report counts the rest.
     """
-    report, end = Report(), time.monotonic() + most_seconds
-    await remove_left_over(ledger, client, report)
+    report, end = ReconcileReport(), time.monotonic() + most_seconds
+    await delete_leftover_deployments(ledger, client, report)
     listed = await listing.read(client, ledger.id)
-    is_same = await prefect_instance.is_known(ledger, client, report, listed.found)
-    work = _Reconciler(ledger, client, listed, Seen() if seen is None else seen, report)
+    is_same = await prefect_instance.is_same_instance(ledger, client, report, listed.found)
+    work = _Reconciler(ledger, client, listed, Fingerprints() if seen is None else seen, report)
     async with ledger.read() as session:
-        versions = await records.versions(session)
+        versions = await records.job_versions(session)
         changed = {each.id for each in versions if not work.seen.knows(each, listed)}
-        stored = await store.every(session, changed) if changed else []
+        stored = await store.all_jobs(session, changed) if changed else []
     report.unchanged = len(versions) - len(changed)
     report.observed |= {each.id for each in versions} - changed
     await work.do(stored, end)
     unlinked = listed.found.keys() - {each.deployment_id for each in versions}
     if unlinked and is_same is not None and not listed.is_anothers:
         candidates = [listed.found[each] for each in unlinked]
-        adopted = await adoption.all_of(ledger, client, candidates, work.seen.refused, report)
+        adopted = await adoption.adopt_deployments(
+            ledger, client, candidates, work.seen.refused, report
+        )
         async with ledger.read() as session:
-            stored = await store.every(session, adopted) if adopted else []
+            stored = await store.all_jobs(session, adopted) if adopted else []
         await work.do(stored, math.inf)
     return report
 
 
-async def again(ledger: Ledger, client: PrefectClient, job_id: str, report: Report) -> None:
+async def reconcile_changed_job(
+    ledger: Ledger, client: PrefectClient, job_id: str, report: ReconcileReport
+) -> None:
     """Reconcile one job that was changed after ``report`` was made."""
     async with ledger.read() as session:
-        stored = await store.every(session, [job_id])
-    await _Reconciler(ledger, client, Listing(), Seen(), report).do(stored, math.inf)
+        stored = await store.all_jobs(session, [job_id])
+    await _Reconciler(ledger, client, DeploymentList(), Fingerprints(), report).do(stored, math.inf)
 
 
 @dataclass(frozen=True)
@@ -79,9 +95,9 @@ class _Reconciler:
 
     ledger: Ledger
     client: PrefectClient
-    listed: Listing
-    seen: Seen
-    report: Report
+    listed: DeploymentList
+    seen: Fingerprints
+    report: ReconcileReport
 
     async def do(self, stored: Sequence[StoredJob], end: float) -> None:
         """Reconcile these jobs, until the monotonic time ``end``."""
@@ -97,26 +113,26 @@ class _Reconciler:
         try:
             await self._compare(stored, entry)
         except Exception as error:
-            if not prefect.is_of_one(error):
+            if not prefect.is_job_error(error):
                 raise
             if self._has_failed_recently(stored, entry):
                 return
-            self.report.fail(stored.job.name, prefect.trouble(error))
+            self.report.fail(stored.job.name, prefect.describe_error(error))
             # The edits imported before the error are in the ledger.
             async with self.ledger.read() as session:
                 newest = await store.get(session, stored.id) or stored
             self.seen.failed(newest, entry, observed=stored.id in self.report.observed)
 
-    async def _compare(self, stored: StoredJob, entry: Listed | None) -> None:
+    async def _compare(self, stored: StoredJob, entry: ListedDeployment | None) -> None:
         existing = entry.read() if entry else None
-        if existing is not None and agrees(self.ledger, stored, existing):
-            tell_foreign(stored, existing, self.report)
+        if existing is not None and is_in_agreement(self.ledger, stored, existing):
+            report_unmanaged(stored, existing, self.report)
             self.report.unchanged += 1
             self.report.observed.add(stored.id)
             if self.seen.has(stored.id):
                 # A save without a change has deleted the queued runs.
                 expected = projection.of_job(stored, self.ledger.id)
-                await deployment.ask_to_schedule(
+                await deployment.request_scheduling(
                     self.client, stored, expected, existing, str(existing.id)
                 )
             self.seen.agreed(stored, entry)
@@ -124,11 +140,11 @@ class _Reconciler:
         if self._has_failed_recently(stored, entry):
             return
         # The list may be outdated by now: read again before anything is written.
-        reconciled = await one(self.ledger, self.client, stored.id, self.report)
-        if reconciled is not None and records.is_absent(reconciled.row):
+        reconciled = await reconcile_by_id(self.ledger, self.client, stored.id, self.report)
+        if reconciled is not None and records.is_without_deployment(reconciled.row):
             self.seen.agreed(reconciled, None)
 
-    def _has_failed_recently(self, stored: StoredJob, entry: Listed | None) -> bool:
+    def _has_failed_recently(self, stored: StoredJob, entry: ListedDeployment | None) -> bool:
         """Return whether the same attempt failed, and was reported, a short while ago."""
         if not self.seen.is_hopeless(stored, entry):
             return False
@@ -137,7 +153,7 @@ class _Reconciler:
         return True
 
 
-class Reconciliation:
+class PrefectReconciler:
     """Implementation of `daybook.execution.claim.Reconciler`: operations on one job for a run."""
 
     async def compare(self, job_id: str, deployment_id: str) -> frozenset[str]:
@@ -149,15 +165,17 @@ class Reconciliation:
 
         async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
             try:
-                await one(ledger, client, job_id, Report())
+                await reconcile_by_id(ledger, client, job_id, ReconcileReport())
             except PrefectHTTPStatusError as error:
                 # The edits are imported. A refused write must not cost a due time; the next
                 # reconciliation reports it.
                 log.warning(
-                    "not pushed: %s", prefect.refusal(error), extra={"action": "push_failed"}
+                    "not pushed: %s",
+                    prefect.describe_refusal(error),
+                    extra={"action": "push_failed"},
                 )
             existing = await deployment.read(client, deployment_id)
-            return projection.foreign_ids(existing) if existing else frozenset()
+            return projection.unmanaged_schedule_ids(existing) if existing else frozenset()
 
     async def recognise(self, deployment_id: str) -> None:
         """Record the job of a deployment of ours whose id a crash kept from the ledger."""
@@ -170,7 +188,7 @@ class Reconciliation:
             }
             async with ledger.write() as session:
                 kind = kinds[str(existing.entrypoint)]
-                await records.known_as(session, kind, existing.name, str(existing.id))
+                await records.record_deployment_id(session, kind, existing.name, str(existing.id))
 
     async def push(self, job_id: str) -> None:
         """Send the changes of one job in the ledger to Prefect; do nothing if there are none.
@@ -183,5 +201,5 @@ class Reconciliation:
             if stored is not None and stored.row.sync_pending:
                 async with prefect.connected() as client:
                     if stored.row.archived_at is not None:
-                        await remove_left_over(ledger, client, Report())
-                    await one(ledger, client, job_id, Report())
+                        await delete_leftover_deployments(ledger, client, ReconcileReport())
+                    await reconcile_by_id(ledger, client, job_id, ReconcileReport())

@@ -29,22 +29,22 @@ from daybook.names import free_name
 from daybook.prefect import client as prefect
 from daybook.prefect import deployment, parameter_schema, prefect_instance, projection
 from daybook.prefect import links as records
-from daybook.prefect.diff import differing, plan
-from daybook.prefect.import_edits import pull
+from daybook.prefect.diff import compare, differing_fields
+from daybook.prefect.import_edits import import_edits
 from daybook.prefect.projection import Projection
-from daybook.prefect.report import Report
+from daybook.prefect.report import ReconcileReport
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
 
-async def bring(
+async def reconcile_job(
     ledger: Ledger,
     client: PrefectClient,
     stored: StoredJob,
     found: DeploymentResponse | None,
-    report: Report,
+    report: ReconcileReport,
     *,
     needed: bool = False,
     again: bool = True,
@@ -58,8 +58,8 @@ async def bring(
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
-    if found is not None and projection.is_anothers(found.tags, ledger.id):
-        return await _record_lost(ledger, stored, records.TAKEN, report)
+    if found is not None and projection.belongs_to_other_ledger(found.tags, ledger.id):
+        return await _record_lost(ledger, stored, records.TAKEN_REASON, report)
     if found is None:
         result = await _find_deployment(ledger, client, stored, report, needed=needed)
         if isinstance(result, StoredJob):
@@ -69,14 +69,14 @@ async def bring(
     ours = projection.of_job(stored, ledger.id)
     observed = projection.of_deployment(found) if found else None
     # Made again in Prefect for a job that had none by agreement: all of it is an edit.
-    base = stored.row.synced if stored.row.synced != records.ABSENT else ours.as_dict()
-    difference = plan(ours, base, observed)
+    base = stored.row.synced if stored.row.synced != records.NO_DEPLOYMENT else ours.as_dict()
+    difference = compare(ours, base, observed)
     if found is not None:
-        tell_foreign(stored, found, report)
+        report_unmanaged(stored, found, report)
         if difference.pull or difference.conflicts:
-            pulled = await pull(ledger, stored, found, difference, report)
+            pulled = await import_edits(ledger, stored, found, difference, report)
             if pulled is None:  # changed in the ledger meanwhile: compare again
-                return await one(ledger, client, stored.id, report) or stored
+                return await reconcile_by_id(ledger, client, stored.id, report) or stored
             if difference.conflicts:
                 report.conflict(stored.job.name, difference.conflicts)
             if pulled.row.updated_at != stored.row.updated_at:
@@ -89,7 +89,7 @@ async def bring(
         is_gone = error.response.status_code == HTTPStatus.NOT_FOUND
         if not (is_gone and found is not None and again):
             raise
-        found_again = one(ledger, client, stored.id, report, needed=needed, again=False)
+        found_again = reconcile_by_id(ledger, client, stored.id, report, needed=needed, again=False)
         return await found_again or stored
     return stored
 
@@ -99,18 +99,20 @@ async def _push(
     client: PrefectClient,
     stored: StoredJob,
     existing: DeploymentResponse | None,
-    report: Report,
+    report: ReconcileReport,
     *,
     ask: bool,
 ) -> None:
     """Send the differences, request scheduling at once, and record the new agreement."""
     row, expected = stored.row, projection.of_job(stored, ledger.id)
-    changed = differing(expected, projection.of_deployment(existing) if existing else None)
-    writes = existing is None or bool(changed) or deployment.carrier_differs(row.kind, existing)
+    changed = differing_fields(expected, projection.of_deployment(existing) if existing else None)
+    writes = (
+        existing is None or bool(changed) or deployment.execution_fields_differ(row.kind, existing)
+    )
     if existing is None:
         # After a crash right after its creation, the next pass can import later edits.
         async with ledger.write() as session:
-            await records.intended(session, row.id, expected.as_dict())
+            await records.record_intention(session, row.id, expected.as_dict())
     if writes:
         deployment_id = await deployment.write(client, stored, expected, existing, changed)
         (report.updated if existing else report.created).append(stored.job.name)
@@ -119,25 +121,25 @@ async def _push(
         report.unchanged += 1
         if ask or row.sync_pending:
             # An edit deleted the queued runs, or our write was cut off before its request.
-            await deployment.ask_to_schedule(client, stored, expected, existing, deployment_id)
+            await deployment.request_scheduling(client, stored, expected, existing, deployment_id)
     agreed = _agreement(expected, existing)
     if writes or not _is_recorded(stored, agreed, deployment_id):
         async with ledger.write() as session:
-            await records.agreed(session, row.id, deployment_id, agreed, row.updated_at)
+            await records.record_agreement(session, row.id, deployment_id, agreed, row.updated_at)
 
 
-def agrees(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool:
+def is_in_agreement(ledger: Ledger, stored: StoredJob, found: DeploymentResponse) -> bool:
     """Return whether nothing has to be done for the job and the agreement is recorded."""
     expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(found)
     return (
-        not differing(expected, actual)
-        and not deployment.carrier_differs(stored.row.kind, found)
+        not differing_fields(expected, actual)
+        and not deployment.execution_fields_differ(stored.row.kind, found)
         and _is_recorded(stored, _agreement(expected, found), str(found.id))
     )
 
 
 def _agreement(expected: Projection, existing: DeploymentResponse | None) -> dict[str, Any]:
-    unmanaged = projection.foreign(existing) if existing else []
+    unmanaged = projection.describe_unmanaged(existing) if existing else []
     return expected.as_dict() | ({"foreign": unmanaged} if unmanaged else {})
 
 
@@ -148,7 +150,12 @@ def _is_recorded(stored: StoredJob, agreed: dict[str, Any], deployment_id: str) 
 
 
 async def _find_deployment(
-    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: Report, *, needed: bool
+    ledger: Ledger,
+    client: PrefectClient,
+    stored: StoredJob,
+    report: ReconcileReport,
+    *,
+    needed: bool,
 ) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
     """Return the job with its deployment, or None to make one; or only the job, if it gets none.
 
@@ -157,7 +164,7 @@ async def _find_deployment(
     gets another slug.
     """
     row = stored.row
-    if row.deployment_id or records.is_absent(row):
+    if row.deployment_id or records.is_without_deployment(row):
         existing = await deployment.read(client, row.deployment_id) if row.deployment_id else None
         existing = existing or await _find_replacement(ledger, client, stored)
         if existing is not None:
@@ -165,17 +172,17 @@ async def _find_deployment(
         if not needed and not await _needs_deployment(ledger, client, stored, report):
             if row.deployment_id is None:
                 return stored
-            return await _record_lost(ledger, stored, records.DELETED, report)
-    await remove_left_over(ledger, client, report)  # one of them may have had this name
+            return await _record_lost(ledger, stored, records.DELETED_REASON, report)
+    await delete_leftover_deployments(ledger, client, report)  # one of them may have had this name
     base, tried = row.slug, set[str]()
     while True:
-        existing = await deployment.named(client, row.kind, stored.row.slug)
+        existing = await deployment.read_by_name(client, row.kind, stored.row.slug)
         if existing is None or deployment.is_ours(existing, ledger.id):
             return stored, existing
         tried.add(stored.row.slug)
         async with ledger.write() as session:
-            await records.renamed(
-                session, row.id, free_name(base, tried | await store.slugs(session, row.kind))
+            await records.change_slug(
+                session, row.id, free_name(base, tried | await store.taken_slugs(session, row.kind))
             )
             newest = await store.get(session, row.id)
         stored = newest or stored
@@ -186,14 +193,14 @@ async def _find_replacement(
 ) -> DeploymentResponse | None:
     """Return a deployment of our flow under the job's name that replaces the job's own."""
     row = stored.row
-    existing = await deployment.named(client, row.kind, row.slug)
-    if existing is None or projection.is_anothers(existing.tags, ledger.id):
+    existing = await deployment.read_by_name(client, row.kind, row.slug)
+    if existing is None or projection.belongs_to_other_ledger(existing.tags, ledger.id):
         return None
     return existing if parameter_schema.kind_of(existing.entrypoint) == row.kind else None
 
 
 async def _needs_deployment(
-    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: Report
+    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: ReconcileReport
 ) -> bool:
     """Return whether a missing deployment is to be made again.
 
@@ -205,31 +212,35 @@ async def _needs_deployment(
     if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
         report.is_remade(row.name)
         return True
-    return await prefect_instance.is_known(ledger, client, report) is not True
+    return await prefect_instance.is_same_instance(ledger, client, report) is not True
 
 
-async def _record_lost(ledger: Ledger, stored: StoredJob, reason: str, report: Report) -> StoredJob:
+async def _record_lost(
+    ledger: Ledger, stored: StoredJob, reason: str, report: ReconcileReport
+) -> StoredJob:
     row = stored.row
     async with ledger.write() as session:
-        if await records.lost(session, row.id, str(row.deployment_id), ledger.now(), reason):
+        if await records.record_lost_deployment(
+            session, row.id, str(row.deployment_id), ledger.now(), reason
+        ):
             report.was_deleted(row.name, reason)
             report.observed.add(row.id)
         newest = await store.get(session, row.id)
     return newest or stored
 
 
-def tell_foreign(stored: StoredJob, found: DeploymentResponse, report: Report) -> None:
+def report_unmanaged(stored: StoredJob, found: DeploymentResponse, report: ReconcileReport) -> None:
     """Report what Prefect holds of the job and keeps for itself."""
-    unmanaged = projection.foreign(found)
+    unmanaged = projection.describe_unmanaged(found)
     if unmanaged:
         report.keep_foreign(stored.job.name, "; ".join(unmanaged))
 
 
-async def one(
+async def reconcile_by_id(
     ledger: Ledger,
     client: PrefectClient,
     job_id: str,
-    report: Report,
+    report: ReconcileReport,
     *,
     needed: bool = False,
     again: bool = True,
@@ -241,39 +252,41 @@ async def one(
         return stored
     deployment_id = stored.row.deployment_id
     existing = await deployment.read(client, deployment_id) if deployment_id else None
-    return await bring(ledger, client, stored, existing, report, needed=needed, again=again)
+    return await reconcile_job(ledger, client, stored, existing, report, needed=needed, again=again)
 
 
-async def remove_left_over(ledger: Ledger, client: PrefectClient, report: Report) -> None:
+async def delete_leftover_deployments(
+    ledger: Ledger, client: PrefectClient, report: ReconcileReport
+) -> None:
     """Delete the deployments of archived jobs; no others are ever deleted.
 
     A deployment that Prefect does not delete is reported, and tried again the next time.
     """
     async with ledger.read() as session:
-        archived = await records.left_over(session)
+        archived = await records.jobs_to_undeploy(session)
     for row in archived:
         try:
             deployment_id = row.deployment_id or await _find_unrecorded(ledger, client, row)
             if deployment_id:
                 await deployment.delete(client, deployment_id)
         except Exception as error:
-            if not prefect.is_of_one(error):
+            if not prefect.is_job_error(error):
                 raise
-            report.fail(row.name, prefect.trouble(error))
+            report.fail(row.name, prefect.describe_error(error))
             continue
         async with ledger.write() as session:
-            await records.agreed(session, row.id, None, None, row.updated_at)
+            await records.record_agreement(session, row.id, None, None, row.updated_at)
         if deployment_id:
             report.removed.append(row.name)
 
 
 async def _find_unrecorded(ledger: Ledger, client: PrefectClient, row: JobRow) -> str | None:
     """Return the id of an archived job's deployment that a crash left unrecorded; else None."""
-    existing = await deployment.named(client, row.kind, row.slug)
+    existing = await deployment.read_by_name(client, row.kind, row.slug)
     if existing is None or not deployment.is_ours(existing, ledger.id):
         return None
     async with ledger.write() as session:
-        await records.known_as(session, row.kind, row.slug, str(existing.id))
+        await records.record_deployment_id(session, row.kind, row.slug, str(existing.id))
         stored = await store.get(session, row.id)
         # Otherwise a live job of that name has it.
         return stored.row.deployment_id if stored is not None else None

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Report:
+class ReconcileReport:
     """Result of a reconciliation, by the names of the jobs.
 
     ``remade`` were missing because this is another Prefect, or were enabled after their deployment

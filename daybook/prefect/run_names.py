@@ -62,12 +62,12 @@ def of_new(stored: StoredJob, run: FlowRun, ledger_id: str) -> str | None:
     return of_due(stored, at)
 
 
-def is_ours(name: str) -> bool:
+def is_own_name(name: str) -> bool:
     """Return whether ``name`` has the form of the names that Daybook gives."""
     return _OURS.fullmatch(name) is not None
 
 
-def changed(given: str, wanted: str) -> str | None:
+def new_name(given: str, wanted: str) -> str | None:
     """Return the new name of a run that is named ``given``; None if it has the ``wanted`` name.
 
     A name that a person gave is kept in parentheses.
@@ -80,9 +80,9 @@ def changed(given: str, wanted: str) -> str | None:
     return None if name == given else name
 
 
-async def give(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
+async def rename_run(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
     """Rename ``run``, with one request if its name differs; return whether there was one."""
-    name = changed(run.name, wanted)
+    name = new_name(run.name, wanted)
     if name is None:
         return False
     try:
@@ -93,12 +93,12 @@ async def give(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
     return True
 
 
-async def give_own(flow_run: FlowRun, wanted: str) -> None:
+async def rename_own_run(flow_run: FlowRun, wanted: str) -> None:
     """Rename the flow run that this process executes; a failure has no consequence."""
     try:
-        if changed(flow_run.name, wanted) is not None:
+        if new_name(flow_run.name, wanted) is not None:
             async with get_client() as client:
-                await give(client, flow_run, wanted)
+                await rename_run(client, flow_run, wanted)
     except Exception as error:
         log.warning("not named: %s", error, extra={"action": "name_failed"})
 

@@ -36,11 +36,11 @@ from daybook.prefect.projection import ledger_tag
 
 log = logging.getLogger(__name__)
 
-FIRST_PAGE = 10
+FIRST_PAGE_SIZE = 10
 """How many runs are read if there is nothing new."""
-SETTLED = timedelta(seconds=60)
+ID_ORDER_GRACE = timedelta(seconds=60)
 """After this time no run can be stored any more whose id is lower than one that was read."""
-MOST_JOBS = 200
+MAX_JOBS_PER_QUERY = 200
 """Maximum number of jobs that one query reads for the runs to be named."""
 
 _BY_SCHEDULER = {"type_": ["SCHEDULE"]}
@@ -48,7 +48,7 @@ _BY_OTHERS = {"operator": "or_", "is_null_": True, "type_": ["AUTOMATION"]}
 
 
 @dataclass
-class Memory:
+class NamingState:
     """State of a keeper between passes.
 
     ``newest`` is the highest id of the scheduler's runs that was read; ``seen`` are the other runs
@@ -61,7 +61,7 @@ class Memory:
 
 
 async def name_runs(
-    ledger: Ledger, client: PrefectClient, memory: Memory, *, most_seconds: float = 3.0
+    ledger: Ledger, client: PrefectClient, memory: NamingState, *, most_seconds: float = 3.0
 ) -> int:
     """Name new runs for about ``most_seconds``; return how many were named.
 
@@ -77,22 +77,22 @@ async def name_runs(
         stored = jobs[str(run.deployment_id)]
         name = stored and run_names.of_new(stored, run, ledger.id)
         try:
-            named += await run_names.give(client, run, name) if name else 0
+            named += await run_names.rename_run(client, run, name) if name else 0
         except PrefectHTTPStatusError as error:
-            if not flow_runs.is_of_one(error):
+            if not flow_runs.is_run_error(error):
                 raise
             log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
         memory.unnamed.popleft()
     return named
 
 
-async def _read_new(client: PrefectClient, tag: str, memory: Memory) -> None:
-    others = await _page(client, tag, _BY_OTHERS, flow_runs.PAGE)
+async def _read_new(client: PrefectClient, tag: str, memory: NamingState) -> None:
+    others = await _page(client, tag, _BY_OTHERS, flow_runs.PAGE_SIZE)
     new = [run for run in others if run.id not in memory.seen]
     scheduled = await _scheduled(client, tag, memory)
     new += scheduled
     queued = {run.id for run in memory.unnamed}
-    new = [run for run in new if run.id not in queued and not run_names.is_ours(run.name)]
+    new = [run for run in new if run.id not in queued and not run_names.is_own_name(run.name)]
     memory.seen = frozenset(run.id for run in others)
     ids = [*(run.id for run in scheduled), *([memory.newest] if memory.newest else [])]
     memory.newest = max(ids, default=None)
@@ -100,16 +100,16 @@ async def _read_new(client: PrefectClient, tag: str, memory: Memory) -> None:
         memory.unnamed = deque(sorted((*memory.unnamed, *new), key=_due))
 
 
-async def _scheduled(client: PrefectClient, tag: str, memory: Memory) -> list[FlowRun]:
+async def _scheduled(client: PrefectClient, tag: str, memory: NamingState) -> list[FlowRun]:
     """Return the runs that the scheduler has made since the last pass, and some older ones."""
     runs = dict[UUID, FlowRun]()
-    offset, limit = 0, FIRST_PAGE
+    offset, limit = 0, FIRST_PAGE_SIZE
     while True:
         page = await _page(client, tag, _BY_SCHEDULER, limit, offset)
         runs |= {run.id: run for run in page}
         if len(page) < limit or _was_read(page[-1].id, memory.newest):
             return list(runs.values())
-        offset, limit = offset + len(page), flow_runs.PAGE
+        offset, limit = offset + len(page), flow_runs.PAGE_SIZE
 
 
 def _was_read(flow_run_id: UUID, newest: UUID | None) -> bool:
@@ -117,7 +117,7 @@ def _was_read(flow_run_id: UUID, newest: UUID | None) -> bool:
     if newest is None or flow_run_id > newest:
         return False
     age = time.time() - _made_at(newest)
-    return age > SETTLED.total_seconds() or _made_at(flow_run_id) < _made_at(newest) - 1
+    return age > ID_ORDER_GRACE.total_seconds() or _made_at(flow_run_id) < _made_at(newest) - 1
 
 
 def _made_at(flow_run_id: UUID) -> float:
@@ -148,11 +148,11 @@ async def _page(
 
 async def _jobs(ledger: Ledger, runs: Iterable[FlowRun]) -> dict[str, StoredJob | None]:
     """Return the jobs of the first of these runs by deployment id; None if there is no job."""
-    deployments = list(dict.fromkeys(str(run.deployment_id) for run in runs))[:MOST_JOBS]
+    deployments = list(dict.fromkeys(str(run.deployment_id) for run in runs))[:MAX_JOBS_PER_QUERY]
     query = select(JobRow.id).where(col(JobRow.deployment_id).in_(deployments))
     async with ledger.read() as session:
         ids = set((await session.execute(query)).scalars())
         by_deployment = {
-            str(each.row.deployment_id): each for each in await store.every(session, ids)
+            str(each.row.deployment_id): each for each in await store.all_jobs(session, ids)
         }
     return {each: by_deployment.get(each) for each in deployments}

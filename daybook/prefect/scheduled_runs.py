@@ -50,22 +50,22 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-NEAR = timedelta(seconds=1)
+START_TOLERANCE = timedelta(seconds=1)
 """Tolerance between the scheduled start of a Prefect run and the intended one."""
-WORDS = 1000
+MAX_REFUSAL_LENGTH = 1000
 """Maximum number of characters of a refusal that are kept."""
-ASKING = timedelta(seconds=5)
+REQUEST_GRACE = timedelta(seconds=5)
 """How long a process that requested a run has to make its Prefect run."""
-CALLED = timedelta(seconds=5)
+WAKE_GRACE = timedelta(seconds=5)
 """How long a worker that woke a run has to start it before the leader handles it."""
-MOST_KEYS = 5
+MAX_KEYS_PER_PASS = 5
 """Maximum numbers tried in one pass for a row."""
-MOST_WRITES = 50
+MAX_WRITES_PER_PASS = 50
 """Maximum number of runs moved and made in one pass, earliest due first: about 2 s."""
 
 
 @dataclass
-class Ensured:
+class EnsureResult:
     """Ids of the flow runs that were moved and made, and the number of rows left without one.
 
     These are rows without a deployment, rows that Prefect refuses, and rows that were changed
@@ -80,24 +80,24 @@ class Ensured:
         return bool(self.moved or self.made)
 
 
-async def ensure(
+async def ensure_all(
     ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()
-) -> Ensured:
+) -> EnsureResult:
     """Ensure the Prefect runs of the next waiting rows of each job.
 
     ``supervised`` are the flow runs whose processes the caller supervises; it sets their states
     itself.
     """
     async with ledger.read() as session:
-        rows = await waiting_runs.to_ensure(session, ledger.now())
+        rows = await waiting_runs.needing_prefect_run(session, ledger.now())
     rows = [row for row in rows if row.flow_run_id not in supervised]
     rows = [row for row in rows if not _is_just_requested(row, ledger.now())]
-    return await these(ledger, client, rows)
+    return await ensure_rows(ledger, client, rows)
 
 
-async def one(ledger: Ledger, client: PrefectClient, row: RunRow) -> Ensured:
+async def ensure_row(ledger: Ledger, client: PrefectClient, row: RunRow) -> EnsureResult:
     """Ensure the Prefect run of one row at once; no process has the run."""
-    return await these(ledger, client, [row], abandoned=True)
+    return await ensure_rows(ledger, client, [row], abandoned=True)
 
 
 async def wake(
@@ -112,14 +112,14 @@ async def wake(
 
     Returns the flow runs that are scheduled for now, including those that were so before. Runs that
     are ``at_hand`` need nothing in Prefect: the caller starts them. ``after`` is that of
-    `slots.call_up`.
+    `slots.wake_next`.
     """
     classes = settings.load().max_of_class
     async with ledger.read() as session:
         if not await slots.next_up(session, ledger.now(), most, classes):
             return []
     async with ledger.write() as session:
-        rows = await slots.call_up(session, ledger.now(), most, classes, after=after)
+        rows = await slots.wake_next(session, ledger.now(), most, classes, after=after)
     rows = [row for row in rows if not at_hand(row)]
     if not rows:
         return []
@@ -128,14 +128,14 @@ async def wake(
     return [*work.due, *work.done.moved, *work.done.made]
 
 
-async def idle_slots(ledger: Ledger, client: PrefectClient) -> list[str]:
+async def wake_for_idle_slots(ledger: Ledger, client: PrefectClient) -> list[str]:
     """Wake runs if no worker has done it: the leader's safety net for `wake`."""
-    return await wake(ledger, client, settings.load().max_concurrent, after=CALLED)
+    return await wake(ledger, client, settings.load().max_concurrent, after=WAKE_GRACE)
 
 
-async def these(
+async def ensure_rows(
     ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow], *, abandoned: bool = False
-) -> Ensured:
+) -> EnsureResult:
     """Ensure the Prefect runs of the waiting ``rows``; ``abandoned``: no process has them."""
     work = _EnsurePass(ledger, client, abandoned=abandoned)
     await work.do(rows)
@@ -145,7 +145,7 @@ async def these(
 def _is_just_requested(row: RunRow, now: datetime) -> bool:
     """Return whether the process that requested the run is about to make its Prefect run."""
     is_new = row.flow_run_id is None and not row.prefect_runs
-    return is_new and row.occurrence.startswith("request:") and row.queued_at > now - ASKING
+    return is_new and row.occurrence.startswith("request:") and row.queued_at > now - REQUEST_GRACE
 
 
 def _error_text(error: PrefectHTTPStatusError) -> str:
@@ -154,7 +154,7 @@ def _error_text(error: PrefectHTTPStatusError) -> str:
         detail = error.response.json()["detail"]
     except (ValueError, KeyError, TypeError):
         detail = error.response.text
-    return str(detail)[:WORDS] or f"HTTP {error.response.status_code}"
+    return str(detail)[:MAX_REFUSAL_LENGTH] or f"HTTP {error.response.status_code}"
 
 
 class _EnsurePass:
@@ -170,7 +170,7 @@ class _EnsurePass:
     ) -> None:
         self._ledger, self._client = ledger, client
         self._at, self._abandoned = at, abandoned
-        self.done, self.due = Ensured(), list[str]()
+        self.done, self.due = EnsureResult(), list[str]()
 
     async def do(self, rows: Sequence[RunRow]) -> None:
         rows = [row for row in rows if row.state is Status.WAITING]
@@ -179,12 +179,12 @@ class _EnsurePass:
             return
         runs = await flow_runs.read(self._client, [row.flow_run_id for row in rows])
         for row in rows:
-            if len(self.done.moved) + len(self.done.made) >= MOST_WRITES:
+            if len(self.done.moved) + len(self.done.made) >= MAX_WRITES_PER_PASS:
                 break
             try:
                 await self._ensure(row, runs.get(str(row.flow_run_id)))
             except PrefectHTTPStatusError as error:
-                if not flow_runs.is_of_one(error):
+                if not flow_runs.is_run_error(error):
                     raise
                 # This concerns one row only: its run cannot be moved.
                 self.done.left += 1
@@ -193,12 +193,12 @@ class _EnsurePass:
     async def _skip_absent(self, rows: Sequence[RunRow]) -> list[RunRow]:
         """Skip the rows of disabled jobs without a deployment; return the others."""
         async with self._ledger.read() as session:
-            absent = await records.absent(session)
+            absent = await records.jobs_without_deployment(session)
         waiting = []
         for row in rows:
-            if row.job_id in absent and row.queued_at < self._ledger.now() - records.FRESH:
+            if row.job_id in absent and row.queued_at < self._ledger.now() - records.REMOVAL_GRACE:
                 async with self._ledger.write() as session:
-                    if await records.skip_of_absent(session, row.id, self._ledger.now()):
+                    if await records.skip_without_deployment(session, row.id, self._ledger.now()):
                         continue
             waiting.append(row)
         return waiting
@@ -208,13 +208,16 @@ class _EnsurePass:
 
     async def _ensure(self, row: RunRow, run: FlowRun | None) -> None:
         kind = run.state.type if run is not None and run.state is not None else None
-        if row.waits_for == book.REFUSED and (row.until or row.queued_at) > self._ledger.now():
+        if (
+            row.waits_for == book.PREFECT_REFUSAL
+            and (row.until or row.queued_at) > self._ledger.now()
+        ):
             self.done.left += 1
         elif run is None or run.state is None:
             await self._make(row, None)
-        elif kind in flow_runs.ENDED:
+        elif kind in flow_runs.ENDED_TYPES:
             # A user may have ended it: decide what it means before another run is made.
-            await ended_runs.met(self._ledger, self._client, run, run.state)
+            await ended_runs.record_found_end(self._ledger, self._client, run, run.state)
             newest = await self._read(row.id)
             if newest is not None and newest.state is Status.WAITING:
                 await self._make(newest, run)
@@ -230,7 +233,9 @@ class _EnsurePass:
         if at is None:
             return False
         delay = timedelta(seconds=at.timestamp() - self._when(row).timestamp())
-        return delay <= NEAR and (row.waits_for in (slots.SLOT, slots.WORKER) or delay >= -NEAR)
+        return delay <= START_TOLERANCE and (
+            row.waits_for in (slots.SLOT, slots.WORKER) or delay >= -START_TOLERANCE
+        )
 
     def _is_abandoned(self, row: RunRow) -> bool:
         """Return whether no process can be expected to continue the row by itself."""
@@ -243,8 +248,8 @@ class _EnsurePass:
                 1  # a direct call, which no worker can run, or another process was faster
             )
             return
-        await flow_runs.forget_process(self._client, run)
-        change = await ended_runs.let_wait(
+        await flow_runs.clear_process_id(self._client, run)
+        change = await ended_runs.make_wait(
             self._ledger, self._client, run, self._when(row), row.reason
         )
         if change.accepted and not (change.surprise and change.over and change.over.is_final()):
@@ -258,25 +263,25 @@ class _EnsurePass:
             self.done.left += 1
             return
         deployment_id, name = target
-        state = states.waiting(self._when(row), row.reason)
-        for _ in range(MOST_KEYS):
+        state = states.waiting_state(self._when(row), row.reason)
+        for _ in range(MAX_KEYS_PER_PASS):
             if not await self._is_unchanged(row):
                 break
             key = f"{self._ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
             try:
-                made = await deployment.make_run(
+                made = await deployment.create_run(
                     self._client, deployment_id, key, row.parameters, name=name, state=state
                 )
             except PrefectHTTPStatusError as error:
-                if not flow_runs.is_of_one(error):
+                if not flow_runs.is_run_error(error):
                     raise
                 # For example parameters that the deployment no longer accepts.
                 log.warning("run %s: %s", row.id[:8], error, extra={"action": "ensure_refused"})
-                await book.refused(self._ledger, row, _error_text(error))
+                await book.record_refusal(self._ledger, row, _error_text(error))
                 break
             if made is None:
                 break
-            if not await claims.carried_by(self._ledger, row, str(made.id)):
+            if not await claims.link_prefect_run(self._ledger, row, str(made.id)):
                 break  # another process has recorded the same run already, or a later one
             if made.state is None or not made.state.is_final():
                 self.done.made.append(str(made.id))

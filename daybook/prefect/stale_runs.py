@@ -29,7 +29,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.states import Cancelled, Crashed, Scheduled
 
-from daybook.jobs.model import TAG_OF_OURS
+from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class LeftOver:
+class StaleRunResult:
     """Numbers of runs that were scheduled again, crashed, and cancelled."""
 
     scheduled: int = 0
@@ -53,35 +53,37 @@ class LeftOver:
         return bool(self.scheduled or self.crashed or self.cancelled)
 
 
-async def leftovers(
+async def handle_stale_runs(
     ledger: Ledger,
     client: PrefectClient,
     pool: str,
     worker_name: str,
     *,
     supervised: Callable[[], Collection[str]] = tuple,
-) -> LeftOver:
+) -> StaleRunResult:
     """Handle the stale runs of the pool, as the worker ``worker_name``.
 
     First removes the folders that killed processes left on this machine. ``supervised`` returns the
     flow runs for which the worker has, or is starting, processes; Prefect did not learn the end of
     its other runs.
     """
-    counts = LeftOver()
-    if folders := await asyncio.to_thread(locations.sweep):
+    counts = StaleRunResult()
+    if folders := await asyncio.to_thread(locations.remove_abandoned):
         log.info("%d folders had nobody: removed", folders, extra={"action": "swept"})
     supervised_ids = set(supervised())  # some of them end during the request
-    runs = await flow_runs.at_work(client, pool)
+    runs = await flow_runs.read_started(client, pool)
     supervised_ids |= set(supervised())  # and others start
     runs = [run for run in runs if str(run.id) not in supervised_ids]
     if not runs:
         return counts
     ours = {str(run.id): run for run in runs if ledger_tag(ledger.id) in run.tags}
-    rows = await ended_runs.known_rows(ledger, ours)
+    rows = await ended_runs.rows_of_flow_runs(ledger, ours)
     for flow_run_id, run in ours.items():
         if _is_stale(rows.get(flow_run_id), run, ledger.now()):
             await _handle_own(ledger, client, run, counts)
-    external = [run for run in runs if not any(tag.startswith(TAG_OF_OURS) for tag in run.tags)]
+    external = [
+        run for run in runs if not any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
+    ]
     orphaned = await _with_dead_worker(client, pool, worker_name, external)
     for run in orphaned:
         await _handle_external(client, run, counts, ledger.now())
@@ -100,13 +102,15 @@ def _is_stale(row: RunRow | None, run: FlowRun, now: datetime) -> bool:
     )
 
 
-async def _handle_own(ledger: Ledger, client: PrefectClient, run: FlowRun, done: LeftOver) -> None:
+async def _handle_own(
+    ledger: Ledger, client: PrefectClient, run: FlowRun, done: StaleRunResult
+) -> None:
     if run.state_type is StateType.CANCELLING:
-        await ended_runs.cancelled(ledger, client, run)
+        await ended_runs.finish_cancellation(ledger, client, run)
         done.cancelled += 1
         return
-    await flow_runs.forget_process(client, run)
-    waiting = states.waiting(ledger.now(), "nobody was running it")
+    await flow_runs.clear_process_id(client, run)
+    waiting = states.waiting_state(ledger.now(), "nobody was running it")
     if await _set_state(client, run, waiting):
         done.scheduled += 1
 
@@ -123,21 +127,21 @@ async def _with_dead_worker(
     orphaned = [run for name, _, run in by_worker if name == worker_name]
     others = {name for name, _, _ in by_worker} - {worker_name}
     if others:
-        workers = await client.read_workers_for_work_pool(pool, limit=flow_runs.PAGE)
+        workers = await client.read_workers_for_work_pool(pool, limit=flow_runs.PAGE_SIZE)
         offline = {each.name for each in workers if each.status is WorkerStatus.OFFLINE}
         orphaned += [run for name, _, run in by_worker if name in offline & others]
     return orphaned
 
 
 async def _handle_external(
-    client: PrefectClient, run: FlowRun, done: LeftOver, now: datetime
+    client: PrefectClient, run: FlowRun, done: StaleRunResult, now: datetime
 ) -> None:
     match run.state_type:
         case StateType.RUNNING:
             crashed: State[Any] = Crashed(message="the worker that ran it is gone")
             done.crashed += await _set_state(client, run, crashed)
         case StateType.PENDING:
-            await flow_runs.forget_process(client, run)
+            await flow_runs.clear_process_id(client, run)
             done.scheduled += await _set_state(client, run, Scheduled(scheduled_time=now))
         case _:
             cancelled: State[Any] = Cancelled(message="the worker that ran it is gone")
@@ -145,6 +149,6 @@ async def _handle_external(
 
 
 async def _set_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> bool:
-    change = await flow_runs.change(client, run, state)
+    change = await flow_runs.change_state(client, run, state)
     log.info("%s had nobody: %s", run.name, state.name, extra={"action": "left_over"})
     return change.accepted

@@ -16,7 +16,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 
-from daybook.prefect.states import LATE, WAITING
+from daybook.prefect.states import LATE_NAME, WAITING_NAME
 
 
 async def read(client: PrefectClient, flow_run_id: UUID) -> list[State[Any]]:
@@ -38,7 +38,7 @@ def in_order(states: Sequence[State[Any]], current: State[Any] | None) -> list[S
     return [*(each for each in ordered if each.id != current.id), current]
 
 
-def retries(states: Sequence[State[Any]]) -> tuple[int, ...]:
+def retry_starts(states: Sequence[State[Any]]) -> tuple[int, ...]:
     """Return one number for each Retry in ``states``: the run's starts before that Retry.
 
     Prefect counts a start when a run becomes RUNNING. A Retry is an end from which somebody
@@ -48,7 +48,7 @@ def retries(states: Sequence[State[Any]]) -> tuple[int, ...]:
     starts, starts_before = 0, list[int]()
     for state, following in pairwise(states):
         starts += state.is_running()
-        nobody_asked = following.is_final() or following.name in {WAITING, LATE}
+        nobody_asked = following.is_final() or following.name in {WAITING_NAME, LATE_NAME}
         if state.is_final() and not nobody_asked:
             starts_before.append(starts)
     return tuple(starts_before)

@@ -41,14 +41,14 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-SKEW = timedelta(seconds=2)
+MAX_CLOCK_SKEW = timedelta(seconds=2)
 """How far Prefect's clock may be behind the ledger's."""
-DEPLOYMENT_AWAY = timedelta(hours=1)
+DEPLOYMENT_GRACE = timedelta(hours=1)
 """How long an outcome without a Prefect run waits for its job's deployment to exist again."""
 
 
 @dataclass
-class Mirrored:
+class MirrorResult:
     """Numbers of rows that agreed, Prefect runs whose state was forced, and runs that were made."""
 
     agreed: int = 0
@@ -59,23 +59,25 @@ class Mirrored:
         return bool(self.forced or self.made)
 
 
-async def mirror(ledger: Ledger, client: PrefectClient, limit: int = 100) -> Mirrored:
+async def mirror(ledger: Ledger, client: PrefectClient, limit: int = 100) -> MirrorResult:
     """Set the outcomes of at most ``limit`` ended runs in Prefect."""
     async with ledger.read() as session:
-        rows = await marks.unmirrored(session, ledger.now() - TIMING.own_state_limit, limit)
-    return await these(ledger, client, rows)
+        rows = await marks.unmirrored_rows(session, ledger.now() - TIMING.own_state_limit, limit)
+    return await mirror_rows(ledger, client, rows)
 
 
-async def now(ledger: Ledger, client: PrefectClient, run_id: str) -> Mirrored:
+async def mirror_run(ledger: Ledger, client: PrefectClient, run_id: str) -> MirrorResult:
     """Mirror one run at once: its process is gone, or there never was one."""
     async with ledger.read() as session:
         row = await session.get(RunRow, run_id)
-    return await these(ledger, client, [row] if row is not None else [])
+    return await mirror_rows(ledger, client, [row] if row is not None else [])
 
 
-async def these(ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow]) -> Mirrored:
+async def mirror_rows(
+    ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow]
+) -> MirrorResult:
     """Mirror those of ``rows`` that have ended and are still marked."""
-    done = Mirrored()
+    done = MirrorResult()
     rows = [row for row in rows if row.unmirrored and row.state in TERMINAL]
     if not rows:
         return done
@@ -102,9 +104,9 @@ async def these(ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow]) -
 
 async def _rename(client: PrefectClient, run: FlowRun, name: str) -> None:
     try:
-        await run_names.give(client, run, name)
+        await run_names.rename_run(client, run, name)
     except PrefectHTTPStatusError as error:
-        if not flow_runs.is_of_one(error):
+        if not flow_runs.is_run_error(error):
             raise
         log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
 
@@ -112,7 +114,7 @@ async def _rename(client: PrefectClient, run: FlowRun, name: str) -> None:
 async def _jobs_by_id(ledger: Ledger, rows: Sequence[RunRow]) -> dict[str | None, StoredJob]:
     ids = {row.job_id for row in rows if row.job_id}
     async with ledger.read() as session:
-        return {each.id: each for each in await store.every(session, ids)} if ids else {}
+        return {each.id: each for each in await store.all_jobs(session, ids)} if ids else {}
 
 
 async def _with_runs(
@@ -120,7 +122,7 @@ async def _with_runs(
     client: PrefectClient,
     rows: Sequence[RunRow],
     jobs: Mapping[str | None, StoredJob],
-    done: Mirrored,
+    done: MirrorResult,
 ) -> list[RunRow]:
     """Return those of ``rows`` that have a Prefect run, after making one for the others."""
     with_runs = list[RunRow]()
@@ -135,18 +137,18 @@ async def _with_runs(
         try:
             flow_run_id = await _make(ledger, client, row, stored)
         except PrefectHTTPStatusError as error:
-            if not flow_runs.is_of_one(error):
+            if not flow_runs.is_run_error(error):
                 raise
             log.warning("run %s is not shown in Prefect: %s", row.id[:8], error)
             await _clear_marks(ledger, [row])
             continue
         if flow_run_id is None:
             # Prefect lost the deployment, and the next reconciliation makes it again.
-            if row.finished_at is None or ledger.now() - row.finished_at > DEPLOYMENT_AWAY:
+            if row.finished_at is None or ledger.now() - row.finished_at > DEPLOYMENT_GRACE:
                 await _clear_marks(ledger, [row])
             continue
         done.made += 1
-        if newest := await marks.carried_by(ledger, row.id, flow_run_id):
+        if newest := await marks.record_flow_run(ledger, row.id, flow_run_id):
             with_runs.append(newest)
     return with_runs
 
@@ -160,7 +162,7 @@ async def _make(
     and nothing runs with them.
     """
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
-    made = await deployment.make_run(
+    made = await deployment.create_run(
         client,
         str(stored.row.deployment_id),
         key,
@@ -179,18 +181,18 @@ async def _is_settled(client: PrefectClient, row: RunRow, run: FlowRun) -> bool:
     if row.due_to is not None:
         # It ended as this row when that was one due time: later states are a Retry of it.
         return any(_agrees(each, row) for each in await state_history.read(client, run.id))
-    if state.name == states.WAITING:
+    if state.name == states.WAITING_NAME:
         return False  # not set by a person: a process of ours overwrote a state set in between
     retried = not state.is_final()
     return any(
         _agrees(each, row) or (retried and each.is_final())
         for each in await client.read_flow_run_states(run.id)
-        if each.timestamp >= finished - SKEW
+        if each.timestamp >= finished - MAX_CLOCK_SKEW
     )
 
 
 def _agrees(state: State[Any], row: RunRow) -> bool:
-    expected = states.state_of(row.state, "")
+    expected = states.terminal_state(row.state, "")
     return (state.type, state.name) == (expected.type, expected.name)
 
 
@@ -211,4 +213,4 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
 async def _clear_marks(ledger: Ledger, rows: Sequence[RunRow]) -> None:
     # An outcome that was recorded meanwhile is later, and its row keeps the mark.
     last = max((row.finished_at for row in rows if row.finished_at), default=None)
-    await marks.mirrored(ledger, [row.id for row in rows], last)
+    await marks.clear_marks(ledger, [row.id for row in rows], last)

@@ -22,14 +22,16 @@ from daybook.ledger.tables import JobRow, RunRow
 from daybook.prefect import links
 
 
-async def unmirrored(session: AsyncSession, before: datetime, limit: int = 100) -> list[RunRow]:
+async def unmirrored_rows(
+    session: AsyncSession, before: datetime, limit: int = 100
+) -> list[RunRow]:
     """Return marked runs that ended at ``before`` (UTC) or earlier, oldest first.
 
     Runs that no process ended are included at once: those without a Prefect run, and ranges of due
     times. Runs whose job has no deployment yet are left out. Runs whose deployment was deleted in
     Prefect are included, so that the caller clears their mark: Prefect can never show them.
     """
-    deleted = await links.absent(session)
+    deleted = await links.jobs_without_deployment(session)
     deployed = select(JobRow.id).where(
         col(JobRow.id) == col(RunRow.job_id),
         col(JobRow.deployment_id).is_not(None) | col(JobRow.archived_at).is_not(None),
@@ -48,7 +50,7 @@ async def unmirrored(session: AsyncSession, before: datetime, limit: int = 100) 
     return list((await session.execute(marked)).scalars())
 
 
-async def carried_by(ledger: Ledger, run_id: str, flow_run_id: str) -> RunRow | None:
+async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunRow | None:
     """Record the Prefect run that was made for a marked run without one.
 
     Returns the row as it is then; returns None, and writes nothing, if the row is not marked any
@@ -65,7 +67,7 @@ async def carried_by(ledger: Ledger, run_id: str, flow_run_id: str) -> RunRow | 
         return row
 
 
-async def told(ledger: Ledger, run_id: str) -> None:
+async def clear_mark(ledger: Ledger, run_id: str) -> None:
     """Clear the mark of this run; the caller has just set its outcome in Prefect.
 
     A range keeps it, because its Prefect run has still to show the other due times.
@@ -75,7 +77,7 @@ async def told(ledger: Ledger, run_id: str) -> None:
         await session.execute(statement.values(unmirrored=False))
 
 
-async def mirrored(
+async def clear_marks(
     ledger: Ledger, run_ids: Collection[str], before: datetime | None = None
 ) -> None:
     """Clear the mark of these runs.

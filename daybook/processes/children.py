@@ -19,10 +19,10 @@ from typing import NoReturn
 
 from daybook.processes import proc
 
-LOG_LIMIT = 5_000_000
-LOG_KEPT = 1_000_000
+MAX_LOG_BYTES = 5_000_000
+KEPT_LOG_BYTES = 1_000_000
 """Bytes: a log above the limit keeps only this newest part."""
-LOOK_AT_LOGS = 60.0
+LOG_CHECK_INTERVAL_SECONDS = 60.0
 """Interval between two checks of the logs' sizes."""
 
 
@@ -63,13 +63,13 @@ class Child:
         """
         if self.exit_code is not None:
             return self.exit_code
-        family = proc.family(self.process)
-        proc.tell([p for p in family if p.group == self.pid], signal.SIGTERM)
+        family = proc.process_tree(self.process)
+        proc.send_signal([p for p in family if p.group == self.pid], signal.SIGTERM)
         if not await self._ends(self.grace if grace is None else grace):
-            family += proc.family(self.process)
+            family += proc.process_tree(self.process)
         others = [p for p in family if p.pid != self.pid]
-        proc.tell([p for p in others if p.group != self.pid], signal.SIGTERM)
-        await proc.gone(others, last)
+        proc.send_signal([p for p in others if p.group != self.pid], signal.SIGTERM)
+        await proc.wait_gone(others, last)
         await proc.kill(family)
         return await self.wait()
 
@@ -100,12 +100,12 @@ def tail_of(log: Path, begins: int, lines: int = 20) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def start_alone(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
+def start_detached(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], int]:
     """Start a process that outlives this one; return it and where in ``log`` its output begins.
 
     It is not an asyncio child: the end of the loop would kill that.
     """
-    trim(log)
+    trim_log(log)
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as output:
         begins = output.seek(0, os.SEEK_END)
         child = subprocess.Popen(
@@ -132,7 +132,7 @@ async def start(
 
     The child inherits the file ``descriptors`` under the same numbers.
     """
-    trim(log)
+    trim_log(log)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
@@ -155,7 +155,7 @@ async def start(
     return Child(name, log, process, running, begins, grace)
 
 
-def trim(log: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
+def trim_log(log: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
     """Cut a log of more than ``limit`` bytes to whole lines of its newest ``kept`` bytes."""
     try:
         if log.stat().st_size <= limit:
@@ -169,7 +169,7 @@ def trim(log: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
     shorter.replace(log)
 
 
-def cut(folder: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
+def truncate_logs(folder: Path, limit: int = MAX_LOG_BYTES, kept: int = KEPT_LOG_BYTES) -> None:
     """Cut the logs in ``folder`` to which running processes append.
 
     The processes keep their open file, so the file is truncated and its newest part goes to
@@ -184,14 +184,14 @@ def cut(folder: Path, limit: int = LOG_LIMIT, kept: int = LOG_KEPT) -> None:
         os.truncate(log, 0)
 
 
-async def cut_logs(folder: Path, say: Callable[[str], None]) -> NoReturn:
+async def keep_logs_short(folder: Path, say: Callable[[str], None]) -> NoReturn:
     """Keep each log in ``folder`` below about `MAX_LOG_BYTES`, until cancelled."""
     while True:
         try:
-            await asyncio.to_thread(cut, folder)
+            await asyncio.to_thread(truncate_logs, folder)
         except OSError as error:
             say(f"A log in {folder} could not be cut: {error}")
-        await asyncio.sleep(LOOK_AT_LOGS)
+        await asyncio.sleep(LOG_CHECK_INTERVAL_SECONDS)
 
 
 def _newest_part(log: Path, kept: int) -> bytes:

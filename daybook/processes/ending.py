@@ -12,7 +12,7 @@ import anyio
 Result = TypeVar("Result")
 
 
-async def to_its_end(
+async def wait_shielded(
     task: asyncio.Task[Result], cancelled: Callable[[], object] = lambda: None
 ) -> Result:
     """Return or raise the result of ``task``, which the caller's cancellation does not reach.

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 
-DEFAULT = (
+DEFAULT_NAMES = (
     "PATH",
     "HOME",
     "USER",
@@ -90,12 +90,12 @@ def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, s
     return {k: v for k, v in given.items() if k not in secret}, secret
 
 
-def without_values(text: str, environment: Mapping[str, str]) -> str:
+def redact_values(text: str, environment: Mapping[str, str]) -> str:
     """Return ``text`` for an error: values that the operator added are replaced by their names."""
-    return _redacted(text, {k: v for k, v in environment.items() if k not in DEFAULT})
+    return _redacted(text, {k: v for k, v in environment.items() if k not in DEFAULT_NAMES})
 
 
-def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
     """Return ``text`` for an answer: the values of secret names are replaced by the names."""
     return _redacted(text, {k: v for k, v in environment.items() if _SECRET.search(k)})
 

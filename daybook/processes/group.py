@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-GRACE = 3.0
+TERM_GRACE_SECONDS = 3.0
 """Seconds between SIGTERM and SIGKILL."""
 
 _KILL_TIMEOUT_SECONDS = 10.0  # seconds for the kernel to remove killed processes
@@ -82,7 +82,7 @@ class Group:
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)  # a stopped process does not receive the SIGTERM
             with suppress(TimeoutError):
-                async with asyncio.timeout(GRACE):
+                async with asyncio.timeout(TERM_GRACE_SECONDS):
                     await self.exited.wait()
                     await self._until_none_alive()
         self._signal(signal.SIGKILL)

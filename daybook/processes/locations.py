@@ -17,7 +17,7 @@ from pathlib import Path
 
 from daybook.processes import environment
 
-HELD = ".held"
+LOCKED_SUFFIX = ".held"
 
 _NAMES = "daybook-"
 _NEW = f".{_NAMES}"
@@ -34,7 +34,7 @@ def check(work_dir: str) -> None:
 
 
 @contextmanager
-def folder(work_dir: str, prefix: str) -> Iterator[str]:
+def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
     """Yield the folder to run in: the operator's, else a temporary one that lasts as long as the
     run.
 
@@ -42,7 +42,7 @@ def folder(work_dir: str, prefix: str) -> Iterator[str]:
     folder must not do so among other files unless the operator says so.
     """
     if not work_dir:
-        with fresh(prefix) as made:
+        with temporary_folder(prefix) as made:
             yield made
         return
     path = os.path.expanduser(work_dir)
@@ -52,7 +52,7 @@ def folder(work_dir: str, prefix: str) -> Iterator[str]:
 
 
 @contextmanager
-def fresh(prefix: str) -> Iterator[str]:
+def temporary_folder(prefix: str) -> Iterator[str]:
     """Yield a private temporary folder, which is removed afterwards.
 
     ``prefix`` starts with ``daybook-``.
@@ -61,7 +61,7 @@ def fresh(prefix: str) -> Iterator[str]:
     lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
     try:
         random = os.path.basename(made).removeprefix(_NEW)
-        name = f"{prefix}{random}{HELD if _locked(lock) else ''}"
+        name = f"{prefix}{random}{LOCKED_SUFFIX if _locked(lock) else ''}"
         locked_path = os.path.join(os.path.dirname(made), name)
         os.rename(made, locked_path)
         made = locked_path
@@ -71,10 +71,10 @@ def fresh(prefix: str) -> Iterator[str]:
         os.close(lock)
 
 
-def sweep() -> int:
+def remove_abandoned() -> int:
     """Remove the folders of this user whose makers were killed; return their number."""
     swept = 0
-    for each in Path(tempfile.gettempdir()).glob(f"{_NAMES}*{HELD}"):
+    for each in Path(tempfile.gettempdir()).glob(f"{_NAMES}*{LOCKED_SUFFIX}"):
         try:
             lock = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:  # another user's, or removed meanwhile
@@ -111,7 +111,7 @@ def _locked(folder: int) -> bool:
     return True
 
 
-def resolved(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
+def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
     """Return ``command`` with the absolute path of its program, found from the current folder.
 
     Also return a warning if the program was not found, else "": a worker on another machine may
@@ -138,8 +138,8 @@ def _missing_program(name: str) -> str:
     )
 
 
-def program(name: str, folder: str, variables: Mapping[str, str]) -> str:
-    """Return the file of the program called ``name``, for a process that runs in ``folder``."""
+def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
+    """Return the file of the program called ``name``, for a process that runs in ``run_folder``."""
     name = os.path.expanduser(name)
     if "/" in name:
         path = os.path.join(folder, name)

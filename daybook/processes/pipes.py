@@ -22,7 +22,7 @@ class Pipe(asyncio.Protocol):
         self.gone.set()
 
 
-class Head(Pipe):
+class HeadPipe(Pipe):
     """Keeps the first ``limit`` bytes; reads and counts the rest."""
 
     def __init__(self, limit: int) -> None:
@@ -37,7 +37,7 @@ class Head(Pipe):
         self.dropped += max(0, len(data) - room)
 
 
-class Tail(Pipe):
+class TailPipe(Pipe):
     """Keeps the last ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
@@ -50,12 +50,12 @@ class Tail(Pipe):
         del self.kept[: -self._limit]
 
 
-class Feed(Pipe):
+class InputPipe(Pipe):
     """Standard input. A program may close it early or never read it: that is no error."""
 
 
-async def join(
-    child: subprocess.Popen[bytes], output: asyncio.Protocol, errors: Pipe, feed: Feed
+async def attach(
+    child: subprocess.Popen[bytes], output: asyncio.Protocol, errors: Pipe, feed: InputPipe
 ) -> tuple[asyncio.ReadTransport, asyncio.WriteTransport | None]:
     """Connect the child's pipes to the running loop; return the transports of its output and input.
 
@@ -81,10 +81,10 @@ async def join(
 
 
 async def connect(
-    child: subprocess.Popen[bytes], output: Pipe, errors: Pipe, feed: Feed, data: bytes
+    child: subprocess.Popen[bytes], output: Pipe, errors: Pipe, feed: InputPipe, data: bytes
 ) -> None:
     """Connect the pipes as `attach`, and write ``data`` as fast as it is read."""
-    _, writer = await join(child, output, errors, feed)
+    _, writer = await attach(child, output, errors, feed)
     if writer is not None:
         # Not in `connection_made`: closed there, the transport would leave its file descriptor
         # registered.
@@ -92,7 +92,7 @@ async def connect(
         writer.write_eof()
 
 
-async def drained(pipes: Iterable[Pipe], seconds: float) -> None:
+async def wait_drained(pipes: Iterable[Pipe], seconds: float) -> None:
     """Wait until all pipes are read to their end, or ``seconds`` have passed."""
     try:
         async with asyncio.timeout(seconds):
@@ -107,7 +107,7 @@ async def close(pipes: Iterable[Pipe]) -> None:
     for pipe in pipes:
         if pipe.transport is None:
             continue
-        if isinstance(pipe, Feed):
+        if isinstance(pipe, InputPipe):
             # `close` would wait until all data is read. With nothing left to write, the transport
             # is closing already, and a second close would be an error in the loop.
             writer = cast(asyncio.WriteTransport, pipe.transport)

@@ -23,7 +23,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 PROC = Path("/proc")
-LOOK_AGAIN = 0.05
+POLL_INTERVAL_SECONDS = 0.05
 """Poll interval for a process that is not our own child, for which nothing can wait."""
 
 _PR_SET_DUMPABLE = 4
@@ -51,7 +51,7 @@ class Process:
     group: int = field(default=0, compare=False)
 
 
-def living() -> dict[int, Process]:
+def living_processes() -> dict[int, Process]:
     """Return every process of this machine by pid, without zombies."""
     return _from_proc() if sys.platform == "linux" else _from_ps()
 
@@ -67,13 +67,13 @@ def find(pid: int, started: str | None = None) -> Process | None:
     return process
 
 
-def family(head: Process) -> list[Process]:
+def process_tree(head: Process) -> list[Process]:
     """Return ``head``, first, with its descendants and the group that it leads; [] if it has ended.
 
     Descendants are found in any group or session. A process that init adopted, because its parent
     ended, is found if it stayed in the group.
     """
-    everyone = living()
+    everyone = living_processes()
     if everyone.get(head.pid) != head:
         return []
     members = {head.pid: head}
@@ -87,7 +87,7 @@ def family(head: Process) -> list[Process]:
     return list(members.values())
 
 
-def tell(processes: Iterable[Process], number: signal.Signals) -> None:
+def send_signal(processes: Iterable[Process], number: signal.Signals) -> None:
     """Send ``number`` to the processes that still exist and that this user may signal.
 
     A process of another user, such as a command with more rights, is skipped.
@@ -98,13 +98,13 @@ def tell(processes: Iterable[Process], number: signal.Signals) -> None:
                 os.kill(process.pid, number)
 
 
-async def gone(processes: Iterable[Process], within: float) -> list[Process]:
+async def wait_gone(processes: Iterable[Process], within: float) -> list[Process]:
     """Wait at most ``within`` seconds until all have ended; return those that still live."""
     end = time.monotonic() + within
     while left := [p for p in processes if find(p.pid, p.started) is not None]:
         if time.monotonic() >= end:
             return left
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
     return []
 
 
@@ -113,9 +113,9 @@ async def end(head: Process, grace: float) -> None:
 
     Only the head gets SIGTERM, so that it can end its children in its own order.
     """
-    members = family(head)
-    tell([head], signal.SIGTERM)
-    await gone([head], grace)
+    members = process_tree(head)
+    send_signal([head], signal.SIGTERM)
+    await wait_gone([head], grace)
     await kill(members)
 
 
@@ -127,7 +127,7 @@ async def kill(members: Iterable[Process], within: float = 5.0) -> None:
     known = set(members)
     stop_at = time.monotonic() + within
     while True:
-        known |= {p for member in known for p in family(member)}
+        known |= {p for member in known for p in process_tree(member)}
         left = [p for p in known if find(p.pid, p.started) is not None]
         if not left:
             return
@@ -135,8 +135,8 @@ async def kill(members: Iterable[Process], within: float = 5.0) -> None:
             pids = sorted(each.pid for each in left)
             log.error("cannot be killed: %s", pids, extra={"action": "kill_refused"})
             return
-        tell(left, signal.SIGKILL)
-        await gone(left, min(1.0, within))
+        send_signal(left, signal.SIGKILL)
+        await wait_gone(left, min(1.0, within))
 
 
 def _boot_id() -> str:

@@ -24,30 +24,30 @@ from daybook.resources.encryption import Key
 
 _KEY_ID = "block_copies_key"
 
-Ref = tuple[str, str]
+DocumentRef = tuple[str, str]
 """The block type's slug and the document's name."""
 
 
 @dataclass(frozen=True)
-class Version:
+class CopyVersion:
     """The version of a copy: it changes with every write, because no two encryptions are equal."""
 
     type_id: str
     sealed: str
 
 
-def version(row: BlockCopyRow | None) -> Version | None:
+def version(row: BlockCopyRow | None) -> CopyVersion | None:
     """Return the version of a row; None if there is no row."""
-    return None if row is None else Version(row.type_id, row.sealed)
+    return None if row is None else CopyVersion(row.type_id, row.sealed)
 
 
-async def every(session: AsyncSession) -> list[BlockCopyRow]:
+async def list_copies(session: AsyncSession) -> list[BlockCopyRow]:
     """Return all copies, by type and name."""
     order = (col(BlockCopyRow.slug), col(BlockCopyRow.name))
     return list((await session.execute(select(BlockCopyRow).order_by(*order))).scalars())
 
 
-async def get(session: AsyncSession, ref: Ref) -> BlockCopyRow | None:
+async def get(session: AsyncSession, ref: DocumentRef) -> BlockCopyRow | None:
     """Return one copy, or None."""
     return await session.get(BlockCopyRow, ref)
 
@@ -66,7 +66,7 @@ async def key(session: AsyncSession, home: Home) -> Key | None:
     expected_id = await key_id(session)
     if expected_id is None:
         return None
-    ledger_key = encryption.read(home.ledger_key)
+    ledger_key = encryption.read_key(home.ledger_key)
     if ledger_key is None:
         raise LedgerKeyMissing(f"{home.ledger_key} does not exist (the key's id is {expected_id})")
     if ledger_key.id != expected_id:
@@ -75,36 +75,36 @@ async def key(session: AsyncSession, home: Home) -> Key | None:
     return ledger_key
 
 
-async def key_to_write(session: AsyncSession, home: Home) -> Key:
+async def get_or_create_key(session: AsyncSession, home: Home) -> Key:
     """Return the key for a new copy, in a write transaction; create it for the first copy.
 
     Raises like `key`, and OSError if the file cannot be created.
     """
     ledger_key = await key(session, home)
     if ledger_key is None:
-        ledger_key = encryption.read_or_make(home.ledger_key)
+        ledger_key = encryption.read_or_create_key(home.ledger_key)
         session.add(Fact(key=_KEY_ID, value=ledger_key.id))
     return ledger_key
 
 
 async def put(
     session: AsyncSession,
-    ref: Ref,
+    ref: DocumentRef,
     type_id: str,
     data: Mapping[str, Any],
     *,
     key: Key,
     now: datetime,
-) -> Version:
+) -> CopyVersion:
     """Write a copy; replace an existing one."""
     sealed = key.seal(_label(ref), json.dumps(data, separators=(",", ":")))
     slug, name = ref
     row = BlockCopyRow(slug=slug, name=name, type_id=type_id, sealed=sealed, updated_at=now)
     await session.merge(row)
-    return Version(type_id, sealed)
+    return CopyVersion(type_id, sealed)
 
 
-def data(row: BlockCopyRow, key: Key) -> dict[str, Any]:
+def decrypt(row: BlockCopyRow, key: Key) -> dict[str, Any]:
     """Return the document's data from a copy, with secrets in plain text.
 
     Raises `CopyDamaged`.
@@ -113,7 +113,7 @@ def data(row: BlockCopyRow, key: Key) -> dict[str, Any]:
     return document_data
 
 
-async def remove(session: AsyncSession, ref: Ref) -> bool:
+async def remove(session: AsyncSession, ref: DocumentRef) -> bool:
     """Delete a copy; return false if there was none."""
     row = await get(session, ref)
     if row is not None:
@@ -121,11 +121,11 @@ async def remove(session: AsyncSession, ref: Ref) -> bool:
     return row is not None
 
 
-async def forget_key(session: AsyncSession) -> None:
+async def remove_key(session: AsyncSession) -> None:
     """Delete every copy and the key's id: the next copy is encrypted with the home's key."""
     await session.execute(delete(BlockCopyRow))
     await session.execute(delete(Fact).where(col(Fact.key) == _KEY_ID))
 
 
-def _label(ref: Ref) -> str:
+def _label(ref: DocumentRef) -> str:
     return "/".join(ref)

@@ -51,14 +51,14 @@ def check_name(of: BlockType, name: str) -> None:
         )
 
 
-async def every(
+async def list_documents(
     client: PrefectClient, of: BlockType, *, include_secrets: bool = False
 ) -> list[BlockDocument]:
     """Return all documents of the type, by name; [] if the type is not registered."""
-    return await listed(client, of, include_secrets=include_secrets) or []
+    return await list_if_registered(client, of, include_secrets=include_secrets) or []
 
 
-async def listed(
+async def list_if_registered(
     client: PrefectClient, of: BlockType, *, include_secrets: bool = False
 ) -> list[BlockDocument] | None:
     """Return all documents of the type, by name; None if the type is not registered."""
@@ -76,7 +76,7 @@ async def listed(
     return sorted(with_name, key=lambda each: str(each.name))
 
 
-async def named(
+async def find(
     client: PrefectClient, of: BlockType, name: str, *, include_secrets: bool = False
 ) -> BlockDocument | None:
     """Return the document of that name, or None."""
@@ -90,14 +90,14 @@ async def named(
         return None
 
 
-class Registered(NamedTuple):
+class RegisteredType(NamedTuple):
     """Prefect's ids of a block type and of its newest schema."""
 
     type_id: UUID
     schema_id: UUID
 
 
-async def registered(client: PrefectClient, of: BlockType) -> Registered:
+async def registered_type(client: PrefectClient, of: BlockType) -> RegisteredType:
     """Return the ids of the type; raise `InvalidInput` if it is not registered."""
     from prefect.exceptions import ObjectNotFound
 
@@ -108,10 +108,10 @@ async def registered(client: PrefectClient, of: BlockType) -> Registered:
     schema = await client.get_most_recent_block_schema_for_block_type(block_type.id)
     if schema is None:
         raise _unregistered(of)
-    return Registered(block_type.id, schema.id)
+    return RegisteredType(block_type.id, schema.id)
 
 
-async def keep(
+async def save(
     client: PrefectClient,
     of: BlockType,
     name: str,
@@ -128,11 +128,11 @@ async def keep(
 
     check_name(of, name)
     async with _ledger() as ledger:  # an unreachable ledger raises before any write
-        block_type_ids = await registered(client, of)
+        block_type_ids = await registered_type(client, of)
         name_taken = InvalidInput(
             "name", f'"{name}" is taken', f"choose another, or replace that {of.noun}"
         )
-        old = await named(client, of, name)
+        old = await find(client, of, name)
         if old is not None and not replace:
             raise name_taken
         if old is not None:
@@ -142,14 +142,14 @@ async def keep(
             await client.update_block_document(old.id, changed)
         else:
             try:
-                await create(client, block_type_ids, name, data)
+                await create_in_prefect(client, block_type_ids, name, data)
             except ObjectAlreadyExists:  # another process was faster
                 raise name_taken from None
         await _copy(ledger, (of.slug, name), str(block_type_ids.type_id), data)
 
 
-async def create(
-    client: PrefectClient, known: Registered, name: str, data: Mapping[str, Any]
+async def create_in_prefect(
+    client: PrefectClient, known: RegisteredType, name: str, data: Mapping[str, Any]
 ) -> UUID:
     """Create a document in Prefect only; return its id.
 
@@ -163,12 +163,12 @@ async def create(
     return (await client.create_block_document(document)).id
 
 
-async def forget(client: PrefectClient, of: BlockType, name: str) -> None:
+async def remove(client: PrefectClient, of: BlockType, name: str) -> None:
     """Delete the document of that name and its copy; raise `NotFound` if neither exists."""
     from prefect.exceptions import ObjectNotFound
 
     async with _ledger() as ledger:
-        document = await named(client, of, name)
+        document = await find(client, of, name)
         deleted = False
         if document is not None:
             try:
@@ -182,7 +182,7 @@ async def forget(client: PrefectClient, of: BlockType, name: str) -> None:
         raise NotFound(of.noun, name)
 
 
-def problem(error: ValidationError) -> tuple[str, str]:
+def validation_problem(error: ValidationError) -> tuple[str, str]:
     """Return the field and its problem.
 
     Pydantic's own text is not used, because it repeats the input.
@@ -196,11 +196,13 @@ def _ledger() -> Ledger:
     return Ledger(settings.load().ledger_address)
 
 
-async def _copy(ledger: Ledger, ref: copies.Ref, type_id: str, data: Mapping[str, Any]) -> None:
+async def _copy(
+    ledger: Ledger, ref: copies.DocumentRef, type_id: str, data: Mapping[str, Any]
+) -> None:
     """Write the ledger's copy of the document that Prefect just stored."""
     try:
         async with ledger.write() as session:
-            key = await copies.key_to_write(session, home.here())
+            key = await copies.get_or_create_key(session, home.current_home())
             await copies.put(session, ref, type_id, data, key=key, now=ledger.now())
     except (LedgerKeyMissing, OSError) as error:
         # Prefect has the document, so it works; `daybook doctor` explains the problem with the key.

@@ -53,7 +53,7 @@ class Key:
             raise CopyDamaged(label) from None
 
 
-def read(file: Path) -> Key | None:
+def read_key(file: Path) -> Key | None:
     """Return the key in ``file``; None if the file does not exist.
 
     Raises `LedgerKeyMissing` for a file without a valid key; the error never repeats its text.
@@ -72,16 +72,16 @@ def read(file: Path) -> Key | None:
     return Key(raw)
 
 
-def read_or_make(file: Path) -> Key:
+def read_or_create_key(file: Path) -> Key:
     """Return the key in ``file``; create the file if it does not exist.
 
     Raises like `read_key`, and OSError. If several processes create it at once, all get the same
     key.
     """
-    key = read(file)
+    key = read_key(file)
     if key is None:
         text = _MARK + base64.urlsafe_b64encode(os.urandom(_KEY_BYTES)).decode()
         make_private_file(file, f"{text}\n")
-        key = read(file)
+        key = read_key(file)
         assert key is not None
     return key

@@ -32,7 +32,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import BlockCopyRow
 from daybook.resources import copies
 from daybook.resources import documents as block_documents
-from daybook.resources.copies import Ref, Version
+from daybook.resources.copies import CopyVersion, DocumentRef
 from daybook.resources.documents import BlockType
 from daybook.resources.encryption import Key
 
@@ -52,34 +52,34 @@ class _Document:
     """A listed document. ``data`` holds its secrets only if they were requested."""
 
     id: str
-    ref: Ref
+    ref: DocumentRef
     type_id: str
     updated: str
     data: dict[str, Any] = field(repr=False)
 
 
 @dataclass
-class Memory:
+class ComparisonCache:
     """The pairs that were equal at their last comparison, which the next pass skips.
 
     ``key_problem`` is that of the last pass, so that the caller reports it only once.
     """
 
     key_problem: str = ""
-    _agreed: dict[Ref, tuple[str, str, Version | None]] = field(default_factory=dict)
+    _agreed: dict[DocumentRef, tuple[str, str, CopyVersion | None]] = field(default_factory=dict)
 
     def knows(self, document: _Document, row: BlockCopyRow | None) -> bool:
         """Return whether neither side changed since the last comparison."""
         pair = (document.id, document.updated, copies.version(row))
         return row is not None and self._agreed.get(document.ref) == pair
 
-    def agreed(self, document: _Document, version: Version | None) -> None:
+    def agreed(self, document: _Document, version: CopyVersion | None) -> None:
         """Record that both sides are equal now."""
         self._agreed[document.ref] = (document.id, document.updated, version)
 
 
 @dataclass
-class Report:
+class MirrorReport:
     """The result of one pass; documents are named as in `secret ops`.
 
     ``locked`` are the documents that Prefect lost and that cannot be restored because the key is
@@ -95,28 +95,38 @@ class Report:
     key_problem: str = ""
 
 
-async def agree(
+async def reconcile(
     ledger: Ledger,
     client: PrefectClient,
     types: Collection[BlockType],
-    memory: Memory | None = None,
+    memory: ComparisonCache | None = None,
     *,
     only: str | None = None,
-) -> Report:
+) -> MirrorReport:
     """Compare all documents of these types with their copies; with ``only``, those of that name.
 
     Registers the block types first if Prefect lacks one. A second pass changes nothing. Errors of
     an unreachable Prefect or ledger propagate.
     """
-    run = _Pass(ledger, client, {each.slug: each for each in types}, memory or Memory(), Report())
+    run = _Pass(
+        ledger,
+        client,
+        {each.slug: each for each in types},
+        memory or ComparisonCache(),
+        MirrorReport(),
+    )
     await run.register()
     await run.compare(only)
     return run.report
 
 
-async def lost(ledger: Ledger, client: PrefectClient, types: Collection[BlockType]) -> list[str]:
+async def list_lost(
+    ledger: Ledger, client: PrefectClient, types: Collection[BlockType]
+) -> list[str]:
     """Return the documents that Prefect lost and of which the ledger has a copy."""
-    run = _Pass(ledger, client, {each.slug: each for each in types}, Memory(), Report())
+    run = _Pass(
+        ledger, client, {each.slug: each for each in types}, ComparisonCache(), MirrorReport()
+    )
     rows = await run.rows()
     present = {each.ref for each in await run.listed()}
     type_ids = await run.type_ids()
@@ -132,8 +142,8 @@ class _Pass:
     ledger: Ledger
     client: PrefectClient
     types: Mapping[str, BlockType]
-    memory: Memory
-    report: Report
+    memory: ComparisonCache
+    report: MirrorReport
 
     async def type_ids(self) -> dict[str, str]:
         """Return the ids of the block types that Prefect has, by slug."""
@@ -141,22 +151,22 @@ class _Pass:
         response = await self.client.request("POST", "/block_types/filter", json=query)
         return {each["slug"]: each["id"] for each in response.json()}
 
-    async def rows(self) -> dict[Ref, BlockCopyRow]:
+    async def rows(self) -> dict[DocumentRef, BlockCopyRow]:
         """Return the ledger's copies."""
         async with self.ledger.read() as session:
-            all_rows = await copies.every(session)
+            all_rows = await copies.list_copies(session)
         return {(row.slug, row.name): row for row in all_rows if row.slug in self.types}
 
     async def register(self) -> None:
         if (await self.type_ids()).keys() != self.types.keys():
-            await repository.load_door("blocks/__init__.py").register(self.client)
+            await repository.load_entry_point("blocks/__init__.py").register(self.client)
             self.report.registered = True
 
     async def compare(self, only: str | None) -> None:
         rows = await self.rows()
         async with self.ledger.read() as session:
             try:
-                key = await copies.key(session, home.here())
+                key = await copies.key(session, home.current_home())
             except LedgerKeyMissing as error:
                 key, self.report.key_problem = None, error.why
         documents = {each.ref: each for each in await self.listed()}
@@ -208,7 +218,7 @@ class _Pass:
         return documents
 
     async def _copy(
-        self, news: Sequence[_Document], rows: Mapping[Ref, BlockCopyRow], key: Key | None
+        self, news: Sequence[_Document], rows: Mapping[DocumentRef, BlockCopyRow], key: Key | None
     ) -> None:
         """Copy those of ``news`` that differ from their copy, and record the equal ones."""
         differing: list[_Document] = []
@@ -222,15 +232,15 @@ class _Pass:
                     differing.append(document)
         if not differing:
             return
-        written: list[tuple[_Document, Version]] = []
+        written: list[tuple[_Document, CopyVersion]] = []
         async with self.ledger.write() as session:
             try:
-                key = await copies.key_to_write(session, home.here())
+                key = await copies.get_or_create_key(session, home.current_home())
             except LedgerKeyMissing as error:  # another home stored its key first
                 self.report.key_problem = error.why
                 return
             except OSError as error:
-                file = home.here().ledger_key
+                file = home.current_home().ledger_key
                 self.report.key_problem = f"{file} cannot be made ({error.strerror})"
                 return
             for document in differing:
@@ -251,11 +261,11 @@ class _Pass:
     async def _handle_missing(self, row: BlockCopyRow, key: Key | None) -> None:
         """Handle a copy whose document was not in the list."""
         ref, of = (row.slug, row.name), self.types[row.slug]
-        if await block_documents.named(self.client, of, row.name) is not None:
+        if await block_documents.find(self.client, of, row.name) is not None:
             return  # created meanwhile, or missed between two pages
         # Read the type after the document: the type is then of this Prefect or a newer one.
         try:
-            registered = await block_documents.registered(self.client, of)
+            registered = await block_documents.registered_type(self.client, of)
         except InvalidInput:
             return  # Prefect lost its database once more
         if str(registered.type_id) == row.type_id:
@@ -268,18 +278,20 @@ class _Pass:
             self.report.locked.append(self.word(ref))
             return
         try:
-            await self._restore(row, registered, copies.data(row, key))
+            await self._restore(row, registered, copies.decrypt(row, key))
         except CopyDamaged as error:
             self.report.failed[self.word(ref)] = str(error)
 
     async def _restore(
-        self, row: BlockCopyRow, known: block_documents.Registered, data: Mapping[str, Any]
+        self, row: BlockCopyRow, known: block_documents.RegisteredType, data: Mapping[str, Any]
     ) -> None:
         from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 
         ref = (row.slug, row.name)
         try:
-            document_id = await block_documents.create(self.client, known, row.name, data)
+            document_id = await block_documents.create_in_prefect(
+                self.client, known, row.name, data
+            )
         except ObjectAlreadyExists:  # another process was faster: the next pass compares
             return
         except PrefectHTTPStatusError as error:
@@ -302,7 +314,7 @@ class _Pass:
         current = await copies.get(session, (row.slug, row.name))
         return copies.version(current) == copies.version(row)
 
-    def word(self, ref: Ref) -> str:
+    def word(self, ref: DocumentRef) -> str:
         """Return the name of a document in reports: `secret ops`."""
         slug, name = ref
         return f"{self.types[slug].noun} {name}"
@@ -313,6 +325,6 @@ def _same(document: _Document, row: BlockCopyRow, key: Key | None) -> bool:
     if key is None or document.type_id != row.type_id:
         return False
     try:
-        return copies.data(row, key) == document.data
+        return copies.decrypt(row, key) == document.data
     except CopyDamaged:  # the copy is written anew
         return False

@@ -67,16 +67,16 @@ def build(name: str, data: dict[str, Any]) -> Secret:
     try:
         settings = SecretSettings.model_validate(data)
     except ValidationError as error:
-        field, problem = documents.problem(error)
+        field, problem = documents.validation_problem(error)
         raise InvalidInput("secret", f'"{name}": {field}: {problem}', "mend the block") from None
     return Secret(name, settings.value.get_secret_value(), tuple(settings.hosts))
 
 
-async def every(client: PrefectClient) -> list[dict[str, Any]]:
+async def list_secrets(client: PrefectClient) -> list[dict[str, Any]]:
     """Return all secrets by name, without values: `{"name", "hosts", "problem"}`."""
     return [
         {"name": each.name, "hosts": each.data.get("hosts"), "problem": _wrong(each.data)}
-        for each in await documents.every(client, TYPE)
+        for each in await documents.list_documents(client, TYPE)
     ]
 
 
@@ -84,23 +84,23 @@ async def add(
     client: PrefectClient, name: str, value: str, hosts: Sequence[str], *, replace: bool = False
 ) -> None:
     """Save a secret; raise `InvalidInput` for a bad or taken name, bad hosts or a bad value."""
-    settings = checked(value, hosts)
-    await documents.keep(
+    settings = validate(value, hosts)
+    await documents.save(
         client, TYPE, name, {"value": value, "hosts": settings.hosts}, replace=replace
     )
 
 
 async def remove(client: PrefectClient, name: str) -> None:
     """Remove a secret; raise `NotFound` if there is none."""
-    await documents.forget(client, TYPE, name)
+    await documents.remove(client, TYPE, name)
 
 
-def checked(value: str, hosts: Sequence[str]) -> SecretSettings:
+def validate(value: str, hosts: Sequence[str]) -> SecretSettings:
     """Return the settings to store; raise `InvalidInput`, whose text omits the value."""
     try:
         return SecretSettings.model_validate({"value": value, "hosts": list(hosts)})
     except ValidationError as error:
-        raise InvalidInput(*documents.problem(error)) from None
+        raise InvalidInput(*documents.validation_problem(error)) from None
 
 
 def _wrong(data: dict[str, Any]) -> str | None:
@@ -108,11 +108,11 @@ def _wrong(data: dict[str, Any]) -> str | None:
     try:
         SecretSettings.model_validate(data)
     except ValidationError as error:
-        return ": ".join(documents.problem(error))
+        return ": ".join(documents.validation_problem(error))
     return None
 
 
-class PrefectSecrets:
+class PrefectSecretStore:
     """`SecretStore` that uses Prefect's async client; its connection errors propagate."""
 
     def __init__(self, client: PrefectClient) -> None:
@@ -139,6 +139,6 @@ class PrefectSecrets:
         else:
             problem = f'"{name}" is a Secret block of Prefect\'s own, which is bound to no hosts'
             return InvalidInput("secret", problem, f'make a block of the type "{TITLE}" of it')
-        documents_found = await documents.every(self._client, TYPE)
+        documents_found = await documents.list_documents(self._client, TYPE)
         names = (str(each.name) for each in documents_found)
         return UnknownName("secret", name, names, f"`daybook secrets add {name}` keeps one")

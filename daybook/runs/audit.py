@@ -48,15 +48,15 @@ from daybook.runs import (
     slots,
 )
 
-MOST = 2000
+MAX_DUE_TIMES = 2000
 """How many due times one transaction judges: about a third of a second."""
 
-NOBODY = "nothing ran it in time"
-SUPERSEDED = "a later due time of the job is made up for"
+NOT_RUN_REASON = "nothing ran it in time"
+SUPERSEDED_REASON = "a later due time of the job is made up for"
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditResult:
     """Where the watermark is now, and how many due times got which status.
 
     ``more`` is True if due times remain before the instant that the caller asked for. ``following``
@@ -73,7 +73,7 @@ class Audited:
 
 
 @dataclass(frozen=True)
-class Mark:
+class Watermark:
     """The watermark of one job; its newest ``revision`` is in force from ``since`` on."""
 
     job_id: str
@@ -83,7 +83,7 @@ class Mark:
     archived_at: datetime | None
 
 
-async def marks(session: AsyncSession) -> list[Mark]:
+async def watermarks(session: AsyncSession) -> list[Watermark]:
     """Return the watermarks, oldest first.
 
     Includes all live jobs, and removed jobs that were not audited up to their removal.
@@ -102,12 +102,14 @@ async def marks(session: AsyncSession) -> list[Mark]:
         .order_by(col(JobRow.audited_until), col(JobRow.id))
     )
     return [
-        Mark(row.id, row.audited_until, row.revision, since, row.archived_at)
+        Watermark(row.id, row.audited_until, row.revision, since, row.archived_at)
         for row, since in (await session.execute(newest)).tuples()
     ]
 
 
-async def advance(ledger: Ledger, job_id: str, up_to: datetime, most: int = MOST) -> Audited | None:
+async def advance(
+    ledger: Ledger, job_id: str, up_to: datetime, most: int = MAX_DUE_TIMES
+) -> AuditResult | None:
     """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
 
     Stops one minute before now: until then a due time is on time for any claim. Returns None if
@@ -118,10 +120,10 @@ async def advance(ledger: Ledger, job_id: str, up_to: datetime, most: int = MOST
         if row is None:
             return None
         now = ledger.now()
-        up_to = min(up_to, now - lateness.ON_TIME, row.archived_at or now)
+        up_to = min(up_to, now - lateness.ON_TIME_GRACE, row.archived_at or now)
         if up_to <= row.audited_until:
-            return Audited(row.audited_until)
-        revisions = await store.since(session, job_id, row.audited_until)
+            return AuditResult(row.audited_until)
+        revisions = await store.revisions_since(session, job_id, row.audited_until)
         times = _due_times(revisions, row.audited_until, up_to)
         chunk = list(islice(times, most))
         more = len(chunk) == most and next(times, None) is not None
@@ -133,7 +135,7 @@ async def advance(ledger: Ledger, job_id: str, up_to: datetime, most: int = MOST
         session.add(row)
         newest = revisions[-1].job
         continues = newest.enabled and row.archived_at is None
-        return Audited(
+        return AuditResult(
             until,
             revisions[-1].revision.number,
             audit.counts[Status.MISSED],
@@ -201,11 +203,11 @@ class _Audit:
     async def run(self, chunk: Sequence[_Due]) -> None:
         existing = await self._rows(chunk[-1].due)
         # A claim may have extended a range beyond the watermark.
-        judged = await missed_ranges.covering(self.session, self.newest.id, chunk[0].due)
-        max_runs_reason = await eligibility.spent(self.session, self.newest, self.now)
+        judged = await missed_ranges.range_covering(self.session, self.newest.id, chunk[0].due)
+        max_runs_reason = await eligibility.max_runs_reason(self.session, self.newest, self.now)
         for each in chunk:
             row = existing.get(each.due)
-            if row is not None and row.waits_for != corrections.DUE:
+            if row is not None and row.waits_for != corrections.UNTIL_DUE:
                 judged = row
                 await self._close_range()
                 continue
@@ -217,7 +219,7 @@ class _Audit:
                 await self._add_waiting(each, row, reason, late)
             elif row is not None:
                 await self._close_range()
-                rows.act_with(row, each.stored)
+                rows.use_revision(row, each.stored)
                 await self._write(row, status, reason)
             else:
                 await self._add_to_range(each, status, reason)
@@ -237,19 +239,19 @@ class _Audit:
     def _judge(self, each: _Due, max_runs_reason: str) -> tuple[Status, str, bool]:
         """Return the status, the reason, and whether the due time is caught up on late."""
         if (
-            why := eligibility.off(self.newest)
-            or eligibility.put_off(self.newest, each.due)
+            why := eligibility.job_off_reason(self.newest)
+            or eligibility.manual_skip_reason(self.newest, each.due)
             or max_runs_reason
         ):
             return Status.SKIPPED, why, False
         job = each.stored.job
-        stagger = upcoming.offset(self.newest.id, job.policy.stagger)
+        stagger = upcoming.stagger_offset(self.newest.id, job.policy.stagger)
         late = lateness.judge(
             job.schedule, each.due, self.now - stagger, job.policy, Following(each.following)
         )
         if late.runs:
-            return Status.WAITING, late.reason or NOBODY, late.verdict == "run"
-        return Status.MISSED, f"{NOBODY}, and {late.why}", False
+            return Status.WAITING, late.reason or NOT_RUN_REASON, late.verdict == "run"
+        return Status.MISSED, f"{NOT_RUN_REASON}, and {late.why}", False
 
     async def _add_to_range(self, each: _Due, status: Status, reason: str) -> None:
         open_range = self._open_range
@@ -274,11 +276,11 @@ class _Audit:
         closed, self._open_range = self._open_range, None
         if closed is None:
             return
-        last = await missed_ranges.before(
+        last = await missed_ranges.range_before(
             self.session, closed.stored, closed.first, closed.status, closed.reason
         )
         if last is not None:
-            await outcomes.extend(
+            await outcomes.extend_range(
                 self.session, last, closed.last, self.now, count=closed.count, reason=closed.reason
             )
             return
@@ -289,7 +291,7 @@ class _Audit:
 
     async def _write(self, row: RunRow, status: Status, reason: str) -> None:
         """Write the outcome; the state mirror will make a Prefect run for a row that has none."""
-        await outcomes.write(self.session, row, Outcome(status, reason), self.now)
+        await outcomes.record(self.session, row, Outcome(status, reason), self.now)
         if self.newest.row.archived_at is None:
             row.unmirrored = True
             self.session.add(row)
@@ -298,7 +300,7 @@ class _Audit:
         policy = each.stored.job.policy
         if late and policy.catch_up == "latest":
             await self._supersede(each.due)
-        begins = max(self.now, each.due + upcoming.offset(self.newest.id, policy.stagger))
+        begins = max(self.now, each.due + upcoming.stagger_offset(self.newest.id, policy.stagger))
         columns: dict[str, Any] = {
             "until": begins,
             "queued_at": begins,
@@ -308,11 +310,11 @@ class _Audit:
             "trigger": overlap.CATCH_UP if late else "schedule",
         }
         if row is not None:
-            rows.act_with(row, each.stored)
+            rows.use_revision(row, each.stored)
             row.sqlmodel_update(columns)
             self.session.add(row)
             return
-        states.check(each.stored.id, None, Status.WAITING)
+        states.check_transition(each.stored.id, None, Status.WAITING)
         columns |= {"id": new_id(), "status": Status.WAITING.value}
         columns |= {"occurrence": claim_requests.due_key(each.stored.id, each.due), "due": each.due}
         self._new_rows.append(self._template(each.stored) | columns)
@@ -333,7 +335,9 @@ class _Audit:
             col(RunRow.due) < due,
         )
         for row in (await self.session.execute(waiting)).scalars().all():
-            await outcomes.write(self.session, row, Outcome(Status.SKIPPED, SUPERSEDED), self.now)
+            await outcomes.record(
+                self.session, row, Outcome(Status.SKIPPED, SUPERSEDED_REASON), self.now
+            )
 
     def _row(self, stored: StoredJob, due: datetime) -> RunRow:
         parameters = stored.job.parameters()

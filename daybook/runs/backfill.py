@@ -18,14 +18,14 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests
-from daybook.runs.claims import asked_for
+from daybook.runs.claims import new_requested_row
 from daybook.runs.slots import BACKFILL
 
 _PAGE = 400
 """How many keys one query reads: SQLite limits the number of parameters."""
 
 
-async def known(
+async def known_statuses(
     session: AsyncSession, job_id: str, instants: Sequence[datetime]
 ) -> dict[datetime, Status]:
     """Return the status of each of these due times that the ledger knows.
@@ -49,14 +49,14 @@ def _rank(status: Status) -> int:
     return 0 if status is Status.SUCCEEDED else 1 if status in LIVE else 2
 
 
-async def ask(ledger: Ledger, stored: StoredJob, instants: Sequence[datetime]) -> int:
+async def request_runs(ledger: Ledger, stored: StoredJob, instants: Sequence[datetime]) -> int:
     """Request those due times that have not succeeded, are not live and were not requested before.
 
     Returns how many were added, in one transaction.
     """
     async with ledger.write() as session:
-        statuses = await known(session, stored.id, instants)
-        needed = [each for each in instants if is_wanted(statuses.get(each))]
+        statuses = await known_statuses(session, stored.id, instants)
+        needed = [each for each in instants if needs_run(statuses.get(each))]
         keys = {_key(stored.id, each): each for each in needed}
         existing = select(RunRow.occurrence).where(
             col(RunRow.job_id) == stored.id, col(RunRow.trigger) == BACKFILL
@@ -65,11 +65,11 @@ async def ask(ledger: Ledger, stored: StoredJob, instants: Sequence[datetime]) -
             keys.pop(key, None)
         now = ledger.now()
         for key, instant in keys.items():
-            session.add(asked_for(stored, key, BACKFILL, instant, now))
+            session.add(new_requested_row(stored, key, BACKFILL, instant, now))
         return len(keys)
 
 
-def is_wanted(status: Status | None) -> bool:
+def needs_run(status: Status | None) -> bool:
     """Return whether a due time with this status is requested again."""
     return status is None or (status is not Status.SUCCEEDED and status not in LIVE)
 

@@ -24,22 +24,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.jobs import policy as policies
-from daybook.jobs.actions import TALKING
-from daybook.jobs.limits import Rules
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
 from daybook.runs import usage
-from daybook.schedules.zones import resolve, wall, zone
+from daybook.schedules.zones import to_instant, wall_time, zone
 
-LOOK_AGAIN = timedelta(seconds=30)
+RETRY_INTERVAL = timedelta(seconds=30)
 """How long a run waits before it claims again if other runs reserve the remaining tokens."""
 
-FIELDS = ("tokens_per_run", "tokens_per_day")
+POLICY_FIELDS = ("tokens_per_run", "tokens_per_day")
 
 
 @dataclass(frozen=True)
-class Budget:
+class TokenBudget:
     """The granted ``tokens``; None if nothing limits them.
 
     If no tokens are granted, ``spent`` says why, or ``held`` says what the run has to wait for.
@@ -62,26 +62,26 @@ class _Day:
     of: str
 
 
-async def of(
-    session: AsyncSession, row: RunRow, stored: StoredJob | None, rules: Rules, now: datetime
-) -> Budget:
+async def for_run(
+    session: AsyncSession, row: RunRow, stored: StoredJob | None, rules: AgentLimits, now: datetime
+) -> TokenBudget:
     """Return what ``row`` may take from now on. Makes no query if there is no limit."""
     owner_limits = rules.for_owner(stored.row.owner) if stored is not None else None
     stored_policy = row.parameters.get("policy")
     has_own_limit = isinstance(stored_policy, Mapping) and any(
-        stored_policy.get(name) for name in FIELDS
+        stored_policy.get(name) for name in POLICY_FIELDS
     )
     if not has_own_limit and owner_limits is None:
-        return Budget()
-    policy = policies.of_run(row.parameters)
-    if row.kind not in TALKING and not policy.check.prompt:
-        return Budget()  # it asks no agent
+        return TokenBudget()
+    policy = policies.policy_from_parameters(row.parameters)
+    if row.kind not in CONVERSATION_KINDS and not policy.check.prompt:
+        return TokenBudget()  # it asks no agent
     per_run = _least(policy.tokens_per_run, owner_limits.tokens_per_run if owner_limits else 0)
     allowed = None
     if per_run:
         used = usage.tokens(row.usage)
         if used >= per_run:
-            return Budget(spent=f"tokens: {used:,} of {per_run:,} per run are used")
+            return TokenBudget(spent=f"tokens: {used:,} of {per_run:,} per run are used")
         allowed = per_run - used
     days = []
     if stored is not None and policy.tokens_per_day:
@@ -98,13 +98,13 @@ async def of(
         if used >= day.most:
             until = f"{day.end.astimezone(day.tz):%Y-%m-%d %H:%M} {day.tz.key}"
             why = f"tokens: {used:,} of {day.most:,} per day{day.of} are used, until {until}"
-            return Budget(spent=why)
+            return TokenBudget(spent=why)
         free = day.most - used - await _granted(session, day, row)
         if free <= 0:
             why = f"tokens: runs at work may take all that is left of {day.most:,} per day{day.of}"
-            return Budget(held=why)
+            return TokenBudget(held=why)
         allowed = free if allowed is None else min(allowed, free)
-    return Budget(allowed)
+    return TokenBudget(allowed)
 
 
 def _least(*limits: int) -> int:
@@ -113,9 +113,10 @@ def _least(*limits: int) -> int:
 
 
 def _day(most: int, tz: ZoneInfo, whose: ColumnElement[bool], of: str, now: datetime) -> _Day:
-    today = wall(now, tz).date()
+    today = wall_time(now, tz).date()
     begin, end = (
-        resolve(datetime.combine(each, time()), tz) for each in (today, today + timedelta(days=1))
+        to_instant(datetime.combine(each, time()), tz)
+        for each in (today, today + timedelta(days=1))
     )
     return _Day(most, begin.astimezone(UTC), end, tz, whose, of)
 

@@ -15,17 +15,17 @@ from sqlmodel import col, or_, select
 from daybook import owners
 from daybook.errors import InvalidInput, one_line
 from daybook.jobs import limits
-from daybook.jobs.limits import Rules
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 from daybook.schedules import durations
 
 log = logging.getLogger(__name__)
 
-SWITCHED_OFF = "user jobs are switched off"
+USER_JOBS_OFF_REASON = "user jobs are switched off"
 
 _BY_CLOCK = ("schedule", "catch_up")
 """The triggers of runs that nobody requested by hand."""
@@ -33,15 +33,15 @@ _BY_CLOCK = ("schedule", "catch_up")
 _NOT_RUN = (Status.SKIPPED, Status.MISSED)
 
 
-def switched_off(row: RunRow, stored: StoredJob, rules: Rules) -> str:
+def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
     """Return why the job of a person or an agent does not fire; empty if it does."""
     if rules.user_jobs or row.attempts or row.trigger not in _BY_CLOCK:
         return ""
     is_exempt = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
-    return "" if is_exempt else SWITCHED_OFF
+    return "" if is_exempt else USER_JOBS_OFF_REASON
 
 
-def why_not(row: RunRow, stored: StoredJob, offer: Offer, now: datetime) -> str:
+def violation(row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime) -> str:
     """Return why a run of an agent's job exceeds its owner's limits; empty if it does not.
 
     Nothing that an agent wrote into Prefect raises here: if it cannot be checked, it is refused.
@@ -61,7 +61,7 @@ def why_not(row: RunRow, stored: StoredJob, offer: Offer, now: datetime) -> str:
 
 
 async def too_soon(
-    session: AsyncSession, row: RunRow, stored: StoredJob, offer: Offer, now: datetime
+    session: AsyncSession, row: RunRow, stored: StoredJob, offer: ClaimRequest, now: datetime
 ) -> str:
     """Return why a run of an agent's job comes too soon after another; empty if it does not.
 
@@ -77,7 +77,7 @@ async def too_soon(
     return ""
 
 
-def tell(row: RunRow, stored: StoredJob, why: str) -> None:
+def log_refusal(row: RunRow, stored: StoredJob, why: str) -> None:
     """Log that a run was refused."""
     owner, name = stored.row.owner, stored.row.name
     fields = {"action": "limit_refused", "owner": owner, "job": name, "run": row.id}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from daybook.jobs.limits import Rules
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow
@@ -22,7 +22,7 @@ def due_key(job_id: str, instant: datetime) -> str:
     return f"due:{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
 
 
-def due_of(occurrence: str) -> tuple[str, datetime] | None:
+def parse_due_key(occurrence: str) -> tuple[str, datetime] | None:
     """Return the job's id and the due time (UTC) of a key that `due_key` made, None for others."""
     if not is_due_key(occurrence):
         return None
@@ -52,7 +52,7 @@ def agent_of(parameters: Mapping[str, object]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Offer:
+class ClaimRequest:
     """What a caller knows about the run that it wants to execute.
 
     ``due`` is the nominal due time in UTC. ``parameters`` are those that Prefect passed, in the
@@ -82,7 +82,7 @@ class Offer:
     most: int | None = None
     classes: Mapping[str, int] = field(default_factory=dict)
     full: bool = False
-    rules: Rules = field(default_factory=Rules)
+    rules: AgentLimits = field(default_factory=AgentLimits)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Ended:
+class Finished:
     """The occurrence has its outcome. ``run_id`` is None if no row was made (not due).
 
     ``flow_run_id`` is the Prefect run that carried it, if known.
@@ -144,7 +144,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Taken:
+class HeldElsewhere:
     """Another holder has the occurrence, in the Prefect run ``flow_run_id`` if known."""
 
     run_id: str
@@ -153,10 +153,10 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Compare:
+class NeedsReconcile:
     """The ledger and the request disagree: reconcile this job with Prefect, then claim again."""
 
     job_id: str
 
 
-Answer = Granted | Waiting | Ended | Taken | Compare
+ClaimResult = Granted | Waiting | Finished | HeldElsewhere | NeedsReconcile

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from daybook.jobs import lateness, upcoming
-from daybook.jobs.actions import TALKING
+from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import Job
 from daybook.ledger.states import Status
 from daybook.runs import (
@@ -27,13 +27,13 @@ from daybook.runs import (
     slots,
     waiting_runs,
 )
-from daybook.runs.claim_requests import Answer, Waiting
+from daybook.runs.claim_requests import ClaimResult, Waiting
 from daybook.schedules import durations
 
 if TYPE_CHECKING:
     from daybook.runs.decision import Decision
 
-UNDECIDED_FOR = timedelta(minutes=5)
+UNDECIDED_GRACE = timedelta(minutes=5)
 """How long after `until` a run that waits to learn whether a holder lives is not judged late."""
 
 
@@ -42,29 +42,34 @@ def is_due(job: Job, instant: datetime) -> bool:
     return job.enabled and upcoming.is_due(job.schedule, job.policy, instant)
 
 
-async def invalid_parameters(claim: Decision) -> Answer | None:
+async def invalid_parameters(claim: Decision) -> ClaimResult | None:
     """Fail a requested run whose parameters its flow refuses."""
     if not claim.row.error or not claim.is_new:
         return None
     return await claim.end(Status.FAILED, "parameters")
 
 
-async def past_deadline(claim: Decision) -> Answer | None:
+async def past_deadline(claim: Decision) -> ClaimResult | None:
     """Time out a run whose deadline passed while it waited."""
-    if claim.is_new or not (why := waiting_runs.overdue(claim.row, claim.now)):
+    if claim.is_new or not (why := waiting_runs.deadline_reason(claim.row, claim.now)):
         return None
     return await claim.end(Status.TIMED_OUT, why)
 
 
-async def still_waiting(claim: Decision) -> Answer | None:
+async def still_waiting(claim: Decision) -> ClaimResult | None:
     """Keep a run waiting until its time; one that waits for a slot or turn may claim earlier."""
     row = claim.row
-    if claim.is_new or row.until is None or row.until <= claim.now or row.waits_for in slots.TURNS:
+    if (
+        claim.is_new
+        or row.until is None
+        or row.until <= claim.now
+        or row.waits_for in slots.WAITS_FOR_TURN
+    ):
         return None
     return Waiting(row.until, row.reason, row.id, fence=row.fence)
 
 
-async def switched_off(claim: Decision) -> Answer | None:
+async def switched_off(claim: Decision) -> ClaimResult | None:
     """Skip a due time that a person skipped or snoozed, or whose job is disabled or has had all its
     runs; skip a backfill whose job is disabled.
     """
@@ -74,27 +79,27 @@ async def switched_off(claim: Decision) -> Answer | None:
     if newest is None:
         return None
     if claim.is_timed:
-        why = await eligibility.why_not(claim.session, claim.row, newest, claim.now)
+        why = await eligibility.skip_reason(claim.session, claim.row, newest, claim.now)
     else:
-        why = eligibility.off(newest)
+        why = eligibility.job_off_reason(newest)
     return await claim.end(Status.SKIPPED, why) if why else None
 
 
-async def not_due_any_more(claim: Decision) -> Answer | None:
+async def no_longer_due(claim: Decision) -> ClaimResult | None:
     """Skip a due time that an edit removed before it began."""
     if claim.stored is None or not claim.is_timed or claim.row.attempts:
         return None
     if is_due(claim.stored.job, claim.row.due):
         return None
-    return await claim.end(Status.SKIPPED, corrections.NOT_ANY_MORE)
+    return await claim.end(Status.SKIPPED, corrections.NO_LONGER_DUE_REASON)
 
 
-async def too_late(claim: Decision) -> Answer | None:
+async def too_late(claim: Decision) -> ClaimResult | None:
     """Record a due time as missed if it is too late by the job's catch-up policy."""
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    stagger = upcoming.offset(stored.id, stored.job.policy.stagger)
+    stagger = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
     late = lateness.judge(stored.job.schedule, row.due, claim.now - stagger, stored.job.policy)
     if not late.runs:
         return await claim.miss(stored, late)
@@ -103,12 +108,12 @@ async def too_late(claim: Decision) -> Answer | None:
     return None
 
 
-async def staggered(claim: Decision) -> Answer | None:
+async def staggered(claim: Decision) -> ClaimResult | None:
     """Let a due time wait for the job's stagger."""
     row, stored = claim.row, claim.stored
     if stored is None or not claim.is_timed or not _undecided(claim):
         return None
-    stagger = upcoming.offset(stored.id, stored.job.policy.stagger)
+    stagger = upcoming.stagger_offset(stored.id, stored.job.policy.stagger)
     if row.due + stagger <= claim.now:
         return None
     row.queued_at = row.due + stagger  # nothing else delays it before
@@ -122,33 +127,33 @@ def _undecided(claim: Decision) -> bool:
     that waited to learn whether a holder lives and was not claimed again.
     """
     row = claim.row
-    if claim.is_new or row.waits_for == corrections.DUE:
+    if claim.is_new or row.waits_for == corrections.UNTIL_DUE:
         return True
     if row.waits_for != slots.HOLDER or row.until is None:
         return False
-    return row.until + UNDECIDED_FOR < claim.now
+    return row.until + UNDECIDED_GRACE < claim.now
 
 
-async def last_run_in_doubt(claim: Decision) -> Answer | None:
+async def last_run_in_doubt(claim: Decision) -> ClaimResult | None:
     """Let a due time wait while it is not known whether another run is the last of `max_runs`."""
     newest = await claim.newest() if claim.is_timed else None
     if newest is None:
         return None
-    last = await eligibility.in_doubt(claim.session, claim.row, newest, claim.now)
+    last = await eligibility.uncertain_last_run(claim.session, claim.row, newest, claim.now)
     if last is None:
         return None
     why = f"max runs: it is not known yet whether run {last.id[:8]} is the last"
-    return claim.wait(leases.next_word(last, claim.now), why, waits_for=slots.HOLDER)
+    return claim.wait(leases.holder_known_at(last, claim.now), why, waits_for=slots.HOLDER)
 
 
-async def removed(claim: Decision) -> Answer | None:
+async def removed(claim: Decision) -> ClaimResult | None:
     """Skip a run of a job that was removed."""
     if claim.stored is None or claim.stored.row.archived_at is None:
         return None
     return await claim.end(Status.SKIPPED, "the job was removed")
 
 
-async def owner_off(claim: Decision) -> Answer | None:
+async def owner_off(claim: Decision) -> ClaimResult | None:
     """Skip a scheduled run if the operator has switched off the jobs of users and agents."""
     if claim.stored is None:
         return None
@@ -156,7 +161,7 @@ async def owner_off(claim: Decision) -> Answer | None:
     return await claim.end(Status.SKIPPED, why) if why else None
 
 
-async def too_soon(claim: Decision) -> Answer | None:
+async def too_soon(claim: Decision) -> ClaimResult | None:
     """Refuse an agent's run that begins sooner after another than its owner's limits allow."""
     if claim.stored is None:
         return None
@@ -166,61 +171,61 @@ async def too_soon(claim: Decision) -> Answer | None:
     return await claim.refuse(why) if why else None
 
 
-async def overlapping(claim: Decision) -> Answer | None:
+async def overlapping(claim: Decision) -> ClaimResult | None:
     """Apply the job's overlap policy: skip, wait, or wait until the others are cancelled."""
     if claim.stored is None:
         return None
     job, holder = claim.stored.id, claim.offer.holder
-    decision = await overlap.behind(claim.session, claim.row, job, claim.now, holder)
+    decision = await overlap.decide(claim.session, claim.row, job, claim.now, holder)
     if decision is None:
         return None
     if decision.skipped:
         return await claim.end(Status.SKIPPED, decision.why)
     if decision.known_at is not None:
         return claim.wait(decision.known_at, decision.why, waits_for=slots.HOLDER)
-    until = claim.now + overlap.LOOK_AGAIN
+    until = claim.now + overlap.RETRY_INTERVAL
     waiting = claim.wait(until, decision.why, waits_for=slots.OVERLAP)
     return replace(waiting, cancel=decision.cancel)
 
 
-async def owner_limits(claim: Decision) -> Answer | None:
+async def owner_limits(claim: Decision) -> ClaimResult | None:
     """Refuse an agent's run that exceeds its owner's limits."""
     if claim.stored is None:
         return None
-    why = claim_limits.why_not(claim.row, claim.stored, claim.offer, claim.now)
+    why = claim_limits.violation(claim.row, claim.stored, claim.offer, claim.now)
     return await claim.refuse(why) if why else None
 
 
-async def token_budget(claim: Decision) -> Answer | None:
+async def token_budget(claim: Decision) -> ClaimResult | None:
     """Refuse a run if no tokens are left; let it wait if runs in progress may still use them."""
     rules = claim.offer.rules
-    granted = await budget.of(claim.session, claim.row, claim.stored, rules, claim.now)
+    granted = await budget.for_run(claim.session, claim.row, claim.stored, rules, claim.now)
     if granted.spent:
         return await claim.refuse(granted.spent)
     if granted.held:
-        return claim.wait(claim.now + budget.LOOK_AGAIN, granted.held)
+        return claim.wait(claim.now + budget.RETRY_INTERVAL, granted.held)
     claim.row.tokens = granted.tokens
     return None
 
 
-async def session_busy(claim: Decision) -> Answer | None:
+async def session_busy(claim: Decision) -> ClaimResult | None:
     """Let a run wait while another run of its session is in progress (promise 17: two runs never
     interleave in one history).
     """
     row = claim.row
-    if row.kind in TALKING:
-        row.session_id = sessions.id_of(
+    if row.kind in CONVERSATION_KINDS:
+        row.session_id = sessions.session_id_of(
             row.parameters, job_id=row.job_id, run_id=row.id, stored=claim.stored
         )
-    why = await sessions.busy(claim.session, row, claim.now)
-    return claim.wait(claim.now + sessions.LOOK_AGAIN, why) if why else None
+    why = await sessions.busy_reason(claim.session, row, claim.now)
+    return claim.wait(claim.now + sessions.RETRY_INTERVAL, why) if why else None
 
 
-async def no_slot(claim: Decision) -> Answer | None:
+async def no_slot(claim: Decision) -> ClaimResult | None:
     """Let a run wait until a slot of its class is free and its turn has come (promise 12: free
     slots go to the earliest due time).
     """
-    slot_wait = await slots.wait(claim.session, claim.row, claim.offer, claim.now)
+    slot_wait = await slots.wait_for_slot(claim.session, claim.row, claim.offer, claim.now)
     if not slot_wait:
         return None
     return replace(
@@ -228,12 +233,12 @@ async def no_slot(claim: Decision) -> Answer | None:
     )
 
 
-RULES: tuple[Callable[[Decision], Awaitable[Answer | None]], ...] = (
+RULES: tuple[Callable[[Decision], Awaitable[ClaimResult | None]], ...] = (
     invalid_parameters,
     past_deadline,
     still_waiting,
     switched_off,
-    not_due_any_more,
+    no_longer_due,
     too_late,
     staggered,
     last_run_in_doubt,

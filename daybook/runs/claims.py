@@ -35,30 +35,30 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.runs import claim_requests, decision, leases, outcomes, overlap, rows, sessions, slots
-from daybook.runs.claim_requests import Answer, Granted, Offer
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
 from daybook.timing import TIMING
 
-LONGEST_ID = 200
+MAX_REQUEST_ID_LENGTH = 200
 """The longest legal request id, in characters: database indexes limit the length of a key."""
 
 
-async def claim(ledger: Ledger, offer: Offer) -> Answer:
+async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
     """Decide about one occurrence, in one transaction under the claim lock."""
     async with ledger.write() as session:
         return await decision.Decision(session, ledger.now(), offer).made()
 
 
-async def granted(ledger: Ledger, run_id: str, fence: int) -> Granted:
+async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
     """Return once more what this fence was granted, for a process that did not claim the run
     itself.
 
     Raises `FenceRefused` if the claim was lost or has begun, `NotFound`.
     """
     async with ledger.read() as session:
-        row = await rows.held(session, run_id, fence)
+        row = await rows.get_held(session, run_id, fence)
         if row.state is not Status.CLAIMED:
             raise FenceRefused(run_id, fence, row.fence)
-        return await decision.grant_of(session, row, await rows.job_of(session, row))
+        return await decision.build_grant(session, row, await rows.job_of(session, row))
 
 
 async def begin(
@@ -70,9 +70,9 @@ async def begin(
     was lost: then the effect must not happen.
     """
     async with ledger.write() as session:
-        row = await rows.held(session, run_id, fence)
+        row = await rows.get_held(session, run_id, fence)
         now = ledger.now()
-        states.check(row.id, row.state, Status.RUNNING)
+        states.check_transition(row.id, row.state, Status.RUNNING)
         row.status = Status.RUNNING
         row.attempts += 1
         row.started_at = row.started_at or now
@@ -84,7 +84,7 @@ async def begin(
         return row.attempts
 
 
-async def settle(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> Status:
+async def finish(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> Status:
     """Record the outcome; return the status that the run has now.
 
     Raises `FenceRefused` if the writer lost its claim, and `IllegalTransition` if the run has
@@ -99,8 +99,8 @@ async def settle(ledger: Ledger, run_id: str, fence: int, outcome: Outcome) -> S
         if refusal is not None:
             _keep_evidence(session, row, fence, outcome, ledger.now())
         else:
-            await overlap.end_in_doubt(session, row, ledger.now())
-            await outcomes.write(session, row, outcome, ledger.now())
+            await overlap.skip_runs_awaiting_holder(session, row, ledger.now())
+            await outcomes.record(session, row, outcome, ledger.now())
             if outcome.status is Status.SUCCEEDED and outcome.prompt is not None:
                 answer = outcome.output or ""
                 await sessions.append(session, row, outcome.prompt, answer, ledger.now())
@@ -118,7 +118,7 @@ def _refusal(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTran
     return None
 
 
-async def died(
+async def holder_died(
     ledger: Ledger,
     run_id: str,
     fence: int,
@@ -140,7 +140,7 @@ async def died(
             return row.state
         held = row.state in states.HELD and row.fence == fence
         if held:
-            await leases.lost(session, row, ledger.now(), why, error=error, usage=usage)
+            await leases.release_lost(session, row, ledger.now(), why, error=error, usage=usage)
         else:
             evidence = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
             _keep_evidence(session, row, fence, evidence, ledger.now())
@@ -167,10 +167,10 @@ async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why
     effect may have happened.
     """
     async with ledger.write() as session:
-        row = await rows.held(session, run_id, fence)
+        row = await rows.get_held(session, run_id, fence)
         if row.state is not Status.CLAIMED:
             raise IllegalTransition(row.id, row.state, Status.WAITING)
-        leases.put_back(row, until, why)
+        leases.return_to_waiting(row, until, why)
         session.add(row)
 
 
@@ -194,11 +194,11 @@ async def retry(
         if refusal is not None:
             _keep_evidence(session, row, fence, outcome, now)
         elif row.state is Status.UNKNOWN:
-            await outcomes.write(session, row, outcome, now)
+            await outcomes.record(session, row, outcome, now)
         else:
             await outcomes.close_attempt(session, row, outcome, now)
             why = f"attempt {row.attempts} {outcome.status}: {outcome.error or outcome.reason}"
-            leases.put_back(row, until, why)
+            leases.return_to_waiting(row, until, why)
             session.add(row)
     if refusal is not None:
         raise refusal
@@ -224,7 +224,7 @@ async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
         if row.state is Status.WAITING:
-            await outcomes.write(session, row, Outcome(Status.CANCELLED, why), ledger.now())
+            await outcomes.record(session, row, Outcome(Status.CANCELLED, why), ledger.now())
         return row
 
 
@@ -233,8 +233,8 @@ async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: s
 
     Raises `InvalidInput` for an id that is too long to be a key.
     """
-    if len(request_id) > LONGEST_ID:
-        legal = f"legal: at most {LONGEST_ID}"
+    if len(request_id) > MAX_REQUEST_ID_LENGTH:
+        legal = f"legal: at most {MAX_REQUEST_ID_LENGTH}"
         raise InvalidInput("request-id", f"has {len(request_id):,} characters", legal)
     key = claim_requests.request_key(stored.id, request_id)
     async with ledger.write() as session:
@@ -243,12 +243,12 @@ async def request(ledger: Ledger, stored: StoredJob, request_id: str, trigger: s
         if existing is not None:
             return existing
         now = ledger.now()
-        row = asked_for(stored, key, trigger, now, now)
+        row = new_requested_row(stored, key, trigger, now, now)
         session.add(row)
         return row
 
 
-def asked_for(
+def new_requested_row(
     stored: StoredJob, occurrence: str, trigger: str, due: datetime, now: datetime
 ) -> RunRow:
     """Return the row, not stored yet, of a requested run, with the job as it is now."""
@@ -269,7 +269,7 @@ def asked_for(
     )
 
 
-async def carried_by(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bool:
+async def link_prefect_run(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bool:
     """Record which Prefect run carries a waiting run; return whether it was recorded.
 
     False, with nothing written, if another process has recorded one since the row was ``seen``, or

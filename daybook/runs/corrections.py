@@ -26,14 +26,14 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests
 
-DUE = "due"
+UNTIL_DUE = "due"
 """The `waits_for` of a row that waits for its due time and has not been judged."""
 
-NOT_ANY_MORE = "not due any more"
+NO_LONGER_DUE_REASON = "not due any more"
 """Why a row is skipped if the revision in force has no such due time."""
 
 
-async def ask(
+async def add_waiting_runs(
     ledger: Ledger, job_id: str, revision: int, instants: Collection[datetime], why: str
 ) -> int:
     """Add waiting rows for those of these due times that have no row; return how many.
@@ -64,11 +64,11 @@ async def ask(
                 status=Status.WAITING,
                 reason=why,
                 until=due,
-                waits_for=DUE,
+                waits_for=UNTIL_DUE,
                 parameters=parameters,
                 agent=claim_requests.agent_of(parameters),
                 queued_at=due,  # nothing else delays it before
             )
-            states.check(row.id, None, row.state)
+            states.check_transition(row.id, None, row.state)
             session.add(row)
         return len(missing)

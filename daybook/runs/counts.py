@@ -15,7 +15,7 @@ from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 
 
-async def switched(session: AsyncSession) -> dict[bool, int]:
+async def jobs_by_enabled(session: AsyncSession) -> dict[bool, int]:
     """Return how many jobs are enabled, and how many are disabled."""
     counted = (
         select(RevisionRow.enabled, func.count())
@@ -30,7 +30,7 @@ async def switched(session: AsyncSession) -> dict[bool, int]:
     return {True: 0, False: 0} | dict((await session.execute(counted)).tuples().all())
 
 
-async def live(session: AsyncSession) -> dict[str, int]:
+async def live_by_status(session: AsyncSession) -> dict[str, int]:
     """Return how many runs are in each live state."""
     counted = (
         select(RunRow.status, func.count())
@@ -40,7 +40,7 @@ async def live(session: AsyncSession) -> dict[str, int]:
     return dict((await session.execute(counted)).tuples().all())
 
 
-async def ended_since(session: AsyncSession, instant: datetime) -> dict[str, int]:
+async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict[str, int]:
     """Return how often each outcome was recorded since ``instant``; `missed` counts due times."""
     # Without this SQLite scans all runs in the order of their status instead of sorting a few.
     status = func.coalesce(RunRow.status, literal_column("''"))
@@ -66,7 +66,7 @@ async def outcomes_since(
     ]
 
 
-async def failing(session: AsyncSession, most: int) -> dict[str, int]:
+async def failing_jobs(session: AsyncSession, most: int) -> dict[str, int]:
     """Return the ``most`` jobs with the most consecutive failures, by name, with their counts.
 
     If several owners have a job of that name, the highest count is used.

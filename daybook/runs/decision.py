@@ -29,21 +29,29 @@ from daybook.runs import (
     sessions,
     slots,
 )
-from daybook.runs.claim_requests import Answer, Compare, Ended, Granted, Offer, Taken, Waiting
+from daybook.runs.claim_requests import (
+    ClaimRequest,
+    ClaimResult,
+    Finished,
+    Granted,
+    HeldElsewhere,
+    NeedsReconcile,
+    Waiting,
+)
 from daybook.runs.claim_rules import RULES, is_due
 from daybook.schedules import due
 from daybook.timing import TIMING
 
 
-async def grant_of(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
+async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
     """Return the grant for a claimed ``row``; ``stored`` is the revision that it acts with."""
     prompt_texts = (
         str(row.parameters.get("prompt", "")),
-        policy.of_run(row.parameters).check.prompt,
+        policy.policy_from_parameters(row.parameters).check.prompt,
     )
     # The file of a heartbeat may name `last_output` too, but it is not read here.
     names_last = row.kind == "heartbeat" or any(
-        prompts.names(p, "last_output") for p in prompt_texts
+        prompts.uses_variable(p, "last_output") for p in prompt_texts
     )
     return Granted(
         row.id,
@@ -74,7 +82,7 @@ class Decision:
     stored: StoredJob | None
     is_new: bool
 
-    def __init__(self, session: AsyncSession, now: datetime, offer: Offer) -> None:
+    def __init__(self, session: AsyncSession, now: datetime, offer: ClaimRequest) -> None:
         self.session, self.now, self.offer = session, now, offer
         self._newest: StoredJob | None = None
 
@@ -88,22 +96,22 @@ class Decision:
             self._newest = await store.get(self.session, self.stored.id)
         return self._newest
 
-    async def made(self) -> Answer:
+    async def made(self) -> ClaimResult:
         """Decide, and write the decision."""
-        row = await rows.of(self.session, self.offer.flow_run_id, self.offer.occurrence)
+        row = await rows.find(self.session, self.offer.flow_run_id, self.offer.occurrence)
         if row is not None:
-            await leases.look(self.session, row, self.now)
+            await leases.check_lease(self.session, row, self.now)
         if row is not None and row.state in HELD:
-            check_at = leases.next_look(row)
+            check_at = leases.next_check_at(row)
             if self._is_later_start(row) and check_at is not None:
                 # The same Prefect run was started again: its earlier process may still be alive.
                 return Waiting(check_at, f"{row.holder} may still be at work")
-            return Taken(row.id, row.holder, row.flow_run_id)
+            return HeldElsewhere(row.id, row.holder, row.flow_run_id)
         if row is not None and row.state in TERMINAL:
             if not await self._is_retry(row):
                 self._link(row)
                 reason = row.reason or f"already {row.status}"
-                return Ended(row.state, reason, row.id, row.flow_run_id, row.error)
+                return Finished(row.state, reason, row.id, row.flow_run_id, row.error)
             await self._retry(row)
         elif row is not None:
             await self._continue_waiting(row)
@@ -124,13 +132,15 @@ class Decision:
         """
         stored = await rows.job_of(self.session, row)
         if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
-            rows.act_with(row, stored)
-            if row.waits_for == corrections.DUE:
-                row.queued_at = row.due + upcoming.offset(stored.id, stored.job.policy.stagger)
+            rows.use_revision(row, stored)
+            if row.waits_for == corrections.UNTIL_DUE:
+                row.queued_at = row.due + upcoming.stagger_offset(
+                    stored.id, stored.job.policy.stagger
+                )
             self.session.add(row)
         self.row, self.stored, self.is_new = row, stored, False
 
-    async def _start_new(self) -> Answer | None:
+    async def _start_new(self) -> ClaimResult | None:
         """Make the row of an occurrence that has none; return a result if it gets none."""
         request = self.offer
         if request.due > self.now:
@@ -193,40 +203,40 @@ class Decision:
         """Return whether Prefect and the ledger agree about the job, by this request."""
         return self.offer.compared or self.offer.parameters == stored.job.parameters()
 
-    def _without_row(self, stored: StoredJob | None) -> Answer | None:
+    def _without_row(self, stored: StoredJob | None) -> ClaimResult | None:
         """Return the result for an instant that gets no row; None for a due time."""
         if stored is None or not is_due(stored.job, self.offer.due):
             return self._not_due(stored)
         if not self._agrees(stored):
             # Edited in Prefect, or queued before an edit in Daybook: the revision decides, but
             # first the ledger has to know all edits.
-            return Compare(stored.id)
+            return NeedsReconcile(stored.id)
         if self.offer.due <= stored.row.audited_until:
-            return Ended(Status.SKIPPED, "already judged")
+            return Finished(Status.SKIPPED, "already judged")
         return None
 
-    def _not_due(self, stored: StoredJob | None) -> Answer:
+    def _not_due(self, stored: StoredJob | None) -> ClaimResult:
         request = self.offer
         if stored is not None and stored.job.enabled and self._agrees(stored):
             job = stored.job
-            why = upcoming.why_not(job.schedule, job.policy, request.due)
+            why = upcoming.exclusion_reason(job.schedule, job.policy, request.due)
             if why and due.is_due(job.schedule, request.due):
-                return Ended(Status.SKIPPED, f"not due: {why}")
+                return Finished(Status.SKIPPED, f"not due: {why}")
         if self.offer.compared or self.offer.job_id is None:
-            return Ended(Status.SKIPPED, "not due")
-        return Compare(self.offer.job_id)
+            return Finished(Status.SKIPPED, "not due")
+        return NeedsReconcile(self.offer.job_id)
 
     # --- what the rules do
 
-    async def refuse(self, why: str) -> Ended:
+    async def refuse(self, why: str) -> Finished:
         """End a run that exceeds a limit: skipped, or failed if an attempt was begun."""
         row = self.row
         if self.stored is not None:
-            claim_limits.tell(row, self.stored, why)
+            claim_limits.log_refusal(row, self.stored, why)
         if not row.attempts:
             return await self.end(Status.SKIPPED, why)
         # `waiting → failed` is not a legal transition, so claim the run first and fail it at once.
-        states.check(row.id, row.state, Status.CLAIMED)
+        states.check_transition(row.id, row.state, Status.CLAIMED)
         row.status, row.error = Status.CLAIMED, why
         return await self.end(Status.FAILED, "")
 
@@ -234,7 +244,7 @@ class Decision:
         """Let the run wait; ``waits_for`` is one of `slots.WAITS_FOR_TURN`, or empty."""
         row = self.row
         if row.status != Status.WAITING:
-            states.check(row.id, None, Status.WAITING)
+            states.check_transition(row.id, None, Status.WAITING)
         row.status, row.waits_for = Status.WAITING, waits_for
         row.until, row.reason = until, why
         self._link_request(row)
@@ -243,7 +253,7 @@ class Decision:
 
     async def _grant(self) -> Granted:
         row = self.row
-        states.check(row.id, row.state if row.status else None, Status.CLAIMED)
+        states.check_transition(row.id, row.state if row.status else None, Status.CLAIMED)
         if row.trigger == slots.BACKFILL and not row.attempts:
             row.queued_at = self.now  # its deadline counts from here
         row.status = Status.CLAIMED
@@ -254,22 +264,24 @@ class Decision:
         self._link_request(row)
         row.flow_starts = self.offer.flow_starts
         self.session.add(row)
-        return await grant_of(self.session, row, self.stored)
+        return await build_grant(self.session, row, self.stored)
 
-    async def miss(self, stored: StoredJob, late: Lateness) -> Ended:
+    async def miss(self, stored: StoredJob, late: Lateness) -> Finished:
         """End a due time as missed; extend the row of the due times before it if possible."""
         row, missed_range = self.row, None
         if not row.status:  # it has no row of its own yet
             missed = Status.MISSED
-            missed_range = await missed_ranges.before(
+            missed_range = await missed_ranges.range_before(
                 self.session, stored, row.due, missed, late.reason
             )
         if missed_range is None:
             return await self.end(Status.MISSED, late.reason)
         why = f"late, and {late.why}"
-        await outcomes.extend(self.session, missed_range, row.due, self.now, count=1, reason=why)
+        await outcomes.extend_range(
+            self.session, missed_range, row.due, self.now, count=1, reason=why
+        )
         self._link(missed_range)
-        return Ended(Status.MISSED, late.reason, missed_range.id, missed_range.flow_run_id)
+        return Finished(Status.MISSED, late.reason, missed_range.id, missed_range.flow_run_id)
 
     def _link(self, row: RunRow) -> None:
         """Link the requesting Prefect run to a due time that the audit judged without a run."""
@@ -278,12 +290,12 @@ class Decision:
             self._link_request(row)
             self.session.add(row)
 
-    async def end(self, status: Status, reason: str) -> Ended:
+    async def end(self, status: Status, reason: str) -> Finished:
         """Record the outcome of the run, which is not granted."""
         row = self.row
         self._link_request(row)
-        await outcomes.write(self.session, row, Outcome(status, reason, error=row.error), self.now)
-        return Ended(status, reason, row.id, row.flow_run_id, row.error)
+        await outcomes.record(self.session, row, Outcome(status, reason, error=row.error), self.now)
+        return Finished(status, reason, row.id, row.flow_run_id, row.error)
 
     def _link_request(self, row: RunRow) -> None:
         """Record that the requesting Prefect run carries ``row``; it starts only if granted."""

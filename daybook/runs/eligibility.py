@@ -19,17 +19,19 @@ from daybook.ledger.tables import RunRow
 from daybook.runs import leases
 
 
-async def why_not(session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime) -> str:
+async def skip_reason(session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime) -> str:
     """Return why ``row`` is to be skipped; empty if it may run.
 
     A run that has begun an attempt continues unless its job is disabled.
     """
-    if (why := off(newest)) or row.attempts:
+    if (why := job_off_reason(newest)) or row.attempts:
         return why
-    return put_off(newest, row.due) or await spent(session, newest, now, row.id)
+    return manual_skip_reason(newest, row.due) or await max_runs_reason(
+        session, newest, now, row.id
+    )
 
 
-def put_off(newest: StoredJob, due: datetime) -> str:
+def manual_skip_reason(newest: StoredJob, due: datetime) -> str:
     """Return why a person skipped or snoozed this due time; empty if nobody did."""
     if due.isoformat() in newest.row.skips:
         return "skipped by hand"
@@ -39,7 +41,9 @@ def put_off(newest: StoredJob, due: datetime) -> str:
     return ""
 
 
-async def spent(session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = "") -> str:
+async def max_runs_reason(
+    session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = ""
+) -> str:
     """Return why the job may have no run beside ``run_id``: it has used `max_runs`; empty if it
     may.
 
@@ -55,7 +59,7 @@ async def spent(session: AsyncSession, newest: StoredJob, now: datetime, run_id:
     return ""
 
 
-async def in_doubt(
+async def uncertain_last_run(
     session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime
 ) -> RunRow | None:
     """Return the run whose lease has ended and that would be the last of the job's `max_runs`.
@@ -67,14 +71,14 @@ async def in_doubt(
         return None
     started = await _started_runs(session, newest.id, row.id)
     uncertain = [each for each in started if _may_wait_again(each, now)]
-    lost = [each for each in uncertain if await leases.look(session, each, now)]
+    lost = [each for each in uncertain if await leases.check_lease(session, each, now)]
     remaining = [each for each in uncertain if each not in lost]
     if remaining and newest.row.run_count + len(started) - len(lost) >= max_runs:
         return remaining[0]
     return None
 
 
-def off(newest: StoredJob) -> str:
+def job_off_reason(newest: StoredJob) -> str:
     """Return why the job has no due times: it is disabled; empty if it is enabled."""
     if newest.job.enabled:
         return ""
@@ -94,4 +98,4 @@ async def _started_runs(session: AsyncSession, job_id: str, run_id: str) -> Sequ
 
 def _may_wait_again(row: RunRow, now: datetime) -> bool:
     """Return whether a run without an attempt has an expired lease: it may go back to waiting."""
-    return not row.attempts and leases.ran_out(row, now)
+    return not row.attempts and leases.is_expired(row, now)

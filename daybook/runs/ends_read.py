@@ -19,7 +19,7 @@ from daybook.ledger.tables import Fact, JobRow
 _KEY = "ends_read"
 
 
-async def until(session: AsyncSession) -> datetime | None:
+async def read_until(session: AsyncSession) -> datetime | None:
     """Return the mark (UTC), by the time of the end; None before the first read."""
     fact = await session.get(Fact, _KEY)
     return None if fact is None else datetime.fromisoformat(fact.value)
@@ -34,7 +34,7 @@ async def advance(ledger: Ledger, to: datetime) -> None:
             session.add(fact)
 
 
-async def oldest(session: AsyncSession) -> datetime | None:
+async def first_job_created_at(session: AsyncSession) -> datetime | None:
     """Return when the first job was made; None without any job.
 
     No run of this ledger ended before that.

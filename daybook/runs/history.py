@@ -14,13 +14,13 @@ from daybook.jobs import store
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
 
-Run = tuple[RunRow, JobRow | None]
+RunAndJob = tuple[RunRow, JobRow | None]
 """A run and its job, which may be archived by now; None for a direct call."""
 
 
 async def recent(
     session: AsyncSession, job_id: str | None, limit: int, *, owner: str | None = None
-) -> Sequence[Run]:
+) -> Sequence[RunAndJob]:
     """Return runs, newest first: of one job, of all jobs if ``job_id`` is None, or of ``owner``."""
     runs = _runs(owner).order_by(
         col(RunRow.due).desc(), col(RunRow.queued_at).desc(), col(RunRow.id)
@@ -30,7 +30,7 @@ async def recent(
     return await _all(session, runs.limit(limit))
 
 
-async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
+async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
     """Return the run with this id or unique id prefix; raises `NotFound`, `Ambiguous`.
 
     Here and below, ``owner`` restricts the search to the runs of that owner's jobs.
@@ -44,7 +44,7 @@ async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> 
     return matches[0]
 
 
-async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
+async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
     """Return the newest run of this job that Prefect knows, else the run with this id.
 
     Includes removed jobs. Raises `NotFound`, `Ambiguous`.
@@ -62,7 +62,7 @@ async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = No
     return matches[0]
 
 
-async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> Run:
+async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
     """Return the one live run of this job, else the run with this id, ended or not.
 
     Raises `NotFound` (also for a job without a live run), `Ambiguous` for a job with several.
@@ -80,7 +80,9 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
     return matches[0]
 
 
-async def ended_since(session: AsyncSession, instant: datetime, limit: int = 100) -> Sequence[Run]:
+async def ended_since(
+    session: AsyncSession, instant: datetime, limit: int = 100
+) -> Sequence[RunAndJob]:
     """Return runs that ended at ``instant`` (UTC) or later, oldest first."""
     ended = (
         _runs()
@@ -97,10 +99,10 @@ async def live(session: AsyncSession) -> Sequence[RunRow]:
     return (await session.execute(rows)).scalars().all()
 
 
-def _runs(owner: str | None = None) -> Select[Run]:
+def _runs(owner: str | None = None) -> Select[RunAndJob]:
     runs = select(RunRow, JobRow).outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
     return runs if owner is None else runs.where(col(JobRow.owner) == owner)
 
 
-async def _all(session: AsyncSession, runs: Select[Run]) -> Sequence[Run]:
+async def _all(session: AsyncSession, runs: Select[RunAndJob]) -> Sequence[RunAndJob]:
     return (await session.execute(runs)).tuples().all()

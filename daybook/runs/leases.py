@@ -38,7 +38,7 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE = timedelta(minutes=5)
+MAX_DELAY = timedelta(minutes=5)
 
 
 async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
@@ -76,17 +76,17 @@ async def renew_all(
     return statuses
 
 
-def ran_out(row: RunRow, now: datetime) -> bool:
+def is_expired(row: RunRow, now: datetime) -> bool:
     """Return whether the lease on ``row`` has expired; that alone does not make its holder lost."""
     return row.state in HELD and row.lease_until is not None and row.lease_until <= now
 
 
-async def look(session: AsyncSession, row: RunRow, now: datetime) -> bool:
+async def check_lease(session: AsyncSession, row: RunRow, now: datetime) -> bool:
     """Suspect the holder of ``row``, or judge it lost if the suspicion is old enough.
 
     Returns True if it was judged lost; the row's state has then changed.
     """
-    if not ran_out(row, now):
+    if not is_expired(row, now):
         return False
     if row.suspected_at is None:
         row.suspected_at = now
@@ -94,45 +94,45 @@ async def look(session: AsyncSession, row: RunRow, now: datetime) -> bool:
         return False
     if row.suspected_at + TIMING.run_lease > now:
         return False
-    await give_up(session, row, now)
+    await judge_lost(session, row, now)
     return True
 
 
-def next_look(row: RunRow) -> datetime | None:
+def next_check_at(row: RunRow) -> datetime | None:
     """Return when the next check of a held ``row`` can have a new result."""
     return row.lease_until if row.suspected_at is None else row.suspected_at + TIMING.run_lease
 
 
-def heard_at(row: RunRow) -> datetime | None:
+def holder_last_seen_at(row: RunRow) -> datetime | None:
     """Return when the holder of ``row`` last wrote: claim, begin and renewal extend the lease."""
     return None if row.lease_until is None else row.lease_until - TIMING.run_lease
 
 
-def next_word(row: RunRow, now: datetime) -> datetime:
+def holder_known_at(row: RunRow, now: datetime) -> datetime:
     """Return when more is known about the holder of ``row``: at its next renewal or its lease's
     end.
 
     Later than ``now`` for a row that was checked.
     """
-    seen_at = heard_at(row)
+    seen_at = holder_last_seen_at(row)
     if seen_at is None or row.lease_until is None:
         return now + TIMING.run_lease_renewal
-    if ran_out(row, now):
+    if is_expired(row, now):
         return (row.suspected_at or now) + TIMING.run_lease
     renewal_due_at = seen_at + TIMING.run_lease_missed
     return renewal_due_at if renewal_due_at > now else row.lease_until
 
 
-async def give_up(session: AsyncSession, row: RunRow, now: datetime) -> None:
+async def judge_lost(session: AsyncSession, row: RunRow, now: datetime) -> None:
     """Apply the diagram above to an expired lease."""
     if row.state is Status.CLAIMED:
         why = "the lease was lost before the effect"
     else:
         why = f"the lease of {row.holder} was lost while it was running"
-    await lost(session, row, now, why)
+    await release_lost(session, row, now, why)
 
 
-async def lost(
+async def release_lost(
     session: AsyncSession,
     row: RunRow,
     now: datetime,
@@ -148,18 +148,18 @@ async def lost(
     """
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
-        put_back(row, now + _delay(row), unknown.reason)
+        return_to_waiting(row, now + _delay(row), unknown.reason)
         session.add(row)
         return
-    run_policy = policy.of_run(row.parameters)
+    run_policy = policy.policy_from_parameters(row.parameters)
     if row.attempts <= run_policy.reruns:
         await outcomes.close_attempt(session, row, unknown, now)
-        put_back(
+        return_to_waiting(
             row, now + run_policy.delay(row.attempts), f"{unknown.reason}; it is to be run again"
         )
         session.add(row)
     else:
-        await outcomes.write(session, row, unknown, now)
+        await outcomes.record(session, row, unknown, now)
 
 
 def _delay(row: RunRow) -> timedelta:
@@ -170,23 +170,23 @@ def _delay(row: RunRow) -> timedelta:
     grants = (row.fence + 1) // 2  # each grant raises the fence, and so does each return
     if grants < 2:
         return timedelta(0)
-    return min(timedelta(seconds=2 ** min(grants - 1, 9)), LONGEST_PAUSE)
+    return min(timedelta(seconds=2 ** min(grants - 1, 9)), MAX_DELAY)
 
 
-def put_back(row: RunRow, until: datetime, why: str) -> None:
+def return_to_waiting(row: RunRow, until: datetime, why: str) -> None:
     """Make a held run wait until ``until``; the raised fence locks out its former holder."""
-    states.check(row.id, row.state, Status.WAITING)
+    states.check_transition(row.id, row.state, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, ""
     row.until, row.reason = until, why
     row.fence += 1
     row.holder, row.lease_until, row.suspected_at = "", None, None
 
 
-async def expire(session: AsyncSession, job_id: str, now: datetime) -> int:
+async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:
     """Check every held run of one job; return how many holders were judged lost."""
     held = select(RunRow).where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(HELD))
     rows = (await session.execute(held)).scalars().all()
-    return sum([await look(session, row, now) for row in rows])
+    return sum([await check_lease(session, row, now) for row in rows])
 
 
 async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
@@ -198,7 +198,7 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
     async with ledger.read() as session:
         now = ledger.now()
         held = await _expired_ids(session, now, limit)
-        waiting = await waiting_runs.all_overdue(session, now, limit)
+        waiting = await waiting_runs.ids_past_deadline(session, now, limit)
     if not held and not waiting:
         return []
     try:
@@ -219,10 +219,10 @@ async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
             if row is None:
                 continue
             if row.state is not Status.WAITING:
-                if await look(session, row, now):
+                if await check_lease(session, row, now):
                     changed.append(row)
-            elif why := waiting_runs.overdue(row, now):
-                await outcomes.write(session, row, Outcome(Status.TIMED_OUT, why), now)
+            elif why := waiting_runs.deadline_reason(row, now):
+                await outcomes.record(session, row, Outcome(Status.TIMED_OUT, why), now)
                 changed.append(row)
     return changed
 

@@ -19,7 +19,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 
 
-async def covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow | None:
+async def range_covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow | None:
     """Return the range that includes the job's due time ``due``, or None.
 
     None for an instant between two due times of a range: Prefect may have queued it by mistake.
@@ -33,7 +33,7 @@ async def covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow 
     return row
 
 
-async def before(
+async def range_before(
     session: AsyncSession, stored: StoredJob, due: datetime, status: Status, reason: str
 ) -> RunRow | None:
     """Return the row that the due time ``due`` extends if it ends with this outcome, or None.

@@ -21,7 +21,7 @@ from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.runs import slots, usage
 from daybook.schedules.schedule import At
 
-OUTPUT_LIMIT = 8_000
+MAX_OUTPUT_CHARACTERS = 8_000
 """How many characters of an answer the ledger keeps; Prefect's artifact has the full text."""
 
 _OPEN = (Status.RUNNING, Status.UNKNOWN)
@@ -30,13 +30,15 @@ _OPEN = (Status.RUNNING, Status.UNKNOWN)
 
 def shorten(text: str | None) -> str | None:
     """Cut a text to `MAX_OUTPUT_CHARACTERS` and append how many characters were left out."""
-    if text is None or len(text) <= OUTPUT_LIMIT:
+    if text is None or len(text) <= MAX_OUTPUT_CHARACTERS:
         return text
-    kept = text[:OUTPUT_LIMIT]
-    return f"{kept}\n… ({len(text) - OUTPUT_LIMIT:,} more characters, in the run's artifact)"
+    kept = text[:MAX_OUTPUT_CHARACTERS]
+    return (
+        f"{kept}\n… ({len(text) - MAX_OUTPUT_CHARACTERS:,} more characters, in the run's artifact)"
+    )
 
 
-async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
+async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
     """Bring ``row`` to a terminal state; raises `IllegalTransition` for an illegal transition.
 
     Every outcome is recorded here, also that of a row without a status, which is not stored yet.
@@ -44,7 +46,7 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
     old = row.state if row.status else None
     if outcome.status not in TERMINAL:
         raise IllegalTransition(row.id, old or "none", outcome.status)
-    states.check(row.id, old, outcome.status)
+    states.check_transition(row.id, old, outcome.status)
     late = old is Status.UNKNOWN
     row.status = outcome.status
     row.reason = outcome.reason
@@ -65,13 +67,13 @@ async def write(session: AsyncSession, row: RunRow, outcome: Outcome, now: datet
     elif outcome.usage:  # of a check that skipped the run, or failed
         row.usage = usage.total((row.usage, outcome.usage))
     stored = await store.get(session, row.job_id) if row.job_id else None
-    paused = await note(session, row, stored, now, late=late)
-    await outbox.ask(session, row, outcome, stored, now, late=late, paused=paused)
-    await listeners.ask(session, row, stored, now, late=late)
-    await slots.hand_on(session, row, now)
+    paused = await update_job(session, row, stored, now, late=late)
+    await outbox.enqueue(session, row, outcome, stored, now, late=late, paused=paused)
+    await listeners.enqueue(session, row, stored, now, late=late)
+    await slots.release_slot(session, row, now)
 
 
-async def extend(
+async def extend_range(
     session: AsyncSession, row: RunRow, due_to: datetime, now: datetime, *, count: int, reason: str
 ) -> None:
     """Let ``row``, which had no attempt, include ``count`` more due times, the last at ``due_to``.
@@ -88,8 +90,8 @@ async def extend(
     if stored is not None and stored.row.last_run_id == row.id:
         stored.row.last_run_at = due_to
         session.add(stored.row)
-    await outbox.extended(session, row, stored)
-    await listeners.extended(session, row, stored, now)
+    await outbox.update_range(session, row, stored)
+    await listeners.update_range(session, row, stored, now)
 
 
 async def _started_again(session: AsyncSession, row: RunRow) -> bool:
@@ -122,7 +124,7 @@ async def close_attempt(
     session.add(row)
 
 
-async def note(
+async def update_job(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
 ) -> bool:
     """Update the job after an outcome: last run, counters, and whether the job is disabled or
@@ -153,19 +155,19 @@ async def note(
         row.occurrence.startswith("due:") and isinstance(schedule, At) and schedule.at == row.due
     )
     why, policy = "", stored.job.policy
-    if fired and (stored.job.enabled or job.disabled_reason.startswith(store.FIRED)):
+    if fired and (stored.job.enabled or job.disabled_reason.startswith(store.FIRED_REASON)):
         # A one-time job fires once, also across a restart. A new time set since is kept.
-        why = f"{store.FIRED}, {row.status}"
-    elif stored.job.enabled and store.all_done(job, stored.job):
-        why = f"{store.DONE}: it has had its {job.run_count}"
+        why = f"{store.FIRED_REASON}, {row.status}"
+    elif stored.job.enabled and store.has_had_all_runs(job, stored.job):
+        why = f"{store.MAX_RUNS_REASON}: it has had its {job.run_count}"
     elif stored.job.enabled and status in FAILURES and not late:
         why = _disable_reason(job, policy.pause_after_failures)
     if fired and status is Status.SUCCEEDED and policy.delete_after_run:
-        await archive(session, stored, now)
+        await archive_job(session, stored, now)
     elif why:
         disabled = stored.job.model_copy(update={"enabled": False})
         await store.change(session, stored, disabled, now, disabled_reason=why)
-    return why.startswith(store.FAILING)
+    return why.startswith(store.FAILURES_REASON)
 
 
 def _disable_reason(job: JobRow, most: int) -> str:
@@ -173,7 +175,7 @@ def _disable_reason(job: JobRow, most: int) -> str:
     if not 0 < most <= job.consecutive_failures:
         return ""
     last = (job.last_error or "").strip().partition("\n")[0]
-    return f"{store.FAILING} {job.consecutive_failures} failures in a row, the last: {last}"
+    return f"{store.FAILURES_REASON} {job.consecutive_failures} failures in a row, the last: {last}"
 
 
 async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None:
@@ -205,7 +207,7 @@ async def _recount(session: AsyncSession, job: JobRow, *, enabled: bool) -> None
     job.last_error = None if last is None else last.error or last.reason
 
 
-async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
+async def archive_job(session: AsyncSession, stored: StoredJob, now: datetime) -> None:
     """Archive the job and skip its waiting runs; its history stays.
 
     The caller deletes its deployment.
@@ -219,4 +221,4 @@ async def archive(session: AsyncSession, stored: StoredJob, now: datetime) -> No
     )
     removed = Outcome(Status.SKIPPED, "the job was removed")
     for run in (await session.execute(waiting)).scalars().all():
-        await write(session, run, removed, now)
+        await record(session, run, removed, now)

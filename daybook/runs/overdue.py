@@ -33,16 +33,16 @@ from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import JobRow, RevisionRow, RunRow
 from daybook.runs import audit, claim_requests, eligibility, slots
 
-LATE = lateness.ON_TIME + timedelta(seconds=30)
+OVERDUE_GRACE = lateness.ON_TIME_GRACE + timedelta(seconds=30)
 """How long after its due time it is reported: by then a run has begun, or the audit has judged it.
 """
-LOOKED_AT = 200
+MAX_DUE_TIMES = 200
 """How many due times of a job are checked, from its watermark on."""
-MISSED_FOR = timedelta(minutes=10)
+MISSED_MAX_AGE = timedelta(minutes=10)
 """How long after its due time an unclaimed one counts, unless a later one is claimed."""
-PROMPTLY = timedelta(minutes=15)
+MAX_AUDIT_DELAY = timedelta(minutes=15)
 """A due time judged later than this was due during an outage, which is over."""
-FIRST_LOOK = 1
+FIRST_PAGE_SIZE = 1
 """How many due times are checked first: mostly the first one already has no row."""
 _MAX_KEYS = 500
 
@@ -71,7 +71,7 @@ class Overdue:
         row = self.run
         if self.missed:
             return self.due
-        return max(self.due, (row and row.until) or self.due) + LATE
+        return max(self.due, (row and row.until) or self.due) + OVERDUE_GRACE
 
     @property
     def missed(self) -> bool:
@@ -81,7 +81,7 @@ class Overdue:
     @property
     def why(self) -> str:
         """Return what the ledger knows about the cause; empty if nothing."""
-        if self.run is not None and self.run.waits_for in slots.TURNS:
+        if self.run is not None and self.run.waits_for in slots.WAITS_FOR_TURN:
             return f"it waits: {self.run.reason}"
         if self.missed:
             return "missed, nothing came for it"
@@ -89,7 +89,7 @@ class Overdue:
 
 
 @dataclass
-class Memory:
+class DueTimeCache:
     """What a poller keeps between calls: for each job the first due times that may concern it.
 
     So each schedule is expanded once for each due time, and not on each call.
@@ -117,8 +117,11 @@ class _DueTimes:
         return not (self.first and self.first <= start) and not (self.coming and self.coming <= now)
 
 
-async def look(
-    session: AsyncSession, memory: Memory, now: datetime, missed_for: timedelta = MISSED_FOR
+async def find_all(
+    session: AsyncSession,
+    memory: DueTimeCache,
+    now: datetime,
+    missed_for: timedelta = MISSED_MAX_AGE,
 ) -> list[Overdue]:
     """Return what `find` returns for all jobs, their live runs, and those `unattended`."""
     starts = await _starts(session)
@@ -128,13 +131,18 @@ async def look(
         for job_id, (revision, start) in starts.items()
         if job_id not in known or not known[job_id].is_current(revision, start, now)
     }
-    jobs = {each.id: each for each in await store.every(session, changed)} if changed else {}
+    jobs = {each.id: each for each in await store.all_jobs(session, changed)} if changed else {}
     for job_id in changed:
         revision, start = starts[job_id]
         known[job_id] = _first_due_times(jobs[job_id], revision, start, now)
     memory.known = known
-    late = {job_id for job_id, each in known.items() if each.first and each.first + LATE <= now}
-    rows = [*await _waiting(session, now - LATE), *await unattended(session, now, missed_for)]
+    late = {
+        job_id for job_id, each in known.items() if each.first and each.first + OVERDUE_GRACE <= now
+    }
+    rows = [
+        *await _waiting(session, now - OVERDUE_GRACE),
+        *await unattended(session, now, missed_for),
+    ]
     concerned = late | {str(row.job_id) for row in rows}
     jobs |= {each.id: each for each in await _read_jobs(session, concerned - jobs.keys())}
     stored = sorted((jobs[each] for each in concerned & jobs.keys()), key=lambda job: job.row.name)
@@ -170,11 +178,11 @@ async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
 
 
 async def _read_jobs(session: AsyncSession, ids: set[str]) -> list[StoredJob]:
-    return await store.every(session, ids) if ids else []
+    return await store.all_jobs(session, ids) if ids else []
 
 
 async def unattended(
-    session: AsyncSession, now: datetime, within: timedelta = MISSED_FOR
+    session: AsyncSession, now: datetime, within: timedelta = MISSED_MAX_AGE
 ) -> Sequence[RunRow]:
     """Return the newest ended run of each job that nothing claimed, if due at most ``within`` ago.
 
@@ -200,7 +208,7 @@ async def unattended(
     newest: dict[str | None, RunRow] = {}
     for row in (await session.execute(rows)).scalars():
         due, judged = row.due_to or row.due, row.finished_at or now
-        if now - within <= due and judged - due <= PROMPTLY:
+        if now - within <= due and judged - due <= MAX_AUDIT_DELAY:
             newest[row.job_id] = row
     return list(newest.values())
 
@@ -208,16 +216,19 @@ async def unattended(
 def _is_unclaimed(run: type[RunRow]) -> ColumnElement[bool]:
     """Return the condition that the audit ended the run because nothing claimed it."""
     is_missed = and_(
-        col(run.status) == Status.MISSED, col(run.reason).startswith(audit.NOBODY, autoescape=True)
+        col(run.status) == Status.MISSED,
+        col(run.reason).startswith(audit.NOT_RUN_REASON, autoescape=True),
     )
-    is_superseded = and_(col(run.status) == Status.SKIPPED, col(run.reason) == audit.SUPERSEDED)
+    is_superseded = and_(
+        col(run.status) == Status.SKIPPED, col(run.reason) == audit.SUPERSEDED_REASON
+    )
     return or_(is_missed, is_superseded)
 
 
 def _is_claimed(run: type[RunRow]) -> ColumnElement[bool]:
     untouched = and_(
         col(run.status) == Status.WAITING,
-        col(run.waits_for).not_in(slots.TURNS),
+        col(run.waits_for).not_in(slots.WAITS_FOR_TURN),
         col(run.attempts) == 0,
     )
     return ~or_(untouched, _is_unclaimed(run))
@@ -257,7 +268,7 @@ async def _without_a_row(
     Mostly it is the very first one, so a few are read at a time, and more only for the jobs whose
     first ones have rows: expanding 200 due times of 1,000 jobs takes 40 seconds.
     """
-    overdue, page_size = [], FIRST_LOOK
+    overdue, page_size = [], FIRST_PAGE_SIZE
     judged: dict[str, datetime] | None = None
     remaining = [(each, _passed_due_times(each, now, firsts)) for each in stored]
     while remaining:
@@ -281,7 +292,7 @@ async def _without_a_row(
                         due
                         for due in due_times
                         if claim_requests.due_key(each.id, due) not in existing
-                        and due > judged.get(each.id, due - LATE)
+                        and due > judged.get(each.id, due - OVERDUE_GRACE)
                     ),
                     None,
                 )
@@ -297,8 +308,8 @@ def _waits_too_long(row: RunRow, now: datetime) -> bool:
     if row.state is not Status.WAITING or row.attempts or row.trigger == slots.BACKFILL:
         return False
     # A run that waits for its turn claims repeatedly; any other wait ends at `until`.
-    since = row.due if row.waits_for in slots.TURNS else max(row.due, row.until or row.due)
-    return since + LATE < now
+    since = row.due if row.waits_for in slots.WAITS_FOR_TURN else max(row.due, row.until or row.due)
+    return since + OVERDUE_GRACE < now
 
 
 def _is_missed(row: RunRow, by_id: dict[str, StoredJob]) -> bool:
@@ -312,8 +323,8 @@ def _passed_due_times(
         return
     # An earlier revision may have had other due times; the audit judges those.
     start = max(stored.row.audited_until, stored.revision.effective_from)
-    for due in islice(_due_after(stored, start, now - LATE, firsts), LOOKED_AT):
-        if not eligibility.put_off(stored, due):
+    for due in islice(_due_after(stored, start, now - OVERDUE_GRACE, firsts), MAX_DUE_TIMES):
+        if not eligibility.manual_skip_reason(stored, due):
             yield due
 
 
@@ -338,7 +349,7 @@ async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, dateti
     recent = (
         select(RunRow.job_id, func.max(RunRow.due_to))
         .where(
-            col(RunRow.finished_at) >= now - MISSED_FOR,
+            col(RunRow.finished_at) >= now - MISSED_MAX_AGE,
             col(RunRow.due_to).is_not(None),
             col(RunRow.job_id).is_not(None),
         )

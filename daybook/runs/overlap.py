@@ -47,15 +47,15 @@ from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.runs import claim_requests, corrections, leases, outcomes, slots
 from daybook.timing import TIMING
 
-LOOK_AGAIN = timedelta(seconds=30)
-ENOUGH = 10
+RETRY_INTERVAL = timedelta(seconds=30)
+MAX_QUEUED_READ = 10
 """How many queued runs are read to decide about another one."""
 CATCH_UP = "catch_up"
 """The trigger of a due time that is caught up on."""
 
 
 @dataclass(frozen=True)
-class Behind:
+class OverlapDecision:
     """Why a run does not begin now: it is ``skipped``, or it waits.
 
     ``cancel`` are the flow runs that have to be cancelled for it. ``known_at`` is when more is
@@ -68,32 +68,32 @@ class Behind:
     known_at: datetime | None = None
 
 
-async def behind(
+async def decide(
     session: AsyncSession, row: RunRow, job_id: str, now: datetime, claimant: str
-) -> Behind | None:
+) -> OverlapDecision | None:
     """Return what keeps ``row`` from beginning; None if no run of its job does.
 
     Judges the expired leases of the job first. With `cancel_running`, ends unheld runs immediately.
     ``claimant`` is the claiming process: the runs that it holds itself are in progress.
     """
-    await leases.expire(session, job_id, now)
+    await leases.expire_job(session, job_id, now)
     rule = _overlap_policy(row)
     if rule == "allow":
         return None
     at_work, queued = await _others(session, row, job_id, now, every=rule == "cancel_running")
-    queued_before = [each for each in queued if slots.turn(each) < slots.turn(row)]
+    queued_before = [each for each in queued if slots.order_key(each) < slots.order_key(row)]
     if any(map(_is_catch_up, (*at_work, *queued_before))):
         rule = "queue_all"
     if row.attempts:
         held = [each for each in at_work if each.state in HELD]
         if not held and rule == "skip" and (lost_at := await _lost_at(session, row)):
             later = await _later_due_times(session, row, job_id, lost_at)
-            return Behind(f"overlap: {_run_text(later[0])} goes first") if later else None
-        return Behind(_still_at_work(held[0])) if held else None
+            return OverlapDecision(f"overlap: {_run_text(later[0])} goes first") if later else None
+        return OverlapDecision(_still_at_work(held[0])) if held else None
     if rule == "cancel_running":
         return await _replace_others(session, row, at_work, queued, now)
-    if rule == "skip" or (rule == "queue_one" and row.waits_for not in slots.ACCEPTED):
-        accepted = [each for each in queued if each.waits_for in slots.ACCEPTED]
+    if rule == "skip" or (rule == "queue_one" and row.waits_for not in slots.WAITS_IN_QUEUE):
+        accepted = [each for each in queued if each.waits_for in slots.WAITS_IN_QUEUE]
         others = _Others(row, at_work, accepted if rule == "queue_one" else [], claimant, now)
         decision = await others.verdict(session, _due(row, job_id))
         if decision is not None and decision.known_at is not None:
@@ -103,9 +103,9 @@ async def behind(
     if rule == "skip":
         # The run was returned to waiting before it began, and only one of the two is to run.
         later = await _later_due_times(session, row, job_id, now) if row.fence else ()
-        return Behind(_replaced_by(later[-1]), skipped=True) if later else None
+        return OverlapDecision(_replaced_by(later[-1]), skipped=True) if later else None
     ahead = at_work or queued_before
-    return Behind(_still_at_work(ahead[0])) if ahead else None
+    return OverlapDecision(_still_at_work(ahead[0])) if ahead else None
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Others:
     claimant: str
     now: datetime
 
-    async def verdict(self, session: AsyncSession, due: datetime) -> Behind | None:
+    async def verdict(self, session: AsyncSession, due: datetime) -> OverlapDecision | None:
         """Return whether ``row``, due at ``due``, is skipped or waits for a holder; else None."""
         queues = _overlap_policy(self.row) == "queue_one"
         alive = [each for each in self.at_work if await self._is_alive(session, each, due)]
@@ -126,20 +126,20 @@ class _Others:
         allowed = 1 if queues else 0
         if len(certain) > allowed:
             also = ", and another one waited already" if queues else ""
-            return Behind(_still_at_work(certain[0]) + also, skipped=True)
+            return OverlapDecision(_still_at_work(certain[0]) + also, skipped=True)
         uncertain = [each for each in self.at_work if each.state in HELD and each not in alive]
         if uncertain and len(certain) + len(uncertain) > allowed:
-            known_at = min(leases.next_word(each, self.now) for each in uncertain)
+            known_at = min(leases.holder_known_at(each, self.now) for each in uncertain)
             why = f"overlap: it is not known yet whether {_run_text(uncertain[0])} is still at work"
-            return Behind(why, known_at=known_at)
+            return OverlapDecision(why, known_at=known_at)
         return None
 
     async def _is_alive(self, session: AsyncSession, other: RunRow, due: datetime) -> bool:
         """Return whether ``other`` was in progress at ``due`` or later, by its last write."""
         if other.state in HELD:
-            if leases.ran_out(other, self.now):
+            if leases.is_expired(other, self.now):
                 return False
-            seen_at = leases.heard_at(other)
+            seen_at = leases.holder_last_seen_at(other)
             return other.holder == self.claimant or (seen_at is not None and seen_at >= due)
         lost_at = await _lost_at(session, other)
         return lost_at is None or lost_at < due
@@ -165,7 +165,7 @@ async def _later_due_times(
         col(RunRow.job_id) == job_id,
         col(RunRow.status) == Status.WAITING,
         col(RunRow.attempts) == 0,
-        col(RunRow.waits_for) != corrections.DUE,
+        col(RunRow.waits_for) != corrections.UNTIL_DUE,
         col(RunRow.occurrence).startswith("due:"),
         col(RunRow.due) > row.due,
         col(RunRow.due) <= up_to,
@@ -175,8 +175,8 @@ async def _later_due_times(
 
 
 async def _latest_only(
-    session: AsyncSession, row: RunRow, job_id: str, now: datetime, decision: Behind
-) -> Behind:
+    session: AsyncSession, row: RunRow, job_id: str, now: datetime, decision: OverlapDecision
+) -> OverlapDecision:
     """Return ``decision`` (``row`` waits for a holder) unless a later due time waits as well.
 
     Skips earlier due times that wait for a holder: ``row`` replaces them.
@@ -184,11 +184,11 @@ async def _latest_only(
     if not _is_timed(row):
         return decision
     if later := await _later_due_times(session, row, job_id, now):
-        return Behind(_replaced_by(later[-1]), skipped=True)
+        return OverlapDecision(_replaced_by(later[-1]), skipped=True)
     for each in await _awaiting_holder(session, row, job_id):
         if _is_timed(each) and each.due < row.due:
             outcome = Outcome(Status.SKIPPED, _replaced_by(row))
-            await outcomes.write(session, each, outcome, now)
+            await outcomes.record(session, each, outcome, now)
     return decision
 
 
@@ -203,17 +203,17 @@ async def _awaiting_holder(session: AsyncSession, row: RunRow, job_id: str) -> S
     return (await session.execute(waiting.order_by(*slots.ORDER))).scalars().all()
 
 
-async def end_in_doubt(session: AsyncSession, row: RunRow, now: datetime) -> None:
+async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: datetime) -> None:
     """Skip the runs that wait to learn whether the holder of ``row`` is alive: it writes right now.
 
     Call it before the outcome of ``row`` is written. After the lease has expired it changes
     nothing: then those runs may begin.
     """
-    if row.job_id is None or row.state not in HELD or leases.ran_out(row, now):
+    if row.job_id is None or row.state not in HELD or leases.is_expired(row, now):
         return
     for each in await _awaiting_holder(session, row, row.job_id):
         if _overlap_policy(each) in ("skip", "queue_one"):
-            await outcomes.write(session, each, Outcome(Status.SKIPPED, _still_at_work(row)), now)
+            await outcomes.record(session, each, Outcome(Status.SKIPPED, _still_at_work(row)), now)
 
 
 async def _others(
@@ -231,16 +231,16 @@ async def _others(
     waiting = select(RunRow).where(
         *other,
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for).in_(slots.TURNS),
-        col(RunRow.until) >= now - slots.BELIEVED,
+        col(RunRow.waits_for).in_(slots.WAITS_FOR_TURN),
+        col(RunRow.until) >= now - slots.WAITER_GRACE,
     )
-    first = waiting.order_by(*slots.ORDER).limit(None if every else ENOUGH + len(at_work))
+    first = waiting.order_by(*slots.ORDER).limit(None if every else MAX_QUEUED_READ + len(at_work))
     queued = (await session.execute(first)).scalars().all()
     return at_work, [each for each in queued if each not in at_work]
 
 
 def _overlap_policy(row: RunRow) -> policy.Overlap:
-    configured = policy.of_run(row.parameters).overlap
+    configured = policy.policy_from_parameters(row.parameters).overlap
     if row.trigger == slots.BACKFILL and configured == "allow":
         return configured
     # Due times to catch up on run oldest first, one after the other.
@@ -249,7 +249,7 @@ def _overlap_policy(row: RunRow) -> policy.Overlap:
 
 def _is_catch_up(row: RunRow) -> bool:
     if row.trigger == CATCH_UP:
-        return policy.of_run(row.parameters).catch_up == "all"
+        return policy.policy_from_parameters(row.parameters).catch_up == "all"
     return row.trigger == slots.BACKFILL
 
 
@@ -259,21 +259,21 @@ async def _replace_others(
     at_work: Sequence[RunRow],
     queued: Sequence[RunRow],
     now: datetime,
-) -> Behind | None:
-    later = [each for each in (*at_work, *queued) if slots.turn(each) > slots.turn(row)]
+) -> OverlapDecision | None:
+    later = [each for each in (*at_work, *queued) if slots.order_key(each) > slots.order_key(row)]
     if later:
-        return Behind(f"{_still_at_work(later[0])}, which was due later", skipped=True)
+        return OverlapDecision(f"{_still_at_work(later[0])}, which was due later", skipped=True)
     why = _replaced_by(row)
     for each in queued:
-        await outcomes.write(session, each, Outcome(Status.SKIPPED, why), now)
+        await outcomes.record(session, each, Outcome(Status.SKIPPED, why), now)
     held = [each for each in at_work if each.state in HELD]
     for each in at_work:
         if each not in held:
-            await outcomes.write(session, each, Outcome(Status.CANCELLED, why), now)
+            await outcomes.record(session, each, Outcome(Status.CANCELLED, why), now)
     if not held:
         return None
     flow_runs = tuple(each.flow_run_id for each in held if each.flow_run_id is not None)
-    return Behind(f"{_still_at_work(held[0])} and is being cancelled", cancel=flow_runs)
+    return OverlapDecision(f"{_still_at_work(held[0])} and is being cancelled", cancel=flow_runs)
 
 
 def _at_work(row: RunRow, now: datetime) -> bool:
@@ -289,7 +289,9 @@ def _due(row: RunRow, job_id: str) -> datetime:
     """Return when ``row`` is to begin: its due time plus the job's stagger."""
     if not _is_timed(row):
         return row.due
-    return row.due + upcoming.offset(job_id, policy.of_run(row.parameters).stagger)
+    return row.due + upcoming.stagger_offset(
+        job_id, policy.policy_from_parameters(row.parameters).stagger
+    )
 
 
 def _still_at_work(other: RunRow) -> str:

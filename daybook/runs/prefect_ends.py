@@ -39,27 +39,27 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, corrections, leases, outcomes, rows
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.claim_rules import is_due
 
-MOST_RUNS = 3
+MAX_PREFECT_RUNS = 3
 """How many Prefect runs are made for a run that never began; if the last ends too, the run failed.
 """
 
-LONGEST_PAUSE = timedelta(minutes=5)
+MAX_DELAY = timedelta(minutes=5)
 
-REFUSED = "prefect"
+PREFECT_REFUSAL = "prefect"
 """The `waits_for` of a row whose Prefect run was refused: none is requested again before `until`.
 """
 
-REFUSED_PAUSE = timedelta(seconds=15)
+FIRST_REFUSAL_DELAY = timedelta(seconds=15)
 """The first delay after a refusal; each further delay is twice as long."""
 
 _BY_HAND = "set to Completed by hand in Prefect"
 _CANCELLED = "cancelled in Prefect"
 
 
-Kind = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SKIPPED"]
+EndKind = Literal["COMPLETED", "FAILED", "CRASHED", "CANCELLED", "SKIPPED"]
 """The type of the state that ended a Prefect run; SKIPPED is Daybook's own state."""
 
 
@@ -72,17 +72,17 @@ class EndInPrefect:
     """
 
     flow_run_id: str
-    state: Kind
+    state: EndKind
     name: str
     message: str
-    offer: Offer | None = None
+    offer: ClaimRequest | None = None
 
     def told(self) -> str:
         """Return what happened, as text."""
         return f"its Prefect run ended as {self.name}" + (f": {self.message}" * bool(self.message))
 
 
-async def take(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> Status | None:
+async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> Status | None:
     """Apply the table above to the run; return its new status, None if nothing changed.
 
     ``fence`` is the one that the caller saw on the row before it asked Prefect. A row that was
@@ -90,7 +90,7 @@ async def take(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> S
     """
     async with ledger.write() as session:
         occurrence = end.offer.occurrence if end.offer else None
-        row = await rows.of(session, end.flow_run_id, occurrence)
+        row = await rows.find(session, end.flow_run_id, occurrence)
         if row is None:
             return await _apply_without_row(session, end, ledger.now())
         if row.state in TERMINAL or fence not in (None, row.fence):
@@ -103,7 +103,7 @@ async def take(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> S
         return row.state
 
 
-async def refused(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
+async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
     """Record that Prefect refused to make a run for the waiting row ``seen``; return its new
     status.
 
@@ -117,13 +117,13 @@ async def refused(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
         if row.state is not Status.WAITING or not unchanged:
             return None
         row.prefect_runs += 1
-        if row.prefect_runs >= MOST_RUNS + row.attempts:
+        if row.prefect_runs >= MAX_PREFECT_RUNS + row.attempts:
             times = f"Prefect refused to make its run, {row.prefect_runs} were asked for: "
             await _fail(session, row, times + why, now)
         else:
-            delay = min(REFUSED_PAUSE * 2 ** min(row.prefect_runs - 1, 9), LONGEST_PAUSE)
+            delay = min(FIRST_REFUSAL_DELAY * 2 ** min(row.prefect_runs - 1, 9), MAX_DELAY)
             row.until = max(row.until or now, now + delay)
-            row.waits_for, row.reason = REFUSED, f"Prefect refused to make its run: {why}"
+            row.waits_for, row.reason = PREFECT_REFUSAL, f"Prefect refused to make its run: {why}"
             session.add(row)
         return row.state
 
@@ -133,17 +133,17 @@ async def _apply_to_row(
 ) -> None:
     match row.state, end.state:
         case _, "CANCELLED":
-            await outcomes.write(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
+            await outcomes.record(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
         case Status.RUNNING, _:
-            await leases.lost(session, row, now, end.told())
+            await leases.release_lost(session, row, now, end.told())
         case _, "COMPLETED":
-            await outcomes.write(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)
+            await outcomes.record(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)
         case _, "SKIPPED":
-            await outcomes.write(session, row, Outcome(Status.SKIPPED, end.message), now)
+            await outcomes.record(session, row, Outcome(Status.SKIPPED, end.message), now)
         case Status.CLAIMED, "FAILED":
-            await outcomes.write(session, row, _failed(end), now)
+            await outcomes.record(session, row, _failed(end), now)
         case Status.CLAIMED, _:
-            await leases.lost(session, row, now, end.told())
+            await leases.release_lost(session, row, now, end.told())
         case _:
             await _wait_for_another(session, row, end, now)
     if row.state is Status.WAITING:
@@ -155,7 +155,7 @@ async def _wait_for_another(
     session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
 ) -> None:
     """Let a waiting row wait for another Prefect run: its last one ended unintentionally."""
-    if row.prefect_runs >= MOST_RUNS and not row.attempts:
+    if row.prefect_runs >= MAX_PREFECT_RUNS and not row.attempts:
         problem = f"its Prefect runs ended {row.prefect_runs} times before it began: "
         await _fail(session, row, problem + (end.message or end.name), now)
     else:
@@ -166,9 +166,9 @@ async def _wait_for_another(
 
 async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -> None:
     """Fail a waiting row that no Prefect run will carry to a claim."""
-    states.check(row.id, row.state, Status.CLAIMED)
+    states.check_transition(row.id, row.state, Status.CLAIMED)
     row.status = Status.CLAIMED
-    await outcomes.write(session, row, Outcome(Status.FAILED, error=error), now)
+    await outcomes.record(session, row, Outcome(Status.FAILED, error=error), now)
 
 
 def _delay(row: RunRow) -> timedelta:
@@ -179,7 +179,7 @@ def _delay(row: RunRow) -> timedelta:
     made = row.prefect_runs
     if made < 2:
         return timedelta(0)
-    return min(timedelta(seconds=2 ** min(made - 1, 9)), LONGEST_PAUSE)
+    return min(timedelta(seconds=2 ** min(made - 1, 9)), MAX_DELAY)
 
 
 async def _apply_to_uncarried(
@@ -197,7 +197,7 @@ async def _apply_to_uncarried(
     else:
         return None
     row.flow_run_id = end.flow_run_id
-    await outcomes.write(session, row, outcome, now)
+    await outcomes.record(session, row, outcome, now)
     return row.state
 
 
@@ -236,18 +236,18 @@ async def _apply_without_row(
                 _make_waiting(row, end, now)
                 session.add(row)
                 return row.state
-    await outcomes.write(session, row, outcome, now)
+    await outcomes.record(session, row, outcome, now)
     return row.state
 
 
 def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime) -> None:
     """Let a row that is not stored yet wait for another Prefect run."""
-    states.check(row.id, None, Status.WAITING)
+    states.check_transition(row.id, None, Status.WAITING)
     row.status, row.flow_run_id = Status.WAITING, None
     row.until, row.reason = max(now, row.due), end.told()
     if claim_requests.is_due_key(row.occurrence) and row.due > now:
         # The job may still be edited; the run is judged when it is due.
-        row.waits_for, row.queued_at = corrections.DUE, row.due
+        row.waits_for, row.queued_at = corrections.UNTIL_DUE, row.due
 
 
 def _has_no_row_yet(stored: StoredJob, due: datetime) -> bool:

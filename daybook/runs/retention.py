@@ -44,11 +44,11 @@ from daybook.ledger.tables import (
 )
 from daybook.runs import ends_read, sessions
 
-BATCH = 500
+BATCH_SIZE = 500
 """How many rows one transaction deletes."""
-REQUESTS = timedelta(days=7)
+REQUEST_MIN_AGE = timedelta(days=7)
 """How long a request id is kept at least: the same id again requests no second run."""
-STARTED_THERE = timedelta(days=2)
+PREFECT_RUN_MIN_AGE = timedelta(days=2)
 """How long a run that was started in Prefect is kept after the keeper has read the ends up to its
 own.
 
@@ -57,14 +57,14 @@ Its end may be read again, and a run that is mirrored late ends late in Prefect.
 
 
 @dataclass(frozen=True)
-class Keep:
+class RetentionLimits:
     """The limits: ``age`` since a run ended, the newest ``runs`` of each job; None keeps all."""
 
     age: timedelta | None
     runs: int | None
 
     @classmethod
-    def of_settings(cls) -> Keep:
+    def of_settings(cls) -> RetentionLimits:
         """Return the limits of this home's settings."""
         loaded = settings.load()
         age = timedelta(days=loaded.keep_days) if loaded.keep_days else None
@@ -78,7 +78,7 @@ class Keep:
 # --- runs
 
 
-async def jobs_with_more(ledger: Ledger, keep: Keep) -> list[str | None]:
+async def jobs_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str | None]:
     """Return the ids of jobs that may have runs to delete; None stands for runs without a job."""
     old = func.min(RunRow.due) < keep.since(ledger.now())
     many = func.count() > keep.runs if keep.runs is not None else old
@@ -87,11 +87,11 @@ async def jobs_with_more(ledger: Ledger, keep: Keep) -> list[str | None]:
         return list((await session.execute(grouped)).scalars())
 
 
-async def runs_of(ledger: Ledger, job_id: str | None, keep: Keep) -> int:
+async def prune_runs(ledger: Ledger, job_id: str | None, keep: RetentionLimits) -> int:
     """Delete one batch of the job's runs, oldest first; return how many runs that were."""
     async with ledger.write() as session:
         conditions = await _deletable(session, job_id, keep, ledger.now())
-        oldest = select(RunRow.id).where(*conditions).order_by(col(RunRow.due)).limit(BATCH)
+        oldest = select(RunRow.id).where(*conditions).order_by(col(RunRow.due)).limit(BATCH_SIZE)
         run_ids = list((await session.execute(oldest)).scalars())
         if run_ids:
             delete_outbox = delete(OutboxRow).where(
@@ -104,7 +104,7 @@ async def runs_of(ledger: Ledger, job_id: str | None, keep: Keep) -> int:
 
 
 async def _deletable(
-    session: AsyncSession, job_id: str | None, keep: Keep, now: datetime
+    session: AsyncSession, job_id: str | None, keep: RetentionLimits, now: datetime
 ) -> list[ColumnElement[bool]]:
     of_job = col(RunRow.job_id) == job_id if job_id else col(RunRow.job_id).is_(None)
     past = [col(RunRow.finished_at) < keep.since(now)]
@@ -120,13 +120,13 @@ async def _deletable(
         col(retry.retry_of) == col(RunRow.id), col(retry.status).in_(LIVE)
     )
     is_recent_request = col(RunRow.occurrence).startswith("request:") & (
-        col(RunRow.queued_at) > now - REQUESTS
+        col(RunRow.queued_at) > now - REQUEST_MIN_AGE
     )
     # A direct call has no job: its end is never read.
     is_custom = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
-    read_to = await ends_read.until(session)
+    read_to = await ends_read.read_until(session)
     may_be_read_again = is_custom & (
-        (col(RunRow.finished_at) > min(read_to, now) - STARTED_THERE) if read_to else true()
+        (col(RunRow.finished_at) > min(read_to, now) - PREFECT_RUN_MIN_AGE) if read_to else true()
     )
     conditions: list[ColumnElement[bool]] = [
         col(RunRow.status).in_(TERMINAL),
@@ -151,7 +151,7 @@ async def _deletable(
 # --- the outbox
 
 
-async def told(ledger: Ledger, keep: Keep) -> int:
+async def prune_outbox(ledger: Ledger, keep: RetentionLimits) -> int:
     """Delete one batch of finished outbox rows, oldest first; return how many that were.
 
     Rows of a run are deleted with it; this function deletes older ones and those without a run.
@@ -165,7 +165,7 @@ async def told(ledger: Ledger, keep: Keep) -> int:
             ~_is_last_answer(),
         )
         .order_by(col(OutboxRow.created_at))
-        .limit(BATCH)
+        .limit(BATCH_SIZE)
     )
     async with ledger.read() as session:
         if (await session.execute(old.limit(1))).first() is None:
@@ -225,7 +225,7 @@ def _unused_sessions(since: datetime) -> list[ColumnElement[bool]]:
     return [~exists().where(of_session, col(RunRow.status).in_(LIVE)), or_(unused, alone)]
 
 
-async def conversations_with_more(ledger: Ledger, keep: Keep) -> list[str]:
+async def sessions_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str]:
     """Return the ids of sessions that may be too long, too old, or no longer used."""
     since = keep.since(ledger.now())
     span = func.max(MessageRow.number) - func.min(MessageRow.number)
@@ -236,12 +236,12 @@ async def conversations_with_more(ledger: Ledger, keep: Keep) -> list[str]:
         session_ids = [*(await session.execute(unused)).scalars()]
         session_ids += (await session.execute(old)).scalars()
         if keep.runs is not None:
-            long = grouped.having(span >= max(2 * keep.runs, sessions.HISTORY))
+            long = grouped.having(span >= max(2 * keep.runs, sessions.MAX_HISTORY_MESSAGES))
             session_ids += (await session.execute(long)).scalars()
     return list(dict.fromkeys(session_ids))
 
 
-async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
+async def prune_messages(ledger: Ledger, session_id: str, keep: RetentionLimits) -> int:
     """Delete one batch of a session's messages, oldest first; return how many.
 
     After its last message the session itself is deleted, which counts as one.
@@ -260,7 +260,7 @@ async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
                 await session.execute(delete(SessionRow).where(col(SessionRow.id) == session_id))
             return int(whole)
         up_to: int = last if whole else await _max_deletable(session, session_id, keep, since, last)
-        up_to = min(up_to, first + BATCH - 1)
+        up_to = min(up_to, first + BATCH_SIZE - 1)
         if up_to >= first:
             await session.execute(
                 delete(MessageRow).where(of_session, col(MessageRow.number) <= up_to)
@@ -269,7 +269,7 @@ async def messages_of(ledger: Ledger, session_id: str, keep: Keep) -> int:
 
 
 async def _max_deletable(
-    session: AsyncSession, session_id: str, keep: Keep, since: datetime, last: int
+    session: AsyncSession, session_id: str, keep: RetentionLimits, since: datetime, last: int
 ) -> int:
     """Return the number up to which messages may be deleted; a model is given the later ones."""
     old = select(func.max(MessageRow.number)).where(
@@ -278,13 +278,13 @@ async def _max_deletable(
     up_to: int = (await session.execute(old)).scalar_one() or 0
     if keep.runs is not None:
         up_to = max(up_to, last - 2 * keep.runs)
-    return min(up_to, last - sessions.HISTORY)
+    return min(up_to, last - sessions.MAX_HISTORY_MESSAGES)
 
 
 # --- jobs
 
 
-async def archived(ledger: Ledger, keep: Keep) -> list[str]:
+async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
     """Delete the archived jobs, with their revisions, of which nothing else is left; return their
     names.
 
@@ -299,7 +299,7 @@ async def archived(ledger: Ledger, keep: Keep) -> list[str]:
             col(JobRow.deployment_id).is_(None),
             *(~exists().where(each) for each in of_job),
         )
-        .limit(BATCH)
+        .limit(BATCH_SIZE)
     )
     async with ledger.read() as session:
         if (await session.execute(empty)).first() is None:
@@ -307,11 +307,11 @@ async def archived(ledger: Ledger, keep: Keep) -> list[str]:
     async with ledger.write() as session:
         archived_rows = (await session.execute(empty)).scalars().all()
         for row in archived_rows:
-            await store.forget(session, row.id)
+            await store.undo_add(session, row.id)
         return [row.name for row in archived_rows]
 
 
-async def off_since(session: AsyncSession, before: datetime) -> Sequence[StoredJob]:
+async def disabled_since(session: AsyncSession, before: datetime) -> Sequence[StoredJob]:
     """Return the live jobs that are disabled, and were neither switched nor edited since
     ``before``.
     """

@@ -17,7 +17,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, LIVE, TERMINAL
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, missed_ranges
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 
 
 async def get(session: AsyncSession, run_id: str) -> RunRow:
@@ -28,7 +28,7 @@ async def get(session: AsyncSession, run_id: str) -> RunRow:
     return row
 
 
-async def held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
+async def get_held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
     """Return the run if this fence holds it; raises `NotFound`, `FenceRefused`."""
     row = await get(session, run_id)
     if row.fence != fence or row.state not in HELD:
@@ -36,7 +36,7 @@ async def held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
     return row
 
 
-async def of(
+async def find(
     session: AsyncSession, flow_run_id: str | None, occurrence: str | None
 ) -> RunRow | None:
     """Return the row of this flow run, else that of the occurrence, or None.
@@ -47,8 +47,12 @@ async def of(
     if flow_run_id is not None:
         matches = matches | (col(RunRow.flow_run_id) == flow_run_id)
     found_rows = (await session.execute(select(RunRow).where(matches))).scalars().all()
-    if not found_rows and occurrence is not None and (timed := claim_requests.due_of(occurrence)):
-        return await missed_ranges.covering(session, *timed)
+    if (
+        not found_rows
+        and occurrence is not None
+        and (timed := claim_requests.parse_due_key(occurrence))
+    ):
+        return await missed_ranges.range_covering(session, *timed)
     # A live row is the occurrence; among ended ones (retries of one flow run) it is the last start.
     return max(
         found_rows,
@@ -57,7 +61,7 @@ async def of(
     )
 
 
-async def job_of_ended(session: AsyncSession, flow_run_id: str) -> str | None:
+async def job_id_of_finished(session: AsyncSession, flow_run_id: str) -> str | None:
     """Return the job whose ended run this flow run carried, even if its deployment is gone."""
     ended = select(RunRow.job_id).where(
         col(RunRow.flow_run_id) == flow_run_id, col(RunRow.status).in_(TERMINAL)
@@ -67,7 +71,7 @@ async def job_of_ended(session: AsyncSession, flow_run_id: str) -> str | None:
 
 
 def new(
-    offer: Offer, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
+    offer: ClaimRequest, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
 ) -> RunRow:
     """Return a row that is not stored yet and has no status."""
     return RunRow(
@@ -84,7 +88,7 @@ def new(
     )
 
 
-def act_with(row: RunRow, stored: StoredJob) -> None:
+def use_revision(row: RunRow, stored: StoredJob) -> None:
     """Let a run that has not begun act with this revision of its job."""
     row.revision, row.parameters = stored.revision.number, stored.job.parameters()
     row.agent = claim_requests.agent_of(row.parameters)

@@ -35,20 +35,20 @@ from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.runs import leases, slots
 
-HISTORY = 20
+MAX_HISTORY_MESSAGES = 20
 """How many of the last messages a model is given, so that cost does not grow with age."""
 
-LOOK_AGAIN = timedelta(seconds=2)
+RETRY_INTERVAL = timedelta(seconds=2)
 """How long a run waits before it claims again if its session is busy."""
 
-BELIEVED = timedelta(seconds=10)
+WAITER_GRACE = timedelta(seconds=10)
 """How long after its missed retry a waiting run still goes first.
 
 Runs that are due later wait for it that long; a run whose process died delays none for longer.
 """
 
 
-def id_of(
+def session_id_of(
     parameters: Mapping[str, object],
     *,
     job_id: str | None,
@@ -80,7 +80,7 @@ def _agent(parameters: Mapping[str, object]) -> str:
 # --- the lock
 
 
-async def busy(session: AsyncSession, row: RunRow, now: datetime) -> str:
+async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
     """Return why ``row`` has to wait for its session; empty if it is its turn.
 
     Judges expired leases on the session first. Among waiting runs the earliest due time goes first.
@@ -90,17 +90,17 @@ async def busy(session: AsyncSession, row: RunRow, now: datetime) -> str:
     same_session = (col(RunRow.session_id) == row.session_id, col(RunRow.id) != row.id)
     held = select(RunRow).where(*same_session, col(RunRow.status).in_(HELD))
     for other in (await session.execute(held)).scalars().all():
-        if not await leases.look(session, other, now):
+        if not await leases.check_lease(session, other, now):
             return f"session {row.session_id} is busy: run {other.id[:8]} holds it"
     # A run that waits for something else, such as a backoff, has a later time in `until`.
     waiting = select(RunRow).where(
         *same_session,
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.until) >= now - BELIEVED,
-        col(RunRow.until) <= now + LOOK_AGAIN,
+        col(RunRow.until) >= now - WAITER_GRACE,
+        col(RunRow.until) <= now + RETRY_INTERVAL,
     )
     for other in (await session.execute(waiting)).scalars():
-        if slots.turn(other) < slots.turn(row):
+        if slots.order_key(other) < slots.order_key(row):
             return f"session {row.session_id} is busy: run {other.id[:8]} goes first"
     return ""
 
@@ -109,7 +109,7 @@ async def busy(session: AsyncSession, row: RunRow, now: datetime) -> str:
 
 
 async def history(
-    session: AsyncSession, session_id: str, limit: int = HISTORY
+    session: AsyncSession, session_id: str, limit: int = MAX_HISTORY_MESSAGES
 ) -> tuple[MessageRow, ...]:
     """Return the last ``limit`` messages of a session, oldest first; empty if it is not stored."""
     newest = (
@@ -196,7 +196,7 @@ async def last_output(session: AsyncSession, job_id: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class Listed:
+class SessionSummary:
     """A session, the name of its job if it belongs to one job, and its number of messages."""
 
     row: SessionRow
@@ -204,12 +204,12 @@ class Listed:
     messages: int
 
 
-async def recent(session: AsyncSession, limit: int) -> Sequence[Listed]:
+async def recent(session: AsyncSession, limit: int) -> Sequence[SessionSummary]:
     """Return sessions, the last used first."""
     return await _listed(session, limit=limit)
 
 
-async def find(session: AsyncSession, ref: str) -> Listed:
+async def find(session: AsyncSession, ref: str) -> SessionSummary:
     """Return the session with this id, unique id prefix or key, or the one that a job's runs
     continue.
 
@@ -217,7 +217,7 @@ async def find(session: AsyncSession, ref: str) -> Listed:
     """
     if exact := await _listed(session, col(SessionRow.id) == ref):
         return exact[0]
-    candidates: dict[str, Listed] = {}
+    candidates: dict[str, SessionSummary] = {}
     try:
         stored = await store.find(session, ref)
     except NotFound:
@@ -238,18 +238,18 @@ async def find(session: AsyncSession, ref: str) -> Listed:
     return next(iter(candidates.values()))
 
 
-async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[Listed]:
+async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[SessionSummary]:
     """Return the session that the job's next run would continue; if each is new, the last one."""
     action = stored.job.action
     if not isinstance(action, (AgentPrompt, Heartbeat)):
         return []
     if action.session == "new":
         return await _listed(session, col(SessionRow.job_id) == stored.id, limit=1)
-    current = id_of(stored.job.parameters(), job_id=stored.id, run_id="")
+    current = session_id_of(stored.job.parameters(), job_id=stored.id, run_id="")
     return await _listed(session, col(SessionRow.id) == current)
 
 
-async def _listed(session: AsyncSession, *where: Any, limit: int = 1) -> Sequence[Listed]:
+async def _listed(session: AsyncSession, *where: Any, limit: int = 1) -> Sequence[SessionSummary]:
     count = (
         select(func.count())
         .where(col(MessageRow.session_id) == col(SessionRow.id))
@@ -262,4 +262,4 @@ async def _listed(session: AsyncSession, *where: Any, limit: int = 1) -> Sequenc
         .order_by(col(SessionRow.updated_at).desc(), col(SessionRow.id))
         .limit(limit)
     )
-    return [Listed(*each) for each in (await session.execute(rows)).all()]
+    return [SessionSummary(*each) for each in (await session.execute(rows)).all()]

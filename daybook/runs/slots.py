@@ -39,7 +39,7 @@ from sqlmodel import col, select
 from daybook.jobs import policy
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs.claim_requests import Offer
+from daybook.runs.claim_requests import ClaimRequest
 
 SLOT = "slot"
 """The `waits_for` of a run that waits for a slot."""
@@ -53,33 +53,33 @@ OVERLAP = "overlap"
 HOLDER = "holder"
 """The `waits_for` of a run that waits to learn whether another run's holder is alive."""
 
-ACCEPTED = (SLOT, WORKER, OVERLAP)
+WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
 """The `waits_for` of runs in a queue: such a run begins when its turn comes."""
 
-TURNS = (*ACCEPTED, HOLDER)
+WAITS_FOR_TURN = (*WAITS_IN_QUEUE, HOLDER)
 """Waits that may end at any time: such a run may claim again before its `until`."""
 
 BACKFILL = "backfill"
 """The trigger of a past due time that was requested (`daybook.runs.backfill`)."""
 
-LOOK_AGAIN = timedelta(seconds=30)
+MIN_RETRY_INTERVAL = timedelta(seconds=30)
 """When the first run that waits for a slot claims again by itself; a free slot wakes it sooner."""
 
-LONGEST_LOOK = timedelta(minutes=5)
+MAX_RETRY_INTERVAL = timedelta(minutes=5)
 """The same for the last run of a long queue, where more frequent claims cost more than they gain.
 """
 
-KEPT = timedelta(seconds=15)
+SLOT_CLAIM_TIMEOUT = timedelta(seconds=15)
 """How long a free slot is reserved for a run that should claim now."""
 
-FULL = timedelta(seconds=5)
+WORKER_RETRY_INTERVAL = timedelta(seconds=5)
 """How long a run waits before it claims again if its worker has no room."""
 
-BELIEVED = timedelta(seconds=60)
+WAITER_GRACE = timedelta(seconds=60)
 """How long after its missed retry a waiting run still counts."""
 
 
-class Wait(NamedTuple):
+class SlotWait(NamedTuple):
     """How long a run has to wait, why, and for what (one of `WAITS_FOR_TURN`).
 
     ``free`` is True if a slot is free but reserved for a run that was due earlier.
@@ -91,26 +91,28 @@ class Wait(NamedTuple):
     free: bool = False
 
 
-async def wait(session: AsyncSession, row: RunRow, offer: Offer, now: datetime) -> Wait | None:
+async def wait_for_slot(
+    session: AsyncSession, row: RunRow, offer: ClaimRequest, now: datetime
+) -> SlotWait | None:
     """Return how long ``row`` has to wait; None if it gets a slot."""
     if row.job_id is None and row.trigger == "direct":
         return None
     if offer.most is not None:
         slots = _Slots(offer.most, offer.classes, await _count(session, _IS_HELD))
-        name = policy.of_run(row.parameters).class_
+        name = policy.policy_from_parameters(row.parameters).class_
         ahead = await _count(session, _expected_claims(now, SLOT) & _earlier(row))
         overdue = await _count(session, _missed_claims(now) & _earlier(row)) if ahead else {}
         if why := slots.refusal(name, ahead, overdue):
             if slots.free(name):
-                return Wait(now + KEPT, why, SLOT, free=True)
-            queue = LOOK_AGAIN * (1 + sum(ahead.values()) / max(offer.most, 1))
-            return Wait(now + min(queue, LONGEST_LOOK), why, SLOT)
+                return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, SLOT, free=True)
+            queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(offer.most, 1))
+            return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, SLOT)
     if offer.full:
-        return Wait(now + FULL, "the worker has no free slot", WORKER)
+        return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", WORKER)
     return None
 
 
-async def call_up(
+async def wake_next(
     session: AsyncSession,
     now: datetime,
     most: int,
@@ -152,8 +154,8 @@ async def next_up(
         for of_kind, free in [*free_by_class, (_CLASS.not_in(classes), slots.free())]:
             first = select(RunRow).where(_expected_claims(now, what), of_kind).order_by(*ORDER)
             batch += (await session.execute(first.limit(free))).scalars()
-        runs += sorted(batch, key=turn)[: slots.free()]
-    return sorted(runs, key=turn)
+        runs += sorted(batch, key=order_key)[: slots.free()]
+    return sorted(runs, key=order_key)
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
     return f"{held} of {most} {kind} are at work{waiting}"
 
 
-async def hand_on(session: AsyncSession, ended: RunRow, now: datetime) -> None:
+async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> None:
     """Move the next run of ``ended``'s job from its overlap wait to the queue for a slot.
 
     Called when ``ended`` has its outcome; does nothing while another run of the job is held. So the
@@ -224,7 +226,7 @@ ORDER = (_BACKFILLS_LAST, col(RunRow.due), col(RunRow.queued_at), col(RunRow.id)
 """The order in which waiting runs get slots: backfills after everything that is scheduled."""
 
 
-def turn(row: RunRow) -> tuple[bool, datetime, datetime, str]:
+def order_key(row: RunRow) -> tuple[bool, datetime, datetime, str]:
     """Return the sort key of ``row`` in `ORDER`."""
     return row.trigger == BACKFILL, row.due, row.queued_at, row.id
 
@@ -245,7 +247,7 @@ def _expected_claims(now: datetime, what: str) -> ColumnElement[bool]:
     return and_(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == what,
-        col(RunRow.until) >= now - KEPT,
+        col(RunRow.until) >= now - SLOT_CLAIM_TIMEOUT,
     )
 
 
@@ -254,8 +256,8 @@ def _missed_claims(now: datetime) -> ColumnElement[bool]:
     return and_(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == SLOT,
-        col(RunRow.until) < now - KEPT,
-        col(RunRow.until) >= now - LONGEST_LOOK,
+        col(RunRow.until) < now - SLOT_CLAIM_TIMEOUT,
+        col(RunRow.until) >= now - MAX_RETRY_INTERVAL,
     )
 
 

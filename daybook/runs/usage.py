@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any
 
-KNOWN = "known_tokens"
+KNOWN_TOKENS = "known_tokens"
 """The sum of the reported tokens, in and out, if others were not reported: a budget counts them."""
 
 _TOKENS = ("input_tokens", "output_tokens")
@@ -26,15 +26,15 @@ def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
         return None
     known = sum(map(tokens, reported))
     for part in reported:
-        part.pop(KNOWN, None)
+        part.pop(KNOWN_TOKENS, None)
     summed = reduce(_sum, reported)
-    return summed if tokens(summed) == known else {**summed, KNOWN: known}
+    return summed if tokens(summed) == known else {**summed, KNOWN_TOKENS: known}
 
 
 def tokens(usage: Mapping[str, Any] | None) -> int:
     """Return the tokens that an answer, an attempt or a run took; unreported ones count as zero."""
     reported = usage or {}
-    return int(reported.get(KNOWN) or sum(int(reported.get(name) or 0) for name in _TOKENS))
+    return int(reported.get(KNOWN_TOKENS) or sum(int(reported.get(name) or 0) for name in _TOKENS))
 
 
 def _sum(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from daybook.runs import corrections, slots
 from daybook.schedules import durations
 
 
-def overdue(row: RunRow, now: datetime) -> str:
+def deadline_reason(row: RunRow, now: datetime) -> str:
     """Return why a run may wait no longer; empty if it may, or if its job sets no deadline."""
-    deadline = policy.of_run(row.parameters).deadline
+    deadline = policy.policy_from_parameters(row.parameters).deadline
     if row.trigger == slots.BACKFILL and not row.attempts:
         return ""  # a backfill's deadline counts from its turn
     if deadline is None or row.queued_at + deadline > now:
@@ -30,7 +30,7 @@ def overdue(row: RunRow, now: datetime) -> str:
     return f"the deadline of {durations.to_text(deadline)} passed while it waited"
 
 
-async def all_overdue(session: AsyncSession, now: datetime, limit: int) -> list[str]:
+async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) -> list[str]:
     """Return the ids of waiting runs whose deadline has passed, the longest known first."""
     deadline = col(RunRow.parameters)[("policy", "deadline")].as_string()
     waiting = (
@@ -39,20 +39,25 @@ async def all_overdue(session: AsyncSession, now: datetime, limit: int) -> list[
             col(RunRow.status) == Status.WAITING,
             deadline != "",
             # A run that is not judged yet may have another deadline by then.
-            col(RunRow.waits_for) != corrections.DUE,
+            col(RunRow.waits_for) != corrections.UNTIL_DUE,
             (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
         )
         .order_by(col(RunRow.queued_at))
     )
     rows = (await session.execute(waiting)).all()
-    deadlines = {text: policy.of_run({"policy": {"deadline": text}}).deadline for *_, text in rows}
+    deadlines = {
+        text: policy.policy_from_parameters({"policy": {"deadline": text}}).deadline
+        for *_, text in rows
+    }
     passed = [
         run for run, since, text in rows if (allowed := deadlines[text]) and since + allowed <= now
     ]
     return passed[:limit]
 
 
-async def to_ensure(session: AsyncSession, now: datetime, per_job: int = 10) -> list[RunRow]:
+async def needing_prefect_run(
+    session: AsyncSession, now: datetime, per_job: int = 10
+) -> list[RunRow]:
     """Return the waiting runs that should have a Prefect run: of each job the next ``per_job`` by
     due.
 
@@ -74,7 +79,7 @@ async def to_ensure(session: AsyncSession, now: datetime, per_job: int = 10) -> 
     return list((await session.execute(next_ones)).scalars())
 
 
-async def live_of_prefect(session: AsyncSession) -> list[RunRow]:
+async def live_in_prefect(session: AsyncSession) -> list[RunRow]:
     """Return the live runs that a Prefect run carries, by due time."""
     carried = (
         select(RunRow)

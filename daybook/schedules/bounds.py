@@ -25,16 +25,16 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
-from daybook.schedules.schedule import instant as read_instant
-from daybook.schedules.zones import resolve, wall, zone
+from daybook.schedules.schedule import parse_instant as read_instant
+from daybook.schedules.zones import to_instant, wall_time, zone
 
 FIELDS = ("start", "until", "exclude", "active_hours", "quiet_hours")
 """Fields of a policy that are bounds."""
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
-MOST_EXCLUDED = 400
-MOST_QUIET = 24
+MAX_EXCLUDED = 400
+MAX_QUIET_HOURS = 24
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _HOURS = re.compile(r"(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)", re.ASCII)
@@ -67,7 +67,7 @@ class Bounds:
             return "before the job's start"
         if self.until is not None and instant > self.until:
             return "after the job's end"
-        local = wall(instant, self.tz)
+        local = wall_time(instant, self.tz)
         if self._last_excluded(local.date()) is not None:
             return f"{local:%Y-%m-%d} is excluded"
         if not self._active(local):
@@ -82,7 +82,7 @@ class Bounds:
             return None
         if self.start is not None and instant < self.start:
             return self.start
-        local = wall(instant, self.tz)
+        local = wall_time(instant, self.tz)
         last = self._last_excluded(local.date())
         if last is not None:
             return self._next(datetime.combine(last + DAY, time()), instant)
@@ -98,7 +98,7 @@ class Bounds:
         """Return the instant of a wall-clock time: its second occurrence if only that is later."""
         second = local.replace(tzinfo=self.tz, fold=1).astimezone(UTC)
         return next(
-            (each for each in (resolve(local, self.tz), second) if each > after), after + SECOND
+            (each for each in (to_instant(local, self.tz), second) if each > after), after + SECOND
         )
 
     def _last_excluded(self, day: date) -> date | None:
@@ -115,7 +115,7 @@ def _is_within(local: datetime, window: tuple[int, int]) -> bool:
     return begin <= minute < end if begin < end else minute >= begin or minute < end
 
 
-class Texts(Protocol):
+class BoundsTexts(Protocol):
     """Bounds as they are written in a job's policy. An empty text is no bound."""
 
     @property
@@ -130,7 +130,7 @@ class Texts(Protocol):
     def quiet_hours(self) -> tuple[str, ...]: ...
 
 
-def of(policy: Texts, timezone: str) -> Bounds:
+def read_bounds(policy: BoundsTexts, timezone: str) -> Bounds:
     """Return the bounds of a job. Raises `InvalidInput`; the zone makes no difference to that."""
     hours = policy.active_hours, policy.quiet_hours
     return _read(policy.start, policy.until, policy.exclude, hours, timezone)
@@ -147,26 +147,26 @@ def _read(
     tz = zone(timezone)
     return Bounds(
         tz,
-        moment("start", start, timezone),
-        moment("until", until, timezone, last=True),
+        read_moment("start", start, timezone),
+        read_moment("until", until, timezone, last=True),
         tuple(map(_days, exclude)),
         _hours(hours[0]) if hours[0] else None,
         tuple(_hours(each, "quiet_hours") for each in hours[1]),
     )
 
 
-def check(policy: Texts) -> None:
+def check(policy: BoundsTexts) -> None:
     """Raise `InvalidInput` for invalid bounds."""
-    bounds = of(policy, "UTC")
-    if len(bounds.excluded) > MOST_EXCLUDED:
+    bounds = read_bounds(policy, "UTC")
+    if len(bounds.excluded) > MAX_EXCLUDED:
+        raise InvalidInput("exclude", f"{len(bounds.excluded)} are given", f"legal: {MAX_EXCLUDED}")
+    if len(bounds.quiet) > MAX_QUIET_HOURS:
         raise InvalidInput(
-            "exclude", f"{len(bounds.excluded)} are given", f"legal: {MOST_EXCLUDED}"
+            "quiet_hours", f"{len(bounds.quiet)} are given", f"legal: {MAX_QUIET_HOURS}"
         )
-    if len(bounds.quiet) > MOST_QUIET:
-        raise InvalidInput("quiet_hours", f"{len(bounds.quiet)} are given", f"legal: {MOST_QUIET}")
 
 
-def moment(
+def read_moment(
     field: str, text: str, timezone: str, legal: str = _LEGAL_MOMENT, *, last: bool = False
 ) -> datetime | None:
     """Return the instant, in UTC, of a day or a time; for a day its first second, or its ``last``.
@@ -179,7 +179,7 @@ def moment(
         return read_instant(text, field, timezone, legal)
     day = datetime.combine(_day(field, text, legal), time())
     tz = zone(timezone)
-    return resolve(day + DAY, tz) - SECOND if last else resolve(day, tz)
+    return to_instant(day + DAY, tz) - SECOND if last else to_instant(day, tz)
 
 
 def _days(text: str) -> tuple[date, date]:

@@ -38,17 +38,17 @@ ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-LEGAL = (
+SYNTAX_HINT = (
     'write five fields "minute hour day-of-month month weekday", six with seconds first, '
     f"or one of {' '.join(ALIASES)}"
 )
-YEARS = 50
+MAX_YEARS_BETWEEN_MATCHES = 50
 """An expression that does not fire within this many years never fires.
 
 29 February on a given weekday recurs within 40 years.
 """
 
-LONGEST = 500
+MAX_TEXT_LENGTH = 500
 """Characters of an expression, and of any text of a schedule.
 
 The longest useful field, every minute by its number, has 169.
@@ -61,7 +61,7 @@ _NTH = re.compile(r"(\w+)#(\w+)", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Kind:
+class FieldKind:
     """One of the six fields of an expression: its name, its range, the names of its values."""
 
     name: str
@@ -75,17 +75,17 @@ class Kind:
         return self.name in ("day of month", "weekday")
 
 
-SECOND = Kind("second", 0, 59)
-MINUTE = Kind("minute", 0, 59)
-HOUR = Kind("hour", 0, 23)
-DAY = Kind("day of month", 1, 31)
-MONTH = Kind("month", 1, 12, tuple(_MONTHS), first=1)
-WEEKDAY = Kind("weekday", 0, 7, tuple(_WEEKDAYS))
+SECOND = FieldKind("second", 0, 59)
+MINUTE = FieldKind("minute", 0, 59)
+HOUR = FieldKind("hour", 0, 23)
+DAY = FieldKind("day of month", 1, 31)
+MONTH = FieldKind("month", 1, 12, tuple(_MONTHS), first=1)
+WEEKDAY = FieldKind("weekday", 0, 7, tuple(_WEEKDAYS))
 _SIX = (SECOND, MINUTE, HOUR, DAY, MONTH, WEEKDAY)
 
 
 @dataclass(frozen=True)
-class Field:
+class CronField:
     """One parsed field.
 
     ``values`` are its plain values (weekday 7 as 0). ``last`` is true if it has `L`. ``nth`` are
@@ -107,15 +107,15 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Fields:
+class CronFields:
     """The six fields of an expression; ``seconds`` is true if seconds were written."""
 
-    second: Field
-    minute: Field
-    hour: Field
-    day: Field
-    month: Field
-    weekday: Field
+    second: CronField
+    minute: CronField
+    hour: CronField
+    day: CronField
+    month: CronField
+    weekday: CronField
     seconds: bool
 
     @property
@@ -130,8 +130,8 @@ def canonical(text: str, field: str = "cron") -> str:
     Raises `InvalidInput` naming ``field`` for seven fields, `H`, `R`, an expression that never
     fires, and everything else that the module's docstring excludes.
     """
-    if len(text) > LONGEST:
-        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
+    if len(text) > MAX_TEXT_LENGTH:
+        raise InvalidInput(field, "is too long", f"legal: at most {MAX_TEXT_LENGTH} characters")
     expr = " ".join(text.split())
     if expr.startswith("@"):
         expr = expr.lower()
@@ -143,7 +143,7 @@ def canonical(text: str, field: str = "cron") -> str:
 
 
 @lru_cache(maxsize=1024)
-def read(expr: str) -> Fields:
+def read_fields(expr: str) -> CronFields:
     """Return the fields, with `@` names expanded. Raises `InvalidInput` for an invalid field."""
     if expr.startswith("@"):
         if expr.lower() not in ALIASES:
@@ -151,18 +151,18 @@ def read(expr: str) -> Fields:
         expr = ALIASES[expr.lower()]
     words = expr.split()
     if len(words) == 7:
-        raise InvalidInput("cron", "seven fields: there is no field for the year", LEGAL)
+        raise InvalidInput("cron", "seven fields: there is no field for the year", SYNTAX_HINT)
     if len(words) not in (5, 6):
-        raise InvalidInput("cron", f'"{expr}" has {len(words)} fields', LEGAL)
+        raise InvalidInput("cron", f'"{expr}" has {len(words)} fields', SYNTAX_HINT)
     seconds = len(words) == 6
     six = words if seconds else ["0", *words]
     second, minute, hour, day, month, weekday = map(_field, six, _SIX)
-    return Fields(second, minute, hour, day, month, weekday, seconds)
+    return CronFields(second, minute, hour, day, month, weekday, seconds)
 
 
 @lru_cache(maxsize=1024)
 def _validate(expr: str) -> None:
-    fields = read(expr)
+    fields = read_fields(expr)
     _check_days(fields)
     # Prefect's croniter fails if one side of the OR never fires, so the days are tried alone.
     trials = [expr]
@@ -172,7 +172,10 @@ def _validate(expr: str) -> None:
         try:
             start = datetime(2000, 1, 1)  # noqa: DTZ001  wall-clock time without a zone
             croniter(
-                trial, start, second_at_beginning=True, max_years_between_matches=YEARS
+                trial,
+                start,
+                second_at_beginning=True,
+                max_years_between_matches=MAX_YEARS_BETWEEN_MATCHES,
             ).get_next(datetime)
         except CroniterBadDateError:
             days = f"day of month {fields.day.text} with month {fields.month.text}"
@@ -180,10 +183,10 @@ def _validate(expr: str) -> None:
                 "cron", f'"{expr}" never fires ({days})', "write a day that comes"
             ) from None
         except CroniterError as error:
-            raise InvalidInput("cron", f'"{expr}" cannot be read: {error}', LEGAL) from None
+            raise InvalidInput("cron", f'"{expr}" cannot be read: {error}', SYNTAX_HINT) from None
 
 
-def _check_days(fields: Fields) -> None:
+def _check_days(fields: CronFields) -> None:
     day, weekday = fields.day, fields.weekday
     if day.free or weekday.free:
         return
@@ -202,9 +205,9 @@ def _check_days(fields: Fields) -> None:
         )
 
 
-def _field(text: str, kind: Kind) -> Field:
+def _field(text: str, kind: FieldKind) -> CronField:
     if text == "*" or (text == "?" and kind.days):
-        return Field(text, _span(kind, kind.low, kind.high, 1), step=1, wild=text == "*")
+        return CronField(text, _span(kind, kind.low, kind.high, 1), step=1, wild=text == "*")
     values: set[int] = set()
     nth: set[tuple[int, int]] = set()
     last = wild = False
@@ -223,10 +226,10 @@ def _field(text: str, kind: Kind) -> Field:
     if nth and values:
         raise _wrong(kind, text, "# and L cannot be mixed with plain weekdays")
     step = int(text[2:]) if text.startswith("*/") and len(items) == 1 else None
-    return Field(text, frozenset(values), last, frozenset(nth), step, wild)
+    return CronField(text, frozenset(values), last, frozenset(nth), step, wild)
 
 
-def _values(word: str, text: str, kind: Kind) -> frozenset[int]:
+def _values(word: str, text: str, kind: FieldKind) -> frozenset[int]:
     _refuse_dialects(word, text, kind)
     match = _ITEM.fullmatch(word)
     if match is None:
@@ -257,7 +260,7 @@ def _values(word: str, text: str, kind: Kind) -> frozenset[int]:
     return _span(kind, low, top, 1) | _span(kind, kind.low, high, 1)
 
 
-def _refuse_dialects(word: str, text: str, kind: Kind) -> None:
+def _refuse_dialects(word: str, text: str, kind: FieldKind) -> None:
     """Refuse syntax of other cron dialects."""
     if re.match(r"[hr](\(|/|$)", word):
         raise _wrong(kind, text, "H and R (a time picked by hash or at random) are not accepted")
@@ -267,13 +270,13 @@ def _refuse_dialects(word: str, text: str, kind: Kind) -> None:
         raise _wrong(kind, text, "W (the nearest working day) is not accepted")
 
 
-def _span(kind: Kind, low: int, high: int, step: int) -> frozenset[int]:
+def _span(kind: FieldKind, low: int, high: int, step: int) -> frozenset[int]:
     return frozenset(
         value % 7 if kind is WEEKDAY else value for value in range(low, high + 1, step)
     )
 
 
-def _value(word: str, text: str, kind: Kind) -> int:
+def _value(word: str, text: str, kind: FieldKind) -> int:
     if word in kind.names:
         return kind.names.index(word) + kind.first
     if word.isdigit() and len(word) <= 2 and kind.low <= int(word) <= kind.high:
@@ -281,7 +284,7 @@ def _value(word: str, text: str, kind: Kind) -> int:
     raise _wrong(kind, text, _bounds(kind))
 
 
-def _step(word: str | None, text: str, kind: Kind) -> int:
+def _step(word: str | None, text: str, kind: FieldKind) -> int:
     if word is None:
         return 1
     size = 7 if kind is WEEKDAY else kind.high - kind.low + 1
@@ -302,10 +305,10 @@ def _nth(word: str, text: str) -> tuple[int, int]:
     return _value(match[1], text, WEEKDAY) % 7, int(match[2])
 
 
-def _bounds(kind: Kind) -> str:
+def _bounds(kind: FieldKind) -> str:
     names = f" or {kind.names[0]} to {kind.names[-1]}" if kind.names else ""
     return f"values are {kind.low} to {kind.high}{names}"
 
 
-def _wrong(kind: Kind, text: str, legal: str) -> InvalidInput:
+def _wrong(kind: FieldKind, text: str, legal: str) -> InvalidInput:
     return InvalidInput("cron", f'{kind.name} "{text}" is not legal', legal)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from daybook.schedules import cron
-from daybook.schedules.cron import Field, Fields
+from daybook.schedules.cron import CronField, CronFields
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
-from daybook.schedules.zones import resolve, wall, zone
+from daybook.schedules.zones import to_instant, wall_time, zone
 
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 MONTHS = (
@@ -38,7 +38,7 @@ class _NoDescription(Exception):
     """The expression has no readable description."""
 
 
-def in_words(schedule: Cron | Every | At | OnDemand) -> str:
+def describe(schedule: Cron | Every | At | OnDemand) -> str:
     """Describe the schedule, with its zone if the zone matters.
 
     "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "once at 14:30 on Friday 15 January
@@ -47,19 +47,19 @@ def in_words(schedule: Cron | Every | At | OnDemand) -> str:
     match schedule:
         case Cron():
             try:
-                text = _cron(cron.read(schedule.expr))
+                text = _cron(cron.read_fields(schedule.expr))
             except _NoDescription:
                 text = f'cron "{schedule.expr}"'
             return f"{text}, {schedule.timezone}"
         case Every():
-            return f"every {span(schedule.every, one='')}"
+            return f"every {duration_in_words(schedule.every, one='')}"
         case At():
             return _once(schedule)
         case OnDemand():
             return "on demand"
 
 
-def span(length: timedelta, one: str = "1 ") -> str:
+def duration_in_words(length: timedelta, one: str = "1 ") -> str:
     """Return a length of time in words, floored to the second: "43 minutes", "1 hour 5 minutes".
 
     ``one`` precedes a single unit that stands alone ("1 hour", "hour").
@@ -77,15 +77,15 @@ def span(length: timedelta, one: str = "1 ") -> str:
 
 def _once(schedule: At) -> str:
     tz = zone(schedule.timezone)
-    local = wall(schedule.at, tz)
+    local = wall_time(schedule.at, tz)
     time = f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
-    if resolve(local, tz) != schedule.at:  # the time occurs twice, and this is the second one
+    if to_instant(local, tz) != schedule.at:  # the time occurs twice, and this is the second one
         time += f" ({schedule.at.astimezone(tz):%Z}, the second time)"
     day = f"{WEEKDAYS[local.isoweekday() % 7]} {local.day} {MONTHS[local.month - 1]} {local.year}"
     return f"once at {time} on {day}, {schedule.timezone}"
 
 
-def _cron(fields: Fields) -> str:
+def _cron(fields: CronFields) -> str:
     days = _days(fields)
     every = _every(fields)
     if every is not None:
@@ -95,7 +95,7 @@ def _cron(fields: Fields) -> str:
     return f"{_times(fields)} {days}"
 
 
-def _every(fields: Fields) -> str | None:
+def _every(fields: CronFields) -> str | None:
     """Return "every 15 minutes", "every 2 hours from 00:05" …; None for plain times of the day."""
     second, minute, hour = fields.second, fields.minute, fields.hour
     if second.step is not None:
@@ -139,7 +139,7 @@ def _interval(step: int, size: int, unit: str) -> str:
     return f"every {unit}" if step == 1 else f"every {step} {unit}s"
 
 
-def _times(fields: Fields) -> str:
+def _times(fields: CronFields) -> str:
     second = _single_value(fields.second)
     if len(fields.hour.values) * len(fields.minute.values) > _MOST_TIMES:
         raise _NoDescription
@@ -153,7 +153,7 @@ def _times(fields: Fields) -> str:
     )
 
 
-def _days(fields: Fields) -> str:
+def _days(fields: CronFields) -> str:
     """Return the days and months, or "".
 
     Such as "on weekdays", "on the 1st of January", "on the 13th of the month or on Fridays".
@@ -173,7 +173,7 @@ def _days(fields: Fields) -> str:
     return f"{weekday} in {months}" if months else weekday
 
 
-def _weekdays(field: Field) -> str:
+def _weekdays(field: CronField) -> str:
     if field.values == {1, 2, 3, 4, 5}:
         return "weekdays"
     if field.values == {0, 6}:
@@ -184,14 +184,14 @@ def _weekdays(field: Field) -> str:
     return _join([f"{WEEKDAYS[day]}s" for day in ordered])
 
 
-def _nth_weekdays(field: Field) -> str:
+def _nth_weekdays(field: CronField) -> str:
     if len(field.nth) > _MOST_DAYS:
         raise _NoDescription
     pairs = sorted(field.nth, key=lambda pair: (pair[1] % 7, (pair[0] - 1) % 7))
     return _join([f"the {_NTH[nth]} {WEEKDAYS[day]}" for day, nth in pairs])
 
 
-def _month_days(field: Field) -> str:
+def _month_days(field: CronField) -> str:
     days = sorted(field.values)
     if field.last:
         if len(days) >= _MOST_DAYS:
@@ -204,14 +204,14 @@ def _month_days(field: Field) -> str:
     return "on " + _join([f"the {_ordinal(day)}" for day in days])
 
 
-def _months(field: Field) -> str:
+def _months(field: CronField) -> str:
     months = sorted(field.values)
     if len(months) > _MOST_DAYS:
         raise _NoDescription
     return _join([MONTHS[month - 1] for month in months])
 
 
-def _hour_range(hour: Field) -> tuple[int, int]:
+def _hour_range(hour: CronField) -> tuple[int, int]:
     hours = sorted(hour.values)
     if not _is_consecutive(hours):
         raise _NoDescription
@@ -222,7 +222,7 @@ def _is_consecutive(values: list[int]) -> bool:
     return values == list(range(values[0], values[0] + len(values)))
 
 
-def _single_value(field: Field) -> int:
+def _single_value(field: CronField) -> int:
     if len(field.values) != 1 or field.step is not None:
         raise _NoDescription
     return next(iter(field.values))

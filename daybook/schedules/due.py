@@ -34,7 +34,7 @@ from croniter import croniter
 
 from daybook.schedules import cron
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
-from daybook.schedules.zones import next_change, resolve, wall, zone
+from daybook.schedules.zones import next_change, to_instant, wall_time, zone
 
 _SECOND = timedelta(seconds=1)
 _LAST_YEAR = 9000  # far from the end of datetime's range, where arithmetic overflows
@@ -54,7 +54,7 @@ def due_times(
     match schedule:
         case Cron():
             tz = zone(schedule.timezone)
-            if cron.read(schedule.expr).real_time:
+            if cron.read_fields(schedule.expr).real_time:
                 return _real_time(schedule.expr, tz, floor)
             return _fixed(schedule.expr, tz, floor)
         case Every():
@@ -95,7 +95,10 @@ def _intervals(schedule: Every, after: datetime) -> Iterator[datetime]:
 def _wall_times(expr: str, after: datetime) -> Iterator[datetime]:
     """Yield the matching wall-clock times strictly after ``after``; naive."""
     times = croniter(
-        expr, after, second_at_beginning=True, max_years_between_matches=cron.YEARS
+        expr,
+        after,
+        second_at_beginning=True,
+        max_years_between_matches=cron.MAX_YEARS_BETWEEN_MATCHES,
     ).all_next(datetime)
     return takewhile(lambda local: local.year <= _LAST_YEAR, times)
 
@@ -104,8 +107,8 @@ def _fixed(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
     # Later wall-clock times never resolve to earlier instants. So no time up to the one that the
     # clocks show at ``after`` can be due after it, and only equal neighbours have to be dropped.
     last = after
-    for local in _wall_times(expr, wall(after, tz)):
-        instant = resolve(local, tz)
+    for local in _wall_times(expr, wall_time(after, tz)):
+        instant = to_instant(local, tz)
         if instant > last:
             last = instant
             yield instant
@@ -114,14 +117,14 @@ def _fixed(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
 def _real_time(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
     # Between two changes of the offset, local and real time run in step. All due times up to the
     # instant ``done`` were yielded; ``local`` is the wall-clock time to continue after.
-    done, local = after, wall(after, tz)
+    done, local = after, wall_time(after, tz)
     offset = after.astimezone(tz).utcoffset() or timedelta()
     while True:
         for match in _wall_times(expr, local):
             instant = match.replace(tzinfo=UTC) - offset
             change = next_change(tz, done, instant)
             if change is not None:
-                done, local = change, wall(change, tz) - _SECOND
+                done, local = change, wall_time(change, tz) - _SECOND
                 offset = change.astimezone(tz).utcoffset() or timedelta()
                 break
             done = instant

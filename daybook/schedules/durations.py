@@ -12,10 +12,10 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from daybook.errors import InvalidInput
-from daybook.validation import for_pydantic
+from daybook.validation import raising_pydantic_error
 
-LEGAL = "write whole seconds or more, such as 90s, 30m, 1h30m or 2d"
-LONGEST = timedelta(days=36_500)
+SYNTAX_HINT = "write whole seconds or more, such as 90s, 30m, 1h30m or 2d"
+MAX_DURATION = timedelta(days=36_500)
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SHAPE = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
@@ -30,15 +30,15 @@ def parse(text: str, field: str = "every") -> timedelta:
     """
     word = text.strip().lower()
     if word.startswith("-"):
-        raise InvalidInput(field, f'"{text}" is negative', LEGAL)
+        raise InvalidInput(field, f'"{text}" is negative', SYNTAX_HINT)
     if _FRACTION.fullmatch(word):
-        raise InvalidInput(field, f'"{text}" is below 1 s or has a fraction', LEGAL)
+        raise InvalidInput(field, f'"{text}" is below 1 s or has a fraction', SYNTAX_HINT)
     match = _SHAPE.fullmatch(word)
     if match is None or not word:
         problem = "has no unit" if word.isascii() and word.isdigit() else "is no duration"
-        raise InvalidInput(field, f'"{text}" {problem}', LEGAL)
+        raise InvalidInput(field, f'"{text}" {problem}', SYNTAX_HINT)
     if max(len(part or "") for part in match.groups()) > 12:
-        raise InvalidInput(field, f'"{text}" is longer than 100 years', LEGAL)
+        raise InvalidInput(field, f'"{text}" is longer than 100 years', SYNTAX_HINT)
     seconds = sum(
         int(part) * unit
         for part, unit in zip(match.groups(), _UNITS.values(), strict=True)
@@ -50,7 +50,7 @@ def parse(text: str, field: str = "every") -> timedelta:
 def from_timedelta(value: timedelta, field: str = "every") -> timedelta:
     """Return the duration if it is valid. Raises `InvalidInput` as `parse` does."""
     if value.microseconds:
-        raise InvalidInput(field, f'"{value}" is below 1 s or has a fraction', LEGAL)
+        raise InvalidInput(field, f'"{value}" is below 1 s or has a fraction', SYNTAX_HINT)
     return _checked(value.days * 86_400 + value.seconds, str(value), field)
 
 
@@ -67,21 +67,21 @@ def to_text(value: timedelta) -> str:
 
 def _checked(seconds: int, text: str, field: str) -> timedelta:
     if seconds < 0:
-        raise InvalidInput(field, f'"{text}" is negative', LEGAL)
+        raise InvalidInput(field, f'"{text}" is negative', SYNTAX_HINT)
     if seconds == 0:
-        raise InvalidInput(field, f'"{text}" is zero', LEGAL)
-    if seconds > LONGEST.total_seconds():
-        raise InvalidInput(field, f'"{text}" is longer than 100 years', LEGAL)
+        raise InvalidInput(field, f'"{text}" is zero', SYNTAX_HINT)
+    if seconds > MAX_DURATION.total_seconds():
+        raise InvalidInput(field, f'"{text}" is longer than 100 years', SYNTAX_HINT)
     return timedelta(seconds=seconds)
 
 
 def _read(value: object, field: str) -> timedelta:
-    with for_pydantic():
+    with raising_pydantic_error():
         if isinstance(value, timedelta):
             return from_timedelta(value, field)
         if isinstance(value, str):
             return parse(value, field)
-        raise InvalidInput(field, f"{value!r} is no duration", LEGAL)
+        raise InvalidInput(field, f"{value!r} is no duration", SYNTAX_HINT)
 
 
 def _validated(field: str) -> BeforeValidator:

@@ -17,8 +17,8 @@ from daybook.errors import InvalidInput
 from daybook.schedules import cron as expressions
 from daybook.schedules import durations
 from daybook.schedules.durations import Duration
-from daybook.schedules.zones import resolve, zone
-from daybook.validation import for_pydantic
+from daybook.schedules.zones import to_instant, zone
+from daybook.validation import raising_pydantic_error
 
 __all__ = [
     "At",
@@ -33,7 +33,7 @@ __all__ = [
     "zone",
 ]
 
-LEGAL = (
+SYNTAX_HINT = (
     'write a cron expression ("0 9 * * 1-5", @daily), "every 30m", '
     '"at 2027-01-15T14:30:00+01:00", "in 30m" or "on demand"'
 )
@@ -46,13 +46,13 @@ _BARE = re.compile(r"-?[\d.]+\s*[a-z]+(?:\s*\d+\s*[a-z]+)*", re.ASCII | re.IGNOR
 
 
 def _check_zone(name: str) -> str:
-    with for_pydantic():
+    with raising_pydantic_error():
         zone(name)
     return name
 
 
 def _canonical(expr: str) -> str:
-    with for_pydantic():
+    with raising_pydantic_error():
         return expressions.canonical(expr)
 
 
@@ -164,8 +164,8 @@ def parse(
     `timezone`.
     """
     zone(timezone)
-    if len(text) > expressions.LONGEST:
-        legal = f"legal: at most {expressions.LONGEST} characters"
+    if len(text) > expressions.MAX_TEXT_LENGTH:
+        legal = f"legal: at most {expressions.MAX_TEXT_LENGTH} characters"
         raise InvalidInput("schedule", "is too long", legal)
     word = " ".join(text.split())
     first, _, rest = word.partition(" ")
@@ -182,7 +182,7 @@ def parse(
         raise _ambiguous("schedule", word)
     if word.startswith("@") or " " in word:
         return Cron(expr=expressions.canonical(word, "schedule"), timezone=timezone)
-    raise InvalidInput("schedule", f'"{text}" is no schedule' if word else "is empty", LEGAL)
+    raise InvalidInput("schedule", f'"{text}" is no schedule' if word else "is empty", SYNTAX_HINT)
 
 
 def to_text(schedule: Cron | Every | At | OnDemand) -> str:
@@ -244,14 +244,14 @@ def _at(
         return At(at=start + durations.parse(word[3:], field), timezone=timezone)
     if _BARE.fullmatch(word):
         raise _ambiguous(field, word)
-    due = instant(word, field, timezone)
+    due = parse_instant(word, field, timezone)
     if due <= now and not (isinstance(current, At) and current.at == due):
         local = due.astimezone(zone(timezone)).isoformat()
         raise InvalidInput(field, f"{local} ({timezone}) is in the past", "write a time to come")
     return At(at=due, timezone=timezone)
 
 
-def instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
+def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
     """Return the instant, in UTC, of an RFC 3339 time; without an offset it is read in
     ``timezone``.
 
@@ -268,7 +268,7 @@ def instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> dat
     try:
         local = datetime.fromisoformat(f"{date}T{time}")
         if offset is None:
-            return resolve(local, zone(timezone))
+            return to_instant(local, zone(timezone))
         sign = "+00:00" if offset in "Zz" else offset
         return datetime.fromisoformat(f"{date}T{time}{sign}").astimezone(UTC)
     except (ValueError, OverflowError) as error:

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from daybook.errors import InvalidInput
 
-LONGEST = 100
+MAX_NAME_LENGTH = 100
 """Characters of a name that is looked up; the longest zone name has 32."""
 
 _SECOND = timedelta(seconds=1)
@@ -43,8 +43,8 @@ def zone(name: str, field: str = "timezone") -> ZoneInfo:
     """
     if name in _tzdata_names() or name in _names():
         return ZoneInfo(name)
-    if len(name) > LONGEST:  # finding similar names would take long
-        raise InvalidInput(field, "is too long", f"legal: at most {LONGEST} characters")
+    if len(name) > MAX_NAME_LENGTH:  # finding similar names would take long
+        raise InvalidInput(field, "is too long", f"legal: at most {MAX_NAME_LENGTH} characters")
     raise InvalidInput(field, f'unknown zone "{name}"', _hint(name))
 
 
@@ -64,25 +64,25 @@ def _hint(name: str) -> str:
     return "write an IANA name such as Europe/Berlin or UTC"
 
 
-def wall(instant: datetime, tz: ZoneInfo) -> datetime:
+def wall_time(instant: datetime, tz: ZoneInfo) -> datetime:
     """Return the time that the zone's clocks show at an instant; naive."""
     return instant.astimezone(tz).replace(tzinfo=None, fold=0)
 
 
-def resolve(local: datetime, tz: ZoneInfo) -> datetime:
+def to_instant(local: datetime, tz: ZoneInfo) -> datetime:
     """Return the instant, in UTC, of a naive wall-clock time in whole seconds.
 
     A time that occurs twice gives the first of the two; one in a gap the first instant after it.
     """
     earlier = local.replace(tzinfo=tz, fold=0).astimezone(UTC)
-    if wall(earlier, tz) == local:
+    if wall_time(earlier, tz) == local:
         return earlier
     # In a gap the two folds lie on either side of it (PEP 495): find where the clocks jump over
     # ``local``. There is one jump between them, so the time that the clocks show only increases.
     before, after = local.replace(tzinfo=tz, fold=1).astimezone(UTC), earlier
     while after - before > _SECOND:
         middle = before + (after - before) // 2 // _SECOND * _SECOND
-        if wall(middle, tz) > local:
+        if wall_time(middle, tz) > local:
             after = middle
         else:
             before = middle

@@ -31,7 +31,7 @@ from daybook.errors import Ambiguous, NotFound, NothingClaimable, TokenRefused, 
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
-from daybook.names import LONGEST_LINE, checked_line
+from daybook.names import MAX_LINE_LENGTH, validate_line
 from daybook.tasks import lease_expiry, model, rows, selection, sessions
 from daybook.tasks.matching import Candidate
 from daybook.tasks.states import Status
@@ -52,18 +52,18 @@ async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None
     Raises `NothingClaimable` with the reason, `NotFound` for the session, `InvalidInput` for the
     lease.
     """
-    seconds = int(model.lease(lease).total_seconds())
+    seconds = int(model.lease_duration(lease).total_seconds())
     async with ledger.read() as session:
         row, now = await sessions.find(session, session_name), ledger.now()
         reason, touch_due = (
             await _nothing_claimable_reason(session, row, now),
-            sessions.fades(row, now),
+            sessions.is_touch_due(row, now),
         )
     if reason:
         if touch_due:
             await _touch_session(ledger, session_name)
         raise NothingClaimable(reason)
-    token = model.TOKEN + secrets.token_urlsafe(32)
+    token = model.TOKEN_PREFIX + secrets.token_urlsafe(32)
     async with ledger.write() as session:
         # The ledger may have changed since the read: check everything again.
         row, now = await sessions.find(session, session_name), ledger.now()
@@ -76,7 +76,9 @@ async def claim(ledger: Ledger, session_name: str, lease: timedelta | str | None
             run.claimed_at = now
             run.fence += 1
             run.starved_cycles, run.tiers, run.spawned_run_id, run.attention = 0, [], None, ""
-            rows.note(session, run, "claimed", now, actor=owners.current().owner, of=row)
+            rows.record_event(
+                session, run, "claimed", now, actor=owners.current_actor().owner, of=row
+            )
         if row.expires_at > now:
             sessions.touch(row, now)
     if isinstance(selected, str):
@@ -98,7 +100,7 @@ async def heartbeat(
 
     Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for the lease.
     """
-    new_seconds = None if lease is None else int(model.lease(lease).total_seconds())
+    new_seconds = None if lease is None else int(model.lease_duration(lease).total_seconds())
     async with _held(ledger, run_ref, token) as (_, run, _row, now):
         assert run.lease_seconds is not None
         run.lease_seconds = new_seconds or run.lease_seconds
@@ -108,22 +110,24 @@ async def heartbeat(
 
 async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -> TaskRunRow:
     """Complete the run. Raises as `heartbeat`, and `InvalidInput` for a too long output."""
-    model.text(output, "output")
+    model.check_text(output, "output")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.move(run, Status.COMPLETED, now)
+        rows.change_status(run, Status.COMPLETED, now)
         run.output, run.done_by = output, row.name
-        rows.note(session, run, "completed", now, actor=owners.current().owner, of=row)
+        rows.record_event(
+            session, run, "completed", now, actor=owners.current_actor().owner, of=row
+        )
     return run
 
 
 async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> TaskRunRow:
     """Fail the run. Raises as `complete`."""
-    model.text(error, "error")
+    model.check_text(error, "error")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.move(run, Status.FAILED, now)
+        rows.change_status(run, Status.FAILED, now)
         run.error, run.done_by = error, row.name
-        actor, reason = owners.current().owner, _reason(error)
-        rows.note(session, run, "failed", now, actor=actor, reason=reason, of=row)
+        actor, reason = owners.current_actor().owner, _reason(error)
+        rows.record_event(session, run, "failed", now, actor=actor, reason=reason, of=row)
     return run
 
 
@@ -131,28 +135,28 @@ def _reason(error: str) -> str:
     """Return the first line of ``error`` without tokens, cut to the length of an event's reason."""
     first = next((line for line in error.splitlines() if line.strip()), "")
     shown = "".join(each if each.isprintable() else " " for each in first)
-    return one_line(model.without_tokens(shown), LONGEST_LINE)
+    return one_line(model.redact_tokens(shown), MAX_LINE_LENGTH)
 
 
 async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") -> TaskRunRow:
     """Give the run back: it is queued again at its old place. Raises as `complete`."""
-    reason = checked_line(reason, "reason")
+    reason = validate_line(reason, "reason")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.move(run, Status.QUEUED, now)
-        actor = owners.current().owner
-        rows.note(session, run, "released", now, actor=actor, reason=reason, of=row)
+        rows.change_status(run, Status.QUEUED, now)
+        actor = owners.current_actor().owner
+        rows.record_event(session, run, "released", now, actor=actor, reason=reason, of=row)
     return run
 
 
 # --- selection of a run
 
 
-async def waits(session: AsyncSession, row: TaskSessionRow, now: datetime) -> bool:
+async def is_run_available(session: AsyncSession, row: TaskSessionRow, now: datetime) -> bool:
     """Return whether a claim of the session would get a run now. Reads only."""
-    held = await sessions.held_by(session, row)
-    if await selection.kept_from(session, row, held, now):
+    held = await sessions.held_run(session, row)
+    if await selection.claim_refusal_reason(session, row, held, now):
         return False
-    return await selection.first(session, Candidate.of(row, False), now) is not None
+    return await selection.first_fitting(session, Candidate.of(row, False), now) is not None
 
 
 async def _nothing_claimable_reason(
@@ -162,28 +166,28 @@ async def _nothing_claimable_reason(
 
     Reads only.
     """
-    held = await sessions.held_by(session, row)
-    if why := await selection.kept_from(session, row, held, now):
+    held = await sessions.held_run(session, row)
+    if why := await selection.claim_refusal_reason(session, row, held, now):
         return why
     candidate = Candidate.of(row, False)
-    if held is not None or await selection.first(session, candidate, now) is not None:
+    if held is not None or await selection.first_fitting(session, candidate, now) is not None:
         return ""
-    return await selection.why_none(session, candidate, now)
+    return await selection.no_match_reason(session, candidate, now)
 
 
 async def _select(
     session: AsyncSession, row: TaskSessionRow, now: datetime
 ) -> tuple[TaskRow, TaskRunRow] | str:
     """Return the run that the session gets, or the reason that it gets none."""
-    held = await sessions.held_by(session, row)
-    if why := await selection.kept_from(session, row, held, now):
+    held = await sessions.held_run(session, row)
+    if why := await selection.claim_refusal_reason(session, row, held, now):
         return why
     if held is not None:
-        await lease_expiry.take_back(session, held, now, rows.SCHEDULER)
+        await lease_expiry.expire_lease(session, held, now, rows.SCHEDULER)
     candidate = Candidate.of(row, False)
-    run_id = await selection.first(session, candidate, now)
+    run_id = await selection.first_fitting(session, candidate, now)
     if run_id is None:
-        return await selection.why_none(session, candidate, now)
+        return await selection.no_match_reason(session, candidate, now)
     run = await session.get_one(TaskRunRow, run_id)
     return await rows.task_of(session, run), run
 
@@ -201,7 +205,7 @@ async def _held(
         _check(run, token, now)
         row = await rows.holder(session, run)
         assert row is not None  # the run is held
-        if owners.current().is_agent and row.owner != owners.current().owner:
+        if owners.current_actor().is_agent and row.owner != owners.current_actor().owner:
             raise TokenRefused(run.id[:8], "a session of somebody else holds it")
         sessions.touch(row, now)
         yield session, run, row, now
@@ -227,7 +231,7 @@ async def _run(session: AsyncSession, ref: str) -> TaskRunRow:
     # A full id is looked up by the primary key; only a prefix needs a scan.
     fit = id_ == ref if len(ref) == 32 else id_.startswith(ref, autoescape=True)
     query = select(TaskRunRow).where(fit)
-    actor = owners.current()
+    actor = owners.current_actor()
     if actor.is_agent:
         own_sessions = select(TaskSessionRow.id).where(col(TaskSessionRow.owner) == actor.owner)
         claimed = exists().where(

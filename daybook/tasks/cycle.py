@@ -37,30 +37,30 @@ from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.schedules.descriptions import span
+from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import matching, model, pause, rows, sessions, statistics, wakes, worker_requests
-from daybook.tasks.lease_expiry import SWEEP_LIMIT, sweep
-from daybook.tasks.matching import Candidate, Wanted
-from daybook.tasks.model import Ladder
-from daybook.tasks.notifier import NotTaken, Sink, Starving
+from daybook.tasks.lease_expiry import MAX_EXPIRED_PER_PASS, expire_leases
+from daybook.tasks.matching import Candidate, RunRequirements
+from daybook.tasks.model import EscalationPolicy
+from daybook.tasks.notifier import EventRejected, Notifier, StarvingRun
 from daybook.tasks.rows import SCHEDULER
 from daybook.tasks.states import LIVE, Status
-from daybook.tasks.statistics import Report
-from daybook.tasks.wakes import Target
-from daybook.tasks.worker_requests import Capable
+from daybook.tasks.statistics import CycleReport
+from daybook.tasks.wakes import WakeTarget
+from daybook.tasks.worker_requests import AgentCapabilities
 
 log = logging.getLogger(__name__)
 
-CapabilitiesOf = Callable[[], Awaitable[Capable]]
+CapabilityLoader = Callable[[], Awaitable[AgentCapabilities]]
 """Loads the capabilities of each agent; called only if a worker may have to be requested."""
 
-ASKING = 10.0
+REQUEST_TIMEOUT_SECONDS = 10.0
 """Timeout of one request to Prefect, and of loading the agents' capabilities."""
-AT_ONCE = 500
+MAX_RUNS_PER_STATEMENT = 500
 """Number of runs in one UPDATE statement."""
-TOLD_AT_ONCE = 50
+MAX_NOTIFICATIONS = 50
 """Number of starving runs that one cycle reports to Prefect; the next cycle reports the rest."""
-TELLING = 30.0
+NOTIFY_TIMEOUT_SECONDS = 30.0
 """Time after which a cycle starts no further report, so that it can still record the sent ones."""
 
 REQUEST_WORKER = "request_worker"
@@ -71,11 +71,11 @@ NEEDS_ATTENTION = "needs_attention"
 async def cycle(
     ledger: Ledger,
     *,
-    ladder: Ladder,
-    sink: Sink,
-    capabilities_of: CapabilitiesOf,
+    ladder: EscalationPolicy,
+    sink: Notifier,
+    capabilities_of: CapabilityLoader,
     refused: InvalidInput | None = None,
-) -> Report:
+) -> CycleReport:
     """Run one cycle and return its report.
 
     A failure outside the ledger is listed in the report, and the next cycle tries again.
@@ -107,13 +107,13 @@ async def cycle(
 class _Findings:
     """Work that a cycle has to do: any at all, expired leases, and possible worker requests."""
 
-    report: Report
+    report: CycleReport
     anything: bool = False
     over: bool = False
     asks: bool = False
 
 
-async def _inspect(ledger: Ledger, ladder: Ladder) -> _Findings:
+async def _inspect(ledger: Ledger, ladder: EscalationPolicy) -> _Findings:
     live = (
         select(
             TaskRunRow.status,
@@ -130,7 +130,7 @@ async def _inspect(ledger: Ledger, ladder: Ladder) -> _Findings:
     )
     async with ledger.read() as session:
         now = ledger.now()
-        findings = _Findings(Report(now))
+        findings = _Findings(CycleReport(now))
         under_way = (await statistics.load(session)).under_way
         paused = (await pause.read(session)).paused
         live_runs = (await session.execute(live)).all()
@@ -142,7 +142,7 @@ async def _inspect(ledger: Ledger, ladder: Ladder) -> _Findings:
         if status == Status.NEEDS_ATTENTION or attention:
             findings.report.add(NEEDS_ATTENTION, id_)
         if status == Status.QUEUED and not paused and not only_waits:
-            owed = model.climb(ladder, now - queued_at, starved, tiers)
+            owed = model.escalate(ladder, now - queued_at, starved, tiers)
             findings.asks |= REQUEST_WORKER in owed.steps
     findings.anything = bool(findings.report.pending or findings.over or under_way)
     return findings
@@ -151,12 +151,12 @@ async def _inspect(ledger: Ledger, ladder: Ladder) -> _Findings:
 # --- expire leases
 
 
-async def _expire_leases(ledger: Ledger, report: Report) -> bool:
+async def _expire_leases(ledger: Ledger, report: CycleReport) -> bool:
     """Take back runs with expired leases. Return False if that failed."""
     try:
         async with ledger.write() as session:
             now = ledger.now()
-            expired = await sweep(session, now, SWEEP_LIMIT)
+            expired = await expire_leases(session, now, MAX_EXPIRED_PER_PASS)
             recovered = [run.id for run in expired]
     except Unreachable:
         raise
@@ -175,12 +175,14 @@ async def _expire_leases(ledger: Ledger, report: Report) -> bool:
 async def _any_worker_job(ledger: Ledger) -> bool:
     """Return whether any job can run for a task. If none can, Prefect is not asked."""
     async with ledger.read() as session:
-        return bool(await worker_requests.workers(session))
+        return bool(await worker_requests.worker_jobs(session))
 
 
-async def _load_capabilities(capabilities_of: CapabilitiesOf, report: Report) -> Capable | None:
+async def _load_capabilities(
+    capabilities_of: CapabilityLoader, report: CycleReport
+) -> AgentCapabilities | None:
     try:
-        async with asyncio.timeout(ASKING):
+        async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
             return await capabilities_of()
     except Exception as error:
         report.error("agents cannot be read", str(error) or type(error).__name__)
@@ -201,15 +203,15 @@ class _Cycle:
 
     session: AsyncSession
     ledger_id: str
-    policy: Ladder
-    capable: Capable | None
-    report: Report
-    starving: list[Starving] = field(default_factory=list)
+    policy: EscalationPolicy
+    capable: AgentCapabilities | None
+    report: CycleReport
+    starving: list[StarvingRun] = field(default_factory=list)
 
     async def do(self, *, recovery_failed: bool) -> None:
         report, now = self.report, self.report.at
         self.kept = await statistics.load(self.session)
-        results = await wakes.fared(self.session, self.kept.under_way, now)
+        results = await wakes.wake_results(self.session, self.kept.under_way, now)
         report.wakes_succeeded, report.wakes_failed = results.succeeded, results.failed
         for error in dict.fromkeys(results.errors):
             report.error("wake", error)
@@ -234,7 +236,7 @@ class _Cycle:
             .options(defer(TaskRow.instructions))  # type: ignore[arg-type]
         )
         pairs = (await self.session.execute(waiting)).tuples().all()
-        return sorted(pairs, key=lambda each: Wanted.of(each[1], each[0]).order)
+        return sorted(pairs, key=lambda each: RunRequirements.of(each[1], each[0]).order)
 
     async def _count(self, pending: int) -> None:
         """Record in the report how many runs are in each state after this cycle."""
@@ -254,11 +256,11 @@ class _Cycle:
     async def _match(self, queued: Sequence[tuple[TaskRunRow, TaskRow]]) -> list[str]:
         """Match queued runs to sessions and escalate. Return the outbox ids of the wakes."""
         report, now, session = self.report, self.report.at, self.session
-        self.candidates = await sessions.there(session, now)
-        self.notified = await wakes.notified(session, now, self.kept.last_rebuild_at)
+        self.candidates = await sessions.live_sessions(session, now)
+        self.notified = await wakes.recently_woken(session, now, self.kept.last_rebuild_at)
         self.fits: dict[tuple[object, ...], _Fits] = {}
         self.woken: set[str] = set()
-        self.targets: list[Target] = []
+        self.targets: list[WakeTarget] = []
         self.no_way = 0
         self.workers: list[StoredJob] | None = None
         self.climbed: list[str] = []
@@ -279,28 +281,30 @@ class _Cycle:
                 since = run.queued_at.replace(microsecond=0).isoformat()
                 run.attention = f"nobody has claimed it since {since}"
                 self._record_step(run, NEEDS_ATTENTION, run.attention)
-                await rows.alert(session, run, "starved", now)
+                await rows.alert_operator(session, run, "starved", now)
         await self._write_starved_cycles()
         report.wakes_tried = len(self.targets) + self.no_way
         report.wakes_failed += self.no_way
         if self.no_way:
             # Without names and numbers, so that it is stored once and leaves room for other errors.
             report.error("wake", "no MCP server is connected to a session, and no wake_url is set")
-        return await wakes.ask(session, self.targets, self.policy.wake_url, now)
+        return await wakes.enqueue(session, self.targets, self.policy.wake_url, now)
 
-    def _fitting(self, wanted: Wanted) -> _Fits:
+    def _fitting(self, wanted: RunRequirements) -> _Fits:
         """Return the fitting sessions, computed once for all runs with the same requirements."""
         key = (wanted.owner, wanted.workspace, wanted.channel, tuple(wanted.capabilities))
         if key not in self.fits:
             now, candidates = self.report.at, self.candidates
-            fit = [row for row, each in candidates if not matching.verdict(wanted, each, now)]
-            ever = any(not matching.fits_ever(wanted, each) for _, each in candidates)
+            fit = [
+                row for row, each in candidates if not matching.refusal_reason(wanted, each, now)
+            ]
+            ever = any(not matching.mismatch_reason(wanted, each) for _, each in candidates)
             self.fits[key] = _Fits(fit, ever)
         return self.fits[key]
 
     def _wake(self, run: TaskRunRow, task: TaskRow, *, everyone: bool) -> str:
         """Wake the session that fits best, or all that fit. Return the counter for the run."""
-        wanted, now, url = Wanted.of(task, run), self.report.at, self.policy.wake_url
+        wanted, now, url = RunRequirements.of(task, run), self.report.at, self.policy.wake_url
         fits = self._fitting(wanted)
         free = [row for row in fits.now if row.id not in self.woken]
         if not free:
@@ -309,7 +313,7 @@ class _Cycle:
         if not fresh:
             return "recently_notified"
         fresh.sort(key=lambda row: matching.preference(wanted, Candidate.of(row, False)))
-        reachable = [row for row in fresh if wakes.has_way(row, url, now)]
+        reachable = [row for row in fresh if wakes.can_be_woken(row, url, now)]
         if not reachable:
             self.no_way += 1
             self.woken.add(fresh[0].id)
@@ -318,21 +322,21 @@ class _Cycle:
             ", all that fit are woken" if everyone else ""
         )
         for row in reachable if everyone else reachable[:1]:
-            self.targets.append(Target(task, run, row, reason))
+            self.targets.append(WakeTarget(task, run, row, reason))
             self.woken.add(row.id)
         return "woken"
 
     # --- escalate
 
     def _waited(self, run: TaskRunRow) -> str:
-        return span(self.report.at - run.queued_at)
+        return duration_in_words(self.report.at - run.queued_at)
 
     def _escalate(self, run: TaskRunRow, task: TaskRow) -> tuple[str, ...]:
         """Count this cycle and return the steps that are due; a person's task only waits."""
         if task.owner == owners.USER:
             return ()
         waited = self.report.at - run.queued_at
-        owed = model.climb(self.policy, waited, run.starved_cycles, run.tiers)
+        owed = model.escalate(self.policy, waited, run.starved_cycles, run.tiers)
         if owed.cycles != run.starved_cycles:
             self.climbed.append(run.id)
             set_committed_value(run, "starved_cycles", owed.cycles)
@@ -340,8 +344,8 @@ class _Cycle:
 
     async def _write_starved_cycles(self) -> None:
         """Add one starving cycle to all counted runs, in bulk: few statements for a long queue."""
-        for start in range(0, len(self.climbed), AT_ONCE):
-            few = col(TaskRunRow.id).in_(self.climbed[start : start + AT_ONCE])
+        for start in range(0, len(self.climbed), MAX_RUNS_PER_STATEMENT):
+            few = col(TaskRunRow.id).in_(self.climbed[start : start + MAX_RUNS_PER_STATEMENT])
             more = update(TaskRunRow).where(few)
             await self.session.execute(
                 more.values(starved_cycles=TaskRunRow.starved_cycles + 1),
@@ -359,15 +363,16 @@ class _Cycle:
         `MAX_WORKERS_PER_RUN` workers gets no more: they claimed it and gave it back. While
         `MAX_CONCURRENT_WORKERS` are under way, the run waits until one of them ends.
         """
-        if await worker_requests.had_enough(self.session, run):
+        if await worker_requests.has_max_workers(self.session, run):
             run.tiers = [*run.tiers, REQUEST_WORKER]
             return
         if self.capable is None:
             return
         if self.workers is None:
-            self.workers = await worker_requests.workers(self.session)
-            self.room = worker_requests.AT_ONCE - await worker_requests.under_way(
-                self.session, self.workers
+            self.workers = await worker_requests.worker_jobs(self.session)
+            self.room = (
+                worker_requests.MAX_CONCURRENT_WORKERS
+                - await worker_requests.count_under_way(self.session, self.workers)
             )
         if self.room <= 0:
             return
@@ -375,7 +380,7 @@ class _Cycle:
         if stored is None or not isinstance(stored.job.action, AgentPrompt):
             return
         has = self.capable[stored.job.action.agent]
-        requested = await worker_requests.ask(
+        requested = await worker_requests.request_worker(
             self.session, stored, task, run, has=has, now=self.report.at
         )
         run.spawned_run_id = requested.id
@@ -383,8 +388,8 @@ class _Cycle:
         self._record_step(run, REQUEST_WORKER, f"run {requested.id[:12]} of {stored.row.name}")
         self.report.add("spawn_requested", run.id)
 
-    def _starved_run(self, run: TaskRunRow, task: TaskRow) -> Starving:
-        return Starving(
+    def _starved_run(self, run: TaskRunRow, task: TaskRow) -> StarvingRun:
+        return StarvingRun(
             ledger_id=self.ledger_id,
             run_id=run.id,
             fence=run.fence,
@@ -405,27 +410,29 @@ def _record_step(
     event = worker_requests.REQUESTED if step == REQUEST_WORKER else step
     run.tiers = [*run.tiers, step]
     session.add(run)
-    rows.note(session, run, event, now, actor=SCHEDULER, reason=reason)
+    rows.record_event(session, run, event, now, actor=SCHEDULER, reason=reason)
 
 
 # --- notify
 
 
-async def _notify(ledger: Ledger, sink: Sink, starving: Sequence[Starving], report: Report) -> None:
+async def _notify(
+    ledger: Ledger, sink: Notifier, starving: Sequence[StarvingRun], report: CycleReport
+) -> None:
     """Report each starving run, and record which reports succeeded.
 
     A run that the notifier rejects does not stop the others. After any other failure, such as an
     unreachable Prefect, the remaining runs are left to the next cycle.
     """
-    sent: list[Starving] = []
-    until = time.monotonic() + TELLING
+    sent: list[StarvingRun] = []
+    until = time.monotonic() + NOTIFY_TIMEOUT_SECONDS
     for each in starving:
-        if len(sent) >= TOLD_AT_ONCE or time.monotonic() > until:
+        if len(sent) >= MAX_NOTIFICATIONS or time.monotonic() > until:
             break
         try:
-            async with asyncio.timeout(ASKING):
+            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
                 await sink(each)
-        except NotTaken as error:
+        except EventRejected as error:
             report.error("Prefect does not take the event of a run that starves", error)
             continue
         except Exception as error:

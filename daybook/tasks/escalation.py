@@ -8,10 +8,10 @@ from __future__ import annotations
 from daybook import settings
 from daybook.errors import InvalidInput
 from daybook.settings import Settings
-from daybook.tasks.model import Ladder
+from daybook.tasks.model import EscalationPolicy
 
 
-def here(found: Settings | None = None) -> Ladder:
+def load_policy(found: Settings | None = None) -> EscalationPolicy:
     """Return the policy in the settings, which are read unless ``found`` is given.
 
     Called for each cycle, because the file may have changed. Raises `InvalidInput` naming the
@@ -19,7 +19,7 @@ def here(found: Settings | None = None) -> Ladder:
     """
     found = found or settings.load()
     try:
-        return Ladder.of(found.tasks)
+        return EscalationPolicy.of(found.tasks)
     except InvalidInput as error:
         key = error.field.removeprefix("tasks.")
-        raise settings.refused("tasks", f"{key}: {error.problem}", error.hint) from None
+        raise settings.invalid_setting("tasks", f"{key}: {error.problem}", error.hint) from None

@@ -24,13 +24,13 @@ IDLE = "idle"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunRequirements:
     """Requirements of a run on a session, and its place in the queue."""
 
     run_id: str
     priority: int
     queued_at: datetime
-    owner: str = model.ANYONE
+    owner: str = model.ANY_SESSION
     workspace: str = ""
     channel: str = ""
     capabilities: Sequence[str] = ()
@@ -88,17 +88,17 @@ class Candidate:
         )
 
 
-def verdict(wanted: Wanted, session: Candidate, now: datetime) -> str:
+def refusal_reason(wanted: RunRequirements, session: Candidate, now: datetime) -> str:
     """Return why the session may not have the run at ``now``, or "" if it fits."""
-    return _blocked_reason(wanted) or busy(session, now) or _unfit_reason(wanted, session)
+    return _blocked_reason(wanted) or busy_reason(session, now) or _unfit_reason(wanted, session)
 
 
-def fits_ever(wanted: Wanted, session: Candidate) -> str:
+def mismatch_reason(wanted: RunRequirements, session: Candidate) -> str:
     """Return why the session could never have the run, or "" if it fits when live and free."""
     return _blocked_reason(wanted) or _unfit_reason(wanted, session)
 
 
-def busy(session: Candidate, now: datetime) -> str:
+def busy_reason(session: Candidate, now: datetime) -> str:
     """Return why the session may not have any run at ``now``, or "" if it is free."""
     if session.expires_at <= now:
         return "the session was silent too long"
@@ -111,7 +111,7 @@ def busy(session: Candidate, now: datetime) -> str:
     return ""
 
 
-def preference(wanted: Wanted, session: Candidate) -> tuple[int, datetime, str]:
+def preference(wanted: RunRequirements, session: Candidate) -> tuple[int, datetime, str]:
     """Return the sort key by which fitting sessions are woken.
 
     Sessions with the most preferred capabilities come first, then the ones that were idle longest.
@@ -120,7 +120,7 @@ def preference(wanted: Wanted, session: Candidate) -> tuple[int, datetime, str]:
     return (-preferred_count, session.idle_since, session.name)
 
 
-def _blocked_reason(wanted: Wanted) -> str:
+def _blocked_reason(wanted: RunRequirements) -> str:
     if wanted.paused:
         return "the task is paused"
     if wanted.owner == owners.USER:
@@ -128,7 +128,7 @@ def _blocked_reason(wanted: Wanted) -> str:
     return ""
 
 
-def _unfit_reason(wanted: Wanted, session: Candidate) -> str:
+def _unfit_reason(wanted: RunRequirements, session: Candidate) -> str:
     if wanted.workspace and wanted.workspace != session.workspace:
         return f'the task is of the workspace "{wanted.workspace}"'
     if wanted.channel and wanted.channel != session.channel:
@@ -142,8 +142,8 @@ def _unfit_reason(wanted: Wanted, session: Candidate) -> str:
 
 
 def _is_owner(owner: str, session: Candidate) -> bool:
-    if owner == model.ANYONE:
+    if owner == model.ANY_SESSION:
         return True
-    if owner.startswith(model.BY_SESSION):
-        return owner == model.BY_SESSION + session.name
-    return bool(session.agent) and owner == owners.BY_AGENT + session.agent
+    if owner.startswith(model.SESSION_PREFIX):
+        return owner == model.SESSION_PREFIX + session.name
+    return bool(session.agent) and owner == owners.AGENT_PREFIX + session.agent

@@ -17,13 +17,13 @@ from daybook.tasks.model import PRIORITIES
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-EVENT = "task.starved"
-OF_THE_EVENT = frozenset({400, 409, 413, 422})
+STARVED_EVENT = "task.starved"
+EVENT_REJECTED_STATUSES = frozenset({400, 409, 413, 422})
 """HTTP statuses that reject this one event; others concern the client, or Prefect."""
 
 
 @dataclass(frozen=True)
-class Starving:
+class StarvingRun:
     """Starving run, as it is reported. ``at`` and ``queued_at`` are in UTC."""
 
     ledger_id: str
@@ -40,15 +40,15 @@ class Starving:
     @property
     def event_id(self) -> uuid.UUID:
         """Id of the event: the same for the same run until a session claims it."""
-        name = f"daybook:{self.ledger_id}:{self.run_id}:{self.fence}:{EVENT}"
+        name = f"daybook:{self.ledger_id}:{self.run_id}:{self.fence}:{STARVED_EVENT}"
         return uuid.uuid5(uuid.NAMESPACE_URL, name)
 
 
-class NotTaken(Exception):
+class EventRejected(Exception):
     """Prefect rejected this event for its content; it may accept others."""
 
 
-Sink = Callable[[Starving], Awaitable[None]]
+Notifier = Callable[[StarvingRun], Awaitable[None]]
 """Reports one starving run.
 
 Any exception means that it was not reported, and will be reported again. `EventRejected` concerns
@@ -56,12 +56,12 @@ only this run.
 """
 
 
-def event(starving: Starving) -> dict[str, Any]:
+def event_body(starving: StarvingRun) -> dict[str, Any]:
     """Return the event as Prefect's API expects it."""
     return {
         "id": str(starving.event_id),
         "occurred": starving.at.isoformat(),
-        "event": EVENT,
+        "event": STARVED_EVENT,
         "resource": {
             "prefect.resource.id": f"daybook.task-run.{starving.run_id}",
             "prefect.resource.name": starving.title,
@@ -79,7 +79,7 @@ def event(starving: Starving) -> dict[str, Any]:
     }
 
 
-def of_prefect(client: PrefectClient) -> Sink:
+def prefect_notifier(client: PrefectClient) -> Notifier:
     """Return the notifier that sends Prefect events.
 
     It raises `EventRejected`, and the exceptions of the client.
@@ -87,12 +87,12 @@ def of_prefect(client: PrefectClient) -> Sink:
     # Importing Prefect takes long, and most importers of this module do not need it.
     from prefect.exceptions import PrefectHTTPStatusError
 
-    async def send(starving: Starving) -> None:
+    async def send(starving: StarvingRun) -> None:
         try:
-            await client._client.post("/events", json=[event(starving)])
+            await client._client.post("/events", json=[event_body(starving)])
         except PrefectHTTPStatusError as error:
-            if error.response.status_code not in OF_THE_EVENT:
+            if error.response.status_code not in EVENT_REJECTED_STATUSES:
                 raise
-            raise NotTaken(f"HTTP {error.response.status_code}") from error
+            raise EventRejected(f"HTTP {error.response.status_code}") from error
 
     return send

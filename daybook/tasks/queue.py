@@ -16,16 +16,16 @@ from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow
-from daybook.names import checked_line
+from daybook.names import validate_line
 from daybook.tasks import model, rows
-from daybook.tasks.states import LIVE, RETRIED, Status
+from daybook.tasks.states import LIVE, RETRYABLE, Status
 
-LONGEST_TITLE = 200
+MAX_TITLE_LENGTH = 200
 
-FIRST = frozenset({"added", "retried", "expired", "fan_out"})
+LEADING_EVENTS = frozenset({"added", "retried", "expired", "fan_out"})
 """Events that sort before others of the same transaction, because they cause them."""
 
-Pair = tuple[TaskRow, TaskRunRow]
+TaskAndRun = tuple[TaskRow, TaskRunRow]
 
 
 async def add(
@@ -34,37 +34,37 @@ async def add(
     *,
     instructions: str = "",
     priority: str = model.MEDIUM,
-    owner: str = model.ANYONE,
+    owner: str = model.ANY_SESSION,
     workspace: str = "",
     channel: str = "",
     capabilities: Iterable[str] = (),
     preferred: Iterable[str] = (),
     paused: bool = False,
-) -> Pair:
+) -> TaskAndRun:
     """Add a task and its first run, queued now. Raises `InvalidInput`, and then stores nothing."""
-    title = checked_line(title, "title", LONGEST_TITLE)
+    title = validate_line(title, "title", MAX_TITLE_LENGTH)
     if not title:
-        raise InvalidInput("title", "is blank", f"legal: 1 to {LONGEST_TITLE} characters")
+        raise InvalidInput("title", "is blank", f"legal: 1 to {MAX_TITLE_LENGTH} characters")
     values: dict[str, Any] = {
         "title": title,
-        "instructions": model.text(instructions, "instructions"),
-        "priority": model.priority(priority),
+        "instructions": model.check_text(instructions, "instructions"),
+        "priority": model.priority_index(priority),
         "owner": model.check_owner(owner),
-        "workspace": model.word(workspace, "workspace"),
-        "channel": model.word(channel, "channel"),
-        "capabilities": model.capabilities(capabilities),
-        "preferred": model.capabilities(preferred, "preferred"),
+        "workspace": model.check_word(workspace, "workspace"),
+        "channel": model.check_word(channel, "channel"),
+        "capabilities": model.check_capabilities(capabilities),
+        "preferred": model.check_capabilities(preferred, "preferred"),
         "paused": paused,
     }
     async with ledger.write() as session:
-        now, actor = ledger.now(), owners.current().owner
+        now, actor = ledger.now(), owners.current_actor().owner
         task = TaskRow(**values, created_by=actor, created_at=now)
         session.add(task)
         await session.flush()
         run = TaskRunRow(task_id=task.id, status=Status.QUEUED, created_at=now, queued_at=now)
         session.add(run)
         await session.flush()
-        rows.note(session, run, "added", now, actor=actor)
+        rows.record_event(session, run, "added", now, actor=actor)
     return task, run
 
 
@@ -73,7 +73,7 @@ async def runs(
     *,
     status: Collection[Status] | None = None,
     limit: int | None = None,
-) -> list[Pair]:
+) -> list[TaskAndRun]:
     """Return runs with their tasks, those of ``status``; None means the live ones.
 
     In the order of claims; if ended runs are included, the newest first.
@@ -91,7 +91,7 @@ async def runs(
     return list((await session.execute(query.limit(limit))).tuples())
 
 
-async def find(session: AsyncSession, ref: str) -> Pair:
+async def find(session: AsyncSession, ref: str) -> TaskAndRun:
     """Find a run by id or unique id prefix, or the last run of a task by id, id prefix or title.
 
     Raises `NotFound`, `Ambiguous`.
@@ -113,7 +113,7 @@ async def find(session: AsyncSession, ref: str) -> Pair:
         return await rows.task_of(session, runs[0]), runs[0]
     if not tasks:
         raise NotFound("task", ref)
-    return tasks[0], await rows.newest(session, tasks[0].id)
+    return tasks[0], await rows.newest_run(session, tasks[0].id)
 
 
 async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:
@@ -121,34 +121,35 @@ async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:
     query = select(TaskEventRow).where(col(TaskEventRow.run_id) == run_id)
     rows_found = (await session.execute(query)).scalars()
     return sorted(
-        rows_found, key=lambda each: (each.at, each.event not in FIRST, each.event, each.id)
+        rows_found,
+        key=lambda each: (each.at, each.event not in LEADING_EVENTS, each.event, each.id),
     )
 
 
 # --- actions of the operator
 
 
-async def pause(ledger: Ledger, ref: str, reason: str = "") -> Pair:
+async def pause(ledger: Ledger, ref: str, reason: str = "") -> TaskAndRun:
     """Stop wakes and claims for the task; a session that holds its run goes on.
 
     Raises `InvalidInput` for the reason, and as `find`.
     """
-    reason = checked_line(reason, "reason")
+    reason = validate_line(reason, "reason")
     return await _set_paused(ledger, ref, True, reason)
 
 
-async def resume(ledger: Ledger, ref: str) -> Pair:
+async def resume(ledger: Ledger, ref: str) -> TaskAndRun:
     """Allow the task to be claimed again. Raises as `find`."""
     return await _set_paused(ledger, ref, False, "")
 
 
-async def _set_paused(ledger: Ledger, ref: str, paused: bool, reason: str) -> Pair:
+async def _set_paused(ledger: Ledger, ref: str, paused: bool, reason: str) -> TaskAndRun:
     async with ledger.write() as session:
         task, run = await find(session, ref)
         if (task.paused, task.paused_reason) != (paused, reason):
             task.paused, task.paused_reason = paused, reason
-            event, actor = "paused" if paused else "resumed", owners.current().owner
-            rows.note(session, run, event, ledger.now(), actor=actor, reason=reason)
+            event, actor = "paused" if paused else "resumed", owners.current_actor().owner
+            rows.record_event(session, run, event, ledger.now(), actor=actor, reason=reason)
         return task, run
 
 
@@ -160,18 +161,18 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
     """
     async with ledger.write() as session:
         task, old = await find(session, ref)
-        now, actor = ledger.now(), owners.current().owner
-        if old.number != (await rows.newest(session, task.id)).number:
+        now, actor = ledger.now(), owners.current_actor().owner
+        if old.number != (await rows.newest_run(session, task.id)).number:
             raise InvalidInput(
                 "run", f"{old.id[:8]} was retried already", "legal: the last of a task"
             )
-        _require_status(old, RETRIED)
-        if old.number >= model.CHAIN:
-            problem = f"has had its {model.CHAIN} runs"
+        _require_status(old, RETRYABLE)
+        if old.number >= model.MAX_RUNS_PER_TASK:
+            problem = f"has had its {model.MAX_RUNS_PER_TASK} runs"
             raise InvalidInput("task", problem, "add it anew, if it is still to be done")
         if old.status == Status.NEEDS_ATTENTION:
-            rows.move(old, Status.CANCELLED, now)
-            rows.note(session, old, "cancelled", now, actor=actor, reason="retried")
+            rows.change_status(old, Status.CANCELLED, now)
+            rows.record_event(session, old, "cancelled", now, actor=actor, reason="retried")
         run = TaskRunRow(
             task_id=task.id,
             number=old.number + 1,
@@ -181,7 +182,7 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
         )
         session.add(run)
         await session.flush()
-        rows.note(session, run, "retried", now, actor=actor, reason=f"after {old.id[:8]}")
+        rows.record_event(session, run, "retried", now, actor=actor, reason=f"after {old.id[:8]}")
         return run
 
 
@@ -192,10 +193,10 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
     the operator was notified waits anew; its escalation steps are not repeated before a claim.
     Raises `InvalidInput` for any other run, and as `find`.
     """
-    reason = checked_line(reason, "reason")
+    reason = validate_line(reason, "reason")
     async with ledger.write() as session:
         _, run = await find(session, ref)
-        now, actor = ledger.now(), owners.current().owner
+        now, actor = ledger.now(), owners.current_actor().owner
         if not (run.status == Status.QUEUED and run.attention):
             _require_status(run, {Status.CLAIMED, Status.NEEDS_ATTENTION})
         holder = await rows.holder(session, run)
@@ -204,20 +205,20 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
         else:
             rows.requeue(run, now)
         run.expiries, run.attention = 0, ""
-        rows.note(session, run, "recovered", now, actor=actor, reason=reason, of=holder)
+        rows.record_event(session, run, "recovered", now, actor=actor, reason=reason, of=holder)
         return run
 
 
 async def cancel(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
     """Cancel a live run and invalidate its token. Raises `InvalidInput`, and as `find`."""
-    reason = checked_line(reason, "reason")
+    reason = validate_line(reason, "reason")
     async with ledger.write() as session:
         _, run = await find(session, ref)
-        now, actor = ledger.now(), owners.current().owner
+        now, actor = ledger.now(), owners.current_actor().owner
         _require_status(run, LIVE)
         holder = await rows.holder(session, run)
-        rows.move(run, Status.CANCELLED, now)
-        rows.note(session, run, "cancelled", now, actor=actor, reason=reason, of=holder)
+        rows.change_status(run, Status.CANCELLED, now)
+        rows.record_event(session, run, "cancelled", now, actor=actor, reason=reason, of=holder)
         return run
 
 

@@ -18,14 +18,14 @@ from daybook.delivery import outbox
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import OutboxRow
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
-from daybook.runs.retention import BATCH, Keep
+from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 from daybook.tasks.wakes import WOKEN
 
-GONE = timedelta(days=7)
+MAX_RETENTION_AGE = timedelta(days=7)
 """How long a wake, and an expired session, is kept at most."""
 
 
-async def ended(ledger: Ledger, keep: Keep) -> int:
+async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
     """Delete one batch of tasks of which all runs have ended; return the number of runs deleted."""
     since = keep.since(ledger.now())
     ended_tasks = (
@@ -35,7 +35,7 @@ async def ended(ledger: Ledger, keep: Keep) -> int:
             func.max(TaskRunRow.finished_at) < since,
             func.count() == func.count(col(TaskRunRow.finished_at)),
         )
-        .limit(BATCH // 5)
+        .limit(BATCH_SIZE // 5)
     )
     async with ledger.read() as session:
         if (await session.execute(ended_tasks.limit(1))).first() is None:
@@ -50,14 +50,14 @@ async def ended(ledger: Ledger, keep: Keep) -> int:
         return len(runs)
 
 
-async def wakes(ledger: Ledger) -> int:
+async def delete_old_wakes(ledger: Ledger) -> int:
     """Delete one batch of old wakes with their task events; return the number deleted."""
-    before = ledger.now() - GONE
+    before = ledger.now() - MAX_RETENTION_AGE
     old = (
         select(OutboxRow.id)
         .where(col(OutboxRow.created_at) < before, col(OutboxRow.purpose) == outbox.WAKE)
         .order_by(col(OutboxRow.created_at))
-        .limit(BATCH)
+        .limit(BATCH_SIZE)
     )
     async with ledger.read() as session:
         if (await session.execute(old.limit(1))).first() is None:
@@ -72,13 +72,13 @@ async def wakes(ledger: Ledger) -> int:
         return len(ids)
 
 
-async def sessions(ledger: Ledger) -> int:
+async def delete_expired_sessions(ledger: Ledger) -> int:
     """Delete one batch of expired sessions; return the number deleted."""
     holds = exists().where(col(TaskRunRow.session_id) == col(TaskSessionRow.id))
     expired = (
         select(TaskSessionRow.id)
-        .where(col(TaskSessionRow.expires_at) < ledger.now() - GONE, ~holds)
-        .limit(BATCH)
+        .where(col(TaskSessionRow.expires_at) < ledger.now() - MAX_RETENTION_AGE, ~holds)
+        .limit(BATCH_SIZE)
     )
     async with ledger.read() as session:
         if (await session.execute(expired.limit(1))).first() is None:

@@ -21,7 +21,7 @@ SCHEDULER = "scheduler"
 """Actor of events that no user or agent requested."""
 
 
-def at_work(now: datetime) -> ColumnElement[bool]:
+def is_leased(now: datetime) -> ColumnElement[bool]:
     """Return the condition on runs that a session holds the run and its lease has not expired."""
     return col(TaskRunRow.session_id).is_not(None) & (col(TaskRunRow.lease_until) > now)
 
@@ -33,7 +33,7 @@ async def task_of(session: AsyncSession, run: TaskRunRow) -> TaskRow:
     return task
 
 
-async def newest(session: AsyncSession, task_id: str) -> TaskRunRow:
+async def newest_run(session: AsyncSession, task_id: str) -> TaskRunRow:
     """Return the last run of a task, which has at least one."""
     runs = select(TaskRunRow).where(col(TaskRunRow.task_id) == task_id)
     last = runs.order_by(col(TaskRunRow.number).desc()).limit(1)
@@ -46,7 +46,7 @@ async def holder(session: AsyncSession, run: TaskRunRow) -> TaskSessionRow | Non
     return None if run.session_id is None else await session.get(TaskSessionRow, run.session_id)
 
 
-def move(run: TaskRunRow, new: Status, now: datetime) -> None:
+def change_status(run: TaskRunRow, new: Status, now: datetime) -> None:
     """Move a run that no session holds any more to another state, and invalidate its token.
 
     A run that is queued again keeps its place; `requeue` gives it a new one.
@@ -62,11 +62,11 @@ def move(run: TaskRunRow, new: Status, now: datetime) -> None:
 
 def requeue(run: TaskRunRow, now: datetime) -> None:
     """Queue the run again as if it had just arrived."""
-    move(run, Status.QUEUED, now)
+    change_status(run, Status.QUEUED, now)
     run.queued_at = now
 
 
-def note(
+def record_event(
     session: AsyncSession,
     run: TaskRunRow,
     event: str,
@@ -92,19 +92,19 @@ def note(
     return row
 
 
-async def alert(session: AsyncSession, run: TaskRunRow, what: str, now: datetime) -> None:
+async def alert_operator(session: AsyncSession, run: TaskRunRow, what: str, now: datetime) -> None:
     """Alert the operator about the run.
 
     Sent once per claim and for each ``what``: `expired`, `starved`.
     """
     task = await task_of(session, run)
     reason = run.attention[:1].upper() + run.attention[1:]
-    await outbox.tell(
+    await outbox.enqueue_message(
         session,
         key=f"task-attention:{run.id}:{run.fence}:{what}",
         purpose=outbox.ALERT,
         event=Status.NEEDS_ATTENTION,
-        channel=outbox.operators_channel(),
+        channel=outbox.operator_channel(),
         subject=f"task needs attention: {one_line(task.title, 200)}",
         body=f"{reason}\ndaybook task show {run.id[:12]}",
         now=now,

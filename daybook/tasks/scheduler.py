@@ -9,17 +9,17 @@ from typing import Any
 
 from daybook.errors import InvalidInput, SchedulerStopped
 from daybook.ledger.engine import Ledger
-from daybook.tasks.cycle import CapabilitiesOf, cycle
-from daybook.tasks.model import Ladder
-from daybook.tasks.notifier import Sink
-from daybook.tasks.statistics import Report
+from daybook.tasks.cycle import CapabilityLoader, cycle
+from daybook.tasks.model import EscalationPolicy
+from daybook.tasks.notifier import Notifier
+from daybook.tasks.statistics import CycleReport
 
-EVERY = 15.0
+CYCLE_INTERVAL_SECONDS = 15.0
 """Seconds between two cycles."""
 
-Cycle = Callable[[], Coroutine[Any, Any, Report]]
+Cycle = Callable[[], Coroutine[Any, Any, CycleReport]]
 """Runs one cycle."""
-Turn = Callable[[Cycle], Awaitable[object]]
+CycleRunner = Callable[[Cycle], Awaitable[object]]
 """Runs the given cycle when it is time for it; an exception that it raises ends the scheduler."""
 
 
@@ -34,16 +34,16 @@ class Scheduler:
         self,
         ledger: Ledger,
         *,
-        ladder: Callable[[], Ladder],
-        sink: Sink,
-        capabilities_of: CapabilitiesOf,
+        ladder: Callable[[], EscalationPolicy],
+        sink: Notifier,
+        capabilities_of: CapabilityLoader,
     ) -> None:
         self._ledger, self._load_policy = ledger, ladder
         self._notifier, self._capabilities_of = sink, capabilities_of
         self._stopped = asyncio.Event()
-        self._policy: Ladder | None = None
+        self._policy: EscalationPolicy | None = None
 
-    async def go_on(self, turn: Turn) -> None:
+    async def go_on(self, turn: CycleRunner) -> None:
         """Run a cycle every `CYCLE_INTERVAL_SECONDS` seconds, each through ``turn``, until `stop`.
 
         Raises `SchedulerStopped` if it was stopped before.
@@ -54,10 +54,10 @@ class Scheduler:
         while not self._stopped.is_set():
             await turn(self.cycle)
             with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
+                async with asyncio.timeout(CYCLE_INTERVAL_SECONDS):
                     await self._stopped.wait()
 
-    async def cycle(self) -> Report:
+    async def cycle(self) -> CycleReport:
         """Run one cycle now.
 
         Raises `SchedulerStopped`, `LedgerUnreachable`, and `InvalidInput` for `[tasks]` if it has

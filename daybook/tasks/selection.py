@@ -16,14 +16,14 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import matching, model, pause, sessions
-from daybook.tasks.matching import Candidate, Wanted
+from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.states import Status
 
-HEAD = 100
+FIRST_BATCH_SIZE = 100
 """Number of runs of the queue that are checked first, before all of them."""
 
 
-async def kept_from(
+async def claim_refusal_reason(
     session: AsyncSession, row: TaskSessionRow, held: TaskRunRow | None, now: datetime
 ) -> str:
     """Return why the session cannot claim at all, or "".
@@ -34,7 +34,7 @@ async def kept_from(
     if paused.paused:
         return "the task scheduler is paused" + (f": {paused.reason}" if paused.reason else "")
     if row.expires_at <= now:
-        since = (row.expires_at - sessions.SILENT).replace(microsecond=0).isoformat()
+        since = (row.expires_at - sessions.SESSION_TIMEOUT).replace(microsecond=0).isoformat()
         return f"the session was silent since {since}; report its state, or register it again"
     if held is not None and not _is_expired(held, now):
         return f"the session holds run {held.id[:8]}; complete, fail or release that first"
@@ -64,9 +64,9 @@ _REQUIREMENTS = (
 """Requirements of each queued run, in the order of claims; only the columns that are needed."""
 
 
-def _requirements(row: Any) -> Wanted:
+def _requirements(row: Any) -> RunRequirements:
     id_, priority, queued_at, owner, workspace, channel, capabilities, paused = row
-    return Wanted(
+    return RunRequirements(
         run_id=id_,
         priority=priority,
         queued_at=queued_at,
@@ -78,17 +78,17 @@ def _requirements(row: Any) -> Wanted:
     )
 
 
-async def first(session: AsyncSession, candidate: Candidate, now: datetime) -> str | None:
+async def first_fitting(session: AsyncSession, candidate: Candidate, now: datetime) -> str | None:
     """Return the id of the first run that fits, or None.
 
     The database leaves out runs that can never fit; `matching.refusal_reason` checks the others,
     once for all runs with the same requirements.
     """
-    if matching.busy(candidate, now):
+    if matching.busy_reason(candidate, now):
         return None
-    owners_allowed = [model.ANYONE, model.BY_SESSION + candidate.name]
+    owners_allowed = [model.ANY_SESSION, model.SESSION_PREFIX + candidate.name]
     if candidate.agent:
-        owners_allowed.append(owners.BY_AGENT + candidate.agent)
+        owners_allowed.append(owners.AGENT_PREFIX + candidate.agent)
     candidates = _REQUIREMENTS.where(
         ~col(TaskRow.paused),
         col(TaskRow.owner).in_(owners_allowed),
@@ -96,27 +96,27 @@ async def first(session: AsyncSession, candidate: Candidate, now: datetime) -> s
         col(TaskRow.channel).in_({"", candidate.channel}),
     )
     unfit: set[tuple[object, ...]] = set()
-    for queue in (candidates.limit(HEAD), candidates):
+    for queue in (candidates.limit(FIRST_BATCH_SIZE), candidates):
         queued = (await session.execute(queue)).all()
         for wanted in map(_requirements, queued):
             requirements = (wanted.owner, wanted.workspace, wanted.channel, wanted.capabilities)
             if requirements in unfit:
                 continue
-            if not matching.verdict(wanted, candidate, now):
+            if not matching.refusal_reason(wanted, candidate, now):
                 return wanted.run_id
             unfit.add(requirements)
-        if len(queued) < HEAD:
+        if len(queued) < FIRST_BATCH_SIZE:
             break
     return None
 
 
-async def why_none(session: AsyncSession, candidate: Candidate, now: datetime) -> str:
+async def no_match_reason(session: AsyncSession, candidate: Candidate, now: datetime) -> str:
     """Return the reason: the session is busy, or none of the queued runs fits."""
-    if reason := matching.busy(candidate, now):
+    if reason := matching.busy_reason(candidate, now):
         return reason
     first_run = (await session.execute(_REQUIREMENTS.limit(1))).first()
     if first_run is None:
         return "no task is queued"
     count = (await session.execute(select(func.count()).where(_QUEUED))).scalar_one()
-    reason = matching.verdict(_requirements(first_run), candidate, now)
+    reason = matching.refusal_reason(_requirements(first_run), candidate, now)
     return f"of {count:,} queued none fits; of the first: {reason}"

@@ -28,9 +28,9 @@ from daybook.names import validate_name
 from daybook.tasks import matching, model, rows
 from daybook.tasks.matching import IDLE
 
-SILENT = timedelta(minutes=15)
+SESSION_TIMEOUT = timedelta(minutes=15)
 """How long a session stays live after its last sign of life; it expires exactly at the end."""
-OFTEN = timedelta(minutes=1)
+TOUCH_INTERVAL = timedelta(minutes=1)
 """Least time between two recorded signs of life of a session whose claims get nothing."""
 
 NOUN = "task session"
@@ -52,19 +52,19 @@ async def register(
     `InvalidInput`, also if the name belongs to another owner's session, unless that one is expired
     and holds no run.
     """
-    actor, name = owners.current(), validate_name(name)
+    actor, name = owners.current_actor(), validate_name(name)
     values = {
         "agent": _agent(agent, actor),
-        "type": model.word(type, "type"),
-        "workspace": model.word(workspace, "workspace"),
-        "channel": model.word(channel, "channel"),
-        "capabilities": model.capabilities(capabilities),
+        "type": model.check_word(type, "type"),
+        "workspace": model.check_word(workspace, "workspace"),
+        "channel": model.check_word(channel, "channel"),
+        "capabilities": model.check_capabilities(capabilities),
     }
     async with ledger.write() as session:
         now = ledger.now()
         row = await _named(session, name)
         if row is not None and row.owner != actor.owner:
-            if row.expires_at > now or await held_by(session, row) is not None:
+            if row.expires_at > now or await held_run(session, row) is not None:
                 raise InvalidInput("name", f'"{name}" is taken', "legal: another name")
             # Its id goes with it: wakes sent to that id must not reach the new owner.
             await session.delete(row)
@@ -97,7 +97,7 @@ async def report(
     Raises `InvalidInput`, `NotFound`.
     """
     if state is not None:
-        model.state(state)
+        model.check_state(state)
     async with ledger.write() as session:
         row, now = await find(session, name), ledger.now()
         new = row.state if state is None else state
@@ -110,19 +110,19 @@ async def remove(ledger: Ledger, name: str) -> TaskSessionRow:
     """Remove a session; a run that it holds is queued again, as by `recover`. Raises `NotFound`."""
     async with ledger.write() as session:
         row, now = await find(session, name), ledger.now()
-        run = await held_by(session, row)
+        run = await held_run(session, row)
         if run is not None:
             rows.requeue(run, now)
             run.expiries = 0
-            actor, reason = owners.current().owner, "its session was removed"
-            rows.note(session, run, "recovered", now, actor=actor, reason=reason, of=row)
+            actor, reason = owners.current_actor().owner, "its session was removed"
+            rows.record_event(session, run, "recovered", now, actor=actor, reason=reason, of=row)
             session.add(run)
             await session.flush()
         await session.delete(row)
         return row
 
 
-async def connected(ledger: Ledger, ids: Collection[str], until: datetime) -> None:
+async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -> None:
     """Record that an MCP server holds connections to these sessions until ``until``.
 
     ``until`` of now or before: the connections are closed.
@@ -136,7 +136,7 @@ async def connected(ledger: Ledger, ids: Collection[str], until: datetime) -> No
                 touch(row, now)
 
 
-async def every(session: AsyncSession) -> list[TaskSessionRow]:
+async def visible_sessions(session: AsyncSession) -> list[TaskSessionRow]:
     """Return all sessions that the current actor may see, expired ones included, by name."""
     query = select(TaskSessionRow).where(_visible()).order_by(col(TaskSessionRow.name))
     return list((await session.execute(query)).scalars())
@@ -145,29 +145,29 @@ async def every(session: AsyncSession) -> list[TaskSessionRow]:
 async def find(session: AsyncSession, name: str) -> TaskSessionRow:
     """Return the session of this name. Raises `NotFound`, also for a session of another owner."""
     row = await _named(session, name.strip())
-    actor = owners.current()
+    actor = owners.current_actor()
     if row is None or (actor.is_agent and row.owner != actor.owner):
         raise NotFound(NOUN, name)
     return row
 
 
-async def holding(session: AsyncSession, now: datetime) -> frozenset[str]:
+async def busy_session_ids(session: AsyncSession, now: datetime) -> frozenset[str]:
     """Return the ids of the sessions that hold a run whose lease has not expired."""
-    held = select(TaskRunRow.session_id).where(rows.at_work(now))
+    held = select(TaskRunRow.session_id).where(rows.is_leased(now))
     return frozenset((await session.execute(held)).scalars())
 
 
-async def there(
+async def live_sessions(
     session: AsyncSession, now: datetime
 ) -> list[tuple[TaskSessionRow, matching.Candidate]]:
     """Return the live sessions of all owners by name, each with its `Candidate`."""
-    busy_ids = await holding(session, now)
+    busy_ids = await busy_session_ids(session, now)
     query = select(TaskSessionRow).where(col(TaskSessionRow.expires_at) > now)
     rows_found = (await session.execute(query.order_by(col(TaskSessionRow.name)))).scalars()
     return [(row, matching.Candidate.of(row, row.id in busy_ids)) for row in rows_found]
 
 
-async def held_by(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
+async def held_run(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
     """Return the run that the session holds, even with an expired lease that was not taken back."""
     query = select(TaskRunRow).where(col(TaskRunRow.session_id) == row.id)
     run: TaskRunRow | None = (await session.execute(query)).scalar_one_or_none()
@@ -176,12 +176,12 @@ async def held_by(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | No
 
 def touch(row: TaskSessionRow, now: datetime) -> None:
     """Record a sign of life of the session."""
-    row.expires_at = now + SILENT
+    row.expires_at = now + SESSION_TIMEOUT
 
 
-def fades(row: TaskSessionRow, now: datetime) -> bool:
+def is_touch_due(row: TaskSessionRow, now: datetime) -> bool:
     """Return whether a live session's last recorded sign of life is older than `TOUCH_INTERVAL`."""
-    return now < row.expires_at < now + SILENT - OFTEN
+    return now < row.expires_at < now + SESSION_TIMEOUT - TOUCH_INTERVAL
 
 
 async def _named(session: AsyncSession, name: str) -> TaskSessionRow | None:
@@ -191,7 +191,7 @@ async def _named(session: AsyncSession, name: str) -> TaskSessionRow | None:
 
 
 def _visible() -> ColumnElement[bool]:
-    actor = owners.current()
+    actor = owners.current_actor()
     return col(TaskSessionRow.owner) == actor.owner if actor.is_agent else true()
 
 
@@ -200,7 +200,7 @@ def _agent(given: str | None, actor: owners.Actor) -> str:
     own_agent = owners.agent_id(actor.owner)
     agent = (own_agent if given is None else given).strip()
     if agent:
-        owners.check(owners.BY_AGENT + agent, "agent")
+        owners.validate_owner(owners.AGENT_PREFIX + agent, "agent")
     if actor.is_agent and agent != own_agent:
         raise InvalidInput("agent", f'"{agent}" is not yours', f'legal: "{own_agent}"')
     return agent

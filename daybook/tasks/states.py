@@ -24,13 +24,13 @@ class Status(StrEnum):
 
 LIVE = frozenset({Status.QUEUED, Status.CLAIMED, Status.NEEDS_ATTENTION})
 ENDED = frozenset(Status) - LIVE
-RETRIED = frozenset({Status.FAILED, Status.CANCELLED, Status.NEEDS_ATTENTION})
+RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED, Status.NEEDS_ATTENTION})
 """States after which another run of the task may be requested."""
 
-MOST_EXPIRIES = 3
+MAX_EXPIRIES = 3
 """Number of lease expiries after which no session can claim the run any more."""
 
-STEPS: dict[Status, dict[Status, str]] = {
+TRANSITIONS: dict[Status, dict[Status, str]] = {
     Status.QUEUED: {
         Status.CLAIMED: "claimed by a session",
         Status.CANCELLED: "cancelled by the operator",
@@ -39,7 +39,7 @@ STEPS: dict[Status, dict[Status, str]] = {
         Status.QUEUED: "released, its lease is over, or recovered",
         Status.COMPLETED: "completed with the claim's token",
         Status.FAILED: "failed with the claim's token",
-        Status.NEEDS_ATTENTION: f"its lease is over for the {MOST_EXPIRIES}rd time",
+        Status.NEEDS_ATTENTION: f"its lease is over for the {MAX_EXPIRIES}rd time",
         Status.CANCELLED: "cancelled by the operator",
     },
     Status.NEEDS_ATTENTION: {
@@ -51,5 +51,5 @@ STEPS: dict[Status, dict[Status, str]] = {
 
 def check(run: str, old: Status, new: Status) -> None:
     """Raise `IllegalTransition` unless `TRANSITIONS` leads from ``old`` to ``new``."""
-    if new not in STEPS.get(old, {}):
+    if new not in TRANSITIONS.get(old, {}):
         raise IllegalTransition(run, old, new)

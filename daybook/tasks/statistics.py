@@ -21,9 +21,9 @@ from daybook.errors import one_line
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
-FACT = "tasks.statistics"
-ERRORS_KEPT = 10
-IDS_KEPT = 50
+FACT_KEY = "tasks.statistics"
+MAX_ERRORS = 10
+MAX_IDS_PER_COUNTER = 50
 """Ids stored per counter of the last cycle; the caller of a cycle gets all of them."""
 
 COUNTERS = (
@@ -44,7 +44,7 @@ COUNTERS = (
     "needs_attention",
 )
 """Counters of a cycle, in this order."""
-ADDED_UP = (
+CUMULATIVE_COUNTERS = (
     "recovered",
     "wakes_tried",
     "wakes_succeeded",
@@ -56,7 +56,7 @@ ADDED_UP = (
 
 
 @dataclass
-class Report:
+class CycleReport:
     """What one cycle saw and did.
 
     ==================  ======================================================================
@@ -126,32 +126,32 @@ class Statistics(BaseModel):
         new = dict.fromkeys(errors)
         others = [each for each in self.errors if each.get("error") not in new]
         entries = [{"at": at.isoformat(), "error": each} for each in new]
-        self.errors = [*others, *entries][-ERRORS_KEPT:]
+        self.errors = [*others, *entries][-MAX_ERRORS:]
 
-    def count(self, report: Report) -> None:
+    def count(self, report: CycleReport) -> None:
         """Count one more cycle by its report so far."""
         self.cycles += 1
-        for name in ADDED_UP:
+        for name in CUMULATIVE_COUNTERS:
             self.totals[name] = self.totals.get(name, 0) + report.count(name)
         self.keep(report)
         self.note(report.at, report.errors)
 
-    def amend(self, report: Report, *, starved: int) -> None:
+    def amend(self, report: CycleReport, *, starved: int) -> None:
         """Add what the already counted cycle of this report did afterwards."""
         self.totals["starved"] = self.totals.get("starved", 0) + starved
         self.note(report.at, report.errors)
         if self.last_cycle is None or self.last_cycle["at"] == report.at.isoformat():
             self.keep(report)
 
-    def keep(self, report: Report) -> None:
+    def keep(self, report: CycleReport) -> None:
         stored = report.as_json()
-        stored["runs"] = {name: ids[:IDS_KEPT] for name, ids in report.runs.items()}
+        stored["runs"] = {name: ids[:MAX_IDS_PER_COUNTER] for name, ids in report.runs.items()}
         self.last_cycle = stored
 
 
 async def load(session: AsyncSession) -> Statistics:
     """Return the stored totals, or empty ones if they cannot be read."""
-    fact = await session.get(Fact, FACT, populate_existing=True)
+    fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     try:
         return Statistics.model_validate_json(fact.value) if fact else Statistics()
     except ValidationError:
@@ -160,7 +160,7 @@ async def load(session: AsyncSession) -> Statistics:
 
 async def store(session: AsyncSession, statistics: Statistics) -> None:
     """Store the totals."""
-    await session.merge(Fact(key=FACT, value=statistics.model_dump_json()))
+    await session.merge(Fact(key=FACT_KEY, value=statistics.model_dump_json()))
 
 
 async def read(session: AsyncSession) -> dict[str, Any]:
@@ -171,7 +171,7 @@ async def read(session: AsyncSession) -> dict[str, Any]:
     the last `errors` as `{"at", "error"}`.
     """
     totals = await load(session)
-    totals.totals = {name: totals.totals.get(name, 0) for name in ADDED_UP}
+    totals.totals = {name: totals.totals.get(name, 0) for name in CUMULATIVE_COUNTERS}
     as_json: dict[str, Any] = json.loads(totals.model_dump_json(exclude={"under_way"}))
     return as_json
 

@@ -16,16 +16,16 @@ from daybook import owners
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.tasks import matching, sessions
 from daybook.tasks import pause as switch
-from daybook.tasks.matching import Candidate, Wanted
-from daybook.tasks.pause import Switch
-from daybook.tasks.queue import Pair
+from daybook.tasks.matching import Candidate, RunRequirements
+from daybook.tasks.pause import PauseState
+from daybook.tasks.queue import TaskAndRun
 from daybook.tasks.states import ENDED, LIVE, Status
 
 DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Figures:
+class TaskCounts:
     """Counts of tasks and sessions. ``oldest`` is since when the oldest queued run has waited.
 
     ``starving`` are queued runs that starve. ``attention`` are runs that an operator should look
@@ -40,7 +40,7 @@ class Figures:
     attention: int
     free: int
     busy: int
-    switch: Switch
+    switch: PauseState
 
     @property
     def any(self) -> bool:
@@ -49,7 +49,7 @@ class Figures:
         return any(counts) or self.switch.paused
 
 
-async def read(session: AsyncSession, now: datetime) -> Figures:
+async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
     """Return the counts at ``now``."""
     run = TaskRunRow
     by_status = sqlalchemy.select(
@@ -66,9 +66,9 @@ async def read(session: AsyncSession, now: datetime) -> Figures:
     queued = live.get(Status.QUEUED, (0, None, 0, 0))
     ended = select(run.status, func.count()).where(col(run.finished_at) >= now - DAY)
     last_day = dict((await session.execute(ended.group_by(run.status))).tuples().all())
-    candidates = await there(session, now)
-    free = sum(not matching.busy(each, now) for each in candidates)
-    return Figures(
+    candidates = await live_candidates(session, now)
+    free = sum(not matching.busy_reason(each, now) for each in candidates)
+    return TaskCounts(
         live={each: live[each][0] if each in live else 0 for each in sorted(LIVE)},
         ended_last_day={each: last_day.get(each, 0) for each in sorted(ENDED)},
         oldest=queued[1],
@@ -80,17 +80,17 @@ async def read(session: AsyncSession, now: datetime) -> Figures:
     )
 
 
-async def there(session: AsyncSession, now: datetime) -> list[Candidate]:
+async def live_candidates(session: AsyncSession, now: datetime) -> list[Candidate]:
     """Return the live sessions of all owners, by name."""
-    return [candidate for _, candidate in await sessions.there(session, now)]
+    return [candidate for _, candidate in await sessions.live_sessions(session, now)]
 
 
-async def listed(session: AsyncSession, status: Status | None, limit: int) -> list[Pair]:
+async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
     """Return tasks with their newest runs: live ones in the order of claims, then the latest ended.
 
     With ``status``, return only tasks whose newest run has that state.
     """
-    pairs: list[Pair] = []
+    pairs: list[TaskAndRun] = []
     newer = aliased(TaskRunRow)
     newest = (
         select(TaskRow, TaskRunRow)
@@ -119,17 +119,17 @@ async def listed(session: AsyncSession, status: Status | None, limit: int) -> li
     return pairs
 
 
-def why_waiting(wanted: Wanted, there: Sequence[Candidate], now: datetime) -> str:
-    """Return why no session of ``there`` has claimed a queued run yet."""
+def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: datetime) -> str:
+    """Return why no session of ``live_candidates`` has claimed a queued run yet."""
     if wanted.paused:
         return "the task is paused"
     if wanted.owner == owners.USER:
         return "it is a person's to do"
-    if free := [each.name for each in there if not matching.verdict(wanted, each, now)]:
+    if free := [each.name for each in there if not matching.refusal_reason(wanted, each, now)]:
         return f"{_first_three(free)} could claim it"
-    fitting = [each for each in there if not matching.fits_ever(wanted, each)]
+    fitting = [each for each in there if not matching.mismatch_reason(wanted, each)]
     if fitting:
-        return "; ".join(f"{each.name}: {matching.busy(each, now)}" for each in fitting[:3])
+        return "; ".join(f"{each.name}: {matching.busy_reason(each, now)}" for each in fitting[:3])
     if not there:
         return "no session is there"
     lacking = set(wanted.capabilities)
@@ -138,7 +138,7 @@ def why_waiting(wanted: Wanted, there: Sequence[Candidate], now: datetime) -> st
     if lacking:
         return f"no session has {', '.join(sorted(lacking))}"
     return "no session fits: " + "; ".join(
-        f"{each.name}: {matching.fits_ever(wanted, each)}" for each in there[:3]
+        f"{each.name}: {matching.mismatch_reason(wanted, each)}" for each in there[:3]
     )
 
 

@@ -36,19 +36,19 @@ from daybook.tasks import rows
 from daybook.tasks.model import PRIORITIES
 from daybook.tasks.states import Status
 
-COOLDOWN = timedelta(seconds=60)
+WAKE_COOLDOWN = timedelta(seconds=60)
 """How long after an arrived wake the session is not woken again for the run (end excluded)."""
-WITHIN = timedelta(seconds=60)
+WAKE_TIMEOUT = timedelta(seconds=60)
 """How long a wake may be under way."""
-_MAX_WAKE_AGE = COOLDOWN + 5 * WITHIN
+_MAX_WAKE_AGE = WAKE_COOLDOWN + 5 * WAKE_TIMEOUT
 """Age after which a wake is ignored, however long sending it took."""
 
 WOKEN = "woken"
-EVENT = "task.wake"
+WAKE_EVENT = "task.wake"
 
 
 @dataclass(frozen=True)
-class Target:
+class WakeTarget:
     """Session to wake, the run to wake it for, and the reason."""
 
     task: TaskRow
@@ -72,7 +72,7 @@ class Target:
 
 
 @dataclass
-class Fared:
+class WakeResult:
     """Results of wakes: counts of arrived and failed ones, errors, and the ids still under way."""
 
     succeeded: int = 0
@@ -81,19 +81,21 @@ class Fared:
     under_way: list[str] = field(default_factory=list)
 
 
-async def fared(session: AsyncSession, under_way: Collection[str], now: datetime) -> Fared:
+async def wake_results(
+    session: AsyncSession, under_way: Collection[str], now: datetime
+) -> WakeResult:
     """Return the results of these rows of the outbox so far.
 
     All wakes that are under way for too long are withdrawn, also those that no statistics list.
     """
-    results = Fared()
+    results = WakeResult()
     overdue = update(OutboxRow).where(
         col(OutboxRow.purpose) == outbox.WAKE,
         outbox.PENDING,
-        col(OutboxRow.created_at) <= now - WITHIN,
+        col(OutboxRow.created_at) <= now - WAKE_TIMEOUT,
         col(OutboxRow.lease_until).is_(None) | (col(OutboxRow.lease_until) <= now),
     )
-    error_text = f"not sent within {WITHIN.seconds} s"
+    error_text = f"not sent within {WAKE_TIMEOUT.seconds} s"
     values = {
         "status": Delivery.SUPPRESSED,
         "finished_at": now,
@@ -123,7 +125,7 @@ async def fared(session: AsyncSession, under_way: Collection[str], now: datetime
     return results
 
 
-async def notified(
+async def recently_woken(
     session: AsyncSession, now: datetime, rebuilt_at: datetime | None
 ) -> set[tuple[str, str]]:
     """Return the (run, session) ids that must not be woken now, of queued runs."""
@@ -131,7 +133,7 @@ async def notified(
     arrived = (
         (col(OutboxRow.status) == Delivery.DELIVERED)
         & (col(OutboxRow.finished_at) <= now)
-        & (col(OutboxRow.finished_at) > now - COOLDOWN)
+        & (col(OutboxRow.finished_at) > now - WAKE_COOLDOWN)
     )
     since = now - _MAX_WAKE_AGE if rebuilt_at is None else max(now - _MAX_WAKE_AGE, rebuilt_at)
     recent = (
@@ -150,7 +152,7 @@ async def notified(
     return {(run_id, session_id) for run_id, session_id in pairs if session_id is not None}
 
 
-def has_way(row: TaskSessionRow, url: str, now: datetime) -> bool:
+def can_be_woken(row: TaskSessionRow, url: str, now: datetime) -> bool:
     """Return whether the session can be woken at all."""
     return bool(url) or _is_connected(row, now)
 
@@ -159,31 +161,35 @@ def _is_connected(row: TaskSessionRow, now: datetime) -> bool:
     return row.connected_until is not None and row.connected_until > now
 
 
-async def ask(
-    session: AsyncSession, targets: Sequence[Target], url: str, now: datetime
+async def enqueue(
+    session: AsyncSession, targets: Sequence[WakeTarget], url: str, now: datetime
 ) -> list[str]:
     """Add wakes of these sessions to the outbox, and return its row ids. Each session has a way."""
     connected = [each for each in targets if _is_connected(each.session, now)]
     others = [each for each in targets if not _is_connected(each.session, now)]
     row_ids = []
     for each in connected:
-        lane = outbox.lane_of_task_session(each.session.id)
+        lane = outbox.queue_of_task_session(each.session.id)
         # Not the session's name: that may equal a channel's name, such as the inbox's.
         row_ids.append(await _add_row(session, lane, lane, [each], now))
     if others:
-        row_ids.append(await _add_row(session, outbox.lane_of_url(url), url, others, now))
+        row_ids.append(await _add_row(session, outbox.queue_of_url(url), url, others, now))
     return row_ids
 
 
 async def _add_row(
-    session: AsyncSession, lane: str, address: str, targets: Iterable[Target], now: datetime
+    session: AsyncSession, lane: str, address: str, targets: Iterable[WakeTarget], now: datetime
 ) -> str:
     targets = list(targets)
-    body = {"event": EVENT, "at": now.isoformat(), "targets": [each.as_json() for each in targets]}
+    body = {
+        "event": WAKE_EVENT,
+        "at": now.isoformat(),
+        "targets": [each.as_json() for each in targets],
+    }
     row = OutboxRow(
         key=f"wake:{new_id()}",
         purpose=outbox.WAKE,
-        event=EVENT,
+        event=WAKE_EVENT,
         lane=lane,
         address=address,
         body=json.dumps(body, ensure_ascii=False),
@@ -192,7 +198,7 @@ async def _add_row(
     )
     await outbox.put(session, row)
     for each in targets:
-        rows.note(
+        rows.record_event(
             session,
             each.run,
             WOKEN,

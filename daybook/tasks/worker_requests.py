@@ -30,11 +30,11 @@ from daybook.tasks import model
 
 TAG = "task-worker"
 TRIGGER = "api"
-SHOWN = 8
+RUN_ID_LENGTH = 8
 """Characters of the run's id in its worker's name."""
-MOST_WORKERS = 3
+MAX_WORKERS_PER_RUN = 3
 """Number of workers requested for one run, however often it is claimed and given back."""
-AT_ONCE = 4
+MAX_CONCURRENT_WORKERS = 4
 """Number of workers under way, of all tasks together.
 
 Each worker may cost money, and each that ends makes room for the next.
@@ -43,21 +43,23 @@ Each worker may cost money, and each that ends makes room for the next.
 REQUESTED = "worker_requested"
 """Event of a run for which a worker was requested."""
 
-Capable = Mapping[str, Collection[str]]
+AgentCapabilities = Mapping[str, Collection[str]]
 """Capabilities of each agent, by its name (`daybook.agents.documents.capabilities`)."""
 
 
-async def workers(session: AsyncSession) -> list[StoredJob]:
+async def worker_jobs(session: AsyncSession) -> list[StoredJob]:
     """Return the enabled jobs that may run for a task, by name."""
     query = select(JobRow.id, JobRow.tags).where(
         col(JobRow.kind) == "agent-prompt", col(JobRow.archived_at).is_(None)
     )
     ids = [id_ for id_, tags in (await session.execute(query)).tuples() if TAG in tags]
-    jobs = await store.every(session, ids) if ids else []
+    jobs = await store.all_jobs(session, ids) if ids else []
     return [each for each in jobs if each.job.enabled]
 
 
-def choose(jobs_: Iterable[StoredJob], task: TaskRow, capable: Capable) -> StoredJob | None:
+def choose(
+    jobs_: Iterable[StoredJob], task: TaskRow, capable: AgentCapabilities
+) -> StoredJob | None:
     """Return the job whose agent has all required capabilities and the fewest others, or None."""
     fits = []
     for stored in jobs_:
@@ -70,14 +72,14 @@ def choose(jobs_: Iterable[StoredJob], task: TaskRow, capable: Capable) -> Store
 
 def _may_claim(job_owner: str, task_owner: str) -> bool:
     """Return whether a session of this job's run may claim the task."""
-    if task_owner.startswith(model.BY_SESSION):
+    if task_owner.startswith(model.SESSION_PREFIX):
         return False  # only that session may
     if not owners.is_agent(task_owner):
         return True
     return not owners.is_agent(job_owner) or job_owner == task_owner
 
 
-async def ask(
+async def request_worker(
     session: AsyncSession,
     stored: StoredJob,
     task: TaskRow,
@@ -94,8 +96,8 @@ async def ask(
     same = select(RunRow).where(col(RunRow.occurrence) == key)
     row: RunRow | None = (await session.execute(same)).scalar_one_or_none()
     if row is None:
-        row = claims.asked_for(stored, key, TRIGGER, now, now)
-        prompt = f"{row.parameters['prompt']}\n\n{told(task, run, has)}"
+        row = claims.new_requested_row(stored, key, TRIGGER, now, now)
+        prompt = f"{row.parameters['prompt']}\n\n{worker_instructions(task, run, has)}"
         # Workers in one conversation would wait for each other, and see each other's tasks.
         own_conversation = {"session": "new", "session_key": ""}
         row.parameters = {**row.parameters, **own_conversation, "prompt": prompt}
@@ -104,7 +106,7 @@ async def ask(
     return row
 
 
-async def under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> int:
+async def count_under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> int:
     """Return how many workers were requested as runs of these jobs and have not ended."""
     query = select(func.count()).where(
         col(RunRow.status).in_(LIVE),
@@ -115,28 +117,28 @@ async def under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> int:
     return count
 
 
-async def had_enough(session: AsyncSession, run: TaskRunRow) -> bool:
+async def has_max_workers(session: AsyncSession, run: TaskRunRow) -> bool:
     """Return whether `MAX_WORKERS_PER_RUN` workers have been requested for this run."""
-    if run.fence < MOST_WORKERS:  # at most one is requested between two claims
+    if run.fence < MAX_WORKERS_PER_RUN:  # at most one is requested between two claims
         return False
     query = select(func.count()).where(
         col(TaskEventRow.run_id) == run.id, col(TaskEventRow.event) == REQUESTED
     )
     count: int = (await session.execute(query)).scalar_one()
-    return count >= MOST_WORKERS
+    return count >= MAX_WORKERS_PER_RUN
 
 
-def name_of(run: TaskRunRow) -> str:
+def session_name(run: TaskRunRow) -> str:
     """Return the name of the worker's session: a new one after each claim of the run."""
-    return f"worker-{run.id[:SHOWN]}-{run.fence}"
+    return f"worker-{run.id[:RUN_ID_LENGTH]}-{run.fence}"
 
 
-def told(task: TaskRow, run: TaskRunRow, has: Collection[str]) -> str:
+def worker_instructions(task: TaskRow, run: TaskRunRow, has: Collection[str]) -> str:
     """Return the instructions that follow the job's prompt: how to register, and what to do.
 
     The worker learns the content of the task from its claim.
     """
-    name = name_of(run)
+    name = session_name(run)
     given: dict[str, Any] = {
         "name": name,
         "type": "worker",

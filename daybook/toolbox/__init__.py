@@ -3,13 +3,13 @@
 Each is an `agents.base.Tool`: a name, a description, a flat schema, and a call that returns text
 which a model can act on. `daybook.mcp` serves them, `toolset`, `Skill` and `schedule_tool` offer
 them to the agents of programs, and the `agent-prompt` flow to an agent in its run. They act for
-`owners.current()`, and only through `daybook.api`.
+`owners.current_actor()`, and only through `daybook.api`.
 
 `TOOLS` are the definitions; `call` calls one by name and never raises for invalid names or
 arguments. Importing this package imports neither Prefect nor a database.
 """
 
-from daybook.toolbox.invocation import Answer, NotDone, call
+from daybook.toolbox.invocation import NotDone, ToolAnswer, call
 from daybook.toolbox.tools import BY_NAME, TOOLS
 
-__all__ = ["BY_NAME", "TOOLS", "Answer", "NotDone", "call"]
+__all__ = ["BY_NAME", "TOOLS", "NotDone", "ToolAnswer", "call"]

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from daybook.agents.model_tools import Offered
 
-NOBODY = "program"
+DEFAULT_AGENT = "program"
 """The agent for which they act if neither the program nor its context names one."""
-AGAIN = 3
+MAX_ARGUMENT_RETRIES = 3
 """Maximum number of times that a model may repeat a call whose arguments are not an object."""
 
 
@@ -53,7 +53,7 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
         def id(self) -> str:
             return "daybook"
 
-    return Toolset(_tools_for(_chosen(tools), agent, user), AGAIN)
+    return Toolset(_tools_for(_chosen(tools), agent, user), MAX_ARGUMENT_RETRIES)
 
 
 def schedule_tool(*, agent: str = "", user: str = "") -> Tool:
@@ -158,7 +158,7 @@ def _tools_for(tools: Sequence[Tool], agent: str, user: str) -> list[Tool]:
 
 def _tool_for(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> Tool:
     """Return the tool, acting for that agent and person; hints name only tools in ``offered``."""
-    context.actor(agent, user)  # raises here, not in the middle of a conversation
+    context.actor_for(agent, user)  # raises here, not in the middle of a conversation
 
     async def call(given: dict[str, Any]) -> str:
         with owners.acting_as(_actor(agent, user)), hints.offering(offered):
@@ -168,8 +168,12 @@ def _tool_for(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> 
 
 
 def _actor(agent: str, user: str) -> Actor:
-    current = context.actor(agent, user)
-    return current if current.is_agent else replace(current, owner=f"{owners.BY_AGENT}{NOBODY}")
+    current = context.actor_for(agent, user)
+    return (
+        current
+        if current.is_agent
+        else replace(current, owner=f"{owners.AGENT_PREFIX}{DEFAULT_AGENT}")
+    )
 
 
 def _chosen(names: Iterable[str]) -> list[Tool]:

@@ -1,4 +1,4 @@
-"""Calls of the job tools: each calls operations of `daybook.api` for `owners.current()`.
+"""Calls of the job tools: each calls operations of `daybook.api` for `owners.current_actor()`.
 
 Each takes the parsed arguments that were given, and returns the answer as text.
 """
@@ -15,10 +15,10 @@ from daybook.toolbox.hints import hint
 
 log = logging.getLogger(__name__)
 
-WAITS = 15.0
+WAIT_TIMEOUT_SECONDS = 15.0
 """Maximum time to wait for a run; a client may cancel a call after 30 seconds."""
 
-NONE = "none"
+CLEAR_VALUE = "none"
 """The value that clears a field in `cron_update`; an empty text means no change.
 """
 
@@ -30,7 +30,7 @@ async def add(given: dict[str, Any]) -> str:
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     made = await jobs.add(given)
     return words.job(made, "Added. ") + await _worker_note()
 
@@ -58,7 +58,7 @@ def _matches(found: dict[str, Any], status: str) -> bool:
 async def get(given: dict[str, Any]) -> str:
     from daybook.api import jobs
 
-    return words.whole_job(await jobs.show(given["job_id"]))
+    return words.full_job(await jobs.show(given["job_id"]))
 
 
 async def update(given: dict[str, Any]) -> str:
@@ -67,12 +67,12 @@ async def update(given: dict[str, Any]) -> str:
         legal = "give what is to change, such as schedule"
         raise InvalidInput("job_id", "is given alone, so nothing would change", legal)
     for name in _CLEARABLE:
-        if given.get(name) == NONE:
+        if given.get(name) == CLEAR_VALUE:
             given[name] = ""
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     return words.job(await jobs.edit_job(ref, given), "Changed. ")
 
 
@@ -80,7 +80,7 @@ async def remove(given: dict[str, Any]) -> str:
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     gone = await jobs.remove(given["job_id"])
     return f'Removed. Job "{gone["name"]}", id {gone["id"]}, is not due any more; its runs stay.'
 
@@ -89,7 +89,7 @@ async def enable(given: dict[str, Any]) -> str:
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     try:
         return words.job(await jobs.resume(given["job_id"]), "Enabled. ")
     except InvalidInput as error:
@@ -108,7 +108,7 @@ async def disable(given: dict[str, Any]) -> str:
     from daybook.api import jobs
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     return words.job(await jobs.pause(given["job_id"], given.get("note", "")), "Disabled. ")
 
 
@@ -118,12 +118,12 @@ async def trigger(given: dict[str, Any]) -> str:
     from daybook.ledger.tables import new_id
     from daybook.prefect import address
 
-    address.prefect()
+    address.use_current_server()
     ref = given["job_id"]
     job = await jobs.show(ref)
     observer, key, timezone = _WaitReason(), new_id(), job["schedule"]["timezone"]
     try:
-        async with asyncio.timeout(WAITS):
+        async with asyncio.timeout(WAIT_TIMEOUT_SECONDS):
             finished = await runs.run(ref, wait=True, request_id=key, talk=observer)
     except TimeoutError:
         unfinished = await runs.run(ref, request_id=key)
@@ -139,8 +139,8 @@ async def cancel(given: dict[str, Any]) -> str:
     from daybook.api import runs
     from daybook.prefect import address
 
-    address.prefect()
-    ended = await runs.cancel(given["job_id"], WAITS)
+    address.use_current_server()
+    ended = await runs.cancel(given["job_id"], WAIT_TIMEOUT_SECONDS)
     begin = "Asked to end, and going yet: " if ended["finished_at"] is None else "Ended: "
     return words.run(ended, "", begin)
 
@@ -165,7 +165,7 @@ async def history(given: dict[str, Any]) -> str:
     return words.runs(job["name"], job["schedule"]["timezone"], listed)
 
 
-async def coming(given: dict[str, Any]) -> str:
+async def next_due(given: dict[str, Any]) -> str:
     from daybook.api import due
 
     ref, text = given.get("job_id"), given.get("schedule")
@@ -175,8 +175,8 @@ async def coming(given: dict[str, Any]) -> str:
     if ref is not None:
         if "timezone" in given:
             raise InvalidInput("timezone", "a job has its own", "leave it out, or give a schedule")
-        return words.times(await due.of_job(ref, count=given["count"]))
-    return words.times(due.of_text(str(text), given.get("timezone"), given["count"]))
+        return words.due_times(await due.of_job(ref, count=given["count"]))
+    return words.due_times(due.of_text(str(text), given.get("timezone"), given["count"]))
 
 
 async def _worker_note() -> str:

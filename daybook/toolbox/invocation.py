@@ -14,18 +14,18 @@ from typing import Any
 from daybook import owners
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput, NotFound, TokenRefused, Unreachable, one_line
-from daybook.tasks.model import without_tokens
+from daybook.tasks.model import redact_tokens
 from daybook.toolbox import arguments
 from daybook.toolbox.arguments import Argument
 from daybook.toolbox.hints import hint
 
 log = logging.getLogger(__name__)
 
-Does = Callable[[dict[str, Any]], Awaitable[str]]
+ToolFunction = Callable[[dict[str, Any]], Awaitable[str]]
 
 
 @dataclass(frozen=True)
-class Answer:
+class ToolAnswer:
     """The answer of a call. ``refused`` means that nothing was done and ``text`` says why."""
 
     text: str
@@ -38,7 +38,7 @@ class NotDone(DaybookError):
     code = "not_done"
 
 
-def guarded(name: str, takes: tuple[Argument, ...], does: Does) -> Does:
+def guarded(name: str, takes: tuple[Argument, ...], does: ToolFunction) -> ToolFunction:
     """Return the call of a tool: it parses arguments, and logs and raises `DaybookError`."""
 
     async def call(given: dict[str, Any]) -> str:
@@ -58,32 +58,35 @@ def guarded(name: str, takes: tuple[Argument, ...], does: Does) -> Does:
     return call
 
 
-def tool(
-    name: str, description: str, does: Does, *takes: Argument, read_only: bool = False
+def define_tool(
+    name: str, description: str, does: ToolFunction, *takes: Argument, read_only: bool = False
 ) -> Tool:
     """Return a tool that takes these arguments."""
     call = guarded(name, takes, does)
     return Tool(name, description, arguments.schema(takes), call, read_only)
 
 
-async def call(name: str, given: Mapping[str, Any] | None = None) -> Answer:
-    """Call a tool by name, for `owners.current()`; never raise for invalid names or arguments."""
+async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
+    """Call a tool by name, for `owners.current_actor()`.
+
+    Never raises for an invalid name or argument.
+    """
     from daybook.toolbox.tools import BY_NAME
 
     tool = BY_NAME.get(name)
     if tool is None:
-        name = without_tokens(name)
+        name = redact_tokens(name)
         text = f"there is no tool {_loggable(name)} (known: {', '.join(BY_NAME)})"
         _log(name, text)
-        return Answer(text, refused=True)
+        return ToolAnswer(text, refused=True)
     try:
-        return Answer(await tool.call(dict(given or {})))
+        return ToolAnswer(await tool.call(dict(given or {})))
     except DaybookError as error:
-        return Answer(str(error), refused=True)
+        return ToolAnswer(str(error), refused=True)
 
 
 def _error_text(error: DaybookError) -> str:
-    text = without_tokens(one_line(error))
+    text = redact_tokens(one_line(error))
     match error:
         case NotFound(noun="task session"):
             text += hint("task_session_register", "; {} makes one")
@@ -106,7 +109,7 @@ def _error_text(error: DaybookError) -> str:
 
 
 def _log(tool: str, text: str) -> None:
-    owner = owners.current().owner
+    owner = owners.current_actor().owner
     extra = {"action": "agent_refused", "owner": owner, "tool": tool, "error": text}
     log.warning("%s: %s is refused: %s", owner, _loggable(tool), text, extra=extra)
 

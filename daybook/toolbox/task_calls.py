@@ -1,4 +1,4 @@
-"""Calls of the task tools: each calls operations of `daybook.api` for `owners.current()`."""
+"""Calls of the task tools: each calls operations of `daybook.api` for `owners.current_actor()`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from daybook import owners
 from daybook.errors import NothingClaimable
 from daybook.toolbox import task_text as words
 
-LONGEST_WAIT = 25
+MAX_WAIT_SECONDS = 25
 """Maximum `wait_seconds`; a client may cancel a call after 30 seconds."""
 
-MOST_WAITING = 10
+MAX_WAITING_CALLS = 10
 """Maximum waiting calls of one owner per process: each has a connection and polls each second."""
 
 YES = "yes"
@@ -24,7 +24,7 @@ YES = "yes"
 _waiting: Counter[str] = Counter()
 
 
-def waiting(owner: str) -> int:
+def waiting_calls(owner: str) -> int:
     """Return how many calls of this owner wait in this process."""
     return _waiting[owner]
 
@@ -38,23 +38,23 @@ async def claim(given: dict[str, Any]) -> str:
     """
     from daybook.api import task_waits, tasks
 
-    loop, owner = asyncio.get_running_loop(), owners.current().owner
+    loop, owner = asyncio.get_running_loop(), owners.current_actor().owner
     deadline = loop.time() + given["wait_seconds"]
     while True:
         try:
             return words.claimed(await _claimed(given["session"], given.get("lease")))
         except NothingClaimable as error:
             why = error.why
-        required = words.first_of_all(await tasks.find_session(given["session"]))
+        required = words.required_first(await tasks.find_session(given["session"]))
         left = deadline - loop.time()
         if required or left <= 0:
-            return words.nothing(why, required)
-        if _waiting[owner] >= MOST_WAITING:
-            return words.nothing(why, words.TOO_MANY_WAIT)
+            return words.nothing_claimable(why, required)
+        if _waiting[owner] >= MAX_WAITING_CALLS:
+            return words.nothing_claimable(why, words.TOO_MANY_WAITING_HINT)
         _waiting[owner] += 1
         try:
-            if not await task_waits.until_claimable(given["session"], left):
-                return words.nothing(why)
+            if not await task_waits.wait_until_claimable(given["session"], left):
+                return words.nothing_claimable(why)
         finally:
             _waiting[owner] -= 1
 
@@ -79,7 +79,7 @@ async def heartbeat(given: dict[str, Any]) -> str:
     from daybook.api import tasks
 
     renewed = await tasks.heartbeat(given["run_id"], given["token"], given.get("lease"))
-    return words.held(renewed)
+    return words.renewed(renewed)
 
 
 async def complete(given: dict[str, Any]) -> str:
@@ -109,7 +109,7 @@ async def register(given: dict[str, Any]) -> str:
 
     capabilities = [each.strip() for each in given.pop("capabilities", "").split(",")]
     registered = await tasks.register(**given, capabilities=[each for each in capabilities if each])
-    return words.registered(registered, await task_waits.waits(registered["name"]))
+    return words.registered(registered, await task_waits.is_claimable(registered["name"]))
 
 
 async def report(given: dict[str, Any]) -> str:
@@ -117,4 +117,4 @@ async def report(given: dict[str, Any]) -> str:
 
     name, prompting = given["session"], given.get("prompting") == YES
     reported = await tasks.report(name, state=given["state"], prompting=prompting)
-    return words.session(reported, "Reported. ", await task_waits.waits(name))
+    return words.session(reported, "Reported. ", await task_waits.is_claimable(name))

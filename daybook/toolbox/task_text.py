@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from daybook.tasks.model import STATES
+from daybook.tasks.model import SESSION_STATES
 from daybook.toolbox.text import due
 
-IDLE = STATES[0]
+IDLE = SESSION_STATES[0]
 
 
 def claimed(found: dict[str, Any]) -> str:
@@ -28,21 +28,21 @@ def claimed(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-WAIT = (
+WAIT_HINT = (
     "Call again with wait_seconds, or wait to be woken: subscribe to the resource of your session"
 )
-TOO_MANY_WAIT = (
+TOO_MANY_WAITING_HINT = (
     "This did not wait, since many calls of yours wait here already: call again in a minute, or "
     "subscribe to the resource of your session"
 )
 
 
-def nothing(why: str, then: str = "") -> str:
+def nothing_claimable(why: str, then: str = "") -> str:
     """Say that there is nothing to claim, and what to do ``then``."""
-    return f"Nothing to claim now: {why}. {then or WAIT}."
+    return f"Nothing to claim now: {why}. {then or WAIT_HINT}."
 
 
-def first_of_all(session: dict[str, Any]) -> str:
+def required_first(session: dict[str, Any]) -> str:
     """Return what the session has to do before it can claim anything; empty if nothing.
 
     Waiting would not help in these cases.
@@ -59,7 +59,7 @@ def first_of_all(session: dict[str, Any]) -> str:
     return ""
 
 
-def held(found: dict[str, Any]) -> str:
+def renewed(found: dict[str, Any]) -> str:
     """Say that the run's lease was renewed."""
     until = due(found["lease_until"])
     return f'Run {found["run_id"][:8]}, "{found["title"]}", is yours until {until}'

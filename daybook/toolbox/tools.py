@@ -11,7 +11,7 @@ from daybook.agents.base import Tool
 from daybook.schedules import cron, zones
 from daybook.toolbox import calls, task_tools
 from daybook.toolbox.arguments import Argument
-from daybook.toolbox.invocation import tool as _tool
+from daybook.toolbox.invocation import define_tool as _tool
 
 _FORMS = (
     'A cron expression ("0 9 * * 1-5": weekdays at nine; six fields: seconds first; @daily), '
@@ -29,11 +29,11 @@ _JOB = Argument(
     write="see cron_list",
     longest=_LINE,
 )
-_SCHEDULE = Argument("schedule", _FORMS, None, write=_WRITE, longest=cron.LONGEST)
+_SCHEDULE = Argument("schedule", _FORMS, None, write=_WRITE, longest=cron.MAX_TEXT_LENGTH)
 _ZONE = Argument(
     "timezone",
     "IANA zone of the schedule, such as Europe/Berlin. Default: the setting.",
-    longest=zones.LONGEST,
+    longest=zones.MAX_NAME_LENGTH,
 )
 _NAME = Argument("name", "A unique name. Default: the beginning of what it does.")
 _CHANNEL = Argument(
@@ -61,7 +61,7 @@ def _unchanged(
     return Argument(name, text, write=write, is_json=is_json, longest=longest)
 
 
-OF_JOBS: tuple[Tool, ...] = (
+JOB_TOOLS: tuple[Tool, ...] = (
     _tool(
         "cron_add",
         "Schedule a prompt: at each due time an agent is asked it, and its answer delivered. The "
@@ -128,8 +128,8 @@ OF_JOBS: tuple[Tool, ...] = (
         calls.update,
         _JOB,
         _unchanged("prompt"),
-        _unchanged("schedule", "As in cron_add.", longest=cron.LONGEST),
-        _unchanged("timezone", longest=zones.LONGEST),
+        _unchanged("schedule", "As in cron_add.", longest=cron.MAX_TEXT_LENGTH),
+        _unchanged("timezone", longest=zones.MAX_NAME_LENGTH),
         _unchanged("name"),
         _unchanged("channel", "none: nowhere."),
         _unchanged("chat_id"),
@@ -150,7 +150,7 @@ OF_JOBS: tuple[Tool, ...] = (
         "Switch a job off (pause it); cron_enable switches it on again.",
         calls.disable,
         _JOB,
-        Argument("note", "Why; it is shown with the job.", longest=names.LONGEST_LINE),
+        Argument("note", "Why; it is shown with the job.", longest=names.MAX_LINE_LENGTH),
     ),
     _tool(
         "cron_trigger",
@@ -182,13 +182,13 @@ OF_JOBS: tuple[Tool, ...] = (
     _tool(
         "cron_next",
         "The next due times of a job, or of a schedule before you use it.",
-        calls.coming,
+        calls.next_due,
         Argument("job_id", "A job; or give schedule.", longest=_LINE),
-        Argument("schedule", "As in cron_add; or give job_id.", longest=cron.LONGEST),
+        Argument("schedule", "As in cron_add; or give job_id.", longest=cron.MAX_TEXT_LENGTH),
         Argument(
             "timezone",
             "IANA zone of the schedule. Default: the setting.",
-            longest=zones.LONGEST,
+            longest=zones.MAX_NAME_LENGTH,
         ),
         Argument("count", "How many.", 5, most=50),
         read_only=True,
@@ -196,6 +196,6 @@ OF_JOBS: tuple[Tool, ...] = (
 )
 """The twelve tools for jobs, and `cron_cancel`."""
 
-TOOLS: tuple[Tool, ...] = (*OF_JOBS, *task_tools.OF_TASKS)
+TOOLS: tuple[Tool, ...] = (*JOB_TOOLS, *task_tools.TASK_TOOLS)
 
 BY_NAME = {each.name: each for each in TOOLS}

@@ -9,9 +9,9 @@ import sys
 from daybook import settings
 from daybook.errors import DaybookError
 from daybook.operations import web
-from daybook.operations.health import Watch
+from daybook.operations.health import HealthMonitor
 from daybook.processes import proc
-from daybook.web.app import application, serving
+from daybook.web.app import application, build_server
 from daybook.web.guard import Guard
 
 
@@ -20,11 +20,11 @@ def run(listener: socket.socket, host: str, names: list[str]) -> None:
     proc.deny_inspection()
     is_reachable = not web.is_local(host)
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
-    watch = Watch(settings.load().ledger_address)
+    watch = HealthMonitor(settings.load().ledger_address)
     guarded = Guard(application(watch), names, any_address=is_reachable)
     address = web.url(host, listener.getsockname()[1])
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
-    serving(guarded).run(sockets=[listener])
+    build_server(guarded).run(sockets=[listener])
 
 
 def main(arguments: list[str]) -> int:

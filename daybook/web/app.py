@@ -14,13 +14,13 @@ from starlette.types import ASGIApp
 
 from daybook.errors import DaybookError
 from daybook.operations import connections
-from daybook.operations.health import Watch
+from daybook.operations.health import HealthMonitor
 from daybook.web import metrics
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
-def application(watch: Watch) -> Starlette:
+def application(watch: HealthMonitor) -> Starlette:
     """Return the application, which starts and closes ``watch``; wrap it in `web.guard.Guard`."""
 
     async def health(request: Request) -> Response:
@@ -53,6 +53,6 @@ def application(watch: Watch) -> Starlette:
     )
 
 
-def serving(guarded: ASGIApp) -> uvicorn.Server:
+def build_server(guarded: ASGIApp) -> uvicorn.Server:
     """Return the HTTP server for the guarded application."""
-    return uvicorn.Server(connections.config(guarded, graceful=1, log_level="warning"))
+    return uvicorn.Server(connections.server_config(guarded, graceful=1, log_level="warning"))

@@ -12,19 +12,19 @@ from collections.abc import Iterable
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from daybook.operations.host_names import Names
+from daybook.operations.host_names import AllowedNames
 
 _CLOSE = {"connection": "close"}
 
 
 class Guard:
-    """ASGI middleware; `Names` documents ``names`` and ``any_address``."""
+    """ASGI middleware; `AllowedNames` documents ``names`` and ``any_address``."""
 
     def __init__(
         self, application: ASGIApp, names: Iterable[str] = (), *, any_address: bool = False
     ) -> None:
         self._application = application
-        self._names = Names(names, any_address=any_address)
+        self._names = AllowedNames(names, any_address=any_address)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (response := self._refusal(scope)) is not None:

@@ -16,10 +16,10 @@ from prometheus_client.registry import Collector
 
 from daybook import __version__
 from daybook.ledger.states import LIVE, TERMINAL
-from daybook.operations.health import Figures
+from daybook.operations.health import HealthSnapshot
 
 
-def page(found: Figures | None, accept: str) -> tuple[bytes, str]:
+def page(found: HealthSnapshot | None, accept: str) -> tuple[bytes, str]:
     """Return the page in the format that ``accept`` requests, and its content type.
 
     If ``found`` is None, the ledger does not answer, and the page contains only that.
@@ -31,7 +31,7 @@ def page(found: Figures | None, accept: str) -> tuple[bytes, str]:
 
 
 class _MetricsCollector(Collector):
-    def __init__(self, snapshot: Figures | None) -> None:
+    def __init__(self, snapshot: HealthSnapshot | None) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
@@ -45,7 +45,7 @@ class _MetricsCollector(Collector):
             yield from _tasks(self._snapshot)
 
 
-def _info(snapshot: Figures) -> Iterator[Metric]:
+def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield InfoMetricFamily(
         "daybook",
         "This Daybook, and which ledger it keeps.",
@@ -58,7 +58,7 @@ def _info(snapshot: Figures) -> Iterator[Metric]:
     )
 
 
-def _jobs(snapshot: Figures) -> Iterator[Metric]:
+def _jobs(snapshot: HealthSnapshot) -> Iterator[Metric]:
     enabled = {"true": snapshot.jobs[True], "false": snapshot.jobs[False]}
     yield _labelled_gauge("jobs", "Jobs, by whether they are enabled.", "enabled", enabled)
     yield _gauge(
@@ -82,7 +82,7 @@ def _jobs(snapshot: Figures) -> Iterator[Metric]:
     )
 
 
-def _runs(snapshot: Figures) -> Iterator[Metric]:
+def _runs(snapshot: HealthSnapshot) -> Iterator[Metric]:
     live = {str(status): snapshot.live.get(status, 0) for status in sorted(LIVE)}
     yield _labelled_gauge("live_runs", "Runs that have not ended, by status.", "status", live)
     ended = CounterMetricFamily(
@@ -97,7 +97,7 @@ def _runs(snapshot: Figures) -> Iterator[Metric]:
     yield _labelled_gauge("ended_runs_last_day", "Outcomes of the last 24 hours.", "status", day)
 
 
-def _keeper(snapshot: Figures) -> Iterator[Metric]:
+def _keeper(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield _gauge("keeper_leads", "Whether a keeper leads.", snapshot.led)
     if (renewed_ago := snapshot.renewed_ago) is not None:
         yield _gauge(
@@ -113,7 +113,7 @@ def _keeper(snapshot: Figures) -> Iterator[Metric]:
         )
 
 
-def _outbox(snapshot: Figures) -> Iterator[Metric]:
+def _outbox(snapshot: HealthSnapshot) -> Iterator[Metric]:
     outbox = snapshot.outbox
     oldest = outbox["oldest_pending_at"]
     age = 0.0 if oldest is None else (snapshot.at - oldest).total_seconds()
@@ -128,7 +128,7 @@ def _outbox(snapshot: Figures) -> Iterator[Metric]:
     yield _gauge("inbox_unread_alerts", "Alerts that nobody has read.", outbox["unread_alerts"])
 
 
-def _tasks(snapshot: Figures) -> Iterator[Metric]:
+def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
     tasks = snapshot.tasks
     age = 0.0 if tasks.oldest is None else (snapshot.at - tasks.oldest).total_seconds()
     live = {str(status): count for status, count in tasks.live.items()}

@@ -9,7 +9,7 @@ from daybook import home
 from daybook.processes import proc
 
 proc.deny_inspection()
-home.enter()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: it reads its environment once
 
 import argparse
 import asyncio

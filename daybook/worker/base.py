@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from daybook.processes.proc import Process
-from daybook.worker.messages import Task
+from daybook.worker.messages import LaunchRequest
 
 
-class Running(Protocol):
+class LaunchedProcess(Protocol):
     """A started process. It leads a session and a process group of its own."""
 
     @property
@@ -69,6 +69,6 @@ class Launcher(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    async def start(self, task: Task) -> Running:
+    async def start(self, task: LaunchRequest) -> LaunchedProcess:
         """Start a process for ``task``. If it raises OSError, nothing was or will be started."""
         ...

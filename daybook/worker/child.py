@@ -26,18 +26,18 @@ from sqlalchemy.orm import configure_mappers
 from daybook import home, repository
 from daybook.prefect import private_names
 from daybook.worker import orphan_guard
-from daybook.worker.child_setup import write_at_once
-from daybook.worker.messages import Task
+from daybook.worker.child_setup import line_buffer_output
+from daybook.worker.messages import LaunchRequest
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import Flow
 
-NOT_FOUND = 127
-INTERPRETER = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_")
+EXIT_COMMAND_NOT_FOUND = 127
+INTERPRETER_VARIABLE_PREFIXES = ("PYTHON", "LD_", "LC_", "LANG", "MALLOC_")
 """Prefixes of variables that an interpreter reads only at its start. A child with other values
 needs a fresh interpreter."""
-LATER = (
+PRELOADED_MODULES = (
     "aiosqlite",
     "anyio._backends._asyncio",
     "encodings.idna",
@@ -49,7 +49,7 @@ LATER = (
 )
 """Modules that a run imports in its course."""
 
-LEARNED = (
+LEARNED_MODULE_PREFIXES = (
     "asyncpg",
     "daybook.",
     "encodings.",
@@ -66,7 +66,7 @@ servers: 0.4 s of CPU for each call."""
 
 _start_environment: dict[str, str] = dict(os.environ)
 _import_environment: dict[str, str] = {}
-"""Environment when Prefect was imported: `_start_environment` after `home.enter`."""
+"""Environment when Prefect was imported: `_start_environment` after `home.configure_prefect`."""
 _preloaded: set[str] = set()
 _search_path: list[str] = list(sys.path)
 
@@ -74,21 +74,21 @@ _search_path: list[str] = list(sys.path)
 def prepare() -> None:
     """Import what every child needs, once."""
     repository.enter()
-    home.enter()
+    home.configure_prefect()
     _import_environment.update(os.environ)
-    for name in ("prefect.engine", "prefect.flow_engine", *LATER):
+    for name in ("prefect.engine", "prefect.flow_engine", *PRELOADED_MODULES):
         importlib.import_module(name)
     for door in sorted((repository.root() / "flows").glob("*.py")):
         if door.name != "__init__.py":
-            repository.load_door(f"flows/{door.name}")
+            repository.load_entry_point(f"flows/{door.name}")
     configure_mappers()  # of the ledger's tables; else each child does it at its first query
     private_names.share_tls_contexts()
     _preloaded.update(sys.modules)
 
 
-def run(task: Task, status: int, fresh: bool) -> int:
+def run(task: LaunchRequest, status: int, fresh: bool) -> int:
     """Carry out ``task``; return the exit code. Prefect's engine may raise `SystemExit`."""
-    write_at_once()
+    line_buffer_output()
     if task.mode != "ours":
         os.close(status)  # only our own flows write to it
     if not fresh and task.environment:
@@ -111,10 +111,12 @@ def run(task: Task, status: int, fresh: bool) -> int:
             return _run_hooks(task, fresh)
 
 
-def _run_flow(task: Task, status: int, fresh: bool) -> int:
+def _run_flow(task: LaunchRequest, status: int, fresh: bool) -> int:
     repository.enter()
-    home.enter()
-    if not fresh:  # `home.enter` has no effect here, because Prefect is imported already
+    home.configure_prefect()
+    if (
+        not fresh
+    ):  # `home.configure_prefect` has no effect here, because Prefect is imported already
         for name in _import_environment.keys() - _start_environment.keys():
             os.environ.setdefault(name, _import_environment[name])
         _update_prefect_settings()
@@ -129,7 +131,7 @@ def _run_flow(task: Task, status: int, fresh: bool) -> int:
     if task.handover is not None:
         handover.receive(**task.handover, descriptor=status)
     door = task.kind.replace("-", "_")
-    flow = getattr(repository.load_door(f"flows/{door}.py"), door)
+    flow = getattr(repository.load_entry_point(f"flows/{door}.py"), door)
     flow_run = FlowRun.model_validate(task.flow_run)
     logger: Any = flow_run_logger(flow_run)
     try:
@@ -145,7 +147,9 @@ def _run_flow(task: Task, status: int, fresh: bool) -> int:
 
 def _report_imports(status: int) -> None:
     """Report the modules that this run imported and the parent is to import."""
-    imported = sorted(name for name in sys.modules.keys() - _preloaded if name.startswith(LEARNED))
+    imported = sorted(
+        name for name in sys.modules.keys() - _preloaded if name.startswith(LEARNED_MODULE_PREFIXES)
+    )
     if imported:
         with suppress(OSError):
             os.write(status, json.dumps({"imported": imported}).encode() + b"\n")
@@ -163,7 +167,7 @@ def _run_engine(fresh: bool) -> int:
     return 0
 
 
-def _run_hooks(task: Task, fresh: bool) -> int:
+def _run_hooks(task: LaunchRequest, fresh: bool) -> int:
     """Run the flow's hooks in turn. A failing hook is logged and does not stop the rest.
 
     Return 1 if the flow could not be loaded or a hook failed.
@@ -221,7 +225,7 @@ def _execute(command: list[str]) -> NoReturn:
         os.execvp(command[0], command)
     except (OSError, IndexError) as error:
         print(f"{shlex.join(command)}: {error}", file=sys.stderr)
-        sys.exit(NOT_FOUND)
+        sys.exit(EXIT_COMMAND_NOT_FOUND)
 
 
 def _as_if_fresh(fresh: bool) -> None:
@@ -243,7 +247,7 @@ def _as_if_fresh(fresh: bool) -> None:
 def _update_prefect_settings() -> None:
     """Make Prefect read its settings again if this task's differ from the parent's."""
     if _prefect_settings(os.environ) != _prefect_settings(_import_environment):
-        private_names.reread_settings()
+        private_names.reload_settings()
 
 
 def _prefect_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -254,6 +258,6 @@ def _prefect_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _needs_fresh_interpreter() -> bool:
     def interpreter_variables(environment: Mapping[str, str]) -> dict[str, str]:
-        return {k: v for k, v in environment.items() if k.startswith(INTERPRETER)}
+        return {k: v for k, v in environment.items() if k.startswith(INTERPRETER_VARIABLE_PREFIXES)}
 
     return interpreter_variables(os.environ) != interpreter_variables(_start_environment)

@@ -25,11 +25,11 @@ from typing import Any, NoReturn, Protocol, cast
 
 from daybook.processes.environment import split_secrets
 from daybook.processes.proc import deny_inspection
-from daybook.worker.messages import Task
+from daybook.worker.messages import LaunchRequest
 
 GO = b"g"
-HERE = b"h"
-NEVER_BEGAN = 125
+READY = b"h"
+EXIT_NEVER_STARTED = 125
 """Exit code of a child whose parent died before it released the child; nothing reads it."""
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -40,7 +40,7 @@ class Program(Protocol):
     def prepare(self) -> None:
         """Import what each child needs, in the parent before the first fork. Start no thread."""
 
-    def run(self, task: Task, status: int, fresh: bool) -> int:
+    def run(self, task: LaunchRequest, status: int, fresh: bool) -> int:
         """Carry out ``task`` in the child and return the exit code.
 
         ``status`` is the writing end of the status pipe. ``fresh`` means that this interpreter was
@@ -49,7 +49,7 @@ class Program(Protocol):
         ...
 
 
-def program(name: str) -> Program:
+def load_program(name: str) -> Program:
     return cast(Program, importlib.import_module(name))
 
 
@@ -63,7 +63,7 @@ def adopt_orphans() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def become(output: int, parent: socket.socket, others: Iterable[int]) -> None:
+def setup_child(output: int, parent: socket.socket, others: Iterable[int]) -> None:
     """Give a forked child its own session and streams, right after the fork, signals blocked.
 
     Wait until the parent releases this child. If the parent died before it reported the child to
@@ -86,16 +86,16 @@ def become(output: int, parent: socket.socket, others: Iterable[int]) -> None:
     # From here on a signal reaches the group and has its usual effect.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
-        parent.sendall(HERE)
+        parent.sendall(READY)
         released = parent.recv(1) == GO
     except OSError:
         released = False
     if not released:
-        os._exit(NEVER_BEGAN)
+        os._exit(EXIT_NEVER_STARTED)
     parent.close()
 
 
-def write_nameless(value: Any, folder: str | Path) -> int:
+def write_unnamed_file(value: Any, folder: str | Path) -> int:
     """Write ``value`` to a file without a name; return the descriptor for `read_unnamed_file`."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(json.dumps(value).encode())
@@ -103,19 +103,19 @@ def write_nameless(value: Any, folder: str | Path) -> int:
         return os.dup(file.fileno())
 
 
-def read(descriptor: int) -> Any:
+def read_unnamed_file(descriptor: int) -> Any:
     """Return what `write_unnamed_file` wrote, and close the descriptor."""
     with os.fdopen(descriptor, "rb") as file:
         return json.load(file)
 
 
-def exec_fresh(module: str, task: Task, status: int) -> NoReturn:
+def exec_fresh(module: str, task: LaunchRequest, status: int) -> NoReturn:
     """Become a fresh interpreter that carries out ``task``.
 
     It reads the secret variables of its environment from the file that holds the task.
     """
     public, secret = split_secrets(task.environment or os.environ)
-    file = write_nameless({"task": task.as_json(), "secrets": secret}, os.getcwd())
+    file = write_unnamed_file({"task": task.as_json(), "secrets": secret}, os.getcwd())
     for descriptor in (file, status):
         os.set_inheritable(descriptor, True)
     arguments = [module, str(file), str(status)]
@@ -124,7 +124,7 @@ def exec_fresh(module: str, task: Task, status: int) -> NoReturn:
     )
 
 
-def leave(work: Callable[[], int]) -> NoReturn:
+def exit_with(work: Callable[[], int]) -> NoReturn:
     """Call ``work`` and end this process with its exit code, as an interpreter ends.
 
     It joins non-daemon threads and calls exit functions, in which Prefect sends the last of its
@@ -135,7 +135,7 @@ def leave(work: Callable[[], int]) -> NoReturn:
         code = _exit_code(work)
         cast(Any, threading)._shutdown()
         atexit._run_exitfuncs()
-        flush()
+        flush_output()
     except BaseException:
         traceback.print_exc()
     finally:  # in any case: a forked child must never return into its parent's loop
@@ -152,7 +152,7 @@ def _exit_code(work: Callable[[], int]) -> int:
         return 1
     except KeyboardInterrupt:
         traceback.print_exc()
-        flush()
+        flush_output()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
         return 128 + signal.SIGINT
@@ -161,14 +161,14 @@ def _exit_code(work: Callable[[], int]) -> int:
         return 1
 
 
-def flush() -> None:
+def flush_output() -> None:
     """Flush stdout and stderr."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
 
 
-def write_at_once() -> None:
+def line_buffer_output() -> None:
     """Write printed lines to the output file at once: a killed child leaves nothing else."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -183,12 +183,12 @@ def main(arguments: list[str]) -> NoReturn:
     os.set_inheritable(status, False)
 
     def work() -> int:
-        write_at_once()
-        request = read(file)
+        line_buffer_output()
+        request = read_unnamed_file(file)
         os.environ.update(request["secrets"])
-        return program(module).run(Task(**request["task"]), status, fresh=True)
+        return load_program(module).run(LaunchRequest(**request["task"]), status, fresh=True)
 
-    leave(work)
+    exit_with(work)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Pending
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import FenceRefused, IllegalTransition, LedgerNewer, Unreachable
 from daybook.execution import claim
 from daybook.jobs import policy as policies
@@ -37,27 +37,27 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, occurrence, run_names, states, unmirrored
-from daybook.prefect.reconcile import Reconciliation
+from daybook.prefect.reconcile import PrefectReconciler
 from daybook.runs import claims
-from daybook.runs.claim_requests import Ended, Granted, Offer, Taken, Waiting
-from daybook.worker.external_runs import How
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
+from daybook.worker.external_runs import ProcessSpec
 from daybook.worker.launch import Launcher
-from daybook.worker.messages import Task
-from daybook.worker.run_queue import expected
-from daybook.worker.supervision import Watched
-from daybook.worker.turns import Turns
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.run_queue import expected_start
+from daybook.worker.supervision import SupervisedRun
+from daybook.worker.turns import EarliestFirstLock
 
 log = logging.getLogger(__name__)
 
-NEAR = timedelta(seconds=1)
-SETTING_BACK = 4
+GIVE_BACK_DELAY = timedelta(seconds=1)
+MAX_CONCURRENT_RESCHEDULES = 4
 """How many runs are rescheduled in Prefect at a time; requests of active runs go first."""
-REMEMBERED = 500
+MAX_REMEMBERED_RUNS = 500
 """How many waiting runs a worker remembers, to start them without a request to Prefect."""
-AWAY = (Unreachable, LedgerNewer, httpx.HTTPError)
+UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, httpx.HTTPError)
 
 
-class Taker:
+class Dispatcher:
     """Dispatcher of one worker's flow runs.
 
     It calls ``watch`` with each started process; ``free`` returns whether the worker has a free
@@ -75,17 +75,17 @@ class Taker:
         holder: str,
         most: int,
         free: Callable[[], bool],
-        watch: Callable[[Watched], None],
+        watch: Callable[[SupervisedRun], None],
         call_up: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
         self._call_up = call_up
-        self._reconciler = Reconciliation()
+        self._reconciler = PrefectReconciler()
         # One claim at a time, in the order of due times: SQLite's wait for its lock keeps no
         # order.
-        self._claim_lock = Turns()
-        self._setting_back = asyncio.Semaphore(SETTING_BACK)
+        self._claim_lock = EarliestFirstLock()
+        self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self.starting = 0
         """Number of runs that have a slot and are not supervised yet."""
@@ -95,22 +95,24 @@ class Taker:
 
         Return False if the run belongs to no job of this ledger; `start` handles such a run.
         """
-        if occurrence.belongs_elsewhere(run, self._ledger.id):
+        if occurrence.belongs_to_other_ledger(run, self._ledger.id):
             return True  # its own worker fetches it
         try:
             return await self._claim_and_start(run)
-        except AWAY as error:
+        except UNAVAILABLE_ERRORS as error:
             # No ledger, no effect (promise.md 7): without a claim the run is rescheduled.
             log.warning("%s waits: %s", run.name, error, extra={"action": "ledger_away"})
-            await self._reschedule(run, Waiting(SYSTEM.now() + claim.NO_LEDGER_WAIT, str(error)))
+            await self._reschedule(
+                run, Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))
+            )
             return True
 
     async def _claim_and_start(self, run: FlowRun) -> bool:
         # Nothing is awaited before this lock, so runs get it in due-time order. Of two due times of
         # one job, the later must not start before the claim of the earlier.
         self._waiting.pop(str(run.id), None)
-        async with self._claim_lock.turn(expected(run)):
-            offer = await occurrence.offer(
+        async with self._claim_lock.turn(expected_start(run)):
+            offer = await occurrence.build_claim_request(
                 self._ledger,
                 run,
                 dict(run.parameters),
@@ -123,13 +125,13 @@ class Taker:
             if offer.job_id is None:
                 return False
             answer = await self._claim(run, offer)
-        own_end = isinstance(answer, Ended) and answer.flow_run_id == str(run.id)
-        if own_end or (isinstance(answer, Ended) and run.start_time is not None):
+        own_end = isinstance(answer, Finished) and answer.flow_run_id == str(run.id)
+        if own_end or (isinstance(answer, Finished) and run.start_time is not None):
             # The run has ended and is scheduled again: a user chose Retry, or Prefect does not have
             # the end yet. Prefect's history tells which. (Prefect sets a start time at each end.)
-            retries = await occurrence.retries(run)
+            retries = await occurrence.read_retry_starts(run)
             if retries and not offer.retries:
-                async with self._claim_lock.turn(expected(run)):
+                async with self._claim_lock.turn(expected_start(run)):
                     answer = await self._claim(run, replace(offer, retries=retries))
         match answer:
             case Granted():
@@ -143,10 +145,10 @@ class Taker:
                     await self._reschedule(run, answer)
                 if answer.free and self._call_up is not None:
                     await self._call_up()
-            case Ended():
+            case Finished():
                 await self._end_in_prefect(run, answer)
-            case Taken() if answer.flow_run_id != str(run.id):
-                await self._end_in_prefect(run, claim.taken(answer))
+            case HeldElsewhere() if answer.flow_run_id != str(run.id):
+                await self._end_in_prefect(run, claim.end_of_duplicate(answer))
         if not isinstance(answer, Granted):  # a granted run is named by its process
             await self._name_run(run, offer.job_id)
         return True
@@ -154,7 +156,7 @@ class Taker:
     def _remember(self, run: FlowRun, answer: Waiting) -> None:
         if answer.run_id is not None:
             self._waiting[str(run.id)] = answer.fence, run
-            if len(self._waiting) > REMEMBERED:
+            if len(self._waiting) > MAX_REMEMBERED_RUNS:
                 del self._waiting[next(iter(self._waiting))]
 
     def waiting(self, row: RunRow) -> FlowRun | None:
@@ -166,18 +168,20 @@ class Taker:
 
     async def _name_run(self, run: FlowRun, job_id: str) -> None:
         """Name a run that the keeper has not named yet. A failure is only logged."""
-        if run_names.is_ours(run.name):
+        if run_names.is_own_name(run.name):
             return
         try:
             async with self._ledger.read() as session:
                 stored = await store.get(session, job_id)
             name = stored and run_names.of_new(stored, run, self._ledger.id)
             if name:
-                await run_names.give(self._client, run, name)
-        except AWAY as error:
+                await run_names.rename_run(self._client, run, name)
+        except UNAVAILABLE_ERRORS as error:
             log.warning("%s is not named: %s", run.name, error, extra={"action": "name_failed"})
 
-    async def _claim(self, run: FlowRun, offer: Offer) -> Granted | Waiting | Ended | Taken:
+    async def _claim(
+        self, run: FlowRun, offer: ClaimRequest
+    ) -> Granted | Waiting | Finished | HeldElsewhere:
         """Claim the run. The caller holds the lock."""
         answer = await claim.decide(
             self._ledger,
@@ -190,7 +194,7 @@ class Taker:
         return answer
 
     async def _start_claimed(self, run: FlowRun, granted: Granted, kind: str) -> None:
-        policy = policies.of_run(granted.parameters)
+        policy = policies.policy_from_parameters(granted.parameters)
         try:
             state = await self._propose_pending(run)
         except httpx.HTTPError as error:
@@ -201,7 +205,7 @@ class Taker:
             await self._give_back(run, granted, why)
             return
         handover = {"run_id": granted.run_id, "fence": granted.fence, "holder": self._holder}
-        task = Task(
+        task = LaunchRequest(
             flow_run=_json(run, state),
             mode="ours",
             kind=kind,
@@ -212,7 +216,7 @@ class Taker:
         except OSError as error:
             await self._give_back(run, granted, f"no process could be started: {error}")
             return
-        watched = Watched(
+        watched = SupervisedRun(
             run,
             running,
             granted.run_id,
@@ -227,7 +231,7 @@ class Taker:
         """Return the state that Prefect accepted, or None (deleted, cancelled, no slot)."""
         # Set the time, or Prefect copies it from the previous state: if that state was just moved
         # to a later time, the process would wait for it.
-        details = StateDetails.model_validate({"scheduled_time": SYSTEM.now()})
+        details = StateDetails.model_validate({"scheduled_time": SYSTEM_CLOCK.now()})
         pending: State[Any] = Pending(state_details=details)
         try:
             result: OrchestrationResult[Any] = await self._client.set_flow_run_state(
@@ -240,30 +244,30 @@ class Taker:
     async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
         """Release the claim of a run that was not started; an end in Prefect meanwhile decides."""
         log.info("%s is given back: %s", run.name, why)
-        until = self._ledger.now() + NEAR
+        until = self._ledger.now() + GIVE_BACK_DELAY
         try:
             await claims.postpone(self._ledger, granted.run_id, granted.fence, until, why)
             if granted.job is not None:
                 # The job may be paused or deleted in Prefect; the next claim needs to know that.
                 await self._reconciler.compare(granted.job.id, str(run.deployment_id))
-            await ended_runs.one(self._ledger, self._client, str(run.id))
-        except (FenceRefused, IllegalTransition, *AWAY) as error:
+            await ended_runs.record_end(self._ledger, self._client, str(run.id))
+        except (FenceRefused, IllegalTransition, *UNAVAILABLE_ERRORS) as error:
             log.warning("%s", error, extra={"action": "give_back_failed"})
 
     async def _reschedule(self, run: FlowRun, answer: Waiting) -> None:
         """Reschedule the run in Prefect, unless it waits there until that time already."""
         at, state = run.next_scheduled_start_time, run.state
-        is_waiting = state is not None and state.name == states.WAITING
+        is_waiting = state is not None and state.name == states.WAITING_NAME
         # A worker whose clock is ahead of the ledger's would fetch the run repeatedly until then.
         ahead = -self._ledger.skew()
         until = answer.until + (ahead if ahead > timedelta(seconds=1) else timedelta(0))
         if is_waiting and at is not None and abs(at.timestamp() - until.timestamp()) < 1:
             return
         if answer.run_id is None:
-            await self._force_state(run, states.waiting(until, answer.why))
+            await self._force_state(run, states.waiting_state(until, answer.why))
         elif await self._still_waits(answer):
             try:
-                await ended_runs.let_wait(self._ledger, self._client, run, until, answer.why)
+                await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
             except httpx.HTTPError as error:
                 # It is still scheduled, and the next poll fetches it again.
                 log.warning("Prefect was not told: %s", error, extra={"action": "tell_failed"})
@@ -278,17 +282,17 @@ class Taker:
             row = await session.get(RunRow, answer.run_id)
         return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
-    async def _end_in_prefect(self, run: FlowRun, answer: Ended) -> None:
+    async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
         """End the Prefect run with the outcome of its occurrence."""
-        shown = claim.shown(answer, str(run.id))
-        message = states.message(shown.status, shown.run_id, shown.error, shown.reason)
-        state = states.state_of(shown.status, message)
+        shown = claim.end_to_show(answer, str(run.id))
+        message = states.outcome_message(shown.status, shown.run_id, shown.error, shown.reason)
+        state = states.terminal_state(shown.status, message)
         if (
             await self._force_state(run, state)
             and answer.flow_run_id == str(run.id)
             and answer.run_id
         ):
-            await unmirrored.told(self._ledger, answer.run_id)
+            await unmirrored.clear_mark(self._ledger, answer.run_id)
 
     async def _force_state(self, run: FlowRun, state: State[Any]) -> bool:
         try:
@@ -301,13 +305,13 @@ class Taker:
             return False
         return True
 
-    async def start(self, run: FlowRun, how: How) -> Watched | None:
+    async def start(self, run: FlowRun, how: ProcessSpec) -> SupervisedRun | None:
         """Start an external run, as ``how`` (from its work pool) specifies."""
         state = await self._propose_pending(run)
         if state is None:
             return None
-        task = Task(_json(run, state), mode="engine", **asdict(how))
-        watched = Watched(run, await self._launcher.start(task))
+        task = LaunchRequest(_json(run, state), mode="engine", **asdict(how))
+        watched = SupervisedRun(run, await self._launcher.start(task))
         self._watch(watched)
         return watched
 

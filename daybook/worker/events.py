@@ -12,9 +12,15 @@ from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNam
 from daybook.keeper import event_stream
 
 _PREFIX = "prefect.flow-run."
-SCHEDULED = {"Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Late", "Resuming"}
+SCHEDULED_STATE_NAMES = {
+    "Scheduled",
+    "AwaitingConcurrencySlot",
+    "AwaitingRetry",
+    "Late",
+    "Resuming",
+}
 """Names of the states that make a run due."""
-ENDED = {"Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "TimedOut"}
+ENDED_STATE_NAMES = {"Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "TimedOut"}
 """Names of the states that end a run."""
 
 

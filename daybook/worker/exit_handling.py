@@ -28,7 +28,7 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.execution import outcome_spool
-from daybook.jobs.actions import TALKING
+from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
@@ -36,38 +36,38 @@ from daybook.prefect import ended_runs, scheduled_runs, state_mirror
 from daybook.runs import claims
 from daybook.schedules.durations import to_text
 from daybook.timing import TIMING
-from daybook.worker.supervision import Cause, Watched, words_of_the_end
+from daybook.worker.supervision import StopCause, SupervisedRun, describe_exit
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN = 1.0
-TOLD_WITHIN = 10.0
+RETRY_INTERVAL_SECONDS = 1.0
+PREFECT_TIMEOUT_SECONDS = 10.0
 """Seconds. Prefect's client retries for more than a minute; that would occupy the slot, and a
 worker that is being stopped could not end."""
-NOT_TOLD = (httpx.HTTPError, TimeoutError)
+PREFECT_ERRORS = (httpx.HTTPError, TimeoutError)
 
 
-async def settle(ledger: Ledger, client: PrefectClient, watched: Watched) -> None:
+async def handle_exit(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> None:
     """Record what the exit of ``watched`` means, in the ledger and in Prefect."""
     row = await _retry_until_reachable(ledger, lambda: _record(ledger, client, watched))
     if row is None:
         return  # ledger unreachable for longer than the lease: its judge decides
     try:
-        async with asyncio.timeout(TOLD_WITHIN):
+        async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
             await _update_prefect(ledger, client, watched, row)
-    except NOT_TOLD as error:
+    except PREFECT_ERRORS as error:
         # The keeper does it later.
         log.warning("Prefect is told later: %r", error, extra={"action": "tell_failed"})
 
 
 async def _update_prefect(
-    ledger: Ledger, client: PrefectClient, watched: Watched, row: RunRow
+    ledger: Ledger, client: PrefectClient, watched: SupervisedRun, row: RunRow
 ) -> None:
     if row.state is Status.WAITING:
         if watched.exit_code != 0 or watched.cause is not None:
-            await scheduled_runs.one(ledger, client, row)
+            await scheduled_runs.ensure_row(ledger, client, row)
     elif row.state in TERMINAL and (watched.exit_code != 0 or not watched.facts.ended):
-        await state_mirror.now(ledger, client, row.id)
+        await state_mirror.mirror_run(ledger, client, row.id)
 
 
 async def _retry_until_reachable(
@@ -82,15 +82,15 @@ async def _retry_until_reachable(
                 log.error("not written down: %s", error, extra={"action": "settle_unreachable"})
                 return None
             log.warning("written down later: %s", error, extra={"action": "settle_unreachable"})
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(RETRY_INTERVAL_SECONDS)
 
 
-async def _record(ledger: Ledger, client: PrefectClient, watched: Watched) -> RunRow | None:
+async def _record(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> RunRow | None:
     await outcome_spool.drain(ledger, watched.run_id)  # outcomes it could not write
     row = await _read_row(ledger, watched)
-    if row.state is Status.WAITING and watched.cause is Cause.CANCEL:
-        return await claims.cancel(ledger, row.id, str(Cause.CANCEL))
-    if row.state not in HELD or not _holds_claim(row, watched) or watched.cause is Cause.LOST:
+    if row.state is Status.WAITING and watched.cause is StopCause.CANCEL:
+        return await claims.cancel(ledger, row.id, str(StopCause.CANCEL))
+    if row.state not in HELD or not _holds_claim(row, watched) or watched.cause is StopCause.LOST:
         return row
     try:
         await _record_end(ledger, client, watched, row)
@@ -99,7 +99,7 @@ async def _record(ledger: Ledger, client: PrefectClient, watched: Watched) -> Ru
     return await _read_row(ledger, watched)
 
 
-def _holds_claim(row: RunRow, watched: Watched) -> bool:
+def _holds_claim(row: RunRow, watched: SupervisedRun) -> bool:
     """Return whether this process holds the claim.
 
     The fencing token does not tell: the process may have claimed once more without reporting it.
@@ -109,22 +109,24 @@ def _holds_claim(row: RunRow, watched: Watched) -> bool:
     return (row.holder, row.flow_run_id) == (watched.holder, watched.flow_run_id)
 
 
-async def _record_end(ledger: Ledger, client: PrefectClient, watched: Watched, row: RunRow) -> None:
+async def _record_end(
+    ledger: Ledger, client: PrefectClient, watched: SupervisedRun, row: RunRow
+) -> None:
     run_id, fence, policy, usage = row.id, row.fence, watched.policy, watched.facts.took
     match watched.cause:
-        case Cause.CANCEL:
-            outcome = Outcome(Status.CANCELLED, str(Cause.CANCEL), usage=usage)
-        case Cause.DEADLINE:
+        case StopCause.CANCEL:
+            outcome = Outcome(Status.CANCELLED, str(StopCause.CANCEL), usage=usage)
+        case StopCause.DEADLINE:
             reason = f"the deadline of {to_text(policy.deadline)} passed" if policy.deadline else ""
             outcome = Outcome(Status.TIMED_OUT, reason, error=reason, usage=usage)
-        case Cause.TIMEOUT:
+        case StopCause.TIMEOUT:
             reason = f"no end within {to_text(policy.timeout)}; its processes were ended"
             outcome = Outcome(
                 Status.TIMED_OUT, reason, error=_with_tail(reason, watched), usage=usage
             )
             # The call may have had its effect. Without `idempotent`, only an agent that called no
             # tool which changes something is tried again.
-            repeatable_agent = row.kind in TALKING and not watched.facts.changed
+            repeatable_agent = row.kind in CONVERSATION_KINDS and not watched.facts.changed
             may_retry = repeatable_agent or policy.idempotent
             if may_retry and row.state is Status.RUNNING and row.attempts <= policy.retries:
                 until = ledger.now() + policy.delay(row.attempts)
@@ -133,31 +135,34 @@ async def _record_end(ledger: Ledger, client: PrefectClient, watched: Watched, r
         case _:
             if watched.cause is None and await _ended_by_prefect(ledger, client, watched):
                 return
-            reason = words_of_the_end(watched)
+            reason = describe_exit(watched)
             error = _with_tail(reason, watched)
-            await claims.died(ledger, run_id, fence, reason, error=error, usage=usage)
+            await claims.holder_died(ledger, run_id, fence, reason, error=error, usage=usage)
             return
-    await claims.settle(ledger, run_id, fence, outcome)
+    await claims.finish(ledger, run_id, fence, outcome)
 
 
-async def _ended_by_prefect(ledger: Ledger, client: PrefectClient, watched: Watched) -> bool:
+async def _ended_by_prefect(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> bool:
     """Return whether Prefect ended the run before the flow was entered (bad parameters)."""
     if watched.exit_code != 0 or watched.facts.attempt:
         return False
     try:
-        async with asyncio.timeout(TOLD_WITHIN):
-            return await ended_runs.one(ledger, client, watched.flow_run_id, gone=True) is not None
-    except NOT_TOLD as error:
+        async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+            return (
+                await ended_runs.record_end(ledger, client, watched.flow_run_id, gone=True)
+                is not None
+            )
+    except PREFECT_ERRORS as error:
         log.warning("Prefect does not tell: %r", error, extra={"action": "ask_failed"})
         return False
 
 
-def _with_tail(reason: str, watched: Watched) -> str:
+def _with_tail(reason: str, watched: SupervisedRun) -> str:
     tail = watched.tail()
     return f"{reason}\n{tail}" if tail else reason
 
 
-async def _read_row(ledger: Ledger, watched: Watched) -> RunRow:
+async def _read_row(ledger: Ledger, watched: SupervisedRun) -> RunRow:
     async with ledger.read() as session:
         row = await session.get(RunRow, watched.run_id)
     assert row is not None

@@ -19,25 +19,25 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from daybook.jobs.model import TAG_OF_OURS
+from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.ledger.states import Status
-from daybook.prefect.states import state_of
+from daybook.prefect.states import terminal_state
 from daybook.worker.launch import Launcher
-from daybook.worker.messages import Task
-from daybook.worker.supervision import Cause, Watched, words_of_the_end
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.supervision import StopCause, SupervisedRun, describe_exit
 
 if TYPE_CHECKING:
-    from daybook.worker.dispatcher import Taker
+    from daybook.worker.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
 
-HOOKS = 60.0
+HOOKS_TIMEOUT_SECONDS = 60.0
 """Seconds that a flow's hooks may take."""
 _ACTIVE_STATES = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING}
 
 
 @dataclass(frozen=True)
-class How:
+class ProcessSpec:
     """Process settings of the pool and the deployment: environment, folder, command."""
 
     environment: dict[str, str]
@@ -45,11 +45,11 @@ class How:
     command: str
 
 
-Configure = Callable[[FlowRun], Awaitable[How]]
+ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 
 
 async def start(
-    taker: Taker, client: PrefectClient, run: FlowRun, configure: Configure, mark: str
+    taker: Dispatcher, client: PrefectClient, run: FlowRun, configure: ResolveProcessSpec, mark: str
 ) -> None:
     """Start the run. If it cannot be started it crashes in Prefect, with the reason.
 
@@ -69,9 +69,9 @@ async def start(
         if not await _awaits_start(client, run, own_pid):
             log.info("%s was started or ended elsewhere: %s", run.name, error)
             return
-        is_of_job = any(tag.startswith(TAG_OF_OURS) for tag in run.tags)
+        is_of_job = any(tag.startswith(RESERVED_TAG_PREFIX) for tag in run.tags)
         if is_of_job and isinstance(error, ObjectNotFound):
-            skipped = state_of(Status.SKIPPED, "its deployment was deleted before it began")
+            skipped = terminal_state(Status.SKIPPED, "its deployment was deleted before it began")
             await client.set_flow_run_state(run.id, skipped, force=True)
             return
         log.exception("%s cannot be started", run.name)
@@ -94,7 +94,7 @@ async def _awaits_start(client: PrefectClient, run: FlowRun, own_pid: str) -> bo
     return kind is StateType.SCHEDULED or (kind is StateType.PENDING and is_own)
 
 
-async def ended(client: PrefectClient, launcher: Launcher, watched: Watched) -> None:
+async def report_end(client: PrefectClient, launcher: Launcher, watched: SupervisedRun) -> None:
     """Report to Prefect the end that the process did not report, and call the flow's hooks."""
     run_id = watched.flow_run.id
     try:
@@ -102,24 +102,24 @@ async def ended(client: PrefectClient, launcher: Launcher, watched: Watched) -> 
     except ObjectNotFound:
         return
     kind = run.state.type if run.state else None
-    cancelled = watched.cause is Cause.CANCEL and kind is not StateType.CANCELLED
+    cancelled = watched.cause is StopCause.CANCEL and kind is not StateType.CANCELLED
     if not cancelled and kind not in _ACTIVE_STATES:
         return  # its own process has reported the end, or it waits
     if cancelled:
         state: State[Any] = Cancelled(message="ended by its worker")
     else:
-        state = Crashed(message=words_of_the_end(watched))
+        state = Crashed(message=describe_exit(watched))
     await client.set_flow_run_state(run_id, state, force=True)
     ended_run = run.model_copy(update={"state": state}).model_dump(mode="json")
     try:
         process = await launcher.start(
-            Task(ended_run, mode="hooks", hook="cancelled" if cancelled else "crashed")
+            LaunchRequest(ended_run, mode="hooks", hook="cancelled" if cancelled else "crashed")
         )
         try:
-            async with asyncio.timeout(HOOKS):
+            async with asyncio.timeout(HOOKS_TIMEOUT_SECONDS):
                 await process.ended()
         except TimeoutError:
-            log.warning("hooks of %s are ended after %g s", run.name, HOOKS)
+            log.warning("hooks of %s are ended after %g s", run.name, HOOKS_TIMEOUT_SECONDS)
             await process.end(0.0)
         process.output.unlink()
     except (OSError, httpx.HTTPError) as error:

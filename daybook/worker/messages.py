@@ -24,7 +24,7 @@ _LENGTH = struct.Struct("!I")
 
 
 @dataclass(frozen=True)
-class Task:
+class LaunchRequest:
     """Request to start one process.
 
     ``flow_run`` is Prefect's flow run as JSON. The modes:
@@ -60,7 +60,7 @@ def frame(message: Mapping[str, Any]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-class Frames:
+class FrameDecoder:
     """Decoder of messages from a stream that may be cut at any byte."""
 
     def __init__(self) -> None:

@@ -22,16 +22,16 @@ from typing import ClassVar, Self
 
 from daybook.timing import TIMING
 from daybook.worker import parent
-from daybook.worker.messages import Task
-from daybook.worker.parent_connection import Line, Lost, open_line
-from daybook.worker.run_process import Began
+from daybook.worker.messages import LaunchRequest
+from daybook.worker.parent_connection import ParentConnection, ParentLost, open_connection
+from daybook.worker.run_process import RunProcess
 
 log = logging.getLogger(__name__)
 
-PROGRAM = "daybook.worker.child"
+DEFAULT_PROGRAM = "daybook.worker.child"
 
 
-class Nursery:
+class ProcessLauncher:
     """A `base.Launcher` over one parent process.
 
     ``folder`` holds the output files and is made if missing. ``environment`` is that of the parent
@@ -49,21 +49,21 @@ class Nursery:
         folder: Path,
         *,
         environment: Mapping[str, str] | None = None,
-        program: str = PROGRAM,
+        program: str = DEFAULT_PROGRAM,
         tick: float = TIMING.worker_signal.total_seconds(),
         silence: float = TIMING.run_lease.total_seconds(),
         grace: float = TIMING.stop_grace.total_seconds(),
     ) -> None:
         self._folder = folder
         self._environment = {**(os.environ if environment is None else environment)}
-        self._config = parent.Config(program, self.preload, silence, grace)
+        self._config = parent.ParentConfig(program, self.preload, silence, grace)
         self._tick = tick
-        self._line: Line | None = None
+        self._line: ParentConnection | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
         self._closed = False
-        self._beginning: set[asyncio.Task[Began]] = set()
-        self._running: set[Began] = set()
+        self._beginning: set[asyncio.Task[RunProcess]] = set()
+        self._running: set[RunProcess] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
@@ -95,7 +95,7 @@ class Nursery:
         async with self._opening:
             await self._close()
 
-    async def start(self, task: Task) -> Began:
+    async def start(self, task: LaunchRequest) -> RunProcess:
         starting = asyncio.create_task(self._begin(task))
         self._beginning.add(starting)
         starting.add_done_callback(self._beginning.discard)
@@ -105,7 +105,7 @@ class Nursery:
             starting.add_done_callback(self._end_unwanted)
             raise
 
-    async def _begin(self, task: Task) -> Began:
+    async def _begin(self, task: LaunchRequest) -> RunProcess:
         self._make_folder()  # a clean-up may have deleted it
         prefix = str(task.flow_run.get("id", task.mode))
         descriptor, name = tempfile.mkstemp(prefix=f"{prefix}-", suffix=".log", dir=self._folder)
@@ -113,7 +113,7 @@ class Nursery:
         try:
             try:
                 process = await (await self._open()).begin(task, Path(name))
-            except Lost:
+            except ParentLost:
                 process = await (await self._open()).begin(task, Path(name))
         except BaseException:
             os.unlink(name)
@@ -125,17 +125,17 @@ class Nursery:
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def _end_unwanted(self, starting: asyncio.Task[Began]) -> None:
+    def _end_unwanted(self, starting: asyncio.Task[RunProcess]) -> None:
         """End the process of a start whose caller was cancelled."""
         if not starting.cancelled() and starting.exception() is None:
             ending = asyncio.create_task(starting.result().end(0.0))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
 
-    async def _open(self) -> Line:
+    async def _open(self) -> ParentConnection:
         async with self._opening:
             if self._closed:
-                raise Lost("the launcher was left")
+                raise ParentLost("the launcher was left")
             if self._line is not None and self._line.gone:
                 log.warning(
                     "the process that begins runs is gone; a new one is started\n%s",
@@ -144,7 +144,7 @@ class Nursery:
                 )
                 await self._close()
             if self._line is None:
-                self._line = await open_line(self._config, self._folder, self._environment)
+                self._line = await open_connection(self._config, self._folder, self._environment)
                 self._tick_task = asyncio.create_task(self._line.tick(self._tick))
             return self._line
 

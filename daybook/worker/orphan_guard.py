@@ -49,20 +49,20 @@ def _watch(status: int, parent: int, grace: float) -> None:
     subprocess.Popen(
         [sys.executable, "-m", "daybook.worker.orphan_guard", *arguments],
         stdin=subprocess.DEVNULL,
-        env=environment.allowed((*environment.DEFAULT, "PYTHONPATH")),
+        env=environment.allowed((*environment.DEFAULT_NAMES, "PYTHONPATH")),
         start_new_session=True,
     )
 
 
 async def end(head: proc.Process, grace: float) -> None:
     """End ``head``, and after it its family, to which this process belongs."""
-    others = [each for each in proc.family(head) if each.pid != os.getpid()]
+    others = [each for each in proc.process_tree(head) if each.pid != os.getpid()]
     for number in (signal.SIGTERM, signal.SIGCONT):
-        proc.tell([each for each in others if each.group == head.pid], number)
-    await proc.gone([head], grace)
-    others += [each for each in proc.family(head) if each not in others]
-    proc.tell([head], signal.SIGKILL)
-    await proc.gone([head], grace)
+        proc.send_signal([each for each in others if each.group == head.pid], number)
+    await proc.wait_gone([head], grace)
+    others += [each for each in proc.process_tree(head) if each not in others]
+    proc.send_signal([head], signal.SIGKILL)
+    await proc.wait_gone([head], grace)
     await proc.kill(each for each in others if each.pid != os.getpid())
 
 

@@ -44,7 +44,7 @@ from typing import Any, NoReturn
 
 from daybook.processes import proc
 from daybook.worker import child_setup
-from daybook.worker.messages import Frames, Task, frame
+from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
 
 _KILL_CHECK_SECONDS = 0.02
 """Seconds between two checks of killed processes that have not ended yet."""
@@ -53,7 +53,7 @@ _DESCRIPTORS_PER_TASK = 2
 
 
 @dataclass(frozen=True)
-class Config:
+class ParentConfig:
     """Configuration of the parent, passed as JSON.
 
     ``program`` is the module that defines what a child does (`child_setup.Program`). With
@@ -72,7 +72,7 @@ class Config:
 
 
 @dataclass
-class Head:
+class Child:
     """A child, its exit ``code``, and when its family is killed (``kill_at``, monotonic)."""
 
     pid: int
@@ -81,7 +81,7 @@ class Head:
     kill_at: float | None = None
 
 
-def threads() -> int:
+def thread_count() -> int:
     """Return the number of this process's threads, also those not started by Python (Linux)."""
     try:
         return len(os.listdir("/proc/self/task"))
@@ -92,12 +92,12 @@ def threads() -> int:
 class Parent:
     """The parent's loop. `serve` returns when the worker is gone and no child is left."""
 
-    def __init__(self, worker: socket.socket, config: Config) -> None:
+    def __init__(self, worker: socket.socket, config: ParentConfig) -> None:
         self._worker, self._config = worker, config
-        self._frames, self._outgoing = Frames(), bytearray()
+        self._frames, self._outgoing = FrameDecoder(), bytearray()
         self._folder = os.getcwd()
         self._descriptors: list[int] = []
-        self._unreaped: dict[int, Head] = {}
+        self._unreaped: dict[int, Child] = {}
         self._untouchable: set[int] = set()
         self._last_message, self._silent, self._gone = time.monotonic(), False, False
         self._bell, bell = socket.socketpair()
@@ -117,11 +117,11 @@ class Parent:
 
     def serve(self) -> None:
         if self._config.preload:
-            child_setup.program(self._config.program).prepare()
+            child_setup.load_program(self._config.program).prepare()
             gc.collect()
             gc.freeze()
         self._last_message = time.monotonic()
-        self._send({"ready": threads()})
+        self._send({"ready": thread_count()})
         while not (self._gone and not self._unreaped):
             for key, events in self._selector.select(self._seconds_to_next_check()):
                 if key.fileobj is self._bell:
@@ -160,7 +160,7 @@ class Parent:
             if "task" in message:
                 output, status = self._descriptors[:_DESCRIPTORS_PER_TASK]
                 del self._descriptors[:_DESCRIPTORS_PER_TASK]
-                self._begin(message["number"], Task(**message["task"]), output, status)
+                self._begin(message["number"], LaunchRequest(**message["task"]), output, status)
             elif "import" in message and self._config.preload:
                 self._preload(message["import"])
 
@@ -169,7 +169,7 @@ class Parent:
         for name in names:
             with suppress(Exception):  # the next child meets the error where it uses the module
                 importlib.import_module(name)
-            if (count := threads()) > 1:
+            if (count := thread_count()) > 1:
                 self._send({"threads": count, "after": name})
                 break
         gc.collect()
@@ -196,12 +196,12 @@ class Parent:
 
     # Starting children.
 
-    def _begin(self, number: int, task: Task, output: int, status: int) -> None:
+    def _begin(self, number: int, task: LaunchRequest, output: int, status: int) -> None:
         with suppress(OSError):
             os.chdir(self._folder)  # it may have been deleted and made again
         parent_end, child_end = socket.socketpair()
         parent_end.settimeout(_HANDSHAKE_SECONDS)
-        child_setup.flush()
+        child_setup.flush_output()
         # No signal may reach a child that still has this process's handlers or has no group.
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -224,14 +224,14 @@ class Parent:
     def _release(self, number: int, pid: int, child: socket.socket) -> None:
         # The placeholder start time of an ended child matches no other process.
         process = proc.find(pid) or proc.Process(pid, "ended")
-        self._unreaped[pid] = Head(pid, process)
+        self._unreaped[pid] = Child(pid, process)
         self._send({"number": number, "pid": pid, "start": process.started})
         with suppress(OSError):
             child.sendall(child_setup.GO)
 
     def _run_child(
         self,
-        task: Task,
+        task: LaunchRequest,
         output: int,
         status: int,
         parent_end: socket.socket,
@@ -240,15 +240,15 @@ class Parent:
         try:
             others = [self._worker, self._bell, self._bell_writer, self._selector, parent_end]
             numbers = [other.fileno() for other in others]  # type: ignore[attr-defined]
-            child_setup.become(output, child_end, [*numbers, *self._descriptors])
-            if not self._config.preload or threads() > 1:
+            child_setup.setup_child(output, child_end, [*numbers, *self._descriptors])
+            if not self._config.preload or thread_count() > 1:
                 child_setup.exec_fresh(self._config.program, task, status)
-            program = child_setup.program(self._config.program)
+            program = child_setup.load_program(self._config.program)
         except BaseException as error:
             with suppress(BaseException):
                 os.write(2, f"the process could not begin: {error!r}\n".encode())
-            os._exit(child_setup.NEVER_BEGAN)
-        child_setup.leave(lambda: program.run(task, status, fresh=False))
+            os._exit(child_setup.EXIT_NEVER_STARTED)
+        child_setup.exit_with(lambda: program.run(task, status, fresh=False))
 
     # Ending children.
 
@@ -296,8 +296,8 @@ class Parent:
             self._send({"silent": round(now - self._last_message, 1), "ending": ending})
         for child in self._unreaped.values():
             if child.kill_at is not None and child.code is None and child.kill_at <= now:
-                for member in proc.family(child.process):
-                    proc.tell([member], signal.SIGKILL)
+                for member in proc.process_tree(child.process):
+                    proc.send_signal([member], signal.SIGKILL)
                 child.kill_at = now + 1.0
 
     def _end_all(self) -> list[int]:
@@ -327,7 +327,7 @@ def _children() -> set[int]:
         text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     except OSError:
         own_pid = os.getpid()
-        return {p.pid for p in proc.living().values() if p.parent == own_pid}
+        return {p.pid for p in proc.living_processes().values() if p.parent == own_pid}
     return set(map(int, text.split()))
 
 
@@ -353,10 +353,10 @@ def _reap(pid: int) -> bool:
 def main(arguments: list[str]) -> None:
     """Run the parent process."""
     proc.deny_inspection()
-    os.environ.update(child_setup.read(int(arguments[2])))
+    os.environ.update(child_setup.read_unnamed_file(int(arguments[2])))
     worker = socket.socket(fileno=int(arguments[0]))
     worker.set_inheritable(False)
-    Parent(worker, Config(**json.loads(arguments[1]))).serve()
+    Parent(worker, ParentConfig(**json.loads(arguments[1]))).serve()
 
 
 if __name__ == "__main__":

@@ -18,19 +18,19 @@ from typing import Any
 from daybook.processes.environment import split_secrets
 from daybook.processes.proc import Process
 from daybook.worker import parent
-from daybook.worker.child_setup import write_nameless
-from daybook.worker.messages import Frames, Task, frame
-from daybook.worker.run_process import Began
+from daybook.worker.child_setup import write_unnamed_file
+from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
+from daybook.worker.run_process import RunProcess
 
 log = logging.getLogger(__name__)
 
-READY_WITHIN = 90.0
-ANSWERED_WITHIN = 30.0
-CLOSED_WITHIN = 5.0
+READY_TIMEOUT_SECONDS = 90.0
+ANSWER_TIMEOUT_SECONDS = 30.0
+CLOSE_TIMEOUT_SECONDS = 5.0
 """Seconds for the parent to import everything, to start a child, and to end."""
 
 
-class Lost(OSError):
+class ParentLost(OSError):
     """The parent process has ended. It did nothing that it has not confirmed."""
 
 
@@ -40,24 +40,24 @@ class _PendingStart:
 
     output: Path
     status: int
-    answer: asyncio.Future[Began]
+    answer: asyncio.Future[RunProcess]
 
 
-class Line:
+class ParentConnection:
     """A parent process and the socket to it. `open_connection` makes one."""
 
     def __init__(self, child: asyncio.subprocess.Process, here: socket.socket, printed: Path):
         self.child, self._socket, self._printed = child, here, printed
-        self._frames, self._sending = Frames(), asyncio.Lock()
+        self._frames, self._sending = FrameDecoder(), asyncio.Lock()
         self._pending: dict[int, _PendingStart] = {}
-        self._children: dict[int, Began] = {}
+        self._children: dict[int, RunProcess] = {}
         self._request_numbers, self._learned = count(1), set[str]()
         self.ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.gone = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.reading = asyncio.create_task(self._read())
 
-    async def begin(self, task: Task, output: Path) -> Began:
+    async def begin(self, task: LaunchRequest, output: Path) -> RunProcess:
         """Start a child. Raise `ParentLost`, or OSError if no further process can be started."""
         reader, status = os.pipe()
         os.set_blocking(reader, False)
@@ -65,7 +65,7 @@ class Line:
         number = next(self._request_numbers)
         self._pending[number] = pending
         # The time starts before the sending, which blocks while a stopped parent's socket is full.
-        timer = asyncio.get_running_loop().call_later(ANSWERED_WITHIN, self._kill_hung)
+        timer = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT_SECONDS, self._kill_hung)
         try:
             try:
                 with output.open("ab") as printed:
@@ -77,7 +77,7 @@ class Line:
         except OSError as error:
             if isinstance(error, ConnectionError) or self._socket.fileno() < 0:
                 await asyncio.wait({self.reading})  # a retry has to see `gone`
-            self._refuse(number, Lost(str(error)))
+            self._refuse(number, ParentLost(str(error)))
         finally:
             timer.cancel()
         return await pending.answer
@@ -106,7 +106,7 @@ class Line:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         try:
-            async with asyncio.timeout(CLOSED_WITHIN):
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 await self.child.wait()
         except TimeoutError:
             self.kill()
@@ -153,7 +153,7 @@ class Line:
         self.gone = True
         self._socket.close()
         code = await self.child.wait()
-        lost = Lost(f"the process that begins runs ended with {code}")
+        lost = ParentLost(f"the process that begins runs ended with {code}")
         if not self.ready.done():
             self.ready.set_exception(lost)
         for number in list(self._pending):
@@ -169,7 +169,7 @@ class Line:
         if "pid" in message:
             pending = self._pending.pop(message["number"])
             process = Process(message["pid"], message["start"])
-            child = self._children[process.pid] = Began(
+            child = self._children[process.pid] = RunProcess(
                 process, pending.output, pending.status, self._send_imports
             )
             pending.answer.set_result(child)
@@ -206,14 +206,16 @@ class Line:
             pending.answer.set_exception(error)
 
 
-async def open_line(config: parent.Config, folder: Path, environment: Mapping[str, str]) -> Line:
+async def open_connection(
+    config: parent.ParentConfig, folder: Path, environment: Mapping[str, str]
+) -> ParentConnection:
     """Start a parent process and wait until it is ready. Raise OSError if it does not get ready.
 
     It reads the secrets of ``environment`` from a file without a name.
     """
     public, secret = split_secrets(environment)
     own_end, parent_end = socket.socketpair()
-    secrets = write_nameless(secret, folder)
+    secrets = write_unnamed_file(secret, folder)
     descriptor, name = tempfile.mkstemp(prefix="parent-", suffix=".log", dir=folder)
     try:
         child = await asyncio.create_subprocess_exec(
@@ -237,9 +239,9 @@ async def open_line(config: parent.Config, folder: Path, environment: Mapping[st
         os.close(secrets)
         os.close(descriptor)
     own_end.setblocking(False)
-    connection = Line(child, own_end, Path(name))
+    connection = ParentConnection(child, own_end, Path(name))
     try:
-        async with asyncio.timeout(READY_WITHIN):
+        async with asyncio.timeout(READY_TIMEOUT_SECONDS):
             await asyncio.shield(connection.ready)
     except BaseException as error:
         connection.kill()
@@ -248,6 +250,6 @@ async def open_line(config: parent.Config, folder: Path, environment: Mapping[st
             connection.ready.result()
         if isinstance(error, OSError):  # also a timeout
             why = str(error) or "it did not get ready"
-            raise Lost(f"{why}\n{connection.printed()}".rstrip()) from error
+            raise ParentLost(f"{why}\n{connection.printed()}".rstrip()) from error
         raise
     return connection

@@ -17,7 +17,7 @@ from daybook.processes import proc
 
 
 @contextmanager
-def outputs(folder: Path) -> Iterator[Path]:
+def output_folder(folder: Path) -> Iterator[Path]:
     """Make a folder for the output of the runs' processes, named by this pid; delete it at the end.
 
     It also deletes the folders of killed workers.
@@ -34,7 +34,7 @@ def outputs(folder: Path) -> Iterator[Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
-async def savings(client: PrefectClient) -> dict[str, str]:
+async def child_settings(client: PrefectClient) -> dict[str, str]:
     """Return settings that save the runs' processes requests that the worker has already made.
 
     The worker's own client has checked the server's version when it connected. Tokens against

@@ -20,7 +20,7 @@ from prefect.workers.base import (
 from pydantic import Field
 
 from daybook import home, settings
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
@@ -29,9 +29,9 @@ from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.tasks import escalation
 from daybook.worker import external_runs, launch, pool
-from daybook.worker.worker_loop import Place, Work
+from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
 
-SILENT = timedelta(seconds=60)
+MAX_POLL_AGE = timedelta(seconds=60)
 """After this long without a poll the health check reports the worker as unhealthy."""
 
 
@@ -60,7 +60,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     _documentation_url = ""
     _logo_url = ""
 
-    _work: Work | None = None
+    _work: WorkerLoop | None = None
     _environment: dict[str, str]
     """Environment of the runs' processes, set by `start`."""
 
@@ -77,27 +77,29 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         """
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
-        limits.of_settings()
-        escalation.here()
-        private_names.remember_time_zones()
+        limits.load_rules()
+        escalation.load_policy()
+        private_names.cache_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:
                 stack.enter_context(pool.healthcheck(lambda: self.is_worker_still_polling(2.0)))
             address = settings.load().ledger_address
             ledger = await stack.enter_async_context(Ledger(address))
             await stack.enter_async_context(self)
-            await pools.check(self.client, self._work_pool_name, ledger.id)
-            folder = stack.enter_context(pool.outputs(home.here().make().path / "runs"))
+            await pools.check_ledger(self.client, self._work_pool_name, ledger.id)
+            folder = stack.enter_context(
+                pool.output_folder(home.current_home().make().path / "runs")
+            )
             self._environment = {
                 **os.environ,
                 # Prefect passes these with each run; if equal, a child need not reread them.
                 **get_current_settings().to_environment_variables(exclude_unset=True),
-                **await pool.savings(self.client),
+                **await pool.child_settings(self.client),
             }
             launcher = await stack.enter_async_context(
-                launch.best(folder, environment=self._environment)
+                launch.open_launcher(folder, environment=self._environment)
             )
-            place = Place(
+            place = WorkerConfig(
                 name=self.name,
                 pool=self._work_pool_name,
                 pool_id=self._work_pool.id if self._work_pool else None,
@@ -106,7 +108,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 most=settings.load().max_concurrent,
                 heartbeat=self.heartbeat_interval_seconds,
             )
-            work = self._work = Work(
+            work = self._work = WorkerLoop(
                 ledger,
                 self.client,
                 launcher,
@@ -127,7 +129,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         if self._work is not None:
             self._work.hurry()
 
-    async def _configure(self, run: FlowRun) -> external_runs.How:
+    async def _configure(self, run: FlowRun) -> external_runs.ProcessSpec:
         configuration = await self.job_configuration.resolve_for_flow_run(
             run,
             client=self.client,
@@ -136,7 +138,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             worker_id=self.backend_id,
         )
         command = configuration.command or ""
-        return external_runs.How(
+        return external_runs.ProcessSpec(
             environment={
                 **self._environment,
                 **{name: value for name, value in configuration.env.items() if value is not None},
@@ -163,7 +165,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
         """Return whether the last poll is recent enough, for the health check."""
         last = self._work.intake.last_poll if self._work else None
-        return last is None or SYSTEM.now() - last < SILENT
+        return last is None or SYSTEM_CLOCK.now() - last < MAX_POLL_AGE
 
 
 async def _run_to_end(work: Coroutine[Any, Any, None]) -> None:

@@ -25,7 +25,7 @@ _PIPE_BYTES = 1 << 20
 """The most bytes that a pipe can hold (Linux, without privileges)."""
 
 
-class Began:
+class RunProcess:
     """A `base.LaunchedProcess`."""
 
     def __init__(
@@ -98,14 +98,14 @@ class Began:
                 loop.remove_reader(self._status)
 
     async def end(self, grace: float) -> None:
-        known = set(proc.family(self.process))
+        known = set(proc.process_tree(self.process))
         group = [member for member in known if member.group == self.pid]
         for number in (signal.SIGTERM, signal.SIGCONT):
-            proc.tell(group, number)
+            proc.send_signal(group, number)
         deadline = time.monotonic() + grace
         while not self._code.done() and (remaining := deadline - time.monotonic()) > 0:
             await asyncio.wait({self._code}, timeout=min(_CHECK_SECONDS, remaining))
-            known |= set(proc.family(self.process))
+            known |= set(proc.process_tree(self.process))
         await proc.kill(known)
         # Its parent reports when nothing of it is left. If the parent is stopped, this view counts.
         await asyncio.wait({self._code}, timeout=_REPORT_TIMEOUT_SECONDS)
@@ -124,7 +124,7 @@ class Began:
 
     async def watch(self) -> None:
         """Poll until the process is gone, for one whose parent can no longer report its end."""
-        await proc.gone([self.process], float("inf"))
+        await proc.wait_gone([self.process], float("inf"))
         self.over(None)
 
     def _store_unread(self) -> None:

@@ -25,17 +25,17 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-AHEAD = timedelta(seconds=10)
-SLOWEST = 30.0
+FETCH_AHEAD_INTERVAL = timedelta(seconds=10)
+MAX_POLL_INTERVAL_SECONDS = 30.0
 """Seconds between two polls while Prefect does not answer."""
 
 
-class Intake:
+class RunQueue:
     """Queue that calls ``take`` once for each run at its scheduled time."""
 
     def __init__(
@@ -81,16 +81,16 @@ class Intake:
                 await self.look()
                 wait = TIMING.poll.total_seconds()
             except (httpx.HTTPError, ObjectNotFound) as error:
-                wait = min(wait * 2, SLOWEST)
+                wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
                 log.warning("Prefect cannot be polled: %s", error, extra={"action": "poll_failed"})
 
     async def look(self) -> None:
         """Poll once and replace the upcoming runs."""
-        polled_at, before = time.monotonic(), SYSTEM.now() + AHEAD
+        polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
         response = await self._client.get_scheduled_flow_runs_for_work_pool(
             work_pool_name=self._pool, work_queue_names=self._queues, scheduled_before=before
         )
-        self.last_poll = SYSTEM.now()
+        self.last_poll = SYSTEM_CLOCK.now()
         runs = [each.flow_run for each in response]
         # A response in flight while a run was taken still lists it as scheduled.
         self._taken = {each: at for each, at in self._taken.items() if at > polled_at}
@@ -102,9 +102,9 @@ class Intake:
         """Take each run when its time has come, earliest first, until cancelled."""
         while True:
             self._changed.clear()
-            now = SYSTEM.now()
+            now = SYSTEM_CLOCK.now()
             due = [(when, run) for when, run in self._upcoming.values() if when <= now]
-            for _, run in sorted(due, key=lambda each: (each[0], expected(each[1]))):
+            for _, run in sorted(due, key=lambda each: (each[0], expected_start(each[1]))):
                 del self._upcoming[run.id]
                 self._start(run)
             first = min((when for when, _ in self._upcoming.values()), default=None)
@@ -138,10 +138,10 @@ class Intake:
 
 def _scheduled(run: FlowRun) -> datetime:
     scheduled = run.next_scheduled_start_time or run.expected_start_time
-    return SYSTEM.now() if scheduled is None else _in_utc(scheduled)
+    return SYSTEM_CLOCK.now() if scheduled is None else _in_utc(scheduled)
 
 
-def expected(run: FlowRun) -> datetime:
+def expected_start(run: FlowRun) -> datetime:
     """Return when the run was due, in UTC, as Prefect has it; waiting does not change it."""
     return _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
 

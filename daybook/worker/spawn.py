@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from daybook.worker.nursery import Nursery
+from daybook.worker.nursery import ProcessLauncher
 
 
-class Spawner(Nursery):
+class SpawnLauncher(ProcessLauncher):
     """Launcher that starts a fresh interpreter."""
 
     preload: ClassVar[bool] = False

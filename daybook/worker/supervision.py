@@ -25,16 +25,16 @@ from daybook.jobs.policy import Policy
 from daybook.ledger.states import TERMINAL, Status
 from daybook.processes.children import tail_of
 from daybook.timing import TIMING
-from daybook.worker.launch import Running
+from daybook.worker.launch import LaunchedProcess
 
 log = logging.getLogger(__name__)
 
 TAIL_LINES = 20
-PIPE_GRACE = 1.0
+PIPE_GRACE_SECONDS = 1.0
 """Seconds to wait for the last facts after the process has ended."""
 
 
-class Cause(StrEnum):
+class StopCause(StrEnum):
     """Why the worker ends a run's processes."""
 
     CANCEL = "cancelled"
@@ -56,7 +56,7 @@ class Facts:
 
 
 @dataclass(eq=False)
-class Watched:
+class SupervisedRun:
     """A supervised process of one flow run.
 
     ``run_id`` is the ledger's run, "" for an external run; ``holder`` is the holder that the lease
@@ -64,13 +64,13 @@ class Watched:
     """
 
     flow_run: Any
-    running: Running
+    running: LaunchedProcess
     run_id: str = ""
     holder: str = ""
     policy: Policy = field(default_factory=Policy)
     facts: Facts = field(default_factory=Facts)
     ends_at: float | None = None
-    cause: Cause | None = None
+    cause: StopCause | None = None
     exit_code: int | None = None
     _was_terminal: bool = False
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,7 +87,7 @@ class Watched:
         """Set the deadline to ``left`` from now."""
         self.ends_at = time.monotonic() + left.total_seconds()
 
-    def stop(self, cause: Cause) -> None:
+    def stop(self, cause: StopCause) -> None:
         """End the group for ``cause``. A later cause changes nothing."""
         if self.cause is None:
             self.cause = cause
@@ -96,7 +96,7 @@ class Watched:
     def renewed(self, status: Status | None) -> None:
         """Take the run's status at a lease renewal. None is a refusal, which ends the group."""
         if status is None or (status in TERMINAL and self._was_terminal):
-            self.stop(Cause.LOST)
+            self.stop(StopCause.LOST)
         # After it recorded its outcome, a process has work left, but not for a whole interval.
         self._was_terminal = status in TERMINAL
 
@@ -124,7 +124,7 @@ class Watched:
             # Also after the process ended by itself: its descendants end with it.
             await self.running.end(0.0 if ended.done() else TIMING.stop_grace.total_seconds())
             self.exit_code = await ended
-            await asyncio.wait({reading}, timeout=PIPE_GRACE)
+            await asyncio.wait({reading}, timeout=PIPE_GRACE_SECONDS)
         finally:
             reading.cancel()
             ended.cancel()
@@ -147,13 +147,13 @@ class Watched:
                 facts.ended, facts.running_since = fact["ended"], None
             self._changed.set()
 
-    def _stop_times(self) -> dict[Cause, float]:
-        times: dict[Cause, float] = {}
+    def _stop_times(self) -> dict[StopCause, float]:
+        times: dict[StopCause, float] = {}
         if self.facts.running_since is not None:
             limit = (self.policy.timeout + TIMING.timeout_margin).total_seconds()
-            times[Cause.TIMEOUT] = self.facts.running_since + limit
+            times[StopCause.TIMEOUT] = self.facts.running_since + limit
         if self.ends_at is not None and not self.facts.ended:
-            times[Cause.DEADLINE] = self.ends_at
+            times[StopCause.DEADLINE] = self.ends_at
         return times
 
     def _seconds_to_next_stop(self) -> float | None:
@@ -167,7 +167,7 @@ class Watched:
                 self.stop(cause)
 
 
-def words_of_the_end(watched: Watched) -> str:
+def describe_exit(watched: SupervisedRun) -> str:
     """Describe how the process ended, for a person."""
     if watched.cause is not None:
         return str(watched.cause)

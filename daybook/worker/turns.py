@@ -10,7 +10,7 @@ from datetime import datetime
 from itertools import count
 
 
-class Turns:
+class EarliestFirstLock:
     """One claim at a time, by due time; claims with the same due time in order of arrival."""
 
     def __init__(self) -> None:

@@ -43,19 +43,19 @@ from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states
 from daybook.runs import leases
 from daybook.timing import TIMING
 from daybook.worker import events, exit_handling, external_runs
-from daybook.worker.dispatcher import Taker
+from daybook.worker.dispatcher import Dispatcher
 from daybook.worker.launch import Launcher
-from daybook.worker.run_queue import Intake
-from daybook.worker.supervision import Cause, Watched
+from daybook.worker.run_queue import RunQueue
+from daybook.worker.supervision import StopCause, SupervisedRun
 
 log = logging.getLogger(__name__)
 
-FOREIGN_END = external_runs.HOOKS + 30.0
+EXTERNAL_END_TIMEOUT_SECONDS = external_runs.HOOKS_TIMEOUT_SECONDS + 30.0
 """Seconds that reporting an external run's end to Prefect may take, its hooks included."""
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerConfig:
     """Configuration of a worker.
 
     ``queues`` are the pool's queues to poll (none: all); ``limit`` is how many runs the worker may
@@ -72,7 +72,7 @@ class Place:
     heartbeat: float
 
 
-class Work:
+class WorkerLoop:
     """A worker's main loop.
 
     ``sync`` sends the worker's heartbeat to Prefect; ``configure`` returns the pool's process
@@ -84,15 +84,15 @@ class Work:
         ledger: Ledger,
         client: PrefectClient,
         launcher: Launcher,
-        place: Place,
+        place: WorkerConfig,
         *,
         sync: Callable[[], Coroutine[Any, Any, Any]],
-        configure: external_runs.Configure,
+        configure: external_runs.ResolveProcessSpec,
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = place, sync, configure
         self._holder = leader.new_holder()
-        self._watched: dict[str, Watched] = {}
+        self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
         self._taking: dict[str, bool] = {}
@@ -101,7 +101,7 @@ class Work:
         self._running, self._stopping = False, False
         self._waking = self._wake_again = False
         self._force_stop = asyncio.Event()
-        self._dispatcher = Taker(
+        self._dispatcher = Dispatcher(
             ledger,
             client,
             launcher,
@@ -113,7 +113,7 @@ class Work:
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeat, and polling for missed cancellations."""
-        self.intake = Intake(client, place.pool, place.queues, self._take)
+        self.intake = RunQueue(client, place.pool, place.queues, self._take)
         self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
 
     async def go_on(self) -> NoReturn:
@@ -170,23 +170,23 @@ class Work:
         """Return the part before the pid in the `infrastructure_pid` of runs that have no lease."""
         return f"{self._config.name}:{self._holder.rpartition(':')[2]}"
 
-    def _watch(self, watched: Watched) -> None:
+    def _watch(self, watched: SupervisedRun) -> None:
         self._watched[watched.flow_run_id] = watched
         if self._taking.get(watched.flow_run_id):
-            watched.stop(Cause.CANCEL)
+            watched.stop(StopCause.CANCEL)
         task = asyncio.create_task(self._supervise(watched))
         self._exits.add(task)
         task.add_done_callback(self._exits.discard)
 
-    async def _supervise(self, watched: Watched) -> None:
+    async def _supervise(self, watched: SupervisedRun) -> None:
         try:
             await watched.watch()
             if watched.ours:
-                await exit_handling.settle(self._ledger, self._client, watched)
+                await exit_handling.handle_exit(self._ledger, self._client, watched)
             else:
-                # If Prefect is unreachable for longer, `stale_runs.leftovers` does.
-                async with asyncio.timeout(FOREIGN_END):
-                    await external_runs.ended(self._client, self._launcher, watched)
+                # If Prefect is unreachable for longer, `stale_runs.handle_stale_runs` does.
+                async with asyncio.timeout(EXTERNAL_END_TIMEOUT_SECONDS):
+                    await external_runs.report_end(self._client, self._launcher, watched)
             self._log_tail(watched)
         except Exception:
             # The lease expires, and its judge then decides about the run.
@@ -197,7 +197,7 @@ class Work:
             del self._watched[watched.flow_run_id]
             await self._fill_slot()
 
-    def _log_tail(self, watched: Watched) -> None:
+    def _log_tail(self, watched: SupervisedRun) -> None:
         if watched.exit_code == 0 and watched.cause is None:
             return
         tail = watched.tail()
@@ -239,16 +239,16 @@ class Work:
         return True
 
     async def _on_event(self, flow_run_id: str, state: str) -> None:
-        if state in events.SCHEDULED:
+        if state in events.SCHEDULED_STATE_NAMES:
             self.intake.poll_soon()
             return
         if state in {"Cancelling", "Cancelled"}:
             if flow_run_id in self._taking:
                 self._taking[flow_run_id] = True
             if flow_run_id in self._watched:
-                self._watched[flow_run_id].stop(Cause.CANCEL)
-        if state in events.ENDED and flow_run_id not in self._watched:
-            await self._log_errors(ended_runs.one(self._ledger, self._client, flow_run_id))
+                self._watched[flow_run_id].stop(StopCause.CANCEL)
+        if state in events.ENDED_STATE_NAMES and flow_run_id not in self._watched:
+            await self._log_errors(ended_runs.record_end(self._ledger, self._client, flow_run_id))
 
     async def _send_heartbeats(self) -> NoReturn:
         """Send Prefect's heartbeat of a worker and read the pool's settings."""
@@ -268,7 +268,7 @@ class Work:
             if since >= TIMING.rerun_stop.total_seconds():
                 for watched in claimed.values():
                     if watched.policy.on_lost == "rerun":
-                        watched.stop(Cause.LOST)
+                        watched.stop(StopCause.LOST)
             if since < TIMING.run_lease_renewal.total_seconds():
                 continue
             try:
@@ -284,7 +284,7 @@ class Work:
     async def _handle_leftovers(self) -> NoReturn:
         while True:
             await self._log_errors(
-                stale_runs.leftovers(
+                stale_runs.handle_stale_runs(
                     self._ledger,
                     self._client,
                     self._config.pool,
@@ -309,7 +309,7 @@ class Work:
             watched = self._watched.get(str(run.id))
             # The process of a skipped run has just set that state itself, and ends.
             if watched is not None and states.is_being_cancelled(run.state):
-                watched.stop(Cause.CANCEL)
+                watched.stop(StopCause.CANCEL)
 
     async def _log_errors(self, work: Coroutine[Any, Any, Any]) -> None:
         """Await ``work`` and log a failure; the next turn tries again."""
@@ -340,7 +340,7 @@ class Work:
                 forced.cancel()
                 done.cancel()
             for watched in list(self._watched.values()):
-                watched.stop(Cause.SHUTDOWN)
+                watched.stop(StopCause.SHUTDOWN)
             await self._all_ended()
 
     @asynccontextmanager

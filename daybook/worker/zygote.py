@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from daybook.worker.nursery import Nursery
+from daybook.worker.nursery import ProcessLauncher
 
 
-class Zygote(Nursery):
+class ForkLauncher(ProcessLauncher):
     """Launcher that forks a process with everything imported."""
 
     preload: ClassVar[bool] = True

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from daybook.delivery.channels import apprise_plugins, threads
 from daybook.delivery.channels.base import Message, NotDelivered
-from daybook.delivery.channels.prefect_blocks import scrubbed, secrets
+from daybook.delivery.channels.prefect_blocks import redact, secret_texts
 from daybook.errors import InvalidInput, UnknownName
 from daybook.resources import documents
 from daybook.resources.documents import BlockType
@@ -32,7 +32,7 @@ TYPE = BlockType(SLUG, TITLE, "channel")
 CHAT_ID = "{chat_id}"
 """The placeholder for a job's chat id."""
 
-LEGAL = (
+LEGAL_URL = (
     "an address of apprise's, such as mailto://user:password@mail.example.org?to=me@example.org, "
     "tgram://token/{chat_id} or ntfy://topic"
 )
@@ -81,12 +81,12 @@ class ChannelSettings(BaseModel):
     def _understood(cls, value: SecretStr) -> SecretStr:
         url = value.get_secret_value()
         if url != url.strip() or "://" not in url:
-            raise ValueError(f"is none; legal is {LEGAL}")
+            raise ValueError(f"is none; legal is {LEGAL_URL}")
         if CHAT_ID in re.split("[/?#]", url.partition("://")[2])[0]:
             raise ValueError(f"{CHAT_ID} cannot be the host; write it behind, host/{CHAT_ID}")
-        with threads.silently():
+        with threads.capture_logs():
             if not any(_client(url, each) for each in _SAMPLE_CHAT_IDS):
-                raise ValueError(f"apprise does not understand it; legal is {LEGAL}")
+                raise ValueError(f"apprise does not understand it; legal is {LEGAL_URL}")
         parameters = (each.partition("=")[0] for each in re.split("[?&;]", url)[1:])
         if "format" in {unquote(each).strip().lower() for each in parameters}:
             raise ValueError(
@@ -102,63 +102,67 @@ def check_chat_id(chat_id: str) -> None:
         raise InvalidInput("chat_id", f'"{chat_id}" is none', _LEGAL_CHAT_ID)
 
 
-def build(name: str, data: Mapping[str, Any]) -> OurChannel:
+def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
     """Return the channel of stored settings; raise `InvalidInput` if they are invalid.
 
     The Prefect server does not validate a block that was edited in its UI, so this check does.
     """
-    return OurChannel(name, _settings(name, data).url.get_secret_value())
+    return AppriseChannel(name, _settings(name, data).url.get_secret_value())
 
 
-async def every(client: PrefectClient) -> list[tuple[str, str]]:
+async def list_channels(client: PrefectClient) -> list[tuple[str, str]]:
     """Return the type slug and the name of each channel, by name."""
-    return [(SLUG, str(each.name)) for each in await documents.every(client, TYPE)]
+    return [(SLUG, str(each.name)) for each in await documents.list_documents(client, TYPE)]
 
 
-async def read(client: PrefectClient, name: str) -> OurChannel:
+async def read(client: PrefectClient, name: str) -> AppriseChannel:
     """Return the channel of that name; raise `UnknownName`, or `InvalidInput` for bad settings."""
     from prefect.exceptions import ObjectNotFound
 
     try:
         document = await client.read_block_document_by_name(name, SLUG, include_secrets=True)
     except ObjectNotFound:
-        raise UnknownName("channel", name, (each for _, each in await every(client))) from None
+        raise UnknownName(
+            "channel", name, (each for _, each in await list_channels(client))
+        ) from None
     # In a thread: importing apprise with all its plugins takes a tenth of a second.
-    return await threads.done(lambda _: build(name, document.data))
+    return await threads.run_capturing_logs(lambda _: build(name, document.data))
 
 
-async def add(client: PrefectClient, name: str, url: str, *, replace: bool = False) -> OurChannel:
+async def add(
+    client: PrefectClient, name: str, url: str, *, replace: bool = False
+) -> AppriseChannel:
     """Save a channel; raise `InvalidInput` for a bad or taken name, or a bad URL."""
-    channel = await threads.done(lambda _: checked(name, url))
-    await documents.keep(client, TYPE, name, {"url": url}, replace=replace)
+    channel = await threads.run_capturing_logs(lambda _: validate(name, url))
+    await documents.save(client, TYPE, name, {"url": url}, replace=replace)
     return channel
 
 
-def checked(name: str, url: str) -> OurChannel:
+def validate(name: str, url: str) -> AppriseChannel:
     """Return the channel to store; raise `InvalidInput`, whose text omits the URL."""
     documents.check_name(TYPE, name)
     try:
         settings = ChannelSettings.model_validate({"url": url})
     except ValidationError as error:
-        raise InvalidInput("url", documents.problem(error)[1]) from None
-    return OurChannel(name, settings.url.get_secret_value())
+        raise InvalidInput("url", documents.validation_problem(error)[1]) from None
+    return AppriseChannel(name, settings.url.get_secret_value())
 
 
 async def remove(client: PrefectClient, name: str) -> None:
     """Remove a channel of our type; raise `NotFound` if there is none."""
-    await documents.forget(client, TYPE, name)
+    await documents.remove(client, TYPE, name)
 
 
-class OurChannel:
+class AppriseChannel:
     """A channel that sends through apprise."""
 
     def __init__(self, name: str, url: str) -> None:
         self._what = f'the channel "{name}"'
         self._url = url
         self.needs_chat_id = CHAT_ID in url
-        with threads.silently():
+        with threads.capture_logs():
             self.limit = max(
-                apprise_plugins.prepared(client).limit
+                apprise_plugins.prepare(client).limit
                 for each in _SAMPLE_CHAT_IDS
                 if (client := _client(url, each)) is not None
             )
@@ -169,14 +173,14 @@ class OurChannel:
                 check_chat_id(message.chat_id)
             except InvalidInput as error:
                 raise NotDelivered(f"{self._what}: {error}", temporary=False) from None
-        await threads.done(lambda logged: self._send(message, logged))
+        await threads.run_capturing_logs(lambda logged: self._send(message, logged))
 
     def _send(self, message: Message, logged: list[str]) -> None:
         client = _client(self._url, message.chat_id)
         if client is None:
             problem = f'with the chat id "{message.chat_id}" apprise does not understand the URL'
             raise NotDelivered(f"{self._what}: {problem}")
-        subject, body = apprise_plugins.prepared(client).filled(message)
+        subject, body = apprise_plugins.prepare(client).filled(message)
         notify_type = _NOTIFY_TYPES.get(message.event, "info")
         try:
             arrived = client.notify(body=body, title=subject, notify_type=notify_type)
@@ -185,8 +189,8 @@ class OurChannel:
             arrived = False
         if not arrived:
             why = "; ".join(logged) or "apprise says that it failed, and not why"
-            secret = secrets({"url": self._url}, ["url"])
-            raise NotDelivered(f"{self._what}: {scrubbed(why, secret)}")
+            secret = secret_texts({"url": self._url}, ["url"])
+            raise NotDelivered(f"{self._what}: {redact(why, secret)}")
 
 
 def _client(url: str, chat_id: str) -> Any | None:
@@ -206,5 +210,5 @@ def _settings(name: str, data: Mapping[str, Any]) -> ChannelSettings:
     try:
         return ChannelSettings.model_validate(dict(data))
     except ValidationError as error:
-        problem = f'"{name}": url: {documents.problem(error)[1]}'
+        problem = f'"{name}": url: {documents.validation_problem(error)[1]}'
         raise InvalidInput("channel", problem, "mend the block") from None

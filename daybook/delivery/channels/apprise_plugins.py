@@ -26,7 +26,7 @@ from daybook.delivery.channels.base import Message
 
 log = logging.getLogger(__name__)
 
-LIMIT = 1000
+DEFAULT_MAX_LENGTH = 1000
 """Characters that are sent at most if the service's limit is unknown."""
 
 _MAX_TITLE_LENGTH = 200
@@ -35,11 +35,11 @@ _SEPARATOR_LENGTH = 4
 
 
 @dataclass(frozen=True)
-class Form:
+class MessageFormat:
     """The format of a message. ``title`` is 0 if the subject is a part of the body."""
 
     format: str = "text"
-    limit: int = LIMIT
+    limit: int = DEFAULT_MAX_LENGTH
     title: int = 0
     shared: bool = True
     lines: int = 0
@@ -47,15 +47,15 @@ class Form:
     def filled(self, message: Message) -> tuple[str, str]:
         """Return subject and body."""
         if self.format != "html":
-            subject, body = text.quiet(message.subject), text.quiet(message.body)
+            subject, body = text.mute_mentions(message.subject), text.mute_mentions(message.body)
             message = replace(message, subject=subject, body=body)
-        subject = text.shortened(
+        subject = text.shorten_line(
             message.subject, min(self.title or _MAX_TITLE_LENGTH, self.limit // 3)
         )
         limit = self.limit
         if self.shared or not self.title:
-            limit -= text.size(subject) + _SEPARATOR_LENGTH
-        body = text.cut(message, limit, self.lines)
+            limit -= text.length(subject) + _SEPARATOR_LENGTH
+        body = text.truncate(message, limit, self.lines)
         if not body.strip():
             subject, body = "", subject or message.event
         if self.format == "html":
@@ -64,7 +64,7 @@ class Form:
         return subject, body
 
 
-def prepared(client: Any) -> Form:
+def prepare(client: Any) -> MessageFormat:
     """Configure an `Apprise` to send one message and report failures; return the format."""
     plugins = list(client.find())
     form = _common_format(plugins)
@@ -76,10 +76,10 @@ def prepared(client: Any) -> Form:
     return form
 
 
-def _common_format(found: Sequence[Any]) -> Form:
+def _common_format(found: Sequence[Any]) -> MessageFormat:
     try:
         formats = {str(getattr(each.notify_format, "value", each.notify_format)) for each in found}
-        return Form(
+        return MessageFormat(
             format=formats.pop() if len(formats) == 1 else "text",
             limit=min(int(each.body_maxlen) for each in found),
             title=max(0, min(int(each.title_maxlen) for each in found)),
@@ -88,4 +88,4 @@ def _common_format(found: Sequence[Any]) -> Form:
         )
     except (AttributeError, TypeError, ValueError) as error:
         log.warning("what a channel takes is not known: %s", type(error).__name__)
-        return Form()
+        return MessageFormat()

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from daybook.errors import DaybookError
 
-WITHIN = 30.0
+SEND_TIMEOUT_SECONDS = 30.0
 """Timeout of one message."""
 
 UNBOUNDED = 1_000_000

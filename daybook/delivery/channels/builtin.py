@@ -19,7 +19,7 @@ from pathlib import Path
 from daybook.delivery.channels import text
 from daybook.delivery.channels.base import UNBOUNDED, Message, NotDelivered
 from daybook.errors import InvalidInput
-from daybook.home import here
+from daybook.home import current_home
 
 DEFAULT_FILE = "daybook.md"
 """The file for messages without a chat id."""
@@ -49,7 +49,7 @@ class Console:
             stream = sys.stdout
             if stream is None:
                 raise OSError("there is none")
-            stream.write(text.sayable(_entry(message)))
+            stream.write(text.escape_controls(_entry(message)))
             stream.flush()
 
         try:
@@ -78,7 +78,7 @@ class File:
 
 def folder() -> Path:
     """Return the folder of all files of the channel `file`."""
-    return here().path / "out"
+    return current_home().path / "out"
 
 
 def check_name(name: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from daybook.delivery.channels import apprise_plugins, prefect_private, threads
-from daybook.delivery.channels.apprise_plugins import Form
+from daybook.delivery.channels.apprise_plugins import MessageFormat
 from daybook.delivery.channels.base import UNBOUNDED, Message, NotDelivered
 from daybook.errors import InvalidInput, UnknownName
 
@@ -27,7 +27,7 @@ _MIN_SECRET_LENGTH = 4
 _MIN_PART_LENGTH = 8
 
 
-async def every(client: PrefectClient) -> list[tuple[str, str]]:
+async def list_blocks(client: PrefectClient) -> list[tuple[str, str]]:
     """Return the type slug and the name of each block that can notify, by name."""
     found: list[tuple[str, str]] = []
     for offset in range(0, 1_000_000, _PAGE):
@@ -55,7 +55,7 @@ async def read(client: PrefectClient, slug: str, name: str) -> PrefectBlock:
     except ObjectNotFound:  # removed meanwhile
         raise UnknownName("channel", name, ()) from None
     # In a thread: importing apprise with all its plugins takes a tenth of a second.
-    return await threads.done(lambda logged: _build(slug, name, document, logged))
+    return await threads.run_capturing_logs(lambda logged: _build(slug, name, document, logged))
 
 
 def _build(slug: str, name: str, document: BlockDocument, logged: list[str]) -> PrefectBlock:
@@ -64,14 +64,14 @@ def _build(slug: str, name: str, document: BlockDocument, logged: list[str]) -> 
 
     schema = document.block_schema
     assert schema is not None
-    secret = secrets(document.data, schema.fields.get("secret_fields", ()))
+    secret = secret_texts(document.data, schema.fields.get("secret_fields", ()))
     try:
         block = Block.get_block_class_from_schema(schema).model_validate(document.data)
     except UnknownBlockType:
         problem = f'"{name}" is of the type {slug}, whose class is not installed here'
         raise InvalidInput("channel", problem, "install the package that has it") from None
     except Exception as error:  # the error text may hold a secret
-        why = scrubbed("; ".join(logged) or type(error).__name__, secret)
+        why = redact("; ".join(logged) or type(error).__name__, secret)
         problem_text = f'the block "{name}" cannot be used: {why}'
         raise InvalidInput("channel", problem_text, "mend it in Prefect") from None
     return PrefectBlock(slug, name, block, secret, logged)
@@ -89,19 +89,19 @@ class PrefectBlock:
         self._block = block
         self._secret = secret
         self._client = prefect_private.apprise_of(block)
-        self._form: Form | None = None
+        self._form: MessageFormat | None = None
         if self._client is not None:
             if not len(self._client):
-                why = scrubbed("; ".join(logged), secret) or "apprise does not understand its URL"
+                why = redact("; ".join(logged), secret) or "apprise does not understand its URL"
                 raise InvalidInput("channel", f"{self._what} cannot be used: {why}", "mend it")
-            self._form = apprise_plugins.prepared(self._client)
+            self._form = apprise_plugins.prepare(self._client)
         elif hasattr(block, "notify_type"):
-            self._form = Form()
+            self._form = MessageFormat()
         self.limit = self._form.limit if self._form else UNBOUNDED
 
     async def send(self, message: Message) -> None:
         subject, body = self._form.filled(message) if self._form else _plain(message)
-        await threads.done(lambda logged: self._notify(subject, body, logged))
+        await threads.run_capturing_logs(lambda logged: self._notify(subject, body, logged))
 
     def _notify(self, subject: str, body: str, logged: list[str]) -> None:
         """Notify in a thread without a loop, so the block's `notify` is not a coroutine."""
@@ -112,7 +112,7 @@ class PrefectBlock:
                     asyncio.run(result)
         except Exception as error:
             why = "; ".join(logged) or _error_text(error)
-            raise NotDelivered(f"{self._what}: {scrubbed(why, self._secret)}") from None
+            raise NotDelivered(f"{self._what}: {redact(why, self._secret)}") from None
 
 
 def _plain(message: Message) -> tuple[str, str]:
@@ -133,7 +133,7 @@ def _error_text(error: Exception) -> str:
 # --- secrets
 
 
-def secrets(data: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
+def secret_texts(data: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
     """Return the secret texts in a block's data, longest first, and the parts of secret URLs."""
     texts: set[str] = set()
     for field in fields:
@@ -144,7 +144,7 @@ def secrets(data: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
     )
 
 
-def scrubbed(words: str, secret: Sequence[str]) -> str:
+def redact(words: str, secret: Sequence[str]) -> str:
     """Return ``words`` with each secret replaced."""
     for each in secret:
         words = words.replace(each, "…")

@@ -21,13 +21,13 @@ from daybook.ledger.tables import OutboxRow
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-LOCAL: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = {
+BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Console]] = {
     "inbox": builtin.Inbox,
     "file": builtin.File,
     "console": builtin.Console,
 }
 
-ASKING = 10.0
+PREFECT_TIMEOUT_SECONDS = 10.0
 """Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
 
 
@@ -36,10 +36,10 @@ async def names(client: PrefectClient | None) -> dict[str, str]:
     documents = await _documents(client)
     count = Counter(name for _, name in documents)
     blocks = {
-        f"{slug}/{name}" if count[name] > 1 or name in LOCAL else name: slug
+        f"{slug}/{name}" if count[name] > 1 or name in BUILTIN else name: slug
         for slug, name in documents
     }
-    return {name: name for name in LOCAL} | dict(sorted(blocks.items()))
+    return {name: name for name in BUILTIN} | dict(sorted(blocks.items()))
 
 
 async def check(
@@ -49,7 +49,7 @@ async def check(
 
     Raises `UnknownName` with the known names, `Ambiguous`, and `InvalidInput`.
     """
-    owner_limits = limits.of_owner(owner)
+    owner_limits = limits.load_limits(owner)
     check_channel(name, chat_id, owner_limits)
     if name == "file" and chat_id:
         builtin.check_name(chat_id)
@@ -85,17 +85,19 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
     )
     if row.purpose != ALERT:  # the operator chose the channel of alerts, whoever owns the job
         try:
-            check_channel(row.address, row.chat_id, limits.of_owner(row.owner))
+            check_channel(row.address, row.chat_id, limits.load_limits(row.owner))
         except InvalidInput as error:
             raise NotDelivered(str(error), temporary=False) from None
     try:
-        async with asyncio.timeout(ASKING):
+        async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
             channel = await find(client, row.address)
     except InvalidInput as error:  # the block may be created or fixed later
         raise NotDelivered(str(error)) from None
     except TimeoutError:
         address = str(client.api_url) if client else None
-        raise PrefectUnreachable(address, f"no answer within {ASKING:g} s") from None
+        raise PrefectUnreachable(
+            address, f"no answer within {PREFECT_TIMEOUT_SECONDS:g} s"
+        ) from None
     if channel.needs_chat_id and not row.chat_id:
         raise NotDelivered(f'the channel "{row.address}" has several chats: chat_id is missing')
     await channel.send(message)
@@ -103,8 +105,8 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
 
 async def find(client: PrefectClient | None, name: str) -> Channel:
     """Return the channel; raise `UnknownName`, `Ambiguous`, `InvalidInput` for bad settings."""
-    if name in LOCAL:
-        return LOCAL[name]()
+    if name in BUILTIN:
+        return BUILTIN[name]()
     documents = await _documents(client)
     slug, _, short = name.rpartition("/")
     matches = [each for each in documents if each[1] == short and slug in ("", each[0])]
@@ -126,4 +128,4 @@ async def _documents(client: PrefectClient | None) -> list[tuple[str, str]]:
         return []
     from daybook.delivery.channels import prefect_blocks
 
-    return [*await prefect_blocks.every(client), *await apprise.every(client)]
+    return [*await prefect_blocks.list_blocks(client), *await apprise.list_channels(client)]

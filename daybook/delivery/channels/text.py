@@ -27,33 +27,33 @@ _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 _BLANKS = re.compile(r"^ +|(?<= ) +", re.MULTILINE)
 
 
-def size(text: str) -> int:
+def length(text: str) -> int:
     """Return the length by the strictest channel, which counts UTF-16 code units."""
     return len(text) + sum(each > "\uffff" for each in text)
 
 
-def shortened(text: str, limit: int) -> str:
+def shorten_line(text: str, limit: int) -> str:
     """Return one line of at most ``limit``, with a mark if it is truncated."""
     line = " ".join(text.split())
-    return line if size(line) <= limit else _longest_head(line, max(limit - 1, 0)).rstrip() + "…"
+    return line if length(line) <= limit else _longest_head(line, max(limit - 1, 0)).rstrip() + "…"
 
 
-def cut(message: Message, limit: int, lines: int = 0) -> str:
+def truncate(message: Message, limit: int, lines: int = 0) -> str:
     """Return the message's body in at most ``limit``, with a last line that tells what is missing.
 
     ``lines`` is the maximum number of lines; 0 means no maximum.
     """
     body = message.body.strip()
     too_many = bool(lines) and body.count("\n") >= lines
-    if size(body) <= limit and not too_many:
+    if length(body) <= limit and not too_many:
         return body
     for hint in _full_text_hints(message):
         # The number has at most this many digits.
-        space = limit - size(_told(len(body), hint)) - 1
+        space = limit - length(_told(len(body), hint)) - 1
         if space >= limit // 2:
             break
     else:
-        return shortened(body, limit)
+        return shorten_line(body, limit)
     if too_many:
         space = min(space, len("\n".join(body.split("\n")[: lines - 1])))
     head = _head_to_boundary(body, space)
@@ -79,7 +79,7 @@ def _told(missing: int, hint: str) -> str:
 def _longest_head(text: str, limit: int) -> str:
     """Return the longest beginning that fits, without splitting a character."""
     head = text[: max(limit, 0)]
-    while (over := size(head) - limit) > 0:
+    while (over := length(head) - limit) > 0:
         head = head[: -((over + 1) // 2)]  # each character counts two at most
     return head
 
@@ -107,7 +107,7 @@ def _open_fence(markdown: str) -> str:
     return fence
 
 
-def quiet(text: str) -> str:
+def mute_mentions(text: str) -> str:
     """Mute the mentions that notify everybody: a model may have written them."""
     return _RINGS.sub(lambda found: found[0] + _ZERO_WIDTH_SPACE, text)
 
@@ -119,7 +119,7 @@ def as_html(text: str) -> str:
     return kept.replace("\n", "<br/>")
 
 
-def sayable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Show control characters as escapes, so the text cannot control a terminal."""
     return "".join(
         each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TypeVar
 
-from daybook.delivery.channels.base import WITHIN, NotDelivered
+from daybook.delivery.channels.base import SEND_TIMEOUT_SECONDS, NotDelivered
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ _CAPTURE_FILTER = _CaptureFilter()
 
 
 @contextmanager
-def silently() -> Iterator[list[str]]:
+def capture_logs() -> Iterator[list[str]]:
     """Capture the warnings that are logged inside; yield their list."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(
@@ -60,7 +60,9 @@ def silently() -> Iterator[list[str]]:
         _captured.reset(token)
 
 
-async def done(work: Callable[[list[str]], T], within: float = WITHIN) -> T:
+async def run_capturing_logs(
+    work: Callable[[list[str]], T], within: float = SEND_TIMEOUT_SECONDS
+) -> T:
     """Run ``work`` in a thread; return its result or raise its error.
 
     ``work`` is given the list of captured warnings. If it does not end in time, the thread is
@@ -75,7 +77,7 @@ async def done(work: Callable[[list[str]], T], within: float = WITHIN) -> T:
 
     def run() -> None:
         outcome: Callable[[], None]
-        with silently() as captured:
+        with capture_logs() as captured:
             try:
                 outcome = partial(result.set_result, work(captured))
             except BaseException as error:

@@ -5,5 +5,5 @@ there is none; it changes nothing. Each problem says how to fix it, with a comma
 `daybook.operations.doctor` calls the checks in order and survives one that fails itself.
 
 Pitfalls: the installation may be the broken part, so each check imports what it needs when it is
-called. `home` is checked before `home.enter`, which fixes the modes of the home.
+called. `home` is checked before `home.configure_prefect`, which fixes the modes of the home.
 """

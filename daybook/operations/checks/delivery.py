@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from daybook import settings
 from daybook.api import views
-from daybook.clock import SYSTEM
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
-from daybook.home import here
+from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
 from daybook.operations import outbox_status
 from daybook.operations.checks import ledger as book
@@ -18,15 +18,15 @@ from daybook.operations.checks.problem import Problem
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-SHOWN = 5
+MAX_LISTED = 5
 
 
 async def outbox() -> list[Problem]:
     """Check that pending messages are sent, no destination is paused, and no alert is unread."""
-    if not await book.stored():
+    if not await book.stored_jobs():
         return []
     async with open_ledger() as ledger:
-        state = await outbox_status.look(ledger)
+        state = await outbox_status.read_status(ledger)
     problems = []
     if unsent := state.nobody_sends():
         problems.append(Problem(unsent, "daybook keeper, or daybook up"))
@@ -46,7 +46,7 @@ async def channels(client: PrefectClient) -> list[Problem]:
     from daybook.delivery import channels
 
     users_of: dict[tuple[str, str, str], list[str]] = {}
-    for each in await book.stored():
+    for each in await book.stored_jobs():
         notify = each.job.notify
         if notify.channel:
             key = (notify.channel, notify.chat_id, each.row.owner)
@@ -71,16 +71,16 @@ async def destinations(client: PrefectClient) -> list[Problem]:
     """Check that callbacks can be signed; signing by the home's secret is reported as harmless."""
     from daybook.delivery import destinations, home_secret
 
-    known = await destinations.known(client)
+    known = await destinations.load_index(client)
     problems = []
-    for item in await destinations.every(client, SYSTEM.now()):
+    for item in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
         if item["problem"]:
             text = f"the destination {item['name']}: {item['problem']}"
             edit = f"daybook callbacks destinations add {item['url']} --name {item['name']}"
             problems.append(Problem(text, f"{edit} --replace"))
     unsigned: list[str] = []
-    for each in await book.stored():
-        for url in views.callbacks(each.job.notify):
+    for each in await book.stored_jobs():
+        for url in views.callback_urls(each.job.notify):
             try:
                 if known.of(url) is None and each.row.name not in unsigned:
                     unsigned.append(each.row.name)
@@ -88,10 +88,10 @@ async def destinations(client: PrefectClient) -> list[Problem]:
                 pass  # its destination is reported above
     if not unsigned:
         return problems
-    file = here().webhook_secret
+    file = current_home().webhook_secret
     if file.exists():  # a check does not create it
         try:
-            home_secret.default_secret(here(), SYSTEM.now())
+            home_secret.default_secret(current_home(), SYSTEM_CLOCK.now())
         except (InvalidInput, OSError) as error:
             problems.append(Problem(str(error), f"mv {shlex.quote(str(file))} {file}.broken"))
     text = (
@@ -101,5 +101,5 @@ async def destinations(client: PrefectClient) -> list[Problem]:
 
 
 def _join(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

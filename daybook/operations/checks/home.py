@@ -11,7 +11,7 @@ from pathlib import Path
 
 from daybook import settings as ours
 from daybook.errors import InvalidInput
-from daybook.home import here
+from daybook.home import current_home
 from daybook.jobs import limits
 from daybook.operations.checks.problem import Problem
 from daybook.tasks import escalation
@@ -20,8 +20,8 @@ from daybook.tasks import escalation
 def settings() -> list[Problem]:
     """Check that every setting is legal."""
     try:
-        limits.of_settings()
-        escalation.here()
+        limits.load_rules()
+        escalation.load_policy()
     except InvalidInput as error:
         fix = f"edit {_quoted([ours.config_file()])}"
         return [Problem(str(error), f"unset {error.field}" if error.field in os.environ else fix)]
@@ -30,7 +30,7 @@ def settings() -> list[Problem]:
 
 def home() -> list[Problem]:
     """Check that the home can be written, or created."""
-    path = here().path
+    path = current_home().path
     other_home = "export DAYBOOK_HOME=<a folder of your own>"
     nearest = next(place for place in (path, *path.parents) if place.exists())
     if not nearest.is_dir():
@@ -51,7 +51,7 @@ def home() -> list[Problem]:
 
 def modes() -> list[Problem]:
     """Check that no other user can read the home, the ledger and the files that `up` writes."""
-    home = here()
+    home = current_home()
     folders = [home.path, home.prefect, home.logs]
     files = [home.up_file, home.up_lock, home.ledger_key, home.webhook_secret]
     files += [*home.logs.glob("*.log"), *ledger_files()]
@@ -89,7 +89,7 @@ def leftovers() -> list[Problem]:
 
     return [
         Problem(f"a {each.name} (pid {each.pid}) of a killed `daybook up` runs on", "daybook down")
-        for each in home_lock.left_behind(here())
+        for each in home_lock.leftover_children(current_home())
     ]
 
 

@@ -18,14 +18,14 @@ from packaging.requirements import Requirement
 
 from daybook import repository
 from daybook.errors import DaybookError, InvalidInput
-from daybook.home import here
+from daybook.home import current_home
 from daybook.operations.checks.problem import Problem
 
 DISTRIBUTION = "daybook"
-DOORS = ("flows", "blocks", "deployments")
-BOUND = ("prefect", "fastapi", "sqlalchemy")
+ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
+REQUIRED_VERSIONS = ("prefect", "fastapi", "sqlalchemy")
 """Prefect's server, or its scheduler, does not run outside of their bounds (prefect-facts.md)."""
-IMPORT_SECONDS = 30.0
+IMPORT_TIMEOUT_SECONDS = 30.0
 
 
 def requirements() -> dict[str, Requirement]:
@@ -46,7 +46,9 @@ def versions() -> list[Problem]:
     try:
         required = requirements()
     except metadata.PackageNotFoundError:
-        return [Problem("Daybook is not installed here: its bounds are not known", again())]
+        return [
+            Problem("Daybook is not installed here: its bounds are not known", reinstall_command())
+        ]
     problems = []
     for name, requirement in required.items():
         try:
@@ -61,9 +63,9 @@ def versions() -> list[Problem]:
     return problems
 
 
-def refuse_wrong() -> None:
+def require_versions() -> None:
     """Raise `InvalidInput` with the problems of `versions` that would keep Prefect from running."""
-    wrong = [each for each in versions() if each.of in BOUND]
+    wrong = [each for each in versions() if each.of in REQUIRED_VERSIONS]
     if wrong:
         message = "; ".join(each.what for each in wrong)
         raise InvalidInput(
@@ -71,7 +73,7 @@ def refuse_wrong() -> None:
         )
 
 
-def doors() -> list[Problem]:
+def entry_points() -> list[Problem]:
     """Check that our entry points exist.
 
     Others of the same names are harmless, because ours are loaded by their path.
@@ -79,9 +81,9 @@ def doors() -> list[Problem]:
     try:
         root = repository.root()
     except DaybookError as error:
-        return [Problem(str(error), again())]
+        return [Problem(str(error), reinstall_command())]
     problems = []
-    for door in DOORS:
+    for door in ENTRY_POINT_FOLDERS:
         spec = PathFinder.find_spec(door, [os.getcwd(), *sys.path])
         locations = spec and (spec.submodule_search_locations or [spec.origin or ""])
         shadow = next(iter(locations or ()), "")
@@ -100,7 +102,7 @@ def worker_imports() -> list[Problem]:
     """
     from daybook.operations.server import absolute_python_path
 
-    folder = here().path
+    folder = current_home().path
     try:
         process = subprocess.run(
             [sys.executable, "-c", "from daybook import repository; repository.root()"],
@@ -108,18 +110,23 @@ def worker_imports() -> list[Problem]:
             env={**os.environ, **absolute_python_path()},
             capture_output=True,
             text=True,
-            timeout=IMPORT_SECONDS,
+            timeout=IMPORT_TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [Problem(f"`import daybook` takes more than {IMPORT_SECONDS:.0f} s", again())]
+        return [
+            Problem(
+                f"`import daybook` takes more than {IMPORT_TIMEOUT_SECONDS:.0f} s",
+                reinstall_command(),
+            )
+        ]
     if process.returncode == 0:
         return []
     why = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-    return [Problem(f"the worker cannot import daybook from {folder}: {why}", again())]
+    return [Problem(f"the worker cannot import daybook from {folder}: {why}", reinstall_command())]
 
 
-def again() -> str:
+def reinstall_command() -> str:
     """Return the command that reinstalls this Daybook: from its checkout, else from the wheel."""
     checkout = Path(repository.__file__).resolve().parent.parent
     if (checkout / "Makefile").exists():
@@ -131,6 +138,6 @@ def again() -> str:
 def _install(requirement: Requirement) -> str:
     checkout = Path(repository.__file__).resolve().parent.parent
     if (checkout / "Makefile").exists() and Path(sys.prefix) == checkout / ".venv":
-        return again()
+        return reinstall_command()
     wanted = shlex.quote(f"{requirement.name}{requirement.specifier}")
     return f"{shlex.quote(sys.executable)} -m pip install {wanted}"

@@ -16,7 +16,7 @@ from daybook.errors import (
     LedgerReplaced,
     LedgerUnreachable,
 )
-from daybook.home import here
+from daybook.home import current_home
 from daybook.jobs import store
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.store import StoredJob
@@ -29,7 +29,7 @@ from daybook.resources import copies as block_copies
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
-PATIENCE = timedelta(seconds=5)
+WRITE_TIMEOUT = timedelta(seconds=5)
 """How long a write may wait for others before that is a problem."""
 _RESTORE_KEY = (
     "copy the file ledger-key, with mode 0600, into this home from the home that wrote the copies "
@@ -44,12 +44,18 @@ async def ledger() -> list[Problem]:
     if not _exists():
         return []
     try:
-        await stored()
+        await stored_jobs()
         async with open_ledger() as opened:
-            if why := await opened.why_unwritable(within=PATIENCE):
-                return [Problem(f"the ledger cannot be written: {why}", overdue.to_write(why))]
+            if why := await opened.why_unwritable(within=WRITE_TIMEOUT):
+                return [
+                    Problem(f"the ledger cannot be written: {why}", overdue.ledger_write_fix(why))
+                ]
     except LedgerNewer as error:
-        return [Problem(str(error), f"with the Daybook that wrote it: {installation.again()}")]
+        return [
+            Problem(
+                str(error), f"with the Daybook that wrote it: {installation.reinstall_command()}"
+            )
+        ]
     except LedgerReplaced as error:
         return [Problem(f"the ledger at {error.place} {error.what}", error.fix)]
     except LedgerUnreachable as error:
@@ -65,17 +71,17 @@ async def ledger() -> list[Problem]:
     return []
 
 
-async def stored() -> list[StoredJob]:
+async def stored_jobs() -> list[StoredJob]:
     """Return all jobs; [] if there is no ledger yet, which a check does not create."""
-    return (await whose())[1]
+    return (await id_and_jobs())[1]
 
 
-async def whose() -> tuple[str, list[StoredJob]]:
+async def id_and_jobs() -> tuple[str, list[StoredJob]]:
     """Return the ledger's id and its jobs; an empty id if there is no ledger yet."""
     if not _exists():
         return "", []
     async with open_ledger() as opened, opened.read() as session:
-        return opened.id, await store.every(session)
+        return opened.id, await store.all_jobs(session)
 
 
 def _exists() -> bool:
@@ -87,12 +93,12 @@ def _exists() -> bool:
     files = home.ledger_files()
     if not files:
         return bool(home.ledger_address())
-    return files[0].exists() or bool((here().running() or {}).get("ledger"))
+    return files[0].exists() or bool((current_home().running() or {}).get("ledger"))
 
 
 async def sync() -> list[Problem]:
     """Check that every job is in Prefect as it is in the ledger."""
-    jobs, problems = await stored(), []
+    jobs, problems = await stored_jobs(), []
     waiting = [each.row.name for each in jobs if each.row.sync_pending]
     if waiting:
         problems.append(Problem(f"not in Prefect yet: {', '.join(waiting)}", "daybook sync"))
@@ -108,9 +114,9 @@ async def ledger_key() -> list[Problem]:
     if not _exists():
         return []
     async with open_ledger() as opened, opened.read() as session:
-        count = len(await block_copies.every(session))
+        count = len(await block_copies.list_copies(session))
         try:
-            await block_copies.key(session, here())
+            await block_copies.key(session, current_home())
         except LedgerKeyMissing as error:
             message = f"{error}; none of its {count} copies can be restored here"
             return [Problem(message, _RESTORE_KEY)]
@@ -127,13 +133,13 @@ async def copies(client: PrefectClient) -> list[Problem]:
     if not _exists():
         return []
     async with open_ledger() as opened:
-        lost = await mirror.lost(opened, client, blocks.TYPES)
+        lost = await mirror.list_lost(opened, client, blocks.BLOCK_TYPES)
         if not lost:
             return []
         message = f"Prefect has lost, and the ledger has a copy of: {', '.join(lost)}"
         async with opened.read() as session:
             try:
-                await block_copies.key(session, here())
+                await block_copies.key(session, current_home())
             except LedgerKeyMissing:
                 return [Problem(f"{message}; the key of the copies is missing", _RESTORE_KEY)]
     return [Problem(message, "daybook up, whose keeper restores them within seconds")]
@@ -145,7 +151,7 @@ async def one_prefect() -> list[Problem]:
         return []
     async with open_ledger() as opened, opened.read() as session:
         conflict = instances.conflict(await instances.in_use(session, opened.now()))
-    return [Problem(conflict, instances.SEPARATE)] if conflict else []
+    return [Problem(conflict, instances.CONFLICT_HINT)] if conflict else []
 
 
 async def agents(client: PrefectClient) -> list[Problem]:
@@ -158,7 +164,7 @@ async def agents(client: PrefectClient) -> list[Problem]:
         return [Problem(str(error), "daybook up")]
     known = {*names, *(f"{kind}/{name}" for name, kind in names.items())}
     problems = []
-    for each in await stored():
+    for each in await stored_jobs():
         for agent in each.job.agents():
             if agent not in known:
                 message = f"{each.row.name} asks the agent {agent}, which does not exist"
@@ -177,7 +183,7 @@ async def tools(client: PrefectClient) -> list[Problem]:
 
     servers, guard = PrefectServers(client), Guard.here(Rule.OPERATOR)
     problems = []
-    for each in await stored():
+    for each in await stored_jobs():
         action = each.job.action
         called = {"--check-tool": each.job.policy.check.tool}
         if isinstance(action, ToolCall):
@@ -202,16 +208,16 @@ async def secrets(client: PrefectClient) -> list[Problem]:
     from daybook.resources import secrets as secret_blocks
     from daybook.tools.server_blocks import PrefectServers
 
-    known = {each["name"]: each["problem"] for each in await secret_blocks.every(client)}
+    known = {each["name"]: each["problem"] for each in await secret_blocks.list_secrets(client)}
     users: list[tuple[str, Any]] = []
-    for each in await stored():
+    for each in await stored_jobs():
         fields = each.job.action.model_dump(mode="json")
         users.append((each.row.name, [fields.get("headers"), fields.get("params")]))
     for server in await PrefectServers(client).every():
         users.append((f"the tool server {server['name']}", server["settings"].get("headers")))
     problems = []
     for user, content in users:
-        for name in sorted(references.referred(content)):
+        for name in sorted(references.referenced_names(content)):
             if problem := known.get(name, "which does not exist"):
                 message = f"{user} uses the secret {name}, {problem}"
                 problems.append(

@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from daybook.clock import SYSTEM
-from daybook.home import here, is_own_server
+from daybook.clock import SYSTEM_CLOCK
+from daybook.home import current_home, is_own_server
 from daybook.operations.checks import installation, ledger
 from daybook.operations.checks.problem import Problem
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from httpx import Response
     from prefect.client.orchestration import PrefectClient
 
-FAR = timedelta(seconds=1)
+MAX_CLOCK_SKEW = timedelta(seconds=1)
 """How far a clock may be off (promise 16: a skew above 1 s shows in `doctor`)."""
-ASKED_AGAIN = 4
-SECONDS = 5.0
+MAX_CLOCK_RETRIES = 4
+UI_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to the address of the UI."""
-PULL_STEP = "Executing deployment step: enter"
-SUBMITS = re.compile(r"Worker '(.+)' submitting flow run")
+PULL_STEP_MESSAGE = "Executing deployment step: enter"
+SUBMIT_MESSAGE = re.compile(r"Worker '(.+)' submitting flow run")
 """Written to a run's log by Prefect and by its own types of workers."""
-RUNS_LOOKED_AT = 20
+MAX_RUNS_READ = 20
 """How many runs are read to find one that belongs to this Daybook."""
 
 
@@ -52,32 +52,32 @@ async def server(client: PrefectClient) -> list[Problem]:
     return _check_version(address, version)
 
 
-def none_known() -> Problem:
+def no_server_known() -> Problem:
     """Return the problem that no `up` runs and no setting names a server."""
     return Problem("no Prefect server is known, and no `daybook up` runs here", "daybook up")
 
 
 async def clock(client: PrefectClient) -> list[Problem]:
     """Check that this machine's clock and the server's agree."""
-    skew = await ahead(client)
-    if abs(skew) <= FAR:
+    skew = await clock_ahead(client)
+    if abs(skew) <= MAX_CLOCK_SKEW:
         return []
     side = "ahead of" if skew > timedelta() else "behind"
     message = f"the server's clock is {abs(skew).total_seconds():.1f} s {side} this machine's"
     return [Problem(message, "on both machines: sudo timedatectl set-ntp true")]
 
 
-async def ahead(client: PrefectClient) -> timedelta:
+async def clock_ahead(client: PrefectClient) -> timedelta:
     """Return by how much the server's clock is ahead of this machine's, at least.
 
     A server reports its time as of up to a second ago, longer if it is busy: a clock that seems far
     off is measured again, and the smallest skew counts.
     """
     smallest = await _measure_skew(client)
-    for _ in range(ASKED_AGAIN):
-        if abs(smallest) <= FAR:
+    for _ in range(MAX_CLOCK_RETRIES):
+        if abs(smallest) <= MAX_CLOCK_SKEW:
             break
-        await SYSTEM.wait_until(SYSTEM.now() + timedelta(seconds=0.4))
+        await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + timedelta(seconds=0.4))
         smallest = min(smallest, await _measure_skew(client), key=abs)
     return smallest
 
@@ -85,12 +85,12 @@ async def ahead(client: PrefectClient) -> timedelta:
 async def _measure_skew(client: PrefectClient) -> timedelta:
     import httpx
 
-    before = SYSTEM.now()
+    before = SYSTEM_CLOCK.now()
     try:
         response = await client.hello()
     except httpx.HTTPStatusError as error:
         response = error.response
-    return _skew(before, response, SYSTEM.now())
+    return _skew(before, response, SYSTEM_CLOCK.now())
 
 
 async def ui(client: PrefectClient) -> list[Problem]:
@@ -98,12 +98,12 @@ async def ui(client: PrefectClient) -> list[Problem]:
     import httpx
     from prefect.settings import get_current_settings
 
-    address = (here().running() or {}).get("ui_url") or get_current_settings().ui_url
+    address = (current_home().running() or {}).get("ui_url") or get_current_settings().ui_url
     if not address or _is_cloud(client):
         return []
     is_remote = urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1")
     # As a browser does: no proxy of the environment is used for this machine.
-    async with httpx.AsyncClient(timeout=SECONDS, trust_env=is_remote) as browser:
+    async with httpx.AsyncClient(timeout=UI_TIMEOUT_SECONDS, trust_env=is_remote) as browser:
         try:
             response = (await browser.get(f"{address.rstrip('/')}/ui-settings")).raise_for_status()
             api_url = urljoin(f"{address.rstrip('/')}/", str(response.json()["api_url"]))
@@ -118,7 +118,7 @@ async def ui(client: PrefectClient) -> list[Problem]:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             why = _error_text(error)
     fix = f"where the server runs: prefect config set PREFECT_UI_API_URL={_api_address(client)}"
-    if (here().running() or {}).get("own_server"):
+    if (current_home().running() or {}).get("own_server"):
         fix = "daybook down, then daybook up"
     return [Problem(f"the UI asks {api_url}, where no Prefect is: {why}", fix)]
 
@@ -127,17 +127,17 @@ async def pool(client: PrefectClient) -> list[Problem]:
     """Check that the work pool has our type, and does not belong to another Daybook alone."""
     from daybook.operations.worker import POOL_TYPE
     from daybook.prefect import work_pool as pool
-    from daybook.prefect.parameter_schema import POOL
+    from daybook.prefect.parameter_schema import WORK_POOL
 
-    ledger_id, jobs = await ledger.whose()
+    ledger_id, jobs = await ledger.id_and_jobs()
     state = await pool.read(client, ledger_id)
     problems = []
     if state.type not in ("", POOL_TYPE):
-        message = f"the pool {POOL} is of type {state.type}, our worker takes {POOL_TYPE}"
-        problems.append(Problem(message, f"prefect work-pool delete {POOL}; daybook sync"))
+        message = f"the pool {WORK_POOL} is of type {state.type}, our worker takes {POOL_TYPE}"
+        problems.append(Problem(message, f"prefect work-pool delete {WORK_POOL}; daybook sync"))
     if jobs and state.foreign:
         fix = "daybook sync"
-        if here().running() is None:
+        if current_home().running() is None:
             fix = f"{_unset_command()}; or, if it is the right Prefect, {fix}"
         problems.append(Problem(f"{state.foreign}: {_api_address(client)} is its Prefect", fix))
     return problems
@@ -147,12 +147,12 @@ async def worker(client: PrefectClient) -> list[Problem]:
     """Check that a worker of our pool is online that runs this ledger's jobs."""
     from daybook.prefect import work_pool as pool
 
-    ledger_id, _ = await ledger.whose()
+    ledger_id, _ = await ledger.id_and_jobs()
     state = await pool.read(client, ledger_id)
     if state.idle:
         fix = "daybook up"
-        if here().running() is not None:
-            fix = f"look at {here().logs / 'worker.log'}; daybook down, then daybook up"
+        if current_home().running() is not None:
+            fix = f"look at {current_home().logs / 'worker.log'}; daybook down, then daybook up"
         return [Problem(state.idle, fix)]
     if state.names_of_others:
         message = f"{state.names_of_others}: of another Daybook, which leaves our jobs alone"
@@ -180,9 +180,9 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
     from prefect.client.schemas.sorting import FlowRunSort, LogSort
 
     from daybook.prefect import parameter_schema, states
-    from daybook.prefect.occurrence import belongs_elsewhere
+    from daybook.prefect.occurrence import belongs_to_other_ledger
 
-    ledger_id, _ = await ledger.whose()
+    ledger_id, _ = await ledger.id_and_jobs()
     ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
     runs = await client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=list(parameter_schema.PROTOTYPES))),
@@ -190,18 +190,18 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ended))
         ),
         sort=FlowRunSort.END_TIME_DESC,
-        limit=RUNS_LOOKED_AT,
+        limit=MAX_RUNS_READ,
     )
     candidates = (run for run in runs if not states.is_being_cancelled(run.state))
-    last = next((run for run in candidates if not belongs_elsewhere(run, ledger_id)), None)
+    last = next((run for run in candidates if not belongs_to_other_ledger(run, ledger_id)), None)
     if last is None or last.run_count or last.state_type != StateType.CRASHED:
         return []
     logs = await client.read_logs(
         LogFilter(flow_run_id=LogFilterFlowRunId(any_=[last.id])),
         sort=LogSort.TIMESTAMP_ASC,
     )
-    names = [match[1] for log in logs if (match := SUBMITS.match(log.message))]
-    if not names or not any(PULL_STEP in log.message for log in logs):
+    names = [match[1] for log in logs if (match := SUBMIT_MESSAGE.match(log.message))]
+    if not names or not any(PULL_STEP_MESSAGE in log.message for log in logs):
         return []
     message = (
         f"the last run, {last.name}, crashed before it began: the worker {names[0]} cannot import "
@@ -212,7 +212,7 @@ async def workers_import(client: PrefectClient) -> list[Problem]:
 
 
 def _other_server(address: str) -> Problem | None:
-    running_url = str((here().running() or {}).get("api_url") or "").rstrip("/")
+    running_url = str((current_home().running() or {}).get("api_url") or "").rstrip("/")
     if not running_url or running_url == address:
         return None
     message = f"Prefect is {address} here, but this home's `daybook up` works with {running_url}"

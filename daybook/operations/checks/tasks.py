@@ -13,7 +13,7 @@ async def tasks() -> list[Problem]:
     """Check that the pause can be read; that it is paused, and starving tasks, are harmless."""
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
-        state = await views.read(session, now)
+        state = await views.read_counts(session, now)
     return [
         Problem(each.what, each.command, harmless=UNREADABLE not in each.what)
         for each in task_scheduler.problems(state, now)
