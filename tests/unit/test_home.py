@@ -24,7 +24,7 @@ OWN = "http://127.0.0.1:4200/api"
 ENTERS = """
 import os
 from daybook import home
-home.enter()
+home.configure_prefect()
 print(os.environ.get("PREFECT_API_URL"), os.environ.get("PREFECT_API_AUTH_STRING"))
 print(os.environ.get("DO_NOT_TRACK"))
 """

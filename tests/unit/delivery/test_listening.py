@@ -381,7 +381,7 @@ import asyncio, os, signal, sys
 from daybook import registry
 from daybook.ledger.engine import Ledger
 from daybook.delivery import listener_calls
-from daybook.testing import MovedClock
+from daybook.testing import ManualClock
 from datetime import datetime
 
 @registry.listener(name="dies")
@@ -391,8 +391,8 @@ def dies(run):
     os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
-    async with Ledger(sys.argv[1], MovedClock(datetime.fromisoformat(sys.argv[2]))) as ledger:
-        await listener_calls.listen(ledger, "dies", ["dies"])
+    async with Ledger(sys.argv[1], ManualClock(datetime.fromisoformat(sys.argv[2]))) as ledger:
+        await listener_calls.call_listeners(ledger, "dies", ["dies"])
 asyncio.run(main())
 """
 

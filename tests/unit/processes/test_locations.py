@@ -17,7 +17,7 @@ from daybook.processes import locations
 MAKER = """
 import signal, sys
 from daybook.processes import locations
-with locations.fresh("daybook-mcp-") as there:
+with locations.temporary_folder("daybook-mcp-") as there:
     open(there + "/mcp.json", "w").write("a secret")
     print(there, flush=True)
     signal.pause()

@@ -65,7 +65,7 @@ os.setgid(65534)
 os.setuid(65534)
 own = begun()
 try:
-    proc.tell([theirs, own], signal.SIGCONT)
+    proc.send_signal([theirs, own], signal.SIGCONT)
     asyncio.run(proc.kill([theirs, own], within=2.0))
     print(proc.find(theirs.pid) == theirs, proc.find(own.pid), flush=True)
 finally:
