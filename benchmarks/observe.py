@@ -81,7 +81,7 @@ async def measure(place: Place, plan: Plan) -> Measured:
         await reconcile.reconcile_all(ledger, place.client)
         deployed = time.monotonic() - began
         observer = Observer()
-        await observer.look(ledger, client)  # the first one remembers
+        await observer.observe(ledger, client)  # the first one remembers
         unchanged = [await _look(place, ledger, client, observer) for _ in range(plan.looks)]
         for each in unchanged:
             _expect(each.of.report.unchanged == len(each.of.jobs) == len(names), each)
@@ -110,7 +110,7 @@ async def _add(ledger: Ledger, many: int) -> list[str]:
 async def _look(place: Place, ledger: Ledger, client: PrefectClient, observer: Observer) -> Look:
     asked, served = await _requests(place), usage.cpu(place.server.pid)
     began, used = time.monotonic(), time.process_time()
-    found = await observer.look(ledger, client)
+    found = await observer.observe(ledger, client)
     used, seconds = time.process_time() - used, time.monotonic() - began
     served = usage.cpu(place.server.pid) - served
     return Look(used, served, seconds, await _requests(place) - asked, found)

@@ -103,7 +103,7 @@ class Home:
         """Return the key that signs browser sessions; create it at first use."""
         return _ensure_secret(self.browser_key_file, secrets.token_urlsafe(32))
 
-    def leading_to(self, url: str) -> Path:
+    def write_redirect_page(self, url: str) -> Path:
         """Write a page that redirects a browser to ``url``, readable by its owner only."""
         page = self.path / "open.html"
         address = html.escape(url, quote=True)

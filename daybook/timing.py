@@ -68,13 +68,13 @@ class Timing:
 
     leader_check: timedelta = timedelta(seconds=5)
     """Interval between two attempts of a keeper to become leader."""
-    runs_pass: timedelta = timedelta(seconds=5)
+    runs_interval: timedelta = timedelta(seconds=5)
     """Interval of the services that handle runs, and of an audit that is not complete."""
-    jobs_pass: timedelta = timedelta(seconds=10)
+    jobs_interval: timedelta = timedelta(seconds=10)
     """Interval of the services that handle jobs: the ledger has an edit in Prefect this soon."""
-    soonest_pass: timedelta = timedelta(seconds=1)
+    min_pass_interval: timedelta = timedelta(seconds=1)
     """Minimum interval between two passes, however many events arrive."""
-    alert_pass: timedelta = timedelta(seconds=30)
+    alert_interval: timedelta = timedelta(seconds=30)
 
     # --- when the keeper takes over from another process
 

@@ -168,7 +168,7 @@ async def test(ref: str) -> dict[str, Any]:
     async with prefect.connected() as client:
         await prefect.check_connection(client)
         url = ref if "://" in ref else await _url_of(client, ref)
-        Guard.here(Rule.OPERATOR).check(url)
+        Guard.from_settings(Rule.OPERATOR).check(url)
         now = SYSTEM_CLOCK.now()
         row = OutboxRow(
             key="test",
@@ -216,7 +216,7 @@ async def _url_of(client: PrefectClient, name: str) -> str:
 def _name_of(known: destinations.DestinationIndex, url: str) -> str:
     """Return the name of the address's destination; empty if there is no usable one."""
     try:
-        destination = known.of(url)
+        destination = known.find(url)
     except InvalidInput:  # `problem` reports it
         return ""
     return destination.name if destination else ""

@@ -147,4 +147,6 @@ def _guard(owner: str) -> Guard:
     from daybook.http.guard import Guard, Rule
 
     whose = _judged_owner(owner)
-    return Guard.here(Rule.of(whose, owners.current_actor().via), limits.load_limits(whose))
+    return Guard.from_settings(
+        Rule.for_owner(whose, owners.current_actor().via), limits.load_limits(whose)
+    )

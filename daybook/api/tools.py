@@ -49,7 +49,7 @@ async def show(name: str) -> dict[str, Any]:
             else:
                 server |= {"tools": tools}
             return server | {"jobs": await _users(name)}
-        tool = await catalog.find(name, servers, Guard.here(Rule.OPERATOR))
+        tool = await catalog.find(name, servers, Guard.from_settings(Rule.OPERATOR))
     return _tool_view(tool) | {"jobs": await _users_of_tool(name)}
 
 
@@ -68,7 +68,7 @@ async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> d
             f"test:{new_id()}",
             servers,
             servers.secrets,
-            Guard.here(Rule.OPERATOR),
+            Guard.from_settings(Rule.OPERATOR),
         )
     called = await calls.call(prepared, timeout=timeout)
     outcome = called.outcome

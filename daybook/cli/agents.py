@@ -108,7 +108,7 @@ async def add_(
     else:
         _block(agent)
         if given_kinds == ["model"] and not agent["settings"]["api_key"]:
-            output.say(model_options.keyless())
+            output.say(model_options.missing_key_note())
         for note in agent["notes"]:
             output.say(f"! {note}")
         output.say(f"Ask it something: daybook agents test {name}")

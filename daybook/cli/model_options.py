@@ -86,7 +86,7 @@ class ModelOptions:
             given["api_key"] = key
         return given
 
-    def keyless(self) -> str:
+    def missing_key_note(self) -> str:
         """Return the note for an agent that has no stored key."""
         if self.base_url:
             return "It has no key, so none is sent; for one, add it with --replace and --key-stdin."

@@ -98,7 +98,7 @@ class CallbackSender:
         try:
             # Check here as well: a run that was missed was never checked at a claim.
             Guard(Rule.OPERATOR, limits=limits.load_limits(row.owner)).check(row.address)
-            destination = known.of(row.address) or destination
+            destination = known.find(row.address) or destination
             answer = await self._ask(row, destination)
         except NoResponse as error:
             # A status is conclusive even if the rest of the response is missing.
@@ -126,7 +126,7 @@ class CallbackSender:
     async def _ask(self, row: OutboxRow, destination: Destination) -> Response:
         now, body = self._now(), row.body.encode("utf-8", errors="replace")
         signing_secrets = destination.secrets(now) if destination.secret else self._of_home(now)
-        transport = self._transport(Rule.of(row.owner, row.writer))
+        transport = self._transport(Rule.for_owner(row.owner, row.writer))
         token = await self._token(row, destination)
         return await request.request(
             transport,
@@ -148,7 +148,7 @@ class CallbackSender:
         transport = self._transports.get(rule)
         if transport is None:
             transport = HttpxTransport(
-                Guard.here(rule), follow=False, kept_for=CONNECTION_REUSE_SECONDS
+                Guard.from_settings(rule), follow=False, kept_for=CONNECTION_REUSE_SECONDS
             )
             self._transports[rule] = transport
         return transport
@@ -216,7 +216,9 @@ def _has_token(row: OutboxRow, destination: Destination) -> bool:
     operator may request. So an agent's callback carries the token only at the destination's own
     URL.
     """
-    allowed = Rule.of(row.owner, row.writer) is not Rule.AGENT or destination.is_at(row.address)
+    allowed = Rule.for_owner(row.owner, row.writer) is not Rule.AGENT or destination.is_at(
+        row.address
+    )
     return bool(destination.token) and allowed
 
 

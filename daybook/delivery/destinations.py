@@ -192,7 +192,7 @@ class DestinationIndex:
         ]
         return cls(tuple(entries))
 
-    def of(self, url: str) -> Destination | None:
+    def find(self, url: str) -> Destination | None:
         """Return the destination of ``url``, or None; raise `InvalidInput` for bad settings."""
         parts = _url_parts(url) if self.documents else None
         matching = [each for each in self.documents if parts and _is_under(parts, each[0])]
@@ -234,7 +234,7 @@ async def load_index(client: PrefectClient) -> DestinationIndex:
 
 async def find(client: PrefectClient, url: str) -> Destination | None:
     """Return the destination of a URL, or None; raise `InvalidInput` for bad settings."""
-    return (await load_index(client)).of(url)
+    return (await load_index(client)).find(url)
 
 
 # --- storage

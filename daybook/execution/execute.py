@@ -163,12 +163,12 @@ async def _execute(run: _Run) -> State[Any]:
             except (lease.LeaseLost, FenceRefused, IllegalTransition) as error:
                 return await _decided_elsewhere(ledger, granted, run, error)
             if isinstance(outcome, RetryAt) and given is not None:
-                given.tell(waiting=outcome.until)
+                given.report(waiting=outcome.until)
                 if outcome.until - clock.now() <= MAX_IN_PROCESS_WAIT:
                     await clock.wait_until(outcome.until)
         outcome = await _with_total_usage(ledger, granted, outcome, number)
         if given is not None:
-            given.tell(ended=outcome.status)
+            given.report(ended=outcome.status)
         rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
     await artifact.publish(granted, outcome, number, rows)
     if granted.job is not None:
@@ -216,7 +216,7 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
                 await _push(run.reconciler, offer.job_id)
             return answer
         if given is not None:
-            given.tell(claimed=answer.fence)
+            given.report(claimed=answer.fence)
         prepared = await _check_and_begin(ledger, run, answer)
         if prepared is not None:
             return prepared
@@ -262,7 +262,7 @@ async def _check_and_begin(
         log.warning("%s", error, extra={"action": "fence_refused"})
         return None
     if run.given is not None:
-        run.given.tell(running=number)
+        run.given.report(running=number)
     return prepared, number, act
 
 
@@ -272,9 +272,9 @@ async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdic
     if run.gate is checks.check_job and not policy.check:
         return checks.NO_CHECK
     if run.given is not None:
-        run.given.tell(checking=granted.fence)
+        run.given.report(checking=granted.fence)
         verdict = await _in_time(run, granted, policy.timeout)
-        run.given.tell(claimed=granted.fence)  # the preparation that follows has no time limit
+        run.given.report(claimed=granted.fence)  # the preparation that follows has no time limit
         return verdict
     try:
         every = TIMING.run_lease_renewal.total_seconds()
@@ -326,7 +326,7 @@ async def _end_unbegun(ledger: Ledger, granted: Granted, run: _Run, outcome: Out
     """Record the end of a run that did not begin: its check said skip, or it cannot begin."""
     await claims.finish(ledger, granted.run_id, granted.fence, outcome)
     if run.given is not None:
-        run.given.tell(ended=outcome.status)
+        run.given.report(ended=outcome.status)
     await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
     if granted.job is not None:
         await _push(run.reconciler, granted.job.id)

@@ -44,7 +44,7 @@ class Handover:
     holder: str
     descriptor: int
 
-    def tell(self, **facts: object) -> None:
+    def report(self, **facts: object) -> None:
         """Write one line. If the worker is gone, do nothing."""
         line = json.dumps(facts, default=str) + "\n"
         with suppress(OSError):
@@ -72,7 +72,7 @@ def report(**facts: object) -> None:
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
     if run is not None and (given := received_for(str(run.id))) is not None:
-        given.tell(**facts)
+        given.report(**facts)
 
 
 @contextmanager

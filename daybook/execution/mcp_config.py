@@ -78,7 +78,7 @@ async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
             entry = _program_entry(settings.command, given)
             entries[server.name] = entry | _working_directory(settings.work_dir)
         else:
-            url = Guard.here(Rule.OPERATOR).check(settings.url)
+            url = Guard.from_settings(Rule.OPERATOR).check(settings.url)
             destination = SecretDestination.of_url(url)
             headers = {
                 name: await references.fill("headers", value, destination, secrets, filled)

@@ -14,7 +14,7 @@ def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION_PARTS)
     the owner's hosts. A direct call has the operator's.
     """
     if granted.job is None:
-        return Guard.here(Rule.OPERATOR)
+        return Guard.from_settings(Rule.OPERATOR)
     row = granted.job.row
     writer = provenance.author_of(granted.job.revision.written_by, row.created_by, parts)
-    return Guard.here(Rule.of(row.owner, writer), limits.load_limits(row.owner))
+    return Guard.from_settings(Rule.for_owner(row.owner, writer), limits.load_limits(row.owner))

@@ -174,6 +174,6 @@ def _result_json(answer: Response, prepared: PreparedWebhook) -> dict[str, Any]:
 
 
 def _remark(answer: Response) -> str:
-    redirects = f"redirected: {'; '.join(answer.turned)}" if answer.turned else ""
+    redirects = f"redirected: {'; '.join(answer.redirects)}" if answer.redirects else ""
     cut = f"cut: {answer.cut}" if answer.cut else ""
     return "; ".join(filter(None, (redirects, cut)))

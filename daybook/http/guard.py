@@ -53,7 +53,7 @@ class Rule(StrEnum):
     AGENT = "agent"
 
     @classmethod
-    def of(cls, owner: str, writer: str = "") -> Rule:
+    def for_owner(cls, owner: str, writer: str = "") -> Rule:
         """Return the rule for a job of ``owner`` whose URL ``writer`` wrote (empty if unknown).
 
         A URL that a model wrote through its tools counts as an agent's, whoever owns the job.
@@ -93,7 +93,7 @@ class AllowedHosts:
     networks: tuple[Network, ...] = ()
 
     @classmethod
-    def of(cls, text: str) -> Self:
+    def parse(cls, text: str) -> Self:
         """Parse the setting DAYBOOK_ALLOWED_HOSTS, which `daybook.settings` has validated."""
         names, networks = set(), []
         for entry in filter(None, map(str.strip, text.split(","))):
@@ -150,13 +150,13 @@ class Guard:
         self._limits = limits
 
     @classmethod
-    def here(cls, rule: Rule, limits: Limits | None = None) -> Self:
+    def from_settings(cls, rule: Rule, limits: Limits | None = None) -> Self:
         """Return a guard with the exceptions of this home's settings.
 
         ``limits`` restrict the hosts of an agent; redirects cannot bypass them. Raises
         `InvalidInput` if the setting is malformed.
         """
-        return cls(rule, AllowedHosts.of(settings.load().allowed_hosts), limits=limits)
+        return cls(rule, AllowedHosts.parse(settings.load().allowed_hosts), limits=limits)
 
     def for_operator(self) -> Guard:
         """Return a guard with the same exceptions, for a URL that the operator chose."""

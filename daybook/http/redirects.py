@@ -49,8 +49,8 @@ class RedirectedRequest:
     url: httpx.URL
     headers: Headers
     with_body: bool
-    had: bool
-    as_it_is: bool = False
+    had_effect: bool
+    unchanged: bool = False
 
 
 def location(status: int, headers: httpx.Headers) -> str | None:

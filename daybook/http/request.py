@@ -68,14 +68,14 @@ _RESERVED_HEADERS = {
 class Response:
     """A response. ``body`` is decompressed; ``cut`` is the reason why it is incomplete, else empty.
 
-    ``turned`` describes each followed redirect, such as "308 to https://example.org".
+    ``redirects`` describes each followed redirect, such as "308 to https://example.org".
     """
 
     status: int
     headers: httpx.Headers
     body: bytes
     cut: str = ""
-    turned: tuple[str, ...] = ()
+    redirects: tuple[str, ...] = ()
 
 
 class NoResponse(DaybookError):
@@ -209,7 +209,7 @@ class _Exchange:
         if self._response is None or self._body is None:
             return None
         response, body = self._response, self._body
-        turned = self.progress.turned
+        turned = self.progress.redirects
         return Response(response.status_code, response.headers, bytes(body), body.cut, turned)
 
 

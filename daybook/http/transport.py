@@ -49,11 +49,11 @@ class Progress:
 
     ``sent`` is true from the first byte of a request on, because the request may then have had its
     effect. It is false again after a redirect which says that the request had no effect and is to
-    be sent elsewhere. ``turned`` describes each followed redirect.
+    be sent elsewhere. ``redirects`` describes each followed redirect.
     """
 
     sent: bool = False
-    turned: tuple[str, ...] = ()
+    redirects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,14 @@ class GuardedTransport:
                 headers=request.headers.multi_items(),
                 rule=self.guard.rule,
             )
-            progress.sent = following.had
-            if self._one_origin and not following.as_it_is:
+            progress.sent = following.had_effect
+            if self._one_origin and not following.unchanged:
                 why = "a redirect to another address, or of another method, is not followed"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
-            if len(progress.turned) == redirects.MAX_REDIRECTS:
+            if len(progress.redirects) == redirects.MAX_REDIRECTS:
                 why = f"more than {redirects.MAX_REDIRECTS} redirects"
                 raise OutgoingRefused(guard.origin(following.url), why, self.guard.rule)
-            progress.turned += (_turn(response.status_code, following, request.method),)
+            progress.redirects += (_turn(response.status_code, following, request.method),)
             request = self._next(request, following)
 
     async def aclose(self) -> None:

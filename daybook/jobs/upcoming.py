@@ -39,8 +39,8 @@ def due_times(
     skips = 0
     while skips < MAX_SKIPS:
         for instant in due.due_times(schedule, after=after, inclusive=inclusive):
-            if limits.why_not(instant):
-                next_candidate = limits.go_on(instant)
+            if limits.exclusion_reason(instant):
+                next_candidate = limits.next_candidate(instant)
                 break
             skips = 0
             yield instant
@@ -67,7 +67,7 @@ def exclusion_reason(
     schedule: Cron | Every | At | OnDemand, policy: Policy, instant: datetime
 ) -> str:
     """Return why the bounds exclude a due time of the schedule, or "" if they do not."""
-    return bounds.read_bounds(policy, schedule.timezone).why_not(instant)
+    return bounds.read_bounds(policy, schedule.timezone).exclusion_reason(instant)
 
 
 def stagger_offset(job_id: str, stagger: timedelta | None) -> timedelta:

@@ -72,7 +72,7 @@ class Leadership:
         self._until = self._not_before = 0.0
         self._gained, self._ended = asyncio.Event(), asyncio.Event()
         self._wake_up = asyncio.Event()
-        self.heard_at = time.monotonic()
+        self.last_answer_at = time.monotonic()
         """When Prefect last answered, by this process's monotonic clock."""
 
     @property
@@ -80,14 +80,14 @@ class Leadership:
         """The fencing token of this term; None while this process is not known to lead."""
         return self._fence if time.monotonic() < self._until else None
 
-    async def led(self) -> int:
+    async def wait_until_leading(self) -> int:
         """Wait until this process leads; return the fencing token."""
         while (fence := self.fence) is None:
             self._gained.clear()
             await self._gained.wait()
         return fence
 
-    async def followed(self) -> None:
+    async def wait_until_not_leading(self) -> None:
         """Wait until the ledger refuses a renewal, or the leadership is released."""
         while self._fence is not None:
             self._ended.clear()
@@ -179,7 +179,7 @@ def leader_client(lead: Leadership) -> PrefectClient:
 
     async def note_answer(response: httpx.Response) -> None:
         if response.status_code not in _GATEWAY_ERRORS:
-            lead.heard_at = time.monotonic()
+            lead.last_answer_at = time.monotonic()
 
     hooks = {"request": [check_leadership], "response": [note_answer]}
     return get_client(httpx_settings={"event_hooks": hooks})

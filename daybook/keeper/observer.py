@@ -52,7 +52,7 @@ class Observer:
     def __init__(self) -> None:
         self._seen = Fingerprints()
 
-    async def look(
+    async def observe(
         self, ledger: Ledger, client: PrefectClient, *, most_seconds: float = MAX_RECONCILE_SECONDS
     ) -> Observation:
         """Run one cycle. Raises the errors of a Prefect or a ledger that cannot be reached."""

@@ -149,16 +149,19 @@ class Keeper:
         supervised: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._ledger, self._supervised = ledger, supervised
-        self.lead = Leadership(ledger, holder, note=self._note)
+        self.leadership = Leadership(ledger, holder, note=self._note)
         self.costs: dict[str, CycleCost] = {}
         self._term = _Term(0)
         self._edited, self._observed = asyncio.Event(), asyncio.Event()
 
-    async def go_on(self) -> NoReturn:
+    async def run(self) -> NoReturn:
         """Run until cancelled, then release the leadership."""
         try:
-            async with leader.leader_client(self.lead) as client, asyncio.TaskGroup() as group:
-                group.create_task(self.lead.keep())
+            async with (
+                leader.leader_client(self.leadership) as client,
+                asyncio.TaskGroup() as group,
+            ):
+                group.create_task(self.leadership.keep())
                 group.create_task(self._drain())
                 group.create_task(self._record_server(client))
                 group.create_task(self._runs(client))
@@ -174,8 +177,8 @@ class Keeper:
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
-                    await self.lead.release()
-                    await server_record.forget(self._ledger, self.lead.holder)
+                    await self.leadership.release()
+                    await server_record.forget(self._ledger, self.leadership.holder)
         raise AssertionError("its tasks end by cancelling only")
 
     # --- the loops
@@ -183,13 +186,13 @@ class Keeper:
     async def _drain(self) -> NoReturn:
         while True:
             await self._turn("drain", outcome_spool.drain(self._ledger))
-            await asyncio.sleep(TIMING.runs_pass.total_seconds())
+            await asyncio.sleep(TIMING.runs_interval.total_seconds())
 
     async def _record_server(self, client: PrefectClient) -> NoReturn:
         reported = ""
         while True:
             conflict = await self._turn(
-                "server", server_record.record(self._ledger, client, self.lead.holder)
+                "server", server_record.record(self._ledger, client, self.leadership.holder)
             )
             if conflict is not None:
                 if conflict and conflict != reported:
@@ -201,7 +204,7 @@ class Keeper:
         while True:
             term = await self._leading()
             await self._over_runs(client, term)
-            await asyncio.sleep(TIMING.runs_pass.total_seconds())
+            await asyncio.sleep(TIMING.runs_interval.total_seconds())
 
     async def _over_runs(self, client: PrefectClient, term: _Term) -> None:
         ledger = self._ledger
@@ -222,10 +225,10 @@ class Keeper:
             reading = ended_runs.record_unread_ends(ledger, client, supervised=self._supervised())
             term.ends_read = await self._turn("unread", reading) or term.ends_read
         # A long reading counts as an answer too, and `unread` sends a request in every cycle.
-        if time.monotonic() - self.lead.heard_at > PREFECT_TIMEOUT_SECONDS:
-            self.lead.heard_at = time.monotonic()
+        if time.monotonic() - self.leadership.last_answer_at > PREFECT_TIMEOUT_SECONDS:
+            self.leadership.last_answer_at = time.monotonic()
             log.warning("Prefect is not heard of: the lead is given back")
-            await self.lead.release(rest=REACQUIRE_DELAY_SECONDS)
+            await self.leadership.release(rest=REACQUIRE_DELAY_SECONDS)
 
     async def _jobs(self, client: PrefectClient) -> NoReturn:
         budget = CpuBudget()
@@ -237,17 +240,17 @@ class Keeper:
             if not first:  # the first observation of a term is not charged
                 names = ("blocks", "observe", "correct")
                 budget.spend(sum(self.costs[each].cpu_seconds for each in names))
-            pause = max(TIMING.soonest_pass.total_seconds(), budget.wait())
+            pause = max(TIMING.min_pass_interval.total_seconds(), budget.wait())
             await asyncio.sleep(pause)
             with suppress(TimeoutError):
-                async with asyncio.timeout(TIMING.jobs_pass.total_seconds() - pause):
+                async with asyncio.timeout(TIMING.jobs_interval.total_seconds() - pause):
                     await self._edited.wait()
 
     async def _over_jobs(self, client: PrefectClient, term: _Term) -> None:
         ledger = self._ledger
         # First: a job whose deployment is recreated needs its agent and its secrets.
         await self._turn("blocks", blocks.reconcile_blocks(ledger, client, term.copied))
-        observation = await self._turn("observe", term.observer.look(ledger, client))
+        observation = await self._turn("observe", term.observer.observe(ledger, client))
         if observation is not None:
             term.observed_at = observation.began
             term.observed |= dict.fromkeys(observation.jobs, observation.began)
@@ -260,7 +263,7 @@ class Keeper:
             term = await self._leading()
             await self._turn("naming", run_naming.name_runs(self._ledger, client, term.named))
             budget.spend(self.costs["naming"].cpu_seconds)
-            await asyncio.sleep(max(TIMING.jobs_pass.total_seconds(), budget.wait()))
+            await asyncio.sleep(max(TIMING.jobs_interval.total_seconds(), budget.wait()))
 
     async def _audit(self) -> NoReturn:
         while True:
@@ -269,26 +272,26 @@ class Keeper:
             work = auditor.audit(self._ledger, term.known(), memory=term.audited)
             done = await self._turn("audit", work)
             if done is not None and done.left:
-                await asyncio.sleep(TIMING.runs_pass.total_seconds())
+                await asyncio.sleep(TIMING.runs_interval.total_seconds())
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(TIMING.jobs_pass.total_seconds()):
+                async with asyncio.timeout(TIMING.jobs_interval.total_seconds()):
                     await self._observed.wait()
 
     async def _outbox(self, client: PrefectClient) -> NoReturn:
         while True:
             term = await self._leading()
-            work = deliveries.send_due(self._ledger, client, self.lead.holder, term.unshown)
+            work = deliveries.send_due(self._ledger, client, self.leadership.holder, term.unshown)
             pause = await self._turn("outbox", work)
-            await asyncio.sleep(TIMING.runs_pass.total_seconds() if pause is None else pause)
+            await asyncio.sleep(TIMING.runs_interval.total_seconds() if pause is None else pause)
 
     async def _call_listeners(self) -> NoReturn:
         while True:
             term = await self._leading()
             pause = await self._turn(
-                "listen", listeners.call_listeners(self._ledger, self.lead.holder, term.heard)
+                "listen", listeners.call_listeners(self._ledger, self.leadership.holder, term.heard)
             )
-            await asyncio.sleep(TIMING.runs_pass.total_seconds() if pause is None else pause)
+            await asyncio.sleep(TIMING.runs_interval.total_seconds() if pause is None else pause)
 
     async def _tasks(self, client: PrefectClient) -> None:
         async def turn(cycle: Cycle) -> None:
@@ -297,7 +300,7 @@ class Keeper:
 
         scheduler = tasks.scheduler(self._ledger, client)
         try:
-            await scheduler.go_on(turn)
+            await scheduler.run(turn)
         finally:
             scheduler.stop()
 
@@ -305,14 +308,14 @@ class Keeper:
         while True:
             term = await self._leading()
             await self._turn("alarm", alerts.queue_alerts(self._ledger, term.watched))
-            await asyncio.sleep(TIMING.alert_pass.total_seconds())
+            await asyncio.sleep(TIMING.alert_interval.total_seconds())
 
     async def _prune(self) -> NoReturn:
         while True:
             await self._leading()
             done = await self._turn("prune", retention.prune(self._ledger))
             await asyncio.sleep(
-                TIMING.jobs_pass.total_seconds()
+                TIMING.jobs_interval.total_seconds()
                 if done is not None and done.left
                 else PRUNE_INTERVAL_SECONDS
             )
@@ -321,9 +324,9 @@ class Keeper:
         self._edited.set()
 
     async def _leading(self) -> _Term:
-        fence = await self.lead.led()
+        fence = await self.leadership.wait_until_leading()
         if self._term.fence != fence:
-            self._term, self.lead.heard_at = _Term(fence), time.monotonic()
+            self._term, self.leadership.last_answer_at = _Term(fence), time.monotonic()
         return self._term
 
     # --- one cycle

@@ -65,7 +65,7 @@ class Database(Protocol):
         """Return the clock that decides whether a run is due."""
         ...
 
-    def make_room(self, in_use: InUse | None) -> None:
+    def prepare_files(self, in_use: InUse | None) -> None:
         """Make the files that the first connection needs; raises `LedgerUnreachable`.
 
         Makes nothing if a running `daybook up` has the ledger ``in_use``, and raises

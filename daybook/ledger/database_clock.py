@@ -28,7 +28,7 @@ class DatabaseClock(SystemClock):
         """The database's time when the monotonic clock was at zero."""
         self._latest: datetime | None = None
 
-    def told(self, instant: datetime, asked: float, answered: float) -> None:
+    def observe(self, instant: datetime, asked: float, answered: float) -> None:
         """Record that the database's clock showed ``instant`` between ``asked`` and ``answered``.
 
         These are times of the monotonic clock, in seconds.

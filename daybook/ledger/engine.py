@@ -69,7 +69,7 @@ class Ledger:
 
     async def __aenter__(self) -> Ledger:
         running = in_use.find(self.place)
-        self._database.make_room(running)
+        self._database.prepare_files(running)
         try:
             self.id = await schema.bring_up_to_date(self, running)
             self._verified_at = time.monotonic()

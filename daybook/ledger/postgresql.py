@@ -114,7 +114,7 @@ class Postgresql:
             why = str(error) or f"no answer within {CONNECT_TIMEOUT.seconds} s"
             raise LedgerUnreachable(self.place, why) from error
 
-    def make_room(self, in_use: InUse | None) -> None:
+    def prepare_files(self, in_use: InUse | None) -> None:
         """Do nothing: the operator creates the database."""
 
     def identity(self, ledger_id: str) -> InUse:
@@ -154,7 +154,7 @@ class Postgresql:
         await session.connection()  # connect before the measurement: connecting takes time
         asked_at = time.monotonic()
         moment, number = (await session.execute(first, parameters)).one()
-        self.clock.told(moment, asked_at, time.monotonic())
+        self.clock.observe(moment, asked_at, time.monotonic())
         session.info[_NUMBER] = number
 
     async def commit(self, session: AsyncSession) -> None:

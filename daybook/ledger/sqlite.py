@@ -73,7 +73,7 @@ class Sqlite:
         event.listen(self.engine.sync_engine, "begin", begin)
         self._immediate = self.engine.execution_options(immediate=True)
 
-    def make_room(self, in_use: InUse | None) -> None:
+    def prepare_files(self, in_use: InUse | None) -> None:
         """Make the file so that other users can never read it, not even for a moment."""
         path = self._path
         if path is None:

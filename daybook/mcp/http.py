@@ -77,7 +77,7 @@ class Gate:
             await refused(scope, receive, send)
             return
         owner = scope[_ACTOR].owner
-        with self._owners.place(owner) as free:
+        with self._owners.slot(owner) as free:
             if free:
                 await self._application(scope, receive, send)
                 return

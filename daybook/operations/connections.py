@@ -173,7 +173,7 @@ class RequestSlots:
         self.taken: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, who: str) -> Iterator[bool]:
+    def slot(self, who: str) -> Iterator[bool]:
         """Take a slot while the block runs; yield whether one was free."""
         free = self.taken.total() < self._most and self.taken[who] < self._share
         self.taken[who] += free
@@ -197,7 +197,7 @@ class RequestLimit:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        with self._slots.place(peer_key(scope.get("client"))) as free:
+        with self._slots.slot(peer_key(scope.get("client"))) as free:
             if free:
                 await self._application(scope, receive, send)
                 return

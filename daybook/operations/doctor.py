@@ -130,5 +130,5 @@ def _finding(name: str, problem: Problem | None) -> dict[str, Any]:
         "check": name,
         "ok": problem is None or problem.harmless,
         "problem": problem.what if problem else "",
-        "mend": problem.mend if problem else "",
+        "mend": problem.fix if problem else "",
     }

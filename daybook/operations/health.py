@@ -96,7 +96,7 @@ class HealthSnapshot:
         return [each for each in self.late if each.overdue_since <= self.at]
 
     @property
-    def led(self) -> bool:
+    def has_leader(self) -> bool:
         return self.leader is not None and self.leader.leads(self.at)
 
     @property
@@ -160,9 +160,9 @@ class HealthMonitor:
         self._prefect = SharedQuery(_prefect_answers, PREFECT_MAX_AGE_SECONDS)
         self._thread: LoopThread | None = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the first query, which takes longer, before the first request."""
-        self._ledger.begin()
+        self._ledger.start()
 
     async def close(self) -> None:
         await asyncio.gather(
@@ -172,10 +172,10 @@ class HealthMonitor:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                await self._thread.do(self._stack.aclose())
+                await self._thread.run(self._stack.aclose())
         await self._thread.stop(ANSWER_TIMEOUT_SECONDS)
 
-    async def figures(self) -> HealthSnapshot:
+    async def snapshot(self) -> HealthSnapshot:
         """Return the current snapshot, at most two seconds old. Raises `DaybookError` if there is
         none.
         """
@@ -214,7 +214,7 @@ class HealthMonitor:
                 "clock_ahead_seconds": _seconds(snapshot.ahead) if snapshot else None,
             },
             "keeper": {
-                "leads": snapshot.led if snapshot else None,
+                "leads": snapshot.has_leader if snapshot else None,
                 "renewed_seconds_ago": _seconds(snapshot.renewed_ago) if snapshot else None,
                 "observed_seconds_ago": _seconds(snapshot.observed_ago) if snapshot else None,
             },
@@ -232,7 +232,7 @@ class HealthMonitor:
 
     async def _snapshot_or_error(self) -> HealthSnapshot | DaybookError:
         try:
-            return await self.figures()
+            return await self.snapshot()
         except DaybookError as error:
             return error
 
@@ -245,7 +245,7 @@ class HealthMonitor:
     async def _query_in_thread(self) -> HealthSnapshot:
         if self._thread is None:
             self._thread = LoopThread("ledger watch")
-        return await self._thread.do(self._query())
+        return await self._thread.run(self._query())
 
     async def _query(self) -> HealthSnapshot:
         ledger = self._open_ledger
@@ -266,7 +266,7 @@ class HealthMonitor:
                 ledger_id=ledger.id,
                 ahead=ledger.skew(),
                 jobs=await figures.jobs_by_enabled(session),
-                due_soon=self._due_times.soon(now, DUE_SOON_LIMIT),
+                due_soon=self._due_times.count_due(now, DUE_SOON_LIMIT),
                 late=late,
                 live=await figures.live_by_status(session),
                 ended=dict(self._outcomes.total),
@@ -282,9 +282,9 @@ class HealthMonitor:
 def problems_of(found: HealthSnapshot) -> list[str]:
     """Describe what is wrong with the scheduler; [] if nothing is."""
     problems = []
-    if not found.led and found.unwritable:
+    if not found.has_leader and found.unwritable:
         problems.append(ledger_write_problem(found.unwritable))
-    elif not found.led:
+    elif not found.has_leader:
         leader = found.leader
         since = f", for {duration_in_words(found.at - leader.until)}" if leader else ""
         problems.append(f"no keeper leads{since}: `daybook keeper` starts one")

@@ -65,30 +65,30 @@ class UpRecord:
     leftovers: list[ChildEntry] = field(default_factory=list)
     ready_at: str | None = None
 
-    def server(self, api_url: str, ui_url: str, *, own: bool) -> None:
+    def set_server(self, api_url: str, ui_url: str, *, own: bool) -> None:
         """Record which Prefect is used, and whether this `up` started it."""
         self.api_url, self.ui_url, self.own_server = api_url, ui_url, own
         self._save()
 
-    def opened(self, ledger: InUse) -> None:
+    def set_ledger(self, ledger: InUse) -> None:
         """Record the ledger in use: no other one may be created in its place beside this `up`."""
         self.ledger = ledger.as_json()
         self._save()
 
-    def web(self, url: str) -> None:
+    def set_web_url(self, url: str) -> None:
         """Record the address of the health page and the metrics."""
         self.web_url = url
         self._save()
 
-    def began(self, child: Child) -> None:
+    def add_child(self, child: Child) -> None:
         self.children.append(ChildEntry(child.name, child.pid, child.process.started))
         self._save()
 
-    def ended(self, child: Child) -> None:
+    def remove_child(self, child: Child) -> None:
         self.children = [entry for entry in self.children if entry.pid != child.pid]
         self._save()
 
-    def ready(self, at: datetime) -> None:
+    def set_ready(self, at: datetime) -> None:
         """Record that everything runs since ``at`` (UTC)."""
         self.ready_at = at.isoformat()
         self._save()

@@ -34,13 +34,13 @@ async def run_keeper(say: Callable[[str], None]) -> None:
             await connection.check_connection(client)
             await work_pool.check_ledger(client, WORK_POOL, ledger.id)
         keeper = Keeper(ledger, leader.new_holder())
-        work = asyncio.create_task(keeper.go_on())
+        work = asyncio.create_task(keeper.run())
         reporting = asyncio.create_task(_report(keeper, say))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, work.cancel)
             stack.callback(loop.remove_signal_handler, number)
-        say(f"Keeper started: {keeper.lead.holder}")
+        say(f"Keeper started: {keeper.leadership.holder}")
         try:
             with suppress(asyncio.CancelledError):
                 await work
@@ -51,7 +51,7 @@ async def run_keeper(say: Callable[[str], None]) -> None:
 
 async def _report(keeper: Keeper, say: Callable[[str], None]) -> None:
     while True:
-        await keeper.lead.led()
+        await keeper.leadership.wait_until_leading()
         say("leads")
-        await keeper.lead.followed()
+        await keeper.leadership.wait_until_not_leading()
         say("stands by: another keeper leads")

@@ -42,7 +42,7 @@ class OutboxStatus:
         oldest = views.utc_text(self.health["oldest_pending_at"])
         return self.health | {"oldest_pending_at": oldest, "paused": paused}
 
-    def unread(self) -> str:
+    def unread_alerts(self) -> str:
         """Return `2 unread alerts, the last: brief: failed`; empty if there are none."""
         count = self.health["unread_alerts"]
         if not count:
@@ -50,14 +50,14 @@ class OutboxStatus:
         label = "an unread alert" if count == 1 else f"{count} unread alerts, the last"
         return f"{label}: {self.last_alert}"
 
-    def nobody_sends(self) -> str:
+    def unsent_problem(self) -> str:
         """Describe that messages wait which no process sends; empty if none do."""
         if self.waits_since is None:
             return ""
         since = views.utc_text(self.waits_since.replace(microsecond=0))
         return f"callbacks or messages wait since {since}, and nobody sends them"
 
-    def away(self) -> list[str]:
+    def paused_destinations(self) -> list[str]:
         """Describe each paused destination: its name, how often it failed, and the next try."""
         return [
             f"{each['lane'].removeprefix('channel:')} took nothing {each['failures']} times in a "

@@ -56,7 +56,7 @@ async def find_or_start(
         selected = SelectedPrefect(settings.api.url, settings.ui_url or "")
         await _check_configured()
         say(f"Prefect: {selected.api_url}, as configured")
-        record.server(selected.api_url, selected.ui_url, own=False)
+        record.set_server(selected.api_url, selected.ui_url, own=False)
         return selected
     selected = await _start(home, record, say, within, progress or say)
     _configure_clients(home, selected)
@@ -82,7 +82,7 @@ async def _start(
         port = _port(home, say)
         say(f"Starting a Prefect server on {server.ui_url(port)}; the first time takes longer")
         child = await server.start(home, port)
-        record.began(child)
+        record.add_child(child)
         selected = SelectedPrefect(server.api_url(port), server.ui_url(port), child)
         try:
             await server.wait_until_healthy(
@@ -96,11 +96,11 @@ async def _start(
                 isinstance(error, PrefectUnreachable) and child.exit_code == server.EXIT_PORT_TAKEN
             )
             await child.terminate()
-            record.ended(child)
+            record.remove_child(child)
             if port_taken:
                 continue
             raise
-        record.server(selected.api_url, selected.ui_url, own=True)
+        record.set_server(selected.api_url, selected.ui_url, own=True)
         _port_file(home).write_text(f"{port}\n")
         say(f"Prefect: {selected.ui_url}, started here")
         return selected

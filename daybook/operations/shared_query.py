@@ -32,7 +32,7 @@ class SharedQuery(Generic[T]):
         """Return the result, or raise the query's error; `TimeoutError` if it takes too long."""
         asked_at, task = time.monotonic(), self._task
         if task is None or (task.done() and asked_at - self._finished_at >= self._fresh):
-            task = self.begin()
+            task = self.start()
         await asyncio.wait({task}, timeout=patience)
         if task.done():
             return task.result()
@@ -46,7 +46,7 @@ class SharedQuery(Generic[T]):
             raise TimeoutError
         return self._last_answer[1]
 
-    def begin(self) -> asyncio.Task[T]:
+    def start(self) -> asyncio.Task[T]:
         self._task = asyncio.create_task(self._run_query())
         self._task.add_done_callback(_retrieve_exception)
         return self._task
@@ -89,7 +89,7 @@ class LoopThread:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    async def do(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of ``work``, run in that thread; it is cancelled with the caller."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
@@ -97,7 +97,7 @@ class LoopThread:
         """End the thread; work that still hangs after ``patience`` seconds ends with the
         process.
         """
-        await asyncio.wait({asyncio.create_task(self.do(_cancel_all()))}, timeout=patience)
+        await asyncio.wait({asyncio.create_task(self.run(_cancel_all()))}, timeout=patience)
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join, patience)
         if not self._thread.is_alive():

@@ -62,10 +62,10 @@ async def status() -> dict[str, Any]:
         ready and leader and (missing := overdue.keeper_problem(context))
     ):  # without a leader it has just started
         problems.append(f"{missing}; `daybook keeper` starts one")
-    if unsent := outbox.nobody_sends():
+    if unsent := outbox.unsent_problem():
         notices.append(f"{unsent}; `daybook up` or `daybook keeper` does")
-    notices += outbox.away()
-    if alerts := outbox.unread():
+    notices += outbox.paused_destinations()
+    if alerts := outbox.unread_alerts():
         notices.append(f"{alerts}; `daybook inbox` shows what was told")
     notices += map(str, task_scheduler.settings_problems() + task_scheduler.problems(tasks, now))
     late_now = overdue.overdue_views(overdue_runs, context)

@@ -35,7 +35,7 @@ async def supervise(
         while True:
             started = time.monotonic()
             code = await child.wait()
-            _record_change(record.ended, child, say)
+            _record_change(record.remove_child, child, say)
             if time.monotonic() - started >= MAX_RESTART_DELAY_SECONDS:
                 wait = pause
             say(
@@ -54,10 +54,10 @@ async def supervise(
                         f"in {wait:g} s"
                     )
             child = restarted
-            _record_change(record.began, child, say)
+            _record_change(record.add_child, child, say)
     finally:
         await child.terminate()
-        _record_change(record.ended, child, say)
+        _record_change(record.remove_child, child, say)
 
 
 def _record_change(

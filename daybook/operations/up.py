@@ -241,7 +241,7 @@ async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, l
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))
         ledger = await stack.enter_async_context(open_ledger())
-        record.opened(ledger.identity())
+        record.set_ledger(ledger.identity())
         talk.say(f"Ledger: {ledger.place}")
         since = ledger.now()
         prefect = await prefect_selection.find_or_start(
@@ -261,13 +261,13 @@ async def _run(home: homes.Home, record: home_lock.UpRecord, talk: UpReporter, l
             talk.say("Starting the worker")
             last_heartbeat = await worker.last_heartbeat(client, home)
             child = await worker.start(home, prefect)
-            record.began(child)
+            record.add_child(child)
             supervised = _supervised_child(
                 child, partial(worker.start, home, prefect), record, talk
             )
             await stack.enter_async_context(supervised)
             await worker.wait_until_online(client, home, child, before=last_heartbeat)
-        record.ready(SYSTEM_CLOCK.now())
+        record.set_ready(SYSTEM_CLOCK.now())
         async with ledger.read() as session:
             count = len(await store.all_jobs(session))
         talk.ready(await _facts(vars(record), ledger, count, example, link=link))

@@ -120,13 +120,13 @@ async def supervise(
 async def _start_answering(home: Home, listener: socket.socket, record: UpRecord) -> children.Child:
     child = await start(home, listener)
     try:
-        record.began(child)
+        record.add_child(child)
         port = listener.getsockname()[1]
         await _wait_for_answer(child, port)
-        record.web(url(server.HOST, port))
+        record.set_web_url(url(server.HOST, port))
     except BaseException:  # also Ctrl-C during the start
         await child.terminate()
-        record.ended(child)
+        record.remove_child(child)
         raise
     return child
 

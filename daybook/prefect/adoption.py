@@ -69,12 +69,12 @@ async def adopt_deployments(
             job_id = await _adopt(ledger, client, each, report)
         except InvalidInput as error:
             refused[each.id] = each.mark, math.inf
-            report.keep_foreign(_display_name(each), f"it cannot be a job: {error}")
+            report.add_unmanaged(_display_name(each), f"it cannot be a job: {error}")
         except Exception as error:
             if not prefect.is_job_error(error):
                 raise
             refused[each.id] = each.mark, time.monotonic() + RETRY_INTERVAL_SECONDS
-            report.keep_foreign(
+            report.add_unmanaged(
                 _display_name(each), f"it cannot be a job: {prefect.describe_error(error)}"
             )
         else:

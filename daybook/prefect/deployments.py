@@ -75,7 +75,7 @@ class DeploymentList:
     has_others: bool = False
 
     @property
-    def is_anothers(self) -> bool:
+    def belongs_to_other_ledger(self) -> bool:
         """Whether other ledgers have jobs in this Prefect and this one has none."""
         return self.has_others and not self.has_ours
 

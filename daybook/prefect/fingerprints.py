@@ -57,7 +57,7 @@ class Fingerprints:
         current = _Fingerprint(there.mark if there else None, stored.row.updated_at)
         self._failed[stored.id] = current, time.monotonic() + RETRY_INTERVAL_SECONDS, observed
 
-    def is_hopeless(self, stored: StoredJob, there: ListedDeployment | None) -> bool:
+    def failed_recently(self, stored: StoredJob, there: ListedDeployment | None) -> bool:
         """Return whether an attempt with the same fingerprints failed a short while ago."""
         failed, until, _ = self._failed.get(stored.id, (None, 0.0, False))
         current = _Fingerprint(there.mark if there else None, stored.row.updated_at)

@@ -50,5 +50,5 @@ async def is_same_instance(
     async with ledger.write() as session:
         names = await records.record_instance(session, current, there)
     for name in names:
-        report.is_remade(name)
+        report.add_remade(name)
     return False

@@ -69,7 +69,7 @@ async def reconcile_all(
     report.observed |= {each.id for each in versions} - changed
     await work.do(stored, end)
     unlinked = listed.found.keys() - {each.deployment_id for each in versions}
-    if unlinked and is_same is not None and not listed.is_anothers:
+    if unlinked and is_same is not None and not listed.belongs_to_other_ledger:
         candidates = [listed.found[each] for each in unlinked]
         adopted = await adoption.adopt_deployments(
             ledger, client, candidates, work.seen.refused, report
@@ -146,7 +146,7 @@ class _Reconciler:
 
     def _has_failed_recently(self, stored: StoredJob, entry: ListedDeployment | None) -> bool:
         """Return whether the same attempt failed, and was reported, a short while ago."""
-        if not self.seen.is_hopeless(stored, entry):
+        if not self.seen.failed_recently(stored, entry):
             return False
         if self.seen.was_observed(stored.id):
             self.report.observed.add(stored.id)

@@ -210,7 +210,7 @@ async def _needs_deployment(
     if row.deployment_id is None:  # by agreement, until the job is enabled
         return stored.job.enabled
     if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
-        report.is_remade(row.name)
+        report.add_remade(row.name)
         return True
     return await prefect_instance.is_same_instance(ledger, client, report) is not True
 
@@ -223,7 +223,7 @@ async def _record_lost(
         if await records.record_lost_deployment(
             session, row.id, str(row.deployment_id), ledger.now(), reason
         ):
-            report.was_deleted(row.name, reason)
+            report.add_deleted(row.name, reason)
             report.observed.add(row.id)
         newest = await store.get(session, row.id)
     return newest or stored
@@ -233,7 +233,7 @@ def report_unmanaged(stored: StoredJob, found: DeploymentResponse, report: Recon
     """Report what Prefect holds of the job and keeps for itself."""
     unmanaged = projection.describe_unmanaged(found)
     if unmanaged:
-        report.keep_foreign(stored.job.name, "; ".join(unmanaged))
+        report.add_unmanaged(stored.job.name, "; ".join(unmanaged))
 
 
 async def reconcile_by_id(

@@ -49,13 +49,13 @@ class ReconcileReport:
         words = f"changed on both sides, the ledger's version is kept: {', '.join(losing)}"
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})
 
-    def is_remade(self, name: str) -> None:
+    def add_remade(self, name: str) -> None:
         """Report that it is made again, in another Prefect or after a deletion."""
         self.remade.append(name)
         words = "is not in this Prefect, and is made again"
         log.warning("%s: %s", name, words, extra={"action": "sync_remade"})
 
-    def was_deleted(self, name: str, why: str) -> None:
+    def add_deleted(self, name: str, why: str) -> None:
         """Report that its deployment is gone, and that it is disabled."""
         self.deleted.append(name)
         log.warning("%s: %s; it is off", name, why, extra={"action": "deployment_gone"})
@@ -70,7 +70,7 @@ class ReconcileReport:
         self.refused[name] = f"{self.refused[name]}; {words}" if name in self.refused else words
         log.warning("%s: not taken over: %s", name, words, extra={"action": "edit_refused"})
 
-    def keep_foreign(self, name: str, words: str) -> None:
+    def add_unmanaged(self, name: str, words: str) -> None:
         """Report something of Prefect's own that was left unchanged."""
         self.foreign[name] = words
         log.info("%s: stays Prefect's own: %s", name, words, extra={"action": "sync_foreign"})

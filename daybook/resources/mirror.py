@@ -68,12 +68,12 @@ class ComparisonCache:
     key_problem: str = ""
     _agreed: dict[DocumentRef, tuple[str, str, CopyVersion | None]] = field(default_factory=dict)
 
-    def knows(self, document: _Document, row: BlockCopyRow | None) -> bool:
+    def is_unchanged(self, document: _Document, row: BlockCopyRow | None) -> bool:
         """Return whether neither side changed since the last comparison."""
         pair = (document.id, document.updated, copies.version(row))
         return row is not None and self._agreed.get(document.ref) == pair
 
-    def agreed(self, document: _Document, version: CopyVersion | None) -> None:
+    def record_equal(self, document: _Document, version: CopyVersion | None) -> None:
         """Record that both sides are equal now."""
         self._agreed[document.ref] = (document.id, document.updated, version)
 
@@ -174,7 +174,9 @@ class _Pass:
             rows = {ref: row for ref, row in rows.items() if ref[1] == only}
             documents = {ref: each for ref, each in documents.items() if ref[1] == only}
         news = [
-            each for ref, each in documents.items() if not self.memory.knows(each, rows.get(ref))
+            each
+            for ref, each in documents.items()
+            if not self.memory.is_unchanged(each, rows.get(ref))
         ]
         if news and not self.report.key_problem:
             await self._copy(news, rows, key)
@@ -227,7 +229,7 @@ class _Pass:
             for document in await self.listed(ids, include_secrets=True):
                 row = rows.get(document.ref)
                 if row is not None and _same(document, row, key):
-                    self.memory.agreed(document, copies.version(row))
+                    self.memory.record_equal(document, copies.version(row))
                 else:
                     differing.append(document)
         if not differing:
@@ -253,7 +255,7 @@ class _Pass:
                 )
                 written.append((document, new))
         for document, new in written:
-            self.memory.agreed(document, new)
+            self.memory.record_equal(document, new)
             self.report.copied.append(self.word(document.ref))
 
     # --- from the ledger to Prefect

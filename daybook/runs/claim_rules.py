@@ -157,7 +157,7 @@ async def owner_off(claim: Decision) -> ClaimResult | None:
     """Skip a scheduled run if the operator has switched off the jobs of users and agents."""
     if claim.stored is None:
         return None
-    why = claim_limits.switched_off(claim.row, claim.stored, claim.offer.rules)
+    why = claim_limits.switched_off(claim.row, claim.stored, claim.request.rules)
     return await claim.end(Status.SKIPPED, why) if why else None
 
 
@@ -166,7 +166,7 @@ async def too_soon(claim: Decision) -> ClaimResult | None:
     if claim.stored is None:
         return None
     why = await claim_limits.too_soon(
-        claim.session, claim.row, claim.stored, claim.offer, claim.now
+        claim.session, claim.row, claim.stored, claim.request, claim.now
     )
     return await claim.refuse(why) if why else None
 
@@ -175,7 +175,7 @@ async def overlapping(claim: Decision) -> ClaimResult | None:
     """Apply the job's overlap policy: skip, wait, or wait until the others are cancelled."""
     if claim.stored is None:
         return None
-    job, holder = claim.stored.id, claim.offer.holder
+    job, holder = claim.stored.id, claim.request.holder
     decision = await overlap.decide(claim.session, claim.row, job, claim.now, holder)
     if decision is None:
         return None
@@ -192,13 +192,13 @@ async def owner_limits(claim: Decision) -> ClaimResult | None:
     """Refuse an agent's run that exceeds its owner's limits."""
     if claim.stored is None:
         return None
-    why = claim_limits.violation(claim.row, claim.stored, claim.offer, claim.now)
+    why = claim_limits.violation(claim.row, claim.stored, claim.request, claim.now)
     return await claim.refuse(why) if why else None
 
 
 async def token_budget(claim: Decision) -> ClaimResult | None:
     """Refuse a run if no tokens are left; let it wait if runs in progress may still use them."""
-    rules = claim.offer.rules
+    rules = claim.request.rules
     granted = await budget.for_run(claim.session, claim.row, claim.stored, rules, claim.now)
     if granted.spent:
         return await claim.refuse(granted.spent)
@@ -225,7 +225,7 @@ async def no_slot(claim: Decision) -> ClaimResult | None:
     """Let a run wait until a slot of its class is free and its turn has come (promise 12: free
     slots go to the earliest due time).
     """
-    slot_wait = await slots.wait_for_slot(claim.session, claim.row, claim.offer, claim.now)
+    slot_wait = await slots.wait_for_slot(claim.session, claim.row, claim.request, claim.now)
     if not slot_wait:
         return None
     return replace(

@@ -45,7 +45,7 @@ MAX_REQUEST_ID_LENGTH = 200
 async def claim(ledger: Ledger, offer: ClaimRequest) -> ClaimResult:
     """Decide about one occurrence, in one transaction under the claim lock."""
     async with ledger.write() as session:
-        return await decision.Decision(session, ledger.now(), offer).made()
+        return await decision.Decision(session, ledger.now(), offer).decide()
 
 
 async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:

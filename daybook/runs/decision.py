@@ -83,7 +83,7 @@ class Decision:
     is_new: bool
 
     def __init__(self, session: AsyncSession, now: datetime, offer: ClaimRequest) -> None:
-        self.session, self.now, self.offer = session, now, offer
+        self.session, self.now, self.request = session, now, offer
         self._newest: StoredJob | None = None
 
     @property
@@ -96,9 +96,9 @@ class Decision:
             self._newest = await store.get(self.session, self.stored.id)
         return self._newest
 
-    async def made(self) -> ClaimResult:
+    async def decide(self) -> ClaimResult:
         """Decide, and write the decision."""
-        row = await rows.find(self.session, self.offer.flow_run_id, self.offer.occurrence)
+        row = await rows.find(self.session, self.request.flow_run_id, self.request.occurrence)
         if row is not None:
             await leases.check_lease(self.session, row, self.now)
         if row is not None and row.state in HELD:
@@ -142,7 +142,7 @@ class Decision:
 
     async def _start_new(self) -> ClaimResult | None:
         """Make the row of an occurrence that has none; return a result if it gets none."""
-        request = self.offer
+        request = self.request
         if request.due > self.now:
             return Waiting(request.due, "not due yet")
         # Only a due time of a job needs the job to be enabled, and can be too late.
@@ -163,21 +163,24 @@ class Decision:
 
     async def _retry(self, ended: RunRow) -> None:
         """Make the row of another run after the start that carried ``ended``."""
-        base, number = claim_requests.flow_key(str(self.offer.flow_run_id)), len(self.offer.retries)
+        base, number = (
+            claim_requests.flow_key(str(self.request.flow_run_id)),
+            len(self.request.retries),
+        )
         stored = await store.get(self.session, ended.job_id) if ended.job_id else None
-        row = rows.new(self.offer, f"{base}:{number}", "retry", stored, self.now)
+        row = rows.new(self.request, f"{base}:{number}", "retry", stored, self.now)
         row.due, row.retry_of = self.now, ended.id
-        row.parameters = ended.parameters or self.offer.parameters
+        row.parameters = ended.parameters or self.request.parameters
         if self._carries(ended):
             ended.unmirrored = False  # from here on the flow run's state belongs to the new row
             self.session.add(ended)
         self.row, self.stored, self.is_new = row, stored, True
 
     def _is_later_start(self, row: RunRow) -> bool:
-        return self._carries(row) and self.offer.flow_starts > row.flow_starts
+        return self._carries(row) and self.request.flow_starts > row.flow_starts
 
     def _carries(self, row: RunRow) -> bool:
-        return row.flow_run_id is not None and row.flow_run_id == self.offer.flow_run_id
+        return row.flow_run_id is not None and row.flow_run_id == self.request.flow_run_id
 
     async def _is_retry(self, row: RunRow) -> bool:
         """Return whether somebody requested another run after the start that carried ``row``.
@@ -185,7 +188,7 @@ class Decision:
         Any other start of an ended run must not repeat it, least of all an `unknown` run: a machine
         was restarted, the run was set back, or another worker has already claimed the same Retry.
         """
-        retries = self.offer.retries
+        retries = self.request.retries
         if not retries:
             return False
         # The Prefect run of another due time of a range never started: any start of it is later.
@@ -194,37 +197,37 @@ class Decision:
             not self._is_later_start(row) or retries[-1] < row.flow_starts
         ):
             return False
-        base = claim_requests.flow_key(str(self.offer.flow_run_id))
+        base = claim_requests.flow_key(str(self.request.flow_run_id))
         known = select(RunRow.occurrence).where(col(RunRow.occurrence).startswith(f"{base}:"))
         claimed = (await self.session.execute(known)).scalars()
         return all(int(each.rpartition(":")[2]) < len(retries) for each in claimed)
 
     def _agrees(self, stored: StoredJob) -> bool:
         """Return whether Prefect and the ledger agree about the job, by this request."""
-        return self.offer.compared or self.offer.parameters == stored.job.parameters()
+        return self.request.compared or self.request.parameters == stored.job.parameters()
 
     def _without_row(self, stored: StoredJob | None) -> ClaimResult | None:
         """Return the result for an instant that gets no row; None for a due time."""
-        if stored is None or not is_due(stored.job, self.offer.due):
+        if stored is None or not is_due(stored.job, self.request.due):
             return self._not_due(stored)
         if not self._agrees(stored):
             # Edited in Prefect, or queued before an edit in Daybook: the revision decides, but
             # first the ledger has to know all edits.
             return NeedsReconcile(stored.id)
-        if self.offer.due <= stored.row.audited_until:
+        if self.request.due <= stored.row.audited_until:
             return Finished(Status.SKIPPED, "already judged")
         return None
 
     def _not_due(self, stored: StoredJob | None) -> ClaimResult:
-        request = self.offer
+        request = self.request
         if stored is not None and stored.job.enabled and self._agrees(stored):
             job = stored.job
             why = upcoming.exclusion_reason(job.schedule, job.policy, request.due)
             if why and due.is_due(job.schedule, request.due):
                 return Finished(Status.SKIPPED, f"not due: {why}")
-        if self.offer.compared or self.offer.job_id is None:
+        if self.request.compared or self.request.job_id is None:
             return Finished(Status.SKIPPED, "not due")
-        return NeedsReconcile(self.offer.job_id)
+        return NeedsReconcile(self.request.job_id)
 
     # --- what the rules do
 
@@ -259,10 +262,10 @@ class Decision:
         row.status = Status.CLAIMED
         row.reason, row.until, row.waits_for = "", None, ""
         row.fence += 1
-        row.holder, row.lease_until = self.offer.holder, self.now + TIMING.run_lease
+        row.holder, row.lease_until = self.request.holder, self.now + TIMING.run_lease
         row.suspected_at = None
         self._link_request(row)
-        row.flow_starts = self.offer.flow_starts
+        row.flow_starts = self.request.flow_starts
         self.session.add(row)
         return await build_grant(self.session, row, self.stored)
 
@@ -286,7 +289,7 @@ class Decision:
     def _link(self, row: RunRow) -> None:
         """Link the requesting Prefect run to a due time that the audit judged without a run."""
         judged_by_audit = row.unmirrored and row.flow_run_id is None
-        if judged_by_audit and claim_requests.is_due_key(self.offer.occurrence):
+        if judged_by_audit and claim_requests.is_due_key(self.request.occurrence):
             self._link_request(row)
             self.session.add(row)
 
@@ -299,5 +302,5 @@ class Decision:
 
     def _link_request(self, row: RunRow) -> None:
         """Record that the requesting Prefect run carries ``row``; it starts only if granted."""
-        row.flow_run_id = self.offer.flow_run_id or row.flow_run_id
-        row.flow_starts = self.offer.flow_starts - (not self.offer.started)
+        row.flow_run_id = self.request.flow_run_id or row.flow_run_id
+        row.flow_starts = self.request.flow_starts - (not self.request.started)

@@ -97,7 +97,7 @@ class DueTimeCache:
 
     known: dict[str, _DueTimes] = field(default_factory=dict)
 
-    def soon(self, now: datetime, within: timedelta) -> int:
+    def count_due(self, now: datetime, within: timedelta) -> int:
         """Return how many jobs are due, by their schedules, from ``now`` to ``within`` later."""
         coming = (each.coming for each in self.known.values())
         return sum(due is not None and now < due <= now + within for due in coming)

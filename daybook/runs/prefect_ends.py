@@ -77,7 +77,7 @@ class EndInPrefect:
     message: str
     offer: ClaimRequest | None = None
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return what happened, as text."""
         return f"its Prefect run ended as {self.name}" + (f": {self.message}" * bool(self.message))
 
@@ -135,7 +135,7 @@ async def _apply_to_row(
         case _, "CANCELLED":
             await outcomes.record(session, row, Outcome(Status.CANCELLED, _CANCELLED), now)
         case Status.RUNNING, _:
-            await leases.release_lost(session, row, now, end.told())
+            await leases.release_lost(session, row, now, end.describe())
         case _, "COMPLETED":
             await outcomes.record(session, row, Outcome(Status.SKIPPED, _BY_HAND), now)
         case _, "SKIPPED":
@@ -143,7 +143,7 @@ async def _apply_to_row(
         case Status.CLAIMED, "FAILED":
             await outcomes.record(session, row, _failed(end), now)
         case Status.CLAIMED, _:
-            await leases.release_lost(session, row, now, end.told())
+            await leases.release_lost(session, row, now, end.describe())
         case _:
             await _wait_for_another(session, row, end, now)
     if row.state is Status.WAITING:
@@ -161,7 +161,7 @@ async def _wait_for_another(
     else:
         # It still waits for the same thing, such as a backoff or a slot.
         row.until = max(row.until or now, now + _delay(row))
-        row.reason = end.told()
+        row.reason = end.describe()
 
 
 async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -> None:
@@ -244,7 +244,7 @@ def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime) -> None:
     """Let a row that is not stored yet wait for another Prefect run."""
     states.check_transition(row.id, None, Status.WAITING)
     row.status, row.flow_run_id = Status.WAITING, None
-    row.until, row.reason = max(now, row.due), end.told()
+    row.until, row.reason = max(now, row.due), end.describe()
     if claim_requests.is_due_key(row.occurrence) and row.due > now:
         # The job may still be edited; the run is judged when it is due.
         row.waits_for, row.queued_at = corrections.UNTIL_DUE, row.due
@@ -260,4 +260,4 @@ def _late(job: Job, row: RunRow, now: datetime) -> lateness.Lateness:
 
 
 def _failed(end: EndInPrefect) -> Outcome:
-    return Outcome(Status.FAILED, error=end.message or end.told())
+    return Outcome(Status.FAILED, error=end.message or end.describe())

@@ -61,7 +61,7 @@ class Bounds:
     def __bool__(self) -> bool:
         return bool(self.start or self.until or self.excluded or self.hours or self.quiet)
 
-    def why_not(self, instant: datetime) -> str:
+    def exclusion_reason(self, instant: datetime) -> str:
         """Return why nothing is due at this instant (UTC), or "" if it is within the bounds."""
         if self.start is not None and instant < self.start:
             return "before the job's start"
@@ -76,7 +76,7 @@ class Bounds:
             return f"{local:%H:%M} is within the quiet hours"
         return ""
 
-    def go_on(self, instant: datetime) -> datetime | None:
+    def next_candidate(self, instant: datetime) -> datetime | None:
         """Return the next instant to check after an excluded one; None if there is none."""
         if self.until is not None and instant > self.until:
             return None

@@ -43,7 +43,7 @@ class Scheduler:
         self._stopped = asyncio.Event()
         self._policy: EscalationPolicy | None = None
 
-    async def go_on(self, turn: CycleRunner) -> None:
+    async def run(self, turn: CycleRunner) -> None:
         """Run a cycle every `CYCLE_INTERVAL_SECONDS` seconds, each through ``turn``, until `stop`.
 
         Raises `SchedulerStopped` if it was stopped before.

@@ -103,7 +103,7 @@ async def of_server(name: str, servers: Servers) -> list[ToolInfo]:
     from daybook.tools import connection
 
     server = await servers.read(name)
-    where = Place(name, "", name, server.settings, Guard.here(Rule.OPERATOR))
+    where = Place(name, "", name, server.settings, Guard.from_settings(Rule.OPERATOR))
     async with connection.opened(where, servers.secrets) as there:
         return [_info(f"{name}.{tool}", name, there.tools[tool]) for tool in sorted(there.tools)]
 

@@ -57,7 +57,7 @@ class Held:
     def __init__(self, server: Server, secrets: SecretStore) -> None:
         self.tools: dict[str, Described] = {}
         self.name = server.name
-        guard = Guard.here(Rule.OPERATOR)
+        guard = Guard.from_settings(Rule.OPERATOR)
         self._place = Place(server.name, "", server.name, server.settings, guard)
         self._secrets = secrets
         self._filled = FilledSecrets()

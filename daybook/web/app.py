@@ -29,7 +29,7 @@ def application(watch: HealthMonitor) -> Starlette:
 
     async def prometheus(request: Request) -> Response:
         try:
-            snapshot = await watch.figures()
+            snapshot = await watch.snapshot()
         except DaybookError:
             snapshot = None  # a failed scrape would not show the cause
         text, content_type = metrics.page(snapshot, request.headers.get("accept", ""))
@@ -40,7 +40,7 @@ def application(watch: HealthMonitor) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        watch.begin()
+        watch.start()
         try:
             yield
         finally:

@@ -98,7 +98,7 @@ def _runs(snapshot: HealthSnapshot) -> Iterator[Metric]:
 
 
 def _keeper(snapshot: HealthSnapshot) -> Iterator[Metric]:
-    yield _gauge("keeper_leads", "Whether a keeper leads.", snapshot.led)
+    yield _gauge("keeper_leads", "Whether a keeper leads.", snapshot.has_leader)
     if (renewed_ago := snapshot.renewed_ago) is not None:
         yield _gauge(
             "keeper_lease_age_seconds",

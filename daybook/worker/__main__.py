@@ -33,7 +33,7 @@ async def _work(worker: DaybookWorker, once: bool) -> None:
         if signals == 1:
             working.cancel()
         else:
-            worker.hurry()
+            worker.force_stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

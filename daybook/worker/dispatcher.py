@@ -90,7 +90,7 @@ class Dispatcher:
         self.starting = 0
         """Number of runs that have a slot and are not supervised yet."""
 
-    async def take(self, run: FlowRun) -> bool:
+    async def dispatch(self, run: FlowRun) -> bool:
         """Start a process for the run, or reschedule or end it in Prefect.
 
         Return False if the run belongs to no job of this ledger; `start` handles such a run.
@@ -224,7 +224,7 @@ class Dispatcher:
             policy=policy,
         )
         if policy.deadline is not None:
-            watched.ends_in(granted.queued_at + policy.deadline - self._ledger.now())
+            watched.set_deadline(granted.queued_at + policy.deadline - self._ledger.now())
         self._watch(watched)
 
     async def _propose_pending(self, run: FlowRun) -> State[Any] | None:

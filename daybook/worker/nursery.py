@@ -119,7 +119,7 @@ class ProcessLauncher:
             os.unlink(name)
             raise
         self._running.add(process)
-        process.then(lambda: self._running.discard(process))
+        process.on_end(lambda: self._running.discard(process))
         return process
 
     def _make_folder(self) -> None:

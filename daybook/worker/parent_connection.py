@@ -174,7 +174,7 @@ class ParentConnection:
             )
             pending.answer.set_result(child)
         elif "exited" in message:
-            self._children.pop(message["exited"]).over(message["code"])
+            self._children.pop(message["exited"]).mark_ended(message["code"])
         elif "refused" in message:
             self._refuse(message["number"], OSError(message["refused"]))
         elif "threads" in message:

@@ -118,16 +118,16 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             )
             printer(f"Worker {self.name!r} started!")
             try:
-                await (work.once() if run_once else work.go_on())
+                await (work.run_once() if run_once else work.run_until_cancelled())
             finally:
                 # Prefect's own command stops a worker by cancelling it.
-                await _run_to_end(work.wind_up())
+                await _run_to_end(work.shutdown())
         printer(f"Worker {self.name!r} stopped!")
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """End active runs at once, while the worker is being stopped."""
         if self._work is not None:
-            self._work.hurry()
+            self._work.force_stop()
 
     async def _configure(self, run: FlowRun) -> external_runs.ProcessSpec:
         configuration = await self.job_configuration.resolve_for_flow_run(
@@ -164,7 +164,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
 
     def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
         """Return whether the last poll is recent enough, for the health check."""
-        last = self._work.intake.last_poll if self._work else None
+        last = self._work.run_queue.last_poll if self._work else None
         return last is None or SYSTEM_CLOCK.now() - last < MAX_POLL_AGE
 
 

@@ -109,13 +109,13 @@ class RunProcess:
         await proc.kill(known)
         # Its parent reports when nothing of it is left. If the parent is stopped, this view counts.
         await asyncio.wait({self._code}, timeout=_REPORT_TIMEOUT_SECONDS)
-        self.over(None)
+        self.mark_ended(None)
 
-    def then(self, call: Callable[[], None]) -> None:
+    def on_end(self, call: Callable[[], None]) -> None:
         """Call ``call`` when the process has ended."""
         self._code.add_done_callback(lambda _: call())
 
-    def over(self, code: int | None) -> None:
+    def mark_ended(self, code: int | None) -> None:
         """Record that the process has ended, with ``code``. Only the first call counts."""
         if not self._code.done():
             self._code.set_result(code)
@@ -125,7 +125,7 @@ class RunProcess:
     async def watch(self) -> None:
         """Poll until the process is gone, for one whose parent can no longer report its end."""
         await proc.wait_gone([self.process], float("inf"))
-        self.over(None)
+        self.mark_ended(None)
 
     def _store_unread(self) -> None:
         """Keep the unread reports of an ended process that has no reader, and close the pipe."""

@@ -55,7 +55,7 @@ class RunQueue:
         self._changed = asyncio.Event()
         self.last_poll: datetime | None = None
 
-    def hand(self, run: FlowRun) -> None:
+    def hand_out_now(self, run: FlowRun) -> None:
         """Take this run now, whatever its time in Prefect; if it is being taken, once more."""
         self._upcoming.pop(run.id, None)
         if run.id in self._taking:
@@ -78,13 +78,13 @@ class RunQueue:
                 pass
             self._poll_now.clear()
             try:
-                await self.look()
+                await self.fetch()
                 wait = TIMING.poll.total_seconds()
             except (httpx.HTTPError, ObjectNotFound) as error:
                 wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
                 log.warning("Prefect cannot be polled: %s", error, extra={"action": "poll_failed"})
 
-    async def look(self) -> None:
+    async def fetch(self) -> None:
         """Poll once and replace the upcoming runs."""
         polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
         response = await self._client.get_scheduled_flow_runs_for_work_pool(
@@ -130,7 +130,7 @@ class RunQueue:
         if (next_run := self._take_again.pop(run_id, None)) is not None and not task.cancelled():
             self._start(next_run)
 
-    async def finish(self) -> None:
+    async def wait_until_taken(self) -> None:
         """Wait until all runs that were handed out are taken."""
         while self._taking:
             await asyncio.wait(self._taking.values())

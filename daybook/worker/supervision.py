@@ -83,7 +83,7 @@ class SupervisedRun:
     def ours(self) -> bool:
         return bool(self.run_id)
 
-    def ends_in(self, left: timedelta) -> None:
+    def set_deadline(self, left: timedelta) -> None:
         """Set the deadline to ``left`` from now."""
         self.ends_at = time.monotonic() + left.total_seconds()
 

@@ -113,31 +113,31 @@ class WorkerLoop:
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
         """Upkeep of active runs: leases, heartbeat, and polling for missed cancellations."""
-        self.intake = RunQueue(client, place.pool, place.queues, self._take)
+        self.run_queue = RunQueue(client, place.pool, place.queues, self._take)
         self.keeper = Keeper(ledger, self._holder, supervised=self._watched.keys)
 
-    async def go_on(self) -> NoReturn:
+    async def run_until_cancelled(self) -> NoReturn:
         """Work until cancelled. Call `shutdown` afterwards."""
         self._running = True
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.intake.hand_out())
-            group.create_task(self.intake.poll())
+            group.create_task(self.run_queue.hand_out())
+            group.create_task(self.run_queue.poll())
             group.create_task(self._handle_leftovers())
-            group.create_task(self.keeper.go_on())
+            group.create_task(self.keeper.run())
             for work in self._upkeep:
                 group.create_task(work())
             if self._config.pool_id is not None:
                 group.create_task(events.listen(self._config.pool_id, self._on_event))
-            self.intake.poll_soon()
+            self.run_queue.poll_soon()
         raise AssertionError("its tasks end by cancelling only")
 
-    async def once(self) -> None:
+    async def run_once(self) -> None:
         """Take the runs that are due now, and wait until they have ended."""
-        await self.intake.look()
-        taking = asyncio.create_task(self.intake.hand_out())
+        await self.run_queue.fetch()
+        taking = asyncio.create_task(self.run_queue.hand_out())
         await asyncio.sleep(0)
         taking.cancel()
-        await self.intake.finish()
+        await self.run_queue.wait_until_taken()
         async with self._keep_up():
             await self._all_ended()
 
@@ -150,7 +150,7 @@ class WorkerLoop:
             return
         self._taking[str(run.id)] = False
         try:
-            if await self._dispatcher.take(run):
+            if await self._dispatcher.dispatch(run):
                 return
             if not self._has_room():
                 self._refused_external = True  # no other process wakes it
@@ -228,19 +228,19 @@ class WorkerLoop:
         woken = await scheduled_runs.wake(self._ledger, self._client, most, at_hand=self._hand_out)
         if woken or self._refused_external:
             self._refused_external = False
-            self.intake.poll_soon()
+            self.run_queue.poll_soon()
 
     def _hand_out(self, row: RunRow) -> bool:
         """Start a run that this worker rescheduled, without moving it in Prefect."""
         run = self._dispatcher.waiting(row) if self._running and self._has_room() else None
         if run is None:
             return False
-        self.intake.hand(run)
+        self.run_queue.hand_out_now(run)
         return True
 
     async def _on_event(self, flow_run_id: str, state: str) -> None:
         if state in events.SCHEDULED_STATE_NAMES:
-            self.intake.poll_soon()
+            self.run_queue.poll_soon()
             return
         if state in {"Cancelling", "Cancelled"}:
             if flow_run_id in self._taking:
@@ -320,15 +320,15 @@ class WorkerLoop:
         except Exception:
             log.exception("a pass failed")
 
-    def hurry(self) -> None:
+    def force_stop(self) -> None:
         """End active runs at once instead of waiting for them."""
         self._force_stop.set()
 
-    async def wind_up(self) -> None:
+    async def shutdown(self) -> None:
         """Take no further run; wait for active runs, end the rest and record their outcomes."""
         self._stopping = True
         async with self._keep_up():
-            await self.intake.finish()
+            await self.run_queue.wait_until_taken()
             if self._exits:
                 limit = TIMING.shutdown_wait.total_seconds()
                 log.info("waiting %g s for %d runs at work", limit, len(self._watched))

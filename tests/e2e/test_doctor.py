@@ -152,7 +152,7 @@ async def test_a_worker_that_cannot_import_daybook_is_told_by_its_run(client: An
         (problem,) = await prefect.workers_import(client)
         assert run.name in problem.what
         assert "the worker stranger cannot import daybook" in problem.what
-        assert "pip install" in problem.mend
+        assert "pip install" in problem.fix
     finally:
         await client.delete_deployment(deployment)
         await client.delete_flow_run(asked.id)

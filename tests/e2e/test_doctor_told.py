@@ -57,8 +57,8 @@ async def test_a_channel_that_is_gone_is_named_with_its_jobs(
     (problem,) = await delivery.channels(client)
 
     assert problem.what.startswith('brief, weekly cannot tell the channel gone: channel: unknown "')
-    assert "daybook channels list" in problem.mend
-    assert "daybook edit brief --channel" in problem.mend
+    assert "daybook channels list" in problem.fix
+    assert "daybook edit brief --channel" in problem.fix
     assert not problem.harmless
 
 
@@ -69,7 +69,7 @@ async def test_an_operators_channel_that_is_gone_is_named(
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "gone")
     (problem,) = await delivery.channels(client)
     assert problem.what.startswith("alerts do not reach the operator: ")
-    assert "DAYBOOK_ALERT_CHANNEL" in problem.mend
+    assert "DAYBOOK_ALERT_CHANNEL" in problem.fix
 
 
 async def test_callbacks_that_the_home_signs_are_a_note(client: Any, daybook_home: Home) -> None:
@@ -82,14 +82,14 @@ async def test_callbacks_that_the_home_signs_are_a_note(client: Any, daybook_hom
     (note,) = await delivery.destinations(client)
     assert note.what.endswith("callbacks of brief")
     assert note.harmless
-    assert "daybook callbacks destinations add" in note.mend
+    assert "daybook callbacks destinations add" in note.fix
     assert not daybook_home.webhook_secret.exists()  # a look makes none
 
     daybook_home.webhook_secret.write_text("whsec_n0nsense\n")
     broken, _ = await delivery.destinations(client)
     assert not broken.harmless
     assert str(daybook_home.webhook_secret) in broken.what
-    assert broken.mend.startswith("mv ")
+    assert broken.fix.startswith("mv ")
     assert "n0nsense" not in broken.what
 
 
@@ -101,7 +101,7 @@ async def test_a_destination_that_was_broken_in_the_ui_is_named_and_mended(
     await documents.save(client, destinations.TYPE, "ops", data)
     (problem,) = await delivery.destinations(client)
     assert problem.what.startswith("the destination ops: timeout")
-    assert problem.mend == f"daybook callbacks destinations add {HOOK} --name ops --replace"
+    assert problem.fix == f"daybook callbacks destinations add {HOOK} --name ops --replace"
 
     made = await service.add(HOOK, name="ops", replace=True)
 

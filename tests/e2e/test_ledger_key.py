@@ -78,7 +78,7 @@ async def test_with_a_new_key_what_prefect_holds_is_copied_again(
     daybook_home.ledger_key.unlink()
     (problem,) = await book.ledger_key()
     assert f"{daybook_home.ledger_key} does not exist" in problem.what
-    assert "daybook ledger rekey" in problem.mend
+    assert "daybook ledger rekey" in problem.fix
     assert not problem.harmless
 
     done = await ledger_key.renew()
@@ -106,7 +106,7 @@ async def test_copies_that_prefect_has_lost_are_discarded_on_request_only(
     await _lose(client, daybook_home, "lost")
     (problem,) = await book.copies(client)
     assert problem.what.endswith("has a copy of: secret lost")
-    assert "daybook up" in problem.mend
+    assert "daybook up" in problem.fix
     daybook_home.ledger_key.unlink()
     (problem,) = await book.copies(client)
     assert "the key of the copies is missing" in problem.what
@@ -140,4 +140,4 @@ def test_a_key_that_others_can_read_is_told(daybook_home: Home) -> None:
     daybook_home.ledger_key.write_text("")
     daybook_home.ledger_key.chmod(0o640)
     (problem,) = machine.modes()
-    assert problem.mend == f"chmod 600 {daybook_home.ledger_key}"
+    assert problem.fix == f"chmod 600 {daybook_home.ledger_key}"

@@ -99,7 +99,7 @@ async def test_with_4200_taken_it_takes_another_port_and_says_so(
             assert (daybook_home.path / "port").read_text() == f"{port}\n"
         finally:
             await here.child.terminate()
-            mine.ended(here.child)
+            mine.remove_child(here.child)
 
 
 async def the_clients_address() -> str:

@@ -136,7 +136,7 @@ async def test_a_receiver_that_hangs_leaves_the_end_to_the_flow_beside_a_keeper(
 ) -> None:
     server.steps = [hang, answer(200)]
     run = await world.prefect.custom_run(await _job(world, server))
-    keeping = asyncio.create_task(services.Keeper(world.ledger, "here:1:a").go_on())
+    keeping = asyncio.create_task(services.Keeper(world.ledger, "here:1:a").run())
 
     async def delivered() -> bool:
         return (await world.row()).delivery == "delivered"

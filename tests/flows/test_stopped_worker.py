@@ -34,7 +34,7 @@ async def stopped(world: World, child: Child) -> None:
 async def left_behind(world: World, child: Child) -> None:
     """As the next `up`, or `down`, ends what a killed `up` has left."""
     with home_lock.hold(world.home) as killed:
-        killed.began(child)
+        killed.add_child(child)
     with home_lock.hold(world.home) as following:
         assert await following.end_leftovers(worker.GRACE_SECONDS) == ["worker"]
 

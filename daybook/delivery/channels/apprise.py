@@ -180,7 +180,7 @@ class AppriseChannel:
         if client is None:
             problem = f'with the chat id "{message.chat_id}" apprise does not understand the URL'
             raise NotDelivered(f"{self._what}: {problem}")
-        subject, body = apprise_plugins.prepare(client).filled(message)
+        subject, body = apprise_plugins.prepare(client).render(message)
         notify_type = _NOTIFY_TYPES.get(message.event, "info")
         try:
             arrived = client.notify(body=body, title=subject, notify_type=notify_type)

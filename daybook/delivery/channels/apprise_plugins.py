@@ -44,7 +44,7 @@ class MessageFormat:
     shared: bool = True
     lines: int = 0
 
-    def filled(self, message: Message) -> tuple[str, str]:
+    def render(self, message: Message) -> tuple[str, str]:
         """Return subject and body."""
         if self.format != "html":
             subject, body = text.mute_mentions(message.subject), text.mute_mentions(message.body)

@@ -100,7 +100,7 @@ class PrefectBlock:
         self.limit = self._form.limit if self._form else UNBOUNDED
 
     async def send(self, message: Message) -> None:
-        subject, body = self._form.filled(message) if self._form else _plain(message)
+        subject, body = self._form.render(message) if self._form else _plain(message)
         await threads.run_capturing_logs(lambda logged: self._notify(subject, body, logged))
 
     def _notify(self, subject: str, body: str, logged: list[str]) -> None:

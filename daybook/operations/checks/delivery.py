@@ -28,11 +28,11 @@ async def outbox() -> list[Problem]:
     async with open_ledger() as ledger:
         state = await outbox_status.read_status(ledger)
     problems = []
-    if unsent := state.nobody_sends():
+    if unsent := state.unsent_problem():
         problems.append(Problem(unsent, "daybook keeper, or daybook up"))
     retry = "see that it answers; daybook callbacks retry ID tries one at once"
-    problems += [Problem(each, retry) for each in state.away()]
-    if alerts := state.unread():
+    problems += [Problem(each, retry) for each in state.paused_destinations()]
+    if alerts := state.unread_alerts():
         problems.append(Problem(alerts, "daybook inbox, and daybook inbox --read", harmless=True))
     if failed := state.health["failed"]:
         message = f"{failed:,} callbacks or messages failed for good"
@@ -82,7 +82,7 @@ async def destinations(client: PrefectClient) -> list[Problem]:
     for each in await book.stored_jobs():
         for url in views.callback_urls(each.job.notify):
             try:
-                if known.of(url) is None and each.row.name not in unsigned:
+                if known.find(url) is None and each.row.name not in unsigned:
                     unsigned.append(each.row.name)
             except InvalidInput:
                 pass  # its destination is reported above

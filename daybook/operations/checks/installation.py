@@ -69,7 +69,7 @@ def require_versions() -> None:
     if wrong:
         message = "; ".join(each.what for each in wrong)
         raise InvalidInput(
-            "versions", message, " && ".join(dict.fromkeys(each.mend for each in wrong))
+            "versions", message, " && ".join(dict.fromkeys(each.fix for each in wrong))
         )
 
 

@@ -181,7 +181,7 @@ async def tools(client: PrefectClient) -> list[Problem]:
     from daybook.tools import catalog
     from daybook.tools.server_blocks import PrefectServers
 
-    servers, guard = PrefectServers(client), Guard.here(Rule.OPERATOR)
+    servers, guard = PrefectServers(client), Guard.from_settings(Rule.OPERATOR)
     problems = []
     for each in await stored_jobs():
         action = each.job.action

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem that a check found. ``mend`` is a command, or what to do and the command for it.
+    """A problem that a check found. ``fix`` is a command, or what to do and the command for it.
 
     A ``harmless`` one is worth knowing and does not make the installation unsound; it may have no
-    ``mend``. ``of`` is the distribution that it is about, if any.
+    ``fix``. ``of`` is the distribution that it is about, if any.
     """
 
     what: str
-    mend: str
+    fix: str
     harmless: bool = False
     of: str = ""

@@ -22,7 +22,7 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
     receiver.says("500")
     [id_] = await ask(world, f"{receiver.address}/hook")
     keeper = Keeper(world.ledger, leader.new_holder())
-    working = asyncio.create_task(keeper.go_on())
+    working = asyncio.create_task(keeper.run())
 
     async def tried() -> bool:
         return (await callbacks(world))[id_].attempts >= 1
@@ -44,7 +44,7 @@ async def test_the_leader_sends_what_is_due_and_again_what_failed(
 async def test_one_that_stands_by_sends_nothing(world: World, receiver: ReceiverProcess) -> None:
     assert await leadership.acquire(world.ledger, leader.LEADERSHIP_NAME, "there:2") is not None
     keeper = Keeper(world.ledger, leader.new_holder())
-    working = asyncio.create_task(keeper.go_on())
+    working = asyncio.create_task(keeper.run())
 
     # What every keeper does, whoever leads. Cancelled while it connects to Prefect for that, the
     # library of the network would leave its socket open.

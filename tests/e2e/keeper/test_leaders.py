@@ -260,8 +260,8 @@ async def test_who_does_not_reach_prefect_lets_another_lead(
         gate.close_for("")
         with temporary_settings({PREFECT_API_URL: gate.api_url}):
             keeper = Keeper(world.ledger, "here:1:a")
-            work = asyncio.create_task(keeper.go_on())
-            await keeper.lead.led()
+            work = asyncio.create_task(keeper.run())
+            await keeper.leadership.wait_until_leading()
 
             async def free() -> bool:
                 return (
@@ -277,7 +277,7 @@ async def test_who_does_not_reach_prefect_lets_another_lead(
 async def test_a_client_asks_before_each_write(world: World) -> None:
     mine = lead.Leadership(world.ledger, "here:1:a")
     keeping = asyncio.create_task(mine.keep())
-    await mine.led()
+    await mine.wait_until_leading()
     job = await world.deploy()
     async with lead.leader_client(mine) as client:
         deployment = await client.read_deployment(job.row.deployment_id or "")
@@ -336,7 +336,7 @@ async def test_an_edit_in_prefect_is_in_the_ledger_in_time_and_sooner_by_its_eve
     job = await world.deploy(cron="0 9 * * *")
     deployment = await world.prefect.ui.read_deployment(UUID(str(job.row.deployment_id)))
     keeper = Keeper(world.ledger, "here:1:a")
-    keeping = asyncio.create_task(keeper.go_on())
+    keeping = asyncio.create_task(keeper.run())
 
     async def passed() -> bool:
         return "observe" in keeper.costs

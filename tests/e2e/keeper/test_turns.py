@@ -32,8 +32,8 @@ LOST = TIMING.run_lease + timedelta(seconds=1)
 async def leading(world: World) -> AsyncIterator[Keeper]:
     """A keeper that leads; none of its loops is at work."""
     keeper = Keeper(world.ledger, "here:1:a")
-    keeping = asyncio.create_task(keeper.lead.keep())
-    await keeper.lead.led()
+    keeping = asyncio.create_task(keeper.leadership.keep())
+    await keeper.leadership.wait_until_leading()
     yield keeper
     keeping.cancel()
     await asyncio.wait({keeping})
@@ -50,7 +50,7 @@ async def test_what_lies_in_the_spool_comes_before_the_judgement_of_lost_leases(
     done = Outcome(Status.SUCCEEDED)
     outcome_spool.put(SpooledOutcome(world.ledger.id, row.id, granted.fence, done))
 
-    async with leading(world) as keeper, leader_client(keeper.lead) as client:
+    async with leading(world) as keeper, leader_client(keeper.leadership) as client:
         await keeper._over_runs(client, await keeper._leading())
 
     assert (await world.row(row.id)).status == "succeeded"
@@ -64,7 +64,7 @@ async def test_the_audit_does_not_wait_until_the_passes_over_jobs_are_paid_for(
     change(monkeypatch, services, jobs_pass=0.5, soonest_pass=0.1)
     monkeypatch.setattr(services, "CpuBudget", partial(CpuBudget, 1e-6, 0.0))
     keeper = Keeper(world.ledger, "here:1:a")
-    keeping = asyncio.create_task(keeper.go_on())
+    keeping = asyncio.create_task(keeper.run())
     looks, audits = set[datetime](), set[datetime]()
 
     async def audited() -> bool:
@@ -87,7 +87,7 @@ async def test_a_due_time_whose_run_was_cancelled_is_judged_when_that_was_read(
     assert run.expected_start_time is not None
     world.passes(hours=1, minutes=5)
 
-    async with leading(world) as keeper, leader_client(keeper.lead) as client:
+    async with leading(world) as keeper, leader_client(keeper.leadership) as client:
         term = await keeper._leading()
         await keeper._over_jobs(client, term)
         assert term.observed.keys() == {stored.id}

@@ -38,7 +38,7 @@ class Watch:
 
     async def look(self, **given: Any) -> Observation:
         self._world.prefect.writes.clear()
-        return await self._observer.look(self._world.ledger, self._world.client, **given)
+        return await self._observer.observe(self._world.ledger, self._world.client, **given)
 
     async def settled(self) -> Observation:
         for _ in range(3):
@@ -305,5 +305,5 @@ async def test_while_prefect_is_away_nothing_is_observed_and_nothing_lost(
         async with PrefectClient(server.api_url(free_port())) as nobody:
             observer = watch._observer
             with pytest.raises(Exception, match="connect"):
-                await observer.look(world.ledger, nobody)
+                await observer.observe(world.ledger, nobody)
     assert (await watch.look()).report.pulled == ["a-job"]

@@ -388,15 +388,15 @@ async def test_200_jobs_and_the_second_sync_writes_nothing(world: Any) -> None:
     print(f"{JOBS} jobs: first sync {first:.1f} s, second {second:.2f} s")
     assert second < first
     observer = Observer()
-    await observer.look(world.ledger, world.client)
-    seen = await observer.look(world.ledger, world.client)
+    await observer.observe(world.ledger, world.client)
+    seen = await observer.observe(world.ledger, world.client)
     print(f"an unchanged look: {seen.cpu_seconds:.3f} s of CPU, {seen.requests} requests")
     # A page of 200, the empty one after it, and the pool. A second at 1,000 jobs where nobody else
     # uses the cores: `make bench` measures it.
     assert (len(seen.jobs), seen.requests) == (JOBS, 3)
     assert seen.cpu_seconds < JOBS / 400
     await world.prefect.edit_schedule("job-100", active=False)
-    assert (await observer.look(world.ledger, world.client)).report.pulled == ["job-100"]
+    assert (await observer.observe(world.ledger, world.client)).report.pulled == ["job-100"]
     found = list((await world.prefect.deployments()).values())
     assert len(found) == JOBS
     assert all(each.updated is not None and each.updated >= begun for each in found)

@@ -81,12 +81,12 @@ def test_a_key_that_is_not_there_is_refused_and_not_repeated(
 def test_without_a_key_it_is_said_where_one_is_looked_for(
     options: ModelOptions, words: str
 ) -> None:
-    assert words in options.keyless()
+    assert words in options.missing_key_note()
 
 
 def test_a_provider_of_the_first_start_is_known_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, model in providers.FIRST.items():
         if variable != "GEMINI_API_KEY":  # the other one for Google
-            assert ModelOptions(model=model).keyless().endswith(f", {variable}.")
+            assert ModelOptions(model=model).missing_key_note().endswith(f", {variable}.")
     monkeypatch.setitem(providers.FIRST, "GROQ_API_KEY", "groq:llama")
-    assert ModelOptions(model="groq:x").keyless().endswith(", GROQ_API_KEY.")
+    assert ModelOptions(model="groq:x").missing_key_note().endswith(", GROQ_API_KEY.")

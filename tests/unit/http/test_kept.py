@@ -213,7 +213,7 @@ async def test_a_redirect_that_is_not_followed_is_an_answer(kind: Kind) -> None:
         wires = Wires({(PUBLIC, 80): server})
         async with keeping(kind, wires, dns, follow=False) as transport:
             answer = await _post(transport, "http://public.example/")
-    assert (answer.status, answer.turned) == (302, ())
+    assert (answer.status, answer.redirects) == (302, ())
     assert len(wires.connected) == 1
 
 

@@ -47,7 +47,7 @@ def _transport(
     kind: Kind, wires: Wires, rule: Rule = Rule.AGENT, dns: Dns | None = None, allowed: str = ""
 ) -> HttpxTransport | Httpx2Transport:
     wires.core = kind.library.core
-    return kind(Guard(rule, AllowedHosts.of(allowed), dns or Dns(NAMES)), backend=wires)
+    return kind(Guard(rule, AllowedHosts.parse(allowed), dns or Dns(NAMES)), backend=wires)
 
 
 async def _ask(transport: GuardedTransport, url: str, method: str = "GET", **more: str) -> Response:
@@ -120,7 +120,7 @@ async def test_an_operators_job_reaches_this_machine_by_its_real_network(kind: K
 
 async def test_an_agents_job_reaches_what_the_operator_allowed(kind: Kind) -> None:
     async with serving() as server:
-        transport = kind(Guard(Rule.AGENT, AllowedHosts.of("127.0.0.1")))
+        transport = kind(Guard(Rule.AGENT, AllowedHosts.parse("127.0.0.1")))
         assert (await _ask(transport, server.address)).status == 200
         with pytest.raises(OutgoingRefused):
             await _ask(transport, f"http://127.0.0.2:{server.port}/")
@@ -171,7 +171,7 @@ async def test_what_a_redirect_asks_for(kind: Kind, status: int, method: str, th
             transport, "http://public.example/a", method, Content_Type="text/plain", X_Team="a"
         )
     first, second = server.requests
-    assert given.turned == (
+    assert given.redirects == (
         f"{status} to http://public.example" + (f", asked as {then}" if then != method else ""),
     )
     assert (second.method, second.path) == (then, "/next?to=it")

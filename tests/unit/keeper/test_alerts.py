@@ -381,7 +381,7 @@ async def test_the_leading_keeper_looks_also_while_prefect_is_away(
         async with ledger.write() as session:
             job = new_job(now=made, name="brief", prompt="What is new?", cron="* * * * *")
             await store.add(session, job, "brief", made)
-        keeping = asyncio.create_task(services.Keeper(ledger, "here:1:a").go_on())
+        keeping = asyncio.create_task(services.Keeper(ledger, "here:1:a").run())
         try:
             async with asyncio.timeout(30):
                 while not (found := await rows_of(ledger)):

@@ -35,7 +35,7 @@ def ticks() -> Ticks:
 def clock(ticks: Ticks) -> DatabaseClock:
     """One that was told once, a hundredth of a second after it asked."""
     clock = DatabaseClock(ticks)
-    clock.told(_after(100), asked=99.99, answered=100.01)
+    clock.observe(_after(100), asked=99.99, answered=100.01)
     return clock
 
 
@@ -55,7 +55,7 @@ def test_between_two_answers_the_monotonic_clock_tells(clock: DatabaseClock, tic
 def test_an_answer_that_may_fit_moves_nothing_however_slow(
     clock: DatabaseClock, ticks: Ticks, asked: float, answered: float
 ) -> None:
-    clock.told(_after(200), asked=asked, answered=answered)
+    clock.observe(_after(200), asked=asked, answered=answered)
     ticks.at = 300
     assert clock.now() == _after(300)
 
@@ -64,17 +64,17 @@ def test_an_answer_that_cannot_fit_moves_it_no_further_than_it_must(
     clock: DatabaseClock, ticks: Ticks
 ) -> None:
     # The machine slept for an hour, and the monotonic clock with it.
-    clock.told(_after(3800), asked=199, answered=201)
+    clock.observe(_after(3800), asked=199, answered=201)
     ticks.at = 201
     assert clock.now() == _after(3800)  # the answer may have been written just before it came
-    clock.told(_after(3800.5), asked=201, answered=201)
+    clock.observe(_after(3800.5), asked=201, answered=201)
     assert clock.now() == _after(3800.5)
 
 
 def test_set_back_a_little_it_stands_still(clock: DatabaseClock, ticks: Ticks) -> None:
     ticks.at = 200
     assert clock.now() == _after(200)
-    clock.told(_after(199.5), asked=200, answered=200)
+    clock.observe(_after(199.5), asked=200, answered=200)
     assert clock.now() == _after(200)
     ticks.at = 200.25
     assert clock.now() == _after(200)
@@ -85,11 +85,11 @@ def test_set_back_a_little_it_stands_still(clock: DatabaseClock, ticks: Ticks) -
 def test_set_back_by_an_hour_it_follows(clock: DatabaseClock, ticks: Ticks) -> None:
     ticks.at = 4000
     assert clock.now() == _after(4000)
-    clock.told(_after(400), asked=4000, answered=4000)
+    clock.observe(_after(400), asked=4000, answered=4000)
     assert clock.now() == _after(400)
 
 
 def test_skew_is_to_the_machine_s(ticks: Ticks) -> None:
     clock = DatabaseClock(ticks)
-    clock.told(SYSTEM_CLOCK.now() - timedelta(seconds=30), asked=0, answered=0)
+    clock.observe(SYSTEM_CLOCK.now() - timedelta(seconds=30), asked=0, answered=0)
     assert timedelta(seconds=-35) < clock.skew() <= timedelta(seconds=-30)

@@ -121,7 +121,7 @@ async def test_beside_a_running_up_nobody_opens_or_makes_another(
     ledger: Ledger, path: Path, daybook_home: Home, happens: Callable[[Path], None], said: str
 ) -> None:
     with home_lock.hold(daybook_home) as written:
-        written.opened(ledger.identity())
+        written.set_ledger(ledger.identity())
         async with Ledger(address(path)) as beside:
             assert beside.id == ledger.id
         happens(path)
@@ -152,7 +152,7 @@ async def test_a_replaced_file_is_used_by_the_next_process_once_up_has_ended(
 ) -> None:
     with home_lock.hold(daybook_home) as written:
         async with Ledger(address(path)) as ledger:
-            written.opened(ledger.identity())
+            written.set_ledger(ledger.identity())
             another(path)
             with pytest.raises(LedgerReplaced):
                 await read(ledger)
@@ -249,7 +249,7 @@ async def test_another_ledger_elsewhere_is_made_beside_a_running_up(
     ledger: Ledger, path: Path, daybook_home: Home
 ) -> None:
     with home_lock.hold(daybook_home) as written:
-        written.opened(ledger.identity())
+        written.set_ledger(ledger.identity())
         async with Ledger(address(path.with_name("second.db"))) as second:
             assert second.id != ledger.id
 
@@ -260,7 +260,7 @@ async def test_it_is_the_same_ledger_through_a_symbolic_link(
     link = tmp_path / "link"
     link.symlink_to(daybook_home.path)
     with home_lock.hold(daybook_home) as written:
-        written.opened(ledger.identity())
+        written.set_ledger(ledger.identity())
         deleted(path)
         with pytest.raises(LedgerReplaced):
             async with Ledger(address(link / "ledger.db")):
@@ -287,7 +287,7 @@ async def test_a_ledger_without_its_tables_is_noticed(
     monkeypatch.setattr(engine, "VERIFY_INTERVAL_SECONDS", 0.0)
     async with Ledger(database.address) as ledger:
         with home_lock.hold(daybook_home) as written:
-            written.opened(ledger.identity())
+            written.set_ledger(ledger.identity())
             database.query("DROP TABLE daybook_version")
             with pytest.raises(LedgerReplaced, match="it holds no ledger"):
                 async with ledger.read():

@@ -135,9 +135,9 @@ async def test_a_request_that_takes_long_is_not_cut_off() -> None:
 
 def test_places_are_given_back() -> None:
     places = connections.RequestSlots(3, 2)
-    with places.place("a") as one, places.place("a") as two, places.place("a") as three:
+    with places.slot("a") as one, places.slot("a") as two, places.slot("a") as three:
         assert (one, two, three) == (True, True, False)
-        with places.place("b") as other, places.place("c") as more:
+        with places.slot("b") as other, places.slot("c") as more:
             assert (other, more) == (True, False)
         assert places.taken == {"a": 2}
     assert places.taken == {}

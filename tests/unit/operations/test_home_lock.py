@@ -89,9 +89,9 @@ async def test_what_runs_is_in_the_file_at_once_and_readable_by_its_owner_only(
         assert daybook_home.running() == json.loads(daybook_home.up_file.read_text())
         child = await begin(daybook_home, "worker")
         try:
-            mine.began(child)
-            mine.server("http://127.0.0.1:1/api", "http://127.0.0.1:1", own=True)
-            mine.ready(datetime(2026, 11, 20, 9, tzinfo=UTC))
+            mine.add_child(child)
+            mine.set_server("http://127.0.0.1:1/api", "http://127.0.0.1:1", own=True)
+            mine.set_ready(datetime(2026, 11, 20, 9, tzinfo=UTC))
             running = daybook_home.running()
             assert running is not None
             assert running["pid"] == os.getpid()
@@ -104,14 +104,14 @@ async def test_what_runs_is_in_the_file_at_once_and_readable_by_its_owner_only(
             assert daybook_home.up_lock.stat().st_mode & 0o777 == 0o600
         finally:
             await child.terminate()
-            mine.ended(child)
+            mine.remove_child(child)
     assert not daybook_home.up_file.exists()
 
 
 async def test_children_of_a_killed_up_are_ended_by_the_next(daybook_home: Home) -> None:
     child = await begin(daybook_home, "worker")
     with home_lock.hold(daybook_home) as killed:
-        killed.began(child)
+        killed.add_child(child)
     # The block ended as if by `kill -9`: the child lives, so the file was kept.
     with home_lock.hold(daybook_home) as following:
         assert [entry.name for entry in following.leftovers] == ["worker"]
@@ -129,7 +129,7 @@ async def test_leftovers_are_not_forgotten_when_the_next_up_is_killed_too(
 ) -> None:
     child = await begin(daybook_home, "server")
     with home_lock.hold(daybook_home) as first:
-        first.began(child)
+        first.add_child(child)
     with home_lock.hold(daybook_home):
         pass
     with home_lock.hold(daybook_home) as third:

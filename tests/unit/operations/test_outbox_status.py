@@ -123,7 +123,7 @@ async def test_what_could_be_sent_and_is_not_is_told(ledger: Ledger) -> None:
     assert len(about(found["problems"], since, "daybook keeper")) == 1
     (problem,) = await delivery.outbox()
     assert since in problem.what
-    assert ("daybook keeper" in problem.mend, problem.harmless) == (True, False)
+    assert ("daybook keeper" in problem.fix, problem.harmless) == (True, False)
 
 
 async def test_a_backlog_that_somebody_is_at_is_no_problem(ledger: Ledger) -> None:
@@ -178,7 +178,7 @@ async def test_a_destination_that_takes_nothing_is_named(ledger: Ledger) -> None
     assert len(about(found["problems"], HOOK, "5 times in a row", "it was 500")) == 1
     (problem,) = await delivery.outbox()
     assert HOOK in problem.what
-    assert "daybook callbacks retry" in problem.mend
+    assert "daybook callbacks retry" in problem.fix
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_the_next_try_is_told_by_this_machines_clock_and_never_in_the_past(
 ) -> None:
     noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
     paused = {"lane": HOOK, "failures": 5, "error": "it was 500", "paused_until": noon + until}
-    (line,) = told.OutboxStatus({"paused": [paused]}, "", None, noon).away()
+    (line,) = told.OutboxStatus({"paused": [paused]}, "", None, noon).paused_destinations()
     assert line == f"{HOOK} took nothing 5 times in a row, {said}"
 
 
@@ -269,7 +269,7 @@ async def test_what_failed_for_good_is_an_alert_until_it_was_read(ledger: Ledger
     unread, failed = await delivery.outbox()
     assert unread.harmless
     assert failed.harmless
-    assert "daybook callbacks list --status failed" in failed.mend
+    assert "daybook callbacks list --status failed" in failed.fix
 
     await history.mark_read(ledger)
     found = await status.status()

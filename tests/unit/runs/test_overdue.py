@@ -220,7 +220,12 @@ async def test_how_many_jobs_are_due_soon(world: World) -> None:
     await world.add("off", cron="5 * * * *", enabled=False)
     await seen(world, memory)
     now = world.clock.now()
-    assert [memory.soon(now, timedelta(minutes=each)) for each in (4, 5, 6, 60)] == [0, 1, 2, 3]
+    assert [memory.count_due(now, timedelta(minutes=each)) for each in (4, 5, 6, 60)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 async def test_who_waits_its_turn_and_asks_again_is_late_and_not_overdue(world: World) -> None:

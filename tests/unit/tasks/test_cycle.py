@@ -233,7 +233,7 @@ async def test_who_leads_late_knows_the_ladder_from_its_start(
         reports.append(await cycle())
         scheduler.stop()
 
-    await scheduler.go_on(turn)
+    await scheduler.run(turn)
     assert [each.count("recovered") for each in reports] == [1]
     assert "DAYBOOK_TASKS: starved" in reports[0].errors[0]
 

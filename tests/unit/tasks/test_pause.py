@@ -156,9 +156,9 @@ async def test_a_stopped_scheduler_is_not_started_again(world: World) -> None:
         scheduler.stop()
 
     async with asyncio.timeout(60):
-        await scheduler.go_on(turn)
+        await scheduler.run(turn)
     assert turns == [0]
-    for again in (scheduler.go_on(turn), scheduler.cycle()):
+    for again in (scheduler.run(turn), scheduler.cycle()):
         with pytest.raises(SchedulerStopped, match="cannot be started again"):
             await again
     assert turns == [0]

@@ -114,7 +114,7 @@ def _wire(
     **headers: str,
 ) -> HttpWire:
     wires.core = httpcore2
-    guard = Guard(rule, AllowedHosts.of(""), dns or Dns(NAMES))
+    guard = Guard(rule, AllowedHosts.parse(""), dns or Dns(NAMES))
     return HttpWire(guard, url, headers, secret, backend=wires)
 
 

@@ -130,7 +130,7 @@ async def one_job(path: Path) -> AsyncIterator[OneJob]:
 
 async def test_it_is_set_back_and_remembered_until_somebody_else_has_it(tmp_path: Path) -> None:
     async with one_job(tmp_path) as there:
-        assert await there.taker.take(there.run)
+        assert await there.taker.dispatch(there.run)
 
         row = await there.row()
         assert (row.status, row.waits_for) == ("waiting", slots.SLOT)
@@ -145,7 +145,7 @@ async def test_one_that_is_called_up_meanwhile_is_not_set_back(tmp_path: Path) -
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         for _ in range(4):  # all that may be set back at a time are
             await there.taker._setting_back.acquire()
-        taking = asyncio.create_task(there.taker.take(there.run))
+        taking = asyncio.create_task(there.taker.dispatch(there.run))
         while not there.taker._waiting:
             await checkpoint()
         await claims.postpone(
@@ -168,7 +168,7 @@ async def test_a_cancel_that_it_was_set_back_over_counts(tmp_path: Path) -> None
     async with one_job(tmp_path) as there:
         there.prefect.states.append(Cancelled())  # after the worker's last poll
 
-        assert await there.taker.take(there.run)
+        assert await there.taker.dispatch(there.run)
 
         row = await there.row()
         assert (row.status, row.reason) == ("cancelled", "cancelled in Prefect")
@@ -189,7 +189,7 @@ async def test_an_end_that_another_tells_at_the_same_moment_stays(
 
         there.prefect.meanwhile = another
         if who == "worker":
-            assert await there.taker.take(there.run)
+            assert await there.taker.dispatch(there.run)
         else:
             monkeypatch.setattr(prefect_states, "get_client", lambda: nullcontext(there.prefect))
             run, nothing = there.run, PrefectReconciler()
@@ -218,10 +218,10 @@ async def test_a_run_that_is_handed_while_it_is_taken_is_taken_once_more() -> No
 
     intake = RunQueue(cast(Any, None), "pool", [], take)
     run = FlowRun(id=uuid4(), flow_id=uuid4())
-    intake.hand(run)
+    intake.hand_out_now(run)
     for _ in range(2):
-        intake.hand(run)
+        intake.hand_out_now(run)
     let_go.set()
-    await intake.finish()
+    await intake.wait_until_taken()
 
     assert taken == [run.id] * 2

@@ -27,18 +27,18 @@ def test_an_illegal_variable_is_unset_and_an_illegal_line_edited(
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "Mars/Olympus")
     (problem,) = machine.settings()
     assert "Mars/Olympus" in problem.what
-    assert problem.mend == "unset DAYBOOK_TIMEZONE"
+    assert problem.fix == "unset DAYBOOK_TIMEZONE"
     monkeypatch.delenv("DAYBOOK_TIMEZONE")
     file = daybook_home.path / "config.toml"
     wrong = ('timezone = "Mars/Olympus"\n', "timezone = \n", "[limits.for.scout]\njobs = -1\n")
     for content in wrong:
         file.write_text(content)
         (problem,) = machine.settings()
-        assert problem.mend == f"edit {file}"
+        assert problem.fix == f"edit {file}"
     assert "limits.for.scout.jobs: -1 is not legal (legal: 0 or more)" in problem.what
     monkeypatch.setenv("DAYBOOK_LIMITS", "{jobs: 3")
     (problem,) = machine.settings()
-    assert (problem.what, problem.mend) == ("DAYBOOK_LIMITS: is no JSON", "unset DAYBOOK_LIMITS")
+    assert (problem.what, problem.fix) == ("DAYBOOK_LIMITS: is no JSON", "unset DAYBOOK_LIMITS")
 
 
 def test_a_home_that_is_a_file_or_below_one_is_a_problem(
@@ -50,7 +50,7 @@ def test_a_home_that_is_a_file_or_below_one_is_a_problem(
         monkeypatch.setenv("DAYBOOK_HOME", str(home))
         (problem,) = machine.home()
         assert problem.what == f"{file} is not a folder"
-        assert problem.mend.startswith(f"mv '{file}' '{file}.old'")
+        assert problem.fix.startswith(f"mv '{file}' '{file}.old'")
 
 
 def test_a_home_that_is_still_to_be_made_is_no_problem_and_is_not_made(
@@ -69,7 +69,7 @@ def test_a_home_without_permission_is_a_problem(daybook_home: Home) -> None:
     finally:
         daybook_home.path.chmod(0o700)
     assert "cannot be written" in problem.what
-    assert "chown" in problem.mend
+    assert "chown" in problem.fix
 
 
 def test_the_mend_of_open_modes_closes_them(daybook_home: Home) -> None:
@@ -90,7 +90,7 @@ def test_the_mend_of_open_modes_closes_them(daybook_home: Home) -> None:
     assert "ledger.db" in files.what
     assert "server.log" in files.what
     for problem in (folders, files):
-        subprocess.run(problem.mend, shell=True, check=True)
+        subprocess.run(problem.fix, shell=True, check=True)
     assert machine.modes() == []
 
 
@@ -108,7 +108,7 @@ def test_what_a_killed_up_left_running_is_named(daybook_home: Home) -> None:
         daybook_home.up_file.chmod(0o600)
         (problem,) = machine.leftovers()
         assert f"worker (pid {child.pid})" in problem.what
-        assert problem.mend == "daybook down"
+        assert problem.fix == "daybook down"
     finally:
         child.kill()
         child.wait()

@@ -70,7 +70,7 @@ def test_a_version_out_of_bounds_is_named_with_what_to_install(
     (problem,) = installation.versions()
     assert problem.what == f"{name} {version} is outside of {bound}"
     assert not problem.harmless
-    assert "install" in problem.mend
+    assert "install" in problem.fix
 
 
 @pytest.mark.parametrize("name", ["prefect", "fastapi", "sqlalchemy"])
@@ -81,7 +81,7 @@ def test_what_prefects_server_does_not_run_with_is_refused(front: Path, name: st
     (problem,) = installation.versions()
     with pytest.raises(InvalidInput) as refused:
         installation.require_versions()
-    assert (refused.value.problem, refused.value.hint) == (problem.what, problem.mend)
+    assert (refused.value.problem, refused.value.hint) == (problem.what, problem.fix)
 
 
 def test_another_version_out_of_bounds_or_a_daybook_not_installed_is_doctors_affair(
@@ -110,7 +110,7 @@ def test_a_daybook_that_was_never_installed_is_said(monkeypatch: pytest.MonkeyPa
         installation.requirements()
     (problem,) = installation.versions()
     assert "not installed" in problem.what
-    assert "make install" in problem.mend
+    assert "make install" in problem.fix
 
 
 @pytest.mark.parametrize("door", ["flows", "blocks", "deployments"])
@@ -127,7 +127,7 @@ def test_a_foreign_door_is_told_and_harmless_and_not_imported(
     monkeypatch.chdir(place if how == "in this folder" else tmp_path)
     (problem,) = installation.entry_points()
     assert problem.harmless
-    assert problem.mend == ""
+    assert problem.fix == ""
     assert str(place) in problem.what
     assert f"our {door}" in problem.what
 

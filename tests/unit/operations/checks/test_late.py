@@ -36,7 +36,7 @@ def test_what_nobody_drains_is_told(daybook_home: Home) -> None:
     os.utime(outcome_spool.put(KNOWN), (then, then))
     (problem,) = late.outcomes()
     assert problem.what == f"not in the ledger yet: one outcome in {outcome_spool.folder()}"
-    assert problem.mend.startswith("daybook keeper")
+    assert problem.fix.startswith("daybook keeper")
 
 
 def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
@@ -44,7 +44,7 @@ def test_what_was_set_aside_is_told_by_its_name(daybook_home: Home) -> None:
     aside = file.rename(file.with_suffix(outcome_spool.ASIDE_SUFFIX))
     (problem,) = late.outcomes()
     assert str(aside) in problem.what
-    assert f"mv {aside} {file}" in problem.mend
+    assert f"mv {aside} {file}" in problem.fix
 
 
 async def test_a_watermark_ahead_of_the_clock_is_told(daybook_home: Home) -> None:
@@ -60,7 +60,7 @@ async def test_a_watermark_ahead_of_the_clock_is_told(daybook_home: Home) -> Non
 
     assert problem.what.startswith(f"judged already, up to {ahead:%Y-%m-%dT%H:%M:%S}Z, by a clock")
     assert problem.what.endswith(": brief")
-    assert "until then" in problem.mend
+    assert "until then" in problem.fix
 
 
 async def test_a_home_without_a_ledger_has_no_clock_to_be_off(daybook_home: Home) -> None:

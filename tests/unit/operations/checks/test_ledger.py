@@ -40,7 +40,7 @@ async def test_a_job_that_waits_for_prefect_is_named(file: Path) -> None:
     assert await book.ledger() == []
     (problem,) = await book.sync()
     assert "weekly" in problem.what
-    assert problem.mend == "daybook sync"
+    assert problem.fix == "daybook sync"
     with sqlite3.connect(file) as connection:
         connection.execute("UPDATE jobs SET sync_pending = 0")
     assert await book.sync() == []
@@ -51,7 +51,7 @@ async def test_the_ledger_of_a_newer_program_is_named(file: Path) -> None:
         connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999_later'")
     (problem,) = await book.ledger()
     assert "9999_later" in problem.what
-    assert "install" in problem.mend
+    assert "install" in problem.fix
 
 
 def letter(file: Path) -> None:
@@ -64,14 +64,14 @@ async def test_what_is_no_database_is_put_aside(file: Path) -> None:
     letter(file)
     (problem,) = await book.ledger()
     assert str(file) in problem.what
-    assert problem.mend.startswith(f"mv {file} {file}.broken")
+    assert problem.fix.startswith(f"mv {file} {file}.broken")
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="nothing is closed to root")
 async def test_a_ledger_without_permission_is_opened_to_its_owner(file: Path) -> None:
     os.chmod(file, 0o000)
     (problem,) = await book.ledger()
-    assert problem.mend.endswith(f"chmod 600 {file}")
+    assert problem.fix.endswith(f"chmod 600 {file}")
 
 
 async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_anew(
@@ -79,12 +79,12 @@ async def test_a_ledger_that_was_deleted_while_up_runs_is_named_and_not_made_ane
 ) -> None:
     with home_lock.hold(daybook_home) as written:
         async with Ledger(f"sqlite+aiosqlite:///{file}") as ledger:
-            written.opened(ledger.identity())
+            written.set_ledger(ledger.identity())
             assert await book.ledger() == []
             os.unlink(file)
             (problem,) = await book.ledger()
     assert "was deleted or moved away while it was in use" in problem.what
-    assert "move the same file back" in problem.mend
+    assert "move the same file back" in problem.fix
     assert list(daybook_home.path.glob(file.name)) == []
 
 
@@ -97,5 +97,5 @@ async def test_a_ledger_that_cannot_be_written_is_named(
         (problem,) = await book.ledger()
         other.execute("ROLLBACK")
     assert problem.what == "the ledger cannot be written: database is locked"
-    assert problem.mend == "end the process that keeps it locked"
+    assert problem.fix == "end the process that keeps it locked"
     assert await book.ledger() == []

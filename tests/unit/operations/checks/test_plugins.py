@@ -34,4 +34,4 @@ def test_what_cannot_be_imported_is_told_with_its_reason(
         "the plugin doctored_missing cannot be imported: "
         "ModuleNotFoundError: No module named 'doctored_missing'"
     )
-    assert not found.harmless and "PYTHONPATH" in found.mend
+    assert not found.harmless and "PYTHONPATH" in found.fix
