@@ -274,9 +274,10 @@ async def renamed(session: AsyncSession, job_id: str, slug: str) -> None:
 
 
 async def left_over(session: AsyncSession) -> list[JobRow]:
-    """Return the archived jobs whose deployment is still to be deleted, without those of live jobs.
+    """Return the archived jobs whose deployment is still to be deleted.
 
-    They include jobs without a deployment id for which Prefect has not been asked yet.
+    A deployment that a live job has is not deleted. Jobs without a deployment id are included if
+    nobody has checked yet whether Prefect has a deployment of theirs.
     """
     of_live_jobs = select(JobRow.deployment_id).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
