@@ -23,9 +23,10 @@ _BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u
 def validate_name(name: str, *, stored: bool = False) -> str:
     """Return the name without surrounding blanks.
 
-    Raises `InvalidInput` if it is blank or too long, has a control character, or looks the same as
-    another name. The rules about looks do not apply to a ``stored`` name: a ledger can hold one
-    that is older than they are.
+    Raises `InvalidInput` if it is blank or too long, or has a control character, a character that
+    changes the direction of text, or no visible character: two such names could look the same. The
+    last two rules do not apply to a ``stored`` name, because a ledger can hold one that is older
+    than they are.
     """
     stripped = name.strip()
     if not stripped:

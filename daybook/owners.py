@@ -44,7 +44,9 @@ def validate_owner(owner: str, field: str = "owner") -> str:
     """Return ``owner`` without surrounding blanks, if it can own jobs. Raises `InvalidInput`."""
     owner = owner.strip()
     name = agent_id(owner)
-    if ":" in name:  # `<agent's name>:` is the prefix of its session keys
+    # An agent's session keys start with `<its name>:`. With a colon in its name it would get
+    # another agent's sessions.
+    if ":" in name:
         raise InvalidInput(field, f"{owner!r} is not legal", "an agent's name has no colon")
     if owner in (USER, PLUGIN) or (name and name == name.strip() and name.isprintable()):
         if len(owner) <= MAX_OWNER_LENGTH:

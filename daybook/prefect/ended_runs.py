@@ -1,7 +1,7 @@
 """Ends in Prefect, which become outcomes in the ledger.
 
-This is the second half of promise 13: an end in Prefect of a run whose row is live or missing
-decides the row by its state.
+This is the second half of promise 13: an end in Prefect of a run whose row is live or missing is
+recorded according to the row's state.
 
 ::
 
