@@ -342,7 +342,7 @@ class LaneRow(SQLModel, table=True):
 
 
 class LeadRow(SQLModel, table=True):
-    """The leader of a service group, until ``until`` unless renewed; each new one raises ``fence``."""
+    """The leader of a service group until ``until``, unless renewed; ``fence`` rises per holder."""
 
     __tablename__ = "leads"
 
