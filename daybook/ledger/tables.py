@@ -342,9 +342,7 @@ class LaneRow(SQLModel, table=True):
 
 
 class LeadRow(SQLModel, table=True):
-    """The leader of each service group, until ``until`` unless renewed; ``fence`` rises with each
-    holder.
-    """
+    """The leader of a service group until ``until``, unless renewed; ``fence`` rises per holder."""
 
     __tablename__ = "leads"
 
