@@ -68,7 +68,7 @@ _RESERVED_HEADERS = {
 class Answer:
     """A response. ``body`` is decompressed; ``cut`` is the reason why it is incomplete, else empty.
 
-    ``turned`` describes each followed redirect, such as "308 to https://example.org".
+    ``redirects`` describes each followed redirect, such as "308 to https://example.org".
     """
 
     status: int

@@ -49,7 +49,7 @@ class Progress:
 
     ``sent`` is true from the first byte of a request on, because the request may then have had its
     effect. It is false again after a redirect which says that the request had no effect and is to
-    be sent elsewhere. ``turned`` describes each followed redirect.
+    be sent elsewhere. ``redirects`` describes each followed redirect.
     """
 
     sent: bool = False
