@@ -4,7 +4,7 @@
 
     claim (lease, fence) ─► listener in a thread, with a timeout ─► record ─┬─ delivered
           ▲                                                                 ├─ failed: it raised
-          └── later, by `delivery.backoff`: `Temporary`, timeout, not loaded ─┘
+          └─ retry by `delivery.backoff`: `Temporary`, timeout, not loaded ─┘
 
 A listener is another author's program in the keeper's process and must not delay the renewal of
 leases. So each call runs in its own thread, and an `async def` in its own event loop there. A call

@@ -3,8 +3,8 @@
 ::
 
     announce ─► the fact `listeners`: names, and when each was last present
-                    │
-    outcome ──► enqueue ─► an outbox row for each name, in the transaction of the outcome
+                        │
+    outcome ──► enqueue ┴─► an outbox row for each name, in the transaction of the outcome
      (outcomes.write)        │  one at a time for each name, oldest first
                              ▼
                           pending ──► delivered | failed      sent by a process with the listener

@@ -9,8 +9,8 @@
              text: truncated to the channel's limit ◄── apprise_plugins ◄─────────┤
              threads: a thread with a timeout that captures apprise's log ◄───────┘
 
-- A name is resolved at every send, so a block that is fixed in Prefect's UI serves the next
-  attempt.
+- The operator defines the names. A name is resolved at every send, so a block that is fixed in
+  Prefect's UI serves the next attempt.
 - Apprise and Prefect's blocks log a failure instead of raising it; here a message that did not
   arrive raises `NotDelivered`.
 - A message is one message: it is never split, and never truncated without a mark.

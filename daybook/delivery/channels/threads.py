@@ -49,9 +49,7 @@ _CAPTURE_FILTER = _CaptureFilter()
 def capture_logs() -> Iterator[list[str]]:
     """Capture the warnings that are logged inside; yield their list."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(
-            _CAPTURE_FILTER
-        )  # added once, however often this is called
+        logging.getLogger(name).addFilter(_CAPTURE_FILTER)  # adding it again has no effect
     captured: list[str] = []
     token = _captured.set(captured)
     try:
