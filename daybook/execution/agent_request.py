@@ -35,7 +35,7 @@ from daybook.tools.server_blocks import PrefectServers
 
 @dataclass(frozen=True)
 class Asking:
-    """An agent, the request to it, the tools that it may call, and for whom it then acts."""
+    """An agent, the request to it, its tools, and the actor for Daybook's own tools."""
 
     agent: Agent
     request: AgentRequest = field(repr=False)
@@ -70,7 +70,7 @@ async def ready(
 ) -> Asking:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    Raise `DaybookError`, and what Prefect's client raises.
+    Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
     async with get_client() as client:
@@ -103,7 +103,7 @@ def _report_usage(usage: dict[str, Any]) -> None:
 
 
 def actor_of(granted: Granted, agent: str) -> Actor:
-    """Return for whom the agent's Daybook tools act: the agent that owns the job, else itself."""
+    """Return the actor for Daybook's own tools: the agent that owns the job, else this agent."""
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{BY_AGENT}{agent}"
     return Actor(owner, (row.user_id or "") if row is not None else "", "run")

@@ -77,8 +77,8 @@ class Offer:
 async def find(agent: str, entries: Iterable[str], servers: Servers, own: Own) -> Offer:
     """Return the tools that ``entries`` name.
 
-    Raise `InvalidInput` for an entry that is unknown or ambiguous, and what Prefect's client
-    raises.
+    Raise `InvalidInput` for an entry that is unknown or ambiguous, and the errors of Prefect's
+    client.
     """
     entries = list(dict.fromkeys(entries))
     if not entries:

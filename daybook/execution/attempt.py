@@ -48,7 +48,7 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 Act = Callable[[], Awaitable["Outcome | Tried"]]
-"""The flow's own part: performs the effect and returns its outcome. Raises what the agents raise.
+"""The flow's own part: performs the effect and returns its outcome. Raises the agents' errors.
 
 An act that holds something open is a `ClosableAct`."""
 

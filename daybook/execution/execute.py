@@ -69,7 +69,7 @@ _UNBEGUN_STATES = {state_of(status, "").name for status in (Status.SKIPPED, Stat
 
 GATE_SLACK = timedelta(seconds=5)
 """Time for a check beyond its timeout; less than the worker gives (`Timing.timeout_margin`),
-because the process itself can best name what was late."""
+because the process itself can best name the late part."""
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdic
 
 
 async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Verdict:
-    """Limit the whole check to the timeout of one attempt, plus a grace for what it has to end."""
+    """Limit the whole check to the timeout of one attempt, plus a grace for the clean-up."""
     limit = asyncio.timeout((timeout + GATE_SLACK).total_seconds())
     try:
         async with limit:

@@ -84,7 +84,7 @@ def check(action: Action, guard: Guard) -> None:
 async def prepare(action: Action, occurrence: str, guard: Guard, source: Secrets) -> Prepared:
     """Do everything but the sending, between claim and begin.
 
-    Raise `InvalidInput`, and what ``source`` raises if it is unreachable.
+    Raise `InvalidInput`, and the errors of an unreachable ``source``.
     """
     check(action, guard)
     destination = Destination.of_url(guard.check(action.url))

@@ -184,12 +184,12 @@ class Work:
             if watched.ours:
                 await exit_handling.settle(self._ledger, self._client, watched)
             else:
-                # If Prefect is unreachable for longer, `stale_runs.leftovers` does.
+                # If Prefect is unreachable for longer, `stale_runs.leftovers` reports the end.
                 async with asyncio.timeout(FOREIGN_END):
                     await external_runs.ended(self._client, self._launcher, watched)
             self._log_tail(watched)
         except Exception:
-            # The lease expires, and its judge then decides about the run.
+            # The lease expires, and the run is then handled as lost.
             log.exception("the end of %s was not written down", watched.flow_run.name)
         finally:
             with suppress(OSError):
