@@ -13,7 +13,7 @@ from daybook.errors import AgentMisconfigured, LedgerKeyMissing, UnknownName
 async def find_agent(client: PrefectClient, name: str) -> Agent:
     """Return the agent of that name; make the default agent if it is missing.
 
-    Raise what `documents.get` raises.
+    Raise the errors of `documents.get`.
     """
     try:
         return await documents.get(client, name)

@@ -79,8 +79,8 @@ async def find(
 ) -> ToolSelection:
     """Return the tools that ``entries`` name.
 
-    Raise `InvalidInput` for an entry that is unknown or ambiguous, and what Prefect's client
-    raises.
+    Raise `InvalidInput` for an entry that is unknown or ambiguous, and the errors of Prefect's
+    client.
     """
     entries = list(dict.fromkeys(entries))
     if not entries:

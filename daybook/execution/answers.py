@@ -69,8 +69,8 @@ async def ask(
 ) -> AgentAnswer:
     """Ask until the answer matches, at most twice.
 
-    Raise what `Agent.answer` raises, and `AgentFailed` if the second answer does not match either.
-    The ``usage`` of the result or of the error covers both requests.
+    Raise the errors of `Agent.answer`, and `AgentFailed` if the second answer does not match
+    either. The ``usage`` of the result or of the error covers both requests.
     """
     acted: list[str] = []
     request = replace(request, tools=tuple(_logged(tool, acted) for tool in request.tools))

@@ -45,7 +45,7 @@ class McpConfiguration:
 async def find(entries: Iterable[str], servers: Servers) -> McpConfiguration:
     """Return the servers that ``entries`` name.
 
-    Raise `UnknownName`, `InvalidInput`, and what Prefect's client raises.
+    Raise `UnknownName`, `InvalidInput`, and the errors of Prefect's client.
     """
     names = dict.fromkeys(entries)
     if not names:

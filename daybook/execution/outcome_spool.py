@@ -52,7 +52,7 @@ class SpooledOutcome:
     until: datetime | None = None
 
     async def write(self, ledger: Ledger) -> Status:
-        """Write it into the ledger. Raise what `claims.finish` and `claims.retry` raise."""
+        """Write it into the ledger. Raise the errors of `claims.finish` and `claims.retry`."""
         if self.until is None:
             return await claims.finish(ledger, self.run_id, self.fence, self.outcome)
         return await claims.retry(ledger, self.run_id, self.fence, self.outcome, self.until)

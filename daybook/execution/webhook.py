@@ -86,7 +86,7 @@ async def prepare(
 ) -> PreparedWebhook:
     """Do everything but the sending, between claim and begin.
 
-    Raise `InvalidInput`, and what ``source`` raises if it is unreachable.
+    Raise `InvalidInput`, and the errors of an unreachable ``source``.
     """
     check(action, guard)
     destination = SecretDestination.of_url(guard.check(action.url))

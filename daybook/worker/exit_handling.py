@@ -51,7 +51,7 @@ async def handle_exit(ledger: Ledger, client: PrefectClient, watched: Supervised
     """Record what the exit of ``watched`` means, in the ledger and in Prefect."""
     row = await _retry_until_reachable(ledger, lambda: _record(ledger, client, watched))
     if row is None:
-        return  # ledger unreachable for longer than the lease: its judge decides
+        return  # unreachable for longer than the lease: the run counts as lost
     try:
         async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
             await _update_prefect(ledger, client, watched, row)

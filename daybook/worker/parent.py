@@ -165,7 +165,7 @@ class Parent:
                 self._preload(message["import"])
 
     def _preload(self, names: list[str]) -> None:
-        """Import what a child had to import, so that the next child has it."""
+        """Import modules that a child had to import, so that the next child has them."""
         for name in names:
             with suppress(Exception):  # the next child meets the error where it uses the module
                 importlib.import_module(name)

@@ -133,7 +133,7 @@ class RunProcess:
             try:
                 chunk = os.read(self._status, 1 << 16)
             except BlockingIOError:
-                chunk = b""  # as in `_chunk`
+                chunk = b""  # as in `_read_chunk`
             self._unread += chunk
             if not chunk or len(self._unread) >= _PIPE_BYTES:
                 self.close()
