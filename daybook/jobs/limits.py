@@ -325,5 +325,5 @@ def of_settings(found: Settings | None = None) -> Rules:
 
 
 def of_owner(owner: str) -> Limits | None:
-    """Return the limits of ``owner`` in this home, or None. Raises as `load_rules`."""
+    """Return the limits of ``owner`` in this home, or None. Raises as `load_agent_limits`."""
     return of_settings().for_owner(owner) if owners.is_agent(owner) else None
