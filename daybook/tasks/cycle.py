@@ -113,7 +113,7 @@ class _Findings:
     asks: bool = False
 
 
-async def _inspect(ledger: Ledger, ladder: Ladder) -> _Findings:
+async def _inspect(ledger: Ledger, policy: Ladder) -> _Findings:
     live = (
         select(
             TaskRunRow.status,
@@ -142,7 +142,7 @@ async def _inspect(ledger: Ledger, ladder: Ladder) -> _Findings:
         if status == Status.NEEDS_ATTENTION or attention:
             findings.report.add(NEEDS_ATTENTION, id_)
         if status == Status.QUEUED and not paused and not only_waits:
-            owed = model.climb(ladder, now - queued_at, starved, tiers)
+            owed = model.climb(policy, now - queued_at, starved, tiers)
             findings.asks |= REQUEST_WORKER in owed.steps
     findings.anything = bool(findings.report.pending or findings.over or under_way)
     return findings
@@ -411,7 +411,9 @@ def _record_step(
 # --- notify
 
 
-async def _notify(ledger: Ledger, sink: Sink, starving: Sequence[Starving], report: Report) -> None:
+async def _notify(
+    ledger: Ledger, notifier: Sink, starving: Sequence[Starving], report: Report
+) -> None:
     """Report each starving run, and record which reports succeeded.
 
     A run that the notifier rejects does not stop the others. After any other failure, such as an
@@ -424,7 +426,7 @@ async def _notify(ledger: Ledger, sink: Sink, starving: Sequence[Starving], repo
             break
         try:
             async with asyncio.timeout(ASKING):
-                await sink(each)
+                await notifier(each)
         except NotTaken as error:
             report.error("Prefect does not take the event of a run that starves", error)
             continue
