@@ -1,4 +1,4 @@
-"""Whom a job talks to: Prefect block types, each with one ``get_…()`` that gives a port.
+"""Prefect block types of the systems that jobs use, each with one ``get_…()`` that returns a port.
 
 `daybook up` and the deploy step of `prefect.yaml` register them; by hand, from the repository's
 root::
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-# Relative, unlike in the other doors: this file is also loaded by its path, under another name,
-# where a foreign package is called `blocks`.
+# Relative imports, unlike in the other Prefect entry points: if another package is called `blocks`,
+# this file is loaded by its path, under another name.
 from .agents import CommandAgentBlock, ModelAgentBlock, OfflineAgentBlock
 from .channels import ChannelBlock
 from .endpoints import DestinationBlock, SecretBlock

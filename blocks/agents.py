@@ -1,6 +1,6 @@
-"""Agents as Prefect blocks: their settings are seen and edited in the Prefect UI.
+"""Agents as Prefect blocks, whose settings can be viewed and edited in the Prefect UI.
 
-The fields are those of `daybook.agents`; `get_agent` gives the port.
+The fields are those of `daybook.agents`; `get_agent` returns the port.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from daybook.agents.offline import OfflineSettings
 
 
 def _example(block: str) -> str:
-    # Prefect would make one up from the name under which this module happens to be loaded.
+    # Prefect's generated example would use the name under which this module happens to be loaded.
     return f"""```python
 from blocks.agents import {block}
 
@@ -24,13 +24,13 @@ agent = block.get_agent()
 ```"""
 
 
-def _agent(block: Block, kind: kinds.Kind) -> Agent:
+def _agent(block: Block, kind: kinds.AgentKind) -> Agent:
     fields = {name: getattr(block, name) for name in kind.settings.model_fields}
     return kinds.build(kind.slug, block._block_document_name or "unsaved", fields)
 
 
-# The settings come first among the bases, so that their validators are kept, and Block last,
-# because the last base's model configuration counts, and Prefect needs its own.
+# The settings are the first base, so that their validators are kept, and Block is the last, because
+# the last base's model configuration applies, and Prefect needs its own.
 class OfflineAgentBlock(OfflineSettings, Block):
     """Answers without a network and without a model, and says so in its answer."""
 

@@ -1,4 +1,4 @@
-"""Channels as Prefect blocks: where jobs send answers and alerts, seen and edited in the UI."""
+"""Channels as Prefect blocks: where jobs send answers and alerts, viewed and edited in the UI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from daybook.delivery.channels.apprise import ChannelSettings
 from daybook.delivery.channels.base import Channel
 
 
-# The settings come first among the bases, as in agents.py.
+# The settings are the first base; see agents.py.
 class ChannelBlock(ChannelSettings, Block):
     """Where jobs send their answers and alerts: any service that apprise knows, by its URL."""
 

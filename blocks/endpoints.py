@@ -1,4 +1,4 @@
-"""What a job needs at the other end: secrets, bound to their hosts, and where callbacks go."""
+"""Prefect blocks of secrets, bound to their hosts, and of the destinations of callbacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from daybook.resources import secrets
 from daybook.resources.secrets import SecretSettings
 
 
-# The settings come first among the bases, as in agents.py.
+# The settings are the first base; see agents.py.
 class SecretBlock(SecretSettings, Block):
     """A secret that jobs refer to by name, and the hosts that it may be sent to."""
 

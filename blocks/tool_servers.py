@@ -1,15 +1,15 @@
-"""Tool servers as Prefect blocks: their settings are seen and edited in the Prefect UI."""
+"""Tool servers as Prefect blocks, whose settings can be viewed and edited in the Prefect UI."""
 
 from __future__ import annotations
 
 from prefect.blocks.core import Block
 
 from daybook.tools import server_blocks
-from daybook.tools.base import Server
+from daybook.tools.base import ToolServer
 from daybook.tools.server_blocks import ToolServerSettings
 
 
-# The settings come first among the bases, as in agents.py.
+# The settings are the first base; see agents.py.
 class ToolServerBlock(ToolServerSettings, Block):
     """An MCP server whose tools jobs call: a program, or an address."""
 
@@ -22,7 +22,7 @@ from blocks.tool_servers import ToolServerBlock
 await ToolServerBlock(command=["uvx", "mcp-server-time"]).asave("BLOCK_NAME")
 ```"""
 
-    def get_server(self) -> Server:
+    def get_server(self) -> ToolServer:
         """The server; raises `InvalidInput` where its settings are not legal."""
         fields = {name: getattr(self, name) for name in ToolServerSettings.model_fields}
         return server_blocks.build(self._block_document_name or "unsaved", fields)

@@ -1,1 +1,1 @@
-"""What is deployed: the deploy steps of `prefect.yaml`, and example jobs. A door."""
+"""Deploy steps of `prefect.yaml`, and example jobs. Prefect entry points."""

@@ -1,6 +1,6 @@
-"""The deploy steps of `prefect.yaml`: what has to be there before a deployment can run.
+"""The deploy steps of `prefect.yaml`: they create everything that a deployment needs to run.
 
-Each may be run again at any time; nothing changes then.
+Each is idempotent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def make_pool_when_deploying() -> None:
     So a deploy step comes too late for it; the flow's file is what is read earlier still.
     """
     if "prefect" in Path(sys.argv[0]).parts[-2:] and "deploy" in sys.argv[1:]:
-        with start_blocking_portal("asyncio") as portal:  # that command's own loop is running
+        with start_blocking_portal("asyncio") as portal:  # the command's own loop is running
             portal.call(_make_pool)
 
 

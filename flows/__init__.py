@@ -1,5 +1,5 @@
-"""What a job does: one Prefect flow a kind. A door: it orchestrates, the behaviour is in `daybook`.
+"""Prefect flows, one for each kind of job. Prefect entry points: the behaviour is in `daybook`.
 
 A file entrypoint (`flows/agent_prompt.py:agent_prompt`) loads each file as a bare module, so these
-files import absolutely, hold no state, and have no name of the standard library.
+files use absolute imports, hold no state, and share no name with the standard library.
 """

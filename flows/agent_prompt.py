@@ -1,6 +1,6 @@
-"""The flow of `agent-prompt` jobs: one prompt to one agent, and the outcome in the book.
+"""The flow of `agent-prompt` jobs: sends one prompt to one agent, and records the outcome.
 
-It runs from a deployment, by `run_deployment("agent-prompt/<slug>")`, and called in a script::
+It runs from a deployment, by `run_deployment("agent-prompt/<slug>")`, or is called in a script::
 
     import asyncio
     from flows.agent_prompt import agent_prompt
@@ -15,7 +15,7 @@ from typing import Any
 
 from daybook import home
 
-home.configure_prefect()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: Prefect reads its environment once
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -37,9 +37,9 @@ from daybook.runs.claim_requests import Granted
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-# Not persisted: a run whose result Prefect keeps is not executed again by Retry. The full answer is
-# in the artifact, and what a program needs in the ledger. And no retries of Prefect's: it knows no
-# claim.
+# Results are not persisted: Prefect's Retry does not execute a run again whose result it keeps. The
+# artifact has the full answer, and the ledger has the data for programs. Prefect's own retries are
+# off: they know no claim.
 @flow(name="agent-prompt", persist_result=False, retries=0)
 async def agent_prompt(
     prompt: str,

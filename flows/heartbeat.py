@@ -1,12 +1,12 @@
-"""The flow of `heartbeat` jobs: a look at standing orders, and what they call for.
+"""The flow of `heartbeat` jobs: reads standing orders, and has an agent do what they require.
 
 ::
 
-    the file is missing or blank ──► skipped, and nobody is asked
-    the gate: is there anything to do? ──► skip: skipped · no answer that is one: failed
-    run ──► the agent is asked to do it, in its own conversation; the job's channel gets the reply
+    the file is missing or blank ──► skipped, without a request to an agent
+    check: is there anything to do? ──► skip: skipped · an invalid answer: failed
+    run ──► the agent does it, in its own conversation; the job's channel gets the reply
 
-It runs from a deployment, by `run_deployment("heartbeat/<slug>")`, and called in a script::
+It runs from a deployment, by `run_deployment("heartbeat/<slug>")`, or is called in a script::
 
     import asyncio
     from flows.heartbeat import heartbeat
@@ -21,7 +21,7 @@ from typing import Any
 
 from daybook import home
 
-home.configure_prefect()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: Prefect reads its environment once
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -40,7 +40,7 @@ from daybook.runs.claim_requests import Granted
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-@flow(name="heartbeat", persist_result=False, retries=0)  # as flows/agent_prompt.py says
+@flow(name="heartbeat", persist_result=False, retries=0)  # see flows/agent_prompt.py
 async def heartbeat(
     file: str = DEFAULT_ORDERS_FILE,
     agent: str = "default",

@@ -1,6 +1,6 @@
-"""The flow of `tool-call` jobs: one call of a tool, and its outcome in the book.
+"""The flow of `tool-call` jobs: calls one tool, and records the outcome.
 
-It runs from a deployment, by `run_deployment("tool-call/<slug>")`, and called in a script::
+It runs from a deployment, by `run_deployment("tool-call/<slug>")`, or is called in a script::
 
     import asyncio
     from flows.tool_call import tool_call
@@ -15,7 +15,7 @@ from typing import Any
 
 from daybook import home
 
-home.configure_prefect()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: Prefect reads its environment once
 
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -38,7 +38,7 @@ from daybook.tools.server_blocks import PrefectServers
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-@flow(name="tool-call", persist_result=False, retries=0)  # as flows/agent_prompt.py says
+@flow(name="tool-call", persist_result=False, retries=0)  # see flows/agent_prompt.py
 async def tool_call(
     tool: str,
     params: dict[str, Any] = {},  # noqa: B006 - never changed
@@ -67,7 +67,7 @@ async def tool_call(
 class _Call:
     """A call that is ready: called once, or closed where it is not called after all."""
 
-    prepared: calls.Prepared
+    prepared: calls.PreparedCall
     policy: Policy
 
     async def __call__(self) -> AttemptResult:

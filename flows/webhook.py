@@ -1,6 +1,6 @@
-"""The flow of `webhook` jobs: one HTTP request, and its outcome in the book.
+"""The flow of `webhook` jobs: sends one HTTP request, and records the outcome.
 
-It runs from a deployment, by `run_deployment("webhook/<slug>")`, and called in a script::
+It runs from a deployment, by `run_deployment("webhook/<slug>")`, or is called in a script::
 
     import asyncio
     from flows.webhook import webhook
@@ -15,7 +15,7 @@ from typing import Any
 
 from daybook import home
 
-home.configure_prefect()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before Prefect is imported: Prefect reads its environment once
 
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -38,7 +38,7 @@ from daybook.runs.claim_requests import Granted
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-@flow(name="webhook", persist_result=False, retries=0)  # as flows/agent_prompt.py says
+@flow(name="webhook", persist_result=False, retries=0)  # see flows/agent_prompt.py
 async def webhook(
     url: str,
     method: Method = "POST",

@@ -1,17 +1,18 @@
-"""Whom a job talks to: the port `base.Agent` and its adapters.
+"""Agents that answer a job's prompts: the port `base.Agent` and its adapters.
 
-An adapter takes an `AgentRequest` and gives an `AgentReply`, or raises an `AgentError`. Its
-contract, held by `tests/contract/agents` over every adapter:
+An adapter takes an `AgentRequest` and returns an `AgentReply`, or raises an `AgentError`. Its
+contract, which `tests/contract/agents` checks for every adapter:
 
-- `answer` returns or raises within `timeout` and the time that the ending of its work takes;
-- when it has returned or raised, by whatever way, nothing that it started runs on;
-- it honours cancellation (and cleans up before it passes the cancellation on);
-- no secret stands in what it raises;
-- it asks once: `AgentTemporary` and `AgentTimeout` say that the run may ask again.
+- `answer` returns or raises within `timeout` plus the time that it needs to end its work;
+- after it has returned or raised, in any way, nothing that it started still runs;
+- it honours cancellation, and cleans up before it passes the cancellation on;
+- no error that it raises contains a secret;
+- it asks once: `AgentTemporary` and `AgentTimeout` tell the run that it may ask again.
 
-The adapters are `offline`, `command` and `model`; `kinds` lists them by the slug of the Prefect
-block type that holds their settings, and `documents` reads and writes those blocks. Only
-`documents` imports Prefect, and only `providers`, `failures` and `model_tools`, which `model` uses,
-pydantic-ai; both only when they are called. What an agent may call stands in its settings, judged
-by `allowed`, and comes with the request. The block classes stand in the door `blocks/`.
+The adapters are `offline`, `command` and `model`. `kinds` lists them by the slug of the Prefect
+block type that stores their settings; `documents` reads and writes those blocks. Only `documents`
+imports Prefect, and only `providers`, `failures` and `model_tools`, which `model` uses, import
+pydantic-ai; both imports happen when they are called. An agent's settings list the tools that it
+may call (validated by `allowed`); the request carries the tools themselves. The block classes are
+in the Prefect entry points, `blocks/`.
 """

@@ -10,19 +10,19 @@
 
 from __future__ import annotations
 
-OWN = "daybook"
-"""Stands for Daybook's own tools, whatever else has that name."""
+OWN_TOOLS = "daybook"
+"""Names Daybook's own tools, even if something else has that name."""
 
-MOST = 50
-LONGEST = 200
+MAX_ENTRIES = 50
+MAX_ENTRY_LENGTH = 200
 
 
 def check(entries: list[str]) -> list[str]:
-    """``entries``; raises ValueError for one that cannot name a tool."""
-    if len(entries) > MOST:
-        raise ValueError(f"are too many; legal are {MOST} entries")
+    """Return ``entries``; raises ValueError for an entry that cannot name a tool."""
+    if len(entries) > MAX_ENTRIES:
+        raise ValueError(f"are too many; legal are {MAX_ENTRIES} entries")
     for entry in entries:
-        if not entry or len(entry) > LONGEST or not entry.isprintable() or " " in entry:
+        if not entry or len(entry) > MAX_ENTRY_LENGTH or not entry.isprintable() or " " in entry:
             raise ValueError("has an entry that names no tool; write server, or server.tool")
         if "://" in entry:
             raise ValueError(
@@ -32,7 +32,7 @@ def check(entries: list[str]) -> list[str]:
 
 
 def check_servers(entries: list[str]) -> list[str]:
-    """The same for who can only be given servers as a whole."""
+    """Return ``entries``, for an agent that can use only whole servers; raises ValueError."""
     for entry in check(entries):
         if "." in entry or "*" in entry:
             raise ValueError(

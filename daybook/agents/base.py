@@ -1,4 +1,4 @@
-"""The port: what a job asks an agent, and what comes back."""
+"""The port of agents: a job's request to an agent, and the agent's reply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from daybook.errors import AgentMisconfigured
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a conversation: the prompt's side or the answer's."""
+    """One message of a conversation, from the user or from the assistant."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -22,11 +22,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool that is offered to an agent while it answers, or to a client of ours.
+    """A tool that an agent may call while it answers, or that a client of Daybook's MCP server may
+    call.
 
-    ``schema`` is the JSON schema of its arguments, an object's; ``call`` takes them and gives what
-    is read, as text. It raises `DaybookError`, whose words are read as well: they say what to do
-    instead. ``read_only``: it changes nothing, wherever.
+    ``schema`` is the JSON schema of its arguments, an object; ``call`` takes the arguments and
+    returns its answer as text. ``call`` raises `DaybookError`; the model or client reads that
+    message too, so it says what to do instead. ``read_only``: the tool changes nothing, anywhere.
     """
 
     name: str
@@ -38,9 +39,10 @@ class Tool:
 
 @dataclass(frozen=True)
 class McpServers:
-    """The MCP servers that a program may use: what stands in its file, and what of it is secret.
+    """The MCP servers that a program may use: its configuration file, and which parts are secret.
 
-    ``variables`` are those that the servers are given, by their names; ``secrets`` other values.
+    ``variables`` are the environment variables given to the servers, by name; ``secrets`` are other
+    secret values.
     """
 
     config: dict[str, Any] = field(hash=False, repr=False)
@@ -52,17 +54,18 @@ class McpServers:
 class AgentRequest:
     """One question, for one occurrence.
 
-    ``timeout`` is in seconds and bounds this attempt. ``occurrence`` is the occurrence key of
-    `daybook.runs`; ``job`` the job's name, None for a run without a job; ``due`` the due time as a
-    timezone-aware instant, None for a run that nobody scheduled. ``history`` is what was said
-    before ``prompt``, oldest first, already bounded by the caller. ``model`` is the model that the
-    job wants in place of the agent's own, written as the agent's setting is; empty is its own.
-    Agents that have no model to choose refuse any (`refuse_model`). ``question`` is 1, and 2 where
-    an attempt asks once more because the first answer did not fit. ``tools`` are what the agent may
-    call meanwhile, ``tokens`` the most that the answer may take, None where nothing limits it.
-    ``repeatable`` says that the whole may be tried again after its tools were called. ``servers``
-    are what an agent that is a program may use in place of ``tools``. ``took`` is told what the
-    answer has taken so far, as `AgentReply.usage` has it, before each call of a tool.
+    ``timeout`` is in seconds and limits this attempt. ``occurrence`` is the occurrence key of
+    `daybook.runs`; ``job`` is the job's name, None for a run without a job; ``due`` is the due time
+    as a timezone-aware instant, None for a run that was not scheduled. ``history`` holds the
+    messages before ``prompt``, oldest first, already bounded by the caller. ``model`` is the model
+    that the job requests instead of the agent's own, in the format of the agent's setting; empty
+    means the agent's own. Agents without a choice of models refuse any (`refuse_model`).
+    ``question`` is 1, and 2 if an attempt asks once more because the first answer did not fit.
+    ``tools`` are the tools that the agent may call meanwhile, ``tokens`` the most tokens that the
+    answer may take, None without a limit. ``repeatable``: the whole request may be tried again
+    after its tools were called. ``servers`` are the MCP servers that an agent that is a program may
+    use instead of ``tools``. The agent calls ``took`` before each call of a tool, with the usage so
+    far in the format of `AgentReply.usage`.
     """
 
     prompt: str
@@ -80,32 +83,34 @@ class AgentRequest:
     servers: McpServers | None = None
 
     def idempotency_key(self, step: int = 1) -> str:
-        """What an outgoing request of this question is known by: rule 4 of promise.md.
+        """Return the idempotency key of an outgoing request for this question.
 
-        It is the occurrence, the same in every attempt. A second question of it, or a later
-        ``step`` of one answer, says something else: with the same key it would be told the first
-        answer once more. What no header can hold is written as ``%`` and two digits.
+        The key is the occurrence, the same in every attempt (promise 4: the effect carries the
+        occurrence). A second question, or a later ``step`` of one answer, is a different request
+        and needs another key: with the same key the receiver could return the first answer again.
+        Characters that a header cannot hold are percent-encoded.
         """
-        key = quote(self.occurrence, safe=_SENT_AS_IT_IS)
+        key = quote(self.occurrence, safe=_UNQUOTED)
         key += f"#{self.question}" if self.question > 1 else ""
         return key + (f".{step}" if step > 1 else "")
 
 
-_SENT_AS_IT_IS = punctuation.replace("%", "")
+_UNQUOTED = punctuation.replace("%", "")
 
 
 @dataclass(frozen=True)
 class AgentReply:
-    """The answer.
+    """The answer of an agent.
 
-    ``text`` is the answer and nothing else, ``result`` its JSON value when the agent answers in
-    JSON, ``agent`` the agent's name, ``model`` the model's name and ``usage`` what the answer took,
-    where the agent knows them. ``cut`` says why the text is only the beginning of the answer; empty
-    when it is the whole.
+    ``text`` is the answer and nothing else, ``result`` its JSON value if the agent answers in JSON,
+    ``agent`` the agent's name, ``model`` the model's name and ``usage`` the usage of the answer, if
+    the agent knows them. ``cut`` says why the text is only the beginning of the answer; empty if
+    the text is complete.
 
-    The keys of ``usage``: ``requests``; ``input_tokens`` and ``output_tokens``, None when the other
-    side told none; ``cache_read_tokens`` and ``cache_write_tokens``, parts of the input's, and
-    ``tool_calls``, all left out when 0; ``cost_usd``, US dollars, None when the price is not known.
+    Keys of ``usage``: ``requests``; ``input_tokens`` and ``output_tokens``, None if the provider
+    reported none; ``cache_read_tokens`` and ``cache_write_tokens``, which are parts of the input
+    tokens, and ``tool_calls``, all left out when 0; ``cost_usd``, in US dollars, None if the price
+    is not known.
     """
 
     text: str
@@ -117,7 +122,7 @@ class AgentReply:
 
 
 class Agent(Protocol):
-    """Answers prompts. The contract stands in the docstring of `daybook.agents`."""
+    """Answers prompts. The contract is in the docstring of `daybook.agents`."""
 
     @property
     def name(self) -> str:
@@ -125,16 +130,18 @@ class Agent(Protocol):
         ...
 
     async def answer(self, request: AgentRequest) -> AgentReply:
-        """Answer once, without retries of its own.
+        """Answer once, without retries.
 
-        Raises `AgentTemporary` and `AgentTimeout`, after which the same question may be asked
+        Raises `AgentTemporary` and `AgentTimeout`, after which the caller may ask the same question
         again, and `AgentFailed` and `AgentMisconfigured`, after which it may not.
         """
         ...
 
 
 def refuse_model(name: str, kind: str, model: str) -> None:
-    """For agents without a model: raise `AgentMisconfigured` where the job wants a certain one."""
+    """Raise `AgentMisconfigured` if the job requests a model; for agents without a choice of
+    models.
+    """
     if model:
         raise AgentMisconfigured(
             f'the job wants the model "{model}", but agent "{name}" is {kind} and has none '

@@ -1,6 +1,6 @@
-"""What an agent can do, as tasks for idle sessions ask for it (requirement 49).
+"""The setting `capabilities` of an agent: what it can do, in the words that tasks require.
 
-Whoever looks for an agent that is to do a task compares these with what the task requires.
+To find an agent for a task, Daybook compares these with what the task requires.
 """
 
 from __future__ import annotations

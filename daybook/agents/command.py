@@ -1,4 +1,4 @@
-"""An agent that is a program: its answer is what it prints."""
+"""An agent that is a program: the answer is the program's standard output."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
 from daybook.http.secrets import FilledSecrets
 from daybook.processes import environment, locations
 
-_WHO = {"user": "User", "assistant": "Assistant"}
-_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_ROLES = {"user": "User", "assistant": "Assistant"}
+_TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class CommandSettings(BaseModel):
-    """How a program is called. All fields are the operator's, never an agent's."""
+    """How a command agent calls its program. The operator sets all fields, never an agent."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -120,12 +120,12 @@ class CommandSettings(BaseModel):
 class CommandAgent:
     """Runs the program once for each request, in a process group of its own.
 
-    Exit code 0 is an answer, any other `AgentFailed`. What the program prints beyond
-    `process.OUTPUT_LIMIT` is dropped, and the reply says so. `AgentMisconfigured` is raised
-    before anything runs. When `answer` ends, the program and what it started have ended.
+    Exit code 0 is an answer, any other raises `AgentFailed`. Output beyond
+    `process.MAX_OUTPUT_BYTES` is dropped, and the reply says so. `AgentMisconfigured` is raised
+    before anything runs. When `answer` ends, the program and all that it started have ended.
 
-    The file of its MCP configuration may hold secrets: it stands in a folder of its own that only
-    this user can read, and is removed when `answer` ends.
+    The file of the MCP configuration may hold secrets: it is in a folder of its own that only this
+    user can read, and is removed when `answer` ends.
     """
 
     name: str
@@ -133,23 +133,23 @@ class CommandAgent:
 
     async def answer(self, request: AgentRequest) -> AgentReply:
         refuse_model(self.name, "a command", request.model)
-        variables = environment.allowed(self.settings.environment)
+        variables = environment.select(self.settings.environment)
         with self._folder() as folder, self._config(request) as config:
-            ended = await self._run(request, folder, variables, config)
-        hidden = _Hidden(variables, request.servers or McpServers({}))
-        text = _text(ended)
-        if ended.timed_out:
-            said = hidden.of_error(_marked(text, ended))
-            raise AgentTimeout(request.timeout, said)
-        if ended.code != 0:
-            said = f"{self._program} {_end(ended.code)}{_last_words(ended.errors)}"
+            completed = await self._run(request, folder, variables, config)
+        hidden = _SecretHider(variables, request.servers or McpServers({}))
+        text = _text(completed)
+        if completed.timed_out:
+            message = hidden.of_error(_marked(text, completed))
+            raise AgentTimeout(request.timeout, message)
+        if completed.code != 0:
+            message = f"{self._program} {_end(completed.code)}{_last_words(completed.errors)}"
             raise AgentFailed(
-                hidden.of_error(said),
-                hidden.of_error(_marked(text, ended)),
+                hidden.of_error(message),
+                hidden.of_error(_marked(text, completed)),
             )
         text = hidden.of_answer(text)
-        result = self._parsed(text, ended) if self.settings.output == "json" else None
-        return AgentReply(text=text, result=result, agent=self.name, cut=_cut(ended))
+        result = self._parsed(text, completed) if self.settings.output == "json" else None
+        return AgentReply(text=text, result=result, agent=self.name, cut=_cut(completed))
 
     @property
     def _program(self) -> str:
@@ -157,15 +157,15 @@ class CommandAgent:
 
     async def _run(
         self, request: AgentRequest, folder: str, variables: dict[str, str], config: str
-    ) -> process.Ended:
+    ) -> process.ProgramResult:
         try:
             program = locations.find_program(self.settings.command[0], folder, variables)
         except ValueError as error:
             raise self._wrong(str(error)) from None
         arguments = template.fill(self.settings.command, _values(request) | {"mcp_config": config})
         by_argument = template.takes_prompt(self.settings.command)
-        said = request.prompt if by_argument else self._conversation(request)
-        prompt = said.encode(errors="replace")
+        text = request.prompt if by_argument else self._stdin_text(request)
+        prompt = text.encode(errors="replace")
         try:
             return await process.run(
                 [program, *arguments[1:]],
@@ -180,7 +180,7 @@ class CommandAgent:
                     f"the prompt ({len(prompt)} bytes) is too long for an argument; leave "
                     "{prompt} out of the command, and it goes to standard input"
                 ) from None
-            if error.errno in _BUSY:
+            if error.errno in _TEMPORARY_ERRNOS:
                 raise AgentFailed(
                     f"{self._program} could not be started: {error.strerror}"
                 ) from None
@@ -188,16 +188,16 @@ class CommandAgent:
         except ValueError as error:  # a zero byte, or half a character
             raise AgentFailed(f"the prompt cannot be an argument: {error}") from None
 
-    def _conversation(self, request: AgentRequest) -> str:
+    def _stdin_text(self, request: AgentRequest) -> str:
         if not request.history or self.settings.history == "none":
             return request.prompt
-        # Indented, no message can look like the beginning of another, or like the question.
-        told = "\n\n".join(
-            f"{_WHO[each.role]}:\n{textwrap.indent(each.content, '    ')}"
+        # Indented, so that no message can look like the start of another or like the question.
+        transcript = "\n\n".join(
+            f"{_ROLES[each.role]}:\n{textwrap.indent(each.content, '    ')}"
             for each in request.history
         )
         return (
-            f"Our conversation so far, with what was said indented:\n\n{told}\n\n"
+            f"Our conversation so far, with what was said indented:\n\n{transcript}\n\n"
             f"Now answer this:\n\n{request.prompt}"
         )
 
@@ -205,30 +205,32 @@ class CommandAgent:
     def _folder(self) -> Iterator[str]:
         with ExitStack() as stack:
             try:
-                there = stack.enter_context(
+                folder = stack.enter_context(
                     locations.run_folder(self.settings.work_dir, prefix="daybook-agent-")
                 )
             except ValueError as error:
                 raise self._wrong(str(error)) from None
-            yield there
+            yield folder
 
     @contextmanager
     def _config(self, request: AgentRequest) -> Iterator[str]:
-        """The file of the MCP configuration; none where the command does not ask for it."""
+        """Yield the path of the MCP configuration file; empty if the command does not ask for
+        one.
+        """
         if not template.takes_config(self.settings.command):
             yield ""
             return
-        written = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
-        # Not where the program runs: that folder may be the operator's, and others may read it.
-        with locations.temporary_folder("daybook-mcp-") as own:
-            path = os.path.join(own, "mcp.json")
+        config_json = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
+        # Not in the work folder: that may be the operator's, and other users may read it.
+        with locations.temporary_folder("daybook-mcp-") as folder:
+            path = os.path.join(folder, "mcp.json")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(written)
+                file.write(config_json)
             yield path
 
-    def _parsed(self, text: str, ended: process.Ended) -> Any:
+    def _parsed(self, text: str, ended: process.ProgramResult) -> Any:
         if ended.dropped:
-            raise AgentFailed(f"the answer is longer than {process.OUTPUT_LIMIT} bytes", text)
+            raise AgentFailed(f"the answer is longer than {process.MAX_OUTPUT_BYTES} bytes", text)
         try:
             return json_text.read(text)
         except ValueError as error:
@@ -239,8 +241,8 @@ class CommandAgent:
 
 
 @dataclass(frozen=True)
-class _Hidden:
-    """What a program that was given secrets may say of them: their names."""
+class _SecretHider:
+    """Replaces the secrets that a program was given by their names."""
 
     variables: dict[str, str] = field(repr=False)
     servers: McpServers = field(repr=False)
@@ -250,7 +252,7 @@ class _Hidden:
         return self.of_answer(text)
 
     def of_answer(self, text: str) -> str:
-        # The variables of its servers are not all its own: what is no secret may be said.
+        # Some variables belong to its servers only; those that are not secret may be shown.
         text = environment.redact_secrets(text, {**self.servers.variables, **self.variables})
         return FilledSecrets(set(self.servers.secrets)).hide(text)
 
@@ -265,18 +267,18 @@ def _values(request: AgentRequest) -> dict[str, str]:
     }
 
 
-def _text(ended: process.Ended) -> str:
-    # An incremental decoder leaves out the half character at which the output was cut.
+def _text(ended: process.ProgramResult) -> str:
+    # An incremental decoder leaves out an incomplete character at the cut.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     return decoder.decode(ended.output, final=not ended.dropped).rstrip("\r\n")
 
 
-def _cut(ended: process.Ended) -> str:
+def _cut(ended: process.ProgramResult) -> str:
     return f"{ended.dropped} more bytes were printed" if ended.dropped else ""
 
 
-def _marked(text: str, ended: process.Ended) -> str:
-    """The text for an error, which has no other place to say that it was cut."""
+def _marked(text: str, ended: process.ProgramResult) -> str:
+    """Return the text for an error, which has no other field to say that it was cut."""
     return f"{text}\n[cut here: {_cut(ended)}]" if ended.dropped else text
 
 

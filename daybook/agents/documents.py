@@ -1,11 +1,12 @@
-"""Agents as Prefect keeps them: one block document each, found by the slug of its type.
+"""Storage of agents in Prefect: one block document each, found by the slug of its block type.
 
-The block classes stand in a door and are not needed here: a document's data are the settings of
-its kind. Names are unique among all kinds. Prefect itself keeps them unique within one kind only,
-so in its UI two may get the same name; a reference ``<slug>/<name>`` tells them apart.
+The block classes are Prefect entry points and are not needed here: a document's data are the
+settings of its kind. Names are unique among all kinds. Prefect itself keeps them unique within one
+kind only, so two agents created in its UI may share a name; the reference ``<slug>/<name>``
+distinguishes them.
 
-Every function takes Prefect's async client. `AgentMisconfigured` is raised when the block types
-are not registered.
+Every function takes Prefect's async client and raises `AgentMisconfigured` if the block types are
+not registered.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
 
-DEFAULT = "default"
+DEFAULT_AGENT = "default"
 """The agent of jobs that name none."""
 
 
 async def names(client: PrefectClient) -> dict[str, str]:
-    """The name of each agent and the slug of its kind, sorted by name."""
+    """Return the slug of each agent's kind, by the agent's name, sorted."""
     found = [
         (document.name or "", kind.slug)
         for kind in kinds.KINDS.values()
@@ -51,27 +52,27 @@ async def names(client: PrefectClient) -> dict[str, str]:
 
 
 async def capabilities(client: PrefectClient) -> dict[str, frozenset[str]]:
-    """What each agent can do, by every reference that names it: `<name>` and `<slug>/<name>`.
+    """Return the capabilities of each agent, by each reference to it: `<name>` and `<slug>/<name>`.
 
-    A name that two kinds have names neither. Settings that are not legal say of it what they say.
+    A name that two kinds share is left out. Capabilities are read even from invalid settings.
     """
     found: dict[str, frozenset[str]] = {}
-    twice: set[str] = set()
+    ambiguous: set[str] = set()
     for kind in kinds.KINDS.values():
         for document in await _documents(client, kind):
-            said, name = document.data.get("capabilities"), str(document.name)
-            words = frozenset(map(str, said)) if isinstance(said, list) else frozenset[str]()
+            value, name = document.data.get("capabilities"), str(document.name)
+            words = frozenset(map(str, value)) if isinstance(value, list) else frozenset[str]()
             if name in found:
-                twice.add(name)
+                ambiguous.add(name)
             found[name] = found[f"{kind.slug}/{name}"] = words
-    return {ref: words for ref, words in found.items() if ref not in twice}
+    return {ref: words for ref, words in found.items() if ref not in ambiguous}
 
 
 async def get(client: PrefectClient, name: str) -> Agent:
-    """The agent of that name.
+    """Return the agent of that name.
 
-    Raises `UnknownName` with the known ones, `Ambiguous`, and `AgentMisconfigured` when its
-    settings were made illegal in the Prefect UI.
+    Raises `UnknownName` with the known names, `Ambiguous`, and `AgentMisconfigured` if its settings
+    were made invalid in the Prefect UI.
     """
     kind, document = await _find(client, name, secrets=True)
     return kinds.build(kind.slug, document.name or name, document.data)
@@ -85,57 +86,57 @@ async def add(
     *,
     replace: bool = False,
 ) -> None:
-    """Keep an agent; raises `InvalidInput` for a bad or taken name and for bad settings.
+    """Store an agent; raises `InvalidInput` for a bad or taken name and for invalid settings.
 
-    With ``replace`` it takes the place of the one of that name, if there is one. Nothing of that
-    one is kept, so a key has to be given again.
+    With ``replace``, it replaces an existing agent of that name. Nothing of the old agent is kept,
+    so the caller has to pass a key again.
     """
-    kind = kinds.named(slug)
+    kind = kinds.find_kind(slug)
     documents.check_name(kind.block_type, name)
-    data = kinds.stored(kinds.checked(kind, settings))
-    old = await _old(client, name)
+    data = kinds.block_data(kinds.validate_settings(kind, settings))
+    old = await _find_existing(client, name)
     if old and not replace:
         raise InvalidInput("name", f'"{name}" is taken', "choose another, or replace that agent")
     same = old is not None and old[0] == kind
     await documents.save(client, kind.block_type, name, data, replace=same)
-    if old and not same:  # only now, so that a failure above leaves it
+    if old and not same:  # only now, so that a failure above keeps the old agent
         await documents.remove(client, old[0].block_type, name)
 
 
 async def remove(client: PrefectClient, name: str) -> None:
-    """Forget the agent; raises `NotFound` or `Ambiguous`.
+    """Remove the agent; raises `NotFound` or `Ambiguous`.
 
-    One that Prefect lost is forgotten too, so that it is not restored.
+    Also removes the copy in the ledger of an agent that Prefect lost, so that it is not restored.
     """
     try:
         kind, document = await _find(client, name, secrets=False)
     except UnknownName:
         slug, _, short = name.rpartition("/")
-        for lost in kinds.KINDS.values():
-            if slug in ("", lost.slug):
+        for kind_to_try in kinds.KINDS.values():
+            if slug in ("", kind_to_try.slug):
                 with suppress(NotFound):
-                    return await documents.remove(client, lost.block_type, short)
+                    return await documents.remove(client, kind_to_try.block_type, short)
         raise NotFound("agent", name) from None
     await documents.remove(client, kind.block_type, str(document.name))
 
 
 async def describe(client: PrefectClient, name: str) -> dict[str, Any]:
-    """``{"name", "kind", "type", "settings", "problem"}``, without secrets.
+    """Return ``{"name", "kind", "type", "settings", "problem"}``, without secrets.
 
     ``problem`` is None, or says what is wrong with the settings. Raises as `get` does for the name.
     """
-    # With the secrets: without, Prefect shows an empty one like a full one.
+    # Read with secrets: without them Prefect shows an empty secret like a set one.
     kind, document = await _find(client, name, secrets=True)
     settings, problem = dict(document.data), None
     try:
-        settings = kinds.stored(kind.settings.model_validate(settings))
+        settings = kinds.block_data(kind.settings.model_validate(settings))
     except ValidationError as error:
         problem = ": ".join(kinds.first_problem(error))
     return {
         "name": document.name,
         "kind": kind.word,
         "type": kind.slug,
-        "settings": kinds.shown(kind, settings),
+        "settings": kinds.displayed_settings(kind, settings),
         "problem": problem,
     }
 
@@ -145,37 +146,39 @@ async def ensure_default(
     slug: str = kinds.OFFLINE.slug,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> bool:
-    """Make the agent `default` unless there is one of that name; True if it was made.
+    """Create the agent `default` unless an agent has that name; return whether it was created.
 
-    Without a kind it is an offline one. The settings have to be legal. If Prefect lost its
-    database, the one of the ledger is restored; raises `LedgerKeyMissing` if that one cannot be
+    Without a kind it is an offline agent. The settings have to be valid. If Prefect lost its
+    database, the ledger's copy is restored; raises `LedgerKeyMissing` if that copy cannot be
     decrypted.
     """
-    if DEFAULT in await names(client):
+    if DEFAULT_AGENT in await names(client):
         return False
-    if await _restored(client):
+    if await _restore_default(client):
         return False
     try:
-        await add(client, DEFAULT, slug, settings)
-    except InvalidInput:  # someone was faster; the name and the settings are legal
+        await add(client, DEFAULT_AGENT, slug, settings)
+    except InvalidInput:  # another process was faster; the name and the settings are valid
         return False
     return True
 
 
-async def _restored(client: PrefectClient) -> bool:
-    """Whether there was an agent `default` that Prefect lost: it is not replaced by another one.
+async def _restore_default(client: PrefectClient) -> bool:
+    """Restore an agent `default` that Prefect lost; return whether there was one.
 
-    This restores it; if that fails, `daybook doctor` shows the problem. Raises
-    `LedgerKeyMissing` if the ledger has one that cannot be decrypted here.
+    Such an agent is not replaced by another one: if restoring it fails, `daybook doctor` shows the
+    problem. Raises `LedgerKeyMissing` if the ledger has one that cannot be decrypted here.
     """
     async with Ledger(load().ledger_address) as ledger:
-        report = await mirror.reconcile(ledger, client, kinds.TYPES, only=DEFAULT)
+        report = await mirror.reconcile(ledger, client, kinds.BLOCK_TYPES, only=DEFAULT_AGENT)
     if report.locked:
         raise LedgerKeyMissing(report.key_problem)
     return bool(report.restored or report.failed)
 
 
-async def _old(client: PrefectClient, name: str) -> tuple[kinds.Kind, BlockDocument] | None:
+async def _find_existing(
+    client: PrefectClient, name: str
+) -> tuple[kinds.AgentKind, BlockDocument] | None:
     try:
         return await _find(client, name, secrets=False)
     except UnknownName:
@@ -184,30 +187,31 @@ async def _old(client: PrefectClient, name: str) -> tuple[kinds.Kind, BlockDocum
 
 async def _find(
     client: PrefectClient, ref: str, *, secrets: bool
-) -> tuple[kinds.Kind, BlockDocument]:
-    """Only documents of that name are read, so that no other agent's key is on the way."""
+) -> tuple[kinds.AgentKind, BlockDocument]:
+    """Find the agent; reads documents of that name only, so no other agent's key is transmitted."""
     slug, _, name = ref.rpartition("/")
-    asked = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
+    candidates = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]
     read = (
-        documents.find(client, kind.block_type, name, include_secrets=secrets) for kind in asked
+        documents.find(client, kind.block_type, name, include_secrets=secrets)
+        for kind in candidates
     )
-    found = zip(asked, await asyncio.gather(*read), strict=True)
-    fits = [(kind, document) for kind, document in found if document is not None]
-    if not fits:
+    found = zip(candidates, await asyncio.gather(*read), strict=True)
+    matches = [(kind, document) for kind, document in found if document is not None]
+    if not matches:
         raise UnknownName("agent", ref, await names(client))
-    if len(fits) > 1:
-        raise Ambiguous("agent", ref, (f"{k.slug}/{d.name}" for k, d in fits))
-    return fits[0]
+    if len(matches) > 1:
+        raise Ambiguous("agent", ref, (f"{k.slug}/{d.name}" for k, d in matches))
+    return matches[0]
 
 
-async def _documents(client: PrefectClient, kind: kinds.Kind) -> list[BlockDocument]:
+async def _documents(client: PrefectClient, kind: kinds.AgentKind) -> list[BlockDocument]:
     found = await documents.list_if_registered(client, kind.block_type)
     if found is None:
         raise _unregistered(kind)
     return found
 
 
-def _unregistered(kind: kinds.Kind) -> AgentMisconfigured:
+def _unregistered(kind: kinds.AgentKind) -> AgentMisconfigured:
     return AgentMisconfigured(
         f'this Prefect does not know the block type "{kind.title}"; register it with `daybook up`, '
         "or `prefect deploy --all` in the repository"

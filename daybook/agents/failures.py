@@ -1,4 +1,7 @@
-"""What a failed request to a model means for the run: the rule of `promise.md`, 4.
+"""Errors of model requests, translated into what they mean for the run.
+
+They decide whether the run may ask again (promise 4: refused and cut connections, 429, 503 and any
+other 5xx are retried).
 
 ======================================================  =====================
 429, 503 and any other 5xx, 408, 529, overloaded        `AgentTemporary`
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from pydantic_ai.exceptions import ModelAPIError, ModelConnectionError
     from pydantic_ai.models import Model
 
-# A category of pydantic-ai, before the one that it is a case of; what is raised, and the words.
+# pydantic-ai's error class (subclasses before their base), the error to raise, and its message.
 _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
     ("ModelRateLimitError", AgentTemporary, "{provider} limits our requests"),
     ("ModelOverloadedError", AgentTemporary, "{provider} is overloaded"),
@@ -42,54 +45,55 @@ _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
     ),
 )
 _INCOMPLETE = "the connection to {address} ended before the whole answer had come"
-_WORDS = 500  # characters of the provider's own words that a message keeps
+_MAX_QUOTED_CHARACTERS = 500  # of the provider's own message
 
 
-def translated(
+def translate_error(
     error: Exception, agent: str, model: Model, timeout: float, secrets: Iterable[str]
 ) -> AgentError:
-    """The error to raise for ``error``; in its words every one of ``secrets`` is replaced."""
+    """Return the error to raise for ``error``; its message has each of ``secrets`` replaced."""
     if isinstance(error, AgentError):
         return error
     from pydantic_ai import exceptions as e
 
     if isinstance(error, e.ModelRequestTimeout):
         return AgentTimeout(timeout)
-    where = _Words(agent, model, list(secrets))
+    messages = _Messages(agent, model, list(secrets))
     if isinstance(error, e.ModelAPIError):
-        return _of_api(error, where, timeout)
+        return _from_api_error(error, messages, timeout)
     if isinstance(error, e.UsageLimitExceeded):
-        return AgentFailed(where.say("the request limit of this agent is reached", error))
+        return AgentFailed(messages.say("the request limit of this agent is reached", error))
     if isinstance(error, e.ContentFilterError):
-        return AgentFailed(where.say("the content filter of {provider} stopped the answer"))
+        return AgentFailed(messages.say("the content filter of {provider} stopped the answer"))
     if isinstance(error, e.OutputTokenLimitExceeded):
         return AgentFailed(
-            where.say("max_tokens were used up before the model had said anything; raise them")
+            messages.say("max_tokens were used up before the model had said anything; raise them")
         )
     if isinstance(error, e.UserError):
-        return AgentMisconfigured(where.say('agent "{agent}" cannot be used', error))
+        return AgentMisconfigured(messages.say('agent "{agent}" cannot be used', error))
     if str(error).startswith("Streamed response ended without"):
-        return AgentTemporary(where.say(_INCOMPLETE))
-    return AgentFailed(where.say("{model} did not answer as it should", error))
+        return AgentTemporary(messages.say(_INCOMPLETE))
+    return AgentFailed(messages.say("{model} did not answer as it should", error))
 
 
-def incomplete(agent: str, model: Model) -> AgentTemporary:
-    """The error for an answer of which only the beginning came."""
-    return AgentTemporary(_Words(agent, model, []).say(_INCOMPLETE))
+def incomplete_answer_error(agent: str, model: Model) -> AgentTemporary:
+    """Return the error for an answer that broke off in the middle."""
+    return AgentTemporary(_Messages(agent, model, []).say(_INCOMPLETE))
 
 
-def no_answer(
+def no_answer_error(
     agent: str, model: Model, text: str, reason: str, secrets: Iterable[str]
 ) -> AgentFailed:
-    """The error for a response that is sound as HTTP, and in which there is no answer.
+    """Return the error for a response that is valid HTTP but contains no answer.
 
-    ``text`` is how far it came, ``reason`` the provider's own word for its end, if it said one.
+    ``text`` is the part that arrived, ``reason`` the provider's own reason for the end, if it gave
+    one.
     """
     sentence = "{provider} ended the answer early" if reason else "{address} gave no answer"
-    return AgentFailed(_Words(agent, model, list(secrets)).say(sentence, reason), text)
+    return AgentFailed(_Messages(agent, model, list(secrets)).say(sentence, reason), text)
 
 
-def no_tools(agent: str, tool: str) -> AgentFailed:
+def unexpected_tool_call_error(agent: str, tool: str) -> AgentFailed:
     """Return the error for a model that called ``tool`` although the request offered no tools."""
     named = tool if tool.isprintable() and len(tool) <= 100 else repr(tool)[:100]
     return AgentFailed(
@@ -98,40 +102,42 @@ def no_tools(agent: str, tool: str) -> AgentFailed:
     )
 
 
-def _of_api(error: ModelAPIError, where: _Words, timeout: float) -> AgentError:
+def _from_api_error(error: ModelAPIError, messages: _Messages, timeout: float) -> AgentError:
     from pydantic_ai import exceptions as e
 
     if isinstance(error, e.ModelConnectionError):
-        return _of_connection(error, where, timeout)
+        return _from_connection_error(error, messages, timeout)
     status = error.status_code if isinstance(error, e.ModelHTTPError) else None
     code = f" ({status})" if status else ""
     for name, kind, sentence in _CATEGORIES:
         if isinstance(error, getattr(e, name)):
-            return _made(kind, where.say(sentence + code, error), error)
+            return _made(kind, messages.say(sentence + code, error), error)
     if isinstance(error, e.ModelAuthenticationError):
-        # Refused with 401, its words often repeat a part of the key.
+        # The message of a 401 often repeats a part of the key.
         sentence = '{provider} refused the key of agent "{agent}"' + code
-        return AgentMisconfigured(where.say(sentence, error if status == 403 else None))
+        return AgentMisconfigured(messages.say(sentence, error if status == 403 else None))
     if status:
         kind = AgentTemporary if status == 408 else AgentFailed
-        return _made(kind, where.say("{provider} refused the request" + code, error), error)
+        return _made(kind, messages.say("{provider} refused the request" + code, error), error)
     if isinstance(error.__cause__, ValueError):  # the JSON stops in the middle
-        return AgentTemporary(where.say(_INCOMPLETE))
-    return AgentFailed(where.say("{address} did not answer as such an API does", error))
+        return AgentTemporary(messages.say(_INCOMPLETE))
+    return AgentFailed(messages.say("{address} did not answer as such an API does", error))
 
 
-def _of_connection(error: ModelConnectionError, where: _Words, timeout: float) -> AgentError:
+def _from_connection_error(
+    error: ModelConnectionError, messages: _Messages, timeout: float
+) -> AgentError:
     from pydantic_ai.exceptions import ModelTimeoutError
 
     if error.phase in ("connect", "pool"):
-        return AgentTemporary(where.say("{address} cannot be reached", _root(error)))
+        return AgentTemporary(messages.say("{address} cannot be reached", _root_cause(error)))
     if isinstance(error, ModelTimeoutError):
         return AgentTimeout(timeout)
-    return AgentTemporary(where.say(_INCOMPLETE))
+    return AgentTemporary(messages.say(_INCOMPLETE))
 
 
-def _root(error: BaseException) -> BaseException:
-    """What the system said, below the words of three libraries."""
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the operating system's error, below the exceptions of three libraries."""
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
     return error
@@ -144,8 +150,8 @@ def _made(kind: type[AgentError], words: str, error: ModelAPIError) -> AgentErro
     return kind(words if wait is None else f"{words}; it asks to wait {wait:g} s", wait)
 
 
-class _Words:
-    """Makes the sentences, with the names that stand in them."""
+class _Messages:
+    """Builds the error messages, with the names of agent, model, provider and address."""
 
     def __init__(self, agent: str, model: Model, secrets: list[str]) -> None:
         self._names = {
@@ -157,31 +163,32 @@ class _Words:
         self._secrets = sorted(secrets, key=len, reverse=True)  # one may contain another
 
     def say(self, sentence: str, error: BaseException | str | None = None) -> str:
-        """``sentence`` with its names, and then what the other side said."""
-        said = sentence.format_map(self._names)
-        theirs = _theirs(error) if isinstance(error, BaseException) else error or ""
-        theirs = " ".join(theirs.split())
+        """Return ``sentence`` with the names filled in, followed by the provider's message."""
+        message = sentence.format_map(self._names)
+        quoted = _provider_message(error) if isinstance(error, BaseException) else error or ""
+        quoted = " ".join(quoted.split())
         for secret in self._secrets:
-            said, theirs = said.replace(secret, "[key]"), theirs.replace(secret, "[key]")
-        return f"{said}: {theirs[:_WORDS]}" if theirs else said
+            message, quoted = message.replace(secret, "[key]"), quoted.replace(secret, "[key]")
+        return f"{message}: {quoted[:_MAX_QUOTED_CHARACTERS]}" if quoted else message
 
 
 def _address(model: Model) -> str:
     try:
         parts = urlsplit(str(model.base_url or ""))
-    except Exception:  # some models have none, and say so by an error
+    except Exception:  # some models have none, and raise an error
         parts = urlsplit("")
     if not parts.hostname:
         return model.system
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
-def _theirs(error: BaseException) -> str:
-    """The provider's message, out of the forms in which the APIs wrap it."""
+def _provider_message(error: BaseException) -> str:
+    """Extract the provider's message from the formats in which the APIs wrap it."""
     body: Any = getattr(error, "body", None)
     if isinstance(body, Mapping):
         inner = body.get("error", body)
         message = inner.get("message") if isinstance(inner, Mapping) else inner
         return message if isinstance(message, str) else json.dumps(body, default=str)
-    said = str(body or getattr(error, "message", "") or error)
-    return said.partition(". Consider raising the ")[0]  # that is not for our reader
+    message_text = str(body or getattr(error, "message", "") or error)
+    # The rest is advice for developers, not for users.
+    return message_text.partition(". Consider raising the ")[0]

@@ -1,11 +1,11 @@
-"""JSON out of what an agent said: read in one way, whoever asked for it.
+"""Parsing of JSON in an agent's answer, the same for all callers.
 
-Python's reader takes more than JSON is: ``NaN``, ``Infinity``, and numbers such as ``1e999`` that
-become infinite. Nothing that we write the answer into could hold them.
+Python's reader accepts more than JSON: ``NaN``, ``Infinity``, and numbers such as ``1e999`` that
+become infinite. None of the places that store the answer could hold them.
 
-Models like to put words around it. What may be meant by an answer with words are its *pieces*: its
-fenced blocks and, outside of those, whatever stands in brackets. A single piece is read; of several
-nobody knows which is the answer, not even where only one of them is JSON.
+Models often put words around the JSON. The candidates in such an answer are its *pieces*: its
+fenced blocks and, outside of those, everything in brackets. A single piece is parsed. With several
+pieces it is unclear which is the answer, even if only one of them is JSON.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import math
 import re
 from typing import Any
 
-DEEPEST = 100
-"""How many lists and objects may stand in each other, so that all who write it down can."""
+MAX_DEPTH = 100
+"""How many lists and objects may be nested, so that every writer can serialize the value."""
 
 
 def read(text: str) -> Any:
-    """The value of ``text``. Raises ValueError, saying why it is none."""
+    """Parse ``text``. Raises ValueError that says why it is not JSON."""
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     _check_depth(value)
@@ -30,9 +30,9 @@ def read(text: str) -> Any:
 
 
 def find(text: str) -> Any:
-    """The value of ``text``, or of the only piece of it. Raises ValueError, saying why it is none.
+    """Parse ``text``, or its only piece. Raises ValueError that says why there is none.
 
-    For a whole text only: where it was cut, another piece may have followed.
+    Only for a complete text: if it was cut, another piece may have followed.
     """
     try:
         return read(text)
@@ -51,9 +51,9 @@ _BRACKET_OR_STRING = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def _pieces(text: str) -> list[str]:
-    """All pieces of ``text``, in time that grows with its length only: a model wrote it."""
+    """Return all pieces of ``text``, in linear time: a model wrote it."""
     pieces: list[str] = []
-    words: list[str] = []
+    plain: list[str] = []
     fenced: list[str] = []
     fence = ""
     for line in text.splitlines(keepends=True):
@@ -63,36 +63,36 @@ def _pieces(text: str) -> list[str]:
         elif fence:
             fenced.append(line)
         elif opening := _OPENING.fullmatch(line.rstrip()):
-            pieces += _bracketed("".join(words))
-            words, fence = [], opening[1]
+            pieces += _bracketed("".join(plain))
+            plain, fence = [], opening[1]
         else:
-            words.append(line)
-    return pieces + _bracketed("".join([*words, *fenced]))
+            plain.append(line)
+    return pieces + _bracketed("".join([*plain, *fenced]))
 
 
-def _bracketed(words: str) -> list[str]:
-    """What stands in brackets, with its brackets; one that is never closed reaches to the end."""
-    found, begin, depth, place = [], 0, 0, 0
-    while match := (_BRACKET_OR_STRING if depth else _BRACKET).search(words, place):
-        place = match.end()
+def _bracketed(text: str) -> list[str]:
+    """Return the bracketed parts, with their brackets; an unclosed one reaches to the end."""
+    pieces, begin, depth, position = [], 0, 0, 0
+    while match := (_BRACKET_OR_STRING if depth else _BRACKET).search(text, position):
+        position = match.end()
         if match[0] in ("[", "{"):
             begin = begin if depth else match.start()
             depth += 1
         elif match[0] in ("]", "}") and depth:
             depth -= 1
             if not depth:
-                found.append(words[begin:place])
-    return [*found, words[begin:]] if depth else found
+                pieces.append(text[begin:position])
+    return [*pieces, text[begin:]] if depth else pieces
 
 
-_TOO_DEEP = f"more than {DEEPEST} lists and objects stand in each other"
+_TOO_DEEP = f"more than {MAX_DEPTH} lists and objects stand in each other"
 
 
-def _no_constant(word: str) -> None:
+def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
 
 
-def _finite(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise ValueError(f"the number {digits[:40]} is too large")
@@ -101,15 +101,15 @@ def _finite(digits: str) -> float:
 
 def _check_depth(value: Any) -> None:
     level = [value]
-    for _ in range(DEEPEST):
-        level = [inner for each in level for inner in _inner(each)]
+    for _ in range(MAX_DEPTH):
+        level = [inner for each in level for inner in _children(each)]
         if not level:
             return
     if any(isinstance(each, (dict, list)) for each in level):
         raise ValueError(_TOO_DEEP)
 
 
-def _inner(value: Any) -> list[Any]:
+def _children(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""The kinds of agents, by the slug of the Prefect block type that holds their settings."""
+"""The kinds of agents, by the slug of the Prefect block type that stores their settings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from daybook.resources.documents import BlockType
 
 
 @dataclass(frozen=True)
-class Kind:
-    """``word`` is how the command line calls it; ``title`` and ``description`` are the UI's."""
+class AgentKind:
+    """``word`` is its name on the command line; ``title`` and ``description`` are those in the
+    UI.
+    """
 
     word: str
     slug: str
@@ -32,7 +34,7 @@ class Kind:
         return BlockType(self.slug, self.title, "agent")
 
 
-OFFLINE = Kind(
+OFFLINE = AgentKind(
     word="offline",
     slug="daybook-offline-agent",
     title="Daybook offline agent",
@@ -40,7 +42,7 @@ OFFLINE = Kind(
     settings=OfflineSettings,
     make=OfflineAgent,
 )
-COMMAND = Kind(
+COMMAND = AgentKind(
     word="command",
     slug="daybook-command-agent",
     title="Daybook command agent",
@@ -48,7 +50,7 @@ COMMAND = Kind(
     settings=CommandSettings,
     make=CommandAgent,
 )
-MODEL = Kind(
+MODEL = AgentKind(
     word="model",
     slug="daybook-model-agent",
     title="Daybook model agent",
@@ -56,15 +58,15 @@ MODEL = Kind(
     settings=ModelSettings,
     make=ModelAgent,
 )
-KINDS: dict[str, Kind] = {kind.slug: kind for kind in (OFFLINE, COMMAND, MODEL)}
-TYPES = tuple(kind.block_type for kind in KINDS.values())
+KINDS: dict[str, AgentKind] = {kind.slug: kind for kind in (OFFLINE, COMMAND, MODEL)}
+BLOCK_TYPES = tuple(kind.block_type for kind in KINDS.values())
 
-HIDDEN = "********"
+SECRET_PLACEHOLDER = "********"
 """Shown in place of a secret."""
 
 
-def named(name: str) -> Kind:
-    """The kind of that word or slug; raises `InvalidInput` with the legal words."""
+def find_kind(name: str) -> AgentKind:
+    """Return the kind of that word or slug; raises `InvalidInput` with the valid words."""
     for kind in KINDS.values():
         if name in (kind.word, kind.slug):
             return kind
@@ -73,8 +75,8 @@ def named(name: str) -> Kind:
     )
 
 
-def checked(kind: Kind, data: Mapping[str, Any]) -> BaseModel:
-    """The settings in ``data``; raises `InvalidInput` naming the field that is wrong."""
+def validate_settings(kind: AgentKind, data: Mapping[str, Any]) -> BaseModel:
+    """Validate the settings in ``data``; raises `InvalidInput` that names the wrong field."""
     try:
         return kind.settings.model_validate(dict(data))
     except ValidationError as error:
@@ -84,8 +86,10 @@ def checked(kind: Kind, data: Mapping[str, Any]) -> BaseModel:
         raise InvalidInput(field, problem, "" if field in known else legal) from None
 
 
-def stored(settings: BaseModel) -> dict[str, Any]:
-    """The settings as the block's data, with their secrets in plain: Prefect encrypts them."""
+def block_data(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings as the block's data, with secrets in plain text: Prefect encrypts
+    them.
+    """
     data = settings.model_dump(mode="json")
     for name, value in settings:
         if isinstance(value, SecretStr):
@@ -93,18 +97,19 @@ def stored(settings: BaseModel) -> dict[str, Any]:
     return data
 
 
-def shown(kind: Kind, data: Mapping[str, Any]) -> dict[str, Any]:
-    """``data`` for people: a secret is hidden where there is one, and empty where there is none."""
+def displayed_settings(kind: AgentKind, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``data`` for display: set secrets are hidden, empty ones stay empty."""
     secret = {name for name, f in kind.settings.model_fields.items() if f.annotation is SecretStr}
     return {
-        name: (HIDDEN if value else "") if name in secret else value for name, value in data.items()
+        name: (SECRET_PLACEHOLDER if value else "") if name in secret else value
+        for name, value in data.items()
     }
 
 
 def build(slug: str, name: str, data: Mapping[str, Any]) -> Agent:
-    """The agent of stored settings; raises `AgentMisconfigured` when they are not legal.
+    """Build the agent from stored settings; raises `AgentMisconfigured` if they are invalid.
 
-    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    Prefect's server does not validate a block edited in its UI, so invalid settings are found here.
     """
     kind = KINDS[slug]
     try:
@@ -115,9 +120,9 @@ def build(slug: str, name: str, data: Mapping[str, Any]) -> Agent:
 
 
 def check_model(agent: Agent, model: str) -> None:
-    """Raise `AgentMisconfigured` for a model that this agent cannot be asked for; empty is its own.
+    """Raise `AgentMisconfigured` for a model that this agent cannot use; empty means its own.
 
-    It is what `answer` raises, as far as it can be known without a key. Imports pydantic-ai.
+    `answer` raises the same error; this finds what can be found without a key. Imports pydantic-ai.
     """
     match agent:
         case ModelAgent():
@@ -131,12 +136,14 @@ def check_model(agent: Agent, model: str) -> None:
 
 
 def tools_of(agent: Agent) -> list[str]:
-    """What the agent may call while it answers, as its operator wrote it."""
+    """Return the tools that the agent may call while it answers, as its operator wrote them."""
     return list(agent.settings.tools) if isinstance(agent, ModelAgent | CommandAgent) else []
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
-    """Field and problem. Not pydantic's own text: that repeats the input, which may be a secret."""
+    """Return field and problem. Not pydantic's own text: it repeats the input, which may be a
+    secret.
+    """
     first = error.errors(include_input=False, include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else "settings"
     return field, first["msg"].removeprefix("Value error, ")

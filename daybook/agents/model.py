@@ -1,4 +1,4 @@
-"""An agent that is a model behind an API, of any provider that pydantic-ai knows."""
+"""An agent that is a model behind an API, of any provider that pydantic-ai supports."""
 
 from __future__ import annotations
 
@@ -30,21 +30,20 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings as Sent
 
-    from daybook.agents.model_tools import Offered
+    from daybook.agents.model_tools import OfferedTools
 
-_SLACK = (
-    30.0  # seconds by which the client's own timeout is longer: the attempt's is the one to end
-)
+# The client's own timeout is longer, so that the attempt's timeout ends the request.
+_CLIENT_TIMEOUT_MARGIN_SECONDS = 30.0
 
-WITH_TOOLS = 50
-"""Requests that one answer may take where the agent has tools, and nothing else is said."""
+MAX_REQUESTS_WITH_TOOLS = 50
+"""Requests that one answer may take if the agent has tools and no request limit is set."""
 
 _CUT = "max_tokens, the most that an answer may have, are reached"
-_REASON = "finish_reason"  # of the provider's details: its own word, also for what has no other
+_REASON = "finish_reason"  # key of the provider's own reason, also if pydantic-ai knows none
 
 
 class Options(BaseModel):
-    """What the field ``options`` may hold, in pydantic-ai's words; what is left out is not sent."""
+    """The keys of the field ``options``, with pydantic-ai's names; omitted keys are not sent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -61,7 +60,7 @@ class Options(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """Which model is asked, and how. All fields are the operator's, never an agent's."""
+    """Which model a model agent asks, and how. The operator sets all fields, never an agent."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -196,11 +195,12 @@ class ModelSettings(BaseModel):
 
 @dataclass(frozen=True)
 class ModelAgent:
-    """Sends one request for each answer, and none again: retries are the run's, which counts them.
-    With tools it sends one more for each time that the model calls some.
+    """Sends one request for each answer, without retries: the run retries, and counts its attempts.
 
-    What went wrong comes out as `daybook.agents.failures` says. The connection is closed when
-    `answer` ends. An error of an answer that was paid for carries what it took in ``usage``.
+    With tools it sends one more request each time that the model calls some.
+
+    `daybook.agents.failures` says how errors are translated. The connection is closed when `answer`
+    ends. An error of an answer that was paid for carries its usage in ``usage``.
     """
 
     name: str
@@ -218,7 +218,9 @@ class ModelAgent:
             tool = toolset.at_work if toolset else ""
             failed: AgentError = AgentTimeout(request.timeout, tool=tool)
         except Exception as error:
-            failed = _spent(error, request, usage) or self._translated(error, model, request)
+            failed = _as_token_limit_error(error, request, usage) or self._translate_error(
+                error, model, request
+            )
         if usage.requests:
             failed.usage = self._usage(usage, request)
         raise failed from None
@@ -230,56 +232,57 @@ class ModelAgent:
             return providers.model(self.settings, wanted)
         except AgentMisconfigured as error:
             failed = AgentMisconfigured(f'agent "{self.name}": {error}')
-        except Exception as error:  # a client's own, whose words may hold the key
-            said = f"its client cannot be made ({type(error).__name__})"
-            failed = AgentMisconfigured(f'agent "{self.name}": {said}')
+        except Exception as error:  # the client's own error, whose message may hold the key
+            reason = f"its client cannot be made ({type(error).__name__})"
+            failed = AgentMisconfigured(f'agent "{self.name}": {reason}')
         raise failed
 
-    def _translated(self, error: Exception, model: Model, request: AgentRequest) -> AgentError:
+    def _translate_error(self, error: Exception, model: Model, request: AgentRequest) -> AgentError:
         from daybook.agents import failures, providers
 
         try:
             secrets = providers.secrets(self.settings, model)
-            return failures.translated(error, self.name, model, request.timeout, secrets)
-        except Exception as other:  # of a library that we do not know well enough
-            said = f"{type(error).__name__}, then {type(other).__name__}"
+            return failures.translate_error(error, self.name, model, request.timeout, secrets)
+        except Exception as second_error:  # an unexpected error of the library
+            types = f"{type(error).__name__}, then {type(second_error).__name__}"
             return AgentFailed(
-                f'agent "{self.name}" failed in a way that is not understood: {said}'
+                f'agent "{self.name}" failed in a way that is not understood: {types}'
             )
 
     def _limit(self, request: AgentRequest) -> int:
-        return self.settings.request_limit or (WITH_TOOLS if request.tools else 1)
+        return self.settings.request_limit or (MAX_REQUESTS_WITH_TOOLS if request.tools else 1)
 
-    def _toolset(self, request: AgentRequest, usage: RunUsage) -> Offered | None:
+    def _toolset(self, request: AgentRequest, usage: RunUsage) -> OfferedTools | None:
         if not request.tools:
             return None
-        from daybook.agents.model_tools import Offered
+        from daybook.agents.model_tools import OfferedTools
 
         def tell() -> None:
             if request.took is not None:
                 request.took(self._usage(usage, request))
 
-        return Offered(request.tools, self._limit(request) - 1, tell)
+        return OfferedTools(request.tools, self._limit(request) - 1, tell)
 
     async def _ask(
-        self, model: Model, request: AgentRequest, usage: RunUsage, toolset: Offered | None
+        self, model: Model, request: AgentRequest, usage: RunUsage, toolset: OfferedTools | None
     ) -> AgentReply:
         from pydantic_ai import Agent, UsageLimits, capture_run_messages
         from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitUnavailableWarning
 
         from daybook.agents import failures, providers
 
-        warnings.simplefilter("ignore", UsageLimitUnavailableWarning)  # `_check_left` judges it
+        # `_check_tokens_left` checks the limit.
+        warnings.simplefilter("ignore", UsageLimitUnavailableWarning)
         limit = self._limit(request)
         agent: Agent[object, str | None] = Agent(
             model,
             name=self.name,
-            output_type=[str, type(None)],  # an empty answer is one, and no reason to ask again
+            output_type=[str, type(None)],  # an empty answer is valid: do not ask again
             instructions=self.settings.system_prompt or None,
             retries=limit - 1,
             toolsets=[toolset] if toolset else None,
         )
-        sent = self._sent(model, request, usage)
+        sent = self._settings_of_step(model, request, usage)
         limits = UsageLimits(request_limit=limit, total_tokens_limit=request.tokens)
         with capture_run_messages() as messages:
             try:
@@ -293,21 +296,24 @@ class ModelAgent:
                         infer_name=False,
                     )
             except UnexpectedModelBehavior as error:
-                # Its subclasses (content filter, max_tokens) say what happened themselves.
+                # The messages of its subclasses (content filter, max_tokens) are specific.
                 tool = "" if request.tools else _tool_called(messages)
                 if not tool or type(error) is not UnexpectedModelBehavior:
                     raise
-                raise failures.no_tools(self.name, tool) from None
+                raise failures.unexpected_tool_call_error(self.name, tool) from None
         text, response = result.output or "", result.response
-        reason, theirs = response.finish_reason, (response.provider_details or {}).get(_REASON)
+        reason, provider_reason = (
+            response.finish_reason,
+            (response.provider_details or {}).get(_REASON),
+        )
         if reason == "content_filter":
             raise AgentFailed(f"the content filter of {model.system} stopped the answer", text)
-        if reason is None and theirs is None and providers.is_unfinished(model, text):
-            raise failures.incomplete(self.name, model)
+        if reason is None and provider_reason is None and providers.is_unfinished(model, text):
+            raise failures.incomplete_answer_error(self.name, model)
         if reason == "error" or (not text and reason != "stop"):
             secrets = providers.secrets(self.settings, model)
-            why = str(theirs or reason or "")
-            raise failures.no_answer(self.name, model, text, why, secrets)
+            reason_text = str(provider_reason or reason or "")
+            raise failures.no_answer_error(self.name, model, text, reason_text, secrets)
         return AgentReply(
             text=text,
             agent=self.name,
@@ -316,16 +322,23 @@ class ModelAgent:
             cut=_CUT if reason == "length" else "",
         )
 
-    def _sent(self, model: Model, request: AgentRequest, usage: RunUsage) -> Callable[[int], Sent]:
-        """What goes with the request of each step; the first is step 1. Judges whether it may be
-        sent at all: the library's own limits let it when they are just reached.
+    def _settings_of_step(
+        self, model: Model, request: AgentRequest, usage: RunUsage
+    ) -> Callable[[int], Sent]:
+        """Return a function that returns the settings of each step's request; the first step is 1.
+
+        It also checks whether the request may be sent: the library's own limits allow one more
+        request when they are exactly reached.
         """
-        options: dict[str, Any] = {"max_retries": 0, "timeout": request.timeout + _SLACK}
+        options: dict[str, Any] = {
+            "max_retries": 0,
+            "timeout": request.timeout + _CLIENT_TIMEOUT_MARGIN_SECONDS,
+        }
         takes_headers = "extra_headers" not in getattr(model, "unsupported_settings", ())
 
         def sent(step: int) -> Sent:
             if request.tokens is not None:
-                _check_left(request.tokens, usage)
+                _check_tokens_left(request.tokens, usage)
             if takes_headers:
                 options["extra_headers"] = {"Idempotency-Key": request.idempotency_key(step)}
             return {**self.settings.options, **options}  # type: ignore[typeddict-item]  # checked
@@ -333,20 +346,22 @@ class ModelAgent:
         return sent
 
     def _usage(self, usage: RunUsage, request: AgentRequest) -> dict[str, Any]:
-        """As `AgentReply` describes it; token counts are None when the provider told none."""
+        """Return the usage as `AgentReply` describes it; unreported token counts are None."""
         known = not usage.unmeasured_requests
-        told: dict[str, Any] = {
+        result: dict[str, Any] = {
             "requests": usage.requests,
             "input_tokens": usage.input_tokens if known else None,
             "output_tokens": usage.output_tokens if known else None,
         }
         for name in ("cache_read_tokens", "cache_write_tokens", "tool_calls"):
             if count := getattr(usage, name):
-                told[name] = count
-        return told | {"cost_usd": self._cost(usage, request) if known else None}
+                result[name] = count
+        return result | {"cost_usd": self._cost_usd(usage, request) if known else None}
 
-    def _cost(self, usage: RunUsage, request: AgentRequest) -> float | None:
-        """By the agent's prices, which are those of its own model; else by the price table."""
+    def _cost_usd(self, usage: RunUsage, request: AgentRequest) -> float | None:
+        """Return the cost by the agent's prices, which apply to its own model; else by the price
+        table.
+        """
         from daybook.agents import providers
 
         prices = (self.settings.input_price, self.settings.output_price)
@@ -356,28 +371,30 @@ class ModelAgent:
         return None if usage.cost is None else float(usage.cost)
 
 
-def _check_left(tokens: int, usage: RunUsage) -> None:
-    """Raise `AgentFailed` where nothing is left of ``tokens`` for another request."""
+def _check_tokens_left(tokens: int, usage: RunUsage) -> None:
+    """Raise `AgentFailed` if nothing is left of ``tokens`` for another request."""
     if usage.unmeasured_requests:
         raise AgentFailed(
             f"stopped: its token limit cannot be kept ({tokens:,} were left): the provider does "
             "not tell how many tokens an answer took"
         )
     if usage.total_tokens >= tokens:
-        raise _over(tokens, usage)
+        raise _token_limit_error(tokens, usage)
 
 
-def _spent(error: Exception, request: AgentRequest, usage: RunUsage) -> AgentFailed | None:
-    """What to raise where ``error`` is that the tokens are used up; else None."""
+def _as_token_limit_error(
+    error: Exception, request: AgentRequest, usage: RunUsage
+) -> AgentFailed | None:
+    """Return the error to raise if ``error`` means that the tokens are used up; else None."""
     from pydantic_ai.exceptions import UsageLimitExceeded
 
     tokens = request.tokens
     if tokens is None or not isinstance(error, UsageLimitExceeded) or usage.total_tokens <= tokens:
         return None
-    return _over(tokens, usage)
+    return _token_limit_error(tokens, usage)
 
 
-def _over(tokens: int, usage: RunUsage) -> AgentFailed:
+def _token_limit_error(tokens: int, usage: RunUsage) -> AgentFailed:
     asked = "1 request" if usage.requests == 1 else f"{usage.requests} requests"
     return AgentFailed(
         f"stopped: the token limit is reached: {tokens:,} were left, and {asked} took "
@@ -395,7 +412,7 @@ def _tool_called(messages: list[ModelMessage]) -> str:
 def _messages(request: AgentRequest) -> list[ModelMessage]:
     from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
 
-    # A provider refuses an empty message; an empty answer is only left out of what it is told.
+    # Providers refuse an empty message, so empty answers are left out of the history.
     return [
         ModelRequest(parts=[UserPromptPart(each.content)])
         if each.role == "user"

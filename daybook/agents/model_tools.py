@@ -1,8 +1,8 @@
-"""The tools of a request, as a model is offered them: a toolset of pydantic-ai.
+"""The tools of a request as a model sees them: a toolset of pydantic-ai.
 
-What a tool refuses, or fails with, is told to the model, which may go on: only its limits of
-requests and tokens, and the attempt's time, end that. Calls are made one after the other, in the
-order in which the model asked for them: most tools are not made for two at once.
+If a tool refuses or fails, the model receives the message and may go on: only its limits of
+requests and tokens and the attempt's timeout end that. Calls are made one after the other, in the
+order in which the model requested them: most tools do not support parallel calls.
 
 Imports pydantic-ai.
 """
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 _OBJECT = SchemaValidator(core_schema.dict_schema(keys_schema=core_schema.str_schema()))
 
 
-class Offered(AbstractToolset[Any]):
-    """``at_work`` is the tool that is being called; empty where none is.
+class OfferedTools(AbstractToolset[Any]):
+    """Toolset of one request. ``at_work`` is the tool being called; empty if none is.
 
-    ``again`` is how often a model may send arguments that are no object; ``before`` is called
+    ``again`` is how often a model may send arguments that are not an object; ``before`` is called
     before each call of a tool.
     """
 
@@ -67,15 +67,15 @@ class Offered(AbstractToolset[Any]):
         self.at_work = name
         self._before()
         try:
-            said = await self._tools[name].call(tool_args)
+            text = await self._tools[name].call(tool_args)
         except DaybookError as error:
-            said, failed = str(error), True
+            text, failed = str(error), True
         except Exception as error:
             log.exception("the tool %s failed", name, extra={"action": "tool_failed"})
-            said, failed = f"the tool itself failed ({type(error).__name__})", True
+            text, failed = f"the tool itself failed ({type(error).__name__})", True
         else:
             failed = False
-        self.at_work = ""  # not where it was ended in the middle: then it is to be told
+        self.at_work = ""  # kept if the call was cancelled, so that the error can name the tool
         if failed:
-            raise ToolFailed(said)
-        return said
+            raise ToolFailed(text)
+        return text

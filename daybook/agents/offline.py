@@ -1,4 +1,4 @@
-"""An agent that needs no network and no model, and says so: for the first run, and for tests."""
+"""An agent that needs no network and no model, and says so: for the first run and for tests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from daybook.agents.base import AgentReply, AgentRequest, refuse_model
 from daybook.agents.capabilities import Capabilities
 
-QUOTED_CHARACTERS = 500
+MAX_QUOTED_CHARACTERS = 500
 
 
 class OfflineSettings(BaseModel):
-    """The offline agent has nothing to set but what it is to be good for."""
+    """The settings of an offline agent: its capabilities only."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,7 +23,7 @@ class OfflineSettings(BaseModel):
 
 @dataclass(frozen=True)
 class OfflineAgent:
-    """Answers the same prompt with the same words, and names itself in them."""
+    """Returns the same answer to the same prompt, and names itself in the answer."""
 
     name: str
     settings: OfflineSettings
@@ -37,8 +37,8 @@ class OfflineAgent:
 def _answer(prompt: str) -> str:
     words = len(prompt.split())
     quoted = prompt.strip()
-    if len(quoted) > QUOTED_CHARACTERS:
-        quoted = quoted[:QUOTED_CHARACTERS].rstrip() + " …"
+    if len(quoted) > MAX_QUOTED_CHARACTERS:
+        quoted = quoted[:MAX_QUOTED_CHARACTERS].rstrip() + " …"
     # A quote in Markdown is also how one quotes in plain text.
     quote = "\n".join(f"> {line}".rstrip() for line in quoted.splitlines())
     return (

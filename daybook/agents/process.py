@@ -1,13 +1,13 @@
-"""One program, from its start to its end: nothing of its group is left when `run` returns.
+"""One program from its start to its end: no process of its group is left when `run` returns.
 
 ::
 
     start ──► leader runs ──┬── leader exits ───┐
-                            ├── timeout ────────┼──► end the group ──► read what is left
+                            ├── timeout ────────┼──► end the group ──► read remaining output
                             └── cancelled ──────┘         (`daybook.processes.group`)
 
-The leader's exit is the end of the work: what it left in the background is ended too. A process
-that makes a session of its own can hold the pipes, but not `run`.
+The work ends when the leader exits: background processes that it leaves are ended too. A process
+that creates a session of its own can hold the pipes, but cannot delay `run`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from daybook.processes import pipes
 from daybook.processes.ending import wait_shielded
 from daybook.processes.group import Group
 
-OUTPUT_LIMIT = 4 * 1024 * 1024
+MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 """Bytes of standard output that are kept; the rest is read and dropped."""
 
-ERRORS_LIMIT = 8 * 1024
-"""Bytes of the end of standard error that are kept."""
+MAX_ERROR_BYTES = 8 * 1024
+"""Bytes kept of the end of standard error."""
 
-_DRAIN = 1.0  # seconds for pipes that someone outside the group still holds
+_DRAIN_TIMEOUT_SECONDS = 1.0  # for pipes that a process outside the group still holds
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What became of the program. ``code`` is negative when a signal ended it, as in `subprocess`.
+class ProgramResult:
+    """The result of a program. ``code`` is negative if a signal ended it, as in `subprocess`.
 
-    ``dropped`` counts the bytes of output beyond `OUTPUT_LIMIT`.
+    ``dropped`` counts the bytes of output beyond `MAX_OUTPUT_BYTES`.
     """
 
     code: int
@@ -50,32 +50,34 @@ async def run(
     environment: Mapping[str, str],
     stdin: bytes | None,
     seconds: float,
-) -> Ended:
+) -> ProgramResult:
     """Run the program until it exits or ``seconds`` have passed.
 
-    Raises OSError and ValueError when it cannot be started. Cancellation, also repeated, is passed
-    on after the group is dead.
+    Raises OSError and ValueError if the program cannot be started. A cancellation, even a repeated
+    one, is passed on after the group is dead.
     """
     group = Group(arguments, folder=folder, environment=environment, with_input=stdin is not None)
-    over = asyncio.Event()
-    # A task of its own is not reached by the caller's cancellation, wherever that strikes.
-    task = asyncio.create_task(_keep(group, over, stdin, seconds))
-    return await wait_shielded(task, cancelled=over.set)
+    was_cancelled = asyncio.Event()
+    # The caller's cancellation does not reach a separate task, whenever it arrives.
+    task = asyncio.create_task(_keep(group, was_cancelled, stdin, seconds))
+    return await wait_shielded(task, cancelled=was_cancelled.set)
 
 
-async def _keep(group: Group, over: asyncio.Event, stdin: bytes | None, seconds: float) -> Ended:
-    """``over``: the caller was cancelled."""
-    output, errors = pipes.HeadPipe(OUTPUT_LIMIT), pipes.TailPipe(ERRORS_LIMIT)
+async def _keep(
+    group: Group, was_cancelled: asyncio.Event, stdin: bytes | None, seconds: float
+) -> ProgramResult:
+    """Run the group to its end; ``was_cancelled`` is set when the caller is cancelled."""
+    output, errors = pipes.HeadPipe(MAX_OUTPUT_BYTES), pipes.TailPipe(MAX_ERROR_BYTES)
     feed = pipes.InputPipe()
     try:
         await pipes.connect(group.child, output, errors, feed, stdin or b"")
-        timed_out = not await _exited(group, over, seconds)
+        timed_out = not await _ended_in_time(group, was_cancelled, seconds)
         await group.end()
-        await pipes.wait_drained((output, errors), _DRAIN)
+        await pipes.wait_drained((output, errors), _DRAIN_TIMEOUT_SECONDS)
     finally:
         group.kill()
         await pipes.close((output, errors, feed))
-    return Ended(
+    return ProgramResult(
         code=group.child.returncode,
         output=bytes(output.kept),
         dropped=output.dropped,
@@ -84,12 +86,12 @@ async def _keep(group: Group, over: asyncio.Event, stdin: bytes | None, seconds:
     )
 
 
-async def _exited(group: Group, over: asyncio.Event, seconds: float) -> bool:
-    """Whether it was the program, or the caller, that ended the time before it was up."""
-    waits = {asyncio.create_task(each.wait()) for each in (group.exited, over)}
+async def _ended_in_time(group: Group, was_cancelled: asyncio.Event, seconds: float) -> bool:
+    """Return whether the program exited, or the caller was cancelled, before the timeout."""
+    waits = {asyncio.create_task(each.wait()) for each in (group.exited, was_cancelled)}
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in waits:
             each.cancel()
-    return group.exited.is_set() or over.is_set()
+    return group.exited.is_set() or was_cancelled.is_set()

@@ -1,8 +1,9 @@
-"""From a model's written name to a pydantic-ai model with its key and its address.
+"""Construction of a pydantic-ai model, with its key and address, from a model's written name.
 
-A key goes to one place only: a stored one to the agent's own provider and base URL, one of the
-worker's environment to that provider's own address. So a job may ask an agent that has a key or a
-base URL for another model of the same provider only, and a base URL without a stored key gets none.
+A key goes to one destination only: a stored key to the agent's own provider and base URL, a key of
+the worker's environment to that provider's own address. So if an agent has a key or a base URL, a
+job may request only another model of the same provider, and a base URL without a stored key gets
+none.
 
 Imports pydantic-ai, which takes more than a second, when it is called.
 """
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 
     from daybook.agents.model import ModelSettings
 
-FIRST = {
+DEFAULT_MODELS = {
     "OPENAI_API_KEY": "openai:gpt-6-luna",
     "ANTHROPIC_API_KEY": "anthropic:claude-haiku-5-5",
     "GOOGLE_API_KEY": "google:gemini-3.8-flash",
     "GEMINI_API_KEY": "google:gemini-3.8-flash",
 }
-"""The variables in which a key is looked for at first start, in this order, and the small model of
-that provider which is then asked."""
+"""The variables in which the first start looks for a key, in this order, and the small model of
+that provider which is then used."""
 
-NO_KEY = "no-key"
-"""Sent to a base URL without a key: the clients insist on one."""
+PLACEHOLDER_KEY = "no-key"
+"""Sent to a base URL without a key: the clients require one."""
 
-NEAR = 0.75
-"""How alike two names of providers have to be for one to be meant by the other."""
+MIN_SIMILARITY = 0.75
+"""Minimum similarity (0 to 1) of a provider's name for it to be suggested."""
 
 _CHAT = ("openai", "openai-chat")
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|BASE_URL)\b")
@@ -45,7 +46,7 @@ _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z0-9-]+)\]")
 
 
 @dataclass(frozen=True)
-class First:
+class FoundKey:
     """A key of this environment, and the model that it is for."""
 
     variable: str
@@ -53,27 +54,29 @@ class First:
     key: str = field(repr=False)
 
 
-def first() -> First | None:
-    """The first of `FIRST` whose variable holds a key; None without."""
-    for variable, model in FIRST.items():
+def find_key() -> FoundKey | None:
+    """Return the first key found in the variables of `DEFAULT_MODELS`; None if there is none."""
+    for variable, model in DEFAULT_MODELS.items():
         key = os.environ.get(variable, "").strip()
         if key and key.isascii() and key.isprintable() and " " not in key:
-            return First(variable, model, key)
+            return FoundKey(variable, model, key)
     return None
 
 
 def variable(model: str) -> str:
-    """The variable of `FIRST` for the provider of ``model``; empty where it has none."""
+    """Return the variable of `DEFAULT_MODELS` for the provider of ``model``; empty if there is
+    none.
+    """
     provider = model.partition(":")[0].partition("-")[0]
-    fits = (name for name, first in FIRST.items() if first.startswith(f"{provider}:"))
+    fits = (name for name, first in DEFAULT_MODELS.items() if first.startswith(f"{provider}:"))
     return next(fits, "")
 
 
-def divided(model: str, base_url: str = "") -> tuple[str, str]:
-    """Provider and name; the provider is empty when none that is known stands before a colon.
+def split_model(model: str, base_url: str = "") -> tuple[str, str]:
+    """Return provider and name; the provider is empty if no known provider precedes a colon.
 
-    Names may have a colon of their own, such as ``llama3:8b``. With a base URL ``mistral:7b`` is
-    such a name too, unless a client is installed that asks Mistral's protocol of any address.
+    Names may contain a colon, such as ``llama3:8b``. With a base URL ``mistral:7b`` is such a name
+    too, unless a client is installed that uses Mistral's protocol with any address.
     """
     from pydantic_ai.providers import infer_provider_class
 
@@ -92,20 +95,20 @@ def divided(model: str, base_url: str = "") -> tuple[str, str]:
 
 
 def is_own(settings: ModelSettings, wanted: str) -> bool:
-    """Whether the model that the job wants is the agent's own."""
-    return _chosen(settings, wanted) == _chosen(settings, "")
+    """Return whether the model that the job requests is the agent's own."""
+    return _resolve(settings, wanted) == _resolve(settings, "")
 
 
 def check(settings: ModelSettings, wanted: str = "") -> None:
     """Raise `AgentMisconfigured` for an unknown provider, or one whose client is not installed.
 
-    ``wanted`` is the model that a job wants in place of the agent's own: also where it may not.
-    Asks for no key: the worker, which has it, may run elsewhere.
+    ``wanted`` is the model that a job requests instead of the agent's own; the check includes
+    whether the job may request it. Needs no key: the worker, which has it, may run elsewhere.
     """
     from pydantic_ai.providers import infer_provider_class
 
-    provider, _ = _chosen(settings, wanted)
-    if ":" in wanted and not settings.base_url and not divided(wanted)[0]:
+    provider, _ = _resolve(settings, wanted)
+    if ":" in wanted and not settings.base_url and not split_model(wanted)[0]:
         raise AgentMisconfigured(
             f'no provider of "{wanted}" is known; write a name alone for a model of {provider}, or '
             f'"{provider}:{wanted}" if that is the name of one'
@@ -115,60 +118,62 @@ def check(settings: ModelSettings, wanted: str = "") -> None:
     try:
         cls = infer_provider_class(provider)
     except ImportError as error:
-        raise _missing(provider, error) from None
+        raise _missing_package_error(provider, error) from None
     _arguments(provider, cls, settings)
 
 
 def model(settings: ModelSettings, wanted: str = "") -> Model:
-    """The model of these settings, or the one that the job wants in its place.
+    """Build the model of these settings, or the one that the job requests instead.
 
     Raises `AgentMisconfigured` for what the operator, or the job, has to change.
     """
     from pydantic_ai.exceptions import UserError
     from pydantic_ai.models import infer_model
 
-    provider, name = _chosen(settings, wanted)
+    provider, name = _resolve(settings, wanted)
     try:
         if not provider:
-            return _compatible(name, settings)
-        made = _provider(provider, settings)
+            return _openai_compatible_model(name, settings)
+        provider_client = _provider(provider, settings)
         if settings.base_url and provider in _CHAT:
             provider = "openai-chat"
-        return infer_model(f"{provider}:{name}", lambda _: made)
+        return infer_model(f"{provider}:{name}", lambda _: provider_client)
     except ImportError as error:
-        raise _missing(provider, error) from None
+        raise _missing_package_error(provider, error) from None
     except UserError as error:
-        raise _unusable(provider, error) from None
+        raise _unusable_error(provider, error) from None
 
 
 def secrets(settings: ModelSettings, model: Model) -> list[str]:
-    """What must not stand in a message: the stored key, and the one that the client really has."""
+    """Return the values that no message may contain: the stored key, and the key that the client
+    uses.
+    """
     client = getattr(getattr(model, "provider", None), "client", None)
-    used = [getattr(client, name, None) for name in ("api_key", "auth_token")]
-    named = [os.environ.get(name) for name in FIRST]
+    client_keys = [getattr(client, name, None) for name in ("api_key", "auth_token")]
+    variable_keys = [os.environ.get(name) for name in DEFAULT_MODELS]
     return [
         value
-        for value in (settings.api_key.get_secret_value(), *used, *named)
-        if isinstance(value, str) and value and value != NO_KEY
+        for value in (settings.api_key.get_secret_value(), *client_keys, *variable_keys)
+        if isinstance(value, str) and value and value != PLACEHOLDER_KEY
     ]
 
 
 def is_unfinished(model: Model, text: str) -> bool:
-    """Whether ``text``, which came without a reason for its end, is only a beginning.
+    """Return whether ``text``, which came without a finish reason, is incomplete.
 
-    pydantic-ai takes Anthropic's stream for complete when the connection is closed in the middle.
-    Google gives no reason while a model has not ended; without a text it is no answer at all.
+    pydantic-ai treats Anthropic's stream as complete if the connection is closed in the middle.
+    Google sends no finish reason while a model has not ended; without text it is no answer at all.
     """
     return model.system == "anthropic" or (model.system.startswith("google") and bool(text))
 
 
-def _chosen(settings: ModelSettings, wanted: str) -> tuple[str, str]:
-    own, name = divided(settings.model, settings.base_url)
+def _resolve(settings: ModelSettings, wanted: str) -> tuple[str, str]:
+    own, name = split_model(settings.model, settings.base_url)
     if not own and not settings.base_url:
         raise _unknown(settings.model)
     if not wanted:
         return own, name
-    other, name = divided(wanted, settings.base_url)
+    other, name = split_model(wanted, settings.base_url)
     if other in ("", own):
         return own, name
     if settings.base_url or settings.api_key.get_secret_value():
@@ -180,11 +185,11 @@ def _chosen(settings: ModelSettings, wanted: str) -> tuple[str, str]:
     return other, name
 
 
-def _compatible(name: str, settings: ModelSettings) -> Model:
+def _openai_compatible_model(name: str, settings: ModelSettings) -> Model:
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
-    key = settings.api_key.get_secret_value() or NO_KEY
+    key = settings.api_key.get_secret_value() or PLACEHOLDER_KEY
     provider = OpenAICompatibleProvider(
         "openai-compatible", base_url=settings.base_url, api_key=key
     )
@@ -202,7 +207,7 @@ def _provider(name: str, settings: ModelSettings) -> Provider[Any]:
 def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> dict[str, str]:
     given = {"base_url": settings.base_url, "api_key": settings.api_key.get_secret_value()}
     if settings.base_url:
-        given["api_key"] = given["api_key"] or NO_KEY
+        given["api_key"] = given["api_key"] or PLACEHOLDER_KEY
     takes = inspect.signature(cls.__init__).parameters
     for argument, value in given.items():
         if value and argument not in takes:
@@ -218,7 +223,11 @@ def _unknown(model: str) -> AgentMisconfigured:
 
     before, colon, name = model.partition(":")
     names = {str(each).partition(":")[0] for each in get_args(KnownModelName.__value__)}
-    near = difflib.get_close_matches(before, sorted(names), n=1, cutoff=NEAR) if colon else []
+    near = (
+        difflib.get_close_matches(before, sorted(names), n=1, cutoff=MIN_SIMILARITY)
+        if colon
+        else []
+    )
     hint = f"; did you mean {near[0]}:{name}?" if near else ""
     return AgentMisconfigured(
         f'no provider of "{model}" is known; write one before the name, '
@@ -226,7 +235,7 @@ def _unknown(model: str) -> AgentMisconfigured:
     )
 
 
-def _missing(provider: str, error: ImportError) -> AgentMisconfigured:
+def _missing_package_error(provider: str, error: ImportError) -> AgentMisconfigured:
     extra = _EXTRA.search(str(error))
     package = f"pydantic-ai-slim[{extra[1]}]" if extra else f"the client of {provider} ({error})"
     return AgentMisconfigured(
@@ -234,7 +243,7 @@ def _missing(provider: str, error: ImportError) -> AgentMisconfigured:
     )
 
 
-def _unusable(provider: str, error: Exception) -> AgentMisconfigured:
+def _unusable_error(provider: str, error: Exception) -> AgentMisconfigured:
     variables = list(dict.fromkeys(_VARIABLE.findall(str(error))))
     if any(each.endswith(("KEY", "TOKEN")) for each in variables):
         return AgentMisconfigured(

@@ -1,7 +1,7 @@
 """The argument template of a command agent: a list of plain strings, no shell.
 
-A placeholder is a name in braces, such as ``{job}``; braces around anything that is not a name
-(``{print $1}``, ``{"a": 1}``, ``a{3}``) are left as they stand, and ``{{name}}`` gives ``{name}``.
+A placeholder is a name in braces, such as ``{job}``. Braces around anything that is not a name
+(``{print $1}``, ``{"a": 1}``, ``a{3}``) are left unchanged, and ``{{name}}`` gives ``{name}``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _PATTERN = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|\{{(?P<name>{_NAME})\}
 
 
 def names(argument: str) -> list[str]:
-    """The placeholders of one argument, in their order."""
+    """Return the placeholders of one argument, in order."""
     return [match["name"] for match in _PATTERN.finditer(argument) if match["name"]]
 
 
 def check(command: Sequence[str]) -> None:
-    """Raise ValueError for a template that cannot be used."""
+    """Raise ValueError for an invalid template."""
     if not command or not command[0].strip():
         raise ValueError("is empty; write the program, then one entry for each argument")
     if names(command[0]):
@@ -38,20 +38,20 @@ def check(command: Sequence[str]) -> None:
 
 
 def takes_prompt(command: Sequence[str]) -> bool:
-    """Whether the prompt goes in as an argument, and so not on standard input."""
+    """Return whether the prompt is passed as an argument, and so not on standard input."""
     return any("prompt" in names(argument) for argument in command)
 
 
 def takes_config(command: Sequence[str]) -> bool:
-    """Whether the program is told where its MCP configuration stands."""
+    """Return whether the program receives the path of its MCP configuration."""
     return any("mcp_config" in names(argument) for argument in command)
 
 
 def fill(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """The arguments with ``values`` in place; what a value contains is not looked at again.
+    """Return the arguments with ``values`` filled in; placeholders inside a value are not expanded.
 
-    A value at the beginning of an argument never turns it into an option: if it begins with a
-    dash, a space is put in front. Prompts come from jobs, and jobs may come from an agent.
+    A value at the beginning of an argument never turns it into an option: if it begins with a dash,
+    a space is put in front. Prompts come from jobs, and jobs may come from an agent.
     """
     return [_fill(argument, values) for argument in command]
 

@@ -122,7 +122,7 @@ def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
     """Refuse an unknown provider before anything is stored."""
     from daybook.agents import kinds
 
-    settings = kinds.checked(kinds.named(kind), fields)
+    settings = kinds.validate_settings(kinds.find_kind(kind), fields)
     if not isinstance(settings, ModelSettings):
         return settings
     from daybook.agents import providers

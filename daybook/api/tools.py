@@ -16,7 +16,7 @@ from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
 from daybook.tools import calls, catalog
 from daybook.tools.base import ToolInfo
-from daybook.tools.server_blocks import PrefectServers, checked
+from daybook.tools.server_blocks import PrefectServers, validate_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ async def list_tools() -> dict[str, Any]:
     ``absent`` has the servers and Python tools that could not be listed.
     """
     async with _servers() as servers:
-        tools, absent = await catalog.listed(servers)
+        tools, absent = await catalog.list_tools(servers)
     return {"tools": [_tool_view(each) for each in tools], "absent": absent}
 
 
@@ -43,7 +43,7 @@ async def show(name: str) -> dict[str, Any]:
         if name in await servers.names():
             server = await servers.describe(name)
             try:
-                tools = [each.name for each in await catalog.of_server(name, servers)]
+                tools = [each.name for each in await catalog.list_server_tools(name, servers)]
             except DaybookError as error:
                 server |= {"tools": None, "problem": server["problem"] or str(error)}
             else:
@@ -109,7 +109,7 @@ async def add(name: str, settings: Mapping[str, Any], *, replace: bool = False) 
     from daybook.tools.server_blocks import TYPE
 
     documents.check_name(TYPE, name)
-    parsed = checked(settings)
+    parsed = validate_settings(settings)
     if parsed.command:
         command, _ = locations.resolve_command(parsed.command, parsed.work_dir)
         settings = {**settings, "command": command}
@@ -146,7 +146,7 @@ async def _servers() -> AsyncIterator[PrefectServers]:
 async def _tested(name: str, servers: PrefectServers) -> dict[str, Any]:
     started, tools, problem = time.monotonic(), None, None
     try:
-        tools = [each.name for each in await catalog.of_server(name, servers)]
+        tools = [each.name for each in await catalog.list_server_tools(name, servers)]
     except DaybookError as error:
         if isinstance(error, UnknownName) and error.field != "secret":
             raise  # the server itself is gone

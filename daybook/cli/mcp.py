@@ -114,14 +114,14 @@ def _print_config(client: str, owner: str | None, user_id: str, url: str | None)
 
     file = clients.find(client).file
     if url is not None:
-        output.line(clients.over_http(client, url))
-        output.say(f"It belongs in {file}; the token into the variable {clients.TOKEN}.")
+        output.line(clients.http_config(client, url))
+        output.say(f"It belongs in {file}; the token into the variable {clients.TOKEN_VARIABLE}.")
         return 0
     arguments = ["--owner", owner] if owner else []
     arguments += [f"--user-id={user_id}"] if user_id else []  # it may begin with -
-    output.line(clients.over_stdio(client, arguments))
+    output.line(clients.stdio_config(client, arguments))
     output.say(f"It belongs in {file}.")
-    for variable in clients.left_out():
+    for variable in clients.omitted_variables():
         output.say(f"{variable} is set here and may be secret: the client has to pass it on.")
     return 0
 

@@ -18,7 +18,7 @@ async def find_agent(client: PrefectClient, name: str) -> Agent:
     try:
         return await documents.get(client, name)
     except (AgentMisconfigured, UnknownName):
-        if name != documents.DEFAULT:
+        if name != documents.DEFAULT_AGENT:
             raise
     # A direct call may be the first contact of this Prefect server with Daybook.
     await repository.load_entry_point("blocks/__init__.py").register(client)

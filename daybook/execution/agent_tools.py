@@ -36,9 +36,9 @@ from daybook.errors import (
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
 from daybook.tools import pool, python_tools
-from daybook.tools.base import Server, Servers, ToolInfo
-from daybook.tools.connection import Failed
-from daybook.tools.pool import Held, Read
+from daybook.tools.base import ToolInfo, ToolServer, ToolServers
+from daybook.tools.connection import CallFailed
+from daybook.tools.pool import PooledSession, PreloadedSecrets
 
 MAX_TOOLS = 128
 """The most tools of one request; some providers refuse more."""
@@ -59,9 +59,9 @@ OwnTools = Callable[[], Sequence[Tool]]
 class ServerTools:
     """A server, the patterns of which a tool's name has to match one, and the server's secrets."""
 
-    server: Server
+    server: ToolServer
     patterns: tuple[str, ...]
-    secrets: Read
+    secrets: PreloadedSecrets
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ToolSelection:
 
 
 async def find(
-    agent: str, entries: Iterable[str], servers: Servers, own: OwnTools
+    agent: str, entries: Iterable[str], servers: ToolServers, own: OwnTools
 ) -> ToolSelection:
     """Return the tools that ``entries`` name.
 
@@ -101,11 +101,13 @@ async def find(
     wanted = []
     for name, fitting in patterns.items():
         server = await servers.read(name)
-        wanted.append(ServerTools(server, tuple(fitting), await Read.of(server, servers.secrets)))
+        wanted.append(
+            ServerTools(server, tuple(fitting), await PreloadedSecrets.of(server, servers.secrets))
+        )
     return ToolSelection(agent, tuple(wanted), tuple(python), tuple(own_tools.values()))
 
 
-async def check(entries: Iterable[str], servers: Servers) -> None:
+async def check(entries: Iterable[str], servers: ToolServers) -> None:
     """Raise as `find` does, for errors that show without a request to a tool server."""
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
@@ -116,7 +118,7 @@ def _source(
     entry: str, saved: Sequence[str], functions: Sequence[str]
 ) -> Literal["own", "python", "server"]:
     name = entry.partition(".")[0]
-    if name == allowed.OWN:
+    if name == allowed.OWN_TOOLS:
         return "own"
     if entry in functions and name in saved:
         raise InvalidInput(
@@ -128,13 +130,13 @@ def _source(
         return "python"
     if name in saved:
         return "server"
-    raise UnknownName("tool", entry, [allowed.OWN, *saved, *functions])
+    raise UnknownName("tool", entry, [allowed.OWN_TOOLS, *saved, *functions])
 
 
 def _matching_own(entry: str, pattern: str, tools: Sequence[Tool]) -> list[Tool]:
     matching = [each for each in tools if fnmatchcase(each.name, pattern or "*")]
     if not matching:
-        raise UnknownName("tool", entry, [f"{allowed.OWN}.{each.name}" for each in tools])
+        raise UnknownName("tool", entry, [f"{allowed.OWN_TOOLS}.{each.name}" for each in tools])
     return matching
 
 
@@ -148,14 +150,14 @@ async def open_tools(
     """
     calls = _Calls(occurrence, timeout)
     async with AsyncExitStack() as stack:
-        sessions = [Held(wanted.server, wanted.secrets) for wanted in offer.servers]
-        stack.push_async_callback(pool.closed, sessions)
+        sessions = [PooledSession(wanted.server, wanted.secrets) for wanted in offer.servers]
+        stack.push_async_callback(pool.close_all, sessions)
         await _connect(offer, sessions, timeout)
         tools: dict[str, Tool] = {}
         for wanted, server in zip(offer.servers, sessions, strict=True):
             tools |= _server_tools(offer.agent, wanted, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in offer.python}
-        own = {f"{allowed.OWN}.{each.name}": _acting_for(each, actor) for each in offer.own}
+        own = {f"{allowed.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in offer.own}
         if len(tools) + len(own) > MAX_TOOLS:
             raise AgentMisconfigured(
                 f'agent "{offer.agent}": its entries name {len(tools) + len(own)} tools, and a '
@@ -173,10 +175,10 @@ async def open_tools(
         yield (*own.values(), *(replace(t, name=names[full]) for full, t in tools.items()))
 
 
-async def _connect(offer: ToolSelection, sessions: list[Held], timeout: float) -> None:
+async def _connect(offer: ToolSelection, sessions: list[PooledSession], timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout):
-            await pool.opened(sessions)
+            await pool.open_all(sessions)
     except TimeoutError:
         names = ", ".join(each.name for each in sessions)
         raise AgentTemporary(
@@ -188,7 +190,9 @@ async def _connect(offer: ToolSelection, sessions: list[Held], timeout: float) -
         raise AgentMisconfigured(f'agent "{offer.agent}": {error}') from None
 
 
-def _server_tools(agent: str, wanted: ServerTools, server: Held, calls: _Calls) -> dict[str, Tool]:
+def _server_tools(
+    agent: str, wanted: ServerTools, server: PooledSession, calls: _Calls
+) -> dict[str, Tool]:
     tools = {}
     for pattern in wanted.patterns:
         matching = sorted(each for each in server.tools if fnmatchcase(each, pattern))
@@ -202,7 +206,7 @@ def _server_tools(agent: str, wanted: ServerTools, server: Held, calls: _Calls) 
     return tools
 
 
-def _server_tool(server: Held, name: str, calls: _Calls) -> Tool:
+def _server_tool(server: PooledSession, name: str, calls: _Calls) -> Tool:
     described = server.tools[name]
 
     async def call(arguments: dict[str, Any]) -> str:
@@ -218,8 +222,8 @@ def _python_tool(info: ToolInfo, calls: _Calls) -> Tool:
         called = await python_tools.call(info.name, arguments, key, timeout=calls.left())
         outcome = called.outcome
         if outcome.status is not Status.SUCCEEDED:
-            raise Failed(pool.told(outcome.error or outcome.reason))
-        return pool.told(outcome.output or "")
+            raise CallFailed(pool.truncate(outcome.error or outcome.reason))
+        return pool.truncate(outcome.output or "")
 
     return Tool(info.name, info.description, info.schema, call)
 

@@ -133,7 +133,7 @@ async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:
 
 
 def _agent_of_run(granted: Granted) -> str:
-    return str(granted.parameters.get("agent") or documents.DEFAULT)
+    return str(granted.parameters.get("agent") or documents.DEFAULT_AGENT)
 
 
 def _key(granted: Granted) -> str:
@@ -264,7 +264,7 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     """Run the operator's program in a folder of its own, with a minimal environment."""
     if owners.is_agent(_owner(granted)):
         raise CheckFailed("a command is the operator's to write, and the job is an agent's")
-    variables = environment.allowed(environment.DEFAULT_NAMES)
+    variables = environment.select(environment.DEFAULT_NAMES)
     name = check.command[0]
     with locations.run_folder("", prefix="daybook-check-") as folder:
         program = locations.find_program(name, folder, variables)

@@ -22,8 +22,8 @@ from daybook.http.secrets import FilledSecrets, SecretDestination
 from daybook.owners import Actor
 from daybook.processes import environment
 from daybook.settings import home_path
-from daybook.tools.base import Server, Servers
-from daybook.tools.pool import Read
+from daybook.tools.base import ToolServer, ToolServers
+from daybook.tools.pool import PreloadedSecrets
 
 _VARIABLE_PREFIXES = ("DAYBOOK_", "PREFECT_API_", "PREFECT_PROFILE", "PREFECT_HOME")
 """Prefixes of variables that Daybook's own server reads, to reach the same ledger and Prefect."""
@@ -38,11 +38,11 @@ _EXCLUDED_VARIABLES = ("DAYBOOK_WEBHOOK_SECRET", "DAYBOOK_MCP_TOKEN")
 class McpConfiguration:
     """Servers of an agent, with their headers' secrets; ``own`` means that Daybook is one."""
 
-    servers: tuple[tuple[Server, Read], ...] = field(default=(), repr=False)
+    servers: tuple[tuple[ToolServer, PreloadedSecrets], ...] = field(default=(), repr=False)
     own: bool = False
 
 
-async def find(entries: Iterable[str], servers: Servers) -> McpConfiguration:
+async def find(entries: Iterable[str], servers: ToolServers) -> McpConfiguration:
     """Return the servers that ``entries`` name.
 
     Raise `UnknownName`, `InvalidInput`, and the errors of Prefect's client.
@@ -53,13 +53,13 @@ async def find(entries: Iterable[str], servers: Servers) -> McpConfiguration:
     saved = await servers.names()
     selected = []
     for name in names:
-        if name == allowed.OWN:
+        if name == allowed.OWN_TOOLS:
             continue
         if name not in saved:
-            raise UnknownName("tool server", name, [allowed.OWN, *saved])
+            raise UnknownName("tool server", name, [allowed.OWN_TOOLS, *saved])
         server = await servers.read(name)
-        selected.append((server, await Read.of(server, servers.secrets)))
-    return McpConfiguration(tuple(selected), allowed.OWN in names)
+        selected.append((server, await PreloadedSecrets.of(server, servers.secrets)))
+    return McpConfiguration(tuple(selected), allowed.OWN_TOOLS in names)
 
 
 async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
@@ -73,7 +73,7 @@ async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
     for server, secrets in configuration.servers:
         settings = server.settings
         if settings.command:
-            given = environment.allowed(settings.environment)
+            given = environment.select(settings.environment)
             variables |= given
             entry = _program_entry(settings.command, given)
             entries[server.name] = entry | _working_directory(settings.work_dir)
@@ -91,7 +91,7 @@ async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
         filled.values.update(given[name] for name in _SECRET_VARIABLES if name in given)
         options = ["--owner", actor.owner]
         options += [f"--user-id={actor.user_id}"] if actor.user_id else []  # may begin with -
-        entries[allowed.OWN] = _program_entry(
+        entries[allowed.OWN_TOOLS] = _program_entry(
             [sys.executable, "-m", "daybook", "mcp", *options], given
         )
     return McpServers({"mcpServers": entries}, variables, frozenset(filled.values))
@@ -116,7 +116,7 @@ def _own_variables(variables: Mapping[str, str]) -> dict[str, str]:
     if (credential := ours.get(CLIENT_CREDENTIAL)) and credential == current_home().credential():
         del ours[CLIENT_CREDENTIAL]
     return {
-        **environment.allowed(environment.DEFAULT_NAMES, variables),
+        **environment.select(environment.DEFAULT_NAMES, variables),
         **ours,
         "DAYBOOK_HOME": str(home_path()),
     }

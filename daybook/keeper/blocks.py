@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLOCK_TYPES = (
-    *kinds.TYPES,
+    *kinds.BLOCK_TYPES,
     secrets.TYPE,
     server_blocks.TYPE,
     apprise.TYPE,

@@ -2,16 +2,16 @@
 
 ::
 
-    a client ──► stdio ──────────────► server ──► toolbox.call, as the owner of --owner
-    a client ──► http: Names, Bearer ──► server ──► toolbox.call, as the owner of its token
-    it subscribes ──► resources ──► wakes ──► told when its task session is woken
+    a client ──► stdio ────────────────────────────► server ──► toolbox.call, as --owner
+    a client ──► http: AllowedNames, BearerGuard ──► server ──► toolbox.call, as the token's owner
+    it subscribes ──► resources ──► wakes ──► notified when its task session is woken
 
-The protocol is the `mcp` package's, by its low-level server: our schemas stand as they are, and it
-starts in two thirds of the time of the frameworks above it. Prefect is imported by the first tool
-that needs it, not at the start. On stdio stdout is the protocol's alone: what anything prints goes
+The `mcp` package implements the protocol. Its low-level server uses our schemas unchanged, and
+starts in two thirds of the time of the frameworks above it. The first tool that needs Prefect
+imports it, not the start. On stdio, stdout belongs to the protocol: everything that is printed goes
 to stderr, and so do the logs.
 
-Pitfall: over HTTP a handler runs in a task that is not its request's, so for whom it works is read
-from the request's scope and not from a context variable that was set around it. No write of the
-ledger is cancelled in its middle, who may go at any time as a client may: see `wakes`.
+Pitfall: over HTTP a handler runs in a task other than its request's, so the actor is read from the
+request's scope and not from a context variable. A client may disconnect at any time; a write to the
+ledger is never cancelled in the middle (see `wakes`).
 """

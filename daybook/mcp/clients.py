@@ -1,6 +1,6 @@
-"""What the common clients want to be told, to find this server: JSON or TOML for their files.
+"""Configuration of the common MCP clients for this server: JSON or TOML for their files.
 
-A token never stands in it: what is written names the variable that holds it, or asks for it.
+It never contains a token: it names the variable that holds the token, or makes the client ask.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any
 
 from daybook.errors import InvalidInput
 
-TOKEN = "DAYBOOK_MCP_TOKEN"
-"""The variable in which clients have a token."""
+TOKEN_VARIABLE = "DAYBOOK_MCP_TOKEN"
+"""The variable in which clients hold a token."""
 
-_PASSED = ("DAYBOOK_HOME", "PREFECT_API_URL")
-"""Variables that a client has to pass on where they are set here, and that hold no secret."""
+_PASSED_VARIABLES = ("DAYBOOK_HOME", "PREFECT_API_URL")
+"""Variables without secrets that a client has to pass on if they are set here."""
 
-_NOT_PASSED = ("DAYBOOK_LEDGER_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
-"""Those that may hold one: a person puts them where the client keeps secrets."""
+_SECRET_VARIABLES = ("DAYBOOK_LEDGER_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
+"""Variables that may hold a secret: a person adds them where the client stores secrets."""
 
-Made = Callable[[Mapping[str, Any]], str]
+RenderConfig = Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
-class Client:
-    """A client: the file that it reads, and how a server stands in there.
+class McpClient:
+    """A client: its configuration file, and the format of a server in it.
 
-    ``header`` is how a file refers to the token; empty where a client has no way to.
+    ``header`` is how a file refers to the token; empty if the client cannot refer to one.
     """
 
     file: str
     key: str = "mcpServers"
     header: str = ""
-    made: Made | None = None
+    made: RenderConfig | None = None
 
 
 def _json(key: str, entry: Mapping[str, Any]) -> str:
@@ -47,20 +47,20 @@ def _json(key: str, entry: Mapping[str, Any]) -> str:
 def _vscode(entry: Mapping[str, Any]) -> str:
     if "url" not in entry:
         return _json("servers", {"type": "stdio", **entry})
-    asked = {
+    token_input = {
         "type": "promptString",
         "id": "daybook-token",
         "description": "A token of daybook tokens add",
         "password": True,
     }
     servers = {"daybook": {"type": "http", **entry}}
-    return json.dumps({"inputs": [asked], "servers": servers}, indent=2)
+    return json.dumps({"inputs": [token_input], "servers": servers}, indent=2)
 
 
 def _codex(entry: Mapping[str, Any]) -> str:
     lines = ["[mcp_servers.daybook]"]
     if "url" in entry:
-        lines += [f"url = {_text(entry['url'])}", f"bearer_token_env_var = {_text(TOKEN)}"]
+        lines += [f"url = {_text(entry['url'])}", f"bearer_token_env_var = {_text(TOKEN_VARIABLE)}"]
     else:
         arguments = ", ".join(map(_text, entry["args"]))
         lines += [f"command = {_text(entry['command'])}", f"args = [{arguments}]"]
@@ -78,26 +78,30 @@ def _opencode(entry: Mapping[str, Any]) -> str:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # a basic string of TOML is one of JSON
+    return json.dumps(value, ensure_ascii=False)  # JSON strings are valid TOML basic strings
 
 
 CLIENTS = {
-    "claude-code": Client(".mcp.json in the project", header=f"Bearer ${{{TOKEN}}}"),
-    "claude-desktop": Client("claude_desktop_config.json (Settings, Developer, Edit Config)"),
-    "codex": Client("~/.codex/config.toml", header=TOKEN, made=_codex),
-    "cursor": Client("~/.cursor/mcp.json", header=f"Bearer ${{env:{TOKEN}}}"),
-    "gemini-cli": Client("~/.gemini/settings.json", header=f"Bearer ${{{TOKEN}}}"),
-    "opencode": Client("opencode.json", header=f"Bearer {{env:{TOKEN}}}", made=_opencode),
-    "vscode": Client(".vscode/mcp.json", header="Bearer ${input:daybook-token}", made=_vscode),
-    "windsurf": Client("~/.codeium/windsurf/mcp_config.json", header=f"Bearer ${{env:{TOKEN}}}"),
-    "zed": Client("settings.json of Zed", key="context_servers"),
+    "claude-code": McpClient(".mcp.json in the project", header=f"Bearer ${{{TOKEN_VARIABLE}}}"),
+    "claude-desktop": McpClient("claude_desktop_config.json (Settings, Developer, Edit Config)"),
+    "codex": McpClient("~/.codex/config.toml", header=TOKEN_VARIABLE, made=_codex),
+    "cursor": McpClient("~/.cursor/mcp.json", header=f"Bearer ${{env:{TOKEN_VARIABLE}}}"),
+    "gemini-cli": McpClient("~/.gemini/settings.json", header=f"Bearer ${{{TOKEN_VARIABLE}}}"),
+    "opencode": McpClient(
+        "opencode.json", header=f"Bearer {{env:{TOKEN_VARIABLE}}}", made=_opencode
+    ),
+    "vscode": McpClient(".vscode/mcp.json", header="Bearer ${input:daybook-token}", made=_vscode),
+    "windsurf": McpClient(
+        "~/.codeium/windsurf/mcp_config.json", header=f"Bearer ${{env:{TOKEN_VARIABLE}}}"
+    ),
+    "zed": McpClient("settings.json of Zed", key="context_servers"),
 }
 
 _URL_KEY = {"gemini-cli": "httpUrl", "windsurf": "serverUrl"}
 
 
-def find(name: str) -> Client:
-    """The client of that name; raises `InvalidInput`."""
+def find(name: str) -> McpClient:
+    """Return the client of that name; raises `InvalidInput`."""
     if name not in CLIENTS:
         raise InvalidInput(
             "print_config", f'unknown client "{name}"', f"known: {', '.join(CLIENTS)}"
@@ -105,17 +109,19 @@ def find(name: str) -> Client:
     return CLIENTS[name]
 
 
-def over_stdio(name: str, arguments: list[str]) -> str:
-    """What the client's file holds to begin ``daybook mcp`` with these arguments."""
+def stdio_config(name: str, arguments: list[str]) -> str:
+    """Return the content of the client's file that starts ``daybook mcp`` with these arguments."""
     command, *first = _command()
     entry: dict[str, Any] = {"command": command, "args": [*first, "mcp", *arguments]}
-    if variables := {each: os.environ[each] for each in _PASSED if os.environ.get(each)}:
+    if variables := {each: os.environ[each] for each in _PASSED_VARIABLES if os.environ.get(each)}:
         entry["env"] = variables
     return _made(name, entry)
 
 
-def over_http(name: str, url: str) -> str:
-    """What the client's file holds to reach ``url`` with a token that it has from elsewhere."""
+def http_config(name: str, url: str) -> str:
+    """Return the content of the client's file that connects to ``url`` with a token held
+    elsewhere.
+    """
     client = find(name)
     if not client.header:
         raise InvalidInput("print_config", f"{name} has no place for a token", "leave out --http")
@@ -127,9 +133,9 @@ def over_http(name: str, url: str) -> str:
     return _made(name, entry)
 
 
-def left_out() -> list[str]:
-    """The variables that are set here and that no file of a client should hold."""
-    return [each for each in _NOT_PASSED if os.environ.get(each)]
+def omitted_variables() -> list[str]:
+    """Return the variables that are set here and that no client's file should hold."""
+    return [each for each in _SECRET_VARIABLES if os.environ.get(each)]
 
 
 def _made(name: str, entry: Mapping[str, Any]) -> str:
@@ -138,6 +144,6 @@ def _made(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _command() -> list[str]:
-    """The program, whole: a client that was begun from a desktop has no path to look for it."""
-    program = Path(sys.executable).with_name("daybook")
-    return [str(program)] if program.exists() else [sys.executable, "-P", "-m", "daybook"]
+    """Return the absolute command: a client started from a desktop has no PATH to find it."""
+    path = Path(sys.executable).with_name("daybook")
+    return [str(path)] if path.exists() else [sys.executable, "-P", "-m", "daybook"]

@@ -1,9 +1,9 @@
-"""The server over streamable HTTP, at `/mcp`, for who shows a token.
+"""The MCP server over streamable HTTP, at `/mcp`, for clients with a bearer token.
 
-Each request stands alone: no sessions that a strange token could take over, nothing to keep. So
-only POST is answered. The answer to `subscriptions/listen` is a stream, which lasts as long as its
-client, its token and this server; a client of before 2026-07-28 that asks for one by GET is told
-that there is none.
+Each request stands alone: there are no sessions that another token could take over and no state to
+keep, so only POST is answered. The answer to `subscriptions/listen` is a stream, which lasts as
+long as its client, its token and this server. A client of a protocol before 2026-07-28 that
+requests a stream by GET is refused (405).
 """
 
 from __future__ import annotations
@@ -25,46 +25,48 @@ from daybook.api import tokens
 from daybook.errors import LedgerError, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.mcp import server
-from daybook.mcp.resources import Context, Sessions
-from daybook.mcp.wakes import Wakes
+from daybook.mcp.resources import Context, SessionResources
+from daybook.mcp.wakes import WakeNotifier
 from daybook.operations import connections, web
 from daybook.operations.host_names import AllowedNames
 from daybook.owners import Actor
 
 PATH = "/mcp"
 
-LONGEST_BODY = 2**20
-"""Bytes of a request; it is read after the token is known."""
+MAX_BODY_BYTES = 2**20
+"""Bytes of a request's body, which is read after the token is verified."""
 
-MOST = connections.MAX_REQUESTS
-"""How many requests, streams included, are in progress at once; one more is answered 503."""
-OWNER = 40
-"""How many of them may be of one owner, whatever tokens it shows; one more is answered 429."""
-STREAMS = MOST // 2
-"""How many of them may be streams, which last: the others have room for their requests."""
-SHARE = 10
-"""How many of these may be of one owner."""
+MAX_REQUESTS = connections.MAX_REQUESTS
+"""How many requests, streams included, may be in progress; the next one is answered 503."""
+MAX_REQUESTS_PER_OWNER = 40
+"""How many of them one owner may have, with any of its tokens; the next one is answered 429."""
+MAX_STREAMS = MAX_REQUESTS // 2
+"""How many of them may be streams, which last: the rest is left for other requests."""
+MAX_STREAMS_PER_OWNER = 10
+"""How many of these streams one owner may have."""
 
 _ACTOR = "daybook.actor"
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _CLOSE = _HEADERS | {"connection": "close"}
 
 
-class Gate:
-    """ASGI middleware: what is let in, for a name that is ours, and for whom.
+class BearerGuard:
+    """ASGI middleware that checks the host name and the token, and sets the actor of the request.
 
-    Whoever shows no token, a wrong one or one that was removed reads the same answer.
+    Requests without a token, with a wrong one or with a removed one get the same answer.
     """
 
     def __init__(self, ledger: Ledger, names: AllowedNames) -> None:
         self._ledger, self._names = ledger, names
-        self.wakes = Wakes(lambda: nullcontext(ledger), STREAMS, SHARE)
-        self._application = _application(ledger, Sessions(_whose, self.wakes, self._still))
-        self._owners = connections.RequestSlots(MOST, OWNER)
+        self.wakes = WakeNotifier(lambda: nullcontext(ledger), MAX_STREAMS, MAX_STREAMS_PER_OWNER)
+        self._application = _application(
+            ledger, SessionResources(_actor_of, self.wakes, self._still_allowed)
+        )
+        self._owners = connections.RequestSlots(MAX_REQUESTS, MAX_REQUESTS_PER_OWNER)
 
     @property
     def owners(self) -> Mapping[str, int]:
-        """How many requests of each owner are in progress."""
+        """The number of requests in progress of each owner."""
         return self._owners.taken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +75,7 @@ class Gate:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        if (refused := await self._refused(scope)) is not None:
+        if (refused := await self._refusal(scope)) is not None:
             await refused(scope, receive, send)
             return
         owner = scope[_ACTOR].owner
@@ -81,19 +83,24 @@ class Gate:
             if free:
                 await self._application(scope, receive, send)
                 return
-        told = f"{OWNER} requests of {owner} are in progress already, which is its share"
-        await connections.unavailable(told, 429)(scope, receive, send)
+        message = (
+            f"{MAX_REQUESTS_PER_OWNER} requests of {owner} are in progress already, which is its "
+            "share"
+        )
+        await connections.unavailable(message, 429)(scope, receive, send)
 
-    async def _refused(self, scope: Scope) -> Response | None:
-        if why := self._names.refusal(scope):
-            return PlainTextResponse(f"{why}\n", 403, _CLOSE)
+    async def _refusal(self, scope: Scope) -> Response | None:
+        if reason := self._names.refusal(scope):
+            return PlainTextResponse(f"{reason}\n", 403, _CLOSE)
         try:
-            actor = await self._bearer(scope)
+            actor = await self._find_actor(scope)
         except (LedgerUnreachable, LedgerError):
             return PlainTextResponse("the ledger does not answer\n", 503, _CLOSE)
         if actor is None:
-            told = "a token is needed; the operator makes one: daybook tokens add --owner agent:…\n"
-            return PlainTextResponse(told, 401, _CLOSE | {"www-authenticate": "Bearer"})
+            message = (
+                "a token is needed; the operator makes one: daybook tokens add --owner agent:…\n"
+            )
+            return PlainTextResponse(message, 401, _CLOSE | {"www-authenticate": "Bearer"})
         if scope["path"].rstrip("/") != PATH:
             return PlainTextResponse(f"here is {PATH}\n", 404, _CLOSE)
         if scope["method"] != "POST":
@@ -101,30 +108,32 @@ class Gate:
         scope[_ACTOR] = actor
         return None
 
-    async def _still(self, context: Context) -> bool:
-        """Whether the bearer of the token that opened a stream would be let in now."""
+    async def _still_allowed(self, context: Context) -> bool:
+        """Return whether the token that opened a stream is still valid for the same actor."""
         assert context.request is not None
-        return await self._bearer(context.request.scope) == _whose(context)
+        return await self._find_actor(context.request.scope) == _actor_of(context)
 
-    async def _bearer(self, scope: Scope) -> Actor | None:
-        shown = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-        kind, _, token = (shown[0] if len(shown) == 1 else b"").partition(b" ")
+    async def _find_actor(self, scope: Scope) -> Actor | None:
+        credentials = [
+            value for name, value in scope["headers"] if name.lower() == b"authorization"
+        ]
+        kind, _, token = (credentials[0] if len(credentials) == 1 else b"").partition(b" ")
         if kind.lower() != b"bearer" or not token.strip():
             return None
         return await tokens.authenticate(self._ledger, token.strip().decode("latin-1"))
 
 
-def application(ledger: Ledger, names: AllowedNames) -> Gate:
-    """The application; it opens and closes ``ledger``, by which it knows tokens."""
-    return Gate(ledger, names)
+def application(ledger: Ledger, names: AllowedNames) -> BearerGuard:
+    """Return the application; it opens and closes ``ledger``, in which it looks up tokens."""
+    return BearerGuard(ledger, names)
 
 
-def _application(ledger: Ledger, sessions: Sessions) -> ASGIApp:
+def _application(ledger: Ledger, sessions: SessionResources) -> ASGIApp:
     manager = StreamableHTTPSessionManager(
-        server.make(_whose, sessions, keeps=False),
+        server.build_server(_actor_of, sessions, keeps=False),
         json_response=True,
         stateless=True,
-        max_request_body_size=LONGEST_BODY,
+        max_request_body_size=MAX_BODY_BYTES,
     )
 
     @asynccontextmanager
@@ -136,19 +145,20 @@ def _application(ledger: Ledger, sessions: Sessions) -> ASGIApp:
     return Starlette(routes=routes, lifespan=lifespan)
 
 
-def _whose(context: Context) -> Actor:
-    """That of the token, which the gate has written into the request."""
+def _actor_of(context: Context) -> Actor:
+    """Return the actor of the token, which `BearerGuard` has stored in the request's scope."""
     actor = context.request.scope[_ACTOR] if context.request is not None else None
     assert isinstance(actor, Actor)
     return actor
 
 
-def serving(
-    guarded: Gate, *, started: Callable[[], None] = lambda: None, **limits: Any
+def build_server(
+    guarded: BearerGuard, *, started: Callable[[], None] = lambda: None, **limits: Any
 ) -> uvicorn.Server:
-    """The server of it, with the limits of `connections.server_config`. As it ends, its streams do.
+    """Return the server of the application, with the limits of `connections.server_config`.
 
-    ``started`` is called when it listens and Ctrl-C ends it in order.
+    When it shuts down, it ends its streams. ``started`` is called when it listens and Ctrl-C stops
+    it in order.
     """
 
     class Server(uvicorn.Server):
@@ -165,16 +175,16 @@ def serving(
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:
-    """Listen until told to end; ``address`` is the ledger's. Raises `InvalidInput`."""
-    elsewhere = not web.is_local(host)
+    """Serve until told to stop; ``address`` is the ledger's. Raises `InvalidInput`."""
+    is_remote = not web.is_local(host)
     listener = web.listen(host, port)
-    known = [*names, host, *([socket.gethostname()] if elsewhere else [])]
-    guarded = application(Ledger(address), AllowedNames(known, any_address=elsewhere))
+    host_names = [*names, host, *([socket.gethostname()] if is_remote else [])]
+    guarded = application(Ledger(address), AllowedNames(host_names, any_address=is_remote))
 
-    def say() -> None:
+    def announce() -> None:
         print(f"MCP: {web.url(host, port)}{PATH}", file=sys.stderr, flush=True)
-        if elsewhere:
-            told = "Tokens come in as they are sent here: have a proxy with TLS in front."
-            print(told, file=sys.stderr, flush=True)
+        if is_remote:
+            message = "Tokens come in as they are sent here: have a proxy with TLS in front."
+            print(message, file=sys.stderr, flush=True)
 
-    await serving(guarded, started=say).serve(sockets=[listener])
+    await build_server(guarded, started=announce).serve(sockets=[listener])

@@ -1,12 +1,12 @@
-"""Task sessions as resources: `daybook://task-sessions/<name>`, listed, read, and subscribed to.
+"""Task sessions as MCP resources: `daybook://task-sessions/<name>`, listed, read and subscribed to.
 
 ::
 
     2026-07-28       subscriptions/listen ──► a stream of its own     stdio, HTTP
     before that      resources/subscribe ───► the one pipe            stdio
 
-Whoever subscribes is told when the session is woken (`wakes`). It is to be its own session: what
-one agent is woken for concerns no other.
+A subscribed client is notified when the session is woken (`wakes`). It may subscribe to its own
+sessions only: a wake of one agent does not concern another.
 """
 
 from __future__ import annotations
@@ -40,35 +40,38 @@ from mcp_types import (
 )
 
 from daybook.errors import DaybookError, NotFound
-from daybook.mcp.wakes import Held, Wakes
+from daybook.mcp.wakes import Subscription, WakeNotifier
 from daybook.owners import Actor, acting_as
 
-PREFIX = "daybook://task-sessions/"
+URI_PREFIX = "daybook://task-sessions/"
 
-URIS = 20
-"""So many resources one stream may be of."""
+MAX_URIS = 20
+"""How many resources one stream may cover."""
 
-BACKLOG = 8
-"""So much may lie before a client that does not read; it is let go then, and asks anew."""
+MAX_BUFFERED_EVENTS = 8
+"""How many events may wait for a client that does not read; then its stream ends, and the client
+has to subscribe again."""
 
 _JSON = "application/json"
 
 Context = ServerRequestContext[Any]
-Whose = Callable[[Context], Actor]
-Still = Callable[[Context], Awaitable[bool]]
-Answer = TypeVar("Answer")
+ActorOf = Callable[[Context], Actor]
+MayContinue = Callable[[Context], Awaitable[bool]]
+Result = TypeVar("Result")
 
 
-async def always(_: Context) -> bool:
-    """Whoever holds the pipe may."""
+async def always_allowed(_: Context) -> bool:
+    """Allow the client: the pipe has only one."""
     return True
 
 
-class Sessions:
+class SessionResources:
     """The handlers of one server. ``still`` says whether the client of a stream may keep it."""
 
-    def __init__(self, whose: Whose, wakes: Wakes, still: Still = always) -> None:
-        self._whose, self._wakes, self._still = whose, wakes, still
+    def __init__(
+        self, whose: ActorOf, wakes: WakeNotifier, still: MayContinue = always_allowed
+    ) -> None:
+        self._actor_of, self._wakes, self._may_continue = whose, wakes, still
         self._subscribed: dict[str, AsyncExitStack] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -77,70 +80,75 @@ class Sessions:
     ) -> ListResourcesResult:
         from daybook.api import tasks
 
-        with acting_as(self._whose(context)):
-            found = await _told(tasks.list_sessions())
-        return ListResourcesResult(resources=[_resource(each) for each in found])
+        with acting_as(self._actor_of(context)):
+            rows = await _translate_errors(tasks.list_sessions())
+        return ListResourcesResult(resources=[_resource(each) for each in rows])
 
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         from daybook.api import task_waits
 
-        with acting_as(self._whose(context)):
-            found = await self._found(params.uri)
-            shown = found | {"something_waits": await _told(task_waits.is_claimable(found["name"]))}
-        text = json.dumps(shown, ensure_ascii=False)
+        with acting_as(self._actor_of(context)):
+            row = await self._find(params.uri)
+            content = row | {
+                "something_waits": await _translate_errors(task_waits.is_claimable(row["name"]))
+            }
+        text = json.dumps(content, ensure_ascii=False)
         contents = TextResourceContents(uri=params.uri, mime_type=_JSON, text=text)
         return ReadResourceResult(contents=[contents])
 
     async def listen(
         self, context: Context, params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
-        """A stream that ends when its client goes, or may not have it any more.
+        """Serve a stream that ends when its client disconnects or may no longer have it.
 
-        One of nothing would take a place for nothing.
+        A stream without resources is refused: it would occupy a slot for nothing.
         """
-        wanted = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
-        if not wanted:
-            told = f"name the resource of a session of yours ({PREFIX}…); nothing else changes here"
-            raise MCPError(INVALID_PARAMS, told)
-        if len(wanted) > URIS:
-            raise MCPError(INVALID_PARAMS, f"a stream is of {URIS} resources at most")
+        uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
+        if not uris:
+            message = f"name the resource of a session of yours ({URI_PREFIX}…); nothing else changes here"
+            raise MCPError(INVALID_PARAMS, message)
+        if len(uris) > MAX_URIS:
+            raise MCPError(INVALID_PARAMS, f"a stream is of {MAX_URIS} resources at most")
         bus = InMemorySubscriptionBus()
 
         async def tell(uri: str) -> None:
             await bus.publish(ResourceUpdated(uri))
 
-        stream = ListenHandler(bus, max_buffered_events=BACKLOG)
-        held = await self._held(context, wanted, tell, stream.close)
-        # Nothing else ever changes here.
-        only = SubscriptionFilter(resource_subscriptions=list(held.uris.values()))
-        async with _holding(self._wakes, held):
-            return await stream(context, params.model_copy(update={"notifications": only}))
+        stream = ListenHandler(bus, max_buffered_events=MAX_BUFFERED_EVENTS)
+        subscription = await self._subscription(context, uris, tell, stream.close)
+        # No other notification ever occurs.
+        notifications = SubscriptionFilter(resource_subscriptions=list(subscription.uris.values()))
+        async with _subscribed_for(self._wakes, subscription):
+            return await stream(context, params.model_copy(update={"notifications": notifications}))
 
     async def subscribe(self, context: Context, params: SubscribeRequestParams) -> EmptyResult:
         if params.uri not in self._subscribed:
-            tell, drop = context.session.send_resource_updated, partial(self._drop, params.uri)
-            held = await self._held(context, [params.uri], tell, drop)
+            tell, end = (
+                context.session.send_resource_updated,
+                partial(self._unsubscribe_soon, params.uri),
+            )
+            subscription = await self._subscription(context, [params.uri], tell, end)
             stack = AsyncExitStack()
-            await stack.enter_async_context(_holding(self._wakes, held))
+            await stack.enter_async_context(_subscribed_for(self._wakes, subscription))
             self._subscribed[params.uri] = stack
         return EmptyResult()
 
     async def unsubscribe(self, _: Context, params: UnsubscribeRequestParams) -> EmptyResult:
-        await self._left(params.uri)
+        await self._unsubscribe(params.uri)
         return EmptyResult()
 
     async def close(self) -> None:
-        """The client has gone."""
+        """Remove all subscriptions: the client has disconnected."""
         for uri in list(self._subscribed):
-            await self._left(uri)
+            await self._unsubscribe(uri)
 
-    # --- of one request
+    # --- helpers of one request
 
-    async def _found(self, uri: str) -> dict[str, Any]:
-        """The session of that URI, whoever asks may see. Raises `MCPError`."""
+    async def _find(self, uri: str) -> dict[str, Any]:
+        """Find the session of that URI, if the actor may see it. Raises `MCPError`."""
         from daybook.api import tasks
 
-        name = unquote(uri.removeprefix(PREFIX)) if uri.startswith(PREFIX) else ""
+        name = unquote(uri.removeprefix(URI_PREFIX)) if uri.startswith(URI_PREFIX) else ""
         try:
             return await tasks.find_session(name)
         except NotFound:
@@ -148,43 +156,43 @@ class Sessions:
         except DaybookError as error:
             raise MCPError(INTERNAL_ERROR, str(error)) from None
 
-    async def _held(
+    async def _subscription(
         self,
         context: Context,
         wanted: Iterable[str],
         tell: Callable[[str], Awaitable[None]],
         end: Callable[[], None],
-    ) -> Held:
-        """Who waits for these; raises `MCPError` for one that is not its own."""
-        actor, uris = self._whose(context), {}
+    ) -> Subscription:
+        """Build a subscription to these sessions; raises `MCPError` for one of another owner."""
+        actor, uris = self._actor_of(context), {}
         with acting_as(actor):
             for each in wanted:
-                found = await self._found(each)
-                if found["owner"] != actor.owner:  # the operator sees it, and is not woken for it
-                    owner = found["owner"]
-                    raise MCPError(INVALID_PARAMS, f"{found['name']!r} is the session of {owner}")
-                uris[found["id"]] = each
-        return Held(actor, uris, tell, partial(self._still, context), end)
+                row = await self._find(each)
+                if row["owner"] != actor.owner:  # the operator sees it, but is not notified
+                    owner = row["owner"]
+                    raise MCPError(INVALID_PARAMS, f"{row['name']!r} is the session of {owner}")
+                uris[row["id"]] = each
+        return Subscription(actor, uris, tell, partial(self._may_continue, context), end)
 
-    def _drop(self, uri: str) -> None:
-        self._ending.add(task := asyncio.create_task(self._left(uri)))
+    def _unsubscribe_soon(self, uri: str) -> None:
+        self._ending.add(task := asyncio.create_task(self._unsubscribe(uri)))
         task.add_done_callback(self._ending.discard)
 
-    async def _left(self, uri: str) -> None:
+    async def _unsubscribe(self, uri: str) -> None:
         if (stack := self._subscribed.pop(uri, None)) is not None:
             await stack.aclose()
 
 
 @asynccontextmanager
-async def _holding(wakes: Wakes, held: Held) -> AsyncIterator[None]:
-    """As `Wakes.holding`, for the wire."""
+async def _subscribed_for(wakes: WakeNotifier, held: Subscription) -> AsyncIterator[None]:
+    """Hold a subscription as `WakeNotifier.holding` does, with errors of the protocol."""
     async with AsyncExitStack() as stack:
-        await _told(stack.enter_async_context(wakes.holding(held)))
+        await _translate_errors(stack.enter_async_context(wakes.holding(held)))
         yield
 
 
-async def _told(work: Awaitable[Answer]) -> Answer:
-    """What Daybook refuses, in its words."""
+async def _translate_errors(work: Awaitable[Result]) -> Result:
+    """Await ``work``, and raise Daybook's errors as errors of the protocol."""
     try:
         return await work
     except NotFound as error:
@@ -193,16 +201,16 @@ async def _told(work: Awaitable[Answer]) -> Answer:
         raise MCPError(INTERNAL_ERROR, str(error)) from None
 
 
-def uri(name: str) -> str:
-    """That of the session of this name."""
-    return PREFIX + quote(name, safe="")
+def session_uri(name: str) -> str:
+    """Return the URI of the session of this name."""
+    return URI_PREFIX + quote(name, safe="")
 
 
 def _resource(found: dict[str, Any]) -> Resource:
-    has = ", ".join(found["capabilities"]) or "none"
+    names = ", ".join(found["capabilities"]) or "none"
     return Resource(
         name=found["name"],
-        uri=uri(found["name"]),
-        description=f"Task session of {found['agent'] or found['owner']}; capabilities: {has}",
+        uri=session_uri(found["name"]),
+        description=f"Task session of {found['agent'] or found['owner']}; capabilities: {names}",
         mime_type=_JSON,
     )

@@ -1,6 +1,7 @@
-"""The server, whatever carries it: it lists the tools and calls them, for whom `Whose` says.
+"""The MCP server on any transport: lists the tools, and calls them as the actor that `ActorOf`
+returns.
 
-Beside them it has the task sessions as resources (`resources`).
+It also serves the task sessions as resources (`resources`).
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from mcp_types import Tool as Listed
 
 from daybook import __version__, toolbox
 from daybook.agents.base import Tool
-from daybook.mcp.resources import Context, Sessions, Whose
+from daybook.mcp.resources import ActorOf, Context, SessionResources
 from daybook.owners import acting_as
 from daybook.toolbox import ToolAnswer
 
-NAME = "daybook"
+SERVER_NAME = "daybook"
 
 INSTRUCTIONS = (
     "Daybook runs prompts, webhooks and tool calls on a schedule and keeps the book of what became "
@@ -37,21 +38,21 @@ INSTRUCTIONS = (
 )
 
 _DESTRUCTIVE = {"cron_update", "cron_remove", "cron_cancel"}
-_TWICE_IS_ONCE = {"cron_update", "cron_enable", "cron_disable", "task_heartbeat"} | {
+_IDEMPOTENT = {"cron_update", "cron_enable", "cron_disable", "task_heartbeat"} | {
     "task_session_register",
     "task_session_report",
 }
-_OF_OTHERS = {"cron_trigger", "task_next"}
-"""Tools that lead to what is not Daybook's own."""
-_WAITS = {"task_next"}
-"""Tools that may wait, and do something then: not for who has gone."""
+_OPEN_WORLD = {"cron_trigger", "task_next"}
+"""Tools that affect systems other than Daybook."""
+_CANCELLED_ON_DISCONNECT = {"task_next"}
+"""Tools that may wait and then change something: cancelled if the client disconnects."""
 
 
-def make(whose: Whose, sessions: Sessions, *, keeps: bool) -> Server[Any]:
-    """A server that does what each request asks for as ``whose`` of it.
+def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> Server[Any]:
+    """Return a server that handles each request as the actor that ``whose`` returns for it.
 
-    ``keeps``: a connection stays after a request, so that a client of before 2026-07-28 can be
-    told something.
+    ``keeps``: the connection stays open after a request, so that a client of a protocol before
+    2026-07-28 can be notified.
     """
 
     async def listed(_: Context, __: PaginatedRequestParams | None) -> ListToolsResult:
@@ -60,12 +61,16 @@ def make(whose: Whose, sessions: Sessions, *, keeps: bool) -> Server[Any]:
     async def called(context: Context, params: CallToolRequestParams) -> CallToolResult:
         with acting_as(whose(context)):
             work = toolbox.call(params.name, params.arguments)
-            answer = await (_for_who_is_there(context, work) if params.name in _WAITS else work)
+            answer = await (
+                _until_disconnected(context, work)
+                if params.name in _CANCELLED_ON_DISCONNECT
+                else work
+            )
         text = TextContent(type="text", text=answer.text)
         return CallToolResult(content=[text], is_error=answer.refused)
 
     return Server(
-        NAME,
+        SERVER_NAME,
         version=__version__,
         title="Daybook",
         instructions=INSTRUCTIONS,
@@ -79,39 +84,42 @@ def make(whose: Whose, sessions: Sessions, *, keeps: bool) -> Server[Any]:
     )
 
 
-async def _for_who_is_there(context: Context, work: Awaitable[ToolAnswer]) -> ToolAnswer:
-    """The answer of ``work``, which is ended where its request's client goes.
+async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> ToolAnswer:
+    """Return the answer of ``work``, which is cancelled if the request's client disconnects.
 
-    Where there is no request there is one client, and its end is the server's.
+    Without a request there is only one client, and its end is the server's.
     """
     request = context.request
     if request is None:
         return await work
-    doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    task, disconnect = (
+        asyncio.ensure_future(work),
+        asyncio.ensure_future(_wait_for_disconnect(request)),
+    )
     try:
-        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        gone.cancel()
-        doing.cancel()  # once: it has connections to close
-        await asyncio.wait({doing, gone})
-    return ToolAnswer("the client has gone", refused=True) if doing.cancelled() else doing.result()
+        disconnect.cancel()
+        task.cancel()  # only once: the task has connections to close
+        await asyncio.wait({task, disconnect})
+    return ToolAnswer("the client has gone", refused=True) if task.cancelled() else task.result()
 
 
-async def _gone(request: Any) -> None:
+async def _wait_for_disconnect(request: Any) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _listed(tool: Tool) -> Listed:
-    about = ToolAnnotations(
+    annotations = ToolAnnotations(
         read_only_hint=tool.read_only,
         destructive_hint=tool.name in _DESTRUCTIVE,
-        idempotent_hint=tool.read_only or tool.name in _TWICE_IS_ONCE,
-        open_world_hint=tool.name in _OF_OTHERS,
+        idempotent_hint=tool.read_only or tool.name in _IDEMPOTENT,
+        open_world_hint=tool.name in _OPEN_WORLD,
     )
     return Listed(
         name=tool.name,
         description=tool.description,
         input_schema=tool.schema,
-        annotations=about,
+        annotations=annotations,
     )

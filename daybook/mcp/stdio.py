@@ -1,4 +1,4 @@
-"""The server over the pipes of this process, until its client closes them."""
+"""The MCP server over the pipes of this process, until its client closes them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from typing import TYPE_CHECKING
 from mcp.server.stdio import stdio_server
 
 from daybook.mcp import server
-from daybook.mcp.resources import Sessions
-from daybook.mcp.wakes import Wakes
+from daybook.mcp.resources import SessionResources
+from daybook.mcp.wakes import WakeNotifier
 from daybook.owners import Actor
 
 if TYPE_CHECKING:
     from daybook.ledger.engine import Ledger
 
-MOST = 20
-"""So many subscriptions one client may have."""
+MAX_SUBSCRIPTIONS = 20
+"""How many subscriptions the client may have."""
 
 
 async def serve(actor: Actor) -> None:
-    """Serve one client as ``actor``. Meanwhile file 1 is stderr, and only the protocol's is stdout.
+    """Serve one client as ``actor``. Meanwhile fd 1 is stderr, and only the protocol writes to
+    stdout.
 
-    What is at work when the client goes is cancelled; what is stored stays whole.
+    When the client disconnects, running work is cancelled; stored data stays consistent.
     """
-    sessions = Sessions(lambda _: actor, Wakes(_ledger, MOST, MOST))
-    ours = server.make(lambda _: actor, sessions, keeps=True)
+    sessions = SessionResources(
+        lambda _: actor, WakeNotifier(_ledger, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS)
+    )
+    mcp_server = server.build_server(lambda _: actor, sessions, keeps=True)
     try:
         async with stdio_server() as (reads, writes):
-            await ours.run(reads, writes, ours.create_initialization_options())
+            await mcp_server.run(reads, writes, mcp_server.create_initialization_options())
     finally:
         await sessions.close()
 

@@ -1,17 +1,18 @@
-"""Telling connected clients that task sessions of theirs are woken.
+"""Notification of connected clients when their task sessions are woken.
 
 ::
 
-    a client subscribes ──► Held ──► connected_until      a lease, renewed in time
+    a client subscribes ──► Subscription ──► connected_until      a lease, renewed in time
                              │
     a cycle writes a row of ─┴─► claim ──► the client ──► delivered
-    the lane task-session:…        └── it has gone: failed; the next cycle takes another way
+    the destination queue          └── disconnected: failed; the next cycle notifies another way
+    task-session:…
 
-Only while somebody is held is the ledger looked at: each second for what is pending. A client whose
-token was removed, or whose session is gone or another's, is let go at the next renewal. Who is
-killed leaves sessions that count as connected until their lease is over, and a wake that the cycle
-gives up then. One that does not take what it is told delays nobody: each is told by itself, and the
-renewals go on beside.
+Only while there are subscriptions is the ledger polled: each second for pending rows. At the next
+renewal, a subscription is ended if its token was removed, or if its session is gone or belongs to
+another owner. A killed process leaves sessions that count as connected until their lease ends; the
+cycle then gives up a wake that the process had claimed. A client that does not read delays no
+other: each is notified in a task of its own, and the renewals continue meanwhile.
 """
 
 from __future__ import annotations
@@ -40,30 +41,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0
-"""Seconds between two looks for what is to be told."""
-WITHIN = 10.0
-"""Seconds in which a client takes what it is told."""
-LAST_WORDS = 5.0
-"""Seconds in which it is noted that a client has gone."""
-AT_ONCE = 100
-GONE = "its client has gone"
+POLL_INTERVAL_SECONDS = 1.0
+"""How often pending rows are looked up."""
+NOTIFY_TIMEOUT_SECONDS = 10.0
+"""How long a client may take to accept a notification."""
+DISCONNECT_TIMEOUT_SECONDS = 5.0
+"""How long recording that a client has disconnected may take."""
+MAX_CLAIMED_ROWS = 100
+CLIENT_GONE_REASON = "its client has gone"
 
-Opened = Callable[[], "AbstractAsyncContextManager[Ledger]"]
+OpenLedger = Callable[[], "AbstractAsyncContextManager[Ledger]"]
 Work = Callable[["Ledger"], Awaitable[None]]
 
 
-class TooMany(DaybookError):
-    """No more clients are held, or no more of this owner."""
+class TooManyClients(DaybookError):
+    """No more clients can subscribe, or no more of this owner."""
 
     code = "too_many"
 
 
 @dataclass(eq=False)
-class Held:
-    """A client that waits to be told of its sessions, of at least one: their URIs by their ids.
+class Subscription:
+    """A client's subscription to at least one of its sessions; ``uris`` are their URIs by their
+    ids.
 
-    ``allowed`` says whether it may wait on, ``end`` lets it go.
+    ``allowed`` says whether the client may stay subscribed, ``end`` ends its subscription.
     """
 
     actor: Actor
@@ -73,140 +75,166 @@ class Held:
     end: Callable[[], None]
 
 
-class Wakes:
-    """Who is told in this process; ``opened`` gives the ledger.
+class WakeNotifier:
+    """The subscriptions of this process, and their notifications; ``opened`` opens the ledger.
 
-    At most ``most`` at once, and ``share`` of one owner, so that none takes the places of all.
+    At most ``most`` at once, and ``share`` of one owner, so that no owner can take all.
     """
 
-    def __init__(self, opened: Opened, most: int, share: int) -> None:
-        self._opened, self._most, self._share = opened, most, share
-        self._held: list[Held] = []
+    def __init__(self, opened: OpenLedger, most: int, share: int) -> None:
+        self._opened, self._most, self._most_per_owner = opened, most, share
+        self._held: list[Subscription] = []
         self._at_work: dict[str, asyncio.Task[None]] = {}
-        self._telling: set[asyncio.Task[DeliveryResult]] = set()
+        self._deliveries: set[asyncio.Task[DeliveryResult]] = set()
         self._writes = asyncio.Lock()
         self._name = f"mcp:{socket.gethostname()}:{os.getpid()}"
 
     @asynccontextmanager
-    async def holding(self, held: Held) -> AsyncIterator[None]:
-        """Count its sessions as connected inside, and tell it of them.
+    async def holding(self, held: Subscription) -> AsyncIterator[None]:
+        """Count the client's sessions as connected inside the context, and notify it of their
+        wakes.
 
-        Raises `TooMany`, and `LedgerUnreachable`.
+        Raises `TooManyClients` and `LedgerUnreachable`.
         """
         if len(self._held) >= self._most:
-            raise TooMany(f"{self._most} clients wait here already; task_next can wait as well")
-        if sum(each.actor.owner == held.actor.owner for each in self._held) >= self._share:
-            told = (
-                f"{self._share} streams of {held.actor.owner} are open already, which is its share"
+            raise TooManyClients(
+                f"{self._most} clients wait here already; task_next can wait as well"
             )
-            raise TooMany(f"{told}; one stream can name several sessions")
+        if sum(each.actor.owner == held.actor.owner for each in self._held) >= self._most_per_owner:
+            message = (
+                f"{self._most_per_owner} streams of {held.actor.owner} are open already, "
+                "which is its share"
+            )
+            raise TooManyClients(f"{message}; one stream can name several sessions")
         self._held.append(held)
         try:
             with anyio.CancelScope(shield=True):
                 async with self._opened() as ledger:
-                    await _connected(ledger, held.actor, held.uris, TIMING.subscription_lease)
-            for do, every in (
+                    await _set_connected_until(
+                        ledger, held.actor, held.uris, TIMING.subscription_lease
+                    )
+            for work, interval in (
                 (self._send, 0.0),
                 (self._renew, TIMING.subscription_lease_renewal.total_seconds()),
             ):
-                if do.__name__ not in self._at_work:
-                    self._at_work[do.__name__] = asyncio.create_task(self._work(do, every))
+                if work.__name__ not in self._at_work:
+                    self._at_work[work.__name__] = asyncio.create_task(self._work(work, interval))
             yield
         finally:
             self._held.remove(held)
-            await self._left(held)
+            await self._mark_disconnected(held)
 
     def end(self) -> None:
-        """Let all of them go."""
+        """End all subscriptions."""
         for each in list(self._held):
             each.end()
 
-    async def _left(self, held: Held) -> None:
-        """Other ways are taken from now on to wake its sessions, and not only once it is missed."""
+    async def _mark_disconnected(self, held: Subscription) -> None:
+        """Mark the sessions as disconnected at once, so that they are woken another way without a
+        failed try.
+        """
         with anyio.CancelScope(shield=True), suppress(TimeoutError, DaybookError):
-            async with asyncio.timeout(LAST_WORDS), self._writes, self._opened() as ledger:
-                if gone := [each for each in held.uris if each not in self._of_sessions()]:
-                    await _connected(ledger, held.actor, gone, timedelta(0))
+            async with (
+                asyncio.timeout(DISCONNECT_TIMEOUT_SECONDS),
+                self._writes,
+                self._opened() as ledger,
+            ):
+                if ids := [each for each in held.uris if each not in self._by_session()]:
+                    await _set_connected_until(ledger, held.actor, ids, timedelta(0))
 
-    def _of_sessions(self) -> dict[str, list[Held]]:
-        found: dict[str, list[Held]] = {}
+    def _by_session(self) -> dict[str, list[Subscription]]:
+        by_session: dict[str, list[Subscription]] = {}
         for held in self._held:
             for id_ in held.uris:
-                found.setdefault(id_, []).append(held)
-        return found
+                by_session.setdefault(id_, []).append(held)
+        return by_session
 
     async def _work(self, do: Work, every: float) -> None:
-        """Until nobody is held; it is not cancelled, which might be in the middle of a write."""
-        while self._goes_on():
+        """Repeat until there is no subscription; not cancelled, which could interrupt a write."""
+        while self._is_needed():
             try:
                 async with self._opened() as ledger:
-                    await self._again(do, every, ledger)
+                    await self._repeat(do, every, ledger)
             except DaybookError as error:
                 log.warning("nobody can be woken now: %s", error, extra={"action": "wakes_away"})
             except Exception:
                 log.exception("waking failed", extra={"action": "wakes_failed"})
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
         del self._at_work[do.__name__]
 
-    async def _again(self, do: Work, every: float, ledger: Ledger) -> None:
+    async def _repeat(self, do: Work, every: float, ledger: Ledger) -> None:
         done = time.monotonic()
-        while self._goes_on():
-            await asyncio.sleep(LOOK)
+        while self._is_needed():
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
             if time.monotonic() - done >= every:
                 done = time.monotonic()
                 await do(ledger)
 
-    def _goes_on(self) -> bool:
-        return bool(self._held or self._telling)
+    def _is_needed(self) -> bool:
+        return bool(self._held or self._deliveries)
 
     async def _renew(self, ledger: Ledger) -> None:
         from daybook.tasks import sessions
 
-        for held in list(self._held):
-            with acting_as(held.actor):
+        for subscription in list(self._held):
+            with acting_as(subscription.actor):
                 async with ledger.read() as session:
-                    there = {row.id for row in await sessions.visible_sessions(session)}
-            if not there.issuperset(held.uris) or not await held.allowed():
-                held.end()
+                    session_ids = {row.id for row in await sessions.visible_sessions(session)}
+            if not session_ids.issuperset(subscription.uris) or not await subscription.allowed():
+                subscription.end()
                 continue
             async with self._writes:
-                if held in self._held:
-                    await _connected(ledger, held.actor, held.uris, TIMING.subscription_lease)
+                if subscription in self._held:
+                    await _set_connected_until(
+                        ledger, subscription.actor, subscription.uris, TIMING.subscription_lease
+                    )
 
     async def _send(self, ledger: Ledger) -> None:
-        """Begin to tell what is pending for those that are held now; note what was told."""
+        """Start to deliver the pending rows of the current subscriptions; record the finished
+        deliveries.
+        """
         from daybook.delivery import outbox, sending
 
-        lanes = {outbox.queue_of_task_session(id_): id_ for id_ in self._of_sessions()}
+        lanes = {outbox.queue_of_task_session(id_): id_ for id_ in self._by_session()}
         due = await sending.next_due(ledger, lanes.__contains__)
-        if due is not None and due <= ledger.now():  # else without a write
-            rows = await sending.claim(ledger, self._name, most=AT_ONCE, wanted=lanes.__contains__)
-            telling = [self._tell(row, lanes[row.lane]) for row in rows]
-            self._telling.update(asyncio.create_task(each) for each in telling)
-        if self._telling:  # who takes it at once is noted at once, together
-            done, self._telling = await asyncio.wait(self._telling, timeout=LOOK)
+        if due is not None and due <= ledger.now():  # otherwise nothing is written
+            rows = await sending.claim(
+                ledger, self._name, most=MAX_CLAIMED_ROWS, wanted=lanes.__contains__
+            )
+            deliveries = [self._deliver(row, lanes[row.lane]) for row in rows]
+            self._deliveries.update(asyncio.create_task(each) for each in deliveries)
+        if self._deliveries:  # clients that accept at once are recorded at once, together
+            done, self._deliveries = await asyncio.wait(
+                self._deliveries, timeout=POLL_INTERVAL_SECONDS
+            )
             await sending.record(ledger, [each.result() for each in done])
 
-    async def _tell(self, row: OutboxRow, id_: str) -> DeliveryResult:
-        """Everybody that is held for the session; delivered if one of them took it."""
+    async def _deliver(self, row: OutboxRow, id_: str) -> DeliveryResult:
+        """Notify all subscribers of the session; delivered if one of them accepted it."""
         from daybook.delivery.sending import DeliveryResult
         from daybook.ledger.states import Delivery
 
-        began = time.perf_counter()
-        held = self._of_sessions().get(id_, ())
-        told = any(await asyncio.gather(*(_told(each, id_) for each in held)))
-        seconds = time.perf_counter() - began
-        if told:
+        started_at = time.perf_counter()
+        subscriptions = self._by_session().get(id_, ())
+        delivered = any(await asyncio.gather(*(_notified(each, id_) for each in subscriptions)))
+        seconds = time.perf_counter() - started_at
+        if delivered:
             return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, seconds)
         return DeliveryResult(
-            row.id, row.fence, Delivery.FAILED, None, seconds, error=GONE, went_out=False
+            row.id,
+            row.fence,
+            Delivery.FAILED,
+            None,
+            seconds,
+            error=CLIENT_GONE_REASON,
+            went_out=False,
         )
 
 
-async def _told(held: Held, id_: str) -> bool:
-    """Whether it was."""
+async def _notified(held: Subscription, id_: str) -> bool:
+    """Notify one client; return whether it accepted."""
     try:
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(NOTIFY_TIMEOUT_SECONDS):
             await held.tell(held.uris[id_])
     except Exception as error:
         log.warning("a client was not told: %r", error, extra={"action": "wake_untold"})
@@ -214,7 +242,9 @@ async def _told(held: Held, id_: str) -> bool:
     return True
 
 
-async def _connected(ledger: Ledger, actor: Actor, ids: Iterable[str], lease: timedelta) -> None:
+async def _set_connected_until(
+    ledger: Ledger, actor: Actor, ids: Iterable[str], lease: timedelta
+) -> None:
     from daybook.tasks import sessions
 
     with acting_as(actor):

@@ -46,7 +46,7 @@ async def _first_agent(client: PrefectClient) -> list[str]:
     """Create the agent `default`: a model if the environment has a provider's key, else offline."""
     from daybook.agents import documents, kinds, providers
 
-    if found := providers.first():
+    if found := providers.find_key():
         settings = {"model": found.model, "api_key": found.key}
         if await documents.ensure_default(client, kinds.MODEL.slug, settings):
             return [

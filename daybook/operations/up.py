@@ -158,7 +158,7 @@ async def detach(talk: UpReporter, within: float = 180.0) -> None:
     if child.poll() is None:
         child.terminate()
         child.wait()
-    raise DaybookError(f"it did not start:\n{children.tail_of(log, log_start)}")
+    raise DaybookError(f"it did not start:\n{children.read_tail(log, log_start)}")
 
 
 async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:

@@ -83,10 +83,10 @@ class Child:
 
     def tail(self, lines: int = 20) -> str:
         """Return the last lines that it printed since its start, for an error message."""
-        return tail_of(self.log, self._log_from, lines)
+        return read_tail(self.log, self._log_from, lines)
 
 
-def tail_of(log: Path, begins: int, lines: int = 20) -> str:
+def read_tail(log: Path, begins: int, lines: int = 20) -> str:
     """Return the last lines of ``log`` from byte ``begins`` on."""
     try:
         with log.open("rb") as file:

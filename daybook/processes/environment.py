@@ -74,7 +74,7 @@ def check(names: Iterable[str]) -> None:
             raise ValueError(f"{shown} is never passed on; PREFECT_… and DAYBOOK_… stay here")
 
 
-def allowed(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
+def select(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables among ``names`` that are set in ``given`` (default: this process)."""
     source = os.environ if given is None else given
     return {name: source[name] for name in names if name in source}

@@ -28,7 +28,7 @@ from daybook.toolbox.invocation import guarded
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from daybook.agents.model_tools import Offered
+    from daybook.agents.model_tools import OfferedTools
 
 DEFAULT_AGENT = "program"
 """The agent for which they act if neither the program nor its context names one."""
@@ -36,7 +36,7 @@ MAX_ARGUMENT_RETRIES = 3
 """Maximum number of times that a model may repeat a call whose arguments are not an object."""
 
 
-def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> Offered:
+def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> OfferedTools:
     """Return Daybook's tools as a toolset of pydantic-ai::
 
         agent = pydantic_ai.Agent("openai:gpt-5", toolsets=[daybook.toolset(agent="researcher")])
@@ -46,9 +46,9 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
     it acts. ``tools`` are the names of the tools to offer; the default is all. The model receives a
     tool's error as text. Raise `InvalidInput` for an unknown tool name.
     """
-    from daybook.agents.model_tools import Offered
+    from daybook.agents.model_tools import OfferedTools
 
-    class Toolset(Offered):
+    class Toolset(OfferedTools):
         @property
         def id(self) -> str:
             return "daybook"

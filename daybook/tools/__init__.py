@@ -1,23 +1,24 @@
-"""What a job calls: Python tools, and the tools of MCP servers (requirement 37).
+"""Tools that a job or an agent calls: Python tools, and the tools of MCP servers.
 
 ::
 
     catalog.find ─► the tool: its description and its schema ─► schemas.mismatch
                        │                                              │
-    calls.prepare ─────┴──► secrets filled in, params judged, connected
+    calls.prepare ─────┴──► fill in secrets, validate params, connect
                                                                       │
-    calls.call ────────────────────────────► called once, and closed ◄┘
+    calls.call ────────────────────────────► call once, and close ◄───┘
 
 - A Python tool is an entry point of the group ``daybook.tools`` (`python_tools`).
-- A server is a saved block (`server_blocks`), a program (`stdio`) or an address (`http`), or an
-  address in the job itself.
-- `connection` is the MCP client over either. `wire` knows, beneath the protocol, what was sent and
-  what was answered: of that depends whether a call may be repeated (rule 4 of `docs/promise.md`).
-- `held` keeps a connection while an agent answers, for as many calls as it makes.
+- A server is a saved block (`server_blocks`), which is a program (`stdio`) or an address (`http`),
+  or an address in the job itself.
+- `connection` is the MCP client over either. `wire` tracks, below the protocol, what was sent and
+  answered: that decides whether a call may be repeated (promise 4: a call that was sent and not
+  answered is `unknown` unless the job is idempotent).
+- `pool` keeps a connection open while an agent answers, for all calls that it makes.
 
-Nothing that a server says is trusted: its names, its schemas, the length of what it sends.
+Nothing that a server sends is trusted: its names, its schemas, the length of its messages.
 
-Who writes a Python tool imports `daybook.errors.Temporary` and `occurrence`.
+Authors of Python tools import `daybook.errors.Temporary` and `occurrence`.
 """
 
 from daybook.tools.context import occurrence

@@ -1,4 +1,4 @@
-"""What a tool answered, as a run keeps it: a text, and JSON beside it. Both are bounded."""
+"""A tool's answer as a run stores it: a text and a JSON value, both bounded."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from daybook.http.request import MAX_BODY_BYTES
 if TYPE_CHECKING:
     from mcp_types import CallToolResult
 
-Hide = Callable[[str], str]
-"""Takes the secrets out of a text: before it is cut, as a part of one would not be found."""
+HideSecrets = Callable[[str], str]
+"""Replaces the secrets in a text. Called before the text is cut: a part of a secret is not
+found."""
 
-DEEPEST = 100
-"""How many lists and objects may stand in each other, so that all who write it down can."""
+MAX_DEPTH = 100
+"""How many lists and objects may be nested, so that every writer can serialize the value."""
 
 
 @dataclass(frozen=True)
-class Text:
-    """``kept`` is at most `MAX_BODY_BYTES` bytes long; ``remark`` says that it was cut."""
+class BoundedText:
+    """A text of at most `MAX_BODY_BYTES` bytes in ``kept``; ``remark`` says that it was cut."""
 
     kept: str
     remark: str = ""
 
     @classmethod
-    def of(cls, text: str, hide: Hide) -> Text:
+    def of(cls, text: str, hide: HideSecrets) -> BoundedText:
         text = hide(text)
         data = text.encode(errors="replace")
         if len(data) <= MAX_BODY_BYTES:
@@ -38,30 +39,32 @@ class Text:
         return cls(kept, f"cut: longer than the {MAX_BODY_BYTES:,} bytes that are kept")
 
 
-def of_value(value: Any, hide: Hide = str) -> tuple[Text, Any]:
-    """Of what a Python function returned: a text as it is, nothing as none, the rest as JSON."""
+def from_python(value: Any, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
+    """Convert a Python function's return value: a text unchanged, None as none, the rest as
+    JSON.
+    """
     try:
-        written = to_json(value, inf_nan_mode="strings", bytes_mode="base64", fallback=repr)
-        plain = from_json(written)
-    except (ValueError, RecursionError):  # it holds itself, or is deeper than anybody reads
+        encoded = to_json(value, inf_nan_mode="strings", bytes_mode="base64", fallback=repr)
+        plain = from_json(encoded)
+    except (ValueError, RecursionError):  # it contains itself, or is nested too deep
         plain = repr(value)
     if plain is None:
-        return Text(""), None
-    text = Text.of(plain if isinstance(plain, str) else _written(plain) or repr(value), hide)
+        return BoundedText(""), None
+    text = BoundedText.of(plain if isinstance(plain, str) else _to_json(plain) or repr(value), hide)
     return text, _bounded(plain, text)
 
 
-def of_mcp(answer: CallToolResult, hide: Hide = str) -> tuple[Text, Any]:
-    """Of what a server answered: its texts, with what stands for the rest, and its JSON.
+def from_mcp(answer: CallToolResult, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
+    """Convert a server's answer: its texts, a placeholder for other content, and its JSON value.
 
-    Where it gave no JSON the text stands for it, and the other way round.
+    If the answer has no JSON value, the text stands for it, and the other way round.
     """
-    told = "\n".join(filter(None, map(_block, answer.content)))
-    given = answer.structured_content
-    if not told and given is not None:
-        told = _written(given) or repr(given)
-    text = Text.of(told, hide)
-    return text, text.kept if given is None else _bounded(given, text)
+    joined = "\n".join(filter(None, map(_block, answer.content)))
+    structured = answer.structured_content
+    if not joined and structured is not None:
+        joined = _to_json(structured) or repr(structured)
+    text = BoundedText.of(joined, hide)
+    return text, text.kept if structured is None else _bounded(structured, text)
 
 
 def _block(block: Any) -> str:
@@ -71,26 +74,26 @@ def _block(block: Any) -> str:
         case "image" | "audio":
             return f"[{block.mime_type}, {len(block.data) * 3 // 4:,} bytes]"
         case "resource":
-            found = block.resource
-            return str(getattr(found, "text", "")) or f"[{found.uri}]"
+            resource = block.resource
+            return str(getattr(resource, "text", "")) or f"[{resource.uri}]"
         case "resource_link":
             return f"[{block.name}: {block.uri}]"
     return f"[{block.type}]"
 
 
-def _bounded(value: Any, text: Text) -> Any:
-    """``value`` where it can be kept, else the text."""
-    written = _written(value)
-    if written is None or len(written.encode(errors="replace")) > MAX_BODY_BYTES:
+def _bounded(value: Any, text: BoundedText) -> Any:
+    """Return ``value`` if it can be stored, else the text."""
+    encoded = _to_json(value)
+    if encoded is None or len(encoded.encode(errors="replace")) > MAX_BODY_BYTES:
         return text.kept
     return value
 
 
-def _written(value: Any) -> str | None:
-    """As JSON; None for what JSON cannot say, or not in a depth that all can read."""
+def _to_json(value: Any) -> str | None:
+    """Return ``value`` as JSON; None if JSON cannot represent it or it is nested too deep."""
     level: Iterable[Any] = [value]
-    for _ in range(DEEPEST + 1):
-        level = [inner for each in level for inner in _inner(each)]
+    for _ in range(MAX_DEPTH + 1):
+        level = [inner for each in level for inner in _children(each)]
     if level:
         return None
     try:
@@ -99,7 +102,7 @@ def _written(value: Any) -> str | None:
         return None
 
 
-def _inner(value: Any) -> Iterable[Any]:
+def _children(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else ()

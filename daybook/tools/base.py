@@ -1,4 +1,4 @@
-"""What a tool is, and what came of calling one."""
+"""Types of tools and servers, and the result of a call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from daybook.http.secrets import SecretStore
     from daybook.tools.server_blocks import ToolServerSettings
 
-__all__ = ["PYTHON", "Called", "Server", "Servers", "ToolInfo", "ToolUnreachable"]
+__all__ = ["PYTHON", "CallResult", "ToolInfo", "ToolServer", "ToolServers", "ToolUnreachable"]
 
 PYTHON = "python"
 """The source of tools that are Python functions."""
@@ -20,7 +20,7 @@ PYTHON = "python"
 
 @dataclass(frozen=True)
 class ToolInfo:
-    """A tool. ``name`` is what a job writes; ``schema`` the JSON schema of its params.
+    """A tool. ``name`` is what a job writes; ``schema`` is the JSON schema of its params.
 
     ``source`` is `PYTHON`, the name of a saved server, or the address of one.
     """
@@ -32,9 +32,9 @@ class ToolInfo:
 
 
 @dataclass(frozen=True)
-class Called:
-    """How it went. ``temporary``: it may be tried again; ``retry_after`` is in seconds, None where
-    the other side named none.
+class CallResult:
+    """The result of a call. ``temporary``: the call may be tried again; ``retry_after`` is in
+    seconds, None if the server gave no delay.
     """
 
     outcome: Outcome
@@ -43,23 +43,23 @@ class Called:
 
 
 @dataclass(frozen=True)
-class Server:
+class ToolServer:
     """A saved server."""
 
     name: str
     settings: ToolServerSettings
 
 
-class Servers(Protocol):
-    """Where servers are kept. ``secrets`` are what their headers refer to."""
+class ToolServers(Protocol):
+    """Storage of saved servers. ``secrets`` resolves the references in their headers."""
 
     @property
     def secrets(self) -> SecretStore: ...
 
     async def names(self) -> list[str]:
-        """The names of all, sorted."""
+        """Return all names, sorted."""
         ...
 
-    async def read(self, name: str) -> Server:
-        """The server of that name; raises `UnknownName`, and `InvalidInput` for its settings."""
+    async def read(self, name: str) -> ToolServer:
+        """Return the server; raises `UnknownName`, and `InvalidInput` for invalid settings."""
         ...

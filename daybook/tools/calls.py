@@ -1,19 +1,20 @@
-"""Calling a tool once, and what it means for the run.
+"""Calls of tools, one at a time, and what their result means for the run.
 
 ========================================================  ======================================
 an answer                                                 succeeded
 an answer that is an error; an exception                  failed
 `Temporary`, raised by a Python tool                      failed, to be tried again
-429, 503; the server cannot be reached, or not started    failed, to be tried again
-the connection ended, or the time was up, after it was    unknown; where the job is idempotent:
+429, 503; the server cannot be reached or started         failed, to be tried again
+the connection ended, or a timeout, after the call was    unknown; if the job is idempotent:
 sent to a server                                          failed or timed out, to be tried again
-the time of a Python tool was up, and it has ended        timed out; where the job is idempotent:
+a timeout of a Python tool, which has ended               timed out; if the job is idempotent:
                                                           to be tried again
 an address, a param or a secret that is refused           raises `InvalidInput`; failed
 ========================================================  ======================================
 
-It is rule 4 of `docs/promise.md`. Every call to a server carries the occurrence, the same in every
-attempt: as ``Idempotency-Key`` and in its ``_meta``; a Python tool asks for `occurrence`.
+The table follows promise 4: a call that may have had its effect is not repeated, unless the job is
+idempotent. Every call to a server carries the occurrence, the same in every attempt: as
+``Idempotency-Key`` and in its ``_meta``. A Python tool calls `occurrence`.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from daybook.http.guard import Guard
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.ledger.states import Outcome, Status
 from daybook.tools import answers, catalog, python_tools
-from daybook.tools.base import Called, Servers
+from daybook.tools.base import CallResult, ToolServers
 
 if TYPE_CHECKING:
     from daybook.tools.connection import Connection
 
-LONGEST_ERROR = 2_000
-"""Characters of a tool's own words that an error repeats; all of them are in the output."""
+MAX_ERROR_CHARACTERS = 2_000
+"""Characters of a tool's own message that an error repeats; the output holds the whole message."""
 
 
 @dataclass
-class Prepared:
-    """A call that is ready. It may hold secrets and an open connection: it is neither stored nor
-    shown, and `call` or `close` has to follow.
+class PreparedCall:
+    """A call that is ready. It may hold secrets and an open connection, so it must not be stored or
+    shown, and the caller must call `call` or `close`.
 
-    ``params`` are as they are stored, with references; ``values`` hold the secrets. ``failed`` is
-    what `call` will say because the server could not be reached.
+    ``params`` are stored as they are, with references; ``values`` hold the secrets. ``failed`` is
+    the result that `call` returns because the server could not be reached.
     """
 
     name: str
@@ -52,10 +53,10 @@ class Prepared:
     values: dict[str, Any] = field(repr=False)
     filled: FilledSecrets = field(repr=False)
     connection: Connection | None = field(default=None, repr=False)
-    failed: Called | None = None
+    failed: CallResult | None = None
 
     async def close(self) -> None:
-        """Where it is not called after all; `call` closes by itself."""
+        """Close a call that is not made; `call` closes by itself."""
         if self.connection is not None:
             await self.connection.close()
 
@@ -64,55 +65,56 @@ async def prepare(  # noqa: PLR0917
     name: str,
     params: dict[str, Any],
     occurrence: str,
-    servers: Servers,
+    servers: ToolServers,
     secrets: SecretStore,
     guard: Guard,
-) -> Prepared:
-    """Between claim and begin: all but the call.
+) -> PreparedCall:
+    """Prepare everything except the call itself; runs between claim and begin.
 
-    ``params`` that hold what looks like a secret itself are refused. Raises `InvalidInput`, and
-    what Prefect's client raises when it cannot be asked. A server that cannot be reached now is no
-    error yet: `call` tells it, as an attempt that failed and may be repeated.
+    Params that contain a literal secret are refused. Raises `InvalidInput`, and the errors of
+    Prefect's client if it cannot be reached. An unreachable server is no error yet: `call` returns
+    it as a failed attempt that may be repeated.
     """
     references.refuse_literal_params(params)
-    place = await catalog.place(name, servers, guard)
+    location = await catalog.locate(name, servers, guard)
     filled = FilledSecrets()
-    if place is None or place.settings.command:
-        where = SecretDestination.of_tool(name)
+    if location is None or location.settings.command:
+        destination = SecretDestination.of_tool(name)
     else:
-        where = SecretDestination.of_url(place.guard.check(place.settings.url))
-    values = await references.fill_params(params, where, secrets, filled)
+        destination = SecretDestination.of_url(location.guard.check(location.settings.url))
+    values = await references.fill_params(params, destination, secrets, filled)
     hide = filled.hide
-    prepared = Prepared(name, name, params, occurrence, values, filled)
-    if place is None:
+    prepared = PreparedCall(name, name, params, occurrence, values, filled)
+    if location is None:
         catalog.check_params(python_tools.info(name), values, hide)
         return prepared
     from daybook.tools import connection
 
-    prepared.tool = place.tool
+    prepared.tool = location.tool
     try:
-        there = prepared.connection = await connection.connected(
-            place,
+        opened = prepared.connection = await connection.connect(
+            location,
             secrets,
             occurrence=occurrence,
             filled=filled,
             secret_params=bool(references.referenced_names(params)),
         )
     except ToolUnreachable as error:
-        told = Outcome(Status.FAILED, error=hide(str(error)))
-        prepared.failed = Called(told, True, error.retry_after)
+        outcome = Outcome(Status.FAILED, error=hide(str(error)))
+        prepared.failed = CallResult(outcome, True, error.retry_after)
         return prepared
     try:
-        catalog.check_params(catalog.described(place, there), values, hide)
+        catalog.check_params(catalog.describe(location, opened), values, hide)
     except BaseException:
-        there.done()
-        await there.close()
+        opened.done()
+        await opened.close()
         raise
     return prepared
 
 
-async def call(prepared: Prepared, *, timeout: float, idempotent: bool = False) -> Called:
-    """Call it once, and close; ``timeout`` in seconds, without the time that closing takes.
+async def call(prepared: PreparedCall, *, timeout: float, idempotent: bool = False) -> CallResult:
+    """Make the call once, and close; ``timeout`` is in seconds, without the time that closing
+    takes.
 
     Raises `OutgoingRefused`.
     """
@@ -130,51 +132,53 @@ async def call(prepared: Prepared, *, timeout: float, idempotent: bool = False) 
             called = replace(called, temporary=idempotent)
     else:
         try:
-            called = await _asked(prepared, prepared.connection, timeout, idempotent=idempotent)
+            called = await _call_server(
+                prepared, prepared.connection, timeout, idempotent=idempotent
+            )
         finally:
             await prepared.connection.close()
-    return replace(called, outcome=_kept(called.outcome, prepared))
+    return replace(called, outcome=_stored_outcome(called.outcome, prepared))
 
 
-async def _asked(
-    prepared: Prepared, there: Connection, timeout: float, *, idempotent: bool
-) -> Called:
-    from daybook.tools.connection import Failed, Unanswered
+async def _call_server(
+    prepared: PreparedCall, server: Connection, timeout: float, *, idempotent: bool
+) -> CallResult:
+    from daybook.tools.connection import CallFailed, CallUnanswered
 
     hide = prepared.filled.hide
     try:
-        answer = await there.call(
+        answer = await server.call(
             prepared.tool, prepared.values, prepared.occurrence, timeout=timeout
         )
-    except Failed as error:
-        return Called(Outcome(Status.FAILED, error=_short(hide(str(error)))))
-    except Unanswered as error:
-        return _unanswered(error, str(error), idempotent=idempotent)
-    text, result = answers.of_mcp(answer, hide)
+    except CallFailed as error:
+        return CallResult(Outcome(Status.FAILED, error=_short(hide(str(error)))))
+    except CallUnanswered as error:
+        return _unanswered_result(error, str(error), idempotent=idempotent)
+    text, result = answers.from_mcp(answer, hide)
     if answer.is_error:
-        told = _short(text.kept) or "the tool says that it failed, and no more"
-        return Called(
-            Outcome(Status.FAILED, text.remark, output=text.kept, result=result, error=told)
+        reason = _short(text.kept) or "the tool says that it failed, and no more"
+        return CallResult(
+            Outcome(Status.FAILED, text.remark, output=text.kept, result=result, error=reason)
         )
-    return Called(Outcome(Status.SUCCEEDED, text.remark, output=text.kept, result=result))
+    return CallResult(Outcome(Status.SUCCEEDED, text.remark, output=text.kept, result=result))
 
 
-def _unanswered(error: Any, told: str, *, idempotent: bool) -> Called:
+def _unanswered_result(error: Any, message: str, *, idempotent: bool) -> CallResult:
     if error.sent and not idempotent:
-        why = f"{told}; it was sent, and whether it was done is not known"
-        return Called(Outcome(Status.UNKNOWN, why, error=told))
+        reason = f"{message}; it was sent, and whether it was done is not known"
+        return CallResult(Outcome(Status.UNKNOWN, reason, error=message))
     status = Status.TIMED_OUT if error.timed_out else Status.FAILED
-    return Called(Outcome(status, error=told), not error.refused, error.retry_after)
+    return CallResult(Outcome(status, error=message), not error.refused, error.retry_after)
 
 
-def _kept(outcome: Outcome, prepared: Prepared) -> Outcome:
-    """The outcome as a run has it, without secrets: who is sent one may say it back."""
+def _stored_outcome(outcome: Outcome, prepared: PreparedCall) -> Outcome:
+    """Return the outcome without secrets: a receiver of a secret may repeat it in its answer."""
     hide = prepared.filled.hide
     succeeded = outcome.status is Status.SUCCEEDED
     result = {
         "tool_name": prepared.name,
         "params": prepared.params,
-        "result": _hidden(outcome.result, prepared.filled),
+        "result": _hide_in(outcome.result, prepared.filled),
     }
     return replace(
         outcome,
@@ -185,17 +189,17 @@ def _kept(outcome: Outcome, prepared: Prepared) -> Outcome:
     )
 
 
-def _hidden(value: Any, filled: FilledSecrets) -> Any:
+def _hide_in(value: Any, filled: FilledSecrets) -> Any:
     match value:
         case str():
             return filled.hide(value)
         case list():
-            return [_hidden(each, filled) for each in value]
+            return [_hide_in(each, filled) for each in value]
         case dict():
-            return {filled.hide(str(n)): _hidden(each, filled) for n, each in value.items()}
+            return {filled.hide(str(n)): _hide_in(each, filled) for n, each in value.items()}
         case _:
             return value
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]} …"
+    return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:MAX_ERROR_CHARACTERS]} …"

@@ -1,4 +1,4 @@
-"""Which tool a name means, and what there is.
+"""Lookup of tools by name, and the list of all tools.
 
 ======================  ========================================================
 ``reindex``             the Python tool of exactly that name, also with dots
@@ -6,8 +6,8 @@
 ``https://host/p#t``    the tool ``t`` of the MCP server at that address
 ======================  ========================================================
 
-A name that a Python tool and a saved server both answer to is refused. What a saved server reaches
-is the operator's choice, whoever made the job; an address in the job is judged by the job's rule.
+A name that matches both a Python tool and a saved server is refused. The operator decides what a
+saved server may reach, for any job; an address in the job is checked by the job's own rule.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from daybook.tools.base import ToolInfo
 from daybook.tools.server_blocks import ToolServerSettings
 
 if TYPE_CHECKING:
-    from daybook.tools.base import Servers
+    from daybook.tools.base import ToolServers
     from daybook.tools.connection import Connection
 
-MOST_SHOWN = 12
-"""How many names are told to who wrote an unknown one."""
+MAX_SUGGESTIONS = 12
+"""How many names the error for an unknown name lists."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A tool of a server. ``name`` is what a job writes, ``source`` that of its `ToolInfo`."""
+class ToolLocation:
+    """A tool of a server. ``name`` is what a job writes; ``source`` is that of its `ToolInfo`."""
 
     name: str
     tool: str
@@ -46,70 +46,74 @@ class Place:
     guard: Guard
 
 
-async def find(name: str, servers: Servers, guard: Guard) -> ToolInfo:
-    """The tool of that name, of a server as the server describes it now.
+async def find(name: str, servers: ToolServers, guard: Guard) -> ToolInfo:
+    """Return the tool of that name; the tool of a server as the server describes it now.
 
     Raises `InvalidInput` for ``tool``, `UnknownName` with the nearest names, `OutgoingRefused`, and
     `ToolUnreachable`.
     """
-    where = await place(name, servers, guard)
-    if where is None:
+    location = await locate(name, servers, guard)
+    if location is None:
         return python_tools.info(name)
     from daybook.tools import connection
 
-    async with connection.opened(where, servers.secrets) as there:
-        return described(where, there)
+    async with connection.open_to_list(location, servers.secrets) as opened:
+        return describe(location, opened)
 
 
 def check_params(info: ToolInfo, params: dict[str, Any], hide: Callable[[str], str] = str) -> None:
-    """Raise `InvalidInput` where the params do not fit the tool's schema, with the schema's words.
+    """Raise `InvalidInput` with the schema's message if the params do not fit the tool's schema.
 
-    ``hide`` takes out of these what the params hold of secrets.
+    ``hide`` replaces the params' secrets in that message.
     """
     if wrong := schemas.mismatch(info, params, hide):
         raise InvalidInput("params", wrong)
 
 
-async def listed(servers: Servers) -> tuple[list[ToolInfo], dict[str, str]]:
-    """Every tool by name, and why a server, or a Python tool, could not be asked, by its name."""
+async def list_tools(servers: ToolServers) -> tuple[list[ToolInfo], dict[str, str]]:
+    """Return all tools sorted by name, and the problems of servers and Python tools, by their
+    names.
+    """
     found: list[ToolInfo] = []
-    absent: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for name in python_tools.names():
         try:
             found.append(python_tools.info(name))
         except InvalidInput as error:
-            absent[name] = str(error)
-    absent |= {
+            problems[name] = str(error)
+    problems |= {
         module: _not_imported(module, why) for module, why in registry.failed_plugins().items()
     }
-    asked = await servers.names()
-    answered = await asyncio.gather(
-        *(of_server(name, servers) for name in asked), return_exceptions=True
+    server_names = await servers.names()
+    answers = await asyncio.gather(
+        *(list_server_tools(name, servers) for name in server_names), return_exceptions=True
     )
-    for name, answer in zip(asked, answered, strict=True):
+    for name, answer in zip(server_names, answers, strict=True):
         match answer:
             case list():
                 found += answer
             case InvalidInput() | ToolUnreachable():
-                absent[name] = str(answer)
+                problems[name] = str(answer)
             case _:
                 raise answer
-    return sorted(found, key=lambda each: each.name), absent
+    return sorted(found, key=lambda each: each.name), problems
 
 
-async def of_server(name: str, servers: Servers) -> list[ToolInfo]:
-    """The tools of a saved server; raises `UnknownName`, `InvalidInput` and `ToolUnreachable`."""
+async def list_server_tools(name: str, servers: ToolServers) -> list[ToolInfo]:
+    """Return the tools of a saved server; raises `UnknownName`, `InvalidInput` and
+    `ToolUnreachable`.
+    """
     from daybook.http.guard import Rule
     from daybook.tools import connection
 
     server = await servers.read(name)
-    where = Place(name, "", name, server.settings, Guard.from_settings(Rule.OPERATOR))
-    async with connection.opened(where, servers.secrets) as there:
-        return [_info(f"{name}.{tool}", name, there.tools[tool]) for tool in sorted(there.tools)]
+    location = ToolLocation(name, "", name, server.settings, Guard.from_settings(Rule.OPERATOR))
+    async with connection.open_to_list(location, servers.secrets) as opened:
+        return [_info(f"{name}.{tool}", name, opened.tools[tool]) for tool in sorted(opened.tools)]
 
 
-async def place(name: str, servers: Servers, guard: Guard) -> Place | None:
-    """Where the tool of that name is; None for a Python tool. Connects to nothing but Prefect."""
+async def locate(name: str, servers: ToolServers, guard: Guard) -> ToolLocation | None:
+    """Return the location of the tool; None for a Python tool. Connects to nothing but Prefect."""
     if is_address(name):
         return _at_address(name, guard)
     is_python = name in python_tools.names()
@@ -130,23 +134,23 @@ async def place(name: str, servers: Servers, guard: Guard) -> Place | None:
     if not saved or not tool:
         raise await _unknown(name, servers)
     settings = (await servers.read(server)).settings
-    return Place(name, tool, server, settings, guard.for_operator())
+    return ToolLocation(name, tool, server, settings, guard.for_operator())
 
 
-def described(where: Place, there: Connection) -> ToolInfo:
-    """The tool as its server describes it; raises `UnknownName` with the nearest that it has."""
-    found = there.tools.get(where.tool)
-    if found is None:
+def describe(where: ToolLocation, there: Connection) -> ToolInfo:
+    """Return the tool as its server describes it; raises `UnknownName` with the nearest names."""
+    tool = there.tools.get(where.tool)
+    if tool is None:
         prefix = where.name.removesuffix(where.tool)
         raise _none_of_that_name(where.name, [prefix + each for each in there.tools])
-    return _info(where.name, where.source, found)
+    return _info(where.name, where.source, tool)
 
 
 def _info(name: str, source: str, tool: Any) -> ToolInfo:
     return ToolInfo(name, tool.description, tool.schema, source)
 
 
-def _at_address(name: str, guard: Guard) -> Place:
+def _at_address(name: str, guard: Guard) -> ToolLocation:
     url, _, tool = name.partition("#")
     if not tool:
         raise InvalidInput("tool", "names an address and no tool of it", "https://host/path#tool")
@@ -155,10 +159,10 @@ def _at_address(name: str, guard: Guard) -> Place:
             "tool", "a reference in an address", "save the server, with the secret in a header"
         )
     guard.check(url)
-    return Place(name, unquote(tool), url, ToolServerSettings(url=url), guard)
+    return ToolLocation(name, unquote(tool), url, ToolServerSettings(url=url), guard)
 
 
-async def _unknown(name: str, servers: Servers) -> InvalidInput:
+async def _unknown(name: str, servers: ToolServers) -> InvalidInput:
     server, dot, _ = name.partition(".")
     saved = await servers.names()
     if dot and server in saved:
@@ -170,11 +174,11 @@ async def _unknown(name: str, servers: Servers) -> InvalidInput:
 
 def _none_of_that_name(name: str, known: Iterable[str]) -> UnknownName:
     names = list(known)
-    if len(names) > MOST_SHOWN:
-        names = difflib.get_close_matches(name, names, n=MOST_SHOWN, cutoff=0.4) or names
-    more = ["…"] if len(names) > MOST_SHOWN else []
+    if len(names) > MAX_SUGGESTIONS:
+        names = difflib.get_close_matches(name, names, n=MAX_SUGGESTIONS, cutoff=0.4) or names
+    more = ["…"] if len(names) > MAX_SUGGESTIONS else []
     broken = "; ".join(_not_imported(*each) for each in registry.failed_plugins().items())
-    return UnknownName("tool", name, [*names[:MOST_SHOWN], *more], broken)
+    return UnknownName("tool", name, [*names[:MAX_SUGGESTIONS], *more], broken)
 
 
 def _not_imported(module: str, why: str) -> str:

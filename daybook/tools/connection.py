@@ -1,10 +1,11 @@
-"""A connection to the server of a tool: opened, listed, called, closed.
+"""The MCP client's connection to a tool server: open, list, call, close.
 
-A job's call has one of its own; an agent's calls, one after the other, share one (`held`).
+Each call of a job has a connection of its own; an agent's calls, one after the other, share one
+(`pool`).
 
-The protocol's library keeps its tasks together with whoever opened them, and ends that one when a
-connection breaks. Here it is a task of our own: a server that dies between claim and call must not
-cancel what writes to the ledger meanwhile.
+The protocol's library ties its tasks to the task that opened them, and cancels that task when a
+connection breaks. Here a task of our own opens them: a server that dies between claim and call must
+not cancel the task that writes to the ledger meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from daybook.http.request import IDEMPOTENCY_KEY, idempotency_key
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.http.transport import SECRET_BODY
 from daybook.processes.ending import wait_shielded
-from daybook.tools.answers import Hide
+from daybook.tools.answers import HideSecrets
 from daybook.tools.wire import Wire
 
 if TYPE_CHECKING:
@@ -32,31 +33,31 @@ if TYPE_CHECKING:
     from mcp.client.session import ClientSession
     from mcp_types import CallToolResult
 
-    from daybook.tools.catalog import Place
+    from daybook.tools.catalog import ToolLocation
 
-OPENS = 30.0
-"""Seconds to start or reach a server and to hear of its tools; less than a lease lasts."""
+OPEN_TIMEOUT_SECONDS = 30.0
+"""Timeout to start or reach a server and to list its tools; less than a lease lasts."""
 
-CLOSES = 3.0
-"""Seconds for the farewell to a server at an address. A program has its own (`stdio`)."""
+CLOSE_TIMEOUT_SECONDS = 3.0
+"""Timeout to close the connection to a server at an address. A program has its own (`stdio`)."""
 
-META = "daybook/idempotency-key"
-"""Under this name every call carries its occurrence."""
+OCCURRENCE_META_KEY = "daybook/idempotency-key"
+"""The key of a call's ``_meta`` that holds its occurrence."""
 
-MOST_TOOLS = 1_000
-MOST_PAGES = 50
-LONGEST_NAME = 128
-LONGEST_DESCRIPTION = 1_000
+MAX_TOOLS = 1_000
+MAX_PAGES = 50
+MAX_NAME_LENGTH = 128
+MAX_DESCRIPTION_LENGTH = 1_000
 
 _QUIET = ("mcp.client", "mcp.shared", "client", "httpx2")
-"""Loggers that would write down what is sent, addresses with their query, or tracebacks."""
+"""Loggers that would log messages, addresses with their query, or tracebacks."""
 
 
 @dataclass(frozen=True)
-class Described:
-    """A tool as its server describes it, made harmless to show.
+class ToolDescription:
+    """A tool as its server describes it, made safe to display.
 
-    ``read_only``: the server says that it changes nothing.
+    ``read_only``: the server says that the tool changes nothing.
     """
 
     description: str
@@ -64,12 +65,11 @@ class Described:
     read_only: bool = False
 
 
-class Unanswered(DaybookError):
-    """No answer to a call, or none that says whether it was done.
+class CallUnanswered(DaybookError):
+    """A call has no answer, or none that says whether it was done.
 
-    ``sent`` says that the call may have had its effect; ``timed_out`` that the time was up;
-    ``refused`` that trying again cannot help; ``retry_after`` is in seconds, None where the other
-    side named none.
+    ``sent``: the call may have had its effect; ``timed_out``: the timeout passed; ``refused``:
+    trying again cannot help; ``retry_after`` is in seconds, None if the server gave no delay.
     """
 
     code = "no_answer"
@@ -90,19 +90,21 @@ class Unanswered(DaybookError):
         super().__init__(message)
 
 
-class Failed(DaybookError):
+class CallFailed(DaybookError):
     """The server answered the call with an error."""
 
     code = "tool_failed"
 
 
 class Connection:
-    """``tools`` are those of the server, by its own names for them. ``hide`` takes the secrets out
-    of what a server says when it is opened: it may repeat a header.
+    """A connection to one server. ``tools`` are the server's tools, by its own names for them.
+
+    ``hide`` replaces the secrets in the server's messages while it is opened: it may repeat a
+    header.
     """
 
-    def __init__(self, shown: str, wire: Wire, hide: Hide = str) -> None:
-        self.tools: dict[str, Described] = {}
+    def __init__(self, shown: str, wire: Wire, hide: HideSecrets = str) -> None:
+        self.tools: dict[str, ToolDescription] = {}
         self._shown = shown
         self._wire = wire
         self._hide = hide
@@ -110,7 +112,7 @@ class Connection:
         self._session: ClientSession | None = None
         self._keeper: asyncio.Task[None] | None = None
 
-    async def open(self, within: float = OPENS) -> None:
+    async def open(self, within: float = OPEN_TIMEOUT_SECONDS) -> None:
         """Connect. Raises `InvalidInput`, `OutgoingRefused` or `ToolUnreachable`."""
         ready = asyncio.Event()
         keeper = self._keeper = asyncio.create_task(self._keep(ready))
@@ -129,16 +131,16 @@ class Connection:
             waiting.cancel()
         await self.close()
         if not was_over:
-            told = self._explained(f"{self._shown} did not answer within {within:g} s")
-            raise ToolUnreachable(told)
-        raise self._why_not(keeper.exception())
+            message = self._explain(f"{self._shown} did not answer within {within:g} s")
+            raise ToolUnreachable(message)
+        raise self._opening_error(keeper.exception())
 
     async def call(
         self, tool: str, params: dict[str, Any], occurrence: str, *, timeout: float
     ) -> CallToolResult:
-        """Call once; ``timeout`` in seconds. Raises `Failed`, `Unanswered` and `OutgoingRefused`.
+        """Call once; ``timeout`` in seconds. Raises `CallFailed`, `CallUnanswered` and `OutgoingRefused`.
 
-        A server that asks for something in place of an answer has failed: nobody is here to answer.
+        If the server asks for input instead of answering, the call fails: a job cannot answer.
         """
         from mcp.shared.exceptions import MCPError
         from mcp_types import (
@@ -151,53 +153,53 @@ class Connection:
 
         assert self._session is not None
         self._wire.begin()
-        meta: Any = {META: occurrence}
+        meta: Any = {OCCURRENCE_META_KEY: occurrence}
         request = CallToolRequest(
             params=CallToolRequestParams(name=tool, arguments=params, meta=meta)
         )
         kinds = TypeAdapter[Any](CallToolResult | InputRequiredResult)
         try:
             async with asyncio.timeout(timeout):
-                # Not `call_tool`: it would send again, or look for a schema of the answer.
+                # Not `call_tool`: it would send again, or look up a schema of the answer.
                 answer = await self._session.send_request(request, kinds)
         except TimeoutError:
-            await self.close()  # so that all is known of how it ended
+            await self.close()  # so that `fault` knows how it ended
             fault = self._wire.fault()
-            if fault is not None and fault.undone:  # only the words to it are missing
-                raise self._unanswered() from None
-            told = self._explained(f"{self._shown} did not answer within {timeout:g} s")
-            raise Unanswered(told, sent=self._wire.sent, timed_out=True) from None
+            if fault is not None and fault.undone:  # only the body of the answer is missing
+                raise self._unanswered_error() from None
+            message = self._explain(f"{self._shown} did not answer within {timeout:g} s")
+            raise CallUnanswered(message, sent=self._wire.sent, timed_out=True) from None
         except ValidationError:
-            raise Unanswered(f"{self._shown} gave an answer that is none", sent=True) from None
+            raise CallUnanswered(f"{self._shown} gave an answer that is none", sent=True) from None
         except MCPError as error:
             if self._wire.came(error.code):
-                raise Failed(error.message) from None
+                raise CallFailed(error.message) from None
             await self.close()
-            raise self._unanswered() from None
+            raise self._unanswered_error() from None
         if isinstance(answer, InputRequiredResult):
-            raise Failed("it asks for input before it answers, and a job has none to give")
+            raise CallFailed("it asks for input before it answers, and a job has none to give")
         self._wire.gently()
         return answer  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Nothing of it is left when this returns, also where it is cancelled."""
+        """Close; everything is closed when this returns, even if it is cancelled."""
         if self._keeper is not None:
             await wait_shielded(asyncio.create_task(self._closed(self._keeper)))
 
     def done(self) -> None:
-        """There is nothing more to ask: the server may end by itself."""
+        """Mark the work as done: the server may now exit by itself."""
         self._wire.gently()
 
     async def _closed(self, keeper: asyncio.Task[None]) -> None:
         self._over.set()
         if self._session is None:  # it is still being opened
             keeper.cancel()
-        await asyncio.wait({keeper}, timeout=CLOSES)
+        await asyncio.wait({keeper}, timeout=CLOSE_TIMEOUT_SECONDS)
         if not keeper.done():
             keeper.cancel()
             await asyncio.wait({keeper})
         if not keeper.cancelled():
-            keeper.exception()  # seen
+            keeper.exception()  # marks the exception as retrieved
 
     async def _keep(self, ready: asyncio.Event) -> None:
         from mcp.client.client import Client
@@ -205,30 +207,30 @@ class Connection:
 
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        who = Implementation(name="daybook", version=daybook.__version__)
-        async with Client(self._wire, client_info=who, cache=None) as client:
-            await self._list(client)
+        client_info = Implementation(name="daybook", version=daybook.__version__)
+        async with Client(self._wire, client_info=client_info, cache=None) as client:
+            await self._list_tools(client)
             self._session = client.session
             ready.set()
             await self._over.wait()
 
-    async def _list(self, client: Client) -> None:
+    async def _list_tools(self, client: Client) -> None:
         cursor: str | None = None
-        for _ in range(MOST_PAGES):
+        for _ in range(MAX_PAGES):
             page = await client.list_tools(cursor=cursor)
             for tool in page.tools:
-                if _is_name(tool.name) and len(self.tools) < MOST_TOOLS:
-                    description = _harmless(tool.description or tool.title or "")
+                if _is_valid_name(tool.name) and len(self.tools) < MAX_TOOLS:
+                    description = _printable(tool.description or tool.title or "")
                     hints = tool.annotations
-                    only_reads = hints is not None and hints.read_only_hint is True
-                    described = Described(description, tool.input_schema, only_reads)
+                    read_only = hints is not None and hints.read_only_hint is True
+                    described = ToolDescription(description, tool.input_schema, read_only)
                     self.tools[tool.name] = described
             cursor = page.next_cursor
             if cursor is None:
                 return
 
-    def _why_not(self, error: BaseException | None) -> DaybookError:
-        """Of what ended the opening."""
+    def _opening_error(self, error: BaseException | None) -> DaybookError:
+        """Return the error to raise for the exception that ended the opening."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, (InvalidInput, ToolUnreachable)):
@@ -237,45 +239,47 @@ class Connection:
         if fault is None:
             from mcp.shared.exceptions import MCPError
 
-            said = error.message if isinstance(error, MCPError) else type(error).__name__
-            told = f"{self._shown} does not speak MCP as it should: {_harmless(self._hide(said))}"
-            return InvalidInput("tool", self._explained(told))
+            detail = error.message if isinstance(error, MCPError) else type(error).__name__
+            message = (
+                f"{self._shown} does not speak MCP as it should: {_printable(self._hide(detail))}"
+            )
+            return InvalidInput("tool", self._explain(message))
         if fault.raised is not None:
             return fault.raised
         if fault.refused:
             return InvalidInput("tool", fault.told)
         return ToolUnreachable(fault.told, fault.retry_after)
 
-    def _unanswered(self) -> DaybookError:
+    def _unanswered_error(self) -> DaybookError:
         fault = self._wire.fault()
         sent = self._wire.sent
         if fault is None:
-            told = f"{self._shown}: the connection ended before the whole answer"
-            return Unanswered(told, sent=sent)
+            message = f"{self._shown}: the connection ended before the whole answer"
+            return CallUnanswered(message, sent=sent)
         if fault.raised is not None:
             return fault.raised
-        return Unanswered(
+        return CallUnanswered(
             fault.told,
             sent=sent and not fault.undone,
             refused=fault.refused,
             retry_after=fault.retry_after,
         )
 
-    def _explained(self, told: str) -> str:
+    def _explain(self, told: str) -> str:
         return self._wire.explained(told)
 
 
-async def connected(
-    place: Place,
+async def connect(
+    place: ToolLocation,
     secrets: SecretStore,
     *,
     occurrence: str = "",
     filled: FilledSecrets | None = None,
     secret_params: bool = False,
 ) -> Connection:
-    """A connection to the server of ``place``; the secrets of its headers are added to ``filled``.
+    """Open a connection to the server of ``place``; adds the secrets of its headers to ``filled``.
 
-    ``secret_params`` says that a call will hold secrets. Raises as `Connection.open`.
+    ``secret_params``: a call will hold secrets. Raises as `Connection.open` does.
     """
     from daybook.tools.http import HttpWire
     from daybook.tools.stdio import ProgramWire
@@ -284,7 +288,7 @@ async def connected(
     wire: Wire
     if settings.command:
         wire = ProgramWire(place.source, settings, filled.hide)
-        made = Connection(f'the tool server "{place.source}"', wire, filled.hide)
+        opened = Connection(f'the tool server "{place.source}"', wire, filled.hide)
     else:
         url = place.guard.check(settings.url)
         where = SecretDestination.of_url(url)
@@ -292,36 +296,40 @@ async def connected(
             name: await references.fill("headers", value, where, secrets, filled)
             for name, value in settings.headers.items()
         }
-        secret = {
+        secret_headers = {
             n.lower() for n, value in settings.headers.items() if references.referenced_names(value)
         }
-        http.check("POST", headers)  # a secret may hold what no header can
+        http.check("POST", headers)  # a secret may hold characters that are invalid in a header
         if occurrence:
             headers[IDEMPOTENCY_KEY] = idempotency_key(occurrence)
         if secret_params:
-            secret.add(SECRET_BODY)
-        wire = HttpWire(place.guard, str(url), headers, frozenset(secret))
-        made = Connection(wire.shown, wire, filled.hide)
-    await made.open()
-    return made
+            secret_headers.add(SECRET_BODY)
+        wire = HttpWire(place.guard, str(url), headers, frozenset(secret_headers))
+        opened = Connection(wire.shown, wire, filled.hide)
+    await opened.open()
+    return opened
 
 
 @asynccontextmanager
-async def opened(place: Place, secrets: SecretStore) -> AsyncIterator[Connection]:
-    """To look at the tools of ``place``."""
-    there = await connected(place, secrets)
+async def open_to_list(place: ToolLocation, secrets: SecretStore) -> AsyncIterator[Connection]:
+    """Open a connection to list the tools of ``place``."""
+    connection = await connect(place, secrets)
     try:
-        there.done()
-        yield there
+        connection.done()
+        yield connection
     finally:
-        await there.close()
+        await connection.close()
 
 
-def _is_name(name: str) -> bool:
-    return 0 < len(name) <= LONGEST_NAME and name.isprintable() and " " not in name
+def _is_valid_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable() and " " not in name
 
 
-def _harmless(text: str) -> str:
-    """Without what a terminal would act upon."""
-    kept = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
-    return kept if len(kept) <= LONGEST_DESCRIPTION else f"{kept[:LONGEST_DESCRIPTION]} …"
+def _printable(text: str) -> str:
+    """Replace the characters that a terminal would interpret, and cut the text."""
+    cleaned = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+    return (
+        cleaned
+        if len(cleaned) <= MAX_DESCRIPTION_LENGTH
+        else f"{cleaned[:MAX_DESCRIPTION_LENGTH]} …"
+    )

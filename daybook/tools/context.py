@@ -1,4 +1,4 @@
-"""What a Python tool may know of its call. Imports nothing."""
+"""The context of a Python tool's call. Imports nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ OCCURRENCE: ContextVar[str] = ContextVar("daybook_occurrence", default="")
 
 
 def occurrence() -> str:
-    """What the call is known by, the same in every attempt; "" outside of one.
+    """Return the idempotency key of the call, the same in every attempt; "" outside of a call.
 
-    Whoever passes it on as an idempotency key has the effect once, however often it is tried.
+    A tool that passes it on as an idempotency key has its effect once, however often it is tried.
     """
     return OCCURRENCE.get()

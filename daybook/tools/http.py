@@ -1,6 +1,6 @@
-"""A server at an address: streamable HTTP, by the guarded way out.
+"""A connection to an MCP server at an address: streamable HTTP through the SSRF guard.
 
-Each answer is bounded, and comes as it is: what is compressed was not asked for.
+Each answer is bounded and must be uncompressed.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from daybook.http.guard import Guard
 from daybook.http.httpx2_transport import Httpx2Transport
 from daybook.http.request import RETRYABLE_STATUSES, certificate_problem, retry_after, status_text
 from daybook.http.transport import PROGRESS_EXTENSION, SECRETS_EXTENSION, Progress
-from daybook.tools.wire import CALL, LONGEST, Fault
+from daybook.tools.wire import CALL_METHOD, MAX_MESSAGE_BYTES, Fault
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
-CONNECT = 15.0
-"""Seconds to connect, and for a part of a request to be taken."""
+CONNECT_TIMEOUT_SECONDS = 15.0
+"""Timeout to connect, and for the server to accept a part of a request."""
 
 
 class HttpWire:
     """A connection to the server at ``url``; ``secret`` names the headers that hold secrets.
 
-    ``backend`` opens connections, as `Httpx2Transport` has it.
+    ``backend`` opens connections, as in `Httpx2Transport`.
     """
 
     def __init__(
@@ -49,28 +49,30 @@ class HttpWire:
     ) -> None:
         self._url = url
         self._headers = {**headers, "User-Agent": f"daybook/{daybook.__version__}"}
-        self._way = _Way(guard, secret, backend)
+        self._transport = _TrackingTransport(guard, secret, backend)
         self._stack = AsyncExitStack()
 
     @property
     def shown(self) -> str:
-        """Scheme, host and port: what a message may tell of an address."""
+        """Scheme, host and port: the part of an address that a message may contain."""
         return addresses.origin(httpx.URL(self._url))
 
     @property
     def sent(self) -> bool:
-        return self._way.progress.sent
+        return self._transport.progress.sent
 
     async def __aenter__(self) -> TransportStreams:
         from mcp.client.streamable_http import streamable_http_client
 
-        # The whole is bounded by who asks: a tool may take its time.
-        timeout = httpx2.Timeout(CONNECT, read=None)
+        # No read timeout: the caller limits the whole call, and a tool may be slow.
+        timeout = httpx2.Timeout(CONNECT_TIMEOUT_SECONDS, read=None)
         async with AsyncExitStack() as stack:
-            client = self._way.client(headers=self._headers, timeout=timeout)
+            client = self._transport.client(headers=self._headers, timeout=timeout)
             await stack.enter_async_context(client)
             streams = await stack.enter_async_context(
-                streamable_http_client(self._url, http_client=client, max_sse_event_size=LONGEST)
+                streamable_http_client(
+                    self._url, http_client=client, max_sse_event_size=MAX_MESSAGE_BYTES
+                )
             )
             self._stack = stack.pop_all()
         return streams
@@ -84,45 +86,50 @@ class HttpWire:
         return await self._stack.__aexit__(kind, error, trace)
 
     def begin(self) -> None:
-        self._way.begin()
+        self._transport.begin()
 
     def gently(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: there is no process to end."""
 
     def explained(self, told: str) -> str:
         return told
 
     def came(self, code: int) -> bool:
-        # A server that is busy may say so in the protocol's words as well.
-        return self._way.status not in RETRYABLE_STATUSES and code in self._way.codes()
+        # A busy server may also send an error of the protocol.
+        return self._transport.status not in RETRYABLE_STATUSES and code in self._transport.codes()
 
     def fault(self) -> Fault | None:
-        way, shown = self._way, self.shown
-        if way.status is not None and way.status >= 400:  # whatever is missing of the words to it
+        transport, shown = self._transport, self.shown
+        if transport.status is not None and transport.status >= 400:  # even with half a body
             return Fault(
-                f"{shown} answered {status_text(way.status)}",
-                # Before the call anything but the asker's own fault may pass.
-                refused=way.status not in RETRYABLE_STATUSES and (way.called or way.status < 500),
+                f"{shown} answered {status_text(transport.status)}",
+                # Before the call, every error except the client's own may be temporary.
+                refused=transport.status not in RETRYABLE_STATUSES
+                and (transport.called or transport.status < 500),
                 undone=True,
-                retry_after=retry_after(way.retry_after, SYSTEM_CLOCK.now()),
+                retry_after=retry_after(transport.retry_after, SYSTEM_CLOCK.now()),
             )
-        match way.error:
+        match transport.error:
             case InvalidInput():
-                return Fault(str(way.error), refused=True, raised=way.error)
+                return Fault(str(transport.error), refused=True, raised=transport.error)
             case _TooLong():
-                return Fault(f"{shown}: {way.error}", refused=True)
+                return Fault(f"{shown}: {transport.error}", refused=True)
             case Exception():
-                certificate = certificate_problem(way.error)
-                why = certificate or str(way.error)
-                reached = way.progress.sent if way.called else way.status is not None
-                told = "the connection ended before the whole answer"
-                told = f"{shown}: {told if reached else 'it cannot be reached'}"
-                return Fault(told + (f" ({why})" if why else ""), refused=bool(certificate))
+                certificate = certificate_problem(transport.error)
+                detail = certificate or str(transport.error)
+                was_reached = (
+                    transport.progress.sent if transport.called else transport.status is not None
+                )
+                message = "the connection ended before the whole answer"
+                message = f"{shown}: {message if was_reached else 'it cannot be reached'}"
+                return Fault(
+                    message + (f" ({detail})" if detail else ""), refused=bool(certificate)
+                )
         return None
 
 
-class _Way(Httpx2Transport):
-    """The guarded way out, which keeps what became of the last request that wants an answer.
+class _TrackingTransport(Httpx2Transport):
+    """The guarded transport, which records the result of the last request that expects an answer.
 
     ``called`` is set when a call is sent.
     """
@@ -136,7 +143,7 @@ class _Way(Httpx2Transport):
         super().__init__(guard, backend=backend, one_origin=True)
         self.progress = Progress()
         self.called = False
-        self._heard: list[tuple[str, bytearray]] = []
+        self._bodies: list[tuple[str, bytearray]] = []
         self._read = 0
         self.status: int | None = None
         self.retry_after = ""
@@ -146,7 +153,7 @@ class _Way(Httpx2Transport):
     def begin(self) -> None:
         self.progress = Progress()
         self.status, self.error = None, None
-        self._deaf()
+        self._clear_bodies()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         method = _method(request)
@@ -154,9 +161,9 @@ class _Way(Httpx2Transport):
         request.extensions = {**request.extensions, SECRETS_EXTENSION: self._secret}
         if method:
             self.status, self.error = None, None
-        if method == CALL:
+        if method == CALL_METHOD:
             self.called, self._read = True, 0
-            self._deaf()
+            self._clear_bodies()
             request.extensions[PROGRESS_EXTENSION] = self.progress
         try:
             response = await super().handle_async_request(request)
@@ -174,46 +181,50 @@ class _Way(Httpx2Transport):
         return httpx2.Response(
             response.status_code,
             headers=response.headers,
-            stream=_Bounded(response, self, wanted=bool(method)),
+            stream=_BoundedBody(response, self, wanted=bool(method)),
             extensions=response.extensions,
             request=request,
         )
 
     def ear(self, kind: str) -> bytearray:
-        """Where `hear` is to keep what a body of that type says."""
-        self._heard.append((kind, bytearray()))
-        return self._heard[-1][1]
+        """Return the buffer in which `hear` keeps a body of that type."""
+        self._bodies.append((kind, bytearray()))
+        return self._bodies[-1][1]
 
     def hear(self, ear: bytearray, part: bytes) -> None:
-        """Before the call all bodies together are bounded: raises `_TooLong`."""
+        """Keep a part of a body. Before the call all bodies together are bounded: raises
+        `_TooLong`.
+        """
         self._read += len(part)
         if self.called:
-            ear += part if self._read <= LONGEST else b""
-        elif self._read > LONGEST:
-            raise _TooLong(f"what it says of its tools is longer than {LONGEST:,} bytes")
+            ear += part if self._read <= MAX_MESSAGE_BYTES else b""
+        elif self._read > MAX_MESSAGE_BYTES:
+            raise _TooLong(f"what it says of its tools is longer than {MAX_MESSAGE_BYTES:,} bytes")
 
-    def _deaf(self) -> None:
-        """To what was said before a call."""
-        for _, body in self._heard:
+    def _clear_bodies(self) -> None:
+        """Drop the bodies that were received before a call."""
+        for _, body in self._bodies:
             body.clear()
 
     def codes(self) -> set[int]:
-        """Those of the errors that came whole since the call."""
-        return {code for kind, body in self._heard for code in _codes(kind, bytes(body))}
+        """Return the codes of the errors that arrived completely since the call."""
+        return {code for kind, body in self._bodies for code in _error_codes(kind, bytes(body))}
 
 
 class _TooLong(httpx2.ReadError):
-    """An answer that is longer than is read."""
+    """An answer that is longer than the limit."""
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """A body, up to `LONGEST`; ``wanted`` where it answers a request that wants an answer."""
+class _BoundedBody(httpx2.AsyncByteStream):
+    """A body, up to `MAX_MESSAGE_BYTES`; ``wanted`` if it answers a request that expects an
+    answer.
+    """
 
-    def __init__(self, response: httpx2.Response, way: _Way, *, wanted: bool) -> None:
+    def __init__(self, response: httpx2.Response, way: _TrackingTransport, *, wanted: bool) -> None:
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         self._body = response.stream
-        self._ear = way.ear(response.headers.get("content-type", "").lower())
-        self._way = way
+        self._copy = way.ear(response.headers.get("content-type", "").lower())
+        self._transport = way
         self._wanted = wanted
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -221,36 +232,38 @@ class _Bounded(httpx2.AsyncByteStream):
         try:
             async for part in self._body:
                 read += len(part)
-                if read > LONGEST:
-                    raise _TooLong(f"the answer is longer than {LONGEST:,} bytes")
-                self._way.hear(self._ear, part)
+                if read > MAX_MESSAGE_BYTES:
+                    raise _TooLong(f"the answer is longer than {MAX_MESSAGE_BYTES:,} bytes")
+                self._transport.hear(self._copy, part)
                 yield part
         except httpx2.RequestError as error:
             if self._wanted:
-                self._way.error = error
+                self._transport.error = error
             raise
 
     async def aclose(self) -> None:
         await self._body.aclose()
 
 
-def _codes(kind: str, body: bytes) -> Iterator[int]:
+def _error_codes(kind: str, body: bytes) -> Iterator[int]:
     from mcp_types import JSONRPCError, jsonrpc_message_adapter
 
     messages: list[str | bytes] = [body]
     if kind.startswith("text/event-stream"):
-        asked = httpx2.Request("GET", "http://server")  # no events without one
-        events = httpx2.Response(200, headers={"Content-Type": kind}, content=body, request=asked)
-        messages = [each.data for each in httpx2.EventSource(events, max_event_size=LONGEST)]
+        request = httpx2.Request("GET", "http://server")  # EventSource needs one
+        events = httpx2.Response(200, headers={"Content-Type": kind}, content=body, request=request)
+        messages = [
+            each.data for each in httpx2.EventSource(events, max_event_size=MAX_MESSAGE_BYTES)
+        ]
     for each in messages:
-        with suppress(ValueError):  # no message, or not the whole of one
+        with suppress(ValueError):  # no message, or an incomplete one
             message = jsonrpc_message_adapter.validate_json(each, by_name=False)
             if isinstance(message, JSONRPCError):
                 yield message.error.code
 
 
 def _method(request: httpx2.Request) -> str:
-    """The protocol's method, where ``request`` is one that wants an answer; "" for all others."""
+    """Return the protocol's method if ``request`` expects an answer; "" for all others."""
     if request.method != "POST":
         return ""
     message = json.loads(request.content)

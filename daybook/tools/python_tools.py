@@ -1,4 +1,4 @@
-"""Tools that are Python functions: entry points of the group ``daybook.tools``, and those that
+"""Tools that are Python functions: entry points of the group ``daybook.tools``, and functions that
 ``daybook.tool`` registers in a module of the setting `plugins` (`daybook.registry`).
 
 ::
@@ -6,10 +6,10 @@
     [project.entry-points."daybook.tools"]          @daybook.tool("reindex")
     reindex = "search_tools.jobs:reindex"           async def reindex(full: bool = False) -> str:
 
-The params are the function's arguments by name, its schema is made from their types, its docstring
-is its description, and what it returns is the answer. An ``async def`` is ended by a timeout or a
-cancel. Any other function runs in a thread, which nothing can end: it is waited for, so that no
-retry begins while it runs, and the worker's hard kill is what ends it.
+The params are the function's arguments by name, the schema is made from their types, the docstring
+is the description, and the return value is the answer. A timeout or a cancellation ends an ``async
+def``. Any other function runs in a thread, which cannot be ended: the run waits for it, so that no
+retry begins while it runs, and only the worker's hard kill ends it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from daybook.errors import InvalidInput, Temporary
 from daybook.ledger.states import Outcome, Status
 from daybook.processes.ending import wait_shielded
 from daybook.tools import answers
-from daybook.tools.base import PYTHON, Called, ToolInfo
+from daybook.tools.base import PYTHON, CallResult, ToolInfo
 from daybook.tools.context import OCCURRENCE
 
 GROUP = registry.TOOLS
 
 
 def names() -> list[str]:
-    """The names of all that are installed or registered, sorted."""
+    """Return the names of all installed and registered tools, sorted."""
     registry.load_plugins()
     return registry.names(GROUP)
 
 
 def info(name: str) -> ToolInfo:
-    """The tool of that name, which has to be one of `names`; raises `InvalidInput`."""
+    """Return the tool of that name, which must be one of `names`; raises `InvalidInput`."""
     function = _load(name)
     try:
         schema = _arguments(function).json_schema()
-    except Exception as error:  # pydantic's, and what the annotations themselves raise
+    except Exception as error:  # pydantic's errors, and those that the annotations raise
         raise _unusable(name, f"no schema can be made of its arguments: {error}") from None
     if schema.get("type") != "object":
         raise _unusable(name, "an argument of it has no name, and params are given by name")
@@ -60,10 +60,10 @@ async def call(
     occurrence: str,
     *,
     timeout: float,
-    hide: answers.Hide = str,
-) -> Called:
-    """Call it once; ``timeout`` in seconds. What is cut of its answer is cut behind ``hide``, but
-    the outcome's words may hold what the params hold.
+    hide: answers.HideSecrets = str,
+) -> CallResult:
+    """Call once; ``timeout`` in seconds. ``hide`` is applied before the answer is cut, but the
+    outcome's messages may contain secrets of the params.
     """
     function = _load(name)
     work = _Work(_arguments(function), params, occurrence)
@@ -72,25 +72,25 @@ async def call(
             async with asyncio.timeout(timeout):
                 value = await work.here()
         else:
-            value = await _in_a_thread(work, timeout)
-    except _Late as late:
-        told = f"{name} did not end within {timeout:g} s"
-        return Called(Outcome(Status.TIMED_OUT, str(late), error=told))
+            value = await _run_in_thread(work, timeout)
+    except _TooLate as late_error:
+        message = f"{name} did not end within {timeout:g} s"
+        return CallResult(Outcome(Status.TIMED_OUT, str(late_error), error=message))
     except Temporary as error:
-        return Called(Outcome(Status.FAILED, error=str(error)), True, error.retry_after)
+        return CallResult(Outcome(Status.FAILED, error=str(error)), True, error.retry_after)
     except TimeoutError as error:
         if work.ended:
-            return _failed(error)
-        told = f"{name} did not end within {timeout:g} s; it was cancelled"
-        return Called(Outcome(Status.TIMED_OUT, error=told))
+            return _failed_result(error)
+        message = f"{name} did not end within {timeout:g} s; it was cancelled"
+        return CallResult(Outcome(Status.TIMED_OUT, error=message))
     except (Exception, SystemExit) as error:
-        return _failed(error)
-    text, result = answers.of_value(value, hide)
-    return Called(Outcome(Status.SUCCEEDED, text.remark, output=text.kept, result=result))
+        return _failed_result(error)
+    text, result = answers.from_python(value, hide)
+    return CallResult(Outcome(Status.SUCCEEDED, text.remark, output=text.kept, result=result))
 
 
-class _Late(Exception):
-    """It ended after its time."""
+class _TooLate(Exception):
+    """The function ended after its timeout."""
 
 
 class _Work:
@@ -103,11 +103,11 @@ class _Work:
         self._occurrence = occurrence
 
     def there(self) -> Any:
-        """In a thread."""
-        OCCURRENCE.set(self._occurrence)  # the thread's own
+        """Run in a thread."""
+        OCCURRENCE.set(self._occurrence)  # in the thread's own context
         try:
             return self._function.validate_python(ArgsKwargs((), self._params))
-        except SystemExit as error:  # in the thread it would end nothing, and be lost
+        except SystemExit as error:  # in the thread it would end nothing and be lost
             raise RuntimeError(f"SystemExit: {error}") from error
         finally:
             self.ended = True
@@ -127,36 +127,36 @@ class _Work:
         return value
 
 
-async def _in_a_thread(work: _Work, timeout: float) -> Any:
-    """Until the function has ended, also where that is too late, or nobody waits any more."""
+async def _run_in_thread(work: _Work, timeout: float) -> Any:
+    """Wait until the function has ended, even if the timeout passed or the caller was cancelled."""
     began = time.monotonic()
     in_time = True
 
-    def up() -> None:
+    def mark_late() -> None:
         nonlocal in_time
         in_time = False
 
-    timer = asyncio.get_running_loop().call_later(timeout, up)
+    timer = asyncio.get_running_loop().call_later(timeout, mark_late)
     try:
         value = await wait_shielded(asyncio.create_task(anyio.to_thread.run_sync(work.there)))
     except Exception as error:
         if in_time:
             raise
-        raise _Late(_late(began, f"raised {type(error).__name__}: {error}")) from error
+        raise _TooLate(_late_reason(began, f"raised {type(error).__name__}: {error}")) from error
     finally:
         timer.cancel()
     if not in_time:
-        raise _Late(_late(began, "returned, which is dropped"))
+        raise _TooLate(_late_reason(began, "returned, which is dropped"))
     return value
 
 
-def _late(began: float, how: str) -> str:
+def _late_reason(began: float, ending: str) -> str:
     after = time.monotonic() - began
-    return f"it runs in a thread, which cannot be ended; after {after:.1f} s it {how}"
+    return f"it runs in a thread, which cannot be ended; after {after:.1f} s it {ending}"
 
 
-def _failed(error: BaseException) -> Called:
-    return Called(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+def _failed_result(error: BaseException) -> CallResult:
+    return CallResult(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
 
 
 def _load(name: str) -> Callable[..., Any]:
@@ -172,9 +172,11 @@ def _load(name: str) -> Callable[..., Any]:
 
 
 def _arguments(function: Callable[..., Any]) -> TypeAdapter[Any]:
-    """A call of ``function`` by its arguments, which are made what its annotations say."""
+    """Return the adapter that validates the arguments by their annotations and calls
+    ``function``.
+    """
     try:
-        return TypeAdapter[Any](function)  # type: ignore[arg-type]  # a call of it is a type here
+        return TypeAdapter[Any](function)  # type: ignore[arg-type]  # a function is a type here
     except PydanticUserError as error:
         raise TypeError(error.message) from None
 

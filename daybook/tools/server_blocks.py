@@ -1,7 +1,7 @@
-"""Tool servers as Prefect keeps them: a block document each, of a type of ours.
+"""Storage of tool servers in Prefect: one block document each, of the block type `TYPE`.
 
-The block class stands in a door and is not needed here: a document's data are the settings. A
-setting that is secret is a reference to a secret block, so nothing in it is.
+The block class is a Prefect entry point and is not needed here: a document's data are the settings.
+A secret setting is a reference to a secret block, so the document holds no secret.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from daybook.processes import environment, locations
 from daybook.resources import documents
 from daybook.resources.documents import BlockType
 from daybook.resources.secrets import PrefectSecretStore
-from daybook.tools.base import Server
+from daybook.tools.base import ToolServer
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -32,7 +32,9 @@ TYPE = BlockType(SLUG, TITLE, "tool server")
 
 
 class ToolServerSettings(BaseModel):
-    """One server: a program that speaks MCP by its pipes, or an address. All is the operator's."""
+    """One server: a program that speaks MCP over its pipes, or an address. The operator sets all
+    fields.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,7 +93,7 @@ class ToolServerSettings(BaseModel):
                 raise ValueError("a reference in it; {{secret:name}} stands in a header's value")
             if "#" in value:
                 raise ValueError("a # in it; the tool is named by the job, as server.tool")
-            _said(lambda: Guard(Rule.OPERATOR).check(value))
+            _as_value_error(lambda: Guard(Rule.OPERATOR).check(value))
         return value
 
     @field_validator("environment")
@@ -109,7 +111,7 @@ class ToolServerSettings(BaseModel):
     @field_validator("headers")
     @classmethod
     def _sendable(cls, value: dict[str, str]) -> dict[str, str]:
-        _said(lambda: check_headers(value))
+        _as_value_error(lambda: check_headers(value))
         return value
 
     @model_validator(mode="after")
@@ -124,42 +126,42 @@ class ToolServerSettings(BaseModel):
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` for a header that is invalid, set by us, or looks like a secret."""
+    """Raise `InvalidInput` for a header that is invalid, set by Daybook, or looks like a secret."""
     request.check("POST", headers)
     for name, value in headers.items():
-        if name.lower() in _OURS or name.lower().startswith("mcp-"):
+        if name.lower() in _RESERVED_HEADERS or name.lower().startswith("mcp-"):
             raise InvalidInput("headers", f'"{name}" is Daybook\'s to set', "leave it out")
         secrets.references("headers", value)
     secrets.refuse_literal_headers(headers)
 
 
-_OURS = ("accept", "content-type", "idempotency-key", "last-event-id")
+_RESERVED_HEADERS = ("accept", "content-type", "idempotency-key", "last-event-id")
 
 
-def _said(judge: Any) -> None:
-    """An `InvalidInput` as pydantic takes it, without the field, which pydantic names."""
+def _as_value_error(judge: Any) -> None:
+    """Raise an `InvalidInput` as pydantic expects it, without the field, which pydantic adds."""
     try:
         judge()
     except InvalidInput as error:
-        told = f" ({error.hint})" if error.hint else ""
-        raise ValueError(f"{error.problem}{told}") from None
+        hint = f" ({error.hint})" if error.hint else ""
+        raise ValueError(f"{error.problem}{hint}") from None
 
 
-def checked(data: Mapping[str, Any]) -> ToolServerSettings:
-    """The settings in ``data``; raises `InvalidInput` naming the field that is wrong."""
+def validate_settings(data: Mapping[str, Any]) -> ToolServerSettings:
+    """Validate the settings in ``data``; raises `InvalidInput` that names the wrong field."""
     try:
         return ToolServerSettings.model_validate(dict(data))
     except ValidationError as error:
         raise InvalidInput(*_first_problem(error)) from None
 
 
-def build(name: str, data: Mapping[str, Any]) -> Server:
-    """The server of stored settings; raises `InvalidInput` when they are not legal.
+def build(name: str, data: Mapping[str, Any]) -> ToolServer:
+    """Build the server from stored settings; raises `InvalidInput` if they are invalid.
 
-    A block edited in the Prefect UI is not checked by the server, so this is where it shows.
+    Prefect's server does not validate a block edited in its UI, so invalid settings are found here.
     """
     try:
-        return Server(name, ToolServerSettings.model_validate(dict(data)))
+        return ToolServer(name, ToolServerSettings.model_validate(dict(data)))
     except ValidationError as error:
         field, problem = _first_problem(error)
         raise InvalidInput(
@@ -168,14 +170,18 @@ def build(name: str, data: Mapping[str, Any]) -> Server:
 
 
 def _first_problem(error: ValidationError) -> tuple[str, str]:
-    """Field and problem. Not pydantic's own text: that repeats the input, which may be a secret."""
+    """Return field and problem. Not pydantic's own text: it repeats the input, which may be a
+    secret.
+    """
     first = error.errors(include_input=False, include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else "command and url"
     return field, first["msg"].removeprefix("Value error, ")
 
 
 class PrefectServers:
-    """`Servers` over Prefect's async client; its connection errors are let through."""
+    """`Servers` stored in Prefect, with its async client; the client's connection errors are passed
+    on.
+    """
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
@@ -184,27 +190,30 @@ class PrefectServers:
     async def names(self) -> list[str]:
         return [str(each.name) for each in await documents.list_documents(self._client, TYPE)]
 
-    async def read(self, name: str) -> Server:
+    async def read(self, name: str) -> ToolServer:
         return build(name, (await self._document(name)).data)
 
     async def describe(self, name: str) -> dict[str, Any]:
-        """``{"name", "settings", "problem"}``; ``problem`` says what is wrong with the settings.
+        """Return ``{"name", "settings", "problem"}``; ``problem`` says what is wrong with the
+        settings.
 
         Raises `UnknownName`.
         """
-        return _described(await self._document(name))
+        return _describe(await self._document(name))
 
     async def every(self) -> list[dict[str, Any]]:
-        """All servers by name, as `describe` has them."""
-        return [_described(each) for each in await documents.list_documents(self._client, TYPE)]
+        """Return all servers by name, as `describe` does."""
+        return [_describe(each) for each in await documents.list_documents(self._client, TYPE)]
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
-        """Keep a server; raises `InvalidInput` for a bad or taken name and for bad settings."""
-        data = checked(settings).model_dump(mode="json")
+        """Store a server; raises `InvalidInput` for a bad or taken name and for invalid
+        settings.
+        """
+        data = validate_settings(settings).model_dump(mode="json")
         await documents.save(self._client, TYPE, name, data, replace=replace)
 
     async def remove(self, name: str) -> None:
-        """Forget the server; raises `NotFound`."""
+        """Remove the server; raises `NotFound`."""
         await documents.remove(self._client, TYPE, name)
 
     async def _document(self, name: str) -> BlockDocument:
@@ -214,7 +223,7 @@ class PrefectServers:
         return found
 
 
-def _described(document: BlockDocument) -> dict[str, Any]:
+def _describe(document: BlockDocument) -> dict[str, Any]:
     settings, problem = dict(document.data), None
     try:
         settings = ToolServerSettings.model_validate(settings).model_dump(mode="json")

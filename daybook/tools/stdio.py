@@ -1,14 +1,16 @@
-"""A server that is a program: a message a line, by its pipes. It is started for each call of a job,
-and once for all calls of an agent that is answering.
+"""An MCP server that is a program: one message per line, over its pipes.
+
+It is started for each call of a job, and once for all calls of an agent's answer.
 
 ::
 
-    start ─► messages ─┬─► gently: input closed, up to PATIENCE seconds to end by itself ─┐
-                       └─► the time was up, a cancel, a fault ────────────────────────────┴─► group
-                                                                                       ended, reaped
+    start ─► messages ─┬─► may exit: input closed, EXIT_GRACE_SECONDS to end by itself ─┐
+                       └─► timeout, cancellation, fault ────────────────────────────────┴─► group
+                                                                                     ended, reaped
 
-The library's own way would leave what a server began when the server itself has ended, would read a
-line of any length, and would pass on more of the environment than the operator names.
+The library's own transport would leave the server's child processes running when the server has
+ended, would read a line of any length, and would pass on more of the environment than the operator
+names.
 """
 
 from __future__ import annotations
@@ -29,70 +31,72 @@ from daybook.errors import InvalidInput, ToolUnreachable
 from daybook.processes import environment, locations, pipes
 from daybook.processes.ending import wait_shielded
 from daybook.processes.group import Group
-from daybook.tools.answers import Hide
+from daybook.tools.answers import HideSecrets
 from daybook.tools.server_blocks import ToolServerSettings
-from daybook.tools.wire import CALL, LONGEST, Fault
+from daybook.tools.wire import CALL_METHOD, MAX_MESSAGE_BYTES, Fault
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
     from mcp.shared.message import SessionMessage
 
-PATIENCE = 2.0
-"""Seconds in which a server whose input was closed may end by itself."""
+EXIT_GRACE_SECONDS = 2.0
+"""How long a server whose input was closed may take to exit by itself."""
 
-ERRORS_LIMIT = 8 * 1024
-"""Bytes of the end of standard error that are kept."""
+MAX_ERROR_BYTES = 8 * 1024
+"""Bytes kept of the end of standard error."""
 
-SHOWN_ERRORS = 2_000
-"""Characters of it that a message tells."""
+MAX_SHOWN_ERROR_CHARACTERS = 2_000
+"""Characters of standard error that a message shows."""
 
-_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 
 class ProgramWire:
     """A connection to a program with these settings, which it starts; ``name`` is the server's.
 
-    ``hide`` takes the secrets of a call out of what it says on standard error.
+    ``hide`` replaces the secrets of a call in the program's standard error.
     """
 
-    def __init__(self, name: str, settings: ToolServerSettings, hide: Hide = str) -> None:
+    def __init__(self, name: str, settings: ToolServerSettings, hide: HideSecrets = str) -> None:
         self.sent = False
         self._called = False
         self._name = name
         self._settings = settings
         self._hide = hide
-        self._variables = environment.allowed(settings.environment)
-        self._gently = False
+        self._variables = environment.select(settings.environment)
+        self._may_exit = False
         self._codes: set[int] = set()
-        self._errors = pipes.TailPipe(ERRORS_LIMIT)
+        self._errors = pipes.TailPipe(MAX_ERROR_BYTES)
         self._input = _Input()
-        self._place = ExitStack()
+        self._folder_stack = ExitStack()
         self._group: Group | None = None
         self._reading: asyncio.BaseTransport | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._too_long = ""
+        self._limit_exceeded = ""
         self._read = 0
-        self._silent = False
+        self._output_ended = False
         self._code: int | None = None
 
     async def __aenter__(self) -> TransportStreams:
-        """Raises `InvalidInput` and `ToolUnreachable` where the program cannot be started."""
+        """Start the program; raises `InvalidInput` and `ToolUnreachable` if it cannot be
+        started.
+        """
         from mcp.shared.message import SessionMessage
 
-        group = self._group = self._started()
+        group = self._group = self._start()
         try:
             lines = await self._connected(group.child)
         except BaseException:
             await self._ended()
             raise
-        heard, messages = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        said, to_say = anyio.create_memory_object_stream[SessionMessage](0)
+        received, messages = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](0)
         self._tasks = [
-            asyncio.create_task(self._listen(lines, heard)),
-            asyncio.create_task(self._say(to_say, heard)),
+            asyncio.create_task(self._read_messages(lines, received)),
+            asyncio.create_task(self._write_messages(to_send, received)),
         ]
-        return messages, said
+        return messages, outgoing
 
     async def __aexit__(
         self,
@@ -107,50 +111,54 @@ class ProgramWire:
         self._codes.clear()
 
     def gently(self) -> None:
-        self._gently = True
+        self._may_exit = True
 
     def came(self, code: int) -> bool:
         return code in self._codes
 
     def fault(self) -> Fault | None:
-        if self._too_long:
-            told = f"{self._program}: {self._too_long} longer than {LONGEST:,} bytes"
-            return Fault(told, refused=True)
+        if self._limit_exceeded:
+            message = (
+                f"{self._program}: {self._limit_exceeded} longer than {MAX_MESSAGE_BYTES:,} bytes"
+            )
+            return Fault(message, refused=True)
         if self._code is None:
             return None
         return Fault(self.explained(f"{self._program} {_end(self._code)}"))
 
     def explained(self, told: str) -> str:
         text = bytes(self._errors.kept).decode(errors="replace").strip()
-        # Cut afterwards: a part of a secret would not be found.
-        text = environment.redact_values(self._hide(text), self._variables)[-SHOWN_ERRORS:]
+        # Cut last: a part of a secret would not be found.
+        text = environment.redact_values(self._hide(text), self._variables)[
+            -MAX_SHOWN_ERROR_CHARACTERS:
+        ]
         return f"{told}; it said: {text}" if text else f"{told}; it said nothing on standard error"
 
     @property
     def _program(self) -> str:
         return Path(self._settings.command[0]).name
 
-    def _started(self) -> Group:
+    def _start(self) -> Group:
         command = self._settings.command
         try:
-            folder = self._place.enter_context(
+            folder = self._folder_stack.enter_context(
                 locations.run_folder(self._settings.work_dir, prefix="daybook-tool-")
             )
             program = locations.find_program(command[0], folder, self._variables)
             return Group([program, *command[1:]], folder=folder, environment=self._variables)
         except (OSError, ValueError) as error:
-            self._place.close()
-            why = str(error)
+            self._folder_stack.close()
+            reason = str(error)
             if isinstance(error, OSError):
-                why = f"{self._program} cannot be started: {error.strerror}"
-                if error.errno in _BUSY:
-                    raise ToolUnreachable(f'the tool server "{self._name}": {why}') from None
-            raise InvalidInput("tool", f'the server "{self._name}": {why}') from None
+                reason = f"{self._program} cannot be started: {error.strerror}"
+                if error.errno in _TEMPORARY_ERRNOS:
+                    raise ToolUnreachable(f'the tool server "{self._name}": {reason}') from None
+            raise InvalidInput("tool", f'the server "{self._name}": {reason}') from None
 
     async def _connected(self, child: subprocess.Popen[bytes]) -> asyncio.StreamReader:
-        lines = asyncio.StreamReader(limit=LONGEST)
-        heard = asyncio.StreamReaderProtocol(lines)
-        self._reading, _ = await pipes.attach(child, heard, self._errors, self._input)
+        lines = asyncio.StreamReader(limit=MAX_MESSAGE_BYTES)
+        protocol = asyncio.StreamReaderProtocol(lines)
+        self._reading, _ = await pipes.attach(child, protocol, self._errors, self._input)
         return lines
 
     async def _ended(self) -> None:
@@ -161,16 +169,16 @@ class ProgramWire:
         assert group is not None
         try:
             self._input.close()
-            if self._gently or self._silent:
+            if self._may_exit or self._output_ended:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(PATIENCE):
+                    async with asyncio.timeout(EXIT_GRACE_SECONDS):
                         await group.exited.wait()
-            by_itself = group.exited.is_set()
+            exited_by_itself = group.exited.is_set()
             await group.end()
-            self._code = group.child.returncode if by_itself else None
+            self._code = group.child.returncode if exited_by_itself else None
         finally:
-            group.kill()  # where the loop itself is being torn down
-            self._place.close()
+            group.kill()  # if the loop itself is being torn down
+            self._folder_stack.close()
             for task in self._tasks:
                 task.cancel()
             if self._reading is not None:
@@ -179,31 +187,33 @@ class ProgramWire:
         await pipes.wait_drained([self._errors], 1.0)
         await pipes.close([self._errors, self._input])
 
-    def _gone(self) -> bool:
-        """Whether nobody would read a call: what is not written has had no effect."""
+    def _input_is_gone(self) -> bool:
+        """Return whether nothing would read a call: a call that is not written has had no
+        effect.
+        """
         ended = self._group is not None and self._group.exited.is_set()
         return ended or self._input.gone.is_set()
 
-    async def _listen(
-        self, lines: asyncio.StreamReader, heard: ObjectSendStream[SessionMessage | Exception]
+    async def _read_messages(
+        self, lines: asyncio.StreamReader, received: ObjectSendStream[SessionMessage | Exception]
     ) -> None:
-        """What the program says, until it says no more; what is no message is passed over."""
+        """Pass the program's messages on until its output ends; skip lines that are no message."""
         from mcp.shared.message import SessionMessage
         from mcp_types import JSONRPCError, jsonrpc_message_adapter
 
-        async with heard:
+        async with received:
             while True:
                 try:
                     line = await lines.readline()
                 except ValueError:
-                    self._too_long = "a line is"
+                    self._limit_exceeded = "a line is"
                     break
                 if not line:
-                    self._silent = True
+                    self._output_ended = True
                     return
                 self._read += len(line)
-                if self._read > LONGEST and not self._called:
-                    self._too_long = "what it says of its tools is"
+                if self._read > MAX_MESSAGE_BYTES and not self._called:
+                    self._limit_exceeded = "what it says of its tools is"
                     break
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
@@ -212,22 +222,23 @@ class ProgramWire:
                 if self.sent and isinstance(message, JSONRPCError):
                     self._codes.add(message.error.code)
                 try:
-                    await heard.send(SessionMessage(message))
+                    await received.send(SessionMessage(message))
                 except _CLOSED:
                     break
-        while await lines.read(2**16):  # so that it is not held up while it ends
+        while await lines.read(2**16):  # so that a full pipe does not block its exit
             pass
 
-    async def _say(
+    async def _write_messages(
         self,
-        to_say: ObjectReceiveStream[SessionMessage],
-        heard: ObjectSendStream[SessionMessage | Exception],
+        to_send: ObjectReceiveStream[SessionMessage],
+        received: ObjectSendStream[SessionMessage | Exception],
     ) -> None:
-        async with to_say, heard:  # at its end, who waits for an answer learns that none comes
-            async for each in to_say:
+        # When ``received`` is closed, the waiting caller learns that no answer comes.
+        async with to_send, received:
+            async for each in to_send:
                 line = each.message.model_dump_json(by_alias=True, exclude_unset=True)
-                if getattr(each.message, "method", "") == CALL:
-                    if self._gone():
+                if getattr(each.message, "method", "") == CALL_METHOD:
+                    if self._input_is_gone():
                         break
                     self.sent = self._called = True
                     self._codes.clear()
@@ -245,18 +256,20 @@ def _end(code: int) -> str:
 
 
 class _Input(pipes.InputPipe):
-    """Standard input, written to as fast as it is read."""
+    """Standard input, written as fast as the program reads it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     async def write(self, data: bytes) -> bool:
-        """Whether it was taken; not, where the program has closed it."""
+        """Write; return whether the data was accepted, which is false if the program closed its
+        input.
+        """
         if not self.gone.is_set():
             self._writer.write(data)
-            await self._room.wait()
+            await self._writable.wait()
         return not self.gone.is_set()
 
     def close(self) -> None:
@@ -264,14 +277,14 @@ class _Input(pipes.InputPipe):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        self._room.clear()
+        self._writable.clear()
 
     def resume_writing(self) -> None:
-        self._room.set()
+        self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._room.set()
+        self._writable.set()
 
     @property
     def _writer(self) -> asyncio.WriteTransport:

@@ -1,8 +1,8 @@
-"""What was sent and what was answered beneath the protocol: the port of `http` and `stdio`.
+"""The port of `http` and `stdio`: tracks, below the protocol, what was sent and what was answered.
 
-The protocol's library tells a connection that broke by an error that a server may send as well. Of
-the difference depends whether a call may be repeated, so it is looked up here: only an error whose
-code really came is an answer.
+The protocol's library reports a broken connection with an error that a server may send as well. The
+difference decides whether a call may be repeated, so it is determined here: an error counts as an
+answer only if its code was received.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from daybook.http.request import MAX_BODY_BYTES
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
-LONGEST = 4 * MAX_BODY_BYTES
-"""Bytes of one message; of what an answer of it says less is kept."""
+MAX_MESSAGE_BYTES = 4 * MAX_BODY_BYTES
+"""Limit of one message in bytes; the part of an answer that is stored is smaller."""
 
-CALL = "tools/call"
-"""The request that has an effect."""
+CALL_METHOD = "tools/call"
+"""The method of the request that has an effect."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why there is no answer.
+    """The reason why there is no answer.
 
-    ``refused`` says that trying again cannot help; ``undone`` that the other side told that it did
-    not do it; ``retry_after`` is in seconds, None where it named none; ``raised`` is what is to be
-    raised as it stands.
+    ``refused``: trying again cannot help; ``undone``: the server reported that it did not do it;
+    ``retry_after`` is in seconds, None if it gave no delay; ``raised`` is an error to raise
+    unchanged.
     """
 
     told: str
@@ -41,30 +41,30 @@ class Fault:
 
 
 class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
-    """One connection to a server; entered once. When it is left, nothing of it is.
+    """One connection to a server; entered once. When the context exits, everything is closed.
 
-    Calls are made one after the other. ``sent``: the last has left, or a part of it.
+    Calls are made one after the other. ``sent``: the last call was sent, at least in part.
     """
 
     @property
     def sent(self) -> bool: ...
 
     def begin(self) -> None:
-        """A call is about to be made: what became of the one before it is forgotten."""
+        """Forget the result of the previous call: another is about to be made."""
         ...
 
     def gently(self) -> None:
-        """The work is done: the server may end by itself."""
+        """Mark the work as done: the server may exit by itself."""
         ...
 
     def came(self, code: int) -> bool:
-        """Whether an error of that code came since the last call was sent."""
+        """Return whether an error of that code was received since the last call was sent."""
         ...
 
     def fault(self) -> Fault | None:
-        """What went wrong beneath the protocol, where anything did."""
+        """Return what went wrong below the protocol, if anything did."""
         ...
 
     def explained(self, told: str) -> str:
-        """``told``, and what else there is to say of the server."""
+        """Return ``told`` with further details about the server."""
         ...

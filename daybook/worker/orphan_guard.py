@@ -49,7 +49,7 @@ def _watch(status: int, parent: int, grace: float) -> None:
     subprocess.Popen(
         [sys.executable, "-m", "daybook.worker.orphan_guard", *arguments],
         stdin=subprocess.DEVNULL,
-        env=environment.allowed((*environment.DEFAULT_NAMES, "PYTHONPATH")),
+        env=environment.select((*environment.DEFAULT_NAMES, "PYTHONPATH")),
         start_new_session=True,
     )
 

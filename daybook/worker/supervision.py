@@ -23,7 +23,7 @@ from typing import Any
 
 from daybook.jobs.policy import Policy
 from daybook.ledger.states import TERMINAL, Status
-from daybook.processes.children import tail_of
+from daybook.processes.children import read_tail
 from daybook.timing import TIMING
 from daybook.worker.launch import LaunchedProcess
 
@@ -102,7 +102,7 @@ class SupervisedRun:
 
     def tail(self) -> str:
         """Return the last lines that the process printed."""
-        return tail_of(self.running.output, 0, TAIL_LINES).replace("\0", "\ufffd")
+        return read_tail(self.running.output, 0, TAIL_LINES).replace("\0", "\ufffd")
 
     async def watch(self) -> None:
         """Wait until no process of the run lives; end them at a timeout or after `stop`."""

@@ -192,7 +192,7 @@ async def tools(client: PrefectClient) -> list[Problem]:
             if not tool:
                 continue
             try:
-                await catalog.place(tool, servers, guard)
+                await catalog.locate(tool, servers, guard)
             except InvalidInput as error:
                 message = f"{each.row.name} calls the tool {tool}: {error.problem}"
                 edit = f"daybook edit {shlex.quote(each.row.name)} {option} <name>"

@@ -274,7 +274,7 @@ async def test_the_default_agent_is_made_once_also_in_a_race(client: PrefectClie
     made = await asyncio.gather(*(documents.ensure_default(client) for _ in range(5)))
     assert made.count(True) == 1
     assert await documents.names(client) == {"default": OFFLINE}
-    assert isinstance(await documents.get(client, documents.DEFAULT), OfflineAgent)
+    assert isinstance(await documents.get(client, documents.DEFAULT_AGENT), OfflineAgent)
     assert await documents.ensure_default(client) is False
 
 

@@ -16,7 +16,7 @@ from daybook.errors import UnknownName
 from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import Secret
 from daybook.tools import calls
-from daybook.tools.base import Called, Server
+from daybook.tools.base import CallResult, ToolServer
 from daybook.tools.server_blocks import build
 
 OURS = Path(__file__).parent / "ours.py"
@@ -70,7 +70,7 @@ class Saved:
             return self.kept[name]
         if name not in self.settings:
             raise UnknownName("tool server", name, self.settings)
-        server: Server = build(name, self.settings[name])
+        server: ToolServer = build(name, self.settings[name])
         return server
 
     @property
@@ -90,7 +90,7 @@ class Caller:
     def name(self, tool: str) -> str:
         return f"ours.{tool}"
 
-    async def prepared(self, tool: str, params: Mapping[str, Any]) -> calls.Prepared:
+    async def prepared(self, tool: str, params: Mapping[str, Any]) -> calls.PreparedCall:
         guard = Guard(Rule.AGENT)  # a saved server is the operator's choice all the same
         return await calls.prepare(
             self.name(tool), dict(params), OCCURRENCE, self.saved, self.saved.secrets, guard
@@ -98,7 +98,7 @@ class Caller:
 
     async def call(
         self, tool: str, timeout: float = 60, idempotent: bool = False, **params: Any
-    ) -> Called:
+    ) -> CallResult:
         prepared = await self.prepared(tool, params)
         return await calls.call(prepared, timeout=timeout, idempotent=idempotent)
 

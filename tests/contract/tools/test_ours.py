@@ -71,7 +71,7 @@ async def test_params_that_do_not_fit_are_refused_and_nothing_is_called(ours: Ca
 
 
 async def test_all_tools_are_listed(ours: Caller) -> None:
-    found, absent = await catalog.listed(ours.saved)
+    found, absent = await catalog.list_tools(ours.saved)
     names = {each.name for each in found}
     assert {"ours.add", "ours.wait"} <= names
     assert absent == {}

@@ -11,7 +11,7 @@ import pytest
 from daybook.http.guard import Guard, Rule
 from daybook.ledger.states import Status
 from daybook.tools import calls, catalog
-from daybook.tools.base import Called
+from daybook.tools.base import CallResult
 from tests.contract.tools.conftest import Saved
 
 pytestmark = [
@@ -25,7 +25,7 @@ pytestmark = [
 COMMAND = [sys.executable, "-m", "mcp_server_time", "--local-timezone", "Europe/Berlin"]
 
 
-async def call(tool: str, **params: Any) -> Called:
+async def call(tool: str, **params: Any) -> CallResult:
     saved = Saved({"time": {"command": COMMAND}})
     prepared = await calls.prepare(
         f"time.{tool}", params, "request:x:1", saved, saved, Guard(Rule.OPERATOR)
@@ -34,7 +34,7 @@ async def call(tool: str, **params: Any) -> Called:
 
 
 async def test_its_tools_are_listed() -> None:
-    found, absent = await catalog.listed(Saved({"time": {"command": COMMAND}}))
+    found, absent = await catalog.list_tools(Saved({"time": {"command": COMMAND}}))
     assert {"time.convert_time", "time.get_current_time"} <= {each.name for each in found}
     assert absent == {}
 

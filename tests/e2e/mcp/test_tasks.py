@@ -79,7 +79,7 @@ class Live:
     async def woken(self) -> None:
         """Wait until it is."""
         with anyio.fail_after(WOKEN):
-            assert await anext(self.stream) == ResourceUpdated(resources.uri(self.name))
+            assert await anext(self.stream) == ResourceUpdated(resources.session_uri(self.name))
 
 
 @asynccontextmanager
@@ -94,7 +94,7 @@ async def live(place: Place, name: str, *capabilities: str) -> AsyncIterator[Liv
         client = await stack.enter_async_context(Client(transport))
         given = {"name": name, "capabilities": ",".join(capabilities)}
         assert not (await client.call_tool("task_session_register", given)).is_error
-        listening = client.listen(resource_subscriptions=[resources.uri(name)])
+        listening = client.listen(resource_subscriptions=[resources.session_uri(name)])
         yield Live(name, client, await stack.enter_async_context(listening))
 
 

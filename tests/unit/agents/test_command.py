@@ -130,15 +130,15 @@ async def test_an_error_does_not_contain_the_values_of_the_environment(
 
 async def test_huge_output_is_kept_in_part_and_says_so(script: Script) -> None:
     # Three-byte characters: the limit falls into one.
-    count = process.OUTPUT_LIMIT
+    count = process.MAX_OUTPUT_BYTES
     lines = f"""
         import sys
         sys.stdout.buffer.write('€'.encode() * {count})
         sys.stderr.write('x' * 10**6)
     """
     reply = await ask(script(lines))
-    assert reply.text == "€" * (process.OUTPUT_LIMIT // 3)
-    assert reply.cut == f"{3 * count - process.OUTPUT_LIMIT} more bytes were printed"
+    assert reply.text == "€" * (process.MAX_OUTPUT_BYTES // 3)
+    assert reply.cut == f"{3 * count - process.MAX_OUTPUT_BYTES} more bytes were printed"
     with pytest.raises(AgentFailed) as failed:
         await ask([*script(f"print('x' * {count + 6}); raise SystemExit(1)")])
     assert failed.value.output.endswith("x\n[cut here: 7 more bytes were printed]")

@@ -11,7 +11,7 @@ from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentFailed
 
-DEEPEST = json_text.DEEPEST
+DEEPEST = json_text.MAX_DEPTH
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ def test_each_slug_builds_its_agent() -> None:
 
 
 def test_a_kind_is_found_by_word_and_by_slug() -> None:
-    assert kinds.named("command") is kinds.named("daybook-command-agent") is kinds.COMMAND
+    assert kinds.find_kind("command") is kinds.find_kind("daybook-command-agent") is kinds.COMMAND
     with pytest.raises(InvalidInput) as caught:
-        kinds.named("robot")
+        kinds.find_kind("robot")
     assert str(caught.value) == 'kind: unknown "robot" (legal: offline, command, model)'
 
 
@@ -41,7 +41,7 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
 )
 def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.checked(kinds.COMMAND, data)
+        kinds.validate_settings(kinds.COMMAND, data)
     assert caught.value.field == field
     assert words in caught.value.problem
     listed = "command, work_dir, environment, output, history" in caught.value.hint
@@ -52,7 +52,7 @@ def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: 
 
 def test_an_error_never_repeats_what_was_given() -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.checked(kinds.COMMAND, {"command": {"token": "hunter2"}})
+        kinds.validate_settings(kinds.COMMAND, {"command": {"token": "hunter2"}})
     assert "hunter2" not in str(caught.value)
 
 

@@ -35,7 +35,7 @@ def settings(model: str, **given: Any) -> ModelSettings:
 def test_what_stands_before_a_colon_is_a_provider_if_one_is_called_so(
     written: str, provider: str, name: str
 ) -> None:
-    assert providers.divided(written) == (provider, name)
+    assert providers.split_model(written) == (provider, name)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_an_agent_without_a_key_may_be_asked_for_any_provider(
 
 
 def test_without_a_key_there_is_no_first_model() -> None:
-    assert providers.first() is None
+    assert providers.find_key() is None
 
 
 @pytest.mark.parametrize(
@@ -173,14 +173,14 @@ def test_the_first_key_in_order_decides(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    found = providers.first()
+    found = providers.find_key()
     assert found is not None
     assert found.variable == f"{variable}_API_KEY"
     assert found.key == environment[found.variable]
     assert "key=" not in repr(found)
 
 
-@pytest.mark.parametrize("model", sorted(set(providers.FIRST.values())))
+@pytest.mark.parametrize("model", sorted(set(providers.DEFAULT_MODELS.values())))
 def test_the_first_models_are_known_and_have_a_small_price(model: str) -> None:
     assert model in get_args(KnownModelName.__value__)
     provider, name = model.split(":")
@@ -220,7 +220,7 @@ def test_bad_settings_name_their_field_and_repeat_no_secret(
     given: dict[str, Any], field: str, words: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.checked(kinds.MODEL, given)
+        kinds.validate_settings(kinds.MODEL, given)
     assert caught.value.field == field
     assert words in caught.value.problem
     assert not [s for s in ("s3cret", "me:pw", "two words") if s in str(caught.value)]
@@ -243,19 +243,21 @@ def test_only_a_provider_that_is_really_near_is_suggested(written: str, meant: s
 
 def test_the_fields_are_listed_for_one_that_is_unknown_only() -> None:
     with pytest.raises(InvalidInput) as caught:
-        kinds.checked(kinds.MODEL, {"model": "a:b", "request_limit": -1})
+        kinds.validate_settings(kinds.MODEL, {"model": "a:b", "request_limit": -1})
     assert caught.value.hint == ""
     with pytest.raises(InvalidInput) as caught:
-        kinds.checked(kinds.MODEL, {"model": "a:b", "modelle": "c:d"})
+        kinds.validate_settings(kinds.MODEL, {"model": "a:b", "modelle": "c:d"})
     assert "fields of a model agent: model, base_url" in caught.value.hint
 
 
 def test_a_secret_is_plain_where_it_is_stored_and_hidden_where_it_is_shown() -> None:
-    made = kinds.checked(kinds.MODEL, {"model": "openai:x", "api_key": "k-1", "options": {}})
-    data = kinds.stored(made)
+    made = kinds.validate_settings(
+        kinds.MODEL, {"model": "openai:x", "api_key": "k-1", "options": {}}
+    )
+    data = kinds.block_data(made)
     assert data["api_key"] == "k-1"
-    assert kinds.shown(kinds.MODEL, data)["api_key"] == "********"
-    assert kinds.shown(kinds.MODEL, data | {"api_key": ""})["api_key"] == ""
+    assert kinds.displayed_settings(kinds.MODEL, data)["api_key"] == "********"
+    assert kinds.displayed_settings(kinds.MODEL, data | {"api_key": ""})["api_key"] == ""
     assert "k-1" not in repr(made) + str(made) + made.model_dump_json()
 
 

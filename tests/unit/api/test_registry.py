@@ -70,7 +70,7 @@ async def test_a_plugin_that_cannot_be_imported_is_told_where_its_tool_is_missin
         await catalog.find("reindx", Saved({}), Guard.from_settings(Rule.OPERATOR))
     why = "the plugin registered_broken cannot be imported: SystemExit: no licence"
     assert why in str(refused.value) and "reindex" in str(refused.value)
-    _, absent = await catalog.listed(Saved({}))
+    _, absent = await catalog.list_tools(Saved({}))
     assert absent["registered_broken"] == why
 
 

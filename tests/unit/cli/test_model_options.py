@@ -85,8 +85,8 @@ def test_without_a_key_it_is_said_where_one_is_looked_for(
 
 
 def test_a_provider_of_the_first_start_is_known_here_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable, model in providers.FIRST.items():
+    for variable, model in providers.DEFAULT_MODELS.items():
         if variable != "GEMINI_API_KEY":  # the other one for Google
             assert ModelOptions(model=model).missing_key_note().endswith(f", {variable}.")
-    monkeypatch.setitem(providers.FIRST, "GROQ_API_KEY", "groq:llama")
+    monkeypatch.setitem(providers.DEFAULT_MODELS, "GROQ_API_KEY", "groq:llama")
     assert ModelOptions(model="groq:x").missing_key_note().endswith(", GROQ_API_KEY.")

@@ -18,8 +18,8 @@ from daybook.execution import agent_tools
 from daybook.execution.agent_tools import legal_names
 from daybook.owners import Actor
 from daybook.processes.group import TERM_GRACE_SECONDS
-from daybook.tools.base import Server
-from daybook.tools.pool import Read
+from daybook.tools.base import ToolServer
+from daybook.tools.pool import PreloadedSecrets
 from daybook.tools.server_blocks import ToolServerSettings
 
 LEGAL = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
@@ -67,8 +67,8 @@ class Saved:
     async def names(self) -> list[str]:
         return self._names
 
-    async def read(self, name: str) -> Server:
-        return Server(name, ToolServerSettings(command=["true"]))
+    async def read(self, name: str) -> ToolServer:
+        return ToolServer(name, ToolServerSettings(command=["true"]))
 
 
 async def _whose(arguments: dict[str, Any]) -> str:
@@ -170,7 +170,8 @@ async def test_all_servers_are_told_to_end_before_one_of_them_is_gone(tmp_path: 
     script.write_text(STUBBORN)
     settings = ToolServerSettings(command=[sys.executable, "-I", "-S", str(script)])
     wanted = tuple(
-        agent_tools.ServerTools(Server(f"s{n}", settings), ("*",), Read()) for n in range(4)
+        agent_tools.ServerTools(ToolServer(f"s{n}", settings), ("*",), PreloadedSecrets())
+        for n in range(4)
     )
     loop = asyncio.get_running_loop()
     async with agent_tools.open_tools(

@@ -13,7 +13,7 @@ from daybook.execution import mcp_config
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.owners import Actor
-from daybook.tools.base import Server
+from daybook.tools.base import ToolServer
 from daybook.tools.server_blocks import ToolServerSettings
 
 ACTOR = Actor("agent:brief", "ana", "run")
@@ -37,7 +37,7 @@ class Kept:
         return sorted(self._servers)
 
     async def read(self, name: str) -> Any:
-        return self._secret if name == "key" else Server(name, self._servers[name])
+        return self._secret if name == "key" else ToolServer(name, self._servers[name])
 
 
 async def test_a_program_is_told_its_servers_with_their_secrets(

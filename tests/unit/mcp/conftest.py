@@ -34,7 +34,7 @@ class Served:
     url: str
     client: httpx.AsyncClient
     server: uvicorn.Server
-    gate: http.Gate
+    gate: http.BearerGuard
 
     async def post(
         self, token: str = "", method: str = "tools/list", **more: object
@@ -61,7 +61,7 @@ async def served(
     ledger = Ledger(settings.load().ledger_address)
     listener = web.listen("127.0.0.1", 0)
     application = http.application(ledger, AllowedNames(names, any_address=any_address))
-    server = http.serving(application, **limits)
+    server = http.build_server(application, **limits)
     running = asyncio.create_task(server.serve([listener]))
     url = web.url(*listener.getsockname())
     try:

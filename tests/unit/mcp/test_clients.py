@@ -28,7 +28,7 @@ def entry(name: str, text: str) -> Any:
 
 @pytest.mark.parametrize("name", clients.CLIENTS)
 def test_a_client_begins_the_program_with_its_home(name: str, daybook_home: Home) -> None:
-    found = entry(name, clients.over_stdio(name, ["--owner", "agent:cleo"]))
+    found = entry(name, clients.stdio_config(name, ["--owner", "agent:cleo"]))
     command = found["command"]
     words = command if isinstance(command, list) else [command, *found["args"]]
     assert Path(words[0]).is_absolute()
@@ -52,19 +52,19 @@ def test_a_client_begins_the_program_with_its_home(name: str, daybook_home: Home
 def test_a_client_reaches_the_address_with_a_token_from_elsewhere(
     name: str, key: str, token: str
 ) -> None:
-    found = entry(name, clients.over_http(name, URL))
+    found = entry(name, clients.http_config(name, URL))
     assert found[key] == URL
     assert found["headers"] == {"Authorization": token}
 
 
 def test_codex_has_the_token_in_a_variable() -> None:
-    found = entry("codex", clients.over_http("codex", URL))
+    found = entry("codex", clients.http_config("codex", URL))
     assert found == {"url": URL, "bearer_token_env_var": "DAYBOOK_MCP_TOKEN"}
 
 
 def test_a_client_without_a_place_for_a_token_is_refused_http() -> None:
     with pytest.raises(InvalidInput, match="claude-desktop has no place for a token"):
-        clients.over_http("claude-desktop", URL)
+        clients.http_config("claude-desktop", URL)
 
 
 def test_no_secret_is_printed(daybook: Say, daybook_home: Home, monkeypatch: Any) -> None:

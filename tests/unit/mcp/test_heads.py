@@ -68,7 +68,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(daybook_home: Home, t
 async def test_slow_bodies_of_one_owner_leave_places_for_others(
     daybook_home: Home, token: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "OWNER", 2)
+    monkeypatch.setattr(http, "MAX_REQUESTS_PER_OWNER", 2)
     another = (await tokens.add("agent:cleo"))["token"]
     other = (await tokens.add("agent:nora"))["token"]
     async with served(most=4, body=BUSY) as here, AsyncExitStack() as stack:

@@ -110,12 +110,12 @@ async def test_names_that_were_given_are_let_in(daybook_home: Home, token: str) 
 
 async def test_a_body_has_at_most_one_mebibyte(here: Served, token: str) -> None:
     headers = HEADERS | {"authorization": f"Bearer {token}"}
-    long = b" " * (http.LONGEST_BODY + 1)
+    long = b" " * (http.MAX_BODY_BYTES + 1)
     assert (await here.client.post(http.PATH, headers=headers, content=long)).status_code == 413
 
     async def in_pieces() -> AsyncIterator[bytes]:
         for _ in range(20):
-            yield b" " * (http.LONGEST_BODY // 16)
+            yield b" " * (http.MAX_BODY_BYTES // 16)
 
     answer = await here.client.post(http.PATH, headers=headers, content=in_pieces())
     assert answer.status_code == 413

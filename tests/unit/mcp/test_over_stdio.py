@@ -65,12 +65,12 @@ async def client(mode: str, heard: Heard | None = None) -> AsyncIterator[Client]
 async def test_an_older_client_subscribes_and_leaves(ledger: Ledger) -> None:
     hers, other = [await registered(ledger, "agent:cleo", each) for each in ("hers", "other")]
     noras = await registered(ledger, "agent:nora", "noras")
-    heard, uri = Heard(), resources.uri("hers")
+    heard, uri = Heard(), resources.session_uri("hers")
     async with client("legacy", heard) as cleo:
         assert cleo.server_capabilities.resources is not None
         assert cleo.server_capabilities.resources.subscribe
         with pytest.raises(MCPError, match="there is no resource"):
-            params = SubscribeRequestParams(uri=resources.uri("noras"))
+            params = SubscribeRequestParams(uri=resources.session_uri("noras"))
             await cleo.session.send_request(SubscribeRequest(params=params), EmptyResult)
         for _ in range(2):  # twice is once
             params = SubscribeRequestParams(uri=uri)
@@ -102,7 +102,7 @@ async def test_who_leaves_is_not_connected_any_more(
 ) -> None:
     # The library kills a server that has not ended in 2 s, which a busy machine takes longer for.
     monkeypatch.setattr("mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT", BUSY)
-    hers, uri = await registered(ledger, "agent:cleo", "hers"), resources.uri("hers")
+    hers, uri = await registered(ledger, "agent:cleo", "hers"), resources.session_uri("hers")
     async with client(mode) as cleo:
         if mode == "legacy":
             params = SubscribeRequestParams(uri=uri)

@@ -47,7 +47,7 @@ async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done now and then is done all the time."""
-    monkeypatch.setattr(wakes, "LOOK", 0.05)
+    monkeypatch.setattr(wakes, "POLL_INTERVAL_SECONDS", 0.05)
     change(monkeypatch, wakes, subscription_lease_renewal=0.1)
 
 
@@ -99,7 +99,7 @@ async def test_a_stream_tells_of_its_own_session_alone(
     here: Served, token: str, ledger: Ledger, often: None
 ) -> None:
     hers, other = [await registered(ledger, "agent:cleo", each) for each in ("a b/c", "d")]
-    uri = resources.uri("a b/c")
+    uri = resources.session_uri("a b/c")
     async with client(here, token) as cleo:
         assert cleo.protocol_version == MODERN
         assert [each.uri for each in (await cleo.list_resources()).resources] == [
@@ -135,7 +135,7 @@ async def test_what_is_read_of_a_session(here: Served, token: str, ledger: Ledge
     async with client(here, token) as cleo:
 
         async def read() -> dict[str, object]:
-            (found,) = (await cleo.read_resource(resources.uri("hers"))).contents
+            (found,) = (await cleo.read_resource(resources.session_uri("hers"))).contents
             return dict(json.loads(found.text))  # type: ignore[union-attr]
 
         before = await read()
@@ -149,7 +149,7 @@ async def test_what_is_read_of_a_session(here: Served, token: str, ledger: Ledge
         from daybook.tasks import claims
 
         claimed = await claims.claim(ledger, "hers")
-        (found,) = (await cleo.read_resource(resources.uri("hers"))).contents
+        (found,) = (await cleo.read_resource(resources.session_uri("hers"))).contents
         after = await read()
         assert (after["run_id"], after["something_waits"]) == (claimed.run.id, False)
         assert claimed.token not in str(found)
@@ -159,12 +159,12 @@ async def test_of_anothers_session_there_is_nothing(
     here: Served, token: str, ledger: Ledger
 ) -> None:
     noras = await registered(ledger, "agent:nora", "noras")
-    uri = resources.uri("noras")
+    uri = resources.session_uri("noras")
     async with client(here, token) as cleo:
         assert (await cleo.list_resources()).resources == []
         with pytest.raises(MCPError, match="there is no resource"):
             await cleo.read_resource(uri)
-        for each in (uri, resources.uri("nobody"), "file:///etc/passwd"):
+        for each in (uri, resources.session_uri("nobody"), "file:///etc/passwd"):
             with pytest.raises(MCPError, match="there is no resource"):
                 async with cleo.listen(resource_subscriptions=[each]):
                     pass
@@ -186,7 +186,7 @@ async def test_a_client_of_before_is_told_that_there_is_no_stream(
         assert cleo.server_capabilities.resources is not None
         assert not cleo.server_capabilities.resources.subscribe
         with pytest.raises(MCPError, match="Method not found"):
-            params = SubscribeRequestParams(uri=resources.uri("hers"))
+            params = SubscribeRequestParams(uri=resources.session_uri("hers"))
             await cleo.session.send_request(SubscribeRequest(params=params), EmptyResult)
 
 
@@ -197,7 +197,7 @@ async def test_a_stream_ends_with_what_it_was_opened_for(
     await registered(ledger, "agent:cleo", "hers")
     async with (
         client(here, token) as cleo,
-        cleo.listen(resource_subscriptions=[resources.uri("hers")]) as stream,
+        cleo.listen(resource_subscriptions=[resources.session_uri("hers")]) as stream,
     ):
         if why == "token":
             await tokens.remove("agent:cleo")
@@ -219,7 +219,7 @@ async def test_what_counts_as_connected_is_renewed(
 
     async with (
         client(here, token) as cleo,
-        cleo.listen(resource_subscriptions=[resources.uri("hers")]),
+        cleo.listen(resource_subscriptions=[resources.session_uri("hers")]),
     ):
         first = await until()
 
@@ -236,9 +236,9 @@ async def test_what_counts_as_connected_is_renewed(
 async def test_streams_leave_room_for_requests_and_end_with_the_server(
     daybook_home: Home, token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "STREAMS", 1)
+    monkeypatch.setattr(http, "MAX_STREAMS", 1)
     await registered(ledger, "agent:cleo", "hers")
-    uri = resources.uri("hers")
+    uri = resources.session_uri("hers")
     async with (
         served() as here,
         client(here, token) as cleo,
@@ -256,12 +256,12 @@ async def test_streams_leave_room_for_requests_and_end_with_the_server(
 async def test_one_token_cannot_have_all_streams(
     daybook_home: Home, token: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "STREAMS", 3)
-    monkeypatch.setattr(http, "SHARE", 2)
+    monkeypatch.setattr(http, "MAX_STREAMS", 3)
+    monkeypatch.setattr(http, "MAX_STREAMS_PER_OWNER", 2)
     await registered(ledger, "agent:cleo", "hers")
     await registered(ledger, "agent:nora", "noras")
     noras = str((await tokens.add("agent:nora"))["token"])
-    uri = resources.uri("hers")
+    uri = resources.session_uri("hers")
     async with (
         served() as here,
         client(here, token) as cleo,
@@ -272,18 +272,18 @@ async def test_one_token_cannot_have_all_streams(
         with pytest.raises(MCPError, match="2 streams of agent:cleo are open already"):
             async with cleo.listen(resource_subscriptions=[uri]):
                 pass
-        async with nora.listen(resource_subscriptions=[resources.uri("noras")]) as stream:
-            assert stream.honored.resource_subscriptions == [resources.uri("noras")]
+        async with nora.listen(resource_subscriptions=[resources.session_uri("noras")]) as stream:
+            assert stream.honored.resource_subscriptions == [resources.session_uri("noras")]
 
 
 async def test_a_stream_is_of_something_and_of_no_more_than_is_looked_up(
     here: Served, token: str, ledger: Ledger
 ) -> None:
     gate = here.gate
-    names = [f"s{number}" for number in range(resources.URIS + 1)]
+    names = [f"s{number}" for number in range(resources.MAX_URIS + 1)]
     for each in names:
         await registered(ledger, "agent:cleo", each)
-    uris = [resources.uri(each) for each in names]
+    uris = [resources.session_uri(each) for each in names]
     async with client(here, token) as cleo:
         with pytest.raises(MCPError, match="name the resource of a session of yours"):
             async with cleo.listen(tools_list_changed=True, resources_list_changed=True):
@@ -300,7 +300,7 @@ async def test_a_stream_is_of_something_and_of_no_more_than_is_looked_up(
 async def test_who_does_not_take_what_it_is_told_delays_nobody(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wakes, "WITHIN", 2 * BUSY)
+    monkeypatch.setattr(wakes, "NOTIFY_TIMEOUT_SECONDS", 2 * BUSY)
     asked, takes, told = asyncio.Event(), asyncio.Event(), asyncio.Queue[str]()
 
     async def slow(_: str) -> None:
@@ -312,10 +312,10 @@ async def test_who_does_not_take_what_it_is_told_delays_nobody(
 
     ids = [await registered(ledger, "agent:cleo", each) for each in ("slow", "quick")]
     of = [
-        wakes.Held(Actor("agent:cleo", via="mcp"), {id_: name}, tell, always, lambda: None)
+        wakes.Subscription(Actor("agent:cleo", via="mcp"), {id_: name}, tell, always, lambda: None)
         for id_, name, tell in zip(ids, ("slow", "quick"), (slow, told.put), strict=True)
     ]
-    here = wakes.Wakes(lambda: nullcontext(ledger), 5, 5)
+    here = wakes.WakeNotifier(lambda: nullcontext(ledger), 5, 5)
     async with here.holding(of[0]), here.holding(of[1]), asyncio.timeout(BUSY):
         unread = await woken(ledger, ids[0])
         await asked.wait()
@@ -406,7 +406,7 @@ async def test_who_does_not_read_is_let_go(
         "id": 1,
         "method": "subscriptions/listen",
         "params": {
-            "notifications": {"resourceSubscriptions": [resources.uri(name)]},
+            "notifications": {"resourceSubscriptions": [resources.session_uri(name)]},
             "_meta": {
                 "io.modelcontextprotocol/protocolVersion": MODERN,
                 "io.modelcontextprotocol/clientCapabilities": {},
@@ -433,7 +433,7 @@ async def test_who_does_not_read_is_let_go(
 
         async def gone() -> bool:
             for _ in range(500):
-                await held.tell(resources.uri(name))
+                await held.tell(resources.session_uri(name))
                 for _ in range(turns):  # of the loop, in which it is sent
                     await checkpoint()
             return held not in gate.wakes._held and not await connected(ledger, id_)
@@ -446,7 +446,7 @@ async def test_of_two_streams_of_a_session_one_keeps_it_connected(
     here: Served, token: str, ledger: Ledger
 ) -> None:
     id_ = await registered(ledger, "agent:cleo", "hers")
-    uri, held = resources.uri("hers"), here.gate.wakes._held
+    uri, held = resources.session_uri("hers"), here.gate.wakes._held
     async with client(here, token) as one, one.listen(resource_subscriptions=[uri]):
         async with client(here, token) as two, two.listen(resource_subscriptions=[uri]):
             assert len(held) == 2

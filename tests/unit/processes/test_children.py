@@ -134,7 +134,7 @@ def test_a_log_that_a_process_appends_to_is_cut(tmp_path: Path) -> None:
     older = tmp_path / "up.log.old"
     assert older.read_text() == "".join(lines)[-100:].partition("\n")[2]
     assert older.stat().st_mode & 0o777 == 0o600
-    assert children.tail_of(log, begins) == "later"
+    assert children.read_tail(log, begins) == "later"
     assert not (tmp_path / "none.log").exists()
 
 

@@ -31,7 +31,7 @@ def test_what_is_no_name_is_refused(name: str) -> None:
 
 def test_only_listed_variables_that_are_set_are_passed_on() -> None:
     given = {"PATH": "/bin", "API_KEY": "k", "OTHER": "o"}
-    assert environment.allowed(["PATH", "API_KEY", "TZ"], given) == {"PATH": "/bin", "API_KEY": "k"}
+    assert environment.select(["PATH", "API_KEY", "TZ"], given) == {"PATH": "/bin", "API_KEY": "k"}
 
 
 def test_an_error_hides_every_value_that_the_operator_added() -> None:

@@ -16,9 +16,9 @@ from daybook.http.guard import AllowedHosts, Guard, Rule
 from daybook.http.secrets import FilledSecrets, Secret
 from daybook.ledger.states import Status
 from daybook.tools import calls, catalog
-from daybook.tools.base import Called
-from daybook.tools.calls import Prepared
-from daybook.tools.connection import Connection, Unanswered
+from daybook.tools.base import CallResult
+from daybook.tools.calls import PreparedCall
+from daybook.tools.connection import CallUnanswered, Connection
 from daybook.tools.http import HttpWire
 from tests.contract.tools.conftest import Saved
 from tests.receiver import (
@@ -126,10 +126,10 @@ async def _opened(wire: HttpWire, within: float = 30) -> Connection:
 
 async def _call(
     server: Receiver, step: Handler, *, idempotent: bool = False, timeout: float = 30
-) -> Called:
+) -> CallResult:
     server.steps = [speaks(step)]
     there = await _opened(_wire(_wires(server)))
-    prepared = Prepared("x#reindex", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
+    prepared = PreparedCall("x#reindex", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
     return await calls.call(prepared, timeout=timeout, idempotent=idempotent)
 
 
@@ -171,7 +171,7 @@ async def test_params_do_not_go_to_another_address(server: Receiver) -> None:
     server.steps = [speaks(redirect("http://other.example/mcp", 307))]
     wires = _wires(server)
     there = await _opened(_wire(wires))
-    prepared = Prepared(
+    prepared = PreparedCall(
         "x", "reindex", {}, "request:x:1", {"key": "secret"}, FilledSecrets(), there
     )
     with pytest.raises(OutgoingRefused, match=r"other\.example is refused"):
@@ -187,7 +187,7 @@ async def test_a_redirect_at_the_same_address_is_followed(server: Receiver) -> N
 
     server.steps = [step]
     there = await _opened(_wire(_wires(server)))
-    prepared = Prepared("x", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
+    prepared = PreparedCall("x", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
     called = await calls.call(prepared, timeout=30)
     assert called.outcome.output == "done"
 
@@ -340,7 +340,7 @@ async def test_a_server_that_is_gone_when_it_is_called_is_tried_again(server: Re
     laid = {(PUBLIC, 80): server}
     there = await _opened(_wire(Wires(laid)))
     laid.clear()
-    prepared = Prepared("x", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
+    prepared = PreparedCall("x", "reindex", {}, "request:x:1", {}, FilledSecrets(), there)
     called = await calls.call(prepared, timeout=30)
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
     assert "it cannot be reached" in str(called.outcome.error)
@@ -449,7 +449,7 @@ async def test_its_names_and_words_are_made_harmless(server: Receiver) -> None:
 )
 async def test_a_name_that_names_nothing_is_refused(name: str, said: str) -> None:
     with pytest.raises(InvalidInput, match=said) as caught:
-        await catalog.place(name, Saved(), Guard(Rule.AGENT, None, Dns(NAMES)))
+        await catalog.locate(name, Saved(), Guard(Rule.AGENT, None, Dns(NAMES)))
     assert caught.value.field == "tool"
 
 
@@ -460,7 +460,7 @@ async def test_a_call_that_never_left_is_not_taken_for_the_one_before_it(server:
     try:
         await there.call("reindex", {}, "k", timeout=30)
         listening.clear()  # nobody is there any more
-        with pytest.raises(Unanswered, match="cannot be reached") as raised:
+        with pytest.raises(CallUnanswered, match="cannot be reached") as raised:
             await there.call("reindex", {}, "k", timeout=30)
         assert not raised.value.sent
     finally:

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from daybook.tools.base import Server
-from daybook.tools.connection import Failed
-from daybook.tools.pool import Held, Read
+from daybook.tools.base import ToolServer
+from daybook.tools.connection import CallFailed
+from daybook.tools.pool import PooledSession, PreloadedSecrets
 from daybook.tools.server_blocks import ToolServerSettings
 from tests.unit.tools.test_stdio import PROGRAM
 
 pytestmark = pytest.mark.anyio
 
-Opens = Callable[..., AbstractAsyncContextManager[Held]]
+Opens = Callable[..., AbstractAsyncContextManager[PooledSession]]
 
 CLOSED = -32000
 """The code by which the protocol's library tells a connection that broke; servers send it, too."""
@@ -31,12 +31,12 @@ def opens(tmp_path: Path) -> Opens:
     """A server whose tool does ``called``, held open."""
 
     @asynccontextmanager
-    async def opened(called: str) -> AsyncIterator[Held]:
+    async def opened(called: str) -> AsyncIterator[PooledSession]:
         script = tmp_path / "program.py"
         text = PROGRAM.replace("BEFORE", "").replace("CALLED", called).replace("LISTED", "pass")
         script.write_text(text)
         settings = ToolServerSettings(command=[sys.executable, "-I", "-S", str(script)])
-        held = Held(Server("search", settings), Read())
+        held = PooledSession(ToolServer("search", settings), PreloadedSecrets())
         await held.open()
         try:
             yield held
@@ -55,9 +55,9 @@ async def test_an_error_that_it_once_sent_does_not_stand_for_its_death_in_a_late
         'else os._exit(3) if what == "die" else text("here")'
     )
     async with opens(says) as held:
-        with pytest.raises(Failed, match=r"^not today$"):
+        with pytest.raises(CallFailed, match=r"^not today$"):
             await held.call("reindex", {"what": "error"}, "k", 60)
-        with pytest.raises(Failed, match=r"exit code 3.*whether it was done is not known"):
+        with pytest.raises(CallFailed, match=r"exit code 3.*whether it was done is not known"):
             await held.call("reindex", {"what": "die"}, "k", 60)
         assert await held.call("reindex", {"what": "live"}, "k", 60) == "here"
 
@@ -66,7 +66,7 @@ async def test_one_that_does_not_answer_in_time_is_ended_and_started_anew(opens:
     says = 'text(str(os.getpid())) if params["arguments"] else signal.pause()'
     async with opens(says) as held:
         first = await held.call("reindex", {"x": 1}, "k", 60)
-        with pytest.raises(Failed, match=r"did not answer within 1 s.*is not known"):
+        with pytest.raises(CallFailed, match=r"did not answer within 1 s.*is not known"):
             await held.call("reindex", {}, "k", 1)
         assert await held.call("reindex", {"x": 1}, "k", 60) != first
 
@@ -74,7 +74,7 @@ async def test_one_that_does_not_answer_in_time_is_ended_and_started_anew(opens:
 async def test_an_answer_that_is_an_error_without_words_says_so(opens: Opens) -> None:
     says = 'says({"result": {"content": [], "isError": True}})'
     async with opens(says) as held:
-        with pytest.raises(Failed, match="says that it failed, and no more"):
+        with pytest.raises(CallFailed, match="says that it failed, and no more"):
             await held.call("reindex", {}, "k", 60)
 
 
@@ -91,7 +91,7 @@ async def test_one_that_died_between_two_calls_is_started_anew_for_the_second(
         assert await held.call("reindex", {}, "k", 60) == str(second)
 
 
-async def _ended(held: Held) -> None:
+async def _ended(held: PooledSession) -> None:
     """Its program has ended, and that was noticed."""
     there: Any = held._open
     await there._wire._group.exited.wait()

@@ -13,7 +13,7 @@ from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import HIDDEN, Secret
 from daybook.ledger.states import Status
 from daybook.tools import calls, catalog, python_tools
-from daybook.tools.base import Called
+from daybook.tools.base import CallResult
 from tests.contract.tools.conftest import Saved
 from tests.unit.tools.conftest import Install
 
@@ -149,7 +149,7 @@ def module() -> Any:
 
 async def call(
     name: str, timeout: float = 60, idempotent: bool = False, saved: Saved | None = None, **p: Any
-) -> Called:
+) -> CallResult:
     saved = saved or Saved()
     prepared = await calls.prepare(name, p, "request:x:1", saved, saved, Guard(Rule.AGENT))
     return await calls.call(prepared, timeout=timeout, idempotent=idempotent)
@@ -347,7 +347,7 @@ async def test_one_that_two_distributions_have_is_refused(install: Install) -> N
 
 async def test_one_that_cannot_be_imported_hides_no_other(install: Install) -> None:
     install("import no_such_module", broken="broken")
-    found, absent = await catalog.listed(Saved())
+    found, absent = await catalog.list_tools(Saved())
     assert "add" in {each.name for each in found}
     assert "ModuleNotFoundError" in absent["broken"]
     assert set(python_tools.names()) >= {"add", "broken"}

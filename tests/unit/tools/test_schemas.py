@@ -52,7 +52,7 @@ def test_a_secret_is_hidden_before_the_words_are_cut() -> None:
 
 
 def test_a_schema_of_a_server_that_is_longer_than_anybody_needs_is_not_applied() -> None:
-    schema = with_property({"type": "integer", "description": "x" * schemas.LONGEST_SCHEMA})
+    schema = with_property({"type": "integer", "description": "x" * schemas.MAX_SCHEMA_CHARACTERS})
     with pytest.raises(InvalidInput, match="it is longer than 200,000 characters"):
         mismatch(schema, {})
     assert mismatch(schema, {"x": 1}, PYTHON) == ""
@@ -87,7 +87,7 @@ def test_one_that_cannot_be_applied_is_refused(schema: dict[str, Any]) -> None:
     ) as caught:
         mismatch(schema, {})
     assert caught.value.field == "tool"
-    assert len(str(caught.value)) < 2 * schemas.LONGEST
+    assert len(str(caught.value)) < 2 * schemas.MAX_PROBLEM_CHARACTERS
 
 
 @pytest.mark.parametrize(

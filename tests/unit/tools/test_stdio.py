@@ -19,7 +19,7 @@ from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import HIDDEN, Secret
 from daybook.ledger.states import Status
 from daybook.tools import calls, catalog
-from daybook.tools.base import Called
+from daybook.tools.base import CallResult
 from daybook.tools.connection import Connection
 from daybook.tools.server_blocks import ToolServerSettings
 from daybook.tools.stdio import ProgramWire
@@ -77,12 +77,12 @@ def told(tmp_path: Path) -> Any:
     told.close()
 
 
-async def prepared(saved: Saved) -> calls.Prepared:
+async def prepared(saved: Saved) -> calls.PreparedCall:
     guard = Guard(Rule.AGENT)
     return await calls.prepare("search.reindex", {}, "request:x:1", saved, saved, guard)
 
 
-async def call(saved: Saved, **more: Any) -> Called:
+async def call(saved: Saved, **more: Any) -> CallResult:
     return await calls.call(await prepared(saved), timeout=60, **more)
 
 
@@ -254,7 +254,7 @@ async def test_one_bad_server_hides_no_other(saved: Saves) -> None:
     servers = saved()
     servers.settings["broken"] = {"command": ["no-such-program"]}
     servers.settings["odd"] = {"command": [], "url": ""}
-    found, absent = await catalog.listed(servers)
+    found, absent = await catalog.list_tools(servers)
     assert "search.reindex" in {each.name for each in found}
     assert set(absent) >= {"broken", "odd"}
 
@@ -284,5 +284,5 @@ def test_settings_that_are_not_legal_are_refused(settings: dict[str, Any], said:
     from daybook.tools import server_blocks
 
     with pytest.raises(InvalidInput, match=said) as caught:
-        server_blocks.checked(settings)
+        server_blocks.validate_settings(settings)
     assert "word" not in str(caught.value).replace("password", "")

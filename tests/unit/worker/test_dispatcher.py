@@ -82,5 +82,5 @@ async def test_the_earliest_is_claimed_first_however_long_its_offer_takes(
             watch=lambda watched: None,
         )
         taker.claimed = []
-        assert await asyncio.gather(*map(taker.take, runs)) == [True, True]
+        assert await asyncio.gather(*map(taker.dispatch, runs)) == [True, True]
     assert taker.claimed == [each.id for each in runs]
